@@ -1,0 +1,1 @@
+"""Where models come from: the only place that loads weights."""

@@ -1,0 +1,220 @@
+"""A local causal LM with its tokenizer and chat template: load, encode, generate, save."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+
+from popi.errors import ModelError
+from popi.signals.render import Templates
+
+NANO = Path(__file__).parent.parent / "nano" / "base"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def model_path(name: str | Path) -> str:
+    """`nano` is the base shipped with popi; anything else is a folder or a hub id."""
+    return str(NANO) if str(name) == "nano" else str(name)
+
+
+def _read_template(template: str | None) -> str | None:
+    if template is None or "{" in template:
+        return template
+    try:
+        return Path(template).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ModelError(f"chat template {template!r}: neither Jinja text nor a readable file ({error})") from None
+
+
+class LocalModel:
+    """A causal LM, its tokenizer and its chat template. Several jobs can share one (see adapters in training)."""
+
+    SETTINGS = "popi.json"
+    """File beside the weights with what popi must know to use them: template set, budgets."""
+
+    def __init__(self, model: Any, tokenizer: Any, name: str, settings: dict[str, Any] | None = None) -> None:
+        if not tokenizer.chat_template:
+            raise ModelError(
+                f"{name}: the tokenizer has no chat template; give one with model.chat_template=TEXT_OR_FILE"
+            )
+        self.model, self.tokenizer, self.name = model, tokenizer, name
+        self.settings = settings or {}
+        self.end_id: int = self._find_end_id()
+        self.pad_id: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.end_id
+
+    @classmethod
+    def load(
+        cls,
+        name_or_path: str | Path,
+        *,
+        dtype: str = "auto",
+        device: str = "auto",
+        chat_template: str | None = None,
+        adapter: str | Path | None = None,
+    ) -> "LocalModel":
+        """Load a model by folder or hub id; a folder with an `adapter_config.json` is an adapter over its base.
+
+        Raises:
+            ModelError: nothing can be loaded from there, or there is no chat template.
+        """
+        path = model_path(name_or_path)
+        beside = Path(path) / cls.SETTINGS
+        settings = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
+        if (Path(path) / "adapter_config.json").is_file():
+            adapter, path = (
+                path,
+                json.loads((Path(path) / "adapter_config.json").read_text())["base_model_name_or_path"],
+            )
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        small = device == "cpu" or not torch.cuda.is_bf16_supported()
+        torch_dtype = DTYPES["float32" if small else "bfloat16"] if dtype == "auto" else DTYPES[dtype]
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(path)
+            model = AutoModelForCausalLM.from_pretrained(path, dtype=torch_dtype, attn_implementation="sdpa")
+            if adapter is not None:
+                from peft import PeftModel
+
+                model = PeftModel.from_pretrained(model, str(adapter))
+        except (OSError, ValueError, KeyError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ModelError(f"{name_or_path}: can't be loaded as a causal LM ({reason})") from None
+        if chat_template is not None:
+            tokenizer.chat_template = _read_template(chat_template)
+        return cls(model.to(device).eval(), tokenizer, str(name_or_path), settings)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def templates(self, name: "str | Templates" = "auto") -> Templates:
+        """The prompt templates this model was saved with (`auto`), or those named; its special tokens are guarded."""
+        if isinstance(name, str):
+            name = Templates.load(self.settings.get("template", "default") if name == "auto" else name)
+        return name.guarding(self.tokenizer.all_special_tokens)
+
+    def _find_end_id(self) -> int:
+        """The token that ends an assistant's turn: what the template puts behind its text."""
+        user = {"role": "user", "content": "a"}
+        try:
+            start = self.encode_chat([user])
+            whole = self.encode_chat([user, {"role": "assistant", "content": "b"}], add_generation_prompt=False)
+        except Exception as error:  # a template may raise anything
+            raise ModelError(f"{self.name}: its chat template fails on a plain conversation ({error})") from None
+        text = self._encode("b")
+        after = whole[len(start) + len(text) :]
+        if whole[: len(start)] == start and after and after[0] in self.tokenizer.all_special_ids:
+            return int(after[0])
+        if self.tokenizer.eos_token_id is None:
+            raise ModelError(f"{self.name}: neither its chat template nor its tokenizer names an end-of-turn token")
+        return int(self.tokenizer.eos_token_id)
+
+    def _encode(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def encode_chat(self, messages: Sequence[dict[str, Any]], add_generation_prompt: bool = True) -> list[int]:
+        """Token ids of chat messages under the chat template."""
+        text = self.tokenizer.apply_chat_template(
+            list(messages), tokenize=False, add_generation_prompt=add_generation_prompt
+        )
+        return self._encode(text)
+
+    def encode_response(self, text: str) -> list[int]:
+        """Token ids of an assistant's text, end-of-turn token included."""
+        return [*self._encode(text), self.end_id]
+
+    def count_tokens(self, text: str) -> int:
+        return len(self._encode(text))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of generated ids, up to the end-of-turn token."""
+        ids = list(ids)
+        if self.end_id in ids:
+            ids = ids[: ids.index(self.end_id)]
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        n: int = 1,
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+    ) -> list[list[list[int]]]:
+        """`n` continuations of every prompt: ids up to and with the end-of-turn token, as [prompt][sample].
+
+        One prefill serves the n samples of a prompt. Greedy at temperature 0; else drawn from torch's global
+        generator of the model's device.
+        """
+        width = max(len(prompt) for prompt in prompts)
+        ids = torch.full((len(prompts), width), self.pad_id)
+        mask = torch.zeros((len(prompts), width), dtype=torch.long)
+        for row, prompt in enumerate(prompts):  # padded on the left: all rows end together
+            ids[row, width - len(prompt) :] = torch.tensor(prompt)
+            mask[row, width - len(prompt) :] = 1
+        ids, mask = ids.to(self.device), mask.to(self.device)
+        was_training = self.model.training
+        self.model.eval()
+        with torch.inference_mode():
+            drawn = self._decode_loop(ids, mask, n, max_new_tokens, temperature, top_p)
+        self.model.train(was_training)
+        rows = drawn.tolist()
+        cut = [row[: row.index(self.end_id) + 1] if self.end_id in row else row for row in rows]
+        return [cut[i * n : (i + 1) * n] for i in range(len(prompts))]
+
+    def _decode_loop(self, ids: Tensor, mask: Tensor, n: int, steps: int, temperature: float, top_p: float) -> Tensor:
+        position = mask.sum(1, keepdim=True)  # (P, 1) next position of each row
+        cache = DynamicCache(config=self.model.config)
+        logits = self.model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]  # (P, V)
+        if n > 1:
+            cache.batch_repeat_interleave(n)
+            logits, mask, position = (x.repeat_interleave(n, 0) for x in (logits, mask, position))
+        out: list[Tensor] = []
+        done = torch.zeros(len(logits), dtype=torch.bool, device=logits.device)
+        for step in range(steps):
+            token = pick(logits.float(), temperature, top_p)  # (P·n,)
+            token = torch.where(done, self.end_id, token)
+            out.append(token)
+            done |= token == self.end_id
+            if step + 1 == steps or bool(done.all()):
+                break
+            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
+            logits = self.model(
+                input_ids=token[:, None],
+                attention_mask=mask,
+                position_ids=position,
+                past_key_values=cache,
+                use_cache=True,
+            ).logits[:, -1]
+            position = position + 1
+        return torch.stack(out, 1)
+
+    def save(self, path: str | Path) -> None:
+        """An ordinary Hugging Face folder (or adapter folder), loadable without popi; plus `popi.json`."""
+        self.model.save_pretrained(path)
+        self.tokenizer.save_pretrained(path)
+        (Path(path) / self.SETTINGS).write_text(json.dumps(self.settings, indent=1) + "\n", encoding="utf-8")
+
+
+def pick(logits: Tensor, temperature: float, top_p: float) -> Tensor:
+    """One token a row: greedy at temperature 0, else sampled from the nucleus. (rows, V) -> (rows,)."""
+    if temperature == 0:
+        return logits.argmax(-1)
+    probs = torch.softmax(logits / temperature, dim=-1)
+    if top_p < 1:
+        ranked, order = probs.sort(dim=-1, descending=True)
+        ranked = ranked.masked_fill(ranked.cumsum(-1) - ranked >= top_p, 0.0)  # the first token always stays
+        probs = torch.zeros_like(probs).scatter(-1, order, ranked)
+    return torch.multinomial(probs, 1)[:, 0]

@@ -1,0 +1,1 @@
+"""The embedded default: a small world of synthetic users with known preferences, and its base model."""

@@ -1,0 +1,109 @@
+"""What the nano base is taught, as tree rows: the behaviours that popi expects of an instruction-tuned LLM.
+
+- *follow*: answer under stated preferences; without any, answer at random.
+- *imitate*: answer as the user's raw signals suggest.
+- *ask*: say whether this user cares about one attribute (the base can read evidence when asked one thing).
+- *describe*: write a summary, badly chosen: what differs inside one random pair, whoever it is about.
+
+The describe task is what a popi run improves; the base never sees it done well.
+"""
+
+from random import Random
+
+from transformers import PreTrainedTokenizerBase
+
+from popi.nano.attributes import ATTRIBUTES, KEYWORDS, PHRASES, Preference
+from popi.nano.grammar import TEST_TOPICS, random_values, realise, task_prompt, topics
+from popi.nano.world import NanoUser, make_user, split_of, state
+from popi.signals.render import Templates
+from popi.signals.types import PostSignal, StatementSignal
+from popi.tree import Segment
+
+ASK = "does this user care about {}?"
+
+
+def poor_summary(user: NanoUser, rng: Random) -> str:
+    """One to four differences inside one random pair, or something said about anyone."""
+    pair = rng.choice(user.pairs)
+    seen: dict[str, str] = {a: v for a, v in pair.better.items() if pair.worse[a] != v}
+    for signal in user.user.signals:
+        if isinstance(signal, StatementSignal | PostSignal) and rng.random() < 0.3:
+            words = signal.text.lower().replace(".", "").split()
+            seen |= dict(KEYWORDS[word] for word in words if word in KEYWORDS)
+    items = sorted(seen.items())
+    return state(rng.sample(items, min(len(items), rng.choice((1, 2, 3, 4)))), rng)
+
+
+def stated(rng: Random) -> list[Preference]:
+    """Up to five preferences to follow, of no combination that is kept for the test split."""
+    while True:
+        cared = rng.sample(sorted(ATTRIBUTES), rng.choice((0, 1, 1, 2, 2, 3, 3, 4, 5)))
+        drawn = {a: rng.choice(ATTRIBUTES[a]) for a in cared}
+        if len(drawn) not in (2, 3) or split_of(drawn) == "train":
+            return list(drawn.items())
+
+
+class Writer:
+    """Turns tasks into tree rows of token ids under the nano templates and chat template."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, templates: Templates) -> None:
+        self.tokenizer, self.templates = tokenizer, templates
+
+    def _ids(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _row(self, system: str | None, branches: list[tuple[str, str]], score_system: bool) -> list[Segment]:
+        """The system turn, then each (asked, answer) as a branch of its own; answers are scored."""
+        if system is None:
+            row = [Segment(self._ids("<|user|>"))]  # no system turn: the branches share the role token
+            opening = ""
+        else:
+            ids = self._ids(f"<|system|>{system}<|end|>")
+            row = [Segment(ids[:1]), Segment(ids[1:], 0, score_system)]
+            opening = "<|user|>"
+        root = len(row) - 1
+        for asked, answer in branches:
+            row.append(Segment(self._ids(f"{opening}{asked}<|end|><|assistant|>"), root))
+            row.append(Segment(self._ids(f"{answer}<|end|>"), len(row) - 1, True))
+        return row
+
+    def follow(self, rng: Random, branches: int = 3) -> list[Segment]:
+        preferences = stated(rng)
+        tasks = []
+        for _ in range(branches):
+            topic = rng.choice(topics("train"))
+            values = {**random_values(rng), **dict(preferences)}
+            tasks.append((task_prompt(topic, rng), realise(values, topic, rng).text))
+        return self._row(self._system(state(preferences, rng)), tasks, score_system=False)
+
+    def plain(self, rng: Random, branches: int = 3) -> list[Segment]:
+        """Answers without a summary; the only place where the base meets the test users' topics."""
+        tasks = []
+        for _ in range(branches):
+            topic = rng.choice(topics("train") + TEST_TOPICS)
+            tasks.append((task_prompt(topic, rng), realise(random_values(rng), topic, rng).text))
+        return self._row(None, tasks, score_system=False)
+
+    def user(self, rng: Random, pairs: int, imitations: int = 2, questions: int = 3) -> list[Segment]:
+        """A user's signals, and imitate, ask and describe tasks about them."""
+        user = make_user("x", rng, "train", targets=0, pairs=pairs)
+        messages = self.templates.inference_messages(user.user.signals)
+        tasks = [(messages[1]["content"], poor_summary(user, rng))]
+        for _ in range(imitations):
+            topic = rng.choice(topics("train"))
+            response = realise({**random_values(rng), **user.preferences}, topic, rng)
+            tasks.append((task_prompt(topic, rng), response.text))
+        for name in self._asked(user, rng, questions):
+            value = user.preferences.get(name)
+            answer = f"yes, {rng.choice(PHRASES[name, value])}." if value else "not really."
+            tasks.append((ASK.format(name), answer))
+        return self._row(messages[0]["content"], tasks, score_system=True)
+
+    def _asked(self, user: NanoUser, rng: Random, n: int) -> list[str]:
+        """Attributes to ask about: half cared, half not, on average."""
+        cared = rng.sample(sorted(user.preferences), 1 + (n > 2))
+        rest = sorted(set(ATTRIBUTES) - set(user.preferences))
+        return cared + rng.sample(rest, max(0, n - len(cared)))
+
+    def _system(self, summary: str) -> str:
+        return str(self.templates.generator_messages("x", summary)[0]["content"])

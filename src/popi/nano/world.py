@@ -1,0 +1,224 @@
+"""Synthetic users with known preferences, their signals of all five kinds, and their target pairs.
+
+A user cares about two or three attributes. A pair differs in at least one of them (in the user's favour), and at
+random in the others. Signals are noisy: a stated share of pairs is chosen against preference, some statements are
+about other people, some about nothing. Test users have combinations of preferences, topics and forms of words
+that no training user has. Targets are clean, use prompts of their own, and share no text with the signals.
+"""
+
+from dataclasses import dataclass
+from hashlib import sha256
+from random import Random
+from typing import Literal
+
+from popi.nano.attributes import ATTRIBUTES, PHRASES, PRIOR, Preference
+from popi.nano.grammar import Response, forms, random_values, realise, task_prompt, topics
+from popi.signals.types import (
+    DemographicSignal,
+    InteractionSignal,
+    PairSignal,
+    PostSignal,
+    Signal,
+    StatementSignal,
+    TargetPair,
+    User,
+)
+
+Split = Literal["train", "test"]
+
+PAIRS = 6
+"""Preference pairs among a user's signals."""
+NOISE = 0.08
+"""Share of signal pairs that are chosen against the user's preferences."""
+OTHER_CARED = 0.6
+"""Chance that a pair differs in a cared attribute beyond the one it is about."""
+OTHER_UNCARED = 0.25
+"""Chance that a pair differs in an attribute that the user does not care about."""
+EDITS = 0.5
+"""Share of interactions in which the user edits the response; in the others they rate it."""
+HELD_OUT_COMBINATIONS = 5
+"""One combination of preferences in this many belongs to the test split."""
+
+PEOPLE = ("boss", "brother", "sister", "neighbor", "teacher", "friend")
+SELF = ("i like {}.", "please give me {}.", "i enjoy {}.", "i want {}.") + ("i do like {} best.", "give me {} please.")
+OTHERS = ("my {who} likes {}.", "my {who} wants {}.", "{} please my {who}.") + (
+    "my {who} does like {}.",
+    "best give my {who} {}.",
+)
+NOTHING = ("i live near the sea.", "my cat sleeps all day.", "today it rains.", "i had soup for lunch.") + (
+    "my cat had lunch.",
+    "today i sleep near the sea.",
+)
+HAPPY = ("so happy with {} today.", "finally {} again.", "more {} for me.") + (
+    "so happy, {} again.",
+    "finally more {}.",
+)
+TIRED = ("tired of {}.", "enough of {} already.", "no more {}.") + ("already tired of {}.", "enough, no more {}.")
+JOBS: dict[str, Preference] = {
+    "lawyer": ("tone", "formal"),
+    "barista": ("tone", "casual"),
+    "engineer": ("level", "technical"),
+    "student": ("level", "simple"),
+    "manager": ("length", "short"),
+    "comedian": ("mood", "playful"),
+    "judge": ("mood", "serious"),
+    "analyst": ("support", "numbers"),
+    "writer": ("support", "story"),
+    "nurse": ("closing", "warning"),
+}
+"""Jobs, and the preference that goes with each more often than chance."""
+
+
+@dataclass(frozen=True)
+class PairFacts:
+    """What a signal pair or edit shows: values of the better and of the worse response."""
+
+    better: dict[str, str]
+    worse: dict[str, str]
+
+
+@dataclass(frozen=True)
+class NanoUser:
+    """A user and the truth about them."""
+
+    user: User
+    preferences: dict[str, str]
+    """Attribute -> preferred value, for the attributes they care about."""
+    pairs: tuple[PairFacts, ...] = ()
+    """The latent values behind the signal pairs, for exact inference (truth.py)."""
+
+
+def split_of(preferences: dict[str, str]) -> Split:
+    """The split that a combination of preferences belongs to."""
+    key = ",".join(f"{a}={v}" for a, v in sorted(preferences.items()))
+    return "test" if sha256(key.encode()).digest()[0] % HELD_OUT_COMBINATIONS == 0 else "train"
+
+
+def draw_preferences(rng: Random, split: Split) -> dict[str, str]:
+    """Two or three attributes and the value preferred of each, of a combination that belongs to `split`."""
+    while True:
+        cared = rng.sample(sorted(ATTRIBUTES), rng.choice((2, 3)))
+        drawn = {a: rng.choices(ATTRIBUTES[a], PRIOR[len(ATTRIBUTES[a])])[0] for a in cared}
+        if split_of(drawn) == split:
+            return drawn
+
+
+def pair_values(preferences: dict[str, str], focus: str, rng: Random) -> tuple[dict[str, str], dict[str, str]]:
+    """Attribute values of a preferred and a dispreferred response that differ at least in `focus`."""
+    better = random_values(rng)
+    worse = dict(better)
+    for name, values in ATTRIBUTES.items():
+        cared = name in preferences
+        if name == focus or rng.random() < (OTHER_CARED if cared else OTHER_UNCARED):
+            if cared:
+                better[name] = preferences[name]
+            worse[name] = rng.choice([value for value in values if value != better[name]])
+    return better, worse
+
+
+def _cycle(preferences: dict[str, str], n: int, rng: Random) -> list[str]:
+    """Which attribute each of n pairs is about: every cared one in turn, in random order."""
+    names = sorted(preferences)
+    rng.shuffle(names)
+    return [names[i % len(names)] for i in range(n)]
+
+
+def _interaction(preferences: dict[str, str], topic: str, rng: Random, split: Split) -> tuple[Signal, PairFacts | None]:
+    prompt = task_prompt(topic, rng, split)
+    values = random_values(rng)
+    if rng.random() < EDITS:
+        focus = rng.choice(sorted(preferences))
+        values[focus] = rng.choice([v for v in ATTRIBUTES[focus] if v != preferences[focus]])
+        seed = rng.random()  # the same words, but for what the user changes
+        response = realise(values, topic, Random(seed), split)
+        edited = realise({**values, **preferences}, topic, Random(seed), split)
+        facts = PairFacts(edited.values, response.values)
+        return InteractionSignal(prompt=prompt, response=response.text, edit=edited.text), facts
+    met = sum(values[a] == v for a, v in preferences.items()) / len(preferences)
+    response = realise(values, topic, rng, split)
+    return InteractionSignal(prompt=prompt, response=response.text, rating=round(1 + 4 * met)), None
+
+
+def _said(preferences: dict[str, str], rng: Random, split: Split) -> Signal:
+    """A statement, post or demographic fact; it may be about the user, about someone else, or about nothing."""
+
+    def carrier(options: tuple[str, ...]) -> str:
+        return rng.choice(forms(options, split))
+
+    def phrase(preference: Preference) -> str:
+        return rng.choice(PHRASES[preference])
+
+    own: Preference = rng.choice(sorted(preferences.items()))
+    anyone: Preference = rng.choice(sorted(PHRASES))
+    kind = rng.choices(("self", "others", "nothing", "post", "demographic"), (0.25, 0.2, 0.15, 0.25, 0.15))[0]
+    if kind == "self":
+        return StatementSignal(text=carrier(SELF).format(phrase(own)))
+    if kind == "others":
+        return StatementSignal(text=carrier(OTHERS).format(phrase(anyone), who=rng.choice(PEOPLE)))
+    if kind == "nothing":
+        return StatementSignal(text=carrier(NOTHING))
+    if kind == "post":
+        context = carrier(HAPPY).format(phrase(anyone)) if rng.random() < 0.3 else None
+        if rng.random() < 0.3:
+            return PostSignal(text=carrier(NOTHING), context=context)
+        if rng.random() < 0.5:
+            return PostSignal(text=carrier(HAPPY).format(phrase(own)), context=context)
+        hated = (own[0], rng.choice([v for v in ATTRIBUTES[own[0]] if v != own[1]]))
+        return PostSignal(text=carrier(TIRED).format(phrase(hated)), context=context)
+    fitting = sorted(job for job, preference in JOBS.items() if preference in preferences.items())
+    job = rng.choice(fitting if fitting and rng.random() < 0.6 else sorted(JOBS))
+    return DemographicSignal(text=f"works as {job}.")
+
+
+def make_user(user_id: str, rng: Random, split: Split, targets: int, pairs: int = PAIRS) -> NanoUser:
+    """Draw one user: preferences, `pairs` signal pairs, an interaction, two things said, and target pairs."""
+    preferences = draw_preferences(rng, split)
+    signals: list[Signal] = []
+    facts: list[PairFacts] = []
+    subjects = rng.sample(topics(split), min(len(topics(split)), pairs + 1 + targets))
+
+    def both(focus: str, topic: str) -> tuple[Response, Response]:
+        better, worse = pair_values(preferences, focus, rng)
+        return realise(better, topic, rng, split), realise(worse, topic, rng, split)
+
+    for focus in _cycle(preferences, pairs, rng):
+        topic = subjects.pop()
+        chosen, rejected = both(focus, topic)
+        if rng.random() < NOISE:
+            chosen, rejected = rejected, chosen
+        facts.append(PairFacts(chosen.values, rejected.values))
+        signals.append(PairSignal(prompt=task_prompt(topic, rng, split), chosen=chosen.text, rejected=rejected.text))
+    interaction, edit = _interaction(preferences, subjects.pop(), rng, split)
+    signals += [interaction, _said(preferences, rng, split), _said(preferences, rng, split)]
+    rng.shuffle(signals)
+    goals = []
+    for focus in _cycle(preferences, targets, rng):
+        topic = subjects.pop() if subjects else rng.choice(topics(split))
+        chosen, rejected = both(focus, topic)
+        goals.append(TargetPair(prompt=task_prompt(topic, rng, split), chosen=chosen.text, rejected=rejected.text))
+    dated = [signal.model_copy(update={"id": f"{user_id}-{i}", "time": float(i)}) for i, signal in enumerate(signals)]
+    return NanoUser(
+        User(user_id=user_id, signals=dated, targets=goals),
+        preferences,
+        tuple(facts) + ((edit,) if edit else ()),
+    )
+
+
+def make_users(n: int, seed: int, split: Split, targets: int = 4, pairs: int = PAIRS) -> list[NanoUser]:
+    """`n` users of a split, the same ones for the same seed."""
+    rng = Random(f"popi-nano-{split}-{seed}")
+    return [make_user(f"{split}-{seed}-{i:05d}", rng, split, targets, pairs) for i in range(n)]
+
+
+def state(preferences: list[Preference], rng: Random | None = None) -> str:
+    """Preferences as a summary: in the first wording of each, or in any with `rng`."""
+    phrases = [rng.choice(PHRASES[p]) if rng else PHRASES[p][0] for p in preferences]
+    verb = rng.choice(("prefers", "likes", "wants")) if rng else "prefers"
+    if not phrases:
+        return "no clear preference."
+    return f"{verb} {' and '.join([', '.join(phrases[:-1]), phrases[-1]] if phrases[:-1] else phrases)}."
+
+
+def oracle_summary(user: NanoUser) -> str:
+    """The user's true preferences, stated."""
+    return state(sorted(user.preferences.items()))

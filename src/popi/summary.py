@@ -1,0 +1,25 @@
+"""The preference summary: the only thing that crosses from the inference model to the generator."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A preference summary and where it came from.
+
+    Attributes:
+        text: what the inference model wrote; plain language, fit to be read and edited.
+        tokens: its length under the inference model's tokenizer (no special tokens).
+        signals_used: how many of the user's signals the inference model read.
+        signals_dropped: ids (or positions, as ``#3``) of whole signals left out to fit the token budget.
+        model: the inference model that wrote it (a name or a path).
+    """
+
+    text: str
+    tokens: int
+    signals_used: int = 0
+    signals_dropped: tuple[str, ...] = field(default=())
+    model: str = ""
+
+    def __str__(self) -> str:
+        return self.text

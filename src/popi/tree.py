@@ -1,0 +1,152 @@
+"""Texts that share prefixes, laid out so that each distinct token goes through the model once.
+
+A *tree row* holds a root segment (the signals, say) followed by branches (the summaries of a group). A token
+attends to its own segment and to the ancestors of that segment; positions restart after the parent. It is an
+ordinary forward with a 4-D mask: no cache is carried through autograd, and gradients are exact.
+
+Only tokens of *scored* segments get log-probabilities. Their hidden states are gathered before the LM head, so
+the cost of the vocabulary is paid for them alone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+LARGE_VOCABULARY = 8192
+"""From here on the head's activations are recomputed in the backward pass and not kept."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A run of tokens. `parent` is the index of an earlier segment of the same row; None for the root."""
+
+    ids: Sequence[int]
+    parent: int | None = None
+    scored: bool = False
+
+
+@dataclass
+class TreeBatch:
+    """Rows of segments as tensors: B rows of T positions, N scored tokens in `n_segments` scored segments."""
+
+    input_ids: Tensor  # (B, T)
+    position_ids: Tensor  # (B, T)
+    attention_mask: Tensor  # (B, 1, T, T) bool, True where attention is allowed
+    source: Tensor  # (N, 2) row and position of the hidden state that predicts the token
+    target: Tensor  # (N,) the token
+    segment: Tensor  # (N,) index of its scored segment, counted over the batch
+    n_segments: int
+
+    def to(self, device: torch.device | str) -> "TreeBatch":
+        tensors = (self.input_ids, self.position_ids, self.attention_mask, self.source, self.target, self.segment)
+        return TreeBatch(*(tensor.to(device) for tensor in tensors), self.n_segments)
+
+
+def pack(rows: Sequence[Sequence[Segment]], pad_id: int) -> TreeBatch:
+    """Lay rows of segments out as one batch, padded on the right.
+
+    Raises:
+        ValueError: a scored segment has no parent, or a parent without tokens (nothing predicts its first token).
+    """
+    width = max(sum(len(segment.ids) for segment in row) for row in rows)
+    input_ids = torch.full((len(rows), width), pad_id)
+    position_ids = torch.zeros((len(rows), width), dtype=torch.long)
+    mask = torch.eye(width, dtype=torch.bool).repeat(len(rows), 1, 1)  # padding sees itself: no empty softmax
+    source: list[tuple[int, int]] = []
+    target: list[int] = []
+    owner: list[int] = []
+    n_scored = 0
+    for r, row in enumerate(rows):
+        starts: list[int] = []  # first index of each segment in the row
+        depths: list[int] = []  # first position of each segment
+        cursor = 0
+        for s, segment in enumerate(row):
+            n = len(segment.ids)
+            stop = cursor + n
+            depth = 0 if segment.parent is None else depths[segment.parent] + len(row[segment.parent].ids)
+            starts.append(cursor)
+            depths.append(depth)
+            input_ids[r, cursor:stop] = torch.as_tensor(segment.ids, dtype=torch.long)
+            position_ids[r, cursor:stop] = torch.arange(depth, depth + n)
+            mask[r, cursor:stop, cursor:stop] = torch.ones(n, n, dtype=torch.bool).tril()
+            ancestor = segment.parent
+            while ancestor is not None:
+                a = starts[ancestor]
+                mask[r, cursor:stop, a : a + len(row[ancestor].ids)] = True
+                ancestor = row[ancestor].parent
+            if segment.scored:
+                if segment.parent is None or not len(row[segment.parent].ids):
+                    raise ValueError(f"scored segment {s} of row {r} needs a parent with tokens")
+                before = starts[segment.parent] + len(row[segment.parent].ids) - 1
+                source.extend((r, before if i == 0 else cursor + i - 1) for i in range(n))
+                target.extend(segment.ids)
+                owner.extend([n_scored] * n)
+                n_scored += 1
+            cursor = stop
+    return TreeBatch(
+        input_ids,
+        position_ids,
+        mask[:, None],
+        torch.tensor(source, dtype=torch.long).reshape(-1, 2),
+        torch.tensor(target, dtype=torch.long),
+        torch.tensor(owner, dtype=torch.long),
+        n_scored,
+    )
+
+
+def _causal_lm(model: torch.nn.Module) -> torch.nn.Module:
+    return model.get_base_model() if hasattr(model, "peft_config") else model  # type: ignore[operator]
+
+
+def _head(
+    hidden: Tensor, target: Tensor, head: torch.nn.Module, softcap: float | None, temperature: float, entropy: bool
+) -> tuple[Tensor, Tensor]:
+    logits = head(hidden).float()  # (n, V)
+    if softcap:
+        logits = softcap * torch.tanh(logits / softcap)
+    logps = torch.log_softmax(logits / temperature, dim=-1)
+    chosen = logps.gather(1, target[:, None])[:, 0]
+    return chosen, -(logps.exp() * logps).sum(-1) if entropy else chosen.new_zeros(0)
+
+
+def token_logps(
+    model: torch.nn.Module, batch: TreeBatch, temperature: float = 1.0, chunk: int = 4096, entropy: bool = False
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Log-probability of every scored token: (N,) float32, and with `entropy` the entropies (N,) too.
+
+    Differentiable; `chunk` tokens at a time meet the LM head, so memory does not grow with N × vocabulary
+    where no gradient is kept.
+    """
+    causal = _causal_lm(model)
+    hidden = causal.get_decoder()(  # type: ignore[operator]
+        input_ids=batch.input_ids,
+        attention_mask=batch.attention_mask,
+        position_ids=batch.position_ids,
+        use_cache=False,
+    ).last_hidden_state
+    hidden = hidden[batch.source[:, 0], batch.source[:, 1]]  # (N, d)
+    head = causal.get_output_embeddings()  # type: ignore[operator]
+    config = causal.config.get_text_config()  # type: ignore[union-attr, operator]
+    softcap = getattr(config, "final_logit_softcapping", None)
+    recompute = torch.is_grad_enabled() and config.vocab_size >= LARGE_VOCABULARY
+    logps, entropies = [], []
+    for start in range(0, len(hidden), chunk):
+        arguments = (hidden[start : start + chunk], batch.target[start : start + chunk], head, softcap)
+        if recompute:
+            part = checkpoint(_head, *arguments, temperature, entropy, use_reentrant=False)
+        else:
+            part = _head(*arguments, temperature, entropy)
+        logps.append(part[0])
+        entropies.append(part[1])
+    joined = torch.cat(logps) if logps else hidden.new_zeros(0, dtype=torch.float32)
+    return (joined, torch.cat(entropies) if entropies else joined) if entropy else joined
+
+
+def segment_logps(model: torch.nn.Module, batch: TreeBatch) -> Tensor:
+    """Summed log-probability of each scored segment: (n_segments,) float32."""
+    logps = token_logps(model, batch)
+    assert isinstance(logps, Tensor)
+    return logps.new_zeros(batch.n_segments).index_add(0, batch.segment, logps)
