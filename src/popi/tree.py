@@ -41,8 +41,16 @@ class TreeBatch:
     n_segments: int
 
     def to(self, device: torch.device | str) -> "TreeBatch":
-        tensors = (self.input_ids, self.position_ids, self.attention_mask, self.source, self.target, self.segment)
-        return TreeBatch(*(tensor.to(device) for tensor in tensors), self.n_segments)
+        """The same batch on another device."""
+        return TreeBatch(
+            self.input_ids.to(device),
+            self.position_ids.to(device),
+            self.attention_mask.to(device),
+            self.source.to(device),
+            self.target.to(device),
+            self.segment.to(device),
+            self.n_segments,
+        )
 
 
 def pack(rows: Sequence[Sequence[Segment]], pad_id: int) -> TreeBatch:
@@ -112,18 +120,26 @@ def _head(
     return chosen, -(logps.exp() * logps).sum(-1) if entropy else chosen.new_zeros(0)
 
 
-def token_logps(
-    model: torch.nn.Module, batch: TreeBatch, temperature: float = 1.0, chunk: int = 4096, entropy: bool = False
-) -> Tensor | tuple[Tensor, Tensor]:
-    """Log-probability of every scored token: (N,) float32, and with `entropy` the entropies (N,) too.
+def token_logps(model: torch.nn.Module, batch: TreeBatch, temperature: float = 1.0, chunk: int = 4096) -> Tensor:
+    """Log-probability of every scored token: (N,) float32. See `token_logps_and_entropies`."""
+    return token_logps_and_entropies(model, batch, temperature, chunk, entropy=False)[0]
+
+
+def token_logps_and_entropies(
+    model: torch.nn.Module, batch: TreeBatch, temperature: float = 1.0, chunk: int = 4096, entropy: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Log-probability of every scored token and the entropy (nats) of its distribution: (N,) and (N,) float32.
 
     Differentiable; `chunk` tokens at a time meet the LM head, so memory does not grow with N × vocabulary
-    where no gradient is kept.
+    where no gradient is kept. Without `entropy` the second tensor is empty.
     """
     causal = _causal_lm(model)
+    dtype = causal.get_input_embeddings().weight.dtype  # type: ignore[operator]
+    # Additive, and made once: SDPA would convert a boolean mask in every layer, eager attention would add True as 1.
+    mask = torch.zeros(batch.attention_mask.shape, dtype=dtype, device=batch.attention_mask.device)
     hidden = causal.get_decoder()(  # type: ignore[operator]
         input_ids=batch.input_ids,
-        attention_mask=batch.attention_mask,
+        attention_mask=mask.masked_fill_(~batch.attention_mask, float("-inf")),
         position_ids=batch.position_ids,
         use_cache=False,
     ).last_hidden_state
@@ -141,12 +157,12 @@ def token_logps(
             part = _head(*arguments, temperature, entropy)
         logps.append(part[0])
         entropies.append(part[1])
-    joined = torch.cat(logps) if logps else hidden.new_zeros(0, dtype=torch.float32)
-    return (joined, torch.cat(entropies) if entropies else joined) if entropy else joined
+    if not logps:
+        return hidden.new_zeros(0, dtype=torch.float32), hidden.new_zeros(0, dtype=torch.float32)
+    return torch.cat(logps), torch.cat(entropies)
 
 
 def segment_logps(model: torch.nn.Module, batch: TreeBatch) -> Tensor:
     """Summed log-probability of each scored segment: (n_segments,) float32."""
     logps = token_logps(model, batch)
-    assert isinstance(logps, Tensor)
     return logps.new_zeros(batch.n_segments).index_add(0, batch.segment, logps)

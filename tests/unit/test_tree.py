@@ -5,7 +5,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from popi.scoring import ScoringItem, pair_logps, pair_logps_plain
-from popi.tree import Segment, pack, segment_logps, token_logps
+from popi.tree import Segment, pack, segment_logps, token_logps, token_logps_and_entropies
 
 
 @pytest.fixture(scope="module")
@@ -57,11 +57,14 @@ def test_scored_root_is_refused() -> None:
         pack([[Segment([1], None, True)]], pad_id=0)
 
 
-def test_tree_rows_equal_whole_sequences(model: LlamaForCausalLM) -> None:
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_tree_rows_equal_whole_sequences(model: LlamaForCausalLM, attention: str) -> None:
+    model.set_attn_implementation(attention)
     chosen, rejected = pair_logps(model, items(), pad_id=0, batch_size=2)
     plain_chosen, plain_rejected = pair_logps_plain(model, items())
     torch.testing.assert_close(chosen, plain_chosen, atol=2e-4, rtol=1e-5)
     torch.testing.assert_close(rejected, plain_rejected, atol=2e-4, rtol=1e-5)
+    model.set_attn_implementation("sdpa")
 
 
 def test_equal_items_are_scored_once(model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,9 +107,10 @@ def test_chunks_entropy_and_recomputation(
 ) -> None:
     monkeypatch.setattr("popi.tree.LARGE_VOCABULARY", 10 if large else 10**6)
     batch = pack([item.tree for item in items()], pad_id=0)
-    whole, entropy = token_logps(model, batch, temperature=0.7, entropy=True)
-    chunked, chunked_entropy = token_logps(model, batch, temperature=0.7, chunk=3, entropy=True)
+    whole, entropy = token_logps_and_entropies(model, batch, temperature=0.7)
+    chunked, chunked_entropy = token_logps_and_entropies(model, batch, temperature=0.7, chunk=3)
     torch.testing.assert_close(whole, chunked)
+    torch.testing.assert_close(whole, token_logps(model, batch, temperature=0.7))
     torch.testing.assert_close(entropy, chunked_entropy)
     ids = torch.tensor([[*items()[0].prefix, *items()[0].chosen]])
     logits = model(input_ids=ids).logits[0, len(items()[0].prefix) - 1] / 0.7

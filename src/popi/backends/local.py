@@ -75,7 +75,7 @@ class LocalModel:
         torch_dtype = DTYPES["float32" if small else "bfloat16"] if dtype == "auto" else DTYPES[dtype]
         try:
             tokenizer = AutoTokenizer.from_pretrained(path)
-            model = AutoModelForCausalLM.from_pretrained(path, dtype=torch_dtype, attn_implementation="sdpa")
+            model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch_dtype, attn_implementation="sdpa")
             if adapter is not None:
                 from peft import PeftModel
 

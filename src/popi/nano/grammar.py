@@ -48,7 +48,7 @@ TOPICS = tuple(
     " shoes piano cheese tents pottery salt glue mushrooms volcanoes bridges castles poems dogs cats bees ovens radios"
     " cameras whales magnets tunnels".split()
 )
-TEST_TOPICS = tuple("rice skates candles drums engines ferns lemons puzzles rockets soup violins yoga".split())
+TEST_TOPICS = tuple("rice skates candles drums engines ferns lemons puzzles rockets jam violins yoga".split())
 PROMPTS = ("how do i start with {topic}?", "tell me about {topic}.", "explain {topic}.", "what is {topic}?") + (
     "how do i explain {topic}?",
     "what about {topic}?",
@@ -76,6 +76,7 @@ def _pairs(level: str, split: str) -> list[str]:
 
 
 def random_values(rng: Random) -> dict[str, str]:
+    """A value for every attribute, uniformly."""
     return {name: rng.choice(values) for name, values in ATTRIBUTES.items()}
 
 
@@ -104,4 +105,5 @@ def task_prompt(topic: str, rng: Random, split: str = "train") -> str:
 
 
 def topics(split: str) -> tuple[str, ...]:
+    """What a split's prompts are about."""
     return TOPICS if split == "train" else TEST_TOPICS

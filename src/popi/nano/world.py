@@ -40,14 +40,14 @@ HELD_OUT_COMBINATIONS = 5
 """One combination of preferences in this many belongs to the test split."""
 
 PEOPLE = ("boss", "brother", "sister", "neighbor", "teacher", "friend")
-SELF = ("i like {}.", "please give me {}.", "i enjoy {}.", "i want {}.") + ("i do like {} best.", "give me {} please.")
+SELF = ("i like {}.", "please give me {}.", "i enjoy {}.", "i want {}.") + ("i do like {}.", "i want {} please.")
 OTHERS = ("my {who} likes {}.", "my {who} wants {}.", "{} please my {who}.") + (
     "my {who} does like {}.",
-    "best give my {who} {}.",
+    "please give my {who} {}.",
 )
 NOTHING = ("i live near the sea.", "my cat sleeps all day.", "today it rains.", "i had soup for lunch.") + (
-    "my cat had lunch.",
-    "today i sleep near the sea.",
+    "my cat sleeps near the sea.",
+    "today it rains near the sea.",
 )
 HAPPY = ("so happy with {} today.", "finally {} again.", "more {} for me.") + (
     "so happy, {} again.",

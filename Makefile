@@ -1,0 +1,59 @@
+# The build of torch. Any build of this version does; a machine with a GPU may name its own, for example
+#   make demo TORCH="torch==2.13.0+cu130 --index-url <index of the torch builds>"
+# Every pip command takes the pins of constraints.txt, so that none of them replaces the build chosen here.
+TORCH ?= torch==2.13.0
+
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+# popi's default model ships with the package: nothing here needs a model hub.
+export HF_HUB_OFFLINE ?= 1
+
+.PHONY: demo test slow check bench docs format clean help
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 14
+
+demo: $(VENV)/.stamp  ## the whole loop in minutes: train, evaluate, report in runs/demo/
+	$(BIN)/popi demo
+
+test: $(VENV)/.stamp-dev  ## all tests but the slow ones
+	$(BIN)/python -m pytest -m "not slow"
+
+slow: $(VENV)/.stamp-dev  ## the slow tests
+	$(BIN)/python -m pytest -m slow
+
+check: $(VENV)/.stamp-dev  ## lint, format, types, generated docs up to date
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python docs/generate.py --check
+
+format: $(VENV)/.stamp-dev  ## rewrite the sources as `make check` wants them
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.stamp-dev  ## speed and memory of the hot path
+	$(BIN)/python benchmarks/scoring.py
+
+docs: $(VENV)/.stamp-dev  ## regenerate the generated parts of docs/ and the JSON Schemas
+	$(BIN)/python docs/generate.py
+
+clean:  ## remove the environment and caches; runs/ stays
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+
+# The stamps keep repeated makes quick: pip runs again only when the pins or the dependencies change.
+$(VENV)/.stamp: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "popi needs Python 3.11 or newer; name one with PYTHON=..." >&2; exit 1; }
+	@echo "installing into $(VENV) (a few minutes the first time) ..."
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) $(TORCH)
+	$(PIP) -e '.[train]'
+	@touch $@
+
+$(VENV)/.stamp-dev: $(VENV)/.stamp
+	$(PIP) -e '.[train,dev]'
+	@touch $@

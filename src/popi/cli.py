@@ -1,0 +1,258 @@
+"""The command line: parse, then import and call. Imports no torch until a command needs it."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+import popi
+from popi.config import RunConfig, load_config
+from popi.errors import ModelError, PopiError, RunError
+
+app = typer.Typer(
+    name="popi",
+    help="Personalise an LLM through one short, readable text a user: signals -> preference summary -> response.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+data_app = typer.Typer(help="Files of users.", no_args_is_help=True)
+nano_app = typer.Typer(help="The nano base: the small model that ships with popi.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+app.add_typer(nano_app, name="nano")
+
+# Results go to stdout, so that they can be piped; all else goes to stderr.
+out = Console(soft_wrap=True)
+console = Console(stderr=True)
+
+Run = Annotated[Path, typer.Option("--run", help="Directory of a trained run.", show_default=False)]
+Method = Annotated[
+    str | None,
+    typer.Option(help="Which of the run's methods, e.g. plug_and_play; by default the fullest that it trained."),
+]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite an output file that exists.")]
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Show popi's version and exit.")] = False) -> None:
+    if version:
+        out.print(popi.__version__, highlight=False)
+        raise typer.Exit()
+
+
+@app.command()
+def demo(root: Annotated[Path, typer.Option(help="Where the run directory `demo` is made.")] = Path("runs")) -> None:
+    """Train, evaluate and report on the nano world, in minutes on two cores."""
+    _need_training()
+    from popi.demo import run_demo
+
+    run_demo(root=str(root))
+
+
+@app.command()
+def train(
+    config: Annotated[
+        Path, typer.Argument(help="TOML file of settings (docs/configuration.md), or a run's config.json.")
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Settings that replace the file's: training.inference.steps=100 …")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was interrupted.")] = False,
+) -> None:
+    """Train inference model, generator, or both, into the run directory {root}/{name}."""
+    settings = load_config(config, overrides)
+    _need_training()
+    from popi.training.train import train as run_training
+
+    path = run_training(settings, resume=resume, console=console)
+    console.print(f"trained: {path}; next: popi evaluate --run {path}", highlight=False)
+
+
+@app.command()
+def infer(
+    users: Annotated[Path, typer.Argument(help="JSONL file of users (docs/data.md).")],
+    run: Annotated[Path | None, typer.Option("--run", help="Directory of a trained run.")] = None,
+    model: Annotated[str | None, typer.Option(help="Instead of --run: `nano`, a folder or a hub id.")] = None,
+    method: Method = None,
+    output: Annotated[Path | None, typer.Option("--out", help="File to write; stdout by default.")] = None,
+    force: Force = False,
+) -> None:
+    """Write a preference summary for every user of a file, one JSON object a line."""
+    if (run is None) == (model is None):
+        raise typer.BadParameter("name a trained run with --run, or a model with --model: one of the two")
+    from popi.signals.jsonl import read_users, refuse_existing, write_rows
+
+    if output is not None:
+        refuse_existing(output, force)
+    people = read_users(users)
+    _need_training()
+    from popi.inference_model import InferenceModel
+
+    if run is not None:
+        from popi.training.run_directory import RunDirectory
+
+        opened = RunDirectory.open(run)
+        inference_model = InferenceModel.from_pretrained(opened.models(method)[0], **_loading(opened.config))
+    else:
+        inference_model = InferenceModel.from_pretrained(str(model))
+    with _progress() as progress:
+        task = progress.add_task("users", total=len(people))
+        summaries = inference_model.summarize_many(
+            [user.signals for user in people], progress=lambda done: progress.advance(task, done)
+        )
+    rows = [
+        {
+            "user_id": user.user_id,
+            "summary": summary.text,
+            "tokens": summary.tokens,
+            "signals_used": summary.signals_used,
+            "signals_dropped": list(summary.signals_dropped),
+        }
+        for user, summary in zip(people, summaries, strict=True)
+    ]
+    if output is not None:
+        write_rows(output, rows, force=force)
+        console.print(f"{len(rows)} summaries: {output}", highlight=False)
+    else:
+        for row in rows:
+            print(json.dumps(row, ensure_ascii=False))
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help="The task prompt.")],
+    run: Run,
+    summary: Annotated[
+        str | None, typer.Option(help="The user's preference summary; without one, the plain prompt.")
+    ] = None,
+    method: Method = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of the response.")] = 256,
+    temperature: Annotated[float, typer.Option(min=0, help="0 decodes greedily.")] = 0.0,
+) -> None:
+    """Answer a task prompt for the user that a summary describes."""
+    _need_training()
+    from popi.generator import Generator
+    from popi.training.run_directory import RunDirectory
+
+    opened = RunDirectory.open(run)
+    generator = Generator.from_pretrained(opened.models(method)[1], **_loading(opened.config))
+    print(generator.generate(prompt, summary=summary, max_new_tokens=max_tokens, temperature=temperature))
+
+
+@app.command()
+def evaluate(
+    run: Run,
+    generator: Annotated[
+        str | None, typer.Option(help="Another model (`nano`, folder, hub id) to read the run's summaries instead.")
+    ] = None,
+    users: Annotated[Path | None, typer.Option(help="JSONL file of users to evaluate on instead of the run's.")] = None,
+) -> None:
+    """Measure every method of a run on held-out users: metrics.json and evaluation/ in the run directory."""
+    _need_training()
+    from popi.evaluation.report import print_table
+    from popi.evaluation.runner import evaluate as run_evaluation
+    from popi.evaluation.runner import metrics_path
+    from popi.training.run_directory import RunDirectory
+
+    opened = RunDirectory.open(run)
+    result = run_evaluation(opened, generator=generator, users=users, console=console)
+    print_table(result, out)
+    console.print(f"written: {metrics_path(opened, generator, users)}", highlight=False)
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(help="Directory of an evaluated run.")]) -> None:
+    """Write report.html from a run's files alone."""
+    _need_training()
+    from popi.evaluation.report import write_report
+
+    out.print(str(write_report(run)), highlight=False)
+
+
+@data_app.command("check")
+def data_check(
+    file: Annotated[Path, typer.Argument(help="JSONL file of users, or of preference rows with a user_id.")],
+    against: Annotated[
+        list[Path] | None, typer.Option(help="File of another split that may share no user with FILE; may be repeated.")
+    ] = None,
+    signals_per_user: Annotated[int, typer.Option(min=1, help="Preference rows: signals of a window.")] = 4,
+    targets_per_user: Annotated[int, typer.Option(min=1, help="Preference rows: targets of a window.")] = 4,
+) -> None:
+    """Report everything wrong with a file: bad lines, duplicates, targets among the signals, users in two splits."""
+    from popi.signals.check import check
+
+    found = check(file, against or [], signals_per_user=signals_per_user, targets_per_user=targets_per_user)
+    for problem in found.problems:
+        print(f"{file}: {problem}")
+    print("\n".join(found.summary()))
+    if not found.ok:
+        raise typer.Exit(2)
+
+
+@nano_app.command("build")
+def nano_build(
+    output: Annotated[Path, typer.Option("--out", help="Folder to make.")] = Path("runs/nano-base"),
+    seed: Annotated[int, typer.Option(min=0, help="Seeds weights and data; the shipped base has seed 0.")] = 0,
+) -> None:
+    """Train the nano base from scratch (about half an hour on two cores)."""
+    if output.exists():
+        raise RunError(f"{output}: exists and is left as it is; name another folder with --out")
+    _need_training()
+    from popi.nano.recipe import Recipe, build
+
+    recipe = Recipe(seed=seed)
+    with _progress() as progress:
+        task = progress.add_task("steps", total=recipe.steps)
+        build(output, recipe, on_step=lambda step, _losses: progress.update(task, completed=step + 1))
+    console.print(f"built: {output}", highlight=False)
+
+
+def _progress() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, transient=True)
+
+
+def _loading(config: RunConfig) -> dict[str, Any]:
+    """How a run's models are loaded."""
+    model = config.model
+    return {
+        "templates": config.signals.template,
+        "dtype": model.dtype,
+        "device": model.device,
+        "chat_template": model.chat_template,
+    }
+
+
+def _need_training() -> None:
+    if any(importlib.util.find_spec(name) is None for name in ("torch", "transformers", "trl")):
+        raise ModelError("this command needs torch, transformers and trl; install them with: pip install 'popi[train]'")
+
+
+def main() -> None:
+    """Entry point. What the user can put right is one message on stderr and exit code 2; Ctrl-C is 130."""
+    try:
+        app()
+    except PopiError as error:
+        _fail(str(error))
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):  # the reader of a pipe has had enough
+            sys.stderr.close()
+            sys.exit(1)
+        _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"popi: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

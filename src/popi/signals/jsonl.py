@@ -1,0 +1,231 @@
+"""Reading and writing users as JSON Lines: strictly, and saying of each bad line what is wrong with it.
+
+A line is a user (`popi.signals.types.User`) or one of TRL's preference rows with a `user_id`
+(`popi.signals.windows.PreferenceRow`); one file holds one kind.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from popi.errors import DataError
+from popi.signals.types import User
+from popi.signals.windows import PreferenceRow, cut_windows
+
+SHOWN = 20
+"""How many problems an error message spells out."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with a file.
+
+    Attributes:
+        line: line number, from 1.
+        kind: `bad line`, or what popi.signals.check found.
+        field: where in the line (``signals[2].prompt``); empty for the line as a whole.
+        message: what is wrong, and what would be right.
+        arrived: what stood there, shortened.
+    """
+
+    line: int
+    kind: str
+    field: str
+    message: str
+    arrived: str = ""
+
+    def __str__(self) -> str:
+        where = f"line {self.line}" + (f", {self.field}" if self.field else "")
+        return f"{where}: {self.message}" + (f"; got {self.arrived}" if self.arrived else "")
+
+
+def read_lines(path: str | Path) -> Iterator[tuple[int, User | PreferenceRow | list[Problem]]]:
+    """Every line that is not blank: its number, and the user or row on it or what is wrong with it.
+
+    Raises:
+        DataError: the file can't be read at all.
+    """
+    try:
+        with open(path, "rb") as file:
+            for number, line in enumerate(file, start=1):
+                if number == 1:
+                    line = line.removeprefix(b"\xef\xbb\xbf")
+                if line.strip():
+                    yield number, _parse(line, number)
+    except OSError as error:
+        raise DataError(f"{path}: can't be read ({error.strerror or error})") from None
+
+
+def read_users(path: str | Path, *, signals_per_user: int = 4, targets_per_user: int = 4) -> list[User]:
+    """Read users; preference rows are cut into windows of `signals_per_user` signals and `targets_per_user` targets.
+
+    Looks at each line by itself: `popi.signals.check.load_users` also refuses duplicates and leaks.
+
+    Raises:
+        DataError: the file can't be read, holds nothing, or has bad lines; the message lists them.
+    """
+    users: list[User] = []
+    rows: list[PreferenceRow] = []
+    problems: list[Problem] = []
+    for number, parsed in read_lines(path):
+        if isinstance(parsed, User):
+            users.append(parsed)
+        elif isinstance(parsed, PreferenceRow):
+            rows.append(parsed)
+        else:
+            problems.extend(parsed)
+        if users and rows:
+            raise DataError(f"{path}: line {number}: {MIXED}")
+    if problems:
+        raise DataError(listing(path, problems))
+    if rows:
+        users, left = cut_windows(rows, signals_per_user, targets_per_user)
+        if not users:
+            need = signals_per_user + targets_per_user
+            raise DataError(f"{path}: {left} preference rows, but no user has the {need} rows that one window takes")
+    if not users:
+        raise DataError(f"{path}: no users in this file")
+    return users
+
+
+MIXED = "users and preference rows in one file; put each kind in a file of its own"
+
+
+def listing(path: str | Path, problems: list[Problem]) -> str:
+    """The problems of a file as one message; the first ones spelled out."""
+    lines = [f"{path}: {len(problems)} problem{'s' if len(problems) != 1 else ''}"]
+    lines += [f"  {problem}" for problem in problems[:SHOWN]]
+    if len(problems) > SHOWN:
+        lines.append(f"  … and {len(problems) - SHOWN} more; `popi data check` lists them all")
+    return "\n".join(lines)
+
+
+def write_users(path: str | Path, users: Iterable[User], *, force: bool = False) -> None:
+    """Write users, one a line; fields that are None are left out.
+
+    Raises:
+        DataError: the file exists and `force` is not set, or it can't be written.
+    """
+    write_rows(path, (user.model_dump(exclude_none=True) for user in users), force=force)
+
+
+def write_rows(path: str | Path, rows: Iterable[dict[str, Any]], *, force: bool = False) -> None:
+    """Write one JSON object a line. The file appears whole or not at all.
+
+    Raises:
+        DataError: the file exists and `force` is not set, or it can't be written.
+    """
+    path = Path(path)
+    refuse_existing(path, force)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        try:
+            with open(partial, "w", encoding="utf-8") as file:
+                for row in rows:
+                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise DataError(f"{path}: can't be written ({error.strerror or error})") from None
+
+
+def refuse_existing(path: str | Path, force: bool = False) -> None:
+    """Raise DataError where writing `path` would overwrite something, unless `force`."""
+    path = Path(path)
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder; name a file")
+    if path.exists() and not force:
+        raise DataError(f"{path}: exists and is left as it is; name another file, or overwrite with --force")
+
+
+# -- one line -----------------------------------------------------------------------------------------------------
+
+
+def _parse(line: bytes, number: int) -> User | PreferenceRow | list[Problem]:
+    try:
+        return User.model_validate_json(line, strict=True)
+    except ValidationError as error:
+        wrong = error
+    try:
+        value = json.loads(line)
+    except ValueError:
+        value = None
+    is_row = isinstance(value, dict) and "signals" not in value and ("chosen" in value or "rejected" in value)
+    if is_row:
+        try:
+            row = PreferenceRow.model_validate_json(line, strict=True)
+            row.pair()
+            return row
+        except ValidationError as error:
+            wrong = error
+        except DataError as error:
+            return [Problem(number, "bad line", "", str(error))]
+    return _problems(wrong, number, line, value, PreferenceRow if is_row else User)
+
+
+def _problems(error: ValidationError, number: int, line: bytes, value: Any, model: type[BaseModel]) -> list[Problem]:
+    """Pydantic's errors, one a field: unions are told apart by what arrived."""
+    found: dict[str, Problem] = {}
+    for item in error.errors(include_url=False):
+        kind, arrived = item["type"], item["input"]
+        if kind == "json_invalid":
+            text = re.sub(r"line 1 column", "column", item["msg"])
+            return [Problem(number, "bad line", "", text, _short(line.decode("utf-8", "replace").strip()))]
+        field = _field(item["loc"], value)
+        choices = {previous for previous in found if previous == field or previous.startswith(f"{field}[")}
+        if kind in ("string_type", "list_type") and field.rpartition(".")[2] in ("prompt", "chosen", "rejected"):
+            # The other half of "text or messages": what arrived decides which half speaks.
+            wanted = str if kind == "string_type" else list
+            if isinstance(arrived, (str, list)) and not isinstance(arrived, wanted):
+                continue
+            message = "must be text or a list of chat messages"
+        elif kind == "missing":
+            message, arrived = "required, but missing", None
+        elif kind == "extra_forbidden":
+            message = "no such field"
+        elif kind in ("model_type", "dict_type", "model_attributes_type"):
+            wanted_fields = ", ".join(model.model_fields)
+            message = "must be a JSON object" + ("" if field else f" with {wanted_fields}")
+        elif kind == "union_tag_invalid":
+            message = f"no such signal type; allowed: {item['ctx']['expected_tags']}"
+            field, arrived = f"{field}.type", arrived.get("type") if isinstance(arrived, dict) else arrived
+        elif kind == "union_tag_not_found":
+            message = "has no type; allowed: pair, interaction, post, statement, demographic"
+        elif kind.startswith("string_type"):
+            message = "must be text"
+        elif kind in ("string_too_short", "string_pattern_mismatch", "too_short"):
+            message = "must not be empty"
+        else:
+            message = item["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+        if field in found or (choices and kind in ("string_type", "list_type")):
+            continue
+        found[field] = Problem(number, "bad line", field, message, "" if kind == "missing" else _short(arrived))
+    return list(found.values())
+
+
+def _field(loc: tuple[str | int, ...], value: Any) -> str:
+    """``('signals', 0, 'pair', 'prompt', 'constrained-str')`` → ``signals[0].prompt``: only what stands in the line."""
+    name = ""
+    for depth, part in enumerate(loc):
+        if isinstance(part, int):
+            name += f"[{part}]"
+            value = value[part] if isinstance(value, list) and part < len(value) else None
+        elif depth == 2 and loc[0] == "signals":
+            continue  # the tag of the union of signals
+        elif isinstance(value, dict):
+            name += f".{part}" if name else part
+            value = value.get(part)
+    return name
+
+
+def _short(value: Any, limit: int = 80) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    text = text if len(text) <= limit else text[: limit - 1] + "…"
+    return repr(text) if isinstance(value, str) else text

@@ -1,0 +1,211 @@
+"""How signals, summaries and task prompts become chat messages. The only place that truncates.
+
+A set of templates is a folder: ``set.toml``, ``signal.j2`` (one signal), and per use (``inference``, ``raw``,
+``generator``) a ``.system.j2`` and, for ``inference``, a ``.user.j2``. Sets that ship: ``nano`` (what the nano
+base was trained on) and ``default`` (English, for instruction-tuned LLMs). docs/data.md shows how to write one.
+"""
+
+import tomllib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined, TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from popi.errors import ConfigError
+from popi.signals.neutralise import neutralise
+from popi.signals.types import Message, Prompt, Signal
+
+SHIPPED = Path(__file__).parent / "templates"
+_FILES = ("signal.j2", "inference.system.j2", "inference.user.j2", "raw.system.j2", "generator.system.j2")
+_SETTINGS = {"delimiters": list, "separator": str, "empty": str, "single_line": bool}
+
+
+@dataclass(frozen=True)
+class Templates:
+    """A set of prompt templates.
+
+    Attributes:
+        name: `nano`, `default`, or the folder it was read from.
+        sources: file name → Jinja text.
+        delimiters: strings that users' text must not contain (see `neutralise`).
+        separator: what stands between two signals.
+        empty: what stands for no signals at all.
+        single_line: a signal is one line; white space inside users' text is folded.
+    """
+
+    name: str
+    sources: dict[str, str]
+    delimiters: tuple[str, ...] = ()
+    separator: str = "\n"
+    empty: str = "none"
+    single_line: bool = False
+
+    @classmethod
+    def load(cls, name_or_folder: str | Path) -> "Templates":
+        """Read a shipped set (`nano`, `default`) or a folder of one's own.
+
+        Raises:
+            ConfigError: no such set, a file of it is missing or not valid.
+        """
+        shipped = sorted(folder.name for folder in SHIPPED.iterdir() if folder.is_dir())
+        folder = SHIPPED / name_or_folder if str(name_or_folder) in shipped else Path(name_or_folder)
+        if not folder.is_dir():
+            allowed = ", ".join(shipped)
+            raise ConfigError(f"signals.template: {str(name_or_folder)!r} is neither one of {allowed} nor a folder")
+        try:
+            settings = tomllib.loads((folder / "set.toml").read_text(encoding="utf-8"))
+            sources = {file: (folder / file).read_text(encoding="utf-8").removesuffix("\n") for file in _FILES}
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise ConfigError(f"template set {folder}: {error}; it needs set.toml, {', '.join(_FILES)}") from None
+        for key, value in settings.items():
+            if key not in _SETTINGS or not isinstance(value, _SETTINGS[key]):
+                allowed = ", ".join(f"{name} ({kind.__name__})" for name, kind in _SETTINGS.items())
+                raise ConfigError(f"{folder / 'set.toml'}: {key} = {value!r} is not one of {allowed}")
+        settings["delimiters"] = tuple(settings.get("delimiters", ()))
+        # A folder is named in full: the name is saved with models, which are loaded from anywhere.
+        name = folder.name if folder.parent == SHIPPED else str(folder.resolve())
+        templates = cls(name=name, sources=sources, **settings)
+        try:
+            templates._compiled  # noqa: B018 - a template that does not parse should fail here, not at the first user
+        except TemplateError as error:
+            raise ConfigError(f"template set {folder}: {error}") from None
+        return templates
+
+    def guarding(self, special_tokens: Iterable[str]) -> "Templates":
+        """The same set, that also keeps a tokenizer's own special tokens out of users' text."""
+        return replace(self, delimiters=tuple(dict.fromkeys((*self.delimiters, *special_tokens))))
+
+    # -- the three prompts ------------------------------------------------------------------------------------
+
+    def inference_messages(self, signals: Sequence[Signal]) -> list[dict[str, str]]:
+        """What the inference model reads: the user's signals and the request to say what the user prefers."""
+        values = {"signals": self.signals_text(signals)}
+        request = {"role": "user", "content": self._render("inference.user.j2", **values)}
+        return _with_system(self._render("inference.system.j2", **values), [request])
+
+    def generator_messages(self, prompt: Prompt, summary: str | None) -> list[dict[str, str]]:
+        """What the generator reads. Without a summary (None or blank): the plain prompt, as the reference reads it."""
+        messages = self._prompt_messages(prompt)
+        if summary is None or not summary.strip():
+            return messages
+        return _with_system(self._render("generator.system.j2", summary=self._clean(summary.strip())), messages)
+
+    def raw_signals_messages(self, prompt: Prompt, signals: Sequence[Signal]) -> list[dict[str, str]]:
+        """The baseline: the generator reads the signals themselves in front of the task prompt."""
+        system = self._render("raw.system.j2", signals=self.signals_text(signals))
+        return _with_system(system, self._prompt_messages(prompt))
+
+    # -- signals ----------------------------------------------------------------------------------------------
+
+    def signal_text(self, signal: Signal) -> str:
+        """One signal as text."""
+        values: dict[str, Any] = {"type": signal.type, "rating": None}
+        for field in ("chosen", "rejected", "response", "edit", "text", "context"):
+            value = getattr(signal, field, None)
+            values[field] = None if value is None else self._clean(value)
+        prompt = getattr(signal, "prompt", None)
+        values["prompt"] = None if prompt is None else self._clean(_flat(prompt))
+        rating = getattr(signal, "rating", None)
+        if rating is not None:
+            values["rating"] = int(rating) if rating == int(rating) else rating
+        return self._render("signal.j2", **values).strip()
+
+    def signals_text(self, signals: Sequence[Signal]) -> str:
+        """All signals, in the order given."""
+        return self.separator.join(map(self.signal_text, signals)) if signals else self.empty
+
+    def fit(
+        self, signals: Sequence[Signal], budget: int, count: Callable[[str], int]
+    ) -> tuple[list[Signal], tuple[str, ...]]:
+        """Drop whole signals until the rest fits `budget` tokens.
+
+        First go signals that do not fit alone; then the oldest, one by one. Age is `time` where all signals
+        have one, else the order given (first is oldest).
+
+        Args:
+            signals: a user's signals.
+            budget: most tokens of all rendered signals together.
+            count: text → tokens, as the inference model's tokenizer counts.
+
+        Returns:
+            The kept signals in the order given; what was dropped, in the order given: a signal's id, or
+            ``#3`` for the third signal where it has none.
+        """
+        texts = [self.signal_text(signal) for signal in signals]
+        costs = [count(text) for text in texts]
+        kept = {index for index, cost in enumerate(costs) if cost <= budget}
+        # Separators and tokens across signals' borders count too: the sum finds a start, the whole text decides.
+        by_age = [index for index in _oldest_first(signals) if index in kept]
+        total = sum(costs[index] for index in by_age)
+        position = 0
+        while total > budget:
+            total -= costs[by_age[position]]
+            kept.discard(by_age[position])
+            position += 1
+        while kept and count(self.separator.join(texts[index] for index in sorted(kept))) > budget:
+            kept.discard(by_age[position])
+            position += 1
+        dropped = tuple(signals[i].id or f"#{i + 1}" for i in range(len(signals)) if i not in kept)
+        return [signals[index] for index in sorted(kept)], dropped
+
+    # -- inside -----------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _compiled(self) -> dict[str, Any]:
+        environment: Environment = ImmutableSandboxedEnvironment(
+            undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
+        )
+        return {file: environment.from_string(source) for file, source in self.sources.items()}
+
+    def _render(self, file: str, **values: Any) -> str:
+        try:
+            return self._compiled[file].render(values)
+        except TemplateError as error:
+            raise ConfigError(f"template set {self.name!r}, {file}: {error}") from None
+
+    def _clean(self, text: str) -> str:
+        return neutralise(text, self.delimiters, single_line=self.single_line)
+
+    def _prompt_messages(self, prompt: Prompt) -> list[dict[str, str]]:
+        # A task prompt keeps its lines and may speak of the block's tags: it stands outside of the block.
+        if isinstance(prompt, str):
+            return [{"role": "user", "content": neutralise(prompt)}]
+        return [{"role": message.role, "content": neutralise(message.content)} for message in prompt]
+
+
+def _with_system(text: str, messages: list[dict[str, str]]) -> list[dict[str, str]]:
+    """`text` as system message; joined with the prompt's own, since chat templates allow but one."""
+    if not text:
+        return messages
+    if messages and messages[0]["role"] == "system":
+        first, *messages = messages
+        text = f"{text}\n\n{first['content']}"
+    return [{"role": "system", "content": text}, *messages]
+
+
+def _flat(prompt: str | list[Message]) -> str:
+    """A task prompt inside a signal: a lone user message as it is, several with their roles."""
+    if isinstance(prompt, str):
+        return prompt
+    if len(prompt) == 1 and prompt[0].role == "user":
+        return prompt[0].content
+    return "\n".join(f"{message.role}: {message.content}" for message in prompt)
+
+
+def _seconds(time: str | float) -> float:
+    if not isinstance(time, str):
+        return float(time)
+    moment = datetime.fromisoformat(time)
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def _oldest_first(signals: Sequence[Signal]) -> list[int]:
+    times = [signal.time for signal in signals]
+    known = [_seconds(time) for time in times if time is not None]
+    order = list(range(len(signals)))
+    return sorted(order, key=known.__getitem__) if len(known) == len(signals) else order

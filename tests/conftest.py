@@ -1,0 +1,70 @@
+"""Fixtures shared by all tests."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+# No test may reach a model hub; set before anything imports huggingface_hub.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# The tests' tensors are tiny: a second thread only waits, and waits long where the machine is busy.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a random Llama of a few thousand weights that speaks the nano world's tokens."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from popi.nano.tokenizer import build_tokenizer
+
+    tokenizer = build_tokenizer()
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        initializer_range=0.2,  # so that what it reads shows in what it says
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(config)
+    folder = tmp_path_factory.mktemp("tiny") / "base"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "popi.json").write_text('{"template": "nano"}')
+    return folder
+
+from pathlib import Path  # noqa: E402
+
+import pytest  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def random_nano(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the nano tokenizer and a tiny Llama of random, far from uniform weights."""
+    import torch
+
+    from popi.nano.recipe import Recipe, new_model
+    from popi.nano.tokenizer import build_tokenizer
+
+    folder = tmp_path_factory.mktemp("random_nano")
+    tokenizer = build_tokenizer()
+    model = new_model(Recipe(hidden_size=32, layers=2, heads=4), len(tokenizer))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter.mul_(5.0)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "popi.json").write_text('{"template": "nano", "max_tokens": 12}')
+    return folder

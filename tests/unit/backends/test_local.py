@@ -1,0 +1,108 @@
+"""Loading, encoding and generating with a local model, against transformers' own."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from popi.backends.local import LocalModel, pick
+from popi.errors import ModelError
+
+PROMPTS = ["tell me about bees.", "explain.", "how do i start with piano and with kites?"]
+
+
+@pytest.fixture(scope="module")
+def local(random_nano: Path) -> LocalModel:
+    return LocalModel.load(random_nano)
+
+
+def prompts(local: LocalModel) -> list[list[int]]:
+    return [local.encode_chat([{"role": "user", "content": text}]) for text in PROMPTS]
+
+
+def test_greedy_equals_transformers_generate(local: LocalModel, random_nano: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(random_nano, dtype=torch.float32)
+    for prompt, ours in zip(prompts(local), local.generate(prompts(local), max_new_tokens=12), strict=True):
+        ids = torch.tensor([prompt])
+        theirs = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False)
+        theirs = theirs[0, len(prompt) :].tolist()
+        assert ours == [theirs[: theirs.index(local.end_id) + 1] if local.end_id in theirs else theirs]
+
+
+def test_samples_follow_the_model(local: LocalModel) -> None:
+    """First sampled tokens of one prompt come as often as the softmax says (4000 draws, five likeliest tokens)."""
+    torch.manual_seed(0)
+    prompt = prompts(local)[0]
+    drawn = local.generate([prompt], n=4000, max_new_tokens=1, temperature=1.5)[0]
+    probs = torch.softmax(local.model(torch.tensor([prompt])).logits[0, -1] / 1.5, -1)
+    for p, token in zip(*probs.topk(5), strict=True):
+        share = sum(ids[0] == int(token) for ids in drawn) / 4000
+        assert abs(share - float(p)) < 4 * (float(p) * (1 - float(p)) / 4000) ** 0.5 + 1e-3
+
+
+def test_sampling_is_seeded_and_grouped(local: LocalModel) -> None:
+    torch.manual_seed(1)
+    first = local.generate(prompts(local), n=3, max_new_tokens=6, temperature=1.0)
+    torch.manual_seed(1)
+    assert first == local.generate(prompts(local), n=3, max_new_tokens=6, temperature=1.0)
+    assert [len(group) for group in first] == [3, 3, 3]
+    assert len({tuple(ids) for group in first for ids in group}) > 3
+
+
+def test_generation_leaves_the_models_mode_alone(local: LocalModel) -> None:
+    local.model.train()
+    local.generate(prompts(local), max_new_tokens=2)
+    assert local.model.training
+    local.model.eval()
+
+
+def test_nucleus_by_hand() -> None:
+    """Probabilities .5 .3 .15 .05: a nucleus of 0.7 is the first two tokens, of 0.4 the first alone."""
+    logits = torch.log(torch.tensor([[0.15, 0.5, 0.05, 0.3]])).repeat(2000, 1)
+    torch.manual_seed(0)
+    drawn = pick(logits, 1.0, 0.7)
+    assert set(drawn.tolist()) == {1, 3}
+    assert abs(float((drawn == 1).float().mean()) - 0.5 / 0.8) < 0.04
+    assert set(pick(logits, 1.0, 0.4).tolist()) == {1}
+    assert set(pick(logits, 0.0, 1.0).tolist()) == {1}
+
+
+def test_text_is_cut_at_the_end_of_turn(local: LocalModel) -> None:
+    ids = local.encode_response("tell me about bees.")
+    assert ids[-1] == local.end_id
+    assert local.decode([*ids, *ids]) == "tell me about bees."
+
+
+def test_save_and_load_without_popi(local: LocalModel, tmp_path: Path) -> None:
+    local.save(tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    ids = tokenizer("explain bees.", return_tensors="pt")["input_ids"]
+    torch.testing.assert_close(model(ids).logits, local.model(ids).logits)
+    assert LocalModel.load(tmp_path).settings == local.settings == {"template": "nano", "max_tokens": 12}
+
+
+def test_no_chat_template_is_refused_with_the_way_out(random_nano: Path, tmp_path: Path) -> None:
+    local = LocalModel.load(random_nano)
+    local.tokenizer.chat_template = None
+    local.save(tmp_path)
+    with pytest.raises(ModelError, match=r"no chat template.*model\.chat_template="):
+        LocalModel.load(tmp_path)
+    template = "{% for m in messages %}{{ m['content'] }}<|end|>{% endfor %}"
+    (tmp_path / "mine.jinja").write_text(template)
+    for given in (template, str(tmp_path / "mine.jinja")):
+        assert LocalModel.load(tmp_path, chat_template=given).end_id == local.end_id
+    with pytest.raises(ModelError, match="neither Jinja text nor a readable file"):
+        LocalModel.load(tmp_path, chat_template="nowhere.jinja")
+    with pytest.raises(ModelError, match="fails on a plain conversation"):
+        LocalModel.load(tmp_path, chat_template="{{ raise_exception('no') }}")
+
+
+def test_what_is_not_a_model_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="can't be loaded as a causal LM"):
+        LocalModel.load(tmp_path / "nothing")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "no-such-thing"}))
+    with pytest.raises(ModelError, match="can't be loaded as a causal LM"):
+        LocalModel.load(tmp_path)

@@ -1,0 +1,100 @@
+"""The nano base's tokenizer, tasks and recipe; and that the shipped weights are the recipe's."""
+
+import hashlib
+import json
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from popi.backends.local import NANO, LocalModel
+from popi.nano import truth
+from popi.nano.recipe import Recipe, build, recipe_hash
+from popi.nano.tasks import Writer, poor_summary, stated
+from popi.nano.tokenizer import SPECIAL, build_tokenizer
+from popi.nano.world import make_users, split_of
+from popi.signals.render import Templates
+
+
+@pytest.fixture(scope="module")
+def writer() -> Writer:
+    return Writer(build_tokenizer(), Templates.load("nano"))
+
+
+def test_every_text_of_the_world_survives_the_tokenizer(writer: Writer) -> None:
+    tokenizer = writer.tokenizer
+    for user in make_users(50, 0, "train") + make_users(50, 0, "test"):
+        for target in user.user.targets:
+            for text in (target.prompt, target.chosen, target.rejected):
+                ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+                assert tokenizer.unk_token_id not in ids
+                assert not any(token.startswith("##") for token in tokenizer.convert_ids_to_tokens(ids)), text
+                assert "".join(tokenizer.decode(ids).split()) == "".join(text.split())
+
+
+def test_foreign_words_become_letters_not_unknown(writer: Writer) -> None:
+    tokenizer = writer.tokenizer
+    assert tokenizer.tokenize("zebra42!") == ["z", "##e", "##b", "##r", "##a", "##4", "##2", "!"]
+    assert tokenizer.decode(tokenizer("zebra42!", add_special_tokens=False)["input_ids"]) == "zebra42!"
+
+
+def test_special_tokens_have_the_ids_that_the_model_config_names() -> None:
+    tokenizer = build_tokenizer()
+    assert [tokenizer.convert_tokens_to_ids(token) for token in SPECIAL] == list(range(6))
+    assert (tokenizer.pad_token_id, tokenizer.eos_token_id) == (0, 5)
+
+
+def test_rows_read_as_the_chat_template_writes(writer: Writer) -> None:
+    """Root, turn and answer of a branch, joined, are what the tokenizer makes of the conversation."""
+    tokenizer, rng = writer.tokenizer, Random(0)
+    for row in (writer.follow(rng), writer.user(rng, 2)):
+        for answer in (s for s in row[2:] if s.scored):
+            turn = row[answer.parent or 0]
+            ids = [*row[0].ids, *row[1].ids, *turn.ids, *answer.ids]
+            special = [t for t in tokenizer.convert_ids_to_tokens(ids) if t in SPECIAL]
+            assert special == ["<|system|>", "<|end|>", "<|user|>", "<|end|>", "<|assistant|>", "<|end|>"]
+    plain = writer.plain(rng)
+    assert tokenizer.convert_ids_to_tokens(plain[0].ids) == ["<|user|>"]
+
+
+def test_poor_summaries_are_fluent_but_poorly_chosen() -> None:
+    rng = Random(0)
+    named = right = true = 0
+    for user in make_users(300, 0, "train"):
+        found = truth.named_attributes(poor_summary(user, rng))
+        assert len(found) <= 4
+        named += len(found)
+        right += len(found & set(user.preferences.items()))
+        true += len(user.preferences)
+    assert 0.3 < right / named < 0.75 and right / true < 0.6
+
+
+def test_stated_preferences_leave_the_test_combinations_alone() -> None:
+    rng = Random(1)
+    drawn = [dict(stated(rng)) for _ in range(2000)]
+    assert {len(d) for d in drawn} == {0, 1, 2, 3, 4, 5}
+    assert all(split_of(d) == "train" for d in drawn if len(d) in (2, 3))
+
+
+def test_hash_follows_settings() -> None:
+    assert recipe_hash(Recipe()) == recipe_hash(Recipe()) != recipe_hash(Recipe(seed=1))
+
+
+def test_shipped_weights_are_the_recipes() -> None:
+    """Fails when the world, the tasks, the templates or the recipe change and the base is not built anew."""
+    facts = json.loads((NANO / "recipe.json").read_text())
+    assert facts["hash"] == recipe_hash(Recipe()), "run `popi nano build` and commit the result"
+    assert facts["weights"] == hashlib.sha256((NANO / "model.safetensors").read_bytes()).hexdigest()
+    assert sum(f.stat().st_size for f in NANO.iterdir()) < 10e6
+    assert sum(p.numel() for p in LocalModel.load("nano").model.parameters()) <= 4e6
+
+
+def test_building_is_seeded(tmp_path: Path) -> None:
+    tiny = Recipe(hidden_size=32, layers=1, heads=2, steps=2, contrast_steps=1, users_per_step=1, short_rows_per_step=4)
+    losses: list[float] = []
+    a = build(tmp_path / "a", tiny, lambda step, parts: losses.append(parts["users"]))
+    b = build(tmp_path / "b", tiny)
+    assert len(losses) == 2
+    assert (a / "model.safetensors").read_bytes() == (b / "model.safetensors").read_bytes()
+    local = LocalModel.load(a)
+    assert local.templates().name == "nano" and local.tokenizer.convert_ids_to_tokens([local.end_id]) == ["<|end|>"]

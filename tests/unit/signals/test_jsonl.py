@@ -1,0 +1,170 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from popi.errors import DataError
+from popi.signals.jsonl import Problem, read_lines, read_users, write_rows, write_users
+from popi.signals.types import InteractionSignal, Message, PairSignal, PostSignal, StatementSignal, TargetPair, User
+
+PAIR = {"type": "pair", "prompt": "p", "chosen": "c", "rejected": "r"}
+
+
+def user(**fields: Any) -> dict[str, Any]:
+    return {"user_id": "a", "signals": [PAIR], **fields}
+
+
+def signal(**fields: Any) -> dict[str, Any]:
+    return user(signals=[{k: v for k, v in {**PAIR, **fields}.items() if v is not ...}])
+
+
+def problems(path: Path, line: Any) -> list[Problem]:
+    path.write_bytes(line if isinstance(line, bytes) else json.dumps(line).encode() + b"\n")
+    [(number, found)] = read_lines(path)
+    assert number == 1
+    assert isinstance(found, list), found
+    return found
+
+
+@pytest.mark.parametrize(
+    ("line", "field", "message", "arrived"),
+    [
+        (b"{", "", "Invalid JSON", "{"),
+        (b"nonsense\n", "", "Invalid JSON", "nonsense"),
+        (b'{"user_id": "\xff", "signals": []}', "", "", ""),
+        (b'{"user_id": "\\ud800", "signals": []}', "", "Invalid JSON", "ud800"),
+        ([], "", "must be a JSON object with user_id, signals, targets", "[]"),
+        ({"signals": []}, "user_id", "required", ""),
+        ({"user_id": "a"}, "signals", "required", ""),
+        (user(user_id=5), "user_id", "must be text", "5"),
+        (user(user_id=" "), "user_id", "must not be empty", "' '"),
+        (user(age=3), "age", "no such field", "3"),
+        (user(signals={}), "signals", "valid", "{}"),
+        (user(signals=["likes cats"]), "signals[0]", "must be a JSON object", "likes cats"),
+        (user(signals=[PAIR, {"text": "x"}]), "signals[1]", "has no type; allowed: pair, interaction", "text"),
+        (user(signals=[{"type": "tweet"}]), "signals[0].type", "no such signal type; allowed: 'pair'", "tweet"),
+        (signal(chosen=...), "signals[0].chosen", "required", ""),
+        (signal(chosen=""), "signals[0].chosen", "must not be empty", "''"),
+        (signal(chosen=None), "signals[0].chosen", "must be text", "null"),
+        (signal(prompt=7), "signals[0].prompt", "must be text or a list of chat messages", "7"),
+        (signal(prompt=[]), "signals[0].prompt", "must not be empty", "[]"),
+        (signal(prompt=[{"role": "tool", "content": "x"}]), "signals[0].prompt[0].role", "'user'", "tool"),
+        (signal(prompt=[{"role": "user"}]), "signals[0].prompt[0].content", "required", ""),
+        (signal(pair=1), "signals[0].pair", "no such field", "1"),
+        (signal(time="yesterday"), "signals[0].time", "ISO 8601", "yesterday"),
+        (signal(id=5), "signals[0].id", "must be text", "5"),
+        (user(targets=[{"prompt": "p", "chosen": "c"}]), "targets[0].rejected", "required", ""),
+        (
+            user(signals=[{"type": "interaction", "prompt": "p", "response": "r", "rating": "5"}]),
+            "signals[0].rating",
+            "number",
+            "'5'",
+        ),
+        (
+            b'{"user_id": "a", "signals": [{"type": "interaction", "prompt": "p", "response": "r", "rating": NaN}]}',
+            "signals[0].rating",
+            "finite",
+            "NaN",
+        ),
+    ],
+)
+def test_a_bad_line_names_field_reason_and_what_arrived(
+    tmp_path: Path, line: Any, field: str, message: str, arrived: str
+) -> None:
+    [problem] = problems(tmp_path / "users.jsonl", line)
+    assert (problem.line, problem.kind, problem.field) == (1, "bad line", field)
+    assert message in problem.message
+    assert arrived in problem.arrived
+
+
+def test_every_wrong_field_of_a_line_is_named(tmp_path: Path) -> None:
+    found = problems(tmp_path / "u", {"signals": [{**PAIR, "chosen": "", "extra": 1}, {"type": "post"}]})
+    assert [problem.field for problem in found] == [
+        "user_id",
+        "signals[0].chosen",
+        "signals[0].extra",
+        "signals[1].text",
+    ]
+
+
+def test_what_arrived_is_shortened(tmp_path: Path) -> None:
+    [problem] = problems(tmp_path / "u", user(age="x" * 10_000))
+    assert len(str(problem)) < 200
+
+
+def test_users_survive_writing_and_reading(tmp_path: Path) -> None:
+    users = [
+        User(
+            user_id="ä\u2028b",
+            signals=[
+                PairSignal(id="1", time=12.5, prompt="p", chosen="c\nc", rejected="r"),
+                InteractionSignal(
+                    time="2026-01-31T08:00:00Z",
+                    prompt=[Message(role="system", content="s"), Message(role="user", content="u")],
+                    response="r",
+                    rating=4,
+                    edit="e",
+                ),
+                PostSignal(text="t", context="c"),
+            ],
+            targets=[TargetPair(prompt="p2", chosen="c", rejected="r")],
+        ),
+        User(user_id="b", signals=[]),
+    ]
+    path = tmp_path / "users.jsonl"
+    write_users(path, users)
+    assert read_users(path) == users
+    assert "null" not in path.read_text()
+
+
+def test_bom_blank_lines_and_windows_line_ends_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "users.jsonl"
+    line = json.dumps(user()).encode()
+    path.write_bytes(b"\xef\xbb\xbf" + line + b"\r\n\r\n" + line)
+    assert len(read_users(path)) == 2
+    assert [number for number, _ in read_lines(path)] == [1, 3]
+
+
+def test_reading_bad_lines_lists_them_and_stops_listing(tmp_path: Path) -> None:
+    path = tmp_path / "users.jsonl"
+    path.write_text(json.dumps(user()) + "\n" + "{\n" * 30)
+    with pytest.raises(DataError) as error:
+        read_users(path)
+    text = str(error.value)
+    assert "30 problems" in text
+    assert "line 2: " in text and "line 1: " not in text
+    assert "and 10 more" in text
+
+
+def test_an_empty_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "users.jsonl"
+    path.write_text("\n")
+    with pytest.raises(DataError, match="no users"):
+        read_users(path)
+
+
+def test_nothing_is_overwritten_and_nothing_half_written(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    write_rows(path, [{"a": 1}])
+    with pytest.raises(DataError, match="--force"):
+        write_rows(path, [{"a": 2}])
+    assert path.read_text() == '{"a": 1}\n'
+
+    def rows() -> Any:
+        yield {"a": 3}
+        raise RuntimeError("midway")
+
+    with pytest.raises(RuntimeError, match="midway"):
+        write_rows(path, rows(), force=True)
+    assert path.read_text() == '{"a": 1}\n'
+    assert list(tmp_path.iterdir()) == [path]
+    write_rows(path, [{"a": 4}], force=True)
+    assert path.read_text() == '{"a": 4}\n'
+
+
+def test_writing_where_nothing_can_be_written_is_a_message(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="can't be written"):
+        write_users(tmp_path / "missing" / "out.jsonl", [User(user_id="a", signals=[StatementSignal(text="x")])])
+    with pytest.raises(DataError, match="is a folder"):
+        write_rows(tmp_path, [])

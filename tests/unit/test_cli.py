@@ -1,0 +1,191 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from popi import cli
+from popi.errors import RunError
+
+GOOD = {"user_id": "a", "signals": [{"type": "statement", "text": "keep it short"}]}
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Run `popi ARGS`: (exit code, stdout, stderr)."""
+
+    def call(*args: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["popi", *map(str, args)])
+        with pytest.raises(SystemExit) as done:
+            cli.main()
+        captured = capsys.readouterr()
+        code = done.value.code
+        return int(code or 0), captured.out, captured.err
+
+    return call
+
+
+def write(path: Path, *rows: Any) -> Path:
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return path
+
+
+def test_help_names_every_command(run: Any) -> None:
+    code, out, _ = run("--help")
+    assert code == 0
+    for command in ("demo", "train", "infer", "generate", "evaluate", "report", "data", "nano"):
+        assert command in out
+
+
+def test_version(run: Any) -> None:
+    import popi
+
+    assert run("--version") == (0, popi.__version__ + "\n", "")
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["train", "nowhere.toml"], "nowhere.toml"),
+        (["infer", "users.jsonl", "--run", "nowhere"], "users.jsonl"),
+        (["infer", "users.jsonl"], "--run"),
+        (["infer", "users.jsonl", "--run", "a", "--model", "b"], "one of the two"),
+        (["generate", "hello"], "--run"),
+        (["evaluate", "--run", "nowhere"], "nowhere"),
+        (["report", "nowhere"], "nowhere"),
+        (["data", "check", "nowhere.jsonl"], "nowhere.jsonl"),
+        (["data", "check", "."], "can't be read"),
+        (["nonsense"], "nonsense"),
+    ],
+)
+def test_bad_input_is_one_message_and_exit_code_2(
+    run: Any, args: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(*args)
+    assert code == 2
+    assert words in err
+    assert "Traceback" not in err + out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wrong_setting_is_refused_before_anything_is_made(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = write(tmp_path / "c.toml", 'name = "x"')
+    code, _, err = run("train", config, "training.inference.steps=none")
+    assert code == 2
+    assert "training.inference.steps" in err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_infer_leaves_an_existing_file_alone(run: Any, tmp_path: Path) -> None:
+    users = write(tmp_path / "users.jsonl", GOOD)
+    kept = write(tmp_path / "out.jsonl", "precious")
+    code, _, err = run("infer", users, "--run", tmp_path / "nowhere", "--out", kept)
+    assert code == 2
+    assert "--force" in err
+    assert kept.read_text() == "precious\n"
+
+
+def test_infer_with_bad_users_overwrites_nothing_even_with_force(run: Any, tmp_path: Path) -> None:
+    users = write(tmp_path / "users.jsonl", GOOD, "{")
+    kept = write(tmp_path / "out.jsonl", "precious")
+    code, _, err = run("infer", users, "--model", "nano", "--out", kept, "--force")
+    assert code == 2
+    assert "line 2" in err
+    assert kept.read_text() == "precious\n"
+
+
+class FakeInferenceModel:
+    @classmethod
+    def from_pretrained(cls, name: str, **_: Any) -> "FakeInferenceModel":
+        return cls()
+
+    def summarize_many(self, users: list[Any], progress: Any = None) -> list[Any]:
+        from popi.summary import Summary
+
+        return [Summary(f"likes {len(signals)}", 2, len(signals), ("#1",)) for signals in users]
+
+
+def test_infer_writes_one_line_a_user(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = pytest.importorskip("popi.inference_model")
+    monkeypatch.setattr(module, "InferenceModel", FakeInferenceModel)
+    users = write(tmp_path / "users.jsonl", GOOD, {"user_id": "b", "signals": []})
+    code, out, _ = run("infer", users, "--model", "fake")
+    wanted = [
+        {"user_id": "a", "summary": "likes 1", "tokens": 2, "signals_used": 1, "signals_dropped": ["#1"]},
+        {"user_id": "b", "summary": "likes 0", "tokens": 2, "signals_used": 0, "signals_dropped": ["#1"]},
+    ]
+    assert (code, [json.loads(line) for line in out.splitlines()]) == (0, wanted)
+    code, out, _ = run("infer", users, "--model", "fake", "--out", tmp_path / "out.jsonl")
+    assert (code, out) == (0, "")
+    assert [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()] == wanted
+
+
+def test_data_check_reports_every_line_and_exits_with_2(run: Any, tmp_path: Path) -> None:
+    users = write(tmp_path / "users.jsonl", "{", GOOD, {"user_id": "b"}, GOOD)
+    code, out, _ = run("data", "check", users)
+    assert code == 2
+    for words in ("line 1", "line 3, signals: required", "line 4, user_id: user 'a' already stands on line 2"):
+        assert words in out
+
+
+def test_data_check_of_a_good_file(run: Any, tmp_path: Path) -> None:
+    code, out, _ = run("data", "check", write(tmp_path / "users.jsonl", GOOD))
+    assert (code, "no problems" in out) == (0, True)
+
+
+def test_data_check_against_another_split(run: Any, tmp_path: Path) -> None:
+    train, test = write(tmp_path / "train.jsonl", GOOD), write(tmp_path / "test.jsonl", GOOD)
+    code, out, _ = run("data", "check", train, "--against", test)
+    assert code == 2
+    assert str(test) in out
+
+
+def test_nano_build_refuses_an_existing_folder(run: Any, tmp_path: Path) -> None:
+    code, _, err = run("nano", "build", "--out", tmp_path)
+    assert (code, str(tmp_path) in err) == (2, True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_refusal_deep_inside_is_a_message(run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    module = pytest.importorskip("popi.training.train")
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise RunError("this run exists")
+
+    monkeypatch.setattr(module, "train", refuse)
+    assert run("train", write(tmp_path / "c.toml", "")) == (2, "", "popi: this run exists\n")
+
+
+def test_without_the_training_packages_the_message_says_what_to_install(
+    run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(cli.importlib.util, "find_spec", lambda name: None)
+    code, _, err = run("train", write(tmp_path / "c.toml", ""))
+    assert (code, "popi[train]" in err) == (2, True)
+
+
+def test_ctrl_c_is_130(tmp_path: Path) -> None:
+    """`popi data check` on a pipe that never ends, interrupted."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    # An interrupt must reach the process even where this one's parent set it to be ignored.
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        f"import sys; sys.argv = ['popi', 'data', 'check', {str(pipe)!r}]\n"
+        "from popi.cli import main; main()"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    with open(pipe, "w") as writer:  # returns once the command reads
+        writer.write("{\n")
+        writer.flush()
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    assert (process.returncode, "Traceback" in err) == (130, False)

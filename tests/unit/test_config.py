@@ -1,0 +1,103 @@
+import json
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from popi.config import RunConfig, load_config, resolve
+from popi.errors import ConfigError
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.toml"))
+
+
+def sections(model: type[BaseModel]) -> list[type[BaseModel]]:
+    inner = [field.annotation for field in model.model_fields.values()]
+    nested = [kind for kind in inner if isinstance(kind, type) and issubclass(kind, BaseModel)]
+    return [model, *(found for kind in nested for found in sections(kind))]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_every_shipped_config_is_valid(path: Path) -> None:
+    assert load_config(path).name
+
+
+@pytest.mark.parametrize("section", sections(RunConfig), ids=lambda section: section.__name__)
+def test_every_setting_is_documented(section: type[BaseModel]) -> None:
+    assert [name for name, field in section.model_fields.items() if not field.description] == []
+
+
+def test_overrides_win_over_the_file_and_keep_their_types(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text('name = "a"\n[training.inference]\nsteps = 3\ngroup_size = 4\n')
+    config = load_config(
+        file,
+        [
+            "training.inference.steps=7",
+            "name=my-run",
+            'training.orders=["alternating"]',
+            "training.gradient_checkpointing=true",
+        ],
+    )
+    assert (config.training.inference.steps, config.training.inference.group_size) == (7, 4)
+    assert (config.name, config.training.orders) == ("my-run", ["alternating"])
+    assert config.training.gradient_checkpointing is True
+    assert config.directory == Path("runs/my-run")
+
+
+def test_a_saved_config_reads_back_as_the_same_run(tmp_path: Path) -> None:
+    config = load_config(None, ["seed=3", "training.inference.kl=0.5"])
+    saved = tmp_path / "config.json"
+    saved.write_text(config.model_dump_json())
+    assert load_config(saved) == config
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("training.inference.step=3", ["training.inference.step", "no such setting", "steps", "users_per_step"]),
+        ("trainin.steps=3", ["trainin", "no such setting", "training", "model"]),
+        ("training.inference.steps=many", ["training.inference.steps", "many"]),
+        ("training.inference.steps=0", ["training.inference.steps", "greater than 0", "got 0"]),
+        ("training.generator.loss=kto", ["training.generator.loss", "'dpo' or 'ipo'", "kto"]),
+        ("training.generator.label_smoothing=0.5", ["label_smoothing", "less than 0.5", "0.5"]),
+        ("seed", ["'seed'", "section.key=value"]),
+        ("=3", ["section.key=value"]),
+        ("seed.more=3", ["seed"]),
+    ],
+)
+def test_a_wrong_key_type_or_value_names_itself_and_what_is_allowed(override: str, words: list[str]) -> None:
+    with pytest.raises(ConfigError) as error:
+        load_config(None, [override])
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_an_override_below_a_setting_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text("seed = 1\n")
+    with pytest.raises(ConfigError, match="is a setting, not a section"):
+        load_config(file, ["seed.more=3"])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.toml", b"seed = \n", "not valid TOML"),
+        ("a.json", b"{", "not valid JSON"),
+        ("a.toml", b"\xff\xfe", "can't be read"),
+        ("a.json", json.dumps({"seed": "x"}).encode(), "seed"),
+    ],
+)
+def test_a_bad_file_is_named(tmp_path: Path, name: str, content: bytes, words: str) -> None:
+    file = tmp_path / name
+    file.write_bytes(content)
+    with pytest.raises(ConfigError, match=words) as error:
+        load_config(file)
+    assert str(file) in str(error.value)
+
+
+def test_all_wrong_settings_are_named_at_once() -> None:
+    with pytest.raises(ConfigError) as error:
+        resolve({"seed": -1, "data": {"train_users": "few", "sauce": "nano"}})
+    for name in ("seed", "data.train_users", "data.sauce"):
+        assert name in str(error.value)

@@ -1,0 +1,84 @@
+"""Imports run one way along the line signals -> inference model -> generator, and torch comes in late."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import popi
+
+SOURCE = Path(popi.__file__).parent
+HEAVY = ("torch", "transformers", "trl", "peft", "datasets", "numpy", "pandas", "matplotlib")
+FORBIDDEN = {
+    # part: what it may not import, at any depth of its code
+    "signals": (
+        "training",
+        "evaluation",
+        "nano",
+        "backends",
+        "inference_model",
+        "generator",
+        "scoring",
+        "cli",
+        "config",
+    ),
+    "errors": ("",),
+    "summary": ("",),
+    "config": ("signals", "training", "evaluation", "nano", "backends", "inference_model", "generator", "scoring"),
+    "backends": ("training", "evaluation", "inference_model", "generator", "scoring", "nano"),
+    "inference_model": ("training", "evaluation", "generator", "scoring", "nano", "cli"),
+    "generator": ("training", "evaluation", "inference_model", "nano", "cli"),
+    "tree": ("training", "evaluation", "inference_model", "generator", "nano", "signals", "backends"),
+    "scoring": ("training", "evaluation", "inference_model", "generator", "nano", "cli"),
+    "training": ("evaluation", "demo", "cli"),
+    "evaluation": ("demo", "cli"),
+}
+
+
+def imported(file: Path) -> set[str]:
+    """Names of popi's modules that a file imports, functions' bodies included."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            found.add(str(node.module))
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name for name in found if name.split(".")[0] == "popi"}
+
+
+@pytest.mark.parametrize("part", FORBIDDEN)
+def test_direction_of_imports(part: str) -> None:
+    files = [SOURCE / f"{part}.py"] if (SOURCE / f"{part}.py").exists() else sorted((SOURCE / part).rglob("*.py"))
+    assert files
+    for file in files:
+        for name in imported(file):
+            for other in FORBIDDEN[part]:
+                if part in ("errors", "summary"):
+                    assert name.startswith("popi.errors"), f"{file.name} imports {name}"
+                assert not (f"{name}.".startswith(f"popi.{other}.") and other), f"{file.name} imports {name}"
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import popi; popi.Summary; popi.User; popi.read_users; popi.Templates; popi.load_config",
+        "import popi.config",
+        "import popi.cli",
+        "import popi.signals.check, popi.signals.schema, popi.signals.render, popi.signals.jsonl",
+        "import sys; sys.argv = ['popi', '--help']\nfrom popi.cli import main\ntry: main()\nexcept SystemExit: pass",
+    ],
+)
+def test_no_torch_before_a_command_needs_it(statement: str) -> None:
+    check = f"{statement}\nimport sys\nprint('HEAVY', [name for name in {HEAVY} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith("HEAVY []")
+
+
+def test_every_public_name_has_a_home() -> None:
+    assert set(popi.__all__) == set(popi._MODULE_OF)
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        _ = popi.Nothing
