@@ -199,14 +199,18 @@ def data_check(
 def nano_build(
     output: Annotated[Path, typer.Option("--out", help="Folder to make.")] = Path("runs/nano-base"),
     seed: Annotated[int, typer.Option(min=0, help="Seeds weights and data; the shipped base has seed 0.")] = 0,
+    hidden_size: Annotated[int | None, typer.Option(min=16, help="Width; the shipped base's if not given.")] = None,
+    layers: Annotated[int | None, typer.Option(min=1, help="Depth; the shipped base's if not given.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps; the shipped base's if not given.")] = None,
 ) -> None:
-    """Train the nano base from scratch (about half an hour on two cores)."""
+    """Train a nano base from scratch (the shipped one: about half an hour on two cores)."""
     if output.exists():
         raise RunError(f"{output}: exists and is left as it is; name another folder with --out")
     _need_training()
     from popi.nano.recipe import Recipe, build
 
-    recipe = Recipe(seed=seed)
+    given = {"hidden_size": hidden_size, "layers": layers, "steps": steps}
+    recipe = Recipe(seed=seed, **{name: value for name, value in given.items() if value is not None})
     with _progress() as progress:
         task = progress.add_task("steps", total=recipe.steps)
         build(output, recipe, on_step=lambda step, _losses: progress.update(task, completed=step + 1))

@@ -1,13 +1,15 @@
 """A local causal LM with its tokenizer and chat template: load, encode, generate, save."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers.utils import logging as transformers_logging
 
 from popi.errors import ModelError
 from popi.signals.render import Templates
@@ -19,6 +21,18 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 def model_path(name: str | Path) -> str:
     """`nano` is the base shipped with popi; anything else is a folder or a hub id."""
     return str(NANO) if str(name) == "nano" else str(name)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' own bars: popi draws its own, and they would break into each other."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
 
 
 def _read_template(template: str | None) -> str | None:
@@ -74,12 +88,13 @@ class LocalModel:
         small = device == "cpu" or not torch.cuda.is_bf16_supported()
         torch_dtype = DTYPES["float32" if small else "bfloat16"] if dtype == "auto" else DTYPES[dtype]
         try:
-            tokenizer = AutoTokenizer.from_pretrained(path)
-            model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch_dtype, attn_implementation="sdpa")
-            if adapter is not None:
-                from peft import PeftModel
+            with quiet():
+                tokenizer = AutoTokenizer.from_pretrained(path)
+                model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch_dtype, attn_implementation="sdpa")
+                if adapter is not None:
+                    from peft import PeftModel
 
-                model = PeftModel.from_pretrained(model, str(adapter))
+                    model = PeftModel.from_pretrained(model, str(adapter))
         except (OSError, ValueError, KeyError) as error:
             reason = str(error).strip().splitlines()[0]
             raise ModelError(f"{name_or_path}: can't be loaded as a causal LM ({reason})") from None
@@ -203,7 +218,8 @@ class LocalModel:
 
     def save(self, path: str | Path) -> None:
         """An ordinary Hugging Face folder (or adapter folder), loadable without popi; plus `popi.json`."""
-        self.model.save_pretrained(path)
+        with quiet():
+            self.model.save_pretrained(path)
         self.tokenizer.save_pretrained(path)
         (Path(path) / self.SETTINGS).write_text(json.dumps(self.settings, indent=1) + "\n", encoding="utf-8")
 

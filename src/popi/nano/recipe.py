@@ -88,7 +88,7 @@ def rows(recipe: Recipe, writer: Writer) -> Iterator[tuple[list[list[Segment]], 
     step = 0
     while True:
         early = step < recipe.contrast_steps
-        scale = 3 if early else 1  # short contexts: more of them
+        scale = 2 if early else 1  # short contexts: more of them
         users = [
             writer.user(rng, rng.choice((1, 2)) if early else rng.choice((3, 5, 6, 6)))
             for _ in range(recipe.users_per_step * scale)

@@ -33,7 +33,9 @@ NOISE = 0.08
 OTHER_CARED = 0.6
 """Chance that a pair differs in a cared attribute beyond the one it is about."""
 OTHER_UNCARED = 0.25
-"""Chance that a pair differs in an attribute that the user does not care about."""
+"""Chance that a signal pair differs in an attribute that the user does not care about."""
+TARGET_UNCARED = 0.5
+"""The same for a target pair: what a summary claims without evidence misleads the generator there."""
 EDITS = 0.5
 """Share of interactions in which the user edits the response; in the others they rate it."""
 HELD_OUT_COMBINATIONS = 5
@@ -103,13 +105,15 @@ def draw_preferences(rng: Random, split: Split) -> dict[str, str]:
             return drawn
 
 
-def pair_values(preferences: dict[str, str], focus: str, rng: Random) -> tuple[dict[str, str], dict[str, str]]:
+def pair_values(
+    preferences: dict[str, str], focus: str, rng: Random, uncared: float = OTHER_UNCARED
+) -> tuple[dict[str, str], dict[str, str]]:
     """Attribute values of a preferred and a dispreferred response that differ at least in `focus`."""
     better = random_values(rng)
     worse = dict(better)
     for name, values in ATTRIBUTES.items():
         cared = name in preferences
-        if name == focus or rng.random() < (OTHER_CARED if cared else OTHER_UNCARED):
+        if name == focus or rng.random() < (OTHER_CARED if cared else uncared):
             if cared:
                 better[name] = preferences[name]
             worse[name] = rng.choice([value for value in values if value != better[name]])
@@ -177,13 +181,13 @@ def make_user(user_id: str, rng: Random, split: Split, targets: int, pairs: int 
     facts: list[PairFacts] = []
     subjects = rng.sample(topics(split), min(len(topics(split)), pairs + 1 + targets))
 
-    def both(focus: str, topic: str) -> tuple[Response, Response]:
-        better, worse = pair_values(preferences, focus, rng)
+    def both(focus: str, topic: str, uncared: float) -> tuple[Response, Response]:
+        better, worse = pair_values(preferences, focus, rng, uncared)
         return realise(better, topic, rng, split), realise(worse, topic, rng, split)
 
     for focus in _cycle(preferences, pairs, rng):
         topic = subjects.pop()
-        chosen, rejected = both(focus, topic)
+        chosen, rejected = both(focus, topic, OTHER_UNCARED)
         if rng.random() < NOISE:
             chosen, rejected = rejected, chosen
         facts.append(PairFacts(chosen.values, rejected.values))
@@ -194,7 +198,7 @@ def make_user(user_id: str, rng: Random, split: Split, targets: int, pairs: int 
     goals = []
     for focus in _cycle(preferences, targets, rng):
         topic = subjects.pop() if subjects else rng.choice(topics(split))
-        chosen, rejected = both(focus, topic)
+        chosen, rejected = both(focus, topic, TARGET_UNCARED)
         goals.append(TargetPair(prompt=task_prompt(topic, rng, split), chosen=chosen.text, rejected=rejected.text))
     dated = [signal.model_copy(update={"id": f"{user_id}-{i}", "time": float(i)}) for i, signal in enumerate(signals)]
     return NanoUser(

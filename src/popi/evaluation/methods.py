@@ -1,0 +1,174 @@
+"""The methods that are compared: what stands beside each user's task prompts, and who answers.
+
+A method is a context a user (a summary, raw signals, or nothing) and a generator. `METHODS` is the whole list, in
+the order of the table, under the names of metrics.json. The first one is the reference of all others.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from popi.config import Order
+from popi.generator import Generator
+from popi.scoring import ScoringItem, pair_logps
+from popi.signals.types import Signal, TargetPair, User
+from popi.summary import Summary
+
+REFERENCE = "no_personalization"
+RowKey = tuple[int, int]
+"""Index of the window (a user, or one of several windows cut from a user's rows) and of the target in it."""
+
+
+@dataclass(frozen=True)
+class HeldOutUser:
+    """A user never trained on, with the truth where it is known (the nano world)."""
+
+    user: User
+    preferences: frozenset[tuple[str, str]] | None = None
+    """The (attribute, value) pairs that the user cares about."""
+    oracle: str | None = None
+    """Those preferences as a summary."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What personalises one user's task prompts; an empty one leaves them plain."""
+
+    summary: Summary | None = None
+    signals: tuple[Signal, ...] | None = None
+    """Raw signals, put into the prompt as they are."""
+    dropped: tuple[str, ...] = ()
+    """Signals that did not fit the token budget."""
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What a method draws its contexts from."""
+
+    summarize: Callable[[Sequence[HeldOutUser]], list[Summary]]
+    """Greedy summaries by the method's inference model."""
+    generator: Generator
+    token_budget: int
+    """Most tokens of rendered raw signals."""
+
+
+def plain_prompts(sources: Sources, users: Sequence[HeldOutUser]) -> list[Context]:
+    """Nothing is added: everyone gets the same answer."""
+    return [Context() for _ in users]
+
+
+def raw_signals(sources: Sources, users: Sequence[HeldOutUser]) -> list[Context]:
+    """The signals themselves, as many whole ones as fit the budget."""
+    contexts = []
+    for held_out in users:
+        generator = sources.generator
+        kept, dropped = generator.templates.fit(
+            held_out.user.signals, sources.token_budget, generator.local.count_tokens
+        )
+        contexts.append(Context(signals=tuple(kept), dropped=tuple(dropped)))
+    return contexts
+
+
+def written_summaries(sources: Sources, users: Sequence[HeldOutUser]) -> list[Context]:
+    """The inference model's summary, greedy: one for all of a user's prompts."""
+    return [Context(summary=summary, dropped=summary.signals_dropped) for summary in sources.summarize(users)]
+
+
+def true_preferences(sources: Sources, users: Sequence[HeldOutUser]) -> list[Context]:
+    """The truth as a summary: what a perfect inference model would write."""
+    count = sources.generator.local.count_tokens
+    return [Context(summary=Summary(user.oracle or "", count(user.oracle or ""), model="oracle")) for user in users]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of the table."""
+
+    label: str
+    contexts: Callable[[Sources, Sequence[HeldOutUser]], list[Context]]
+    order: Order | None = None
+    """The training order whose models it uses; None: the untrained base."""
+
+    @property
+    def has_summary(self) -> bool:
+        return self.contexts in (written_summaries, true_preferences)
+
+    @property
+    def needs_truth(self) -> bool:
+        return self.contexts is true_preferences
+
+
+METHODS: dict[str, Method] = {
+    REFERENCE: Method("No personalisation", plain_prompts),
+    "raw_signals": Method("Raw signals in context", raw_signals),
+    "untrained_summary": Method("Untrained summary", written_summaries),
+    "population_dpo": Method("Population DPO", plain_prompts, "population_dpo"),
+    "oracle": Method("Oracle (true preferences)", true_preferences),
+    "popi_plug_and_play": Method("POPI plug-and-play", written_summaries, "plug_and_play"),
+    "popi_alternating": Method("POPI alternating", written_summaries, "alternating"),
+    "popi_simultaneous": Method("POPI simultaneous", written_summaries, "simultaneous"),
+}
+
+
+def personalized_items(generator: Generator, targets: Sequence[TargetPair], context: Context) -> list[ScoringItem]:
+    """One scoring item a target, its prefix being the task prompt in that context."""
+    if context.signals is None:
+        return generator.items(targets, context.summary)
+    return [generator.item(generator.raw_signals_ids(t.prompt, context.signals), t) for t in targets]
+
+
+def score_rows(
+    generator: Generator,
+    users: Sequence[HeldOutUser],
+    contexts: Sequence[Context],
+    reference: Mapping[RowKey, tuple[float, float]] | None,
+    *,
+    untrained: bool,
+    batch_size: int,
+) -> Iterator[dict[str, Any]]:
+    """Score every target pair of every user once; yields one row each, in the order of users and targets.
+
+    The margin is h = (log π(y⁺|x,c) − log π_ref(y⁺|x)) − (log π(y⁻|x,c) − log π_ref(y⁻|x)), summed over response
+    tokens, c the context; context overhead is the prompt's length in tokens less the plain prompt's.
+
+    Args:
+        generator: π.
+        users: held-out users.
+        contexts: one a user.
+        reference: (window, target) → (chosen, rejected) log-probs of π_ref on the plain prompt. None where this
+            method is the reference itself.
+        untrained: π has the reference's weights. A plain prompt's margin is then 0 by definition and is not left to
+            floating point (a summary may be empty).
+        batch_size: rows scored at once.
+    """
+    per_call = max(1, 8 * batch_size // max(1, max(len(u.user.targets) for u in users)))
+    for start in range(0, len(users), per_call):
+        windows = range(start, min(start + per_call, len(users)))
+        keys = [(w, t) for w in windows for t in range(len(users[w].user.targets))]
+        plain = [item for w in windows for item in generator.reference_items(users[w].user.targets)]
+        items = [item for w in windows for item in personalized_items(generator, users[w].user.targets, contexts[w])]
+        known = {
+            i: reference[key]
+            for i, key in enumerate(keys)
+            if reference is not None and untrained and items[i] == plain[i]
+        }
+        unknown = [i for i in range(len(items)) if i not in known]
+        model, pad_id = generator.local.model, generator.local.pad_id
+        chosen, rejected = pair_logps(model, [items[i] for i in unknown], pad_id, batch_size)
+        logps = known | dict(zip(unknown, zip(chosen.tolist(), rejected.tolist(), strict=True), strict=True))
+        for i, (window, target) in enumerate(keys):
+            summary, ref = contexts[window].summary, logps[i] if reference is None else reference[(window, target)]
+            yield {
+                "user_id": users[window].user.user_id,
+                "window": window,
+                "target": target,
+                "summary": summary.text if summary else None,
+                "summary_tokens": summary.tokens if summary else None,
+                "signals_dropped": list(contexts[window].dropped),
+                "chosen_logp": logps[i][0],
+                "rejected_logp": logps[i][1],
+                "reference_chosen_logp": ref[0],
+                "reference_rejected_logp": ref[1],
+                "margin": (logps[i][0] - ref[0]) - (logps[i][1] - ref[1]),
+                "overhead_tokens": len(items[i].prefix) - len(plain[i].prefix),
+            }

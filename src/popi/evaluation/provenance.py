@@ -1,0 +1,46 @@
+"""What made a result: the code's commit and the versions that it ran with."""
+
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+PACKAGES = ("torch", "transformers", "trl", "peft", "tokenizers", "numpy")
+
+
+def commit() -> str:
+    """The git commit of popi's own source (`…-dirty` with uncommitted changes), or `popi VERSION` where it has none.
+
+    A package installed inside somebody else's repository is not that repository's: git must track this very file.
+    """
+    here = Path(__file__).resolve()
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", str(here.parent), *arguments], capture_output=True, text=True, timeout=20, check=True
+        )
+        return done.stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", here.name)
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "HEAD") + ("-dirty" if changed else "")
+    except (OSError, subprocess.SubprocessError):
+        return f"popi {_version('popi')}"
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, popi and the packages whose change can change a number."""
+    found = {"python": platform.python_version(), "popi": _version("popi")}
+    return found | {name: _version(name) for name in PACKAGES}
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        if name != "popi":
+            return "not installed"
+        from popi import __version__
+
+        return __version__

@@ -1,0 +1,326 @@
+"""Evaluate a run: every method's rows to a file each, then metrics.json and examples.json from those files.
+
+A method's file is written whole or not at all, and kept with a stamp of everything that it depends on: an
+evaluation that was cut short goes on with the methods that are missing, and one whose models, users or settings
+changed scores again.
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from popi.config import RunConfig
+from popi.errors import RunError
+from popi.evaluation import metrics
+from popi.evaluation.examples import write_examples
+from popi.evaluation.methods import METHODS, REFERENCE, Context, HeldOutUser, RowKey, Sources, score_rows
+from popi.evaluation.models import Models
+from popi.evaluation.provenance import commit, versions
+from popi.evaluation.users import held_out_users, named_attributes
+from popi.summary import Summary
+from popi.training.run_directory import read_jsonl
+
+Row = dict[str, Any]
+FINISHED = "finished.json"
+
+
+class Run(Protocol):
+    """What is asked of a `popi.training.run_directory.RunDirectory`."""
+
+    path: Path
+    config: RunConfig
+
+    def methods(self) -> dict[str, Any]: ...
+    def models(self, method: str | None = None) -> tuple[str, str]: ...
+
+
+def destination(run: Run, generator: str | None = None, users: str | Path | None = None) -> Path:
+    """Folder of an evaluation: the run's own `evaluation/`, or one beside it for another generator or other users."""
+    parts = [f"with-{Path(generator).name}"] if generator else []
+    parts += [f"on-{Path(users).stem}"] if users else []
+    return run.path / "evaluation" / "-".join(parts) if parts else run.path / "evaluation"
+
+
+def metrics_path(run: Run, generator: str | None = None, users: str | Path | None = None) -> Path:
+    """metrics.json of an evaluation: in the run directory itself for the run's own."""
+    own = generator is None and users is None
+    return (run.path if own else destination(run, generator, users)) / "metrics.json"
+
+
+def evaluate(
+    run: Run,
+    config: RunConfig | None = None,
+    *,
+    generator: str | None = None,
+    users: str | Path | None = None,
+    console: Console | None = None,
+    models: Models | None = None,
+) -> dict[str, Any]:
+    """Score every target pair of every held-out user once under every method; write and return metrics.json.
+
+    Args:
+        run: the run directory.
+        config: settings of the evaluation, if not the run's own.
+        generator: another model, not trained with these summaries, to read them instead: it has its own reference
+            and its own rows without personalisation and with raw signals. Such results lie in
+            `evaluation/with-NAME/`, with the share of the gain over no personalisation that it keeps.
+        users: a JSONL file of users to evaluate on instead of the run's held-out ones, in `evaluation/on-NAME/`.
+        console: where progress is shown; None shows nothing.
+        models: loads the models; tests put fakes here.
+
+    Raises:
+        ConfigError, DataError, ModelError: users or models can't be loaded.
+        RunError: the run has no metrics.json to compare another generator with.
+    """
+    config = config or run.config
+    people = held_out_users(config, users)
+    models = models or Models(config, {order: run.models(order) for order in run.methods()}, generator)
+    folder = destination(run, generator, users)
+    folder.mkdir(parents=True, exist_ok=True)
+    own = _own_metrics(run, users) if generator is not None else None
+
+    chosen, left_out = choose_methods(models, people, transfer=generator is not None)
+    job = _Job(config, people, models, folder)
+    with _progress(console) as progress:
+        for name in chosen:
+            task = progress.add_task(METHODS[name].label, total=sum(len(p.user.targets) for p in people))
+            job.run_method(name, progress, task)
+        write_examples(folder / "examples.json", config, people, models, chosen, job.summaries_of, job.users_stamp)
+
+    result = job.metrics(chosen) | left_out
+    result["seconds"] = {"training": training_seconds(run.path / "log.jsonl")} | result["seconds"]
+    if generator is not None:
+        result["generator"] = generator
+        result["gain_kept"] = _gains(result, own) if own else {}
+    if users is not None:
+        result["users"] = str(users)
+    _write(metrics_path(run, generator, users), json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+    return result
+
+
+def choose_methods(
+    models: Models, people: Sequence[HeldOutUser], transfer: bool
+) -> tuple[list[str], dict[str, list[str]]]:
+    """Names of the methods that can be evaluated, and those left out under the reason for it."""
+    chosen, not_trained, not_applicable = [], [], []
+    for name, method in METHODS.items():
+        if method.order is not None and method.order not in models.trained:
+            not_trained.append(name)
+        elif method.needs_truth and any(person.oracle is None for person in people):
+            not_applicable.append(name)  # a file of users carries no truth
+        elif transfer and method.order is not None and not method.has_summary:
+            not_applicable.append(name)  # population DPO has nothing to hand on to another generator
+        else:
+            chosen.append(name)
+    return chosen, {"not_trained": not_trained, "not_applicable": not_applicable}
+
+
+class _Job:
+    """One evaluation: users, models and the folder of its files."""
+
+    def __init__(self, config: RunConfig, people: Sequence[HeldOutUser], models: Models, folder: Path) -> None:
+        self.config, self.people, self.models, self.folder = config, people, models, folder
+        self.expected: list[RowKey] = [(w, t) for w, p in enumerate(people) for t in range(len(p.user.targets))]
+        self.users_stamp = _stamp([p.user.model_dump(mode="json") for p in people])
+        self.written: dict[str, list[Summary]] = {}
+        marks = folder / FINISHED
+        self.finished: dict[str, Any] = json.loads(marks.read_text(encoding="utf-8")) if marks.is_file() else {}
+
+    def method_stamp(self, name: str) -> str:
+        settings = self.config.model_dump(mode="json", include={"model", "signals", "summary"})
+        return _stamp({"method": name, "users": self.users_stamp, "models": self.models.describe(name), **settings})
+
+    def run_method(self, name: str, progress: Progress, task: TaskID) -> None:
+        """Write a method's file, unless a finished one with the same stamp is there."""
+        stamp, path = self.method_stamp(name), self.folder / f"{name}.jsonl"
+        if self.finished.get(name, {}).get("stamp") == stamp and path.is_file():
+            progress.update(task, completed=len(self.expected), note="already scored")
+            return
+        started = time.perf_counter()
+        rows = []
+        for row in self._rows(name, progress, task):
+            rows.append(row)
+            progress.advance(task)
+        check_rows(name, rows, self.expected)
+        _write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        self.finished[name] = {"stamp": stamp, "rows": len(rows), "seconds": round(time.perf_counter() - started, 2)}
+        _write(self.folder / FINISHED, json.dumps(self.finished, indent=2) + "\n")
+
+    def _rows(self, name: str, progress: Progress, task: TaskID) -> Iterator[Row]:
+        method = METHODS[name]
+        path = self.models.generator_path(method)
+        generator = self.models.generator(path)
+
+        def summarize(users: Sequence[HeldOutUser]) -> list[Summary]:
+            return self._summaries(self.models.inference_path(method), progress, task)
+
+        contexts = method.contexts(Sources(summarize, generator, self.config.signals.token_budget), self.people)
+        reference = None if name == REFERENCE else self._reference()
+        scored = score_rows(
+            generator,
+            self.people,
+            contexts,
+            reference,
+            untrained=path == self.models.untrained,
+            batch_size=self.config.evaluation.batch_size,
+        )
+        truths = self._truths(contexts)
+        for row in scored:
+            yield row | truths.get(row["window"], {})
+
+    def _truths(self, contexts: Sequence[Context]) -> dict[int, Row]:
+        """Window → what the summary names and what the user prefers, where both are known."""
+        return {
+            window: {
+                "named": sorted(map(list, named_attributes(context.summary.text))),
+                "preferred": sorted(map(list, person.preferences)),
+            }
+            for window, (person, context) in enumerate(zip(self.people, contexts, strict=True))
+            if person.preferences is not None and context.summary is not None
+        }
+
+    def _summaries(self, path: str, progress: Progress, task: TaskID) -> list[Summary]:
+        """Greedy summaries of all users, once for methods that share an inference model."""
+        if path not in self.written:
+            model, written = self.models.inference_model(path), []
+            size = self.config.evaluation.batch_size
+            for start in range(0, len(self.people), size):
+                batch = [list(person.user.signals) for person in self.people[start : start + size]]
+                written += model.summarize_many(batch, temperature=0.0)
+                progress.update(task, note=f"summaries {len(written)}/{len(self.people)}")
+            self.written[path] = written
+            progress.update(task, note="")
+        return self.written[path]
+
+    def _reference(self) -> dict[RowKey, tuple[float, float]]:
+        """The reference's log-probs: those of the rows without personalisation."""
+        rows = read_rows(self.folder / f"{REFERENCE}.jsonl")
+        return {(row["window"], row["target"]): (row["chosen_logp"], row["rejected_logp"]) for row in rows}
+
+    def summaries_of(self, name: str) -> dict[int, str | None]:
+        """Window → the summary that a method's file holds."""
+        return {row["window"]: row["summary"] for row in read_rows(self.folder / f"{name}.jsonl")}
+
+    def metrics(self, names: Sequence[str]) -> dict[str, Any]:
+        """metrics.json from the methods' files."""
+        measured, seconds = {}, {}
+        for name in names:
+            rows = read_rows(self.folder / f"{name}.jsonl")
+            check_rows(name, rows, self.expected)
+            measured[name] = method_metrics(rows)
+            seconds[name] = self.finished[name]["seconds"]
+        return {
+            "commit": commit(),
+            "config": self.config.model_dump(mode="json"),
+            "seed": self.config.seed,
+            "versions": versions(),
+            "n_users": len({person.user.user_id for person in self.people}),
+            "n_pairs": len(self.expected),
+            "methods": measured,
+            "seconds": {"evaluation": round(sum(seconds.values()), 2)} | seconds,
+        }
+
+
+def check_rows(name: str, rows: Sequence[Row], expected: Sequence[RowKey]) -> None:
+    """Every target pair once, none missing, none twice.
+
+    Raises:
+        RunError: a file does not hold the rows that it should.
+    """
+    keys = [(row["window"], row["target"]) for row in rows]
+    if keys != list(expected):
+        missing, twice = len(set(expected) - set(keys)), len(keys) - len(set(keys))
+        raise RunError(
+            f"evaluation of {name}: {len(keys)} rows for {len(expected)} target pairs ({missing} missing, {twice} "
+            f"twice); delete {name}.jsonl in the run's evaluation folder and evaluate again"
+        )
+
+
+def method_metrics(rows: Sequence[Row]) -> dict[str, Any]:
+    """One entry of `methods` in metrics.json, from a method's rows.
+
+    `context_overhead_tokens`, `attribute_precision` and `attribute_recall` are plain numbers (null where there is no
+    summary or no truth); their intervals stand under `intervals`.
+    """
+    users = [row["user_id"] for row in rows]
+    overhead = metrics.clustered_mean([row["overhead_tokens"] for row in rows], users)
+    result: dict[str, Any] = {
+        "reward_accuracy": metrics.reward_accuracy([row["margin"] for row in rows], users).as_dict(),
+        "margin": metrics.clustered_mean([row["margin"] for row in rows], users).as_dict(),
+        "context_overhead_tokens": overhead.value,
+        "attribute_precision": None,
+        "attribute_recall": None,
+        "intervals": {"context_overhead_tokens": overhead.as_dict()},
+    }
+    first = {row["window"]: row for row in reversed(rows) if "named" in row}
+    if first:
+        named = [{tuple(pair) for pair in row["named"]} for row in first.values()]
+        preferred = [{tuple(pair) for pair in row["preferred"]} for row in first.values()]
+        for key, estimate in zip(("precision", "recall"), metrics.attribute_scores(named, preferred), strict=True):
+            result[f"attribute_{key}"] = estimate.value
+            result["intervals"][f"attribute_{key}"] = estimate.as_dict()
+    return result
+
+
+def training_seconds(log: Path) -> float:
+    """Seconds of the run's training steps, as its log tells them: one number a step, whatever was resumed."""
+    return round(sum(row.get("seconds") or 0.0 for row in read_jsonl(log)), 2)
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a method's file, in the order of users and targets."""
+    with path.open(encoding="utf-8") as lines:  # splitlines() would also cut at U+2028 inside a summary
+        return [json.loads(line) for line in lines]
+
+
+def _own_metrics(run: Run, users: str | Path | None) -> dict[str, Any]:
+    path = metrics_path(run, users=users)
+    if not path.is_file():
+        command = f"popi evaluate --run {run.path}" + (f" --users {users}" if users else "")
+        raise RunError(f"{path}: not there, so there is no gain to compare another generator's with; first: {command}")
+    own: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return own
+
+
+def _gains(result: dict[str, Any], own: dict[str, Any]) -> dict[str, float | None]:
+    """Method → share of the gain over no personalisation that the other generator keeps."""
+    names = [name for name in result["methods"] if METHODS[name].has_summary and name in own["methods"]]
+    accuracy = {n: [r["methods"][n]["reward_accuracy"]["value"] for r in (result, own)] for n in names}
+    return {name: metrics.gain_kept(other, mine) for name, (other, mine) in accuracy.items()}
+
+
+def _stamp(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _write(path: Path, text: str) -> None:
+    """Replace a file in one step, so that a kill leaves the old one or the new one."""
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _progress(console: Console | None) -> Progress:
+    columns = (
+        TextColumn("  {task.description:<26}"),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("[dim]{task.fields[note]}"),
+    )
+    shown = console or Console(quiet=True)
+    return _NotedProgress(*columns, console=shown, disable=console is None)
+
+
+class _NotedProgress(Progress):
+    """Progress whose tasks have a `note` from the start."""
+
+    def add_task(self, description: str, *args: Any, **fields: Any) -> TaskID:
+        return super().add_task(description, *args, **({"note": ""} | fields))

@@ -1,0 +1,56 @@
+"""Results in the terminal."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from popi.evaluation.methods import METHODS
+
+
+def methods_table(metrics: Mapping[str, Any]) -> Table:
+    """The table of methods from metrics.json: values with half the width of their 95 % interval."""
+    table = Table(
+        caption=_caption(metrics), caption_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
+    )
+    table.add_column("method", no_wrap=True, vertical="bottom")
+    truth = any(entry["attribute_recall"] is not None for entry in metrics["methods"].values())
+    heads = ["accuracy", "margin", "tokens", *(["precision", "recall"] if truth else [])]
+    for head in heads:
+        table.add_column(head, justify="right", no_wrap=True)
+    for name, entry in metrics["methods"].items():
+        cells = [
+            _with_reach(entry["reward_accuracy"], 100, 1),
+            _with_reach(entry["margin"], 1, 2),
+            f"{entry['context_overhead_tokens']:.1f}",
+        ]
+        if truth:
+            cells += [_share(entry["attribute_precision"]), _share(entry["attribute_recall"])]
+        label = METHODS[name].label.split(" (")[0]
+        table.add_row(label, *cells, style="bold" if name.startswith("popi_") else None)
+    return table
+
+
+def _with_reach(estimate: Mapping[str, Any], scale: float, digits: int) -> str:
+    value = f"{scale * estimate['value']:.{digits}f}"
+    if estimate["low"] is None:
+        return value
+    return f"{value} ± {scale * (estimate['high'] - estimate['low']) / 2:.{digits}f}"
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f}"
+
+
+def _caption(metrics: Mapping[str, Any]) -> str:
+    lines = [
+        f"{metrics['n_users']} held-out users, {metrics['n_pairs']} target pairs; ±: 95 % interval clustered by user",
+        "accuracy: reward accuracy, %; margin: nats; tokens: added to the task prompt",
+    ]
+    if any(entry["attribute_recall"] is not None for entry in metrics["methods"].values()):
+        lines.append("precision, recall: attributes that summaries name, against the true ones, %")
+    for key, told in (("not_trained", "not trained here"), ("not_applicable", "not applicable")):
+        if metrics.get(key):
+            lines.append(f"{told}: {', '.join(METHODS[name].label for name in metrics[key])}")
+    return "\n".join(lines)

@@ -1,0 +1,251 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from popi.config import resolve
+from popi.errors import ConfigError, DataError, RunError
+from popi.evaluation import methods as methods_module
+from popi.evaluation import runner
+from popi.evaluation.methods import METHODS
+from popi.evaluation.runner import check_rows, evaluate, metrics_path, read_rows, training_seconds
+from popi.evaluation.users import held_out_users
+from popi.scoring import pair_logps_plain
+
+EVALUATED = [
+    "no_personalization",
+    "raw_signals",
+    "untrained_summary",
+    "oracle",
+    "popi_plug_and_play",
+    "popi_alternating",
+]
+
+
+@pytest.fixture
+def scored(monkeypatch):
+    """How many target pairs each call of the scorer was given."""
+    counts = []
+    real = methods_module.pair_logps
+    monkeypatch.setattr(
+        methods_module, "pair_logps", lambda m, items, *a: (counts.append(len(items)), real(m, items, *a))[1]
+    )
+    return counts
+
+
+def test_metrics_json_has_the_schema_of_the_issue(run, tiny) -> None:
+    result = evaluate(run, models=tiny(run))
+    assert json.loads((run.path / "metrics.json").read_text()) == result
+    assert {"commit", "config", "seed", "versions", "n_users", "n_pairs", "methods", "seconds"} <= set(result)
+    assert (result["n_users"], result["n_pairs"], result["seed"]) == (3, 6, 0)
+    assert result["config"] == run.config.model_dump(mode="json")
+    assert list(result["methods"]) == EVALUATED
+    assert result["not_trained"] == ["population_dpo", "popi_simultaneous"]
+    for name, entry in result["methods"].items():
+        for key in ("reward_accuracy", "margin"):
+            assert set(entry[key]) == {"value", "low", "high"}
+        assert isinstance(entry["context_overhead_tokens"], float)
+        assert (entry["attribute_recall"] is None) == (not METHODS[name].has_summary)
+    assert result["methods"]["oracle"]["attribute_precision"] == 1.0
+    assert result["methods"]["oracle"]["attribute_recall"] == 1.0
+
+
+def test_every_pair_is_scored_once_under_every_method(run, tiny, scored) -> None:
+    evaluate(run, models=tiny(run))
+    assert sum(scored) == 6 * len(EVALUATED)
+    for name in EVALUATED:
+        rows = read_rows(run.path / "evaluation" / f"{name}.jsonl")
+        assert [(row["window"], row["target"]) for row in rows] == [(w, t) for w in range(3) for t in range(2)]
+
+
+def test_rows_can_be_recomputed_from_whole_sequences(run, tiny) -> None:
+    models = tiny(run)
+    evaluate(run, models=models)
+    people = held_out_users(run.config)
+    base, trained = models.generator("nano"), models.generator("phases/generator-1")
+    for row in read_rows(run.path / "evaluation" / "popi_alternating.jsonl"):
+        target = people[row["window"]].user.targets[row["target"]]
+        item = trained.items([target], row["summary"])[0]
+        plain = base.reference_items([target])[0]
+        chosen, rejected = pair_logps_plain(trained.local.model, [item])
+        ref_chosen, ref_rejected = pair_logps_plain(base.local.model, [plain])
+        assert row["chosen_logp"] == pytest.approx(chosen.item(), abs=1e-3)
+        assert row["reference_rejected_logp"] == pytest.approx(ref_rejected.item(), abs=1e-3)
+        assert row["margin"] == pytest.approx((chosen - ref_chosen - rejected + ref_rejected).item(), abs=2e-3)
+        assert row["overhead_tokens"] == len(item.prefix) - len(plain.prefix) > 0
+        assert row["preferred"] == sorted(map(list, people[row["window"]].preferences))
+
+
+def test_raw_signals_are_in_the_prompt_and_cost_their_tokens(run, tiny) -> None:
+    models = tiny(run)
+    evaluate(run, models=models)
+    people, base = held_out_users(run.config), models.generator("nano")
+    row = read_rows(run.path / "evaluation" / "raw_signals.jsonl")[0]
+    prompt = people[0].user.targets[0].prompt
+    whole = base.raw_signals_ids(prompt, people[0].user.signals)
+    assert row["overhead_tokens"] == len(whole) - len(base.prompt_ids(prompt, None)) > 100
+    assert row["summary"] is None
+
+
+def test_no_personalization_is_exactly_half(run, tiny) -> None:
+    result = evaluate(run, models=tiny(run))
+    rows = read_rows(run.path / "evaluation" / "no_personalization.jsonl")
+    assert {row["margin"] for row in rows} == {0.0} and {row["overhead_tokens"] for row in rows} == {0}
+    assert result["methods"]["no_personalization"]["reward_accuracy"] == {"value": 0.5, "low": 0.5, "high": 0.5}
+
+
+def test_an_empty_summary_leaves_an_untrained_generator_at_exactly_zero(run, tiny, monkeypatch) -> None:
+    models = tiny(run)
+    model = models.inference_model("nano")
+    model.local.decode = lambda ids: ""
+    monkeypatch.setattr(models, "inference_model", lambda path: model)
+    result = evaluate(run, models=models)
+    assert {row["margin"] for row in read_rows(run.path / "evaluation" / "untrained_summary.jsonl")} == {0.0}
+    assert result["methods"]["untrained_summary"]["attribute_precision"] is None
+    assert result["methods"]["untrained_summary"]["attribute_recall"] == 0.0
+
+
+def test_methods_that_share_an_inference_model_are_summarised_once(run, tiny) -> None:
+    models = tiny(run)
+    evaluate(run, models=models)
+    assert sorted(ask for ask in models.asked if ask.startswith("inference")) == [
+        "inference nano",
+        "inference phases/inference-1",
+    ]
+
+
+def test_a_finished_evaluation_scores_nothing_again(run, tiny, scored) -> None:
+    first = evaluate(run, models=tiny(run))
+    done = len(scored)
+    again = tiny(run)
+    assert evaluate(run, models=again)["methods"] == first["methods"]
+    assert len(scored) == done and again.asked == []
+
+
+def test_an_interrupted_evaluation_goes_on_with_what_is_missing(run, tiny, scored) -> None:
+    first = evaluate(run, models=tiny(run))
+    (run.path / "evaluation" / "oracle.jsonl").unlink()
+    scored.clear()
+    assert evaluate(run, models=tiny(run))["methods"] == first["methods"]
+    assert sum(scored) == 6
+
+
+def test_other_settings_score_again(run, tiny, scored) -> None:
+    evaluate(run, models=tiny(run))
+    scored.clear()
+    run.config = resolve(run.config.model_dump(mode="json") | {"seed": 5})
+    evaluate(run, models=tiny(run))
+    assert sum(scored) == 6 * len(EVALUATED)
+
+
+def test_changed_weights_score_again(run, tiny, scored, tmp_path: Path) -> None:
+    weights = tmp_path / "generator" / "model.safetensors"
+    weights.parent.mkdir()
+    weights.write_bytes(b"one")
+    run.models = lambda order: ("phases/inference-1", "nano" if order == "plug_and_play" else str(weights.parent))
+    evaluate(run, models=tiny(run))
+    scored.clear()
+    weights.write_bytes(b"other")
+    evaluate(run, models=tiny(run))
+    assert sum(scored) == 6  # only the method whose weights changed
+
+
+def test_a_row_that_is_missing_or_twice_is_an_error() -> None:
+    rows = [{"window": 0, "target": 0}, {"window": 0, "target": 0}]
+    with pytest.raises(RunError, match="1 missing, 1 twice"):
+        check_rows("oracle", rows, [(0, 0), (0, 1)])
+
+
+def test_another_generator_has_its_own_reference_and_keeps_a_share_of_the_gain(run, tiny) -> None:
+    with pytest.raises(RunError, match="popi evaluate --run"):
+        evaluate(run, generator="second", models=tiny(run, "second"))
+    own = evaluate(run, models=tiny(run))
+    models = tiny(run, "second")
+    result = evaluate(run, generator="second", models=models)
+    folder = run.path / "evaluation" / "with-second"
+    assert json.loads((folder / "metrics.json").read_text()) == result
+    assert json.loads((run.path / "metrics.json").read_text()) == own
+    assert {ask for ask in models.asked if ask.startswith("generator")} == {"generator second"}
+    plain = [
+        {(r["chosen_logp"], r["window"]) for r in read_rows(path / "no_personalization.jsonl")}
+        for path in (folder, run.path / "evaluation")
+    ]
+    assert not plain[0] & plain[1]
+    accuracy = [r["methods"]["popi_plug_and_play"]["reward_accuracy"]["value"] for r in (result, own)]
+    expected = (accuracy[0] - 0.5) / (accuracy[1] - 0.5) if accuracy[1] > 0.5 else None
+    assert result["gain_kept"]["popi_plug_and_play"] == expected
+    summaries = [
+        [r["summary"] for r in read_rows(path / "popi_plug_and_play.jsonl")]
+        for path in (folder, run.path / "evaluation")
+    ]
+    assert summaries[0] == summaries[1]
+
+
+def write_users(path: Path, *user_ids: str) -> Path:
+    pair = {"prompt": "what about puzzles?", "chosen": "hi there.", "rejected": "hey."}
+    users = [
+        {"user_id": u, "signals": [{"type": "post", "text": f"i like jokes, says {u}."}], "targets": [pair]}
+        for u in user_ids
+    ]
+    path.write_text("".join(json.dumps(user) + "\n" for user in users))
+    return path
+
+
+def test_users_of_a_file_have_no_truth(run, tiny, tmp_path: Path) -> None:
+    file = write_users(tmp_path / "mine.jsonl", "a", "b")
+    result = evaluate(run, users=file, models=tiny(run))
+    assert "oracle" not in result["methods"] and result["not_applicable"] == ["oracle"]
+    assert result["methods"]["untrained_summary"]["attribute_recall"] is None
+    assert (result["n_users"], result["n_pairs"]) == (2, 2)
+    assert metrics_path(run, users=file) == run.path / "evaluation" / "on-mine" / "metrics.json"
+    assert metrics_path(run, users=file).is_file() and not (run.path / "metrics.json").exists()
+
+
+def test_windows_of_one_user_are_one_cluster(run, tiny, tmp_path: Path) -> None:
+    row = {"user_id": "u", "prompt": "what about tea?"}
+    rows = [row | {"prompt": f"what about tea {i}?", "chosen": f"hi {i}.", "rejected": f"hey {i}."} for i in range(12)]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    result = evaluate(run, users=file, models=tiny(run))
+    assert (result["n_users"], result["n_pairs"]) == (1, 4)  # 12 rows: two windows of 4 signals and 2 targets
+    assert result["methods"]["popi_plug_and_play"]["margin"]["low"] is None
+
+
+def test_nobody_to_evaluate_on_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="data.test"):
+        held_out_users(resolve({"data": {"source": "users.jsonl"}}))
+    file = tmp_path / "bad.jsonl"
+    file.write_text('{"user_id": "a", "signals": 3}\n')
+    with pytest.raises(DataError, match="line 1"):
+        held_out_users(resolve({}), file)
+
+
+def test_examples_hold_signals_summaries_and_answers(run, tiny) -> None:
+    evaluate(run, models=tiny(run))
+    users = json.loads((run.path / "evaluation" / "examples.json").read_text())["users"]
+    assert len(users) == 2
+    for user, person in zip(users, held_out_users(run.config), strict=False):
+        assert user["user_id"] == person.user.user_id and len(user["signals"]) == len(person.user.signals)
+        assert user["preferences"] == dict(person.preferences)
+        assert set(user["summaries"]) == {name for name in EVALUATED if METHODS[name].has_summary}
+        rows = read_rows(run.path / "evaluation" / "popi_alternating.jsonl")
+        assert user["summaries"]["popi_alternating"] in [row["summary"] for row in rows]
+        for asked in user["prompts"]:
+            assert set(asked["answers"]) == set(EVALUATED) - {"raw_signals"}
+
+
+def test_text_with_line_separators_stays_one_row(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"summary": "a\u2028b"}, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert read_rows(path) == [{"summary": "a\u2028b"}]
+
+
+def test_training_seconds_add_up_over_steps(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    assert training_seconds(log) == 0.0
+    log.write_text("".join(json.dumps({"seconds": s}) + "\n" for s in (1, 2, 5, 0.5, 2)))
+    assert training_seconds(log) == 10.5
+
+
+def test_a_commit_is_named() -> None:
+    assert runner.commit()

@@ -1,0 +1,112 @@
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+
+from popi.backends.local import LocalModel
+from popi.errors import ConfigError, DataError
+from popi.generator import Generator
+from popi.inference_model import InferenceModel
+from popi.nano.world import make_users
+from popi.scoring import pair_logps_plain
+from popi.signals.types import User
+from popi.training.dataset import (
+    References,
+    draw,
+    generator_rows,
+    inference_rows,
+    sample_summaries,
+    trainable,
+)
+
+
+@pytest.fixture(scope="module")
+def users() -> list[User]:
+    return [made.user for made in make_users(5, 0, "train", targets=3)]
+
+
+@pytest.fixture(scope="module")
+def local(tiny_base: Path) -> LocalModel:
+    return LocalModel.load(tiny_base, device="cpu")
+
+
+@pytest.mark.parametrize(("n", "per_step", "steps"), [(10, 3, 7), (4, 4, 5), (9, 2, 1)])
+def test_draw_repeats_nobody_within_a_step(n: int, per_step: int, steps: int) -> None:
+    order = draw(n, per_step, steps, seed=1)
+    assert len(order) == per_step * steps and set(order) <= set(range(n))
+    batches = [order[i : i + per_step] for i in range(0, len(order), per_step)]
+    assert all(len(set(batch)) == per_step for batch in batches)
+    counts = Counter(order)
+    passes = -(-steps // (n // per_step))
+    assert max(counts.values()) <= passes  # once a pass
+    assert order == draw(n, per_step, steps, seed=1) != draw(n, per_step, steps, seed=2)
+
+
+def test_draw_from_too_few() -> None:
+    with pytest.raises(ConfigError, match="needs 4 different.*there are 3"):
+        draw(3, 4, 1, 0)
+
+
+def test_users_without_targets(users: list[User]) -> None:
+    bare = User(user_id="bare", signals=users[0].signals)
+    assert trainable([users[0], bare]) == [users[0]]
+    with pytest.raises(DataError, match="none of the 1 training users has target pairs"):
+        trainable([bare])
+
+
+def test_references_are_of_the_plain_prompt_and_computed_once(
+    users: list[User], local: LocalModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = Generator(local)
+    references = References(tmp_path / "references.jsonl")
+    references.compute(users[:2], base)
+    items = [base.item(base.prompt_ids(target.prompt, None), target) for target in users[1].targets]
+    with torch.no_grad():
+        chosen, rejected = pair_logps_plain(local.model, items)
+    found = references.targets(users[1], base)
+    torch.testing.assert_close(torch.tensor([t.ref_chosen for t in found]), chosen, atol=2e-4, rtol=1e-5)
+    torch.testing.assert_close(torch.tensor([t.ref_rejected for t in found]), rejected, atol=2e-4, rtol=1e-5)
+
+    again = References(tmp_path / "references.jsonl")
+    assert [user.user_id for user in again.missing(users)] == [user.user_id for user in users[2:]]
+    assert again.targets(users[1], base) == found  # through the file, to the bit
+    monkeypatch.setattr("popi.training.dataset.pair_logps", lambda *_: pytest.fail("computed again"))
+    again.compute(users[:2], base)
+
+
+def test_inference_rows(users: list[User], local: LocalModel, tmp_path: Path) -> None:
+    base = Generator(local)
+    references = References(tmp_path / "references.jsonl")
+    references.compute(users, base)
+    model = InferenceModel(local, max_tokens=6)
+    rows = inference_rows(users, [3, 1, 3], model, base, references, targets_per_summary=2, seed=0)
+    assert [row.user_id for row in rows] == [users[i].user_id for i in (3, 1, 3)]
+    assert rows[0].prompt_ids == tuple(model.prompt_ids(users[3].signals)[0])
+    for row, i in zip(rows, (3, 1, 3), strict=True):
+        assert len(row.targets) == 2 and set(row.targets) <= set(references.targets(users[i], base))
+    assert rows == inference_rows(users, [3, 1, 3], model, base, references, targets_per_summary=2, seed=0)
+    assert len(inference_rows(users, [0], model, base, references, 9, 0)[0].targets) == 3
+
+
+def test_each_summary_stands_beside_its_target(users: list[User], local: LocalModel, tmp_path: Path) -> None:
+    generator = Generator(local)
+    references = References(tmp_path / "references.jsonl")
+    references.compute(users[:2], generator)
+    summaries = [[f"likes cats {j}" for j in range(3)], ["likes dogs"] * 3]
+    rows = generator_rows(users[:2], summaries, generator, references)
+    assert len(rows) == 6 and rows[1].summary == "likes cats 1"
+    target = users[0].targets[1]
+    assert rows[1].item == generator.items([target], "likes cats 1")[0]
+    plain = generator_rows(users[:2], None, generator, references)
+    assert plain[1].item == generator.reference_items([target])[0]
+    assert (plain[1].ref_chosen, plain[1].ref_rejected) == (rows[1].ref_chosen, rows[1].ref_rejected)
+
+
+def test_one_summary_for_every_target(users: list[User], local: LocalModel) -> None:
+    few = [users[0], users[1].model_copy(update={"targets": users[1].targets[:1]})]
+    counted: list[int] = []
+    torch.manual_seed(0)
+    written = sample_summaries(few, InferenceModel(local, max_tokens=5), 1.0, 1.0, counted.append, batch_size=1)
+    assert [len(texts) for texts in written] == [3, 1] and counted == [1, 2]
+    assert len(set(written[0])) > 1  # sampled, not greedy

@@ -1,0 +1,175 @@
+"""The DPO hooks: what the policy and the reference read, which loss is taken, and stock TRL where it agrees."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from torch.testing import assert_close
+from trl import DPOConfig, DPOTrainer
+
+from popi.backends.local import LocalModel
+from popi.scoring import ScoringItem, pair_logps_plain
+from popi.training.dataset import GeneratorRow
+from popi.training.generator_phase import GeneratorTrainer
+from popi.training.objective import dpo_loss, ipo_loss, margin
+
+Make = Callable[..., GeneratorTrainer]
+SUMMARY = "likes short sentences"
+CLOSE = {"atol": 1e-4, "rtol": 1e-4}
+
+
+def rows_of(bench: Any, summary: str | None) -> list[GeneratorRow]:
+    generator = bench.parts.generator
+    return [
+        GeneratorRow(
+            row.user_id,
+            summary or "",
+            ScoringItem(tuple(generator.prompt_ids(t.prompt, summary)), t.chosen, t.rejected),
+            t.ref_chosen,
+            t.ref_rejected,
+        )
+        for row in bench.rows
+        for t in row.targets
+    ]
+
+
+@pytest.fixture
+def make(bench: Callable[..., Any]) -> Make:
+    def build(summary: str | None = SUMMARY, adapter: str = "none", **generator: Any) -> GeneratorTrainer:
+        b = bench({"generator"}, adapter, generator=generator)
+        return GeneratorTrainer(local=b.parts.generator.local, rows=rows_of(b, summary), **b.common("generator-1"))
+
+    return build
+
+
+def first_batch(trainer: GeneratorTrainer) -> dict[str, Any]:
+    return next(iter(trainer.get_train_dataloader()))
+
+
+def hand_margins(trainer: GeneratorTrainer, columns: Any) -> torch.Tensor:
+    """h by whole sequences, references as they came with the rows."""
+    items = [ScoringItem(tuple(c["prompt_ids"]), tuple(c["chosen_ids"]), tuple(c["rejected_ids"])) for c in columns]
+    chosen, rejected = pair_logps_plain(trainer.model, items)
+    refs = [torch.tensor([c[f"ref_{side}_logps"] for c in columns]) for side in ("chosen", "rejected")]
+    return margin(chosen, rejected, *refs)
+
+
+def columns_of(trainer: GeneratorTrainer) -> list[dict[str, Any]]:
+    return [trainer.train_dataset[i] for i in range(trainer.args.per_device_train_batch_size)]
+
+
+def test_rows_come_in_training_order(make: Make) -> None:
+    trainer = make()
+    expected = [token for i in range(4) for token in trainer.train_dataset[i]["chosen_ids"][:1]]
+    trees = first_batch(trainer)["trees"]
+    first = [int(trees.target[trees.segment == 2 * i][0]) for i in range(4)]
+    assert first == expected
+
+
+def test_the_reference_read_the_plain_prompt(make: Make) -> None:
+    """The untrained generator has no margin without a summary, and has one with it: the reference is x alone."""
+    for summary, zero in ((None, True), (SUMMARY, False)):
+        trainer = make(summary)
+        h = hand_margins(trainer, columns_of(trainer))
+        assert (h.abs().max() < 1e-3) == zero
+        assert_close(trainer._compute_loss(trainer.model, first_batch(trainer)), dpo_loss(h, 0.1).mean(), **CLOSE)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"loss": "dpo", "beta": 0.3}, lambda h: dpo_loss(h, 0.3)),
+        ({"loss": "dpo", "beta": 0.3, "label_smoothing": 0.2}, lambda h: dpo_loss(h, 0.3, 0.2)),
+        ({"loss": "ipo", "beta": 0.3}, lambda h: ipo_loss(h, 0.3)),
+    ],
+    ids=["dpo", "conservative", "ipo"],
+)
+def test_loss_and_gradient(make: Make, settings: dict[str, Any], expected: Callable) -> None:
+    trainer = make(**settings)
+    loss = trainer._compute_loss(trainer.model, first_batch(trainer))
+    loss.backward()
+    found = {n: p.grad.clone() for n, p in trainer.model.named_parameters()}
+    trainer.model.zero_grad()
+    by_hand = expected(hand_margins(trainer, columns_of(trainer))).mean()
+    by_hand.backward()
+    assert_close(loss, by_hand, **CLOSE)
+    for name, parameter in trainer.model.named_parameters():
+        assert_close(found[name], parameter.grad, atol=2e-3, rtol=1e-3)
+
+
+def stock(base: Path, tmp_path: Path, **arguments: Any) -> DPOTrainer:
+    local = LocalModel.load(base, device="cpu")
+    data = {"prompt": ["a"], "chosen": ["b"], "rejected": ["c"]}
+    return DPOTrainer(
+        model=local.model,
+        args=DPOConfig(
+            output_dir=str(tmp_path / "stock"),
+            bf16=False,
+            gradient_checkpointing=False,
+            use_cpu=True,
+            report_to=[],
+            max_length=None,
+            precompute_ref_log_probs=True,
+            **arguments,
+        ),
+        train_dataset=Dataset.from_dict(data),
+        processing_class=local.tokenizer,
+    )
+
+
+def test_equals_stock_trl_where_it_is_given_the_references(make: Make, tiny_base: Path, tmp_path: Path) -> None:
+    """Sigmoid loss; conservative DPO is TRL's `robust` with −ε/(1−2ε), since its `sigmoid` ignores ε."""
+    epsilon = 0.1
+    for settings, arguments in (
+        ({"beta": 0.2}, {"beta": 0.2}),
+        (
+            {"beta": 0.2, "label_smoothing": epsilon},
+            {"beta": 0.2, "loss_type": ["robust"], "label_smoothing": -epsilon / (1 - 2 * epsilon)},
+        ),
+    ):
+        trainer, theirs = make(**settings), stock(tiny_base, tmp_path, **arguments)
+        batch = theirs.data_collator(columns_of(trainer))
+        expected = theirs._compute_loss(theirs.model, batch, False)
+        assert_close(trainer._compute_loss(trainer.model, first_batch(trainer)), expected, **CLOSE)
+
+
+def test_why_stock_trl_is_not_enough(make: Make, tiny_base: Path, tmp_path: Path) -> None:
+    """The traps themselves: if TRL mends one of them, our hook can go."""
+    rows = columns_of(make())
+    smoothed, plain = (stock(tiny_base, tmp_path, beta=0.2, label_smoothing=e) for e in (0.2, 0.0))
+    batch = plain.data_collator(rows)
+    losses = [trainer._compute_loss(trainer.model, batch, False) for trainer in (smoothed, plain)]
+    assert_close(losses[0], losses[1])  # label_smoothing ignored by `sigmoid`
+    with pytest.raises(ValueError, match="uplicate"):  # its own pass over the references doubles the columns
+        DPOTrainer._precompute_ref_logps(plain, Dataset.from_list(rows), "train", 2)
+    plain.precompute_ref_logps, plain.ref_model = False, LocalModel.load(tiny_base, device="cpu").model
+    from trl.trainer.utils import add_fused_lm_head
+
+    add_fused_lm_head(plain.ref_model)
+    ignored = plain._compute_loss(plain.model, batch, False)
+    assert_close(ignored, torch.tensor(0.6931472), atol=1e-4, rtol=0)  # the reference saw the summary: no margin at all
+
+
+def test_nothing_is_truncated(make: Make) -> None:
+    trainer = make()
+    row = dict(trainer.train_dataset[0]) | {"prompt_ids": [7] * 1200}  # TRL's default max_length is 1024
+    trees = trainer.data_collator([row])["trees"]
+    assert trees.input_ids.shape[1] == 1200 + len(row["chosen_ids"]) + len(row["rejected_ids"])
+    assert trainer.args.max_length is None
+
+
+def test_no_reference_model_is_kept(make: Make) -> None:
+    assert make().ref_model is None
+
+
+def test_lora_trains_default_alone(make: Make) -> None:
+    trainer = make(adapter="lora")
+    model = trainer.model
+    assert "ref" not in model.peft_config and "forward" not in vars(model.get_base_model())
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    trainer.run_phase()
+    moved = {name for name, p in model.named_parameters() if (p != before[name]).any()}
+    assert moved and all(".default." in name for name in moved)

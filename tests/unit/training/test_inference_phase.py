@@ -1,0 +1,292 @@
+"""The GRPO hooks against stock TRL, on one tiny model."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from torch.testing import assert_close
+from trl import GRPOConfig, GRPOTrainer
+
+from popi.backends.local import LocalModel
+from popi.generator import Generator
+from popi.scoring import pair_logps_plain
+from popi.training.adapters import TRAINED, save_adapter, using
+from popi.training.inference_phase import InferenceTrainer, group_logps
+from popi.training.objective import group_advantages, margin, summary_reward
+from popi.training.reward import SummaryReward
+from popi.training.rollout_check import RolloutError, check_rollouts
+
+CLOSE = {"atol": 2e-5, "rtol": 1e-4}
+Make = Callable[..., InferenceTrainer]
+
+
+@pytest.fixture
+def make(bench: Callable[..., Any]) -> Make:
+    def build(adapter: str = "none", **arguments: Any) -> InferenceTrainer:
+        b = bench({"inference_model"}, adapter, **arguments)
+        reward = SummaryReward(b.parts.generator, b.parts.adapters["generator"], 0.1)
+        return InferenceTrainer(
+            local=b.parts.inference_model.local,
+            rows=b.rows,
+            reward=reward,
+            anchor=b.parts.base.local.model,
+            **b.common("inference-1"),
+        )
+
+    return build
+
+
+def stock(base: Path, tmp_path: Path, **arguments: Any) -> GRPOTrainer:
+    """TRL's own trainer over a copy of the same weights, with its fused head and its own loading of the KL anchor."""
+    local = LocalModel.load(base, device="cpu")
+    return GRPOTrainer(
+        model=local.model,
+        reward_funcs=lambda completions, **_: [0.0] * len(completions),
+        args=GRPOConfig(
+            output_dir=str(tmp_path / "stock"),
+            per_device_train_batch_size=12,
+            num_generations=4,
+            bf16=False,
+            gradient_checkpointing=False,
+            use_cpu=True,
+            report_to=[],
+            **arguments,
+        ),
+        train_dataset=Dataset.from_dict({"prompt": ["a", "b", "c"]}),
+        processing_class=local.tokenizer,
+    )
+
+
+def batch_of(trainer: InferenceTrainer) -> dict[str, Any]:
+    """One generation batch of three groups of four, rewarded, as a training step sees it."""
+    trainer.model.train()
+    rows = [{"prompt": list(row.prompt_ids), "row": i} for i, row in enumerate(trainer.rows[:3]) for _ in range(4)]
+    return trainer._generate_and_score_completions(rows)
+
+
+def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    found = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    return found
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_log_probs_entropies_and_gradients_equal_stock(
+    make: Make, tiny_base: Path, tmp_path: Path, temperature: float
+) -> None:
+    ours, theirs = make(), stock(tiny_base, tmp_path, temperature=temperature)
+    batch = batch_of(ours)
+    shuffled = torch.randperm(12)  # as TRL shuffles a batch: groups are told apart by their prompts
+    ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)[shuffled]
+    mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)[shuffled]
+    mask[0, -2:] = 0  # a summary that ended early
+    assert (mask[:, 0] == 0).any(), "prompts of different lengths"
+    kept = batch["completion_ids"].shape[1]
+    on = mask[:, -kept:].float()
+
+    weights = torch.randn(12, kept)
+    logps, entropies = group_logps(ours.model, ids, mask, kept, ours.local.pad_id, temperature, True)
+    (logps * weights * on).sum().backward()
+    expected, expected_entropies, _ = theirs._get_per_token_logps_and_entropies(
+        theirs.model, ids, mask, kept, compute_entropy=True
+    )
+    (expected * weights * on).sum().backward()
+    assert_close(logps * on, expected * on, **CLOSE)
+    assert_close(entropies * on, expected_entropies * on, **CLOSE)
+    mine, other = gradients(ours.model), gradients(theirs.model)
+    assert mine.keys() == other.keys()
+    for name in other:
+        assert_close(mine[name], other[name], atol=2e-4, rtol=1e-3)
+
+
+def test_a_whole_step_equals_stock(make: Make, tiny_base: Path, tmp_path: Path) -> None:
+    """Loss and gradient of one batch: TRL's loss with TRL's log-probs, on our samples, advantages and anchor."""
+    ours = make()
+    theirs = stock(
+        tiny_base, tmp_path, loss_type="dr_grpo", beta=0.02, max_completion_length=6, use_bias_correction_kl=False
+    )
+    theirs.model.train()
+    ours.current_gradient_accumulation_steps = theirs.current_gradient_accumulation_steps = 1
+    with torch.no_grad():
+        for mine, other in zip(ours.model.parameters(), theirs.model.parameters(), strict=True):
+            mine.add_(0.02 * torch.randn_like(mine))  # away from the anchor, so that the KL term pulls
+            other.copy_(mine)
+    batch = batch_of(ours)
+    losses = []
+    for trainer in (ours, theirs):
+        loss = trainer._compute_loss(trainer.model, batch)
+        loss.backward()
+        losses.append(loss.detach())
+    assert_close(losses[0], losses[1], **CLOSE)
+    mine, other = gradients(ours.model), gradients(theirs.model)
+    for name in other:
+        assert_close(mine[name], other[name], atol=1e-4, rtol=1e-3)
+    assert theirs._metrics["train"]["kl"][0] > 0
+
+
+def test_the_loss_is_the_methods_sum_over_tokens(make: Make) -> None:
+    ours = make(inference={"kl": 0.0})
+    ours.current_gradient_accumulation_steps = 1
+    batch = batch_of(ours)
+    ours._compute_loss(ours.model, batch).backward()
+    found = gradients(ours.model)
+    ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
+    mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
+    logps, _ = group_logps(ours.model, ids, mask, batch["completion_ids"].shape[1], ours.local.pad_id, 1.0, False)
+    (-(batch["advantages"][:, None] * logps).sum() / (12 * 6)).backward()  # 12 summaries, max_tokens 6
+    for name, expected in gradients(ours.model).items():
+        assert_close(found[name], expected, **CLOSE)
+
+
+def test_advantages_are_ours(make: Make) -> None:
+    for scale in (False, True):
+        trainer = make(inference={"scale_rewards": scale})
+        scored: list[Any] = []
+        trainer.scored = scored.append  # type: ignore[method-assign]
+        batch = batch_of(trainer)
+        assert_close(batch["advantages"], group_advantages(scored[0].rewards.view(3, 4), scale).flatten())
+
+
+def test_rollouts_belong_to_their_prompts(make: Make) -> None:
+    trainer = make()
+    prompts = [list(row.prompt_ids) for row in trainer.rows[:3]]
+    trainer.temperature = 1e-4  # as good as greedy
+    drawn, logps = trainer._generate_single_turn([p for p in prompts for _ in range(4)], None, {}, 4)
+    assert logps is None and len(drawn) == 12
+    for i, prompt in enumerate(prompts):
+        plain = (
+            trainer.model.eval()
+            .generate(
+                torch.tensor([prompt]),
+                attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+                max_new_tokens=6,
+                do_sample=False,
+                eos_token_id=trainer.local.end_id,
+            )[0, len(prompt) :]
+            .tolist()
+        )
+        assert drawn[4 * i : 4 * i + 4] == [plain] * 4
+
+
+def test_the_reward_is_the_methods(make: Make) -> None:
+    trainer = make()
+    rows = [trainer.rows[0], trainer.rows[0], trainer.rows[1], trainer.rows[2]]
+    texts = ["likes cats", "likes short sentences", "", "likes cats"]
+    scores = trainer.reward.score(texts, rows)
+    generator = trainer.reward.generator
+    for text, row, reward in zip(texts, rows, scores.rewards, strict=True):
+        items = [
+            type(scores.items[0])(tuple(generator.prompt_ids(t.prompt, text)), t.chosen, t.rejected)
+            for t in row.targets
+        ]
+        with torch.no_grad():
+            chosen, rejected = pair_logps_plain(generator.local.model, items)
+        refs = [torch.tensor([getattr(t, f"ref_{side}") for t in row.targets]) for side in ("chosen", "rejected")]
+        assert_close(reward, summary_reward(margin(chosen, rejected, *refs), 0.1).mean(), atol=1e-3, rtol=1e-4)
+    empty = scores.margins[scores.owner == 2]  # no summary, untrained generator: the reference itself
+    assert_close(empty, torch.zeros_like(empty), atol=5e-4, rtol=0)
+
+
+def test_the_reward_comes_from_the_partner_adapter(make: Make, tmp_path: Path) -> None:
+    """Rewards under two adapters on one base equal those of a generator loaded alone, and change no gradient flag."""
+    donor = make("lora")
+    with torch.no_grad():
+        for name, parameter in donor.model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.3)
+    save_adapter(donor.model, TRAINED, tmp_path / "generator", donor.model.peft_config[TRAINED].base_model_name_or_path)
+    trainer = make("lora", generator_from=tmp_path / "generator")
+    alone = SummaryReward(Generator.from_pretrained(tmp_path / "generator", device="cpu"), TRAINED, 0.1)
+    flags = [p.requires_grad for p in trainer.model.parameters()]
+    texts, rows = ["likes cats", "likes short sentences", ""], trainer.rows[:3]
+    for training in (True, False):
+        trainer.model.train(training)
+        scores = trainer.reward.score(texts, rows)
+        assert trainer.model.training == training
+    assert_close(scores.rewards, alone.score(texts, rows).rewards, atol=1e-3, rtol=1e-4)
+    assert not torch.allclose(donor.reward.score(texts, rows).rewards, scores.rewards, atol=0.1)  # the bare base's
+    assert [p.requires_grad for p in trainer.model.parameters()] == flags
+
+
+def test_settings_that_override_trl(make: Make) -> None:
+    arguments = make().args
+    assert not arguments.bf16 and not arguments.gradient_checkpointing
+    assert arguments.loss_type == "dr_grpo" and arguments.scale_rewards == "none"
+    assert arguments.steps_per_generation == arguments.num_iterations == 1  # a checkpoint never falls inside a window
+    assert not arguments.shuffle_dataset and arguments.report_to == []
+
+
+def test_the_kl_is_to_the_initial_model_not_loaded_again(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trl.trainer.grpo_trainer.create_model_from_path", lambda *_, **__: pytest.fail("loaded"))
+    trainer = make()
+    assert trainer.ref_model is trainer.reward.generator.local.model  # anchor, reference and frozen generator: one
+    with torch.no_grad():
+        for parameter in trainer.model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    batch = batch_of(trainer)
+    ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
+    mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
+    kept = batch["completion_ids"].shape[1]
+    for model, equal in ((trainer.ref_model, True), (trainer.model, False)):
+        with torch.no_grad():
+            logps, _ = group_logps(model, ids, mask, kept, trainer.local.pad_id, 1.0, False)
+        assert torch.allclose(batch["ref_per_token_logps"], logps, atol=1e-4) == equal
+
+
+def test_the_fused_head_is_gone(make: Make) -> None:
+    for adapter in ("none", "lora"):
+        model = make(adapter).model
+        base = model.get_base_model() if adapter == "lora" else model
+        assert "forward" not in vars(base)
+
+
+def test_lora_trains_default_alone(make: Make) -> None:
+    trainer = make("lora")
+    model = trainer.model
+    assert "ref" not in model.peft_config and model.active_adapter == TRAINED
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    trainer.run_phase()
+    moved = {name for name, p in model.named_parameters() if (p != before[name]).any()}
+    assert moved and all(f".{TRAINED}." in name for name in moved)
+    assert {name for name, p in model.named_parameters() if p.requires_grad} == {n for n in before if ".default." in n}
+
+
+def test_lora_kl_anchors_at_the_base_not_at_the_adapter_it_starts_from(make: Make, tmp_path: Path) -> None:
+    first = make("lora")
+    with torch.no_grad():
+        for name, parameter in first.model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.3)
+    first.model.save_pretrained(tmp_path / "adapter")
+    trainer = make("lora", inference_from=tmp_path / "adapter")
+    batch = batch_of(trainer)
+    ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
+    mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
+    kept = batch["completion_ids"].shape[1]
+    for adapter, equal in ((None, True), (TRAINED, False)):
+        with torch.no_grad(), using(trainer.model, adapter):
+            logps, _ = group_logps(trainer.model, ids, mask, kept, trainer.local.pad_id, 1.0, False)
+        assert torch.allclose(batch["ref_per_token_logps"], logps, atol=1e-4) == equal
+    trained = {name for name, p in trainer.model.named_parameters() if p.requires_grad}
+    assert trained and all(".default." in name for name in trained)  # though the KL switched adapters off and on
+
+
+def test_rollouts_from_other_weights_are_noticed(make: Make, tiny_base: Path) -> None:
+    trainer = make()
+    trainer.check()
+    trainer.local = LocalModel.load(tiny_base, device="cpu")
+    trainer.check()  # another copy, but still of the same weights
+    with torch.no_grad():
+        trainer.model.model.layers[0].mlp.up_proj.weight.mul_(1.2)
+    with pytest.raises(RolloutError, match="do not come from the weights that train"):
+        trainer.before_save()
+
+
+def test_the_check_draws_no_random_numbers(make: Make) -> None:
+    trainer = make()
+    before = torch.random.get_rng_state()
+    check_rollouts(trainer.local, trainer.model, trainer.rows[0].prompt_ids, 4)
+    assert torch.equal(before, torch.random.get_rng_state())

@@ -1,0 +1,140 @@
+"""Simultaneous training: the gradients of both components are those of two separate computations."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from popi.scoring import pair_logps_plain
+from popi.training.adapters import using
+from popi.training.joint_phase import PARTNER, JointTrainer
+from popi.training.objective import dpo_loss, margin
+
+Make = Callable[..., JointTrainer]
+CLOSE = {"atol": 5e-4, "rtol": 2e-3}
+
+
+@pytest.fixture
+def make(bench: Callable[..., Any]) -> Make:
+    def build(adapter: str, checkpointing: bool = False, **training: Any) -> JointTrainer:
+        from popi.training.reward import SummaryReward
+
+        b = bench({"inference_model", "generator"}, adapter, gradient_checkpointing=checkpointing, **training)
+        trainer = JointTrainer(
+            generator=b.parts.generator.local if adapter == "none" else None,
+            local=b.parts.inference_model.local,
+            rows=b.rows,
+            reward=SummaryReward(b.parts.generator, b.parts.adapters["generator"], 0.1),
+            anchor=b.parts.base.local.model,
+            **b.common("joint"),
+        )
+        if adapter == "lora":  # LoRA's B starts at zero, and with it the gradient of A
+            with torch.no_grad():
+                for part in trainer._parts().values():
+                    for parameter in part.values():
+                        parameter.add_(0.05 * torch.randn_like(parameter))
+        return trainer
+
+    return build
+
+
+def one_step(trainer: JointTrainer) -> dict[str, dict[str, torch.Tensor]]:
+    """Gradients by component after one `training_step`."""
+    if trainer.args.gradient_checkpointing:
+        trainer.model.gradient_checkpointing_enable()  # as `train` does
+    trainer.create_optimizer()
+    trainer.current_gradient_accumulation_steps = 1
+    trainer.model.train()
+    rows = [{"prompt": list(row.prompt_ids), "row": i} for i, row in enumerate(trainer.rows[:3]) for _ in range(4)]
+    trainer.training_step(trainer.model, rows)
+    return {
+        part: {n: p.grad.clone() if p.grad is not None else torch.zeros_like(p) for n, p in parameters.items()}
+        for part, parameters in trainer._parts().items()
+    }
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["", "checkpointing"])
+@pytest.mark.parametrize("adapter", ["none", "lora"])
+def test_gradients_of_both(make: Make, adapter: str, checkpointing: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = make(adapter, checkpointing, generator={"batch_size": 10_000})  # all pairs: nothing left to chance
+    kept: dict[str, Any] = {}
+    scored, loss = trainer.scored, trainer._compute_loss
+    monkeypatch.setattr(trainer, "scored", lambda scores: (kept.update(scores=scores), scored(scores)))
+    monkeypatch.setattr(trainer, "_compute_loss", lambda m, inputs: (kept.update(inputs=inputs), loss(m, inputs))[1])
+    found = one_step(trainer)
+    parts = trainer._parts()
+    assert {part: set(gradients) for part, gradients in found.items()} == {p: set(v) for p, v in parts.items()}
+
+    # the inference model: GRPO alone, nothing of the generator in the graph
+    trainer.model.gradient_checkpointing_disable()
+    expected = torch.autograd.grad(loss(trainer.model, kept["inputs"]), list(parts["inference_model"].values()))
+    for (name, gradient), right in zip(found["inference_model"].items(), expected, strict=True):
+        assert gradient.abs().max() > 0, name
+        assert_close(gradient, right, **CLOSE)
+
+    # the generator: DPO by whole sequences, under its own weights
+    scores = kept["scores"]
+    with using(trainer.generator_model, PARTNER if adapter == "lora" else None):
+        chosen, rejected = pair_logps_plain(trainer.generator_model, scores.items)
+        h = margin(chosen, rejected, scores.ref_chosen, scores.ref_rejected)
+        expected = torch.autograd.grad(dpo_loss(h, 0.1).mean(), list(parts["generator"].values()))
+    for (name, gradient), right in zip(found["generator"].items(), expected, strict=True):
+        assert gradient.abs().max() > 0, name
+        assert_close(gradient, right, **CLOSE)
+
+
+def test_why_one_summed_loss_is_not_enough(make: Make) -> None:
+    """The trap: switch adapters, sum, go backward, and the first adapter's gradient is gone without a word."""
+    trainer = make("lora")
+    model = trainer.model
+    ids = torch.tensor([[*trainer.rows[0].prompt_ids]])
+    first = model(input_ids=ids).logits.float().logsumexp(-1).sum()
+    model.set_adapter(PARTNER)
+    second = model(input_ids=ids).logits.float().logsumexp(-1).sum()
+    (first + second).backward()
+    parts = trainer._parts()
+    assert all(p.grad is None or not p.grad.any() for p in parts["inference_model"].values())
+    assert all(p.grad is not None for p in parts["generator"].values())
+
+
+@pytest.mark.parametrize("adapter", ["none", "lora"])
+def test_rates_and_clips_of_their_own(make: Make, adapter: str) -> None:
+    trainer = make(
+        adapter,
+        inference={"learning_rate": 1e-3, "max_grad_norm": 0.5},
+        generator={"learning_rate": 2e-5, "max_grad_norm": 0.25},
+    )
+    groups = trainer.create_optimizer().param_groups
+    assert [group["lr"] for group in groups] == [1e-3, 2e-5]
+    parts = trainer._parts()
+    assert [len(group["params"]) for group in groups] == [len(p) for p in parts.values()]
+    assert not set(map(id, groups[0]["params"])) & set(map(id, groups[1]["params"]))
+    for part in parts.values():
+        for parameter in part.values():
+            parameter.grad = torch.ones_like(parameter)
+    trainer._clip_grad_norm(trainer.model)
+    norms = [torch.stack([p.grad.norm() for p in part.values()]).norm() for part in parts.values()]
+    assert_close(torch.stack(norms), torch.tensor([0.5, 0.25]), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("adapter", ["none", "lora"])
+def test_both_move_and_nothing_else(make: Make, adapter: str) -> None:
+    trainer = make(adapter)
+    watched = dict(trainer.model.named_parameters())
+    if adapter == "none":
+        watched |= {f"anchor.{n}": p for n, p in trainer.ref_model.named_parameters()}
+    before = {name: p.detach().clone() for name, p in watched.items()}
+    trained = {name: p.detach().clone() for name, p in trainer.trained_parameters().items()}
+    trainer.run_phase()
+    assert all((p != trained[name]).any() for name, p in trainer.trained_parameters().items())
+    kept = {id(p) for p in trainer.trained_parameters().values()}
+    assert all(torch.equal(p, before[name]) for name, p in watched.items() if id(p) not in kept)
+
+
+def test_each_step_scores_its_own_samples(make: Make) -> None:
+    trainer = make("none")
+    one_step(trainer)
+    with pytest.raises(AssertionError, match="scores its own samples once"):
+        trainer.generator_backward()
