@@ -41,30 +41,5 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny") / "base"
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    (folder / "popi.json").write_text('{"template": "nano"}')
-    return folder
-
-from pathlib import Path  # noqa: E402
-
-import pytest  # noqa: E402
-
-
-@pytest.fixture(scope="session")
-def random_nano(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the nano tokenizer and a tiny Llama of random, far from uniform weights."""
-    import torch
-
-    from popi.nano.recipe import Recipe, new_model
-    from popi.nano.tokenizer import build_tokenizer
-
-    folder = tmp_path_factory.mktemp("random_nano")
-    tokenizer = build_tokenizer()
-    model = new_model(Recipe(hidden_size=32, layers=2, heads=4), len(tokenizer))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 2:
-                parameter.mul_(5.0)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
     (folder / "popi.json").write_text('{"template": "nano", "max_tokens": 12}')
     return folder

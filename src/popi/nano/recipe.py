@@ -6,7 +6,6 @@ vocabulary and the data, and stands in the folder's `recipe.json`.
 
 import hashlib
 import json
-import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -33,14 +32,15 @@ class Recipe:
     hidden_size: int = 128
     layers: int = 4
     heads: int = 4
-    steps: int = 1400
-    contrast_steps: int = 400
-    """First steps, in which users have one or two pairs only: the base learns to compare before it aggregates."""
-    users_per_step: int = 12
+    steps: int = 1300
+    contrast_steps: int = 500
+    """First steps, in which users have one or two signals that matter: the base compares before it aggregates."""
+    contrast_users_per_step: int = 24
+    users_per_step: int = 8
     short_rows_per_step: int = 24
     """Follow and plain rows a step (three quarters follow)."""
-    learning_rate: float = 3e-3
-    muon_learning_rate: float = 0.02
+    learning_rate: float = 1e-2
+    muon_learning_rate: float = 0.03
     warmup_steps: int = 50
     signals_weight: float = 0.3
     """Weight of the signals' own tokens in the loss, against 1 for the answers'."""
@@ -87,12 +87,11 @@ def rows(recipe: Recipe, writer: Writer) -> Iterator[tuple[list[list[Segment]], 
     rng = Random(f"popi-nano-base-{recipe.seed}")
     step = 0
     while True:
-        early = step < recipe.contrast_steps
-        scale = 2 if early else 1  # short contexts: more of them
-        users = [
-            writer.user(rng, rng.choice((1, 2)) if early else rng.choice((3, 5, 6, 6)))
-            for _ in range(recipe.users_per_step * scale)
-        ]
+        if step < recipe.contrast_steps:  # a pair, two, or what stands beside pairs
+            kinds = rng.choices(((1, False), (2, False), (0, True)), k=recipe.contrast_users_per_step)
+        else:
+            kinds = rng.choices(((3, True), (5, True), (6, True), (6, True)), k=recipe.users_per_step)
+        users = [writer.user(rng, pairs, others) for pairs, others in kinds]
         short = [writer.plain(rng) if i % 4 == 0 else writer.follow(rng) for i in range(recipe.short_rows_per_step)]
         yield users, short
         step += 1
@@ -130,9 +129,7 @@ def build(
     ]
 
     def rate(step: int) -> float:
-        warm = min(1.0, (step + 1) / recipe.warmup_steps)
-        done = step / recipe.steps
-        return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+        return min(1.0, (step + 1) / recipe.warmup_steps) * (1 - step / recipe.steps)
 
     schedules = [torch.optim.lr_scheduler.LambdaLR(o, rate) for o in optimizers]
     started = time.time()

@@ -24,8 +24,10 @@ ASK = "does this user care about {}?"
 
 def poor_summary(user: NanoUser, rng: Random) -> str:
     """One to four differences inside one random pair, or something said about anyone."""
-    pair = rng.choice(user.pairs)
-    seen: dict[str, str] = {a: v for a, v in pair.better.items() if pair.worse[a] != v}
+    seen: dict[str, str] = {}
+    if user.pairs:
+        pair = rng.choice(user.pairs)
+        seen = {a: v for a, v in pair.better.items() if pair.worse[a] != v}
     for signal in user.user.signals:
         if isinstance(signal, StatementSignal | PostSignal) and rng.random() < 0.3:
             words = signal.text.lower().replace(".", "").split()
@@ -84,11 +86,19 @@ class Writer:
             tasks.append((task_prompt(topic, rng), realise(random_values(rng), topic, rng).text))
         return self._row(None, tasks, score_system=False)
 
-    def user(self, rng: Random, pairs: int, imitations: int = 2, questions: int = 3) -> list[Segment]:
+    def user(
+        self,
+        rng: Random,
+        pairs: int,
+        others: bool = True,
+        descriptions: int = 2,
+        imitations: int = 2,
+        questions: int = 5,
+    ) -> list[Segment]:
         """A user's signals, and imitate, ask and describe tasks about them."""
-        user = make_user("x", rng, "train", targets=0, pairs=pairs)
+        user = make_user("x", rng, "train", targets=0, pairs=pairs, others=others)
         messages = self.templates.inference_messages(user.user.signals)
-        tasks = [(messages[1]["content"], poor_summary(user, rng))]
+        tasks = [(str(messages[1]["content"]), poor_summary(user, rng)) for _ in range(descriptions)]
         for _ in range(imitations):
             topic = rng.choice(topics("train"))
             response = realise({**random_values(rng), **user.preferences}, topic, rng)
@@ -100,8 +110,8 @@ class Writer:
         return self._row(messages[0]["content"], tasks, score_system=True)
 
     def _asked(self, user: NanoUser, rng: Random, n: int) -> list[str]:
-        """Attributes to ask about: half cared, half not, on average."""
-        cared = rng.sample(sorted(user.preferences), 1 + (n > 2))
+        """Attributes to ask about: about half of them cared."""
+        cared = rng.sample(sorted(user.preferences), min(len(user.preferences), (n + 1) // 2))
         rest = sorted(set(ATTRIBUTES) - set(user.preferences))
         return cared + rng.sample(rest, max(0, n - len(cared)))
 

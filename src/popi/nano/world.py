@@ -174,8 +174,10 @@ def _said(preferences: dict[str, str], rng: Random, split: Split) -> Signal:
     return DemographicSignal(text=f"works as {job}.")
 
 
-def make_user(user_id: str, rng: Random, split: Split, targets: int, pairs: int = PAIRS) -> NanoUser:
-    """Draw one user: preferences, `pairs` signal pairs, an interaction, two things said, and target pairs."""
+def make_user(
+    user_id: str, rng: Random, split: Split, targets: int, pairs: int = PAIRS, others: bool = True
+) -> NanoUser:
+    """Draw one user: preferences, `pairs` signal pairs, with `others` an interaction and two things said, and targets."""
     preferences = draw_preferences(rng, split)
     signals: list[Signal] = []
     facts: list[PairFacts] = []
@@ -192,8 +194,10 @@ def make_user(user_id: str, rng: Random, split: Split, targets: int, pairs: int 
             chosen, rejected = rejected, chosen
         facts.append(PairFacts(chosen.values, rejected.values))
         signals.append(PairSignal(prompt=task_prompt(topic, rng, split), chosen=chosen.text, rejected=rejected.text))
-    interaction, edit = _interaction(preferences, subjects.pop(), rng, split)
-    signals += [interaction, _said(preferences, rng, split), _said(preferences, rng, split)]
+    if others:
+        interaction, edit = _interaction(preferences, subjects.pop(), rng, split)
+        facts += [edit] if edit else []
+        signals += [interaction, _said(preferences, rng, split), _said(preferences, rng, split)]
     rng.shuffle(signals)
     goals = []
     for focus in _cycle(preferences, targets, rng):
@@ -204,7 +208,7 @@ def make_user(user_id: str, rng: Random, split: Split, targets: int, pairs: int 
     return NanoUser(
         User(user_id=user_id, signals=dated, targets=goals),
         preferences,
-        tuple(facts) + ((edit,) if edit else ()),
+        tuple(facts),
     )
 
 

@@ -14,16 +14,16 @@ PROMPTS = ["tell me about bees.", "explain.", "how do i start with piano and wit
 
 
 @pytest.fixture(scope="module")
-def local(random_nano: Path) -> LocalModel:
-    return LocalModel.load(random_nano)
+def local(tiny_base: Path) -> LocalModel:
+    return LocalModel.load(tiny_base)
 
 
 def prompts(local: LocalModel) -> list[list[int]]:
     return [local.encode_chat([{"role": "user", "content": text}]) for text in PROMPTS]
 
 
-def test_greedy_equals_transformers_generate(local: LocalModel, random_nano: Path) -> None:
-    model = AutoModelForCausalLM.from_pretrained(random_nano, dtype=torch.float32)
+def test_greedy_equals_transformers_generate(local: LocalModel, tiny_base: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32)
     for prompt, ours in zip(prompts(local), local.generate(prompts(local), max_new_tokens=12), strict=True):
         ids = torch.tensor([prompt])
         theirs = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False)
@@ -84,8 +84,8 @@ def test_save_and_load_without_popi(local: LocalModel, tmp_path: Path) -> None:
     assert LocalModel.load(tmp_path).settings == local.settings == {"template": "nano", "max_tokens": 12}
 
 
-def test_no_chat_template_is_refused_with_the_way_out(random_nano: Path, tmp_path: Path) -> None:
-    local = LocalModel.load(random_nano)
+def test_no_chat_template_is_refused_with_the_way_out(tiny_base: Path, tmp_path: Path) -> None:
+    local = LocalModel.load(tiny_base)
     local.tokenizer.chat_template = None
     local.save(tmp_path)
     with pytest.raises(ModelError, match=r"no chat template.*model\.chat_template="):

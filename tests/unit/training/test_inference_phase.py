@@ -106,7 +106,7 @@ def test_a_whole_step_equals_stock(make: Make, tiny_base: Path, tmp_path: Path) 
     """Loss and gradient of one batch: TRL's loss with TRL's log-probs, on our samples, advantages and anchor."""
     ours = make()
     theirs = stock(
-        tiny_base, tmp_path, loss_type="dr_grpo", beta=0.02, max_completion_length=6, use_bias_correction_kl=False
+        tiny_base, tmp_path, loss_type="dr_grpo", beta=0.02, max_completion_length=6, use_bias_correction_kl=True
     )
     theirs.model.train()
     ours.current_gradient_accumulation_steps = theirs.current_gradient_accumulation_steps = 1
@@ -199,7 +199,7 @@ def test_the_reward_comes_from_the_partner_adapter(make: Make, tmp_path: Path) -
                 parameter.normal_(std=0.3)
     save_adapter(donor.model, TRAINED, tmp_path / "generator", donor.model.peft_config[TRAINED].base_model_name_or_path)
     trainer = make("lora", generator_from=tmp_path / "generator")
-    alone = SummaryReward(Generator.from_pretrained(tmp_path / "generator", device="cpu"), TRAINED, 0.1)
+    alone = SummaryReward(Generator.from_pretrained(tmp_path / "generator", "nano", device="cpu"), TRAINED, 0.1)
     flags = [p.requires_grad for p in trainer.model.parameters()]
     texts, rows = ["likes cats", "likes short sentences", ""], trainer.rows[:3]
     for training in (True, False):

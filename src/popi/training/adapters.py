@@ -1,0 +1,88 @@
+"""Two adapters on one shared base: which one a forward goes through, and where each is saved.
+
+TRL trains the adapter called `default` and fails on any other name; the partner is called `generator` where the
+inference model is trained, `inference_model` where the generator is. Switching in PEFT rewrites `requires_grad` of
+*all* adapters; `using` puts it back, so that what trains is decided once.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+TRAINED = "default"
+
+
+def has_adapters(model: Any) -> bool:
+    """Whether this is a PEFT model."""
+    return hasattr(model, "peft_config")
+
+
+@contextmanager
+def using(model: Any, adapter: str | None) -> Iterator[None]:
+    """Run a model under one adapter (None: the bare base) and leave everything as found; plain models pass through."""
+    if not has_adapters(model):
+        yield
+        return
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    before = model.active_adapter
+    try:
+        if adapter is None:
+            with model.disable_adapter():
+                yield
+        else:
+            model.set_adapter(adapter)
+            yield
+    finally:
+        model.set_adapter(before)
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
+
+
+def adapter_parameters(model: Any, adapter: str) -> dict[str, Any]:
+    """The parameters of one adapter, by name."""
+    return {name: parameter for name, parameter in model.named_parameters() if f".{adapter}." in name}
+
+
+def attach_adapters(base: Any, rank: int, alpha: float, adapters: dict[str, Path | None]) -> Any:
+    """Put adapters on a freshly loaded base, by name; each from a folder, or new (None), which changes nothing yet.
+
+    LoRA on every linear layer except the LM head, which TRL and `popi.tree` read directly. `default` is active.
+    """
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,  # type: ignore[arg-type]  # PEFT divides it by the rank: any number will do
+        target_modules="all-linear",
+        lora_dropout=0.0,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    model: Any = None
+    for name, folder in adapters.items():
+        if model is None and folder is None:
+            model = get_peft_model(base, config, adapter_name=name)
+        elif model is None:
+            model = PeftModel.from_pretrained(base, str(folder), adapter_name=name, is_trainable=True)
+        elif folder is None:
+            model.add_adapter(name, config)
+        else:
+            model.load_adapter(str(folder), name, is_trainable=False)
+    model.set_adapter(TRAINED)
+    return model
+
+
+def save_adapter(model: Any, adapter: str, path: Path, base_name: str) -> None:
+    """Save one adapter as an ordinary adapter folder over `base_name`, loadable alone."""
+    model.save_pretrained(path, selected_adapters=[adapter])
+    inner = path / adapter  # PEFT puts every adapter but `default` into a folder of its own
+    if inner.is_dir():
+        for file in list(inner.iterdir()):
+            file.rename(path / file.name)
+        shutil.rmtree(inner)
+    file = path / "adapter_config.json"
+    facts = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps(facts | {"base_model_name_or_path": base_name}, indent=2, sort_keys=True) + "\n")

@@ -1,0 +1,102 @@
+"""The models of a phase: inference model, generator and base, loaded as few times as their roles allow."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from popi.backends.local import LocalModel, model_path
+from popi.config import RunConfig
+from popi.generator import Generator
+from popi.inference_model import InferenceModel
+from popi.training.adapters import TRAINED, attach_adapters, save_adapter
+
+INFERENCE, GENERATOR = "inference_model", "generator"
+
+
+@dataclass
+class Components:
+    """What one phase works with.
+
+    With adapters all three are one model, and `adapters` says under which adapter each component runs (None: the bare
+    base). Without, `adapters` holds None throughout and components that are the untrained base share its weights.
+    """
+
+    inference_model: InferenceModel
+    generator: Generator
+    base: Generator
+    adapters: dict[str, str | None]
+
+    def saver(self, component: str, base: str) -> Callable[[Path], None]:
+        """Writes one trained component into an empty folder, loadable by `from_pretrained`."""
+        part: InferenceModel | Generator = self.inference_model if component == INFERENCE else self.generator
+        adapter = self.adapters[component]
+
+        def write(path: Path) -> None:
+            if adapter is None:
+                part.save(path)
+                return
+            save_adapter(part.local.model, adapter, path, model_path(base))
+            part.local.tokenizer.save_pretrained(path)
+            settings: dict[str, str | int] = {"template": part.templates.name}
+            if isinstance(part, InferenceModel):
+                settings |= {"max_tokens": part.max_tokens, "token_budget": part.token_budget}
+            (path / LocalModel.SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+        return write
+
+
+def load_base(config: RunConfig) -> LocalModel:
+    """A fresh copy of the base model.
+
+    Raises:
+        ModelError: it can't be loaded.
+    """
+    return _load(config, config.model.base)
+
+
+def _load(config: RunConfig, path: str | Path) -> LocalModel:
+    model = config.model
+    return LocalModel.load(path, dtype=model.dtype, device=model.device, chat_template=model.chat_template)
+
+
+def load_components(
+    config: RunConfig, trained: set[str], inference_from: Path | None, generator_from: Path | None
+) -> Components:
+    """Load a phase's models.
+
+    Args:
+        trained: which of `inference_model` and `generator` this phase trains; they get weights of their own.
+        inference_from, generator_from: folders that earlier phases saved; None is the untrained base.
+    """
+    templates, summary = config.signals.template, config.summary
+
+    def inference_model(local: LocalModel) -> InferenceModel:
+        return InferenceModel(local, templates, summary.max_tokens, config.signals.token_budget)
+
+    base = load_base(config)
+    if config.model.adapter == "none":
+
+        def part(name: str, folder: Path | None) -> LocalModel:
+            if folder is None and name not in trained:
+                return base
+            return _load(config, folder or config.model.base)
+
+        return Components(
+            inference_model(part(INFERENCE, inference_from)),
+            Generator(part(GENERATOR, generator_from), templates),
+            Generator(base, templates),
+            {INFERENCE: None, GENERATOR: None},
+        )
+    sources = {INFERENCE: inference_from, GENERATOR: generator_from}
+    first = INFERENCE if INFERENCE in trained else GENERATOR
+    adapters: dict[str, str | None] = {}
+    folders: dict[str, Path | None] = {}
+    for name in sorted(sources, key=lambda name: name != first):  # TRL trains `default`: it comes first
+        used = name in trained or sources[name] is not None
+        adapters[name] = (TRAINED if name == first else name) if used else None
+        if used:
+            folders[adapters[name] or ""] = sources[name]
+    model = config.model
+    base.model = attach_adapters(base.model, model.lora_rank, model.lora_alpha, folders)
+    return Components(inference_model(base), Generator(base, templates), Generator(base, templates), adapters)

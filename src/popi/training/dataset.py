@@ -1,0 +1,207 @@
+"""From users to the rows that each phase trains on.
+
+A phase draws as many rows as its steps will see, in an order fixed by its seed, and prepares those alone: signals
+are rendered once, responses encoded once, and the reference model reads each target once in the life of a run.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from popi.config import RunConfig
+from popi.errors import ConfigError, DataError
+from popi.generator import Generator
+from popi.inference_model import InferenceModel
+from popi.scoring import ScoringItem, pair_logps
+from popi.signals.check import load_users
+from popi.signals.types import Prompt, User
+from popi.training.run_directory import read_jsonl, write_jsonl
+
+EVERY = 64
+"""Users whose reference log-probs are computed between two reports of progress."""
+
+
+@dataclass(frozen=True)
+class ReferencedTarget:
+    """A target pair, encoded, with what the reference model says of it on the plain prompt (summed log-probs)."""
+
+    prompt: Prompt
+    chosen: tuple[int, ...]
+    rejected: tuple[int, ...]
+    ref_chosen: float
+    ref_rejected: float
+
+
+@dataclass(frozen=True)
+class InferenceRow:
+    """One user for the inference phase: the encoded signals, and the targets that score every summary of them."""
+
+    user_id: str
+    prompt_ids: tuple[int, ...]
+    targets: tuple[ReferencedTarget, ...]
+
+
+@dataclass(frozen=True)
+class GeneratorRow:
+    """One target pair under one summary for the generator phase; an empty summary leaves the plain prompt."""
+
+    user_id: str
+    summary: str
+    item: ScoringItem
+    ref_chosen: float
+    ref_rejected: float
+
+
+def draw(n: int, per_step: int, steps: int, seed: int) -> list[int]:
+    """Indices below `n` in training order, `per_step` different ones a step: a new permutation for each pass.
+
+    Raises:
+        ConfigError: there are fewer than `per_step` to draw from.
+    """
+    if n < per_step:
+        raise ConfigError(
+            f"a step needs {per_step} different users or target pairs, but there are {n}: lower the "
+            "users_per_step or batch_size of this phase, or train on more users"
+        )
+    generator = random.Random(seed)
+    order: list[int] = []
+    while len(order) < per_step * steps:
+        one_pass = generator.sample(range(n), n)
+        order.extend(one_pass[: n - n % per_step])  # a short last step is left out: nobody twice in one
+    return order[: per_step * steps]
+
+
+def load_training_users(config: RunConfig) -> list[User]:
+    """The training users of a config.
+
+    Raises:
+        DataError: the file has problems; the message is the report of `popi data check`.
+    """
+    data = config.data
+    if data.source == "nano":
+        from popi.nano.world import make_users
+
+        return [made.user for made in make_users(data.train_users, config.seed, "train", targets=data.targets_per_user)]
+    users = load_users(
+        data.source,
+        [data.test] if data.test else [],
+        signals_per_user=data.signals_per_user,
+        targets_per_user=data.targets_per_user,
+    )
+    return users[: data.train_users]
+
+
+def trainable(users: Sequence[User]) -> list[User]:
+    """The users that have target pairs.
+
+    Raises:
+        DataError: none of them has.
+    """
+    kept = [user for user in users if user.targets]
+    if not kept:
+        raise DataError(f"none of the {len(users)} training users has target pairs; training needs `targets`")
+    return kept
+
+
+class References:
+    """Reference log-probs of every target of a user, computed once and kept in a file of the run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._known: dict[str, list[tuple[float, float]]] = {}
+        for row in read_jsonl(path):
+            self._known[row["user_id"]] = [(chosen, rejected) for chosen, rejected in row["logps"]]
+
+    def missing(self, users: Sequence[User]) -> list[User]:
+        return [user for user in {user.user_id: user for user in users}.values() if user.user_id not in self._known]
+
+    def compute(
+        self, users: Sequence[User], base: Generator, batch_size: int = 64, report: Callable[[int], None] | None = None
+    ) -> None:
+        """Have the untrained `base` score, on the plain prompt, the targets of those users not scored before.
+
+        The file is written at the end, whole: a killed run computes the same batches again, to the same bits.
+        """
+        todo = self.missing(users)
+        if not todo:
+            return
+        for start in range(0, len(todo), EVERY):
+            part = todo[start : start + EVERY]
+            items = [item for user in part for item in base.reference_items(user.targets)]
+            chosen, rejected = pair_logps(base.local.model, items, base.local.pad_id, batch_size)
+            pairs = iter(zip(chosen.tolist(), rejected.tolist(), strict=True))
+            for user in part:
+                self._known[user.user_id] = [next(pairs) for _ in user.targets]
+            if report:
+                report(start + len(part))
+        write_jsonl(self.path, ({"user_id": user_id, "logps": logps} for user_id, logps in self._known.items()))
+
+    def targets(self, user: User, generator: Generator) -> list[ReferencedTarget]:
+        """The user's targets, encoded, with their reference log-probs."""
+        encode = generator.local.encode_response
+        return [
+            ReferencedTarget(target.prompt, tuple(encode(target.chosen)), tuple(encode(target.rejected)), *logps)
+            for target, logps in zip(user.targets, self._known[user.user_id], strict=True)
+        ]
+
+
+def inference_rows(
+    users: Sequence[User],
+    order: Sequence[int],
+    inference_model: InferenceModel,
+    generator: Generator,
+    references: References,
+    targets_per_summary: int,
+    seed: int,
+) -> list[InferenceRow]:
+    """One row for each entry of `order` (indices of `users`), with at most `targets_per_summary` targets each."""
+    picker = random.Random(seed)
+    prompts = {i: tuple(inference_model.prompt_ids(users[i].signals)[0]) for i in sorted(set(order))}
+    targets = {i: references.targets(users[i], generator) for i in prompts}
+    rows = []
+    for i in order:
+        chosen = targets[i]
+        if len(chosen) > targets_per_summary:
+            chosen = picker.sample(chosen, targets_per_summary)
+        rows.append(InferenceRow(users[i].user_id, prompts[i], tuple(chosen)))
+    return rows
+
+
+def sample_summaries(
+    users: Sequence[User],
+    inference_model: InferenceModel,
+    temperature: float,
+    top_p: float,
+    report: Callable[[int], None],
+    batch_size: int = 32,
+) -> list[list[str]]:
+    """One sampled summary for every target of every user: the z ~ π_φ(·|s) that the generator is trained on."""
+    written: list[list[str]] = []
+    for start in range(0, len(users), batch_size):
+        part = users[start : start + batch_size]
+        drawn = inference_model.local.generate(
+            [inference_model.prompt_ids(user.signals)[0] for user in part],
+            n=max(len(user.targets) for user in part),
+            max_new_tokens=inference_model.max_tokens,
+            temperature=temperature,
+            top_p=top_p,
+        )
+        for user, samples in zip(part, drawn, strict=True):
+            written.append([inference_model.local.decode(ids) for ids in samples[: len(user.targets)]])
+        report(len(written))
+    return written
+
+
+def generator_rows(
+    users: Sequence[User], summaries: Sequence[Sequence[str]] | None, generator: Generator, references: References
+) -> list[GeneratorRow]:
+    """One row a target pair: the j-th target of a user under its j-th summary, or without any."""
+    rows = []
+    for n, user in enumerate(users):
+        for j, target in enumerate(references.targets(user, generator)):
+            summary = summaries[n][j] if summaries is not None else ""
+            prefix = tuple(generator.prompt_ids(target.prompt, summary))
+            item = ScoringItem(prefix, target.chosen, target.rejected)
+            rows.append(GeneratorRow(user.user_id, summary, item, target.ref_chosen, target.ref_rejected))
+    return rows

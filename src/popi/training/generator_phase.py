@@ -1,0 +1,111 @@
+"""The generator's phase: DPO with the summary in the policy's prompt and the plain prompt in the reference's.
+
+On TRL's `DPOTrainer`, with these departures:
+- Reference log-probs come with the rows. TRL would recompute them under the policy's prompt, summary included, or
+  ignore them without a word.
+- A row is a tree (prompt, chosen, rejected), so the prompt is read once; nothing is truncated, since the cached
+  reference was not.
+- The loss is `popi.training.objective`: TRL ignores `label_smoothing` for `sigmoid` and divides IPO's log-ratios by
+  the responses' lengths.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from datasets import Dataset
+from trl import DPOConfig, DPOTrainer
+
+from popi.backends.local import LocalModel
+from popi.config import RunConfig
+from popi.scoring import ScoringItem
+from popi.training.adapters import TRAINED, has_adapters
+from popi.training.dataset import GeneratorRow
+from popi.training.objective import generator_loss, margin
+from popi.training.phase import PhaseTrainer, Report, common_arguments
+from popi.training.run_directory import PhaseDirectory, RunDirectory
+from popi.tree import pack, segment_logps
+
+
+def collate(pad_id: int) -> Any:
+    """Rows of TRL's columns -> tree rows and references, each batch first."""
+
+    def call(rows: list[dict[str, Any]]) -> dict[str, Any]:
+        items = [ScoringItem(row["prompt_ids"], row["chosen_ids"], row["rejected_ids"]) for row in rows]
+        return {
+            "trees": pack([item.tree for item in items], pad_id),
+            "ref_chosen_logps": torch.tensor([row["ref_chosen_logps"] for row in rows]),
+            "ref_rejected_logps": torch.tensor([row["ref_rejected_logps"] for row in rows]),
+        }
+
+    return call
+
+
+class GeneratorTrainer(PhaseTrainer, DPOTrainer):
+    """DPO, IPO or conservative DPO on target pairs under summaries.
+
+    Args:
+        local: the generator; with adapters, `default` is trained.
+        rows: in training order, `batch_size` a step.
+    """
+
+    def __init__(
+        self,
+        *,
+        local: LocalModel,
+        rows: Sequence[GeneratorRow],
+        config: RunConfig,
+        run: RunDirectory,
+        phase: PhaseDirectory,
+        seed: int,
+        steps: int,
+        report: Report,
+    ) -> None:
+        self.settings = settings = config.training.generator
+        arguments = DPOConfig(
+            **common_arguments(config, phase, seed, steps),
+            per_device_train_batch_size=settings.batch_size,
+            learning_rate=settings.learning_rate,
+            warmup_steps=settings.warmup_steps,
+            max_grad_norm=settings.max_grad_norm,
+            beta=settings.beta,
+            precompute_ref_log_probs=True,  # or TRL keeps a reference model and asks it
+            max_length=None,  # TRL: 1024, for the policy alone
+        )
+        columns = {
+            "prompt_ids": [row.item.prefix for row in rows],
+            "chosen_ids": [row.item.chosen for row in rows],
+            "rejected_ids": [row.item.rejected for row in rows],
+            "ref_chosen_logps": [row.ref_chosen for row in rows],
+            "ref_rejected_logps": [row.ref_rejected for row in rows],
+        }
+        super().__init__(
+            model=local.model,
+            args=arguments,
+            data_collator=collate(local.pad_id),
+            train_dataset=Dataset.from_dict(columns),
+            processing_class=local.tokenizer,
+        )
+        if has_adapters(local.model) and "ref" in local.model.peft_config:
+            local.model.delete_adapter("ref")  # TRL's copy of the adapter; our references are cached
+            local.model.set_adapter(TRAINED)
+        self.attach(run, phase, report)
+
+    # hooks
+
+    def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
+        return dataset  # encoded already, when the rows were made
+
+    def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
+        return dataset
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False) -> Any:
+        plain = self.accelerator.unwrap_model(model)
+        logps = segment_logps(plain, inputs["trees"]).reshape(-1, 2)  # (B, 2): chosen, rejected
+        h = margin(logps[:, 0], logps[:, 1], inputs["ref_chosen_logps"], inputs["ref_rejected_logps"])
+        settings = self.settings
+        loss = generator_loss(h, settings.loss, settings.beta, settings.label_smoothing).mean()
+        metrics = self._metrics["train" if plain.training else "eval"]
+        metrics["margin"].append(float(h.detach().mean()))
+        metrics["reward_accuracy"].append(float(((h.detach().sign() + 1) / 2).mean()))
+        return (loss, None) if return_outputs else loss

@@ -1,0 +1,188 @@
+"""The inference model's phase: GRPO on summary rewards, on TRL's `GRPOTrainer`.
+
+Where it departs from TRL's defaults, and why:
+- Loss `dr_grpo`: per-token terms are summed over a summary and divided by a constant (group · max_tokens), so the
+  gradient is the method's E[A·∇log π(z|s)] + λ·∇KL up to that constant; a mean over tokens would weigh the tokens of
+  short summaries more.
+- Advantages are not divided by the group's standard deviation (`scale_rewards`).
+- On-policy: one optimizer step a generation, so the importance ratio is 1 and never clipped.
+- KL to the *initial* inference model, handed in and not loaded a second time. `use_bias_correction_kl` is on: TRL's
+  k3 estimate, differentiated as it stands, follows the gradient of KL(π_φ₀ ‖ π_φ); weighted by the importance ratio it
+  follows that of KL(π_φ ‖ π_φ₀), which is the method's term.
+- The hooks below: rollouts with one prefill a group, log-probs with the signals read once a group.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+from trl import GRPOConfig, GRPOTrainer
+
+from popi.backends.local import LocalModel
+from popi.config import RunConfig
+from popi.training.adapters import has_adapters
+from popi.training.dataset import InferenceRow
+from popi.training.phase import PhaseTrainer, Report, common_arguments
+from popi.training.reward import SummaryReward
+from popi.training.rollout_check import check_rollouts
+from popi.training.run_directory import PhaseDirectory, RunDirectory, append_jsonl
+from popi.tree import Segment, pack, token_logps_and_entropies
+
+
+def group_logps(
+    model: torch.nn.Module,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    kept: int,
+    pad_id: int,
+    temperature: float,
+    entropy: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """Log-probs of completions, reading each distinct prompt once: (rows, kept), zero where masked; entropies alike.
+
+    Args:
+        input_ids: (rows, prompt + kept), prompts padded on the left and completions on the right.
+        attention_mask: the same shape; 0 on padding.
+        kept: width of the completions.
+    """
+    split = input_ids.shape[1] - kept
+    groups: dict[tuple[int, ...], list[int]] = {}
+    completions = []
+    for row, (ids, mask) in enumerate(zip(input_ids.tolist(), attention_mask.tolist(), strict=True)):
+        prompt = tuple(token for token, on in zip(ids[:split], mask[:split], strict=True) if on)
+        completions.append([token for token, on in zip(ids[split:], mask[split:], strict=True) if on])
+        groups.setdefault(prompt, []).append(row)
+    trees = [[Segment(p), *(Segment(completions[r], 0, True) for r in rows)] for p, rows in groups.items()]
+    where = [(r, t) for rows in groups.values() for r in rows for t in range(len(completions[r]))]
+    batch = pack(trees, pad_id).to(input_ids.device)
+    logps, entropies = token_logps_and_entropies(model, batch, temperature, entropy=entropy)
+    index = torch.tensor(where, dtype=torch.long, device=input_ids.device).reshape(-1, 2)
+
+    def spread(values: Tensor) -> Tensor:
+        return values.new_zeros(len(completions), kept).index_put((index[:, 0], index[:, 1]), values)
+
+    return spread(logps), spread(entropies.detach()) if entropy else None
+
+
+class InferenceTrainer(PhaseTrainer, GRPOTrainer):
+    """GRPO on the summaries of one inference model.
+
+    Args:
+        local: the inference model; with adapters, `default` is trained.
+        rows: in training order, `users_per_step` a step.
+        reward: scores summaries with the generator of this phase.
+        anchor: the initial inference model for the KL; None with adapters: then it is the base without them.
+    """
+
+    def __init__(
+        self,
+        *,
+        local: LocalModel,
+        rows: Sequence[InferenceRow],
+        reward: SummaryReward,
+        anchor: Any,
+        config: RunConfig,
+        run: RunDirectory,
+        phase: PhaseDirectory,
+        seed: int,
+        steps: int,
+        report: Report,
+    ) -> None:
+        settings = config.training.inference
+        self.local, self.rows, self.reward = local, rows, reward
+        self.max_tokens = config.summary.max_tokens
+        arguments = GRPOConfig(
+            **common_arguments(config, phase, seed, steps),
+            per_device_train_batch_size=settings.users_per_step * settings.group_size,
+            num_generations=settings.group_size,
+            max_completion_length=config.summary.max_tokens,
+            temperature=config.summary.temperature,
+            top_p=config.summary.top_p,
+            learning_rate=settings.learning_rate,
+            warmup_steps=settings.warmup_steps,
+            max_grad_norm=settings.max_grad_norm,
+            scale_rewards="group" if settings.scale_rewards else "none",
+            loss_type="dr_grpo",
+            beta=0.0,  # set below: TRL would load the anchor a second time, or copy today's adapter as anchor
+            use_bias_correction_kl=True,
+            steps_per_generation=1,
+            num_iterations=1,
+            shuffle_dataset=False,  # the rows come in training order
+        )
+        table = {"prompt": [list(row.prompt_ids) for row in rows], "row": list(range(len(rows)))}
+        super().__init__(
+            model=local.model,
+            reward_funcs=[self.summary_reward],
+            args=arguments,
+            train_dataset=Dataset.from_dict(table),
+            processing_class=local.tokenizer,
+        )
+        self.beta = settings.kl
+        self.ref_model = None if has_adapters(local.model) or not settings.kl else anchor
+        if local.end_id not in self.eos_token_ids:
+            self.eos_token_ids = [*self.eos_token_ids, local.end_id]
+        self.attach(run, phase, report)
+        self.check()
+
+    def check(self) -> None:
+        """Raises RuntimeError if rollouts do not come from the weights that train."""
+        model = self.accelerator.unwrap_model(self.model)
+        check_rollouts(self.local, model, self.rows[0].prompt_ids, self.max_tokens)
+
+    def before_save(self) -> None:
+        self.check()
+
+    def summary_reward(
+        self, completion_ids: list[list[int]], row: list[int], log_metric: Any, **_: Any
+    ) -> list[float | None]:
+        """TRL's reward function. Only text goes on to the generator."""
+        rows = [self.rows[i] for i in row]
+        scores = self.reward.score([self.local.decode(ids) for ids in completion_ids], rows)
+        self.scored(scores)
+        log_metric("margin", float(scores.margins.mean()))
+        log_metric("reward_accuracy", float(((scores.margins.sign() + 1) / 2).mean()))
+        step = self.state.global_step + 1
+        append_jsonl(self.phase.samples, scores.table(step))
+        return scores.rewards.tolist()
+
+    def scored(self, scores: Any) -> None:
+        """For subclasses that go on with the step's scores."""
+
+    # hooks
+
+    def _get_train_sampler(self, dataset: Any = None) -> Any:
+        return GRPOTrainer._get_train_sampler(self, dataset)  # repeats each row for its group; told not to shuffle
+
+    def _tokenize_prompts(self, prompts: list) -> tuple[list[list[int]], None, dict[str, Any]]:
+        return prompts, None, {}  # encoded already, when the rows were made
+
+    def _generate_single_turn(
+        self, prompt_ids: list, images: Any, multimodal_fields: Any, num_generations: int, has_tool_images: bool = False
+    ) -> tuple[list[list[int]], None]:
+        drawn = self.local.generate(
+            prompt_ids[::num_generations],  # TRL repeats each prompt for its group
+            n=num_generations,
+            max_new_tokens=self.max_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+        )
+        return [ids for group in drawn for ids in group], None
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        compute_aux_loss: bool = False,
+        **_: Any,
+    ) -> tuple[Tensor, Tensor | None, None]:
+        plain = self.accelerator.unwrap_model(model)
+        logps, entropies = group_logps(
+            plain, input_ids, attention_mask, logits_to_keep, self.local.pad_id, self.temperature, compute_entropy
+        )
+        return logps, entropies, None

@@ -1,0 +1,150 @@
+"""What popi changes in a TRL trainer, whichever it is: checkpoints that survive a kill, logs of the run, data order.
+
+TRL is pinned: the methods overridden here and in the phases are private to it, and each has a test that compares it
+with TRL's own.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch.utils.data import SequentialSampler
+from transformers import TrainerCallback
+
+from popi.config import RunConfig
+from popi.training.run_directory import PhaseDirectory, RunDirectory
+
+WEIGHTS = "weights.safetensors"
+METRICS = {  # TRL's names -> the run's
+    "loss": "loss",
+    "grad_norm": "grad_norm",
+    "learning_rate": "learning_rate",
+    "reward": "reward",
+    "reward_std": "reward_std",
+    "frac_reward_zero_std": "groups_without_spread",
+    "kl": "kl",
+    "entropy": "entropy",
+    "completions/mean_length": "summary_tokens",
+    "completions/clipped_ratio": "summaries_cut",
+    "margin": "margin",
+    "reward_accuracy": "reward_accuracy",
+    "generator_loss": "generator_loss",
+    "generator_grad_norm": "generator_grad_norm",
+    "generator_reward_accuracy": "generator_reward_accuracy",
+}
+Report = Callable[[int, dict[str, Any]], None]
+"""Called with a step and its metrics; draws the progress bar."""
+
+
+def common_arguments(config: RunConfig, phase: PhaseDirectory, seed: int, steps: int) -> dict[str, Any]:
+    """Arguments that both trainers get; those that override a TRL default say so."""
+    return {
+        "output_dir": str(phase.checkpoints),
+        "max_steps": steps,
+        "seed": seed,
+        "save_strategy": "steps",
+        "save_steps": config.training.save_steps,
+        "logging_steps": 1,
+        "lr_scheduler_type": "cosine",
+        "optim": "adamw_torch",
+        "weight_decay": 0.0,
+        "gradient_checkpointing": config.training.gradient_checkpointing,  # TRL: True
+        "bf16": False,  # TRL: True, even on a CPU; weights train in the type they were loaded in
+        "use_cpu": config.model.device == "cpu" or not torch.cuda.is_available(),
+        "disable_dropout": True,  # one forward scores, another trains: they have to agree
+        "remove_unused_columns": False,
+        "dataloader_pin_memory": False,
+        "logging_nan_inf_filter": False,  # a NaN is to be seen
+        "report_to": [],
+        "disable_tqdm": True,
+    }
+
+
+def drop_fused_head(model: Any) -> None:
+    """Take TRL's fused LM head off again.
+
+    It is patched onto the base, where two adapters (and the next phase) would share it; the last trainer built
+    would decide the temperature of all. `popi.tree` reads hidden states and never needs it.
+    """
+    base = model.get_base_model() if hasattr(model, "peft_config") else model
+    vars(base).pop("forward", None)
+
+
+class _Log(TrainerCallback):
+    def __init__(self, run: RunDirectory, phase: str, report: Report) -> None:
+        self.run, self.phase, self.report = run, phase, report
+        self.began = time.perf_counter()
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.began = time.perf_counter()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        if not logs or "loss" not in logs:  # the summary at the end of training
+            return
+        row = {name: logs[key] for key, name in METRICS.items() if key in logs}
+        row["seconds"] = round(time.perf_counter() - self.began, 4)
+        self.run.log({"phase": self.phase, "step": state.global_step, **row})
+        self.report(state.global_step, row)
+
+
+class PhaseTrainer:
+    """Mixed into a TRL trainer, before it in the bases."""
+
+    phase: PhaseDirectory
+
+    def attach(self, run: RunDirectory, phase: PhaseDirectory, report: Report) -> None:
+        """After construction: TRL's extras off, the run's logs on."""
+        from transformers import PrinterCallback
+
+        self.phase = phase
+        drop_fused_head(self.model)  # type: ignore[attr-defined]
+        self.remove_callback(PrinterCallback)  # type: ignore[attr-defined]
+        self.add_callback(_Log(run, phase.name, report))  # type: ignore[attr-defined]
+
+    def run_phase(self) -> None:
+        """Train to the last step, from the newest complete checkpoint if there is one."""
+        found = self.phase.checkpoint()
+        self.train(resume_from_checkpoint=str(found[0]) if found else None)  # type: ignore[attr-defined]
+
+    def trained_parameters(self) -> dict[str, torch.nn.Parameter]:
+        """What a checkpoint holds: the parameters that train, by name."""
+        return {n: p for n, p in self.model.named_parameters() if p.requires_grad}  # type: ignore[attr-defined]
+
+    # hooks
+
+    def _get_train_sampler(self, dataset: Any = None) -> Any:
+        # The rows come in training order. A sampler's own shuffling is not restored beyond its first pass.
+        return SequentialSampler(self.train_dataset if dataset is None else dataset)  # type: ignore[attr-defined]
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        folder = Path(output_dir or self.args.output_dir)  # type: ignore[attr-defined]
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({n: p.detach().cpu().contiguous() for n, p in self.trained_parameters().items()}, folder / WEIGHTS)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        saved = load_file(Path(resume_from_checkpoint) / WEIGHTS)
+        parameters = self.trained_parameters()
+        if saved.keys() != parameters.keys():
+            different = sorted(saved.keys() ^ parameters.keys())
+            raise RuntimeError(f"{resume_from_checkpoint}: parameters {different} differ")
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(saved[name])
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        self.before_save()
+        super()._save_checkpoint(model, trial)  # type: ignore[misc]
+        self.phase.seal(self.state.global_step)  # type: ignore[attr-defined]
+
+    def before_save(self) -> None:
+        """For checks of what is about to be saved."""
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """No card for each checkpoint."""
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Not counted."""
+        return 0

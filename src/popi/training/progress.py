@@ -1,0 +1,48 @@
+"""The progress bar of a phase."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column
+
+SHOWN = {"reward": "reward", "kl": "KL", "loss": "loss", "reward_accuracy": "accuracy"}
+
+
+class PhaseProgress:
+    """One bar for a phase's steps, with its newest metrics, and a passing one for what precedes them."""
+
+    def __init__(self, console: Console, phase: str, steps: int, done: int) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}", table_column=Column(no_wrap=True, min_width=len(phase))),
+            BarColumn(bar_width=12),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("[dim]{task.fields[metrics]}"),
+            console=console,
+        )
+        self._task = self._progress.add_task(phase, total=steps, completed=done, metrics="")
+
+    def __enter__(self) -> "PhaseProgress":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._progress.stop()
+
+    def step(self, step: int, metrics: dict[str, Any]) -> None:
+        names = {k: v for k, v in SHOWN.items() if k != "loss" or "reward" not in metrics}  # GRPO's loss says nothing
+        shown = [f"{label} {metrics[name]:.3g}" for name, label in names.items() if metrics.get(name) is not None]
+        self._progress.update(self._task, completed=step, metrics=" · ".join(shown))
+
+    @contextmanager
+    def preparing(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
+        """A bar of its own while something is prepared; told how many are done."""
+        task = self._progress.add_task(f"  {what}", total=total, metrics="")
+        try:
+            yield lambda done: self._progress.update(task, completed=done)
+        finally:
+            self._progress.remove_task(task)

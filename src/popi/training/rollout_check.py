@@ -1,0 +1,49 @@
+"""Do rollouts come from the weights that train? Elsewhere weeks were lost to rollouts from the base model."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from popi.backends.local import LocalModel
+from popi.errors import PopiError
+
+TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
+"""Largest difference of a token's log-prob, by the weights' type; 0.25 for half precision."""
+
+
+class RolloutError(PopiError):
+    """Rollouts and training use different weights: a bug or a backend that was not synchronised."""
+
+
+def check_rollouts(local: LocalModel, trained: Any, prompt: Sequence[int], max_new_tokens: int) -> float:
+    """Compare the log-probs that a greedy rollout saw with a plain forward of the trained model.
+
+    Draws no random numbers. Returns the largest difference of a token's log-prob.
+
+    Raises:
+        RolloutError: it is too large.
+    """
+    seen: list[torch.Tensor] = []
+    hook = local.model.register_forward_hook(lambda module, args, output: seen.append(output.logits[0, -1].float()))
+    try:
+        ids = local.generate([prompt], max_new_tokens=max_new_tokens)[0][0]
+    finally:
+        hook.remove()
+    was_training = trained.training
+    trained.eval()
+    with torch.no_grad():
+        whole = torch.tensor([[*prompt, *ids]], device=local.device)
+        logits = trained(input_ids=whole).logits[0, len(prompt) - 1 : -1].float()  # (tokens, V)
+    trained.train(was_training)
+    index = torch.tensor(ids, device=local.device)[:, None]
+    rollout = torch.log_softmax(torch.stack(seen[: len(ids)]), dim=-1).gather(1, index)
+    plain = torch.log_softmax(logits, dim=-1).gather(1, index)
+    difference = float((rollout - plain).abs().max())
+    allowed = TOLERANCE.get(next(trained.parameters()).dtype, 0.25)
+    if not difference <= allowed:
+        raise RolloutError(
+            f"rollouts do not come from the weights that train: log-probs of a greedy summary differ by "
+            f"{difference:.3g} (allowed {allowed:g}); the model that generates is not the one being trained"
+        )
+    return difference

@@ -1,0 +1,278 @@
+"""The run directory: what a run leaves on disk, and how a killed run finds where it was.
+
+    {root}/{name}/config.json        the resolved config
+                 log.jsonl           metrics, one line a step: {"phase", "step", ...}
+                 tensorboard/        the same, where tensorboard is installed
+                 references.jsonl    reference log-probs, once a target
+                 phases/{phase}/     checkpoints/ (while it runs), inference_model/ or generator/ or both,
+                                     samples.jsonl (sampled summaries with their rewards), done.json
+                 methods.json        {method: {"inference_model": path, "generator": path}}
+
+Every file that a later step trusts is written aside and renamed into place, and `done.json` and a checkpoint's
+`complete` are written last: a kill at any moment leaves either the old state or the new.
+"""
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from popi.config import RunConfig, resolve
+from popi.errors import RunError
+
+COMPLETE = "complete"
+METHOD_ORDER = ("simultaneous", "alternating", "plug_and_play", "population_dpo")
+"""Which method a run stands for when none is named: the first of these that it trained."""
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(path.name + ".tmp")
+    with aside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(aside, path)
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSON-lines file; a last line that a kill cut short is left out. No file: no rows."""
+    if not path.is_file():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8").split("\n")[:-1]:  # splitlines() would also cut at U+2028
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
+
+
+def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write a JSON-lines file whole or not at all."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def append_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Append rows and hand them to the operating system (a kill of this process loses none)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat.update(_flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def config_differences(saved: RunConfig, given: RunConfig) -> list[str]:
+    """The settings in which two configs differ, as `section.key: saved -> given`; where the run lies is left out."""
+    old, new = _flatten(saved.model_dump(mode="json")), _flatten(given.model_dump(mode="json"))
+    return [
+        f"{key}: {old.get(key)!r} -> {new.get(key)!r}"
+        for key in sorted(old.keys() | new.keys())
+        if key not in ("root", "name") and old.get(key) != new.get(key)
+    ]
+
+
+class PhaseDirectory:
+    """One phase of a run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.name = path, path.name
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def samples(self) -> Path:
+        return self.path / "samples.jsonl"
+
+    @property
+    def done(self) -> bool:
+        """Whether the phase ended and its models stand."""
+        return (self.path / "done.json").is_file()
+
+    def checkpoint(self) -> tuple[Path, int] | None:
+        """The newest complete checkpoint and its step; what a kill left half-written is removed."""
+        best: tuple[Path, int] | None = None
+        for folder in sorted(self.checkpoints.glob("checkpoint-*")):
+            step = int(folder.name.rpartition("-")[2])
+            if not (folder / COMPLETE).is_file():
+                shutil.rmtree(folder)
+            elif best is None or step > best[1]:
+                best = folder, step
+        return best
+
+    def seal(self, step: int) -> None:
+        """Declare a checkpoint complete, then remove the older ones."""
+        newest = self.checkpoints / f"checkpoint-{step}"
+        write_text(newest / COMPLETE, str(step))
+        for folder in self.checkpoints.glob("checkpoint-*"):
+            if folder != newest:
+                (folder / COMPLETE).unlink(missing_ok=True)  # first: a half-removed one must not look complete
+                shutil.rmtree(folder)
+
+    def save(self, component: str, write: Callable[[Path], None]) -> Path:
+        """Save a trained component (`inference_model` or `generator`) whole or not at all. Returns its folder."""
+        final, aside = self.path / component, self.path / f"{component}.tmp"
+        for folder in (aside, final):
+            if folder.exists():
+                shutil.rmtree(folder)
+        aside.mkdir(parents=True)
+        write(aside)
+        os.replace(aside, final)
+        return final
+
+    def finish(self, facts: dict[str, Any]) -> None:
+        """Mark the phase as done and drop its checkpoints."""
+        write_text(self.path / "done.json", json.dumps(facts, indent=2) + "\n")
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
+
+
+class RunDirectory:
+    """One run on disk. `create`, `resume` or `open` it."""
+
+    def __init__(self, path: Path, config: RunConfig) -> None:
+        self.path, self.config = path, config
+        self._writers: dict[str, Any] = {}
+
+    @classmethod
+    def create(cls, config: RunConfig) -> "RunDirectory":
+        """Start a run.
+
+        Raises:
+            RunError: something stands there already; nothing is overwritten.
+        """
+        path = config.directory
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise RunError(
+                f"{path} exists already and nothing of it is overwritten; "
+                f"continue it with --resume, or name another run with name={config.name}-2"
+            )
+        write_text(path / "config.json", config.model_dump_json(indent=2) + "\n")
+        return cls(path, config)
+
+    @classmethod
+    def resume(cls, config: RunConfig) -> "RunDirectory":
+        """Open a run to go on with it, or start it if it never began.
+
+        Raises:
+            RunError: the run belongs to another config (the message names the settings), or isn't a run.
+        """
+        path = config.directory
+        leftovers = {"config.json.tmp"}  # killed before its config was in place
+        if not path.exists() or {entry.name for entry in path.iterdir()} <= leftovers:
+            shutil.rmtree(path, ignore_errors=True)
+            return cls.create(config)
+        run = cls.open(path)
+        differences = config_differences(run.config, config)
+        if differences:
+            raise RunError(
+                f"{path} was started with other settings:\n  " + "\n  ".join(differences) + "\n"
+                "resume it with its own config.json, or give the new settings another name=…"
+            )
+        return cls(path, config)
+
+    @classmethod
+    def open(cls, path: str | Path) -> "RunDirectory":
+        """Open a run to read from it.
+
+        Raises:
+            RunError: there is no run at `path`, or its config can't be read.
+        """
+        path = Path(path)
+        file = path / "config.json"
+        try:
+            tree = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path} is not a run directory: {file} can't be read ({error})") from None
+        return cls(path, resolve(tree, source=str(file)))
+
+    def phase(self, name: str) -> PhaseDirectory:
+        return PhaseDirectory(self.path / "phases" / name)
+
+    # models
+
+    def methods(self) -> dict[str, dict[str, str]]:
+        """What each trained method consists of: paths below the run directory, or the base's name."""
+        try:
+            return dict(json.loads((self.path / "methods.json").read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return {}
+
+    def set_method(self, method: str, inference_model: str, generator: str) -> None:
+        methods = self.methods() | {method: {"inference_model": inference_model, "generator": generator}}
+        write_text(self.path / "methods.json", json.dumps(methods, indent=2) + "\n")
+
+    def resolve(self, model: str) -> str:
+        """A loadable path or name for an entry of methods.json."""
+        inside = self.path / model
+        return str(inside) if model.startswith("phases/") else model
+
+    def models(self, method: str | None = None) -> tuple[str, str]:
+        """Paths of (inference model, generator) of a method; None: the fullest one that was trained.
+
+        Raises:
+            RunError: the method wasn't trained in this run (the message lists those that were).
+        """
+        methods = self.methods()
+        if method is None:
+            method = next((name for name in METHOD_ORDER if name in methods), "any")
+        if method not in methods:
+            trained = ", ".join(methods) or "none yet; finish it with --resume"
+            raise RunError(f"{self.path}: method {method!r} was not trained here; trained: {trained}")
+        entry = methods[method]
+        return self.resolve(entry["inference_model"]), self.resolve(entry["generator"])
+
+    # metrics
+
+    @property
+    def log_file(self) -> Path:
+        return self.path / "log.jsonl"
+
+    def log(self, row: dict[str, Any]) -> None:
+        """One step's metrics, `phase` and `step` among them, to log.jsonl and tensorboard."""
+        clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+        append_jsonl(self.log_file, [clean])
+        writer = self._writer(row["phase"], row["step"])
+        if writer is not None:
+            for key, value in clean.items():
+                if key not in ("phase", "step") and isinstance(value, int | float):
+                    writer.add_scalar(key, value, row["step"])
+
+    def _writer(self, phase: str, step: int) -> Any:
+        if phase not in self._writers:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError:
+                self._writers[phase] = None
+            else:  # purge_step hides what a killed process logged past its last checkpoint
+                folder = str(self.path / "tensorboard" / phase)
+                self._writers[phase] = SummaryWriter(folder, purge_step=step)
+        return self._writers[phase]
+
+    def close(self) -> None:
+        for writer in self._writers.values():
+            if writer is not None:
+                writer.close()
+        self._writers.clear()
+
+    def rewind(self, phase: str, step: int) -> None:
+        """Forget what was logged and sampled in `phase` after `step`: the resumed run writes it again."""
+        if self.log_file.is_file():
+            rows = read_jsonl(self.log_file)
+            write_jsonl(self.log_file, [row for row in rows if row["phase"] != phase or row["step"] <= step])
+        samples = self.phase(phase).samples
+        if samples.is_file():
+            write_jsonl(samples, [row for row in read_jsonl(samples) if row["step"] <= step])

@@ -1,0 +1,173 @@
+"""Every order, with full weights and with LoRA: a few steps end to end, and interrupted at the awkward moments."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from safetensors.torch import load_file
+
+from popi.config import RunConfig, resolve
+from popi.errors import ConfigError, RunError
+from popi.generator import Generator
+from popi.inference_model import InferenceModel
+from popi.nano.world import make_users
+from popi.training.run_directory import PhaseDirectory, RunDirectory, read_jsonl
+from popi.training.train import train
+
+ORDERS = ["population_dpo", "plug_and_play", "alternating", "simultaneous"]
+STEPS = 4
+QUIET = Console(quiet=True)
+
+
+def make_config(root: Path, base: Path, order: str, adapter: str, name: str = "whole", **training: object) -> RunConfig:
+    return resolve(
+        {
+            "name": name,
+            "root": str(root),
+            "model": {"base": str(base), "adapter": adapter, "device": "cpu"},
+            "data": {"train_users": 12},
+            "summary": {"max_tokens": 6},
+            "training": {
+                "orders": [order],
+                "joint_steps": STEPS,
+                "save_steps": 2,
+                "inference": {
+                    "steps": STEPS,
+                    "users_per_step": 3,
+                    "group_size": 3,
+                    "targets_per_summary": 2,
+                    "warmup_steps": 0,
+                },
+                "generator": {"steps": STEPS, "batch_size": 4, "warmup_steps": 0},
+            }
+            | training,
+        }
+    )
+
+
+@pytest.fixture(scope="module", params=[(o, a) for a in ("none", "lora") for o in ORDERS], ids="-".join)
+def trained(request: pytest.FixtureRequest, tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    order, adapter = request.param
+    config = make_config(tmp_path_factory.mktemp("runs"), tiny_base, order, adapter)
+    return RunDirectory.open(train(config, console=QUIET))
+
+
+def test_what_a_run_leaves(trained: RunDirectory, tiny_base: Path) -> None:
+    order = trained.config.training.orders[0]
+    phases = {
+        "population_dpo": ["population-dpo"],
+        "plug_and_play": ["inference-1"],
+        "alternating": ["inference-1", "generator-1"],
+        "simultaneous": ["joint"],
+    }[order]
+    rows = read_jsonl(trained.log_file)
+    assert [(row["phase"], row["step"]) for row in rows] == [(p, s) for p in phases for s in range(1, STEPS + 1)]
+    assert all((trained.phase(phase).path / "done.json").is_file() for phase in phases)
+    assert not any(trained.path.rglob("checkpoint-*")) and not any(trained.path.rglob("*.tmp"))
+    assert any((trained.path / "tensorboard" / phases[0]).iterdir())
+
+    inference_path, generator_path = trained.models()
+    assert (inference_path == str(tiny_base)) == (order == "population_dpo")
+    assert (generator_path == str(tiny_base)) == (order == "plug_and_play")
+    user = make_users(1, 7, "test")[0].user
+    model = InferenceModel.from_pretrained(inference_path)
+    assert model.templates.name == "nano"
+    if order != "population_dpo":
+        assert model.max_tokens == 6
+        samples = read_jsonl(trained.phase(phases[0]).samples)
+        assert len(samples) == STEPS * 9
+        assert {"step", "user_id", "summary", "reward"} <= samples[0].keys()
+    summary = model.summarize(user.signals)
+    assert Generator.from_pretrained(generator_path).generate(user.targets[0].prompt, summary, max_new_tokens=4)
+
+
+def test_only_what_a_phase_trains_has_moved(trained: RunDirectory, tiny_base: Path) -> None:
+    base = load_file(tiny_base / "model.safetensors")
+    for folder in trained.path.glob("phases/*/*/"):
+        if (folder / "adapter_model.safetensors").is_file():
+            weights = load_file(folder / "adapter_model.safetensors")
+            moved = [name for name, tensor in weights.items() if "lora_B" in name and tensor.abs().max() > 0]
+            assert len(moved) == len(weights) / 2
+        elif (folder / "model.safetensors").is_file():
+            weights = load_file(folder / "model.safetensors")
+            assert weights.keys() == base.keys()
+            assert all((weights[name] != base[name]).any() for name in base)
+
+
+def raising(original: Callable, call: int) -> Callable:
+    """`original`, that fails *instead* of its `call`-th call."""
+    calls = 0
+
+    def wrapped(*args: object, **kwargs: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise KeyboardInterrupt
+        return original(*args, **kwargs)
+
+    return wrapped
+
+
+def test_interrupted_at_awkward_moments(
+    trained: RunDirectory, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = trained.config
+    again = make_config(tmp_path, tiny_base, config.training.orders[0], config.model.adapter, "broken")
+    moments: list[tuple[type, str, int]] = [
+        (RunDirectory, "log", 3),  # between a checkpoint and the next
+        (PhaseDirectory, "seal", 1),  # a checkpoint written, not yet declared complete
+        (PhaseDirectory, "save", 1),  # trained, not yet saved
+        (PhaseDirectory, "finish", 1),  # saved, not yet done
+    ]
+    for owner, method, call in moments:
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(owner, method, raising(getattr(owner, method), call))
+            train(again, resume=True, console=QUIET)
+    with again.directory.joinpath("log.jsonl").open("a") as log:
+        log.write('{"phase": "join')  # a line cut short
+    train(again, resume=True, console=QUIET)
+
+    for file in sorted(trained.path.rglob("*.safetensors")):
+        assert (again.directory / file.relative_to(trained.path)).read_bytes() == file.read_bytes(), file
+    for name in ("log.jsonl", "references.jsonl"):
+        whole, broken = read_jsonl(trained.path / name), read_jsonl(again.directory / name)
+        for row in whole + broken:
+            row.pop("seconds", None)
+        assert whole == broken
+
+
+def test_orders_share_phases_and_change_nothing_in_them(tiny_base: Path, tmp_path: Path) -> None:
+    config = make_config(tmp_path, tiny_base, "alternating", "none", rounds=2)
+    alone = train(make_config(tmp_path, tiny_base, "plug_and_play", "none", "alone"), console=QUIET)
+    both = config.model_copy(
+        update={"training": config.training.model_copy(update={"orders": ["plug_and_play", "alternating"]})}
+    )
+    run = RunDirectory.open(train(both, console=QUIET))
+    methods = run.methods()
+    assert methods["plug_and_play"] == {
+        "inference_model": "phases/inference-1/inference_model",
+        "generator": str(tiny_base),
+    }
+    assert methods["alternating"] == {
+        "inference_model": "phases/inference-2/inference_model",
+        "generator": "phases/generator-2/generator",
+    }
+    file = "phases/inference-1/inference_model/model.safetensors"
+    assert (run.path / file).read_bytes() == (alone / file).read_bytes()
+
+
+def test_refusals(trained: RunDirectory, tiny_base: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="nothing of it is overwritten"):
+        train(trained.config, console=QUIET)
+    other = trained.config.model_copy(update={"seed": 5})
+    with pytest.raises(RunError, match="seed: 0 -> 5"):
+        train(other, resume=True, console=QUIET)
+    generator = {"loss": "ipo", "label_smoothing": 0.1}
+    with pytest.raises(ConfigError, match="label_smoothing"):
+        train(make_config(tmp_path, tiny_base, "population_dpo", "none", generator=generator), console=QUIET)
+    many = {"users_per_step": 40}
+    with pytest.raises(ConfigError, match="needs 40 different"):
+        train(make_config(tmp_path, tiny_base, "plug_and_play", "none", inference=many), console=QUIET)
+    assert not json.loads((trained.path / "config.json").read_text())["seed"]
