@@ -183,8 +183,12 @@ class LocalModel:
         return [cut[i * n : (i + 1) * n] for i in range(len(prompts))]
 
     def _decode_loop(self, ids: Tensor, mask: Tensor, n: int, steps: int, temperature: float, top_p: float) -> Tensor:
-        position = mask.sum(1, keepdim=True)  # (P, 1) next position of each row
-        cache = DynamicCache(config=self.model.config)
+        """(P, width) prompts to (P·n, ≤ steps) tokens.
+
+        The n samples of a prompt are branches of one row: each step appends one token per branch, and a branch sees
+        the prompt and its own tokens. The prompt's keys and values are neither copied nor read once a sample.
+        """
+        cache = DynamicCache()
         logits = self.model(
             input_ids=ids,
             attention_mask=mask,
@@ -192,10 +196,13 @@ class LocalModel:
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
-        ).logits[:, -1]  # (P, V)
-        if n > 1:
-            cache.batch_repeat_interleave(n)
-            logits, mask, position = (x.repeat_interleave(n, 0) for x in (logits, mask, position))
+        ).logits.repeat_interleave(n, 0)[:, -1]  # (P·n, V)
+        dtype = self.model.get_input_embeddings().weight.dtype
+        closed = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(mask == 0, float("-inf"))
+        visible = closed[:, None, None].repeat(1, 1, n, 1)  # (P, 1, n, width): the prompt, without padding
+        own = torch.full((n, n), float("-inf"), dtype=dtype, device=mask.device).fill_diagonal_(0)
+        own = own.expand(len(ids), 1, n, n)
+        position = mask.sum(1, keepdim=True).expand(-1, n)  # (P, n) next position of each branch
         out: list[Tensor] = []
         done = torch.zeros(len(logits), dtype=torch.bool, device=logits.device)
         for step in range(steps):
@@ -205,14 +212,14 @@ class LocalModel:
             done |= token == self.end_id
             if step + 1 == steps or bool(done.all()):
                 break
-            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
+            visible = torch.cat([visible, own], -1)
             logits = self.model(
-                input_ids=token[:, None],
-                attention_mask=mask,
+                input_ids=token.reshape(-1, n),
+                attention_mask=visible,
                 position_ids=position,
                 past_key_values=cache,
                 use_cache=True,
-            ).logits[:, -1]
+            ).logits.flatten(0, 1)
             position = position + 1
         return torch.stack(out, 1)
 

@@ -32,12 +32,12 @@ class Recipe:
     hidden_size: int = 128
     layers: int = 4
     heads: int = 4
-    steps: int = 1300
-    contrast_steps: int = 500
-    """First steps, in which users have one or two signals that matter: the base compares before it aggregates."""
-    contrast_users_per_step: int = 24
-    users_per_step: int = 8
-    short_rows_per_step: int = 24
+    steps: int = 1400
+    contrast_steps: int = 400
+    """First steps, in which users have one pair, or what stands beside pairs: first compare, then aggregate."""
+    contrast_users_per_step: int = 40
+    users_per_step: int = 10
+    short_rows_per_step: int = 20
     """Follow and plain rows a step (three quarters follow)."""
     learning_rate: float = 1e-2
     muon_learning_rate: float = 0.03
@@ -87,10 +87,10 @@ def rows(recipe: Recipe, writer: Writer) -> Iterator[tuple[list[list[Segment]], 
     rng = Random(f"popi-nano-base-{recipe.seed}")
     step = 0
     while True:
-        if step < recipe.contrast_steps:  # a pair, two, or what stands beside pairs
-            kinds = rng.choices(((1, False), (2, False), (0, True)), k=recipe.contrast_users_per_step)
+        if step < recipe.contrast_steps:
+            kinds = rng.choices(((1, False), (0, True)), (3, 1), k=recipe.contrast_users_per_step)
         else:
-            kinds = rng.choices(((3, True), (5, True), (6, True), (6, True)), k=recipe.users_per_step)
+            kinds = rng.choices(((1, False), (2, True), (4, True), (6, True)), (1, 1, 1, 3), k=recipe.users_per_step)
         users = [writer.user(rng, pairs, others) for pairs, others in kinds]
         short = [writer.plain(rng) if i % 4 == 0 else writer.follow(rng) for i in range(recipe.short_rows_per_step)]
         yield users, short

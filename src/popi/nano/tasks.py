@@ -2,24 +2,29 @@
 
 - *follow*: answer under stated preferences; without any, answer at random.
 - *imitate*: answer as the user's raw signals suggest.
-- *ask*: say whether this user cares about one attribute (the base can read evidence when asked one thing).
+- *compare*: say of each attribute, in order, what the chosen response of a lone pair has that the other has not.
+- *tally*: say of each attribute, in order, what the user cares about (the base can read evidence when made to go
+  through it one by one; "step by step" is to an LLM what this is to the base).
 - *describe*: write a summary, badly chosen: what differs inside one random pair, whoever it is about.
 
 The describe task is what a popi run improves; the base never sees it done well.
 """
 
+from collections.abc import Iterable
 from random import Random
 
 from transformers import PreTrainedTokenizerBase
 
-from popi.nano.attributes import ATTRIBUTES, KEYWORDS, PHRASES, Preference
+from popi.nano.attributes import ATTRIBUTES, KEYWORDS, Preference
 from popi.nano.grammar import TEST_TOPICS, random_values, realise, task_prompt, topics
 from popi.nano.world import NanoUser, make_user, split_of, state
 from popi.signals.render import Templates
 from popi.signals.types import PostSignal, StatementSignal
 from popi.tree import Segment
 
-ASK = "does this user care about {}?"
+COMPARE = "compare the two."
+TALLY = "what does this user care about?"
+SAME, NOTHING = "same", "nothing"
 
 
 def poor_summary(user: NanoUser, rng: Random) -> str:
@@ -34,6 +39,10 @@ def poor_summary(user: NanoUser, rng: Random) -> str:
             seen |= dict(KEYWORDS[word] for word in words if word in KEYWORDS)
     items = sorted(seen.items())
     return state(rng.sample(items, min(len(items), rng.choice((1, 2, 3, 4)))), rng)
+
+
+def _list(words: Iterable[str]) -> str:
+    return " ".join(words) + "."
 
 
 def stated(rng: Random) -> list[Preference]:
@@ -86,34 +95,20 @@ class Writer:
             tasks.append((task_prompt(topic, rng), realise(random_values(rng), topic, rng).text))
         return self._row(None, tasks, score_system=False)
 
-    def user(
-        self,
-        rng: Random,
-        pairs: int,
-        others: bool = True,
-        descriptions: int = 2,
-        imitations: int = 2,
-        questions: int = 5,
-    ) -> list[Segment]:
-        """A user's signals, and imitate, ask and describe tasks about them."""
+    def user(self, rng: Random, pairs: int, others: bool = True, descriptions: int = 2) -> list[Segment]:
+        """A user's signals, and tasks about them; a lone pair is compared, all else is tallied."""
         user = make_user("x", rng, "train", targets=0, pairs=pairs, others=others)
         messages = self.templates.inference_messages(user.user.signals)
         tasks = [(str(messages[1]["content"]), poor_summary(user, rng)) for _ in range(descriptions)]
-        for _ in range(imitations):
-            topic = rng.choice(topics("train"))
-            response = realise({**random_values(rng), **user.preferences}, topic, rng)
-            tasks.append((task_prompt(topic, rng), response.text))
-        for name in self._asked(user, rng, questions):
-            value = user.preferences.get(name)
-            answer = f"yes, {rng.choice(PHRASES[name, value])}." if value else "not really."
-            tasks.append((ASK.format(name), answer))
-        return self._row(messages[0]["content"], tasks, score_system=True)
-
-    def _asked(self, user: NanoUser, rng: Random, n: int) -> list[str]:
-        """Attributes to ask about: about half of them cared."""
-        cared = rng.sample(sorted(user.preferences), min(len(user.preferences), (n + 1) // 2))
-        rest = sorted(set(ATTRIBUTES) - set(user.preferences))
-        return cared + rng.sample(rest, max(0, n - len(cared)))
+        topic = rng.choice(topics("train"))
+        response = realise({**random_values(rng), **user.preferences}, topic, rng)
+        tasks.append((task_prompt(topic, rng), response.text))
+        if (pairs, others) == (1, False):
+            better, worse = user.pairs[0].better, user.pairs[0].worse
+            tasks.append((COMPARE, _list(v if worse[a] != v else SAME for a, v in better.items())))
+        else:
+            tasks.append((TALLY, _list(user.preferences.get(a, NOTHING) for a in ATTRIBUTES)))
+        return self._row(str(messages[0]["content"]), tasks, score_system=True)
 
     def _system(self, summary: str) -> str:
         return str(self.templates.generator_messages("x", summary)[0]["content"])

@@ -177,7 +177,7 @@ def _said(preferences: dict[str, str], rng: Random, split: Split) -> Signal:
 def make_user(
     user_id: str, rng: Random, split: Split, targets: int, pairs: int = PAIRS, others: bool = True
 ) -> NanoUser:
-    """Draw one user: preferences, `pairs` signal pairs, with `others` an interaction and two things said, and targets."""
+    """Draw one user: preferences, `pairs` signal pairs, targets; with `others` an interaction and two things said."""
     preferences = draw_preferences(rng, split)
     signals: list[Signal] = []
     facts: list[PairFacts] = []

@@ -31,12 +31,28 @@ def test_greedy_equals_transformers_generate(local: LocalModel, tiny_base: Path)
         assert ours == [theirs[: theirs.index(local.end_id) + 1] if local.end_id in theirs else theirs]
 
 
+def test_branches_of_a_prompt_do_not_see_each_other(local: LocalModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The logits behind every sampled token are those of its prompt and its own prefix alone."""
+    seen: list[torch.Tensor] = []
+    monkeypatch.setattr(
+        "popi.backends.local.pick", lambda logits, *rest: seen.append(logits.clone()) or pick(logits, *rest)
+    )
+    torch.manual_seed(3)
+    groups = local.generate(prompts(local), n=4, max_new_tokens=6, temperature=1.0)
+    assert len({tuple(ids) for ids in groups[0]}) == 4
+    for p, (prompt, group) in enumerate(zip(prompts(local), groups, strict=True)):
+        for g, ids in enumerate(group):
+            plain = local.model(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 :]
+            for step in range(len(ids)):
+                torch.testing.assert_close(seen[step][p * 4 + g], plain[step], atol=1e-3, rtol=1e-4)
+
+
 def test_samples_follow_the_model(local: LocalModel) -> None:
     """First sampled tokens of one prompt come as often as the softmax says (4000 draws, five likeliest tokens)."""
     torch.manual_seed(0)
     prompt = prompts(local)[0]
     drawn = local.generate([prompt], n=4000, max_new_tokens=1, temperature=1.5)[0]
-    probs = torch.softmax(local.model(torch.tensor([prompt])).logits[0, -1] / 1.5, -1)
+    probs = torch.softmax(local.model(torch.tensor([prompt])).logits[0, -1].detach() / 1.5, -1)
     for p, token in zip(*probs.topk(5), strict=True):
         share = sum(ids[0] == int(token) for ids in drawn) / 4000
         assert abs(share - float(p)) < 4 * (float(p) * (1 - float(p)) / 4000) ** 0.5 + 1e-3
