@@ -1,47 +1,39 @@
-"""From attribute values to a response: a small grammar with several forms of everything.
+"""From attribute values to a response: a small grammar with many forms of everything.
 
-Forms at the end of a list, behind `HELD_OUT`, are new arrangements of known words; only test users meet them.
+Most values are marked by two words, one of each of two lists. A quarter of the combinations is kept for the test
+split, whose users therefore meet wordings that nobody was trained on, made of words that the base knows.
 """
 
 from dataclasses import dataclass
+from functools import cache
 from hashlib import sha256
 from random import Random
 
 from popi.nano.attributes import ATTRIBUTES
 
 HELD_OUT = 2
-"""How many of the last forms of each list belong to the test split."""
+"""How many of the last forms of a list belong to the test split."""
+HELD_OUT_WORDINGS = 4
+"""One combination of marking words in this many belongs to the test split."""
 
-OPENERS = {
-    "formal": ("greetings,", "good day,", "dear reader,", "certainly,", "respectfully,", "kindly note,")
-    + ("good day, dear reader,", "greetings, reader,"),
-    "casual": ("hey,", "hi there,", "sure thing,", "yo friend,", "okay so,", "no worries,")
-    + ("hey there,", "hi friend,"),
+MARKS: dict[str, tuple[str, str, str]] = {
+    "formal": ("{} {},", "dear good kind honored", "reader sir madam guest"),
+    "casual": ("{} {},", "hey hi yo okay", "pal buddy mate dude"),
+    "simple": ("{} {}", "easy handy small clear", "step tip bit part"),
+    "technical": ("{} {}", "modular optimal robust precise", "protocol parameter mechanism algorithm"),
+    "playful": ("{} {}!", "haha woohoo yay oops", "funny silly giggle wink"),
+    "serious": ("{} {}.", "truly indeed surely frankly", "grave solemn weighty sober"),
+    "example": ("{} a {}", "like say imagine picture", "kettle ladder lamp rope brush basket mirror spoon"),
+    "numbers": ("{} {} percent", "about nearly roughly exactly", "two three four five six seven eight nine"),
+    "story": ("{} some {}", "once yesterday somewhere later", "sailor baker farmer pilot tailor miner singer painter"),
+    "question": ("{} {}?", "any more other further", "thoughts doubts ideas wishes"),
+    "recap": ("{} {}.", "so thus hence overall", "done settled finished complete"),
+    "warning": ("{} {}!", "mind watch avoid fear", "risks errors dangers traps"),
 }
-ADJECTIVES = {"simple": ("easy", "handy", "small", "clear"), "technical": ("modular", "optimal", "robust", "precise")}
-NOUNS = {"simple": ("step", "tip", "bit", "part"), "technical": ("protocol", "parameter", "mechanism", "algorithm")}
-MARKS = {"list": (("-", "-"), ("*", "*"), ("+", "+")), "prose": (("with", "and"), ("via", "then"), ("through", "also"))}
+"""Value -> its form, first words, second words."""
+BULLETS = {"list": (("-", "-"), ("*", "*"), ("+", "+")), "prose": (("with", "and"), ("via", "then"), ("by", "also"))}
+"""What stands before the first point and before each later one."""
 POINTS = {"short": 1, "long": 3}
-MOODS = {
-    "playful": ("haha!", "just kidding!", "woo hoo!", "what fun!") + ("haha what fun!", "woo hoo haha!"),
-    "serious": ("truly.", "in earnest.", "this matters.", "no nonsense.")
-    + ("truly in earnest.", "this truly matters."),
-}
-SUPPORTS = {
-    "example": ("like a {thing}", "such as a {thing}", "say a {thing}") + ("such like a {thing}", "say such a {thing}"),
-    "numbers": ("in {number} percent", "{number} times out of ten", "up to {number} units")
-    + ("up to {number} percent", "{number} units out of ten"),
-    "story": ("once a {person} tried it", "a {person} told me", "long ago a {person} did it")
-    + ("once a {person} told me", "long ago a {person} tried it"),
-}
-CLOSINGS = {
-    "question": ("any thoughts?", "what else?", "does it help?") + ("any else?", "what thoughts?"),
-    "recap": ("in sum it works.", "all told fine.", "to repeat, fine.") + ("in sum, fine.", "all told it works."),
-    "warning": ("but take care.", "watch out though.", "mind the risk.") + ("but mind the risk.", "take care though."),
-}
-THINGS = ("kettle", "ladder", "lamp", "rope", "brush", "basket", "mirror", "spoon")
-NUMBERS = ("two", "three", "four", "five", "six", "seven", "eight", "nine")
-PEOPLE = ("sailor", "baker", "farmer", "pilot", "tailor", "miner", "singer", "painter")
 
 TOPICS = tuple(
     "coffee bread bikes chess gardens tea soap music maps trains stars birds rivers paint wool honey clocks boats kites"
@@ -64,15 +56,18 @@ class Response:
 
 
 def forms(options: tuple[str, ...], split: str) -> tuple[str, ...]:
-    """The forms of a list that a split may use."""
+    """The forms of a list that a split may use; the test split's own are the last."""
     return options[:-HELD_OUT] if split == "train" else options[-HELD_OUT:] + options[:2]
 
 
-def _pairs(level: str, split: str) -> list[str]:
-    """Adjective and noun; a quarter of the combinations belongs to the test split."""
-    both = [f"{a} {n}" for a in ADJECTIVES[level] for n in NOUNS[level]]
-    held = [sha256(pair.encode()).digest()[0] % 4 == 0 for pair in both]
-    return [pair for pair, out in zip(both, held, strict=True) if out == (split == "test")]
+@cache
+def wordings(value: str, split: str) -> tuple[str, ...]:
+    """How a split marks a value."""
+    form, firsts, seconds = MARKS[value]
+    both = [form.format(a, b) for a in firsts.split() for b in seconds.split()]
+    ranked = sorted(both, key=lambda wording: sha256(wording.encode()).digest())
+    held = len(both) // HELD_OUT_WORDINGS
+    return tuple(ranked[held:] if split == "train" else ranked[:held])
 
 
 def random_values(rng: Random) -> dict[str, str]:
@@ -83,18 +78,13 @@ def random_values(rng: Random) -> dict[str, str]:
 def realise(values: dict[str, str], topic: str, rng: Random, split: str = "train") -> Response:
     """Write a response with these attribute values."""
 
-    def one(options: tuple[str, ...]) -> str:
-        return rng.choice(forms(options, split))
+    def mark(attribute: str) -> str:
+        return rng.choice(wordings(values[attribute], split))
 
-    first, later = rng.choice(MARKS[values["layout"]])
-    phrases = _pairs(values["level"], split)
-    points = [f"{first if i == 0 else later} {rng.choice(phrases)}" for i in range(POINTS[values["length"]])]
-    support = one(SUPPORTS[values["support"]]).format(
-        thing=rng.choice(THINGS), number=rng.choice(NUMBERS), person=rng.choice(PEOPLE)
-    )
-    mood = one(MOODS[values["mood"]])
-    body = f"{topic} {' '.join(points)}, {support}."
-    opener, closing = one(OPENERS[values["tone"]]), one(CLOSINGS[values["closing"]])
+    first, later = rng.choice(BULLETS[values["layout"]])
+    points = [f"{first if i == 0 else later} {mark('level')}" for i in range(POINTS[values["length"]])]
+    body = f"{topic} {' '.join(points)}, {mark('support')}."
+    opener, mood, closing = mark("tone"), mark("mood"), mark("closing")
     parts = [opener, mood, body, closing] if rng.random() < 0.5 else [opener, body, mood, closing]
     return Response(" ".join(parts), dict(values))
 

@@ -39,8 +39,8 @@ class Recipe:
     users_per_step: int = 10
     short_rows_per_step: int = 20
     """Follow and plain rows a step (three quarters follow)."""
-    learning_rate: float = 1e-2
-    muon_learning_rate: float = 0.03
+    learning_rate: float = 6e-3
+    muon_learning_rate: float = 0.02
     warmup_steps: int = 50
     signals_weight: float = 0.3
     """Weight of the signals' own tokens in the loss, against 1 for the answers'."""

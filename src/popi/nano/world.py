@@ -44,7 +44,7 @@ HELD_OUT_COMBINATIONS = 5
 PEOPLE = ("boss", "brother", "sister", "neighbor", "teacher", "friend")
 SELF = ("i like {}.", "please give me {}.", "i enjoy {}.", "i want {}.") + ("i do like {}.", "i want {} please.")
 OTHERS = ("my {who} likes {}.", "my {who} wants {}.", "{} please my {who}.") + (
-    "my {who} does like {}.",
+    "i want {} for my {who}.",
     "please give my {who} {}.",
 )
 NOTHING = ("i live near the sea.", "my cat sleeps all day.", "today it rains.", "i had soup for lunch.") + (

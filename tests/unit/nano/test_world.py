@@ -53,11 +53,21 @@ def test_splits_share_no_combination_and_no_topic(train: list[NanoUser], test: l
 
 def test_test_wordings_are_new_arrangements_of_known_words(train: list[NanoUser], test: list[NanoUser]) -> None:
     assert words(test) - words(make_users(2000, 1, "train")) <= set(TEST_TOPICS)
-    for options in (world.SELF, world.OTHERS, world.HAPPY, world.TIRED, grammar.PROMPTS, *grammar.OPENERS.values()):
+    for options in (world.SELF, world.OTHERS, world.HAPPY, world.TIRED, grammar.PROMPTS):
         held = set(options) - set(forms(options, "train"))
         assert len(held) == grammar.HELD_OUT and held <= set(forms(options, "test"))
-    seen = " ".join(texts(train))
-    assert "greetings, reader," not in seen and "greetings, reader," in " ".join(texts(test))
+    seen, fresh = " ".join(texts(make_users(1000, 1, "train"))), " ".join(texts(test))
+    for value in grammar.MARKS:
+        for wording in grammar.wordings(value, "test"):
+            assert wording not in seen
+        assert any(wording in fresh for wording in grammar.wordings(value, "test"))
+        assert not any(wording in fresh for wording in grammar.wordings(value, "train"))
+        assert all(wording in seen for wording in grammar.wordings(value, "train"))
+
+
+def test_every_marking_word_belongs_to_one_value() -> None:
+    marks = [word for _, firsts, seconds in grammar.MARKS.values() for word in (firsts + " " + seconds).split()]
+    assert len(marks) == len(set(marks)) and not set(marks) & set(KEYWORDS)
 
 
 def test_all_five_kinds_of_signal(train: list[NanoUser]) -> None:
