@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import math
 import os
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import popi
 from popi.config import RunConfig, load_config
-from popi.errors import ModelError, PopiError, RunError
+from popi.errors import DataError, ModelError, PopiError, RunError
 
 # Idle OpenMP threads sleep and do not spin: on a busy machine spinning costs seven times the run's time.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -90,10 +91,14 @@ def infer(
     """Write a preference summary for every user of a file, one JSON object a line."""
     if (run is None) == (model is None):
         raise typer.BadParameter("name a trained run with --run, or a model with --model: one of the two")
+    if model is not None and method is not None:
+        raise typer.BadParameter("--method names a method of a run; it does not go with --model")
     from popi.signals.jsonl import read_users, refuse_existing, write_rows
 
     if output is not None:
         refuse_existing(output, force)
+        if output.exists() and users.exists() and output.samefile(users):
+            raise DataError(f"{output}: is the file of users itself; name another file with --out")
     people = read_users(users)
     _need_training()
     from popi.inference_model import InferenceModel
@@ -140,6 +145,10 @@ def generate(
     temperature: Annotated[float, typer.Option(min=0, help="0 decodes greedily.")] = 0.0,
 ) -> None:
     """Answer a task prompt for the user that a summary describes."""
+    if not prompt.strip():
+        raise typer.BadParameter("the task prompt is empty; give it as text in quotes")
+    if not math.isfinite(temperature):
+        raise typer.BadParameter(f"--temperature must be a finite number; got {temperature}")
     _need_training()
     from popi.generator import Generator
     from popi.training.run_directory import RunDirectory
@@ -165,6 +174,7 @@ def evaluate(
     from popi.training.run_directory import RunDirectory
 
     opened = RunDirectory.open(run)
+    opened.models()  # refuses a run in which nothing is trained
     result = run_evaluation(opened, generator=generator, users=users, console=console)
     print_table(result, out)
     console.print(f"written: {metrics_path(opened, generator, users)}", highlight=False)
@@ -205,16 +215,22 @@ def nano_build(
     seed: Annotated[int, typer.Option(min=0, help="Seeds weights and data; the shipped base has seed 0.")] = 0,
     hidden_size: Annotated[int | None, typer.Option(min=16, help="Width; the shipped base's if not given.")] = None,
     layers: Annotated[int | None, typer.Option(min=1, help="Depth; the shipped base's if not given.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Training steps; the shipped base's if not given.")] = None,
+    stages: Annotated[
+        int | None, typer.Option(min=1, help="Only this many of the recipe's first stages; all if not given.")
+    ] = None,
 ) -> None:
     """Train a nano base from scratch (the shipped one: about half an hour on two cores)."""
     if output.exists():
         raise RunError(f"{output}: exists and is left as it is; name another folder with --out")
+    output.mkdir(parents=True)  # can it be made at all? Better known now than after half an hour
+    output.rmdir()
     _need_training()
     from popi.nano.recipe import Recipe, build
 
-    given = {"hidden_size": hidden_size, "layers": layers, "steps": steps}
-    recipe = Recipe(seed=seed, **{name: value for name, value in given.items() if value is not None})
+    shipped = Recipe()
+    recipe = Recipe(
+        seed, hidden_size or shipped.hidden_size, layers or shipped.layers, shipped.heads, shipped.stages[:stages]
+    )
     with _progress() as progress:
         task = progress.add_task("steps", total=recipe.steps)
         build(output, recipe, on_step=lambda step, _losses: progress.update(task, completed=step + 1))

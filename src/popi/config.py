@@ -7,25 +7,39 @@ config is saved with the run. `load_config` is the only way in.
 import json
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
 
 from popi.errors import ConfigError
 
 Order = Literal["population_dpo", "plug_and_play", "alternating", "simultaneous"]
 
 
+def _folder_name(value: str) -> str:
+    if value in ("", ".", "..") or "/" in value or "\\" in value or not value.isprintable():
+        raise ValueError("must be the name of one folder, without slashes; where runs live is said by `root`")
+    return value
+
+
+FolderName = Annotated[str, AfterValidator(_folder_name)]
+Filled = Annotated[str, Field(min_length=1)]
+
+
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, frozen=True)
+    # Strict: `seed = true` or `steps = "3"` is a mistake to be named, not a number to be guessed.
+    model_config = ConfigDict(
+        extra="forbid", use_attribute_docstrings=True, frozen=True, strict=True, allow_inf_nan=False
+    )
 
 
 class ModelConfig(_Section):
-    base: str = "nano"
+    base: Filled = "nano"
     """The base model: `nano` (shipped with popi), a folder, or a hub id. Inference model, generator and
     reference all start from it."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Weights' type. `auto`: float32 for the nano model and on CPU, bfloat16 on a GPU that has it."""
+    """Weights' type. `auto`: bfloat16 on a GPU that has it; float32 on CPU, for the nano model, and where full
+    weights train (half precision would round their small updates away)."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda`, `cuda:1`, …"""
     adapter: Literal["none", "lora"] = "none"
@@ -40,7 +54,7 @@ class ModelConfig(_Section):
 
 
 class DataConfig(_Section):
-    source: str = "nano"
+    source: Filled = "nano"
     """`nano` (synthetic users with known preferences) or the path of a JSONL file of training users."""
     test: str | None = None
     """JSONL file of test users; none of them may stand in `source`. Unused for `nano`."""
@@ -101,9 +115,9 @@ class GeneratorPhaseConfig(_Section):
     learning_rate: PositiveFloat = 1e-4
     """Peak learning rate (cosine, linear warm-up). In simultaneous training: the generator's own."""
     warmup_steps: int = Field(default=5, ge=0)
-    """Linear warm-up."""
+    """Linear warm-up. Simultaneous training takes the inference model's for both."""
     loss: Literal["dpo", "ipo"] = "dpo"
-    """DPO: −log σ(βh)/… as TRL's `sigmoid`; IPO: (h − 1/(2β))²."""
+    """DPO: −log σ(βh), TRL's `sigmoid` (β times the method's loss); IPO: (h − 1/(2β))²."""
     beta: PositiveFloat = 0.1
     """β of the generator's loss."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
@@ -141,9 +155,9 @@ class EvaluationConfig(_Section):
 class RunConfig(_Section):
     """One run, whole."""
 
-    name: str = "nano"
+    name: FolderName = "nano"
     """Name of the run; its directory is `{root}/{name}`."""
-    root: str = "runs"
+    root: Filled = "runs"
     """Where run directories live."""
     seed: int = Field(default=0, ge=0)
     """Seeds the users, the sampling, the order of the data and new weights."""
@@ -168,7 +182,7 @@ class RunConfig(_Section):
 
 def _set_dotted(tree: dict[str, Any], override: str) -> None:
     key, equals, raw = override.partition("=")
-    if not equals or not key:
+    if not equals or not all(key.split(".")):
         raise ConfigError(f"override {override!r} is not of the form section.key=value")
     try:
         value = tomllib.loads(f"value = {raw}")["value"]
@@ -198,7 +212,8 @@ def _explain(error: ValidationError, source: str) -> ConfigError:
         if item["type"] == "extra_forbidden":
             lines.append(f"{name}: no such setting; allowed here: {_allowed(item['loc'])}")
         else:
-            lines.append(f"{name}: {item['msg']}; got {item['input']!r}")
+            message = item["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+            lines.append(f"{name}: {message}; got {item['input']!r}")
     return ConfigError(f"{source}:\n  " + "\n  ".join(lines))
 
 
@@ -219,13 +234,17 @@ def load_config(path: str | Path | None, overrides: list[str] | None = None) -> 
     tree: dict[str, Any] = {}
     if path is not None:
         path = Path(path)
+        kind, parse = ("JSON", json.loads) if path.suffix == ".json" else ("TOML", tomllib.loads)
         try:
-            text = path.read_text(encoding="utf-8")
-            tree = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: can't be read ({error})") from None
-        except ValueError as error:  # both parsers' errors
-            raise ConfigError(f"{path}: not valid {path.suffix.lstrip('.').upper()}: {error}") from None
+            tree = parse(path.read_text(encoding="utf-8-sig"))
+        except OSError as error:
+            raise ConfigError(f"{path}: can't be read ({error.strerror or error})") from None
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+        except (ValueError, RecursionError) as error:  # both parsers' errors
+            raise ConfigError(f"{path}: not valid {kind}: {error}") from None
+        if not isinstance(tree, dict):
+            raise ConfigError(f"{path}: must be a table of settings; got {type(tree).__name__}")
     for override in overrides or []:
         _set_dotted(tree, override)
     return resolve(tree, source=str(path or "config"))

@@ -60,6 +60,10 @@ def test_version(run: Any) -> None:
         (["data", "check", "nowhere.jsonl"], "nowhere.jsonl"),
         (["data", "check", "."], "can't be read"),
         (["nonsense"], "nonsense"),
+        (["generate", " ", "--run", "nowhere"], "prompt is empty"),
+        (["generate", "hello", "--run", "nowhere", "--temperature", "inf"], "finite"),
+        (["infer", "users.jsonl", "--model", "nano", "--method", "x"], "--method"),
+        (["infer", "users.jsonl", "--model", "nano", "--out", "no/such/file.jsonl"], "no folder no/such"),
     ],
 )
 def test_bad_input_is_one_message_and_exit_code_2(
@@ -189,3 +193,24 @@ def test_ctrl_c_is_130(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=30)
     assert (process.returncode, "Traceback" in err) == (130, False)
+
+
+def test_infer_never_writes_over_its_own_users(run: Any, tmp_path: Path) -> None:
+    users = write(tmp_path / "users.jsonl", GOOD)
+    before = users.read_text()
+    code, _, err = run("infer", users, "--model", "nano", "--out", users, "--force")
+    assert (code, "file of users itself" in err) == (2, True)
+    assert users.read_text() == before
+
+
+def test_a_run_without_methods_is_not_evaluated(run: Any, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    code, _, err = run("evaluate", "--run", tmp_path)
+    assert (code, "--resume" in err) == (2, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_nano_build_finds_out_first_whether_it_can_write(run: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    code, _, err = run("nano", "build", "--out", tmp_path / "file" / "base")
+    assert (code, "Not a directory" in err) == (2, True)

@@ -63,6 +63,23 @@ def test_a_saved_config_reads_back_as_the_same_run(tmp_path: Path) -> None:
         ("seed", ["'seed'", "section.key=value"]),
         ("=3", ["section.key=value"]),
         ("seed.more=3", ["seed"]),
+        (".=3", ["section.key=value"]),
+        ("training..steps=3", ["section.key=value"]),
+        ("seed=true", ["seed", "integer", "got True"]),
+        ("seed=1.0", ["seed", "integer", "got 1.0"]),
+        ('training.inference.steps="3"', ["training.inference.steps", "integer", "got '3'"]),
+        ("training.inference.scale_rewards=1", ["scale_rewards", "boolean", "got 1"]),
+        ("training.inference.learning_rate=inf", ["learning_rate", "finite", "got inf"]),
+        ("training.inference.kl=nan", ["kl", "nan"]),
+        ("summary.top_p=0", ["summary.top_p", "greater than 0"]),
+        ("summary.top_p=nan", ["summary.top_p", "nan"]),
+        ("training.orders=plug_and_play", ["training.orders", "list"]),
+        ("name=", ["name", "one folder", "got ''"]),
+        ("name=..", ["name", "one folder", "got '..'"]),
+        ("name=a/b", ["name", "one folder", "got 'a/b'"]),
+        ('name="a\\nb"', ["name", "one folder"]),
+        ("model.base=", ["model.base", "at least 1 character"]),
+        ("data.source=", ["data.source", "at least 1 character"]),
     ],
 )
 def test_a_wrong_key_type_or_value_names_itself_and_what_is_allowed(override: str, words: list[str]) -> None:
@@ -84,15 +101,19 @@ def test_an_override_below_a_setting_is_refused(tmp_path: Path) -> None:
     [
         ("a.toml", b"seed = \n", "not valid TOML"),
         ("a.json", b"{", "not valid JSON"),
-        ("a.toml", b"\xff\xfe", "can't be read"),
-        ("a.json", json.dumps({"seed": "x"}).encode(), "seed"),
+        ("a.toml", b"\xff\xfe", "not UTF-8"),
+        ("a.yaml", b"seed: 1", "not valid TOML"),
+        ("a.toml", b"seed = " + b"[" * 100_000, "not valid TOML"),
+        ("a.json", b"[" * 100_000, "not valid JSON"),
+        ("a.json", b"[1]", "must be a table of settings; got list"),
+        ("a.json", json.dumps({"data": {"train_users": "x"}}).encode(), "train_users"),
     ],
 )
 def test_a_bad_file_is_named(tmp_path: Path, name: str, content: bytes, words: str) -> None:
     file = tmp_path / name
     file.write_bytes(content)
     with pytest.raises(ConfigError, match=words) as error:
-        load_config(file)
+        load_config(file, ["seed=3"])
     assert str(file) in str(error.value)
 
 
@@ -101,3 +122,10 @@ def test_all_wrong_settings_are_named_at_once() -> None:
         resolve({"seed": -1, "data": {"train_users": "few", "sauce": "nano"}})
     for name in ("seed", "data.train_users", "data.sauce"):
         assert name in str(error.value)
+
+
+def test_a_folder_and_a_missing_file_are_no_config(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"can't be read \(Is a directory\)"):
+        load_config(tmp_path)
+    with pytest.raises(ConfigError, match=r"can't be read \(No such file"):
+        load_config(tmp_path / "nowhere.toml")

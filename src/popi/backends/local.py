@@ -1,6 +1,7 @@
 """A local causal LM with its tokenizer and chat template: load, encode, generate, save."""
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,8 @@ from popi.errors import ModelError
 from popi.signals.render import Templates
 
 NANO = Path(__file__).parent.parent / "nano" / "base"
+GREEDY = 1e-5
+"""Below this temperature decoding is greedy: the quotient would overflow, and the limit is the same."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -40,8 +43,44 @@ def _read_template(template: str | None) -> str | None:
         return template
     try:
         return Path(template).read_text(encoding="utf-8")
-    except OSError as error:
-        raise ModelError(f"chat template {template!r}: neither Jinja text nor a readable file ({error})") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ModelError(f"chat template {template!r}: neither Jinja text nor a readable file ({reason})") from None
+
+
+def _check_path(name: str, path: str) -> None:
+    """Say what is wrong with a path before transformers takes it for a hub id, or the other way round."""
+    folder = Path(path)
+    if folder.is_dir():
+        if not any((folder / file).is_file() for file in ("config.json", "adapter_config.json")):
+            raise ModelError(f"{name}: no model in this folder (it has neither config.json nor adapter_config.json)")
+    elif folder.exists():
+        raise ModelError(f"{name}: is a file; name the folder of a Hugging Face model")
+    elif not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", path):
+        raise ModelError(f"{name or repr(name)}: no such folder, and not the form of a hub id (owner/name)")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: can't be read ({error})") from None
+    if not isinstance(content, dict):
+        raise ModelError(f"{path}: must hold a JSON object; got {type(content).__name__}")
+    return content
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # an unknown name; or not on this machine
+        raise ModelError(f"device {name!r} can't be used here ({_first_line(error)}); try auto or cpu") from None
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 class LocalModel:
@@ -77,15 +116,15 @@ class LocalModel:
         """
         path = model_path(name_or_path)
         beside = Path(path) / cls.SETTINGS
-        settings = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
+        _check_path(str(name_or_path), path)
+        settings = _read_json(beside) if beside.is_file() else {}
         if (Path(path) / "adapter_config.json").is_file():
-            adapter, path = (
-                path,
-                json.loads((Path(path) / "adapter_config.json").read_text())["base_model_name_or_path"],
-            )
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        small = device == "cpu" or not torch.cuda.is_bf16_supported()
+            base = _read_json(Path(path) / "adapter_config.json").get("base_model_name_or_path")
+            adapter, path = path, str(base or "")
+            _check_path(f"{name_or_path}: its base model {path!r}", path)
+        place = _device(device)
+        nano = settings.get("template") == "nano"  # the shipped base, and what was trained from it
+        small = nano or place.type == "cpu" or not torch.cuda.is_bf16_supported()
         torch_dtype = DTYPES["float32" if small else "bfloat16"] if dtype == "auto" else DTYPES[dtype]
         try:
             with quiet():
@@ -95,12 +134,13 @@ class LocalModel:
                     from peft import PeftModel
 
                     model = PeftModel.from_pretrained(model, str(adapter))
-        except (OSError, ValueError, KeyError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise ModelError(f"{name_or_path}: can't be loaded as a causal LM ({reason})") from None
+                model = model.to(place).eval()
+        except Exception as error:  # broken folders make transformers, safetensors and tokenizers raise anything
+            where = "" if Path(path).is_dir() else "no such folder, and as a hub id it "
+            raise ModelError(f"{name_or_path}: {where}can't be loaded as a causal LM ({_first_line(error)})") from None
         if chat_template is not None:
             tokenizer.chat_template = _read_template(chat_template)
-        return cls(model.to(device).eval(), tokenizer, str(name_or_path), settings)
+        return cls(model, tokenizer, str(name_or_path), settings)
 
     @property
     def device(self) -> torch.device:
@@ -165,8 +205,17 @@ class LocalModel:
 
         One prefill serves the n samples of a prompt. Greedy at temperature 0; else drawn from torch's global
         generator of the model's device.
+
+        Raises:
+            ModelError: prompt and new tokens exceed the model's context, or its outputs are not numbers.
         """
         width = max(len(prompt) for prompt in prompts)
+        context = getattr(self.model.config, "max_position_embeddings", None)
+        if context is not None and width + max_new_tokens > context:
+            raise ModelError(
+                f"{self.name}: {width} tokens of prompt and {max_new_tokens} new ones exceed its context of {context}; "
+                "lower the most tokens to write, or shorten the prompt (signals: signals.token_budget)"
+            )
         ids = torch.full((len(prompts), width), self.pad_id)
         mask = torch.zeros((len(prompts), width), dtype=torch.long)
         for row, prompt in enumerate(prompts):  # padded on the left: all rows end together
@@ -197,6 +246,11 @@ class LocalModel:
             use_cache=True,
             logits_to_keep=1,
         ).logits.repeat_interleave(n, 0)[:, -1]  # (P·n, V)
+        if bool(logits.isnan().any()):
+            raise ModelError(
+                f"{self.name}: the model's outputs are not numbers: its weights are damaged, or training diverged "
+                "(lower the learning_rate, or use dtype float32)"
+            )
         dtype = self.model.get_input_embeddings().weight.dtype
         closed = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(mask == 0, float("-inf"))
         visible = closed[:, None, None].repeat(1, 1, n, 1)  # (P, 1, n, width): the prompt, without padding
@@ -233,7 +287,7 @@ class LocalModel:
 
 def pick(logits: Tensor, temperature: float, top_p: float) -> Tensor:
     """One token a row: greedy at temperature 0, else sampled from the nucleus. (rows, V) -> (rows,)."""
-    if temperature == 0:
+    if temperature < GREEDY:
         return logits.argmax(-1)
     probs = torch.softmax(logits / temperature, dim=-1)
     if top_p < 1:

@@ -30,7 +30,9 @@ def write_report(run_dir: str | Path) -> Path:
     run_dir = Path(run_dir)
     metrics = _json(run_dir / "metrics.json")
     if metrics is None:
-        raise RunError(f"{run_dir}: no metrics.json to report on; first: popi evaluate --run {run_dir}")
+        what = "" if (run_dir / "config.json").is_file() else "not a run directory, and "
+        raise RunError(f"{run_dir}: {what}no metrics.json to report on; first: popi evaluate --run {run_dir}")
+    _check(run_dir / "metrics.json", metrics)
     environment = Environment(
         loader=PackageLoader("popi.evaluation", "."),
         autoescape=True,
@@ -272,6 +274,13 @@ def _json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise RunError(f"{path}: can't be read ({error}); evaluate the run again") from None
+
+
+def _check(path: Path, metrics: Any) -> None:
+    needed = ("methods", "config", "versions", "seconds", "n_users", "n_pairs")
+    missing = [key for key in needed if key not in metrics] if isinstance(metrics, dict) else ["a JSON object"]
+    if missing:
+        raise RunError(f"{path}: not what popi evaluate writes (no {', '.join(missing)}); evaluate the run again")
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

@@ -83,7 +83,6 @@ def evaluate(
     people = held_out_users(config, users)
     models = models or Models(config, {order: run.models(order) for order in run.methods()}, generator)
     folder = destination(run, generator, users)
-    folder.mkdir(parents=True, exist_ok=True)
     own = _own_metrics(run, users) if generator is not None else None
 
     chosen, left_out = choose_methods(models, people, transfer=generator is not None)
@@ -130,8 +129,7 @@ class _Job:
         self.expected: list[RowKey] = [(w, t) for w, p in enumerate(people) for t in range(len(p.user.targets))]
         self.users_stamp = _stamp([p.user.model_dump(mode="json") for p in people])
         self.written: dict[str, list[Summary]] = {}
-        marks = folder / FINISHED
-        self.finished: dict[str, Any] = json.loads(marks.read_text(encoding="utf-8")) if marks.is_file() else {}
+        self.finished: dict[str, Any] = _finished(folder / FINISHED)
 
     def method_stamp(self, name: str) -> str:
         settings = self.config.model_dump(mode="json", include={"model", "signals", "summary"})
@@ -276,8 +274,20 @@ def training_seconds(log: Path) -> float:
 
 def read_rows(path: Path) -> list[Row]:
     """The rows of a method's file, in the order of users and targets."""
-    with path.open(encoding="utf-8") as lines:  # splitlines() would also cut at U+2028 inside a summary
-        return [json.loads(line) for line in lines]
+    try:
+        with path.open(encoding="utf-8") as lines:  # splitlines() would also cut at U+2028 inside a summary
+            return [json.loads(line) for line in lines]
+    except ValueError as error:
+        raise RunError(f"{path}: damaged ({error}); delete it and evaluate again") from None
+
+
+def _finished(path: Path) -> dict[str, Any]:
+    """Which methods were scored, by their stamps; a damaged file says nothing, and all are scored again."""
+    try:
+        marks = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return marks if isinstance(marks, dict) else {}
 
 
 def _own_metrics(run: Run, users: str | Path | None) -> dict[str, Any]:
@@ -285,7 +295,10 @@ def _own_metrics(run: Run, users: str | Path | None) -> dict[str, Any]:
     if not path.is_file():
         command = f"popi evaluate --run {run.path}" + (f" --users {users}" if users else "")
         raise RunError(f"{path}: not there, so there is no gain to compare another generator's with; first: {command}")
-    own: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        own: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RunError(f"{path}: damaged ({error}); evaluate the run again first") from None
     return own
 
 
@@ -302,6 +315,7 @@ def _stamp(content: Any) -> str:
 
 def _write(path: Path, text: str) -> None:
     """Replace a file in one step, so that a kill leaves the old one or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)  # not before: a refused evaluation leaves no empty folder
     temporary = path.with_name(path.name + ".part")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)

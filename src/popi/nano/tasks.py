@@ -2,7 +2,7 @@
 
 - *follow*: answer under stated preferences; without any, answer at random.
 - *imitate*: answer as the user's raw signals suggest.
-- *compare*: say of each attribute, in order, what the chosen response of a lone pair has that the other has not.
+- *compare*: say of each attribute, in order, what the chosen response of a pair has that the other has not.
 - *tally*: say of each attribute, in order, what the user cares about (the base can read evidence when made to go
   through it one by one; "step by step" is to an LLM what this is to the base).
 - *describe*: write a summary, badly chosen: what differs inside one random pair, whoever it is about.
@@ -17,12 +17,13 @@ from transformers import PreTrainedTokenizerBase
 
 from popi.nano.attributes import ATTRIBUTES, KEYWORDS, Preference
 from popi.nano.grammar import TEST_TOPICS, random_values, realise, task_prompt, topics
-from popi.nano.world import NanoUser, make_user, split_of, state
+from popi.nano.world import NanoUser, PairFacts, make_user, split_of, state
 from popi.signals.render import Templates
 from popi.signals.types import PostSignal, StatementSignal
 from popi.tree import Segment
 
 COMPARE = "compare the two."
+COMPARE_ABOUT = "compare the two about {}."
 TALLY = "what does this user care about?"
 SAME, NOTHING = "same", "nothing"
 
@@ -43,6 +44,10 @@ def poor_summary(user: NanoUser, rng: Random) -> str:
 
 def _list(words: Iterable[str]) -> str:
     return " ".join(words) + "."
+
+
+def _differences(pair: PairFacts) -> str:
+    return _list(v if pair.worse[a] != v else SAME for a, v in pair.better.items())
 
 
 def stated(rng: Random) -> list[Preference]:
@@ -95,8 +100,13 @@ class Writer:
             tasks.append((task_prompt(topic, rng), realise(random_values(rng), topic, rng).text))
         return self._row(None, tasks, score_system=False)
 
-    def user(self, rng: Random, pairs: int, others: bool = True, descriptions: int = 2) -> list[Segment]:
-        """A user's signals, and tasks about them; a lone pair is compared, all else is tallied."""
+    def user(
+        self, rng: Random, pairs: int, others: bool = True, descriptions: int = 2, compared: int = 0
+    ) -> list[Segment]:
+        """A user's signals, and tasks about them; a lone pair is compared, all else is tallied.
+
+        Of several pairs, `compared` are compared too, each asked for by its topic.
+        """
         user = make_user("x", rng, "train", targets=0, pairs=pairs, others=others)
         messages = self.templates.inference_messages(user.user.signals)
         tasks = [(str(messages[1]["content"]), poor_summary(user, rng)) for _ in range(descriptions)]
@@ -104,10 +114,11 @@ class Writer:
         response = realise({**random_values(rng), **user.preferences}, topic, rng)
         tasks.append((task_prompt(topic, rng), response.text))
         if (pairs, others) == (1, False):
-            better, worse = user.pairs[0].better, user.pairs[0].worse
-            tasks.append((COMPARE, _list(v if worse[a] != v else SAME for a, v in better.items())))
+            tasks.append((COMPARE, _differences(user.pairs[0])))
         else:
             tasks.append((TALLY, _list(user.preferences.get(a, NOTHING) for a in ATTRIBUTES)))
+            for pair in rng.sample(user.pairs, min(compared, len(user.pairs))):
+                tasks.append((COMPARE_ABOUT.format(pair.topic), _differences(pair)))
         return self._row(str(messages[0]["content"]), tasks, score_system=True)
 
     def _system(self, summary: str) -> str:

@@ -77,6 +77,7 @@ class PairFacts:
 
     better: dict[str, str]
     worse: dict[str, str]
+    topic: str = ""
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ def _interaction(preferences: dict[str, str], topic: str, rng: Random, split: Sp
         seed = rng.random()  # the same words, but for what the user changes
         response = realise(values, topic, Random(seed), split)
         edited = realise({**values, **preferences}, topic, Random(seed), split)
-        facts = PairFacts(edited.values, response.values)
+        facts = PairFacts(edited.values, response.values, topic)
         return InteractionSignal(prompt=prompt, response=response.text, edit=edited.text), facts
     met = sum(values[a] == v for a, v in preferences.items()) / len(preferences)
     response = realise(values, topic, rng, split)
@@ -192,7 +193,7 @@ def make_user(
         chosen, rejected = both(focus, topic, OTHER_UNCARED)
         if rng.random() < NOISE:
             chosen, rejected = rejected, chosen
-        facts.append(PairFacts(chosen.values, rejected.values))
+        facts.append(PairFacts(chosen.values, rejected.values, topic))
         signals.append(PairSignal(prompt=task_prompt(topic, rng, split), chosen=chosen.text, rejected=rejected.text))
     if others:
         interaction, edit = _interaction(preferences, subjects.pop(), rng, split)

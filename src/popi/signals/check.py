@@ -1,7 +1,7 @@
 """Everything wrong with a file of users, in one report; training refuses a file whose report is not empty.
 
-Looks for: bad lines; user ids that come twice; signals, or signals' ids, that come twice for one user; pairs
-of two equal responses; targets that also stand among the same user's signals, exactly, swapped or nearly
+Looks for: bad lines; user ids that come twice; signals, signals' ids, or targets that come twice for one user;
+pairs of two equal responses; targets that also stand among the same user's signals, exactly, swapped or nearly
 (popi.signals.similarity says when); users that stand in two splits. A bad line never stops the report.
 """
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from popi.errors import DataError
-from popi.signals.jsonl import MIXED, Problem, listing, read_lines
+from popi.signals.jsonl import MIXED, Problem, duplicate_user, listing, read_lines
 from popi.signals.similarity import leak
 from popi.signals.types import PairSignal, User
 from popi.signals.windows import PreferenceRow, cut_windows
@@ -118,8 +118,7 @@ def _examine(
             lines.setdefault(parsed.user_id, []).append(row_number)
         else:
             if seen != row_number:
-                message = f"user {parsed.user_id!r} already stands on line {seen}; put all signals on one line"
-                report.problems.append(Problem(row_number, "duplicate user", "user_id", message))
+                report.problems.append(duplicate_user(parsed.user_id, row_number, seen))
             report.users += 1
             _examine_user(parsed, [row_number], report, require_targets)
             if users is not None:
@@ -138,10 +137,10 @@ def _examine(
         if not windows:
             need = signals_per_user + targets_per_user
             report.problems.append(
-                Problem(row_number, "nothing to use", "", f"no user has the {need} rows that one window takes")
+                Problem(0, "nothing to use", "", f"no user has the {need} rows that one window takes")
             )
     if not report.users and not report.problems:
-        report.problems.append(Problem(row_number, "nothing to use", "", "no users in this file"))
+        report.problems.append(Problem(0, "nothing to use", "", "no users in this file"))
     report.problems.sort(key=lambda problem: problem.line)
     return report
 
@@ -172,7 +171,11 @@ def _examine_user(user: User, lines: Sequence[int], report: Report, require_targ
     if require_targets and not user.targets:
         message = f"user {user.user_id!r} has no targets to be trained or tested on"
         report.problems.append(Problem(lines[0], "no targets", "targets", message))
+    pairs: dict[str, int] = {}
     for index, target in enumerate(user.targets):
+        if (first := pairs.setdefault(target.model_dump_json(), index)) != index:
+            there = f"line {lines[first + len(user.signals)]}" if window else f"targets[{first}]"
+            add("duplicate target", "targets", index, f"the same target as {there}")
         if target.chosen.casefold() == target.rejected.casefold():
             add("equal responses", "targets", index, "chosen and rejected are the same text")
         for position, signal in enumerate(user.signals):

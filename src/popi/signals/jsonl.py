@@ -27,7 +27,7 @@ class Problem:
     """One thing wrong with a file.
 
     Attributes:
-        line: line number, from 1.
+        line: line number, from 1; 0 for the file as a whole.
         kind: `bad line`, or what popi.signals.check found.
         field: where in the line (``signals[2].prompt``); empty for the line as a whole.
         message: what is wrong, and what would be right.
@@ -41,8 +41,9 @@ class Problem:
     arrived: str = ""
 
     def __str__(self) -> str:
-        where = f"line {self.line}" + (f", {self.field}" if self.field else "")
-        return f"{where}: {self.message}" + (f"; got {self.arrived}" if self.arrived else "")
+        where = ", ".join(part for part in (f"line {self.line}" if self.line else "", self.field) if part)
+        told = f"{where}: {self.message}" if where else self.message
+        return told + (f"; got {self.arrived}" if self.arrived else "")
 
 
 def read_lines(path: str | Path) -> Iterator[tuple[int, User | PreferenceRow | list[Problem]]]:
@@ -57,7 +58,7 @@ def read_lines(path: str | Path) -> Iterator[tuple[int, User | PreferenceRow | l
                 if number == 1:
                     line = line.removeprefix(b"\xef\xbb\xbf")
                 if line.strip():
-                    yield number, _parse(line, number)
+                    yield number, _parse(line.rstrip(), number)
     except OSError as error:
         raise DataError(f"{path}: can't be read ({error.strerror or error})") from None
 
@@ -65,17 +66,20 @@ def read_lines(path: str | Path) -> Iterator[tuple[int, User | PreferenceRow | l
 def read_users(path: str | Path, *, signals_per_user: int = 4, targets_per_user: int = 4) -> list[User]:
     """Read users; preference rows are cut into windows of `signals_per_user` signals and `targets_per_user` targets.
 
-    Looks at each line by itself: `popi.signals.check.load_users` also refuses duplicates and leaks.
+    Looks into no user: `popi.signals.check.load_users` also refuses duplicate signals and leaks.
 
     Raises:
-        DataError: the file can't be read, holds nothing, or has bad lines; the message lists them.
+        DataError: the file can't be read, holds nothing, has bad lines, or a user on two; the message lists them.
     """
     users: list[User] = []
     rows: list[PreferenceRow] = []
     problems: list[Problem] = []
+    first_line: dict[str, int] = {}
     for number, parsed in read_lines(path):
         if isinstance(parsed, User):
             users.append(parsed)
+            if (seen := first_line.setdefault(parsed.user_id, number)) != number:
+                problems.append(duplicate_user(parsed.user_id, number, seen))
         elif isinstance(parsed, PreferenceRow):
             rows.append(parsed)
         else:
@@ -92,6 +96,12 @@ def read_users(path: str | Path, *, signals_per_user: int = 4, targets_per_user:
     if not users:
         raise DataError(f"{path}: no users in this file")
     return users
+
+
+def duplicate_user(user_id: str, line: int, first: int) -> Problem:
+    """A user who stands on two lines."""
+    message = f"user {user_id!r} already stands on line {first}; put all signals on one line"
+    return Problem(line, "duplicate user", "user_id", message)
 
 
 MIXED = "users and preference rows in one file; put each kind in a file of its own"
@@ -137,10 +147,14 @@ def write_rows(path: str | Path, rows: Iterable[dict[str, Any]], *, force: bool 
 
 
 def refuse_existing(path: str | Path, force: bool = False) -> None:
-    """Raise DataError where writing `path` would overwrite something, unless `force`."""
+    """Raise DataError where writing `path` would overwrite something, unless `force`, or has no folder to go to."""
     path = Path(path)
     if path.is_dir():
         raise DataError(f"{path}: is a folder; name a file")
+    if not path.parent.is_dir():
+        raise DataError(f"{path}: there is no folder {path.parent}; make it first, or name another file")
+    if not os.access(path.parent, os.W_OK):
+        raise DataError(f"{path}: the folder {path.parent} can't be written to; name another file")
     if path.exists() and not force:
         raise DataError(f"{path}: exists and is left as it is; name another file, or overwrite with --force")
 
@@ -155,7 +169,7 @@ def _parse(line: bytes, number: int) -> User | PreferenceRow | list[Problem]:
         wrong = error
     try:
         value = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     is_row = isinstance(value, dict) and "signals" not in value and ("chosen" in value or "rejected" in value)
     if is_row:
@@ -177,6 +191,10 @@ def _problems(error: ValidationError, number: int, line: bytes, value: Any, mode
         kind, arrived = item["type"], item["input"]
         if kind == "json_invalid":
             text = re.sub(r"line 1 column", "column", item["msg"])
+            try:
+                line.decode()
+            except UnicodeDecodeError as broken:
+                text = f"not UTF-8 text ({broken.reason} at byte {broken.start + 1}); save the file as UTF-8"
             return [Problem(number, "bad line", "", text, _short(line.decode("utf-8", "replace").strip()))]
         field = _field(item["loc"], value)
         choices = {previous for previous in found if previous == field or previous.startswith(f"{field}[")}

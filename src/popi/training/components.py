@@ -57,7 +57,9 @@ def load_base(config: RunConfig) -> LocalModel:
 
 def _load(config: RunConfig, path: str | Path) -> LocalModel:
     model = config.model
-    return LocalModel.load(path, dtype=model.dtype, device=model.device, chat_template=model.chat_template)
+    # Full weights in half precision would round small updates away: 0.02 less 3e-5 is still 0.02 in bfloat16.
+    dtype = "float32" if model.dtype == "auto" and model.adapter == "none" else model.dtype
+    return LocalModel.load(path, dtype=dtype, device=model.device, chat_template=model.chat_template)
 
 
 def load_components(

@@ -4,9 +4,12 @@ A phase draws as many rows as its steps will see, in an order fixed by its seed,
 are rendered once, responses encoded once, and the reference model reads each target once in the life of a run.
 """
 
+import hashlib
+import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from popi.config import RunConfig
@@ -76,19 +79,17 @@ def load_training_users(config: RunConfig) -> list[User]:
     """The training users of a config.
 
     Raises:
-        DataError: the file has problems; the message is the report of `popi data check`.
+        DataError: a file of users has problems; the message is the report of `popi data check`.
     """
     data = config.data
     if data.source == "nano":
         from popi.nano.world import make_users
 
         return [made.user for made in make_users(data.train_users, config.seed, "train", targets=data.targets_per_user)]
-    users = load_users(
-        data.source,
-        [data.test] if data.test else [],
-        signals_per_user=data.signals_per_user,
-        targets_per_user=data.targets_per_user,
-    )
+    load = partial(load_users, signals_per_user=data.signals_per_user, targets_per_user=data.targets_per_user)
+    users = load(data.source, [data.test] if data.test else [])
+    if data.test:
+        load(data.test)  # a bad file of test users is refused now, not after training
     return users[: data.train_users]
 
 
@@ -104,6 +105,12 @@ def trainable(users: Sequence[User]) -> list[User]:
     return kept
 
 
+def targets_key(user: User) -> str:
+    """A hash of a user's targets. Not the `user_id`: windows of one user share it and have targets of their own."""
+    targets = json.dumps([target.model_dump(mode="json") for target in user.targets])
+    return hashlib.sha256(targets.encode()).hexdigest()[:20]
+
+
 class References:
     """Reference log-probs of every target of a user, computed once and kept in a file of the run."""
 
@@ -111,10 +118,11 @@ class References:
         self.path = path
         self._known: dict[str, list[tuple[float, float]]] = {}
         for row in read_jsonl(path):
-            self._known[row["user_id"]] = [(chosen, rejected) for chosen, rejected in row["logps"]]
+            self._known[row["targets"]] = [(chosen, rejected) for chosen, rejected in row["logps"]]
 
     def missing(self, users: Sequence[User]) -> list[User]:
-        return [user for user in {user.user_id: user for user in users}.values() if user.user_id not in self._known]
+        """The users whose targets were not scored yet; equal targets count once."""
+        return [user for key, user in {targets_key(user): user for user in users}.items() if key not in self._known]
 
     def compute(
         self, users: Sequence[User], base: Generator, batch_size: int = 64, report: Callable[[int], None] | None = None
@@ -132,17 +140,17 @@ class References:
             chosen, rejected = pair_logps(base.local.model, items, base.local.pad_id, batch_size)
             pairs = iter(zip(chosen.tolist(), rejected.tolist(), strict=True))
             for user in part:
-                self._known[user.user_id] = [next(pairs) for _ in user.targets]
+                self._known[targets_key(user)] = [next(pairs) for _ in user.targets]
             if report:
                 report(start + len(part))
-        write_jsonl(self.path, ({"user_id": user_id, "logps": logps} for user_id, logps in self._known.items()))
+        write_jsonl(self.path, ({"targets": key, "logps": logps} for key, logps in self._known.items()))
 
     def targets(self, user: User, generator: Generator) -> list[ReferencedTarget]:
         """The user's targets, encoded, with their reference log-probs."""
         encode = generator.local.encode_response
         return [
             ReferencedTarget(target.prompt, tuple(encode(target.chosen)), tuple(encode(target.rejected)), *logps)
-            for target, logps in zip(user.targets, self._known[user.user_id], strict=True)
+            for target, logps in zip(user.targets, self._known[targets_key(user)], strict=True)
         ]
 
 

@@ -8,7 +8,10 @@ Where it departs from TRL's defaults, and why:
 - On-policy: one optimizer step a generation, so the importance ratio is 1 and never clipped.
 - KL to the *initial* inference model, handed in and not loaded a second time. `use_bias_correction_kl` is on: TRL's
   k3 estimate, differentiated as it stands, follows the gradient of KL(π_φ₀ ‖ π_φ); weighted by the importance ratio it
-  follows that of KL(π_φ ‖ π_φ₀), which is the method's term.
+  follows that of KL(π_φ ‖ π_φ₀), which is the method's term, token by token: what a token does to the KL of the tokens
+  behind it is left out, as everywhere in GRPO.
+- Rollouts, log-probs and the KL are all at `summary.temperature`: the tempered model is the policy. With
+  `summary.top_p` below 1 log-probs stay those of the whole distribution, as in TRL: a small bias.
 - The hooks below: rollouts with one prefill a group, log-probs with the signals read once a group.
 """
 

@@ -10,6 +10,7 @@ group and its own gradient clip.
 from typing import Any
 
 import torch
+from trl.trainer.utils import disable_dropout_in_model
 
 from popi.backends.local import LocalModel
 from popi.training.adapters import TRAINED, adapter_parameters, using
@@ -34,8 +35,10 @@ class JointTrainer(InferenceTrainer):
         self._generator = generator
         self._scores: Scores | None = None
         super().__init__(**arguments)
-        if generator is not None and arguments["config"].training.gradient_checkpointing:
-            generator.model.gradient_checkpointing_enable()
+        if generator is not None:
+            disable_dropout_in_model(generator.model)  # TRL does it for the model that it was given
+            if arguments["config"].training.gradient_checkpointing:
+                generator.model.gradient_checkpointing_enable()
 
     @property
     def generator_model(self) -> Any:
@@ -89,7 +92,11 @@ class JointTrainer(InferenceTrainer):
         if self.optimizer is None:
             kind, arguments = self.get_optimizer_cls_and_kwargs(self.args)
             rates = {"inference_model": self.args.learning_rate, "generator": self.settings.learning_rate}
-            groups = [{"params": list(p.values()), "lr": rates[part]} for part, p in self._parts().items()]
+            decay = self.args.weight_decay  # named, as in transformers' own groups: torch's default is not 0
+            groups = [
+                {"params": list(p.values()), "lr": rates[part], "weight_decay": decay}
+                for part, p in self._parts().items()
+            ]
             self.optimizer = kind(groups, **arguments)
         return self.optimizer
 

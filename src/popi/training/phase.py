@@ -4,6 +4,7 @@ TRL is pinned: the methods overridden here and in the phases are private to it, 
 with TRL's own.
 """
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch.utils.data import SequentialSampler
 from transformers import TrainerCallback
 
 from popi.config import RunConfig
+from popi.errors import RunError
 from popi.training.run_directory import PhaseDirectory, RunDirectory
 
 WEIGHTS = "weights.safetensors"
@@ -35,6 +37,8 @@ METRICS = {  # TRL's names -> the run's
     "generator_grad_norm": "generator_grad_norm",
     "generator_reward_accuracy": "generator_reward_accuracy",
 }
+FINITE = ("loss", "grad_norm", "generator_loss", "generator_grad_norm")
+"""Metrics that end training where they are no numbers: no later step recovers, and no checkpoint is worth keeping."""
 Report = Callable[[int, dict[str, Any]], None]
 """Called with a step and its metrics; draws the progress bar."""
 
@@ -85,6 +89,12 @@ class _Log(TrainerCallback):
         if not logs or "loss" not in logs:  # the summary at the end of training
             return
         row = {name: logs[key] for key, name in METRICS.items() if key in logs}
+        broken = [f"{name} {row[name]}" for name in FINITE if not math.isfinite(row.get(name) or 0.0)]
+        if broken:
+            raise RunError(
+                f"{self.phase}, step {state.global_step}: training diverged ({', '.join(broken)}); start another run "
+                "with a lower learning_rate, or with model.dtype=float32 where it is float16"
+            )
         row["seconds"] = round(time.perf_counter() - self.began, 4)
         self.run.log({"phase": self.phase, "step": state.global_step, **row})
         self.report(state.global_step, row)

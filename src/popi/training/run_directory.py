@@ -171,6 +171,8 @@ class RunDirectory:
             RunError: the run belongs to another config (the message names the settings), or isn't a run.
         """
         path = config.directory
+        if path.exists() and not path.is_dir():
+            raise RunError(f"{path} is a file, not a run directory; name another run with name=…")
         leftovers = {"config.json.tmp"}  # killed before its config was in place
         if not path.exists() or {entry.name for entry in path.iterdir()} <= leftovers:
             shutil.rmtree(path, ignore_errors=True)
@@ -196,8 +198,16 @@ class RunDirectory:
         try:
             tree = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise RunError(f"{path} is not a run directory: {file} can't be read ({error})") from None
+            reason = getattr(error, "strerror", None) or error
+            raise RunError(f"{path} is not a run directory: {file} can't be read ({reason})") from None
+        if not isinstance(tree, dict):
+            raise RunError(f"{path} is not a run directory: {file} holds {type(tree).__name__}, not settings")
         return cls(path, resolve(tree, source=str(file)))
+
+    @property
+    def began(self) -> bool:
+        """Whether there is training to lose: a logged step, a checkpoint or a phase that is done."""
+        return self.log_file.exists() or any(self.path.glob("phases/*/checkpoints/*")) or bool(self.methods())
 
     def phase(self, name: str) -> PhaseDirectory:
         return PhaseDirectory(self.path / "phases" / name)
@@ -205,11 +215,22 @@ class RunDirectory:
     # models
 
     def methods(self) -> dict[str, dict[str, str]]:
-        """What each trained method consists of: paths below the run directory, or the base's name."""
+        """What each trained method consists of: paths below the run directory, or the base's name.
+
+        Raises:
+            RunError: methods.json is damaged.
+        """
+        file = self.path / "methods.json"
         try:
-            return dict(json.loads((self.path / "methods.json").read_text(encoding="utf-8")))
+            methods = json.loads(file.read_text(encoding="utf-8"))
+            return {m: {part: str(of[part]) for part in ("inference_model", "generator")} for m, of in methods.items()}
         except FileNotFoundError:
             return {}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise RunError(
+                f"{file}: damaged ({error!r}); delete it, then write it again with: "
+                f"popi train {self.path / 'config.json'} --resume"
+            ) from None
 
     def set_method(self, method: str, inference_model: str, generator: str) -> None:
         methods = self.methods() | {method: {"inference_model": inference_model, "generator": generator}}
@@ -227,11 +248,13 @@ class RunDirectory:
             RunError: the method wasn't trained in this run (the message lists those that were).
         """
         methods = self.methods()
+        if not methods:
+            command = f"popi train {self.path / 'config.json'} --resume"
+            raise RunError(f"{self.path}: no method is trained to its end yet; finish the run with: {command}")
         if method is None:
-            method = next((name for name in METHOD_ORDER if name in methods), "any")
+            method = next(name for name in (*METHOD_ORDER, *methods) if name in methods)
         if method not in methods:
-            trained = ", ".join(methods) or "none yet; finish it with --resume"
-            raise RunError(f"{self.path}: method {method!r} was not trained here; trained: {trained}")
+            raise RunError(f"{self.path}: method {method!r} was not trained here; trained: {', '.join(methods)}")
         entry = methods[method]
         return self.resolve(entry["inference_model"]), self.resolve(entry["generator"])
 

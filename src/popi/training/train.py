@@ -25,7 +25,7 @@ from transformers import logging as transformers_logging
 from transformers import set_seed
 
 from popi.config import RunConfig
-from popi.errors import ConfigError
+from popi.errors import ConfigError, PopiError
 from popi.signals.types import User
 from popi.training.adapters import using
 from popi.training.components import GENERATOR, INFERENCE, Components, load_components
@@ -90,6 +90,7 @@ def train(config: RunConfig, resume: bool = False, console: Console | None = Non
     console = console or Console(stderr=True)
     refuse(config)
     users = trainable(load_training_users(config))  # before anything is written: a bad file leaves no run behind
+    fresh = not (config.directory / "config.json").exists()
     run = RunDirectory.resume(config) if resume else RunDirectory.create(config)
     with quiet():
         try:
@@ -97,6 +98,10 @@ def train(config: RunConfig, resume: bool = False, console: Console | None = Non
                 for phase in phases:
                     run_phase(phase, run, users, console)
                 run.set_method(order, *models_of(phases, config))
+        except PopiError:
+            if fresh and not run.began:  # a run refused before its first step leaves its name free
+                shutil.rmtree(run.path)
+            raise
         finally:
             run.close()
     return run.path

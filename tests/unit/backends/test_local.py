@@ -1,6 +1,7 @@
 """Loading, encoding and generating with a local model, against transformers' own."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -117,8 +118,73 @@ def test_no_chat_template_is_refused_with_the_way_out(tiny_base: Path, tmp_path:
 
 
 def test_what_is_not_a_model_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="can't be loaded as a causal LM"):
+    with pytest.raises(ModelError, match="nothing: no such folder"):
         LocalModel.load(tmp_path / "nothing")
+    with pytest.raises(ModelError, match="no such folder, and as a hub id"):
+        LocalModel.load("nobody/nothing")
+    with pytest.raises(ModelError, match="no model in this folder"):
+        LocalModel.load(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "no-such-thing"}))
     with pytest.raises(ModelError, match="can't be loaded as a causal LM"):
         LocalModel.load(tmp_path)
+
+
+@pytest.mark.parametrize(("template", "dtype"), [("nano", torch.float32), ("default", torch.bfloat16)])
+def test_auto_dtype_where_there_is_a_gpu(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, template: str, dtype: torch.dtype
+) -> None:
+    shutil.copytree(tiny_base, tmp_path / "base")
+    (tmp_path / "base" / LocalModel.SETTINGS).write_text(json.dumps({"template": template}))
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    model = LocalModel.load(tmp_path / "base", device="meta").model  # any device but the CPU
+    assert model.dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("model.safetensors", "junk"),
+        ("tokenizer.json", "{"),
+        ("config.json", "{"),
+        ("popi.json", "{"),
+        ("popi.json", "[]"),
+        ("adapter_config.json", "{"),
+        ("adapter_config.json", "{}"),
+        ("adapter_config.json", '{"base_model_name_or_path": "./nowhere"}'),
+    ],
+)
+def test_a_damaged_folder_is_named(tiny_base: Path, tmp_path: Path, file: str, content: str) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_base, folder)
+    (folder / file).write_text(content)
+    with pytest.raises(ModelError, match=str(folder)):
+        LocalModel.load(folder)
+
+
+def test_a_file_is_not_a_model(tmp_path: Path) -> None:
+    (tmp_path / "model").write_text("x")
+    with pytest.raises(ModelError, match="is a file"):
+        LocalModel.load(tmp_path / "model")
+
+
+@pytest.mark.parametrize("device", ["banana", "cuda:99"])
+def test_a_device_that_is_not_there_is_named(tiny_base: Path, device: str) -> None:
+    with pytest.raises(ModelError, match=f"device '{device}' can't be used here"):
+        LocalModel.load(tiny_base, device=device)
+
+
+def test_more_than_the_context_is_refused(local: LocalModel) -> None:
+    with pytest.raises(ModelError, match="4 tokens of prompt and 2045 new ones exceed its context of 2048"):
+        local.generate([[5, 6, 7, 8]], max_new_tokens=2045)
+
+
+def test_diverged_weights_are_named(tiny_base: Path) -> None:
+    broken = LocalModel.load(tiny_base)
+    with torch.no_grad():
+        broken.model.get_input_embeddings().weight.fill_(float("nan"))
+    with pytest.raises(ModelError, match="not numbers"):
+        broken.generate([[5, 6]], max_new_tokens=2, temperature=1.0)
+
+
+def test_a_temperature_next_to_nothing_is_greedy() -> None:
+    assert pick(torch.tensor([[1.0, 3.0, 2.0]]), 1e-45, 1.0).tolist() == [1]

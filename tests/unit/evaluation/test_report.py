@@ -112,6 +112,10 @@ def test_a_run_that_was_not_evaluated_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "metrics.json").write_text("{")
     with pytest.raises(RunError, match="can't be read"):
         write_report(tmp_path)
+    (tmp_path / "metrics.json").write_text("{}")
+    with pytest.raises(RunError, match="not what popi evaluate writes"):
+        write_report(tmp_path)
+    assert not (tmp_path / "report.html").exists()
 
 
 def test_names_beside_the_points_do_not_overlap() -> None:

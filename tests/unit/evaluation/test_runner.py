@@ -249,3 +249,23 @@ def test_training_seconds_add_up_over_steps(tmp_path: Path) -> None:
 
 def test_a_commit_is_named() -> None:
     assert runner.commit()
+
+
+def test_damaged_rows_are_named(tmp_path: Path) -> None:
+    (tmp_path / "oracle.jsonl").write_text("{")
+    with pytest.raises(RunError, match=r"oracle\.jsonl: damaged"):
+        read_rows(tmp_path / "oracle.jsonl")
+
+
+def test_damaged_stamps_score_again(run, tiny, scored) -> None:
+    first = evaluate(run, models=tiny(run))
+    (run.path / "evaluation" / "finished.json").write_text("{")
+    whole = sum(scored)
+    assert evaluate(run, models=tiny(run))["methods"] == first["methods"]
+    assert sum(scored) == 2 * whole
+
+
+def test_a_refused_evaluation_leaves_no_folder(run, tiny) -> None:
+    with pytest.raises(RunError, match="popi evaluate --run"):
+        evaluate(run, generator="other", models=tiny(run))
+    assert not (run.path / "evaluation").exists()

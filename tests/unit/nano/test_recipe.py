@@ -9,7 +9,7 @@ import pytest
 
 from popi.backends.local import NANO, LocalModel
 from popi.nano import truth
-from popi.nano.recipe import Recipe, build, recipe_hash
+from popi.nano.recipe import Recipe, Stage, build, recipe_hash
 from popi.nano.tasks import Writer, poor_summary, stated
 from popi.nano.tokenizer import SPECIAL, build_tokenizer
 from popi.nano.world import make_users, split_of
@@ -90,11 +90,12 @@ def test_shipped_weights_are_the_recipes() -> None:
 
 
 def test_building_is_seeded(tmp_path: Path) -> None:
-    tiny = Recipe(hidden_size=32, layers=1, heads=2, steps=2, contrast_steps=1, users_per_step=1, short_rows_per_step=4)
+    stage = Stage(steps=2, contrast_steps=1, contrast_users=1, users=1, short_rows=4)
+    tiny = Recipe(hidden_size=32, layers=1, heads=2, stages=(stage, Stage(steps=1, users=1, short_rows=4, compared=2)))
     losses: list[float] = []
     a = build(tmp_path / "a", tiny, lambda step, parts: losses.append(parts["users"]))
     b = build(tmp_path / "b", tiny)
-    assert len(losses) == 2
+    assert len(losses) == 3
     assert (a / "model.safetensors").read_bytes() == (b / "model.safetensors").read_bytes()
     local = LocalModel.load(a)
     assert local.templates().name == "nano" and local.tokenizer.convert_ids_to_tokens([local.end_id]) == ["<|end|>"]

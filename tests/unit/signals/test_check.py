@@ -194,3 +194,15 @@ def test_thousands_of_users_take_seconds(tmp_path: Path) -> None:
     start = time.process_time()
     assert check(path).users == 3000
     assert time.process_time() - start < 10  # about 1 s; 100,000 users stay within minutes on a slow machine
+
+
+def test_a_target_that_comes_twice(tmp_path: Path) -> None:
+    found = report(tmp_path, {"user_id": "a", "signals": [], "targets": [TARGET, TARGET]})
+    assert kinds(found) == [(1, "duplicate target", "targets[1]")]
+    assert "the same target as targets[0]" in str(found.problems[0])
+
+
+def test_a_target_that_comes_twice_in_a_window_is_named_by_its_lines(tmp_path: Path) -> None:
+    rows = [{"user_id": "a", **{key: pair()[key] for key in TARGET}}, *[{"user_id": "a", **TARGET}] * 2]
+    found = report(tmp_path, *rows, signals_per_user=1, targets_per_user=2)
+    assert [str(problem) for problem in found.problems] == ["line 3: the same target as line 2"]

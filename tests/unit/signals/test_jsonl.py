@@ -120,8 +120,8 @@ def test_users_survive_writing_and_reading(tmp_path: Path) -> None:
 
 def test_bom_blank_lines_and_windows_line_ends_are_read(tmp_path: Path) -> None:
     path = tmp_path / "users.jsonl"
-    line = json.dumps(user()).encode()
-    path.write_bytes(b"\xef\xbb\xbf" + line + b"\r\n\r\n" + line)
+    first, second = (json.dumps(user(user_id=name)).encode() for name in "ab")
+    path.write_bytes(b"\xef\xbb\xbf" + first + b"\r\n\r\n" + second)
     assert len(read_users(path)) == 2
     assert [number for number, _ in read_lines(path)] == [1, 3]
 
@@ -164,7 +164,38 @@ def test_nothing_is_overwritten_and_nothing_half_written(tmp_path: Path) -> None
 
 
 def test_writing_where_nothing_can_be_written_is_a_message(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="can't be written"):
+    with pytest.raises(DataError, match="there is no folder"):
         write_users(tmp_path / "missing" / "out.jsonl", [User(user_id="a", signals=[StatementSignal(text="x")])])
     with pytest.raises(DataError, match="is a folder"):
         write_rows(tmp_path, [])
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (b"[" * 100_000, "Invalid JSON: recursion"),
+        (b'{"user_id": "a", "signals": ' + b"[" * 100_000, "Invalid JSON: recursion"),
+        (b'{"user_id": "a", "chosen": ' + b"[" * 100_000, "Invalid JSON: recursion"),
+        (b'{"user_id": "caf\xe9"}', "not UTF-8 text"),
+        (b'\xff\xfe{"user_id"', "not UTF-8 text"),
+        (b"{", "Invalid JSON: EOF while parsing an object at column 1"),
+        (b"x" * 1_000_000, "Invalid JSON"),
+    ],
+)
+def test_a_line_that_no_parser_takes_is_a_problem_of_that_line(tmp_path: Path, line: bytes, words: str) -> None:
+    path = tmp_path / "users.jsonl"
+    path.write_bytes(json.dumps(user()).encode() + b"\n" + line + b"\n")
+    with pytest.raises(DataError, match=f"line 2: {words}") as error:
+        read_users(path)
+    assert len(str(error.value)) < 1000
+
+
+def test_a_user_on_two_lines_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "users.jsonl"
+    path.write_text((json.dumps(user()) + "\n") * 2)
+    with pytest.raises(DataError, match="line 2, user_id: .* already stands on line 1"):
+        read_users(path)
+
+
+def test_a_problem_of_the_whole_file_names_no_line() -> None:
+    assert str(Problem(0, "nothing to use", "", "no users in this file")) == "no users in this file"

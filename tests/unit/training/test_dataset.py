@@ -75,6 +75,19 @@ def test_references_are_of_the_plain_prompt_and_computed_once(
     again.compute(users[:2], base)
 
 
+def test_windows_of_one_user_have_references_of_their_own(users: list[User], local: LocalModel, tmp_path: Path) -> None:
+    windows = [user.model_copy(update={"user_id": "one"}) for user in users[:2]]
+    base = Generator(local)
+    references = References(tmp_path / "references.jsonl")
+    references.compute(windows, base)
+    for window in windows:
+        with torch.no_grad():
+            chosen, rejected = pair_logps_plain(local.model, base.reference_items(window.targets))
+        found = References(tmp_path / "references.jsonl").targets(window, base)
+        torch.testing.assert_close(torch.tensor([t.ref_chosen for t in found]), chosen, atol=2e-4, rtol=1e-5)
+        torch.testing.assert_close(torch.tensor([t.ref_rejected for t in found]), rejected, atol=2e-4, rtol=1e-5)
+
+
 def test_inference_rows(users: list[User], local: LocalModel, tmp_path: Path) -> None:
     base = Generator(local)
     references = References(tmp_path / "references.jsonl")

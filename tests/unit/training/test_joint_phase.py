@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from popi.backends.local import LocalModel
 from popi.scoring import pair_logps_plain
 from popi.training.adapters import using
 from popi.training.joint_phase import PARTNER, JointTrainer
@@ -108,6 +109,7 @@ def test_rates_and_clips_of_their_own(make: Make, adapter: str) -> None:
     )
     groups = trainer.create_optimizer().param_groups
     assert [group["lr"] for group in groups] == [1e-3, 2e-5]
+    assert [group["weight_decay"] for group in groups] == [0.0, 0.0]  # torch's own default is 0.01
     parts = trainer._parts()
     assert [len(group["params"]) for group in groups] == [len(p) for p in parts.values()]
     assert not set(map(id, groups[0]["params"])) & set(map(id, groups[1]["params"]))
@@ -131,6 +133,21 @@ def test_both_move_and_nothing_else(make: Make, adapter: str) -> None:
     assert all((p != trained[name]).any() for name, p in trainer.trained_parameters().items())
     kept = {id(p) for p in trainer.trained_parameters().values()}
     assert all(torch.equal(p, before[name]) for name, p in watched.items() if id(p) not in kept)
+
+
+def test_the_generator_too_trains_without_dropout(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What trains has to be what the reward was read from."""
+    load = LocalModel.load
+
+    def with_dropout(*args: Any, **kwargs: Any) -> LocalModel:
+        local = load(*args, **kwargs)
+        local.model.model.layers[0].mlp.act_fn = torch.nn.Sequential(torch.nn.SiLU(), torch.nn.Dropout(0.5))
+        return local
+
+    monkeypatch.setattr(LocalModel, "load", with_dropout)
+    trainer = make("none")
+    for model in (trainer.model, trainer.generator_model):
+        assert [module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)] == [0]
 
 
 def test_each_step_scores_its_own_samples(make: Make) -> None:

@@ -133,7 +133,7 @@ def test_log_and_rewind(tmp_path: Path) -> None:
 
 def test_models_of_a_method(tmp_path: Path) -> None:
     run = RunDirectory.create(config(tmp_path))
-    with pytest.raises(RunError, match="trained: none yet"):
+    with pytest.raises(RunError, match="no method is trained to its end yet; .*--resume"):
         run.models()
     run.set_method("plug_and_play", "phases/inference-1/inference_model", "nano")
     assert run.models() == (str(run.path / "phases/inference-1/inference_model"), "nano")
@@ -143,3 +143,21 @@ def test_models_of_a_method(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="'simultaneous' was not trained here; trained: plug_and_play, alternating"):
         run.models("simultaneous")
     assert list(json.loads((run.path / "methods.json").read_text())) == ["plug_and_play", "alternating"]
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"plug_and_play": {}}', '{"plug_and_play": 3}'])
+def test_a_damaged_methods_file_is_named(tmp_path: Path, text: str) -> None:
+    run = RunDirectory.create(config(tmp_path))
+    (run.path / "methods.json").write_text(text)
+    with pytest.raises(RunError, match="methods.json: damaged"):
+        run.models()
+
+
+def test_a_config_that_is_no_table_and_a_file_are_no_runs(tmp_path: Path) -> None:
+    (tmp_path / "r").write_text("x")
+    with pytest.raises(RunError, match="is a file"):
+        RunDirectory.resume(config(tmp_path))
+    assert (tmp_path / "r").read_text() == "x"
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(RunError, match="holds list, not settings"):
+        RunDirectory.open(tmp_path)

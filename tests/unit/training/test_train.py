@@ -1,9 +1,13 @@
+import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from popi.config import resolve
-from popi.errors import ConfigError, DataError
+from popi.errors import ConfigError, DataError, PopiError, RunError
+from popi.training.phase import _Log
+from popi.training.run_directory import RunDirectory
 from popi.training.train import models_of, phase_seed, plan, refuse, train
 
 
@@ -62,3 +66,50 @@ def test_a_bad_file_leaves_no_run_behind(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="line 1"):
         train(settings)
     assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"model": {"base": "./nowhere"}},
+        {"model": {"device": "banana"}},
+        {"signals": {"template": "nowhere"}},
+        {"training": {"orders": ["plug_and_play"], "inference": {"users_per_step": 500}}},
+        {"signals": {"token_budget": 1}},
+    ],
+)
+def test_a_run_refused_before_its_first_step_leaves_nothing_behind(
+    tmp_path: Path, tiny_base: Path, wrong: dict[str, dict[str, object]]
+) -> None:
+    settings = {"name": "r", "root": str(tmp_path), "data": {"train_users": 4}}
+    small = {"orders": ["plug_and_play"], "inference": {"users_per_step": 2}}
+    model = {"base": str(tiny_base)}
+    with pytest.raises(PopiError):
+        train(resolve({**settings, "training": small, **wrong, "model": model | wrong.get("model", {})}))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_refused_resume_leaves_the_run_as_it_is(tmp_path: Path) -> None:
+    settings = config(["plug_and_play"], name="r", root=str(tmp_path), model={"base": "./nowhere"})
+    RunDirectory.create(settings)
+    with pytest.raises(PopiError, match="no such folder"):
+        train(settings, resume=True)
+    assert [path.name for path in (tmp_path / "r").iterdir()] == ["config.json"]
+
+
+def test_a_bad_file_of_test_users_is_refused_before_training(tmp_path: Path) -> None:
+    target = {"prompt": "which pan ?", "chosen": "the iron one", "rejected": "the other"}
+    (tmp_path / "train.jsonl").write_text(json.dumps({"user_id": "a", "signals": [], "targets": [target]}) + "\n")
+    (tmp_path / "test.jsonl").write_text("{\n")
+    files = {"source": str(tmp_path / "train.jsonl"), "test": str(tmp_path / "test.jsonl")}
+    with pytest.raises(DataError, match=r"test\.jsonl: 1 problem"):
+        train(config(["plug_and_play"], name="r", root=str(tmp_path), data=files))
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize("name", ["loss", "grad_norm", "generator_grad_norm"])
+def test_training_that_diverged_stops_and_says_so(tmp_path: Path, name: str) -> None:
+    run = RunDirectory.create(config(["plug_and_play"], name="r", root=str(tmp_path)))
+    log = _Log(run, "inference-1", lambda step, metrics: None)
+    with pytest.raises(RunError, match=f"inference-1, step 3: training diverged \\({name} nan"):
+        log.on_log(None, SimpleNamespace(global_step=3), None, {"loss": 0.5} | {name: float("nan")})
