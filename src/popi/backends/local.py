@@ -120,7 +120,8 @@ class LocalModel:
         settings = _read_json(beside) if beside.is_file() else {}
         if (Path(path) / "adapter_config.json").is_file():
             base = _read_json(Path(path) / "adapter_config.json").get("base_model_name_or_path")
-            adapter, path = path, str(base or "")
+            base = settings.get("base", base)  # `nano` is a name that holds on every machine; PEFT needs the folder
+            adapter, path = path, model_path(base or "")
             _check_path(f"{name_or_path}: its base model {path!r}", path)
         place = _device(device)
         nano = settings.get("template") == "nano"  # the shipped base, and what was trained from it

@@ -38,7 +38,7 @@ class Components:
                 return
             save_adapter(part.local.model, adapter, path, model_path(base))
             part.local.tokenizer.save_pretrained(path)
-            settings: dict[str, str | int] = {"template": part.templates.name}
+            settings: dict[str, str | int] = {"template": part.templates.name, "base": base}
             if isinstance(part, InferenceModel):
                 settings |= {"max_tokens": part.max_tokens, "token_budget": part.token_budget}
             (path / LocalModel.SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")

@@ -7,6 +7,9 @@ With h(z) the margin of a target pair under a summary z (arXiv 2510.17881, the P
 
 The inference model φ meets it as a summary reward and group-relative advantages, the generator θ as DPO.
 Log-probabilities are sums over response tokens, in nats; all functions work elementwise on any shape.
+
+TRL computes the advantages and the KL terms itself; `group_advantages` and `token_kl` are the truth that tests hold
+it to.
 """
 
 import torch

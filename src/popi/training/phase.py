@@ -35,7 +35,6 @@ METRICS = {  # TRL's names -> the run's
     "reward_accuracy": "reward_accuracy",
     "generator_loss": "generator_loss",
     "generator_grad_norm": "generator_grad_norm",
-    "generator_reward_accuracy": "generator_reward_accuracy",
 }
 FINITE = ("loss", "grad_norm", "generator_loss", "generator_grad_norm")
 """Metrics that end training where they are no numbers: no later step recovers, and no checkpoint is worth keeping."""

@@ -188,3 +188,17 @@ def test_diverged_weights_are_named(tiny_base: Path) -> None:
 
 def test_a_temperature_next_to_nothing_is_greedy() -> None:
     assert pick(torch.tensor([[1.0, 3.0, 2.0]]), 1e-45, 1.0).tolist() == [1]
+
+
+def test_an_adapters_base_is_the_one_that_popi_noted(tiny_base: Path, tmp_path: Path) -> None:
+    """PEFT's own file holds a folder of the machine that trained; popi's holds the name, good on any machine."""
+    from peft import LoraConfig, get_peft_model
+
+    base = LocalModel.load(tiny_base)
+    get_peft_model(base.model, LoraConfig(r=2, target_modules="all-linear")).save_pretrained(tmp_path)
+    facts = json.loads((tmp_path / "adapter_config.json").read_text())
+    (tmp_path / "adapter_config.json").write_text(json.dumps(facts | {"base_model_name_or_path": "/gone/elsewhere"}))
+    with pytest.raises(ModelError, match="/gone/elsewhere"):
+        LocalModel.load(tmp_path)
+    (tmp_path / "popi.json").write_text(json.dumps({"base": str(tiny_base)}))
+    assert hasattr(LocalModel.load(tmp_path).model, "peft_config")
