@@ -109,7 +109,6 @@ def test_the_three_next_commands_can_be_typed(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not (REPOSITORY / "src/popi/nano/base").is_dir(), reason="the nano base is not built yet")
 def test_the_whole_demo_in_small(tmp_path: Path, console: Console) -> None:
     small = ["training.inference.steps=2", "training.inference.users_per_step=2", "training.generator.steps=2"]
     small += ["data.train_users=40", "data.test_users=6", "training.generator.batch_size=4", "evaluation.examples=2"]
