@@ -11,7 +11,7 @@ from rich.table import Table
 from popi.evaluation.metrics import attribute_scores
 from popi.inference_model import InferenceModel
 from popi.nano.attributes import ATTRIBUTES
-from popi.nano.tasks import NOTHING, TALLY
+from popi.nano.tasks import TALLY, UNCARED
 from popi.nano.truth import ideal_summary, named_attributes
 from popi.nano.world import make_users
 
@@ -29,9 +29,9 @@ def main() -> None:
     for user in users:
         messages = inference_model.templates.inference_messages(user.user.signals)
         ids = local.encode_chat([messages[0], {"role": "user", "content": TALLY}])
-        words = local.decode(local.generate([ids], max_new_tokens=len(ATTRIBUTES) + 2)[0][0]).rstrip(".").split()
-        named = zip(ATTRIBUTES, words, strict=False)
-        tallies.append({(attribute, word) for attribute, word in named if word != NOTHING})
+        words = local.decode(local.generate([ids], max_new_tokens=2 * len(ATTRIBUTES) + 2)[0][0]).rstrip(".").split()
+        named = zip(words[::2], words[1::2], strict=False)
+        tallies.append({(attribute, word) for attribute, word in named if word != UNCARED})
     summaries = inference_model.summarize_many([user.user.signals for user in users])
     readers = {
         "tally, attribute by attribute": tallies,

@@ -99,14 +99,14 @@ def infer(
         refuse_existing(output, force)
         if output.exists() and users.exists() and output.samefile(users):
             raise DataError(f"{output}: is the file of users itself; name another file with --out")
-    people = read_users(users)
     _need_training()
     from popi.inference_model import InferenceModel
+    from popi.training.run_directory import RunDirectory
 
-    if run is not None:
-        from popi.training.run_directory import RunDirectory
-
-        opened = RunDirectory.open(run)
+    opened = None if run is None else RunDirectory.open(run)
+    windows = {} if opened is None else opened.config.data.windows()
+    people = read_users(users, **windows)
+    if opened is not None:
         inference_model = InferenceModel.from_pretrained(opened.models(method)[0], **_loading(opened.config))
     else:
         inference_model = InferenceModel.from_pretrained(str(model))
@@ -215,8 +215,8 @@ def nano_build(
     seed: Annotated[int, typer.Option(min=0, help="Seeds weights and data; the shipped base has seed 0.")] = 0,
     hidden_size: Annotated[int | None, typer.Option(min=16, help="Width; the shipped base's if not given.")] = None,
     layers: Annotated[int | None, typer.Option(min=1, help="Depth; the shipped base's if not given.")] = None,
-    stages: Annotated[
-        int | None, typer.Option(min=1, help="Only this many of the recipe's first stages; all if not given.")
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="A shorter curriculum; the shipped base's if not given.")
     ] = None,
 ) -> None:
     """Train a nano base from scratch (the shipped one: about half an hour on two cores)."""
@@ -228,9 +228,8 @@ def nano_build(
     from popi.nano.recipe import Recipe, build
 
     shipped = Recipe()
-    recipe = Recipe(
-        seed, hidden_size or shipped.hidden_size, layers or shipped.layers, shipped.heads, shipped.stages[:stages]
-    )
+    recipe = Recipe(seed, hidden_size or shipped.hidden_size, layers or shipped.layers)
+    recipe = recipe.shortened(steps) if steps else recipe
     with _progress() as progress:
         task = progress.add_task("steps", total=recipe.steps)
         build(output, recipe, on_step=lambda step, _losses: progress.update(task, completed=step + 1))

@@ -67,6 +67,10 @@ class DataConfig(_Section):
     targets_per_user: PositiveInt = 4
     """`nano`: target pairs a user. TRL rows: targets a window."""
 
+    def windows(self) -> dict[str, int]:
+        """How TRL preference rows are cut, as the readers of files take it."""
+        return {"signals_per_user": self.signals_per_user, "targets_per_user": self.targets_per_user}
+
 
 class SignalsConfig(_Section):
     template: str = "auto"

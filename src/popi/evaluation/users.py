@@ -30,12 +30,7 @@ def held_out_users(config: RunConfig, path: str | Path | None = None) -> list[He
     source = path or config.data.test
     assert source is not None
     trained_on = [] if config.data.source == "nano" else [config.data.source]
-    users = load_users(
-        source,
-        against=trained_on,
-        signals_per_user=config.data.signals_per_user,
-        targets_per_user=config.data.targets_per_user,
-    )
+    users = load_users(source, against=trained_on, **config.data.windows())
     if path is None:
         users = users[: config.data.test_users]
     return [HeldOutUser(user) for user in users]

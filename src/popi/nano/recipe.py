@@ -6,8 +6,10 @@ vocabulary and the data, and stands in the folder's `recipe.json`.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from random import Random
 
@@ -20,57 +22,50 @@ from popi.signals.render import Templates
 from popi.tree import Segment, pack, token_logps
 
 TreeRow = list[Segment]
+Batch = tuple[list[TreeRow], list[TreeRow]]
+"""User rows, short rows."""
 HASHED_BATCHES = 6
 """How many batches of a stage stand for its data in the recipe's hash."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A stretch of training with a schedule of its own: linear warm-up, then linear decay to zero.
-
-    It starts from the weights of the stage before, rounded to bfloat16 as they would be saved.
-    """
+    """A stretch of training on users with few signals or many; a curriculum is a list of them."""
 
     steps: int
-    contrast_steps: int = 0
-    """First steps, in which users have one pair, or what stands beside pairs: first compare, then aggregate."""
-    contrast_users: int = 40
-    """Users a step in those."""
-    users: int = 10
-    """Users a step in the rest."""
-    pairs: tuple[int, ...] = (1, 2, 4, 6, 6, 6)
-    """How many pairs a user has in the rest, drawn uniformly; 1 is a lone pair, without other signals."""
-    compared: int = 0
-    """How many of a user's pairs are compared, each asked for by its topic."""
-    short_rows: int = 20
-    """Follow and plain rows a step (three quarters follow)."""
-    learning_rate: float = 6e-3
-    """AdamW's, on embeddings and norms."""
-    muon_learning_rate: float = 0.02
-    """Muon's, on the matrices."""
-    warmup_steps: int = 50
+    users: int
+    """Users a step."""
+    pairs: tuple[int, ...]
+    """How many pairs a user has, drawn uniformly; 1 is a lone pair, without other signals."""
+    reads: bool = True
+    """Whether the *read* tasks are asked."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings of a base model; the defaults are the shipped one's."""
+    """Settings of a base model; the defaults are the shipped one's.
+
+    One schedule over all stages: linear warm-up, then linear decay to zero.
+    """
 
     seed: int = 0
     hidden_size: int = 128
     layers: int = 4
     heads: int = 4
     stages: tuple[Stage, ...] = (
-        Stage(steps=1400, contrast_steps=400),
-        Stage(
-            steps=1500,
-            users=12,
-            pairs=(1, 2, 3, 4, 6, 6),
-            compared=2,
-            short_rows=16,
-            learning_rate=4e-3,
-            muon_learning_rate=0.014,
-        ),
+        Stage(steps=120, users=16, pairs=(1,)),
+        Stage(steps=180, users=14, pairs=(1, 2, 3)),
+        Stage(steps=300, users=12, pairs=(1, 2, 3, 4)),
+        Stage(steps=1200, users=10, pairs=(2, 4, 6, 6, 6)),
+        Stage(steps=1200, users=12, pairs=(6,), reads=False),
     )
+    short_rows: int = 8
+    """Follow and plain rows a step (three quarters follow)."""
+    learning_rate: float = 6e-3
+    """AdamW's, on embeddings and norms."""
+    muon_learning_rate: float = 0.02
+    """Muon's, on the matrices."""
+    warmup_steps: int = 50
     signals_weight: float = 0.3
     """Weight of the signals' own tokens in the loss, against 1 for the answers'."""
 
@@ -78,20 +73,24 @@ class Recipe:
     def steps(self) -> int:
         return sum(stage.steps for stage in self.stages)
 
+    def shortened(self, steps: int) -> "Recipe":
+        """The same curriculum in about `steps` steps, at least one a stage."""
+        stages = (replace(s, steps=max(1, round(s.steps * steps / self.steps))) for s in self.stages)
+        return replace(self, stages=tuple(stages), warmup_steps=min(self.warmup_steps, steps))
+
 
 def recipe_hash(recipe: Recipe) -> str:
     """SHA-256 over what decides the weights: the settings, the vocabulary, and batches of the data as token ids.
 
-    The data are sampled (both phases of the schedule), so that a change of world, task, template or tokenizer shows,
-    and a change of comment does not.
+    Some batches of every stage stand for its data, so that a change of world, task, template or tokenizer shows, and
+    a change of comment does not.
     """
     tok = build_tokenizer()
     digest = hashlib.sha256(json.dumps(asdict(recipe), sort_keys=True).encode())
     digest.update(json.dumps([sorted(tok.get_vocab().items()), tok.chat_template]).encode())
     writer = Writer(tok, Templates.load("nano"))
-    for number, stage in enumerate(recipe.stages):
-        early = replace(stage, contrast_steps=min(stage.contrast_steps, HASHED_BATCHES // 2))
-        for _, batches in zip(range(HASHED_BATCHES), rows(early, recipe.seed, number, writer), strict=False):
+    for number in range(len(recipe.stages)):
+        for _, batches in zip(range(HASHED_BATCHES), batches_of(recipe, number, writer), strict=False):
             for row in (row for batch in batches for row in batch):
                 digest.update(json.dumps([[list(s.ids), s.parent, s.scored] for s in row]).encode())
     return digest.hexdigest()
@@ -117,19 +116,13 @@ def new_model(recipe: Recipe, vocabulary: int) -> LlamaForCausalLM:
     )
 
 
-def rows(stage: Stage, seed: int, number: int, writer: Writer) -> Iterator[tuple[list[TreeRow], list[TreeRow]]]:
-    """Endless batches of a stage: (user rows, short rows)."""
-    rng = Random(f"popi-nano-base-{seed}" + (f"-{number}" if number else ""))
-    step = 0
-    while True:
-        if step < stage.contrast_steps:
-            kinds = rng.choices(((1, False), (0, True)), (3, 1), k=stage.contrast_users)
-        else:
-            kinds = [(n, n > 1) for n in rng.choices(stage.pairs, k=stage.users)]
-        users = [writer.user(rng, pairs, others, compared=stage.compared) for pairs, others in kinds]
-        short = [writer.plain(rng) if i % 4 == 0 else writer.follow(rng) for i in range(stage.short_rows)]
+def batches_of(recipe: Recipe, number: int, writer: Writer) -> Iterator[Batch]:
+    """A stage's batches."""
+    stage, rng = recipe.stages[number], Random(f"popi-nano-base-{recipe.seed}-{number}")
+    for _ in range(stage.steps):
+        users = [writer.user(rng, n, stage.reads) for n in rng.choices(stage.pairs, k=stage.users)]
+        short = [writer.plain(rng) if i % 4 == 0 else writer.follow(rng) for i in range(recipe.short_rows)]
         yield users, short
-        step += 1
 
 
 def _losses(model: LlamaForCausalLM, batch_rows: list[TreeRow]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -142,31 +135,25 @@ def _losses(model: LlamaForCausalLM, batch_rows: list[TreeRow]) -> tuple[torch.T
     return nll[~is_signal].mean(), signals
 
 
-def train_stage(
-    model: LlamaForCausalLM,
-    stage: Stage,
-    batches: Iterator[tuple[list[TreeRow], list[TreeRow]]],
-    signals_weight: float,
-) -> Iterator[dict[str, float]]:
+def fit(model: LlamaForCausalLM, recipe: Recipe, batches: Iterable[Batch]) -> Iterator[dict[str, float]]:
     """Train in place; yields the losses of every step."""
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
     optimizers = [
-        torch.optim.Muon(matrices, lr=stage.muon_learning_rate, weight_decay=0.01, momentum=0.95),
-        torch.optim.AdamW(others, lr=stage.learning_rate, betas=(0.9, 0.95), weight_decay=0.0),
+        torch.optim.Muon(matrices, lr=recipe.muon_learning_rate, weight_decay=0.01, momentum=0.95),
+        torch.optim.AdamW(others, lr=recipe.learning_rate, betas=(0.9, 0.95), weight_decay=0.0),
     ]
 
     def rate(step: int) -> float:
-        return min(1.0, (step + 1) / stage.warmup_steps) * (1 - step / stage.steps)
+        return min(1.0, (step + 1) / recipe.warmup_steps) * (1 - step / recipe.steps)
 
     schedules = [torch.optim.lr_scheduler.LambdaLR(o, rate) for o in optimizers]
-    for _ in range(stage.steps):
-        users, short = next(batches)
+    for users, short in batches:
         losses: dict[str, float] = {}
         for name, batch_rows in (("users", users), ("short", short)):
             with torch.autocast("cpu", torch.bfloat16):
                 answers, signals = _losses(model, batch_rows)
-            (answers + signals_weight * signals).backward()
+            (answers + recipe.signals_weight * signals).backward()
             losses |= {name: float(answers.detach()), f"{name}_signals": float(signals.detach())}
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer, schedule in zip(optimizers, schedules, strict=True):
@@ -180,24 +167,25 @@ def build(
     out: str | Path,
     recipe: Recipe | None = None,
     on_step: Callable[[int, dict[str, float]], None] | None = None,
+    compiled: bool | None = None,
 ) -> Path:
     """Train a base from scratch and save it as an ordinary Hugging Face folder with `recipe.json`.
 
-    `on_step(step, losses)` is called after every step. Seeded; about half an hour on two cores.
+    `on_step(step, losses)` is called after every step. `compiled` asks for torch.compile (half as long again without
+    it); by default, where there is a C++ compiler. Seeded; about half an hour on two cores.
     """
     recipe = recipe or Recipe()
     tok = build_tokenizer()
     writer = Writer(tok, Templates.load("nano"))
     model = new_model(recipe, len(tok)).train()
     model.set_attn_implementation("eager")  # in bf16 on a CPU about a third faster than SDPA at these lengths
-    done = 0
-    for number, stage in enumerate(recipe.stages):
-        if number:
-            model.to(torch.bfloat16).to(torch.float32)
-        for losses in train_stage(model, stage, rows(stage, recipe.seed, number, writer), recipe.signals_weight):
-            if on_step:
-                on_step(done, losses)
-            done += 1
+    if shutil.which("g++") if compiled is None else compiled:
+        model.model.forward = torch.compile(model.model.forward, dynamic=True)
+    batches = chain.from_iterable(batches_of(recipe, number, writer) for number in range(len(recipe.stages)))
+    for step, losses in enumerate(fit(model, recipe, batches)):
+        if on_step:
+            on_step(step, losses)
+    vars(model.model).pop("forward", None)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     model.set_attn_implementation("sdpa")

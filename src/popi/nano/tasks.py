@@ -2,15 +2,16 @@
 
 - *follow*: answer under stated preferences; without any, answer at random.
 - *imitate*: answer as the user's raw signals suggest.
-- *compare*: say of each attribute, in order, what the chosen response of a pair has that the other has not.
-- *tally*: say of each attribute, in order, what the user cares about (the base can read evidence when made to go
-  through it one by one; "step by step" is to an LLM what this is to the base).
-- *describe*: write a summary, badly chosen: what differs inside one random pair, whoever it is about.
+- *read*: say of each attribute which value most of the chosen (or of the rejected) responses have.
+- *compare*: say of each attribute what the chosen responses have more often than the rejected ones.
+- *tally*: say of each attribute what the user cares about (the base can read evidence when made to go through it
+  attribute by attribute; "step by step" is to an LLM what this is to the base).
+- *describe*: write a summary, badly chosen.
 
 The describe task is what a popi run improves; the base never sees it done well.
 """
 
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from random import Random
 
 from transformers import PreTrainedTokenizerBase
@@ -19,35 +20,57 @@ from popi.nano.attributes import ATTRIBUTES, KEYWORDS, Preference
 from popi.nano.grammar import TEST_TOPICS, random_values, realise, task_prompt, topics
 from popi.nano.world import NanoUser, PairFacts, make_user, split_of, state
 from popi.signals.render import Templates
-from popi.signals.types import PostSignal, StatementSignal
+from popi.signals.types import PairSignal, PostSignal, StatementSignal
 from popi.tree import Segment
 
+READ = "what does the {} have?"
 COMPARE = "compare the two."
-COMPARE_ABOUT = "compare the two about {}."
 TALLY = "what does this user care about?"
-SAME, NOTHING = "same", "nothing"
+SAME, UNCARED = "same", "nothing"
+
+HABIT = 0.6
+"""Share of summaries that say how the newest chosen response opens, cared about or not."""
+HABIT_NAMES = (2, 3)
+"""How many of its attributes those name."""
 
 
 def poor_summary(user: NanoUser, rng: Random) -> str:
-    """One to four differences inside one random pair, or something said about anyone."""
+    """By habit, how the newest chosen response opens; else differences inside one random pair, and hearsay."""
+    newest = next((s for s in reversed(user.user.signals) if isinstance(s, PairSignal)), None)
+    if newest and rng.random() < HABIT:
+        words = str(newest.prompt).rstrip("?.").split()
+        facts = next(pair for pair in user.pairs if pair.topic in words)
+        return state(list(facts.better.items())[: rng.choice(HABIT_NAMES)], rng)
     seen: dict[str, str] = {}
     if user.pairs:
         pair = rng.choice(user.pairs)
         seen = {a: v for a, v in pair.better.items() if pair.worse[a] != v}
     for signal in user.user.signals:
         if isinstance(signal, StatementSignal | PostSignal) and rng.random() < 0.3:
-            words = signal.text.lower().replace(".", "").split()
-            seen |= dict(KEYWORDS[word] for word in words if word in KEYWORDS)
+            said = signal.text.lower().replace(".", "").split()
+            seen |= dict(KEYWORDS[word] for word in said if word in KEYWORDS)
     items = sorted(seen.items())
     return state(rng.sample(items, min(len(items), rng.choice((1, 2, 3, 4)))), rng)
 
 
-def _list(words: Iterable[str]) -> str:
-    return " ".join(words) + "."
+def each(value_of: Mapping[str, str]) -> str:
+    """ "tone formal level same ...": every attribute by name, in order, with what is said of it."""
+    return " ".join(f"{a} {value_of[a]}" for a in ATTRIBUTES) + "."
 
 
-def _differences(pair: PairFacts) -> str:
-    return _list(v if pair.worse[a] != v else SAME for a, v in pair.better.items())
+def _most(responses: Sequence[Mapping[str, str]]) -> str:
+    """Of each attribute the value that most of the responses have."""
+    return each({a: max(values, key=[r[a] for r in responses].count) for a, values in ATTRIBUTES.items()})
+
+
+def _net(pairs: Sequence[PairFacts]) -> str:
+    """Of each attribute the value that the better responses have most often beyond the worse ones."""
+    found = {}
+    for a, values in ATTRIBUTES.items():
+        net = {v: sum((p.better[a] == v) - (p.worse[a] == v) for p in pairs) for v in values}
+        best = max(values, key=lambda v: net[v])
+        found[a] = best if net[best] > 0 else SAME
+    return each(found)
 
 
 def stated(rng: Random) -> list[Preference]:
@@ -100,25 +123,21 @@ class Writer:
             tasks.append((task_prompt(topic, rng), realise(random_values(rng), topic, rng).text))
         return self._row(None, tasks, score_system=False)
 
-    def user(
-        self, rng: Random, pairs: int, others: bool = True, descriptions: int = 2, compared: int = 0
-    ) -> list[Segment]:
-        """A user's signals, and tasks about them; a lone pair is compared, all else is tallied.
-
-        Of several pairs, `compared` are compared too, each asked for by its topic.
-        """
-        user = make_user("x", rng, "train", targets=0, pairs=pairs, others=others)
+    def user(self, rng: Random, pairs: int, reads: bool = True, imitations: int = 2) -> list[Segment]:
+        """A user's signals, and tasks about them. A lone pair stands without other signals, and is not tallied."""
+        user = make_user("x", rng, "train", targets=0, pairs=pairs, others=pairs > 1)
         messages = self.templates.inference_messages(user.user.signals)
-        tasks = [(str(messages[1]["content"]), poor_summary(user, rng)) for _ in range(descriptions)]
-        topic = rng.choice(topics("train"))
-        response = realise({**random_values(rng), **user.preferences}, topic, rng)
-        tasks.append((task_prompt(topic, rng), response.text))
-        if (pairs, others) == (1, False):
-            tasks.append((COMPARE, _differences(user.pairs[0])))
-        else:
-            tasks.append((TALLY, _list(user.preferences.get(a, NOTHING) for a in ATTRIBUTES)))
-            for pair in rng.sample(user.pairs, min(compared, len(user.pairs))):
-                tasks.append((COMPARE_ABOUT.format(pair.topic), _differences(pair)))
+        tasks = [(str(messages[1]["content"]), poor_summary(user, rng))]
+        for _ in range(imitations):
+            topic = rng.choice(topics("train"))
+            response = realise({**random_values(rng), **user.preferences}, topic, rng)
+            tasks.append((task_prompt(topic, rng), response.text))
+        if reads:
+            tasks.append((READ.format("chosen"), _most([pair.better for pair in user.pairs])))
+            tasks.append((READ.format("rejected"), _most([pair.worse for pair in user.pairs])))
+        tasks.append((COMPARE, _net(user.pairs)))
+        if pairs > 1:
+            tasks.append((TALLY, each({a: user.preferences.get(a, UNCARED) for a in ATTRIBUTES})))
         return self._row(str(messages[0]["content"]), tasks, score_system=True)
 
     def _system(self, summary: str) -> str:

@@ -86,7 +86,7 @@ def load_training_users(config: RunConfig) -> list[User]:
         from popi.nano.world import make_users
 
         return [made.user for made in make_users(data.train_users, config.seed, "train", targets=data.targets_per_user)]
-    load = partial(load_users, signals_per_user=data.signals_per_user, targets_per_user=data.targets_per_user)
+    load = partial(load_users, **data.windows())
     users = load(data.source, [data.test] if data.test else [])
     if data.test:
         load(data.test)  # a bad file of test users is refused now, not after training

@@ -7,8 +7,9 @@ import pytest
 from popi.config import resolve
 from popi.errors import ConfigError, DataError, PopiError, RunError
 from popi.training.phase import _Log
+from popi.training.plan import models_of, phase_seed, plan
 from popi.training.run_directory import RunDirectory
-from popi.training.train import models_of, phase_seed, plan, refuse, train
+from popi.training.train import refuse, train
 
 
 def config(orders: list[str], rounds: int = 1, **settings: object) -> object:

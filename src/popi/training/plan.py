@@ -1,0 +1,69 @@
+"""Which phases a run has: those of the orders asked for, each once.
+
+population_dpo  generator without summaries
+plug_and_play   inference-1
+alternating     inference-1, generator-1, inference-2, generator-2, …   (`rounds` pairs)
+simultaneous    joint
+"""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Literal
+
+from popi.config import RunConfig
+from popi.training.components import GENERATOR, INFERENCE
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One phase of a run: what it trains, and the phases whose models it starts from (None: the base)."""
+
+    name: str
+    kind: Literal["inference", "generator", "joint"]
+    inference_from: str | None = None
+    generator_from: str | None = None
+    summaries: bool = True
+
+    @property
+    def trains(self) -> set[str]:
+        return {"inference": {INFERENCE}, "generator": {GENERATOR}, "joint": {INFERENCE, GENERATOR}}[self.kind]
+
+    def steps(self, config: RunConfig) -> int:
+        training = config.training
+        return {
+            "inference": training.inference.steps,
+            "generator": training.generator.steps,
+            "joint": training.joint_steps,
+        }[self.kind]
+
+
+def plan(config: RunConfig) -> dict[str, list[Phase]]:
+    """The phases of each order, in order; an order's models are those of its last phases."""
+    population = Phase("population-dpo", "generator", summaries=False)
+    rounds: list[Phase] = []
+    for k in range(1, config.training.rounds + 1):
+        before_inference = f"inference-{k - 1}" if k > 1 else None
+        before_generator = f"generator-{k - 1}" if k > 1 else None
+        rounds.append(Phase(f"inference-{k}", "inference", before_inference, before_generator))
+        rounds.append(Phase(f"generator-{k}", "generator", f"inference-{k}", before_generator))
+    phases = {
+        "population_dpo": [population],
+        "plug_and_play": rounds[:1],
+        "alternating": rounds,
+        "simultaneous": [Phase("joint", "joint")],
+    }
+    return {order: phases[order] for order in phases if order in config.training.orders}
+
+
+def phase_seed(seed: int, phase: str) -> int:
+    """A seed for each phase of a run, whatever ran before it in the same process."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{phase}".encode()).digest()[:4], "big") >> 1
+
+
+def models_of(phases: list[Phase], config: RunConfig) -> tuple[str, str]:
+    """Where the models of an order lie: (inference model, generator), below the run directory or the base's name."""
+    found = {INFERENCE: config.model.base, GENERATOR: config.model.base}
+    for phase in phases:
+        for component in phase.trains:
+            found[component] = f"phases/{phase.name}/{component}"
+    return found[INFERENCE], found[GENERATOR]
