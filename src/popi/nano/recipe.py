@@ -39,44 +39,83 @@ class Stage:
     """How many pairs a user has, drawn uniformly; 1 is a lone pair, without other signals."""
     reads: bool = True
     """Whether the *read* tasks are asked."""
+    descriptions: int = 1
+    """Summaries a user."""
+    well: float = 0.0
+    """Share of summaries that are well chosen."""
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """Settings of a base model; the defaults are the shipped one's.
+class Course:
+    """Stages under one schedule: linear warm-up, then linear decay to zero.
 
-    One schedule over all stages: linear warm-up, then linear decay to zero.
+    It starts from the weights of the course before, rounded to bfloat16 as they would be saved.
     """
 
-    seed: int = 0
-    hidden_size: int = 128
-    layers: int = 4
-    heads: int = 4
-    stages: tuple[Stage, ...] = (
-        Stage(steps=120, users=16, pairs=(1,)),
-        Stage(steps=180, users=14, pairs=(1, 2, 3)),
-        Stage(steps=300, users=12, pairs=(1, 2, 3, 4)),
-        Stage(steps=1200, users=10, pairs=(2, 4, 6, 6, 6)),
-        Stage(steps=1200, users=12, pairs=(6,), reads=False),
-    )
-    short_rows: int = 8
-    """Follow and plain rows a step (three quarters follow)."""
-    learning_rate: float = 6e-3
+    stages: tuple[Stage, ...]
+    learning_rate: float
     """AdamW's, on embeddings and norms."""
-    muon_learning_rate: float = 0.02
+    muon_learning_rate: float
     """Muon's, on the matrices."""
     warmup_steps: int = 50
-    signals_weight: float = 0.3
-    """Weight of the signals' own tokens in the loss, against 1 for the answers'."""
 
     @property
     def steps(self) -> int:
         return sum(stage.steps for stage in self.stages)
 
+
+READING = Course(
+    stages=(
+        Stage(steps=120, users=16, pairs=(1,)),
+        Stage(steps=180, users=14, pairs=(1, 2, 3)),
+        Stage(steps=300, users=12, pairs=(1, 2, 3, 4)),
+        Stage(steps=1200, users=10, pairs=(2, 4, 6, 6, 6)),
+        Stage(steps=1200, users=12, pairs=(6,), reads=False),
+    ),
+    learning_rate=6e-3,
+    muon_learning_rate=0.02,
+)
+"""Reads more and more signals; describes poorly."""
+DESCRIBING = Course(
+    stages=(Stage(steps=800, users=12, pairs=(6,), reads=False, descriptions=2, well=0.2),),
+    learning_rate=4e-3,
+    muon_learning_rate=0.012,
+)
+"""Describes well one time in five; goes on reading."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings of a base model; the defaults are the shipped one's."""
+
+    seed: int = 0
+    hidden_size: int = 128
+    layers: int = 4
+    heads: int = 4
+    courses: tuple[Course, ...] = (READING, DESCRIBING)
+    short_rows: int = 8
+    """Follow and plain rows a step (three quarters follow)."""
+    signals_weight: float = 0.3
+    """Weight of the signals' own tokens in the loss, against 1 for the answers'."""
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """Of all courses, in order."""
+        return tuple(stage for course in self.courses for stage in course.stages)
+
+    @property
+    def steps(self) -> int:
+        return sum(course.steps for course in self.courses)
+
     def shortened(self, steps: int) -> "Recipe":
         """The same curriculum in about `steps` steps, at least one a stage."""
-        stages = (replace(s, steps=max(1, round(s.steps * steps / self.steps))) for s in self.stages)
-        return replace(self, stages=tuple(stages), warmup_steps=min(self.warmup_steps, steps))
+        share = steps / self.steps
+        courses = []
+        for course in self.courses:
+            stages = tuple(replace(s, steps=max(1, round(s.steps * share))) for s in course.stages)
+            warmup = min(course.warmup_steps, sum(s.steps for s in stages))
+            courses.append(replace(course, stages=stages, warmup_steps=warmup))
+        return replace(self, courses=tuple(courses))
 
 
 def recipe_hash(recipe: Recipe) -> str:
@@ -120,7 +159,8 @@ def batches_of(recipe: Recipe, number: int, writer: Writer) -> Iterator[Batch]:
     """A stage's batches."""
     stage, rng = recipe.stages[number], Random(f"popi-nano-base-{recipe.seed}-{number}")
     for _ in range(stage.steps):
-        users = [writer.user(rng, n, stage.reads) for n in rng.choices(stage.pairs, k=stage.users)]
+        counts = rng.choices(stage.pairs, k=stage.users)
+        users = [writer.user(rng, n, stage.reads, stage.descriptions, stage.well) for n in counts]
         short = [writer.plain(rng) if i % 4 == 0 else writer.follow(rng) for i in range(recipe.short_rows)]
         yield users, short
 
@@ -135,17 +175,19 @@ def _losses(model: LlamaForCausalLM, batch_rows: list[TreeRow]) -> tuple[torch.T
     return nll[~is_signal].mean(), signals
 
 
-def fit(model: LlamaForCausalLM, recipe: Recipe, batches: Iterable[Batch]) -> Iterator[dict[str, float]]:
+def fit(
+    model: LlamaForCausalLM, course: Course, batches: Iterable[Batch], signals_weight: float
+) -> Iterator[dict[str, float]]:
     """Train in place; yields the losses of every step."""
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
     optimizers = [
-        torch.optim.Muon(matrices, lr=recipe.muon_learning_rate, weight_decay=0.01, momentum=0.95),
-        torch.optim.AdamW(others, lr=recipe.learning_rate, betas=(0.9, 0.95), weight_decay=0.0),
+        torch.optim.Muon(matrices, lr=course.muon_learning_rate, weight_decay=0.01, momentum=0.95),
+        torch.optim.AdamW(others, lr=course.learning_rate, betas=(0.9, 0.95), weight_decay=0.0),
     ]
 
     def rate(step: int) -> float:
-        return min(1.0, (step + 1) / recipe.warmup_steps) * (1 - step / recipe.steps)
+        return min(1.0, (step + 1) / course.warmup_steps) * (1 - step / course.steps)
 
     schedules = [torch.optim.lr_scheduler.LambdaLR(o, rate) for o in optimizers]
     for users, short in batches:
@@ -153,7 +195,7 @@ def fit(model: LlamaForCausalLM, recipe: Recipe, batches: Iterable[Batch]) -> It
         for name, batch_rows in (("users", users), ("short", short)):
             with torch.autocast("cpu", torch.bfloat16):
                 answers, signals = _losses(model, batch_rows)
-            (answers + recipe.signals_weight * signals).backward()
+            (answers + signals_weight * signals).backward()
             losses |= {name: float(answers.detach()), f"{name}_signals": float(signals.detach())}
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer, schedule in zip(optimizers, schedules, strict=True):
@@ -181,10 +223,17 @@ def build(
     model.set_attn_implementation("eager")  # in bf16 on a CPU about a third faster than SDPA at these lengths
     if shutil.which("g++") if compiled is None else compiled:
         model.model.forward = torch.compile(model.model.forward, dynamic=True)
-    batches = chain.from_iterable(batches_of(recipe, number, writer) for number in range(len(recipe.stages)))
-    for step, losses in enumerate(fit(model, recipe, batches)):
-        if on_step:
-            on_step(step, losses)
+    step = number = 0
+    for course in recipe.courses:
+        if step:
+            model.to(torch.bfloat16).to(torch.float32)
+        numbers = range(number, number + len(course.stages))
+        batches = chain.from_iterable(batches_of(recipe, n, writer) for n in numbers)
+        for losses in fit(model, course, batches, recipe.signals_weight):
+            if on_step:
+                on_step(step, losses)
+            step += 1
+        number = numbers.stop
     vars(model.model).pop("forward", None)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)

@@ -6,9 +6,9 @@
 - *compare*: say of each attribute what the chosen responses have more often than the rejected ones.
 - *tally*: say of each attribute what the user cares about (the base can read evidence when made to go through it
   attribute by attribute; "step by step" is to an LLM what this is to the base).
-- *describe*: write a summary, badly chosen.
+- *describe*: write a summary; mostly badly chosen, at times well.
 
-The describe task is what a popi run improves; the base never sees it done well.
+The describe task is what a popi run improves.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,13 +29,18 @@ TALLY = "what does this user care about?"
 SAME, UNCARED = "same", "nothing"
 
 HABIT = 0.6
-"""Share of summaries that say how the newest chosen response opens, cared about or not."""
+"""Share of poor summaries that say how the newest chosen response opens, cared about or not."""
 HABIT_NAMES = (2, 3)
 """How many of its attributes those name."""
 
 
-def poor_summary(user: NanoUser, rng: Random) -> str:
-    """By habit, how the newest chosen response opens; else differences inside one random pair, and hearsay."""
+def written_summary(user: NanoUser, rng: Random, well: float = 0.0) -> str:
+    """A summary as the base writes it: well chosen with probability `well`, else poor.
+
+    Poor is, by habit, how the newest chosen response opens; else differences inside one random pair, and hearsay.
+    """
+    if well and rng.random() < well:
+        return state(sorted(user.preferences.items()), rng)
     newest = next((s for s in reversed(user.user.signals) if isinstance(s, PairSignal)), None)
     if newest and rng.random() < HABIT:
         words = str(newest.prompt).rstrip("?.").split()
@@ -123,11 +128,14 @@ class Writer:
             tasks.append((task_prompt(topic, rng), realise(random_values(rng), topic, rng).text))
         return self._row(None, tasks, score_system=False)
 
-    def user(self, rng: Random, pairs: int, reads: bool = True, imitations: int = 2) -> list[Segment]:
+    def user(
+        self, rng: Random, pairs: int, reads: bool = True, descriptions: int = 1, well: float = 0.0, imitations: int = 2
+    ) -> list[Segment]:
         """A user's signals, and tasks about them. A lone pair stands without other signals, and is not tallied."""
         user = make_user("x", rng, "train", targets=0, pairs=pairs, others=pairs > 1)
         messages = self.templates.inference_messages(user.user.signals)
-        tasks = [(str(messages[1]["content"]), poor_summary(user, rng))]
+        asked = str(messages[1]["content"])
+        tasks = [(asked, written_summary(user, rng, well)) for _ in range(descriptions)]
         for _ in range(imitations):
             topic = rng.choice(topics("train"))
             response = realise({**random_values(rng), **user.preferences}, topic, rng)

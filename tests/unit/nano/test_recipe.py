@@ -9,8 +9,8 @@ import pytest
 
 from popi.backends.local import NANO, LocalModel
 from popi.nano import truth
-from popi.nano.recipe import Recipe, Stage, build, recipe_hash
-from popi.nano.tasks import SAME, Writer, _most, _net, each, poor_summary, stated
+from popi.nano.recipe import Course, Recipe, Stage, build, recipe_hash
+from popi.nano.tasks import SAME, Writer, _most, _net, each, written_summary, stated
 from popi.nano.tokenizer import SPECIAL, build_tokenizer
 from popi.nano.world import PairFacts, make_users, split_of
 from popi.signals.render import Templates
@@ -57,16 +57,23 @@ def test_rows_read_as_the_chat_template_writes(writer: Writer) -> None:
     assert tokenizer.convert_ids_to_tokens(plain[0].ids) == ["<|user|>"]
 
 
-def test_poor_summaries_are_fluent_but_poorly_chosen() -> None:
+def test_summaries_are_fluent_but_poorly_chosen() -> None:
     rng = Random(0)
     named = right = true = 0
     for user in make_users(300, 0, "train"):
-        found = truth.named_attributes(poor_summary(user, rng))
+        found = truth.named_attributes(written_summary(user, rng))
         assert len(found) <= 4
         named += len(found)
         right += len(found & set(user.preferences.items()))
         true += len(user.preferences)
     assert 0.3 < right / named < 0.6 and right / true < 0.6
+
+
+def test_well_chosen_summaries_state_the_truth() -> None:
+    rng = Random(0)
+    users = make_users(200, 0, "train")
+    named = [truth.named_attributes(written_summary(user, rng, well=1.0)) for user in users]
+    assert named == [set(user.preferences.items()) for user in users]
 
 
 def test_tasks_about_pairs_say_what_the_pairs_show() -> None:
@@ -98,7 +105,8 @@ def test_hash_follows_settings() -> None:
 def test_a_shortened_recipe_keeps_every_stage() -> None:
     short = Recipe().shortened(30)
     assert [s.pairs for s in short.stages] == [s.pairs for s in Recipe().stages]
-    assert all(s.steps >= 1 for s in short.stages) and 28 <= short.steps <= 32 and short.warmup_steps == 30
+    assert all(s.steps >= 1 for s in short.stages) and 28 <= short.steps <= 32
+    assert all(c.warmup_steps <= c.steps for c in short.courses)
 
 
 def test_shipped_weights_are_the_recipes() -> None:
@@ -111,7 +119,9 @@ def test_shipped_weights_are_the_recipes() -> None:
 
 
 def test_building_is_seeded(tmp_path: Path) -> None:
-    tiny = Recipe(hidden_size=32, layers=1, heads=2, stages=(Stage(2, 1, (1,)), Stage(1, 1, (2,), reads=False)))
+    first = Course((Stage(1, 1, (1,)), Stage(1, 1, (2,))), 1e-3, 1e-2, warmup_steps=1)
+    courses = (first, Course((Stage(1, 1, (2,), reads=False, descriptions=2, well=0.5),), 1e-3, 1e-2))
+    tiny = Recipe(hidden_size=32, layers=1, heads=2, courses=courses)
     losses: list[float] = []
     a = build(tmp_path / "a", tiny, lambda step, parts: losses.append(parts["users"]), compiled=False)
     b = build(tmp_path / "b", tiny, compiled=False)
