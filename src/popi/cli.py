@@ -104,8 +104,7 @@ def infer(
     from popi.training.run_directory import RunDirectory
 
     opened = None if run is None else RunDirectory.open(run)
-    windows = {} if opened is None else opened.config.data.windows()
-    people = read_users(users, **windows)
+    people = read_users(users) if opened is None else read_users(users, **opened.config.data.windows())
     if opened is not None:
         inference_model = InferenceModel.from_pretrained(opened.models(method)[0], **_loading(opened.config))
     else:

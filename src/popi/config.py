@@ -7,7 +7,7 @@ config is saved with the run. `load_config` is the only way in.
 import json
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypedDict
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
 
@@ -53,6 +53,13 @@ class ModelConfig(_Section):
     """A Jinja chat template (text, or the path of a file) for a tokenizer that has none."""
 
 
+class WindowSizes(TypedDict):
+    """How TRL preference rows are cut, by the names that the readers of files take."""
+
+    signals_per_user: int
+    targets_per_user: int
+
+
 class DataConfig(_Section):
     source: Filled = "nano"
     """`nano` (synthetic users with known preferences) or the path of a JSONL file of training users."""
@@ -67,7 +74,7 @@ class DataConfig(_Section):
     targets_per_user: PositiveInt = 4
     """`nano`: target pairs a user. TRL rows: targets a window."""
 
-    def windows(self) -> dict[str, int]:
+    def windows(self) -> WindowSizes:
         """How TRL preference rows are cut, as the readers of files take it."""
         return {"signals_per_user": self.signals_per_user, "targets_per_user": self.targets_per_user}
 

@@ -9,7 +9,6 @@ import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from popi.config import RunConfig
@@ -86,10 +85,10 @@ def load_training_users(config: RunConfig) -> list[User]:
         from popi.nano.world import make_users
 
         return [made.user for made in make_users(data.train_users, config.seed, "train", targets=data.targets_per_user)]
-    load = partial(load_users, **data.windows())
-    users = load(data.source, [data.test] if data.test else [])
+    windows = data.windows()
+    users = load_users(data.source, [data.test] if data.test else [], **windows)
     if data.test:
-        load(data.test)  # a bad file of test users is refused now, not after training
+        load_users(data.test, **windows)  # a bad file of test users is refused now, not after training
     return users[: data.train_users]
 
 

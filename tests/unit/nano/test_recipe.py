@@ -10,7 +10,7 @@ import pytest
 from popi.backends.local import NANO, LocalModel
 from popi.nano import truth
 from popi.nano.recipe import Course, Recipe, Stage, build, recipe_hash
-from popi.nano.tasks import SAME, Writer, _most, _net, each, written_summary, stated
+from popi.nano.tasks import SAME, Writer, _most, _net, each, stated, written_summary
 from popi.nano.tokenizer import SPECIAL, build_tokenizer
 from popi.nano.world import PairFacts, make_users, split_of
 from popi.signals.render import Templates
