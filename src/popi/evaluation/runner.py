@@ -77,12 +77,14 @@ def evaluate(
 
     Raises:
         ConfigError, DataError, ModelError: users or models can't be loaded.
-        RunError: the run has no metrics.json to compare another generator with.
+        RunError: the run has no metrics.json to compare another generator with; or the evaluation's folder holds that
+            of another generator or other users of the same name.
     """
     config = config or run.config
     people = held_out_users(config, users)
     models = models or Models(config, {order: run.models(order) for order in run.methods()}, generator)
     folder = destination(run, generator, users)
+    _refuse_another(metrics_path(run, generator, users), generator, users)
     own = _own_metrics(run, users) if generator is not None else None
 
     chosen, left_out = choose_methods(models, people, transfer=generator is not None)
@@ -288,6 +290,20 @@ def _finished(path: Path) -> dict[str, Any]:
     except (FileNotFoundError, ValueError):
         return {}
     return marks if isinstance(marks, dict) else {}
+
+
+def _refuse_another(path: Path, generator: str | None, users: str | Path | None) -> None:
+    """Two generators (or files of users) can have one name: the second may not replace the first's evaluation."""
+    try:
+        there = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return
+    for kind, asked in (("generator", generator), ("users", users)):
+        if asked is not None and there.get(kind) and Path(there[kind]).resolve() != Path(asked).resolve():
+            raise RunError(
+                f"{path.parent} holds an evaluation with {kind} {there[kind]}, not {asked}: the same name, another "
+                "place; move that folder away, or rename one of the two"
+            )
 
 
 def _own_metrics(run: Run, users: str | Path | None) -> dict[str, Any]:

@@ -181,6 +181,15 @@ def test_another_generator_has_its_own_reference_and_keeps_a_share_of_the_gain(r
     assert summaries[0] == summaries[1]
 
 
+def test_a_namesake_does_not_replace_another_generators_evaluation(run, tiny) -> None:
+    evaluate(run, models=tiny(run))
+    first = evaluate(run, generator="one/second", models=tiny(run, "one/second"))
+    with pytest.raises(RunError, match="one/second, not two/second"):
+        evaluate(run, generator="two/second", models=tiny(run, "two/second"))
+    assert json.loads((run.path / "evaluation" / "with-second" / "metrics.json").read_text()) == first
+    evaluate(run, generator="one/second", models=tiny(run, "one/second"))
+
+
 def write_users(path: Path, *user_ids: str) -> Path:
     pair = {"prompt": "what about puzzles?", "chosen": "hi there.", "rejected": "hey."}
     users = [
