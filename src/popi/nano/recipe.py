@@ -16,7 +16,7 @@ from random import Random
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from popi.nano.tasks import Writer
+from popi.nano.tasks import Asked, Writer
 from popi.nano.tokenizer import build_tokenizer
 from popi.signals.render import Templates
 from popi.tree import Segment, pack, token_logps
@@ -37,12 +37,8 @@ class Stage:
     """Users a step."""
     pairs: tuple[int, ...]
     """How many pairs a user has, drawn uniformly; 1 is a lone pair, without other signals."""
-    reads: bool = True
-    """Whether the *read* tasks are asked."""
-    descriptions: int = 1
-    """Summaries a user."""
-    well: float = 0.0
-    """Share of summaries that are well chosen."""
+    asked: Asked = Asked()
+    """What is asked about each user's signals."""
 
 
 @dataclass(frozen=True)
@@ -69,19 +65,19 @@ READING = Course(
         Stage(steps=120, users=16, pairs=(1,)),
         Stage(steps=180, users=14, pairs=(1, 2, 3)),
         Stage(steps=300, users=12, pairs=(1, 2, 3, 4)),
-        Stage(steps=1200, users=10, pairs=(2, 4, 6, 6, 6)),
-        Stage(steps=1200, users=12, pairs=(6,), reads=False),
+        Stage(steps=900, users=10, pairs=(2, 4, 6, 6, 6), asked=Asked(imitations=1, descriptions=2, well=1.0)),
+        Stage(steps=1500, users=12, pairs=(6,), asked=Asked(reads=False, imitations=1, descriptions=3, well=1.0)),
     ),
     learning_rate=6e-3,
     muon_learning_rate=0.02,
 )
-"""Reads more and more signals; describes poorly."""
-DESCRIBING = Course(
-    stages=(Stage(steps=800, users=12, pairs=(6,), reads=False, descriptions=2, well=0.2),),
+"""Reads more and more signals, and describes what it reads."""
+HABITS = Course(
+    stages=(Stage(steps=350, users=12, pairs=(6,), asked=Asked(reads=False, imitations=1, descriptions=3, well=0.2)),),
     learning_rate=4e-3,
     muon_learning_rate=0.012,
 )
-"""Describes well one time in five; goes on reading."""
+"""Falls into the habit of describing poorly four times in five; goes on reading."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +88,7 @@ class Recipe:
     hidden_size: int = 128
     layers: int = 4
     heads: int = 4
-    courses: tuple[Course, ...] = (READING, DESCRIBING)
+    courses: tuple[Course, ...] = (READING, HABITS)
     short_rows: int = 8
     """Follow and plain rows a step (three quarters follow)."""
     signals_weight: float = 0.3
@@ -160,7 +156,7 @@ def batches_of(recipe: Recipe, number: int, writer: Writer) -> Iterator[Batch]:
     stage, rng = recipe.stages[number], Random(f"popi-nano-base-{recipe.seed}-{number}")
     for _ in range(stage.steps):
         counts = rng.choices(stage.pairs, k=stage.users)
-        users = [writer.user(rng, n, stage.reads, stage.descriptions, stage.well) for n in counts]
+        users = [writer.user(rng, n, stage.asked) for n in counts]
         short = [writer.plain(rng) if i % 4 == 0 else writer.follow(rng) for i in range(recipe.short_rows)]
         yield users, short
 

@@ -3,7 +3,7 @@
 - *follow*: answer under stated preferences; without any, answer at random.
 - *imitate*: answer as the user's raw signals suggest.
 - *read*: say of each attribute which value most of the chosen (or of the rejected) responses have.
-- *compare*: say of each attribute what the chosen responses have more often than the rejected ones.
+- *compare*: say of each attribute which value is most preferred, in how many pairs for and in how many against.
 - *tally*: say of each attribute what the user cares about (the base can read evidence when made to go through it
   attribute by attribute; "step by step" is to an LLM what this is to the base).
 - *describe*: write a summary; mostly badly chosen, at times well.
@@ -12,6 +12,7 @@ The describe task is what a popi run improves.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from random import Random
 
 from transformers import PreTrainedTokenizerBase
@@ -28,10 +29,29 @@ COMPARE = "compare the two."
 TALLY = "what does this user care about?"
 SAME, UNCARED = "same", "nothing"
 
+HOW_MANY = (1, 2, 2, 2, 3, 3, 3, 4)
+"""How many attributes the base's users care about: more various than the world's, so that it can't tell from those
+named already that a combination kept for the test users does not occur."""
 HABIT = 0.6
 """Share of poor summaries that say how the newest chosen response opens, cared about or not."""
 HABIT_NAMES = (2, 3)
 """How many of its attributes those name."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked about one user's signals."""
+
+    reads: bool = True
+    """Whether the *read* tasks are asked."""
+    compares: bool = True
+    """Whether *compare* is asked."""
+    imitations: int = 2
+    """Task prompts to answer with the raw signals in view."""
+    descriptions: int = 1
+    """Summaries to write."""
+    well: float = 0.0
+    """Share of summaries that are well chosen."""
 
 
 def written_summary(user: NanoUser, rng: Random, well: float = 0.0) -> str:
@@ -68,13 +88,17 @@ def _most(responses: Sequence[Mapping[str, str]]) -> str:
     return each({a: max(values, key=[r[a] for r in responses].count) for a, values in ATTRIBUTES.items()})
 
 
-def _net(pairs: Sequence[PairFacts]) -> str:
-    """Of each attribute the value that the better responses have most often beyond the worse ones."""
+def _counts(pairs: Sequence[PairFacts]) -> str:
+    """Of each attribute the value most preferred, the pairs where only the chosen response has it, and only the other.
+
+    "tone formal 3 1 level same 0 0 ...": most preferred is what leads by most; the first in order where several do.
+    """
     found = {}
     for a, values in ATTRIBUTES.items():
-        net = {v: sum((p.better[a] == v) - (p.worse[a] == v) for p in pairs) for v in values}
-        best = max(values, key=lambda v: net[v])
-        found[a] = best if net[best] > 0 else SAME
+        won = {v: sum(p.better[a] == v != p.worse[a] for p in pairs) for v in values}
+        lost = {v: sum(p.worse[a] == v != p.better[a] for p in pairs) for v in values}
+        best = max(values, key=lambda v: won[v] - lost[v])
+        found[a] = f"{best if won[best] else SAME} {won[best]} {lost[best]}"
     return each(found)
 
 
@@ -128,22 +152,21 @@ class Writer:
             tasks.append((task_prompt(topic, rng), realise(random_values(rng), topic, rng).text))
         return self._row(None, tasks, score_system=False)
 
-    def user(
-        self, rng: Random, pairs: int, reads: bool = True, descriptions: int = 1, well: float = 0.0, imitations: int = 2
-    ) -> list[Segment]:
+    def user(self, rng: Random, pairs: int, asked: Asked = Asked()) -> list[Segment]:
         """A user's signals, and tasks about them. A lone pair stands without other signals, and is not tallied."""
-        user = make_user("x", rng, "train", targets=0, pairs=pairs, others=pairs > 1)
+        user = make_user("x", rng, "train", targets=0, pairs=pairs, others=pairs > 1, how_many=HOW_MANY)
         messages = self.templates.inference_messages(user.user.signals)
-        asked = str(messages[1]["content"])
-        tasks = [(asked, written_summary(user, rng, well)) for _ in range(descriptions)]
-        for _ in range(imitations):
+        describe = str(messages[1]["content"])
+        tasks = [(describe, written_summary(user, rng, asked.well)) for _ in range(asked.descriptions)]
+        for _ in range(asked.imitations):
             topic = rng.choice(topics("train"))
             response = realise({**random_values(rng), **user.preferences}, topic, rng)
             tasks.append((task_prompt(topic, rng), response.text))
-        if reads:
+        if asked.reads:
             tasks.append((READ.format("chosen"), _most([pair.better for pair in user.pairs])))
             tasks.append((READ.format("rejected"), _most([pair.worse for pair in user.pairs])))
-        tasks.append((COMPARE, _net(user.pairs)))
+        if asked.compares:
+            tasks.append((COMPARE, _counts(user.pairs)))
         if pairs > 1:
             tasks.append((TALLY, each({a: user.preferences.get(a, UNCARED) for a in ATTRIBUTES})))
         return self._row(str(messages[0]["content"]), tasks, score_system=True)

@@ -26,6 +26,8 @@ from popi.signals.types import (
 
 Split = Literal["train", "test"]
 
+CARED = (2, 3)
+"""How many attributes a user cares about, uniformly."""
 PAIRS = 6
 """Preference pairs among a user's signals."""
 NOISE = 0.08
@@ -97,10 +99,10 @@ def split_of(preferences: dict[str, str]) -> Split:
     return "test" if sha256(key.encode()).digest()[0] % HELD_OUT_COMBINATIONS == 0 else "train"
 
 
-def draw_preferences(rng: Random, split: Split) -> dict[str, str]:
-    """Two or three attributes and the value preferred of each, of a combination that belongs to `split`."""
+def draw_preferences(rng: Random, split: Split, how_many: tuple[int, ...] = CARED) -> dict[str, str]:
+    """Attributes and the value preferred of each, of a combination that belongs to `split`; `how_many` uniformly."""
     while True:
-        cared = rng.sample(sorted(ATTRIBUTES), rng.choice((2, 3)))
+        cared = rng.sample(sorted(ATTRIBUTES), rng.choice(how_many))
         drawn = {a: rng.choices(ATTRIBUTES[a], PRIOR[len(ATTRIBUTES[a])])[0] for a in cared}
         if split_of(drawn) == split:
             return drawn
@@ -176,10 +178,19 @@ def _said(preferences: dict[str, str], rng: Random, split: Split) -> Signal:
 
 
 def make_user(
-    user_id: str, rng: Random, split: Split, targets: int, pairs: int = PAIRS, others: bool = True
+    user_id: str,
+    rng: Random,
+    split: Split,
+    targets: int,
+    pairs: int = PAIRS,
+    others: bool = True,
+    how_many: tuple[int, ...] = CARED,
 ) -> NanoUser:
-    """Draw one user: preferences, `pairs` signal pairs, targets; with `others` an interaction and two things said."""
-    preferences = draw_preferences(rng, split)
+    """Draw one user: preferences, `pairs` signal pairs, targets; with `others` an interaction and two things said.
+
+    `how_many` attributes the user cares about is drawn from those numbers.
+    """
+    preferences = draw_preferences(rng, split, how_many)
     signals: list[Signal] = []
     facts: list[PairFacts] = []
     subjects = rng.sample(topics(split), min(len(topics(split)), pairs + 1 + targets))

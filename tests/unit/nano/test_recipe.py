@@ -10,9 +10,9 @@ import pytest
 from popi.backends.local import NANO, LocalModel
 from popi.nano import truth
 from popi.nano.recipe import Course, Recipe, Stage, build, recipe_hash
-from popi.nano.tasks import SAME, Writer, _most, _net, each, stated, written_summary
+from popi.nano.tasks import SAME, UNCARED, Asked, Writer, _counts, _most, each, stated, written_summary
 from popi.nano.tokenizer import SPECIAL, build_tokenizer
-from popi.nano.world import PairFacts, make_users, split_of
+from popi.nano.world import CARED, PairFacts, make_users, split_of
 from popi.signals.render import Templates
 
 
@@ -83,12 +83,25 @@ def test_tasks_about_pairs_say_what_the_pairs_show() -> None:
     c = a | {"closing": "question"}
     assert _most([a, b, c]) == each(a | {"closing": "question"})  # three closings once each: the first in order
     assert _most([a, a, b]).startswith("tone formal level simple")
-    same = dict.fromkeys(a, SAME)
-    assert _net([PairFacts(a, b)]) == each(same | {"tone": "formal", "closing": "recap"})
-    assert _net([PairFacts(a, b), PairFacts(b, a)]) == each(same)
-    assert _net([PairFacts(a, b), PairFacts(c, a), PairFacts(a, b)]) == each(
-        same | {"tone": "formal", "closing": "question"}  # question and recap both lead by one: the first in order
+    same = dict.fromkeys(a, f"{SAME} 0 0")
+    assert _counts([PairFacts(a, b)]) == each(same | {"tone": "formal 1 0", "closing": "recap 1 0"})
+    assert _counts([PairFacts(a, b), PairFacts(b, a)]) == each(same | {"tone": "formal 1 1"})  # question never moved
+    assert _counts([PairFacts(a, b), PairFacts(a, b), PairFacts(b, a)]) == each(
+        same | {"tone": "formal 2 1", "closing": "recap 2 1"}
     )
+    assert _counts([PairFacts(a, b), PairFacts(c, a), PairFacts(a, b)]) == each(
+        same | {"tone": "formal 2 0", "closing": "question 1 0"}  # question and recap both lead by one: first in order
+    )
+
+
+def test_the_bases_users_are_more_various_than_the_worlds(writer: Writer) -> None:
+    """So that it can't tell a combination kept for the test users from those it has seen."""
+    tokenizer, rng, sizes = writer.tokenizer, Random(0), set()
+    for _ in range(40):
+        row = writer.user(rng, 2, Asked(reads=False, compares=False, imitations=0, descriptions=0))
+        sizes.add(7 - tokenizer.decode(row[-1].ids).split().count(UNCARED))
+    assert sizes == {1, 2, 3, 4}
+    assert {len(user.preferences) for user in make_users(100, 0, "train")} == set(CARED)
 
 
 def test_stated_preferences_leave_the_test_combinations_alone() -> None:
@@ -120,7 +133,7 @@ def test_shipped_weights_are_the_recipes() -> None:
 
 def test_building_is_seeded(tmp_path: Path) -> None:
     first = Course((Stage(1, 1, (1,)), Stage(1, 1, (2,))), 1e-3, 1e-2, warmup_steps=1)
-    courses = (first, Course((Stage(1, 1, (2,), reads=False, descriptions=2, well=0.5),), 1e-3, 1e-2))
+    courses = (first, Course((Stage(1, 1, (2,), Asked(reads=False, descriptions=2, well=0.5)),), 1e-3, 1e-2))
     tiny = Recipe(hidden_size=32, layers=1, heads=2, courses=courses)
     losses: list[float] = []
     a = build(tmp_path / "a", tiny, lambda step, parts: losses.append(parts["users"]), compiled=False)
