@@ -51,7 +51,8 @@ def test_version(run: Any) -> None:
     ("args", "words"),
     [
         (["train", "nowhere.toml"], "nowhere.toml"),
-        (["infer", "users.jsonl", "--run", "nowhere"], "users.jsonl"),
+        (["infer", "users.jsonl", "--run", "nowhere"], "nowhere"),
+        (["infer", "users.jsonl", "--model", "nano"], "users.jsonl"),
         (["infer", "users.jsonl"], "--run"),
         (["infer", "users.jsonl", "--run", "a", "--model", "b"], "one of the two"),
         (["generate", "hello"], "--run"),
