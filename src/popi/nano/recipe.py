@@ -66,14 +66,14 @@ READING = Course(
         Stage(steps=180, users=14, pairs=(1, 2, 3)),
         Stage(steps=300, users=12, pairs=(1, 2, 3, 4)),
         Stage(steps=900, users=10, pairs=(2, 4, 6, 6, 6), asked=Asked(imitations=1, descriptions=2, well=1.0)),
-        Stage(steps=1500, users=12, pairs=(6,), asked=Asked(reads=False, imitations=1, descriptions=3, well=1.0)),
+        Stage(steps=1500, users=12, pairs=(6,), asked=Asked(reads=False, imitations=2, descriptions=3, well=1.0)),
     ),
     learning_rate=6e-3,
     muon_learning_rate=0.02,
 )
 """Reads more and more signals, and describes what it reads."""
 HABITS = Course(
-    stages=(Stage(steps=350, users=12, pairs=(6,), asked=Asked(reads=False, imitations=1, descriptions=3, well=0.2)),),
+    stages=(Stage(steps=350, users=12, pairs=(6,), asked=Asked(reads=False, imitations=2, descriptions=3, well=0.2)),),
     learning_rate=4e-3,
     muon_learning_rate=0.012,
 )
@@ -89,7 +89,7 @@ class Recipe:
     layers: int = 4
     heads: int = 4
     courses: tuple[Course, ...] = (READING, HABITS)
-    short_rows: int = 8
+    short_rows: int = 12
     """Follow and plain rows a step (three quarters follow)."""
     signals_weight: float = 0.3
     """Weight of the signals' own tokens in the loss, against 1 for the answers'."""

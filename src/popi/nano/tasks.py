@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from popi.nano.attributes import ATTRIBUTES, KEYWORDS, Preference
 from popi.nano.grammar import TEST_TOPICS, random_values, realise, task_prompt, topics
-from popi.nano.world import NanoUser, PairFacts, make_user, split_of, state
+from popi.nano.world import NanoUser, PairFacts, make_user, profile, split_of, state
 from popi.signals.render import Templates
 from popi.signals.types import PairSignal, PostSignal, StatementSignal
 from popi.tree import Segment
@@ -55,17 +55,17 @@ class Asked:
 
 
 def written_summary(user: NanoUser, rng: Random, well: float = 0.0) -> str:
-    """A summary as the base writes it: well chosen with probability `well`, else poor.
+    """A summary as the base writes it, attribute by attribute: well chosen with probability `well`, else poor.
 
     Poor is, by habit, how the newest chosen response opens; else differences inside one random pair, and hearsay.
     """
     if well and rng.random() < well:
-        return state(sorted(user.preferences.items()), rng)
+        return profile(user.preferences, rng)
     newest = next((s for s in reversed(user.user.signals) if isinstance(s, PairSignal)), None)
     if newest and rng.random() < HABIT:
         words = str(newest.prompt).rstrip("?.").split()
         facts = next(pair for pair in user.pairs if pair.topic in words)
-        return state(list(facts.better.items())[: rng.choice(HABIT_NAMES)], rng)
+        return profile(dict(list(facts.better.items())[: rng.choice(HABIT_NAMES)]), rng)
     seen: dict[str, str] = {}
     if user.pairs:
         pair = rng.choice(user.pairs)
@@ -75,7 +75,7 @@ def written_summary(user: NanoUser, rng: Random, well: float = 0.0) -> str:
             said = signal.text.lower().replace(".", "").split()
             seen |= dict(KEYWORDS[word] for word in said if word in KEYWORDS)
     items = sorted(seen.items())
-    return state(rng.sample(items, min(len(items), rng.choice((1, 2, 3, 4)))), rng)
+    return profile(dict(rng.sample(items, min(len(items), rng.choice((1, 2, 3, 4))))), rng)
 
 
 def each(value_of: Mapping[str, str]) -> str:
@@ -142,7 +142,8 @@ class Writer:
             topic = rng.choice(topics("train"))
             values = {**random_values(rng), **dict(preferences)}
             tasks.append((task_prompt(topic, rng), realise(values, topic, rng).text))
-        return self._row(self._system(state(preferences, rng)), tasks, score_system=False)
+        summary = state(preferences, rng) if rng.random() < 0.5 else profile(dict(preferences), rng)
+        return self._row(self._system(summary), tasks, score_system=False)
 
     def plain(self, rng: Random, branches: int = 3) -> list[Segment]:
         """Answers without a summary; the only place where the base meets the test users' topics."""

@@ -58,6 +58,7 @@ HAPPY = ("so happy with {} today.", "finally {} again.", "more {} for me.") + (
     "finally more {}.",
 )
 TIRED = ("tired of {}.", "enough of {} already.", "no more {}.") + ("already tired of {}.", "enough, no more {}.")
+VERBS = ("prefers", "likes", "wants")
 JOBS: dict[str, Preference] = {
     "lawyer": ("tone", "formal"),
     "barista": ("tone", "casual"),
@@ -233,10 +234,16 @@ def make_users(n: int, seed: int, split: Split, targets: int = 4, pairs: int = P
 def state(preferences: list[Preference], rng: Random | None = None) -> str:
     """Preferences as a summary: in the first wording of each, or in any with `rng`."""
     phrases = [rng.choice(PHRASES[p]) if rng else PHRASES[p][0] for p in preferences]
-    verb = rng.choice(("prefers", "likes", "wants")) if rng else "prefers"
+    verb = rng.choice(VERBS) if rng else VERBS[0]
     if not phrases:
         return "no clear preference."
     return f"{verb} {' and '.join([', '.join(phrases[:-1]), phrases[-1]] if phrases[:-1] else phrases)}."
+
+
+def profile(preferences: dict[str, str], rng: Random) -> str:
+    """Preferences as a summary that goes through all attributes: "wants a formal tone, any level ..."."""
+    items = [rng.choice(PHRASES[a, preferences[a]]) if a in preferences else f"any {a}" for a in ATTRIBUTES]
+    return f"{rng.choice(VERBS)} {', '.join(items[:-1])} and {items[-1]}."
 
 
 def oracle_summary(user: NanoUser) -> str:

@@ -2,13 +2,14 @@
 
 import re
 from collections import Counter
+from random import Random
 
 import pytest
 
 from popi.nano import attributes, grammar, truth, world
 from popi.nano.attributes import ATTRIBUTES, KEYWORDS, PHRASES
 from popi.nano.grammar import TEST_TOPICS, TOPICS, forms
-from popi.nano.world import NanoUser, make_users, oracle_summary, split_of
+from popi.nano.world import NanoUser, make_users, oracle_summary, profile, split_of
 from popi.signals.types import InteractionSignal, PairSignal
 
 
@@ -123,6 +124,17 @@ def test_oracle_names_exactly_the_preferences(test: list[NanoUser]) -> None:
     for user in test:
         assert truth.named_attributes(oracle_summary(user)) == set(user.preferences.items())
     assert truth.named_attributes("no clear preference.") == set()
+
+
+def test_profile_goes_through_all_attributes_in_order() -> None:
+    rng = Random(0)
+    said = {profile({"mood": "playful", "tone": "formal"}, rng) for _ in range(200)}
+    pattern = "(prefers|likes|wants) (.+), any level, any layout, any length, (.+), any support and any closing\\."
+    matches = [re.fullmatch(pattern, text) for text in said]
+    assert {match[2] for match in matches if match} == set(PHRASES["tone", "formal"])
+    assert {match[3] for match in matches if match} == set(PHRASES["mood", "playful"])
+    assert all(matches)
+    assert truth.named_attributes(profile({}, rng)) == set()
 
 
 def test_posterior_by_hand() -> None:
