@@ -53,7 +53,10 @@ def test_nano_signals_word_by_word() -> None:
 def test_nano_prompts_word_by_word() -> None:
     system = {"role": "system", "content": "signals of this user :\nstatement : s"}
     signals = [StatementSignal(text="s")]
-    ask = {"role": "user", "content": "describe what this user prefers in tone , level , layout , length , mood , support and closing ."}
+    ask = {
+        "role": "user",
+        "content": "describe what this user prefers in tone , level , layout , length , mood , support and closing .",
+    }
     assert NANO.inference_messages(signals) == [system, ask]
     assert NANO.inference_messages([])[0]["content"] == "signals of this user :\nnone"
     assert NANO.raw_signals_messages("x", signals) == [system, {"role": "user", "content": "x"}]
