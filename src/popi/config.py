@@ -7,9 +7,18 @@ config is saved with the run. `load_config` is the only way in.
 import json
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Any, Literal, Self, TypedDict
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from popi.errors import ConfigError
 
@@ -60,19 +69,120 @@ class WindowSizes(TypedDict):
     targets_per_user: int
 
 
+BENCHMARKS: dict[str, WindowSizes] = {
+    "elix": {"signals_per_user": 4, "targets_per_user": 1},
+    "review": {"signals_per_user": 4, "targets_per_user": 1},
+    "roleplay": {"signals_per_user": 8, "targets_per_user": 1},
+    "alignx": {"signals_per_user": 4, "targets_per_user": 1},
+    "polis": {"signals_per_user": 4, "targets_per_user": 4},
+    "mtbench": {"signals_per_user": 4, "targets_per_user": 1},
+    "preferences": {"signals_per_user": 4, "targets_per_user": 4},
+}
+"""The sources that are benchmarks (docs/data.md), with each one's own window sizes."""
+_OWN_SPLITS = ("elix", "review", "roleplay", "alignx", "preferences")
+_HASH_SPLITS = ("polis", "mtbench", "preferences")
+_APPLIES: dict[str, tuple[str, ...]] = {
+    "test_path": _OWN_SPLITS,
+    "test_split": _OWN_SPLITS,
+    "test_share": _HASH_SPLITS,
+    "unseen_prompts": ("elix", "review", "roleplay", "mtbench", "preferences"),
+    "unseen_users": ("roleplay", "preferences"),
+    "choice_column": ("elix",),
+    "scorer_match": ("elix",),
+    "interpolated": ("review",),
+    "alignx_signals": ("alignx",),
+    "user_column": ("preferences",),
+}
+"""Setting of a benchmark → sources that it means something for; all others go with all of them."""
+
+
+class BenchmarkConfig(_Section):
+    path: str | None = Field(default=None, min_length=1)
+    """Where the set lies: a folder of parquet or JSONL files, one such file, or a hub id. Unset: the benchmark's set
+    on the hub (`polis`, `mtbench` and `preferences` have none)."""
+    test_path: str | None = Field(default=None, min_length=1)
+    """Where the test split lies, if not in `path` too (AlignX has a hub set for it, taken where `path` is unset)."""
+    train_split: Filled = "train"
+    """The split to train on: a split of the hub set, or the word in the names of a folder's files."""
+    test_split: str | None = Field(default=None, min_length=1)
+    """The split to test on (`validation`, say). Unset: `test`; `preferences`: users are split by a seeded hash,
+    unless `test_path` is set."""
+    test_share: float = Field(default=0.2, gt=0, lt=1)
+    """`polis`, `mtbench`, `preferences`: share of the users (with `unseen_prompts`: and of the prompts) held out."""
+    split_seed: int = Field(default=0, ge=0)
+    """Seeds that hash and the order in which rows are cut into windows. Not the run's `seed`: runs of several seeds
+    are tested on the same users."""
+    unseen_prompts: bool | None = None
+    """Test targets have prompts that no training user saw; what stands against it is dropped and counted. Unset: true
+    for `elix`, `review`, `mtbench`, else false."""
+    unseen_users: bool = True
+    """`roleplay`, and `preferences` with a test split of its own: test rows of users that stand in train are dropped
+    and counted."""
+    on_bad_rows: Literal["refuse", "drop"] = "refuse"
+    """Rows that do not fit the benchmark's columns: `refuse` stops and lists them, `drop` counts them."""
+    choice_column: Literal["label", "det_choice"] = "label"
+    """`elix`: the column that says which response was preferred (0: `response_x`)."""
+    scorer_match: bool = True
+    """`elix`: drop, and count, rows whose `scorer_level` is neither `level_x` nor `level_y`."""
+    interpolated: bool = False
+    """`review`: evaluate on the four combined levels, never trained on, instead of the four single ones."""
+    alignx_signals: Literal["ugc", "pair", "demo", "arbitrary"] = "arbitrary"
+    """`alignx`: which signals a user has: comments, choices, the demographic description, or a mix."""
+    user_column: Filled = "user_id"
+    """`preferences`: the column that says whose preference a row is (text or whole numbers)."""
+
+
 class DataConfig(_Section):
     source: Filled = "nano"
-    """`nano` (synthetic users with known preferences) or the path of a JSONL file of training users."""
+    """`nano` (synthetic users with known preferences), a benchmark (`elix`, `review`, `roleplay`, `alignx`, `polis`,
+    `mtbench`, or `preferences` for any TRL preference set with a user column), or the path of a JSONL file of training
+    users."""
     test: str | None = None
-    """JSONL file of test users; none of them may stand in `source`. Unused for `nano`."""
+    """JSONL file of test users, where `source` is a file; none of them may stand in it."""
     train_users: PositiveInt = 2000
     """How many users to train on (`nano` makes that many; a file is cut to the first ones)."""
     test_users: PositiveInt = 400
     """How many held-out users to evaluate on (`nano` makes that many; a file is cut to the first ones)."""
     signals_per_user: PositiveInt = 4
-    """For TRL preference rows with a `user_id`: how many of a user's rows become signals of one window."""
+    """How many of a user's rows become signals of one window (TRL preference rows, benchmarks); AlignX: most signals of
+    a kind. Not given: 4, and 8 for `roleplay`."""
     targets_per_user: PositiveInt = 4
-    """`nano`: target pairs a user. TRL rows: targets a window."""
+    """`nano`: target pairs a user. TRL rows and benchmarks: targets a window. Not given: 4, and 1 for `elix`, `review`,
+    `roleplay`, `alignx`, `mtbench`."""
+    benchmark: BenchmarkConfig = BenchmarkConfig()
+    """Where a benchmark lies and how it is read; only with a `source` that is one."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_sizes(cls, tree: Any) -> Any:
+        """A benchmark's own window sizes, where none are given: the saved config then says which they were."""
+        source = tree.get("source") if isinstance(tree, dict) else None
+        return {**BENCHMARKS[source], **tree} if isinstance(source, str) and source in BENCHMARKS else tree
+
+    @model_validator(mode="after")
+    def _go_together(self) -> Self:
+        settings = self.benchmark
+        for name, field in BenchmarkConfig.model_fields.items():
+            sources = _APPLIES.get(name, tuple(BENCHMARKS))
+            if self.source not in sources and getattr(settings, name) != field.default:
+                raise ValueError(
+                    f"benchmark.{name} = {getattr(settings, name)!r} belongs to source {', '.join(sources)}, not to "
+                    f"{self.source!r}: leave it out"
+                )
+        if self.source not in BENCHMARKS:
+            return self
+        if self.test is not None:
+            raise ValueError(
+                f"test = {self.test!r} belongs to a source that is a file; {self.source!r} has its own test users "
+                "(benchmark.test_path says where they lie)"
+            )
+        if settings.path is None and self.source in _HASH_SPLITS:
+            raise ValueError(
+                f"benchmark.path is not set, and {self.source!r} has no set of its own: name file or folder"
+            )
+        if self.source == "alignx" and self.targets_per_user != 1:
+            raise ValueError(f"targets_per_user = {self.targets_per_user}: a row of AlignX is a user of 1 target")
+        return self
 
     def windows(self) -> WindowSizes:
         """How TRL preference rows are cut, as the readers of files take it."""
@@ -224,7 +334,9 @@ def _explain(error: ValidationError, source: str) -> ConfigError:
             lines.append(f"{name}: no such setting; allowed here: {_allowed(item['loc'])}")
         else:
             message = item["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-            lines.append(f"{name}: {message}; got {item['input']!r}")
+            # Settings that do not go together are told by the message; their whole section would drown it.
+            whole = item["type"] == "value_error" and isinstance(item["input"], dict)
+            lines.append(f"{name}: {message}" + ("" if whole else f"; got {item['input']!r}"))
     return ConfigError(f"{source}:\n  " + "\n  ".join(lines))
 
 
@@ -236,13 +348,15 @@ def resolve(tree: dict[str, Any], source: str = "config") -> RunConfig:
         raise _explain(error, source) from None
 
 
-def load_config(path: str | Path | None, overrides: list[str] | None = None) -> RunConfig:
-    """Read a TOML (or a run's saved JSON) config and apply `section.key=value` overrides.
+def load_config(
+    path: str | Path | None, overrides: list[str] | None = None, *, tree: dict[str, Any] | None = None
+) -> RunConfig:
+    """Read a TOML (or a run's saved JSON) config, or start from `tree`, and apply `section.key=value` overrides.
 
     Raises:
         ConfigError: the file can't be read, or a key, type or value is wrong.
     """
-    tree: dict[str, Any] = {}
+    tree = tree or {}
     if path is not None:
         path = Path(path)
         kind, parse = ("JSON", json.loads) if path.suffix == ".json" else ("TOML", tomllib.loads)

@@ -6,10 +6,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import benchmark_sets as sets
 import pytest
 
 from popi import cli
 from popi.errors import RunError
+from popi.signals.jsonl import read_users
 
 GOOD = {"user_id": "a", "signals": [{"type": "statement", "text": "keep it short"}]}
 
@@ -151,6 +153,63 @@ def test_data_check_against_another_split(run: Any, tmp_path: Path) -> None:
     code, out, _ = run("data", "check", train, "--against", test)
     assert code == 2
     assert str(test) in out
+
+
+def test_data_check_of_a_benchmark(run: Any, tmp_path: Path) -> None:
+    place = Path(sets.make("elix", tmp_path / "elix"))
+    code, out, _ = run("data", "check", place, "--source", "elix")
+    assert code == 0
+    for words in ("elix/1", "train: 60 rows, 5 users", "rows dropped: 6 (scorer_level is neither", "no problems"):
+        assert words in out
+    code, out, _ = run("data", "check", place, "--source", "elix", "--set", "scorer_match=false")
+    assert (code, "dropped" in out) == (0, False)
+    code, out, _ = run("data", "check", place / "test.jsonl", "--source", "elix", "--signals-per-user", 2)
+    assert (code, "test: no rows" in out, "signals: 36 pair" in out) == (0, True, True)
+    write(place / "train.jsonl", {"prompt": 5})
+    code, out, _ = run("data", "check", place, "--source", "elix")
+    assert code == 2
+    assert f"{place / 'train.jsonl'}, line 1, prompt: must be text; got 5" in out
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["check", "x", "--source", "nano"], "must be one of elix"),
+        (["check", "x", "--source", "elix", "--against", "y"], "--against"),
+        (["check", "x", "--set", "scorer_match=false"], "--set goes with --source"),
+        (["check"], "name a JSONL file"),
+        (["check", "--source", "polis"], "path is not set"),
+        (["check", "x", "--source", "elix", "--set", "user_column=who"], "belongs to source preferences"),
+        (["check", "nowhere", "--source", "elix"], "no such file or folder"),
+        (["convert", "x", "--source", "elix"], "--out"),
+        (["convert", "x", "--source", "elix", "--out", "no/where.jsonl"], "no folder no"),
+    ],
+)
+def test_bad_calls_on_benchmarks(
+    run: Any, args: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run("data", *args)
+    assert code == 2
+    assert words in " ".join(err.replace("│", " ").split())
+    assert "Traceback" not in err + out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_data_convert_writes_users_that_the_check_passes_and_overwrites_nothing(run: Any, tmp_path: Path) -> None:
+    place, written = sets.make("review", tmp_path / "review"), tmp_path / "users.jsonl"
+    call = ["data", "convert", place, "--source", "review", "--out", written]
+    assert run(*call)[0] == 0
+    users = read_users(written)
+    assert len(users) == 8 and {user.user_id for user in users} >= {"positive#1", "positive#2"}
+    assert run("data", "check", written)[0] == 0
+    before = written.read_text()
+    code, _, err = run(*call, "--split", "interpolated")
+    assert (code, "--force" in err, written.read_text() == before) == (2, True, True)
+    assert run(*call, "--split", "interpolated", "--force")[0] == 0
+    assert {user.user_id.split("#")[0] for user in read_users(written)} == {"positive+concise", "negative+verbose"}
+    code, _, err = run(*call, "--split", "dev", "--force")
+    assert (code, "splits with users: train, test, interpolated" in err) == (2, True)
 
 
 def test_nano_build_refuses_an_existing_folder(run: Any, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import popi
 
 SOURCE = Path(popi.__file__).parent
-HEAVY = ("torch", "transformers", "trl", "peft", "datasets", "numpy", "pandas", "matplotlib")
+HEAVY = ("torch", "transformers", "trl", "peft", "datasets", "numpy", "pandas", "pyarrow", "matplotlib")
 FORBIDDEN = {
     # part: what it may not import, at any depth of its code
     "signals": (
@@ -32,6 +32,7 @@ FORBIDDEN = {
     "generator": ("training", "evaluation", "inference_model", "nano", "cli"),
     "tree": ("training", "evaluation", "inference_model", "generator", "nano", "signals", "backends"),
     "scoring": ("training", "evaluation", "inference_model", "generator", "nano", "cli"),
+    "users": ("training", "evaluation", "backends", "inference_model", "generator", "scoring", "demo", "cli"),
     "training": ("evaluation", "demo", "cli"),
     "evaluation": ("demo", "cli"),
 }
@@ -68,6 +69,7 @@ def test_direction_of_imports(part: str) -> None:
         "import popi; popi.Summary; popi.User; popi.read_users; popi.Templates; popi.load_config",
         "import popi.config",
         "import popi.cli",
+        "import popi.users, popi.signals.benchmarks.registry",
         "import popi.signals.check, popi.signals.schema, popi.signals.render, popi.signals.jsonl",
         "import sys; sys.argv = ['popi', '--help']\nfrom popi.cli import main\ntry: main()\nexcept SystemExit: pass",
     ],

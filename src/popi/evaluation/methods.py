@@ -21,13 +21,13 @@ RowKey = tuple[int, int]
 
 @dataclass(frozen=True)
 class HeldOutUser:
-    """A user never trained on, with the truth where it is known (the nano world)."""
+    """A user never trained on, with the truth where it is known (the nano world, a benchmark's personas)."""
 
     user: User
     preferences: frozenset[tuple[str, str]] | None = None
     """The (attribute, value) pairs that the user cares about."""
     oracle: str | None = None
-    """Those preferences as a summary."""
+    """The truth as a summary: those preferences, or the benchmark's own words."""
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,9 @@ from popi.evaluation.examples import write_examples
 from popi.evaluation.methods import METHODS, REFERENCE, Context, HeldOutUser, RowKey, Sources, score_rows
 from popi.evaluation.models import Models
 from popi.evaluation.provenance import commit, versions
-from popi.evaluation.users import held_out_users, named_attributes
+from popi.evaluation.users import held_out, named_attributes
 from popi.summary import Summary
-from popi.training.run_directory import read_jsonl
+from popi.training.run_directory import read_jsonl, refuse_other_loader
 
 Row = dict[str, Any]
 FINISHED = "finished.json"
@@ -78,10 +78,12 @@ def evaluate(
     Raises:
         ConfigError, DataError, ModelError: users or models can't be loaded.
         RunError: the run has no metrics.json to compare another generator with; or the evaluation's folder holds that
-            of another generator or other users of the same name.
+            of another generator or other users of the same name; or the run was trained on users of another version
+            of the benchmark's loader.
     """
     config = config or run.config
-    people = held_out_users(config, users)
+    people, facts = held_out(config, users)
+    refuse_other_loader(run.path, facts)
     models = models or Models(config, {order: run.models(order) for order in run.methods()}, generator)
     folder = destination(run, generator, users)
     _refuse_another(metrics_path(run, generator, users), generator, users)
@@ -102,6 +104,8 @@ def evaluate(
         result["gain_kept"] = _gains(result, own) if own else {}
     if users is not None:
         result["users"] = str(users)
+    if facts is not None:
+        result["data"] = facts
     _write(metrics_path(run, generator, users), json.dumps(result, indent=2, ensure_ascii=False) + "\n")
     return result
 
@@ -135,7 +139,9 @@ class _Job:
 
     def method_stamp(self, name: str) -> str:
         settings = self.config.model_dump(mode="json", include={"model", "signals", "summary"})
-        return _stamp({"method": name, "users": self.users_stamp, "models": self.models.describe(name), **settings})
+        truths = {"oracles": [person.oracle for person in self.people]} if METHODS[name].needs_truth else {}
+        facts = {"method": name, "users": self.users_stamp, "models": self.models.describe(name)}
+        return _stamp(facts | settings | truths)
 
     def run_method(self, name: str, progress: Progress, task: TaskID) -> None:
         """Write a method's file, unless a finished one with the same stamp is there."""

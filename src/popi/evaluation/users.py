@@ -1,14 +1,21 @@
-"""Held-out users to evaluate on: the nano world's, the run's own test file, or any JSONL file."""
+"""Held-out users to evaluate on: the run's own (nano world, test file, benchmark), or those of any JSONL file."""
 
 from pathlib import Path
+from typing import Any
 
-from popi.config import RunConfig
-from popi.errors import ConfigError
+from popi.config import BENCHMARKS, RunConfig
+from popi.errors import ConfigError, DataError
 from popi.evaluation.methods import HeldOutUser
+from popi.users import users_of
 
 
 def held_out_users(config: RunConfig, path: str | Path | None = None) -> list[HeldOutUser]:
-    """The users to evaluate on, each with at least one target pair.
+    """The users to evaluate on, each with at least one target pair: see `held_out`."""
+    return held_out(config, path)[0]
+
+
+def held_out(config: RunConfig, path: str | Path | None = None) -> tuple[list[HeldOutUser], dict[str, Any] | None]:
+    """The users to evaluate on, each with at least one target pair; of a benchmark, also which loader made them.
 
     Args:
         config: names the source of the run's own held-out users; only the first `data.test_users` are taken.
@@ -16,31 +23,26 @@ def held_out_users(config: RunConfig, path: str | Path | None = None) -> list[He
 
     Raises:
         ConfigError: the run was trained on a file and names no test file.
-        DataError: the file is faulty, leaks targets into signals, or holds users that the run was trained on.
+        DataError: the file or set is faulty, leaks targets into signals, or holds users that the run was trained on.
     """
-    if path is None and config.data.source == "nano":
-        return _nano_users(config)
-    if path is None and config.data.test is None:
-        raise ConfigError(
-            "data.test is not set, so there is nobody to evaluate on; set it to a JSONL file of users, "
-            "or name one with --users FILE"
-        )
+    data = config.data
+    if path is None:
+        if data.source != "nano" and data.source not in BENCHMARKS and data.test is None:
+            raise ConfigError(
+                "data.test is not set, so there is nobody to evaluate on; set it to a JSONL file of users, "
+                "or name one with --users FILE"
+            )
+        found = users_of(config, "test")
+        return [HeldOutUser(one.user, one.preferences, one.oracle) for one in found.people], found.facts
     from popi.signals.check import load_users
 
-    source = path or config.data.test
-    assert source is not None
-    trained_on = [] if config.data.source == "nano" else [config.data.source]
-    users = load_users(source, against=trained_on, **config.data.windows())
-    if path is None:
-        users = users[: config.data.test_users]
-    return [HeldOutUser(user) for user in users]
-
-
-def _nano_users(config: RunConfig) -> list[HeldOutUser]:
-    from popi.nano.world import make_users, oracle_summary
-
-    made = make_users(config.data.test_users, config.seed, "test", config.data.targets_per_user)
-    return [HeldOutUser(m.user, frozenset(m.preferences.items()), oracle_summary(m)) for m in made]
+    trained_on = [] if data.source == "nano" or data.source in BENCHMARKS else [data.source]
+    users = load_users(path, against=trained_on, **data.windows())
+    if data.source in BENCHMARKS:
+        trained = {user.user_id for user in users_of(config, "train").users}
+        if both := sorted({user.user_id for user in users} & trained):
+            raise DataError(f"{path}: {len(both)} users that the run was trained on, among them {both[0]!r}")
+    return [HeldOutUser(user) for user in users], None
 
 
 def named_attributes(text: str) -> set[tuple[str, str]]:

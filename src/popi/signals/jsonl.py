@@ -28,10 +28,12 @@ class Problem:
 
     Attributes:
         line: line number, from 1; 0 for the file as a whole.
-        kind: `bad line`, or what popi.signals.check found.
+        kind: `bad line`, `bad row`, or what popi.signals.check found.
         field: where in the line (``signals[2].prompt``); empty for the line as a whole.
         message: what is wrong, and what would be right.
         arrived: what stood there, shortened.
+        file: which file, where there are several.
+        unit: what `line` counts: lines of text, or rows of a table.
     """
 
     line: int
@@ -39,9 +41,12 @@ class Problem:
     field: str
     message: str
     arrived: str = ""
+    file: str = ""
+    unit: str = "line"
 
     def __str__(self) -> str:
-        where = ", ".join(part for part in (f"line {self.line}" if self.line else "", self.field) if part)
+        parts = (self.file, f"{self.unit} {self.line}" if self.line else "", self.field)
+        where = ", ".join(part for part in parts if part)
         told = f"{where}: {self.message}" if where else self.message
         return told + (f"; got {self.arrived}" if self.arrived else "")
 
@@ -181,11 +186,19 @@ def _parse(line: bytes, number: int) -> User | PreferenceRow | list[Problem]:
             wrong = error
         except DataError as error:
             return [Problem(number, "bad line", "", str(error))]
-    return _problems(wrong, number, line, value, PreferenceRow if is_row else User)
+    return explain(wrong, number, line, value, PreferenceRow if is_row else User)
 
 
-def _problems(error: ValidationError, number: int, line: bytes, value: Any, model: type[BaseModel]) -> list[Problem]:
-    """Pydantic's errors, one a field: unions are told apart by what arrived."""
+def explain(error: ValidationError, number: int, line: bytes, value: Any, model: type[BaseModel]) -> list[Problem]:
+    """Pydantic's errors as problems, one a field: unions are told apart by what arrived.
+
+    Args:
+        error: what the validation of `model` said.
+        number: the line's number.
+        line: the line as it stands in the file, for errors of JSON itself.
+        value: the line as a value.
+        model: what the line should be.
+    """
     found: dict[str, Problem] = {}
     for item in error.errors(include_url=False):
         kind, arrived = item["type"], item["input"]
@@ -198,7 +211,9 @@ def _problems(error: ValidationError, number: int, line: bytes, value: Any, mode
             return [Problem(number, "bad line", "", text, _short(line.decode("utf-8", "replace").strip()))]
         field = _field(item["loc"], value)
         choices = {previous for previous in found if previous == field or previous.startswith(f"{field}[")}
-        if kind in ("string_type", "list_type") and field.rpartition(".")[2] in ("prompt", "chosen", "rejected"):
+        name = field.rpartition(".")[2]
+        of_union = item["loc"][-1:] != (name,)  # else the field takes text alone
+        if kind in ("string_type", "list_type") and name in ("prompt", "chosen", "rejected") and of_union:
             # The other half of "text or messages": what arrived decides which half speaks.
             wanted = str if kind == "string_type" else list
             if isinstance(arrived, (str, list)) and not isinstance(arrived, wanted):

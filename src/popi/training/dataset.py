@@ -16,9 +16,9 @@ from popi.errors import ConfigError, DataError
 from popi.generator import Generator
 from popi.inference_model import InferenceModel
 from popi.scoring import ScoringItem, pair_logps
-from popi.signals.check import load_users
 from popi.signals.types import Prompt, User
 from popi.training.run_directory import read_jsonl, write_jsonl
+from popi.users import users_of
 
 EVERY = 64
 """Users whose reference log-probs are computed between two reports of progress."""
@@ -78,18 +78,9 @@ def load_training_users(config: RunConfig) -> list[User]:
     """The training users of a config.
 
     Raises:
-        DataError: a file of users has problems; the message is the report of `popi data check`.
+        DataError: a file or set of users has problems; the message is the report of `popi data check`.
     """
-    data = config.data
-    if data.source == "nano":
-        from popi.nano.world import make_users
-
-        return [made.user for made in make_users(data.train_users, config.seed, "train", targets=data.targets_per_user)]
-    windows = data.windows()
-    users = load_users(data.source, [data.test] if data.test else [], **windows)
-    if data.test:
-        load_users(data.test, **windows)  # a bad file of test users is refused now, not after training
-    return users[: data.train_users]
+    return users_of(config, "train").users
 
 
 def trainable(users: Sequence[User]) -> list[User]:

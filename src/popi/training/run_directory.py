@@ -1,6 +1,7 @@
 """The run directory: what a run leaves on disk, and how a killed run finds where it was.
 
     {root}/{name}/config.json        the resolved config
+                 data.json           of a benchmark: its loader's version, what became of its rows, a hash of the users
                  log.jsonl           metrics, one line a step: {"phase", "step", ...}
                  tensorboard/        the same, where tensorboard is installed
                  references.jsonl    reference log-probs, once a target
@@ -82,6 +83,29 @@ def config_differences(saved: RunConfig, given: RunConfig) -> list[str]:
         for key in sorted(old.keys() | new.keys())
         if key not in ("root", "name") and old.get(key) != new.get(key)
     ]
+
+
+def refuse_other_loader(path: Path, facts: dict[str, Any] | None) -> None:
+    """Raise RunError where a run in `path` was trained on users of another version of the benchmark's loader.
+
+    Its splits may differ: what is held out now may have been trained on then.
+    """
+    kept = _read_data(path)
+    if facts is not None and kept is not None and kept.get("loader") != facts["loader"]:
+        raise RunError(
+            f"{path}: trained on the users of loader {kept.get('loader')}, and this popi has {facts['loader']}, whose "
+            "splits may differ; train again, or use the popi version that made the run"
+        )
+
+
+def _read_data(path: Path) -> dict[str, Any] | None:
+    try:
+        kept = json.loads((path / "data.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise RunError(f"{path / 'data.json'}: damaged ({error}); train this run again") from None
+    return kept if isinstance(kept, dict) else {}
 
 
 class PhaseDirectory:
@@ -257,6 +281,24 @@ class RunDirectory:
             raise RunError(f"{self.path}: method {method!r} was not trained here; trained: {', '.join(methods)}")
         entry = methods[method]
         return self.resolve(entry["inference_model"]), self.resolve(entry["generator"])
+
+    def keep_data(self, facts: dict[str, Any] | None) -> None:
+        """Write which benchmark users the run trains on; where that is written already, it must be the same.
+
+        Raises:
+            RunError: the users are not those that the run began with (another loader, or other data).
+        """
+        if facts is None:
+            return
+        refuse_other_loader(self.path, facts)
+        kept = _read_data(self.path)
+        if kept is None:
+            write_text(self.path / "data.json", json.dumps(facts, indent=2) + "\n")
+        elif kept.get("stamp") != facts["stamp"]:
+            raise RunError(
+                f"{self.path}: the data changed since this run began ({kept.get('windows')} windows then, "
+                f"{facts['windows']} now, with other content); put the old data back, or start a run of another name"
+            )
 
     # metrics
 

@@ -21,11 +21,12 @@ from popi.config import RunConfig
 from popi.errors import ConfigError, PopiError
 from popi.signals.types import User
 from popi.training.components import GENERATOR, INFERENCE, load_components
-from popi.training.dataset import load_training_users, trainable
+from popi.training.dataset import trainable
 from popi.training.plan import Phase, models_of, phase_seed, plan
 from popi.training.progress import PhaseProgress
 from popi.training.run_directory import RunDirectory
 from popi.training.trainers import Job
+from popi.users import users_of
 
 
 def train(config: RunConfig, resume: bool = False, console: Console | None = None) -> Path:
@@ -37,9 +38,11 @@ def train(config: RunConfig, resume: bool = False, console: Console | None = Non
     """
     console = console or Console(stderr=True)
     refuse(config)
-    users = trainable(load_training_users(config))  # before anything is written: a bad file leaves no run behind
+    found = users_of(config, "train")
+    users = trainable(found.users)  # before anything is written: a bad file leaves no run behind
     fresh = not (config.directory / "config.json").exists()
     run = RunDirectory.resume(config) if resume else RunDirectory.create(config)
+    run.keep_data(found.facts)
     with quiet():
         try:
             for order, phases in plan(config).items():
