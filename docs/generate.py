@@ -79,11 +79,11 @@ def _toml(value: Any) -> str:
 def commands() -> str:
     """Every command with its arguments and options."""
     lines = [
-        NOTE.format(source="src/popi/cli.py"),
+        NOTE.format(source="src/popi/cli/"),
         "# Command line\n",
-        "Results go to stdout, everything else to stderr. Exit codes: 0 done; 2 something that you can put right (the",
-        "message says what was wrong, what arrived and what to do); 130 interrupted. Nothing is overwritten unless",
-        "`--force` says so.\n",
+        "Results go to stdout, everything else to stderr. Exit codes: 0 done; 1 some users could not be done,",
+        "who are listed with the reason; 2 something that you can put right (the message says what was wrong, what",
+        "arrived and what to do); 130 interrupted. Nothing is overwritten unless `--force` says so.\n",
         *_command("popi", typer.main.get_command(app)),
     ]
     return "\n".join(lines).rstrip() + "\n"

@@ -1,9 +1,11 @@
 """Fixtures shared by all tests."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fake_upstream import KEY, FakeUpstream, serving
 
 # No test may reach a model hub; set before anything imports huggingface_hub.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -43,3 +45,13 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer.save_pretrained(folder)
     (folder / "popi.json").write_text('{"template": "nano", "max_tokens": 12}')
     return folder
+
+
+@pytest.fixture
+def upstream(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeUpstream]:
+    """A model API on this machine; its key is in OPENAI_API_KEY and ANTHROPIC_API_KEY."""
+    for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
+        monkeypatch.setenv(name, KEY)
+    monkeypatch.setenv("NO_PROXY", "*")
+    with serving() as server:
+        yield server

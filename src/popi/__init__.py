@@ -13,10 +13,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from popi.api_scoring import ApiScorer
+    from popi.backends.api import ApiModel
+    from popi.backends.usage import Prices
+    from popi.backends.vllm import VllmScorer
     from popi.config import RunConfig, load_config
-    from popi.errors import ConfigError, DataError, ModelError, PopiError, RunError
-    from popi.generator import Generator
-    from popi.inference_model import InferenceModel
+    from popi.errors import BatchError, ConfigError, DataError, ModelError, PopiError, RunError, UpstreamError
+    from popi.generator import ApiGenerator, Generator
+    from popi.inference_model import ApiInferenceModel, InferenceModel
     from popi.signals.jsonl import read_users, write_users
     from popi.signals.render import Templates
     from popi.signals.types import (
@@ -35,8 +39,12 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    "popi.inference_model": ["InferenceModel"],
-    "popi.generator": ["Generator"],
+    "popi.inference_model": ["ApiInferenceModel", "InferenceModel"],
+    "popi.generator": ["ApiGenerator", "Generator"],
+    "popi.api_scoring": ["ApiScorer"],
+    "popi.backends.api": ["ApiModel"],
+    "popi.backends.usage": ["Prices"],
+    "popi.backends.vllm": ["VllmScorer"],
     "popi.summary": ["Summary"],
     "popi.signals.types": [
         "DemographicSignal",
@@ -52,11 +60,24 @@ _HOME = {
     "popi.signals.jsonl": ["read_users", "write_users"],
     "popi.signals.render": ["Templates"],
     "popi.config": ["RunConfig", "load_config"],
-    "popi.errors": ["ConfigError", "DataError", "ModelError", "PopiError", "RunError"],
+    "popi.errors": [
+        "BatchError",
+        "ConfigError",
+        "DataError",
+        "ModelError",
+        "PopiError",
+        "RunError",
+        "UpstreamError",
+    ],
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
+    "ApiGenerator",
+    "ApiInferenceModel",
+    "ApiModel",
+    "ApiScorer",
+    "BatchError",
     "ConfigError",
     "DataError",
     "DemographicSignal",
@@ -68,6 +89,7 @@ __all__ = [
     "PairSignal",
     "PopiError",
     "PostSignal",
+    "Prices",
     "RunConfig",
     "RunError",
     "Signal",
@@ -75,7 +97,9 @@ __all__ = [
     "Summary",
     "TargetPair",
     "Templates",
+    "UpstreamError",
     "User",
+    "VllmScorer",
     "load_config",
     "read_users",
     "write_users",

@@ -1,5 +1,7 @@
 """One class per boundary. The command line prints the message alone and exits with 2."""
 
+from typing import Any
+
 
 class PopiError(Exception):
     """Something the user can put right; the message says what was wrong, what arrived, what to do."""
@@ -19,3 +21,32 @@ class ModelError(PopiError):
 
 class RunError(PopiError):
     """A run directory is missing, incomplete, or belongs to another configuration."""
+
+
+class UpstreamError(PopiError):
+    """A model API refused, could not be reached, or answered what popi can't read.
+
+    Attributes:
+        status: the HTTP status of its answer, None where there was none (a time limit, a cut connection).
+        passing: popi tried again, and it did not help; later it may.
+        for_all: every further request would meet the same: no such model, a key that is not taken.
+    """
+
+    def __init__(
+        self, message: str, *, status: int | None = None, passing: bool = False, for_all: bool = False
+    ) -> None:
+        super().__init__(message)
+        self.status, self.passing, self.for_all = status, passing, for_all
+
+
+class BatchError(PopiError):
+    """Part of a batch failed; what did not is kept.
+
+    Attributes:
+        results: aligned with the inputs: for each its value, or the PopiError that stands in its place.
+    """
+
+    def __init__(self, results: list[Any]) -> None:
+        failures = [result for result in results if isinstance(result, PopiError)]
+        super().__init__(f"{len(failures)} of {len(results)} failed; the first: {failures[0]}")
+        self.results = results

@@ -2,16 +2,35 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from popi.backends.local import LocalModel
-from popi.errors import DataError
+from popi.backends.api import ApiModel
+from popi.backends.batch import values
+from popi.backends.chat import ChatModel, Reply, estimate_tokens
+from popi.errors import DataError, PopiError
 from popi.signals.render import Templates
 from popi.signals.types import Signal
 from popi.summary import Summary
 
+if TYPE_CHECKING:  # a model behind an API needs no torch
+    from popi.backends.local import LocalModel
+
 BATCH = 32
 """Users summarised in one forward."""
+
+
+def fit_signals(
+    templates: Templates, signals: Sequence[Signal], budget: int, count: Callable[[str], int]
+) -> tuple[list[Signal], tuple[str, ...]]:
+    """The signals that fit `budget` tokens, and the names of those that don't (see Templates.fit).
+
+    Raises:
+        DataError: there are signals, and none of them fits.
+    """
+    kept, dropped = templates.fit(signals, budget, count)
+    if signals and not kept:
+        raise DataError(f"no signal fits into signals.token_budget={budget} tokens; raise it or shorten the signals")
+    return kept, dropped
 
 
 class InferenceModel:
@@ -26,7 +45,7 @@ class InferenceModel:
 
     def __init__(
         self,
-        local: LocalModel,
+        local: "LocalModel",
         templates: str | Templates = "auto",
         max_tokens: int | None = None,
         token_budget: int | None = None,
@@ -39,15 +58,33 @@ class InferenceModel:
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path, templates: str = "auto", **load: Any) -> "InferenceModel":
         """Load by folder or hub id (`nano` is the shipped base). `load`: as LocalModel.load takes it."""
+        from popi.backends.local import LocalModel
+
         return cls(LocalModel.load(name_or_path, **load), templates)
+
+    @staticmethod
+    def from_api(
+        url: str,
+        model: str,
+        protocol: str = "openai",
+        *,
+        templates: str | Templates = "default",
+        max_tokens: int = 256,
+        token_budget: int = 8192,
+        count_tokens: Callable[[str], int] = estimate_tokens,
+        **connect: Any,
+    ) -> "ApiInferenceModel":
+        """Use a model on a server, without its weights. `connect`: as ApiModel.connect takes it.
+
+        Raises:
+            ConfigError: a wrong URL, an unknown protocol, or a named variable without a key.
+        """
+        chat = ApiModel.connect(url, model, protocol, **connect)
+        return ApiInferenceModel(chat, templates, max_tokens, token_budget, count_tokens)
 
     def prompt_ids(self, signals: Sequence[Signal]) -> tuple[list[int], int, tuple[str, ...]]:
         """The templated prompt's token ids, how many signals are in it, and which were dropped."""
-        kept, dropped = self.templates.fit(signals, self.token_budget, self.local.count_tokens)
-        if signals and not kept:
-            raise DataError(
-                f"no signal fits into signals.token_budget={self.token_budget} tokens; raise it or shorten the signals"
-            )
+        kept, dropped = fit_signals(self.templates, signals, self.token_budget, self.local.count_tokens)
         return self.local.encode_chat(self.templates.inference_messages(kept)), len(kept), dropped
 
     def summarize(self, signals: Sequence[Signal], temperature: float = 0.0) -> Summary:
@@ -85,3 +122,88 @@ class InferenceModel:
             "token_budget": self.token_budget,
         }
         self.local.save(path)
+
+
+class ApiInferenceModel:
+    """The inference model where it is any instruction-tuned LLM behind an API.
+
+    Args:
+        chat: the LLM; `ApiModel.connect` makes one.
+        templates: a set of prompt templates, or its name.
+        max_tokens: longest summary, in tokens, as the server counts.
+        token_budget: most tokens of rendered signals, as `count_tokens` counts; whole signals are dropped to fit.
+        count_tokens: text → tokens. By default an estimate, since there is no tokenizer (see estimate_tokens).
+    """
+
+    def __init__(
+        self,
+        chat: ChatModel,
+        templates: str | Templates = "default",
+        max_tokens: int = 256,
+        token_budget: int = 8192,
+        count_tokens: Callable[[str], int] = estimate_tokens,
+    ) -> None:
+        self.chat = chat
+        self.templates = Templates.load(templates) if isinstance(templates, str) else templates
+        self.max_tokens, self.token_budget, self.count_tokens = max_tokens, token_budget, count_tokens
+
+    def summarize(self, signals: Sequence[Signal], temperature: float = 0.0) -> Summary:
+        """Write the preference summary of one user.
+
+        Raises:
+            UpstreamError: the server gave none.
+            DataError: no signal fits the budget.
+        """
+        result = self.summarize_each([signals], temperature)[0]
+        if isinstance(result, PopiError):
+            raise result
+        return result
+
+    def summarize_many(
+        self,
+        users: Sequence[Sequence[Signal]],
+        temperature: float = 0.0,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[Summary]:
+        """Summaries of many users, in their order. `progress` is told how many were added.
+
+        Raises:
+            BatchError: some failed; its `results` hold the summaries of all others.
+        """
+        tell = (lambda _index, _result: progress(1)) if progress else None
+        return values(self.summarize_each(users, temperature, tell))
+
+    def summarize_each(
+        self,
+        users: Sequence[Sequence[Signal]],
+        temperature: float = 0.0,
+        on_result: Callable[[int, Summary | PopiError], None] | None = None,
+    ) -> list[Summary | PopiError]:
+        """For every user a summary, or the error in its place. `on_result` is told each as soon as it is there."""
+        results: dict[int, Summary | PopiError] = {}
+        read: dict[int, tuple[list[Signal], tuple[str, ...]]] = {}
+
+        def keep(index: int, result: Summary | PopiError) -> None:
+            results[index] = result
+            if on_result:
+                on_result(index, result)
+
+        for index, signals in enumerate(users):
+            try:
+                read[index] = fit_signals(self.templates, signals, self.token_budget, self.count_tokens)
+            except DataError as error:
+                keep(index, error)
+        sent = list(read)
+
+        def on_reply(position: int, reply: Reply | PopiError) -> None:
+            index = sent[position]
+            if isinstance(reply, PopiError):
+                keep(index, reply)
+            else:
+                kept, dropped = read[index]
+                tokens = self.count_tokens(reply.text) if reply.tokens is None else reply.tokens
+                keep(index, Summary(reply.text, tokens, len(kept), dropped, self.chat.name))
+
+        prompts = [self.templates.inference_messages(read[index][0]) for index in sent]
+        self.chat.chat_many(prompts, max_tokens=self.max_tokens, temperature=temperature, on_result=on_reply)
+        return [results[index] for index in range(len(users))]

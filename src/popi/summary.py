@@ -9,7 +9,8 @@ class Summary:
 
     Attributes:
         text: what the inference model wrote; plain language, fit to be read and edited.
-        tokens: its length under the inference model's tokenizer (no special tokens).
+        tokens: its length under the inference model's tokenizer (no special tokens); for a model behind an
+            API as its server counted, else an estimate.
         signals_used: how many of the user's signals the inference model read.
         signals_dropped: ids (or positions, as ``#3``) of whole signals left out to fit the token budget.
         model: the inference model that wrote it (a name or a path).

@@ -1,3 +1,4 @@
+import importlib.util
 import json
 import os
 import signal
@@ -56,7 +57,22 @@ def test_version(run: Any) -> None:
         (["infer", "users.jsonl", "--run", "nowhere"], "nowhere"),
         (["infer", "users.jsonl", "--model", "nano"], "users.jsonl"),
         (["infer", "users.jsonl"], "--run"),
-        (["infer", "users.jsonl", "--run", "a", "--model", "b"], "one of the two"),
+        (["infer", "users.jsonl", "--run", "a", "--model", "b"], "one of the three"),
+        (["infer", "users.jsonl", "--api", "https://a", "--model", "b"], "one of the three"),
+        (["infer", "users.jsonl", "--api", "https://a"], "--api-model"),
+        (["infer", "users.jsonl", "--api", "no url", "--api-model", "m"], "https://"),
+        (["infer", "users.jsonl", "--api", "https://a", "--api-model", "m", "--protocol", "x"], "anthropic"),
+        (["infer", "users.jsonl", "--api", "https://a", "--api-model", "m", "--price-in", "1"], "--price-out"),
+        (["infer", "users.jsonl", "--api", "https://a", "--api-model", "m", "--api-extra", "{"], "not JSON"),
+        (["infer", "users.jsonl", "--api", "https://a", "--api-model", "m", "--api-extra", "[]"], "JSON object"),
+        (["infer", "users.jsonl", "--api", "https://a", "--api-model", "m", "--key-env", "NO_SUCH_KEY"], "NO_SUCH_KEY"),
+        (["infer", "users.jsonl", "--api", "https://a", "--api-model", "m", "--resume"], "--out"),
+        (["infer", "users.jsonl", "--model", "nano", "--resume", "--out", "x"], "--resume"),
+        (["infer", "users.jsonl", "--api", "https://a", "--api-model", "m"], "users.jsonl"),
+        (["infer", "users.jsonl", "--model", "nano", "--max-tokens", "5"], "with --api alone"),
+        (["generate", "hello", "--run", "a", "--api-model", "m"], "with --api alone"),
+        (["generate", "hello", "--run", "a", "--api", "https://a"], "one of the two"),
+        (["generate", "hello", "--api", "https://a", "--method", "x", "--api-model", "m"], "--method"),
         (["generate", "hello"], "--run"),
         (["evaluate", "--run", "nowhere"], "nowhere"),
         (["report", "nowhere"], "nowhere"),
@@ -231,7 +247,7 @@ def test_a_refusal_deep_inside_is_a_message(run: Any, monkeypatch: pytest.Monkey
 def test_without_the_training_packages_the_message_says_what_to_install(
     run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(cli.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     code, _, err = run("train", write(tmp_path / "c.toml", ""))
     assert (code, "popi[train]" in err) == (2, True)
 

@@ -33,6 +33,8 @@ FORBIDDEN = {
     "tree": ("training", "evaluation", "inference_model", "generator", "nano", "signals", "backends"),
     "scoring": ("training", "evaluation", "inference_model", "generator", "nano", "cli"),
     "users": ("training", "evaluation", "backends", "inference_model", "generator", "scoring", "demo", "cli"),
+    "api_scoring": ("training", "evaluation", "nano", "cli", "inference_model", "generator", "scoring"),
+    "summary_file": ("training", "evaluation", "nano", "cli", "generator", "scoring"),
     "training": ("evaluation", "demo", "cli"),
     "evaluation": ("demo", "cli"),
 }
@@ -71,6 +73,10 @@ def test_direction_of_imports(part: str) -> None:
         "import popi.cli",
         "import popi.users, popi.signals.benchmarks.registry",
         "import popi.signals.check, popi.signals.schema, popi.signals.render, popi.signals.jsonl",
+        "import popi.inference_model, popi.generator, popi.api_scoring, popi.summary_file",
+        "import popi; popi.InferenceModel.from_api('https://example.org/v1', 'm').templates.signals_text([])",
+        "import popi; popi.Generator.from_api('https://example.org', 'm', 'anthropic').messages('hello', 'short')",
+        "import popi; popi.ApiScorer(popi.VllmScorer(popi.ApiModel.connect('https://example.org/v1', 'm')))",
         "import sys; sys.argv = ['popi', '--help']\nfrom popi.cli import main\ntry: main()\nexcept SystemExit: pass",
     ],
 )
@@ -84,3 +90,23 @@ def test_every_public_name_has_a_home() -> None:
     assert set(popi.__all__) == set(popi._MODULE_OF)
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
         _ = popi.Nothing
+
+
+def test_http_goes_out_from_one_place() -> None:
+    clients = (
+        "httpx",
+        "httpx2",
+        "requests",
+        "aiohttp",
+        "urllib.request",
+        "http.client",
+        "socket",
+        "openai",
+        "anthropic",
+    )
+    for file in SOURCE.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+            if any(name == client or name.startswith(f"{client}.") for name in names for client in clients):
+                assert file.relative_to(SOURCE).as_posix() == "backends/upstream.py"

@@ -1,0 +1,60 @@
+"""The messages API of Anthropic."""
+
+from typing import Any
+
+from popi.backends.chat import Messages, Reply
+from popi.backends.usage import token_count
+from popi.errors import UpstreamError
+
+_INPUT = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
+
+
+class Anthropic:
+    """How a conversation is asked for and its answer read (`POST {url}/v1/messages`)."""
+
+    path = "/v1/messages"
+    key_variable = "ANTHROPIC_API_KEY"
+    key_header = ("x-api-key", "{}")
+    headers = {"anthropic-version": "2023-06-01"}
+
+    @staticmethod
+    def base(url: str) -> str:
+        """As Anthropic's own client has it: the URL is the host's. One that ends in /v1 is good too."""
+        return url.removesuffix("/v1")
+
+    @staticmethod
+    def body(messages: Messages, max_tokens: int, temperature: float) -> dict[str, Any]:
+        """The request, but for the model's name. System messages go into a field of their own."""
+        system = "\n\n".join(str(m["content"]) for m in messages if m["role"] == "system")
+        turns = [dict(m) for m in messages if m["role"] != "system"]
+        request = {"messages": turns, "max_tokens": max_tokens, "temperature": temperature}
+        return request | ({"system": system} if system else {})
+
+    @staticmethod
+    def tokens(answer: dict[str, Any]) -> tuple[int, int] | None:
+        """(input, output) tokens; input read from or written to a cache counts too. None if not told."""
+        usage = answer.get("usage")
+        usage = usage if isinstance(usage, dict) else {}
+        read, written = token_count(usage.get("input_tokens")), token_count(usage.get("output_tokens"))
+        if read is None or written is None:
+            return None
+        return sum(token_count(usage.get(name)) or 0 for name in _INPUT), written
+
+    @classmethod
+    def read(cls, answer: dict[str, Any]) -> Reply:
+        """The text of an answer.
+
+        Raises:
+            UpstreamError: there is none.
+        """
+        blocks = answer.get("content")
+        if not isinstance(blocks, list):
+            raise UpstreamError(f"the answer has no list `content`; it has {sorted(answer)}; is this Anthropic's API?")
+        parts = [block.get("text") for block in blocks if isinstance(block, dict) and block.get("type") == "text"]
+        text = "".join(part for part in parts if isinstance(part, str)).strip()
+        if not text:
+            raise UpstreamError(f"the model wrote no text (stop_reason {answer.get('stop_reason')!r})")
+        thought = any(isinstance(block, dict) and "thinking" in str(block.get("type")) for block in blocks)
+        tokens = cls.tokens(answer)
+        # Thinking is in the count and is not told apart: then the text's own length is not known.
+        return Reply(text, tokens[1] if tokens and not thought else None)

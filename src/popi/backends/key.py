@@ -1,0 +1,63 @@
+"""The key of a model API: from the environment only, and shown to nobody but that API."""
+
+import os
+from urllib.parse import SplitResult, urlsplit
+
+from pydantic import SecretStr
+
+from popi.errors import ConfigError
+
+LOCAL = ("localhost", "127.0.0.1", "::1")
+
+
+def read_key(url: str, named: str | None, usual: str) -> SecretStr | None:
+    """The key for the server at `url`.
+
+    Args:
+        url: where the key would be sent.
+        named: the environment variable that the user named; it must be set.
+        usual: the protocol's own variable, read where none was named. Its key goes over https or stays on this
+            machine: a vendor's key should not cross a network in the clear to some other server by accident.
+
+    Returns:
+        The key, or None: many servers of one's own need none.
+
+    Raises:
+        ConfigError: the named variable is not set, or a key could not stand in an HTTP header.
+    """
+    if named is None and not _private(urlsplit(url)):
+        return None
+    variable = named or usual
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        if named is not None:
+            raise ConfigError(f"the key should be in the environment variable {named}, but that is not set (or empty)")
+        return None
+    if not (key.isascii() and key.isprintable() and " " not in key):
+        raise ConfigError(f"the key in {variable} has blanks, line ends or letters that no key has; set it anew")
+    return SecretStr(key)
+
+
+def checked_url(url: str) -> str:
+    """The URL of a server, without a slash at its end.
+
+    Raises:
+        ConfigError: it is none of http or https, or carries a password or a query: both would end up in logs.
+    """
+    try:
+        parts = urlsplit(url.strip())
+        host, _ = parts.hostname, parts.port  # the port is parsed only now
+    except ValueError as error:
+        raise ConfigError(f"the URL of the model API is not valid ({error})") from None
+    if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
+        raise ConfigError(
+            f"the URL of the model API at {host} must have no user, password, query or fragment; "
+            "a key belongs into an environment variable"
+        )
+    if parts.scheme not in ("http", "https") or not host:
+        raise ConfigError(f"the URL of the model API must begin with https:// or http:// and name a host; got {url!r}")
+    return parts.geturl().rstrip("/")
+
+
+def _private(parts: SplitResult) -> bool:
+    return parts.scheme == "https" or parts.hostname in LOCAL

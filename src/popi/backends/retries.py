@@ -1,0 +1,67 @@
+"""When to ask a model API again, and how long to wait before."""
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+# Not the global generator: training seeds that one, and a slow server must not change its draws.
+_jitter = random.Random()
+
+
+@dataclass(frozen=True)
+class Retries:
+    """Exponential backoff with jitter.
+
+    Attributes:
+        most: how often one request is sent again.
+        base: seconds before the first retry; doubled for each further one, times a random factor in [½, 1].
+        longest: most seconds to wait; a server that asks for more is not waited for.
+    """
+
+    most: int = 5
+    base: float = 1.0
+    longest: float = 60.0
+
+    def wait(self, retry: int, asked: float | None = None) -> float | None:
+        """Seconds to wait before retry number `retry` (from 0).
+
+        Args:
+            retry: retries made so far.
+            asked: the seconds that the server asked for, if it did; never less are waited.
+
+        Returns:
+            None where there should be no retry: enough were made, or the server asks for too long a wait.
+        """
+        if retry >= self.most or (asked is not None and asked > self.longest):
+            return None
+        backoff = min(self.longest, self.base * 2**retry) * _jitter.uniform(0.5, 1)
+        return max(backoff, asked or 0.0)
+
+
+def worth_a_retry(status: int) -> bool:
+    """Whether an HTTP status tells of something that may pass: 408, 409, 429, or 5xx."""
+    return status in (408, 409, 429) or 500 <= status <= 599
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds from a reply's `Retry-After`: a number, or an HTTP-date (RFC 9110, 10.2.3). None without a valid one.
+
+    A date is read against the reply's own `Date`, so that a wrong clock here does no harm.
+    """
+    asked = headers.get("Retry-After", "").strip()
+    try:
+        seconds = float(asked)
+        return seconds if 0 <= seconds < float("inf") else None
+    except ValueError:
+        moment, now = _http_date(asked), _http_date(headers.get("Date", ""))
+        return None if moment is None else max(0.0, (moment - (now or datetime.now(UTC))).total_seconds())
+
+
+def _http_date(text: str) -> datetime | None:
+    try:
+        moment = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

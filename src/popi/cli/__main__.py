@@ -1,0 +1,5 @@
+"""`python -m popi.cli`."""
+
+from popi.cli import main
+
+main()

@@ -1,0 +1,107 @@
+"""Commands about files of users and benchmarks: data check, data convert."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from popi.cli.shared import Force, console
+from popi.config import BENCHMARKS, DataConfig, load_config
+
+app = typer.Typer(help="Files of users.", no_args_is_help=True)
+
+Source = Annotated[
+    str | None,
+    typer.Option(help="Read FILE as a benchmark: elix, review, roleplay, alignx, polis, mtbench or preferences."),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="With --source: a setting of [data.benchmark], user_column=who; may be repeated."),
+]
+
+
+@app.command("check")
+def data_check(
+    file: Annotated[
+        str | None,
+        typer.Argument(
+            help="JSONL file of users, or of preference rows with a user_id; with --source: a folder, a file or a hub "
+            "id, by default the benchmark's own."
+        ),
+    ] = None,
+    against: Annotated[
+        list[Path] | None, typer.Option(help="File of another split that may share no user with FILE; may be repeated.")
+    ] = None,
+    signals_per_user: Annotated[
+        int | None, typer.Option(min=1, help="Preference rows: signals of a window. By default 4, or the benchmark's.")
+    ] = None,
+    targets_per_user: Annotated[
+        int | None, typer.Option(min=1, help="Preference rows: targets of a window. By default 4, or the benchmark's.")
+    ] = None,
+    source: Source = None,
+    settings: Settings = None,
+) -> None:
+    """Report everything wrong with a file: bad lines, duplicates, targets among the signals, users in two splits.
+
+    Of a benchmark: bad rows; and what became of all others, rule by rule.
+    """
+    given = {"signals_per_user": signals_per_user, "targets_per_user": targets_per_user}
+    if source is not None:
+        if against:
+            raise typer.BadParameter("--against compares JSONL files; a benchmark's own splits are compared anyway")
+        from popi.users import look_at
+
+        loaded = look_at(_benchmark(source, file, settings, given))
+        problems, summary = loaded.problems, loaded.summary()
+    else:
+        if file is None or settings:
+            raise typer.BadParameter("name a JSONL file; --set goes with --source")
+        from popi.signals.check import check
+
+        found = check(
+            file, against or [], signals_per_user=signals_per_user or 4, targets_per_user=targets_per_user or 4
+        )
+        problems, summary = found.problems, found.summary()
+    for problem in problems:
+        print(f"{problem}" if problem.file else f"{file}: {problem}")
+    print("\n".join(summary))
+    if problems:
+        raise typer.Exit(2)
+
+
+@app.command("convert")
+def data_convert(
+    output: Annotated[Path, typer.Option("--out", help="JSONL file to write.")],
+    source: Annotated[
+        str, typer.Option(help="The benchmark: elix, review, roleplay, alignx, polis, mtbench or preferences.")
+    ],
+    place: Annotated[
+        str | None,
+        typer.Argument(metavar="FILE", help="Folder, file or hub id; by default the benchmark's set on the hub."),
+    ] = None,
+    split: Annotated[str, typer.Option(help="train, test, or another split of the benchmark (interpolated).")] = "test",
+    signals_per_user: Annotated[int | None, typer.Option(min=1, help="By default the benchmark's.")] = None,
+    targets_per_user: Annotated[int | None, typer.Option(min=1, help="By default the benchmark's.")] = None,
+    settings: Settings = None,
+    force: Force = False,
+) -> None:
+    """Write one split of a benchmark as a JSONL file of users. Windows of one user become users NAME#1, NAME#2, ..."""
+    from popi.signals.jsonl import refuse_existing, write_users
+    from popi.users import look_at, one_line_each
+
+    refuse_existing(output, force)
+    given = {"signals_per_user": signals_per_user, "targets_per_user": targets_per_user}
+    users = one_line_each(look_at(_benchmark(source, place, settings, given)), split)
+    write_users(output, users, force=force)
+    console.print(f"{len(users)} users: {output}", highlight=False)
+
+
+def _benchmark(source: str, place: str | None, settings: list[str] | None, given: dict[str, int | None]) -> DataConfig:
+    """The settings of a benchmark named on the command line."""
+    if source not in BENCHMARKS:
+        raise typer.BadParameter(f"--source must be one of {', '.join(BENCHMARKS)}; got {source!r}")
+    tree: dict[str, Any] = {"source": source} | {name: value for name, value in given.items() if value is not None}
+    if place is not None:
+        tree["benchmark"] = {"path": place}
+    dotted = [f"data.benchmark.{setting}" for setting in settings or []]
+    return load_config(None, dotted, tree={"data": tree}).data

@@ -1,0 +1,70 @@
+"""Commands about runs: demo, train, evaluate, report."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from popi.cli.shared import Run, console, need_training, out
+from popi.config import load_config
+
+app = typer.Typer()
+
+
+@app.command()
+def demo(root: Annotated[Path, typer.Option(help="Where the run directory `demo` is made.")] = Path("runs")) -> None:
+    """Train, evaluate and report on the nano world, in minutes on two cores."""
+    need_training()
+    from popi.demo import run_demo
+
+    run_demo(root=str(root))
+
+
+@app.command()
+def train(
+    config: Annotated[
+        Path, typer.Argument(help="TOML file of settings (docs/configuration.md), or a run's config.json.")
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Settings that replace the file's: training.inference.steps=100 …")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was interrupted.")] = False,
+) -> None:
+    """Train inference model, generator, or both, into the run directory {root}/{name}."""
+    settings = load_config(config, overrides)
+    need_training()
+    from popi.training.train import train as run_training
+
+    path = run_training(settings, resume=resume, console=console)
+    console.print(f"trained: {path}; next: popi evaluate --run {path}", highlight=False)
+
+
+@app.command()
+def evaluate(
+    run: Run,
+    generator: Annotated[
+        str | None, typer.Option(help="Another model (`nano`, folder, hub id) to read the run's summaries instead.")
+    ] = None,
+    users: Annotated[Path | None, typer.Option(help="JSONL file of users to evaluate on instead of the run's.")] = None,
+) -> None:
+    """Measure every method of a run on held-out users: metrics.json and evaluation/ in the run directory."""
+    need_training()
+    from popi.evaluation.report import print_table
+    from popi.evaluation.runner import evaluate as run_evaluation
+    from popi.evaluation.runner import metrics_path
+    from popi.training.run_directory import RunDirectory
+
+    opened = RunDirectory.open(run)
+    opened.models()  # refuses a run in which nothing is trained
+    result = run_evaluation(opened, generator=generator, users=users, console=console)
+    print_table(result, out)
+    console.print(f"written: {metrics_path(opened, generator, users)}", highlight=False)
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(help="Directory of an evaluated run.")]) -> None:
+    """Write report.html from a run's files alone."""
+    need_training()
+    from popi.evaluation.report import write_report
+
+    out.print(str(write_report(run)), highlight=False)

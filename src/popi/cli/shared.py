@@ -1,0 +1,46 @@
+"""What several commands share: the consoles, the bars, options, and what must be installed."""
+
+import importlib.util
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from popi.config import RunConfig
+from popi.errors import ModelError
+
+# Results go to stdout, so that they can be piped; all else goes to stderr.
+out = Console(soft_wrap=True)
+console = Console(stderr=True)
+
+Run = Annotated[Path, typer.Option("--run", help="Directory of a trained run.", show_default=False)]
+Method = Annotated[
+    str | None,
+    typer.Option(help="Which of the run's methods, e.g. plug_and_play; by default the fullest that it trained."),
+]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite an output file that exists.")]
+
+
+def progress_bars() -> Progress:
+    """Bars on stderr, gone when the work is done."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, transient=True)
+
+
+def loading(config: RunConfig) -> dict[str, Any]:
+    """How a run's models are loaded."""
+    model = config.model
+    return {
+        "templates": config.signals.template,
+        "dtype": model.dtype,
+        "device": model.device,
+        "chat_template": model.chat_template,
+    }
+
+
+def need_training() -> None:
+    """Refuse, with what to install, where the packages that load models are missing."""
+    if any(importlib.util.find_spec(name) is None for name in ("torch", "transformers", "trl")):
+        raise ModelError("this command needs torch, transformers and trl; install them with: pip install 'popi[train]'")

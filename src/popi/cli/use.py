@@ -1,0 +1,213 @@
+"""Commands that use a model: infer, generate; of a run, of a folder, or behind an API."""
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from popi.cli.shared import Force, Method, console, loading, need_training, progress_bars
+from popi.errors import DataError
+
+if TYPE_CHECKING:
+    from popi.backends.api import ApiModel
+
+app = typer.Typer()
+
+Api = Annotated[
+    str | None,
+    typer.Option(
+        "--api", help="URL of a model API instead of a run: https://host/v1 (docs/api_models.md).", metavar="URL"
+    ),
+]
+ApiName = Annotated[str | None, typer.Option("--api-model", help="The model, as the API calls it.")]
+Protocol = Annotated[str, typer.Option(help="What the API speaks: openai or anthropic.")]
+KeyEnv = Annotated[
+    str | None,
+    typer.Option(help="Environment variable with the key; by default OPENAI_API_KEY or ANTHROPIC_API_KEY, if set."),
+]
+Extra = Annotated[
+    str | None,
+    typer.Option("--api-extra", help="JSON object of fields to put into each request; null takes a field out."),
+]
+PriceIn = Annotated[float | None, typer.Option(help="Price of a million input tokens, to reckon the cost.")]
+PriceOut = Annotated[float | None, typer.Option(help="Price of a million output tokens.")]
+
+
+@app.command()
+def infer(
+    users: Annotated[Path, typer.Argument(help="JSONL file of users (docs/data.md).")],
+    run: Annotated[Path | None, typer.Option("--run", help="Directory of a trained run.")] = None,
+    model: Annotated[str | None, typer.Option(help="Instead of --run: `nano`, a folder or a hub id.")] = None,
+    method: Method = None,
+    api: Api = None,
+    api_model: ApiName = None,
+    protocol: Protocol = "openai",
+    key_env: KeyEnv = None,
+    api_extra: Extra = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="Most requests to the API under way at once.")] = 8,
+    price_in: PriceIn = None,
+    price_out: PriceOut = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="With --api: most tokens of a summary; 256 if not given.")
+    ] = None,
+    token_budget: Annotated[
+        int | None, typer.Option(min=1, help="With --api: most tokens of a user's signals; 8192 if not given.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--out", help="File to write; stdout by default.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="With --api: ask only for users whose summary is not in --out yet.")
+    ] = False,
+    force: Force = False,
+) -> None:
+    """Write a preference summary for every user of a file, one JSON object a line."""
+    if (run, model, api).count(None) != 2:
+        raise typer.BadParameter("name a trained run with --run, a model with --model, or --api: one of the three")
+    if run is None and method is not None:
+        raise typer.BadParameter("--method names a method of a run; it does not go with --model or --api")
+    if api is None:
+        _only_with_api(api_model, key_env, api_extra, price_in, price_out, max_tokens, token_budget)
+    if resume and (api is None or output is None or force):
+        raise typer.BadParameter("--resume goes on with the --out file of an --api; it does not go with --force")
+    from popi.signals.jsonl import read_users, refuse_existing, write_rows
+    from popi.summary_file import SummaryFile, summary_row, write_summaries
+
+    if output is not None:
+        refuse_existing(output, force or resume)
+        if output.exists() and users.exists() and output.samefile(users):
+            raise DataError(f"{output}: is the file of users itself; name another file with --out")
+    if api is not None:
+        chat = _connect(api, api_model, protocol, key_env, api_extra, concurrency, price_in, price_out)
+        from popi.inference_model import ApiInferenceModel
+
+        writer = ApiInferenceModel(chat, max_tokens=max_tokens or 256, token_budget=token_budget or 8192)
+        file = SummaryFile(output, chat.name, force=force, resume=resume)
+        try:
+            with progress_bars() as progress:
+                task = progress.add_task("users")
+                rows, failures = write_summaries(
+                    writer, read_users(users), file, lambda done, n: progress.update(task, completed=done, total=n)
+                )
+        finally:
+            console.print(str(chat.usage), highlight=False)  # paid for, however it ended
+        _report(rows, output, failures)
+        return
+    need_training()
+    from popi.inference_model import InferenceModel
+    from popi.training.run_directory import RunDirectory
+
+    opened = None if run is None else RunDirectory.open(run)
+    people = read_users(users) if opened is None else read_users(users, **opened.config.data.windows())
+    if opened is not None:
+        inference_model = InferenceModel.from_pretrained(opened.models(method)[0], **loading(opened.config))
+    else:
+        inference_model = InferenceModel.from_pretrained(str(model))
+    with progress_bars() as progress:
+        task = progress.add_task("users", total=len(people))
+        summaries = inference_model.summarize_many(
+            [user.signals for user in people], progress=lambda done: progress.advance(task, done)
+        )
+    rows = [summary_row(user.user_id, summary) for user, summary in zip(people, summaries, strict=True)]
+    if output is not None:
+        write_rows(output, rows, force=force)
+        console.print(f"{len(rows)} summaries: {output}", highlight=False)
+    else:
+        for row in rows:
+            print(json.dumps(row, ensure_ascii=False))
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help="The task prompt.")],
+    run: Annotated[Path | None, typer.Option("--run", help="Directory of a trained run.")] = None,
+    summary: Annotated[
+        str | None, typer.Option(help="The user's preference summary; without one, the plain prompt.")
+    ] = None,
+    method: Method = None,
+    api: Api = None,
+    api_model: ApiName = None,
+    protocol: Protocol = "openai",
+    key_env: KeyEnv = None,
+    api_extra: Extra = None,
+    price_in: PriceIn = None,
+    price_out: PriceOut = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of the response.")] = 256,
+    temperature: Annotated[float, typer.Option(min=0, help="0 decodes greedily.")] = 0.0,
+) -> None:
+    """Answer a task prompt for the user that a summary describes."""
+    if not prompt.strip():
+        raise typer.BadParameter("the task prompt is empty; give it as text in quotes")
+    if not math.isfinite(temperature):
+        raise typer.BadParameter(f"--temperature must be a finite number; got {temperature}")
+    if (run is None) == (api is None):
+        raise typer.BadParameter("name a trained run with --run, or a model API with --api: one of the two")
+    if api is not None and method is not None:
+        raise typer.BadParameter("--method names a method of a run; it does not go with --api")
+    if api is not None:
+        chat = _connect(api, api_model, protocol, key_env, api_extra, 1, price_in, price_out)
+        from popi.generator import ApiGenerator
+
+        print(ApiGenerator(chat).generate(prompt, summary, max_new_tokens=max_tokens, temperature=temperature))
+        console.print(str(chat.usage), highlight=False)
+        return
+    _only_with_api(api_model, key_env, api_extra, price_in, price_out)
+    need_training()
+    from popi.generator import Generator
+    from popi.training.run_directory import RunDirectory
+
+    opened = RunDirectory.open(Path(str(run)))
+    generator = Generator.from_pretrained(opened.models(method)[1], **loading(opened.config))
+    print(generator.generate(prompt, summary=summary, max_new_tokens=max_tokens, temperature=temperature))
+
+
+def _only_with_api(*given: object) -> None:
+    if any(value is not None for value in given):
+        raise typer.BadParameter(
+            "--api-model, --key-env, --api-extra, --price-in, --price-out, and for infer --max-tokens and "
+            "--token-budget go with --api alone"
+        )
+
+
+def _connect(
+    url: str,
+    name: str | None,
+    protocol: str,
+    key_env: str | None,
+    extra: str | None,
+    concurrency: int,
+    price_in: float | None,
+    price_out: float | None,
+) -> "ApiModel":
+    if name is None:
+        raise typer.BadParameter("--api needs --api-model: the model, as the API calls it")
+    if (price_in is None) != (price_out is None):
+        raise typer.BadParameter("a cost needs both prices: --price-in and --price-out")
+    try:
+        fields = json.loads(extra or "{}")
+    except ValueError as error:
+        raise typer.BadParameter(f"--api-extra is not JSON ({error})") from None
+    if not isinstance(fields, dict):
+        raise typer.BadParameter(f"--api-extra must be a JSON object; got {extra}")
+    from popi.backends.api import ApiModel
+    from popi.backends.usage import Prices
+
+    prices = None if price_in is None or price_out is None else Prices(price_in, price_out)
+    return ApiModel.connect(url, name, protocol, key_env=key_env, concurrency=concurrency, prices=prices, extra=fields)
+
+
+def _report(rows: list[dict[str, Any]], output: Path | None, failures: dict[str, list[str]]) -> None:
+    """Rows to stdout or named; users without a summary to stderr, and then exit code 1."""
+    if output is None:
+        for row in rows:
+            print(json.dumps(row, ensure_ascii=False))
+    elif rows:
+        console.print(f"{len(rows)} summaries: {output}", highlight=False)
+    if failures:
+        print(f"no summary of {sum(map(len, failures.values()))} users:", file=sys.stderr)
+        for reason, user_ids in failures.items():
+            print(f"  {', '.join(user_ids)}: {reason}", file=sys.stderr)
+        if output is not None:
+            print("with --resume the same command asks for these alone", file=sys.stderr)
+        raise typer.Exit(1)

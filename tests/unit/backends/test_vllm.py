@@ -1,0 +1,170 @@
+"""Log-probs off the wire against popi's own, on the nano base: a server of our own computes them for real."""
+
+from typing import Any
+
+import pytest
+import torch
+from fake_upstream import FakeUpstream, status
+
+from popi.api_scoring import ApiScorer
+from popi.backends.api import ApiModel
+from popi.backends.local import LocalModel
+from popi.backends.retries import Retries
+from popi.backends.vllm import VllmScorer, read_logps
+from popi.errors import BatchError, ConfigError, UpstreamError
+from popi.generator import Generator
+from popi.nano.world import make_users
+from popi.scoring import pair_logps
+from popi.signals.types import TargetPair
+from popi.training.objective import margin, summary_reward
+
+SUMMARY = "likes short answers. likes jokes."
+
+
+@pytest.fixture(scope="module")
+def local() -> LocalModel:
+    return LocalModel.load("nano")
+
+
+@pytest.fixture
+def server(upstream: FakeUpstream, local: LocalModel) -> FakeUpstream:
+    upstream.local = local
+    return upstream
+
+
+@pytest.fixture(scope="module")
+def targets() -> list[TargetPair]:
+    return [target for user in make_users(3, 0, "test") for target in user.user.targets][:6]
+
+
+def scorer(server: FakeUpstream, **settings: Any) -> VllmScorer:
+    api = ApiModel.connect(f"{server.url}/v1", "nano", retries=Retries(most=1, base=0.001), concurrency=2)
+    return VllmScorer(api, **settings)
+
+
+@pytest.mark.parametrize("encode", ["here", "on the server"])
+def test_remote_log_probs_are_the_local_ones(
+    server: FakeUpstream, local: LocalModel, targets: list[TargetPair], encode: str
+) -> None:
+    generator = Generator(local)
+    paths: list[str] = []
+    for summary in (SUMMARY, None):
+        chosen, rejected = pair_logps(local.model, generator.items(targets, summary), local.pad_id)
+        encoder = local if encode == "here" else None
+        remote = ApiScorer(scorer(server, encoder=encoder), generator.templates)
+        ours = remote.pair_logps(targets, [summary] * len(targets))
+        assert ours[0] == pytest.approx(chosen.tolist(), abs=1e-4)
+        assert ours[1] == pytest.approx(rejected.tolist(), abs=1e-4)
+        # The nano base is sure of its turns' ends: their log-prob would not be missed, so the ids are compared too.
+        items = generator.items(targets, summary)
+        wanted = {(*item.prefix, *response) for item in items for response in (item.chosen, item.rejected)}
+        sent = {tuple(r.body["prompt"]) for r in server.received if r.path == "/v1/completions"}
+        assert sent == wanted
+        paths += [request.path for request in server.received]
+        server.received.clear()
+    assert ("/tokenize" in paths) == (encode == "on the server")
+
+
+def test_margins_and_rewards_are_those_of_training(
+    server: FakeUpstream, local: LocalModel, targets: list[TargetPair]
+) -> None:
+    generator = Generator(local)
+    with_summary = pair_logps(local.model, generator.items(targets, SUMMARY), local.pad_id)
+    h = margin(*with_summary, *pair_logps(local.model, generator.reference_items(targets), local.pad_id))
+    assert h.abs().max() > 0.1
+    remote = ApiScorer(scorer(server), generator.templates)
+    assert remote.margins(targets, [SUMMARY] * len(targets)) == pytest.approx(h.tolist(), abs=1e-4)
+    rewards = remote.rewards(targets, [SUMMARY] * len(targets), beta=0.1)
+    assert rewards == pytest.approx(summary_reward(h, 0.1).tolist(), abs=1e-4)
+
+
+def test_rewards_do_not_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    remote = ApiScorer(None)  # type: ignore[arg-type]
+    monkeypatch.setattr(remote, "margins", lambda *_: [-1e5, 0.0, 1e5])
+    h = torch.tensor([-1e5, 0.0, 1e5])
+    assert remote.rewards([], [], 1.0) == pytest.approx(summary_reward(h, 1.0).tolist())
+
+
+def test_every_text_is_sent_once(server: FakeUpstream, targets: list[TargetPair]) -> None:
+    remote = ApiScorer(scorer(server), "nano")
+    first = remote.pair_logps(targets[:1] * 3, [SUMMARY] * 3)
+    paths = [request.path for request in server.received]
+    # prompt and two responses, on top of the three that find the end of a turn
+    assert (paths.count("/tokenize"), paths.count("/detokenize"), paths.count("/v1/completions")) == (6, 1, 2)
+    assert remote.pair_logps(targets[:1], [SUMMARY]) == (first[0][:1], first[1][:1])
+    assert [request.path for request in server.received[len(paths) :]] == ["/v1/completions"] * 2
+
+
+def test_the_request_asks_for_the_models_own_distribution(server: FakeUpstream, local: LocalModel) -> None:
+    scorer(server, encoder=local).logps([([{"role": "user", "content": "tell me about tea."}], "tea.")])
+    (request,) = server.received
+    assert all(isinstance(token, int) for token in request.body["prompt"])
+    wanted = {"temperature": 1.0, "top_p": 1.0, "top_k": -1, "repetition_penalty": 1.0, "prompt_logprobs": 0}
+    assert request.body.items() >= wanted.items()
+    assert request.body["cache_salt"]
+
+
+def test_tokens_are_accounted(server: FakeUpstream, local: LocalModel) -> None:
+    made = scorer(server, encoder=local)
+    made.logps([([{"role": "user", "content": "tell me about tea."}], "tea.")])
+    usage = made.api.usage
+    assert (usage.requests, usage.input_tokens, usage.output_tokens) == (1, len(server.received[0].body["prompt"]), 1)
+    assert usage.uncounted == 0
+
+
+def test_what_could_not_be_scored_leaves_the_rest(server: FakeUpstream, local: LocalModel) -> None:
+    server.faults = [None, status(400, "too long")]
+    made = scorer(server, encoder=local)
+    made.api.upstream.concurrency = 1
+    messages = [{"role": "user", "content": "tell me about tea."}]
+    with pytest.raises(BatchError) as error:
+        made.logps([(messages, "tea."), (messages, "bees."), (messages, "cats.")])
+    assert [isinstance(result, float) for result in error.value.results] == [True, False, True]
+
+
+def test_a_template_that_hides_the_end_of_a_turn_is_refused(server: FakeUpstream, local: LocalModel) -> None:
+    messages = [{"role": "user", "content": "tell me about tea."}]
+    wanted = scorer(server).logps([(messages, "tea.")])
+    server.change = lambda answer: {"prompt": "\n"} if "prompt" in answer else answer
+    with pytest.raises(UpstreamError, match="end_id"):
+        scorer(server).logps([(messages, "tea.")])
+    assert scorer(server, end_id=local.end_id).logps([(messages, "tea.")]) == wanted
+
+
+def test_anthropics_protocol_scores_nothing() -> None:
+    with pytest.raises(ConfigError, match="openai"):
+        VllmScorer(ApiModel.connect("https://example.org", "m", "anthropic"))
+
+
+def entry(logp: Any) -> dict[str, Any]:
+    return {"logprob": logp, "rank": 1, "decoded_token": "x"}
+
+
+GOOD: list[Any] = [None, {"5": entry(-1.5)}, {"6": entry(-2.0), "9": entry(-0.1)}]
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ({}, "choices"),
+        ({"choices": []}, "choices"),
+        ({"choices": [{"text": "x"}]}, "no prompt_logprobs"),
+        ({"choices": [{"prompt_logprobs": GOOD[:2]}]}, "3 were sent, 2 scored"),
+        ({"choices": [{"prompt_logprobs": [*GOOD, {"7": entry(-1)}]}]}, "3 were sent, 4 scored"),
+        ({"choices": [{"prompt_logprobs": GOOD, "prompt_token_ids": [4, 5, 7]}]}, "other tokens"),
+        ({"choices": [{"prompt_logprobs": [None, {"5": entry(-1)}, {"7": entry(-1)}]}]}, "token 6"),
+        ({"choices": [{"prompt_logprobs": [None, None, {"6": entry(-1)}]}]}, "token 5"),
+        ({"choices": [{"prompt_logprobs": [None, {"5": entry(-9999.0)}, {"6": entry(-1)}]}]}, "can't be -9999"),
+        ({"choices": [{"prompt_logprobs": [None, {"5": entry(float("nan"))}, {"6": entry(-1)}]}]}, "can't be nan"),
+        ({"choices": [{"prompt_logprobs": [None, {"5": entry(0.7)}, {"6": entry(-1)}]}]}, "can't be 0.7"),
+        ({"choices": [{"prompt_logprobs": [None, {"5": entry("low")}, {"6": entry(-1)}]}]}, "token 5"),
+    ],
+)
+def test_a_mismatch_is_an_error_and_not_a_number(answer: dict[str, Any], words: str) -> None:
+    with pytest.raises(UpstreamError, match=words):
+        read_logps(answer, [4, 5, 6])
+
+
+def test_log_probs_are_read_of_the_tokens_that_were_sent() -> None:
+    assert read_logps({"choices": [{"prompt_logprobs": GOOD}]}, [4, 5, 6]) == [-1.5, -2.0]
+    assert read_logps({"choices": [{"prompt_logprobs": GOOD, "prompt_token_ids": [4, 5, 6]}]}, [4, 5, 6])[1] == -2.0
