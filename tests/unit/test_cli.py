@@ -10,26 +10,10 @@ from typing import Any
 import benchmark_sets as sets
 import pytest
 
-from popi import cli
 from popi.errors import RunError
 from popi.signals.jsonl import read_users
 
 GOOD = {"user_id": "a", "signals": [{"type": "statement", "text": "keep it short"}]}
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    """Run `popi ARGS`: (exit code, stdout, stderr)."""
-
-    def call(*args: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["popi", *map(str, args)])
-        with pytest.raises(SystemExit) as done:
-            cli.main()
-        captured = capsys.readouterr()
-        code = done.value.code
-        return int(code or 0), captured.out, captured.err
-
-    return call
 
 
 def write(path: Path, *rows: Any) -> Path:

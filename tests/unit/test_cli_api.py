@@ -17,20 +17,6 @@ NAMES = ("ann", "bob", "cid")
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    """Run `popi ARGS`: (exit code, stdout, stderr)."""
-
-    def call(*args: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["popi", *map(str, args)])
-        with pytest.raises(SystemExit) as done:
-            cli.main()
-        captured = capsys.readouterr()
-        return int(done.value.code or 0), captured.out, captured.err
-
-    return call
-
-
-@pytest.fixture
 def users(tmp_path: Path) -> Path:
     path = tmp_path / "users.jsonl"
     signals = {name: [{"type": "statement", "text": f"i am {name}."}] for name in NAMES}

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from popi.config import RunConfig
-from popi.evaluation.methods import METHODS, HeldOutUser
+from popi.evaluation.methods import METHODS
 from popi.evaluation.models import Models
 from popi.evaluation.users import named_attributes
+from popi.users import Person
 
 ANSWERED = 2
 """Task prompts a user that are answered."""
@@ -18,7 +19,7 @@ ANSWERED = 2
 def write_examples(
     path: Path,
     config: RunConfig,
-    people: Sequence[HeldOutUser],
+    people: Sequence[Person],
     models: Models,
     names: Sequence[str],
     summaries_of: Callable[[str], dict[int, str | None]],

@@ -11,23 +11,13 @@ from typing import Any
 from popi.config import Order
 from popi.generator import Generator
 from popi.scoring import ScoringItem, pair_logps
-from popi.signals.types import Signal, TargetPair, User
+from popi.signals.types import Signal, TargetPair
 from popi.summary import Summary
+from popi.users import Person
 
 REFERENCE = "no_personalization"
 RowKey = tuple[int, int]
 """Index of the window (a user, or one of several windows cut from a user's rows) and of the target in it."""
-
-
-@dataclass(frozen=True)
-class HeldOutUser:
-    """A user never trained on, with the truth where it is known (the nano world, a benchmark's personas)."""
-
-    user: User
-    preferences: frozenset[tuple[str, str]] | None = None
-    """The (attribute, value) pairs that the user cares about."""
-    oracle: str | None = None
-    """The truth as a summary: those preferences, or the benchmark's own words."""
 
 
 @dataclass(frozen=True)
@@ -45,19 +35,19 @@ class Context:
 class Sources:
     """What a method draws its contexts from."""
 
-    summarize: Callable[[Sequence[HeldOutUser]], list[Summary]]
+    summarize: Callable[[Sequence[Person]], list[Summary]]
     """Greedy summaries by the method's inference model."""
     generator: Generator
     token_budget: int
     """Most tokens of rendered raw signals."""
 
 
-def plain_prompts(sources: Sources, users: Sequence[HeldOutUser]) -> list[Context]:
+def plain_prompts(sources: Sources, users: Sequence[Person]) -> list[Context]:
     """Nothing is added: everyone gets the same answer."""
     return [Context() for _ in users]
 
 
-def raw_signals(sources: Sources, users: Sequence[HeldOutUser]) -> list[Context]:
+def raw_signals(sources: Sources, users: Sequence[Person]) -> list[Context]:
     """The signals themselves, as many whole ones as fit the budget."""
     contexts = []
     for held_out in users:
@@ -69,12 +59,12 @@ def raw_signals(sources: Sources, users: Sequence[HeldOutUser]) -> list[Context]
     return contexts
 
 
-def written_summaries(sources: Sources, users: Sequence[HeldOutUser]) -> list[Context]:
+def written_summaries(sources: Sources, users: Sequence[Person]) -> list[Context]:
     """The inference model's summary, greedy: one for all of a user's prompts."""
     return [Context(summary=summary, dropped=summary.signals_dropped) for summary in sources.summarize(users)]
 
 
-def true_preferences(sources: Sources, users: Sequence[HeldOutUser]) -> list[Context]:
+def true_preferences(sources: Sources, users: Sequence[Person]) -> list[Context]:
     """The truth as a summary: what a perfect inference model would write."""
     count = sources.generator.local.count_tokens
     return [Context(summary=Summary(user.oracle or "", count(user.oracle or ""), model="oracle")) for user in users]
@@ -85,7 +75,7 @@ class Method:
     """One row of the table."""
 
     label: str
-    contexts: Callable[[Sources, Sequence[HeldOutUser]], list[Context]]
+    contexts: Callable[[Sources, Sequence[Person]], list[Context]]
     order: Order | None = None
     """The training order whose models it uses; None: the untrained base."""
 
@@ -119,7 +109,7 @@ def personalized_items(generator: Generator, targets: Sequence[TargetPair], cont
 
 def score_rows(
     generator: Generator,
-    users: Sequence[HeldOutUser],
+    users: Sequence[Person],
     contexts: Sequence[Context],
     reference: Mapping[RowKey, tuple[float, float]] | None,
     *,

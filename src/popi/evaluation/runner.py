@@ -20,12 +20,13 @@ from popi.config import RunConfig
 from popi.errors import RunError
 from popi.evaluation import metrics
 from popi.evaluation.examples import write_examples
-from popi.evaluation.methods import METHODS, REFERENCE, Context, HeldOutUser, RowKey, Sources, score_rows
+from popi.evaluation.methods import METHODS, REFERENCE, Context, RowKey, Sources, score_rows
 from popi.evaluation.models import Models
 from popi.evaluation.provenance import commit, versions
 from popi.evaluation.users import held_out, named_attributes
 from popi.summary import Summary
 from popi.training.run_directory import read_jsonl, refuse_other_loader
+from popi.users import Person
 
 Row = dict[str, Any]
 FINISHED = "finished.json"
@@ -110,9 +111,7 @@ def evaluate(
     return result
 
 
-def choose_methods(
-    models: Models, people: Sequence[HeldOutUser], transfer: bool
-) -> tuple[list[str], dict[str, list[str]]]:
+def choose_methods(models: Models, people: Sequence[Person], transfer: bool) -> tuple[list[str], dict[str, list[str]]]:
     """Names of the methods that can be evaluated, and those left out under the reason for it."""
     chosen, not_trained, not_applicable = [], [], []
     for name, method in METHODS.items():
@@ -130,7 +129,7 @@ def choose_methods(
 class _Job:
     """One evaluation: users, models and the folder of its files."""
 
-    def __init__(self, config: RunConfig, people: Sequence[HeldOutUser], models: Models, folder: Path) -> None:
+    def __init__(self, config: RunConfig, people: Sequence[Person], models: Models, folder: Path) -> None:
         self.config, self.people, self.models, self.folder = config, people, models, folder
         self.expected: list[RowKey] = [(w, t) for w, p in enumerate(people) for t in range(len(p.user.targets))]
         self.users_stamp = _stamp([p.user.model_dump(mode="json") for p in people])
@@ -164,7 +163,7 @@ class _Job:
         path = self.models.generator_path(method)
         generator = self.models.generator(path)
 
-        def summarize(users: Sequence[HeldOutUser]) -> list[Summary]:
+        def summarize(users: Sequence[Person]) -> list[Summary]:
             return self._summaries(self.models.inference_path(method), progress, task)
 
         contexts = method.contexts(Sources(summarize, generator, self.config.signals.token_budget), self.people)

@@ -5,16 +5,10 @@ from typing import Any
 
 from popi.config import BENCHMARKS, RunConfig
 from popi.errors import ConfigError, DataError
-from popi.evaluation.methods import HeldOutUser
-from popi.users import users_of
+from popi.users import Person, users_of
 
 
-def held_out_users(config: RunConfig, path: str | Path | None = None) -> list[HeldOutUser]:
-    """The users to evaluate on, each with at least one target pair: see `held_out`."""
-    return held_out(config, path)[0]
-
-
-def held_out(config: RunConfig, path: str | Path | None = None) -> tuple[list[HeldOutUser], dict[str, Any] | None]:
+def held_out(config: RunConfig, path: str | Path | None = None) -> tuple[list[Person], dict[str, Any] | None]:
     """The users to evaluate on, each with at least one target pair; of a benchmark, also which loader made them.
 
     Args:
@@ -33,7 +27,7 @@ def held_out(config: RunConfig, path: str | Path | None = None) -> tuple[list[He
                 "or name one with --users FILE"
             )
         found = users_of(config, "test")
-        return [HeldOutUser(one.user, one.preferences, one.oracle) for one in found.people], found.facts
+        return found.people, found.facts
     from popi.signals.check import load_users
 
     trained_on = [] if data.source == "nano" or data.source in BENCHMARKS else [data.source]
@@ -42,7 +36,7 @@ def held_out(config: RunConfig, path: str | Path | None = None) -> tuple[list[He
         trained = {user.user_id for user in users_of(config, "train").users}
         if both := sorted({user.user_id for user in users} & trained):
             raise DataError(f"{path}: {len(both)} users that the run was trained on, among them {both[0]!r}")
-    return [HeldOutUser(user) for user in users], None
+    return [Person(user) for user in users], None
 
 
 def named_attributes(text: str) -> set[tuple[str, str]]:

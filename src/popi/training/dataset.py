@@ -11,14 +11,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from popi.config import RunConfig
 from popi.errors import ConfigError, DataError
 from popi.generator import Generator
 from popi.inference_model import InferenceModel
 from popi.scoring import ScoringItem, pair_logps
 from popi.signals.types import Prompt, User
 from popi.training.run_directory import read_jsonl, write_jsonl
-from popi.users import users_of
 
 EVERY = 64
 """Users whose reference log-probs are computed between two reports of progress."""
@@ -72,15 +70,6 @@ def draw(n: int, per_step: int, steps: int, seed: int) -> list[int]:
         one_pass = generator.sample(range(n), n)
         order.extend(one_pass[: n - n % per_step])  # a short last step is left out: nobody twice in one
     return order[: per_step * steps]
-
-
-def load_training_users(config: RunConfig) -> list[User]:
-    """The training users of a config.
-
-    Raises:
-        DataError: a file or set of users has problems; the message is the report of `popi data check`.
-    """
-    return users_of(config, "train").users
 
 
 def trainable(users: Sequence[User]) -> list[User]:

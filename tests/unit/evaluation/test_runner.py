@@ -9,7 +9,7 @@ from popi.evaluation import methods as methods_module
 from popi.evaluation import runner
 from popi.evaluation.methods import METHODS
 from popi.evaluation.runner import check_rows, evaluate, metrics_path, read_rows, training_seconds
-from popi.evaluation.users import held_out_users
+from popi.evaluation.users import held_out
 from popi.scoring import pair_logps_plain
 
 EVALUATED = [
@@ -61,7 +61,7 @@ def test_every_pair_is_scored_once_under_every_method(run, tiny, scored) -> None
 def test_rows_can_be_recomputed_from_whole_sequences(run, tiny) -> None:
     models = tiny(run)
     evaluate(run, models=models)
-    people = held_out_users(run.config)
+    people = held_out(run.config)[0]
     base, trained = models.generator("nano"), models.generator("phases/generator-1")
     for row in read_rows(run.path / "evaluation" / "popi_alternating.jsonl"):
         target = people[row["window"]].user.targets[row["target"]]
@@ -79,7 +79,7 @@ def test_rows_can_be_recomputed_from_whole_sequences(run, tiny) -> None:
 def test_raw_signals_are_in_the_prompt_and_cost_their_tokens(run, tiny) -> None:
     models = tiny(run)
     evaluate(run, models=models)
-    people, base = held_out_users(run.config), models.generator("nano")
+    people, base = held_out(run.config)[0], models.generator("nano")
     row = read_rows(run.path / "evaluation" / "raw_signals.jsonl")[0]
     prompt = people[0].user.targets[0].prompt
     whole = base.raw_signals_ids(prompt, people[0].user.signals)
@@ -222,18 +222,18 @@ def test_windows_of_one_user_are_one_cluster(run, tiny, tmp_path: Path) -> None:
 
 def test_nobody_to_evaluate_on_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="data.test"):
-        held_out_users(resolve({"data": {"source": "users.jsonl"}}))
+        held_out(resolve({"data": {"source": "users.jsonl"}}))
     file = tmp_path / "bad.jsonl"
     file.write_text('{"user_id": "a", "signals": 3}\n')
     with pytest.raises(DataError, match="line 1"):
-        held_out_users(resolve({}), file)
+        held_out(resolve({}), file)
 
 
 def test_examples_hold_signals_summaries_and_answers(run, tiny) -> None:
     evaluate(run, models=tiny(run))
     users = json.loads((run.path / "evaluation" / "examples.json").read_text())["users"]
     assert len(users) == 2
-    for user, person in zip(users, held_out_users(run.config), strict=False):
+    for user, person in zip(users, held_out(run.config)[0], strict=False):
         assert user["user_id"] == person.user.user_id and len(user["signals"]) == len(person.user.signals)
         assert user["preferences"] == dict(person.preferences)
         assert set(user["summaries"]) == {name for name in EVALUATED if METHODS[name].has_summary}

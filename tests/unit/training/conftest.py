@@ -9,8 +9,9 @@ import pytest
 
 from popi.config import RunConfig, resolve
 from popi.training.components import Components, load_components
-from popi.training.dataset import InferenceRow, References, draw, inference_rows, load_training_users
+from popi.training.dataset import InferenceRow, References, draw, inference_rows
 from popi.training.run_directory import RunDirectory
+from popi.users import users_of
 
 
 def small(base: Path, root: Path, adapter: str = "none", **training: Any) -> RunConfig:
@@ -63,7 +64,7 @@ def bench(tiny_base: Path, tmp_path: Path) -> Callable[..., Bench]:
     ) -> Bench:
         config = small(tiny_base, tmp_path, adapter, **training)
         run = RunDirectory.create(config) if not config.directory.exists() else RunDirectory.open(config.directory)
-        users = load_training_users(config)
+        users = users_of(config, "train").users
         plain = config.model_copy(update={"model": config.model.model_copy(update={"adapter": "none"})})
         base = load_components(plain, set(), None, None).base
         references = References(run.path / "references.jsonl")
