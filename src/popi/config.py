@@ -211,7 +211,8 @@ class DataConfig(_Section):
 
 class SignalsConfig(_Section):
     template: str = "auto"
-    """Set of prompt templates: one that ships (`default`, `nano`, `elix`, `review`, `roleplay`, `alignx`, `polis`) or a
+    """Set of prompt templates: one that ships (`default`, `nano`, `elix`, `review`, `roleplay`, `alignx`, `polis`,
+    `small`, `polis_small`) or a
     folder. `auto`: the set that the model was saved with (`nano` for the nano model); else that of the benchmark, if it
     has one; else `default`."""
     token_budget: PositiveInt = 8192
