@@ -22,7 +22,15 @@ from pydantic import (
 
 from popi.errors import ConfigError
 
-Order = Literal["population_dpo", "plug_and_play", "alternating", "simultaneous"]
+Order = Literal[
+    "population_dpo",
+    "fspo",
+    "user_embedding",
+    "user_embedding_from_signals",
+    "plug_and_play",
+    "alternating",
+    "simultaneous",
+]
 
 
 def _folder_name(value: str) -> str:
@@ -226,6 +234,9 @@ class SummaryConfig(_Section):
     """Sampling temperature in training. Evaluation is greedy."""
     top_p: float = Field(default=1.0, gt=0, le=1)
     """Nucleus sampling in training; 1 keeps the whole distribution."""
+    conditioned_on_prompt: bool = False
+    """The inference model also reads the task prompt: a summary for each user and prompt, not one for all of a user's
+    prompts (docs/method.md). Goes with `training.inference.targets_per_summary = 1`."""
 
 
 def _refuse_uneven(name: str, whole: int, part: int | None) -> None:
@@ -302,6 +313,16 @@ class GeneratorPhaseConfig(_Section):
         return self.batch_size // (self.micro_batch or self.batch_size)
 
 
+class UserEmbeddingConfig(_Section):
+    tokens: PositiveInt = 10
+    """Vectors of a user's soft prompt."""
+    generic_share: float = Field(default=0.5, ge=0, lt=1)
+    """Share of the target pairs that train the generic user's embedding alone, as if nothing were known of the user
+    (1 − α of arXiv 2402.05133)."""
+    learning_rate: PositiveFloat = 1e-3
+    """Peak learning rate of the embeddings; the generator beside them has `training.generator.learning_rate`."""
+
+
 class TrainingConfig(_Section):
     orders: list[Order] = ["plug_and_play"]
     """Which methods to train. Phases that two orders share are trained once."""
@@ -310,7 +331,10 @@ class TrainingConfig(_Section):
     inference: InferencePhaseConfig = InferencePhaseConfig()
     """The inference model's phase, and its half of simultaneous training."""
     generator: GeneratorPhaseConfig = GeneratorPhaseConfig()
-    """The generator's phase, and its half of simultaneous training."""
+    """The generator's phase, and its half of simultaneous training. The baselines `population_dpo`, `fspo` and
+    `user_embedding` train with the same settings."""
+    user_embedding: UserEmbeddingConfig = UserEmbeddingConfig()
+    """The learned user embeddings of the orders `user_embedding` and `user_embedding_from_signals`."""
     joint_steps: PositiveInt = 60
     """Optimizer steps of simultaneous training."""
     save_steps: PositiveInt = 20
@@ -325,6 +349,22 @@ class TrainingConfig(_Section):
         return at_once * self.inference.group_size if at_once else 64
 
 
+class PerUserLoraConfig(_Section):
+    enabled: bool = False
+    """Evaluate this method too, as `popi evaluate --per-user-lora` does for a run that has it off. It trains an adapter
+    for every held-out user: minutes to hours."""
+    rank: PositiveInt = 8
+    """Rank of the adapter; its scaling numerator is twice that."""
+    steps: PositiveInt = 10
+    """Optimizer steps a user."""
+    batch_size: PositiveInt = 4
+    """Most of a user's own pairs in one step."""
+    learning_rate: PositiveFloat = 1e-3
+    """Learning rate (constant)."""
+    beta: PositiveFloat = 0.1
+    """β of the DPO loss."""
+
+
 class EvaluationConfig(_Section):
     batch_size: PositiveInt = 32
     """Rows scored at once: in the evaluation, and by the reference model before training. Also users (32 at most) whose
@@ -333,6 +373,8 @@ class EvaluationConfig(_Section):
     """Users shown in the report."""
     answer_tokens: PositiveInt = 64
     """Most tokens of an answer shown in the report."""
+    per_user_lora: PerUserLoraConfig = PerUserLoraConfig()
+    """The baseline that fine-tunes for each held-out user on that user's own signals."""
 
     @property
     def users_at_once(self) -> int:
@@ -366,6 +408,13 @@ class RunConfig(_Section):
     def directory(self) -> Path:
         """The run directory."""
         return Path(self.root) / self.name
+
+
+def with_per_user_lora(config: RunConfig) -> RunConfig:
+    """The config with `evaluation.per_user_lora` enabled, its other settings as they are."""
+    lora = config.evaluation.per_user_lora.model_copy(update={"enabled": True})
+    evaluation = config.evaluation.model_copy(update={"per_user_lora": lora})
+    return config.model_copy(update={"evaluation": evaluation})
 
 
 def _set_dotted(tree: dict[str, Any], override: str) -> None:

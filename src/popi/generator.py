@@ -15,10 +15,13 @@ from popi.signals.types import Prompt, TargetPair
 from popi.summary import Summary
 
 if TYPE_CHECKING:  # a model behind an API needs no torch
+    from torch import Tensor
+
     from popi.backends.local import LocalModel
     from popi.backends.vllm import VllmScorer
     from popi.config import ApiGeneratorConfig
     from popi.scoring import ScoringItem
+    from popi.user_embedding import UserEmbedding
 
 
 PROMPTS = 1024
@@ -31,10 +34,14 @@ class Generator:
     Args:
         local: the language model; training may share it between jobs.
         templates: a set of prompt templates, or its name; `auto` takes what the model was saved with.
+        embedding: the user embeddings that it was trained with (the baseline `user_embedding`): a soft prompt then
+            stands in front of every prompt, the generic user's where none is given.
     """
 
-    def __init__(self, local: "LocalModel", templates: str | Templates = "auto") -> None:
-        self.local = local
+    def __init__(
+        self, local: "LocalModel", templates: str | Templates = "auto", embedding: "UserEmbedding | None" = None
+    ) -> None:
+        self.local, self.embedding = local, embedding
         self.templates = local.templates(templates)
         self._response = lru_cache(maxsize=100_000)(lambda text: tuple(local.encode_response(text)))
         self._prompt = lru_cache(maxsize=PROMPTS)(lambda turns: tuple(local.encode_chat(list(map(dict, turns)))))
@@ -43,8 +50,9 @@ class Generator:
     def from_pretrained(cls, name_or_path: str | Path, templates: str = "auto", **load: Any) -> "Generator":
         """Load by folder, GGUF file or hub id (`nano` is the shipped base). `load`: as LocalModel.load takes it."""
         from popi.backends.local import LocalModel
+        from popi.user_embedding import UserEmbedding
 
-        return cls(LocalModel.load(name_or_path, **load), templates)
+        return cls(LocalModel.load(name_or_path, **load), templates, UserEmbedding.load(name_or_path))
 
     @staticmethod
     def from_api(
@@ -79,28 +87,41 @@ class Generator:
         requests: Sequence[tuple[Prompt, str | Summary | None]],
         max_new_tokens: int = 512,
         temperature: float = 0.0,
+        soft: "Tensor | None" = None,
     ) -> list[str]:
-        """Answer many (task prompt, summary) at once, in their order."""
+        """Answer many (task prompt, summary) at once, in their order. `soft`: as `score` takes it."""
         if not requests:
             return []
         prompts = [self.prompt_ids(prompt, summary) for prompt, summary in requests]
-        drawn = self.local.generate(prompts, max_new_tokens=max_new_tokens, temperature=temperature)
+        soft = self._soft(len(prompts), soft)
+        drawn = self.local.generate(prompts, max_new_tokens=max_new_tokens, temperature=temperature, soft=soft)
         return [self.local.decode(samples[0]) for samples in drawn]
 
     def score(
-        self, pairs: Sequence[tuple[Messages, TargetPair]], batch_size: int = 64
+        self, pairs: Sequence[tuple[Messages, TargetPair]], batch_size: int = 64, soft: "Tensor | None" = None
     ) -> tuple[list[float], list[float]]:
         """Summed log-probs of chosen and of rejected responses: each target under the conversation beside it.
 
         Args:
             pairs: n (conversation, target pair).
             batch_size: rows scored at once.
+            soft: (n, k, d) soft prompts to stand in front; None: none, or the generic user's of `embedding`.
         """
-        from popi.scoring import pair_logps
+        from popi.scoring import pair_logps, soft_pair_logps
 
         items = [self.item(self._encode(messages), target) for messages, target in pairs]
-        chosen, rejected = pair_logps(self.local.model, items, self.local.pad_id, batch_size)
+        soft = self._soft(len(items), soft)
+        model, pad_id = self.local.model, self.local.pad_id
+        if soft is None:
+            chosen, rejected = pair_logps(model, items, pad_id, batch_size)
+        else:
+            chosen, rejected = soft_pair_logps(model, items, soft, pad_id, batch_size)
         return chosen.tolist(), rejected.tolist()
+
+    def _soft(self, n: int, soft: "Tensor | None") -> "Tensor | None":
+        if soft is None and self.embedding is not None:
+            soft = self.embedding.generic.detach().expand(n, -1, -1)
+        return soft
 
     def pair_logps(
         self, targets: Sequence[TargetPair], summaries: Sequence[str | Summary | None], batch_size: int = 64
@@ -131,6 +152,8 @@ class Generator:
         """Save the model with the settings that `from_pretrained` needs."""
         self.local.settings |= {"template": self.templates.name}
         self.local.save(path)
+        if self.embedding is not None:
+            self.embedding.save(Path(path))
 
 
 class ApiGenerator:

@@ -1,4 +1,7 @@
-"""The inference model: reads one user's signals and writes a preference summary. It never sees the task prompt."""
+"""The inference model: reads one user's signals and writes a preference summary.
+
+It does not see the task prompt, unless it is conditioned on it (`summary.conditioned_on_prompt`).
+"""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,7 +12,7 @@ from popi.backends.batch import values
 from popi.backends.chat import ChatModel, Reply, estimate_tokens
 from popi.errors import DataError, PopiError
 from popi.signals.render import Templates
-from popi.signals.types import Signal
+from popi.signals.types import Prompt, Signal
 from popi.summary import Summary
 
 if TYPE_CHECKING:  # a model behind an API needs no torch
@@ -41,6 +44,7 @@ class InferenceModel:
         templates: a set of prompt templates, or its name; `auto` takes what the model was saved with.
         max_tokens: longest summary, in tokens.
         token_budget: most tokens of rendered signals; whole signals are dropped to fit.
+        conditioned: it reads the task prompt too, and writes a summary for each user and prompt.
     """
 
     def __init__(
@@ -49,11 +53,14 @@ class InferenceModel:
         templates: str | Templates = "auto",
         max_tokens: int | None = None,
         token_budget: int | None = None,
+        conditioned: bool | None = None,
     ) -> None:
         self.local = local
         self.templates = local.templates(templates)
         self.max_tokens: int = max_tokens or local.settings.get("max_tokens", 256)
         self.token_budget: int = token_budget or local.settings.get("token_budget", 8192)
+        given = local.settings.get("conditioned_on_prompt", False) if conditioned is None else conditioned
+        self.conditioned = bool(given)
 
     @classmethod
     def from_pretrained(
@@ -89,46 +96,67 @@ class InferenceModel:
         chat = ApiModel.connect(url, model, protocol, **connect)
         return ApiInferenceModel(chat, templates, max_tokens, token_budget, count_tokens)
 
-    def prompt_ids(self, signals: Sequence[Signal]) -> tuple[list[int], int, tuple[str, ...]]:
-        """The templated prompt's token ids, how many signals are in it, and which were dropped."""
-        kept, dropped = fit_signals(self.templates, signals, self.token_budget, self.local.count_tokens)
-        return self.local.encode_chat(self.templates.inference_messages(kept)), len(kept), dropped
+    def prompt_ids(
+        self, signals: Sequence[Signal], prompt: Prompt | None = None
+    ) -> tuple[list[int], int, tuple[str, ...]]:
+        """The templated prompt's token ids, how many signals are in it, and which were dropped.
 
-    def summarize(self, signals: Sequence[Signal], temperature: float = 0.0) -> Summary:
-        """Write the preference summary of one user; greedy unless a temperature is given."""
-        return self.summarize_many([signals], temperature)[0]
+        Raises:
+            DataError: no signal fits; or a task prompt is missing, or given to a model that does not read it.
+        """
+        if self.conditioned != (prompt is not None):
+            told = "reads the task prompt too, and none was given" if self.conditioned else "reads no task prompt"
+            raise DataError(
+                f"{self.local.name}: this inference model {told}; summary.conditioned_on_prompt decides it when the "
+                "model is trained"
+            )
+        kept, dropped = fit_signals(self.templates, signals, self.token_budget, self.local.count_tokens)
+        return self.local.encode_chat(self.templates.inference_messages(kept, prompt)), len(kept), dropped
+
+    def summarize(self, signals: Sequence[Signal], temperature: float = 0.0, prompt: Prompt | None = None) -> Summary:
+        """Write the preference summary of one user; greedy unless a temperature is given.
+
+        `prompt`: the task prompt that it is for, where the model is conditioned on it.
+        """
+        return self.summarize_many([signals], temperature, prompts=None if prompt is None else [prompt])[0]
 
     def summarize_many(
         self,
         users: Sequence[Sequence[Signal]],
         temperature: float = 0.0,
         progress: Callable[[int], None] | None = None,
+        prompts: Sequence[Prompt] | None = None,
     ) -> list[Summary]:
-        """Summaries of many users, in their order. `progress` is told how many were added, batch by batch."""
-        prompts = [self.prompt_ids(signals) for signals in users]
-        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i][0]))  # little padding
+        """Summaries of many users, in their order. `progress` is told how many were added, batch by batch.
+
+        `prompts`: one for each of `users`, where the model is conditioned on the task prompt.
+        """
+        asked = [None] * len(users) if prompts is None else prompts
+        encoded = [self.prompt_ids(signals, prompt) for signals, prompt in zip(users, asked, strict=True)]
+        order = sorted(range(len(encoded)), key=lambda i: len(encoded[i][0]))  # little padding
         written: dict[int, Summary] = {}
         for start in range(0, len(order), BATCH):
             batch = order[start : start + BATCH]
             drawn = self.local.generate(
-                [prompts[i][0] for i in batch], max_new_tokens=self.max_tokens, temperature=temperature
+                [encoded[i][0] for i in batch], max_new_tokens=self.max_tokens, temperature=temperature
             )
             for i, samples in zip(batch, drawn, strict=True):
                 text = self.local.decode(samples[0])
-                _, used, dropped = prompts[i]
+                _, used, dropped = encoded[i]
                 written[i] = Summary(text, self.local.count_tokens(text), used, dropped, self.local.name)
             if progress:
                 progress(len(batch))
-        return [written[i] for i in range(len(prompts))]
+        return [written[i] for i in range(len(encoded))]
 
     def save(self, path: str | Path) -> None:
         """Save the model with the settings that `from_pretrained` needs."""
-        self.local.settings |= {
-            "template": self.templates.name,
-            "max_tokens": self.max_tokens,
-            "token_budget": self.token_budget,
-        }
+        self.local.settings |= {"template": self.templates.name} | self.saved_settings()
         self.local.save(path)
+
+    def saved_settings(self) -> dict[str, int]:
+        """What `from_pretrained` finds beside the weights."""
+        budgets = {"max_tokens": self.max_tokens, "token_budget": self.token_budget}
+        return budgets | ({"conditioned_on_prompt": True} if self.conditioned else {})
 
 
 class ApiInferenceModel:

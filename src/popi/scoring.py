@@ -5,7 +5,7 @@ the end-of-turn token included.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -24,6 +24,10 @@ class ScoringItem:
     @property
     def tree(self) -> list[Segment]:
         return [Segment(self.prefix), Segment(self.chosen, 0, True), Segment(self.rejected, 0, True)]
+
+    def behind(self, soft: int, pad_id: int) -> "ScoringItem":
+        """The same item behind a soft prompt, for whose vectors `soft` padding tokens keep the place."""
+        return replace(self, prefix=(pad_id,) * soft + self.prefix)
 
     def __len__(self) -> int:
         return len(self.prefix) + len(self.chosen) + len(self.rejected)
@@ -47,6 +51,26 @@ def pair_logps(
     both = (torch.cat(sums) if sums else torch.zeros(0, 2)).cpu()  # (distinct, 2)
     order = torch.tensor([index[item] for item in items], dtype=torch.long)
     return both[order, 0], both[order, 1]
+
+
+def soft_pair_logps(
+    model: torch.nn.Module, items: Sequence[ScoringItem], soft: Tensor, pad_id: int, batch_size: int = 64
+) -> tuple[Tensor, Tensor]:
+    """`pair_logps` of n items behind the soft prompt of each.
+
+    Args:
+        soft: (n, k, d) vectors that stand in front of the items' prefixes, as token embeddings.
+    """
+    device = next(model.parameters()).device
+    order = sorted(range(len(items)), key=lambda i: len(items[i]))
+    both = torch.zeros(len(items), 2)
+    with torch.no_grad():
+        for start in range(0, len(order), batch_size):
+            part = order[start : start + batch_size]
+            batch = pack([items[i].behind(soft.shape[1], pad_id).tree for i in part], pad_id)
+            batch.soft = soft[part]
+            both[part] = segment_logps(model, batch.to(device)).reshape(-1, 2).cpu()
+    return both[:, 0], both[:, 1]
 
 
 def pair_logps_plain(model: torch.nn.Module, items: Sequence[ScoringItem]) -> tuple[Tensor, Tensor]:

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from popi.masks import additive
+from popi.soft_prompts import with_soft_prompts
 
 LARGE_VOCABULARY = 8192
 """From here on the head's activations are recomputed in the backward pass and not kept."""
@@ -42,6 +43,7 @@ class TreeBatch:
     target: Tensor  # (N,) the token
     segment: Tensor  # (N,) index of its scored segment, counted over the batch
     n_segments: int
+    soft: Tensor | None = None  # (B, k, d) in place of the embeddings of the first k tokens of each row
 
     def to(self, device: torch.device | str) -> "TreeBatch":
         """The same batch on another device."""
@@ -53,6 +55,7 @@ class TreeBatch:
             self.target.to(device),
             self.segment.to(device),
             self.n_segments,
+            None if self.soft is None else self.soft.to(device),
         )
 
 
@@ -110,7 +113,8 @@ def pack(rows: Sequence[Sequence[Segment]], pad_id: int) -> TreeBatch:
     )
 
 
-def _causal_lm(model: torch.nn.Module) -> torch.nn.Module:
+def causal_lm(model: torch.nn.Module) -> torch.nn.Module:
+    """The causal LM itself, adapters included, where PEFT wraps it."""
     return model.get_base_model() if hasattr(model, "peft_config") else model  # type: ignore[operator]
 
 
@@ -138,14 +142,20 @@ def token_logps_and_entropies(
     Differentiable; `chunk` tokens at a time meet the LM head, so memory does not grow with N × vocabulary
     where no gradient is kept. Without `entropy` the second tensor is empty.
     """
-    causal = _causal_lm(model)
-    dtype = causal.get_input_embeddings().weight.dtype  # type: ignore[operator]
+    causal = causal_lm(model)
+    embed = causal.get_input_embeddings()  # type: ignore[operator]
     config = causal.config.get_text_config()  # type: ignore[union-attr, operator]
+    inputs = (
+        {"input_ids": batch.input_ids}
+        if batch.soft is None
+        else {"inputs_embeds": with_soft_prompts(embed, batch.input_ids, batch.soft)}
+    )
+    mask, positions, dtype = batch.attention_mask, batch.position_ids, embed.weight.dtype
     hidden = causal.get_decoder()(  # type: ignore[operator]
-        input_ids=batch.input_ids,
+        **inputs,
         # Additive, and made once: SDPA would convert a boolean mask in every layer, eager attention add True as 1.
-        attention_mask=additive(config, batch.attention_mask, batch.position_ids, batch.position_ids, dtype),
-        position_ids=batch.position_ids,
+        attention_mask=additive(config, mask, positions, positions, dtype),
+        position_ids=positions,
         use_cache=False,
     ).last_hidden_state
     hidden = hidden[batch.source[:, 0], batch.source[:, 1]]  # (N, d)

@@ -13,7 +13,15 @@ import pytest
 
 from popi.training.run_directory import read_jsonl
 
-ALL = ["population_dpo", "plug_and_play", "alternating", "simultaneous"]
+ALL = [
+    "population_dpo",
+    "fspo",
+    "user_embedding",
+    "user_embedding_from_signals",
+    "plug_and_play",
+    "alternating",
+    "simultaneous",
+]
 SETTINGS = {
     "data": {"train_users": 16},
     "signals": {"template": "nano"},

@@ -13,22 +13,32 @@ from popi.errors import ConfigError, RunError
 from popi.generator import Generator
 from popi.inference_model import InferenceModel
 from popi.nano.world import make_users
+from popi.signals.types import User
 from popi.training.run_directory import PhaseDirectory, RunDirectory, read_jsonl
 from popi.training.train import train
+from popi.user_embedding import UserIdEmbedding
+from popi.users import users_of
 
-ORDERS = ["population_dpo", "plug_and_play", "alternating", "simultaneous"]
+BASELINES = ["population_dpo", "fspo", "user_embedding", "user_embedding_from_signals"]
+ORDERS = [*BASELINES, "plug_and_play", "alternating", "simultaneous"]
+PER_PROMPT = " per prompt"
+CONDITIONED = [f"{order}{PER_PROMPT}" for order in ("alternating", "simultaneous")]
+CASES = [(o, a) for a in ("none", "lora") for o in ORDERS] + [(o, "none") for o in CONDITIONED]
 STEPS = 4
 QUIET = Console(quiet=True)
 
 
 def make_config(root: Path, base: Path, order: str, adapter: str, name: str = "whole", **training: object) -> RunConfig:
+    """`order` is one of `ORDERS`, or of those in `CONDITIONED` with the summaries conditioned on the task prompt."""
+    conditioned = order in CONDITIONED
+    order = order.removesuffix(PER_PROMPT)
     return resolve(
         {
             "name": name,
             "root": str(root),
             "model": {"base": str(base), "adapter": adapter, "device": "cpu"},
             "data": {"train_users": 12},
-            "summary": {"max_tokens": 6},
+            "summary": {"max_tokens": 6, "conditioned_on_prompt": conditioned},
             "training": {
                 "orders": [order],
                 "joint_steps": STEPS,
@@ -37,7 +47,7 @@ def make_config(root: Path, base: Path, order: str, adapter: str, name: str = "w
                     "steps": STEPS,
                     "users_per_step": 3,
                     "group_size": 3,
-                    "targets_per_summary": 2,
+                    "targets_per_summary": 1 if conditioned else 2,
                     "warmup_steps": 0,
                 },
                 "generator": {"steps": STEPS, "batch_size": 4, "warmup_steps": 0},
@@ -47,7 +57,7 @@ def make_config(root: Path, base: Path, order: str, adapter: str, name: str = "w
     )
 
 
-@pytest.fixture(scope="module", params=[(o, a) for a in ("none", "lora") for o in ORDERS], ids="-".join)
+@pytest.fixture(scope="module", params=CASES, ids="-".join)
 def trained(request: pytest.FixtureRequest, tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     order, adapter = request.param
     config = make_config(tmp_path_factory.mktemp("runs"), tiny_base, order, adapter)
@@ -57,11 +67,10 @@ def trained(request: pytest.FixtureRequest, tiny_base: Path, tmp_path_factory: p
 def test_what_a_run_leaves(trained: RunDirectory, tiny_base: Path) -> None:
     order = trained.config.training.orders[0]
     phases = {
-        "population_dpo": ["population-dpo"],
         "plug_and_play": ["inference-1"],
         "alternating": ["inference-1", "generator-1"],
         "simultaneous": ["joint"],
-    }[order]
+    }.get(order, [order.replace("_", "-")])
     rows = read_jsonl(trained.log_file)
     assert [(row["phase"], row["step"]) for row in rows] == [(p, s) for p in phases for s in range(1, STEPS + 1)]
     assert all((trained.phase(phase).path / "done.json").is_file() for phase in phases)
@@ -69,18 +78,41 @@ def test_what_a_run_leaves(trained: RunDirectory, tiny_base: Path) -> None:
     assert any((trained.path / "tensorboard" / phases[0]).iterdir())
 
     inference_path, generator_path = trained.models()
-    assert (inference_path == str(tiny_base)) == (order == "population_dpo")
+    assert (inference_path == str(tiny_base)) == (order in BASELINES)
     assert (generator_path == str(tiny_base)) == (order == "plug_and_play")
     user = make_users(1, 7, "test")[0].user
     model = InferenceModel.from_pretrained(inference_path)
     assert model.templates.name == "nano"
-    if order != "population_dpo":
+    if order not in BASELINES:
         assert model.max_tokens == 6
         samples = read_jsonl(trained.phase(phases[0]).samples)
         assert len(samples) == STEPS * 9
         assert {"step", "user_id", "summary", "reward"} <= samples[0].keys()
-    summary = model.summarize(user.signals)
-    assert Generator.from_pretrained(generator_path).generate(user.targets[0].prompt, summary, max_new_tokens=4)
+    assert model.conditioned == trained.config.summary.conditioned_on_prompt
+    summary = model.summarize(user.signals, prompt=user.targets[0].prompt if model.conditioned else None)
+    generator = Generator.from_pretrained(generator_path)
+    assert generator.generate(user.targets[0].prompt, summary, max_new_tokens=4)
+    assert (generator.embedding is not None) == order.startswith("user_embedding")
+    if generator.embedding is not None:
+        base = Generator.from_pretrained(tiny_base)
+        known, stranger = trained_user(trained), user
+        soft = generator.embedding.soft_prompts([known, stranger], base, token_budget=500)
+        own = [bool((one - generator.embedding.generic).abs().max() > 0) for one in soft]
+        assert own == [True, order == "user_embedding_from_signals"], (
+            "an id that was not trained on is the generic user"
+        )
+
+
+def trained_user(run: RunDirectory) -> User:
+    """A user whose own embedding has been trained."""
+    embedding = Generator.from_pretrained(run.models()[1]).embedding
+    for user in users_of(run.config, "train").users:
+        if not isinstance(embedding, UserIdEmbedding):
+            return user
+        row = int(embedding.inputs([user], None, 0)[0])  # type: ignore[arg-type]
+        if row >= 0 and bool(embedding.offsets[row].abs().max() > 0):
+            return user
+    raise AssertionError("no user's offset has moved")
 
 
 def test_only_what_a_phase_trains_has_moved(trained: RunDirectory, tiny_base: Path) -> None:
@@ -110,11 +142,9 @@ def raising(original: Callable, call: int) -> Callable:
     return wrapped
 
 
-def test_interrupted_at_awkward_moments(
-    trained: RunDirectory, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_interrupted_at_awkward_moments(trained: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = trained.config
-    again = make_config(tmp_path, tiny_base, config.training.orders[0], config.model.adapter, "broken")
+    again = config.model_copy(update={"root": str(tmp_path), "name": "broken"})
     moments: list[tuple[type, str, int]] = [
         (RunDirectory, "log", 3),  # between a checkpoint and the next
         (PhaseDirectory, "seal", 1),  # a checkpoint written, not yet declared complete
@@ -170,4 +200,8 @@ def test_refusals(trained: RunDirectory, tiny_base: Path, tmp_path: Path) -> Non
     many = {"users_per_step": 40}
     with pytest.raises(ConfigError, match="needs 40 different"):
         train(make_config(tmp_path, tiny_base, "plug_and_play", "none", inference=many), console=QUIET)
+    several = make_config(tmp_path, tiny_base, "alternating", "none")
+    summary = several.summary.model_copy(update={"conditioned_on_prompt": True})
+    with pytest.raises(ConfigError, match="targets_per_summary=2 does not go with.*set it to 1"):
+        train(several.model_copy(update={"summary": summary}), console=QUIET)
     assert not json.loads((trained.path / "config.json").read_text())["seed"]

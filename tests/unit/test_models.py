@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from popi.backends.local import LocalModel
 from popi.errors import DataError
 from popi.generator import Generator
 from popi.inference_model import InferenceModel
@@ -73,3 +74,20 @@ def test_items_hold_prompt_and_responses_apart(generator: Generator) -> None:
 def test_answers_are_text(generator: Generator) -> None:
     torch.manual_seed(0)
     assert isinstance(generator.generate("explain bees.", "likes jokes.", max_new_tokens=8), str)
+
+
+def test_an_inference_model_conditioned_on_the_prompt_reads_it(tiny_base: Path, tmp_path: Path) -> None:
+    local = LocalModel.load(tiny_base, device="cpu")
+    model = InferenceModel(local, max_tokens=6, conditioned=True)
+    signals = make_users(1, 0, "test")[0].user.signals
+    prompts = ["what about tea?", "what about rice?"]
+    ids = [model.prompt_ids(signals, prompt)[0] for prompt in prompts]
+    assert ids[0] == local.encode_chat(model.templates.inference_messages(signals, prompts[0])) != ids[1]
+    together = model.summarize_many([signals, signals], prompts=prompts)
+    assert together == [model.summarize(signals, prompt=prompt) for prompt in prompts]
+    with pytest.raises(DataError, match="reads the task prompt too, and none was given"):
+        model.summarize(signals)
+    with pytest.raises(DataError, match="reads no task prompt"):
+        InferenceModel(local).summarize(signals, prompt=prompts[0])
+    model.save(tmp_path)
+    assert InferenceModel.from_pretrained(tmp_path).conditioned

@@ -27,6 +27,7 @@ from popi.backends.loading import (
 from popi.errors import ModelError
 from popi.masks import additive
 from popi.signals.render import Templates
+from popi.soft_prompts import with_soft_prompts
 
 __all__ = ["NANO", "LocalModel", "model_path", "pick", "quiet"]
 GREEDY = 1e-5
@@ -163,15 +164,18 @@ class LocalModel:
         max_new_tokens: int,
         temperature: float = 0.0,
         top_p: float = 1.0,
+        soft: Tensor | None = None,
     ) -> list[list[list[int]]]:
         """`n` continuations of every prompt: ids up to and with the end-of-turn token, as [prompt][sample].
 
         One prefill serves the n samples of a prompt. Greedy at temperature 0; else drawn from torch's global
-        generator of the model's device.
+        generator of the model's device. `soft`: (P, k, d) soft prompts to stand in front of the prompts.
 
         Raises:
             ModelError: prompt and new tokens exceed the model's context, or its outputs are not numbers.
         """
+        if soft is not None:  # padding keeps their places
+            prompts = [[self.pad_id] * soft.shape[1] + list(prompt) for prompt in prompts]
         width = max(len(prompt) for prompt in prompts)
         context = self.context
         if context is not None and width + max_new_tokens > context:
@@ -188,20 +192,26 @@ class LocalModel:
         was_training = self.model.training
         self.model.eval()
         with torch.inference_mode():
-            drawn = self._decode_loop(ids, mask, n, max_new_tokens, temperature, top_p)
+            drawn = self._decode_loop(ids, mask, n, max_new_tokens, temperature, top_p, soft)
         self.model.train(was_training)
         cut = [text + end for text, end in map(self._cut, drawn.tolist())]
         return [cut[i * n : (i + 1) * n] for i in range(len(prompts))]
 
-    def _decode_loop(self, ids: Tensor, mask: Tensor, n: int, steps: int, temperature: float, top_p: float) -> Tensor:
+    def _decode_loop(
+        self, ids: Tensor, mask: Tensor, n: int, steps: int, temperature: float, top_p: float, soft: Tensor | None
+    ) -> Tensor:
         """(P, width) prompts to (P·n, ≤ steps) tokens.
 
         The n samples of a prompt are branches of one row: each step appends one token per branch, and a branch sees
         the prompt and its own tokens. The prompt's keys and values are neither copied nor read once a sample.
         """
         cache = DynamicCache()
+        inputs = {"input_ids": ids}
+        if soft is not None:
+            first = ids.shape[1] - mask.sum(1)  # padded on the left
+            inputs = {"inputs_embeds": with_soft_prompts(self.model.get_input_embeddings(), ids, soft, first)}
         logits = self.model(
-            input_ids=ids,
+            **inputs,
             attention_mask=mask,
             position_ids=(mask.cumsum(1) - 1).clamp(min=0),
             past_key_values=cache,

@@ -83,6 +83,9 @@ def evaluate(
     api_model: ApiName = None,
     key_env: KeyEnv = None,
     concurrency: Concurrency = 8,
+    per_user_lora: Annotated[
+        bool, typer.Option("--per-user-lora", help="Also train and score an adapter for each user: slow.")
+    ] = False,
 ) -> None:
     """Measure every method of a run on held-out users: metrics.json and evaluation/ in the run directory."""
     if chat_template is not None and generator is None:
@@ -94,7 +97,7 @@ def evaluate(
     if key_env is not None and api is None:
         raise typer.BadParameter("--key-env goes with --api")
     need_training()
-    from popi.config import ApiGeneratorConfig
+    from popi.config import ApiGeneratorConfig, with_per_user_lora
     from popi.evaluation.models import Other
     from popi.evaluation.report import print_table
     from popi.evaluation.runner import evaluate as run_evaluation
@@ -108,7 +111,8 @@ def evaluate(
     if api is not None and api_model is not None:
         server = ApiGeneratorConfig(url=api, name=api_model, key_env=key_env, concurrency=concurrency)
         other = Other(api_model, api=server)
-    result = run_evaluation(opened, generator=other, users=users, console=console)
+    config = with_per_user_lora(opened.config) if per_user_lora else None
+    result = run_evaluation(opened, config, generator=other, users=users, console=console)
     if other is None and users is None:
         refresh_cards(opened)
     print_table(result, out)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from popi.config import RunConfig
-from popi.evaluation.methods import METHODS
+from popi.evaluation.methods import METHODS, RowKey
 from popi.evaluation.models import Models
 from popi.evaluation.users import named_attributes
 from popi.users import Person
@@ -22,20 +22,21 @@ def write_examples(
     people: Sequence[Person],
     models: Models,
     names: Sequence[str],
-    summaries_of: Callable[[str], dict[int, str | None]],
+    summaries_of: Callable[[str], dict[RowKey, str | None]],
     users_stamp: str,
 ) -> None:
     """Write the first `evaluation.examples` held-out users, whoever they are, to a JSON file.
 
-    Answers are greedy, each by the method's own generator with the method's summary; methods that put raw signals
-    in the prompt are left out. A file that fits the same users and models is kept.
+    Answers are greedy, each by the method's own generator with the method's summary; methods that give the generator
+    something else (raw signals, soft prompts, an adapter a user) are left out. A file that fits the same users and
+    models is kept. Where summaries are conditioned on the task prompt, `summaries` holds that of the first prompt.
 
     The file is `{"stamp", "users": [user]}`, a user being `{"user_id", "preferences" (or null), "signals",
     "summaries": {method: text}, "named": {method: [[attribute, value], …]}, "prompts": [{"prompt", "chosen",
     "rejected", "answers": {method: text}}]}`.
     """
     shown = list(people[: config.evaluation.examples])
-    names = [name for name in names if name != "raw_signals"]
+    names = [name for name in names if METHODS[name].answers]
     facts = [users_stamp, len(shown), config.evaluation.answer_tokens, {name: models.describe(name) for name in names}]
     stamp = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
     if path.is_file() and json.loads(path.read_text(encoding="utf-8")).get("stamp") == stamp:
@@ -56,14 +57,14 @@ def write_examples(
         summaries = summaries_of(name)
         places, requests = [], []
         for window, (person, entry) in enumerate(zip(shown, entries, strict=True)):
-            summary = summaries[window]
+            summary = summaries[window, 0]
             if summary is not None:
                 entry["summaries"][name] = summary
                 if person.preferences is not None:
                     entry["named"][name] = sorted(map(list, named_attributes(summary)))
-            for target, place in zip(person.user.targets, entry["prompts"], strict=False):
+            for t, place in enumerate(entry["prompts"]):
                 places.append(place)
-                requests.append((target.prompt, summary))
+                requests.append((person.user.targets[t].prompt, summaries[window, t]))
         answers = generator.generate_many(requests, max_new_tokens=config.evaluation.answer_tokens)
         for place, answer in zip(places, answers, strict=True):
             place["answers"][name] = answer

@@ -7,14 +7,17 @@ the order of the table, under the names of metrics.json. The first one is the re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import sub
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from popi.backends.chat import Messages
 from popi.config import Order
-from popi.generator import AnyGenerator
+from popi.generator import AnyGenerator, Generator
 from popi.signals.types import Signal, TargetPair
 from popi.summary import Summary
 from popi.users import Person
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 REFERENCE = "no_personalization"
 RowKey = tuple[int, int]
@@ -25,19 +28,30 @@ RowKey = tuple[int, int]
 class Context:
     """What personalises one user's task prompts; an empty one leaves them plain."""
 
-    summary: Summary | None = None
+    summaries: tuple[Summary, ...] = ()
+    """One for all targets of the user; or one for each, where they are conditioned on the task prompt."""
     signals: tuple[Signal, ...] | None = None
     """Raw signals, put into the prompt as they are."""
     dropped: tuple[str, ...] = ()
     """Signals that did not fit the token budget."""
+    soft: "Tensor | None" = None
+    """(k, d) soft prompt in front of the prompt."""
+
+    def summary(self, target: int) -> Summary | None:
+        """The summary for the user's target of that index."""
+        if not self.summaries:
+            return None
+        return self.summaries[target if len(self.summaries) > 1 else 0]
 
 
 @dataclass(frozen=True)
 class Sources:
     """What a method draws its contexts from."""
 
-    summarize: Callable[[Sequence[Person]], list[Summary]]
-    """Greedy summaries by the method's inference model."""
+    summarize: Callable[[Sequence[Person]], list[tuple[Summary, ...]]]
+    """Greedy summaries by the method's inference model, of each user one, or one for each target."""
+    embed: "Callable[[Sequence[Person]], Tensor]"
+    """(n, k, d) soft prompts by the method's user embeddings."""
     generator: AnyGenerator
     token_budget: int
     """Most tokens of rendered raw signals."""
@@ -59,14 +73,19 @@ def raw_signals(sources: Sources, users: Sequence[Person]) -> list[Context]:
 
 
 def written_summaries(sources: Sources, users: Sequence[Person]) -> list[Context]:
-    """The inference model's summary, greedy: one for all of a user's prompts."""
-    return [Context(summary=summary, dropped=summary.signals_dropped) for summary in sources.summarize(users)]
+    """The inference model's summaries, greedy."""
+    return [Context(found, dropped=found[0].signals_dropped) for found in sources.summarize(users)]
 
 
 def true_preferences(sources: Sources, users: Sequence[Person]) -> list[Context]:
     """The truth as a summary: what a perfect inference model would write."""
     count = sources.generator.count_tokens
-    return [Context(summary=Summary(user.oracle or "", count(user.oracle or ""), model="oracle")) for user in users]
+    return [Context((Summary(user.oracle or "", count(user.oracle or ""), model="oracle"),)) for user in users]
+
+
+def user_embeddings(sources: Sources, users: Sequence[Person]) -> list[Context]:
+    """The soft prompts that the method's user embeddings have for the users; the generic one for those unknown."""
+    return [Context(soft=soft) for soft in sources.embed(users)]
 
 
 @dataclass(frozen=True)
@@ -77,10 +96,17 @@ class Method:
     contexts: Callable[[Sources, Sequence[Person]], list[Context]]
     order: Order | None = None
     """The training order whose models it uses; None: the untrained base."""
+    per_user: bool = False
+    """An adapter is trained for each user when it is evaluated (`evaluation.per_user`), if the config enables it."""
 
     @property
     def has_summary(self) -> bool:
         return self.contexts in (written_summaries, true_preferences)
+
+    @property
+    def answers(self) -> bool:
+        """Whether the report shows its answers: its users' contexts are in the rows, or there is none."""
+        return not self.per_user and (self.has_summary or self.contexts is plain_prompts)
 
     @property
     def needs_truth(self) -> bool:
@@ -92,6 +118,12 @@ METHODS: dict[str, Method] = {
     "raw_signals": Method("Raw signals in context", raw_signals),
     "untrained_summary": Method("Untrained summary", written_summaries),
     "population_dpo": Method("Population DPO", plain_prompts, "population_dpo"),
+    "fspo": Method("FSPO", raw_signals, "fspo"),
+    "per_user_lora": Method("Per-user LoRA", plain_prompts, per_user=True),
+    "user_embedding": Method("User embedding by id", user_embeddings, "user_embedding"),
+    "user_embedding_from_signals": Method(
+        "User embedding from signals", user_embeddings, "user_embedding_from_signals"
+    ),
     "oracle": Method("Oracle (true preferences)", true_preferences),
     "popi_plug_and_play": Method("POPI plug-and-play", written_summaries, "plug_and_play"),
     "popi_alternating": Method("POPI alternating", written_summaries, "alternating"),
@@ -99,11 +131,12 @@ METHODS: dict[str, Method] = {
 }
 
 
-def personalized(generator: AnyGenerator, target: TargetPair, context: Context) -> Messages:
-    """A target's task prompt in that context."""
+def personalized(generator: AnyGenerator, target: TargetPair, context: Context, index: int = 0) -> Messages:
+    """A target's task prompt in that context; `index` is the target's among those of the user."""
     if context.signals is not None:
         return generator.templates.raw_signals_messages(target.prompt, context.signals)
-    return generator.templates.generator_messages(target.prompt, context.summary.text if context.summary else None)
+    summary = context.summary(index)
+    return generator.templates.generator_messages(target.prompt, summary.text if summary else None)
 
 
 def score_rows(
@@ -118,7 +151,8 @@ def score_rows(
     """Score every target pair of every user once; yields one row each, in the order of users and targets.
 
     The margin is h = (log π(y⁺|x,c) − log π_ref(y⁺|x)) − (log π(y⁻|x,c) − log π_ref(y⁻|x)), summed over response
-    tokens, c the context; context overhead is the prompt's length in tokens less the plain prompt's.
+    tokens, c the context; context overhead is the prompt's length in tokens less the plain prompt's, the vectors of a
+    soft prompt counted as tokens.
 
     Args:
         generator: π.
@@ -136,29 +170,49 @@ def score_rows(
         keys = [(w, t) for w in windows for t in range(len(users[w].user.targets))]
         targets = [users[w].user.targets[t] for w, t in keys]
         plain = [personalized(generator, target, Context()) for target in targets]
-        prompts = [personalized(generator, target, contexts[w]) for target, (w, _) in zip(targets, keys, strict=True)]
+        prompts = [
+            personalized(generator, target, contexts[w], t) for target, (w, t) in zip(targets, keys, strict=True)
+        ]
         known = {
             i: reference[key]
             for i, key in enumerate(keys)
             if reference is not None and untrained and prompts[i] == plain[i]
         }
         unknown = [i for i in range(len(keys)) if i not in known]
-        chosen, rejected = generator.score([(prompts[i], targets[i]) for i in unknown], batch_size)
+        pairs = [(prompts[i], targets[i]) for i in unknown]
+        chosen, rejected = _score(generator, pairs, [contexts[keys[i][0]].soft for i in unknown], batch_size)
         logps = known | dict(zip(unknown, zip(chosen, rejected, strict=True), strict=True))
         added = map(sub, generator.prompt_tokens(prompts), generator.prompt_tokens(plain))
         for i, ((window, target), overhead) in enumerate(zip(keys, added, strict=True)):
-            summary, ref = contexts[window].summary, logps[i] if reference is None else reference[(window, target)]
+            context = contexts[window]
+            summary, ref = context.summary(target), logps[i] if reference is None else reference[(window, target)]
             yield {
                 "user_id": users[window].user.user_id,
                 "window": window,
                 "target": target,
                 "summary": summary.text if summary else None,
                 "summary_tokens": summary.tokens if summary else None,
-                "signals_dropped": list(contexts[window].dropped),
+                "signals_dropped": list(context.dropped),
                 "chosen_logp": logps[i][0],
                 "rejected_logp": logps[i][1],
                 "reference_chosen_logp": ref[0],
                 "reference_rejected_logp": ref[1],
                 "margin": (logps[i][0] - ref[0]) - (logps[i][1] - ref[1]),
-                "overhead_tokens": overhead,
+                "overhead_tokens": overhead + (0 if context.soft is None else len(context.soft)),
             }
+
+
+def _score(
+    generator: AnyGenerator,
+    pairs: Sequence[tuple[Messages, TargetPair]],
+    soft: "Sequence[Tensor | None]",
+    batch_size: int,
+) -> tuple[list[float], list[float]]:
+    """Log-probs of chosen and of rejected responses, each behind its soft prompt where there are any."""
+    given = [one for one in soft if one is not None]
+    if not given:
+        return generator.score(pairs, batch_size)
+    import torch
+
+    assert isinstance(generator, Generator), "only a local generator is trained with soft prompts"
+    return generator.score(pairs, batch_size, torch.stack(given))

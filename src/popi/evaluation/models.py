@@ -107,7 +107,10 @@ class Models:
         """Load an inference model."""
         config = self.config
         local = LocalModel.load(path, **self._loading)
-        return InferenceModel(local, config.signals.template, config.summary.max_tokens, config.signals.token_budget)
+        summary, signals = config.summary, config.signals
+        return InferenceModel(
+            local, signals.template, summary.max_tokens, signals.token_budget, summary.conditioned_on_prompt
+        )
 
     @property
     def _loading(self) -> dict[str, Any]:

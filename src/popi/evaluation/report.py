@@ -12,7 +12,7 @@ from rich.console import Console
 from popi.errors import RunError
 from popi.evaluation import plots
 from popi.evaluation.methods import METHODS
-from popi.evaluation.tables import methods_table
+from popi.evaluation.tables import REASONS, methods_table
 
 CURVES = (
     ("reward", "Summary reward", "Mean over the step's sampled summaries; higher is better."),
@@ -59,10 +59,7 @@ def report_content(run_dir: Path, metrics: Mapping[str, Any]) -> dict[str, Any]:
     log = _lines(run_dir / "log.jsonl")
     examples = _json(run_dir / "evaluation" / "examples.json") or {"users": []}
     phases = sorted(run_dir.glob("phases/*/samples.jsonl"))
-    left_out = {
-        reason: [METHODS[name].label for name in metrics.get(reason, [])]
-        for reason in ("not_trained", "not_applicable")
-    }
+    left_out = {reason: [METHODS[name].label for name in metrics.get(reason, [])] for reason in REASONS}
     return {
         "name": config["name"],
         "directory": str(run_dir),

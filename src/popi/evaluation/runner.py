@@ -10,11 +10,13 @@ import json
 import os
 import time
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from torch import Tensor
 
 from popi.config import RunConfig
 from popi.errors import RunError
@@ -22,8 +24,10 @@ from popi.evaluation import metrics
 from popi.evaluation.examples import write_examples
 from popi.evaluation.methods import METHODS, REFERENCE, Context, RowKey, Sources, score_rows
 from popi.evaluation.models import Models, Other
+from popi.evaluation.per_user import kept_rows, per_user_rows
 from popi.evaluation.provenance import commit, versions
 from popi.evaluation.users import held_out, named_attributes
+from popi.generator import Generator
 from popi.summary import Summary
 from popi.training.run_directory import read_jsonl, refuse_other_loader
 from popi.users import Person
@@ -114,17 +118,21 @@ def evaluate(
 
 def choose_methods(models: Models, people: Sequence[Person], transfer: bool) -> tuple[list[str], dict[str, list[str]]]:
     """Names of the methods that can be evaluated, and those left out under the reason for it."""
-    chosen, not_trained, not_applicable = [], [], []
+    chosen, not_trained, not_applicable, not_enabled = [], [], [], []
     for name, method in METHODS.items():
         if method.order is not None and method.order not in models.trained:
             not_trained.append(name)
+        elif method.per_user and not models.config.evaluation.per_user_lora.enabled:
+            not_enabled.append(name)
+        elif method.per_user and models.config.model.api_generator.given:
+            not_applicable.append(name)  # behind an API there are no weights to put an adapter on
         elif method.needs_truth and any(person.oracle is None for person in people):
             not_applicable.append(name)  # a file of users carries no truth
-        elif transfer and method.order is not None and not method.has_summary:
+        elif transfer and (method.order is not None or method.per_user) and not method.has_summary:
             not_applicable.append(name)  # population DPO has nothing to hand on to another generator
         else:
             chosen.append(name)
-    return chosen, {"not_trained": not_trained, "not_applicable": not_applicable}
+    return chosen, {"not_trained": not_trained, "not_applicable": not_applicable, "not_enabled": not_enabled}
 
 
 class _Job:
@@ -134,13 +142,15 @@ class _Job:
         self.config, self.people, self.models, self.folder = config, people, models, folder
         self.expected: list[RowKey] = [(w, t) for w, p in enumerate(people) for t in range(len(p.user.targets))]
         self.users_stamp = _stamp([p.user.model_dump(mode="json") for p in people])
-        self.written: dict[str, list[Summary]] = {}
+        self.written: dict[str, list[tuple[Summary, ...]]] = {}
         self.finished: dict[str, Any] = _finished(folder / FINISHED)
 
     def method_stamp(self, name: str) -> str:
         settings = self.config.model_dump(mode="json", include={"model", "signals", "summary"})
         truths = {"oracles": [person.oracle for person in self.people]} if METHODS[name].needs_truth else {}
         facts = {"method": name, "users": self.users_stamp, "models": self.models.describe(name)}
+        if METHODS[name].per_user:
+            settings["per_user_lora"] = self.config.evaluation.per_user_lora.model_dump() | {"seed": self.config.seed}
         return _stamp(facts | settings | truths)
 
     def run_method(self, name: str, progress: Progress, task: TaskID) -> None:
@@ -151,23 +161,42 @@ class _Job:
             return
         started = time.perf_counter()
         rows = []
-        for row in self._rows(name, progress, task):
+        found = self._per_user_rows(name, stamp) if METHODS[name].per_user else self._rows(name, progress, task)
+        for row in found:
             rows.append(row)
             progress.advance(task)
         check_rows(name, rows, self.expected)
         _write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         self.finished[name] = {"stamp": stamp, "rows": len(rows), "seconds": round(time.perf_counter() - started, 2)}
         _write(self.folder / FINISHED, json.dumps(self.finished, indent=2) + "\n")
+        for kept in self.folder.glob(kept_rows(self.folder, name, "*").name):
+            kept.unlink()  # of this evaluation, and of earlier ones under other settings that were not finished
+
+    def _per_user_rows(self, name: str, stamp: str) -> Iterator[Row]:
+        """Rows of a method that trains for each user, user by user; those of an interrupted evaluation are kept."""
+        generator = self.models.generator(self.models.untrained)
+        assert isinstance(generator, Generator), "behind an API there are no weights (choose_methods)"
+        kept = kept_rows(self.folder, name, stamp)
+        return per_user_rows(generator, self.people, self._reference(), self.config, kept)
 
     def _rows(self, name: str, progress: Progress, task: TaskID) -> Iterator[Row]:
         method = METHODS[name]
         path = self.models.generator_path(method)
         generator = self.models.generator(path)
 
-        def summarize(users: Sequence[Person]) -> list[Summary]:
+        def summarize(users: Sequence[Person]) -> list[tuple[Summary, ...]]:
             return self._summaries(self.models.inference_path(method), progress, task)
 
-        contexts = method.contexts(Sources(summarize, generator, self.config.signals.token_budget), self.people)
+        def embed(users: Sequence[Person]) -> Tensor:
+            base = self.models.generator(self.models.untrained)
+            assert isinstance(generator, Generator) and isinstance(base, Generator) and generator.embedding is not None
+            people = [person.user for person in users]
+            config = self.config
+            size = config.evaluation.users_at_once
+            return generator.embedding.soft_prompts(people, base, config.signals.token_budget, size)
+
+        sources = Sources(summarize, embed, generator, self.config.signals.token_budget)
+        contexts = method.contexts(sources, self.people)
         reference = None if name == REFERENCE else self._reference()
         scored = score_rows(
             generator,
@@ -182,24 +211,32 @@ class _Job:
             yield row | truths.get(row["window"], {})
 
     def _truths(self, contexts: Sequence[Context]) -> dict[int, Row]:
-        """Window → what the summary names and what the user prefers, where both are known."""
+        """Window → what the (first target's) summary names and what the user prefers, where both are known."""
         return {
             window: {
-                "named": sorted(map(list, named_attributes(context.summary.text))),
+                "named": sorted(map(list, named_attributes(summary.text))),
                 "preferred": sorted(map(list, person.preferences)),
             }
             for window, (person, context) in enumerate(zip(self.people, contexts, strict=True))
-            if person.preferences is not None and context.summary is not None
+            if person.preferences is not None and (summary := context.summary(0)) is not None
         }
 
-    def _summaries(self, path: str, progress: Progress, task: TaskID) -> list[Summary]:
-        """Greedy summaries of all users, once for methods that share an inference model."""
+    def _summaries(self, path: str, progress: Progress, task: TaskID) -> list[tuple[Summary, ...]]:
+        """Greedy summaries of all users, once for methods that share an inference model.
+
+        Of each user one; or one for each target, where they are conditioned on the task prompt.
+        """
         if path not in self.written:
             model, written = self.models.inference_model(path), []
             size = self.config.evaluation.batch_size
+            conditioned = self.config.summary.conditioned_on_prompt
             for start in range(0, len(self.people), size):
-                batch = [list(person.user.signals) for person in self.people[start : start + size]]
-                written += model.summarize_many(batch, temperature=0.0)
+                part = [person.user for person in self.people[start : start + size]]
+                asked = [(user, t.prompt) for user in part for t in user.targets] if conditioned else []
+                signals = [user.signals for user, _ in asked] if conditioned else [user.signals for user in part]
+                prompts = [prompt for _, prompt in asked] if conditioned else None
+                found = iter(model.summarize_many(signals, temperature=0.0, prompts=prompts))
+                written += [tuple(islice(found, len(user.targets) if conditioned else 1)) for user in part]
                 progress.update(task, note=f"summaries {len(written)}/{len(self.people)}")
             self.written[path] = written
             progress.update(task, note="")
@@ -210,9 +247,10 @@ class _Job:
         rows = read_rows(self.folder / f"{REFERENCE}.jsonl")
         return {(row["window"], row["target"]): (row["chosen_logp"], row["rejected_logp"]) for row in rows}
 
-    def summaries_of(self, name: str) -> dict[int, str | None]:
-        """Window → the summary that a method's file holds."""
-        return {row["window"]: row["summary"] for row in read_rows(self.folder / f"{name}.jsonl")}
+    def summaries_of(self, name: str) -> dict[RowKey, str | None]:
+        """(window, target) → the summary that a method's file holds."""
+        rows = read_rows(self.folder / f"{name}.jsonl")
+        return {(row["window"], row["target"]): row["summary"] for row in rows}
 
     def metrics(self, names: Sequence[str]) -> dict[str, Any]:
         """metrics.json from the methods' files."""

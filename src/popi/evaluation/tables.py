@@ -8,6 +8,9 @@ from rich.table import Table
 
 from popi.evaluation.methods import METHODS
 
+REASONS = {"not_trained": "not trained here", "not_applicable": "not applicable", "not_enabled": "not enabled"}
+"""Why metrics.json has no figures of a method."""
+
 
 def methods_table(metrics: Mapping[str, Any]) -> Table:
     """The table of methods from metrics.json: values with half the width of their 95 % interval."""
@@ -50,7 +53,7 @@ def _caption(metrics: Mapping[str, Any]) -> str:
     ]
     if any(entry["attribute_recall"] is not None for entry in metrics["methods"].values()):
         lines.append("precision, recall: attributes that summaries name, against the true ones, %")
-    for key, told in (("not_trained", "not trained here"), ("not_applicable", "not applicable")):
+    for key, told in REASONS.items():
         if metrics.get(key):
             lines.append(f"{told}: {', '.join(METHODS[name].label for name in metrics[key])}")
     return "\n".join(lines)

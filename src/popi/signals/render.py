@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined, TemplateError
+from jinja2.meta import find_undeclared_variables
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from popi.errors import ConfigError
@@ -73,9 +74,21 @@ class Templates:
 
     # -- the three prompts ------------------------------------------------------------------------------------
 
-    def inference_messages(self, signals: Sequence[Signal]) -> list[dict[str, str]]:
-        """What the inference model reads: the user's signals and the request to say what the user prefers."""
-        values = {"signals": self.signals_text(signals)}
+    def inference_messages(self, signals: Sequence[Signal], prompt: Prompt | None = None) -> list[dict[str, str]]:
+        """What the inference model reads: the user's signals and the request to say what the user prefers.
+
+        With `prompt`, what the user prefers in answers to that task prompt.
+
+        Raises:
+            ConfigError: the set has no place for a task prompt.
+        """
+        if prompt is not None and not self._conditions:
+            raise ConfigError(
+                f"template set {self.name!r}: inference.user.j2 does not use the variable `prompt`, which "
+                "summary.conditioned_on_prompt needs; write it there, or take another set"
+            )
+        text = None if prompt is None else self._clean(_flat(prompt))
+        values: dict[str, Any] = {"signals": self.signals_text(signals), "prompt": text}
         request = {"role": "user", "content": self._render("inference.user.j2", **values)}
         return _with_system(self._render("inference.system.j2", **values), [request])
 
@@ -134,6 +147,12 @@ class Templates:
             undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
         )
         return {file: environment.from_string(source) for file, source in self.sources.items()}
+
+    @cached_property
+    def _conditions(self) -> bool:
+        """Whether the inference prompt has a place for the task prompt."""
+        parsed = ImmutableSandboxedEnvironment().parse(self.sources["inference.user.j2"])
+        return "prompt" in find_undeclared_variables(parsed)
 
     def _render(self, file: str, **values: Any) -> str:
         try:

@@ -56,7 +56,9 @@ class Components:
             if unpacked is not None:
                 settings["base_weights"] = unpacked  # the adapter fits these, not the original weights
             if isinstance(part, InferenceModel):
-                settings |= {"max_tokens": part.max_tokens, "token_budget": part.token_budget}
+                settings |= part.saved_settings()
+            elif part.embedding is not None:
+                part.embedding.save(path)
             (path / LocalModel.SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
         return write
@@ -93,7 +95,8 @@ def load_components(
     remote = ApiGenerator.from_config(api, templates) if api.given else None
 
     def inference_model(local: LocalModel) -> InferenceModel:
-        return InferenceModel(local, templates, summary.max_tokens, config.signals.token_budget)
+        budget = config.signals.token_budget
+        return InferenceModel(local, templates, summary.max_tokens, budget, summary.conditioned_on_prompt)
 
     base = load_base(config)
     if config.model.adapter == "none":

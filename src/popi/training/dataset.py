@@ -9,7 +9,9 @@ import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from popi.errors import ConfigError, DataError
 from popi.generator import AnyGenerator, Generator
@@ -42,13 +44,17 @@ class InferenceRow:
 
 @dataclass(frozen=True)
 class GeneratorRow:
-    """One target pair under one summary for the generator phase; an empty summary leaves the plain prompt."""
+    """One target pair under one summary for the generator phase; an empty summary leaves the plain prompt.
+
+    `user` is the index of its user among those of the phase, for user embeddings; −1: unknown.
+    """
 
     user_id: str
     summary: str
     item: ScoringItem
     ref_chosen: float
     ref_rejected: float
+    user: int = -1
 
 
 def draw(n: int, per_step: int, steps: int, seed: int) -> list[int]:
@@ -141,16 +147,24 @@ def inference_rows(
     targets_per_summary: int,
     seed: int,
 ) -> list[InferenceRow]:
-    """One row for each entry of `order` (indices of `users`), with at most `targets_per_summary` targets each."""
+    """One row for each entry of `order` (indices of `users`), with at most `targets_per_summary` targets each.
+
+    An inference model that is conditioned on the task prompt reads that of the row's target: there is but one
+    (`plan.refuse_settings`).
+    """
     picker = random.Random(seed)
-    prompts = {i: tuple(inference_model.prompt_ids(users[i].signals)[0]) for i in sorted(set(order))}
-    targets = {i: references.targets(users[i]) for i in prompts}
+    targets = {i: references.targets(users[i]) for i in sorted(set(order))}
+    prompts: dict[tuple[int, int | None], tuple[int, ...]] = {}
     rows = []
     for i in order:
-        chosen = targets[i]
-        if len(chosen) > targets_per_summary:
-            chosen = picker.sample(chosen, targets_per_summary)
-        rows.append(InferenceRow(users[i].user_id, prompts[i], tuple(chosen)))
+        picked: Sequence[int] = range(len(targets[i]))
+        if len(picked) > targets_per_summary:
+            picked = picker.sample(picked, targets_per_summary)
+        read = picked[0] if inference_model.conditioned else None  # the target whose task prompt is read
+        if (i, read) not in prompts:
+            asked = None if read is None else users[i].targets[read].prompt
+            prompts[i, read] = tuple(inference_model.prompt_ids(users[i].signals, asked)[0])
+        rows.append(InferenceRow(users[i].user_id, prompts[i, read], tuple(targets[i][t] for t in picked)))
     return rows
 
 
@@ -163,18 +177,25 @@ def sample_summaries(
     batch_size: int = 32,
 ) -> list[list[str]]:
     """One sampled summary for every target of every user: the z ~ π_φ(·|s) that the generator is trained on."""
+    local = inference_model.local
+    limits: dict[str, Any] = {"max_new_tokens": inference_model.max_tokens, "temperature": temperature, "top_p": top_p}
     written: list[list[str]] = []
     for start in range(0, len(users), batch_size):
         part = users[start : start + batch_size]
-        drawn = inference_model.local.generate(
-            [inference_model.prompt_ids(user.signals)[0] for user in part],
-            n=max(len(user.targets) for user in part),
-            max_new_tokens=inference_model.max_tokens,
-            temperature=temperature,
-            top_p=top_p,
-        )
+        if inference_model.conditioned:  # a prompt for each target, and one sample of it
+            asked = [inference_model.prompt_ids(user.signals, t.prompt)[0] for user in part for t in user.targets]
+            singles = [
+                samples[0]
+                for first in range(0, len(asked), batch_size)
+                for samples in local.generate(asked[first : first + batch_size], **limits)
+            ]
+            flat = iter(singles)
+            drawn = [list(islice(flat, len(user.targets))) for user in part]
+        else:
+            asked = [inference_model.prompt_ids(user.signals)[0] for user in part]
+            drawn = local.generate(asked, n=max(len(user.targets) for user in part), **limits)
         for user, samples in zip(part, drawn, strict=True):
-            written.append([inference_model.local.decode(ids) for ids in samples[: len(user.targets)]])
+            written.append([local.decode(ids) for ids in samples[: len(user.targets)]])
         report(len(written))
     return written
 
@@ -188,5 +209,19 @@ def generator_rows(
         for j, target in enumerate(references.targets(user)):
             summary = summaries[n][j] if summaries is not None else ""
             item = generator.items([target.pair], summary)[0]
-            rows.append(GeneratorRow(user.user_id, summary, item, target.ref_chosen, target.ref_rejected))
+            rows.append(GeneratorRow(user.user_id, summary, item, target.ref_chosen, target.ref_rejected, n))
+    return rows
+
+
+def raw_signals_rows(
+    users: Sequence[User], generator: Generator, references: References, token_budget: int
+) -> list[GeneratorRow]:
+    """One row a target pair, with as many of the user's raw signals in the prompt as fit the budget (FSPO)."""
+    rows = []
+    for n, user in enumerate(users):
+        kept, _ = generator.templates.fit(user.signals, token_budget, generator.count_tokens)
+        for target in references.targets(user):
+            messages = generator.templates.raw_signals_messages(target.pair.prompt, kept)
+            item = generator.item(generator.local.encode_chat(messages), target.pair)
+            rows.append(GeneratorRow(user.user_id, "", item, target.ref_chosen, target.ref_rejected, n))
     return rows

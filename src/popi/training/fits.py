@@ -15,14 +15,18 @@ def problems(found: "RunPlan") -> list[str]:
     config, shapes, context = found.config, found.shapes, found.model.context
     settings, generator = config.training.inference, config.training.generator
     out = []
-    for what, width, change in (
+    checks = [
         ("prompt and summary", shapes.prompt + shapes.summary, "lower signals.token_budget or summary.max_tokens"),
         (
             "summary, task prompt and response",
             shapes.reach + shapes.guide,
             "lower summary.max_tokens or leave such targets out",
         ),
-    ):
+    ]
+    if any(one.phase.context == "raw_signals" for one in found.phases):
+        wide = shapes.reach + shapes.raw
+        checks.append(("raw signals, task prompt and response", wide, "lower signals.token_budget"))
+    for what, width, change in checks:
         if context is not None and width > context:
             out.append(f"{what} take up to {width:,} tokens and the model's context is {context:,}: {change}")
     kinds = {one.phase.kind for one in found.phases}

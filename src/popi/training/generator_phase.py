@@ -1,5 +1,8 @@
 """The generator's phase: DPO with the summary in the policy's prompt and the plain prompt in the reference's.
 
+The baselines train here too: without a summary (population DPO), with raw signals in its place (FSPO), or behind a
+soft prompt (`user_embedding_phase`).
+
 On TRL's `DPOTrainer`, with these departures:
 - Reference log-probs come with the rows. TRL would recompute them under the policy's prompt, summary included, or
   ignore them without a word.
@@ -24,16 +27,17 @@ from popi.training.dataset import GeneratorRow
 from popi.training.objective import generator_loss, margin
 from popi.training.phase import PhaseTrainer, Report, common_arguments
 from popi.training.run_directory import PhaseDirectory, RunDirectory
-from popi.tree import pack, segment_logps
+from popi.tree import TreeBatch, pack, segment_logps
 
 
-def collate(pad_id: int) -> Any:
-    """Rows of TRL's columns -> tree rows and references, each batch first."""
+def collate(pad_id: int, soft: int = 0) -> Any:
+    """Rows of TRL's columns -> tree rows (behind places for `soft` vectors), users and references, each batch first."""
 
     def call(rows: list[dict[str, Any]]) -> dict[str, Any]:
-        items = [ScoringItem(row["prompt_ids"], row["chosen_ids"], row["rejected_ids"]) for row in rows]
+        items = [ScoringItem(tuple(row["prompt_ids"]), row["chosen_ids"], row["rejected_ids"]) for row in rows]
         return {
-            "trees": pack([item.tree for item in items], pad_id),
+            "trees": pack([item.behind(soft, pad_id).tree for item in items], pad_id),
+            "users": torch.tensor([row["user"] for row in rows]),
             "ref_chosen_logps": torch.tensor([row["ref_chosen_logps"] for row in rows]),
             "ref_rejected_logps": torch.tensor([row["ref_rejected_logps"] for row in rows]),
         }
@@ -47,6 +51,7 @@ class GeneratorTrainer(PhaseTrainer, DPOTrainer):
     Args:
         local: the generator; with adapters, `default` is trained.
         rows: in training order, `batch_size` a step.
+        soft: vectors of the soft prompt in front of each row's prompt.
     """
 
     def __init__(
@@ -60,6 +65,7 @@ class GeneratorTrainer(PhaseTrainer, DPOTrainer):
         seed: int,
         steps: int,
         report: Report,
+        soft: int = 0,
     ) -> None:
         self.settings = settings = config.training.generator
         arguments = DPOConfig(
@@ -77,13 +83,14 @@ class GeneratorTrainer(PhaseTrainer, DPOTrainer):
             "prompt_ids": [row.item.prefix for row in rows],
             "chosen_ids": [row.item.chosen for row in rows],
             "rejected_ids": [row.item.rejected for row in rows],
+            "user": [row.user for row in rows],
             "ref_chosen_logps": [row.ref_chosen for row in rows],
             "ref_rejected_logps": [row.ref_rejected for row in rows],
         }
         super().__init__(
             model=local.model,
             args=arguments,
-            data_collator=collate(local.pad_id),
+            data_collator=collate(local.pad_id, soft),
             train_dataset=Dataset.from_dict(columns),
             processing_class=local.tokenizer,
         )
@@ -91,6 +98,11 @@ class GeneratorTrainer(PhaseTrainer, DPOTrainer):
             local.model.delete_adapter("ref")  # TRL's copy of the adapter; our references are cached
             local.model.set_adapter(TRAINED)
         self.attach(run, phase, report)
+
+    def trees(self, inputs: dict[str, Any]) -> TreeBatch:
+        """What the generator reads of a batch."""
+        trees: TreeBatch = inputs["trees"]
+        return trees
 
     # hooks
 
@@ -102,7 +114,7 @@ class GeneratorTrainer(PhaseTrainer, DPOTrainer):
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False) -> Any:
         plain = self.accelerator.unwrap_model(model)
-        logps = segment_logps(plain, inputs["trees"]).reshape(-1, 2)  # (B, 2): chosen, rejected
+        logps = segment_logps(plain, self.trees(inputs)).reshape(-1, 2)  # (B, 2): chosen, rejected
         h = margin(logps[:, 0], logps[:, 1], inputs["ref_chosen_logps"], inputs["ref_rejected_logps"])
         settings = self.settings
         loss = generator_loss(h, settings.loss, settings.beta, settings.label_smoothing).mean()

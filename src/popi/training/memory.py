@@ -7,6 +7,8 @@ head_dim, kv = kv_heads · head_dim, V vocabulary:
 
 - weights      full: w·P for each model that the phase holds (`training.components`: the base, and each component that
                trains or was trained before); LoRA: w·P once, and 4 bytes a weight of each adapter.
+               Learned user embeddings: 4·k·d bytes for the generic user and each user of the table, or d times that for
+               the map from the signals.
 - gradients    as much as what trains; optimizer: AdamW's two moments, twice that, in the type of what trains.
 - a forward    of T token positions in B rows of width W, N of them scored. Held at one time: T·w·(6d + 3i + 2q) of one
                layer; the mask, B·W²·(1 + w) (boolean and additive; `popi.tree`); float32 logits, n·V·4 two times, n = N
@@ -78,8 +80,10 @@ def phase_memory(config: RunConfig, phase: Phase, model: Architecture, shapes: S
     used = phase.trains | ({"inference_model"} if phase.inference_from else set())
     used |= {"generator"} if phase.generator_from else set()
     each = 4 * model.lora_parameters(config.model.lora_rank) if lora else w * model.parameters
-    weights = w * model.parameters + len(used) * each
-    trained = len(phase.trains) * each
+    soft = 4 * phase.soft(config) * model.hidden
+    table = {None: 0, "user_id": soft * (1 + shapes.users), "signals": soft * (1 + model.hidden)}[phase.embedding]
+    weights = w * model.parameters + len(used) * each + table
+    trained = len(phase.trains) * each + table
     step = {"optimizer's step": float(trained)} if gpu else {}
     work = _Work(config, model, shapes, w)
     return Memory(weights, trained, 2 * trained, work.of(phase) | step)
@@ -101,10 +105,10 @@ class _Work:
         if local:
             found["reference log-probs"] = self.forward(config.evaluation.batch_size, shapes.plain, shapes.responses)
         if phase.kind == "generator":
-            if phase.summaries:
+            if phase.context == "summary":
                 found["sampling"] = self.sampling(config.evaluation.users_at_once, shapes.targets)
             rows = generator.batch_size // generator.parts
-            found["training"] = self.backward(rows, shapes.row(phase.summaries), shapes.responses)
+            found["training"] = self.backward(rows, shapes.row(phase.context, phase.soft(config)), shapes.responses)
             return found
         users, group = settings.users_per_step // settings.parts, settings.group_size
         pairs = settings.users_per_step * group * min(settings.targets_per_summary, shapes.targets)

@@ -18,6 +18,14 @@ _WHAT = {
     INFERENCE: "An inference model: reads one user's signals and writes a short preference summary.",
     GENERATOR: "A generator: answers a task prompt with a user's preference summary in view.",
 }
+_WHAT_OF_PHASE = {
+    "population-dpo": "A generator trained without summaries, for comparison: population DPO.",
+    "fspo": "A generator trained with users' raw signals in its prompt, for comparison: FSPO (arXiv 2502.19312).",
+    "user-embedding": "A generator behind a learned soft prompt of each training user, for comparison: P-RLHF (arXiv "
+    "2402.05133). `user_embedding.safetensors` holds the soft prompts; everyone else gets the generic one.",
+    "user-embedding-from-signals": "A generator behind a soft prompt that is a linear map of the user's signals as the "
+    "base reads them, for comparison, after P-RLHF (arXiv 2402.05133). `user_embedding.safetensors` holds the map.",
+}
 _USE = {
     INFERENCE: """from popi import InferenceModel, StatementSignal
 
@@ -68,7 +76,8 @@ def card(run: RunDirectory, phase: str, component: str) -> str:
     parts = [
         _front(config),
         f"# {config.name}: {component.replace('_', ' ')} of phase {phase}\n",
-        f"{_WHAT[component]} Trained with [POPI](https://arxiv.org/abs/2510.17881) by popi {popi.__version__}.\n",
+        f"{_WHAT_OF_PHASE.get(phase, _WHAT[component])}\n",
+        f"Trained by popi {popi.__version__} ([POPI](https://arxiv.org/abs/2510.17881)).\n",
         _table(
             {
                 "Base model": f"`{model.base}`",

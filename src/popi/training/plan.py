@@ -1,6 +1,9 @@
 """Which phases a run has: those of the orders asked for, each once.
 
-population_dpo  generator without summaries
+population_dpo  population-dpo: generator without summaries
+fspo            fspo: generator with raw signals in its prompt
+user_embedding  user-embedding: generator behind a soft prompt of the user's
+user_embedding_from_signals  user-embedding-from-signals: the same, the soft prompt made from the signals
 plug_and_play   inference-1
 alternating     inference-1, generator-1, inference-2, generator-2, …   (`rounds` pairs)
 simultaneous    joint
@@ -8,26 +11,39 @@ simultaneous    joint
 
 import hashlib
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-from popi.config import RunConfig
+from popi.config import Order, RunConfig
 from popi.errors import ConfigError
 from popi.training.components import GENERATOR, INFERENCE
+
+PromptContext = Literal["none", "summary", "raw_signals"]
+EmbeddingSource = Literal["user_id", "signals"]
 
 
 @dataclass(frozen=True)
 class Phase:
-    """One phase of a run: what it trains, and the phases whose models it starts from (None: the base)."""
+    """One phase of a run: what it trains, and the phases whose models it starts from (None: the base).
+
+    Attributes:
+        context: what stands beside the task prompts that a generator phase trains on.
+        embedding: what the user's soft prompt in front of them is learned from, if there is one.
+    """
 
     name: str
     kind: Literal["inference", "generator", "joint"]
     inference_from: str | None = None
     generator_from: str | None = None
-    summaries: bool = True
+    context: PromptContext = "summary"
+    embedding: EmbeddingSource | None = None
 
     @property
     def trains(self) -> set[str]:
         return {"inference": {INFERENCE}, "generator": {GENERATOR}, "joint": {INFERENCE, GENERATOR}}[self.kind]
+
+    def soft(self, config: RunConfig) -> int:
+        """Vectors of the soft prompt that it trains."""
+        return config.training.user_embedding.tokens if self.embedding else 0
 
     def steps(self, config: RunConfig) -> int:
         training = config.training
@@ -40,7 +56,6 @@ class Phase:
 
 def plan(config: RunConfig) -> dict[str, list[Phase]]:
     """The phases of each order, in order; an order's models are those of its last phases."""
-    population = Phase("population-dpo", "generator", summaries=False)
     rounds: list[Phase] = []
     for k in range(1, config.training.rounds + 1):
         before_inference = f"inference-{k - 1}" if k > 1 else None
@@ -48,7 +63,12 @@ def plan(config: RunConfig) -> dict[str, list[Phase]]:
         rounds.append(Phase(f"inference-{k}", "inference", before_inference, before_generator))
         rounds.append(Phase(f"generator-{k}", "generator", f"inference-{k}", before_generator))
     phases = {
-        "population_dpo": [population],
+        "population_dpo": [Phase("population-dpo", "generator", context="none")],
+        "fspo": [Phase("fspo", "generator", context="raw_signals")],
+        "user_embedding": [Phase("user-embedding", "generator", context="none", embedding="user_id")],
+        "user_embedding_from_signals": [
+            Phase("user-embedding-from-signals", "generator", context="none", embedding="signals")
+        ],
         "plug_and_play": rounds[:1],
         "alternating": rounds,
         "simultaneous": [Phase("joint", "joint")],
@@ -78,6 +98,11 @@ def refuse_settings(config: RunConfig) -> None:
             f"training.generator.label_smoothing={generator.label_smoothing} belongs to loss='dpo' (conservative DPO); "
             "with loss='ipo' set it to 0"
         )
+    if config.summary.conditioned_on_prompt and config.training.inference.targets_per_summary != 1:
+        raise ConfigError(
+            f"training.inference.targets_per_summary={config.training.inference.targets_per_summary} does not go with "
+            "summary.conditioned_on_prompt, under which a summary is for one prompt: set it to 1"
+        )
     if config.training.inference.micro_batch and "simultaneous" in config.training.orders:
         raise ConfigError(
             f"training.inference.micro_batch={config.training.inference.micro_batch} does not go with order "
@@ -89,6 +114,4 @@ def refuse_settings(config: RunConfig) -> None:
             "behind an API, which stays frozen: leave plug_and_play alone there"
         )
     if not config.training.orders:
-        raise ConfigError(
-            "training.orders is empty; name at least one of population_dpo, plug_and_play, alternating, simultaneous"
-        )
+        raise ConfigError(f"training.orders is empty; name at least one of {', '.join(get_args(Order))}")

@@ -25,7 +25,15 @@ from popi.config import RunConfig, resolve
 from popi.errors import RunError
 
 COMPLETE = "complete"
-METHOD_ORDER = ("simultaneous", "alternating", "plug_and_play", "population_dpo")
+METHOD_ORDER = (
+    "simultaneous",
+    "alternating",
+    "plug_and_play",
+    "population_dpo",
+    "fspo",
+    "user_embedding_from_signals",
+    "user_embedding",
+)
 """Which method a run stands for when none is named: the first of these that it trained."""
 
 

@@ -10,6 +10,7 @@ from popi.backends.chat import estimate_tokens
 from popi.config import BENCHMARKS, RunConfig
 from popi.signals.render import Templates
 from popi.signals.types import User
+from popi.training.plan import PromptContext
 
 LOOKED_AT = 200
 """Users whose texts are counted, evenly spread over all."""
@@ -31,6 +32,7 @@ class Shapes:
         summary: `summary.max_tokens`.
         plain: task prompt and both responses, as the reference model reads them.
         guide: what the generator's template and a summary add to that.
+        raw, raw_mean: what raw signals in the generator's prompt add.
         responses: both responses of a target.
         reach: task prompt and the longer response: the positions that they take without a summary.
         dropped: users of those looked at whose signals did not all fit the budget.
@@ -46,17 +48,19 @@ class Shapes:
     plain: int
     plain_mean: float
     guide: int
+    raw: int
+    raw_mean: float
     responses: int
     reach: int
     dropped: int
     told: tuple[str, ...]
 
-    def row(self, summaries: bool = True) -> int:
-        """A target under a summary: what the generator reads at once."""
-        return self.plain + (self.guide if summaries else 0)
+    def row(self, context: PromptContext = "summary", soft: int = 0) -> int:
+        """A target in its context, behind `soft` vectors: what the generator reads at once."""
+        return self.plain + {"none": 0, "summary": self.guide, "raw_signals": self.raw}[context] + soft
 
-    def row_mean(self, summaries: bool = True) -> float:
-        return self.plain_mean + (self.guide if summaries else 0)
+    def row_mean(self, context: PromptContext = "summary", soft: int = 0) -> float:
+        return self.plain_mean + {"none": 0, "summary": self.guide, "raw_signals": self.raw_mean}[context] + soft
 
 
 def counter(config: RunConfig) -> tuple[Count, str]:
@@ -98,17 +102,22 @@ def shapes_of(config: RunConfig) -> Shapes:
     def tokens(messages: list[dict[str, str]]) -> int:
         return sum(count(message["content"]) + PER_MESSAGE for message in messages) + PER_MESSAGE
 
-    guide = tokens(templates.generator_messages("x", "x")) - tokens(templates.generator_messages("x", None))
+    bare = tokens(templates.generator_messages("x", None))
+    guide = tokens(templates.generator_messages("x", "x")) - bare
+    asked, task = ("x", ASSUMED_PROMPT) if config.summary.conditioned_on_prompt else (None, 0)
+    raw = config.signals.token_budget + tokens(templates.raw_signals_messages("x", [])) - bare
     empty = Shapes(
         users=config.data.train_users,
         signals=config.data.signals_per_user,
         targets=config.data.targets_per_user,
-        prompt=(bound := config.signals.token_budget + tokens(templates.inference_messages([]))),
+        prompt=(bound := config.signals.token_budget + tokens(templates.inference_messages([], asked)) + task),
         prompt_mean=bound,
         summary=config.summary.max_tokens,
         plain=(plain := ASSUMED_PROMPT + 2 * ASSUMED_RESPONSE),
         plain_mean=plain,
         guide=guide + config.summary.max_tokens,
+        raw=raw,
+        raw_mean=raw,
         responses=2 * ASSUMED_RESPONSE,
         reach=ASSUMED_PROMPT + ASSUMED_RESPONSE,
         dropped=0,
@@ -138,11 +147,15 @@ def _measured(
     if not users:  # training says so
         return replace(empty, users=0)
     looked_at: list[User] = users[:: -(-len(users) // LOOKED_AT)]
-    prompts, plain, responses, reach, dropped = [], [], [], 0, 0
+    conditioned = config.summary.conditioned_on_prompt
+    prompts, raw, plain, responses, reach, dropped = [], [], [], [], 0, 0
+    bare = tokens(templates.generator_messages("x", None))
     for user in looked_at:
         kept, left = templates.fit(user.signals, config.signals.token_budget, count)
         dropped += bool(left)
-        prompts.append(tokens(templates.inference_messages(kept)))
+        read = [target.prompt for target in user.targets] if conditioned else [None]
+        prompts += [tokens(templates.inference_messages(kept, prompt)) for prompt in read]
+        raw.append(tokens(templates.raw_signals_messages("x", kept)) - bare)
         for target in user.targets:
             chosen, rejected = count(target.chosen) + 1, count(target.rejected) + 1
             asked = tokens(templates.generator_messages(target.prompt, None))
@@ -156,6 +169,8 @@ def _measured(
         targets=max(len(user.targets) for user in users),
         prompt=max(prompts),
         prompt_mean=sum(prompts) / len(prompts),
+        raw=max(raw),
+        raw_mean=sum(raw) / len(raw),
         plain=max(plain),
         plain_mean=sum(plain) / len(plain),
         responses=max(responses),

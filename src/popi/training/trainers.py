@@ -1,12 +1,21 @@
 """The trainer of a phase: its users drawn, its reference log-probs and summaries at hand."""
 
-from dataclasses import dataclass
+import random
+from dataclasses import dataclass, replace
 from typing import Any
 
 from popi.signals.types import User
 from popi.training.adapters import using
 from popi.training.components import GENERATOR, INFERENCE, Components
-from popi.training.dataset import References, draw, generator_rows, inference_rows, sample_summaries
+from popi.training.dataset import (
+    GeneratorRow,
+    References,
+    draw,
+    generator_rows,
+    inference_rows,
+    raw_signals_rows,
+    sample_summaries,
+)
 from popi.training.generator_phase import GeneratorTrainer
 from popi.training.inference_phase import InferenceTrainer
 from popi.training.joint_phase import JointTrainer
@@ -14,6 +23,8 @@ from popi.training.plan import Phase
 from popi.training.progress import PhaseProgress
 from popi.training.reward import SummaryReward
 from popi.training.run_directory import PhaseDirectory, RunDirectory, read_jsonl, write_jsonl
+from popi.training.user_embedding_phase import UserEmbeddingTrainer
+from popi.user_embedding import SignalsEmbedding, UserEmbedding, UserIdEmbedding, generic_embedding, hidden_states
 
 
 @dataclass(frozen=True)
@@ -77,7 +88,7 @@ def inference_trainer(job: Job) -> InferenceTrainer:
 
 
 def generator_trainer(job: Job) -> GeneratorTrainer:
-    """The trainer of a generator phase, its summaries written."""
+    """The trainer of a generator phase, its summaries written or its signals read."""
     run, users, parts, progress = job.run, job.users, job.parts, job.progress
     config = run.config
     batch_size = config.training.generator.batch_size
@@ -90,10 +101,10 @@ def generator_trainer(job: Job) -> GeneratorTrainer:
         pairs += len(users[i].targets)
     references = references_for(chosen, run, parts, progress)
     summaries = None
-    if job.phase.summaries:
+    if job.phase.context == "summary":
         file = job.directory.path / "summaries.jsonl"
-        rows = read_jsonl(file)
-        if not rows:
+        written = read_jsonl(file)
+        if not written:
             inference_model = parts.inference_model
             with progress.preparing("summaries to train on", len(chosen)) as report:
                 with using(inference_model.local.model, parts.adapters[INFERENCE]):
@@ -105,9 +116,39 @@ def generator_trainer(job: Job) -> GeneratorTrainer:
                         report,
                         config.evaluation.users_at_once,
                     )
-            rows = [{"user_id": u.user_id, "summaries": texts} for u, texts in zip(chosen, drawn, strict=True)]
-            write_jsonl(file, rows)
-        summaries = [row["summaries"] for row in rows]
-    pool = generator_rows(chosen, summaries, parts.local_generator, references)
-    order = draw(len(pool), batch_size, job.steps, job.seed + 1)
-    return GeneratorTrainer(local=parts.local_generator.local, rows=[pool[i] for i in order], **job.arguments())
+            written = [{"user_id": u.user_id, "summaries": texts} for u, texts in zip(chosen, drawn, strict=True)]
+            write_jsonl(file, written)
+        summaries = [row["summaries"] for row in written]
+    generator = parts.local_generator
+    if job.phase.context == "raw_signals":
+        pool = raw_signals_rows(chosen, generator, references, config.signals.token_budget)
+    else:
+        pool = generator_rows(chosen, summaries, generator, references)
+    rows = [pool[i] for i in draw(len(pool), batch_size, job.steps, job.seed + 1)]
+    if job.phase.embedding is not None:
+        return user_embedding_trainer(job, chosen, rows)
+    return GeneratorTrainer(local=generator.local, rows=rows, **job.arguments())
+
+
+def user_embedding_trainer(job: Job, users: list[User], rows: list[GeneratorRow]) -> UserEmbeddingTrainer:
+    """The trainer of a user-embedding phase: new embeddings, and which of the rows train the generic user's."""
+    config, parts, generator = job.run.config, job.parts, job.parts.local_generator
+    settings = config.training.user_embedding
+    weights = generator.local.model.get_input_embeddings().weight
+    generic = generic_embedding(weights, settings.tokens, job.seed)
+    embedding: UserEmbedding
+    if job.phase.embedding == "user_id":
+        embedding = UserIdEmbedding(generic, [UserIdEmbedding.key(user) for user in users])
+        inputs = embedding.inputs(users, parts.base, config.signals.token_budget)
+    else:
+        with job.progress.preparing("signals read by the base", len(users)) as report:
+            with using(parts.base.local.model, None):
+                states = hidden_states(
+                    users, parts.base, config.signals.token_budget, config.evaluation.users_at_once, report
+                )
+        embedding = SignalsEmbedding.of(generic, states)
+        inputs = embedding.standardised(states)
+    picker = random.Random(job.seed + 2)
+    rows = [replace(row, user=-1) if picker.random() < settings.generic_share else row for row in rows]
+    generator.embedding = embedding.to(generator.local.device)
+    return UserEmbeddingTrainer(local=generator.local, rows=rows, embedding=embedding, inputs=inputs, **job.arguments())

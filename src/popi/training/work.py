@@ -47,10 +47,14 @@ def work_of(config: RunConfig, phase: Phase, shapes: Shapes) -> Work:
     if phase.kind == "generator":
         pairs = steps * generator.batch_size
         users = min(shapes.users, -(-pairs // max(shapes.targets, 1)))
-        row, read, decoded = shapes.row_mean(phase.summaries), users * shapes.targets * shapes.plain_mean, 0.0
-        if phase.summaries:
-            read += users * (shapes.prompt_mean + shapes.targets * shapes.summary)
-            decoded = -(-users // config.evaluation.users_at_once) * shapes.summary
+        row = shapes.row_mean(phase.context, phase.soft(config))
+        read, decoded = users * shapes.targets * shapes.plain_mean, 0.0
+        if phase.embedding == "signals":
+            read += users * shapes.raw_mean
+        if phase.context == "summary":
+            written = users * shapes.targets if config.summary.conditioned_on_prompt else users  # prompts to write from
+            read += written * shapes.prompt_mean + users * shapes.targets * shapes.summary
+            decoded = -(-written // config.evaluation.users_at_once) * shapes.summary
         return Work(steps, pairs, decoded, read, pairs * row)
     users = settings.users_per_step
     tree = users * (shapes.prompt_mean + settings.group_size * shapes.summary)

@@ -59,6 +59,7 @@ def metrics_of(methods: dict[str, tuple]) -> dict:
         },
         "not_trained": ["population_dpo", "popi_simultaneous"],
         "not_applicable": [],
+        "not_enabled": ["per_user_lora"],
         "seconds": {"evaluation": 31.2, "raw_signals": 18.0},
     }
 
@@ -164,7 +165,9 @@ class TinyModels(Models):
 
     def inference_model(self, path: str) -> InferenceModel:
         self.asked.append(f"inference {path}")
-        return InferenceModel(self._local(path), "nano", max_tokens=6, token_budget=self.config.signals.token_budget)
+        conditioned = self.config.summary.conditioned_on_prompt
+        budget = self.config.signals.token_budget
+        return InferenceModel(self._local(path), "nano", max_tokens=6, token_budget=budget, conditioned=conditioned)
 
 
 @dataclass

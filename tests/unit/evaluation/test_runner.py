@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from popi.config import resolve
 from popi.errors import ConfigError, DataError, RunError
@@ -11,7 +12,8 @@ from popi.evaluation.models import Other
 from popi.evaluation.runner import check_rows, evaluate, metrics_path, read_rows, training_seconds
 from popi.evaluation.users import held_out
 from popi.generator import Generator
-from popi.scoring import pair_logps_plain
+from popi.scoring import pair_logps_plain, soft_pair_logps
+from popi.user_embedding import UserIdEmbedding
 
 EVALUATED = [
     "no_personalization",
@@ -41,7 +43,13 @@ def test_metrics_json_has_the_schema_of_the_issue(run, tiny) -> None:
     assert (result["n_users"], result["n_pairs"], result["seed"]) == (3, 6, 0)
     assert result["config"] == run.config.model_dump(mode="json")
     assert list(result["methods"]) == EVALUATED
-    assert result["not_trained"] == ["population_dpo", "popi_simultaneous"]
+    assert result["not_trained"] == [
+        "population_dpo",
+        "fspo",
+        "user_embedding",
+        "user_embedding_from_signals",
+        "popi_simultaneous",
+    ]
     for name, entry in result["methods"].items():
         for key in ("reward_accuracy", "margin"):
             assert set(entry[key]) == {"value", "low", "high"}
@@ -86,6 +94,76 @@ def test_raw_signals_are_in_the_prompt_and_cost_their_tokens(run, tiny) -> None:
     whole = base.local.encode_chat(base.templates.raw_signals_messages(prompt, people[0].user.signals))
     assert row["overhead_tokens"] == len(whole) - len(base.prompt_ids(prompt, None)) > 100
     assert row["summary"] is None
+
+
+def test_a_trained_generator_reads_raw_signals_or_a_soft_prompt(run, tiny) -> None:
+    """FSPO and the user embedding, from whole sequences; the reference is the base on the plain prompt."""
+    run.methods = lambda: {"fspo": {}, "user_embedding": {}}
+    run.models = lambda order: ("nano", f"phases/{order}")
+    models = tiny(run)
+    people, base = held_out(run.config)[0], models.generator("nano")
+    embedding = UserIdEmbedding(0.3 * torch.randn(3, 32), [UserIdEmbedding.key(people[1].user)])
+    embedding.offsets.data.normal_(std=0.3)
+
+    bare = models.generator
+
+    def generator(path: str) -> Generator:
+        found = bare(path)
+        found.embedding = embedding if path == "phases/user_embedding" else None
+        return found
+
+    models.generator = generator
+    result = evaluate(run, models=models)
+    assert {"fspo", "user_embedding"} <= set(result["methods"]) and "popi_alternating" in result["not_trained"]
+    answered = json.loads((run.path / "evaluation" / "examples.json").read_text())["users"][0]["prompts"][0]["answers"]
+    assert not {"raw_signals", "fspo", "user_embedding"} & set(answered)
+    plain = {r["window"]: r for r in read_rows(run.path / "evaluation" / "no_personalization.jsonl")}
+    for name in ("fspo", "user_embedding"):
+        trained = generator(f"phases/{name}")
+        for row in read_rows(run.path / "evaluation" / f"{name}.jsonl"):
+            person = people[row["window"]]
+            target = person.user.targets[row["target"]]
+            if name == "fspo":
+                messages = trained.templates.raw_signals_messages(target.prompt, person.user.signals)
+                item = trained.item(trained.local.encode_chat(messages), target)
+                with torch.no_grad():
+                    chosen, _ = pair_logps_plain(trained.local.model, [item])
+                assert row["overhead_tokens"] == len(item.prefix) - len(base.prompt_ids(target.prompt, None)) > 100
+            else:
+                own = embedding.offsets[0] if row["window"] == 1 else 0
+                soft = (embedding.generic + own).detach()[None]
+                [item] = trained.reference_items([target])
+                chosen, _ = soft_pair_logps(trained.local.model, [item], soft, 0)
+                assert row["overhead_tokens"] == 3
+            assert row["chosen_logp"] == pytest.approx(chosen.item(), abs=1e-3)
+            if row["target"] == 1:
+                assert row["reference_chosen_logp"] == plain[row["window"]]["chosen_logp"]
+
+
+def test_summaries_conditioned_on_the_prompt_are_one_a_target(run, tiny) -> None:
+    tree = run.config.model_dump(mode="json")
+    tree["summary"]["conditioned_on_prompt"] = True
+    run.config = resolve(tree)
+    models = tiny(run)
+    evaluate(run, models=models)
+    people, trained = held_out(run.config)[0], models.generator("phases/generator-1")
+    model = models.inference_model("phases/inference-1")
+    examples = json.loads((run.path / "evaluation" / "examples.json").read_text())["users"]
+    summaries = set()
+    for row in read_rows(run.path / "evaluation" / "popi_alternating.jsonl"):
+        user = people[row["window"]].user
+        target = user.targets[row["target"]]
+        assert row["summary"] == model.summarize(user.signals, prompt=target.prompt).text
+        summaries.add(row["summary"])
+        with torch.no_grad():
+            chosen, _ = pair_logps_plain(trained.local.model, trained.items([target], row["summary"]))
+        assert row["chosen_logp"] == pytest.approx(chosen.item(), abs=1e-3)
+        if row["window"] < len(examples):
+            asked = examples[row["window"]]["prompts"][row["target"]]
+            assert asked["answers"]["popi_alternating"] == trained.generate(target.prompt, row["summary"], 4)
+    assert len(summaries) > len(people), "they do depend on the prompt"
+    for row in read_rows(run.path / "evaluation" / "oracle.jsonl"):
+        assert row["summary"] == people[row["window"]].oracle
 
 
 def test_no_personalization_is_exactly_half(run, tiny) -> None:

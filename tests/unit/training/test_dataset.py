@@ -16,6 +16,7 @@ from popi.training.dataset import (
     draw,
     generator_rows,
     inference_rows,
+    raw_signals_rows,
     sample_summaries,
     trainable,
 )
@@ -116,6 +117,24 @@ def test_each_summary_stands_beside_its_target(users: list[User], local: LocalMo
     assert (plain[1].ref_chosen, plain[1].ref_rejected) == (rows[1].ref_chosen, rows[1].ref_rejected)
 
 
+def test_raw_signals_stand_in_the_prompt_as_far_as_they_fit(
+    users: list[User], local: LocalModel, tmp_path: Path
+) -> None:
+    generator = Generator(local)
+    references = References(tmp_path / "references.jsonl")
+    references.compute(users[:2], generator)
+    for budget, fits in ((2000, True), (100, False)):
+        rows = raw_signals_rows(users[:2], generator, references, budget)
+        assert [row.user for row in rows] == [0, 0, 0, 1, 1, 1]
+        kept, dropped = generator.templates.fit(users[1].signals, budget, generator.count_tokens)
+        assert kept and (not dropped) == fits
+        target = users[1].targets[2]
+        messages = generator.templates.raw_signals_messages(target.prompt, kept)
+        assert rows[5].item == generator.item(local.encode_chat(messages), target)
+        referenced = references.targets(users[1])[2]  # of the plain prompt, as in every method
+        assert (rows[5].ref_chosen, rows[5].ref_rejected) == (referenced.ref_chosen, referenced.ref_rejected)
+
+
 def test_one_summary_for_every_target(users: list[User], local: LocalModel) -> None:
     few = [users[0], users[1].model_copy(update={"targets": users[1].targets[:1]})]
     counted: list[int] = []
@@ -123,3 +142,26 @@ def test_one_summary_for_every_target(users: list[User], local: LocalModel) -> N
     written = sample_summaries(few, InferenceModel(local, max_tokens=5), 1.0, 1.0, counted.append, batch_size=1)
     assert [len(texts) for texts in written] == [3, 1] and counted == [1, 2]
     assert len(set(written[0])) > 1  # sampled, not greedy
+
+
+def test_conditioned_rows_and_summaries_are_for_one_target(
+    users: list[User], local: LocalModel, tmp_path: Path
+) -> None:
+    references = References(tmp_path / "references.jsonl")
+    references.compute(users, Generator(local))
+    model = InferenceModel(local, max_tokens=5, conditioned=True)
+    order = [3, 1, 3, 3]
+    rows = inference_rows(users, order, model, references, targets_per_summary=1, seed=0)
+    plain = inference_rows(users, order, InferenceModel(local, max_tokens=5), references, 1, 0)
+    for row, i, other in zip(rows, order, plain, strict=True):
+        [target] = row.targets
+        assert row.targets == other.targets, "the same targets are drawn"
+        assert row.prompt_ids == tuple(model.prompt_ids(users[i].signals, target.pair.prompt)[0]) != other.prompt_ids
+    assert len({row.prompt_ids for row in rows if row.user_id == users[3].user_id}) > 1
+
+    few = [users[0], users[1].model_copy(update={"targets": users[1].targets[:1]})]
+    counted: list[int] = []
+    written = sample_summaries(few, model, 1e-6, 1.0, counted.append, batch_size=2)
+    assert counted == [2] and [len(texts) for texts in written] == [3, 1]
+    for user, texts in zip(few, written, strict=True):
+        assert texts == [model.summarize(user.signals, prompt=target.prompt).text for target in user.targets]

@@ -113,6 +113,37 @@ def test_work_by_hand() -> None:
     assert phase.work.read == pytest.approx(5 * (tree + scored) + references)
 
 
+def test_work_of_the_baselines_by_hand() -> None:
+    orders = ["population_dpo", "fspo", "user_embedding", "user_embedding_from_signals"]
+    training = {"orders": orders, "generator": {"steps": 5, "batch_size": 8}, "user_embedding": {"tokens": 3}}
+    plan = planned(training=training)
+    plain, raw = plan.shapes.plain_mean, plan.shapes.raw_mean
+    references = 10 * 4 * plain  # 40 pairs, four of each user
+    expected = [(references, plain), (references, plain + raw)]
+    expected += [(references, plain + 3), (references + 10 * raw, plain + 3)]
+    found = [(phase.work.read, phase.work.trained / 40) for phase in plan.phases]
+    assert found == [pytest.approx(numbers) for numbers in expected]
+    assert plan.problems == [] and raw > 100
+
+
+def test_work_of_summaries_conditioned_on_the_prompt() -> None:
+    training = {"orders": ["alternating"], "generator": {"steps": 5, "batch_size": 8}}
+    training |= {"inference": {"steps": 1, "targets_per_summary": 1}}
+    plans = [planned(training=training, summary={"conditioned_on_prompt": on}) for on in (False, True)]
+    one, each = (plan.phases[1].work.read for plan in plans)
+    users, targets = 10, 4
+    read = [plan.shapes.prompt_mean for plan in plans]
+    assert read[1] > read[0]
+    assert each - one == pytest.approx(users * targets * read[1] - users * read[0])
+
+
+def test_raw_signals_must_fit_the_context() -> None:
+    training = {"orders": ["fspo"]}
+    data = {"source": "elix", "train_users": 123}
+    [problem, *_] = planned(training=training, data=data, summary={"max_tokens": 16}).problems[1:]
+    assert "raw signals, task prompt and response take up to" in problem and "signals.token_budget" in problem
+
+
 def test_data_that_is_not_here_is_planned_from_the_settings() -> None:
     plan = planned(data={"source": "elix", "train_users": 123})
     assert plan.shapes.users == 123 and "elix lies on the hub" in plan.shapes.told[0]

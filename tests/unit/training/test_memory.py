@@ -27,6 +27,8 @@ SHAPES = Shapes(
     plain=500,
     plain_mean=400,
     guide=150,
+    raw=900,
+    raw_mean=700,
     responses=400,
     reach=350,
     dropped=0,
@@ -59,6 +61,21 @@ def test_lora_shares_one_base_by_hand() -> None:
     assert (found.gradients, found.optimizer) == (4 * adapter, 8 * adapter)
     full = {**model, "dtype": "float32"}
     assert memory(gpu=False, model=full).weights == 4 * ONE_B.parameters + 4 * adapter, "float32 if so set"
+
+
+def test_user_embeddings_by_hand() -> None:
+    p, d, k = ONE_B.parameters, 2048, 6
+    tree = {"user_embedding": {"tokens": k}, "generator": {"batch_size": 4}}
+    for source, vectors in (("user_id", 1 + 100), ("signals", 1 + d)):
+        found = memory(Phase("user-embedding", "generator", context="none", embedding=source), training=tree)
+        assert found.weights == 2 * 4 * p + 4 * k * d * vectors
+        assert (found.gradients, found.optimizer) == (4 * (p + k * d * vectors), 8 * (p + k * d * vectors))
+
+
+def test_what_stands_in_the_prompt_makes_a_row() -> None:
+    assert [SHAPES.row(context) for context in ("none", "summary", "raw_signals")] == [500, 650, 1400]
+    assert [SHAPES.row_mean(context) for context in ("none", "summary", "raw_signals")] == [400, 550, 1100]
+    assert SHAPES.row("none", soft=10) == 510
 
 
 def test_the_type_is_the_one_that_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,10 +1,11 @@
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import get_args
 
 import pytest
 
-from popi.config import resolve
+from popi.config import Order, resolve
 from popi.errors import ConfigError, DataError, PopiError, RunError
 from popi.training.phase import _Log
 from popi.training.plan import models_of, phase_seed, plan
@@ -29,10 +30,13 @@ def test_plan_of_two_rounds() -> None:
 
 
 def test_models_of_each_order() -> None:
-    settings = config(["population_dpo", "plug_and_play", "alternating", "simultaneous"], rounds=2)
+    settings = config(list(get_args(Order)), rounds=2)
     found = {order: models_of(phases, settings) for order, phases in plan(settings).items()}
     assert found == {
         "population_dpo": ("nano", "phases/population-dpo/generator"),
+        "fspo": ("nano", "phases/fspo/generator"),
+        "user_embedding": ("nano", "phases/user-embedding/generator"),
+        "user_embedding_from_signals": ("nano", "phases/user-embedding-from-signals/generator"),
         "plug_and_play": ("phases/inference-1/inference_model", "nano"),
         "alternating": ("phases/inference-2/inference_model", "phases/generator-2/generator"),
         "simultaneous": ("phases/joint/inference_model", "phases/joint/generator"),

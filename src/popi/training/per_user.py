@@ -1,0 +1,101 @@
+"""A LoRA adapter for one user, trained by DPO on that user's own signals: the per-user fine-tuning baseline.
+
+    L(θ_u) = mean over the user's own pairs of −log σ(β·h),   h as in `objective`, on plain prompts
+
+It sees of the user what can be laid out as preference pairs, and nothing of other users. The adapter exists while the
+user is scored; one base serves all users.
+"""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+
+from popi.config import PerUserLoraConfig
+from popi.errors import ConfigError, RunError
+from popi.generator import Generator
+from popi.scoring import pair_logps
+from popi.signals.types import InteractionSignal, PairSignal, Signal, TargetPair
+from popi.training.adapters import TRAINED, attach_adapters, has_adapters
+from popi.training.dataset import draw
+from popi.training.objective import dpo_loss, margin
+from popi.tree import pack, segment_logps
+
+MAX_GRAD_NORM = 10.0
+"""Gradient clip, that of a generator phase."""
+
+
+def own_pairs(signals: Sequence[Signal]) -> list[TargetPair]:
+    """A user's signals as preference pairs: pairs as they are, an edit as preferred over the response that it mends.
+
+    Other signals (posts, statements, ratings, demographics) have no two responses and give none.
+    """
+    pairs = []
+    for signal in signals:
+        if isinstance(signal, PairSignal):
+            pairs.append(TargetPair(prompt=signal.prompt, chosen=signal.chosen, rejected=signal.rejected))
+        elif isinstance(signal, InteractionSignal) and signal.edit and signal.edit != signal.response:
+            pairs.append(TargetPair(prompt=signal.prompt, chosen=signal.edit, rejected=signal.response))
+    return pairs
+
+
+@contextmanager
+def user_adapter(
+    generator: Generator, pairs: Sequence[TargetPair], settings: PerUserLoraConfig, seed: int
+) -> Iterator[None]:
+    """Put an adapter trained on `pairs` over the generator, and take it off again; without pairs there is none.
+
+    Args:
+        generator: the untrained base, whose weights stay as they are.
+        pairs: the user's own.
+        settings: rank, steps, batch size, learning rate and β.
+        seed: of the adapter's first weights and of the order of the pairs.
+
+    Raises:
+        ConfigError: the base is an adapter over another model.
+        RunError: the training diverged.
+    """
+    local = generator.local
+    base = local.model
+    if has_adapters(base):
+        raise ConfigError(
+            f"evaluation.per_user_lora: {local.name} is an adapter over another model and takes no second one; name a "
+            "model.base that is none, or leave per_user_lora out"
+        )
+    if not pairs:
+        yield
+        return
+    flags = [(parameter, parameter.requires_grad) for parameter in base.parameters()]
+    items = generator.reference_items(pairs)
+    ref_chosen, ref_rejected = (logps.to(local.device) for logps in pair_logps(base, items, local.pad_id))
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # renamed arguments that PEFT still asks for
+        torch.manual_seed(seed)
+        model = attach_adapters(base, settings.rank, 2.0 * settings.rank, {TRAINED: None})
+    try:
+        local.model = model
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=0.0)
+        size = min(settings.batch_size, len(items))
+        order = draw(len(items), size, settings.steps, seed)
+        for start in range(0, len(order), size):
+            picked = order[start : start + size]
+            trees = pack([items[i].tree for i in picked], local.pad_id).to(local.device)
+            logps = segment_logps(model, trees).reshape(-1, 2)  # (B, 2): chosen, rejected
+            h = margin(logps[:, 0], logps[:, 1], ref_chosen[picked], ref_rejected[picked])
+            loss = dpo_loss(h, settings.beta).mean()
+            if not bool(loss.isfinite()):
+                raise RunError(
+                    f"evaluation.per_user_lora: the adapter's training diverged (loss {loss.item()} on {len(pairs)} "
+                    f"pairs); lower its learning_rate, which is {settings.learning_rate}"
+                )
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(trained, MAX_GRAD_NORM)
+            optimizer.step()
+        yield
+    finally:
+        local.model = model.unload()
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
