@@ -87,12 +87,22 @@ class Generator:
         requests: Sequence[tuple[Prompt, str | Summary | None]],
         max_new_tokens: int = 512,
         temperature: float = 0.0,
+    ) -> list[str]:
+        """Answer many (task prompt, summary) at once, in their order."""
+        conversations = [_messages(self.templates, prompt, summary) for prompt, summary in requests]
+        return self.reply_many(conversations, max_new_tokens, temperature)
+
+    def reply_many(
+        self,
+        conversations: Sequence[Messages],
+        max_new_tokens: int = 512,
+        temperature: float = 0.0,
         soft: "Tensor | None" = None,
     ) -> list[str]:
-        """Answer many (task prompt, summary) at once, in their order. `soft`: as `score` takes it."""
-        if not requests:
+        """Answer many conversations at once, in their order. `soft`: as `score` takes it."""
+        if not conversations:
             return []
-        prompts = [self.prompt_ids(prompt, summary) for prompt, summary in requests]
+        prompts = [list(self._encode(messages)) for messages in conversations]
         soft = self._soft(len(prompts), soft)
         drawn = self.local.generate(prompts, max_new_tokens=max_new_tokens, temperature=temperature, soft=soft)
         return [self.local.decode(samples[0]) for samples in drawn]
@@ -268,7 +278,7 @@ class ApiGenerator:
         Raises:
             UpstreamError: the server gave no answer.
         """
-        results = self._replies([(prompt, summary)], max_new_tokens, temperature)
+        results = self._replies([self.messages(prompt, summary)], max_new_tokens, temperature)
         if isinstance(results[0], PopiError):
             raise results[0]
         return results[0]
@@ -284,12 +294,22 @@ class ApiGenerator:
         Raises:
             BatchError: some failed; its `results` hold the answers of all others.
         """
-        return values(self._replies(requests, max_new_tokens, temperature))
+        conversations = [self.messages(prompt, summary) for prompt, summary in requests]
+        return self.reply_many(conversations, max_new_tokens, temperature)
+
+    def reply_many(
+        self, conversations: Sequence[Messages], max_new_tokens: int = 512, temperature: float = 0.0
+    ) -> list[str]:
+        """Answer many conversations, in their order.
+
+        Raises:
+            BatchError: some failed; its `results` hold the answers of all others.
+        """
+        return values(self._replies(conversations, max_new_tokens, temperature))
 
     def _replies(
-        self, requests: Sequence[tuple[Prompt, str | Summary | None]], max_new_tokens: int, temperature: float
+        self, conversations: Sequence[Messages], max_new_tokens: int, temperature: float
     ) -> list[str | PopiError]:
-        conversations = [self.messages(prompt, summary) for prompt, summary in requests]
         replies = self.chat.chat_many(conversations, max_tokens=max_new_tokens, temperature=temperature)
         return [reply if isinstance(reply, PopiError) else reply.text for reply in replies]
 

@@ -102,7 +102,7 @@ def infer(
         if output.exists() and users.exists() and output.samefile(users):
             raise DataError(f"{output}: is the file of users itself; name another file with --out")
     if api is not None:
-        chat = _connect(api, api_model, protocol, key_env, api_extra, concurrency, price_in, price_out)
+        chat = connect(api, api_model, protocol, key_env, api_extra, concurrency, price_in, price_out)
         from popi.inference_model import ApiInferenceModel
 
         writer = ApiInferenceModel(chat, max_tokens=max_tokens or 256, token_budget=token_budget or 8192)
@@ -174,7 +174,7 @@ def generate(
     if api is not None and method is not None:
         raise typer.BadParameter("--method names a method of a run; it does not go with --api")
     if api is not None:
-        chat = _connect(api, api_model, protocol, key_env, api_extra, 1, price_in, price_out)
+        chat = connect(api, api_model, protocol, key_env, api_extra, 1, price_in, price_out)
         from popi.generator import ApiGenerator
 
         print(ApiGenerator(chat).generate(prompt, summary, max_new_tokens=max_tokens, temperature=temperature))
@@ -195,7 +195,7 @@ def _only_with_api(*given: object) -> None:
         raise typer.BadParameter("--api-model, --key-env, --api-extra, --price-in and --price-out go with --api alone")
 
 
-def _connect(
+def connect(
     url: str,
     name: str | None,
     protocol: str,
@@ -205,6 +205,7 @@ def _connect(
     price_in: float | None,
     price_out: float | None,
 ) -> "ApiModel":
+    """The model that a command's options name."""
     if name is None:
         raise typer.BadParameter("--api needs --api-model: the model, as the API calls it")
     if (price_in is None) != (price_out is None):

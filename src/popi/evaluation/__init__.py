@@ -1,1 +1,1 @@
-"""What a run is worth on held-out users: methods side by side, metrics with intervals, a report from files."""
+"""What a run is worth on held-out users: methods side by side, judged responses, intervals, a report from files."""

@@ -100,8 +100,55 @@ def reward_accuracy(margins: Sequence[float], users: Sequence[Hashable]) -> Esti
 
     Exactly 0 is what an untrained generator without a summary gives: it says nothing either way.
     """
-    outcomes = [1.0 if margin > 0 else 0.5 if margin == 0 else 0.0 for margin in margins]
-    return clustered_mean(outcomes, users, bounds=(0.0, 1.0))
+    return clustered_mean(outcomes(margins), users, bounds=(0.0, 1.0))
+
+
+def outcomes(margins: Sequence[float]) -> list[float]:
+    """What each margin adds to reward accuracy: 1 where positive, ½ where exactly 0, else 0."""
+    return [1.0 if margin > 0 else 0.5 if margin == 0 else 0.0 for margin in margins]
+
+
+def paired_difference(
+    values: Sequence[float],
+    others: Sequence[float],
+    users: Sequence[Hashable],
+    bounds: tuple[float, float] = (-math.inf, math.inf),
+) -> Estimate:
+    """Mean of value − other over the same rows, with an interval clustered by user.
+
+    Two methods find the same pairs easy or hard, so the interval of their paired difference is narrower than their
+    two intervals make one think. For reward accuracy pass `outcomes` of both methods' margins and bounds (-1, 1).
+
+    Args:
+        values: (N,) of the one method.
+        others: (N,) of the other, row by row on the same pairs.
+        users: (N,) whose row it is.
+        bounds: the interval is cut to these.
+    """
+    if len(values) != len(others):
+        raise ValueError(f"both methods on the same pairs: got {len(values)} and {len(others)} values")
+    return clustered_mean(np.asarray(values, dtype=float) - np.asarray(others, dtype=float), users, bounds)
+
+
+def response_length(responses: Sequence[str], users: Sequence[Hashable]) -> Estimate:
+    """Mean length in characters, as alpaca_eval counts it, with an interval clustered by user."""
+    return clustered_mean([len(response) for response in responses], users, (0.0, math.inf))
+
+
+def prompt_cost(tokens: Sequence[float], price: float, users: Sequence[Hashable]) -> Estimate:
+    """Mean cost of one prompt, with an interval clustered by user, in the currency of the price.
+
+    Args:
+        tokens: (N,) tokens of each prompt; of the context overhead alone, for what personalising it costs.
+        price: of a million input tokens.
+        users: (N,) whose prompt it is.
+
+    Raises:
+        ValueError: the price is negative or not finite.
+    """
+    if not 0 <= price < math.inf:
+        raise ValueError(f"the price of a million tokens must be a number from 0 on; got {price}")
+    return clustered_mean(np.asarray(tokens, dtype=float) * price / 1e6, users, (0.0, math.inf))
 
 
 def attribute_scores(

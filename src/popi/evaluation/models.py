@@ -1,16 +1,20 @@
 """Which models a method uses in a run, and loading them when their turn comes."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from popi.backends.local import LocalModel
 from popi.config import ApiGeneratorConfig, RunConfig
 from popi.evaluation.methods import METHODS, Method
 from popi.generator import AnyGenerator, ApiGenerator, Generator
 from popi.inference_model import InferenceModel
+from popi.users import Person
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 WEIGHTS = (".safetensors", ".bin", ".gguf")
 
@@ -111,6 +115,14 @@ class Models:
         return InferenceModel(
             local, signals.template, summary.max_tokens, signals.token_budget, summary.conditioned_on_prompt
         )
+
+    def soft_prompts(self, method: Method, users: Sequence[Person]) -> "Tensor":
+        """(n, k, d) soft prompts by the user embeddings that a method's generator was trained with."""
+        generator, base = self.generator(self.generator_path(method)), self.generator(self.untrained)
+        assert isinstance(generator, Generator) and isinstance(base, Generator), "embeddings belong to local models"
+        assert generator.embedding is not None, "the order saves them beside its generator"
+        budget, size = self.config.signals.token_budget, self.config.evaluation.users_at_once
+        return generator.embedding.soft_prompts([person.user for person in users], base, budget, size)
 
     @property
     def _loading(self) -> dict[str, Any]:

@@ -135,13 +135,29 @@ def choose_methods(models: Models, people: Sequence[Person], transfer: bool) -> 
     return chosen, {"not_trained": not_trained, "not_applicable": not_applicable, "not_enabled": not_enabled}
 
 
+def evaluated_summaries(
+    config: RunConfig, people: Sequence[Person], models: Models, folder: Path, name: str
+) -> dict[RowKey, str | None]:
+    """(window, target) → the summary that an evaluation in `folder` wrote under a method.
+
+    Raises:
+        RunError: that method was not evaluated there, or with other users, models or settings.
+    """
+    job = _Job(config, people, models, folder)
+    written = job.finished.get(name, {}).get("stamp")
+    if written != job.method_stamp(name) or not (folder / f"{name}.jsonl").is_file():
+        state = "has no summaries of" if written is None else "has summaries by other models, or of other users, of"
+        raise RunError(f"{folder} {state} {name}; write them first: popi evaluate, with the same --run and options")
+    return job.summaries_of(name)
+
+
 class _Job:
     """One evaluation: users, models and the folder of its files."""
 
     def __init__(self, config: RunConfig, people: Sequence[Person], models: Models, folder: Path) -> None:
         self.config, self.people, self.models, self.folder = config, people, models, folder
         self.expected: list[RowKey] = [(w, t) for w, p in enumerate(people) for t in range(len(p.user.targets))]
-        self.users_stamp = _stamp([p.user.model_dump(mode="json") for p in people])
+        self.users_stamp = stamp_of([p.user.model_dump(mode="json") for p in people])
         self.written: dict[str, list[tuple[Summary, ...]]] = {}
         self.finished: dict[str, Any] = _finished(folder / FINISHED)
 
@@ -151,7 +167,7 @@ class _Job:
         facts = {"method": name, "users": self.users_stamp, "models": self.models.describe(name)}
         if METHODS[name].per_user:
             settings["per_user_lora"] = self.config.evaluation.per_user_lora.model_dump() | {"seed": self.config.seed}
-        return _stamp(facts | settings | truths)
+        return stamp_of(facts | settings | truths)
 
     def run_method(self, name: str, progress: Progress, task: TaskID) -> None:
         """Write a method's file, unless a finished one with the same stamp is there."""
@@ -188,12 +204,7 @@ class _Job:
             return self._summaries(self.models.inference_path(method), progress, task)
 
         def embed(users: Sequence[Person]) -> Tensor:
-            base = self.models.generator(self.models.untrained)
-            assert isinstance(generator, Generator) and isinstance(base, Generator) and generator.embedding is not None
-            people = [person.user for person in users]
-            config = self.config
-            size = config.evaluation.users_at_once
-            return generator.embedding.soft_prompts(people, base, config.signals.token_budget, size)
+            return self.models.soft_prompts(method, users)
 
         sources = Sources(summarize, embed, generator, self.config.signals.token_budget)
         contexts = method.contexts(sources, self.people)
@@ -370,7 +381,8 @@ def _gains(result: dict[str, Any], own: dict[str, Any]) -> dict[str, float | Non
     return {name: metrics.gain_kept(other, mine) for name, (other, mine) in accuracy.items()}
 
 
-def _stamp(content: Any) -> str:
+def stamp_of(content: Any) -> str:
+    """A short hash of anything JSON."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -35,6 +35,41 @@ def methods_table(metrics: Mapping[str, Any]) -> Table:
     return table
 
 
+def judge_table(result: Mapping[str, Any]) -> Table:
+    """The figures of judge.json, or of alpaca_eval's annotations, with their 95 % intervals."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), caption_justify="left")
+    for head in (f"{result['method']} against {result['against']}", "", "95 % interval"):
+        table.add_column(head, justify="left" if head and "%" not in head else "right")
+    rows = {
+        "win rate, a tie is half": ("win_rate", 100, "%"),
+        "win rate at equal length": ("length_controlled_win_rate", 100, "%"),
+        "both orders agree": ("agreement", 100, "%"),
+        "verdicts for the first shown": ("first_position", 100, "%"),
+        "characters": ("length", 1, ""),
+        "characters of the other": ("length_against", 1, ""),
+        "difference in characters": ("length_difference", 1, ""),
+    }
+    for label, (name, scale, unit) in rows.items():
+        if name in result:
+            table.add_row(label, *_value_and_interval(result[name], scale, unit))
+    lost = ", ".join(f"{n} {kind}" for kind, n in result["missing_verdicts"].items())
+    table.caption = (
+        f"{result['judged']} of {result['comparisons']} comparisons of {result['users']} users: {result['wins']} won, "
+        f"{result['ties']} tied, {result['losses']} lost; {result['identical']} of identical responses\n"
+        f"missing verdicts: {lost or 'none'}"
+    )
+    return table
+
+
+def _value_and_interval(estimate: Mapping[str, Any], scale: float, unit: str) -> tuple[str, str]:
+    if estimate["value"] is None:
+        return "–", ""
+    value = f"{scale * estimate['value']:.1f}{unit and ' ' + unit}"
+    if estimate["low"] is None:
+        return value, ""
+    return value, f"{scale * estimate['low']:.1f} to {scale * estimate['high']:.1f}"
+
+
 def _with_reach(estimate: Mapping[str, Any], scale: float, digits: int) -> str:
     value = f"{scale * estimate['value']:.{digits}f}"
     if estimate["low"] is None:

@@ -1,16 +1,59 @@
-"""What the nano world knows: which preferences a summary names, and how well anyone could infer them."""
+"""What the nano world knows: which preferences a summary names and a response shows, and how well anyone could infer
+them."""
 
 import math
 import re
+from collections.abc import Mapping
 from itertools import combinations, product
 
 from popi.nano.attributes import ATTRIBUTES, KEYWORDS, PRIOR, Preference
+from popi.nano.grammar import BULLETS, MARKS, POINTS
 from popi.nano.world import NOISE, OTHER_CARED, OTHER_UNCARED, NanoUser, PairFacts
 
 
 def named_attributes(text: str) -> set[Preference]:
     """The (attribute, value) pairs that a summary names, by the words that belong to one value alone."""
     return {KEYWORDS[word] for word in re.findall(r"[a-z]+", text.lower()) if word in KEYWORDS}
+
+
+def _any(words: list[str]) -> str:
+    return f"(?:{'|'.join(map(re.escape, words))})"
+
+
+def _marks(value: str) -> str:
+    """A pattern for every way to mark a value: a first and a second word of its own, in its form."""
+    form, firsts, seconds = MARKS[value]
+    return re.escape(form).replace(r"\{\}", "{}").format(_any(firsts.split()), _any(seconds.split()))
+
+
+_LEVEL = f"(?:{_marks('simple')}|{_marks('technical')})"
+_SHOWN = {  # what stands for a value in a response, as `grammar.realise` writes it
+    (attribute, value): re.compile(rf"(?<!\w){_marks(value)}")
+    for attribute in ("tone", "level", "mood", "support", "closing")
+    for value in ATTRIBUTES[attribute]
+} | {
+    ("layout", value): re.compile(rf"(?<!\S){_any([first for first, _ in BULLETS[value]])} {_LEVEL}")
+    for value in ATTRIBUTES["layout"]
+}
+_POINT = re.compile(rf"(?<!\w){_LEVEL}")
+
+
+def shown_values(response: str) -> set[Preference]:
+    """The (attribute, value) pairs that a response has, read off its text.
+
+    Exact for what the grammar writes, in every wording. In a text of any other kind a value counts where its marking
+    stands whole, a length where the number of points is that of one. A slip of the generator may show two values of an
+    attribute, or none.
+    """
+    shown = {preference for preference, pattern in _SHOWN.items() if pattern.search(response)}
+    points = len(_POINT.findall(response))
+    return shown | {("length", length) for length, n in POINTS.items() if n == points}
+
+
+def wanted_shown(response: str, preferences: Mapping[str, str]) -> int:
+    """How many of a user's preferences a response meets: it shows the wanted value, and no other of the attribute."""
+    shown = shown_values(response)
+    return sum({v for a, v in shown if a == attribute} == {value} for attribute, value in preferences.items())
 
 
 def _hypotheses() -> list[tuple[dict[str, str], float]]:

@@ -87,7 +87,7 @@ class Templates:
                 f"template set {self.name!r}: inference.user.j2 does not use the variable `prompt`, which "
                 "summary.conditioned_on_prompt needs; write it there, or take another set"
             )
-        text = None if prompt is None else self._clean(_flat(prompt))
+        text = None if prompt is None else self._clean(flat(prompt))
         values: dict[str, Any] = {"signals": self.signals_text(signals), "prompt": text}
         request = {"role": "user", "content": self._render("inference.user.j2", **values)}
         return _with_system(self._render("inference.system.j2", **values), [request])
@@ -113,7 +113,7 @@ class Templates:
             value = getattr(signal, field, None)
             values[field] = None if value is None else self._clean(value)
         prompt = getattr(signal, "prompt", None)
-        values["prompt"] = None if prompt is None else self._clean(_flat(prompt))
+        values["prompt"] = None if prompt is None else self._clean(flat(prompt))
         rating = getattr(signal, "rating", None)
         if rating is not None:
             values["rating"] = int(rating) if rating == int(rating) else rating
@@ -180,7 +180,7 @@ def _with_system(text: str, messages: list[dict[str, str]]) -> list[dict[str, st
     return [{"role": "system", "content": text}, *messages]
 
 
-def _flat(prompt: str | list[Message]) -> str:
+def flat(prompt: str | list[Message]) -> str:
     """A task prompt inside a signal: a lone user message as it is, several with their roles."""
     if isinstance(prompt, str):
         return prompt

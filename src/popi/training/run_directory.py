@@ -83,14 +83,17 @@ def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def differences(saved: dict[str, Any], given: dict[str, Any]) -> list[str]:
+    """The values in which two trees of settings differ, as `section.key: saved -> given`."""
+    old, new = _flatten(saved), _flatten(given)
+    keys = sorted(old.keys() | new.keys())
+    return [f"{key}: {old.get(key)!r} -> {new.get(key)!r}" for key in keys if old.get(key) != new.get(key)]
+
+
 def config_differences(saved: RunConfig, given: RunConfig) -> list[str]:
     """The settings in which two configs differ, as `section.key: saved -> given`; where the run lies is left out."""
-    old, new = _flatten(saved.model_dump(mode="json")), _flatten(given.model_dump(mode="json"))
-    return [
-        f"{key}: {old.get(key)!r} -> {new.get(key)!r}"
-        for key in sorted(old.keys() | new.keys())
-        if key not in ("root", "name") and old.get(key) != new.get(key)
-    ]
+    place = {"root", "name"}
+    return differences(saved.model_dump(mode="json", exclude=place), given.model_dump(mode="json", exclude=place))
 
 
 def refuse_other_loader(path: Path, facts: dict[str, Any] | None) -> None:

@@ -9,6 +9,10 @@ from popi.evaluation.metrics import (
     clustered_mean,
     clustered_ratio,
     gain_kept,
+    outcomes,
+    paired_difference,
+    prompt_cost,
+    response_length,
     reward_accuracy,
 )
 
@@ -113,3 +117,40 @@ def test_intervals_cover_the_truth_and_would_not_if_rows_counted_as_independent(
         naive += by_row.low <= 0.7 <= by_row.high
     assert 0.925 <= clustered / trials <= 0.975
     assert naive / trials < 0.85
+
+
+def test_paired_difference_worked_by_hand() -> None:
+    # Differences a: 1, 0; b: 1; c: -1. Mean ¼; residuals of users ½, ¾, -5/4; variance 3/2 · (4+9+25)/16 / 16.
+    estimate = paired_difference([1, 0, 1, 0], [0, 0, 0, 1], list("aabc"))
+    assert estimate.value == pytest.approx(0.25)
+    assert estimate.high == pytest.approx(0.25 + 4.30265 * math.sqrt(1.5 * 38 / 256), abs=1e-4)
+    assert paired_difference([1, 0, 1, 0], [0, 0, 0, 1], list("aabc"), (-1, 1)).high == 1
+    with pytest.raises(ValueError, match="2 and 1 values"):
+        paired_difference([1, 2], [1], ["a", "b"])
+
+
+def test_a_difference_shared_by_all_pairs_is_certain_though_each_method_is_not() -> None:
+    easy_and_hard = [0.1, 3.0, -2.0, 0.7]
+    better = [value + 0.5 for value in easy_and_hard]
+    estimate = paired_difference(better, easy_and_hard, list("abcd"))
+    assert (estimate.low, estimate.high) == (pytest.approx(0.5), pytest.approx(0.5))
+    assert clustered_mean(better, list("abcd")).low < 0
+
+
+def test_outcomes_are_what_reward_accuracy_averages() -> None:
+    margins = [2.0, -1.0, 0.0, -0.0]
+    assert outcomes(margins) == [1.0, 0.0, 0.5, 0.5]
+    assert reward_accuracy(margins, list("abcd")) == clustered_mean(outcomes(margins), list("abcd"), (0.0, 1.0))
+
+
+def test_length_is_in_characters() -> None:
+    assert response_length(["tea", "grün"], ["a", "b"]).value == 3.5
+
+
+def test_cost_is_tokens_times_price_of_a_million() -> None:
+    # 30 and 50 tokens at 2.50 a million.
+    estimate = prompt_cost([30, 50], 2.5, ["a", "b"])
+    assert estimate.value == pytest.approx(0.0001) and estimate.low == 0.0
+    assert prompt_cost([30, 50], 0, ["a", "b"]).value == 0
+    with pytest.raises(ValueError, match="got -1"):
+        prompt_cost([30], -1, ["a"])

@@ -172,3 +172,24 @@ def test_the_world_can_be_read_but_not_trivially(test: list[NanoUser]) -> None:
 
 def test_attribute_names_and_values_are_words_of_their_own() -> None:
     assert len({v for values in attributes.ATTRIBUTES.values() for v in values}) == sum(map(len, ATTRIBUTES.values()))
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_values_are_read_off_every_wording_of_a_response(split: str) -> None:
+    rng = Random(0)
+    for _ in range(2000):
+        response = grammar.realise(grammar.random_values(rng), rng.choice(grammar.topics(split)), rng, split)
+        assert truth.shown_values(response.text) == set(response.values.items()), response.text
+
+
+def test_only_whole_marks_are_read() -> None:
+    text = "dear pal, rice with easy step and optimal bit, three percent."
+    assert truth.shown_values(text) == {("level", "simple"), ("layout", "prose"), ("length", "short")}
+    assert truth.shown_values("likes a formal tone and short answers.") == set()
+
+
+def test_a_wanted_value_counts_where_no_other_of_its_attribute_stands() -> None:
+    wanted = {"tone": "formal", "level": "simple", "closing": "recap"}
+    assert truth.wanted_shown("dear sir, rice with easy step, like a lamp. any doubts?", wanted) == 2
+    assert truth.wanted_shown("dear sir, hey pal, rice with easy step, like a lamp. so done.", wanted) == 2
+    assert truth.wanted_shown("", wanted) == 0

@@ -1,0 +1,182 @@
+"""Commands about judged comparisons: judge, win-rate."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from popi.cli.shared import Concurrency, KeyEnv, Run, console, need_training, out, progress_bars
+from popi.cli.use import Extra, PriceIn, PriceOut, Protocol, connect
+from popi.errors import ConfigError
+
+if TYPE_CHECKING:
+    from popi.config import RunConfig
+    from popi.evaluation.judge.question import Judge, Told
+
+app = typer.Typer()
+
+
+@app.command("judge")
+def judge_command(
+    run: Run,
+    method: Annotated[str, typer.Option(help="The method that is judged, as metrics.json calls it.")],
+    against: Annotated[
+        str, typer.Option(help="The method it is compared with; or a .json file of alpaca_eval's model outputs.")
+    ],
+    judge: Annotated[
+        Literal["truth", "local", "api"],
+        typer.Option(help="Who decides: the nano world's truth, a local model's log-probs, or an LLM behind an API."),
+    ],
+    judge_url: Annotated[
+        str | None, typer.Option(help="With --judge api: URL of the API (docs/api_models.md).", metavar="URL")
+    ] = None,
+    judge_model: Annotated[
+        str | None,
+        typer.Option(
+            help="With --judge api: the model, as the API calls it; with --judge local: `nano`, a folder, a GGUF file "
+            "or a hub id, by default the run's base."
+        ),
+    ] = None,
+    protocol: Protocol = "openai",
+    key_env: KeyEnv = None,
+    api_extra: Extra = None,
+    concurrency: Concurrency = 8,
+    price_in: PriceIn = None,
+    price_out: PriceOut = None,
+    judge_prompt: Annotated[
+        Path | None, typer.Option(help="With --judge api: a Jinja file instead of the prompt that ships.")
+    ] = None,
+    judge_tokens: Annotated[
+        int, typer.Option(min=1, help="With --judge api: most tokens of the judge's answer, its reasons included.")
+    ] = 512,
+    told: Annotated[
+        Literal["auto", "persona", "signals"],
+        typer.Option(help="What the judge learns of a user; auto: the oracle persona where it is known, else signals."),
+    ] = "auto",
+    prompts: Annotated[
+        int | None, typer.Option(min=1, help="Most task prompts a user; all of the user's targets if not given.")
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Most tokens of a response; evaluation.answer_tokens if not given.")
+    ] = None,
+    generator: Annotated[
+        str | None, typer.Option(help="As for popi evaluate: another model that reads the run's summaries.")
+    ] = None,
+    users: Annotated[Path | None, typer.Option(help="As for popi evaluate: JSONL file of other users.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--out", help="Folder of judge.json and comparisons.jsonl; else inside the run.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with comparisons that were interrupted or failed in part.")
+    ] = False,
+    alpaca_eval: Annotated[
+        bool, typer.Option("--alpaca-eval", help="Write the comparisons as files of alpaca_eval, too.")
+    ] = False,
+) -> None:
+    """Win rate of one method's responses against another's, judged for each held-out user in both orders."""
+    if judge != "api" and any(value is not None for value in (judge_url, judge_prompt, key_env, api_extra)):
+        raise typer.BadParameter("--judge-url, --judge-prompt, --key-env and --api-extra go with --judge api")
+    if judge == "api" and (judge_url is None or judge_model is None):
+        raise typer.BadParameter("--judge api needs --judge-url and --judge-model")
+    if judge == "truth" and judge_model is not None:
+        raise typer.BadParameter("--judge-model does not go with --judge truth, which asks no model")
+    need_training()
+    from popi.evaluation.judge.run import judge_run
+    from popi.evaluation.models import Other
+    from popi.evaluation.tables import judge_table
+    from popi.training.run_directory import RunDirectory
+
+    opened = RunDirectory.open(run)
+    opened.models()  # refuses a run in which nothing is trained
+    chat = None
+    decides: Judge
+    if judge_url is not None:
+        from popi.evaluation.judge.model import ModelJudge
+        from popi.evaluation.judge.prompt import JudgePrompt
+
+        chat = connect(judge_url, judge_model, protocol, key_env, api_extra, concurrency, price_in, price_out)
+        budget = opened.config.signals.token_budget
+        decides = ModelJudge(chat, told, JudgePrompt(judge_prompt), judge_tokens, budget)
+    else:
+        decides = _truth() if judge == "truth" else _local(judge_model, opened.config, told)
+    tasks: dict[str, Any] = {}
+    try:
+        with progress_bars() as bars:
+
+            def progress(what: str, done: int, of: int) -> None:
+                task = tasks[what] if what in tasks else tasks.setdefault(what, bars.add_task(what))
+                bars.update(task, completed=done, total=of)
+
+            result = judge_run(
+                opened,
+                method,
+                against,
+                decides,
+                prompts=prompts,
+                max_tokens=max_tokens,
+                out=output,
+                resume=resume,
+                export=alpaca_eval,
+                generator=None if generator is None else Other(generator),
+                users=users,
+                progress=progress,
+            )
+    finally:
+        if chat is not None:
+            console.print(str(chat.usage), highlight=False)  # paid for, however it ended
+    out.print(judge_table(result))
+    console.print(f"written: {Path(result['folder']) / 'judge.json'}", highlight=False)
+    _report_missing(result)
+
+
+@app.command("win-rate")
+def win_rate(
+    annotations: Annotated[Path, typer.Argument(help="JSON file of alpaca_eval's annotations.")],
+) -> None:
+    """Win rates, plain and at equal length, from annotations made elsewhere (docs/judging.md)."""
+    need_training()
+    from popi.evaluation.judge.alpaca_eval import read_annotations
+    from popi.evaluation.judge.result import figures_of_annotations
+    from popi.evaluation.tables import judge_table
+
+    rows = read_annotations(annotations)
+    names = {(row.generator_2, row.generator_1) for row in rows}
+    if len(names) > 1:
+        shown = "; ".join(sorted(f"{mine} against {other}" for mine, other in names))
+        raise ConfigError(f"{annotations}: holds more than one comparison ({shown}); give each a file of its own")
+    ((mine, other),) = names
+    titles = {"method": mine or "output_2", "against": other or "output_1"}
+    out.print(judge_table(titles | figures_of_annotations(rows)))
+
+
+def _truth() -> "Judge":
+    from popi.evaluation.judge.truth import TruthJudge
+
+    return TruthJudge()
+
+
+def _local(name: str | None, config: "RunConfig", told: "Told") -> "Judge":
+    from popi.evaluation.judge.log_probs import LogProbJudge
+    from popi.generator import Generator
+
+    model = config.model
+    template = config.signals.template if name is None else "auto"
+    chat_template = model.chat_template if name is None else None
+    loaded = Generator.from_pretrained(
+        name or model.base, template, dtype=model.dtype, device=model.device, chat_template=chat_template
+    )
+    return LogProbJudge(loaded, told, config.signals.token_budget, config.evaluation.batch_size)
+
+
+def _report_missing(result: dict[str, Any]) -> None:
+    """Reasons to stderr; exit code 1 where a resume would ask again."""
+    kinds = result["missing_verdicts"]
+    for method, reasons in result["failed_responses"].items():
+        for reason, n in reasons.items():
+            print(f"no response of {method} to {n} prompts: {reason}", file=sys.stderr)
+    for reason, n in result["reasons"].items():
+        print(f"no verdict on {n} questions: {reason}", file=sys.stderr)
+    if kinds.get("failed") or kinds.get("no response"):
+        print("with --resume the same command asks for these alone", file=sys.stderr)
+        raise typer.Exit(1)

@@ -1,0 +1,103 @@
+"""The judge's prompt: a Jinja file, and how a verdict is read off the answer."""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+from jinja2 import Environment, StrictUndefined, Template, TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from popi.errors import ConfigError
+from popi.evaluation.judge.question import Missing, Question, Verdict
+from popi.signals.neutralise import neutralise
+from popi.signals.render import Templates, flat
+from popi.signals.types import Signal
+
+SHIPPED = Path(__file__).parent / "pairwise.j2"
+SHOWN = 120
+"""Most characters of an unreadable answer in its reason."""
+_TAG = re.compile(r"</?[a-z][\w.-]*", re.IGNORECASE)
+_VERDICT = re.compile(r"VERDICT: (FIRST|SECOND|TIE)")
+_VERDICTS: dict[str, Verdict] = {"FIRST": "first", "SECOND": "second", "TIE": "tie"}
+
+
+class JudgePrompt:
+    """A judge's prompt.
+
+    The file is rendered with `persona` (text, or none where the judge is told the signals), `signals` (text, or none),
+    `prompt`, `first` and `second`. No text of a user, a persona or a response can spell a tag that stands in the file
+    (see `neutralise`), so that none can close its block.
+
+    Args:
+        path: the file; by default the one that ships.
+        signals: how signals are rendered.
+
+    Raises:
+        ConfigError: the file can't be read, is no valid template, or leaves one of the texts out.
+    """
+
+    def __init__(self, path: str | Path | None = None, signals: str | Templates = "default") -> None:
+        self.path = Path(path) if path is not None else SHIPPED
+        try:
+            self.source = self.path.read_text(encoding="utf-8").rstrip("\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"the judge's prompt {self.path} can't be read ({error})") from None
+        self.tags = tuple(dict.fromkeys(_TAG.findall(self.source)))
+        self.signals = (Templates.load(signals) if isinstance(signals, str) else signals).guarding(self.tags)
+        for told in ("persona", "signals"):
+            self._check(told)
+
+    def _check(self, told: str) -> None:
+        values = {name: f"~{name}~" for name in ("prompt", "first", "second", told)}
+        text = self._fill(**values)
+        for name, value in values.items():
+            if value not in text:
+                raise ConfigError(f"the judge's prompt {self.path} shows no {{{{ {name} }}}} when told the {told}")
+
+    @property
+    def name(self) -> str:
+        """The file's name with a hash of its text."""
+        return f"{self.path.name} {hashlib.sha256(self.source.encode()).hexdigest()[:12]}"
+
+    @cached_property
+    def _template(self) -> Template:
+        environment: Environment = ImmutableSandboxedEnvironment(
+            undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
+        )
+        return environment.from_string(self.source)
+
+    def _fill(self, **values: str) -> str:
+        try:
+            return self._template.render({"persona": None, "signals": None} | values)
+        except TemplateError as error:
+            raise ConfigError(f"the judge's prompt {self.path}: {error}") from None
+
+    def _clean(self, text: str) -> str:
+        return neutralise(text, self.signals.delimiters)
+
+    def text(self, question: Question, persona: str | None, signals: Sequence[Signal] = ()) -> str:
+        """A question as one user message.
+
+        Args:
+            question: what is asked.
+            persona: who the user is; None: the judge is told `signals`.
+            signals: the user's, as many as fit.
+        """
+        if persona is not None:
+            about = {"persona": self._clean(persona)}
+        else:
+            about = {"signals": self.signals.signals_text(signals)}
+        responses = {"first": self._clean(question.first), "second": self._clean(question.second)}
+        return self._fill(prompt=self._clean(flat(question.prompt)), **responses, **about)
+
+
+def read_verdict(answer: str) -> Verdict | Missing:
+    """The verdict on an answer's last line; missing unless that line, and no other, is exactly a verdict."""
+    lines = [line.strip() for line in answer.strip().splitlines()]
+    found = [match for line in lines if (match := _VERDICT.fullmatch(line))]
+    if len(found) == 1 and found[0].string == lines[-1]:
+        return _VERDICTS[found[0][1]]
+    why = f"{len(found)} verdicts" if len(found) > 1 else "its last line is no verdict"
+    return Missing("unreadable", f"{why}: …{answer.strip()[-SHOWN:]!r}")

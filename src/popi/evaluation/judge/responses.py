@@ -1,0 +1,166 @@
+"""What is compared: a method's greedy response to each task prompt, kept as it comes."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from popi.backends.chat import Messages
+from popi.config import RunConfig
+from popi.errors import BatchError, DataError, PopiError, RunError
+from popi.evaluation.judge.alpaca_eval import read_model_outputs
+from popi.evaluation.judge.kept import KeptRows
+from popi.evaluation.judge.question import Progress
+from popi.evaluation.methods import METHODS, Context, RowKey, Sources, personalized, plain_prompts
+from popi.evaluation.models import Models
+from popi.evaluation.runner import evaluated_summaries, stamp_of
+from popi.generator import AnyGenerator, Generator
+from popi.signals.render import flat
+from popi.summary import Summary
+from popi.users import Person
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Responses = dict[RowKey, str | None]
+"""(window, target) → response; None where there is none."""
+
+
+def asked(people: Sequence[Person], prompts: int | None = None) -> list[RowKey]:
+    """The task prompts that are answered: of each user the first `prompts`, or all; in a window none twice.
+
+    A user is a user id, however many windows it has.
+    """
+    keys: list[RowKey] = []
+    of_user = Counter[str]()
+    for window, person in enumerate(people):
+        seen: list[Any] = []
+        for index, target in enumerate(person.user.targets):
+            full = prompts is not None and of_user[person.user.user_id] >= prompts
+            if not full and target.prompt not in seen:
+                seen.append(target.prompt)
+                of_user[person.user.user_id] += 1
+                keys.append((window, index))
+    return keys
+
+
+def contexts_of(name: str, config: RunConfig, people: Sequence[Person], models: Models, folder: Path) -> list[Context]:
+    """What a method puts beside each user's task prompts: summaries are those that `popi evaluate` wrote.
+
+    Raises:
+        RunError: it wrote none, or with other models; or the method keeps no models that could answer.
+    """
+    method = METHODS[name]
+    if method.per_user:
+        raise RunError(f"{name}: its adapters are not kept, each serves one user's scores; judge another method")
+    if method.contexts is plain_prompts:
+        return [Context() for _ in people]
+    if method.has_summary:
+        written = evaluated_summaries(config, people, models, folder, name)
+        return [
+            Context(tuple(Summary(written[window, target] or "", 0) for target in range(len(person.user.targets))))
+            for window, person in enumerate(people)
+        ]
+    generator = models.generator(models.generator_path(method))
+    embed = partial(models.soft_prompts, method)
+    return method.contexts(Sources(_no_summaries, embed, generator, config.signals.token_budget), people)
+
+
+def respond(
+    name: str,
+    keys: Sequence[RowKey],
+    people: Sequence[Person],
+    contexts: Sequence[Context],
+    models: Models,
+    kept: KeptRows,
+    progress: Progress,
+) -> tuple[Responses, dict[str, int]]:
+    """A method's responses, greedy, by its own generator; those that the file holds are not generated again.
+
+    Returns:
+        Responses; and how often each reason kept the generator from giving one (a model behind an API).
+    """
+    path = models.generator_path(METHODS[name])
+    missing = [key for key in keys if key not in kept.rows]
+    reasons = Counter[str]()
+    size, most = models.config.evaluation.users_at_once, kept.settings["max_tokens"]
+    for start in range(0, len(missing), size):
+        batch = missing[start : start + size]
+        generator = models.generator(path)
+        prompts = [personalized(generator, people[w].user.targets[t], contexts[w], t) for w, t in batch]
+        results: Sequence[str | PopiError]
+        try:
+            results = _reply(generator, prompts, [contexts[w].soft for w, _ in batch], most)
+        except BatchError as error:
+            results = error.results
+        for (window, target), result in zip(batch, results, strict=True):
+            if isinstance(result, PopiError):
+                reasons[str(result)] += 1
+                continue
+            person, summary = people[window], contexts[window].summary(target)
+            kept.add(
+                {
+                    "user_id": person.user.user_id,
+                    "window": window,
+                    "target": target,
+                    "prompt": flat(person.user.targets[target].prompt),
+                    "summary": summary.text if summary else None,
+                    "response": result,
+                }
+            )
+        progress(f"responses of {name}", len(keys) - len(missing) + start + len(batch), len(keys))
+        if all(isinstance(result, PopiError) for result in results):
+            break  # the server is down: the rest is not sent
+    kept.close()
+    return {key: kept.rows[key]["response"] if key in kept.rows else None for key in keys}, dict(reasons)
+
+
+def response_settings(
+    name: str, people: Sequence[Person], contexts: Sequence[Context], models: Models, max_tokens: int
+) -> dict[str, Any]:
+    """Everything that a method's responses depend on."""
+    signals = [[s.model_dump(mode="json") for s in context.signals or ()] for context in contexts]
+    return {
+        "method": name,
+        "models": models.describe(name),
+        "config": models.config.model_dump(mode="json", include={"model", "signals"}),
+        "users": stamp_of([person.user.model_dump(mode="json") for person in people]),
+        "contexts": stamp_of([[[summary.text for summary in context.summaries] for context in contexts], signals]),
+        "max_tokens": max_tokens,
+    }
+
+
+def responses_of_file(path: Path, keys: Sequence[RowKey], people: Sequence[Person]) -> Responses:
+    """Responses from a file of alpaca_eval's model outputs, found by user and prompt, else by the prompt alone.
+
+    Raises:
+        DataError: the file is faulty, or lacks a response to one of the prompts.
+    """
+    found: Mapping[tuple[str | None, str], str] = {
+        (row.user_id, row.instruction): row.output for row in read_model_outputs(path)
+    }
+    responses: Responses = {}
+    for window, target in keys:
+        user, prompt = people[window].user.user_id, flat(people[window].user.targets[target].prompt)
+        response = found.get((user, prompt), found.get((None, prompt)))
+        if response is None:
+            raise DataError(f"{path}: no output for user {user!r} and instruction {prompt[:80]!r}")
+        responses[window, target] = response
+    return responses
+
+
+def _no_summaries(users: Sequence[Person]) -> list[tuple[Summary, ...]]:
+    raise AssertionError("methods with summaries are read from the evaluation's files")
+
+
+def _reply(
+    generator: AnyGenerator, prompts: Sequence[Messages], soft: "Sequence[Tensor | None]", most: int
+) -> list[str]:
+    given = [one for one in soft if one is not None]
+    if not given:
+        return generator.reply_many(prompts, max_new_tokens=most)
+    import torch
+
+    assert isinstance(generator, Generator), "only a local generator is trained with soft prompts"
+    return generator.reply_many(prompts, max_new_tokens=most, soft=torch.stack(given))
