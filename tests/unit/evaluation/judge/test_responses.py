@@ -42,7 +42,7 @@ def test_responses_are_the_generators_own_and_generated_once(run: Any, tiny: Any
         found, reasons = respond(name, keys, people, contexts, models, kept, lambda *_: None)
         generator = models.generator(models.generator_path(METHODS[name]))
         window, target = keys[-1]
-        prompt, summary = people[window].user.targets[target].prompt, contexts[window].summary
+        prompt, summary = people[window].user.targets[target].prompt, contexts[window].summary(target)
         if name == "raw_signals":
             told = generator.templates.raw_signals_messages(prompt, contexts[window].signals)
             assert found[keys[-1]] == generator.reply_many([told], max_new_tokens=4)[0]
