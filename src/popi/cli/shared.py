@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from popi.bars import Bars
 from popi.config import RunConfig
 from popi.errors import ModelError
 
@@ -39,9 +40,9 @@ Force = Annotated[bool, typer.Option("--force", help="Overwrite an output file t
 
 
 def progress_bars() -> Progress:
-    """Bars on stderr, gone when the work is done."""
+    """Bars on stderr, gone when the work is done; lines where stderr is no terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console, transient=True)
+    return Bars(*columns, console=console, transient=True)
 
 
 def loading(config: RunConfig) -> dict[str, Any]:

@@ -5,8 +5,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.table import Column
+
+from popi.bars import Bars
 
 SHOWN = {"reward": "reward", "kl": "KL", "loss": "loss", "reward_accuracy": "accuracy"}
 
@@ -15,7 +17,7 @@ class PhaseProgress:
     """One bar for a phase's steps, with its newest metrics, and a passing one for what precedes them."""
 
     def __init__(self, console: Console, phase: str, steps: int, done: int) -> None:
-        self._progress = Progress(
+        self._progress = Bars(
             TextColumn("{task.description}", table_column=Column(no_wrap=True, min_width=len(phase))),
             BarColumn(bar_width=8),  # all of it fits into 80 columns
             MofNCompleteColumn(),
