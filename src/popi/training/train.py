@@ -88,6 +88,7 @@ def quiet() -> Iterator[None]:
     try:
         with no_bars(), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # renamed arguments that TRL still passes
+            warnings.filterwarnings("ignore", "Could not find a config file")  # PEFT, of a GGUF base: it has none
             yield
     finally:
         transformers_logging.set_verbosity(verbosity)
