@@ -39,6 +39,23 @@ class UpstreamError(PopiError):
         self.status, self.passing, self.for_all = status, passing, for_all
 
 
+class AuthError(PopiError):
+    """A caller's key or token is missing, unknown, revoked or expired, or not enough for what it asks.
+
+    Attributes:
+        status: the HTTP status to answer with: 401 (no valid key), 403 (valid, and not allowed), 503 (nobody can
+            tell now: the store of keys, or the issuer's keys, can't be read).
+    """
+
+    def __init__(self, message: str, *, status: int = 401) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class StoreError(PopiError):
+    """The gateway's database can't be reached, is busy for too long, or is not one that this popi reads."""
+
+
 class BatchError(PopiError):
     """Part of a batch failed; what did not is kept.
 

@@ -1,0 +1,62 @@
+"""What the proxy asks of keys and of the store, and no more: either side can change behind it."""
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+Scope = Literal["admin", "app", "user"]
+"""admin: everything; app: speaks for the users of its tenant; user: one user's own profile alone."""
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who sent a request, as its key says.
+
+    Attributes:
+        key_id: the public id of the key, for logs and metrics.
+        scope: what the key may do.
+        tenant: whose users it may speak for; an admin key's own tenant where it names no other.
+        user_id: of a user key, the one user.
+    """
+
+    key_id: str
+    scope: Scope
+    tenant: str
+    user_id: str | None = None
+
+    @property
+    def speaks_for_users(self) -> bool:
+        """Whether a user id that comes with a request counts."""
+        return self.scope in ("admin", "app")
+
+
+@dataclass(frozen=True)
+class StoredSummary:
+    """The summary that is put into a user's requests.
+
+    Attributes:
+        text: as people read and edit it; never empty.
+        version: counts up from 1 with each change.
+    """
+
+    text: str
+    version: int
+
+
+class Keys(Protocol):
+    """Checks keys. Fails closed: where it can't tell, it raises."""
+
+    async def authenticate(self, key: str | None) -> Caller:
+        """The caller that a key stands for.
+
+        Raises:
+            AuthError: no key, an unknown or a revoked one, or the store can't be asked.
+        """
+        ...
+
+
+class Summaries(Protocol):
+    """Reads summaries for the proxy. May raise anything and take its time: the proxy goes on without."""
+
+    async def summary_of(self, tenant: str, user_id: str) -> StoredSummary | None:
+        """The user's current summary; None where there is none, or personalisation is paused."""
+        ...

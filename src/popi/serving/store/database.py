@@ -1,0 +1,235 @@
+"""A database by URL: connections, transactions, and all that SQLite and PostgreSQL do differently."""
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
+
+from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.sql.schema import Table
+
+from popi.errors import ConfigError, StoreError
+from popi.serving.store.migrate import migrate
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Query = Callable[Concatenate[Connection, P], T]
+
+BUSY_SECONDS = 10
+"""How long a statement waits for another process's write (SQLite) or lock (PostgreSQL)."""
+CONNECT_SECONDS = 5
+TRIES = 3
+"""How often a transaction is run that the database broke off for its own reasons (a deadlock)."""
+BROKEN_OFF = {"40001", "40P01"}
+CHECKPOINT_SECONDS = 5.0
+"""How long a scrub waits for readers of old pages to end."""
+
+
+class Database:
+    """Transactions on one database, from any thread. The schema is brought up to date by `open`.
+
+    Args:
+        url: `sqlite:///file` or `postgresql://user:password@host/name`.
+        connections: most connections at once.
+        clock: seconds since 1970; by default the machine's, and PostgreSQL's own where several machines share one.
+
+    Raises:
+        ConfigError: the URL is none of these.
+    """
+
+    def __init__(self, url: str, *, connections: int = 16, clock: Callable[[], float] | None = None) -> None:
+        parsed = _parse(url)
+        self.kind: Literal["sqlite", "postgresql"] = "sqlite" if parsed.drivername == "sqlite" else "postgresql"
+        self.file = Path(str(parsed.database)) if self.kind == "sqlite" else None
+        self._clock = clock
+        # SQLite has one writer at a time: in this process they queue here, in order, and not by its polling.
+        self._writing = threading.RLock() if self.kind == "sqlite" else None
+        self._engine = _engine(parsed, connections)
+
+    @classmethod
+    def open(cls, url: str, **options: Any) -> "Database":
+        """Connect and migrate.
+
+        Raises:
+            ConfigError: the URL is not one of a store.
+            StoreError: the database can't be reached, or was made by a newer popi.
+        """
+        database = cls(url, **options)
+        if database.file is not None and not database.file.parent.is_dir():
+            raise StoreError(f"{database.file}: there is no folder {database.file.parent}; make it first")
+        database.write(lambda connection: migrate(connection, database.now(connection)))
+        return database
+
+    def now(self, connection: Connection) -> float:
+        """Seconds since 1970, by one clock for all who share the database."""
+        if self._clock is not None:
+            return self._clock()
+        if self.kind == "sqlite":
+            return time.time()
+        return float(connection.execute(text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one())
+
+    def read(self, query: Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run `query` on a connection that sees one state of the database.
+
+        Raises:
+            StoreError: the database can't be reached or failed.
+        """
+        try:
+            with self._engine.connect() as connection:
+                return query(connection, *args, **kwargs)
+        except SQLAlchemyError as error:
+            raise _told(error) from None
+
+    def write(self, query: Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run `query` in a transaction; when this returns, what it wrote is on disk.
+
+        Raises:
+            StoreError: the database can't be reached or failed; nothing was written.
+        """
+        for attempt in range(TRIES):
+            try:
+                return self._write(query, *args, **kwargs)
+            except SQLAlchemyError as error:
+                if attempt + 1 == TRIES or getattr(getattr(error, "orig", None), "sqlstate", None) not in BROKEN_OFF:
+                    raise _told(error) from None
+        raise AssertionError("unreachable")
+
+    def _write(self, query: Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        if self._writing is None:
+            with self._engine.begin() as connection:
+                return query(connection, *args, **kwargs)
+        with self._writing, self._engine.connect() as plain:
+            connection = plain.execution_options(popi_write=True)
+            with connection.begin():
+                return query(connection, *args, **kwargs)
+
+    def size(self) -> int:
+        """Bytes of the SQLite file; 0 for PostgreSQL."""
+        try:
+            return self.file.stat().st_size if self.file is not None else 0
+        except OSError:
+            return 0
+
+    def scrub(self) -> bool:
+        """SQLite: rewrite the file without anything deleted, and empty the write-ahead log. Says whether it is done.
+
+        `secure_delete` overwrites deleted rows, but SQLite leaves copies of rows behind in unused parts of pages when
+        it moves them between pages; only a rewrite is free of those. Not done where another process keeps reading or
+        writing all the time; it can be tried again. Nothing to do for PostgreSQL: True.
+        """
+        if self._writing is None:
+            return True
+        try:
+            with self._writing:
+                raw = self._engine.raw_connection()
+                try:
+                    raw.cursor().execute("VACUUM")
+                    raw.cursor().execute("PRAGMA busy_timeout = 50")
+                    give_up = time.monotonic() + CHECKPOINT_SECONDS
+                    while True:
+                        (busy, _, _) = raw.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                        if not busy:
+                            return True
+                        if time.monotonic() > give_up:
+                            return False
+                        time.sleep(0.05)
+                finally:
+                    raw.cursor().execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
+                    raw.close()
+        except (SQLAlchemyError, self._engine.dialect.loaded_dbapi.Error):
+            return False
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._engine.dispose()
+
+
+def upsert(connection: Connection, table: Table) -> sqlite.Insert | postgresql.Insert:
+    """An INSERT that takes ON CONFLICT; the two dialects write it alike."""
+    return sqlite.insert(table) if connection.dialect.name == "sqlite" else postgresql.insert(table)
+
+
+def _parse(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise ConfigError("the store's URL is not one; give sqlite:///popi.db or postgresql://host/name") from None
+    if parsed.drivername == "sqlite":
+        if parsed.database in (None, "", ":memory:") or parsed.query:
+            raise ConfigError(f"the store must be a file: sqlite:///popi.db; got {url!r}")
+        return parsed
+    if parsed.drivername in ("postgresql", "postgres", "postgresql+psycopg"):
+        return parsed.set(drivername="postgresql+psycopg")
+    raise ConfigError(
+        f"the store is a file (sqlite:///popi.db) or PostgreSQL (postgresql://host/name); got {parsed.drivername}://…"
+    )
+
+
+def _engine(url: URL, connections: int) -> Engine:
+    # Parameters stay out of error messages: they are users' texts.
+    if url.drivername == "sqlite":
+        engine = create_engine(
+            url, hide_parameters=True, pool_size=connections, max_overflow=0, pool_timeout=BUSY_SECONDS
+        )
+        event.listen(engine, "connect", _sqlite_settings)
+        event.listen(engine, "begin", _sqlite_begin)
+        return engine
+    try:
+        engine = create_engine(
+            url,
+            hide_parameters=True,
+            pool_size=connections,
+            max_overflow=0,
+            pool_timeout=BUSY_SECONDS,
+            pool_pre_ping=True,  # a connection that died with a restart of the server fails no request
+            connect_args={"connect_timeout": CONNECT_SECONDS},
+        )
+    except ImportError:
+        raise StoreError("PostgreSQL needs psycopg; install it with: pip install 'popi[serve]'") from None
+    event.listen(engine, "connect", _postgresql_settings)
+    return engine
+
+
+def _sqlite_settings(connection: Any, _record: object) -> None:
+    connection.isolation_level = None  # BEGIN is ours to say (_sqlite_begin)
+    cursor = connection.cursor()
+    for pragma in (
+        f"busy_timeout = {BUSY_SECONDS * 1000}",
+        "journal_mode = WAL",
+        "synchronous = FULL",  # a commit returns when the log is on disk
+        "secure_delete = ON",
+        "temp_store = MEMORY",  # no users' texts in files elsewhere
+        "foreign_keys = ON",
+    ):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _sqlite_begin(connection: Connection) -> None:
+    # A transaction that began as a reader can't always become a writer: writers say so at once.
+    write = connection.get_execution_options().get("popi_write")
+    # On the driver's own connection: it is a fifth of what a look-up takes otherwise.
+    connection.connection.cursor().execute("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+def _postgresql_settings(connection: Any, _record: object) -> None:
+    autocommit, connection.autocommit = connection.autocommit, True
+    cursor = connection.cursor()
+    cursor.execute("SET synchronous_commit = on")
+    cursor.execute(f"SET lock_timeout = '{BUSY_SECONDS}s'")
+    cursor.close()
+    connection.autocommit = autocommit
+
+
+def _told(error: SQLAlchemyError) -> StoreError:
+    """Without the database's own words: they quote rows."""
+    if isinstance(error, DBAPIError):
+        name = type(error.orig).__name__
+        if isinstance(error, OperationalError):
+            return StoreError(f"the store can't be reached, or is too busy ({name}); is its URL right, and is it up?")
+        return StoreError(f"the store failed ({name})")
+    return StoreError(f"the store failed ({type(error).__name__})")

@@ -1,0 +1,86 @@
+"""A user's signals. Each has an id: the caller's own, or one made of its content, so that an upload may be repeated."""
+
+import json
+from collections.abc import Sequence
+from hashlib import sha256
+
+from pydantic import TypeAdapter
+from sqlalchemy import Connection, insert, select, update
+
+from popi.serving.store import jobs, users
+from popi.serving.store.tables import signals
+from popi.serving.store.tables import users as users_table
+from popi.signals.types import Signal
+
+_SIGNAL: TypeAdapter[Signal] = TypeAdapter(Signal)
+CHUNK = 500
+"""Ids asked for in one query."""
+
+
+def signal_id(signal: Signal) -> str:
+    """The signal's own id, or the start of its content's SHA-256: the same content is the same signal."""
+    if signal.id:
+        return signal.id
+    content = json.dumps(signal.model_dump(mode="json", exclude={"id"}, exclude_none=True), sort_keys=True)
+    return "sha256-" + sha256(content.encode()).hexdigest()[:32]
+
+
+def add(
+    connection: Connection, tenant: str, user_id: str, new: Sequence[Signal], now: float, debounce: "jobs.Debounce"
+) -> tuple[list[str], int]:
+    """Add signals to a user, and call for a renewal where some were new; makes the user if need be.
+
+    Of two signals with one id the first is kept.
+
+    Returns:
+        The ids of all signals given, in order, and how many were new.
+    """
+    position = users.lock(connection, tenant, user_id, now)
+    given = [signal_id(signal) for signal in new]
+    known = _known(connection, tenant, user_id, given)
+    rows: list[dict[str, object]] = []
+    for name, signal in zip(given, new, strict=True):
+        if name in known:
+            continue
+        known.add(name)
+        # ASCII: PostgreSQL takes no NUL in text, and escaped it is none.
+        stored = json.dumps(signal.model_dump(mode="json", exclude_none=True) | {"id": name})
+        rows.append(
+            {
+                "tenant": tenant,
+                "user_id": user_id,
+                "signal_id": name,
+                "position": position + len(rows),
+                "added_at": now,
+                "signal": stored,
+            }
+        )
+    if rows:
+        connection.execute(insert(signals), rows)
+        mine = (users_table.c.tenant == tenant, users_table.c.user_id == user_id)
+        connection.execute(update(users_table).where(*mine).values(next_position=position + len(rows)))
+        jobs.request(connection, tenant, user_id, now, debounce)
+    return given, len(rows)
+
+
+def newest(connection: Connection, tenant: str, user_id: str, limit: int | None = None) -> list[Signal]:
+    """A user's signals in the order in which they came in; where there are more than `limit`, the newest."""
+    query = (
+        select(signals.c.signal)
+        .where(signals.c.tenant == tenant, signals.c.user_id == user_id)
+        .order_by(signals.c.position.desc())
+        .limit(limit)
+    )
+    return [_SIGNAL.validate_json(text) for text in connection.execute(query).scalars()][::-1]
+
+
+def _known(connection: Connection, tenant: str, user_id: str, asked: Sequence[str]) -> set[str]:
+    found: set[str] = set()
+    for start in range(0, len(asked), CHUNK):
+        query = select(signals.c.signal_id).where(
+            signals.c.tenant == tenant,
+            signals.c.user_id == user_id,
+            signals.c.signal_id.in_(asked[start : start + CHUNK]),
+        )
+        found.update(connection.execute(query).scalars())
+    return found

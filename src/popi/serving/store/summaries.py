@@ -1,0 +1,142 @@
+"""Versions of a user's summary. A version is never changed; the highest is the current one."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+from sqlalchemy import Connection, bindparam, delete, insert, select
+
+from popi.serving.interfaces import StoredSummary
+from popi.serving.store import users
+from popi.serving.store.tables import summaries
+
+Author = Literal["model", "user", "admin"]
+
+VERSIONS_KEPT = 100
+"""A user's newest versions; older ones are removed."""
+
+
+class StoredClause(BaseModel):
+    """One statement of a summary, as it is stored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+    id: str
+    text: str
+    locked: bool = False
+    signals: tuple[str, ...] = ()
+    author: Author = "model"
+
+
+@dataclass(frozen=True)
+class Version:
+    """A summary as it stood from `created_at` (seconds since 1970) on."""
+
+    version: int
+    text: str
+    clauses: tuple[StoredClause, ...]
+    author: Author
+    model: str | None
+    created_at: float
+
+
+class VersionConflict(Exception):
+    """The current version is another than the one expected; `current` is 0 where there is none."""
+
+    def __init__(self, current: int) -> None:
+        super().__init__(f"the current version is {current}")
+        self.current = current
+
+
+# Made once: to put a query together takes as long as to run it.
+_CURRENT_TEXT = (
+    select(summaries.c.text, summaries.c.version)
+    .where(summaries.c.tenant == bindparam("of_tenant"), summaries.c.user_id == bindparam("of_user"))
+    .order_by(summaries.c.version.desc())
+    .limit(1)
+)
+
+
+def current_text(connection: Connection, tenant: str, user_id: str) -> StoredSummary | None:
+    """What the proxy puts in: one look-up in one index."""
+    row = connection.execute(_CURRENT_TEXT, {"of_tenant": tenant, "of_user": user_id}).first()
+    return None if row is None or not row.text else StoredSummary(row.text, row.version)
+
+
+def current(connection: Connection, tenant: str, user_id: str) -> Version | None:
+    """The current version."""
+    found = versions(connection, tenant, user_id, limit=1)
+    return found[0] if found else None
+
+
+def versions(connection: Connection, tenant: str, user_id: str, limit: int = VERSIONS_KEPT) -> list[Version]:
+    """A user's versions, newest first."""
+    query = (
+        select(summaries)
+        .where(summaries.c.tenant == tenant, summaries.c.user_id == user_id)
+        .order_by(summaries.c.version.desc())
+        .limit(limit)
+    )
+    return [
+        Version(
+            row.version,
+            row.text,
+            tuple(StoredClause.model_validate(clause) for clause in json.loads(row.clauses)),
+            row.author,
+            row.model,
+            row.created_at,
+        )
+        for row in connection.execute(query)
+    ]
+
+
+def put(
+    connection: Connection,
+    tenant: str,
+    user_id: str,
+    text: str,
+    clauses: Sequence[StoredClause],
+    author: Author,
+    now: float,
+    *,
+    expected: int | None,
+    model: str | None = None,
+) -> Version:
+    """Write the next version; makes the user if need be.
+
+    Args:
+        connection: a transaction that writes.
+        tenant: whose user.
+        user_id: the user.
+        text: the summary.
+        clauses: the same in parts.
+        author: who wrote it.
+        now: seconds since 1970.
+        expected: the current version as the author saw it, 0 for none; None writes whatever stands there.
+        model: of a model's version, the inference model's name.
+
+    Raises:
+        VersionConflict: the current version is not `expected`.
+    """
+    users.lock(connection, tenant, user_id, now)
+    mine = (summaries.c.tenant == tenant, summaries.c.user_id == user_id)
+    latest = select(summaries.c.version).where(*mine).order_by(summaries.c.version.desc()).limit(1)
+    before = connection.execute(latest).scalar() or 0
+    if expected is not None and before != expected:
+        raise VersionConflict(before)
+    written = Version(before + 1, text, tuple(clauses), author, model, now)
+    connection.execute(
+        insert(summaries).values(
+            tenant=tenant,
+            user_id=user_id,
+            version=written.version,
+            text=text,
+            clauses=json.dumps([clause.model_dump(mode="json") for clause in clauses]),
+            author=author,
+            model=model,
+            created_at=now,
+        )
+    )
+    connection.execute(delete(summaries).where(*mine, summaries.c.version <= written.version - VERSIONS_KEPT))
+    return written

@@ -1,0 +1,86 @@
+"""The schema as the queries see it. The tables themselves are made by migrations; a test holds the two together."""
+
+from sqlalchemy import BigInteger, Column, Double, MetaData, Table, Text
+
+metadata = MetaData()
+
+
+def _text(name: str, *, key: bool = False, nullable: bool = False) -> Column[str]:
+    return Column(name, Text, primary_key=key, nullable=nullable)
+
+
+def _number(name: str, *, key: bool = False) -> Column[int]:
+    return Column(name, BigInteger, primary_key=key, nullable=False, autoincrement=False)
+
+
+def _time(name: str, *, nullable: bool = False) -> Column[float]:
+    return Column(name, Double, nullable=nullable)
+
+
+tenants = Table("tenants", metadata, _text("tenant", key=True), _time("created_at"))
+
+keys = Table(
+    "keys",
+    metadata,
+    _text("key_id", key=True),
+    _text("key_hash"),
+    _text("scope"),
+    _text("tenant"),
+    _text("user_id", nullable=True),
+    _time("created_at"),
+    _time("revoked_at", nullable=True),
+)
+
+users = Table(
+    "users",
+    metadata,
+    _text("tenant", key=True),
+    _text("user_id", key=True),
+    _time("created_at"),
+    _number("next_position"),
+)
+
+signals = Table(
+    "signals",
+    metadata,
+    _text("tenant", key=True),
+    _text("user_id", key=True),
+    _text("signal_id", key=True),
+    _number("position"),
+    _time("added_at"),
+    _text("signal"),
+)
+
+summaries = Table(
+    "summaries",
+    metadata,
+    _text("tenant", key=True),
+    _text("user_id", key=True),
+    _number("version", key=True),
+    _text("text"),
+    _text("clauses"),
+    _text("author"),
+    _text("model", nullable=True),
+    _time("created_at"),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    _text("tenant", key=True),
+    _text("user_id", key=True),
+    _number("revision"),
+    _time("first_at"),
+    _time("due_at"),
+    _text("lease", nullable=True),
+    _time("lease_until", nullable=True),
+    _number("attempts"),
+    _time("failed_at", nullable=True),
+    _text("error", nullable=True),
+)
+
+chores = Table("chores", metadata, _text("chore", key=True), _time("due_at"))
+
+migrations = Table(
+    "popi_migrations", metadata, _number("number", key=True), _text("name"), _text("sha256"), _time("applied_at")
+)

@@ -1,0 +1,58 @@
+"""The users of a tenant: who there is."""
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, func, select, update
+
+from popi.serving.store.database import upsert
+from popi.serving.store.tables import signals, users
+
+
+@dataclass(frozen=True)
+class UserRecord:
+    """A user; times are seconds since 1970."""
+
+    user_id: str
+    created_at: float
+    signals: int
+    last_signal_at: float | None
+
+
+def lock(connection: Connection, tenant: str, user_id: str, now: float) -> int:
+    """Make the user if need be, and hold their row until the transaction ends; returns the next signal's position.
+
+    Every write of a user's data begins here, so that writes and the erasure of one user come one after another.
+    """
+    values = {"tenant": tenant, "user_id": user_id, "created_at": now, "next_position": 0}
+    query = (
+        upsert(connection, users)
+        .values(**values)
+        .on_conflict_do_update(index_elements=["tenant", "user_id"], set_={"tenant": tenant})
+        .returning(users.c.next_position)
+    )
+    return int(connection.execute(query).scalar_one())
+
+
+def lock_existing(connection: Connection, tenant: str, user_id: str) -> bool:
+    """The same for a user who must be there; False where they are not."""
+    where = (users.c.tenant == tenant, users.c.user_id == user_id)
+    return connection.execute(update(users).where(*where).values(tenant=tenant)).rowcount > 0
+
+
+def find(connection: Connection, tenant: str, user_id: str) -> UserRecord | None:
+    """One user."""
+    where = (users.c.tenant == tenant, users.c.user_id == user_id)
+    row = connection.execute(select(users.c.created_at).where(*where)).first()
+    if row is None:
+        return None
+    mine = (signals.c.tenant == tenant, signals.c.user_id == user_id)
+    count, last = connection.execute(select(func.count(), func.max(signals.c.added_at)).where(*mine)).one()
+    return UserRecord(user_id, row.created_at, count, last)
+
+
+def listed(connection: Connection, tenant: str, after: str | None = None, limit: int = 1000) -> list[str]:
+    """User ids in order, those behind `after`."""
+    query = select(users.c.user_id).where(users.c.tenant == tenant).order_by(users.c.user_id).limit(limit)
+    if after is not None:
+        query = query.where(users.c.user_id > after)
+    return list(connection.execute(query).scalars())
