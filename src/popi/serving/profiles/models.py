@@ -1,0 +1,249 @@
+"""Bodies and answers of the profile API. A body with a field that is not here is refused."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from popi.errors import DataError
+from popi.signals.types import Signal, TargetPair
+
+LONGEST_ID = 200
+LONGEST_CLAUSE, MOST_CLAUSES, LONGEST_TEXT = 2_000, 100, 20_000
+MOST_SIGNALS, MOST_USERS = 1_000, 10_000
+
+SignalId = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_ID, pattern=r"^[^\x00]*$")]
+NoNul = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$")]
+"""PostgreSQL's text holds no NUL."""
+UserId = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_ID, pattern=r"^[^\x00]*\S[^\x00]*$")]
+Author = Literal["model", "user", "admin"]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+
+# -- bodies ---------------------------------------------------------------------------------------------------------
+
+
+def _ids_fit(signals: list[Signal]) -> None:
+    for index, signal in enumerate(signals):
+        if signal.id is not None and not (0 < len(signal.id) <= LONGEST_ID and "\x00" not in signal.id):
+            raise ValueError(f"signals[{index}].id: must have 1 to {LONGEST_ID} characters, none of them NUL")
+
+
+class SignalsUpload(_Body):
+    """Signals of one user, oldest first."""
+
+    signals: list[Signal] = Field(min_length=1, max_length=MOST_SIGNALS)
+    """Those whose id is known already change nothing. Without an id, a signal's content is its id."""
+
+    @model_validator(mode="after")
+    def _fit(self) -> Self:
+        _ids_fit(self.signals)
+        return self
+
+
+class ClauseEdit(_Body):
+    """One statement of a summary, as its author wants it."""
+
+    id: Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$")] | None = None
+    """Of a clause that is kept or changed: its id. Without one it gets a new id."""
+    text: Annotated[NoNul, StringConstraints(min_length=1, max_length=LONGEST_CLAUSE, pattern=r"\S")]
+    locked: bool = False
+    """Every renewal keeps it, word for word."""
+    signals: list[SignalId] = Field(default_factory=list, max_length=MOST_SIGNALS)
+    """Ids of the signals that it rests on."""
+
+
+class SummaryEdit(_Body):
+    """A summary, as text or in clauses: one of the two. An empty one personalises nothing."""
+
+    text: Annotated[NoNul, StringConstraints(max_length=LONGEST_TEXT)] | None = None
+    clauses: list[ClauseEdit] | None = Field(default=None, max_length=MOST_CLAUSES)
+
+    @model_validator(mode="after")
+    def _one_of_the_two(self) -> Self:
+        if (self.text is None) == (self.clauses is None):
+            raise ValueError("give either text or clauses")
+        ids = [clause.id for clause in self.clauses or () if clause.id is not None]
+        if len(ids) != len(set(ids)):
+            raise ValueError("two clauses have the same id")
+        return self
+
+
+class Rollback(_Body):
+    """Which version's content is to be current again."""
+
+    version: int = Field(ge=1, le=2**62)
+
+
+class ImportedUser(_Body):
+    """A user as a line of popi's JSONL; what `export?format=jsonl` gives can be imported."""
+
+    user_id: UserId
+    signals: list[Signal] = Field(default_factory=list, max_length=100 * MOST_SIGNALS)
+    targets: list[TargetPair] = Field(default_factory=list, max_length=100 * MOST_SIGNALS)
+    """Target pairs are kept as preference pairs, behind the signals."""
+    summary: SummaryEdit | None = None
+    """Taken where the user has no summary yet."""
+
+    @model_validator(mode="after")
+    def _fit(self) -> Self:
+        _ids_fit(self.signals)
+        return self
+
+
+class Import(_Body):
+    """Users to add, or to add signals to: all of them or, where one is wrong, none."""
+
+    users: list[ImportedUser] = Field(min_length=1, max_length=MOST_USERS)
+
+
+# -- answers --------------------------------------------------------------------------------------------------------
+
+
+class SignalsAnswer(_Answer):
+    """What became of an upload; it is on disk."""
+
+    ids: list[str]
+    """The ids of all signals sent, in their order."""
+    added: int
+    known: int
+    """How many were there already."""
+
+
+class Clause(_Answer):
+    """One statement of a summary."""
+
+    id: str
+    text: str
+    locked: bool
+    signals: list[str]
+    """Ids of the signals that it rests on, where that is known."""
+
+
+class SummaryAnswer(_Answer):
+    """A version of a summary."""
+
+    version: int
+    text: str
+    clauses: list[Clause]
+    updated_at: datetime
+    author: Author
+
+
+class VersionsAnswer(_Answer):
+    """A user's versions, newest first."""
+
+    versions: list[SummaryAnswer]
+
+
+class Renewal(_Answer):
+    """How the renewal of a stale summary stands."""
+
+    state: Literal["waiting", "running", "failed"]
+    due_at: datetime
+    attempts: int
+    error: str | None
+    """Of the last attempt, where it failed: what kind of failure."""
+
+
+class UserAnswer(_Answer):
+    """One user."""
+
+    user_id: str
+    created_at: datetime
+    signals: int
+    """How many signals there are."""
+    last_signal_at: datetime | None
+    summary: SummaryAnswer | None
+    renewal: Renewal | None
+    """None: the summary has seen every signal."""
+
+
+class ExportAnswer(_Answer):
+    """Everything that is stored of a user."""
+
+    user_id: str
+    created_at: datetime
+    signals: list[Signal]
+    versions: list[SummaryAnswer]
+    """Newest first; the first is current."""
+
+
+class ImportAnswer(_Answer):
+    """What became of an import; it is on disk."""
+
+    users: int
+    added: int
+    """Signals that are new."""
+    known: int
+    summaries: int
+    """Summaries that were taken."""
+
+
+class Removed(_Answer):
+    """How many of each were removed."""
+
+    users: int
+    signals: int
+    summary_versions: int
+    renewal_jobs: int
+    keys: int
+    """The user's own keys."""
+
+
+class Receipt(_Answer):
+    """What an erasure removed."""
+
+    erased_at: datetime
+    removed: Removed
+    bytes: Literal["overwritten", "scheduled", "left_to_postgresql"]
+    """overwritten: no file of the store holds them any more. scheduled: they will be within minutes (a large SQLite
+    file, or one that is being read). left_to_postgresql: no query finds them; see docs/serving.md."""
+
+
+class Health(_Answer):
+    """The gateway is up."""
+
+    status: Literal["ok"] = "ok"
+
+
+class ErrorWords(_Answer):
+    """What was wrong: a word for programs, a sentence for people."""
+
+    code: str
+    message: str
+
+
+class ErrorAnswer(_Answer):
+    """Why a request was refused."""
+
+    error: ErrorWords
+
+
+def moment(seconds: float) -> datetime:
+    """Seconds since 1970 as a time with its zone."""
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def checked_user_id(user_id: str) -> str:
+    """A user id: any text that is not blank, up to 200 characters, without NUL.
+
+    Raises:
+        DataError: it is not one.
+    """
+    if len(user_id) > LONGEST_ID:
+        raise DataError(f"a user id has at most {LONGEST_ID} characters; got {len(user_id)}")
+    try:
+        user_id.encode()
+    except UnicodeEncodeError:
+        raise DataError("a user id must be valid Unicode text") from None
+    if not user_id.strip() or "\x00" in user_id:
+        raise DataError("a user id must not be blank, and has no NUL character")
+    return user_id

@@ -1,0 +1,358 @@
+"""What the routes of the profile API do, on the store. Knows no HTTP."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+from sqlalchemy import Connection
+
+from popi.serving.profiles import clauses as parts
+from popi.serving.profiles.models import (
+    Clause,
+    ExportAnswer,
+    ImportAnswer,
+    ImportedUser,
+    Receipt,
+    Removed,
+    Renewal,
+    SignalsAnswer,
+    SummaryAnswer,
+    SummaryEdit,
+    UserAnswer,
+    VersionsAnswer,
+    moment,
+)
+from popi.serving.profiles.training import TARGETS, as_signals, training_user
+from popi.serving.store import erasure, jobs, keys, signals, summaries, users
+from popi.serving.store.database import Database
+from popi.serving.store.jobs import Debounce, JobState
+from popi.serving.store.summaries import Author, Version
+from popi.serving.store.threads import Store
+from popi.signals.types import Signal, User
+
+log = logging.getLogger("popi.gateway.profiles")
+
+SCRUB_AT_ONCE = 64 * 2**20
+"""Up to this many bytes a SQLite file is rewritten before an erasure is answered; larger ones are soon after."""
+SCRUB_SHARE = 0.1
+"""Most of the time that rewriting may take: the next waits until this holds."""
+
+
+class NotFound(Exception):
+    """There is no such user, summary or version; the message says which, the code in a word."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Profiles:
+    """The users of all tenants.
+
+    Args:
+        store: the database.
+        debounce: when new signals lead to a renewal.
+        changed: called with tenant and user id once a summary has changed, or a user is gone.
+        erased: called with tenant and user id once a user is gone.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        debounce: Debounce | None = None,
+        changed: Callable[[str, str], None] = lambda tenant, user_id: None,
+        erased: Callable[[str, str], None] = lambda tenant, user_id: None,
+    ) -> None:
+        self.store, self.debounce = store, debounce or Debounce()
+        self._changed, self._erased = changed, erased
+        self._scrub_after = 0.0
+
+    def _now(self, connection: Connection) -> float:
+        return self.store.database.now(connection)
+
+    async def tenant_exists(self, tenant: str) -> bool:
+        """Whether there is this tenant."""
+        return await self.store.read(keys.tenant_exists, tenant)
+
+    async def add_signals(self, tenant: str, user_id: str, new: Sequence[Signal]) -> SignalsAnswer:
+        """Add signals; on disk when this returns."""
+
+        def add(connection: Connection) -> tuple[list[str], int]:
+            return signals.add(connection, tenant, user_id, new, self._now(connection), self.debounce)
+
+        ids, added = await self.store.write(add)
+        return SignalsAnswer(ids=ids, added=added, known=len(ids) - added)
+
+    async def user(self, tenant: str, user_id: str) -> UserAnswer:
+        """One user.
+
+        Raises:
+            NotFound: no such user.
+        """
+
+        def read(connection: Connection) -> UserAnswer:
+            found = _found(connection, tenant, user_id)
+            current = summaries.current(connection, tenant, user_id)
+            job = jobs.state(connection, tenant, user_id, self._now(connection))
+            return UserAnswer(
+                user_id=user_id,
+                created_at=moment(found.created_at),
+                signals=found.signals,
+                last_signal_at=None if found.last_signal_at is None else moment(found.last_signal_at),
+                summary=None if current is None else shown(current),
+                renewal=None if job is None else _renewal(job),
+            )
+
+        return await self.store.read(read)
+
+    async def summary(self, tenant: str, user_id: str) -> SummaryAnswer:
+        """The current summary.
+
+        Raises:
+            NotFound: no such user, or no summary.
+        """
+
+        def read(connection: Connection) -> SummaryAnswer:
+            current = summaries.current(connection, tenant, user_id)
+            if current is None:
+                _found(connection, tenant, user_id)
+                raise NotFound("no_summary", "this user has no summary yet")
+            return shown(current)
+
+        return await self.store.read(read)
+
+    async def put_summary(
+        self, tenant: str, user_id: str, edit: SummaryEdit, author: Author, expected: int | None
+    ) -> SummaryAnswer:
+        """Write the next version of a summary; makes the user if need be.
+
+        Args:
+            tenant: whose user.
+            user_id: the user.
+            edit: what it is to say.
+            author: who says so.
+            expected: the version that the author saw, 0 for none; None: they did not say.
+
+        Raises:
+            VersionConflict: another is current; or they did not say, and there is one.
+        """
+
+        def write(connection: Connection) -> Version:
+            return self._put(connection, tenant, user_id, edit, author, expected or 0)
+
+        written = await self.store.write(write)
+        self._changed(tenant, user_id)
+        return shown(written)
+
+    def _put(
+        self, connection: Connection, tenant: str, user_id: str, edit: SummaryEdit, author: Author, expected: int
+    ) -> Version:
+        now = self._now(connection)
+        users.lock(connection, tenant, user_id, now)
+        current = summaries.current(connection, tenant, user_id)
+        before = current.clauses if current is not None else ()
+        if edit.clauses is not None:
+            new = parts.from_edit(edit.clauses, before, author)
+            text = parts.join(new)
+        else:
+            text = (edit.text or "").strip()
+            new = parts.from_text(text, before, author)
+        return summaries.put(connection, tenant, user_id, text, new, author, now, expected=expected)
+
+    async def versions(self, tenant: str, user_id: str) -> VersionsAnswer:
+        """A user's versions.
+
+        Raises:
+            NotFound: no such user.
+        """
+
+        def read(connection: Connection) -> VersionsAnswer:
+            _found(connection, tenant, user_id)
+            return VersionsAnswer(versions=[shown(one) for one in summaries.versions(connection, tenant, user_id)])
+
+        return await self.store.read(read)
+
+    async def rollback(
+        self, tenant: str, user_id: str, version: int, author: Author, expected: int | None
+    ) -> SummaryAnswer:
+        """Write an old version's content as the next version.
+
+        Raises:
+            NotFound: no such user, or the version is not kept.
+            VersionConflict: `expected` is given, and another is current.
+        """
+
+        def write(connection: Connection) -> Version:
+            if not users.lock_existing(connection, tenant, user_id):
+                raise _no_user()
+            kept = summaries.versions(connection, tenant, user_id)
+            old = next((one for one in kept if one.version == version), None)
+            if old is None:
+                raise NotFound("no_version", f"version {version} of this summary is not there")
+            now = self._now(connection)
+            return summaries.put(
+                connection, tenant, user_id, old.text, old.clauses, author, now, expected=expected, model=old.model
+            )
+
+        written = await self.store.write(write)
+        self._changed(tenant, user_id)
+        return shown(written)
+
+    async def export(self, tenant: str, user_id: str) -> ExportAnswer:
+        """Everything that is stored of a user.
+
+        Raises:
+            NotFound: no such user.
+        """
+        return await self.store.read(exported, tenant, user_id)
+
+    async def training_line(self, tenant: str, user_id: str, targets: int = TARGETS) -> User:
+        """A user as `popi train` reads them.
+
+        Raises:
+            NotFound: no such user.
+        """
+        return await self.store.read(training_line, tenant, user_id, targets)
+
+    async def import_users(self, tenant: str, imported: Sequence[ImportedUser], author: Author) -> ImportAnswer:
+        """Add users, or signals to users; all or nothing."""
+
+        def write(connection: Connection) -> tuple[ImportAnswer, list[str]]:
+            total = ImportAnswer(users=len(imported), added=0, known=0, summaries=0)
+            changed = []
+            # In one order, so that two imports never wait for each other's users in a circle.
+            for one in sorted(imported, key=lambda user: user.user_id):
+                now = self._now(connection)
+                there = signals.newest(connection, tenant, one.user_id) if one.targets else []
+                every = as_signals(one.signals, one.targets, there)
+                ids, added = signals.add(connection, tenant, one.user_id, every, now, self.debounce)
+                total.added += added
+                total.known += len(ids) - added
+                current = summaries.current(connection, tenant, one.user_id)
+                if one.summary is not None and current is None:
+                    self._put(connection, tenant, one.user_id, one.summary, author, 0)
+                    total.summaries += 1
+                    changed.append(one.user_id)
+            return total, changed
+
+        answer, changed = await self.store.write(write)
+        for user_id in changed:
+            self._changed(tenant, user_id)
+        return answer
+
+    async def erase(self, tenant: str, user_id: str) -> Receipt:
+        """Remove all of a user, and the bytes. Of a user who is not there nothing is removed, and that is no error."""
+
+        def write(connection: Connection) -> tuple[erasure.Removed, float]:
+            now = self._now(connection)
+            return erasure.erase(connection, tenant, user_id, now), now
+
+        removed, at = await self.store.write(write)
+        self._changed(tenant, user_id)
+        self._erased(tenant, user_id)
+        database = self.store.database
+        if database.kind == "sqlite" and database.size() <= SCRUB_AT_ONCE:
+            await self.scrub()
+        pending = await self.store.read(erasure.scrub_due) if database.kind == "sqlite" else None
+        log.info("erased", extra={"fields": {"tenant": tenant, **removed.__dict__}})
+        return receipt(database, removed, at, pending is not None)
+
+    async def scrub(self) -> bool:
+        """Overwrite what erasures left, if anything; says whether nothing is left."""
+        due = await self.store.read(erasure.scrub_due)
+        if due is None:
+            return True
+        began = time.monotonic()
+        done = await self.store.scrub()
+        self._scrub_after = time.monotonic() + (time.monotonic() - began) / SCRUB_SHARE
+        if done:
+            await self.store.write(erasure.scrubbed, due)
+        return done
+
+    async def scrub_if_time(self) -> None:
+        """`scrub`, unless it has taken its share of the time."""
+        if time.monotonic() >= self._scrub_after:
+            await self.scrub()
+
+
+def erase_now(database: Database, tenant: str, user_id: str) -> Receipt:
+    """The erasure for the command line: waits for the bytes, however large the file."""
+
+    def write(connection: Connection) -> tuple[erasure.Removed, float]:
+        now = database.now(connection)
+        return erasure.erase(connection, tenant, user_id, now), now
+
+    removed, at = database.write(write)
+    done = True
+    if database.kind == "sqlite" and (due := database.read(erasure.scrub_due)) is not None:
+        done = database.scrub()
+        if done:
+            database.write(erasure.scrubbed, due)
+    return receipt(database, removed, at, not done)
+
+
+def receipt(database: Database, removed: erasure.Removed, at: float, pending: bool) -> Receipt:
+    """What was removed, and how it stands with the bytes."""
+    on_disk = "scheduled" if pending else "overwritten"
+    return Receipt.model_validate(
+        {
+            "erased_at": moment(at),
+            "removed": Removed(**removed.__dict__),
+            "bytes": "left_to_postgresql" if database.kind == "postgresql" else on_disk,
+        }
+    )
+
+
+def exported(connection: Connection, tenant: str, user_id: str) -> ExportAnswer:
+    """Everything that is stored of a user.
+
+    Raises:
+        NotFound: no such user.
+    """
+    found = _found(connection, tenant, user_id)
+    return ExportAnswer(
+        user_id=user_id,
+        created_at=moment(found.created_at),
+        signals=signals.newest(connection, tenant, user_id),
+        versions=[shown(one) for one in summaries.versions(connection, tenant, user_id)],
+    )
+
+
+def training_line(connection: Connection, tenant: str, user_id: str, targets: int = TARGETS) -> User:
+    """A user as `popi train` reads them.
+
+    Raises:
+        NotFound: no such user.
+    """
+    _found(connection, tenant, user_id)
+    return training_user(user_id, signals.newest(connection, tenant, user_id), targets)
+
+
+def shown(version: Version) -> SummaryAnswer:
+    """A stored version as it is answered."""
+    listed = [Clause(id=one.id, text=one.text, locked=one.locked, signals=list(one.signals)) for one in version.clauses]
+    return SummaryAnswer(
+        version=version.version,
+        text=version.text,
+        clauses=listed,
+        updated_at=moment(version.created_at),
+        author=version.author,
+    )
+
+
+def _renewal(job: JobState) -> Renewal:
+    state = "failed" if job.failed else "running" if job.running else "waiting"
+    return Renewal.model_validate(
+        {"state": state, "due_at": moment(job.due_at), "attempts": job.attempts, "error": job.error}
+    )
+
+
+def _found(connection: Connection, tenant: str, user_id: str) -> users.UserRecord:
+    found = users.find(connection, tenant, user_id)
+    if found is None:
+        raise _no_user()
+    return found
+
+
+def _no_user() -> NotFound:
+    return NotFound("no_user", "there is no such user")

@@ -1,0 +1,237 @@
+"""The renewal worker: writes stale summaries anew with the inference model.
+
+A worker takes one due job at a time under a lease, reads the user's signals, asks the inference model without holding
+anything in the database, and writes the new version only if all of this still holds: the lease is its own (nobody took
+the job over, and the user was not erased), and the summary is at the version that it read (no human edit came since).
+Locked clauses stay, word for word. A failure is tried again later and later; what can't succeed waits for new signals.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from sqlalchemy import Connection
+
+from popi.errors import BatchError, DataError, PopiError, StoreError, UpstreamError
+from popi.serving.profiles import clauses as parts
+from popi.serving.store import jobs, signals, summaries, users
+from popi.serving.store.database import Database
+from popi.serving.store.jobs import Job
+from popi.serving.store.summaries import Version, VersionConflict
+from popi.signals.types import Signal, StatementSignal
+from popi.summary import Summary
+
+log = logging.getLogger("popi.gateway.renewal")
+
+Outcome = Literal["renewed", "same", "nothing", "edited", "lost", "failed", "given_up"]
+
+SIGNALS_READ = 1_000
+"""The newest signals of a user, from which the inference model's token budget takes its choice."""
+
+
+class Writes(Protocol):
+    """An inference model, local or behind an API."""
+
+    def summarize(self, signals: Sequence[Signal], temperature: float = 0.0) -> Summary:
+        """Write the preference summary of one user."""
+        ...
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How a worker goes about its work, in seconds.
+
+    Attributes:
+        lease: how long a job is its own without a sign of life; so late a dead worker's job is taken over.
+        idle: between two looks for due jobs.
+        back_off: after the first failure; doubled with each further one.
+        longest_back_off: and no more.
+        tries: so many failures in a row, and the job waits for new signals.
+        edited: after a human edit came between.
+    """
+
+    lease: float = 60.0
+    idle: float = 0.5
+    back_off: float = 5.0
+    longest_back_off: float = 3600.0
+    tries: int = 10
+    edited: float = 5.0
+
+
+@dataclass
+class Counts:
+    """What a worker has done, by outcome."""
+
+    outcomes: dict[Outcome, int] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, outcome: Outcome) -> None:
+        with self.lock:
+            self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
+
+
+class Worker:
+    """Renews summaries, in threads of its own.
+
+    Args:
+        database: the store.
+        model: writes summaries; called from several threads if `threads` is more than one.
+        pace: how it goes about its work.
+        threads: renewals at once.
+        changed: called with tenant and user id when a summary was written, from the worker's threads; may be set anew.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        model: Writes,
+        pace: Pace | None = None,
+        threads: int = 1,
+        changed: Callable[[str, str], None] = lambda tenant, user_id: None,
+    ) -> None:
+        self._database, self._model, self._pace = database, model, pace or Pace()
+        self.changed = changed
+        self._stop = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._loop, name=f"popi-renewal-{n}", daemon=True) for n in range(threads)
+        ]
+        self.counts = Counts()
+
+    def start(self) -> None:
+        """Begin to work."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self, seconds: float = 5.0) -> None:
+        """Take no further job, and wait a little for those under way; their leases end by themselves."""
+        self._stop.set()
+        give_up = time.monotonic() + seconds
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(max(0.0, give_up - time.monotonic()))
+
+    def wait(self) -> None:
+        """Until `stop` is called, from a signal handler say."""
+        while not self._stop.wait(1.0):
+            pass
+
+    def _loop(self) -> None:
+        while not self._stop.is_set():
+            try:
+                found = self.run_one()
+            except StoreError as error:
+                log.error("the store failed", extra={"fields": {"error": str(error)}})
+                found = None
+            except Exception as error:  # a fault of ours stops no worker
+                log.error("a renewal failed", extra={"fields": {"error": type(error).__name__}}, exc_info=False)
+                found = None
+            if found is None:
+                self._stop.wait(self._pace.idle)
+
+    def run_one(self) -> Outcome | None:
+        """Do the job that is due longest; None where none is.
+
+        Raises:
+            StoreError: the database failed; the job's lease ends by itself.
+        """
+        database = self._database
+        if not database.read(lambda connection: jobs.any_due(connection, database.now(connection))):
+            return None
+        job = database.write(lambda connection: jobs.claim(connection, database.now(connection), self._pace.lease))
+        if job is None:
+            return None
+        began = time.monotonic()
+        outcome, error = self._renew(job)
+        self.counts.add(outcome)
+        if outcome == "renewed":
+            self.changed(job.tenant, job.user_id)
+        fields = {"outcome": outcome, "tenant": job.tenant, "attempt": job.attempts + 1, "error": error}
+        log.info("renewal", extra={"fields": fields | {"total_ms": (time.monotonic() - began) * 1e3}})
+        return outcome
+
+    def _renew(self, job: Job) -> tuple[Outcome, str | None]:
+        database = self._database
+        read, before = database.read(_material, job)
+        if not read:
+            return ("nothing" if database.write(jobs.finish, job) else "lost"), None
+        heard = [StatementSignal(text=text) for text in parts.by_hand(before.clauses if before is not None else ())]
+        try:
+            with self._kept(job):
+                summary = self._model.summarize([*read, *heard])
+        except Exception as error:
+            if isinstance(error, BatchError):
+                error = next(one for one in error.results if isinstance(one, PopiError))
+            return self._failed(job, error)
+        if not summary.text.strip():
+            return self._failed(job, DataError("the inference model wrote nothing"))
+        try:
+            written = database.write(self._write, job, summary, before)
+        except VersionConflict:
+            again = database.write(
+                lambda connection: jobs.postpone(connection, job, database.now(connection) + self._pace.edited)
+            )
+            return ("edited" if again else "lost"), None
+        return written, None
+
+    def _write(self, connection: Connection, job: Job, summary: Summary, before: Version | None) -> Outcome:
+        """Write the new version and end the job, both or neither."""
+        # The user's row first: an erasure waits for us, or is over, and then there is no row and no lease.
+        if not users.lock_existing(connection, job.tenant, job.user_id) or not jobs.finish(connection, job):
+            return "lost"
+        base, version = (before.clauses, before.version) if before is not None else ((), 0)
+        text, clauses = parts.renewed(summary.text, base)
+        if before is not None and text == before.text:
+            return "same"  # no new version: what was told of this one still holds
+        now = self._database.now(connection)
+        summaries.put(
+            connection, job.tenant, job.user_id, text, clauses, "model", now, expected=version, model=summary.model
+        )
+        return "renewed"
+
+    def _failed(self, job: Job, error: Exception) -> tuple[Outcome, str]:
+        kind = type(error).__name__
+        if isinstance(error, UpstreamError) and error.status is not None:
+            kind = f"{kind} {error.status}"
+        last = isinstance(error, DataError) or job.attempts + 1 >= self._pace.tries
+
+        def back(connection: Connection) -> bool:
+            now = self._database.now(connection)
+            wait = min(self._pace.back_off * 2.0**job.attempts, self._pace.longest_back_off)
+            return jobs.postpone(connection, job, now + wait, error=kind, give_up_at=now if last else None)
+
+        held = self._database.write(back)
+        return ("lost" if not held else "given_up" if last else "failed"), kind
+
+    @contextmanager
+    def _kept(self, job: Job) -> Iterator[None]:
+        """Show signs of life while the model writes."""
+        over = threading.Event()
+        database = self._database
+
+        def longer(connection: Connection) -> bool:
+            return jobs.keep(connection, job, database.now(connection), self._pace.lease)
+
+        def keep() -> None:
+            while not over.wait(self._pace.lease / 3):
+                try:
+                    if not database.write(longer):
+                        return
+                except StoreError:
+                    continue  # if it lasts, the lease ends, and another worker takes over
+
+        thread = threading.Thread(target=keep, name="popi-lease", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+
+def _material(connection: Connection, job: Job) -> tuple[list[Signal], Version | None]:
+    read = signals.newest(connection, job.tenant, job.user_id, SIGNALS_READ)
+    return read, summaries.current(connection, job.tenant, job.user_id)
