@@ -1,0 +1,39 @@
+"""Stops the work on a request whose client has hung up."""
+
+import asyncio
+
+from starlette.types import Receive
+
+
+class Watch:
+    """Cancels the task that made it once the client is gone; from `begin` to `end`."""
+
+    __slots__ = ("_gone", "_task", "_watching")
+
+    def __init__(self) -> None:
+        self._task = asyncio.current_task()
+        self._watching: asyncio.Task[None] | None = None
+        self._gone = False
+
+    def begin(self, receive: Receive) -> None:
+        """Watch, now that the request's body was read: what else comes is the end."""
+        if self._watching is None:
+            self._watching = asyncio.ensure_future(self._wait(receive))
+
+    def client_gone(self) -> bool:
+        """Whether a cancellation was ours; then it is over with that."""
+        if self._gone and self._task is not None:
+            return self._task.uncancel() == 0
+        return False
+
+    def end(self) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
+            self._task = None
+
+    async def _wait(self, receive: Receive) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        if self._task is not None:
+            self._gone = True
+            self._task.cancel()

@@ -1,0 +1,78 @@
+"""One request and its answer on their way."""
+
+from collections.abc import AsyncIterator
+
+from starlette.types import Receive, Scope, Send
+
+from popi.serving.proxy.body import ClientGone
+from popi.serving.proxy.disconnect import Watch
+from popi.serving.proxy.headers import Raw, RequestHeaders
+from popi.serving.proxy.inject import Api
+from popi.serving.proxy.logs import Record
+from popi.serving.proxy.refusals import Dialect, Refusal
+from popi.serving.proxy.rewrite import Rewriting
+
+
+class Exchange:
+    """What the steps of the gateway hand on.
+
+    Attributes:
+        scope, receive, send: of the ASGI call.
+        path: with its escapes.
+        api: whose request it is, where it is personalised.
+        record: for the log.
+        began: when it came, by `perf_counter`.
+        watch: stops the work once the client is gone.
+        headers: the request's; there once they were read.
+        rewriting: its body, where it is personalised and was read.
+        started: the head of the answer is out.
+        upload_fault: what ended the upload of a body that is passed on as it comes.
+    """
+
+    __slots__ = (
+        "api",
+        "began",
+        "headers",
+        "path",
+        "receive",
+        "record",
+        "rewriting",
+        "scope",
+        "send",
+        "started",
+        "upload_fault",
+        "watch",
+    )
+
+    headers: RequestHeaders
+
+    def __init__(
+        self, scope: Scope, receive: Receive, send: Send, path: str, api: Api | None, record: Record, began: float
+    ) -> None:
+        self.scope, self.receive, self.send = scope, receive, send
+        self.path, self.api, self.record, self.began = path, api, record, began
+        self.watch = Watch()
+        self.rewriting: Rewriting | None = None
+        self.started = False
+        self.upload_fault: ClientGone | Refusal | None = None
+
+    @property
+    def dialect(self) -> Dialect:
+        """Which API the client speaks. Read off the request itself: it may be refused before its headers are read."""
+        if self.path.startswith("/v1/messages"):
+            return "anthropic"
+        return "anthropic" if any(name == b"anthropic-version" for name, _ in self.scope["headers"]) else "openai"
+
+    async def start(self, status: int, headers: list[Raw]) -> None:
+        """Send the head of the answer."""
+        self.record.status, self.started = status, True
+        await self.send({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def upload(self, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """Pieces of a body; what goes wrong with them is kept, for the HTTP client makes an error of its own of it."""
+        try:
+            async for piece in pieces:
+                yield piece
+        except (ClientGone, Refusal) as fault:
+            self.upload_fault = fault
+            raise

@@ -1,0 +1,52 @@
+"""Who the end user of a request is, and whether the caller may say so.
+
+In this order: the claim of a verified token, a header, a field of the body. What comes with a request counts only
+where its key may speak for users. A user key stands for one user: naming another, anywhere, is refused.
+"""
+
+from collections.abc import Sequence
+
+from popi.errors import AuthError
+from popi.serving.interfaces import Caller
+from popi.serving.proxy.ids import FoundId
+
+LONGEST = 512
+"""Most characters of a user id that is looked up."""
+
+
+def user_of(
+    caller: Caller,
+    claimed: str | None,
+    headers: dict[str, str],
+    found: Sequence[FoundId],
+    fields: Sequence[str],
+) -> str | None:
+    """The end user's id, or None: personalise for nobody.
+
+    Args:
+        caller: whose key it is.
+        claimed: the user id in a token that was verified.
+        headers: user ids by header, in the order in which they count.
+        found: user ids in the body, in its order.
+        fields: fields of the body that may name the user, in the order in which they count.
+
+    Raises:
+        AuthError: 403, a user key that names somebody else.
+    """
+    of_field = {one.field: one.user_id for one in found if one.user_id}  # of doubles the last
+    named = [
+        *([("the token", claimed)] if claimed is not None else []),
+        *headers.items(),
+        *((field, of_field[field]) for field in fields if field in of_field),
+    ]
+    if caller.speaks_for_users:
+        user_id = named[0][1] if named else None
+        return user_id if user_id is None or len(user_id) <= LONGEST else None
+    doubles = ((one.field, one.user_id) for one in found if one.user_id and one.field in fields)
+    for place, user_id in (*named, *doubles):
+        if user_id != caller.user_id:
+            raise AuthError(
+                f"this key is one user's own, and {place} names another user; leave it out, or use an app key",
+                status=403,
+            )
+    return caller.user_id

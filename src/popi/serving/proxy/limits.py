@@ -1,0 +1,68 @@
+"""How much one key may ask for: requests a second (a token bucket) and requests at once. In this process."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from popi.serving.proxy.refusals import Refusal
+
+
+@dataclass
+class _Use:
+    tokens: float
+    at: float
+    under_way: int = 0
+
+
+class Limits:
+    """Counts by key.
+
+    Args:
+        rate: requests a second, on average; None: any number.
+        burst: requests that may come at once.
+        concurrency: requests under way at once.
+        clock: seconds that never go back.
+    """
+
+    def __init__(
+        self, rate: float | None, burst: int, concurrency: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._rate, self._burst, self._concurrency, self._clock = rate, burst, concurrency, clock
+        self._uses: dict[str, _Use] = {}
+
+    def enter(self, key_id: str) -> None:
+        """Count a request in; `leave` must follow.
+
+        Raises:
+            Refusal: 429, with the seconds after which there is room; nothing was counted.
+        """
+        use = self._uses.get(key_id)
+        if use is None:  # as many as there are keys
+            use = self._uses[key_id] = _Use(self._burst, self._clock())
+        if use.under_way >= self._concurrency:
+            raise Refusal(
+                429,
+                "too_many_at_once",
+                f"this key has {use.under_way} requests under way, and may have {self._concurrency}; "
+                "wait for one to end",
+                retry_after=1,
+            )
+        if self._rate is not None:
+            now = self._clock()
+            use.tokens = min(self._burst, use.tokens + (now - use.at) * self._rate)
+            use.at = now
+            if use.tokens < 1:
+                wait = (1 - use.tokens) / self._rate
+                raise Refusal(
+                    429,
+                    "too_many_a_second",
+                    f"this key may send {self._rate:g} requests a second; try again in {wait:.2g} seconds",
+                    retry_after=math.ceil(wait),
+                )
+            use.tokens -= 1
+        use.under_way += 1
+
+    def leave(self, key_id: str) -> None:
+        """A request has ended."""
+        self._uses[key_id].under_way -= 1

@@ -1,0 +1,53 @@
+"""What the gateway itself answers where it refuses, in the words of the API that was called."""
+
+import json
+from typing import Literal
+
+Dialect = Literal["openai", "anthropic"]
+
+# status: (OpenAI's type, Anthropic's type)
+_TYPES = {
+    400: ("invalid_request_error", "invalid_request_error"),
+    401: ("authentication_error", "authentication_error"),
+    403: ("permission_error", "permission_error"),
+    404: ("invalid_request_error", "not_found_error"),
+    408: ("invalid_request_error", "invalid_request_error"),
+    413: ("invalid_request_error", "request_too_large"),
+    415: ("invalid_request_error", "invalid_request_error"),
+    429: ("rate_limit_error", "rate_limit_error"),
+    500: ("server_error", "api_error"),
+    502: ("server_error", "api_error"),
+    503: ("server_error", "api_error"),
+    504: ("server_error", "timeout_error"),
+}
+
+
+class Refusal(Exception):
+    """A request that the gateway answers itself. Caught in one place; its message holds no text of a user.
+
+    Attributes:
+        status: of the answer.
+        code: why, in one word, for programs and metrics.
+        retry_after: seconds after which to try again.
+    """
+
+    def __init__(self, status: int, code: str, message: str, *, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.status, self.code, self.retry_after = status, code, retry_after
+
+
+def answer(refusal: Refusal, dialect: Dialect) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    """Headers and body of a refusal."""
+    openai, anthropic = _TYPES[refusal.status]
+    error: dict[str, object]
+    if dialect == "anthropic":
+        error = {"type": "error", "error": {"type": anthropic, "message": str(refusal)}}
+    else:
+        error = {"error": {"message": str(refusal), "type": openai, "param": None, "code": refusal.code}}
+    body = json.dumps(error).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    if refusal.retry_after is not None:
+        headers.append((b"retry-after", b"%d" % refusal.retry_after))
+    if refusal.status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
+    return headers, body

@@ -1,0 +1,114 @@
+"""The proxy, put together: routes for an application, and what must run around them."""
+
+import secrets
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.routing import BaseRoute, Route
+from starlette.types import Receive, Scope, Send
+
+from popi.errors import AuthError
+from popi.serving.interfaces import Keys, Summaries
+from popi.serving.proxy.gateway import Gateway
+from popi.serving.proxy.headers import HeaderRules, RequestHeaders
+from popi.serving.proxy.ids import Pseudonyms
+from popi.serving.proxy.jwt_claims import Tokens
+from popi.serving.proxy.metrics import CONTENT_TYPE, Metrics
+from popi.serving.proxy.refusals import Refusal, answer
+from popi.serving.proxy.settings import ProxySettings
+from popi.serving.proxy.tracing import Tracing
+from popi.serving.proxy.upstream import Upstream
+
+UVICORN: dict[str, Any] = {
+    "loop": "uvloop",
+    "http": "httptools",
+    "ws": "none",
+    "access_log": False,
+    "server_header": False,
+    "date_header": False,
+}
+"""How uvicorn should run the gateway: the upstream's own `server` and `date` are passed on, and log lines are ours."""
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """What `proxy_routes` makes.
+
+    Attributes:
+        routes: `/metrics`, and everything under `/v1/`; put them behind routes of your own.
+        gateway: what serves `/v1/`, for applications that tell it apart faster than routes do.
+        lifespan: opens and closes the connections to the upstream; requests are served within it.
+        metrics: what is counted; others may add to its registry.
+    """
+
+    routes: list[BaseRoute]
+    gateway: Gateway
+    lifespan: Callable[[Any], AbstractAsyncContextManager[None]]
+    metrics: Metrics
+
+
+def proxy_routes(settings: ProxySettings, keys: Keys, summaries: Summaries) -> Proxy:
+    """Put the proxy together.
+
+    Raises:
+        ConfigError: the key for tokens can't be read, or tracing lacks its packages.
+    """
+    metrics = Metrics()
+    upstream = Upstream(settings)
+    tokens = Tokens(settings.jwt, upstream.fetch) if settings.jwt is not None else None
+    secret = settings.id_secret.get_secret_value().encode() if settings.id_secret is not None else None
+    gateway = Gateway(
+        settings,
+        keys,
+        summaries,
+        upstream,
+        tokens,
+        Pseudonyms(secret or secrets.token_bytes(32)),
+        metrics,
+        Tracing() if settings.otel else None,
+    )
+
+    @asynccontextmanager
+    async def lifespan(_: Any) -> AsyncIterator[None]:
+        async with upstream.open():
+            yield
+
+    routes: list[BaseRoute] = [Route("/v1/{path:path}", gateway)]
+    if settings.metrics_for != "nobody":
+        routes.append(Route("/metrics", _MetricsPage(settings, keys, metrics)))
+    return Proxy(routes, gateway, lifespan, metrics)
+
+
+class _MetricsPage:
+    """`GET /metrics`."""
+
+    def __init__(self, settings: ProxySettings, keys: Keys, metrics: Metrics) -> None:
+        self._for_admins = settings.metrics_for == "admin"
+        self._rules, self._keys, self._metrics = HeaderRules(settings), keys, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        status = 200
+        try:
+            if self._for_admins:
+                await self._check(scope)
+            body = self._metrics.text()
+            headers = [(b"content-type", CONTENT_TYPE.encode()), (b"content-length", b"%d" % len(body))]
+        except Refusal as refusal:
+            status = refusal.status
+            headers, body = answer(refusal, "openai")
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    async def _check(self, scope: Scope) -> None:
+        try:
+            caller = await self._keys.authenticate(RequestHeaders(scope["headers"], self._rules).key)
+        except AuthError as error:
+            raise Refusal(error.status, "not_authenticated", str(error)) from None
+        except Refusal:
+            raise
+        except Exception:
+            raise Refusal(503, "keys_unavailable", "keys can't be checked now; try again soon") from None
+        if caller.scope != "admin":
+            raise Refusal(403, "not_allowed", "the metrics are for admin keys")

@@ -1,0 +1,186 @@
+"""Every setting of the proxy, each documented under its field."""
+
+import re
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+
+from popi.backends.key import checked_url
+from popi.errors import ConfigError
+from popi.serving.proxy.block import DEFAULT_BLOCK
+
+SYMMETRIC = ("HS256", "HS384", "HS512")
+ASYMMETRIC = (
+    "RS256",
+    "RS384",
+    "RS512",
+    "PS256",
+    "PS384",
+    "PS512",
+    "ES256",
+    "ES384",
+    "ES512",
+    "EdDSA",
+)
+_HEADER = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", use_attribute_docstrings=True, frozen=True, strict=True, allow_inf_nan=False
+    )
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            # Without the values: one of them may be a secret.
+            lines = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
+            raise ConfigError("settings of the gateway:\n  " + "\n  ".join(lines)) from None
+
+
+class JwtSettings(_Settings):
+    """Tokens that say who the end user is, signed by your identity provider. One of `jwks_url` and `key` is needed."""
+
+    jwks_url: str | None = None
+    """Where the issuer's public keys are (`https://…/.well-known/jwks.json`); fetched at the first token, again after
+    an hour, and when a token names a key that is not among them (at most every 30 seconds)."""
+    key: SecretStr | None = None
+    """A public key (PEM), or the secret shared with the issuer (HS256 and its kin; 32 bytes or more)."""
+    algorithms: tuple[str, ...] = ("RS256", "ES256", "EdDSA")
+    """Signatures that count, and no others. With a shared secret: `("HS256",)`."""
+    claim: str = Field(default="sub", min_length=1)
+    """The claim that holds the user id."""
+    issuer: str | None = None
+    """What `iss` must be; unset: anything."""
+    audience: str | None = None
+    """What `aud` must hold; unset: a token made out for an audience is refused."""
+    header: str = "x-popi-jwt"
+    """The header that it comes in, as it is or behind `Bearer`. With `authorization`, the popi key must come in
+    `x-popi-key`."""
+    leeway_s: float = Field(default=30.0, ge=0)
+    """By how many seconds the issuer's clock and ours may differ."""
+
+    @field_validator("header")
+    @classmethod
+    def _lower(cls, value: str) -> str:
+        return _header_name(value)
+
+    @model_validator(mode="after")
+    def _one_kind_of_key(self) -> Self:
+        if (self.jwks_url is None) == (self.key is None):
+            raise ValueError("give either jwks_url or key")
+        if self.jwks_url is not None:
+            checked_url(self.jwks_url)
+        unknown = set(self.algorithms) - {*SYMMETRIC, *ASYMMETRIC}
+        if unknown or not self.algorithms:
+            raise ValueError(f"algorithms must be of {', '.join((*SYMMETRIC, *ASYMMETRIC))}; got {self.algorithms}")
+        # A public key taken for a shared secret would let anyone sign: one kind of algorithm, and it must fit the key.
+        secret = self.key is not None and "-----BEGIN" not in self.key.get_secret_value()
+        allowed = SYMMETRIC if secret else ASYMMETRIC
+        if not set(self.algorithms) <= set(allowed):
+            kind = "a shared secret" if secret else "public keys"
+            raise ValueError(f"with {kind} the algorithms must be of {', '.join(allowed)}; got {self.algorithms}")
+        if secret and self.key is not None and len(self.key.get_secret_value().encode()) < 32:
+            raise ValueError("a shared secret must have 32 bytes or more, or it can be guessed")
+        return self
+
+
+class ProxySettings(_Settings):
+    """What the proxy needs to know. Only `upstream` has no default."""
+
+    upstream: str
+    """The model API behind the gateway: `https://api.openai.com/v1`, `http://localhost:8000`; `/v1` at its end may be
+    left out."""
+    upstream_key: SecretStr | None = None
+    """The gateway's own key for the upstream. Sent with requests that bring a popi key in `Authorization` or
+    `x-api-key`, and with those that bring theirs in `x-popi-key` and none for the upstream."""
+    upstream_auth: Literal["auto", "bearer", "x-api-key"] = "auto"
+    """How that key is sent. auto: `x-api-key` on Anthropic's API (`/v1/messages`, or an `anthropic-version` header),
+    else `Authorization: Bearer`."""
+    other_paths: Literal["app", "admin", "nobody"] = "app"
+    """Who may use paths under `/v1/` other than the three that are personalised and `GET /v1/models`: app and admin
+    keys, admin keys alone, or nobody. Behind one upstream key tenants share what lies there (files, batches, stored
+    answers): with several tenants, choose `admin`. User keys never may."""
+    connect_s: float = Field(default=10.0, gt=0)
+    """Seconds to reach the upstream."""
+    silence_s: float = Field(default=600.0, gt=0)
+    """Seconds that the upstream may keep silent, before its answer or within it."""
+    keepalive_s: float = Field(default=4.0, ge=0)
+    """Seconds that an idle connection to the upstream is kept. Below what the upstream keeps it (5 for many servers),
+    or a request may meet one that is just being closed."""
+
+    block: str = Field(default=DEFAULT_BLOCK, min_length=1)
+    """What is put in, around `{summary}`. Set it to what your generator was trained with, if it was."""
+    summary_ms: float = Field(default=50.0, gt=0)
+    """Milliseconds to wait for a summary. After that the request goes on without."""
+
+    identity_headers: tuple[str, ...] = ("x-popi-user", "x-litellm-end-user-id", "x-openwebui-user-id")
+    """Headers that may name the end user; the first that is there counts."""
+    identity_fields: tuple[Literal["safety_identifier", "user", "metadata.user_id"], ...] = (
+        "safety_identifier",
+        "user",
+        "metadata.user_id",
+    )
+    """Fields of the body that may name the end user, where no header does."""
+    ids_upstream: Literal["hashed", "stripped"] = "hashed"
+    """What the upstream gets in place of user ids."""
+    id_secret: SecretStr | None = Field(default=None)
+    """Secret of those hashes, the same for all processes of a deployment. Unset: drawn at start, so that the hashes
+    change with every start."""
+    jwt: JwtSettings | None = None
+    """Tokens that name the end user; unset: none are read."""
+
+    max_body_bytes: int = Field(default=64 * 2**20, gt=0)
+    """Longest body of a request to the three personalised paths, compressed or not (such a body is held in memory)."""
+    max_upload_bytes: int = Field(default=512 * 2**20, gt=0)
+    """Longest body on other paths (files; passed on as they come)."""
+    body_s: float = Field(default=60.0, gt=0)
+    """Seconds that a client may take to send the body of a personalised request."""
+    requests_per_s: float | None = Field(default=None, gt=0)
+    """Requests a second that one key may send, in each process; unset: any number."""
+    burst: int = Field(default=100, ge=1)
+    """How many requests of a key may come at once before `requests_per_s` holds them back."""
+    concurrency: int = Field(default=1000, ge=1)
+    """Requests of one key under way at once, in each process."""
+    auth_s: float = Field(default=5.0, gt=0)
+    """Seconds to wait for the store of keys before a request is refused."""
+
+    metrics_for: Literal["anyone", "admin", "nobody"] = "anyone"
+    """Who may read `/metrics` (numbers only: no key, tenant or user is in them)."""
+    otel: bool = False
+    """Trace requests with OpenTelemetry, set up by its own environment variables (`OTEL_…`)."""
+    log_requests: bool = True
+    """One line of log a request, without any text or id of a user."""
+
+    @field_validator("upstream")
+    @classmethod
+    def _without_v1(cls, value: str) -> str:
+        return checked_url(value).removesuffix("/v1").rstrip("/")
+
+    @field_validator("identity_headers")
+    @classmethod
+    def _lower(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(_header_name(name) for name in value)
+
+    @field_validator("upstream_key")
+    @classmethod
+    def _fits_a_header(cls, value: SecretStr | None) -> SecretStr | None:
+        text = value.get_secret_value() if value is not None else "x"
+        if not text or not (text.isascii() and text.isprintable() and " " not in text):
+            raise ValueError("is empty, or has blanks, line ends or letters that no key has")
+        return value
+
+    @field_validator("block")
+    @classmethod
+    def _names_summary_once(cls, value: str) -> str:
+        if value.count("{summary}") != 1:
+            raise ValueError("must hold {summary} once")
+        return value
+
+
+def _header_name(value: str) -> str:
+    name = value.lower()
+    if not _HEADER.fullmatch(name):
+        raise ValueError(f"{value!r} is not the name of a header")
+    return name

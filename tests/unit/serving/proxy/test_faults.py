@@ -1,0 +1,321 @@
+"""Faults of the upstream, of clients, of the stores: who gets to see what."""
+
+import asyncio
+import http.client
+import json
+import socket
+import time
+
+import pytest
+from unit.serving.proxy.recording import (
+    APP_KEY,
+    OTHER_KEY,
+    SUMMARY,
+    Received,
+    RecordingUpstream,
+    RunningGateway,
+    fixed,
+    message,
+    running_gateway,
+    until,
+)
+
+from popi.errors import AuthError
+
+CHAT = b'{"messages":[{"role":"user","content":"hi"}]}'
+ANN = {"x-popi-user": "ann"}
+
+
+@pytest.mark.parametrize(
+    ("status", "headers"),
+    [
+        ("429 Too Many Requests", ["Retry-After: 17", "x-ratelimit-remaining-requests: 0"]),
+        ("500 Internal Server Error", []),
+        ("503 Service Unavailable", ["Retry-After: 2"]),
+        ("529 Overloaded", []),
+        ("400 Bad Request", []),
+        ("401 Unauthorized", []),
+    ],
+)
+def test_error_answers_as_the_upstream_sent_them(gateway: RunningGateway, status: str, headers: list[str]) -> None:
+    gateway.upstream.reply = fixed(b'{"error": {"message" :"not now"}}', status, *headers)
+    answer = gateway.call(body=CHAT, headers=ANN)
+    assert answer.status == int(status[:3]) and answer.body == b'{"error": {"message" :"not now"}}'
+    for line in headers:
+        name, value = line.split(": ")
+        assert answer.header(name.lower()) == value
+    assert answer.header("x-popi-personalized") == "applied"
+    assert len(gateway.upstream.received) == 1  # asked once: retries are the client's
+
+
+def test_a_cut_stream_is_cut_for_the_client(gateway: RunningGateway) -> None:
+    async def cut(_: Received, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n5\r\nwo")
+        await writer.drain()
+        writer.close()
+
+    gateway.upstream.reply = cut
+    with pytest.raises(http.client.IncompleteRead) as cut_short:
+        gateway.call(body=CHAT)
+    assert cut_short.value.partial == b"hellowo"  # all that had come
+    assert gateway.counted("popi_upstream_faults_total", kind="cut") >= 1
+
+
+def test_a_cut_body_of_known_length(gateway: RunningGateway) -> None:
+    async def cut(_: Received, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")
+        writer.close()
+
+    gateway.upstream.reply = cut
+    with pytest.raises(http.client.IncompleteRead) as cut_short:
+        gateway.call(body=CHAT)
+    assert cut_short.value.partial == b"half"
+
+
+@pytest.mark.parametrize("head", [b"", b"no HTTP\r\n\r\n", b"HTTP/1.1 2"])
+def test_an_upstream_that_hangs_up_or_speaks_no_http(gateway: RunningGateway, head: bytes) -> None:
+    async def close(_: Received, writer: asyncio.StreamWriter) -> None:
+        writer.write(head)
+        writer.close()
+
+    gateway.upstream.reply = close
+    answer = gateway.call(body=CHAT)
+    assert answer.status == 502 and answer.json["error"]["code"] == "upstream_broken"
+
+
+def test_nobody_at_the_upstreams_address(upstream: RecordingUpstream) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
+    with running_gateway(upstream, upstream=url) as gateway:
+        answer = gateway.call("/v1/messages", CHAT)
+        assert answer.status == 502
+        assert answer.json == {
+            "type": "error",
+            "error": {"type": "api_error", "message": "the upstream can't be reached"},
+        }
+
+
+async def hang(_: Received, writer: asyncio.StreamWriter) -> None:
+    await asyncio.sleep(60)
+
+
+async def hang_amid(_: Received, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
+    await asyncio.sleep(60)
+
+
+def test_a_hang_ends_at_the_limit(upstream: RecordingUpstream) -> None:
+    with running_gateway(upstream, silence_s=0.2) as gateway:
+        upstream.reply = hang
+        answer = gateway.call(body=CHAT)
+        assert answer.status == 504 and answer.json["error"]["code"] == "upstream_timeout"
+        upstream.reply = hang_amid
+        with pytest.raises(http.client.IncompleteRead) as cut_short:
+            gateway.call(body=CHAT)
+        assert cut_short.value.partial == b"hello"
+        until(lambda: upstream.closed == 2)
+
+
+@pytest.mark.parametrize("reply", [hang, hang_amid])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/models"])
+def test_a_client_that_hangs_up_stops_the_upstream_call(gateway: RunningGateway, reply: object, path: str) -> None:
+    gateway.upstream.reply = reply  # type: ignore[assignment]
+    gone, closed = gateway.counted("popi_clients_gone_total"), gateway.upstream.closed
+    with socket.create_connection(("127.0.0.1", gateway.port)) as client:
+        client.sendall(
+            f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {APP_KEY}\r\n"
+            f"Content-Length: {len(CHAT)}\r\n\r\n".encode()
+            + CHAT
+        )
+        until(lambda: len(gateway.upstream.received) == 1)
+        if reply is hang_amid:
+            assert client.recv(100)
+        assert gateway.upstream.closed == closed
+    until(lambda: gateway.upstream.closed == closed + 1)
+    until(lambda: gateway.counted("popi_clients_gone_total") == gone + 1)
+    until(lambda: gateway.counted("popi_requests_under_way") == 0)
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/files"])
+def test_a_client_that_hangs_up_amid_its_body(gateway: RunningGateway, path: str) -> None:
+    gone = gateway.counted("popi_clients_gone_total")
+    with socket.create_connection(("127.0.0.1", gateway.port)) as client:
+        client.sendall(
+            f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {APP_KEY}\r\n".encode()
+            + b"Content-Length: 99\r\n\r\nhalf"
+        )
+        until(lambda: gateway.counted("popi_requests_under_way") == 1)
+    until(lambda: gateway.counted("popi_clients_gone_total") == gone + 1)
+    assert gateway.upstream.received == []
+
+
+def test_a_slow_client_holds_up_the_upstream_and_not_our_memory(gateway: RunningGateway) -> None:
+    written = 0
+
+    async def endless(_: Received, writer: asyncio.StreamWriter) -> None:
+        nonlocal written
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        piece = b"x" * 65_536
+        while True:
+            writer.write(b"10000\r\n" + piece + b"\r\n")
+            await writer.drain()
+            written += len(piece)
+
+    gateway.upstream.reply = endless
+    with socket.create_connection(("127.0.0.1", gateway.port)) as client:
+        client.sendall(f"GET /v1/models HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {APP_KEY}\r\n\r\n".encode())
+        client.recv(100)
+        last = -1
+        while written != last:
+            last = written
+            time.sleep(0.5)
+        assert written < 40_000_000  # what the sockets' buffers hold
+
+
+def test_a_store_that_is_slow_delays_by_50_ms_at_most(gateway: RunningGateway) -> None:
+    gateway.call(body=CHAT)
+    quick = min(_seconds(gateway, {}) for _ in range(10))
+    gateway.summaries.delay = 5.0
+    for stubborn in (False, True):
+        gateway.summaries.stubborn = stubborn
+        slow = min(_seconds(gateway, ANN) for _ in range(5))
+        assert 0.04 < slow - quick < 0.09  # 50 ms, and what a busy machine adds
+    answer = gateway.call(body=CHAT, headers=ANN)
+    assert (answer.status, answer.header("x-popi-personalized")) == (200, "failed")
+    assert answer.header("x-popi-summary-version") is None
+    assert gateway.upstream.last.body == CHAT
+    assert gateway.counted("popi_personalization_failures_total", reason="slow") >= 11
+    gateway.summaries.delay = 0.0
+    assert gateway.call(body=CHAT, headers=ANN).header("x-popi-personalized") == "applied"
+
+
+def _seconds(gateway: RunningGateway, headers: dict[str, str]) -> float:
+    began = time.perf_counter()
+    assert gateway.call(body=CHAT, headers=headers).status == 200
+    return time.perf_counter() - began
+
+
+@pytest.mark.parametrize("fault", [OSError("down"), RuntimeError(), AuthError("odd"), asyncio.CancelledError()])
+def test_a_store_that_is_down_breaks_no_chat(gateway: RunningGateway, fault: BaseException) -> None:
+    gateway.summaries.fault = fault
+    before = gateway.counted("popi_personalization_failures_total", reason="store")
+    answer = gateway.call(body=CHAT, headers=ANN)
+    assert (answer.status, answer.header("x-popi-personalized")) == (200, "failed")
+    assert gateway.upstream.last.body == CHAT
+    assert gateway.counted("popi_personalization_failures_total", reason="store") == before + 1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"not json",
+        b'{"messages":[{"role":"user","content":"hi"}]',
+        b'{"messages":[{"role":"user","content":"hi"}]} trailing',
+        b'[{"role":"user"}]',
+        b'{"messages":"hi"}',
+        b'{"messages":' + b"[" * 50_000 + b"]" * 50_000 + b"}",
+        "\ufeff{}".encode(),
+        '{"messages":[{"role":"user","content":"hi"}]}'.encode("utf-16"),
+    ],
+)
+def test_bodies_that_can_not_be_edited_pass_as_they_are(gateway: RunningGateway, body: bytes) -> None:
+    answer = gateway.call(body=body, headers=ANN)
+    assert (answer.status, answer.header("x-popi-personalized")) == (200, "failed")
+    assert gateway.upstream.last.body == body
+    assert gateway.call(body=body).header("x-popi-personalized") == "none"
+
+
+def test_bytes_that_are_no_utf8_stay(gateway: RunningGateway) -> None:
+    body = b'{"messages":[{"role":"user","content":"\xff\xfe\x80"}],"user":"ann"}'
+    assert gateway.call(body=body).header("x-popi-personalized") == "applied"
+    assert b'{"role":"user","content":"\xff\xfe\x80"}]' in gateway.upstream.last.body
+
+
+def test_doubles_in_a_body(gateway: RunningGateway) -> None:
+    body = b'{"user":"bert","messages":[],"user":"ann","messages":[{"role":"user","content":"hi"}]}'
+    assert gateway.call(body=body).header("x-popi-personalized") == "applied"
+    assert gateway.summaries.asked == [("acme", "ann")]
+    assert SUMMARY in gateway.upstream.last.json["messages"][0]["content"]
+    assert b"bert" not in gateway.upstream.last.body and b'"ann"' not in gateway.upstream.last.body
+
+
+def test_no_key_no_answer(gateway: RunningGateway) -> None:
+    for key in (None, "popi-made-up", ""):
+        answer = gateway.call(body=CHAT, key=key)
+        assert (answer.status, answer.json["error"]["type"]) == (401, "authentication_error")
+        assert answer.header("www-authenticate") == "Bearer"
+    gateway.keys.fault = AuthError("revoked, say", status=403)
+    answer = gateway.call("/v1/messages", CHAT)
+    assert answer.status == 403
+    assert answer.json == {"type": "error", "error": {"type": "permission_error", "message": "revoked, say"}}
+    assert gateway.upstream.received == []
+
+
+@pytest.mark.parametrize("fault", [OSError("secret words"), AuthError("the store is down", status=503)])
+def test_keys_that_can_not_be_checked_are_refused(gateway: RunningGateway, fault: Exception) -> None:
+    gateway.keys.fault = fault
+    answer = gateway.call(body=CHAT, headers=ANN)
+    assert answer.status == 503 and answer.header("retry-after") == "1"
+    assert b"secret words" not in answer.body
+    assert gateway.upstream.received == []
+
+
+def test_a_store_of_keys_that_hangs(upstream: RecordingUpstream) -> None:
+    with running_gateway(upstream, auth_s=0.1) as gateway:
+        gateway.keys.delay = 30.0
+        assert gateway.call(body=CHAT).status == 503
+    assert upstream.received == []
+
+
+def test_too_long_bodies(upstream: RecordingUpstream) -> None:
+    with running_gateway(upstream, max_body_bytes=1000, max_upload_bytes=2000) as gateway:
+        long = json.dumps({"messages": [{"role": "user", "content": "x" * 1000}]}).encode()
+        answer = gateway.call(body=long)
+        assert (answer.status, answer.json["error"]["code"]) == (413, "body_too_long")
+        assert gateway.call("/v1/messages", long).json["error"]["type"] == "request_too_large"
+        assert gateway.call("/v1/files", long).status == 200
+        assert gateway.call("/v1/files", long * 2).status == 413
+        for path in ("/v1/files", "/v1/chat/completions"):
+            connection = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=20)
+            headers = {"Authorization": f"Bearer {APP_KEY}", "Transfer-Encoding": "chunked"}
+            connection.request("POST", path, iter([b"x" * 900] * 3), headers, encode_chunked=True)
+            assert connection.getresponse().status == 413
+            connection.close()
+        assert len(upstream.received) == 1
+
+
+def test_rate_and_concurrency(upstream: RecordingUpstream) -> None:
+    with running_gateway(upstream, requests_per_s=0.01, burst=2) as gateway:
+        statuses = [gateway.call(body=CHAT).status for _ in range(3)]
+        assert statuses == [200, 200, 429]
+        answer = gateway.call("/v1/messages", CHAT)
+        assert answer.json["error"]["type"] == "rate_limit_error"
+        assert 0 < int(answer.header("retry-after") or 0) <= 100
+        assert gateway.call(body=CHAT, key=OTHER_KEY).status == 200  # a key's limit is its own
+    upstream.received.clear()
+    with running_gateway(upstream, concurrency=1) as gateway:
+        upstream.reply = hang
+        with socket.create_connection(("127.0.0.1", gateway.port)) as client:
+            client.sendall(f"GET /v1/models HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {APP_KEY}\r\n\r\n".encode())
+            until(lambda: len(upstream.received) == 1)
+            answer = gateway.call(body=CHAT)
+            assert (answer.status, answer.json["error"]["code"]) == (429, "too_many_at_once")
+        until(lambda: upstream.closed == 1)
+        upstream.reply = fixed(b"{}")
+        until(lambda: gateway.call(body=CHAT).status == 200)
+
+
+def test_an_idle_connection_is_used_again_and_a_closed_one_is_not(gateway: RunningGateway) -> None:
+    for _ in range(3):
+        assert gateway.call(body=CHAT).status == 200
+
+    async def and_close(_: Received, writer: asyncio.StreamWriter) -> None:
+        writer.write(message(b"{}", "200 OK", "Connection: close"))
+        await writer.drain()
+        writer.close()
+
+    gateway.upstream.reply = and_close
+    for _ in range(3):
+        assert gateway.call(body=CHAT).status == 200

@@ -1,0 +1,59 @@
+"""The token bucket and the count of requests under way, with a clock of our own."""
+
+import pytest
+
+from popi.serving.proxy.limits import Limits
+from popi.serving.proxy.refusals import Refusal
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_rate_by_hand() -> None:
+    """2 a second, burst 3: three at once, then one every half second."""
+    clock = Clock()
+    limits = Limits(2.0, 3, 100, clock)
+    for _ in range(3):
+        limits.enter("k")
+    with pytest.raises(Refusal) as refused:
+        limits.enter("k")
+    assert (refused.value.status, refused.value.code, refused.value.retry_after) == (429, "too_many_a_second", 1)
+    clock.now += 0.25
+    with pytest.raises(Refusal):
+        limits.enter("k")  # half a token
+    clock.now += 0.25
+    limits.enter("k")
+    with pytest.raises(Refusal):
+        limits.enter("k")
+    limits.enter("another key")
+    clock.now += 1000  # no more than the burst is saved up
+    for _ in range(3):
+        limits.enter("k")
+    with pytest.raises(Refusal):
+        limits.enter("k")
+
+
+def test_retry_after_is_when_there_is_room() -> None:
+    limits = Limits(0.1, 1, 100, Clock())
+    limits.enter("k")
+    with pytest.raises(Refusal) as refused:
+        limits.enter("k")
+    assert refused.value.retry_after == 10
+
+
+def test_requests_at_once() -> None:
+    limits = Limits(None, 1, 2)
+    limits.enter("k")
+    limits.enter("k")
+    with pytest.raises(Refusal) as refused:
+        limits.enter("k")
+    assert (refused.value.status, refused.value.code) == (429, "too_many_at_once")
+    limits.leave("k")
+    limits.enter("k")
+    for _ in range(2):
+        limits.leave("k")
+    limits.enter("k")

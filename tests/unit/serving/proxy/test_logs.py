@@ -1,0 +1,50 @@
+"""Lines of the log."""
+
+import json
+import logging
+
+import pytest
+
+from popi.serving.proxy import logs
+from popi.serving.proxy.logs import JsonLines, Record, log, log_fault, to_stderr
+
+
+def line(record: logging.LogRecord) -> dict[str, object]:
+    return dict(json.loads(JsonLines().format(record)))
+
+
+def test_a_request_is_one_line_of_json(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "popi.gateway"):
+        log(Record("chat", "POST", 200, "k1", "acme", "applied", 3, total_ms=1.23456))
+    written = line(caplog.records[-1])
+    assert written.pop("time").endswith("Z")  # type: ignore[attr-defined]
+    assert written == {
+        "level": "info",
+        "event": "request",
+        "route": "chat",
+        "method": "POST",
+        "status": 200,
+        "key_id": "k1",
+        "tenant": "acme",
+        "personalized": "applied",
+        "version": 3,
+        "total_ms": 1.235,
+    }
+
+
+def test_a_fault_says_what_and_where_and_not_its_words(caplog: pytest.LogCaptureFixture) -> None:
+    try:
+        raise ValueError("the user wrote: my secret")
+    except ValueError as error:
+        log_fault("broken", error)
+    written = line(caplog.records[-1])
+    assert written["error"] == "ValueError" and str(written["at"]).startswith("test_logs.py:")
+    assert "my secret" not in json.dumps(written)
+
+
+def test_stderr_is_set_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    fresh = logging.getLogger("popi.gateway.test")
+    monkeypatch.setattr(logs, "LOGGER", fresh)
+    to_stderr()
+    to_stderr()
+    assert len(fresh.handlers) == 1 and fresh.level == logging.INFO

@@ -1,0 +1,70 @@
+"""Settings of the proxy."""
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from popi.errors import ConfigError
+from popi.serving.proxy.settings import JwtSettings, ProxySettings
+
+PEM = (
+    rsa.generate_private_key(65537, 2048)
+    .public_key()
+    .public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    .decode()
+)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://host:8000", "http://host:8000/", "http://host:8000/v1", "http://host:8000/v1/"]
+)
+def test_v1_may_be_left_out(url: str) -> None:
+    assert ProxySettings(upstream=url).upstream == "http://host:8000"
+
+
+def test_names_of_headers_in_lower_case() -> None:
+    assert ProxySettings(upstream="http://h", identity_headers=("X-User",)).identity_headers == ("x-user",)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({}, "upstream"),
+        ({"upstream": "ftp://host"}, "https:// or http://"),
+        ({"upstream": "http://user:secret@host"}, "no user, password"),
+        ({"upstream": "http://h", "nonsense": 1}, "nonsense"),
+        ({"upstream": "http://h", "block": "no place"}, "{summary} once"),
+        ({"upstream": "http://h", "identity_headers": ("a b",)}, "not the name of a header"),
+        ({"upstream": "http://h", "concurrency": 0}, "concurrency"),
+        ({"upstream": "http://h", "upstream_key": "a\r\nb"}, "no key has"),
+    ],
+)
+def test_wrong_settings_are_named(settings: dict[str, object], named: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        ProxySettings(**settings)
+    assert named in str(error.value)
+    assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({}, "either jwks_url or key"),
+        ({"jwks_url": "https://h/k", "key": "x" * 32}, "either jwks_url or key"),
+        ({"jwks_url": "https://h/k", "algorithms": ("HS256",)}, "with public keys"),
+        ({"key": PEM, "algorithms": ("HS256",)}, "with public keys"),
+        ({"key": PEM, "algorithms": ("RS256", "HS256")}, "with public keys"),
+        ({"key": "x" * 32}, "with a shared secret"),
+        ({"key": "short", "algorithms": ("HS256",)}, "32 bytes"),
+        ({"jwks_url": "https://h/k", "algorithms": ("none",)}, "algorithms must be of"),
+        ({"jwks_url": "https://h/k", "algorithms": ()}, "algorithms must be of"),
+    ],
+)
+def test_unsafe_token_settings_are_refused(settings: dict[str, object], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        JwtSettings(**settings)
+
+
+def test_secrets_are_not_shown() -> None:
+    settings = ProxySettings(upstream="http://h", upstream_key="sk-hidden", id_secret="sk-hidden")
+    assert "hidden" not in repr(settings) + settings.model_dump_json()
