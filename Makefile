@@ -55,5 +55,5 @@ $(VENV)/.stamp: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.stamp-dev: $(VENV)/.stamp
-	$(PIP) -e '.[train,dev]'
+	$(PIP) -e '.[train,serve,dev]'
 	@touch $@

@@ -1,0 +1,23 @@
+# The gateway: `popi serve` and `popi worker` with an LLM by URL; no torch.
+#   docker build -t popi . && docker run -p 8600:8600 -v popi:/data popi serve --upstream https://host/v1 --host 0.0.0.0
+# A worker with a trained run of your own needs torch: build with --build-arg EXTRAS=serve,train
+FROM python:3.11-slim
+
+ARG EXTRAS=serve
+WORKDIR /src
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY src src
+RUN pip install --no-cache-dir --disable-pip-version-check -c constraints.txt ".[${EXTRAS}]" && rm -rf /src/*
+
+RUN useradd --uid 8600 --create-home popi && install -d -o popi /data
+USER popi
+WORKDIR /data
+VOLUME /data
+ENV POPI_STORE=sqlite:////data/popi.db
+EXPOSE 8600
+HEALTHCHECK --interval=10s --timeout=3s --start-period=10s CMD \
+    python -c "import urllib.request as u; u.urlopen('http://127.0.0.1:8600/healthz', timeout=2)"
+# Requests under way may go on for ten seconds after SIGTERM.
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["popi"]
+CMD ["serve", "--help"]

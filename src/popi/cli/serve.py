@@ -1,0 +1,357 @@
+"""Commands of the gateway: serve, worker, keys, users. Imports nothing of it until a command runs."""
+
+import importlib.util
+import json
+import os
+import signal
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from popi.cli.shared import Force, Method, console, loading, need_training, out
+from popi.errors import ConfigError, DataError, ModelError
+
+if TYPE_CHECKING:
+    from popi.serving.renewal import Worker
+    from popi.serving.store.database import Database
+
+app = typer.Typer()
+keys_app = typer.Typer(help="Keys of the gateway: make, list, revoke.", no_args_is_help=True)
+users_app = typer.Typer(help="Users of the gateway: list, show, export, erase.", no_args_is_help=True)
+app.add_typer(keys_app, name="keys")
+app.add_typer(users_app, name="users")
+
+STORE = "sqlite:///popi.db"
+StoreUrl = Annotated[
+    str,
+    typer.Option(
+        "--store",
+        envvar="POPI_STORE",
+        help="Where users are kept: sqlite:///FILE or postgresql://…; with a password, rather in POPI_STORE.",
+        metavar="URL",
+    ),
+]
+Tenant = Annotated[str, typer.Option(help="Whose users: the name of an app or team.")]
+Settings = Annotated[
+    Path | None, typer.Option("--config", help="TOML file with [proxy] and [renewal] (docs/serving.md).")
+]
+InferenceUrl = Annotated[
+    str | None,
+    typer.Option("--inference-url", help="URL of the LLM that writes summaries: https://host/v1.", metavar="URL"),
+]
+InferenceModelName = Annotated[str | None, typer.Option(help="That LLM, as its API calls it.")]
+InferenceProtocol = Annotated[str, typer.Option(help="What its API speaks: openai or anthropic.")]
+InferenceKeyEnv = Annotated[str | None, typer.Option(help="Environment variable with the key for it.")]
+
+
+@app.command()
+def serve(
+    upstream: Annotated[
+        str | None, typer.Option(help="The model API behind the gateway: https://host/v1.", metavar="URL")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 for all of this machine's.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any that is free.")] = 8600,
+    store: StoreUrl = STORE,
+    upstream_key_env: Annotated[
+        str | None, typer.Option(help="Environment variable with the gateway's own key for the upstream.")
+    ] = None,
+    settings: Settings = None,
+    inference_url: InferenceUrl = None,
+    inference_model: InferenceModelName = None,
+    inference_protocol: InferenceProtocol = "openai",
+    inference_key_env: InferenceKeyEnv = None,
+    worker: Annotated[bool, typer.Option("--worker/--no-worker", help="Renew summaries in this process.")] = True,
+    demo: Annotated[
+        bool, typer.Option("--demo", help="Try it offline: the nano model as upstream and inference model.")
+    ] = False,
+) -> None:
+    """Start the gateway: any OpenAI or Anthropic client, personalised by its end users' summaries."""
+    _need_serving()
+    from popi.serving.proxy.logs import to_stderr
+    from popi.serving.server import run
+
+    to_stderr()
+    if demo:
+        if upstream is not None or inference_url is not None:
+            raise typer.BadParameter("--demo brings its own upstream and inference model; leave out --upstream")
+        need_training()
+        from popi.serving.demo import run_demo
+
+        run_demo(host, port, None if store == STORE else store)
+        return
+    from popi.serving.settings import read
+
+    found = read(settings, upstream=upstream, upstream_key=_key(upstream_key_env))
+    database = _open(store)
+    renewer = None
+    if inference_url is not None and worker:
+        renewer = _api_worker(
+            database, settings, inference_url, inference_model, inference_protocol, inference_key_env, threads=4
+        )
+    elif worker and inference_url is None:
+        console.print(
+            "no inference model: signals are stored, but summaries are not renewed here; name one with "
+            "--inference-url and --inference-model, or start `popi worker`",
+            highlight=False,
+        )
+    run(database, found, host, port, renewer)
+
+
+@app.command()
+def worker(
+    store: StoreUrl = STORE,
+    run: Annotated[Path | None, typer.Option("--run", help="Directory of a trained run that writes summaries.")] = None,
+    method: Method = None,
+    model: Annotated[str | None, typer.Option(help="Or a model: `nano`, a folder, a GGUF file or a hub id.")] = None,
+    inference_url: InferenceUrl = None,
+    inference_model: InferenceModelName = None,
+    inference_protocol: InferenceProtocol = "openai",
+    inference_key_env: InferenceKeyEnv = None,
+    settings: Settings = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Renewals at once: 4 with --inference-url, else always 1.")
+    ] = None,
+) -> None:
+    """Renew stale summaries, until stopped. Any number of workers may share a store."""
+    _need_serving()
+    if (run, model, inference_url).count(None) != 2:
+        raise typer.BadParameter("name what writes summaries: --run, --model or --inference-url, one of the three")
+    if inference_url is None and threads not in (None, 1):
+        raise typer.BadParameter("--threads goes with --inference-url; a model in this process writes one at a time")
+    from popi.serving.proxy.logs import to_stderr
+
+    to_stderr()
+    database = _open(store)
+    if inference_url is not None:
+        renewer = _api_worker(
+            database, settings, inference_url, inference_model, inference_protocol, inference_key_env, threads or 4
+        )
+    else:
+        renewer = _local_worker(database, settings, run, method, model)
+    signal.signal(signal.SIGTERM, lambda *_: renewer.stop(0))
+    renewer.start()
+    console.print("renewing summaries; Ctrl-C ends it", highlight=False)
+    try:
+        renewer.wait()
+    finally:
+        renewer.stop()
+        database.close()
+
+
+# -- keys -----------------------------------------------------------------------------------------------------------
+
+
+@keys_app.command("create")
+def keys_create(
+    scope: Annotated[
+        str, typer.Option(help="app: speaks for its tenant's users; user: one user's profile; admin: everything.")
+    ],
+    tenant: Tenant = "default",
+    user: Annotated[str | None, typer.Option(help="Of a user key: the user's id.")] = None,
+    store: StoreUrl = STORE,
+) -> None:
+    """Make a key, and its tenant if that is new. It is shown once: the store keeps a hash."""
+    _need_serving()
+    from popi.serving.keys import create
+
+    if scope not in ("admin", "app", "user"):
+        raise typer.BadParameter(f"--scope must be admin, app or user; got {scope!r}")
+    key, record, new = create(_open(store), scope, tenant, user)  # type: ignore[arg-type]
+    of = f" of user {user}" if user is not None else ""
+    console.print(
+        f"{scope} key {record.key_id}{of} for {'the new ' if new else ''}tenant {tenant}; it is shown this once:",
+        highlight=False,
+        markup=False,
+    )
+    out.print(key, highlight=False, markup=False)
+
+
+@keys_app.command("list")
+def keys_list(
+    tenant: Annotated[str | None, typer.Option(help="Of one tenant alone.")] = None, store: StoreUrl = STORE
+) -> None:
+    """List keys, one JSON object a line."""
+    _need_serving()
+    from popi.serving.store import keys
+
+    for record in _open(store).read(keys.listed, tenant):
+        revoked = None if record.revoked_at is None else _moment(record.revoked_at)
+        row = {"key_id": record.key_id, "scope": record.scope, "tenant": record.tenant, "user_id": record.user_id}
+        print(json.dumps(row | {"created_at": _moment(record.created_at), "revoked_at": revoked}, ensure_ascii=False))
+
+
+@keys_app.command("revoke")
+def keys_revoke(
+    key_id: Annotated[str, typer.Argument(help="The key's id, as `popi keys list` shows it.")],
+    store: StoreUrl = STORE,
+) -> None:
+    """Revoke a key: gateways that run refuse it within a second or two."""
+    _need_serving()
+    from popi.serving.store import keys
+
+    database = _open(store)
+    record = database.write(lambda connection: keys.revoke(connection, key_id, database.now(connection)))
+    console.print(f"{record.scope} key {key_id} is revoked", highlight=False, markup=False)
+
+
+# -- users ----------------------------------------------------------------------------------------------------------
+
+
+@users_app.command("list")
+def users_list(tenant: Tenant = "default", store: StoreUrl = STORE) -> None:
+    """List a tenant's user ids, one a line (as JSON strings)."""
+    _need_serving()
+    for user_id in _user_ids(_open(store), tenant):
+        print(json.dumps(user_id, ensure_ascii=False))
+
+
+@users_app.command("show")
+def users_show(
+    user_id: Annotated[str, typer.Argument(help="The user.")], tenant: Tenant = "default", store: StoreUrl = STORE
+) -> None:
+    """Show a user: their signals and every version of their summary, as JSON."""
+    _need_serving()
+    from popi.serving.profiles.service import NotFound, exported
+
+    try:
+        found = _open(store).read(exported, tenant, user_id)
+    except NotFound:
+        raise _no_user(user_id, tenant) from None
+    print(found.model_dump_json(indent=2))
+
+
+@users_app.command("export")
+def users_export(
+    user_ids: Annotated[list[str] | None, typer.Argument(help="The users; by default all of the tenant.")] = None,
+    tenant: Tenant = "default",
+    output: Annotated[Path | None, typer.Option("--out", help="File to write; stdout by default.")] = None,
+    targets: Annotated[
+        int, typer.Option(min=0, help="Most pairs of a user to hold out as targets; 0 holds out none.")
+    ] = 4,
+    force: Force = False,
+    store: StoreUrl = STORE,
+) -> None:
+    """Write users as the JSONL that `popi train` reads. Users without a pair to hold out are left out, and counted."""
+    _need_serving()
+    from popi.serving.profiles.service import NotFound, training_line
+    from popi.signals.jsonl import refuse_existing, write_rows
+
+    if output is not None:
+        refuse_existing(output, force)
+    database = _open(store)
+    skipped = 0
+
+    def rows() -> Any:
+        nonlocal skipped
+        for user_id in user_ids or _user_ids(database, tenant):
+            try:
+                user = database.read(training_line, tenant, user_id, targets)
+            except NotFound:
+                if user_ids:
+                    raise _no_user(user_id, tenant) from None
+                continue  # erased meanwhile
+            if not user.signals or (targets and not user.targets):
+                skipped += 1
+            else:
+                yield user.model_dump(exclude_none=True)
+
+    if output is not None:
+        write_rows(output, rows(), force=force)
+    else:
+        for row in rows():
+            print(json.dumps(row, ensure_ascii=False))
+    if skipped:
+        console.print(f"{skipped} users are left out: no pair to hold out as a target", highlight=False)
+
+
+@users_app.command("erase")
+def users_erase(
+    user_id: Annotated[str, typer.Argument(help="The user.")], tenant: Tenant = "default", store: StoreUrl = STORE
+) -> None:
+    """Erase a user, and print the receipt. Gateways that run forget them within a few seconds."""
+    _need_serving()
+    from popi.serving.profiles.service import erase_now
+
+    print(erase_now(_open(store), tenant, user_id).model_dump_json(indent=2))
+
+
+# -- shared ---------------------------------------------------------------------------------------------------------
+
+
+def _need_serving() -> None:
+    if any(importlib.util.find_spec(name) is None for name in ("sqlalchemy", "starlette", "uvicorn", "aiohttp")):
+        raise ModelError("this command needs the gateway's packages; install them with: pip install 'popi[serve]'")
+
+
+def _open(store: str) -> "Database":
+    from popi.serving.store.database import Database
+
+    return Database.open(store)
+
+
+def _key(variable: str | None) -> Any:
+    if variable is None:
+        return None
+    from pydantic import SecretStr
+
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        raise ConfigError(f"the key for the upstream should be in the environment variable {variable}; it is not set")
+    return SecretStr(key)
+
+
+def _api_worker(
+    database: "Database",
+    settings: Path | None,
+    url: str,
+    name: str | None,
+    protocol: str,
+    key_env: str | None,
+    threads: int,
+) -> "Worker":
+    if name is None:
+        raise typer.BadParameter("--inference-url needs --inference-model: the model, as the API calls it")
+    from popi.backends.retries import Retries
+    from popi.inference_model import InferenceModel
+    from popi.serving.renewal import Worker
+    from popi.serving.settings import renewal
+
+    model = InferenceModel.from_api(url, name, protocol, key_env=key_env, retries=Retries(1))  # the worker tries again
+    return Worker(database, model, renewal(settings)[1], threads)
+
+
+def _local_worker(
+    database: "Database", settings: Path | None, run: Path | None, method: str | None, model: str | None
+) -> "Worker":
+    need_training()
+    from popi.inference_model import InferenceModel
+    from popi.serving.renewal import Worker
+    from popi.serving.settings import renewal
+
+    pace = renewal(settings)[1]
+    if run is None:
+        return Worker(database, InferenceModel.from_pretrained(str(model)), pace)
+    from popi.training.run_directory import RunDirectory
+
+    opened = RunDirectory.open(run)
+    loaded = InferenceModel.from_pretrained(opened.models(method)[0], **loading(opened.config))
+    return Worker(database, loaded, pace)
+
+
+def _user_ids(database: "Database", tenant: str) -> Any:
+    from popi.serving.store import users
+
+    after = None
+    while page := database.read(users.listed, tenant, after):
+        yield from page
+        after = page[-1]
+
+
+def _no_user(user_id: str, tenant: str) -> DataError:
+    return DataError(f"tenant {tenant!r} has no user {user_id!r}; `popi users list` shows those that it has")
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")

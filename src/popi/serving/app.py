@@ -1,0 +1,158 @@
+"""The gateway as one ASGI application: our own routes, and everything under `/v1/` through the proxy."""
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from sqlalchemy import Connection, select
+from starlette.routing import Router
+from starlette.types import Receive, Scope, Send
+
+from popi.errors import StoreError
+from popi.serving.keys import KeyRing
+from popi.serving.profiles.api import ProfileApi, error_body
+from popi.serving.profiles.models import Health
+from popi.serving.profiles.openapi import document
+from popi.serving.profiles.service import Profiles
+from popi.serving.proxy.limits import Limits
+from popi.serving.proxy.routes import proxy_routes
+from popi.serving.renewal import Worker
+from popi.serving.settings import GatewaySettings
+from popi.serving.store import jobs
+from popi.serving.store.database import Database
+from popi.serving.store.threads import Store
+from popi.serving.summaries import SummaryCache
+
+log = logging.getLogger("popi.gateway")
+
+READY_SECONDS = 2.0
+CHORES_SECONDS = 10.0
+"""Between two looks at what the store has to do for itself, and at how many renewals wait."""
+
+
+class Gateway:
+    """The application.
+
+    Args:
+        database: the store, open.
+        settings: of everything.
+        worker: renews summaries in this process; None: another process does, or nobody.
+        admin_key: as KeyRing takes it.
+    """
+
+    def __init__(
+        self, database: Database, settings: GatewaySettings, worker: Worker | None = None, admin_key: str | None = None
+    ) -> None:
+        self.store = Store(database)
+        self.keys = KeyRing(self.store, admin_key)
+        self.summaries = SummaryCache(self.store)
+        self.profiles = Profiles(self.store, settings.debounce, self.summaries.forget, self.keys.forget)
+        self._worker = worker
+        proxy = settings.proxy
+        limits = Limits(proxy.requests_per_s, proxy.burst, proxy.concurrency)
+        self._profile_api = ProfileApi(self.profiles, self.keys, limits)
+        self._proxy = proxy_routes(proxy, self.keys, self.summaries)
+        self._jobs: dict[str, int] = {}
+        self._proxy.metrics.registry.register(_Renewals(self._jobs, worker))
+        self._router = Router(
+            routes=self._proxy.routes, redirect_slashes=False, default=self._own, lifespan=self._lifespan
+        )
+        self._openapi: bytes | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"].startswith("/users/"):
+            await self._profile_api(scope, receive, send)
+        elif scope["type"] in ("http", "lifespan"):
+            await self._router(scope, receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1000})
+
+    @asynccontextmanager
+    async def _lifespan(self, app: Any) -> AsyncIterator[None]:
+        chores = asyncio.create_task(self._chores())
+        if self._worker is not None:
+            loop, forget = asyncio.get_running_loop(), self.summaries.forget
+            self._worker.changed = lambda tenant, user_id: _tell(loop, forget, tenant, user_id)
+            self._worker.start()
+        try:
+            async with self._proxy.lifespan(app):
+                yield
+        finally:
+            chores.cancel()
+            if self._worker is not None:
+                await asyncio.to_thread(self._worker.stop)
+            await asyncio.to_thread(self.store.close)
+
+    async def _chores(self) -> None:
+        database = self.store.database
+
+        def count(connection: Connection) -> dict[str, int]:
+            return jobs.counts(connection, database.now(connection))
+
+        while True:
+            try:
+                self._jobs.update(await self.store.read(count))
+                if database.kind == "sqlite":
+                    await self.profiles.scrub_if_time()
+            except StoreError as error:
+                log.error("the store failed", extra={"fields": {"error": str(error)}})
+            await asyncio.sleep(CHORES_SECONDS)
+
+    async def _own(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Paths that are neither users' nor the proxy's."""
+        status, body = (
+            404,
+            error_body("no_such_path", "there is no such path; /openapi.json lists those that there are"),
+        )
+        headers = [(b"content-type", b"application/json")]
+        if scope["path"] in ("/healthz", "/readyz", "/openapi.json"):
+            if scope["method"] not in ("GET", "HEAD"):
+                status, body = 405, error_body("no_such_method", "this path takes GET")
+                headers.append((b"allow", b"GET, HEAD"))
+            elif scope["path"] == "/openapi.json":
+                self._openapi = self._openapi or json.dumps(document()).encode()
+                status, body = 200, self._openapi
+            elif scope["path"] == "/healthz" or await self._ready():
+                status, body = 200, Health().model_dump_json().encode()
+            else:
+                status, body = 503, error_body("store", "the store does not answer")
+        headers.append((b"content-length", b"%d" % len(body)))
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+
+    async def _ready(self) -> bool:
+        def one(connection: Connection) -> None:
+            connection.execute(select(1)).one()
+
+        try:
+            await asyncio.wait_for(self.store.read(one), READY_SECONDS)
+        except (StoreError, TimeoutError):
+            return False
+        return True
+
+
+def _tell(loop: asyncio.AbstractEventLoop, forget: Callable[[str, str], None], tenant: str, user_id: str) -> None:
+    with suppress(RuntimeError):  # the loop has ended, and with it what it would forget
+        loop.call_soon_threadsafe(forget, tenant, user_id)
+
+
+class _Renewals(Collector):
+    """Renewals for `/metrics`: what this process did, and what waits in the store."""
+
+    def __init__(self, waiting: dict[str, int], worker: Worker | None) -> None:
+        self._waiting, self._worker = waiting, worker
+
+    def collect(self) -> list[Metric]:
+        gauge = GaugeMetricFamily("popi_renewal_jobs", "Stale summaries, by how their renewal stands", labels=["state"])
+        for state, number in self._waiting.items():
+            gauge.add_metric([state], number)
+        counter = CounterMetricFamily("popi_renewals", "Renewals by this process, by outcome", labels=["outcome"])
+        if self._worker is not None:
+            for outcome, number in list(self._worker.counts.outcomes.items()):
+                counter.add_metric([outcome], number)
+        return [gauge, counter]

@@ -1,0 +1,93 @@
+"""Run the gateway under uvicorn."""
+
+import asyncio
+import socket
+import sys
+from collections.abc import Callable
+
+import uvicorn
+
+from popi.errors import ConfigError
+from popi.serving.app import Gateway
+from popi.serving.keys import first_admin_key
+from popi.serving.proxy.routes import UVICORN
+from popi.serving.renewal import Worker
+from popi.serving.settings import GatewaySettings
+from popi.serving.store.database import Database
+
+GRACE_SECONDS = 10
+"""How long requests under way may go on after Ctrl-C or SIGTERM."""
+
+
+class _Server(uvicorn.Server):
+    """Says so once it listens."""
+
+    def __init__(self, config: uvicorn.Config, started: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._say = started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._say()
+
+
+def run(
+    database: Database,
+    settings: GatewaySettings,
+    host: str,
+    port: int,
+    worker: Worker | None = None,
+    started: Callable[[str], None] | None = None,
+) -> None:
+    """Serve until Ctrl-C or SIGTERM. At the first start the admin key is printed on stderr, once.
+
+    Args:
+        database: the store, open; closed at the end.
+        settings: of the gateway.
+        host: address to listen at.
+        port: 0 takes any that is free.
+        worker: renews summaries in this process.
+        started: called with the gateway's URL once it listens; by default a line on stderr.
+
+    Raises:
+        ConfigError: the address can't be listened at.
+    """
+    gateway = Gateway(database, settings, worker)
+    listening = _listen(host, port)
+    shown = f"[{host}]" if ":" in host else host
+    url = f"http://{shown}:{listening.getsockname()[1]}"
+    if (key := first_admin_key(database)) is not None:
+        print(f"admin key, shown this once: {key}", file=sys.stderr, flush=True)
+    say = started or (lambda url: print(f"popi listens at {url}", file=sys.stderr, flush=True))
+    config = uvicorn.Config(
+        gateway,
+        **UVICORN,
+        log_level="warning",
+        lifespan="on",
+        timeout_graceful_shutdown=GRACE_SECONDS,
+    )
+    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        runner.run(_Server(config, lambda: say(url)).serve([listening]))
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listening = socket.socket(family, socket.SOCK_STREAM)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+    except OSError as error:
+        raise ConfigError(
+            f"can't listen at {host}:{port} ({error.strerror}); name another address with --host and --port"
+        ) from None
+    listening.listen(2048)
+    listening.set_inheritable(True)
+    return listening
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens at now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

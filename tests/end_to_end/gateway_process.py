@@ -1,0 +1,74 @@
+"""A gateway as its users start it: `popi serve` in a process of its own."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+ADMIN = "an-admin-key-of-the-tests"
+
+
+@dataclass
+class GatewayProcess:
+    """One process, and where it listens."""
+
+    process: "subprocess.Popen[str]"
+    url: str = ""
+    lines: list[str] = field(default_factory=list)
+
+    def kill(self) -> None:
+        """As the kernel would: no goodbye."""
+        self.process.kill()
+        self.process.wait()
+
+
+def start(store: str, *more: str, upstream: str = "http://127.0.0.1:9") -> GatewayProcess:
+    """Start `popi serve` and wait until it listens."""
+    command = [
+        sys.executable,
+        "-m",
+        "popi.cli",
+        "serve",
+        "--upstream",
+        upstream,
+        "--port",
+        "0",
+        "--store",
+        store,
+        *more,
+    ]
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env=os.environ | {"POPI_ADMIN_KEY": ADMIN, "NO_PROXY": "*"}
+    )
+    started = GatewayProcess(process)
+
+    def read() -> None:
+        assert process.stderr is not None
+        for line in process.stderr:
+            started.lines.append(line)
+
+    threading.Thread(target=read, daemon=True).start()
+    give_up = time.monotonic() + 60
+    while time.monotonic() < give_up and process.poll() is None:
+        for line in list(started.lines):
+            if line.startswith("popi listens at "):
+                started.url = line.removeprefix("popi listens at ").strip()
+                return started
+        time.sleep(0.02)
+    process.kill()
+    raise AssertionError("the gateway did not start:\n" + "".join(started.lines))
+
+
+@contextmanager
+def running(store: str, *more: str, upstream: str = "http://127.0.0.1:9") -> Iterator[GatewayProcess]:
+    """A gateway for as long as the block lasts."""
+    started = start(store, *more, upstream=upstream)
+    try:
+        yield started
+    finally:
+        started.process.terminate()
+        started.process.wait(20)

@@ -1,0 +1,112 @@
+"""The gateway's store from outside: two gateways on one store, and what erasure leaves in the data folder."""
+
+import os
+import secrets
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from end_to_end.gateway_process import ADMIN, running
+
+POSTGRES = os.environ.get("POPI_TEST_POSTGRES")
+without_postgres = pytest.mark.skipif(POSTGRES is None, reason="POPI_TEST_POSTGRES names no server")
+HEADERS = {"authorization": f"Bearer {ADMIN}"}
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=without_postgres)])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/popi.db"
+        return
+    import psycopg
+
+    assert POSTGRES is not None
+    name = f"popi_{secrets.token_hex(6)}"
+    with psycopg.connect(POSTGRES, autocommit=True) as server:
+        server.execute(f"CREATE DATABASE {name}")
+        yield POSTGRES.rsplit("/", 1)[0] + f"/{name}"
+        server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def said(name: str) -> dict[str, Any]:
+    return {"signals": [{"type": "statement", "text": name, "id": name[-200:]}]}
+
+
+def test_two_gateways_with_two_workers_on_one_store(store: str, tmp_path: Path, upstream: Any) -> None:
+    """Both get signals and edits of the same users; none is lost, none is double, both tell the same."""
+    settings = tmp_path / "gateway.toml"
+    settings.write_text("[renewal]\nquiet = 0.3\nlongest = 1.0\nidle = 0.05\n")
+    asked: list[str] = []
+    upstream.answer = lambda messages: asked.append("x") or f"Summary number {len(asked)}."
+    more = ("--config", str(settings), "--inference-url", f"{upstream.url}/v1", "--inference-model", "m")
+    users = [f"u{n}" for n in range(4)]
+    with running(store, *more) as one, running(store, *more) as other:
+        errors: list[str] = []
+
+        def send(url: str, salt: str) -> None:
+            with httpx2.Client(base_url=url, headers=HEADERS, timeout=30) as client:
+                for n in range(15):
+                    for user in users:
+                        # The first is sent by both gateways, with one id.
+                        name = f"{user}-both-{n}" if n < 5 else f"{user}-{salt}-{n}"
+                        reply = client.post(f"/users/{user}/signals", json=said(name))
+                        if reply.status_code != 200:
+                            errors.append(reply.text)
+
+        threads = [threading.Thread(target=send, args=(g.url, s)) for g, s in ((one, "a"), (other, "b"))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert errors == []
+        clients = [httpx2.Client(base_url=gateway.url, headers=HEADERS, timeout=30) for gateway in (one, other)]
+        give_up = time.monotonic() + 60
+        while time.monotonic() < give_up:
+            if all(clients[0].get(f"/users/{user}").json()["renewal"] is None for user in users):
+                break
+            time.sleep(0.1)
+        texts: list[str] = []
+        for user in users:
+            whole, same = (client.get(f"/users/{user}/export").json() for client in clients)
+            assert whole == same
+            names = [one["id"] for one in whole["signals"]]
+            expected = {f"{user}-both-{n}" for n in range(5)} | {f"{user}-{s}-{n}" for s in "ab" for n in range(5, 15)}
+            assert set(names) == expected and len(names) == len(expected)
+            versions = [one["version"] for one in whole["versions"]]
+            assert versions == list(range(len(versions), 0, -1)) and versions
+            texts += [one["text"] for one in whole["versions"]]
+        assert len(texts) == len(set(texts)) == len(asked)  # every call of the model was written, once
+        wins = []
+        for n, client in enumerate(clients):
+            match = {"if-match": str(clients[0].get("/users/u0/summary").json()["version"] if n == 0 else wins[0])}
+            wins.append(int(match["if-match"]))
+            wins.append(client.put("/users/u0/summary", json={"text": f"edit {n}"}, headers=match).status_code)
+        assert wins[1::2] == [200, 412]  # the second saw the version that the first replaced
+        for client in clients:
+            client.close()
+
+
+def test_an_erased_user_is_in_no_file(tmp_path: Path) -> None:
+    secret = "SECRET-WORDS"
+    with running(f"sqlite:///{tmp_path}/popi.db") as gateway:
+        with httpx2.Client(base_url=gateway.url, headers=HEADERS, timeout=30) as client:
+            for n in range(30):
+                for user in ("someone@example.org", "other"):
+                    words = f"{secret} {n} " * 20 if user != "other" else "fine"
+                    client.post(f"/users/{user}/signals", json=said(f"{words}{n}"))
+                    match = {"if-match": str(n)}
+                    assert client.put(f"/users/{user}/summary", json={"text": words}, headers=match).status_code == 200
+            found = [file for file in tmp_path.iterdir() if secret.encode() in file.read_bytes()]
+            assert found
+            receipt = client.delete("/users/someone@example.org").json()
+            assert receipt["removed"]["signals"] == 30 and receipt["bytes"] == "overwritten"
+            for words in (secret, "someone@example.org"):
+                assert [file.name for file in tmp_path.iterdir() if words.encode() in file.read_bytes()] == []
+            assert client.get("/users/other/export").json()["signals"]
+    for words in (secret, "someone@example.org"):
+        assert [file.name for file in tmp_path.iterdir() if words.encode() in file.read_bytes()] == []
+    assert not any(secret in line or "someone" in line for line in gateway.lines)

@@ -1,0 +1,62 @@
+"""What tests of the gateway share: a clock to set, and a gateway in this process with keys of every kind."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.testclient import TestClient
+
+from popi.serving.app import Gateway
+from popi.serving.keys import create
+from popi.serving.settings import read
+from popi.serving.store.database import Database
+
+ADMIN = "an-admin-key-of-the-tests"
+
+
+@dataclass
+class Clock:
+    """Seconds that pass when told to."""
+
+    now: float = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class People:
+    """A gateway and who may call it.
+
+    Attributes:
+        client: sends requests without a key.
+        gateway: the application.
+        app: an app key of tenant `acme`.
+        other_app: an app key of tenant `other`.
+        ada: ada's own key, of tenant `acme`.
+    """
+
+    client: TestClient
+    gateway: Gateway
+    app: str
+    other_app: str
+    ada: str
+
+    def ask(self, method: str, path: str, key: str | None = "app", **more: Any) -> Any:
+        """Send a request; `key` is an attribute's name, `admin`, a key, or None."""
+        headers = dict(more.pop("headers", {}))
+        if key is not None:
+            text = ADMIN if key == "admin" else getattr(self, key, key)
+            headers["authorization"] = f"Bearer {text}"
+        return self.client.request(method, path, headers=headers, **more)
+
+
+@contextmanager
+def gateway_client(database: Database) -> Iterator[People]:
+    """A gateway on a store, with ada's signals in it."""
+    gateway = Gateway(database, read(None, upstream="http://127.0.0.1:9"))
+    app, other = create(database, "app", "acme")[0], create(database, "app", "other")[0]
+    ada = create(database, "user", "acme", "ada")[0]
+    with TestClient(gateway, raise_server_exceptions=True) as client:
+        yield People(client, gateway, app, other, ada)

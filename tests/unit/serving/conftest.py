@@ -1,0 +1,65 @@
+"""A store on SQLite and, where POPI_TEST_POSTGRES names a server, the same tests on PostgreSQL."""
+
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from serving_client import ADMIN, Clock, People, gateway_client
+
+from popi.serving.store import keys
+from popi.serving.store.database import Database
+
+POSTGRES = os.environ.get("POPI_TEST_POSTGRES")
+without_postgres = pytest.mark.skipif(POSTGRES is None, reason="POPI_TEST_POSTGRES names no server")
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=without_postgres)])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URL of an empty store."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/popi.db"
+        return
+    import psycopg
+
+    assert POSTGRES is not None
+    name = f"popi_{secrets.token_hex(6)}"
+    with psycopg.connect(POSTGRES, autocommit=True) as server:
+        server.execute(f"CREATE DATABASE {name}")
+        yield POSTGRES.rsplit("/", 1)[0] + f"/{name}"
+        server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def database(store_url: str, clock: Clock) -> Iterator[Database]:
+    """A store whose time stands still, with tenants `t` and `other`."""
+    opened = Database.open(store_url, clock=clock)
+    for tenant in ("default", "t", "other"):
+        opened.write(keys.ensure_tenant, tenant, 0.0)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def people(store_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[People]:
+    """A gateway with keys of every kind, and a client for it."""
+    monkeypatch.setenv("POPI_ADMIN_KEY", ADMIN)
+    opened = Database.open(store_url)
+    with gateway_client(opened) as client:
+        yield client
+
+
+@pytest.fixture
+def sqlite_database(tmp_path: Path) -> Iterator[Any]:
+    opened = Database.open(f"sqlite:///{tmp_path}/popi.db")
+    for tenant in ("default", "t", "other"):
+        opened.write(keys.ensure_tenant, tenant, 0.0)
+    yield opened
+    opened.close()

@@ -1,0 +1,102 @@
+"""Every route with every kind of wrong caller: refused, and no byte of another user or tenant comes back."""
+
+from typing import Any
+
+import pytest
+from serving_client import ADMIN, People
+
+from popi.serving.keys import create
+from popi.serving.profiles.routes import ROUTES, Route
+from popi.serving.store import keys
+
+SECRET = "SECRET-WORDS-OF-BEN"
+BODIES: dict[str, Any] = {
+    "add_signals": {"signals": [{"type": "statement", "text": "by an intruder"}]},
+    "put_summary": {"text": "By an intruder."},
+    "rollback": {"version": 1},
+    "import_users": {"users": [{"user_id": "ben", "signals": [{"type": "statement", "text": "by an intruder"}]}]},
+}
+
+
+@pytest.fixture
+def ben(people: People) -> People:
+    """Ben, of tenant acme, whom nobody here but acme's app and admins may see."""
+    sent = {"signals": [{"type": "statement", "text": SECRET, "id": SECRET}]}
+    assert people.ask("POST", "/users/ben/signals", json=sent).status_code == 200
+    assert people.ask("PUT", "/users/ben/summary", json={"text": SECRET}).status_code == 200
+    return people
+
+
+def knock(people: People, route: Route, key: str | None, headers: dict[str, str] | None = None) -> Any:
+    path = route.path.replace("{id}", "ben")
+    more = {"json": BODIES[route.name]} if route.body is not None else {}
+    return people.ask(route.method, path, key, headers={"if-match": '"1"'} | (headers or {}), **more)
+
+
+def untouched(people: People) -> None:
+    whole = people.ask("GET", "/users/ben/export").json()
+    assert [one["text"] for one in whole["signals"]] == [SECRET]
+    assert [one["version"] for one in whole["versions"]] == [1]
+
+
+WRONG = ["none", "unknown", "revoked", "other tenant", "other user", "other tenant by header", "user of other tenant"]
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.name)
+@pytest.mark.parametrize("who", WRONG)
+def test_wrong_callers(ben: People, route: Route, who: str) -> None:
+    database = ben.gateway.store.database
+    headers: dict[str, str] = {}
+    key: str | None = None
+    allowed = {401}
+    if who == "unknown":
+        key = "popi_" + "0" * 12 + "_" + "x" * 43
+    elif who == "revoked":
+        key, record, _ = create(database, "app", "acme")
+        database.write(keys.revoke, record.key_id, 1.0)
+    elif who == "other tenant":
+        key, allowed = ben.other_app, {200, 404, 412}  # its own user of the same name, whom it may have
+    elif who == "other user":
+        key, allowed = ben.ada, {403}
+    elif who == "user of other tenant":
+        key, allowed = create(database, "user", "other", "ben")[0], {200, 404, 412}
+        allowed = {403} if route.name == "import_users" else allowed
+    elif who == "other tenant by header":
+        key, headers, allowed = ben.other_app, {"x-popi-tenant": "acme"}, {403}
+    reply = knock(ben, route, key, headers)
+    assert reply.status_code in allowed, reply.text
+    assert SECRET not in reply.text and SECRET not in str(reply.headers)
+    untouched(ben)
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.name)
+def test_the_right_callers(ben: People, route: Route) -> None:
+    own = create(ben.gateway.store.database, "user", "acme", "ben")[0]
+    for key, headers in ((own, {}), (ADMIN, {"x-popi-tenant": "acme"}), (ben.app, {"x-popi-tenant": "acme"})):
+        wanted = 403 if (key, route.name) == (own, "import_users") else 200
+        if route.name in ("erase_user", "put_summary", "rollback") and key != own:
+            continue  # they change what the next would find
+        assert knock(ben, route, key, headers).status_code == wanted
+
+
+def test_an_admins_own_tenant_is_not_another(ben: People) -> None:
+    reply = ben.ask("GET", "/users/ben", "admin")
+    assert reply.status_code == 404 and SECRET not in reply.text
+    assert ben.ask("GET", "/users/ben", "admin", headers={"x-popi-tenant": "typo"}).status_code == 422
+
+
+@pytest.mark.parametrize("header", ["authorization", "x-api-key", "x-popi-key"])
+def test_where_a_key_may_stand(ben: People, header: str) -> None:
+    value = f"Bearer {ben.app}" if header == "authorization" else ben.app
+    assert ben.client.get("/users/ben", headers={header: value}).status_code == 200
+
+
+def test_two_keys_in_one_header_are_refused(ben: People) -> None:
+    both = [("authorization", f"Bearer {ben.ada}"), ("authorization", f"Bearer {ben.app}")]
+    assert ben.client.get("/users/ben", headers=both).status_code == 400
+
+
+def test_no_key_no_word_of_what_there_is(ben: People) -> None:
+    """A stranger can't tell a user who is there from one who is not."""
+    replies = [ben.ask("GET", path, None) for path in ("/users/ben", "/users/nobody", "/users/a/b/c")]
+    assert len({(reply.status_code, reply.text) for reply in replies}) == 1

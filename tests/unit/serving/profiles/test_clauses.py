@@ -1,0 +1,80 @@
+import pytest
+
+from popi.serving.profiles.clauses import by_hand, from_edit, from_text, join, renewed, split
+from popi.serving.profiles.models import MOST_CLAUSES, ClauseEdit
+from popi.serving.store.summaries import StoredClause
+
+
+def clause(name: str, text: str, locked: bool = False, author: str = "model") -> StoredClause:
+    return StoredClause.model_validate({"id": name, "text": text, "locked": locked, "author": author})
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("Likes tea.", ["Likes tea."]),
+        ("Likes tea. Short answers! Why? Yes", ["Likes tea.", "Short answers!", "Why?", "Yes"]),
+        ("- likes tea\n* short answers\n\n2. numbers", ["likes tea", "short answers", "numbers"]),
+        ("version 3.5 of it; and more", ["version 3.5 of it;", "and more"]),
+        ("  \n ", []),
+    ],
+)
+def test_split(text: str, parts: list[str]) -> None:
+    assert split(text) == parts
+
+
+def test_what_is_beyond_the_most_stays_in_the_last() -> None:
+    parts = split("a.\n" * (MOST_CLAUSES + 5))
+    assert len(parts) == MOST_CLAUSES and parts[-1] == "a. a. a. a. a. a."
+
+
+def test_join_ends_sentences() -> None:
+    assert (
+        join([clause("1", "likes tea"), clause("2", "short;"), clause("3", "numbers")]) == "likes tea. short; numbers"
+    )
+
+
+def test_words_that_stay_keep_their_clause() -> None:
+    before = [clause("1", "Likes tea.", locked=True), clause("2", "Short.")]
+    after = from_text("short. New. Likes  tea", before, "user")
+    assert [one.id for one in after[::2]] == ["2", "1"] and after[2].locked
+    assert after[1].id not in ("1", "2") and after[1].author == "user"
+
+
+def test_the_same_sentence_twice_is_two_clauses() -> None:
+    after = from_text("Tea. Tea.", [clause("1", "Tea.")], "user")
+    assert after[0].id == "1" != after[1].id
+
+
+def test_an_edit_keeps_ids_and_who_wrote_what() -> None:
+    before = [clause("1", "Likes tea."), clause("2", "Short.")]
+    edits = [
+        ClauseEdit(id="1", text="Likes tea.", locked=True),
+        ClauseEdit(id="2", text="Long.", signals=["s1"]),
+        ClauseEdit(text="New."),
+        ClauseEdit(id="mine", text="Mine."),
+    ]
+    after = from_edit(edits, before, "user")
+    assert [(one.id, one.text, one.locked, one.author) for one in after if one.text != "New."] == [
+        ("1", "Likes tea.", True, "model"),
+        ("2", "Long.", False, "user"),
+        ("mine", "Mine.", False, "user"),
+    ]
+    assert after[1].signals == ("s1",) and len({one.id for one in after}) == 4
+
+
+def test_renewed_keeps_what_is_locked_first_and_once() -> None:
+    before = [clause("1", "Vegan", locked=True), clause("2", "Old.")]
+    text, clauses = renewed("Likes tea. vegan.", before)
+    assert text == "Vegan. Likes tea."
+    assert [one.text for one in clauses] == ["Vegan", "Likes tea."] and clauses[0] == before[0]
+
+
+def test_renewed_without_locks_is_the_models_text() -> None:
+    text, clauses = renewed(" likes tea, short answers\nand numbers ", [clause("2", "Old.")])
+    assert text == "likes tea, short answers\nand numbers" and len(clauses) == 2
+
+
+def test_by_hand() -> None:
+    listed = [clause("1", "a", author="user"), clause("2", "b"), clause("3", "c", locked=True, author="admin")]
+    assert by_hand(listed) == ["a"]

@@ -1,0 +1,89 @@
+import threading
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Connection, text
+
+from popi.errors import ConfigError, StoreError
+from popi.serving.store import keys
+from popi.serving.store.database import Database
+
+
+@pytest.mark.parametrize("url", ["", "nonsense", "sqlite://", "sqlite:///:memory:", "mysql://a/b", "http://a"])
+def test_urls_that_are_no_store(url: str) -> None:
+    with pytest.raises(ConfigError, match="sqlite:///"):
+        Database(url)
+
+
+def test_a_password_is_not_told() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Database("mysql://someone:hush@host/name")
+    assert "hush" not in str(caught.value)
+
+
+def test_a_missing_folder_is_told(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="no folder"):
+        Database.open(f"sqlite:///{tmp_path}/no/popi.db")
+
+
+def test_a_file_that_is_no_database(tmp_path: Path) -> None:
+    (tmp_path / "popi.db").write_bytes(b"this is a diary, and no database at all\n" * 100)
+    with pytest.raises(StoreError, match="store failed"):
+        Database.open(f"sqlite:///{tmp_path}/popi.db")
+
+
+def test_no_server() -> None:
+    with pytest.raises(StoreError, match="can't be reached"):
+        Database.open("postgresql://nobody@127.0.0.1:1/popi")
+
+
+def test_sqlite_is_set_up_for_durability_and_erasure(sqlite_database: Database) -> None:
+    def pragma(connection: Connection, name: str) -> object:
+        return connection.exec_driver_sql(f"PRAGMA {name}").scalar()
+
+    for name, value in {"journal_mode": "wal", "synchronous": 2, "secure_delete": 1, "temp_store": 2}.items():
+        assert sqlite_database.read(pragma, name) == value, name
+
+
+def test_a_transaction_is_all_or_nothing(database: Database) -> None:
+    def half(connection: Connection) -> None:
+        keys.ensure_tenant(connection, "half", 0.0)
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        database.write(half)
+    assert not database.read(keys.tenant_exists, "half")
+
+
+def test_errors_quote_nothing(database: Database) -> None:
+    def doubled(connection: Connection) -> None:
+        for _ in range(2):
+            connection.execute(text("INSERT INTO tenants VALUES (:name, 0)"), {"name": "a-secret-name"})
+
+    with pytest.raises(StoreError) as caught:
+        database.write(doubled)
+    assert "a-secret-name" not in str(caught.value) and caught.value.__cause__ is None
+
+
+def test_writers_in_many_threads_take_turns(database: Database) -> None:
+    database.write(lambda c: c.execute(text("INSERT INTO chores VALUES ('count', 0)")) and None)
+
+    def add(connection: Connection) -> None:
+        lock = "" if database.kind == "sqlite" else " FOR UPDATE"
+        before = connection.execute(text(f"SELECT due_at FROM chores WHERE chore = 'count'{lock}")).scalar_one()
+        connection.execute(text("UPDATE chores SET due_at = :n WHERE chore = 'count'"), {"n": before + 1})
+
+    threads = [threading.Thread(target=lambda: [database.write(add) for _ in range(20)]) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert database.read(lambda c: c.execute(text("SELECT due_at FROM chores")).scalar_one()) == 120
+
+
+def test_readers_see_one_state_while_another_process_writes(store_url: str) -> None:
+    one, other = Database.open(store_url), Database.open(store_url)
+    one.write(keys.ensure_tenant, "seen", 0.0)
+    assert other.read(keys.tenant_exists, "seen")
+    one.close()
+    other.close()

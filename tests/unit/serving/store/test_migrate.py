@@ -1,0 +1,100 @@
+import threading
+
+import pytest
+from sqlalchemy import inspect, text
+
+from popi.errors import StoreError
+from popi.serving.store import migrate as module
+from popi.serving.store.database import Database
+from popi.serving.store.migrate import Migration, known
+from popi.serving.store.tables import metadata
+
+
+def test_numbers_follow_each_other_and_no_step_is_changed() -> None:
+    """A released step is never edited: what was applied must stay what is there. A new one gets a line here."""
+    assert [(one.number, one.name, one.sha256[:12]) for one in known()] == [(1, "start", SHA_1)]
+
+
+SHA_1 = "0ba59f65332e"
+
+
+def test_schema_is_what_the_queries_expect(store_url: str) -> None:
+    database = Database.open(store_url)
+    found = inspect(database._engine)
+    assert set(found.get_table_names()) == set(metadata.tables)
+    for name, table in metadata.tables.items():
+        there = {column["name"]: column for column in found.get_columns(name)}
+        assert set(there) == set(table.columns.keys())
+        for column in table.columns:
+            kinds = there[column.name]["type"], column.type
+            assert kinds[0]._type_affinity is kinds[1]._type_affinity, f"{name}.{column.name}"
+            if not column.primary_key:
+                assert there[column.name]["nullable"] == column.nullable, f"{name}.{column.name}"
+        assert found.get_pk_constraint(name)["constrained_columns"] == [one.name for one in table.primary_key]
+    database.close()
+
+
+def test_applied_once(store_url: str) -> None:
+    Database.open(store_url).close()
+    database = Database.open(store_url)
+    assert database.read(lambda c: c.execute(text("SELECT count(*) FROM popi_migrations")).scalar()) == len(known())
+    assert database.write(lambda c: module.migrate(c, 0.0)) == []
+    database.close()
+
+
+def test_many_may_start_together(store_url: str) -> None:
+    errors: list[Exception] = []
+    gate = threading.Barrier(6)
+
+    def start() -> None:
+        try:
+            gate.wait()
+            Database.open(store_url).close()
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=start) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+
+
+def test_a_new_step_is_applied_to_an_old_store(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    Database.open(store_url).close()
+    new = Migration(
+        len(known()) + 1, "pause", "-- a comment; with a semicolon\nALTER TABLE users ADD COLUMN paused TEXT;\n"
+    )
+    monkeypatch.setattr(module, "known", lambda: [*known(), new])
+    database = Database.open(store_url)
+    assert "paused" in {column["name"] for column in inspect(database._engine).get_columns("users")}
+    database.close()
+
+
+def test_a_step_that_fails_leaves_nothing(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    Database.open(store_url).close()
+    bad = Migration(len(known()) + 1, "bad", "CREATE TABLE half (a TEXT);\nCREATE NONSENSE;\n")
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "known", lambda: [*known(), bad])
+        with pytest.raises(StoreError):
+            Database.open(store_url)
+    database = Database.open(store_url)
+    assert "half" not in inspect(database._engine).get_table_names()
+    database.close()
+
+
+def test_a_store_of_a_newer_popi_is_refused(store_url: str) -> None:
+    database = Database.open(store_url)
+    database.write(lambda c: c.execute(text("INSERT INTO popi_migrations VALUES (999, 'later', 'x', 0)")) and None)
+    database.close()
+    with pytest.raises(StoreError, match="newer popi.*999"):
+        Database.open(store_url)
+
+
+def test_another_history_is_refused(store_url: str) -> None:
+    database = Database.open(store_url)
+    database.write(lambda c: c.execute(text("UPDATE popi_migrations SET sha256 = 'x' WHERE number = 1")) and None)
+    database.close()
+    with pytest.raises(StoreError, match="another build"):
+        Database.open(store_url)

@@ -1,0 +1,75 @@
+import threading
+
+import pytest
+
+from popi.serving.interfaces import StoredSummary
+from popi.serving.store import summaries
+from popi.serving.store.database import Database
+from popi.serving.store.summaries import StoredClause, VersionConflict
+
+
+def put(database: Database, text: str, expected: int | None, user: str = "u", tenant: str = "t") -> int:
+    clauses = [StoredClause(id="c", text=text, locked=True, signals=("s",), author="user")]
+    return database.write(summaries.put, tenant, user, text, clauses, "user", 5.0, expected=expected).version
+
+
+def test_versions_count_up(database: Database) -> None:
+    assert database.read(summaries.current_text, "t", "u") is None
+    assert [put(database, "a", 0), put(database, "b", 1), put(database, "c", None)] == [1, 2, 3]
+    assert database.read(summaries.current_text, "t", "u") == StoredSummary("c", 3)
+    current = database.read(summaries.current, "t", "u")
+    assert current is not None and current.clauses == (
+        StoredClause(id="c", text="c", locked=True, signals=("s",), author="user"),
+    )
+    assert [one.version for one in database.read(summaries.versions, "t", "u")] == [3, 2, 1]
+
+
+def test_another_version_is_a_conflict_and_writes_nothing(database: Database) -> None:
+    put(database, "a", 0)
+    for expected in (0, 2):
+        with pytest.raises(VersionConflict) as caught:
+            put(database, "b", expected)
+        assert caught.value.current == 1
+    assert database.read(summaries.current_text, "t", "u") == StoredSummary("a", 1)
+
+
+def test_tenants_are_apart(database: Database) -> None:
+    put(database, "a", 0)
+    assert put(database, "b", 0, tenant="other") == 1
+    assert database.read(summaries.current_text, "t", "u") == StoredSummary("a", 1)
+
+
+def test_an_empty_summary_personalises_nothing(database: Database) -> None:
+    put(database, "a", 0)
+    put(database, "", 1)
+    assert database.read(summaries.current_text, "t", "u") is None
+
+
+def test_old_versions_go(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(summaries, "VERSIONS_KEPT", 4)
+    for n in range(7):
+        put(database, f"v{n}", n)
+    kept = database.read(summaries.versions, "t", "u", 1000)
+    assert [one.version for one in kept] == [7, 6, 5, 4]
+
+
+def test_of_two_who_saw_the_same_version_one_writes(database: Database) -> None:
+    put(database, "start", 0)
+    won: list[str] = []
+    gate = threading.Barrier(8)
+
+    def edit(name: str) -> None:
+        gate.wait()
+        try:
+            put(database, name, 1)
+            won.append(name)
+        except VersionConflict:
+            pass
+
+    threads = [threading.Thread(target=edit, args=(f"e{n}",)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) == 1
+    assert database.read(summaries.current_text, "t", "u") == StoredSummary(won[0], 2)

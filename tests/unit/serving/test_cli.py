@@ -1,0 +1,107 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from popi.serving.store import keys
+from popi.serving.store.database import Database
+from popi.signals.check import load_users
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/popi.db"
+
+
+def fill(store: str) -> None:
+    from popi.serving.store import signals, summaries
+    from popi.serving.store.jobs import Debounce
+    from popi.signals.types import PairSignal, Signal, StatementSignal
+
+    database = Database.open(store)
+    database.write(keys.ensure_tenant, "acme", 0.0)
+    pairs = [PairSignal(prompt=f"what is {w}?", chosen=f"a {w}", rejected=f"the {w} is") for w in ("amber", "birch")]
+    listed: list[tuple[str, list[Signal]]] = [("ada", [*pairs]), ("ben", [StatementSignal(text="hi")])]
+    for user, sent in listed:
+        database.write(signals.add, "acme", user, sent, 1.0, Debounce())
+        database.write(summaries.put, "acme", user, "One.", [], "user", 1.0, expected=0)
+    database.close()
+
+
+def test_keys_are_made_listed_and_revoked(run: Any, store: str) -> None:
+    code, out, err = run("keys", "create", "--scope", "app", "--tenant", "acme", "--store", store)
+    assert code == 0 and "new tenant acme" in err
+    key = out.strip()
+    assert key.startswith("popi_") and len(key.split("_", 2)[2]) == 43
+    code, out, _ = run("keys", "create", "--scope", "user", "--tenant", "acme", "--user", "[bold]ada", "--store", store)
+    assert code == 0
+    code, out, _ = run("keys", "list", "--store", store)
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [(row["scope"], row["tenant"], row["user_id"]) for row in rows] == [
+        ("app", "acme", None),
+        ("user", "acme", "[bold]ada"),
+    ]
+    assert key.split("_", 2)[2] not in out and rows[0]["key_id"] in key
+    assert run("keys", "list", "--tenant", "nobody", "--store", store)[1] == ""
+    assert run("keys", "revoke", rows[0]["key_id"], "--store", store)[0] == 0
+    assert json.loads(run("keys", "list", "--store", store)[1].splitlines()[0])["revoked_at"] is not None
+
+
+def test_users_are_listed_shown_exported_and_erased(run: Any, store: str, tmp_path: Path) -> None:
+    fill(store)
+    at = ("--tenant", "acme", "--store", store)
+    assert run("users", "list", *at)[1].splitlines() == ['"ada"', '"ben"']
+    assert run("users", "list", "--store", store)[1] == ""
+    shown = json.loads(run("users", "show", "ada", *at)[1])
+    assert len(shown["signals"]) == 2 and shown["versions"][0]["text"] == "One."
+    code, _, err = run("users", "export", "--out", tmp_path / "users.jsonl", *at)
+    assert code == 0 and "1 users are left out" in err
+    assert [user.user_id for user in load_users(tmp_path / "users.jsonl")] == ["ada"]
+    every = run("users", "export", "--targets", "0", *at)[1]
+    assert [json.loads(line)["user_id"] for line in every.splitlines()] == ["ada", "ben"]
+    receipt = json.loads(run("users", "erase", "ada", *at)[1])
+    assert receipt["removed"]["signals"] == 2 and receipt["bytes"] == "overwritten"
+    assert run("users", "list", *at)[1].splitlines() == ['"ben"']
+    code, _, err = run("users", "show", "ada", *at)
+    assert code == 2 and "no user 'ada'" in err
+    code, _, err = run("users", "export", "ada", *at)
+    assert code == 2 and "no user 'ada'" in err
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["serve"], "--upstream"),
+        (["serve", "--upstream", "nonsense"], "http"),
+        (["serve", "--demo", "--upstream", "http://a"], "leave out --upstream"),
+        (["serve", "--upstream", "http://a", "--upstream-key-env", "NO_SUCH_KEY"], "NO_SUCH_KEY"),
+        (["serve", "--upstream", "http://a", "--store", "mysql://a"], "sqlite:///"),
+        (["serve", "--upstream", "http://a", "--inference-url", "http://b"], "--inference-model"),
+        (["serve", "--upstream", "http://a", "--config", "nothing.toml"], "nothing.toml"),
+        (["worker"], "one of the three"),
+        (["worker", "--run", "a", "--model", "b"], "one of the three"),
+        (["worker", "--model", "nano", "--threads", "3"], "--inference-url"),
+        (["keys", "create", "--scope", "god"], "admin, app or user"),
+        (["keys", "create", "--scope", "user"], "--user"),
+        (["keys", "create", "--scope", "app", "--tenant", "a b"], "tenant"),
+        (["keys", "revoke", "none"], "no key 'none'"),
+    ],
+)
+def test_what_makes_no_sense_is_told(run: Any, store: str, args: list[str], words: str) -> None:
+    if "--store" not in args:
+        args = [*args, "--store", store]
+    code, _, err = run(*args)
+    assert code == 2 and "Traceback" not in err
+    assert words in " ".join(err.replace("│", " ").split())
+
+
+def test_a_port_that_is_taken(run: Any, store: str) -> None:
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        code, _, err = run("serve", "--upstream", "http://a", "--port", port, "--store", store)
+    assert code == 2 and f"127.0.0.1:{port}" in err

@@ -1,0 +1,58 @@
+from pathlib import Path
+
+import pytest
+
+from popi.errors import ConfigError
+from popi.serving.settings import read, renewal
+
+
+def write(folder: Path, text: str) -> Path:
+    (folder / "gateway.toml").write_text(text)
+    return folder / "gateway.toml"
+
+
+def test_a_file_with_everything(tmp_path: Path) -> None:
+    file = write(
+        tmp_path,
+        """
+        [proxy]
+        upstream = "http://localhost:8000/v1"
+        identity_headers = ["X-My-User"]
+        jwt = { jwks_url = "https://issuer.example/keys", claim = "email", algorithms = ["RS256"] }
+        [renewal]
+        quiet = 5
+        longest = 60.5
+        tries = 3
+        """,
+    )
+    found = read(file, upstream="http://other:1")
+    assert found.proxy.upstream == "http://other:1" and found.proxy.identity_headers == ("x-my-user",)
+    assert found.proxy.jwt is not None and found.proxy.jwt.claim == "email"
+    assert (found.debounce.quiet, found.debounce.longest, found.pace.tries) == (5, 60.5, 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("x = 1", "\\[proxy\\], \\[renewal\\] alone"),
+        ("[proxi]", "'proxi'"),
+        ("[renewal]\nquite = 3", "no setting 'quite'.*quiet"),
+        ("[renewal]\nquiet = '3'", "must be seconds; got '3'"),
+        ("[renewal]\nquiet = -1", "got -1"),
+        ("[renewal]\ntries = 1.5", "whole number"),
+        ("[renewal]\nlease = 0.5", "at least 1 second"),
+        ("[", "not TOML"),
+    ],
+)
+def test_files_that_are_wrong(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        renewal(write(tmp_path, text))
+
+
+def test_the_proxys_settings_are_checked(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="upstreem"):
+        read(write(tmp_path, "[proxy]\nupstream = 'http://a'\nupstreem = 'http://a'"))
+    with pytest.raises(ConfigError, match="--upstream"):
+        read(None)
+    with pytest.raises(ConfigError, match="can't be read"):
+        read(tmp_path / "nothing.toml")
