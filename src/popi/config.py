@@ -177,6 +177,9 @@ class DataConfig(_Section):
     targets_per_user: PositiveInt = 4
     """`nano`: target pairs a user. TRL rows and benchmarks: targets a window. Not given: 4, and 1 for `elix`, `review`,
     `roleplay`, `alignx`, `mtbench`."""
+    no_evidence_share: float = Field(default=0.0, ge=0, le=1)
+    """`nano`: share of the training users whose signals say nothing of what they prefer, so that the inference model
+    learns to say so (docs/evidence.md)."""
     benchmark: BenchmarkConfig = BenchmarkConfig()
     """Where a benchmark lies and how it is read; only with a `source` that is one."""
 
@@ -190,6 +193,11 @@ class DataConfig(_Section):
     @model_validator(mode="after")
     def _go_together(self) -> Self:
         settings = self.benchmark
+        if self.source != "nano" and self.no_evidence_share:
+            raise ValueError(
+                f"no_evidence_share = {self.no_evidence_share} belongs to source nano, not to {self.source!r}: "
+                "leave it out"
+            )
         for name, field in BenchmarkConfig.model_fields.items():
             sources = _APPLIES.get(name, tuple(BENCHMARKS))
             if self.source not in sources and getattr(settings, name) != field.default:

@@ -36,8 +36,25 @@ def fit_signals(
     return kept, dropped
 
 
+def summary_of(
+    templates: Templates,
+    text: str,
+    tokens: int,
+    used: int,
+    dropped: tuple[str, ...],
+    model: str,
+    count: Callable[[str], int],
+) -> Summary:
+    """What a model wrote, as a summary. Where it names no preference, it says so in the templates' own words."""
+    if templates.names_no_preference(text):
+        text = templates.no_preference
+        return Summary(text, count(text), used, dropped, model, abstained=True)
+    return Summary(text, tokens, used, dropped, model)
+
+
 class InferenceModel:
-    """Signals in, summary out.
+    """Signals in, summary out. Of a user without signals the summary says that no preference is known: no model is
+    asked, since what it would write were its own taste.
 
     Args:
         local: the language model; training may share it between jobs.
@@ -133,8 +150,13 @@ class InferenceModel:
         """
         asked = [None] * len(users) if prompts is None else prompts
         encoded = [self.prompt_ids(signals, prompt) for signals, prompt in zip(users, asked, strict=True)]
-        order = sorted(range(len(encoded)), key=lambda i: len(encoded[i][0]))  # little padding
-        written: dict[int, Summary] = {}
+        count, name = self.local.count_tokens, self.local.name
+        unknown = summary_of(self.templates, "", 0, 0, (), name, count)
+        written = {i: unknown for i, (_, used, _) in enumerate(encoded) if not used}
+        if progress and written:
+            progress(len(written))
+        order = [i for i in range(len(encoded)) if i not in written]
+        order.sort(key=lambda i: len(encoded[i][0]))  # little padding
         for start in range(0, len(order), BATCH):
             batch = order[start : start + BATCH]
             drawn = self.local.generate(
@@ -143,7 +165,7 @@ class InferenceModel:
             for i, samples in zip(batch, drawn, strict=True):
                 text = self.local.decode(samples[0])
                 _, used, dropped = encoded[i]
-                written[i] = Summary(text, self.local.count_tokens(text), used, dropped, self.local.name)
+                written[i] = summary_of(self.templates, text, count(text), used, dropped, name, count)
             if progress:
                 progress(len(batch))
         return [written[i] for i in range(len(encoded))]
@@ -160,7 +182,8 @@ class InferenceModel:
 
 
 class ApiInferenceModel:
-    """The inference model where it is any instruction-tuned LLM behind an API.
+    """The inference model where it is any instruction-tuned LLM behind an API. For a user without signals it is not
+    asked, as with `InferenceModel`.
 
     Args:
         chat: the LLM; `ApiModel.connect` makes one.
@@ -224,6 +247,9 @@ class ApiInferenceModel:
                 on_result(index, result)
 
         for index, signals in enumerate(users):
+            if not signals:
+                keep(index, summary_of(self.templates, "", 0, 0, (), self.chat.name, self.count_tokens))
+                continue
             try:
                 read[index] = fit_signals(self.templates, signals, self.token_budget, self.count_tokens)
             except DataError as error:
@@ -237,7 +263,8 @@ class ApiInferenceModel:
             else:
                 kept, dropped = read[index]
                 tokens = self.count_tokens(reply.text) if reply.tokens is None else reply.tokens
-                keep(index, Summary(reply.text, tokens, len(kept), dropped, self.chat.name))
+                name, count = self.chat.name, self.count_tokens
+                keep(index, summary_of(self.templates, reply.text, tokens, len(kept), dropped, name, count))
 
         prompts = [self.templates.inference_messages(read[index][0]) for index in sent]
         self.chat.chat_many(prompts, max_tokens=self.max_tokens, temperature=temperature, on_result=on_reply)

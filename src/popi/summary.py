@@ -14,6 +14,8 @@ class Summary:
         signals_used: how many of the user's signals the inference model read.
         signals_dropped: ids (or positions, as ``#3``) of whole signals left out to fit the token budget.
         model: the inference model that wrote it (a name or a path).
+        abstained: it says that no preference is known: there were no signals, or the inference model saw no preference
+            in them. The generator then answers the plain prompt (docs/evidence.md).
     """
 
     text: str
@@ -21,6 +23,7 @@ class Summary:
     signals_used: int = 0
     signals_dropped: tuple[str, ...] = field(default=())
     model: str = ""
+    abstained: bool = False
 
     def __str__(self) -> str:
         return self.text

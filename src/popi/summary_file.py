@@ -20,6 +20,7 @@ def summary_row(user_id: str, summary: Summary) -> dict[str, Any]:
         "tokens": summary.tokens,
         "signals_used": summary.signals_used,
         "signals_dropped": list(summary.signals_dropped),
+        "abstained": summary.abstained,
     }
 
 

@@ -69,11 +69,14 @@ def users_of(config: RunConfig, split: SplitName) -> People:
 
 
 def _nano(config: RunConfig, split: SplitName) -> list[Person]:
+    from popi.nano.no_evidence import some_without_evidence
     from popi.nano.world import make_users, oracle_summary
 
     data = config.data
     n = data.train_users if split == "train" else data.test_users
     made = make_users(n, config.seed, split, targets=data.targets_per_user)
+    if split == "train":
+        made = some_without_evidence(made, data.no_evidence_share, config.seed, split)
     return [Person(one.user, frozenset(one.preferences.items()), oracle_summary(one)) for one in made]
 
 

@@ -143,8 +143,22 @@ def test_infer_writes_one_line_a_user(run: Any, tmp_path: Path, monkeypatch: pyt
     changed = {"chat_template": "t.jinja", "templates": "nano", "dtype": "bfloat16", "max_tokens": 5}
     assert FakeInferenceModel.loaded == {"name": "fake"} | auto | given | changed
     wanted = [
-        {"user_id": "a", "summary": "likes 1", "tokens": 2, "signals_used": 1, "signals_dropped": ["#1"]},
-        {"user_id": "b", "summary": "likes 0", "tokens": 2, "signals_used": 0, "signals_dropped": ["#1"]},
+        {
+            "user_id": "a",
+            "summary": "likes 1",
+            "tokens": 2,
+            "signals_used": 1,
+            "signals_dropped": ["#1"],
+            "abstained": False,
+        },
+        {
+            "user_id": "b",
+            "summary": "likes 0",
+            "tokens": 2,
+            "signals_used": 0,
+            "signals_dropped": ["#1"],
+            "abstained": False,
+        },
     ]
     assert (code, [json.loads(line) for line in out.splitlines()]) == (0, wanted)
     code, out, _ = run("infer", users, "--model", "fake", "--out", tmp_path / "out.jsonl")

@@ -45,7 +45,7 @@ def test_infer_writes_one_line_a_user_and_says_what_it_took(
     prices = ["--price-in", 1, "--price-out", 10]
     code, out, err = run("infer", users, *api(upstream, "--protocol", protocol, "--max-tokens", 33, *prices))
     assert code == 0
-    wanted = {"tokens": 10, "signals_used": 1, "signals_dropped": [], "model": "m"}
+    wanted = {"tokens": 10, "signals_used": 1, "signals_dropped": [], "abstained": False, "model": "m"}
     assert rows(out) == [{"user_id": name, "summary": f"is {name}"} | wanted for name in NAMES]
     assert "3 requests (0 retries), 300 tokens in, 30 tokens out, cost 0.000600" in err
     assert upstream.received[0].body["max_tokens"] == 33

@@ -7,7 +7,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import popi
-from popi.cli import data, judge, nano, runs, serve, use
+from popi.cli import data, judge, nano, runs, serve, studies, use
 from popi.cli.shared import out
 from popi.errors import PopiError
 
@@ -25,6 +25,7 @@ app = typer.Typer(
 app.add_typer(runs.app)
 app.add_typer(use.app)
 app.add_typer(judge.app)
+app.add_typer(studies.app)
 app.add_typer(data.app, name="data")
 app.add_typer(nano.app, name="nano")
 app.add_typer(serve.app)

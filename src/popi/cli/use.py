@@ -23,7 +23,13 @@ from popi.cli.shared import (
 from popi.errors import DataError
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from popi.backends.api import ApiModel
+    from popi.inference_model import InferenceModel
+    from popi.signals.types import User
+    from popi.summary import Summary
+    from popi.training.run_directory import RunDirectory
 
 app = typer.Typer()
 
@@ -75,6 +81,12 @@ def infer(
         int | None,
         typer.Option(min=1, help="With --api or --model: most tokens of a user's signals; 8192 if not given."),
     ] = None,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check", help="With --run: keep a summary only if it fits the user's own pairs (docs/evidence.md)."
+        ),
+    ] = False,
     output: Annotated[Path | None, typer.Option("--out", help="File to write; stdout by default.")] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="With --api: ask only for users whose summary is not in --out yet.")
@@ -92,6 +104,8 @@ def infer(
         raise typer.BadParameter("--max-tokens and --token-budget go with --api or --model; a run has its own")
     if model is None and any(value is not None for value in (chat_template, template, dtype, device)):
         raise typer.BadParameter("--chat-template, --template, --dtype and --device go with --model; a run has its own")
+    if check and run is None:
+        raise typer.BadParameter("--check needs the generator of a run: it goes with --run")
     if resume and (api is None or output is None or force):
         raise typer.BadParameter("--resume goes on with the --out file of an --api; it does not go with --force")
     from popi.signals.jsonl import read_users, refuse_existing, write_rows
@@ -140,10 +154,35 @@ def infer(
         summaries = inference_model.summarize_many(
             [user.signals for user in people], progress=lambda done: progress.advance(task, done)
         )
+        if opened is not None and check:
+            summaries = _checked(opened, method, inference_model, people, summaries, progress)
     rows = [summary_row(user.user_id, summary) for user, summary in zip(people, summaries, strict=True)]
     if output is not None:
         write_rows(output, rows, force=force)
     _report(rows, output, {})
+
+
+def _checked(
+    run: "RunDirectory",
+    method: str | None,
+    inference_model: "InferenceModel",
+    people: "list[User]",
+    summaries: "list[Summary]",
+    progress: "Progress",
+) -> "list[Summary]":
+    from popi.evaluation.evidence.own_evidence import checked_summaries
+    from popi.evaluation.models import Models
+
+    generator = Models(run.config, {}).generator(run.models(method)[1])
+    task = progress.add_task("checked", total=len(people))
+    return checked_summaries(
+        inference_model,
+        generator,
+        [user.signals for user in people],
+        summaries,
+        run.config.training.inference.beta,
+        progress=lambda done: progress.advance(task, done),
+    )
 
 
 @app.command()

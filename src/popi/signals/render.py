@@ -6,6 +6,7 @@ base was trained on), ``default`` (English, for instruction-tuned LLMs), and set
 from ``default``. docs/data.md shows how to write one.
 """
 
+import re
 import tomllib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -24,9 +25,20 @@ from popi.signals.types import Message, Prompt, Signal
 
 SHIPPED = Path(__file__).parent / "templates"
 _FILES = ("signal.j2", "inference.system.j2", "inference.user.j2", "raw.system.j2", "generator.system.j2")
-_SETTINGS = {"delimiters": list, "separator": str, "empty": str, "single_line": bool}
+_SETTINGS = {
+    "delimiters": list,
+    "separator": str,
+    "empty": str,
+    "single_line": bool,
+    "no_preference": str,
+    "says_nothing": list,
+}
 INHERITS = "inherits"
 """Key of set.toml: the set (shipped, or a folder beside this one) that has the files and settings left out here."""
+NO_PREFERENCE = "No preference is known."
+"""What a summary says of a user of whom nothing is known, in sets that do not word it themselves."""
+STATEMENT = r"no (clear |known )?preferences?( (is |are )?(known|clear|shown))?( yet)?\.?"
+"""Statements of that kind; every set takes them, so that a summary keeps its meaning with any generator."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +60,10 @@ class Templates:
     separator: str = "\n"
     empty: str = "none"
     single_line: bool = False
+    no_preference: str = NO_PREFERENCE
+    """The summary of a user of whom nothing is known."""
+    says_nothing: tuple[str, ...] = ()
+    """Regular expressions of further summaries that name no preference, matched whole, in any case of letters."""
 
     @classmethod
     def load(cls, name_or_folder: str | Path) -> "Templates":
@@ -58,14 +74,21 @@ class Templates:
         """
         folder = _folder(str(name_or_folder))
         sources, settings = _read(folder)
-        settings["delimiters"] = tuple(settings.get("delimiters", ()))
+        for key in ("delimiters", "says_nothing"):
+            settings[key] = tuple(settings.get(key, ()))
         # A folder is named in full: the name is saved with models, which are loaded from anywhere.
         name = folder.name if folder.parent == SHIPPED else str(folder.resolve())
         templates = cls(name=name, sources=sources, **settings)
         try:
             templates._compiled  # noqa: B018 - a template that does not parse should fail here, not at the first user
-        except TemplateError as error:
+            templates._says_nothing  # noqa: B018 - likewise
+        except (TemplateError, re.error) as error:
             raise ConfigError(f"template set {folder}: {error}") from None
+        if not templates.names_no_preference(templates.no_preference):
+            raise ConfigError(
+                f"{folder / 'set.toml'}: no_preference = {templates.no_preference!r} would be taken for a preference; "
+                "add a regular expression that matches it to says_nothing"
+            )
         return templates
 
     def guarding(self, special_tokens: Iterable[str]) -> "Templates":
@@ -89,20 +112,34 @@ class Templates:
             )
         text = None if prompt is None else self._clean(flat(prompt))
         values: dict[str, Any] = {"signals": self.signals_text(signals), "prompt": text}
+        values["no_preference"] = self.no_preference
         request = {"role": "user", "content": self._render("inference.user.j2", **values)}
         return _with_system(self._render("inference.system.j2", **values), [request])
 
     def generator_messages(self, prompt: Prompt, summary: str | None) -> list[dict[str, str]]:
-        """What the generator reads. Without a summary (None or blank): the plain prompt, as the reference reads it."""
+        """What the generator reads. Without a summary, or with one that names no preference: the plain prompt, as the
+        reference reads it, so that who is not known is answered as without personalisation.
+        """
         messages = self._prompt_messages(prompt)
-        if summary is None or not summary.strip():
+        if summary is None or self.names_no_preference(summary):
             return messages
         return _with_system(self._render("generator.system.j2", summary=self._clean(summary.strip())), messages)
 
     def raw_signals_messages(self, prompt: Prompt, signals: Sequence[Signal]) -> list[dict[str, str]]:
-        """The baseline: the generator reads the signals themselves in front of the task prompt."""
+        """The baseline: the generator reads the signals themselves in front of the task prompt; without any, the plain
+        prompt.
+        """
+        if not signals:
+            return self._prompt_messages(prompt)
         system = self._render("raw.system.j2", signals=self.signals_text(signals))
         return _with_system(system, self._prompt_messages(prompt))
+
+    # -- abstention -------------------------------------------------------------------------------------------
+
+    def names_no_preference(self, summary: str) -> bool:
+        """Whether a summary says that nothing is known of the user: it is blank, or nothing but such a statement."""
+        text = " ".join(summary.split())
+        return not text or any(pattern.fullmatch(text) for pattern in self._says_nothing)
 
     # -- signals ----------------------------------------------------------------------------------------------
 
@@ -147,6 +184,10 @@ class Templates:
             undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
         )
         return {file: environment.from_string(source) for file, source in self.sources.items()}
+
+    @cached_property
+    def _says_nothing(self) -> list[re.Pattern[str]]:
+        return [re.compile(pattern, re.IGNORECASE) for pattern in (STATEMENT, *self.says_nothing)]
 
     @cached_property
     def _conditions(self) -> bool:

@@ -195,7 +195,9 @@ def sample_summaries(
             asked = [inference_model.prompt_ids(user.signals)[0] for user in part]
             drawn = local.generate(asked, n=max(len(user.targets) for user in part), **limits)
         for user, samples in zip(part, drawn, strict=True):
-            written.append([local.decode(ids) for ids in samples[: len(user.targets)]])
+            texts = [local.decode(ids) for ids in samples[: len(user.targets)]]
+            # Of a user without signals a model's own taste is no summary; the generator trains on the plain prompt.
+            written.append(texts if user.signals else [inference_model.templates.no_preference] * len(texts))
         report(len(written))
     return written
 
