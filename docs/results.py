@@ -14,7 +14,7 @@ from typing import Any
 from popi.evaluation import plots
 from popi.evaluation.methods import METHODS
 
-PAGE = Path(plots.__file__).with_name("report.html.j2")
+STYLE = Path(plots.__file__).with_name("report") / "page.css"
 
 
 def cell(values: list[float | None], digits: int) -> str:
@@ -27,7 +27,7 @@ def cell(values: list[float | None], digits: int) -> str:
 
 def picture(run: dict[str, Any]) -> str:
     """Reward accuracy against tokens, as a file that stands alone: the report's plot with the report's colours."""
-    light, dark = re.findall(r":root\s*\{(.*?)\}", PAGE.read_text(encoding="utf-8"), re.DOTALL)[:2]
+    light, dark = re.findall(r":root\s*\{(.*?)\}", STYLE.read_text(encoding="utf-8"), re.DOTALL)[:2]
     style = f"<style>:root{{{light}}} @media (prefers-color-scheme: dark){{:root{{{dark}}}}}</style>"
     svg = plots.accuracy_by_overhead(run["methods"]).replace(' aria-hidden="true" focusable="false"', "", 1)
     return re.sub(r"(<svg[^>]*>)", rf'\1{style}<rect width="100%" height="100%" fill="var(--card)"/>', svg, count=1)

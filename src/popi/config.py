@@ -273,14 +273,24 @@ class InferencePhaseConfig(_Section):
     """β of the summary reward log σ(β·h)/β."""
     kl: float = Field(default=0.02, ge=0)
     """λ: weight of KL(π_φ ‖ π_φ₀) to the initial inference model."""
+    length_target: int | None = Field(default=None, gt=0)
+    """Tokens that a summary may have without a penalty (docs/method.md); below `summary.max_tokens`, which is the hard
+    limit. Goes with `length_penalty`."""
+    length_penalty: float | None = Field(default=None, gt=0)
+    """Summary reward lost for each token beyond `length_target`. Unset: length costs nothing."""
     scale_rewards: bool = False
     """Divide advantages by the group's standard deviation (POPI does not)."""
     max_grad_norm: PositiveFloat = 1.0
     """Gradient clip."""
 
     @model_validator(mode="after")
-    def _divides(self) -> Self:
+    def _go_together(self) -> Self:
         _refuse_uneven("users_per_step", self.users_per_step, self.micro_batch)
+        if (self.length_target is None) != (self.length_penalty is None):
+            raise ValueError(
+                f"length_target = {self.length_target} and length_penalty = {self.length_penalty} go together: tokens "
+                "without a penalty, and the reward that each further token costs; set both or neither"
+            )
         return self
 
     @property
@@ -381,6 +391,9 @@ class EvaluationConfig(_Section):
     """Users shown in the report."""
     answer_tokens: PositiveInt = 64
     """Most tokens of an answer shown in the report."""
+    token_price: float | None = Field(default=None, ge=0)
+    """Price of a million tokens of a generator's prompt, in any currency: metrics.json and the report then say what the
+    tokens added to a prompt cost. Unset: no cost is shown."""
     per_user_lora: PerUserLoraConfig = PerUserLoraConfig()
     """The baseline that fine-tunes for each held-out user on that user's own signals."""
 

@@ -151,6 +151,10 @@ class LocalModel:
         """Text of generated ids, up to the end-of-turn token."""
         return str(self.tokenizer.decode(self._cut(list(ids))[0], skip_special_tokens=True)).strip()
 
+    def length(self, ids: Sequence[int]) -> int:
+        """How many generated ids there are before the token that ends them; all of them where none does."""
+        return len(self._cut(list(ids))[0])
+
     def _cut(self, ids: list[int]) -> tuple[list[int], list[int]]:
         """Generated ids before the first that ends them, and that one."""
         end = next((i for i, token in enumerate(ids) if token in self.stop_ids), len(ids))

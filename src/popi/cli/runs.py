@@ -120,12 +120,18 @@ def evaluate(
 
 
 @app.command()
-def report(run: Annotated[Path, typer.Argument(help="Directory of an evaluated run.")]) -> None:
-    """Write report.html from a run's files alone."""
+def report(
+    run: Annotated[Path, typer.Argument(help="Directory of an evaluated run.")],
+    against: Annotated[
+        list[Path] | None,
+        typer.Option(help="Directory of another evaluated run to show beside it; may be repeated.", show_default=False),
+    ] = None,
+) -> None:
+    """Write report.html and report.md from a run's files alone; with --against, of runs side by side."""
     need_training()
     from popi.evaluation.report import write_report
 
-    out.print(str(write_report(run)), highlight=False)
+    out.print(str(write_report(run, against or [])), highlight=False)
 
 
 @app.command()

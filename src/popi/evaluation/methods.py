@@ -7,7 +7,7 @@ the order of the table, under the names of metrics.json. The first one is the re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import sub
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from popi.backends.chat import Messages
 from popi.config import Order
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 REFERENCE = "no_personalization"
+Tells = Literal["nothing", "signals", "summary", "preferences"]
 RowKey = tuple[int, int]
 """Index of the window (a user, or one of several windows cut from a user's rows) and of the target in it."""
 
@@ -107,6 +108,16 @@ class Method:
     def answers(self) -> bool:
         """Whether the report shows its answers: its users' contexts are in the rows, or there is none."""
         return not self.per_user and (self.has_summary or self.contexts is plain_prompts)
+
+    @property
+    def tells(self) -> Tells:
+        """What it tells the generator of a held-out user, be it in the prompt, a soft prompt or the weights."""
+        if self.needs_truth:
+            return "preferences"
+        if self.has_summary:
+            return "summary"
+        read = self.contexts is raw_signals or self.order == "user_embedding_from_signals"
+        return "signals" if read or self.per_user else "nothing"
 
     @property
     def needs_truth(self) -> bool:

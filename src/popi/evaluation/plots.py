@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib import rc_context
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from popi.evaluation.labels import Named, name_points
 from popi.evaluation.methods import METHODS
 
 COLOURS = {
@@ -138,48 +138,9 @@ def accuracy_by_overhead(methods: Mapping[str, Any]) -> str:
         axes.grid(axis="both", alpha=0.7)
         axes.set_xlabel("tokens added to the task prompt (log scale from 1)", fontsize=8.5)
         axes.set_ylabel("reward accuracy", fontsize=8.5)
-        _label_points(figure, axes, points)
+        named = [Named(METHODS[name].label.split(" (")[0], x, y, name.startswith("popi_")) for name, x, y in points]
+        name_points(figure, axes, named, COLOURS["muted"])
         return to_svg(figure, "overhead")
-
-
-def _label_points(figure: Figure, axes: Axes, points: Sequence[tuple[str, float, float]]) -> None:
-    """Name every point beside it, spread so that names don't overlap, with a thin line to the mark."""
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # names must not move the axes that they are laid out on
-    data = {name: (x, y) for name, x, y in points}
-    where = {name: axes.transData.transform(point) for name, point in data.items()}
-    box = axes.bbox
-    line_height, gap = 12 * figure.dpi / 72, 9 * figure.dpi / 72
-    left_of = {name: bool(spot[0] > box.x0 + 0.62 * box.width) for name, spot in where.items()}  # else it runs out
-    near = {name for name, spot in where.items() if spot[0] < box.x0 + 0.3 * box.width}
-    for names in (sorted(near), sorted(where.keys() - near)):  # these two groups' names can't meet
-        names.sort(key=lambda name: where[name][1])
-        heights = [where[name][1] for name in names]
-        for _ in range(500):  # push close neighbours apart until all stand free
-            for i in range(len(heights) - 1):
-                overlap = line_height - (heights[i + 1] - heights[i])
-                if overlap > 0:
-                    heights[i] -= overlap / 2
-                    heights[i + 1] += overlap / 2
-            shift = max(0.0, box.y0 + line_height / 2 - heights[0]) if heights else 0.0
-            heights = [height + shift for height in heights]
-        for name, height in zip(names, heights, strict=True):
-            x, y = where[name]
-            offset = ((-gap if left_of[name] else gap) * 72 / figure.dpi, (height - y) * 72 / figure.dpi)
-            moved = abs(height - y) > line_height / 4
-            axes.annotate(
-                METHODS[name].label.split(" (")[0],
-                data[name],
-                xytext=offset,
-                textcoords="offset points",
-                ha="right" if left_of[name] else "left",
-                va="center",
-                fontsize=8.5,
-                fontweight="bold" if name.startswith("popi_") else "normal",
-                arrowprops={"arrowstyle": "-", "color": COLOURS["muted"], "linewidth": 0.6, "shrinkB": 4}
-                if moved
-                else None,
-            )
 
 
 def attribute_scores(methods: Mapping[str, Any]) -> str:

@@ -22,6 +22,7 @@ from popi.config import RunConfig
 from popi.errors import RunError
 from popi.evaluation import metrics
 from popi.evaluation.examples import write_examples
+from popi.evaluation.figures import measure
 from popi.evaluation.methods import METHODS, REFERENCE, Context, RowKey, Sources, score_rows
 from popi.evaluation.models import Models, Other
 from popi.evaluation.per_user import kept_rows, per_user_rows
@@ -265,12 +266,12 @@ class _Job:
 
     def metrics(self, names: Sequence[str]) -> dict[str, Any]:
         """metrics.json from the methods' files."""
-        measured, seconds = {}, {}
+        rows_of, seconds = {}, {}
         for name in names:
-            rows = read_rows(self.folder / f"{name}.jsonl")
-            check_rows(name, rows, self.expected)
-            measured[name] = method_metrics(rows)
+            rows_of[name] = read_rows(self.folder / f"{name}.jsonl")
+            check_rows(name, rows_of[name], self.expected)
             seconds[name] = self.finished[name]["seconds"]
+        examples = json.loads((self.folder / "examples.json").read_text(encoding="utf-8"))["users"]
         return {
             "commit": commit(),
             "config": self.config.model_dump(mode="json"),
@@ -278,7 +279,7 @@ class _Job:
             "versions": versions(),
             "n_users": len({person.user.user_id for person in self.people}),
             "n_pairs": len(self.expected),
-            "methods": measured,
+            **measure(rows_of, self.config, self.people, examples),
             "seconds": {"evaluation": round(sum(seconds.values()), 2)} | seconds,
         }
 
@@ -296,32 +297,6 @@ def check_rows(name: str, rows: Sequence[Row], expected: Sequence[RowKey]) -> No
             f"evaluation of {name}: {len(keys)} rows for {len(expected)} target pairs ({missing} missing, {twice} "
             f"twice); delete {name}.jsonl in the run's evaluation folder and evaluate again"
         )
-
-
-def method_metrics(rows: Sequence[Row]) -> dict[str, Any]:
-    """One entry of `methods` in metrics.json, from a method's rows.
-
-    `context_overhead_tokens`, `attribute_precision` and `attribute_recall` are plain numbers (null where there is no
-    summary or no truth); their intervals stand under `intervals`.
-    """
-    users = [row["user_id"] for row in rows]
-    overhead = metrics.clustered_mean([row["overhead_tokens"] for row in rows], users)
-    result: dict[str, Any] = {
-        "reward_accuracy": metrics.reward_accuracy([row["margin"] for row in rows], users).as_dict(),
-        "margin": metrics.clustered_mean([row["margin"] for row in rows], users).as_dict(),
-        "context_overhead_tokens": overhead.value,
-        "attribute_precision": None,
-        "attribute_recall": None,
-        "intervals": {"context_overhead_tokens": overhead.as_dict()},
-    }
-    first = {row["window"]: row for row in reversed(rows) if "named" in row}
-    if first:
-        named = [{tuple(pair) for pair in row["named"]} for row in first.values()]
-        preferred = [{tuple(pair) for pair in row["preferred"]} for row in first.values()]
-        for key, estimate in zip(("precision", "recall"), metrics.attribute_scores(named, preferred), strict=True):
-            result[f"attribute_{key}"] = estimate.value
-            result["intervals"][f"attribute_{key}"] = estimate.as_dict()
-    return result
 
 
 def training_seconds(log: Path) -> float:

@@ -6,6 +6,7 @@ about other people, some about nothing. Test users have combinations of preferen
 that no training user has. Targets are clean, use prompts of their own, and share no text with the signals.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from random import Random
@@ -40,6 +41,8 @@ TARGET_UNCARED = 0.5
 """The same for a target pair: what a summary claims without evidence misleads the generator there."""
 EDITS = 0.5
 """Share of interactions in which the user edits the response; in the others they rate it."""
+JOB_FITS = 0.6
+"""Chance that a user names a job that goes with one of their preferences, where there is one."""
 HELD_OUT_COMBINATIONS = 5
 """One combination of preferences in this many belongs to the test split."""
 
@@ -142,9 +145,14 @@ def _interaction(preferences: dict[str, str], topic: str, rng: Random, split: Sp
         edited = realise({**values, **preferences}, topic, Random(seed), split)
         facts = PairFacts(edited.values, response.values, topic)
         return InteractionSignal(prompt=prompt, response=response.text, edit=edited.text), facts
-    met = sum(values[a] == v for a, v in preferences.items()) / len(preferences)
     response = realise(values, topic, rng, split)
-    return InteractionSignal(prompt=prompt, response=response.text, rating=round(1 + 4 * met)), None
+    return InteractionSignal(prompt=prompt, response=response.text, rating=rating(values, preferences)), None
+
+
+def rating(values: Mapping[str, str], preferences: Mapping[str, str]) -> int:
+    """From 1 to 5: how many of a user's preferences a response meets."""
+    met = sum(values[a] == v for a, v in preferences.items()) / len(preferences)
+    return round(1 + 4 * met)
 
 
 def _said(preferences: dict[str, str], rng: Random, split: Split) -> Signal:
@@ -174,7 +182,7 @@ def _said(preferences: dict[str, str], rng: Random, split: Split) -> Signal:
         hated = (own[0], rng.choice([v for v in ATTRIBUTES[own[0]] if v != own[1]]))
         return PostSignal(text=carrier(TIRED).format(phrase(hated)), context=context)
     fitting = sorted(job for job, preference in JOBS.items() if preference in preferences.items())
-    job = rng.choice(fitting if fitting and rng.random() < 0.6 else sorted(JOBS))
+    job = rng.choice(fitting if fitting and rng.random() < JOB_FITS else sorted(JOBS))
     return DemographicSignal(text=f"works as {job}.")
 
 

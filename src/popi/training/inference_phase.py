@@ -12,6 +12,8 @@ Where it departs from TRL's defaults, and why:
   behind it is left out, as everywhere in GRPO.
 - Rollouts, log-probs and the KL are all at `summary.temperature`: the tempered model is the policy. With
   `summary.top_p` below 1 log-probs stay those of the whole distribution, as in TRL: a small bias.
+- A summary that reaches `summary.max_tokens` without its end token is cut there, as it is in use: it is scored and
+  trained on as it stands (TRL's `mask_truncated_completions` is off), and its length is the limit.
 - The hooks below: rollouts with one prefill a group, log-probs with the signals read once a group.
 - A step may go through the models in parts (`micro_batch`), each of whole groups. All of a step is sampled and rewarded
   before its first part trains, and TRL's loss is divided by the number of parts: the gradient is that of the whole.
@@ -147,8 +149,11 @@ class InferenceTrainer(PhaseTrainer, GRPOTrainer):
     ) -> list[float | None]:
         """TRL's reward function. Only text goes on to the generator."""
         rows = [self.rows[i] for i in row]
-        scores = self.reward.score([self.local.decode(ids) for ids in completion_ids], rows)
+        texts = [self.local.decode(ids) for ids in completion_ids]
+        scores = self.reward.score(texts, rows, [self.local.length(ids) for ids in completion_ids])
         self.scored(scores)
+        if scores.penalties is not None:
+            log_metric("length_penalty", float(scores.penalties.mean()))
         log_metric("margin", float(scores.margins.mean()))
         log_metric("reward_accuracy", float(((scores.margins.sign() + 1) / 2).mean()))
         step = self.state.global_step + 1

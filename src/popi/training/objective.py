@@ -30,6 +30,11 @@ def summary_reward(h: Tensor, beta: float) -> Tensor:
     return F.logsigmoid(beta * h) / beta
 
 
+def length_penalty(tokens: Tensor, target: int, per_token: float) -> Tensor:
+    """per_token · max(0, tokens − target): what a summary's reward loses for its length, in units of the reward."""
+    return per_token * (tokens - target).clamp(min=0).float()
+
+
 def group_advantages(rewards: Tensor, scale: bool = False) -> Tensor:
     """Rewards less their group's mean, (groups, G) -> (groups, G) (GRPO, arXiv 2402.03300, eq. 3 without the division).
 

@@ -31,6 +31,7 @@ METRICS = {  # TRL's names -> the run's
     "entropy": "entropy",
     "completions/mean_length": "summary_tokens",
     "completions/clipped_ratio": "summaries_cut",
+    "length_penalty": "length_penalty",
     "margin": "margin",
     "reward_accuracy": "reward_accuracy",
     "generator_loss": "generator_loss",

@@ -103,6 +103,12 @@ def refuse_settings(config: RunConfig) -> None:
             f"training.inference.targets_per_summary={config.training.inference.targets_per_summary} does not go with "
             "summary.conditioned_on_prompt, under which a summary is for one prompt: set it to 1"
         )
+    target = config.training.inference.length_target
+    if target is not None and target >= config.summary.max_tokens:
+        raise ConfigError(
+            f"training.inference.length_target={target} is not below summary.max_tokens={config.summary.max_tokens}, "
+            "at which summaries are cut: no summary would ever pay; lower the one or raise the other"
+        )
     if config.training.inference.micro_batch and "simultaneous" in config.training.orders:
         raise ConfigError(
             f"training.inference.micro_batch={config.training.inference.micro_batch} does not go with order "

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from popi.config import InferencePhaseConfig
 from popi.generator import AnyGenerator, ApiGenerator
 from popi.signals.types import TargetPair
 from popi.training.adapters import using
 from popi.training.dataset import InferenceRow
-from popi.training.objective import margin, summary_reward
+from popi.training.objective import length_penalty, margin, summary_reward
 
 
 @dataclass
@@ -21,7 +22,8 @@ class Scores:
 
     Attributes:
         summaries, rows: n each.
-        rewards: (n,) mean over a summary's targets of log σ(β·h)/β.
+        rewards: (n,) mean over a summary's targets of log σ(β·h)/β, less the penalty.
+        penalties: (n,) what a summary's length costs; None without a budget.
         margins: (m,) h of each pair, in order of the summaries.
         owner: (m,) which summary each pair belongs to.
         targets: m target pairs.
@@ -36,13 +38,38 @@ class Scores:
     targets: list[TargetPair]
     ref_chosen: Tensor
     ref_rejected: Tensor
+    penalties: Tensor | None = None
 
     def table(self, step: int) -> list[dict[str, Any]]:
         """One row a summary, for samples.jsonl."""
-        return [
+        table = [
             {"step": step, "user_id": row.user_id, "summary": text, "reward": round(reward, 6)}
             for text, row, reward in zip(self.summaries, self.rows, self.rewards.tolist(), strict=True)
         ]
+        if self.penalties is not None:
+            for entry, penalty in zip(table, self.penalties.tolist(), strict=True):
+                entry["length_penalty"] = round(penalty, 6)
+        return table
+
+
+@dataclass(frozen=True)
+class LengthBudget:
+    """What a summary's length costs.
+
+    Attributes:
+        target: tokens that are free.
+        penalty: reward lost for each further token.
+    """
+
+    target: int
+    penalty: float
+
+    @classmethod
+    def of(cls, settings: InferencePhaseConfig) -> "LengthBudget | None":
+        """That of the settings, if they set one."""
+        if settings.length_target is None or settings.length_penalty is None:
+            return None
+        return cls(settings.length_target, settings.length_penalty)
 
 
 class SummaryReward:
@@ -52,13 +79,29 @@ class SummaryReward:
         generator: a local model, or a frozen one behind an API.
         adapter: the adapter it runs under, None for the bare model.
         beta: β of log σ(β·h)/β.
+        budget: what a summary's length costs, if anything.
     """
 
-    def __init__(self, generator: AnyGenerator, adapter: str | None, beta: float, batch_size: int = 64) -> None:
+    def __init__(
+        self,
+        generator: AnyGenerator,
+        adapter: str | None,
+        beta: float,
+        batch_size: int = 64,
+        budget: LengthBudget | None = None,
+    ) -> None:
         self.generator, self.adapter, self.beta, self.batch_size = generator, adapter, beta, batch_size
+        self.budget = budget
 
-    def score(self, summaries: Sequence[str], rows: Sequence[InferenceRow]) -> Scores:
-        """Score each summary on the targets of its row, without gradient."""
+    def score(self, summaries: Sequence[str], rows: Sequence[InferenceRow], tokens: Sequence[int]) -> Scores:
+        """Score each summary on the targets of its row, without gradient.
+
+        Args:
+            summaries: (n,) texts.
+            rows: (n,) whose they are.
+            tokens: (n,) their lengths without the end token; one that was cut at the limit has the limit's, which is
+                one more than any that ended.
+        """
         pairs = [(n, target) for n, row in enumerate(rows) for target in row.targets]
         targets = [target.pair for _, target in pairs]
         with self._frozen():
@@ -69,7 +112,11 @@ class SummaryReward:
         owners = torch.tensor([n for n, _ in pairs])
         total = torch.zeros(len(summaries)).index_add(0, owners, summary_reward(h, self.beta))
         rewards = total / torch.bincount(owners, minlength=len(summaries))
-        return Scores(list(summaries), list(rows), rewards, h, owners, targets, *references)
+        penalties = None
+        if self.budget is not None:
+            penalties = length_penalty(torch.tensor(tokens), self.budget.target, self.budget.penalty)
+            rewards = rewards - penalties
+        return Scores(list(summaries), list(rows), rewards, h, owners, targets, *references, penalties)
 
     @contextmanager
     def _frozen(self) -> Iterator[None]:

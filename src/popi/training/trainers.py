@@ -21,7 +21,7 @@ from popi.training.inference_phase import InferenceTrainer
 from popi.training.joint_phase import JointTrainer
 from popi.training.plan import Phase
 from popi.training.progress import PhaseProgress
-from popi.training.reward import SummaryReward
+from popi.training.reward import LengthBudget, SummaryReward
 from popi.training.run_directory import PhaseDirectory, RunDirectory, read_jsonl, write_jsonl
 from popi.training.user_embedding_phase import UserEmbeddingTrainer
 from popi.user_embedding import SignalsEmbedding, UserEmbedding, UserIdEmbedding, generic_embedding, hidden_states
@@ -73,7 +73,13 @@ def inference_trainer(job: Job) -> InferenceTrainer:
     order = draw(len(users), settings.users_per_step, job.steps, job.seed)
     references = references_for([users[i] for i in order], run, parts, job.progress)
     rows = inference_rows(users, order, parts.inference_model, references, settings.targets_per_summary, job.seed)
-    reward = SummaryReward(parts.generator, parts.adapters[GENERATOR], settings.beta, config.training.rows_at_once)
+    reward = SummaryReward(
+        parts.generator,
+        parts.adapters[GENERATOR],
+        settings.beta,
+        config.training.rows_at_once,
+        LengthBudget.of(settings),
+    )
     arguments: dict[str, Any] = {
         "local": parts.inference_model.local,
         "rows": rows,

@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,6 +35,20 @@ def estimate(value: float | None, reach: float) -> dict[str, float | None]:
     return {"value": value, "low": value - reach, "high": value + reach}
 
 
+def differences_of(name: str, accuracy: float) -> dict:
+    others = ("no_personalization", "untrained_summary", "raw_signals")
+    return {
+        other: {"reward_accuracy": estimate(accuracy - METHODS[other][0], 0.02), "margin": estimate(1.0, 0.5)}
+        for other in others
+        if other != name
+    }
+
+
+def terms_of(error: float, unsaid: float) -> dict:
+    parts = {"loss": error + unsaid, "generator_error": error, "left_unsaid": unsaid}
+    return {key: estimate(value, 0.01) for key, value in parts.items()}
+
+
 def metrics_of(methods: dict[str, tuple]) -> dict:
     return {
         "commit": "0123456789abcdef0123456789abcdef01234567",
@@ -49,6 +64,23 @@ def metrics_of(methods: dict[str, tuple]) -> dict:
                 "context_overhead_tokens": tokens,
                 "attribute_precision": precision,
                 "attribute_recall": recall,
+                "differences": differences_of(name, accuracy),
+                "calibration": {
+                    "beta": 0.1,
+                    "expected_calibration_error": estimate(0.171, 0.01),
+                    "brier_score": estimate(0.066, 0.005),
+                    "log_loss": estimate(0.266, 0.013),
+                    "reliability": [
+                        {"low": 0.5, "high": 0.55, "pairs": 40, "confidence": 0.52, "accuracy": estimate(0.56, 0.1)},
+                        {"low": 0.9, "high": 0.95, "pairs": 90, "confidence": 0.93, "accuracy": estimate(0.99, 0.01)},
+                        {"low": 0.95, "high": 1.0, "pairs": 0, "confidence": None, "accuracy": estimate(None, 0)},
+                    ],
+                },
+                "loss_terms": {
+                    "beta": 0.1,
+                    "fitted": terms_of(0.164, 0.102),
+                    "world": terms_of(0.244, 0.022),
+                },
                 "intervals": {
                     "context_overhead_tokens": estimate(tokens, 0.3),
                     "attribute_precision": estimate(precision, 0.02),
@@ -60,6 +92,7 @@ def metrics_of(methods: dict[str, tuple]) -> dict:
         "not_trained": ["population_dpo", "popi_simultaneous"],
         "not_applicable": [],
         "not_enabled": ["per_user_lora"],
+        "loss_of_the_best": {"nothing": estimate(0.678, 0.01), "signals": estimate(0.0002, 0.0001)},
         "seconds": {"evaluation": 31.2, "raw_signals": 18.0},
     }
 
@@ -130,11 +163,23 @@ def write_run(run: Path, methods: dict[str, tuple] | None = None) -> Path:
             }
         )
     (folder / "examples.json").write_text(json.dumps({"stamp": "s", "users": users}))
+    margins = {"no_personalization": 0.0, "raw_signals": -1.5, "popi_alternating": 12.34}
+    for name in methods or METHODS:
+        found = [
+            {"user_id": f"test-0-{w:05d}", "window": w, "target": 0, "margin": margins.get(name, 1.0)} for w in range(3)
+        ]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found))
     other = metrics_of({name: METHODS[name] for name in METHODS if name != "popi_alternating"})
     other |= {"generator": "runs/second-base", "gain_kept": {"popi_plug_and_play": 0.94, "untrained_summary": 0.91}}
     (folder / "with-second-base").mkdir()
     (folder / "with-second-base" / "metrics.json").write_text(json.dumps(other))
     return run
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> Callable[..., Path]:
+    """A run directory of that name, of the methods given: name → (accuracy, margin, tokens, precision, recall)."""
+    return lambda name, methods=None: write_run(tmp_path / name, methods)
 
 
 @pytest.fixture

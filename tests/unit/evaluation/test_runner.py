@@ -166,6 +166,26 @@ def test_summaries_conditioned_on_the_prompt_are_one_a_target(run, tiny) -> None
         assert row["summary"] == people[row["window"]].oracle
 
 
+def test_metrics_hold_calibration_differences_and_the_losss_terms(run, tiny) -> None:
+    result = evaluate(run, models=tiny(run))
+    assert json.loads((run.path / "metrics.json").read_text()) == result
+    assert set(result["loss_of_the_best"]) == {"nothing", "signals"}
+    others = {"no_personalization", "untrained_summary", "raw_signals"}
+    for name, entry in result["methods"].items():
+        assert set(entry["differences"]) == others - {name}
+        assert set(entry["calibration"]) == {
+            "beta",
+            "expected_calibration_error",
+            "brier_score",
+            "log_loss",
+            "reliability",
+        }
+        assert sum(part["pairs"] for part in entry["calibration"]["reliability"]) == 6
+        assert set(entry["loss_terms"]) == {"beta", "fitted", "world"}
+        assert ("response_length" in entry) == METHODS[name].answers and "prompt_cost" not in entry
+    assert result["methods"]["oracle"]["loss_terms"]["world"]["left_unsaid"]["value"] == 0.0
+
+
 def test_no_personalization_is_exactly_half(run, tiny) -> None:
     result = evaluate(run, models=tiny(run))
     rows = read_rows(run.path / "evaluation" / "no_personalization.jsonl")
@@ -284,6 +304,7 @@ def test_users_of_a_file_have_no_truth(run, tiny, tmp_path: Path) -> None:
     result = evaluate(run, users=file, models=tiny(run))
     assert "oracle" not in result["methods"] and result["not_applicable"] == ["oracle"]
     assert result["methods"]["untrained_summary"]["attribute_recall"] is None
+    assert "loss_of_the_best" not in result and "world" not in result["methods"]["raw_signals"]["loss_terms"]
     assert (result["n_users"], result["n_pairs"]) == (2, 2)
     assert metrics_path(run, users=file) == run.path / "evaluation" / "on-mine" / "metrics.json"
     assert metrics_path(run, users=file).is_file() and not (run.path / "metrics.json").exists()

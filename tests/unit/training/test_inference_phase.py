@@ -175,7 +175,7 @@ def test_the_reward_is_the_methods(make: Make) -> None:
     trainer = make()
     rows = [trainer.rows[0], trainer.rows[0], trainer.rows[1], trainer.rows[2]]
     texts = ["likes cats", "likes short sentences", "", "likes cats"]
-    scores = trainer.reward.score(texts, rows)
+    scores = trainer.reward.score(texts, rows, [2, 3, 0, 2])
     generator = trainer.reward.generator
     for text, row, reward in zip(texts, rows, scores.rewards, strict=True):
         items = generator.items([t.pair for t in row.targets], text)
@@ -201,10 +201,11 @@ def test_the_reward_comes_from_the_partner_adapter(make: Make, tmp_path: Path) -
     texts, rows = ["likes cats", "likes short sentences", ""], trainer.rows[:3]
     for training in (True, False):
         trainer.model.train(training)
-        scores = trainer.reward.score(texts, rows)
+        scores = trainer.reward.score(texts, rows, [2, 3, 0])
         assert trainer.model.training == training
-    assert_close(scores.rewards, alone.score(texts, rows).rewards, atol=1e-3, rtol=1e-4)
-    assert not torch.allclose(donor.reward.score(texts, rows).rewards, scores.rewards, atol=0.1)  # the bare base's
+    assert_close(scores.rewards, alone.score(texts, rows, [2, 3, 0]).rewards, atol=1e-3, rtol=1e-4)
+    bare = donor.reward.score(texts, rows, [2, 3, 0]).rewards
+    assert not torch.allclose(bare, scores.rewards, atol=0.1)
     assert [p.requires_grad for p in trainer.model.parameters()] == flags
 
 

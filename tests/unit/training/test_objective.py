@@ -12,6 +12,7 @@ from popi.training.objective import (
     generator_loss,
     group_advantages,
     ipo_loss,
+    length_penalty,
     margin,
     summary_reward,
     token_kl,
@@ -31,6 +32,11 @@ def test_summary_reward() -> None:
     assert_close(summary_reward(tensor([2.0]), beta=0.5), tensor([LOG_SIGMOID_1 / 0.5]))
     assert_close(summary_reward(tensor([0.0]), beta=0.1), tensor([-math.log(2) / 0.1]))
     assert_close(summary_reward(tensor([-1000.0]), beta=0.1), tensor([-1000.0]))  # about h, and no overflow
+
+
+def test_length_penalty() -> None:
+    # two tokens are free, each further one costs a quarter
+    assert_close(length_penalty(tensor([0, 2, 3, 8]), target=2, per_token=0.25), tensor([0.0, 0.0, 0.25, 1.5]))
 
 
 def test_group_advantages() -> None:

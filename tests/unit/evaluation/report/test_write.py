@@ -1,6 +1,9 @@
+import base64
+import hashlib
 import io
 import json
 import re
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,6 +15,7 @@ from popi.evaluation import plots
 from popi.evaluation.methods import METHODS
 from popi.evaluation.report import print_table, prompt_text, write_report
 
+NASTY = "<script>alert('no')</script>"
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 
 
@@ -52,12 +56,30 @@ def html(finished_run: Path) -> str:
     return write_report(finished_run).read_text(encoding="utf-8")
 
 
-def test_the_report_is_one_file_without_script(html: str) -> None:
+def test_the_report_is_one_file_that_loads_nothing(html: str) -> None:
     page = Page(html)
     assert page.open == []
-    assert "script" not in page.tags
     assert page.links and all(link.startswith("#") for link in page.links)
-    assert not re.search(r"url\((?!#)|@import", html)
+    assert not re.search(r"url\((?!#)|@import|https?://(?!www\.w3\.org)", html)
+
+
+def test_only_its_own_script_may_run(html: str) -> None:
+    scripts = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
+    assert len(scripts) == 1 and html.count("<script") == 1
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', html)
+    digest = base64.b64encode(hashlib.sha256(scripts[0].encode()).digest()).decode()
+    assert policy is not None and policy[1].startswith("default-src 'none';") and f"'sha256-{digest}'" in policy[1]
+
+
+def test_without_script_all_users_are_shown(html: str) -> None:
+    assert html.count('<article class="card user">') == 3
+    assert '<div class="browse" hidden>' in html  # what only the script can work
+
+
+def test_users_have_their_scores(html: str) -> None:
+    text = re.sub(r"\s+", " ", Page(html).text)
+    assert "POPI alternating margin +12.3, right" in text and "No personalisation margin 0.0, no opinion" in text
+    assert "Raw signals in context margin −1.5, wrong" in text  # no answer of it is kept, but a score
 
 
 def test_ids_are_unique_and_references_lead_somewhere(html: str) -> None:
@@ -80,13 +102,17 @@ def test_everything_that_was_measured_is_in_it(html: str, finished_run: Path) ->
     assert "Not trained in this run, so not in the table: Population DPO, POPI simultaneous." in text
     assert "95.6" in text and "93.8 to 97.4" in text
     assert "missed support: numbers" in text and "✗ mood: playful" in text
-    assert "Read by second-base" in text and "94 %" in text
+    assert "Read by other generators" in text and "second-base" in text and "94 % kept" in text
+    assert "Differences, pair by pair" in text and "+45.6" in text and "Against raw signals" in text
+    assert "Expected calibration error" in text and "0.266" in text
+    assert "Generator error (estimate)" in text and "0.678 given nothing" in text
+    assert "Cost of a thousand prompts" not in text  # no price was set
     assert "inference-1, step 80" in text and "training.inference.beta" in text
 
 
 def test_plots_follow_the_page_and_keep_their_text(html: str) -> None:
     svgs = re.findall(r"<svg.*?</svg>", html, re.DOTALL)
-    assert len(svgs) == 6
+    assert len(svgs) == 8
     for svg in svgs:
         assert "<text" in svg and "var(--muted)" in svg
         assert not set(re.findall(r"#[0-9a-f]{6}\b", svg)) - {"#000000", "#ffffff"}
@@ -100,6 +126,10 @@ def test_a_run_without_logs_examples_or_popi_still_has_a_report(finished_run: Pa
     metrics = json.loads((finished_run / "metrics.json").read_text())
     for name in ("popi_plug_and_play", "popi_alternating", "untrained_summary", "oracle"):
         del metrics["methods"][name]
+    for entry in metrics["methods"].values():
+        for key in ("calibration", "differences", "loss_terms"):  # of an evaluation before these were measured
+            del entry[key]
+    del metrics["loss_of_the_best"]
     metrics["n_users"] = 1
     metrics["methods"]["raw_signals"]["reward_accuracy"] |= {"low": None, "high": None}
     (finished_run / "metrics.json").write_text(json.dumps(metrics))
@@ -118,23 +148,6 @@ def test_a_run_that_was_not_evaluated_is_an_error(tmp_path: Path) -> None:
     assert not (tmp_path / "report.html").exists()
 
 
-def test_names_beside_the_points_do_not_overlap() -> None:
-    from matplotlib.figure import Figure
-    from matplotlib.text import Annotation, Text
-
-    figure = Figure(figsize=(4, 3.5))
-    axes = figure.subplots()
-    points = [(name, 13.0, 0.90 + 0.002 * i) for i, name in enumerate(METHODS)]
-    axes.set(xlim=(0, 100), ylim=(0.4, 1))
-    plots._label_points(figure, axes, points)
-    figure.draw_without_rendering()
-    texts = [child for child in axes.get_children() if isinstance(child, Annotation)]
-    assert len(texts) == len(METHODS)
-    boxes = sorted((Text.get_window_extent(text) for text in texts), key=lambda box: box.y0)  # without leader lines
-    for below, above in zip(boxes, boxes[1:], strict=False):
-        assert below.y1 <= above.y0 + 0.5
-
-
 def test_table_in_the_terminal(finished_run: Path) -> None:
     console = Console(file=io.StringIO(), width=80)
     print_table(json.loads((finished_run / "metrics.json").read_text()), console)
@@ -147,3 +160,42 @@ def test_prompts_as_text() -> None:
     assert prompt_text("hi") == prompt_text([{"role": "user", "content": "hi"}]) == "hi"
     chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     assert prompt_text(chat) == "user: a\nassistant: b"
+
+
+def test_markdown_holds_the_same_figures(finished_run: Path) -> None:
+    write_report(finished_run)
+    text = (finished_run / "report.md").read_text(encoding="utf-8")
+    assert text.startswith("# 95.6 % of held-out preferences, for 14 tokens a prompt\n")
+    assert "| **POPI alternating** | 95.6 \\[93.8 to 97.4\\] |" in text
+    for title in ("Every method", "Differences, pair by pair", "Where the loss comes from", "Read by other generators"):
+        assert f"\n## {title}\n" in text
+    assert "<script>" not in text and "\\<script\\>alert('no')" in text
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert len({line.replace("\\|", "").count("|") for line in rows[:8]}) == 1
+
+
+def test_result_files_of_other_evaluations_are_shown(finished_run: Path) -> None:
+    folder = finished_run / "evaluation"
+    curve = [{"method": "oracle", "signals": k, "value": v, "low": v - 0.1, "high": v} for k, v in ((0, 0.5), (4, 0.9))]
+    content = {"title": "Accuracy by signals", "columns": ["method", "signals", "value", "low", "high"], "rows": curve}
+    (folder / "evidence.json").write_text(json.dumps({**content, "percent": ["value"], "notes": ["of three users"]}))
+    rows = [{"effect": NASTY, "value": -0.002, "low": -0.01, "high": None}]
+    (folder / "side_effects.json").write_text(
+        json.dumps({"title": "Side effects", "columns": ["effect"], "rows": rows})
+    )
+    (folder / "other.json").write_text('["no table"]')
+    html = write_report(finished_run).read_text(encoding="utf-8")
+    text = re.sub(r"\s+", " ", Page(html).text)
+    assert "Accuracy by signals" in text and "of three users" in text and "90.0" in text and "80.0 to 90.0" in text
+    assert "Side effects" in text and "−0.002" in text and "<script>alert" not in html
+    assert len(re.findall("<svg", html)) == 9  # the curve is drawn, too
+
+
+def test_runs_side_by_side(finished_run: Path, tmp_path: Path, make_run: Callable[..., Path]) -> None:
+    other = make_run("second")
+    html = write_report(finished_run, [other]).read_text(encoding="utf-8")
+    text = re.sub(r"\s+", " ", Page(html).text)
+    assert "Beside second" in text and "second: accuracy, %" in text and "Accuracy against tokens, over runs" in text
+    assert "POPI alternating · run second" in text
+    with pytest.raises(RunError, match="nowhere: not a run directory, and no metrics"):
+        write_report(finished_run, [tmp_path / "nowhere"])

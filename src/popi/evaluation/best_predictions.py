@@ -1,0 +1,84 @@
+"""In the nano world: the best that anyone could predict of a choice, from what each method tells its generator."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from popi.config import RunConfig
+from popi.evaluation.loss_terms import FOLDS
+from popi.evaluation.methods import METHODS
+from popi.users import Person
+
+if TYPE_CHECKING:
+    from popi.nano.bayes import Belief
+
+
+class BestPredictions:
+    """P(c | k) of held-out users' target pairs, k what a method tells its generator (`Method.tells`).
+
+    Given nothing, the signals or the true preferences it is exact, under the combinations of preferences that held-out
+    users have. Given a summary it is that of a reader who knows the world and, from other users' summaries alone (5
+    folds of users), how often this writer names what (`nano.bayes.Channel`): a summary's order, wording and emphasis
+    tell it nothing, so that its loss is an upper bound.
+
+    Args:
+        people: the run's own held-out nano users, in the order of the rows' windows.
+    """
+
+    def __init__(self, people: Sequence[Person]) -> None:
+        from popi.nano import bayes
+
+        self.people = people
+        self.bayes = bayes
+        self.prior = bayes.prior("test")
+        self._signals: dict[int, Belief] = {}
+
+    @staticmethod
+    def known(config: RunConfig, people: Sequence[Person]) -> bool:
+        """Whether these users' truth is known: the run's own of the nano world."""
+        return config.data.source == "nano" and all(person.preferences is not None for person in people)
+
+    def given(self, name: str, rows: Sequence[Mapping[str, Any]]) -> list[float]:
+        """(N,) the best predictor's probability of each row's choice, under the method `name`."""
+        tells = METHODS[name].tells
+        if tells == "preferences":  # targets are clean: who knows the preferences knows the choice
+            return [1.0] * len(rows)
+        if tells == "summary":
+            return self._given_summaries(rows)
+        return self.given_signals(rows) if tells == "signals" else self.given_nothing(rows)
+
+    def given_nothing(self, rows: Sequence[Mapping[str, Any]]) -> list[float]:
+        """From the pair alone, knowing what people like in general."""
+        return [self._choice(self.prior, row) for row in rows]
+
+    def given_signals(self, rows: Sequence[Mapping[str, Any]]) -> list[float]:
+        """From all of the user's signals."""
+        return [self._choice(self._after_signals(row["window"]), row) for row in rows]
+
+    def _given_summaries(self, rows: Sequence[Mapping[str, Any]]) -> list[float]:
+        from popi.nano.truth import named_attributes
+
+        first = {row["window"]: frozenset(named_attributes(row["summary"])) for row in reversed(rows)}
+        truths = {window: dict(self.people[window].preferences or ()) for window in first}
+        users = list(dict.fromkeys(row["user_id"] for row in rows))
+        fold = {user: i % min(FOLDS, len(users)) for i, user in enumerate(users)}
+        fold_of = {row["window"]: fold[row["user_id"]] for row in rows}
+        channels = {
+            k: self.bayes.Channel.fit((first[w], truths[w]) for w in first if fold_of[w] != k)
+            for k in set(fold.values())
+        }
+        beliefs: dict[tuple[int, frozenset[tuple[str, str]]], Belief] = {}
+        found = []
+        for row in rows:
+            key = fold_of[row["window"]], frozenset(named_attributes(row["summary"]))
+            if key not in beliefs:
+                beliefs[key] = channels[key[0]].belief(key[1], "test")
+            found.append(self._choice(beliefs[key], row))
+        return found
+
+    def _after_signals(self, window: int) -> "Belief":
+        if window not in self._signals:
+            self._signals[window] = self.bayes.given_signals(self.people[window].user.signals, "test")
+        return self._signals[window]
+
+    def _choice(self, belief: "Belief", row: Mapping[str, Any]) -> float:
+        return self.bayes.choice_probability(belief, self.people[row["window"]].user.targets[row["target"]])

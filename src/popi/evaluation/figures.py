@@ -1,0 +1,164 @@
+"""The figures of every method, from its rows: the entries of `methods` in metrics.json.
+
+Formulas stand in metrics.py, calibration.py and loss_terms.py; what the figures mean, in docs/method.md.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from popi.config import RunConfig
+from popi.evaluation import calibration, metrics
+from popi.evaluation.best_predictions import BestPredictions
+from popi.evaluation.loss_terms import fitted_predictions, split_loss
+from popi.evaluation.methods import METHODS
+from popi.users import Person
+
+Row = Mapping[str, Any]
+COMPARED_WITH = ("no_personalization", "untrained_summary", "raw_signals")
+"""Methods that every other one is compared with, pair by pair."""
+
+
+def measure(
+    rows_of: Mapping[str, Sequence[Row]],
+    config: RunConfig,
+    people: Sequence[Person],
+    examples: Sequence[Mapping[str, Any]] = (),
+) -> dict[str, Any]:
+    """`methods` of metrics.json, and of the nano world `loss_of_the_best`: method → figures.
+
+    Args:
+        rows_of: method → its rows. One that has the reason under `missing` has no figures, and is in none.
+        config: says each method's β, and the price of tokens.
+        people: the users, in the order of the rows' windows.
+        examples: `users` of examples.json, for the length of answers.
+    """
+    rows_of = {name: [row for row in rows if row.get("missing") is None] for name, rows in rows_of.items()}
+    best = BestPredictions(people) if BestPredictions.known(config, people) else None
+    measured: dict[str, Any] = {}
+    for name, rows in rows_of.items():
+        beta = training_beta(name, config)
+        entry = method_metrics(rows) | {
+            "calibration": calibrated(rows, beta),
+            "differences": differences(name, rows_of),
+            "loss_terms": terms(name, rows, beta, best),
+        }
+        if config.evaluation.token_price is not None:
+            tokens, users = [row["overhead_tokens"] for row in rows], _users(rows)
+            entry["prompt_cost"] = metrics.prompt_cost(tokens, config.evaluation.token_price, users).as_dict()
+        length = answer_length(name, examples)
+        if length is not None:
+            entry["response_length"] = length.as_dict()
+        measured[name] = entry
+    result: dict[str, Any] = {"methods": measured}
+    if best is not None and rows_of:
+        rows = next(iter(rows_of.values()))
+        known = {"nothing": best.given_nothing(rows), "signals": best.given_signals(rows)}
+        result["loss_of_the_best"] = {
+            given: split_loss([0.0] * len(rows), 1.0, found, _users(rows)).left_unsaid.as_dict()
+            for given, found in known.items()
+        }
+    return result
+
+
+def training_beta(name: str, config: RunConfig) -> float:
+    """β of a method's own training: of its rewards where only summaries were trained, else of the generator's loss.
+
+    Methods in which nothing was trained take the run's generator β.
+    """
+    method, training = METHODS[name], config.training
+    if method.per_user:
+        return config.evaluation.per_user_lora.beta
+    return training.inference.beta if method.order == "plug_and_play" else training.generator.beta
+
+
+def method_metrics(rows: Sequence[Row]) -> dict[str, Any]:
+    """Reward accuracy, margin, tokens and attributes, from a method's rows.
+
+    `context_overhead_tokens`, `attribute_precision` and `attribute_recall` are plain numbers (null where there is no
+    summary or no truth); their intervals stand under `intervals`.
+    """
+    users = _users(rows)
+    overhead = metrics.clustered_mean([row["overhead_tokens"] for row in rows], users)
+    result: dict[str, Any] = {
+        "reward_accuracy": metrics.reward_accuracy(_margins(rows), users).as_dict(),
+        "margin": metrics.clustered_mean(_margins(rows), users).as_dict(),
+        "context_overhead_tokens": overhead.value,
+        "attribute_precision": None,
+        "attribute_recall": None,
+        "intervals": {"context_overhead_tokens": overhead.as_dict()},
+    }
+    first = {row["window"]: row for row in reversed(rows) if "named" in row}
+    if first:
+        named = [{tuple(pair) for pair in row["named"]} for row in first.values()]
+        preferred = [{tuple(pair) for pair in row["preferred"]} for row in first.values()]
+        for key, estimate in zip(("precision", "recall"), metrics.attribute_scores(named, preferred), strict=True):
+            result[f"attribute_{key}"] = estimate.value
+            result["intervals"][f"attribute_{key}"] = estimate.as_dict()
+    return result
+
+
+def calibrated(rows: Sequence[Row], beta: float) -> dict[str, Any]:
+    """How well σ(β·h) foretells the choices."""
+    margins, users = _margins(rows), _users(rows)
+    return {
+        "beta": beta,
+        "expected_calibration_error": calibration.expected_calibration_error(margins, users, beta).as_dict(),
+        "brier_score": calibration.brier_score(margins, users, beta).as_dict(),
+        "log_loss": calibration.log_loss(margins, users, beta).as_dict(),
+        "reliability": [part.as_dict() for part in calibration.reliability_table(margins, users, beta)],
+    }
+
+
+def differences(name: str, rows_of: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
+    """Other method → paired differences in reward accuracy and margin, this one's less the other's."""
+    others = [other for other in COMPARED_WITH if other != name and other in rows_of]
+    return {other: difference(rows_of[name], rows_of[other]) for other in others}
+
+
+def difference(rows: Sequence[Row], others: Sequence[Row]) -> dict[str, Any]:
+    """Paired differences in reward accuracy and margin on the pairs that stand in both, the first less the second."""
+    theirs = {(row["window"], row["target"]): row["margin"] for row in others}
+    shared = [row for row in rows if (row["window"], row["target"]) in theirs]
+    users, mine = _users(shared), _margins(shared)
+    other = [theirs[row["window"], row["target"]] for row in shared]
+    accuracy = metrics.paired_difference(metrics.outcomes(mine), metrics.outcomes(other), users, (-1.0, 1.0))
+    return {
+        "reward_accuracy": accuracy.as_dict(),
+        "margin": metrics.paired_difference(mine, other, users).as_dict(),
+        "pairs": len(shared),
+    }
+
+
+def terms(name: str, rows: Sequence[Row], beta: float, best: BestPredictions | None) -> dict[str, Any]:
+    """The loss's two terms: by an estimate (`fitted`), and where the truth is known by that (`world`)."""
+    margins, users = _margins(rows), _users(rows)
+    reference = [row["reference_chosen_logp"] - row["reference_rejected_logp"] for row in rows]
+    evidence = np.stack([np.asarray(margins, dtype=float), np.asarray(reference, dtype=float)], axis=1)
+    found = {"beta": beta, "fitted": split_loss(margins, beta, fitted_predictions(evidence, users), users).as_dict()}
+    if best is not None:
+        found["world"] = split_loss(margins, beta, best.given(name, rows), users).as_dict()
+    return found
+
+
+def answer_length(name: str, examples: Sequence[Mapping[str, Any]]) -> metrics.Estimate | None:
+    """Characters of the answers in examples.json; None where a method has none there."""
+    said = [
+        (user["user_id"], asked["answers"][name])
+        for user in examples
+        for asked in user["prompts"]
+        if name in asked["answers"]
+    ]
+    if not said:
+        return None
+    users, answers = zip(*said, strict=True)
+    return metrics.response_length(answers, users)
+
+
+def _margins(rows: Sequence[Row]) -> list[float]:
+    return [row["margin"] for row in rows]
+
+
+def _users(rows: Sequence[Row]) -> list[str]:
+    return [row["user_id"] for row in rows]

@@ -1,0 +1,206 @@
+"""Everything that the report shows, from a run's files, as plain values, tables and SVG."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from popi.evaluation import curves, plots
+from popi.evaluation.methods import METHODS
+from popi.evaluation.report import compare, tables
+from popi.evaluation.report.files import read_json, read_lines
+from popi.evaluation.report.people import shown_users
+from popi.evaluation.tables import REASONS
+
+CURVES = (
+    ("reward", "Summary reward", "Mean over the step's sampled summaries; higher is better."),
+    ("kl", "KL to the initial inference model", "How far the summaries' writer has moved; nats a summary or token."),
+    ("loss", "Loss", "What the phase's optimizer minimises. Losses of different phases are not comparable."),
+    ("summary_tokens", "Length of sampled summaries", "Tokens, the end token included."),
+    ("length_penalty", "Length penalty", "Mean reward that the sampled summaries lost to tokens beyond the target."),
+)
+OWN_PLOTS = "evidence.json"
+"""The result file whose rows are drawn as a curve, too."""
+
+
+def report_content(runs: Sequence[compare.Compared]) -> dict[str, Any]:
+    """What the page and the Markdown show of the first run, beside the others."""
+    run = runs[0]
+    run_dir, metrics = run.path, run.metrics
+    methods, config = metrics["methods"], metrics["config"]
+    phases = sorted(run_dir.glob("phases/*/samples.jsonl"))
+    found = sorted(run_dir.glob("evaluation/with-*/metrics.json"))
+    transfers = [content for content in map(read_json, found) if "generator" in content]
+    return {
+        "name": config["name"],
+        "directory": str(run_dir),
+        "headline": headline(methods),
+        "metrics": metrics,
+        "config": config,
+        "tiles": tiles(methods),
+        "left_out": {reason: [METHODS[name].label for name in metrics.get(reason, [])] for reason in REASONS},
+        "results": tables.results(methods),
+        "differences": tables.differences(methods),
+        "calibration": tables.calibration(methods),
+        "loss_terms": tables.loss_terms(metrics),
+        "transfer": tables.transfer(transfers),
+        "studies": studies(run_dir / "evaluation"),
+        "others": [run.name for run in runs[1:]],
+        "side_by_side": compare.side_by_side(runs) if len(runs) > 1 else None,
+        "settings_that_differ": compare.settings(runs) if len(runs) > 1 else None,
+        "plots": drawn(methods, runs),
+        "curves": learning(read_lines(run_dir / "log.jsonl")),
+        "users": shown_users(run_dir, [other.path for other in runs[1:]]),
+        "samples": [shown for shown in (samples(path) for path in phases) if shown],
+        "versions": metrics["versions"],
+        "seconds": {f"{_name(key)}": value for key, value in metrics["seconds"].items()},
+        "settings": {key: json.dumps(value, ensure_ascii=False) for key, value in compare.flat(config).items()},
+    }
+
+
+def best_popi(methods: Mapping[str, Any]) -> str | None:
+    """The POPI method that a run stands for: the last of plug-and-play, alternating, simultaneous that it trained."""
+    return next((name for name in reversed(list(METHODS)) if name.startswith("popi_") and name in methods), None)
+
+
+def _accuracy(methods: Mapping[str, Any], name: str) -> float:
+    return float(methods[name]["reward_accuracy"]["value"])
+
+
+def _percent(share: float, digits: int = 1) -> str:
+    return f"{100 * share:.{digits}f} %"
+
+
+def headline(methods: Mapping[str, Any]) -> str:
+    """The result in a line."""
+    best = best_popi(methods)
+    if best is None:
+        return "Held-out users, without a trained POPI method"
+    tokens = methods[best]["context_overhead_tokens"]
+    return f"{_percent(_accuracy(methods, best))} of held-out preferences, for {tokens:.0f} tokens a prompt"
+
+
+def tiles(methods: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The figures at the top of the page."""
+    best = best_popi(methods)
+    if best is None:
+        return []
+    entry, label = methods[best], METHODS[best].label
+    beside = [
+        f"{METHODS[name].label.split(' (')[0]} {_percent(_accuracy(methods, name))}"
+        for name in ("no_personalization", "untrained_summary")
+        if name in methods
+    ]
+    found = [
+        {"what": f"Reward accuracy, {label}", "big": _percent(_accuracy(methods, best)), "beside": "; ".join(beside)}
+    ]
+    if "oracle" in methods:
+        share = _accuracy(methods, best) / _accuracy(methods, "oracle")
+        told = f"Oracle: {_percent(_accuracy(methods, 'oracle'))}, told the true preferences"
+        found.append({"what": "Share of the oracle's", "big": _percent(share), "beside": told})
+    raw = methods.get("raw_signals")
+    if raw:
+        tokens, whole = entry["context_overhead_tokens"], raw["context_overhead_tokens"]
+        told = f"Raw signals: {whole:,.0f} tokens, {_percent(_accuracy(methods, 'raw_signals'))} accurate"
+        fewer = f"{whole / tokens:.0f}× fewer" if tokens else "none"
+        found.append({"what": "Tokens, against raw signals", "big": fewer, "beside": told})
+    if entry["attribute_recall"] is not None:
+        told = f"Precision {_percent(entry['attribute_precision'])}" if entry["attribute_precision"] is not None else ""
+        before = methods.get("untrained_summary", {}).get("attribute_recall")
+        told += f"; untrained recall {_percent(before)}" if before is not None else ""
+        found.append({"what": "Attribute recall", "big": _percent(entry["attribute_recall"]), "beside": told})
+    return found
+
+
+def drawn(methods: Mapping[str, Any], runs: Sequence[compare.Compared]) -> dict[str, Any]:
+    """The plots by name; None where a run has nothing to draw."""
+    told = "; ".join(f"{METHODS[name].label} {_percent(_accuracy(methods, name))}" for name in methods)
+    tokens = "; ".join(f"{METHODS[n].label} {m['context_overhead_tokens']:.0f} tokens" for n, m in methods.items())
+    shown: dict[str, Any] = {
+        "accuracy": plot(
+            "Reward accuracy by method",
+            "Mark: value; band: 95 % interval. POPI circles, the oracle a diamond, all others squares.",
+            told,
+            plots.reward_accuracy(methods),
+        ),
+        "overhead": plot(
+            "Accuracy against context tokens",
+            "Upper left is best: right answers for few tokens.",
+            tokens,
+            plots.accuracy_by_overhead(methods),
+        ),
+    }
+    with_truth = {name: entry for name, entry in methods.items() if entry["attribute_recall"] is not None}
+    told = "; ".join(f"{METHODS[n].label}: recall {_percent(m['attribute_recall'])}" for n, m in with_truth.items())
+    note = "Precision (filled circle): how much of what is named is true. Recall (open diamond): the reverse."
+    svg = plots.attribute_scores(with_truth) if with_truth else ""
+    shown["attributes"] = plot("Named against true preferences", note, told, svg)
+
+    pick = ["raw_signals", "untrained_summary", *filter(None, [best_popi(methods)])]
+    promised = {name: methods[name] for name in pick if methods.get(name, {}).get("calibration")}
+    note = "Pairs by the confidence that they are given, and how many of them come out right; bins of 10 pairs or more."
+    svg = curves.reliability(promised)
+    shown["reliability"] = plot("Confidence and accuracy", note, ", ".join(METHODS[n].label for n in promised), svg)
+
+    way = "world" if any("world" in entry.get("loss_terms", {}) for entry in methods.values()) else "fitted"
+    note = "Solid: what the generator was not told. Hatched: what it makes badly of what it was told."
+    svg = curves.loss_terms(methods, way)
+    shown["terms"] = plot("The loss in two terms", note, "see the table", svg)
+
+    shown["frontier"] = None
+    if len(runs) > 1:
+        points = compare.points(runs)
+        told = "; ".join(f"{p.label} {_percent(p.accuracy['value'] or 0)} for {p.tokens:.0f} tokens" for p in points)
+        note = "Upper left is best. Lines join one POPI method over the runs; bands: 95 % intervals."
+        shown["frontier"] = plot("Accuracy against tokens, over runs", note, told, curves.frontier(points))
+    return shown
+
+
+def plot(title: str, note: str, told: str, svg: str) -> dict[str, Any] | None:
+    """A plot with what is said of it; None without one."""
+    return {"title": title, "note": note, "told": told, "svg": Markup(svg)} if svg else None
+
+
+def studies(folder: Path) -> list[dict[str, Any]]:
+    """Result files of other evaluations of the run, as tables; the one over numbers of signals as a plot, too."""
+    found = []
+    for path in sorted(folder.glob("*.json"), key=lambda path: (path.name != OWN_PLOTS, path.name)):
+        content = read_json(path)
+        if not tables.is_generic(content):
+            continue
+        shown = None
+        if path.name == OWN_PLOTS:
+            rows = content["rows"]
+            series = next((key for key in ("method", "label") if any(key in row for row in rows)), None)
+            svg = curves.evidence(rows, "signals", series)
+            shown = plot("Accuracy against the number of signals", "Bands: 95 % intervals.", "see the table", svg)
+        found.append({"table": tables.generic(content), "plot": shown})
+    return found
+
+
+def learning(log: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Learning curves, of what was logged."""
+    shown = (plot(title, note, "over steps", plots.learning_curves(log, key)) for key, title, note in CURVES)
+    return [one for one in shown if one]
+
+
+def samples(path: Path) -> dict[str, Any] | None:
+    """One user's group at the first and at the last step of a phase."""
+    rows = [row for row in read_lines(path) if row.get("reward") is not None]
+    if not rows:
+        return None
+    low, high = min(row["reward"] for row in rows), max(row["reward"] for row in rows)
+    groups = []
+    for step in dict.fromkeys((min(row["step"] for row in rows), max(row["step"] for row in rows))):
+        at = [row for row in rows if row["step"] == step]
+        mine = sorted((r for r in at if r["user_id"] == at[0]["user_id"]), key=lambda r: -r["reward"])
+        share = [{**row, "share": (row["reward"] - low) / ((high - low) or 1)} for row in mine]
+        mean = sum(row["reward"] for row in mine) / len(mine)
+        groups.append({"step": step, "user_id": at[0]["user_id"], "rows": share, "mean": mean})
+    return {"phase": path.parent.name, "groups": groups}
+
+
+def _name(key: str) -> str:
+    return METHODS[key].label if key in METHODS else key.replace("_", " ")

@@ -1,0 +1,192 @@
+"""What each table of the report holds, from metrics.json alone."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from popi.evaluation.figures import COMPARED_WITH
+from popi.evaluation.methods import METHODS
+from popi.evaluation.report.table import NOTHING, Cell, Row, Table, estimated, number
+
+Methods = Mapping[str, Any]
+BESIDE = {  # as columns say it
+    "no_personalization": "no personalisation",
+    "untrained_summary": "the untrained summary",
+    "raw_signals": "raw signals",
+}
+
+
+def rows_for(methods: Methods, cells: Any) -> list[Row]:
+    """A row for each method; `cells` makes those of an entry."""
+    return [Row(METHODS[name].label, cells(entry), name.startswith("popi_")) for name, entry in methods.items()]
+
+
+def results(methods: Methods) -> Table:
+    """Accuracy, margin, tokens, and where there are any: attributes, cost, length of answers."""
+    heads = ["Method", "Reward accuracy, %", "Margin, nats", "Context overhead, tokens"]
+    truth = any(entry["attribute_recall"] is not None for entry in methods.values())
+    cost = any(entry.get("prompt_cost") for entry in methods.values())
+    length = any(entry.get("response_length") for entry in methods.values())
+    heads += ["Attribute precision, %", "Attribute recall, %"] if truth else []
+    heads += ["Cost of a thousand prompts"] if cost else []
+    heads += ["Answer, characters"] if length else []
+
+    def cells(entry: Mapping[str, Any]) -> list[Cell]:
+        intervals = entry["intervals"]
+        found = [
+            estimated(entry["reward_accuracy"], 100),
+            estimated(entry["margin"], digits=2),
+            estimated(intervals["context_overhead_tokens"]),
+        ]
+        for key in ("attribute_precision", "attribute_recall") if truth else ():
+            found.append(estimated(intervals.get(key), 100))
+        if cost:
+            found.append(estimated(entry.get("prompt_cost"), 1000, 4))
+        if length:
+            found.append(estimated(entry.get("response_length"), digits=0))
+        return found
+
+    return Table(heads, rows_for(methods, cells), "Every method")
+
+
+def differences(methods: Methods) -> Table | None:
+    """Paired differences in reward accuracy, in points; None where metrics.json has none."""
+    others = [name for name in COMPARED_WITH if any(name in e.get("differences", {}) for e in methods.values())]
+    if not others:
+        return None
+
+    def cells(entry: Mapping[str, Any]) -> list[Cell]:
+        pairs = [entry.get("differences", {}).get(name, {}) for name in others]
+        return [estimated(pair.get("reward_accuracy"), 100, sign=True) for pair in pairs]
+
+    notes = [
+        "Reward accuracy of the method less that of the other, in points, on the same target pairs. An interval that "
+        "leaves out 0 is a difference that chance alone hardly makes."
+    ]
+    heads = ["Method", *(f"Against {BESIDE[name]}" for name in others)]
+    return Table(heads, rows_for(methods, cells), "Differences, pair by pair", notes)
+
+
+def calibration(methods: Methods) -> Table | None:
+    """Calibration of σ(β·h); None where metrics.json has none."""
+    known = {name: entry for name, entry in methods.items() if entry.get("calibration")}
+    if not known:
+        return None
+
+    def cells(entry: Mapping[str, Any]) -> list[Cell]:
+        found = entry["calibration"]
+        return [
+            Cell(f"{found['beta']:g}"),
+            estimated(found["expected_calibration_error"], 100),
+            estimated(found["brier_score"], digits=3),
+            estimated(found["log_loss"], digits=3),
+        ]
+
+    notes = [
+        "Lower is better; guessing has a Brier score of 0.250 and a log loss of 0.693. β is that of each method's own "
+        "training, for untrained ones the run's generator β: it scales the margin, and so the confidence."
+    ]
+    heads = ["Method", "β", "Expected calibration error, points", "Brier score", "Log loss, nats"]
+    return Table(heads, rows_for(known, cells), "Does σ(βh) come true?", notes)
+
+
+def loss_terms(metrics: Mapping[str, Any]) -> Table | None:
+    """The loss's two terms, by the world's truth where it is known and by the estimate; None without them."""
+    known = {name: entry for name, entry in metrics["methods"].items() if entry.get("loss_terms")}
+    if not known:
+        return None
+    ways = [way for way in ("world", "fitted") if any(way in entry["loss_terms"] for entry in known.values())]
+    told = {"world": "", "fitted": " (estimate)" if len(ways) > 1 else ""}
+
+    def cells(entry: Mapping[str, Any]) -> list[Cell]:
+        found = entry["loss_terms"]
+        first = next(found[way] for way in ways if way in found)
+        pairs = [found.get(way, {}) for way in ways]
+        terms = [estimated(pair.get(key), digits=3) for pair in pairs for key in ("generator_error", "left_unsaid")]
+        return [estimated(first["loss"], digits=3), *terms]
+
+    heads = ["Method", "Loss, nats a choice"]
+    heads += [f"{what}{told[way]}" for way in ways for what in ("Generator error", "Left unsaid")]
+    notes = ["Loss = generator error + what the generator was not told of the user's preference (docs/method.md)."]
+    if "world" in ways:
+        best = metrics.get("loss_of_the_best", {})
+        notes.append(
+            "By the world's own probabilities; of a summary by the best reader of what it names, an upper bound. "
+            "The best prediction has a loss of "
+            + " and of ".join(f"{number(of['value'], 3)} given {given}" for given, of in best.items())
+            + "."
+        )
+    notes.append(
+        ("The estimate is" if len(ways) > 1 else "An estimate:")
+        + " that of a predictor fitted on other users' pairs: it finds less than there is to know, so that what is "
+        "left unsaid comes out too large and the generator error too small."
+    )
+    return Table(heads, rows_for(known, cells), "Where the loss comes from", notes)
+
+
+def transfer(transfers: Sequence[Mapping[str, Any]]) -> Table | None:
+    """Other generators that read the run's summaries, one a row; None where there are none."""
+    if not transfers:
+        return None
+    names = [name for name in METHODS if any(name in found["methods"] for found in transfers)]
+    rows = []
+    for found in transfers:
+        cells = []
+        for name in names:
+            cell = estimated(found["methods"].get(name, {}).get("reward_accuracy"), 100)
+            kept = found.get("gain_kept", {}).get(name)
+            cells.append(cell if kept is None else Cell(cell.text, f"{cell.range}\n{number(100 * kept, 0)} % kept"))
+        rows.append(Row(Path(str(found["generator"]).split(" at ")[0]).name, cells))
+    notes = [
+        "Reward accuracy, %: another, untrained generator reads this run's summaries. Kept: its gain over no "
+        "personalisation, as a share of the gain with the run's own generator."
+    ]
+    heads = ["Read by", *(METHODS[name].label for name in names)]
+    return Table(heads, rows, "Read by other generators", notes)
+
+
+def generic(content: Mapping[str, Any]) -> Table:
+    """A result file of the form {"title", "columns", "rows", "notes"}, of any other evaluation.
+
+    `columns` names entries of the rows; `NAME_low` and `NAME_high` (`low` and `high` of `value`) are the interval of
+    NAME and no columns of their own. Optional: `labels` of columns, and `percent`, those that hold shares.
+    """
+    labels, percent = content.get("labels", {}), content.get("percent", ())
+    ends = {end for name in content["columns"] for end in _ends(name)}
+    columns = [name for name in content["columns"] if name not in ends]
+    if "value" not in columns and any("value" in row for row in content["rows"]):
+        columns.append("value")
+
+    def cell(row: Mapping[str, Any], name: str) -> Cell:
+        value = row.get(name)
+        low, high = (row.get(end) for end in _ends(name))
+        if isinstance(value, bool | str) or value is None:
+            return Cell(NOTHING if value is None else METHODS[value].label if value in METHODS else str(value))
+        if isinstance(value, int) and low is None and name not in percent:
+            return Cell(f"{value:,}")
+        scale, digits = (100, 1) if name in percent else (1, 3 if name == "value" else 2)
+        return estimated({"value": value, "low": low, "high": high}, scale, digits)
+
+    rows = []
+    for row in content["rows"]:
+        cells = [cell(row, name) for name in columns]
+        rows.append(Row(cells[0].whole if cells else "", cells[1:], str(row.get("method", "")).startswith("popi_")))
+    heads = [labels.get(name, name.replace("_", " ")) + (", %" if name in percent else "") for name in columns]
+    text = [any(isinstance(row.get(name), str) for row in content["rows"]) for name in columns]
+    notes = content.get("notes") or []
+    said = [notes] if isinstance(notes, str) else list(notes)
+    return Table(heads, rows, str(content.get("title", "")), said, max(1, (text + [False]).index(False)))
+
+
+def is_generic(content: Any) -> bool:
+    """Whether `generic` can show it."""
+    return (
+        isinstance(content, dict)
+        and isinstance(content.get("columns"), list)
+        and isinstance(content.get("rows"), list)
+        and all(isinstance(row, dict) for row in content["rows"])
+    )
+
+
+def _ends(name: str) -> tuple[str, str]:
+    return ("low", "high") if name == "value" else (f"{name}_low", f"{name}_high")

@@ -1,0 +1,65 @@
+"""Writing the report: report.html and report.md in the run directory."""
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from rich.console import Console
+
+from popi.evaluation.report.compare import Compared
+from popi.evaluation.report.content import report_content
+from popi.evaluation.report.markdown import markdown
+from popi.evaluation.tables import methods_table
+
+
+def write_report(run_dir: str | Path, against: Sequence[str | Path] = ()) -> Path:
+    """Write `report.html` and `report.md` into an evaluated run's directory, replacing older ones; returns the first.
+
+    Args:
+        run_dir: the run.
+        against: other evaluated runs, shown beside it.
+
+    Raises:
+        RunError: there is no metrics.json, or a file of a run can't be read.
+    """
+    run_dir = Path(run_dir)
+    runs = [Compared.read(path) for path in (run_dir, *map(Path, against))]
+    content = report_content(runs)
+    _replace(run_dir / "report.md", markdown(content))
+    _replace(run_dir / "report.html", page(content))
+    return run_dir / "report.html"
+
+
+def page(content: Mapping[str, Any]) -> str:
+    """One HTML file that needs no other: styles and the script inline, nothing loaded from anywhere.
+
+    Its policy allows that script alone, by its hash: text of models and users can't run, should it ever be markup.
+    """
+    environment = Environment(
+        loader=PackageLoader("popi.evaluation.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    here = files("popi.evaluation.report")
+    script, style = (here.joinpath(name).read_text(encoding="utf-8") for name in ("page.js", "page.css"))
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    shown = {**content, "script": Markup(script), "style": Markup(style), "script_hash": digest}
+    return environment.get_template("page.html.j2").render(shown)
+
+
+def print_table(metrics: Mapping[str, Any], console: Console) -> None:
+    """The table of methods in the terminal."""
+    console.print(methods_table(metrics))
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_name(f"{path.name}.part")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)

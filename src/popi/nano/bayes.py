@@ -1,0 +1,231 @@
+"""The best predictions of a user's choices that anyone could make: from nothing, the signals, a summary, the truth.
+
+A *belief* is a probability for every combination of preferences that users of a split can have. It is exact for what
+`world.make_user` draws: before anything is seen, and after all signals of a user. After a summary it needs a model of
+how the summary came about, a `Channel`, which is fitted. `choice_probability` turns a belief into the probability that
+the user chooses as a target pair says, also exactly. Texts are read by `truth.shown_values`, exact for the grammar's.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from itertools import permutations
+
+from popi.nano.attributes import ATTRIBUTES, PHRASES, Preference
+from popi.nano.truth import HYPOTHESES, shown_values
+from popi.nano.world import (
+    HAPPY,
+    JOB_FITS,
+    JOBS,
+    NOISE,
+    OTHER_CARED,
+    OTHER_UNCARED,
+    SELF,
+    TARGET_UNCARED,
+    TIRED,
+    Split,
+    rating,
+    split_of,
+)
+from popi.signals.types import (
+    DemographicSignal,
+    InteractionSignal,
+    PairSignal,
+    PostSignal,
+    Signal,
+    StatementSignal,
+    TargetPair,
+)
+
+Values = Mapping[str, str]
+"""Attribute → value: of a response, or what a user prefers."""
+Belief = list[tuple[dict[str, str], float]]
+"""[(preferences, probability)], summing to 1."""
+
+
+@cache
+def prior(split: Split) -> Belief:
+    """Before anything is seen: the combinations of the split, as `world.draw_preferences` draws them."""
+    return _normalised([(h, math.exp(log)) for h, log in HYPOTHESES if split_of(h) == split])
+
+
+def given_signals(signals: Sequence[Signal], split: Split) -> Belief:
+    """After all signals of a user, as `world.make_user` made them."""
+    pairs = [(values_of(s.chosen), values_of(s.rejected)) for s in signals if isinstance(s, PairSignal)]
+    others = [s for s in signals if not isinstance(s, PairSignal)]
+    found = []
+    for preferences, p in prior(split):
+        for signal in others:
+            p *= signal_likelihood(signal, preferences)
+        found.append((preferences, p * pairs_likelihood(pairs, preferences) if p else 0.0))
+    return _normalised(found)
+
+
+def choice_probability(belief: Belief, target: TargetPair) -> float:
+    """The probability that of the two responses `target.chosen` is the one preferred.
+
+        P(a before b) = Σ_h p(h)·P(a, b | h) / Σ_h p(h)·(P(a, b | h) + P(b, a | h))
+
+    with P(a, b | h) the probability that a user of preferences h gets this pair, a before b.
+
+    Raises:
+        ValueError: the responses are not the grammar's, or no user of the belief would get this pair either way.
+    """
+    a, b = values_of(target.chosen), values_of(target.rejected)
+    straight = sum(p * target_likelihood(h, a, b) for h, p in belief if p)
+    swapped = sum(p * target_likelihood(h, b, a) for h, p in belief if p)
+    if not straight + swapped:
+        raise ValueError("no preferences of the belief make a target pair of these two responses")
+    return straight / (straight + swapped)
+
+
+@lru_cache(maxsize=1 << 14)
+def values_of(response: str) -> Values:
+    """The attribute values of a response that the grammar wrote.
+
+    Raises:
+        ValueError: it shows no value of an attribute, or two.
+    """
+    shown = shown_values(response)
+    values = dict(shown)
+    if len(shown) != len(ATTRIBUTES) or len(values) != len(ATTRIBUTES):
+        raise ValueError(f"not a response of the nano grammar: {response!r}")
+    return values
+
+
+# Likelihoods. Each leaves out factors that are equal for all preferences.
+
+
+def focus_likelihoods(preferences: Values, better: Values, worse: Values, uncared: float) -> dict[str, float]:
+    """Attribute that the pair is about → P(these two responses | preferences, chosen with preference).
+
+    In units of the same probability for a user who cares about nothing: `world.pair_values` draws the values of
+    attributes that nobody cares about alike for everyone. `uncared` is the chance that such an attribute differs.
+    """
+    fit = 1.0
+    for attribute, value in preferences.items():
+        if better[attribute] == worse[attribute]:
+            fit *= (1 - OTHER_CARED) / (1 - uncared)
+        elif better[attribute] == value:
+            fit *= OTHER_CARED * len(ATTRIBUTES[attribute]) / uncared
+        else:
+            return dict.fromkeys(preferences, 0.0)
+    return {a: fit / OTHER_CARED if better[a] != worse[a] else 0.0 for a in preferences}
+
+
+def target_likelihood(preferences: Values, better: Values, worse: Values) -> float:
+    """P(this target pair | preferences), whichever attribute it is about."""
+    return sum(focus_likelihoods(preferences, better, worse, TARGET_UNCARED).values()) / len(preferences)
+
+
+def pairs_likelihood(pairs: Sequence[tuple[Values, Values]], preferences: Values) -> float:
+    """P(these signal pairs | preferences), noise included.
+
+    The pairs are about the cared attributes in turn (`world._cycle`) and shuffled: every arrangement in which each
+    attribute has its number of pairs is equally likely, and their sum is taken.
+    """
+    weights = []
+    for chosen, rejected in pairs:
+        straight = focus_likelihoods(preferences, chosen, rejected, OTHER_UNCARED)
+        swapped = focus_likelihoods(preferences, rejected, chosen, OTHER_UNCARED)
+        weights.append([(1 - NOISE) * straight[a] + NOISE * swapped[a] for a in preferences])
+    n = len(preferences)
+    turns = [len(range(i, len(pairs), n)) for i in range(n)]
+    total = sum(_arrangements(weights, counts) for counts in set(permutations(turns)))
+    ways = math.factorial(len(pairs)) / math.prod(map(math.factorial, turns))
+    return total / ways / len(set(permutations(turns)))
+
+
+def _arrangements(weights: Sequence[Sequence[float]], counts: tuple[int, ...]) -> float:
+    """Σ over ways to give each pair an attribute, each attribute to as many pairs as `counts` says, of Π weights."""
+    sums = {counts: 1.0}
+    for row in weights:
+        left: dict[tuple[int, ...], float] = {}
+        for state, so_far in sums.items():
+            for i, weight in enumerate(row):
+                if weight and state[i]:
+                    after = (*state[:i], state[i] - 1, *state[i + 1 :])
+                    left[after] = left.get(after, 0.0) + so_far * weight
+        sums = left
+    return sum(sums.values())
+
+
+_WANTED = {c.format(said): p for c in (*SELF, *HAPPY) for p, phrases in PHRASES.items() for said in phrases}
+_HATED = {c.format(said): p for c in TIRED for p, phrases in PHRASES.items() for said in phrases}
+
+
+def signal_likelihood(signal: Signal, preferences: Values) -> float:
+    """P(this signal | preferences) of a signal that is no pair; 1 for what says nothing of the user."""
+    if isinstance(signal, InteractionSignal):
+        given = values_of(signal.response)
+        if signal.edit is None:
+            return float(signal.rating == rating(given, preferences))
+        edited = values_of(signal.edit)
+        if dict(edited) != {**given, **preferences}:
+            return 0.0
+        wrong = [len(ATTRIBUTES[a]) / (len(ATTRIBUTES[a]) - 1) for a in preferences if given[a] != preferences[a]]
+        return sum(wrong) / len(preferences)
+    if isinstance(signal, DemographicSignal):
+        job = signal.text.removeprefix("works as ").rstrip(".")
+        fitting = [j for j, preference in JOBS.items() if preference in preferences.items()]
+        chance = JOB_FITS if fitting else 0.0
+        return (1 - chance) / len(JOBS) + (chance / len(fitting) if job in fitting else 0.0)
+    if isinstance(signal, StatementSignal | PostSignal):
+        if wanted := _WANTED.get(signal.text):
+            return float(wanted in preferences.items()) / len(preferences)
+        if hated := _HATED.get(signal.text):
+            return float(preferences.get(hated[0], hated[1]) != hated[1]) / len(preferences)
+    return 1.0
+
+
+# Summaries
+
+
+@dataclass(frozen=True)
+class Channel:
+    """How often a writer says what of an attribute, given what the user wants of it.
+
+    P(named | preferences) = Π_a P(values of a that are named | value of a that is preferred, or none): attribute by
+    attribute, as the nano base writes. Only what is named counts, not the wording nor anything else in the summary.
+    """
+
+    counts: Mapping[tuple[str, str | None], Counter[frozenset[str]]]
+
+    SMOOTHING = 0.5
+    """Added to each count: a value alone or nothing is said of an attribute, and whatever else was seen."""
+
+    @classmethod
+    def fit(cls, users: Iterable[tuple[frozenset[Preference], Values]]) -> "Channel":
+        """From (what a summary names, what its user prefers)."""
+        counts: dict[tuple[str, str | None], Counter[frozenset[str]]] = {}
+        for named, preferences in users:
+            for attribute in ATTRIBUTES:
+                key = (attribute, preferences.get(attribute))
+                counts.setdefault(key, Counter())[_said(named, attribute)] += 1
+        return cls(counts)
+
+    def likelihood(self, named: frozenset[Preference], preferences: Values) -> float:
+        """P(named | preferences)."""
+        p = 1.0
+        for attribute, values in ATTRIBUTES.items():
+            seen = self.counts.get((attribute, preferences.get(attribute)), Counter())
+            forms = 2 + len(values)  # nothing, one value, several
+            p *= (seen[_said(named, attribute)] + self.SMOOTHING) / (seen.total() + forms * self.SMOOTHING)
+        return p
+
+    def belief(self, named: frozenset[Preference], split: Split) -> Belief:
+        """After a summary that names these."""
+        return _normalised([(h, p * self.likelihood(named, h)) for h, p in prior(split)])
+
+
+def _said(named: frozenset[Preference], attribute: str) -> frozenset[str]:
+    return frozenset(value for a, value in named if a == attribute)
+
+
+def _normalised(weights: Belief) -> Belief:
+    total = sum(p for _, p in weights)
+    if not total:
+        raise ValueError("no preferences of this split explain what was seen: not a user of the nano world")
+    return [(h, p / total) for h, p in weights]
