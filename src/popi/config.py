@@ -7,7 +7,7 @@ config is saved with the run. `load_config` is the only way in.
 import json
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypedDict
+from typing import Annotated, Any, Literal, Self, TypedDict, get_args
 
 from pydantic import (
     AfterValidator,
@@ -371,6 +371,8 @@ class PerUserLoraConfig(_Section):
     enabled: bool = False
     """Evaluate this method too, as `popi evaluate --per-user-lora` does for a run that has it off. It trains an adapter
     for every held-out user: minutes to hours."""
+    users: PositiveInt | None = None
+    """Most held-out users to do it for, the first ones. Unset: all."""
     rank: PositiveInt = 8
     """Rank of the adapter; its scaling numerator is twice that."""
     steps: PositiveInt = 10
@@ -454,26 +456,30 @@ def _set_dotted(tree: dict[str, Any], override: str) -> None:
     tree[last] = value
 
 
-def _allowed(path: tuple[str | int, ...]) -> str:
+def _allowed(path: tuple[str | int, ...], root: type[BaseModel]) -> str:
     """The keys allowed where `path` ends, for the message about a wrong key."""
-    section: Any = RunConfig
+    section: Any = root
     for part in path[:-1]:
-        field = section.model_fields.get(part) if hasattr(section, "model_fields") else None
-        section = field.annotation if field else None
+        if isinstance(part, int):  # of a list of sections
+            section = (get_args(section) or (None,))[0]
+        else:
+            field = section.model_fields.get(part) if hasattr(section, "model_fields") else None
+            section = field.annotation if field else None
     return ", ".join(section.model_fields) if hasattr(section, "model_fields") else "nothing"
 
 
-def _explain(error: ValidationError, source: str) -> ConfigError:
+def explain(error: ValidationError, source: str, root: type[BaseModel]) -> ConfigError:
+    """Each wrong key, type or value of settings that should be a `root`, as one error."""
     lines = []
     for item in error.errors():
         name = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
-            lines.append(f"{name}: no such setting; allowed here: {_allowed(item['loc'])}")
+            lines.append(f"{name}: no such setting; allowed here: {_allowed(item['loc'], root)}")
         else:
             message = item["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
             # Settings that do not go together are told by the message; their whole section would drown it.
-            whole = item["type"] == "value_error" and isinstance(item["input"], dict)
-            lines.append(f"{name}: {message}" + ("" if whole else f"; got {item['input']!r}"))
+            whole = item["type"] in ("value_error", "missing") and isinstance(item["input"], dict)
+            lines.append(f"{name}: {message}".removeprefix(": ") + ("" if whole else f"; got {item['input']!r}"))
     return ConfigError(f"{source}:\n  " + "\n  ".join(lines))
 
 
@@ -482,7 +488,7 @@ def resolve(tree: dict[str, Any], source: str = "config") -> RunConfig:
     try:
         return RunConfig.model_validate(tree)
     except ValidationError as error:
-        raise _explain(error, source) from None
+        raise explain(error, source, RunConfig) from None
 
 
 def load_config(
@@ -493,20 +499,33 @@ def load_config(
     Raises:
         ConfigError: the file can't be read, or a key, type or value is wrong.
     """
-    tree = tree or {}
-    if path is not None:
-        path = Path(path)
-        kind, parse = ("JSON", json.loads) if path.suffix == ".json" else ("TOML", tomllib.loads)
-        try:
-            tree = parse(path.read_text(encoding="utf-8-sig"))
-        except OSError as error:
-            raise ConfigError(f"{path}: can't be read ({error.strerror or error})") from None
-        except UnicodeDecodeError as error:
-            raise ConfigError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
-        except (ValueError, RecursionError) as error:  # both parsers' errors
-            raise ConfigError(f"{path}: not valid {kind}: {error}") from None
-        if not isinstance(tree, dict):
-            raise ConfigError(f"{path}: must be a table of settings; got {type(tree).__name__}")
+    tree = read_tree(path, overrides) if path is not None else set_all(tree or {}, overrides)
+    return resolve(tree, source=str(path or "config"))
+
+
+def read_tree(path: str | Path, overrides: list[str] | None = None) -> dict[str, Any]:
+    """The tables of a TOML or JSON file, with `section.key=value` overrides.
+
+    Raises:
+        ConfigError: the file can't be read, or an override is none.
+    """
+    path = Path(path)
+    kind, parse = ("JSON", json.loads) if path.suffix == ".json" else ("TOML", tomllib.loads)
+    try:
+        tree = parse(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise ConfigError(f"{path}: can't be read ({error.strerror or error})") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+    except (ValueError, RecursionError) as error:  # both parsers' errors
+        raise ConfigError(f"{path}: not valid {kind}: {error}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: must be a table of settings; got {type(tree).__name__}")
+    return set_all(tree, overrides)
+
+
+def set_all(tree: dict[str, Any], overrides: list[str] | None) -> dict[str, Any]:
+    """The tree with `section.key=value` overrides set in it."""
     for override in overrides or []:
         _set_dotted(tree, override)
-    return resolve(tree, source=str(path or "config"))
+    return tree

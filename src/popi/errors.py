@@ -61,9 +61,10 @@ class BatchError(PopiError):
 
     Attributes:
         results: aligned with the inputs: for each its value, or the PopiError that stands in its place.
+        first: the first of those errors.
     """
 
     def __init__(self, results: list[Any]) -> None:
         failures = [result for result in results if isinstance(result, PopiError)]
         super().__init__(f"{len(failures)} of {len(results)} failed; the first: {failures[0]}")
-        self.results = results
+        self.results, self.first = results, failures[0]

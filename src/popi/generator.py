@@ -240,6 +240,16 @@ class ApiGenerator:
         logps = self.scorer.logps(requests)
         return logps[::2], logps[1::2]
 
+    def score_each(self, pairs: Sequence[tuple[Messages, TargetPair]]) -> list[tuple[float, float] | PopiError]:
+        """As `score`, a pair of log-probs for each target, with the error in the place of one that failed."""
+        requests = [(messages, text) for messages, target in pairs for text in (target.chosen, target.rejected)]
+        logps = self.scorer.logps_each(requests)
+        return [_both(chosen, rejected) for chosen, rejected in zip(logps[::2], logps[1::2], strict=True)]
+
+    def prompt_tokens_each(self, conversations: Sequence[Messages]) -> list[int | PopiError]:
+        """As `prompt_tokens`, with the error in the place of a conversation that could not be counted."""
+        return self.scorer.prompt_tokens_each(conversations)
+
     def pair_logps(
         self, targets: Sequence[TargetPair], summaries: Sequence[str | Summary | None], batch_size: int = 64
     ) -> tuple[list[float], list[float]]:
@@ -326,6 +336,12 @@ def _under(
     templates: Templates, targets: Sequence[TargetPair], summaries: Sequence[str | Summary | None]
 ) -> list[tuple[Messages, TargetPair]]:
     return [(_messages(templates, t.prompt, text), t) for t, text in zip(targets, summaries, strict=True)]
+
+
+def _both(chosen: float | PopiError, rejected: float | PopiError) -> tuple[float, float] | PopiError:
+    if isinstance(chosen, PopiError):
+        return chosen
+    return rejected if isinstance(rejected, PopiError) else (chosen, rejected)
 
 
 def _softplus(x: float) -> float:

@@ -32,6 +32,8 @@ class People:
     people: list[Person]
     facts: dict[str, Any] | None = None
     """Of a benchmark: which loader made them, what became of its rows, a hash of the users."""
+    trained: list[User] | None = None
+    """Of a benchmark's held-out users: the training users, which were read with them."""
 
     @property
     def users(self) -> list[User]:
@@ -54,7 +56,8 @@ def users_of(config: RunConfig, split: SplitName) -> People:
         if not loaded.splits[name].users:
             raise DataError(f"{data.source}: no users in split {name!r}; the set has no rows of them")
         found = loaded.splits[name].users
-        return People([Person(one.user, oracle=one.oracle) for one in found], loaded.facts(name))
+        trained = None if split == "train" else [one.user for one in loaded.train.users]
+        return People([Person(one.user, oracle=one.oracle) for one in found], loaded.facts(name), trained)
     from popi.signals.check import load_users
 
     if split == "test":

@@ -18,7 +18,7 @@ from popi.backends.batch import send_all, values
 from popi.backends.chat import Messages
 from popi.backends.openai import OpenAI
 from popi.backends.upstream import Session
-from popi.errors import ConfigError, PopiError, UpstreamError
+from popi.errors import BatchError, ConfigError, PopiError, UpstreamError
 
 NEVER = -9999.0
 """What vLLM says for a log-prob of minus infinity, which JSON can't hold."""
@@ -83,10 +83,21 @@ class VllmScorer:
             BatchError: some could not be scored; its `results` hold the log-probs of all others.
             UpstreamError: the server's chat template does not say where a turn ends.
         """
-        encoded = self._encode(pairs)
+        return values(self.logps_each(pairs))
+
+    def logps_each(self, pairs: Sequence[tuple[Messages, str]]) -> list[float | PopiError]:
+        """As `logps`, with the error in the place of a response that could not be scored.
+
+        Raises:
+            UpstreamError: the server's chat template does not say where a turn ends.
+        """
+        try:
+            encoded = self._encode(pairs)
+        except BatchError as error:  # not even the end of a turn could be asked for
+            return [error.first] * len(pairs)
         distinct = list({ids: None for ids in encoded if not isinstance(ids, PopiError)})
         scored = dict(zip(distinct, send_all(self.api.upstream, self._score, distinct), strict=True))
-        return values([ids if isinstance(ids, PopiError) else scored[ids] for ids in encoded])
+        return [ids if isinstance(ids, PopiError) else scored[ids] for ids in encoded]
 
     def prompt_tokens(self, conversations: Sequence[Messages]) -> list[int]:
         """How many tokens each conversation takes, up to where the answer begins.
@@ -94,11 +105,15 @@ class VllmScorer:
         Raises:
             BatchError: some could not be counted.
         """
+        return values(self.prompt_tokens_each(conversations))
+
+    def prompt_tokens_each(self, conversations: Sequence[Messages]) -> list[int | PopiError]:
+        """As `prompt_tokens`, with the error in the place of a conversation that could not be counted."""
         if self.encoder is not None:
             return [len(self.encoder.encode_chat(list(messages))) for messages in conversations]
         chats = [self._chat(messages) for messages in conversations]
         ids = self._tokenize(chats)
-        return [len(found) for found in values([ids[chat] for chat in chats])]
+        return [found if isinstance(found, PopiError) else len(found) for found in (ids[chat] for chat in chats)]
 
     # -- token ids --------------------------------------------------------------------------------------------
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from popi.cli.shared import Concurrency, KeyEnv, Run, console, need_training, out, progress_bars
-from popi.cli.use import Extra, PriceIn, PriceOut, Protocol, connect
+from popi.cli.shared import ApiName, Concurrency, KeyEnv, Run, console, need_training, out, progress_bars
+from popi.cli.use import Extra, PriceIn, PriceOut, Protocol, connect, fields_of
 from popi.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -40,7 +40,10 @@ def judge_command(
     ] = None,
     protocol: Protocol = "openai",
     key_env: KeyEnv = None,
-    api_extra: Extra = None,
+    judge_extra: Annotated[
+        str | None,
+        typer.Option(help="With --judge api: JSON object of fields to put into each request; null takes a field out."),
+    ] = None,
     concurrency: Concurrency = 8,
     price_in: PriceIn = None,
     price_out: PriceOut = None,
@@ -63,6 +66,20 @@ def judge_command(
     generator: Annotated[
         str | None, typer.Option(help="As for popi evaluate: another model that reads the run's summaries.")
     ] = None,
+    api: Annotated[
+        str | None,
+        typer.Option(
+            "--api",
+            help="Instead of --generator: URL of a model API that reads the run's summaries; log-probs are not needed.",
+            metavar="URL",
+        ),
+    ] = None,
+    api_model: ApiName = None,
+    api_protocol: Annotated[str, typer.Option(help="With --api: what it speaks, openai or anthropic.")] = "openai",
+    api_key_env: Annotated[
+        str | None, typer.Option(help="With --api: environment variable with its key; by default as --key-env.")
+    ] = None,
+    api_extra: Extra = None,
     users: Annotated[Path | None, typer.Option(help="As for popi evaluate: JSONL file of other users.")] = None,
     output: Annotated[
         Path | None, typer.Option("--out", help="Folder of judge.json and comparisons.jsonl; else inside the run.")
@@ -75,15 +92,22 @@ def judge_command(
     ] = False,
 ) -> None:
     """Win rate of one method's responses against another's, judged for each held-out user in both orders."""
-    if judge != "api" and any(value is not None for value in (judge_url, judge_prompt, key_env, api_extra)):
-        raise typer.BadParameter("--judge-url, --judge-prompt, --key-env and --api-extra go with --judge api")
+    if judge != "api" and any(value is not None for value in (judge_url, judge_prompt, key_env, judge_extra)):
+        raise typer.BadParameter("--judge-url, --judge-prompt, --key-env and --judge-extra go with --judge api")
     if judge == "api" and (judge_url is None or judge_model is None):
         raise typer.BadParameter("--judge api needs --judge-url and --judge-model")
     if judge == "truth" and judge_model is not None:
         raise typer.BadParameter("--judge-model does not go with --judge truth, which asks no model")
+    if generator is not None and api is not None:
+        raise typer.BadParameter("name another generator with --generator or with --api: one of the two")
+    if api is None and any(value is not None for value in (api_model, api_key_env, api_extra)):
+        raise typer.BadParameter("--api-model, --api-key-env and --api-extra go with --api")
+    if api is not None and api_model is None:
+        raise typer.BadParameter("--api needs --api-model: the model, as the API calls it")
     need_training()
+    from popi.config import ApiGeneratorConfig
     from popi.evaluation.judge.run import judge_run
-    from popi.evaluation.models import Other
+    from popi.evaluation.models import Models, Other
     from popi.evaluation.tables import judge_table
     from popi.training.run_directory import RunDirectory
 
@@ -95,11 +119,17 @@ def judge_command(
         from popi.evaluation.judge.model import ModelJudge
         from popi.evaluation.judge.prompt import JudgePrompt
 
-        chat = connect(judge_url, judge_model, protocol, key_env, api_extra, concurrency, price_in, price_out)
+        chat = connect(judge_url, judge_model, protocol, key_env, judge_extra, concurrency, price_in, price_out)
         budget = opened.config.signals.token_budget
         decides = ModelJudge(chat, told, JudgePrompt(judge_prompt), judge_tokens, budget)
     else:
         decides = _truth() if judge == "truth" else _local(judge_model, opened.config, told)
+    other = None if generator is None else Other(generator)
+    if api is not None and api_model is not None:
+        server = ApiGeneratorConfig(url=api, name=api_model, key_env=api_key_env, concurrency=concurrency)
+        other = Other(api_model, api=server, protocol=api_protocol, extra=fields_of(api_extra), scores=False)
+        other.connect()  # a missing key is told before anything is done
+    models = Models(opened.config, {order: opened.models(order) for order in opened.methods()}, other)
     tasks: dict[str, Any] = {}
     try:
         with progress_bars() as bars:
@@ -118,13 +148,17 @@ def judge_command(
                 out=output,
                 resume=resume,
                 export=alpaca_eval,
-                generator=None if generator is None else Other(generator),
+                generator=other,
                 users=users,
+                models=models,
                 progress=progress,
             )
-    finally:
+    finally:  # paid for, however it ended
+        answers = models.usage()
+        if answers is not None:
+            console.print(f"generator: {answers}", highlight=False)
         if chat is not None:
-            console.print(str(chat.usage), highlight=False)  # paid for, however it ended
+            console.print(str(chat.usage), highlight=False)
     out.print(judge_table(result))
     console.print(f"written: {Path(result['folder']) / 'judge.json'}", highlight=False)
     _report_missing(result)

@@ -1,5 +1,6 @@
 """Commands about runs: demo, train, evaluate, report."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -69,7 +70,13 @@ def _show_plan(settings: RunConfig, gpu_memory: float | None) -> None:
 
 @app.command()
 def evaluate(
-    run: Run,
+    grid: Annotated[
+        Path | None, typer.Argument(help="TOML file of a grid: benchmarks x methods x generators (docs/evaluation.md).")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="With a grid: settings that replace the file's: name=mine max_users=50 …")
+    ] = None,
+    run: Annotated[Path | None, typer.Option("--run", help="Instead of a grid: directory of one trained run.")] = None,
     generator: Annotated[
         str | None,
         typer.Option(help="Another model (`nano`, folder, GGUF file, hub id) to read the run's summaries instead."),
@@ -86,8 +93,27 @@ def evaluate(
     per_user_lora: Annotated[
         bool, typer.Option("--per-user-lora", help="Also train and score an adapter for each user: slow.")
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="With a grid: only say what it would do, ask and cost. Needs no key.")
+    ] = False,
 ) -> None:
-    """Measure every method of a run on held-out users: metrics.json and evaluation/ in the run directory."""
+    """Measure every method: of a run on its held-out users, or of a whole grid of runs and generators.
+
+    Of a run: metrics.json and evaluation/ in the run directory. Of a grid: grid.json, grid.md and a row an item in the
+    grid's own directory; runs that are not there are trained first. Either goes on where it was killed.
+    """
+    of_a_run = (generator, users, chat_template, api, api_model, key_env)
+    if (grid is None) == (run is None):
+        raise typer.BadParameter("name a grid's TOML file, or a trained run with --run: one of the two")
+    if grid is not None:
+        if any(value is not None for value in of_a_run) or per_user_lora:
+            raise typer.BadParameter(
+                "a grid's generators, users and methods stand in its file; the options go with --run"
+            )
+        _evaluate_grid(grid, overrides, dry_run)
+        return
+    if dry_run:
+        raise typer.BadParameter("--dry-run goes with a grid")
     if chat_template is not None and generator is None:
         raise typer.BadParameter("--chat-template goes with --generator; the run's models have theirs")
     if generator is not None and api is not None:
@@ -105,6 +131,7 @@ def evaluate(
     from popi.training.model_card import refresh_cards
     from popi.training.run_directory import RunDirectory
 
+    assert run is not None, "a grid was refused above"
     opened = RunDirectory.open(run)
     opened.models()  # refuses a run in which nothing is trained
     other = None if generator is None else Other(generator, chat_template)
@@ -117,6 +144,43 @@ def evaluate(
         refresh_cards(opened)
     print_table(result, out)
     console.print(f"written: {metrics_path(opened, other, users)}", highlight=False)
+    missing = {name: entry["missing"] for name, entry in result["methods"].items() if entry["missing"]}
+    _tell_missing("target pairs", missing)
+
+
+def _evaluate_grid(file: Path, overrides: list[str] | None, dry_run: bool) -> None:
+    from popi.evaluation.grid.settings import load_grid
+
+    settings = load_grid(file, overrides)
+    need_training()
+    if dry_run:
+        from popi.evaluation.grid.plan import plan_grid
+
+        for line in plan_grid(settings).lines():
+            out.print(line, highlight=False, markup=False)
+        return
+    from popi.evaluation.grid.run import run_grid
+    from popi.evaluation.grid.show import grid_table
+
+    result = run_grid(settings, console)
+    out.print(grid_table(result))
+    console.print(f"written: {settings.directory / 'grid.json'}", highlight=False)
+    for one in result["failed"]:
+        print(f"not done: {one['benchmark']}, generator {one['generator']}: {one['reason']}", file=sys.stderr)
+    rows = result["rows"]
+    missing = {f"{r['benchmark']}, {r['generator']}, {r['method']}": r["missing"] + r["missing_verdicts"] for r in rows}
+    _tell_missing("items", {name: n for name, n in missing.items() if n})
+    if result["failed"]:
+        raise typer.Exit(1)
+
+
+def _tell_missing(what: str, missing: dict[str, int]) -> None:
+    """What did not come, to stderr; exit code 1 where there is any."""
+    for name, n in missing.items():
+        print(f"missing: {n} {what} of {name}", file=sys.stderr)
+    if missing:
+        print("the same command asks for these alone", file=sys.stderr)
+        raise typer.Exit(1)
 
 
 @app.command()

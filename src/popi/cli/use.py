@@ -234,6 +234,17 @@ def _only_with_api(*given: object) -> None:
         raise typer.BadParameter("--api-model, --key-env, --api-extra, --price-in and --price-out go with --api alone")
 
 
+def fields_of(extra: str | None) -> dict[str, Any]:
+    """The fields of an option that holds a JSON object."""
+    try:
+        fields = json.loads(extra or "{}")
+    except ValueError as error:
+        raise typer.BadParameter(f"the fields for each request are not JSON ({error}); got {extra}") from None
+    if not isinstance(fields, dict):
+        raise typer.BadParameter(f"the fields for each request must be a JSON object; got {extra}")
+    return fields
+
+
 def connect(
     url: str,
     name: str | None,
@@ -249,12 +260,7 @@ def connect(
         raise typer.BadParameter("--api needs --api-model: the model, as the API calls it")
     if (price_in is None) != (price_out is None):
         raise typer.BadParameter("a cost needs both prices: --price-in and --price-out")
-    try:
-        fields = json.loads(extra or "{}")
-    except ValueError as error:
-        raise typer.BadParameter(f"--api-extra is not JSON ({error})") from None
-    if not isinstance(fields, dict):
-        raise typer.BadParameter(f"--api-extra must be a JSON object; got {extra}")
+    fields = fields_of(extra)
     from popi.backends.api import ApiModel
     from popi.backends.usage import Prices
 

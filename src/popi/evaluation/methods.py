@@ -4,14 +4,14 @@ A method is a context a user (a summary, raw signals, or nothing) and a generato
 the order of the table, under the names of metrics.json. The first one is the reference of all others.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from operator import sub
 from typing import TYPE_CHECKING, Any, Literal
 
 from popi.backends.chat import Messages
 from popi.config import Order
-from popi.generator import AnyGenerator, Generator
+from popi.errors import PopiError, RunError
+from popi.generator import AnyGenerator, ApiGenerator
 from popi.signals.types import Signal, TargetPair
 from popi.summary import Summary
 from popi.users import Person
@@ -20,6 +20,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 REFERENCE = "no_personalization"
+FIGURES = (
+    "chosen_logp",
+    "rejected_logp",
+    "reference_chosen_logp",
+    "reference_rejected_logp",
+    "margin",
+    "overhead_tokens",
+)
+"""Fields of a row that are null where it is missing."""
 Tells = Literal["nothing", "signals", "summary", "preferences"]
 RowKey = tuple[int, int]
 """Index of the window (a user, or one of several windows cut from a user's rows) and of the target in it."""
@@ -159,11 +168,29 @@ def score_rows(
     untrained: bool,
     batch_size: int,
 ) -> Iterator[dict[str, Any]]:
+    """`score_blocks`, row by row."""
+    for block in score_blocks(generator, users, contexts, reference, untrained=untrained, batch_size=batch_size):
+        yield from block
+
+
+def score_blocks(
+    generator: AnyGenerator,
+    users: Sequence[Person],
+    contexts: Sequence[Context],
+    reference: Mapping[RowKey, tuple[float, float]] | None,
+    *,
+    untrained: bool,
+    batch_size: int,
+    done: Container[RowKey] = (),
+) -> Iterator[list[dict[str, Any]]]:
     """Score every target pair of every user once; yields one row each, in the order of users and targets.
 
     The margin is h = (log π(y⁺|x,c) − log π_ref(y⁺|x)) − (log π(y⁻|x,c) − log π_ref(y⁻|x)), summed over response
     tokens, c the context; context overhead is the prompt's length in tokens less the plain prompt's, the vectors of a
     soft prompt counted as tokens.
+
+    A row that a generator behind an API gave no log-probs for, or whose reference it gave none for, has the reason
+    under `missing` and no figures: it is no pair that was lost.
 
     Args:
         generator: π.
@@ -174,43 +201,71 @@ def score_rows(
         untrained: π has the reference's weights. A plain prompt's margin is then 0 by definition and is not left to
             floating point (a summary may be empty).
         batch_size: rows scored at once.
+        done: keys that need no row.
     """
     per_call = max(1, 8 * batch_size // max(1, max(len(u.user.targets) for u in users)))
+    down: PopiError | None = None
     for start in range(0, len(users), per_call):
         windows = range(start, min(start + per_call, len(users)))
-        keys = [(w, t) for w in windows for t in range(len(users[w].user.targets))]
+        keys = [(w, t) for w in windows for t in range(len(users[w].user.targets)) if (w, t) not in done]
+        if not keys:
+            continue
         targets = [users[w].user.targets[t] for w, t in keys]
         plain = [personalized(generator, target, Context()) for target in targets]
         prompts = [
             personalized(generator, target, contexts[w], t) for target, (w, t) in zip(targets, keys, strict=True)
         ]
-        known = {
-            i: reference[key]
-            for i, key in enumerate(keys)
-            if reference is not None and untrained and prompts[i] == plain[i]
-        }
-        unknown = [i for i in range(len(keys)) if i not in known]
-        pairs = [(prompts[i], targets[i]) for i in unknown]
-        chosen, rejected = _score(generator, pairs, [contexts[keys[i][0]].soft for i in unknown], batch_size)
-        logps = known | dict(zip(unknown, zip(chosen, rejected, strict=True), strict=True))
-        added = map(sub, generator.prompt_tokens(prompts), generator.prompt_tokens(plain))
-        for i, ((window, target), overhead) in enumerate(zip(keys, added, strict=True)):
+        found: dict[int, tuple[float, float] | PopiError] = {}
+        for i, key in enumerate(keys):
+            if reference is not None and key not in reference:
+                found[i] = RunError("there are no reference log-probs of this pair")
+            elif reference is not None and untrained and prompts[i] == plain[i]:
+                found[i] = reference[key]
+        unknown = [i for i in range(len(keys)) if i not in found]
+        lengths: Sequence[int | PopiError]
+        plain_lengths: Sequence[int | PopiError]
+        if down is None:
+            pairs = [(prompts[i], targets[i]) for i in unknown]
+            scores = _score(generator, pairs, [contexts[keys[i][0]].soft for i in unknown], batch_size)
+            found |= zip(unknown, scores, strict=True)
+            failed = [score for score in scores if isinstance(score, PopiError)]
+            down = failed[0] if failed and len(failed) == len(scores) else None
+        if down is None:
+            lengths, plain_lengths = _lengths(generator, prompts), _lengths(generator, plain)
+        else:  # the server gave nothing at all: of the rest nothing is asked
+            found |= {i: down for i in unknown}
+            lengths = plain_lengths = [down] * len(keys)
+        rows = []
+        for i, (window, target) in enumerate(keys):
             context = contexts[window]
-            summary, ref = context.summary(target), logps[i] if reference is None else reference[(window, target)]
-            yield {
+            summary, logps, length, plain_length = context.summary(target), found[i], lengths[i], plain_lengths[i]
+            row: dict[str, Any] = {
                 "user_id": users[window].user.user_id,
                 "window": window,
                 "target": target,
+                "messages": [dict(message) for message in prompts[i]],
                 "summary": summary.text if summary else None,
                 "summary_tokens": summary.tokens if summary else None,
                 "signals_dropped": list(context.dropped),
-                "chosen_logp": logps[i][0],
-                "rejected_logp": logps[i][1],
-                "reference_chosen_logp": ref[0],
-                "reference_rejected_logp": ref[1],
-                "margin": (logps[i][0] - ref[0]) - (logps[i][1] - ref[1]),
-                "overhead_tokens": overhead + (0 if context.soft is None else len(context.soft)),
             }
+            if isinstance(logps, PopiError) or isinstance(length, PopiError) or isinstance(plain_length, PopiError):
+                failure = next(one for one in (logps, length, plain_length) if isinstance(one, PopiError))
+                rows.append(row | dict.fromkeys(FIGURES) | {"missing": str(failure)})
+                continue
+            ref = logps if reference is None else reference[(window, target)]
+            rows.append(
+                row
+                | {
+                    "chosen_logp": logps[0],
+                    "rejected_logp": logps[1],
+                    "reference_chosen_logp": ref[0],
+                    "reference_rejected_logp": ref[1],
+                    "margin": (logps[0] - ref[0]) - (logps[1] - ref[1]),
+                    "overhead_tokens": length - plain_length + (0 if context.soft is None else len(context.soft)),
+                    "missing": None,
+                }
+            )
+        yield rows
 
 
 def _score(
@@ -218,12 +273,20 @@ def _score(
     pairs: Sequence[tuple[Messages, TargetPair]],
     soft: "Sequence[Tensor | None]",
     batch_size: int,
-) -> tuple[list[float], list[float]]:
+) -> Sequence[tuple[float, float] | PopiError]:
     """Log-probs of chosen and of rejected responses, each behind its soft prompt where there are any."""
+    if isinstance(generator, ApiGenerator):
+        return generator.score_each(pairs)
     given = [one for one in soft if one is not None]
     if not given:
-        return generator.score(pairs, batch_size)
+        return list(zip(*generator.score(pairs, batch_size), strict=True))
     import torch
 
-    assert isinstance(generator, Generator), "only a local generator is trained with soft prompts"
-    return generator.score(pairs, batch_size, torch.stack(given))
+    return list(zip(*generator.score(pairs, batch_size, torch.stack(given)), strict=True))
+
+
+def _lengths(generator: AnyGenerator, prompts: Sequence[Messages]) -> Sequence[int | PopiError]:
+    """Tokens of each prompt."""
+    if isinstance(generator, ApiGenerator):
+        return generator.prompt_tokens_each(prompts)
+    return generator.prompt_tokens(prompts)

@@ -6,8 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from popi.backends.api import ApiModel
 from popi.backends.local import LocalModel
+from popi.backends.usage import Prices, Usage
 from popi.config import ApiGeneratorConfig, RunConfig
+from popi.errors import ConfigError
 from popi.evaluation.methods import METHODS, Method
 from popi.generator import AnyGenerator, ApiGenerator, Generator
 from popi.inference_model import InferenceModel
@@ -27,11 +30,21 @@ class Other:
         name: a folder, a hub id or a GGUF file; of a model behind an API what its server calls it.
         chat_template: a local model's, where its tokenizer has none.
         api: where the model is, if it is behind an API.
+        templates: its set of prompt templates; `auto`: the one that it was saved with, else `default`.
+        protocol: what the API speaks, `openai` or `anthropic`.
+        extra: fields to put into each request to the API; None takes one out.
+        prices: of a million of the API's tokens.
+        scores: it gives log-probs. Without, its responses can be judged, and no pair be scored.
     """
 
     name: str
     chat_template: str | None = None
     api: ApiGeneratorConfig | None = None
+    templates: str = "auto"
+    protocol: str = "openai"
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    prices: Prices | None = None
+    scores: bool = True
 
     @property
     def label(self) -> str:
@@ -46,9 +59,27 @@ class Other:
     def load(self, loading: Mapping[str, Any]) -> AnyGenerator:
         """Load it: it brings its own prompt templates."""
         if self.api is not None:
-            return ApiGenerator.from_config(self.api, "auto")
+            return ApiGenerator(self.connect(), "default" if self.templates == "auto" else self.templates)
         return Generator.from_pretrained(
-            self.name, **{**loading, "templates": "auto", "chat_template": self.chat_template}
+            self.name, **{**loading, "templates": self.templates, "chat_template": self.chat_template}
+        )
+
+    def connect(self) -> ApiModel:
+        """The model behind the API; nothing is sent yet.
+
+        Raises:
+            ConfigError: it is behind none, a wrong URL, or a named variable without a key.
+        """
+        if self.api is None or self.api.url is None:
+            raise ConfigError(f"{self.name}: is behind no API; name its url")
+        return ApiModel.connect(
+            self.api.url,
+            self.name,
+            self.protocol,
+            key_env=self.api.key_env,
+            concurrency=self.api.concurrency,
+            prices=self.prices,
+            extra=self.extra,
         )
 
 
@@ -99,6 +130,20 @@ class Models:
             self._generators[path] = self._load(path)
         return self._generators[path]
 
+    def loaded(self, path: str) -> AnyGenerator | None:
+        """A generator, if it is loaded by now."""
+        return self._generators.get(path)
+
+    def usage(self) -> Usage | None:
+        """What was asked of the generator, if it is behind an API and was asked anything."""
+        found = self.loaded(self.untrained)
+        usage = found.chat.usage if isinstance(found, ApiGenerator) and isinstance(found.chat, ApiModel) else None
+        return usage if usage is not None and usage.requests else None
+
+    def release(self) -> None:
+        """Let go of the generators; they are loaded again when asked for."""
+        self._generators.clear()
+
     def _load(self, path: str) -> AnyGenerator:
         templates, api = self.config.signals.template, self.config.model.api_generator
         if self.other is not None:
@@ -135,7 +180,20 @@ class Models:
         paths = {"generator": self.generator_path(method), "reference": self.untrained}
         if method.has_summary and not method.needs_truth:
             paths["inference_model"] = self.inference_path(method)
-        return {role: f"{path} {weights_stamp(path)}".strip() for role, path in paths.items()}
+        return {role: identity(path) for role, path in paths.items()}
+
+
+def identity(path: str) -> str:
+    """A model's name or path, with a stamp of the weights that lie there."""
+    return f"{path} {weights_stamp(path)}".strip()
+
+
+def revision(generator: AnyGenerator) -> str | None:
+    """The commit that a model from the hub was loaded at; None of all others."""
+    if not isinstance(generator, Generator):
+        return None
+    found = getattr(getattr(generator.local.model, "config", None), "_commit_hash", None)
+    return str(found) if found else None
 
 
 def weights_stamp(path: str) -> str:

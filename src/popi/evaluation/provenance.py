@@ -1,9 +1,12 @@
 """What made a result: the code's commit and the versions that it ran with."""
 
+import hashlib
+import json
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "tokenizers", "numpy")
 
@@ -27,6 +30,11 @@ def commit() -> str:
         return git("rev-parse", "HEAD") + ("-dirty" if changed else "")
     except (OSError, subprocess.SubprocessError):
         return f"popi {_version('popi')}"
+
+
+def stamp_of(content: Any) -> str:
+    """A short hash of anything JSON."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def versions() -> dict[str, str]:

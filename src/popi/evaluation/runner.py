@@ -1,16 +1,14 @@
 """Evaluate a run: every method's rows to a file each, then metrics.json and examples.json from those files.
 
-A method's file is written whole or not at all, and kept with a stamp of everything that it depends on: an
-evaluation that was cut short goes on with the methods that are missing, and one whose models, users or settings
-changed scores again.
+Rows are kept as they come (METHOD.part.jsonl), under everything that they depend on; METHOD.jsonl is written when all
+are there. An evaluation that was cut short goes on with the rows that are missing, one that a model behind an API left
+gaps in asks for these alone, and one whose models, users or settings changed scores again.
 """
 
-import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,22 +17,26 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from torch import Tensor
 
 from popi.config import RunConfig
-from popi.errors import RunError
+from popi.errors import RunError, UpstreamError
 from popi.evaluation import metrics
 from popi.evaluation.examples import write_examples
 from popi.evaluation.figures import measure
-from popi.evaluation.methods import METHODS, REFERENCE, Context, RowKey, Sources, score_rows
-from popi.evaluation.models import Models, Other
-from popi.evaluation.per_user import kept_rows, per_user_rows
-from popi.evaluation.provenance import commit, versions
+from popi.evaluation.kept import KeptRows, settings_of
+from popi.evaluation.methods import METHODS, REFERENCE, Context, RowKey, Sources, score_blocks
+from popi.evaluation.models import Models, Other, revision
+from popi.evaluation.per_user import per_user_blocks
+from popi.evaluation.provenance import commit, stamp_of, versions
+from popi.evaluation.summaries import kept_summaries
 from popi.evaluation.users import held_out, named_attributes
-from popi.generator import Generator
+from popi.generator import AnyGenerator, Generator
 from popi.summary import Summary
-from popi.training.run_directory import read_jsonl, refuse_other_loader
+from popi.training.run_directory import differences, read_jsonl, refuse_other_loader
 from popi.users import Person
 
 Row = dict[str, Any]
 FINISHED = "finished.json"
+SUMMARIES = "summaries"
+"""Folder of the summaries, which all generators read."""
 
 
 class Run(Protocol):
@@ -86,6 +88,7 @@ def evaluate(
         RunError: the run has no metrics.json to compare another generator with; or the evaluation's folder holds that
             of another generator or other users of the same name; or the run was trained on users of another version
             of the benchmark's loader.
+        UpstreamError: a model behind an API scored nothing of a method at all.
     """
     config = config or run.config
     people, facts = held_out(config, users)
@@ -97,11 +100,13 @@ def evaluate(
     own = _own_metrics(run, users) if generator is not None else None
 
     chosen, left_out = choose_methods(models, people, transfer=generator is not None)
-    job = _Job(config, people, models, folder)
-    with _progress(console) as progress:
+    summaries = destination(run, users=users) / SUMMARIES
+    job = Job(config, people, models, folder, summaries=summaries, benchmark=benchmark_of(config, facts, users))
+    with evaluation_progress(console) as progress:
         for name in chosen:
-            task = progress.add_task(METHODS[name].label, total=sum(len(p.user.targets) for p in people))
+            task = progress.add_task(METHODS[name].label, total=len(job.expected(name)))
             job.run_method(name, progress, task)
+            job.refuse_empty(name)
         write_examples(folder / "examples.json", config, people, models, chosen, job.summaries_of, job.users_stamp)
 
     result = job.metrics(chosen) | left_out
@@ -136,6 +141,15 @@ def choose_methods(models: Models, people: Sequence[Person], transfer: bool) -> 
     return chosen, {"not_trained": not_trained, "not_applicable": not_applicable, "not_enabled": not_enabled}
 
 
+def benchmark_of(
+    config: RunConfig, facts: Mapping[str, Any] | None, users: str | Path | None = None
+) -> dict[str, str | None]:
+    """What every row says of the users that it is about: whence, and by which version of the loader."""
+    data = config.data
+    source = str(users) if users is not None else data.test or data.source
+    return {"benchmark": source, "benchmark_version": facts["loader"] if facts is not None else None}
+
+
 def evaluated_summaries(
     config: RunConfig, people: Sequence[Person], models: Models, folder: Path, name: str
 ) -> dict[RowKey, str | None]:
@@ -144,7 +158,7 @@ def evaluated_summaries(
     Raises:
         RunError: that method was not evaluated there, or with other users, models or settings.
     """
-    job = _Job(config, people, models, folder)
+    job = Job(config, people, models, folder)
     written = job.finished.get(name, {}).get("stamp")
     if written != job.method_stamp(name) or not (folder / f"{name}.jsonl").is_file():
         state = "has no summaries of" if written is None else "has summaries by other models, or of other users, of"
@@ -152,75 +166,158 @@ def evaluated_summaries(
     return job.summaries_of(name)
 
 
-class _Job:
-    """One evaluation: users, models and the folder of its files."""
+class Job:
+    """One evaluation: users, models and the folder of its files.
 
-    def __init__(self, config: RunConfig, people: Sequence[Person], models: Models, folder: Path) -> None:
+    Args:
+        config: the run's.
+        people: held-out users.
+        models: loads the models.
+        folder: of the methods' files.
+        summaries: folder of the summaries that the inference models write; by default in `folder`.
+        benchmark: what every row says of where the users come from (`benchmark_of`).
+        refuse_changes: rows that were made under other settings are an error, and not made again.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        people: Sequence[Person],
+        models: Models,
+        folder: Path,
+        *,
+        summaries: Path | None = None,
+        benchmark: Mapping[str, Any] | None = None,
+        refuse_changes: bool = False,
+    ) -> None:
         self.config, self.people, self.models, self.folder = config, people, models, folder
-        self.expected: list[RowKey] = [(w, t) for w, p in enumerate(people) for t in range(len(p.user.targets))]
+        self.summaries, self.refuse_changes = summaries or folder / SUMMARIES, refuse_changes
+        self.benchmark, self.commit = dict(benchmark or {}), commit()
         self.users_stamp = stamp_of([p.user.model_dump(mode="json") for p in people])
         self.written: dict[str, list[tuple[Summary, ...]]] = {}
         self.finished: dict[str, Any] = _finished(folder / FINISHED)
 
-    def method_stamp(self, name: str) -> str:
+    def expected(self, name: str) -> list[RowKey]:
+        """The keys of a method's rows, in their order: of all users, or of the first that a slow method is for."""
+        most = self.config.evaluation.per_user_lora.users if METHODS[name].per_user else None
+        return [(w, t) for w, p in enumerate(self.people[:most]) for t in range(len(p.user.targets))]
+
+    def method_settings(self, name: str) -> dict[str, Any]:
+        """Everything that a method's rows depend on."""
         settings = self.config.model_dump(mode="json", include={"model", "signals", "summary"})
         truths = {"oracles": [person.oracle for person in self.people]} if METHODS[name].needs_truth else {}
         facts = {"method": name, "users": self.users_stamp, "models": self.models.describe(name)}
         if METHODS[name].per_user:
-            settings["per_user_lora"] = self.config.evaluation.per_user_lora.model_dump() | {"seed": self.config.seed}
-        return stamp_of(facts | settings | truths)
+            lora = self.config.evaluation.per_user_lora.model_dump(exclude={"enabled", "users"})
+            settings["per_user_lora"] = lora | {"seed": self.config.seed}
+        return facts | settings | truths
+
+    def method_stamp(self, name: str) -> str:
+        return stamp_of(self.method_settings(name))
 
     def run_method(self, name: str, progress: Progress, task: TaskID) -> None:
-        """Write a method's file, unless a finished one with the same stamp is there."""
-        stamp, path = self.method_stamp(name), self.folder / f"{name}.jsonl"
-        if self.finished.get(name, {}).get("stamp") == stamp and path.is_file():
-            progress.update(task, completed=len(self.expected), note="already scored")
-            return
+        """Make the rows of a method that are missing, and write its file.
+
+        Raises:
+            RunError: rows are there that other settings made, and changes are refused; the message says which.
+        """
+        settings, path = self.method_settings(name), self.folder / f"{name}.jsonl"
+        stamp, expected = stamp_of(settings), self.expected(name)
+        before = self.finished.get(name, {})
+        if before.get("stamp") == stamp and before["rows"] == len(expected) and not before.get("missing"):
+            if path.is_file():
+                progress.update(task, completed=len(expected), note="already scored")
+                return
+        kept = self._kept(name, settings, before)
+        done = set(kept.rows) & set(expected)
+        progress.update(task, completed=len(done))
         started = time.perf_counter()
-        rows = []
-        found = self._per_user_rows(name, stamp) if METHODS[name].per_user else self._rows(name, progress, task)
-        for row in found:
-            rows.append(row)
-            progress.advance(task)
-        check_rows(name, rows, self.expected)
+        if len(done) < len(expected):
+            for block in self._blocks(name, done, progress, task):
+                kept.extend(block)
+                progress.advance(task, len(block))
+        kept.close()
+        rows = [kept.rows[key] for key in expected if key in kept.rows]
+        check_rows(name, rows, expected)
         _write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-        self.finished[name] = {"stamp": stamp, "rows": len(rows), "seconds": round(time.perf_counter() - started, 2)}
+        missing = sum(map(_is_missing, rows))
+        seconds = time.perf_counter() - started + (before["seconds"] if before.get("stamp") == stamp else 0)
+        facts = {"stamp": stamp, "rows": len(rows), "seconds": round(seconds, 2), "missing": missing}
+        self.finished[name] = facts | {"settings": brief(settings)}
         _write(self.folder / FINISHED, json.dumps(self.finished, indent=2) + "\n")
-        for kept in self.folder.glob(kept_rows(self.folder, name, "*").name):
-            kept.unlink()  # of this evaluation, and of earlier ones under other settings that were not finished
+        if not missing:  # else the rows that are there wait for those that are not
+            kept.path.unlink(missing_ok=True)
+        progress.update(task, note=f"{missing} missing" if missing else "")
 
-    def _per_user_rows(self, name: str, stamp: str) -> Iterator[Row]:
-        """Rows of a method that trains for each user, user by user; those of an interrupted evaluation are kept."""
-        generator = self.models.generator(self.models.untrained)
-        assert isinstance(generator, Generator), "behind an API there are no weights (choose_methods)"
-        kept = kept_rows(self.folder, name, stamp)
-        return per_user_rows(generator, self.people, self._reference(), self.config, kept)
+    def refuse_empty(self, name: str) -> None:
+        """Raise UpstreamError, with the first row's reason, where a model behind an API scored nothing of a method."""
+        if self.finished[name]["rows"] and self.finished[name].get("missing") == self.finished[name]["rows"]:
+            reason = read_rows(self.folder / f"{name}.jsonl")[0]["missing"]
+            raise UpstreamError(f"no target pair could be scored under {name}: {reason}")
 
-    def _rows(self, name: str, progress: Progress, task: TaskID) -> Iterator[Row]:
+    def _kept(self, name: str, settings: dict[str, Any], before: dict[str, Any]) -> KeptRows:
+        """The rows of a method that are there; of other settings' rows none, or an error."""
+        path = self.folder / f"{name}.part.jsonl"
+        brief_settings = brief(settings)
+        advice = "give this evaluation a place of its own (of a grid: another name=…)"
+        if self.refuse_changes:
+            changed = differences(before["settings"], brief_settings) if "settings" in before else []
+            if changed:
+                raise RunError(
+                    f"{self.folder / name}.jsonl was made under other settings:\n  "
+                    + "\n  ".join(changed)
+                    + f"\ngo on with those, or {advice}"
+                )
+        elif settings_of(path) != brief_settings:
+            path.unlink(missing_ok=True)
+        kept = KeptRows(path, brief_settings, ("window", "target"), resume=True, again=_is_missing, advice=advice)
+        finished = self.folder / f"{name}.jsonl"
+        if not kept.rows and before.get("stamp") == stamp_of(settings) and finished.is_file():
+            kept.extend(row for row in read_rows(finished) if row.get("missing") is None and "messages" in row)
+        return kept
+
+    def _blocks(self, name: str, done: Collection[RowKey], progress: Progress, task: TaskID) -> Iterator[list[Row]]:
+        """The rows of a method but for those done, as they come."""
         method = METHODS[name]
+        facts = self.benchmark | {"method": name, "models": self.models.describe(name), "users": self.users_stamp}
+        facts |= {"seed": self.config.seed, "commit": self.commit}
+        if method.per_user:
+            generator = self.models.generator(self.models.untrained)
+            assert isinstance(generator, Generator), "behind an API there are no weights (choose_methods)"
+            people = self.people[: self.config.evaluation.per_user_lora.users]
+            facts |= made_by(generator)
+            for block in per_user_blocks(generator, people, self._reference(), self.config, done):
+                yield [facts | row for row in block]
+            return
         path = self.models.generator_path(method)
         generator = self.models.generator(path)
+        facts |= made_by(generator)
+        contexts = self.contexts(name, progress, task)
+        truths = self._truths(contexts)
+        for block in score_blocks(
+            generator,
+            self.people,
+            contexts,
+            None if name == REFERENCE else self._reference(),
+            untrained=path == self.models.untrained,
+            batch_size=self.config.evaluation.batch_size,
+            done=done,
+        ):
+            yield [facts | row | truths.get(row["window"], {}) for row in block]
+
+    def contexts(self, name: str, progress: Progress, task: TaskID) -> list[Context]:
+        """What a method puts beside each user's task prompts; summaries are written if they are not there."""
+        method = METHODS[name]
+        generator = self.models.generator(self.models.generator_path(method))
 
         def summarize(users: Sequence[Person]) -> list[tuple[Summary, ...]]:
-            return self._summaries(self.models.inference_path(method), progress, task)
+            return self.summaries_by(self.models.inference_path(method), progress, task)
 
         def embed(users: Sequence[Person]) -> Tensor:
             return self.models.soft_prompts(method, users)
 
         sources = Sources(summarize, embed, generator, self.config.signals.token_budget)
-        contexts = method.contexts(sources, self.people)
-        reference = None if name == REFERENCE else self._reference()
-        scored = score_rows(
-            generator,
-            self.people,
-            contexts,
-            reference,
-            untrained=path == self.models.untrained,
-            batch_size=self.config.evaluation.batch_size,
-        )
-        truths = self._truths(contexts)
-        for row in scored:
-            yield row | truths.get(row["window"], {})
+        return method.contexts(sources, self.people)
 
     def _truths(self, contexts: Sequence[Context]) -> dict[int, Row]:
         """Window → what the (first target's) summary names and what the user prefers, where both are known."""
@@ -233,30 +330,22 @@ class _Job:
             if person.preferences is not None and (summary := context.summary(0)) is not None
         }
 
-    def _summaries(self, path: str, progress: Progress, task: TaskID) -> list[tuple[Summary, ...]]:
-        """Greedy summaries of all users, once for methods that share an inference model.
-
-        Of each user one; or one for each target, where they are conditioned on the task prompt.
-        """
+    def summaries_by(self, path: str, progress: Progress, task: TaskID) -> list[tuple[Summary, ...]]:
+        """Greedy summaries of all users by an inference model, written once for all methods and generators."""
         if path not in self.written:
-            model, written = self.models.inference_model(path), []
-            size = self.config.evaluation.batch_size
-            conditioned = self.config.summary.conditioned_on_prompt
-            for start in range(0, len(self.people), size):
-                part = [person.user for person in self.people[start : start + size]]
-                asked = [(user, t.prompt) for user in part for t in user.targets] if conditioned else []
-                signals = [user.signals for user, _ in asked] if conditioned else [user.signals for user in part]
-                prompts = [prompt for _, prompt in asked] if conditioned else None
-                found = iter(model.summarize_many(signals, temperature=0.0, prompts=prompts))
-                written += [tuple(islice(found, len(user.targets) if conditioned else 1)) for user in part]
-                progress.update(task, note=f"summaries {len(written)}/{len(self.people)}")
-            self.written[path] = written
+
+            def report(done: int) -> None:
+                progress.update(task, note=f"summaries {done}/{len(self.people)}")
+
+            self.written[path] = kept_summaries(
+                self.summaries, path, self.models, self.people, self.users_stamp, report
+            )
             progress.update(task, note="")
         return self.written[path]
 
     def _reference(self) -> dict[RowKey, tuple[float, float]]:
         """The reference's log-probs: those of the rows without personalisation."""
-        rows = read_rows(self.folder / f"{REFERENCE}.jsonl")
+        rows = [row for row in read_rows(self.folder / f"{REFERENCE}.jsonl") if row.get("missing") is None]
         return {(row["window"], row["target"]): (row["chosen_logp"], row["rejected_logp"]) for row in rows}
 
     def summaries_of(self, name: str) -> dict[RowKey, str | None]:
@@ -269,7 +358,7 @@ class _Job:
         rows_of, seconds = {}, {}
         for name in names:
             rows_of[name] = read_rows(self.folder / f"{name}.jsonl")
-            check_rows(name, rows_of[name], self.expected)
+            check_rows(name, rows_of[name], self.expected(name))
             seconds[name] = self.finished[name]["seconds"]
         examples = json.loads((self.folder / "examples.json").read_text(encoding="utf-8"))["users"]
         return {
@@ -278,7 +367,7 @@ class _Job:
             "seed": self.config.seed,
             "versions": versions(),
             "n_users": len({person.user.user_id for person in self.people}),
-            "n_pairs": len(self.expected),
+            "n_pairs": len(self.expected(REFERENCE)),
             **measure(rows_of, self.config, self.people, examples),
             "seconds": {"evaluation": round(sum(seconds.values()), 2)} | seconds,
         }
@@ -356,11 +445,6 @@ def _gains(result: dict[str, Any], own: dict[str, Any]) -> dict[str, float | Non
     return {name: metrics.gain_kept(other, mine) for name, (other, mine) in accuracy.items()}
 
 
-def stamp_of(content: Any) -> str:
-    """A short hash of anything JSON."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-
-
 def _write(path: Path, text: str) -> None:
     """Replace a file in one step, so that a kill leaves the old one or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)  # not before: a refused evaluation leaves no empty folder
@@ -369,7 +453,23 @@ def _write(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def _progress(console: Console | None) -> Progress:
+def _is_missing(row: Row) -> bool:
+    return row["missing"] is not None
+
+
+def brief(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A method's settings with hashes for long lists: what a file of rows begins with."""
+    return {key: stamp_of(value) if key == "oracles" else value for key, value in settings.items()}
+
+
+def made_by(generator: AnyGenerator) -> dict[str, Any]:
+    """What a row says of the model that it was made by, beyond its name."""
+    templates = generator.templates
+    return {"template": templates.name, "template_stamp": templates.stamp, "revision": revision(generator)}
+
+
+def evaluation_progress(console: Console | None) -> Progress:
+    """Bars of the methods of an evaluation; None shows nothing."""
     columns = (
         TextColumn("  {task.description:<26}"),
         BarColumn(bar_width=30),

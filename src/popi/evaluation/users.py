@@ -5,6 +5,7 @@ from typing import Any
 
 from popi.config import BENCHMARKS, RunConfig
 from popi.errors import ConfigError, DataError
+from popi.evaluation.leaks import refuse_leaks
 from popi.users import Person, users_of
 
 
@@ -27,15 +28,22 @@ def held_out(config: RunConfig, path: str | Path | None = None) -> tuple[list[Pe
                 "or name one with --users FILE"
             )
         found = users_of(config, "test")
+        if found.trained is not None:
+            trained = found.trained
+        elif data.source == "nano":
+            trained = []  # the world gives the splits other users with other texts
+        else:
+            trained = users_of(config, "train").users
+        refuse_leaks(found.users, data.source if data.test is None else data.test, trained)
         return found.people, found.facts
     from popi.signals.check import load_users
 
     trained_on = [] if data.source == "nano" or data.source in BENCHMARKS else [data.source]
     users = load_users(path, against=trained_on, **data.windows())
-    if data.source in BENCHMARKS:
-        trained = {user.user_id for user in users_of(config, "train").users}
-        if both := sorted({user.user_id for user in users} & trained):
-            raise DataError(f"{path}: {len(both)} users that the run was trained on, among them {both[0]!r}")
+    trained = users_of(config, "train").users
+    if both := sorted({user.user_id for user in users} & {user.user_id for user in trained}):
+        raise DataError(f"{path}: {len(both)} users that the run was trained on, among them {both[0]!r}")
+    refuse_leaks(users, str(path), trained)
     return [Person(user) for user in users], None
 
 

@@ -6,6 +6,8 @@ base was trained on), ``default`` (English, for instruction-tuned LLMs), and set
 from ``default``. docs/data.md shows how to write one.
 """
 
+import hashlib
+import json
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Sequence
@@ -90,6 +92,13 @@ class Templates:
                 "add a regular expression that matches it to says_nothing"
             )
         return templates
+
+    @cached_property
+    def stamp(self) -> str:
+        """A short hash of the files and settings: two sets of one stamp make the same prompts."""
+        own = [self.separator, self.empty, self.single_line, self.no_preference, self.says_nothing]
+        content = [sorted(self.sources.items()), self.delimiters, own]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
 
     def guarding(self, special_tokens: Iterable[str]) -> "Templates":
         """The same set, that also keeps a tokenizer's own special tokens out of users' text."""

@@ -173,3 +173,21 @@ def test_a_mismatch_is_an_error_and_not_a_number(answer: dict[str, Any], words: 
 def test_log_probs_are_read_of_the_tokens_that_were_sent() -> None:
     assert read_logps({"choices": [{"prompt_logprobs": GOOD}]}, [4, 5, 6]) == [-1.5, -2.0]
     assert read_logps({"choices": [{"prompt_logprobs": GOOD, "prompt_token_ids": [4, 5, 6]}]}, [4, 5, 6])[1] == -2.0
+
+
+def test_each_log_prob_or_its_error(server: FakeUpstream, local: LocalModel, targets: list[TargetPair]) -> None:
+    remote = remote_generator(server, "nano")
+    pairs = [(Generator(local).templates.generator_messages(target.prompt, None), target) for target in targets[:3]]
+    whole = remote.score_each(pairs)
+    assert whole == list(zip(*remote.score(pairs), strict=True))
+    again = remote_generator(server, "nano")
+    server.faults = [status(404, "no model")] * 20
+    lost = again.score_each(pairs)  # not even the end of a turn could be asked for
+    assert len(lost) == 3 and all(isinstance(one, UpstreamError) and "no model" in str(one) for one in lost)
+    server.faults = []
+    assert again.score_each(pairs) == whole
+    server.faults = [status(400, "too long")]
+    counted = remote.prompt_tokens_each(
+        [messages for messages, _ in [*pairs, ([{"role": "user", "content": "hi"}], 0)]]
+    )
+    assert [isinstance(one, UpstreamError) for one in counted] == [False] * 3 + [True]

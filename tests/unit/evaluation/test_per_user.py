@@ -109,7 +109,7 @@ def test_an_interrupted_evaluation_goes_on_with_the_users_that_are_missing(enabl
     monkeypatch.setattr(per_user, "user_adapter", counting)
     with pytest.raises(KeyboardInterrupt):
         evaluate(enabled, models=tiny(enabled))
-    [kept] = file.parent.glob("per_user_lora.*.part.jsonl")
+    [kept] = file.parent.glob("per_user_lora.part.jsonl")
     with kept.open("a") as rows:
         rows.write(json.dumps(json.loads(whole.splitlines()[4])) + '\n{"window": 2, "tar')  # one of the two, and a bit
     trained.clear()

@@ -6,7 +6,6 @@ truth.py          the nano world's truth: no LLM
 log_probs.py      a local model's log-probs
 comparisons.py    every pair in both orders, each verdict kept as it comes
 responses.py      what is compared: both methods' greedy responses
-kept.py           the files of both, and what a resume may go on with
 alpaca_eval.py    export and import
 result.py         the figures of judge.json
 run.py            all of it, for a run directory

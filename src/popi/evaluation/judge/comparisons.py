@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from popi.errors import RunError
-from popi.evaluation.judge.kept import KeptRows, Row
 from popi.evaluation.judge.question import Judge, Missing, Progress, Question, Verdict
+from popi.evaluation.kept import KeptRows, Row
 from popi.evaluation.methods import RowKey
 from popi.signals.render import flat
 from popi.users import Person

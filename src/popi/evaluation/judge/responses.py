@@ -10,11 +10,12 @@ from popi.backends.chat import Messages
 from popi.config import RunConfig
 from popi.errors import BatchError, DataError, PopiError, RunError
 from popi.evaluation.judge.alpaca_eval import read_model_outputs
-from popi.evaluation.judge.kept import KeptRows
 from popi.evaluation.judge.question import Progress
+from popi.evaluation.kept import KeptRows
 from popi.evaluation.methods import METHODS, Context, RowKey, Sources, personalized, plain_prompts
 from popi.evaluation.models import Models
-from popi.evaluation.runner import evaluated_summaries, stamp_of
+from popi.evaluation.provenance import commit, stamp_of
+from popi.evaluation.runner import evaluated_summaries, made_by
 from popi.generator import AnyGenerator, Generator
 from popi.signals.render import flat
 from popi.summary import Summary
@@ -82,6 +83,7 @@ def respond(
         Responses; and how often each reason kept the generator from giving one (a model behind an API).
     """
     path = models.generator_path(METHODS[name])
+    facts = {"method": name, "models": models.describe(name), "commit": commit()}
     missing = [key for key in keys if key not in kept.rows]
     reasons = Counter[str]()
     size, most = models.config.evaluation.users_at_once, kept.settings["max_tokens"]
@@ -94,21 +96,23 @@ def respond(
             results = _reply(generator, prompts, [contexts[w].soft for w, _ in batch], most)
         except BatchError as error:
             results = error.results
-        for (window, target), result in zip(batch, results, strict=True):
+        answered = []
+        for (window, target), prompt, result in zip(batch, prompts, results, strict=True):
             if isinstance(result, PopiError):
                 reasons[str(result)] += 1
                 continue
             person, summary = people[window], contexts[window].summary(target)
-            kept.add(
-                {
-                    "user_id": person.user.user_id,
-                    "window": window,
-                    "target": target,
-                    "prompt": flat(person.user.targets[target].prompt),
-                    "summary": summary.text if summary else None,
-                    "response": result,
-                }
-            )
+            row = {
+                "user_id": person.user.user_id,
+                "window": window,
+                "target": target,
+                "prompt": flat(person.user.targets[target].prompt),
+                "messages": [dict(message) for message in prompt],
+                "summary": summary.text if summary else None,
+                "response": result,
+            }
+            answered.append(facts | made_by(generator) | row)
+        kept.extend(answered)
         progress(f"responses of {name}", len(keys) - len(missing) + start + len(batch), len(keys))
         if all(isinstance(result, PopiError) for result in results):
             break  # the server is down: the rest is not sent

@@ -8,14 +8,14 @@ evaluation/judge/A-vs-B-by-JUDGE/           comparisons.jsonl: a line a verdict,
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from popi.errors import ConfigError, RunError
 from popi.evaluation.judge import alpaca_eval
 from popi.evaluation.judge.comparisons import KEY, Comparison, ask_again, compare
-from popi.evaluation.judge.kept import KeptRows
 from popi.evaluation.judge.question import Judge, Progress
 from popi.evaluation.judge.responses import (
     Responses,
@@ -26,10 +26,11 @@ from popi.evaluation.judge.responses import (
     responses_of_file,
 )
 from popi.evaluation.judge.result import figures
-from popi.evaluation.methods import METHODS
+from popi.evaluation.kept import KeptRows
+from popi.evaluation.methods import METHODS, Context
 from popi.evaluation.models import Models, Other
-from popi.evaluation.provenance import commit, versions
-from popi.evaluation.runner import Run, choose_methods, destination, stamp_of
+from popi.evaluation.provenance import commit, stamp_of, versions
+from popi.evaluation.runner import Run, choose_methods, destination
 from popi.evaluation.users import held_out
 from popi.training.run_directory import refuse_other_loader, write_text
 from popi.users import Person
@@ -78,10 +79,9 @@ def judge_run(
     """
     people, facts = held_out(run.config, users)
     refuse_other_loader(run.path, facts)
-    models = models or Models(run.config, {order: run.models(order) for order in run.methods()}, generator)
-    names = [name for name in (method, against) if not name.endswith(FILE)]
-    if method == against or method.endswith(FILE):
-        raise ConfigError(f"--method {method}, --against {against}: name a method, and another one to compare it with")
+    trained = {order: run.models(order) for order in run.methods()}
+    models = models or Models(run.config, trained, generator)
+    names = _methods(method, against)
     for name in names:
         _refuse(name, models, people, transfer=generator is not None)
     judge.check(people)
@@ -91,8 +91,67 @@ def judge_run(
     if (folder / "judge.json").exists() and not resume:
         raise RunError(f"{folder}: judged already and left as it is; go on with it (--resume), or name another --out")
 
-    keys = asked(people, prompts)
-    wanted = {name: _Wanted(name, run, people, models, evaluation, max_tokens) for name in names}
+    def contexts(name: str) -> list[Context]:
+        if generator is not None and METHODS[name].has_summary:  # those of the run itself: they are no one's alone
+            own, written = Models(run.config, trained), destination(run, users=users)
+            return contexts_of(name, run.config, people, own, written)
+        return contexts_of(name, run.config, people, models, evaluation)
+
+    most = max_tokens or run.config.evaluation.answer_tokens
+    arena = Arena(people, models, {name: contexts(name) for name in names}, evaluation / "responses", most, prompts)
+    return judge_pair(arena, method, against, judge, folder, resume=resume, export=export, progress=progress)
+
+
+@dataclass(frozen=True)
+class Arena:
+    """Where two methods meet.
+
+    Attributes:
+        people: whose task prompts are answered.
+        models: load the generators.
+        contexts: method → what it puts beside each user's prompts.
+        responses: folder of the responses, which all judges read.
+        max_tokens: most tokens of a response.
+        prompts: most task prompts a user; None: all.
+    """
+
+    people: Sequence[Person]
+    models: Models
+    contexts: Mapping[str, Sequence[Context]]
+    responses: Path
+    max_tokens: int
+    prompts: int | None = None
+
+
+def judge_pair(
+    arena: Arena,
+    method: str,
+    against: str,
+    judge: Judge,
+    folder: Path,
+    *,
+    resume: bool,
+    export: bool = False,
+    progress: Progress = lambda what, done, of: None,
+    advice: str = "name another --out",
+) -> dict[str, Any]:
+    """Have two methods respond, every pair of responses judged, and judge.json written into `folder`.
+
+    Args:
+        arena: users, models and contexts of both methods.
+        method, against: the methods; `against` may be a file of model outputs.
+        judge: decides.
+        folder: of comparisons.jsonl and judge.json.
+        resume, export, progress: as `judge_run` takes them.
+        advice: what the user can do about a folder of other settings.
+
+    Raises:
+        RunError: the folder holds comparisons under other settings (the message says which), or any without `resume`.
+        DataError, ModelError: outputs or models can't be loaded.
+    """
+    people = arena.people
+    keys = asked(people, arena.prompts)
+    wanted = {name: _Wanted(name, arena, advice) for name in _methods(method, against)}
     stamps = {name: one.stamp for name, one in wanted.items()}
     responses: dict[str, Responses] = {}
     if against not in wanted:
@@ -102,15 +161,16 @@ def judge_run(
         "method": method,
         "against": against,
         "judge": judge.settings(),
-        "prompts": prompts,
+        "prompts": arena.prompts,
         "users": stamp_of([person.user.model_dump(mode="json") for person in people]),
         "responses": stamps,
     }
     # Before anything is generated: it may be refused.
-    kept = KeptRows(folder / "comparisons.jsonl", settings, KEY, resume=resume, again=ask_again)
+    path = folder / "comparisons.jsonl"
+    kept = KeptRows(path, settings, KEY, resume=resume, again=ask_again, advice=advice)
     failures = {}
     for name, one in wanted.items():
-        responses[name], failures[name] = respond(name, keys, people, one.contexts, models, one.kept(), progress)
+        responses[name], failures[name] = respond(name, keys, people, one.contexts, arena.models, one.kept(), progress)
     comparisons = compare(judge, people, responses[method], responses[against], kept, progress)
     result = {
         "commit": commit(),
@@ -125,20 +185,24 @@ def judge_run(
     return result | {"folder": str(folder)}
 
 
+def _methods(method: str, against: str) -> list[str]:
+    """The names that are methods; `against` may be a file."""
+    if method == against or method.endswith(FILE):
+        raise ConfigError(f"--method {method}, --against {against}: name a method, and another one to compare it with")
+    return [name for name in (method, against) if not name.endswith(FILE)]
+
+
 class _Wanted:
     """A method's responses before they are generated: what they depend on."""
 
-    def __init__(
-        self, name: str, run: Run, people: Sequence[Person], models: Models, evaluation: Path, max_tokens: int | None
-    ) -> None:
-        self.contexts = contexts_of(name, run.config, people, models, evaluation)
-        most = max_tokens or run.config.evaluation.answer_tokens
-        self.settings = response_settings(name, people, self.contexts, models, most)
+    def __init__(self, name: str, arena: Arena, advice: str) -> None:
+        self.contexts, self.advice = arena.contexts[name], advice
+        self.settings = response_settings(name, arena.people, self.contexts, arena.models, arena.max_tokens)
         self.stamp = stamp_of(self.settings)
-        self.path = evaluation / "responses" / f"{name}-{self.stamp[:8]}.jsonl"
+        self.path = arena.responses / f"{name}-{self.stamp[:8]}.jsonl"
 
     def kept(self) -> KeptRows:
-        return KeptRows(self.path, self.settings, ("window", "target"), resume=True)
+        return KeptRows(self.path, self.settings, ("window", "target"), resume=True, advice=self.advice)
 
 
 def _refuse(name: str, models: Models, people: Sequence[Person], transfer: bool) -> None:

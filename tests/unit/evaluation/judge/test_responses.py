@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from popi.errors import BatchError, RunError, UpstreamError
-from popi.evaluation.judge.kept import KeptRows
 from popi.evaluation.judge.responses import asked, contexts_of, respond, response_settings
+from popi.evaluation.kept import KeptRows
 from popi.evaluation.methods import METHODS
 from popi.evaluation.runner import evaluate
 from popi.evaluation.users import held_out

@@ -1,7 +1,7 @@
 """JSON lines that are kept as they come, under the settings that made them."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,6 +22,7 @@ class KeptRows:
         key: the fields that tell rows apart.
         resume: go on with the file, if it exists.
         again: which of the rows there should be made again.
+        advice: what the user can do about a file that can't be gone on with.
 
     Raises:
         RunError: the file exists and is not to be resumed, is damaged, or was made under other settings (the message
@@ -36,14 +37,15 @@ class KeptRows:
         *,
         resume: bool,
         again: Callable[[Row], bool] = lambda row: False,
+        advice: str = "name another --out",
     ) -> None:
-        self.path, self.settings, self.key = path, dict(settings), tuple(key)
+        self.path, self.settings, self.key, self.advice = path, dict(settings), tuple(key), advice
         self.rows: dict[tuple[Any, ...], Row] = {}
         self._file: IO[str] | None = None
         if not path.exists():
             return
         if not resume:
-            raise RunError(f"{path}: exists and is left as it is; go on with it (--resume), or name another --out")
+            raise RunError(f"{path}: exists and is left as it is; go on with it (--resume), or {advice}")
         for row in self._read():
             if not again(row):
                 self.rows[self._key(row)] = row
@@ -59,22 +61,27 @@ class KeptRows:
             if len(set(keys)) < len(keys):
                 raise ValueError("a row stands there twice")
         except (ValueError, KeyError, TypeError) as error:
-            raise RunError(f"{self.path}: damaged ({error!r}); move it away, or name another --out") from None
+            raise RunError(f"{self.path}: damaged ({error!r}); move it away, or {self.advice}") from None
         if changed := differences(settings, self.settings):
             raise RunError(
                 f"{self.path} was made under other settings:\n  " + "\n  ".join(changed) + "\n"
-                "go on with those, or name another --out"
+                f"go on with those, or {self.advice}"
             )
         return rows
 
-    def add(self, row: Row) -> None:
-        """Keep a row, in the file at once."""
+    def add(self, *rows: Row) -> None:
+        """Keep rows, in the file at once."""
+        self.extend(rows)
+
+    def extend(self, rows: Iterable[Row]) -> None:
+        """Keep rows that came together: written in one piece, so that a kill hardly ever parts them."""
         if self._file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write_jsonl(self.path, [{"settings": self.settings}, *self.rows.values()])
             self._file = self.path.open("a", encoding="utf-8")
-        self.rows[self._key(row)] = row
-        self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        found = list(rows)
+        self.rows |= {self._key(row): row for row in found}
+        self._file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found))
         self._file.flush()
 
     def close(self) -> None:
@@ -82,3 +89,12 @@ class KeptRows:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+def settings_of(path: Path) -> dict[str, Any] | None:
+    """The settings that rows were kept under; None where there is no such file, or a kill broke off its first line."""
+    try:
+        with path.open(encoding="utf-8") as lines:
+            return dict(json.loads(lines.readline())["settings"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,118 @@
+"""A grid's benchmarks: a trained run each, trained first where it is not there, and the users to measure it on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+
+from popi.config import RunConfig, load_config, with_per_user_lora
+from popi.errors import RunError
+from popi.evaluation.grid.settings import GridBenchmark, GridConfig
+from popi.evaluation.runner import benchmark_of
+from popi.evaluation.users import held_out
+from popi.training.run_directory import RunDirectory, config_differences, refuse_other_loader
+from popi.training.templates import with_template
+from popi.users import Person
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A benchmark that can be evaluated.
+
+    Attributes:
+        name: what the tables call it.
+        config: the run's, with the evaluation's settings that the grid asks for.
+        trained: training order → paths of inference model and generator.
+        people: the held-out users.
+        facts: what every row says of where they come from.
+        data: of a benchmark set, its loader's account.
+    """
+
+    name: str
+    config: RunConfig
+    trained: dict[str, tuple[str, str]]
+    people: Sequence[Person]
+    facts: dict[str, str | None]
+    data: dict[str, Any] | None
+
+
+def open_benchmark(entry: GridBenchmark, grid: GridConfig, console: Console) -> Benchmark:
+    """Train what is missing of a benchmark's run and read its users.
+
+    Raises:
+        ConfigError, RunError: settings are wrong, or the run there belongs to others.
+        DataError, ModelError: users or models can't be loaded, or the users leak.
+    """
+    run, config = (opened(entry), None) if entry.run is not None else trained_run(entry, console)
+    config = evaluation_config(entry, grid, config or run.config)
+    people, data = held_out(config, entry.users)
+    refuse_other_loader(run.path, data)
+    trained = {order: run.models(order) for order in run.methods()}
+    facts = benchmark_of(config, data, entry.users)
+    return Benchmark(entry.label, config, trained, people[: grid.max_users], facts, data)
+
+
+def opened(entry: GridBenchmark) -> RunDirectory:
+    """The trained run that a benchmark names.
+
+    Raises:
+        RunError: it is none, or nothing is trained in it to its end.
+    """
+    assert entry.run is not None
+    run = RunDirectory.open(entry.run)
+    run.models()
+    return run
+
+
+def trained_run(entry: GridBenchmark, console: Console) -> tuple[RunDirectory, RunConfig]:
+    """The run of the config that a benchmark names, trained to its end; and that config.
+
+    Settings of `evaluation` do not change what is trained: where the run has others, the run is good all the same.
+
+    Raises:
+        RunError: the run there was trained under other settings; the message says which.
+    """
+    config = entry.run_config()
+    if not is_trained(config):
+        from popi.training.train import train
+
+        console.print(f"training {config.directory} for {entry.label}", highlight=False)
+        train(_as_begun(config), resume=True, console=console)
+    return RunDirectory.open(config.directory), with_template(config)
+
+
+def is_trained(config: RunConfig) -> bool:
+    """Whether the run of a config stands, with all of its orders.
+
+    Raises:
+        RunError: a run of other settings stands there.
+    """
+    if not (config.directory / "config.json").is_file():
+        return False
+    run = RunDirectory.open(config.directory)
+    if changed := config_differences(run.config, with_template(_as_begun(config))):
+        raise RunError(
+            f"{run.path} was started with other settings:\n  " + "\n  ".join(changed) + "\n"
+            "give the grid's benchmark those (overrides), or a run of another name"
+        )
+    return set(config.training.orders) <= set(run.methods())
+
+
+def _as_begun(config: RunConfig) -> RunConfig:
+    """The config with the evaluation's settings of the run that stands there."""
+    if not (config.directory / "config.json").is_file():
+        return config
+    return config.model_copy(update={"evaluation": RunDirectory.open(config.directory).config.evaluation})
+
+
+def evaluation_config(entry: GridBenchmark, grid: GridConfig, config: RunConfig) -> RunConfig:
+    """The config to evaluate under: the run's, with what benchmark and grid say about the evaluation."""
+    if entry.run is not None and entry.overrides:
+        config = load_config(None, entry.overrides, tree=config.model_dump(mode="json"))
+    if grid.methods is not None and "per_user_lora" in grid.methods:
+        config = with_per_user_lora(config)
+    elif grid.methods is not None and config.evaluation.per_user_lora.enabled:
+        lora = config.evaluation.per_user_lora.model_copy(update={"enabled": False})
+        config = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"per_user_lora": lora})})
+    return config

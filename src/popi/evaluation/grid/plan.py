@@ -1,0 +1,241 @@
+"""`popi evaluate GRID --dry-run`: what a grid would train, score, ask and pay; no weights, no key, no network.
+
+Tokens are estimated (`popi.backends.chat.estimate_tokens`), answers counted as long as they may be, and nothing that is
+done already is taken off: the costs are upper bounds but for that estimate, and for models that reason at length
+beyond their `max_tokens`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from popi.backends.chat import Messages, estimate_tokens
+from popi.backends.usage import Prices
+from popi.config import RunConfig
+from popi.evaluation.grid.benchmarks import Benchmark, evaluation_config, is_trained, opened
+from popi.evaluation.grid.cells import Cell, cells_of, prices_of
+from popi.evaluation.grid.judged import applies, pairs_of
+from popi.evaluation.grid.settings import GridBenchmark, GridConfig, GridGenerator, GridJudge
+from popi.evaluation.judge.prompt import JudgePrompt
+from popi.evaluation.judge.question import Question, told_persona
+from popi.evaluation.judge.responses import asked
+from popi.evaluation.methods import METHODS, plain_prompts, raw_signals
+from popi.evaluation.runner import benchmark_of
+from popi.evaluation.users import held_out
+from popi.signals.render import Templates
+from popi.training.shapes import ASSUMED_PROMPT, ASSUMED_RESPONSE, LOOKED_AT, PER_MESSAGE, at_hand
+from popi.training.templates import with_template
+from popi.users import Person
+
+
+@dataclass
+class Calls:
+    """What a model behind an API would be asked, at most."""
+
+    calls: int = 0
+    tokens_in: float = 0.0
+    tokens_out: float = 0.0
+    cost: float | None = 0.0
+
+    def add(self, calls: float, tokens_in: float, tokens_out: float, prices: Prices | None) -> None:
+        """Count calls of so many tokens each."""
+        self.calls += round(calls)
+        self.tokens_in += calls * tokens_in
+        self.tokens_out += calls * tokens_out
+        if prices is None:
+            self.cost = None if calls else self.cost
+        elif self.cost is not None:
+            self.cost += calls * (tokens_in * prices.input + tokens_out * prices.output) / 1e6
+
+    def __str__(self) -> str:
+        told = f"{self.calls:,} calls, {self.tokens_in:,.0f} tokens in, at most {self.tokens_out:,.0f} out"
+        return told + (f", cost at most {self.cost:,.2f}" if self.cost is not None else ", no prices given")
+
+
+@dataclass
+class GridPlan:
+    """The plan: lines for a terminal, and what each model behind an API would be asked."""
+
+    grid: GridConfig
+    told: list[str] = field(default_factory=list)
+    calls: dict[str, Calls] = field(default_factory=dict)
+
+    def lines(self) -> list[str]:
+        """The plan for a terminal."""
+        found = [f"grid       {self.grid.directory}", *self.told]
+        found += [f"api        {name}: {calls}" for name, calls in self.calls.items()]
+        if not self.calls:
+            return [*found, "in all     nothing is asked of any API"]
+        total = sum(calls.calls for calls in self.calls.values())
+        known = [calls.cost for calls in self.calls.values() if calls.cost is not None]
+        lacking = [name for name, calls in self.calls.items() if calls.cost is None]
+        cost = f"cost at most {sum(known):,.2f}" if known else "no prices given"
+        if known and lacking:
+            cost += f", without {', '.join(lacking)}, of which no prices are given"
+        return [*found, f"in all     {total:,} calls; {cost}; tokens are estimates, and what is done is not taken off"]
+
+
+def plan_grid(grid: GridConfig) -> GridPlan:
+    """Plan a grid.
+
+    Raises:
+        ConfigError, RunError: settings are wrong, or a run there belongs to others.
+        DataError: users are at hand and have problems.
+    """
+    plan = GridPlan(grid)
+    for entry in grid.benchmarks:
+        benchmark, shape = _benchmark(entry, grid, plan)
+        for cell in cells_of(benchmark, grid):
+            _plan_cell(cell, shape, grid, plan)
+    return plan
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How many users a benchmark has and how long its texts are; measured where the users are at hand.
+
+    Attributes:
+        config: the run's.
+        people: the users, or none where they are not at hand.
+        users, targets: how many windows there are, and targets in all.
+        response: mean tokens of a response in the data.
+    """
+
+    config: RunConfig
+    people: Sequence[Person]
+    users: int
+    targets: int
+    response: float
+
+    def asked(self, prompts: int | None) -> int:
+        """How many task prompts are answered with so many a user."""
+        if self.people:
+            return len(asked(self.people, prompts))
+        return min(self.targets, self.users * prompts) if prompts is not None else self.targets
+
+    @property
+    def looked_at(self) -> Sequence[Person]:
+        return self.people[:: max(1, -(-len(self.people) // LOOKED_AT))]
+
+
+def _benchmark(entry: GridBenchmark, grid: GridConfig, plan: GridPlan) -> tuple[Benchmark, Shape]:
+    if entry.run is not None:
+        run = opened(entry)
+        config, state = run.config, f"run {run.path}, trained: {', '.join(run.methods())}"
+        trained = {order: run.models(order) for order in run.methods()}
+    else:
+        config = with_template(entry.run_config())
+        done = is_trained(config)
+        state = f"run {config.directory}" + (
+            f", trained: {', '.join(config.training.orders)}"
+            if done
+            else f" would be trained first ({', '.join(config.training.orders)}); what that takes: "
+            f"popi train {entry.config} --dry-run"
+        )
+        trained = dict.fromkeys(config.training.orders, ("", ""))
+    config = evaluation_config(entry, grid, config)
+    missing = None if entry.users is not None else at_hand(config)
+    people: Sequence[Person] = []
+    if missing is None:
+        people = held_out(config, entry.users)[0][: grid.max_users]
+        targets = sum(len(person.user.targets) for person in people)
+        texts = [text for person in people for t in person.user.targets for text in (t.chosen, t.rejected)]
+        response = sum(map(estimate_tokens, texts)) / max(1, len(texts))
+        shape = Shape(config, people, len(people), targets, response)
+        told = f"{len(people):,} users, {targets:,} target pairs"
+    else:
+        users = min(config.data.test_users, grid.max_users or config.data.test_users)
+        shape = Shape(config, [], users, users * config.data.targets_per_user, ASSUMED_RESPONSE)
+        told = (
+            f"{users:,} users, {shape.targets:,} target pairs (data.test_users; {missing}): task prompts of "
+            f"{ASSUMED_PROMPT} and responses of {ASSUMED_RESPONSE} tokens assumed, signals of signals.token_budget"
+        )
+    plan.told += [f"benchmark  {entry.label}: {state}", f"           {told}"]
+    return Benchmark(entry.label, config, trained, people, benchmark_of(config, None, entry.users), None), shape
+
+
+def _plan_cell(cell: Cell, shape: Shape, grid: GridConfig, plan: GridPlan) -> None:
+    generator = cell.generator
+    items = (
+        sum(len(cell.job.expected(name)) for name in cell.methods)
+        if shape.people
+        else (shape.targets * len(cell.methods))
+    )
+    what = f"{items:,} items to score" if cell.scored else "no log-probs: judged only"
+    plan.told += [
+        f"generator  {cell.name}: {cell.models.untrained}; {what}",
+        f"           methods: {', '.join(cell.methods)}",
+    ]
+    templates = Templates.load("default" if generator is None or generator.template == "auto" else generator.template)
+    lengths = {name: _prompt_tokens(name, shape, templates) for name in cell.methods if not METHODS[name].per_user}
+    api = generator if generator is not None and generator.url is not None else None
+    if api is not None and cell.scored:
+        for name in cell.methods:  # chosen and rejected; one token is the least that is generated
+            _count(plan, api).add(2 * shape.targets, lengths[name] + shape.response, 1, _prices(api))
+    answers: dict[tuple[str, int], int] = {}
+    for judge in (judge for judge in grid.judges if applies(judge, cell)):
+        most = judge.max_tokens or shape.config.evaluation.answer_tokens
+        prompts, pairs = shape.asked(judge.prompts), pairs_of(judge, cell.answering)
+        for name in {name for pair in pairs for name in pair}:
+            answers[name, most] = max(prompts, answers.get((name, most), 0))
+        plan.told.append(
+            f"           judge {judge.name}: {2 * prompts * len(pairs):,} verdicts on {len(pairs)} pairs of methods"
+        )
+        if judge.url is not None:
+            tokens = _judge_tokens(judge, shape) + 2 * most
+            calls = plan.calls.setdefault(f"judge {judge.name}", Calls())
+            calls.add(2 * prompts * len(pairs), tokens, _longest(judge, judge.judge_tokens), _prices(judge))
+    if api is not None:
+        for (name, most), prompts in answers.items():
+            _count(plan, api).add(prompts, lengths[name], _longest(api, most), _prices(api))
+
+
+def _count(plan: GridPlan, generator: GridGenerator) -> Calls:
+    return plan.calls.setdefault(f"generator {generator.name}", Calls())
+
+
+def _prices(model: GridGenerator | GridJudge) -> Prices | None:
+    return prices_of(model.price_in, model.price_out)
+
+
+def _longest(model: GridGenerator | GridJudge, most: int) -> int:
+    """Most tokens of an answer: its own fields may say other than the grid."""
+    own = [value for name in ("max_tokens", "max_completion_tokens") if isinstance(value := model.extra.get(name), int)]
+    return max(own, default=most)
+
+
+def _tokens(messages: Messages) -> int:
+    return sum(estimate_tokens(str(message["content"])) + PER_MESSAGE for message in messages) + PER_MESSAGE
+
+
+def _prompt_tokens(name: str, shape: Shape, templates: Templates) -> float:
+    """Mean tokens of a task prompt under a method."""
+    method, config = METHODS[name], shape.config
+    budget, most = config.signals.token_budget, config.summary.max_tokens
+    raw, plain = method.contexts is raw_signals, method.contexts is plain_prompts
+    if not shape.people:
+        bare = _tokens(templates.generator_messages("x", None)) + ASSUMED_PROMPT
+        guide = _tokens(templates.generator_messages("x", "x")) - _tokens(templates.generator_messages("x", None))
+        return bare + (budget if raw else 0 if plain else guide + most)
+    found = []
+    for person in shape.looked_at:
+        kept = templates.fit(person.user.signals, budget, estimate_tokens)[0] if raw else []
+        for target in person.user.targets:
+            if raw:
+                found.append(_tokens(templates.raw_signals_messages(target.prompt, kept)))
+            elif plain:
+                found.append(_tokens(templates.generator_messages(target.prompt, None)))
+            else:
+                found.append(_tokens(templates.generator_messages(target.prompt, "x")) + most)
+    return sum(found) / max(1, len(found))
+
+
+def _judge_tokens(judge: GridJudge, shape: Shape) -> float:
+    """Mean tokens of a judge's prompt without the responses."""
+    prompt, budget = JudgePrompt(judge.prompt), shape.config.signals.token_budget
+    found = []
+    for person in shape.looked_at:
+        persona = told_persona(person, judge.told)
+        kept, _ = prompt.signals.fit(person.user.signals if persona is None else [], budget, estimate_tokens)
+        for target in person.user.targets[:1]:
+            found.append(estimate_tokens(prompt.text(Question(person, target.prompt, "x", "x"), persona, kept)))
+    return sum(found) / len(found) if found else estimate_tokens(prompt.source) + ASSUMED_PROMPT + budget

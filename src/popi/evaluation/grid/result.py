@@ -1,0 +1,101 @@
+"""grid.json: every figure of a grid, one row for each benchmark, generator and method, from the cells' files."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from popi.evaluation.grid.cells import Cell
+from popi.evaluation.grid.judged import AGAIN, applies, folder_of, pairs_of, read_judged
+from popi.evaluation.grid.settings import OWN, GridConfig
+from popi.evaluation.methods import METHODS
+from popi.evaluation.metrics import gain_kept
+from popi.evaluation.provenance import commit, versions
+
+Row = dict[str, Any]
+FIGURES = ("win_rate", "length_controlled_win_rate", "agreement", "judged", "comparisons", "missing_verdicts")
+"""What a row takes over from judge.json."""
+
+
+def grid_result(grid: GridConfig, cells: Sequence[Cell], failed: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+    """grid.json, from what the cells' files hold by now.
+
+    Args:
+        grid: its settings.
+        cells: its cells; one without files has rows without figures.
+        failed: cells that could not be done, with the reason.
+    """
+    rows = [row for cell in cells for row in _rows(cell, grid)]
+    _add_gain(rows)
+    return {
+        "name": grid.name,
+        "commit": commit(),
+        "versions": versions(),
+        "config": grid.model_dump(mode="json"),
+        "rows": rows,
+        "left_out": [{"benchmark": cell.benchmark.name, "generator": cell.name} | cell.left_out for cell in cells],
+        "failed": list(failed),
+        "missing": sum(row["missing"] + row["missing_verdicts"] for row in rows),
+    }
+
+
+def _rows(cell: Cell, grid: GridConfig) -> list[Row]:
+    measured: dict[str, Any] = {}
+    path = cell.folder / "metrics.json"
+    if cell.scored and path.is_file():
+        measured = json.loads(path.read_text(encoding="utf-8"))["methods"]
+    found = []
+    for name in cell.methods:
+        keys = cell.job.expected(name)
+        row: Row = {
+            "benchmark": cell.benchmark.name,
+            "generator": cell.name,
+            "model": cell.models.untrained,
+            "method": name,
+            "label": METHODS[name].label,
+            "scored": cell.scored,
+            "n_users": len({cell.benchmark.people[window].user.user_id for window, _ in keys}),
+            "n_pairs": len(keys),
+            "missing": 0,
+            "reward_accuracy": None,
+            "margin": None,
+            "context_overhead_tokens": None,
+        }
+        row |= measured.get(name, {})
+        row["judged"] = _judged(cell, grid, name)
+        row["missing_verdicts"] = sum(
+            sum(map(one["missing_verdicts"].get, AGAIN, [0] * len(AGAIN))) for one in row["judged"]
+        )
+        found.append(row)
+    return found
+
+
+def _judged(cell: Cell, grid: GridConfig, method: str) -> list[Row]:
+    """What the method's responses won, by judge and by what they were compared with."""
+    found = []
+    for judge in (judge for judge in grid.judges if applies(judge, cell)):
+        for pair in pairs_of(judge, cell.answering):
+            result = read_judged(folder_of(cell.folder, pair, judge.name) / "judge.json") if pair[0] == method else None
+            if result is not None:
+                found.append({"judge": judge.name, "against": pair[1]} | {name: result[name] for name in FIGURES})
+    return found
+
+
+def _add_gain(rows: Sequence[Row]) -> None:
+    """To rows of other generators the share of the own generator's gain over no personalisation that they keep."""
+    own = {(row["benchmark"], row["method"]): _accuracy(row) for row in rows if row["generator"] == OWN}
+    for row in rows:
+        mine, theirs = _accuracy(row), own.get((row["benchmark"], row["method"]))
+        if row["generator"] != OWN and METHODS[row["method"]].has_summary:
+            row["gain_kept"] = None if mine is None or theirs is None else gain_kept(mine, theirs)
+
+
+def _accuracy(row: Row) -> float | None:
+    estimate = row["reward_accuracy"]
+    value: float | None = None if estimate is None else estimate["value"]
+    return value
+
+
+def first_judged(row: Mapping[str, Any]) -> Row | None:
+    """The comparison that a table shows of a row: the first judge's, against no personalisation where there is one."""
+    judged = sorted(row["judged"], key=lambda one: one["against"] != "no_personalization")
+    return judged[0] if judged else None

@@ -1,0 +1,179 @@
+"""`popi evaluate GRID.toml`: train what is missing, score and judge every cell, write the tables.
+
+{root}/{name}/config.json                        the grid
+             grid.json, grid.md                  all figures
+             transfer.svg, transfer.png          of several generators
+             cells/BENCHMARK/summaries/          the summaries, once for all generators
+             cells/BENCHMARK/GENERATOR/          METHOD.jsonl, a row an item; metrics.json; responses/, judge/
+"""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from rich.console import Console
+
+from popi.backends.api import ApiModel
+from popi.errors import ConfigError, ModelError, RunError, UpstreamError
+from popi.evaluation.grid.benchmarks import open_benchmark
+from popi.evaluation.grid.cells import Cell, as_other, cells_of
+from popi.evaluation.grid.judged import applies, connect, judge_cell, make_judge
+from popi.evaluation.grid.result import grid_result
+from popi.evaluation.grid.settings import GridConfig
+from popi.evaluation.grid.show import markdown
+from popi.evaluation.grid.transfer import write_transfer
+from popi.evaluation.judge.question import told_persona
+from popi.evaluation.judge.truth import TruthJudge
+from popi.training.run_directory import differences, write_text
+
+FREE = ("name", "root", "concurrency", "price_in", "price_out", "key_env")
+"""Settings that change no figure: a grid may go on under others."""
+
+
+def run_grid(grid: GridConfig, console: Console) -> dict[str, Any]:
+    """Do all of a grid that is not done yet; write and return grid.json.
+
+    Killed and called again, it goes on: no item is scored, asked or judged twice. Items that a model behind an API gave
+    nothing for are counted as missing, and the next call asks for these alone. A generator that can't be used at all is
+    told under `failed`, and the others are done.
+
+    Args:
+        grid: its settings.
+        console: where progress is shown.
+
+    Raises:
+        RunError: the directory holds a grid of other settings (the message says which), or a run can't be used.
+        ConfigError: a key is missing, or a judge can't decide for a benchmark's users.
+        DataError: users can't be read, or leak.
+    """
+    refuse_unjudged(grid)
+    keep_config(grid)
+    for generator in grid.generators:
+        if generator.url is not None:
+            as_other(generator).connect()  # a missing key is told now, and not after hours of training
+    chats = {judge.name: connect(judge) for judge in grid.judges}
+    benchmarks = [open_benchmark(entry, grid, console) for entry in grid.benchmarks]
+    cells = [cell for benchmark in benchmarks for cell in cells_of(benchmark, grid)]
+    refuse_judges(grid, cells)
+    failed: list[dict[str, str]] = []
+    for cell in cells:
+        console.print(f"{cell.benchmark.name}, generator {cell.name}", style="bold", highlight=False)
+        try:
+            _do(cell, grid, chats, console)
+        except (ModelError, UpstreamError) as error:
+            failed.append({"benchmark": cell.benchmark.name, "generator": cell.name, "reason": str(error)})
+            console.print(f"  not done: {error}", highlight=False)
+        finally:
+            _tell_usage(cell, console)
+            cell.models.release()
+        _write(grid, cells, failed)
+    for name, chat in chats.items():
+        if chat is not None and chat.usage.requests:
+            console.print(f"judge {name}: {chat.usage}", highlight=False)
+    return _write(grid, cells, failed)
+
+
+def _do(cell: Cell, grid: GridConfig, chats: dict[str, ApiModel | None], console: Console) -> None:
+    if cell.scored:
+        cell.score(console)
+    for settings in grid.judges:
+        if applies(settings, cell):
+            judge = make_judge(settings, cell.benchmark.config, chats[settings.name])
+            judge_cell(cell, settings, judge, _teller(console, settings.name))
+
+
+def refuse_unjudged(grid: GridConfig) -> None:
+    """Raise ConfigError for a generator that no figure could come from: no log-probs, and nobody judges it."""
+    for generator in grid.generators:
+        judged = any(judge.generators is None or generator.name in judge.generators for judge in grid.judges)
+        if not generator.scored and not judged:
+            raise ConfigError(
+                f"generators.{generator.name}: gives no log-probs and no judge is asked about it, so there would be no "
+                "figure; name a judge ([[judges]]), or set scores = true if its server returns the log-probs of prompts"
+            )
+
+
+def refuse_judges(grid: GridConfig, cells: list[Cell]) -> None:
+    """Raise ConfigError for judges that can't decide about a cell's users, before anything is scored."""
+    for cell in cells:
+        for settings in (judge for judge in grid.judges if applies(judge, cell)):
+            if settings.kind == "truth":
+                TruthJudge().check(cell.benchmark.people)
+            else:
+                for person in cell.benchmark.people:
+                    told_persona(person, settings.told)
+
+
+def keep_config(grid: GridConfig) -> None:
+    """Write the grid's settings, or compare them with those that it began under.
+
+    What is new (a benchmark, a generator, a judge, a method) may be added; what is there may not change.
+
+    Raises:
+        RunError: something changed; the message says what.
+    """
+    path = grid.directory / "config.json"
+    given = grid.model_dump(mode="json")
+    for entry, benchmark in zip(given["benchmarks"], grid.benchmarks, strict=True):
+        entry["name"] = benchmark.label
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if grid.directory.exists() and (not grid.directory.is_dir() or any(grid.directory.iterdir())):
+            raise RunError(f"{grid.directory} exists and is no grid; name another one with name=…") from None
+    except ValueError as error:
+        raise RunError(f"{path}: damaged ({error}); move {grid.directory} away") from None
+    else:
+        if changed := changes(saved, given):
+            raise RunError(
+                f"{grid.directory} was begun under other settings:\n  " + "\n  ".join(changed) + "\n"
+                "go on with those, or give the new grid another name=…"
+            )
+    write_text(path, json.dumps(given, indent=2, ensure_ascii=False) + "\n")
+
+
+def changes(saved: dict[str, Any], given: dict[str, Any]) -> list[str]:
+    """What differs between the settings of a grid and new ones, as `key: old -> new`; entries that are new do not."""
+    old, new = _named(saved), _named(given)
+    for section in ("benchmarks", "generators", "judges"):
+        new[section] = {name: entry for name, entry in new[section].items() if name in old[section]}
+    if old["methods"] is not None and new["methods"] is not None:
+        new["methods"] = [name for name in new["methods"] if name in old["methods"]]
+        old["methods"].sort(), new["methods"].sort()
+    return differences(old, new)
+
+
+def _named(tree: dict[str, Any]) -> dict[str, Any]:
+    """A grid's settings with its lists of entries by name, without what changes no figure."""
+    named: dict[str, Any] = {}
+    for key, value in tree.items():
+        if key in ("benchmarks", "generators", "judges"):
+            named[key] = {one["name"]: {k: v for k, v in one.items() if k not in FREE} for one in value}
+        elif key not in FREE:
+            named[key] = list(value) if isinstance(value, list) else value
+    return named
+
+
+def _write(grid: GridConfig, cells: list[Cell], failed: list[dict[str, str]]) -> dict[str, Any]:
+    result = grid_result(grid, cells, failed)
+    write_text(grid.directory / "grid.json", json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+    write_text(grid.directory / "grid.md", markdown(result))
+    write_transfer(result["rows"], grid.directory)
+    return result
+
+
+def _teller(console: Console, judge: str) -> Callable[[str, int, int], None]:
+    """Says in lines how far a judge is: at the end of each step."""
+
+    def tell(what: str, done: int, of: int) -> None:
+        if done == of:
+            console.print(f"  {judge}: {what} {done}/{of}", highlight=False)
+
+    return tell
+
+
+def _tell_usage(cell: Cell, console: Console) -> None:
+    """What was asked of a generator behind an API: paid for, however it ended."""
+    usage = cell.models.usage()
+    if usage is not None:
+        console.print(f"  {cell.name}: {usage}", highlight=False)

@@ -1,0 +1,254 @@
+"""Every setting of a grid, each documented once, under its field. Imports no torch.
+
+A grid is described by a TOML file, `popi evaluate GRID.toml`; `load_grid` is the only way in.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, Field, PositiveInt, ValidationError, model_validator
+
+from popi.config import Filled, FolderName, RunConfig, explain, read_tree
+from popi.errors import ConfigError
+
+OWN = "own"
+"""What a grid calls a run's own generator."""
+REFERENCE = "no_personalization"
+Pair = Annotated[list[str], Field(min_length=2, max_length=2)]
+
+
+class _Section(BaseModel):
+    model_config = RunConfig.model_config
+
+
+class GridBenchmark(_Section):
+    """A run, and the users that it is measured on."""
+
+    name: FolderName | None = None
+    """What the tables call it. Unset: the name of its run, and of the file of users."""
+    run: str | None = Field(default=None, min_length=1)
+    """Directory of a trained run: its summaries are measured, on its held-out users."""
+    config: str | None = Field(default=None, min_length=1)
+    """Instead of `run`: a run's TOML file. The run is trained first if it is not there, and gone on with if it was
+    begun."""
+    overrides: list[str] = []
+    """Settings that replace the config's, as on the command line: `"training.inference.steps=100"`. With `run` only
+    those of `evaluation`."""
+    users: str | None = Field(default=None, min_length=1)
+    """JSONL file of users to evaluate on instead of the run's held-out ones."""
+
+    @model_validator(mode="after")
+    def _one_run(self) -> Self:
+        if (self.run is None) == (self.config is None):
+            raise ValueError("name a trained `run`, or the `config` of one to train: one of the two")
+        if self.run is not None and (wrong := [o for o in self.overrides if not o.startswith("evaluation.")]):
+            raise ValueError(f"overrides: {wrong[0]!r} would be of another run; with `run` only `evaluation.…` can be")
+        return self
+
+    @property
+    def label(self) -> str:
+        """Its name, or that of its run and users."""
+        if self.name is not None:
+            return self.name
+        source = Path(self.run).name if self.run is not None else self.run_config().name
+        return source if self.users is None else f"{source}-on-{Path(self.users).stem}"
+
+    def run_config(self) -> RunConfig:
+        """The config of the run that it trains.
+
+        Raises:
+            ConfigError: the file can't be read, or a setting is wrong.
+        """
+        from popi.config import load_config
+
+        assert self.config is not None, "a benchmark of a trained run has its config there"
+        return load_config(self.config, self.overrides)
+
+
+class _Api(_Section):
+    url: str | None = Field(default=None, min_length=1)
+    """URL of its API (docs/api_models.md). Unset: a local model."""
+    protocol: Literal["openai", "anthropic"] = "openai"
+    """What the API speaks."""
+    key_env: str | None = Field(default=None, min_length=1)
+    """The environment variable that holds the key; else OPENAI_API_KEY or ANTHROPIC_API_KEY, if set."""
+    concurrency: PositiveInt = 8
+    """Most requests under way at once."""
+    price_in: float | None = Field(default=None, ge=0)
+    """Price of a million input tokens, to reckon the cost."""
+    price_out: float | None = Field(default=None, ge=0)
+    """Price of a million output tokens."""
+    extra: dict[str, Any] = {}
+    """Fields to put into each request."""
+    without: list[str] = []
+    """Fields to take out of each request (`temperature`, for models that refuse it)."""
+
+    @model_validator(mode="after")
+    def _both_prices(self) -> Self:
+        if (self.price_in is None) != (self.price_out is None):
+            raise ValueError("a cost needs both price_in and price_out")
+        set_here = [name for name in _Api.model_fields if getattr(self, name) != _Api.model_fields[name].default]
+        if self.url is None and set_here:
+            raise ValueError(f"{set_here[0]} belongs to a model behind an API: name its url")
+        return self
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """`extra` and `without` as a request's fields: None takes one out."""
+        return self.extra | dict.fromkeys(self.without)
+
+
+class GridGenerator(_Api):
+    """Another generator."""
+
+    name: FolderName
+    """What the tables and folders call it; `own` is the run's own generator."""
+    model: Filled
+    """`nano`, `smollm2`, a folder, a GGUF file or a hub id; with `url` the model as the API calls it."""
+    scores: bool = False
+    """With `url`: the server returns the log-probs of its prompt, as vLLM's does, so that target pairs can be scored.
+    Without, what the model writes can be judged. Local models always score."""
+    template: Filled = "auto"
+    """Its set of prompt templates. `auto`: the one that it was saved with, else `default`."""
+    chat_template: str | None = None
+    """A Jinja chat template (text, or the path of a file) for a local model whose tokenizer has none."""
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> Self:
+        if self.name == OWN:
+            raise ValueError(f"name = {OWN!r} is the run's own generator; own_generator says whether it is in the grid")
+        if self.scores and self.url is None:
+            raise ValueError("scores belongs to a model behind an API: local models always score")
+        if self.scores and self.protocol != "openai":
+            raise ValueError(f"scores = true needs a vLLM server, protocol openai; got {self.protocol!r}")
+        if self.url is not None and self.chat_template is not None:
+            raise ValueError("chat_template belongs to a local model; a server has its own")
+        return self
+
+    @property
+    def scored(self) -> bool:
+        """Whether it gives log-probs of responses."""
+        return self.url is None or self.scores
+
+
+class GridJudge(_Api):
+    """Somebody who compares responses."""
+
+    name: FolderName
+    """What the tables and folders call it."""
+    kind: Literal["truth", "local", "api"] = "api"
+    """The nano world's truth, a local model's log-probs, or an LLM behind an API (docs/judging.md)."""
+    model: str | None = Field(default=None, min_length=1)
+    """The model; for `local` the run's base if unset."""
+    told: Literal["auto", "persona", "signals"] = "auto"
+    """What it learns of a user. `auto`: the oracle persona where it is known, else the signals."""
+    prompt: str | None = Field(default=None, min_length=1)
+    """`api`: a Jinja file instead of the prompt that ships."""
+    judge_tokens: PositiveInt = 512
+    """`api`: most tokens of its answer, reasons included."""
+    pairs: list[Pair] | None = None
+    """The comparisons, `["popi_plug_and_play", "raw_signals"]`: the win rate is of the first. Unset: every method of
+    the cell that writes responses, against `no_personalization`."""
+    generators: list[str] | None = None
+    """The generators whose responses it judges. Unset: all."""
+    benchmarks: list[str] | None = None
+    """The benchmarks whose users it judges for. Unset: all."""
+    prompts: PositiveInt | None = None
+    """Most task prompts a user. Unset: all of the user's targets."""
+    max_tokens: PositiveInt | None = None
+    """Most tokens of a response. Unset: the run's `evaluation.answer_tokens`."""
+
+    @model_validator(mode="after")
+    def _of_its_kind(self) -> Self:
+        if self.kind == "api" and (self.url is None or self.model is None):
+            raise ValueError("a judge of kind api needs url and model")
+        if self.kind != "api" and self.url is not None:
+            raise ValueError(f"url belongs to a judge of kind api, not {self.kind}")
+        if self.kind == "truth" and self.model is not None:
+            raise ValueError("a judge of kind truth asks no model: leave model out")
+        if self.kind != "api" and self.prompt is not None:
+            raise ValueError(f"prompt belongs to a judge of kind api, not {self.kind}")
+        return self
+
+
+class GridConfig(_Section):
+    """One grid, whole."""
+
+    name: FolderName = "grid"
+    """Name of the grid; its directory is `{root}/{name}`."""
+    root: Filled = "runs"
+    """Where the grid's directory lies."""
+    benchmarks: list[GridBenchmark] = Field(min_length=1)
+    """Runs with the users that they are measured on."""
+    methods: list[str] | None = None
+    """The methods, as metrics.json calls them. `no_personalization`, the reference of all, is always among them. Unset:
+    all that the run trained and the generator can have. `per_user_lora` is there where it is named here or enabled by
+    the run's config."""
+    own_generator: bool = True
+    """Each run's own generator is in the grid, as `own`."""
+    generators: list[GridGenerator] = []
+    """Other generators that read the same summaries: the transfer table."""
+    judges: list[GridJudge] = []
+    """Who judges responses. A generator without log-probs has no figures but theirs."""
+    max_users: PositiveInt | None = None
+    """Most held-out users of a benchmark, the first ones (windows of one user count as users). Unset: all."""
+
+    @model_validator(mode="after")
+    def _names(self) -> Self:
+        from popi.evaluation.methods import METHODS
+
+        if not self.own_generator and not self.generators:
+            raise ValueError("own_generator = false and no generators: nobody is left to read the summaries")
+        generators = [*([OWN] if self.own_generator else []), *(generator.name for generator in self.generators)]
+        _refuse_twice("generators", generators)
+        _refuse_twice("judges", [judge.name for judge in self.judges])
+        _known("methods", self.methods or [], list(METHODS))
+        for judge in self.judges:
+            _known(f"judges.{judge.name}.generators", judge.generators or [], generators)
+            for pair in judge.pairs or []:
+                _known(f"judges.{judge.name}.pairs", pair, list(METHODS))
+                if pair[0] == pair[1]:
+                    raise ValueError(f"judges.{judge.name}.pairs: {pair[0]} is compared with itself")
+        return self
+
+    @property
+    def directory(self) -> Path:
+        """The grid's directory."""
+        return Path(self.root) / self.name
+
+
+def load_grid(path: str | Path, overrides: list[str] | None = None) -> GridConfig:
+    """Read a grid's TOML file, or its saved config.json, with `key=value` overrides.
+
+    Raises:
+        ConfigError: the file can't be read, is a run's config, or a key, type or value is wrong.
+    """
+    tree = read_tree(path, overrides)
+    if "benchmarks" not in tree and set(tree) & set(RunConfig.model_fields) - {"name", "root"}:
+        raise ConfigError(
+            f"{path}: is the config of a run and no grid; evaluate its run with popi evaluate --run DIRECTORY, or name "
+            'it in a grid: [[benchmarks]] config = "…" (docs/evaluation.md)'
+        )
+    try:
+        grid = GridConfig.model_validate(tree)
+    except ValidationError as error:
+        raise explain(error, str(path), GridConfig) from None
+    labels = [benchmark.label for benchmark in grid.benchmarks]  # may read runs' configs
+    try:
+        _refuse_twice("benchmarks", labels)
+        for judge in grid.judges:
+            _known(f"judges.{judge.name}.benchmarks", judge.benchmarks or [], labels)
+    except ValueError as error:
+        raise ConfigError(f"{path}:\n  {error}") from None
+    return grid
+
+
+def _refuse_twice(what: str, names: Sequence[str]) -> None:
+    if twice := [name for i, name in enumerate(names) if name in names[:i]]:
+        raise ValueError(f"{what}: {twice[0]!r} stands there twice; give each a name of its own")
+
+
+def _known(what: str, names: Sequence[str], allowed: Sequence[str]) -> None:
+    if unknown := [name for name in names if name not in allowed]:
+        raise ValueError(f"{what}: no {unknown[0]!r}; allowed: {', '.join(allowed)}")

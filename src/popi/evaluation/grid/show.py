@@ -1,0 +1,90 @@
+"""A grid's figures as tables, from grid.json: for the terminal, and as Markdown."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from popi.evaluation.grid.result import first_judged
+
+HEADS = ("benchmark", "generator", "method", "accuracy", "margin", "tokens", "win rate", "missing")
+NOTE = (
+    "±: half of the 95 % interval, clustered by user. accuracy: reward accuracy, %; margin: nats; tokens: added to the "
+    "task prompt; win rate: %, the first judge's, against no personalisation unless said; missing: target pairs and "
+    "verdicts that did not come, which no figure counts. –: not measured."
+)
+
+
+def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """One row of grid.json as the texts of a table's row."""
+    judged = first_judged(row)
+    win = "–" if judged is None else with_reach(judged["win_rate"], 100, 1)
+    if judged is not None and judged["against"] != "no_personalization":
+        win += f" against {judged['against']}"
+    overhead = row["context_overhead_tokens"]
+    return (
+        row["benchmark"],
+        row["generator"],
+        row["label"].split(" (")[0],
+        with_reach(row["reward_accuracy"], 100, 1),
+        with_reach(row["margin"], 1, 2),
+        "–" if overhead is None else f"{overhead:.1f}",
+        win,
+        str(row["missing"] + row["missing_verdicts"] or ""),
+    )
+
+
+def with_reach(estimate: Mapping[str, Any] | None, scale: float, digits: int) -> str:
+    """A value ± half of its interval's width."""
+    if estimate is None or estimate["value"] is None:
+        return "–"
+    value = f"{scale * estimate['value']:.{digits}f}"
+    if estimate["low"] is None:
+        return value
+    return f"{value} ± {scale * (estimate['high'] - estimate['low']) / 2:.{digits}f}"
+
+
+def grid_table(result: Mapping[str, Any]) -> Table:
+    """The table of a grid for a terminal: a part for each benchmark and generator."""
+    table = Table(caption=NOTE, caption_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for head in HEADS[2:]:
+        table.add_column(head, justify="left" if head == "method" else "right", no_wrap=True)
+    before: tuple[str, ...] = ()
+    for row in result["rows"]:
+        shown = cells(row)
+        if shown[:2] != before:
+            if before:
+                table.add_section()
+            table.add_row(f"{shown[0]}, {shown[1]}", style="italic")
+        table.add_row(*shown[2:], style="bold" if row["method"].startswith("popi_") else None)
+        before = shown[:2]
+    return table
+
+
+def markdown(result: Mapping[str, Any]) -> str:
+    """The same as a Markdown page."""
+    lines = [
+        f"# {result['name']}",
+        "",
+        f"Commit {result['commit'][:12]}{'-dirty' if result['commit'].endswith('-dirty') else ''}. {NOTE}",
+        "",
+        *_table(HEADS, [cells(row) for row in result["rows"]]),
+        "",
+    ]
+    others = [row for row in result["rows"] if row.get("gain_kept") is not None]
+    if others:
+        lines += ["## Transfer", "", "Share of the own generator's gain over no personalisation that others keep.", ""]
+        rows = [(*cells(row)[:3], f"{row['gain_kept']:.2f}") for row in others]
+        lines += [*_table((*HEADS[:3], "gain kept"), rows), ""]
+    if result["failed"]:
+        lines += ["## Not done", ""]
+        lines += [f"- {one['benchmark']}, {one['generator']}: {one['reason']}" for one in result["failed"]]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    line = "| {} |".format
+    texts = [[text.replace("|", "\\|") for text in row] for row in rows]
+    return [line(" | ".join(heads)), "|" + "---|" * len(heads), *(line(" | ".join(row)) for row in texts)]

@@ -1,0 +1,86 @@
+"""Greedy summaries of held-out users, kept as they come: one file serves all methods and generators that read them."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from popi.evaluation.kept import KeptRows
+from popi.evaluation.models import Models, identity
+from popi.evaluation.provenance import stamp_of
+from popi.summary import Summary
+from popi.users import Person
+
+
+def kept_summaries(
+    folder: Path,
+    path: str,
+    models: Models,
+    people: Sequence[Person],
+    users_stamp: str,
+    report: Callable[[int], None] = lambda done: None,
+) -> list[tuple[Summary, ...]]:
+    """The summaries of all users by one inference model: of each user one, or one for each target, where they are
+    conditioned on the task prompt.
+
+    Args:
+        folder: where they are kept, in a file for each inference model, its settings and its users.
+        path: the inference model.
+        models: loads it, if a summary is missing.
+        people: the users.
+        users_stamp: what identifies them.
+        report: told of how many users there are summaries.
+
+    Raises:
+        RunError: the file is damaged.
+        ModelError: the model can't be loaded.
+    """
+    config = models.config
+    conditioned, size = config.summary.conditioned_on_prompt, config.evaluation.batch_size
+    settings: dict[str, Any] = {
+        "inference_model": identity(path),
+        "users": users_stamp,
+        "config": config.model_dump(mode="json", include={"model", "signals", "summary"}),
+    }
+    file = folder / f"{stamp_of(settings)}.jsonl"
+    kept = KeptRows(file, settings, ("window", "target"), resume=True, advice="move it away")
+
+    def keys(window: int) -> list[tuple[int, int | None]]:
+        return [(window, t) for t in range(len(people[window].user.targets))] if conditioned else [(window, None)]
+
+    missing = [window for window in range(len(people)) if any(key not in kept.rows for key in keys(window))]
+    model = models.inference_model(path) if missing else None
+    for start in range(0, len(missing), size):
+        assert model is not None
+        batch = missing[start : start + size]
+        asked = [(window, target) for window in batch for _, target in keys(window)]
+        users = [people[window].user for window, _ in asked]
+        prompts = [user.targets[t].prompt for user, (_, t) in zip(users, asked, strict=True) if t is not None]
+        found = model.summarize_many(
+            [user.signals for user in users], temperature=0.0, prompts=prompts if conditioned else None
+        )
+        kept.extend(
+            {
+                "user_id": user.user_id,
+                "window": window,
+                "target": target,
+                "summary": summary.text,
+                "tokens": summary.tokens,
+                "signals_used": summary.signals_used,
+                "signals_dropped": list(summary.signals_dropped),
+                "model": summary.model,
+            }
+            for user, (window, target), summary in zip(users, asked, found, strict=True)
+        )
+        report(len(people) - len(missing) + start + len(batch))
+    kept.close()
+    return [tuple(_summary(kept.rows[key]) for key in keys(window)) for window in range(len(people))]
+
+
+def _summary(row: dict[str, Any]) -> Summary:
+    return Summary(
+        text=row["summary"],
+        tokens=row["tokens"],
+        signals_used=row["signals_used"],
+        signals_dropped=tuple(row["signals_dropped"]),
+        model=row["model"],
+    )

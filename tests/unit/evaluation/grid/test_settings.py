@@ -1,0 +1,112 @@
+"""A grid's file: what is refused and how, and the grids that ship."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from popi.config import with_per_user_lora
+from popi.errors import ConfigError
+from popi.evaluation.grid.settings import GridBenchmark, GridConfig, GridGenerator, GridJudge, load_grid
+from popi.evaluation.methods import METHODS
+
+CONFIGS = Path(__file__).parents[4] / "configs"
+RUN = '[[benchmarks]]\nrun = "runs/a"\n'
+
+
+def load(tmp_path: Path, text: str, *overrides: str) -> GridConfig:
+    file = tmp_path / "grid.toml"
+    file.write_text(text)
+    return load_grid(file, list(overrides))
+
+
+@pytest.mark.parametrize("section", [GridConfig, GridBenchmark, GridGenerator, GridJudge])
+def test_every_setting_is_documented(section: type[BaseModel]) -> None:
+    assert [name for name, field in section.model_fields.items() if not field.description] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "benchmarks: Field required"),
+        (RUN + "sauce = 1\n", "benchmarks.0.sauce: no such setting; allowed here: name, run, config, overrides, users"),
+        ("benchmark = 1\n" + RUN, "benchmark: no such setting; allowed here: name, root, benchmarks"),
+        ('[[benchmarks]]\nname = "x"\n', "name a trained `run`, or the `config`"),
+        (RUN + 'config = "b.toml"\n', "one of the two"),
+        (RUN + 'overrides = ["seed=1"]\n', "'seed=1' would be of another run"),
+        (RUN + RUN, "benchmarks: 'a' stands there twice"),
+        ('methods = ["popi"]\n' + RUN, "methods: no 'popi'; allowed: no_personalization, raw_signals"),
+        ("own_generator = false\n" + RUN, "nobody is left to read the summaries"),
+        (RUN + '[[generators]]\nname = "own"\nmodel = "m"\n', "is the run's own generator"),
+        (RUN + '[[generators]]\nname = "x"\n', "generators.0.model: Field required"),
+        (RUN + 2 * '[[generators]]\nname = "x"\nmodel = "m"\n', "generators: 'x' stands there twice"),
+        (RUN + '[[generators]]\nname = "x"\nmodel = "m"\nscores = true\n', "local models always score"),
+        (RUN + '[[generators]]\nname = "x"\nmodel = "m"\nkey_env = "K"\n', "key_env belongs to a model behind an API"),
+        (
+            RUN + '[[generators]]\nname = "x"\nmodel = "m"\nurl = "u"\nprice_in = 1\n',
+            "needs both price_in and price_out",
+        ),
+        (
+            RUN + '[[generators]]\nname = "x"\nmodel = "m"\nurl = "u"\nprotocol = "anthropic"\nscores = true\n',
+            "needs a vLLM server, protocol openai; got 'anthropic'",
+        ),
+        (RUN + '[[judges]]\nname = "j"\n', "needs url and model"),
+        (RUN + '[[judges]]\nname = "j"\nkind = "truth"\nmodel = "m"\n', "asks no model"),
+        (RUN + '[[judges]]\nname = "j"\nkind = "truth"\ngenerators = ["y"]\n', "no 'y'; allowed: own"),
+        (RUN + '[[judges]]\nname = "j"\nkind = "truth"\nbenchmarks = ["y"]\n', "no 'y'; allowed: a"),
+        (RUN + '[[judges]]\nname = "j"\nkind = "truth"\npairs = [["oracle"]]\n', "judges.0.pairs.0"),
+        (RUN + '[[judges]]\nname = "j"\nkind = "truth"\npairs = [["oracle", "oracle"]]\n', "compared with itself"),
+        ('name = "a"\n[training]\nrounds = 1\n', "is the config of a run and no grid; .*--run DIRECTORY"),
+    ],
+)
+def test_what_is_wrong_is_named_with_what_would_be_right(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(ConfigError, match="(?s)grid.toml.*" + words.replace("(", r"\(")):
+        load(tmp_path, text)
+
+
+def test_overrides_and_names(tmp_path: Path) -> None:
+    text = RUN + 'users = "sets/mine.jsonl"\n[[benchmarks]]\nconfig = "' + str(CONFIGS / "nano.toml") + '"\n'
+    grid = load(tmp_path, text + 'overrides = ["name=other"]\n', "name=mine", "max_users=5")
+    assert (grid.name, grid.max_users, grid.directory) == ("mine", 5, Path("runs/mine"))
+    assert [benchmark.label for benchmark in grid.benchmarks] == ["a-on-mine", "other"]
+
+
+@pytest.mark.parametrize("name", ["nano_grid", "smollm2_grid", "transfer"])
+def test_shipped_grids_are_valid(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(CONFIGS.parent)  # their paths are relative to where popi is started
+    grid = load_grid(f"configs/{name}.toml")
+    assert grid.name == name
+    for benchmark in grid.benchmarks:
+        if benchmark.config is not None:
+            assert benchmark.run_config().name != name, "the run and the grid have a directory each"
+
+
+def test_the_nano_grid_has_every_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(CONFIGS.parent)
+    grid = load_grid("configs/nano_grid.toml")
+    [benchmark] = grid.benchmarks
+    config = with_per_user_lora(benchmark.run_config())
+    assert set(grid.methods or []) | {"no_personalization"} == set(METHODS)
+    assert {method.order for method in METHODS.values() if method.order} == set(config.training.orders)
+    assert config.evaluation.per_user_lora.users == 100
+    own = load_grid("configs/nano_grid.toml").benchmarks[0].run_config().training
+    from popi.config import load_config
+
+    assert own.inference == load_config("configs/nano.toml").training.inference
+
+
+def test_the_transfer_grid_names_the_generators_of_the_paper(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(CONFIGS.parent)
+    grid = load_grid("configs/transfer.toml")
+    names = " ".join(generator.name for generator in grid.generators)
+    for name in (
+        "Llama-3.2-1B",
+        "Llama-3.2-3B",
+        "Mistral-Small",
+        "Mistral-Large",
+        "DeepSeek-R1",
+        "Claude",
+        "GPT-4o-mini",
+    ):
+        assert name in names
+    assert all(generator.key_env for generator in grid.generators if not generator.scores)
