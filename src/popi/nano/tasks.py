@@ -173,4 +173,4 @@ class Writer:
         return self._row(str(messages[0]["content"]), tasks, score_system=True)
 
     def _system(self, summary: str) -> str:
-        return str(self.templates.generator_messages("x", summary)[0]["content"])
+        return self.templates.summary_text(summary)

@@ -132,7 +132,11 @@ class Templates:
         messages = self._prompt_messages(prompt)
         if summary is None or self.names_no_preference(summary):
             return messages
-        return _with_system(self._render("generator.system.j2", summary=self._clean(summary.strip())), messages)
+        return _with_system(self.summary_text(summary), messages)
+
+    def summary_text(self, summary: str) -> str:
+        """What stands in front of the task prompt for a summary, whatever it says."""
+        return self._render("generator.system.j2", summary=self._clean(summary.strip()))
 
     def raw_signals_messages(self, prompt: Prompt, signals: Sequence[Signal]) -> list[dict[str, str]]:
         """The baseline: the generator reads the signals themselves in front of the task prompt; without any, the plain
