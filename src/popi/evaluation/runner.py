@@ -360,7 +360,8 @@ class Job:
             rows_of[name] = read_rows(self.folder / f"{name}.jsonl")
             check_rows(name, rows_of[name], self.expected(name))
             seconds[name] = self.finished[name]["seconds"]
-        examples = json.loads((self.folder / "examples.json").read_text(encoding="utf-8"))["users"]
+        file = self.folder / "examples.json"  # a grid's cells have none
+        examples = json.loads(file.read_text(encoding="utf-8"))["users"] if file.is_file() else []
         return {
             "commit": commit(),
             "config": self.config.model_dump(mode="json"),
