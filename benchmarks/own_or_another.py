@@ -15,10 +15,11 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from popi.evaluation.job import read_rows
 from popi.evaluation.methods import METHODS, Context, Sources, personalized, raw_signals
 from popi.evaluation.metrics import Estimate, outcomes, paired_difference, reward_accuracy
 from popi.evaluation.models import Models
-from popi.evaluation.runner import destination, read_rows
+from popi.evaluation.runner import destination
 from popi.evaluation.users import held_out
 from popi.summary import Summary
 from popi.training.run_directory import RunDirectory

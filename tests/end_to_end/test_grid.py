@@ -19,8 +19,8 @@ from popi.cli import app
 from popi.errors import ConfigError, RunError, UpstreamError
 from popi.evaluation.grid.run import run_grid
 from popi.evaluation.grid.settings import GridConfig, load_grid
+from popi.evaluation.job import read_rows
 from popi.evaluation.kept import KeptRows
-from popi.evaluation.runner import read_rows
 from popi.generator import Generator
 
 QUIET = Console(quiet=True)

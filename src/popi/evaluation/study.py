@@ -21,11 +21,12 @@ from rich.table import Table
 
 from popi.config import RunConfig
 from popi.errors import ConfigError, RunError
+from popi.evaluation.job import read_rows
 from popi.evaluation.methods import METHODS, REFERENCE, RowKey, Sources, raw_signals, score_rows, written_summaries
 from popi.evaluation.metrics import Estimate
 from popi.evaluation.models import Models, Other
-from popi.evaluation.provenance import commit, versions
-from popi.evaluation.runner import Run, choose_methods, destination, read_rows, stamp_of
+from popi.evaluation.provenance import commit, stamp_of, versions
+from popi.evaluation.runner import Run, choose_methods, destination
 from popi.evaluation.users import held_out
 from popi.inference_model import InferenceModel
 from popi.signals.types import Prompt, Signal

@@ -1,5 +1,6 @@
 """Held-out users to evaluate on: the run's own (nano world, test file, benchmark), or those of any JSONL file."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,15 @@ def held_out(config: RunConfig, path: str | Path | None = None) -> tuple[list[Pe
         raise DataError(f"{path}: {len(both)} users that the run was trained on, among them {both[0]!r}")
     refuse_leaks(users, str(path), trained)
     return [Person(user) for user in users], None
+
+
+def benchmark_of(
+    config: RunConfig, facts: Mapping[str, Any] | None, users: str | Path | None = None
+) -> dict[str, str | None]:
+    """What every row says of the users that it is about: whence, and by which version of the loader."""
+    data = config.data
+    source = str(users) if users is not None else data.test or data.source
+    return {"benchmark": source, "benchmark_version": facts["loader"] if facts is not None else None}
 
 
 def named_attributes(text: str) -> set[tuple[str, str]]:

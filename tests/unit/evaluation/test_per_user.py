@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 from popi.cli import app
 from popi.config import PerUserLoraConfig, resolve, with_per_user_lora
 from popi.evaluation import per_user
-from popi.evaluation.runner import evaluate, read_rows
+from popi.evaluation.job import read_rows
+from popi.evaluation.runner import evaluate
 from popi.evaluation.users import held_out
 from popi.scoring import pair_logps_plain
 from popi.training.per_user import own_pairs, user_adapter

@@ -6,10 +6,11 @@ import torch
 
 from popi.config import resolve
 from popi.errors import ConfigError, DataError, RunError
-from popi.evaluation import runner
+from popi.evaluation.job import check_rows, read_rows
 from popi.evaluation.methods import METHODS
 from popi.evaluation.models import Other
-from popi.evaluation.runner import check_rows, evaluate, metrics_path, read_rows, training_seconds
+from popi.evaluation.provenance import commit
+from popi.evaluation.runner import evaluate, metrics_path, training_seconds
 from popi.evaluation.users import held_out
 from popi.generator import Generator
 from popi.scoring import pair_logps_plain, soft_pair_logps
@@ -357,7 +358,7 @@ def test_training_seconds_add_up_over_steps(tmp_path: Path) -> None:
 
 
 def test_a_commit_is_named() -> None:
-    assert runner.commit()
+    assert commit()
 
 
 def test_damaged_rows_are_named(tmp_path: Path) -> None:

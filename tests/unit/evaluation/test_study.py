@@ -6,9 +6,10 @@ import pytest
 from rich.console import Console
 
 from popi.errors import ConfigError, RunError
+from popi.evaluation.job import read_rows
 from popi.evaluation.methods import METHODS
 from popi.evaluation.metrics import Estimate
-from popi.evaluation.runner import evaluate, read_rows
+from popi.evaluation.runner import evaluate
 from popi.evaluation.study import Study, interval, reads_signals, result_table, with_signals
 
 STUDIED = ["raw_signals", "untrained_summary", "popi_plug_and_play", "popi_alternating"]

@@ -11,9 +11,11 @@ from popi.backends.usage import Prices
 from popi.config import ApiGeneratorConfig
 from popi.evaluation.grid.benchmarks import Benchmark
 from popi.evaluation.grid.settings import OWN, REFERENCE, GridConfig, GridGenerator
+from popi.evaluation.job import SUMMARIES, Job
 from popi.evaluation.methods import METHODS, Context
 from popi.evaluation.models import Models, Other
-from popi.evaluation.runner import SUMMARIES, Job, choose_methods, evaluation_progress
+from popi.evaluation.progress import evaluation_progress
+from popi.evaluation.runner import choose_methods
 from popi.training.run_directory import write_text
 
 

@@ -13,8 +13,8 @@ from popi.evaluation.grid.settings import REFERENCE, GridJudge
 from popi.evaluation.judge.question import Judge, Progress
 from popi.evaluation.judge.run import Arena, judge_pair
 from popi.evaluation.methods import Context
+from popi.evaluation.progress import evaluation_progress
 from popi.evaluation.provenance import stamp_of
-from popi.evaluation.runner import evaluation_progress
 from popi.training.run_directory import write_text
 
 ADVICE = "give the grid another name=…"

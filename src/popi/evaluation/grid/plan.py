@@ -19,8 +19,7 @@ from popi.evaluation.judge.prompt import JudgePrompt
 from popi.evaluation.judge.question import Question, told_persona
 from popi.evaluation.judge.responses import asked
 from popi.evaluation.methods import METHODS, plain_prompts, raw_signals
-from popi.evaluation.runner import benchmark_of
-from popi.evaluation.users import held_out
+from popi.evaluation.users import benchmark_of, held_out
 from popi.signals.render import Templates
 from popi.training.shapes import ASSUMED_PROMPT, ASSUMED_RESPONSE, LOOKED_AT, PER_MESSAGE, at_hand
 from popi.training.templates import with_template

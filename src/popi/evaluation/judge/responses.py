@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 from popi.backends.chat import Messages
 from popi.config import RunConfig
 from popi.errors import BatchError, DataError, PopiError, RunError
+from popi.evaluation.job import made_by
 from popi.evaluation.judge.alpaca_eval import read_model_outputs
 from popi.evaluation.judge.question import Progress
 from popi.evaluation.kept import KeptRows
 from popi.evaluation.methods import METHODS, Context, RowKey, Sources, personalized, plain_prompts
 from popi.evaluation.models import Models
 from popi.evaluation.provenance import commit, stamp_of
-from popi.evaluation.runner import evaluated_summaries, made_by
+from popi.evaluation.runner import evaluated_summaries
 from popi.generator import AnyGenerator, Generator
 from popi.signals.render import flat
 from popi.summary import Summary

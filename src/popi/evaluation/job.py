@@ -1,0 +1,290 @@
+"""One evaluation's work: the rows of each method, kept as they come, and the figures from them.
+
+Rows are kept (METHOD.part.jsonl) under everything that they depend on; METHOD.jsonl is written when all are there. What
+was cut short goes on with the rows that are missing; a method whose models, users or settings changed is scored again.
+"""
+
+import json
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.progress import Progress, TaskID
+from torch import Tensor
+
+from popi.config import RunConfig
+from popi.errors import RunError, UpstreamError
+from popi.evaluation.figures import measure
+from popi.evaluation.kept import KeptRows, settings_of
+from popi.evaluation.methods import METHODS, REFERENCE, Context, RowKey, Sources, score_blocks
+from popi.evaluation.models import Models, revision
+from popi.evaluation.per_user import per_user_blocks
+from popi.evaluation.provenance import commit, stamp_of, versions
+from popi.evaluation.summaries import kept_summaries
+from popi.evaluation.users import named_attributes
+from popi.generator import AnyGenerator, Generator
+from popi.summary import Summary
+from popi.training.run_directory import differences, write_text
+from popi.users import Person
+
+Row = dict[str, Any]
+FINISHED = "finished.json"
+SUMMARIES = "summaries"
+"""Folder of the summaries, which all generators read."""
+
+
+class Job:
+    """One evaluation: users, models and the folder of its files.
+
+    Args:
+        config: the run's.
+        people: held-out users.
+        models: loads the models.
+        folder: of the methods' files.
+        summaries: folder of the summaries that the inference models write; by default in `folder`.
+        benchmark: what every row says of where the users come from (`benchmark_of`).
+        refuse_changes: rows that were made under other settings are an error, and not made again.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        people: Sequence[Person],
+        models: Models,
+        folder: Path,
+        *,
+        summaries: Path | None = None,
+        benchmark: Mapping[str, Any] | None = None,
+        refuse_changes: bool = False,
+    ) -> None:
+        self.config, self.people, self.models, self.folder = config, people, models, folder
+        self.summaries, self.refuse_changes = summaries or folder / SUMMARIES, refuse_changes
+        self.benchmark, self.commit = dict(benchmark or {}), commit()
+        self.users_stamp = stamp_of([p.user.model_dump(mode="json") for p in people])
+        self.written: dict[str, list[tuple[Summary, ...]]] = {}
+        self.finished: dict[str, Any] = _finished(folder / FINISHED)
+
+    def expected(self, name: str) -> list[RowKey]:
+        """The keys of a method's rows, in their order: of all users, or of the first that a slow method is for."""
+        most = self.config.evaluation.per_user_lora.users if METHODS[name].per_user else None
+        return [(w, t) for w, p in enumerate(self.people[:most]) for t in range(len(p.user.targets))]
+
+    def method_settings(self, name: str) -> dict[str, Any]:
+        """Everything that a method's rows depend on."""
+        settings = self.config.model_dump(mode="json", include={"model", "signals", "summary"})
+        truths = {"oracles": [person.oracle for person in self.people]} if METHODS[name].needs_truth else {}
+        facts = {"method": name, "users": self.users_stamp, "models": self.models.describe(name)}
+        if METHODS[name].per_user:
+            lora = self.config.evaluation.per_user_lora.model_dump(exclude={"enabled", "users"})
+            settings["per_user_lora"] = lora | {"seed": self.config.seed}
+        return facts | settings | truths
+
+    def method_stamp(self, name: str) -> str:
+        return stamp_of(self.method_settings(name))
+
+    def run_method(self, name: str, progress: Progress, task: TaskID) -> None:
+        """Make the rows of a method that are missing, and write its file.
+
+        Raises:
+            RunError: rows are there that other settings made, and changes are refused; the message says which.
+        """
+        settings, path = self.method_settings(name), self.folder / f"{name}.jsonl"
+        stamp, expected = stamp_of(settings), self.expected(name)
+        before = self.finished.get(name, {})
+        if before.get("stamp") == stamp and before["rows"] == len(expected) and not before.get("missing"):
+            if path.is_file():
+                progress.update(task, completed=len(expected), note="already scored")
+                return
+        kept = self._kept(name, settings, before)
+        done = set(kept.rows) & set(expected)
+        progress.update(task, completed=len(done))
+        started = time.perf_counter()
+        if len(done) < len(expected):
+            for block in self._blocks(name, done, progress, task):
+                kept.extend(block)
+                progress.advance(task, len(block))
+        kept.close()
+        rows = [kept.rows[key] for key in expected if key in kept.rows]
+        check_rows(name, rows, expected)
+        write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        missing = sum(map(_is_missing, rows))
+        seconds = time.perf_counter() - started + (before["seconds"] if before.get("stamp") == stamp else 0)
+        facts = {"stamp": stamp, "rows": len(rows), "seconds": round(seconds, 2), "missing": missing}
+        self.finished[name] = facts | {"settings": brief(settings)}
+        write_text(self.folder / FINISHED, json.dumps(self.finished, indent=2) + "\n")
+        if not missing:  # else the rows that are there wait for those that are not
+            kept.path.unlink(missing_ok=True)
+        progress.update(task, note=f"{missing} missing" if missing else "")
+
+    def refuse_empty(self, name: str) -> None:
+        """Raise UpstreamError, with the first row's reason, where a model behind an API scored nothing of a method."""
+        if self.finished[name]["rows"] and self.finished[name].get("missing") == self.finished[name]["rows"]:
+            reason = read_rows(self.folder / f"{name}.jsonl")[0]["missing"]
+            raise UpstreamError(f"no target pair could be scored under {name}: {reason}")
+
+    def _kept(self, name: str, settings: dict[str, Any], before: dict[str, Any]) -> KeptRows:
+        """The rows of a method that are there; of other settings' rows none, or an error."""
+        path = self.folder / f"{name}.part.jsonl"
+        brief_settings = brief(settings)
+        advice = "give this evaluation a place of its own (of a grid: another name=…)"
+        if self.refuse_changes:
+            changed = differences(before["settings"], brief_settings) if "settings" in before else []
+            if changed:
+                raise RunError(
+                    f"{self.folder / name}.jsonl was made under other settings:\n  "
+                    + "\n  ".join(changed)
+                    + f"\ngo on with those, or {advice}"
+                )
+        elif settings_of(path) != brief_settings:
+            path.unlink(missing_ok=True)
+        kept = KeptRows(path, brief_settings, ("window", "target"), resume=True, again=_is_missing, advice=advice)
+        finished = self.folder / f"{name}.jsonl"
+        if not kept.rows and before.get("stamp") == stamp_of(settings) and finished.is_file():
+            kept.extend(row for row in read_rows(finished) if row.get("missing") is None and "messages" in row)
+        return kept
+
+    def _blocks(self, name: str, done: Collection[RowKey], progress: Progress, task: TaskID) -> Iterator[list[Row]]:
+        """The rows of a method but for those done, as they come."""
+        method = METHODS[name]
+        facts = self.benchmark | {"method": name, "models": self.models.describe(name), "users": self.users_stamp}
+        facts |= {"seed": self.config.seed, "commit": self.commit}
+        if method.per_user:
+            generator = self.models.generator(self.models.untrained)
+            assert isinstance(generator, Generator), "behind an API there are no weights (choose_methods)"
+            people = self.people[: self.config.evaluation.per_user_lora.users]
+            facts |= made_by(generator)
+            for block in per_user_blocks(generator, people, self._reference(), self.config, done):
+                yield [facts | row for row in block]
+            return
+        path = self.models.generator_path(method)
+        generator = self.models.generator(path)
+        facts |= made_by(generator)
+        contexts = self.contexts(name, progress, task)
+        truths = self._truths(contexts)
+        for block in score_blocks(
+            generator,
+            self.people,
+            contexts,
+            None if name == REFERENCE else self._reference(),
+            untrained=path == self.models.untrained,
+            batch_size=self.config.evaluation.batch_size,
+            done=done,
+        ):
+            yield [facts | row | truths.get(row["window"], {}) for row in block]
+
+    def contexts(self, name: str, progress: Progress, task: TaskID) -> list[Context]:
+        """What a method puts beside each user's task prompts; summaries are written if they are not there."""
+        method = METHODS[name]
+        generator = self.models.generator(self.models.generator_path(method))
+
+        def summarize(users: Sequence[Person]) -> list[tuple[Summary, ...]]:
+            return self.summaries_by(self.models.inference_path(method), progress, task)
+
+        def embed(users: Sequence[Person]) -> Tensor:
+            return self.models.soft_prompts(method, users)
+
+        sources = Sources(summarize, embed, generator, self.config.signals.token_budget)
+        return method.contexts(sources, self.people)
+
+    def _truths(self, contexts: Sequence[Context]) -> dict[int, Row]:
+        """Window → what the (first target's) summary names and what the user prefers, where both are known."""
+        return {
+            window: {
+                "named": sorted(map(list, named_attributes(summary.text))),
+                "preferred": sorted(map(list, person.preferences)),
+            }
+            for window, (person, context) in enumerate(zip(self.people, contexts, strict=True))
+            if person.preferences is not None and (summary := context.summary(0)) is not None
+        }
+
+    def summaries_by(self, path: str, progress: Progress, task: TaskID) -> list[tuple[Summary, ...]]:
+        """Greedy summaries of all users by an inference model, written once for all methods and generators."""
+        if path not in self.written:
+
+            def report(done: int) -> None:
+                progress.update(task, note=f"summaries {done}/{len(self.people)}")
+
+            self.written[path] = kept_summaries(
+                self.summaries, path, self.models, self.people, self.users_stamp, report
+            )
+            progress.update(task, note="")
+        return self.written[path]
+
+    def _reference(self) -> dict[RowKey, tuple[float, float]]:
+        """The reference's log-probs: those of the rows without personalisation."""
+        rows = [row for row in read_rows(self.folder / f"{REFERENCE}.jsonl") if row.get("missing") is None]
+        return {(row["window"], row["target"]): (row["chosen_logp"], row["rejected_logp"]) for row in rows}
+
+    def summaries_of(self, name: str) -> dict[RowKey, str | None]:
+        """(window, target) → the summary that a method's file holds."""
+        rows = read_rows(self.folder / f"{name}.jsonl")
+        return {(row["window"], row["target"]): row["summary"] for row in rows}
+
+    def metrics(self, names: Sequence[str]) -> dict[str, Any]:
+        """metrics.json from the methods' files."""
+        rows_of, seconds = {}, {}
+        for name in names:
+            rows_of[name] = read_rows(self.folder / f"{name}.jsonl")
+            check_rows(name, rows_of[name], self.expected(name))
+            seconds[name] = self.finished[name]["seconds"]
+        file = self.folder / "examples.json"  # a grid's cells have none
+        examples = json.loads(file.read_text(encoding="utf-8"))["users"] if file.is_file() else []
+        return {
+            "commit": commit(),
+            "config": self.config.model_dump(mode="json"),
+            "seed": self.config.seed,
+            "versions": versions(),
+            "n_users": len({person.user.user_id for person in self.people}),
+            "n_pairs": len(self.expected(REFERENCE)),
+            **measure(rows_of, self.config, self.people, examples),
+            "seconds": {"evaluation": round(sum(seconds.values()), 2)} | seconds,
+        }
+
+
+def check_rows(name: str, rows: Sequence[Row], expected: Sequence[RowKey]) -> None:
+    """Every target pair once, none missing, none twice.
+
+    Raises:
+        RunError: a file does not hold the rows that it should.
+    """
+    keys = [(row["window"], row["target"]) for row in rows]
+    if keys != list(expected):
+        missing, twice = len(set(expected) - set(keys)), len(keys) - len(set(keys))
+        raise RunError(
+            f"evaluation of {name}: {len(keys)} rows for {len(expected)} target pairs ({missing} missing, {twice} "
+            f"twice); delete {name}.jsonl in the run's evaluation folder and evaluate again"
+        )
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a method's file, in the order of users and targets."""
+    try:
+        with path.open(encoding="utf-8") as lines:  # splitlines() would also cut at U+2028 inside a summary
+            return [json.loads(line) for line in lines]
+    except ValueError as error:
+        raise RunError(f"{path}: damaged ({error}); delete it and evaluate again") from None
+
+
+def _finished(path: Path) -> dict[str, Any]:
+    """Which methods were scored, by their stamps; a damaged file says nothing, and all are scored again."""
+    try:
+        marks = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return marks if isinstance(marks, dict) else {}
+
+
+def _is_missing(row: Row) -> bool:
+    return row["missing"] is not None
+
+
+def brief(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A method's settings with hashes for long lists: what a file of rows begins with."""
+    return {key: stamp_of(value) if key == "oracles" else value for key, value in settings.items()}
+
+
+def made_by(generator: AnyGenerator) -> dict[str, Any]:
+    """What a row says of the model that it was made by, beyond its name."""
+    templates = generator.templates
+    return {"template": templates.name, "template_stamp": templates.stamp, "revision": revision(generator)}
