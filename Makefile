@@ -12,10 +12,10 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 # popi's default model ships with the package: nothing here needs a model hub.
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test slow check bench docs format clean help
+.PHONY: demo test slow check bench bench-gateway docs format clean help
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
 
 demo: $(VENV)/.stamp  ## the whole loop in minutes: train, evaluate, report in runs/demo/
 	$(BIN)/popi demo
@@ -39,6 +39,9 @@ format: $(VENV)/.stamp-dev  ## rewrite the sources as `make check` wants them
 bench: $(VENV)/.stamp-dev  ## speed and memory of the hot path
 	$(BIN)/python benchmarks/scoring.py
 
+bench-gateway: $(VENV)/.stamp-dev  ## the gateway against the upstream alone and LiteLLM's proxy (which it installs)
+	$(BIN)/python benchmarks/gateway.py
+
 docs: $(VENV)/.stamp-dev  ## regenerate the generated parts of docs/ and the JSON Schemas
 	$(BIN)/python docs/generate.py
 
@@ -55,5 +58,5 @@ $(VENV)/.stamp: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.stamp-dev: $(VENV)/.stamp
-	$(PIP) -e '.[train,serve,dev]'
+	$(PIP) -e '.[train,serve,otel,dev]'
 	@touch $@

@@ -1,8 +1,12 @@
-"""Writes the generated files: docs/configuration.md, docs/cli.md and the shipped JSON Schemas.
+"""Writes the generated files: docs/configuration.md, docs/gateway_settings.md, docs/cli.md, the JSON Schemas.
 
 `python docs/generate.py` writes them; `--check` only says which ones are out of date (exit code 1).
 """
 
+import dataclasses
+import inspect
+import json
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
@@ -14,6 +18,9 @@ from pydantic_core import PydanticUndefined
 from popi.cli import app
 from popi.config import RunConfig
 from popi.evaluation.grid.settings import GridConfig
+from popi.serving.proxy.settings import JwtSettings, ProxySettings
+from popi.serving.renewal import Pace
+from popi.serving.store.jobs import Debounce
 from popi.signals import schema
 
 DOCS = Path(__file__).parent
@@ -39,6 +46,47 @@ def configuration() -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
+def gateway_settings() -> str:
+    """Every setting of the gateway: the docstrings under ProxySettings' fields, and those of the renewal's classes."""
+    lines = [
+        NOTE.format(source="src/popi/serving/proxy/settings.py, renewal.py and store/jobs.py"),
+        "# Settings of the gateway\n",
+        "`popi serve --config FILE` and `popi worker --config FILE` take them from a TOML file. Every one but",
+        "`upstream` has a default, and that may come from `--upstream`. What is given on the command line comes",
+        "before the file. A wrong name or value is refused. What the settings are about: [serving.md](serving.md)",
+        "and [gateway_proxy.md](gateway_proxy.md).\n",
+        "## `[proxy]`\n",
+        *_section("", ProxySettings),
+        "## `[proxy.jwt]`\n",
+        _about(JwtSettings) + "\n",
+        *_section("", JwtSettings),
+        "## `[renewal]`\n",
+        "In seconds, but for `tries`. `quiet` and `longest` matter where signals come in (`popi serve`), the others",
+        "where summaries are written (`popi worker`, or `popi serve` with an inference model).\n",
+        *_dataclasses(Debounce, Pace),
+    ]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _about(model: type) -> str:
+    return " ".join((inspect.getdoc(model) or "").split())
+
+
+def _dataclasses(*kinds: type) -> list[str]:
+    """The fields of dataclasses, from `Attributes:` in their docstrings."""
+    lines = ["| Setting | Type | Default | Meaning |", "|---|---|---|---|"]
+    for kind in kinds:
+        text = (inspect.getdoc(kind) or "").split("Attributes:\n")[1]
+        about = {
+            name: " ".join(words.split()) for name, words in re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", text, re.M)
+        }
+        for field in dataclasses.fields(kind):
+            words = about[field.name]
+            words = words[0].upper() + words[1:]
+            lines.append(f"| `{field.name}` | {_kind(field.type)} | `{_toml(field.default)}` | {words} |")
+    return [*lines, ""]
+
+
 def _section(prefix: str, model: type[BaseModel]) -> list[str]:
     lines = ["| Setting | Type | Default | Meaning |", "|---|---|---|---|"]
     nested: list[tuple[str, str, type[BaseModel]]] = []
@@ -62,7 +110,7 @@ def _section(prefix: str, model: type[BaseModel]) -> list[str]:
 
 def _kind(annotation: Any) -> str:
     inner = get_args(annotation)
-    if get_origin(annotation) is list:
+    if get_origin(annotation) in (list, tuple):
         return f"list of {_kind(inner[0])}"
     if get_origin(annotation) is dict:
         return "table"
@@ -72,7 +120,8 @@ def _kind(annotation: Any) -> str:
         return ", ".join(f"`{value}`" for value in inner)
     if inner:
         return " or ".join(_kind(kind) for kind in inner if kind is not type(None)) + ", or unset"
-    return {"int": "integer", "float": "number", "str": "text", "bool": "true or false"}[annotation.__name__]
+    names = {"int": "integer", "float": "number", "str": "text", "bool": "true or false"}
+    return (names | {"SecretStr": "text", "JwtSettings": "a table, `[proxy.jwt]`"})[annotation.__name__]
 
 
 def _bound(rule: Any) -> str:
@@ -85,11 +134,13 @@ def _bound(rule: Any) -> str:
 def _toml(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return "[" + ", ".join(_toml(item) for item in value) + "]"
     if isinstance(value, dict):
         return "{}"
-    return f'"{value}"' if isinstance(value, str) else "unset" if value is None else f"{value:g}"
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    return "unset" if value is None else f"{value:_}" if isinstance(value, int) and value > 999_999 else f"{value:g}"
 
 
 def commands() -> str:
@@ -135,7 +186,8 @@ def _default(option: Any) -> str:
 def files() -> dict[Path, str]:
     """Every generated file and what should stand in it."""
     schemas = {schema.FOLDER / name: schema.as_text(value) for name, value in schema.schemas().items()}
-    return {DOCS / "configuration.md": configuration(), DOCS / "cli.md": commands(), **schemas}
+    pages = {"configuration.md": configuration(), "gateway_settings.md": gateway_settings(), "cli.md": commands()}
+    return {DOCS / name: text for name, text in pages.items()} | schemas
 
 
 def main() -> int:

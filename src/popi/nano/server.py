@@ -1,7 +1,8 @@
 """The nano model as a small OpenAI-compatible server, `python -m popi.nano.server`: upstream of `popi serve --demo`.
 
-The nano model knows one form of prompt, that of its own templates, and no others. So a summary that the gateway put in
-is taken out of its block again, and goes where the nano templates have it. A real model reads the block itself.
+The nano model knows one form of prompt, that of its own templates: a system message with the summary (or none), and
+one of the user. So the gateway must put summaries in as those templates do (`[proxy] block`, see `popi.serving.demo`),
+and of a longer conversation the model reads the system message and the last turn.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from popi.generator import Generator
-from popi.serving.proxy.block import DEFAULT_BLOCK
+from popi.signals.neutralise import neutralise
 
 NAME = "nano"
 LONGEST = 96
@@ -45,21 +46,22 @@ class NanoServer:
     async def _chat(self, request: Request) -> Response:
         try:
             body = json.loads(await request.body())
-            prompt, summary = _read(body["messages"])
+            conversation = _read(body["messages"])
             most = min(int(body.get("max_tokens") or LONGEST), LONGEST)
             temperature = float(body.get("temperature") or 0.0)
         except (ValueError, TypeError, KeyError, AttributeError):
             words = "the body must be JSON with messages, the last of them by the user, in text"
             return JSONResponse({"error": {"message": words, "type": "invalid_request_error"}}, 400)
         async with self._turn:
-            text = await asyncio.to_thread(self._generator.generate, prompt, summary, most, temperature)
+            texts = await asyncio.to_thread(self._generator.reply_many, [conversation], most, temperature)
+        text = texts[0]
         head = {"id": f"chatcmpl-{time.time_ns():x}", "created": int(time.time()), "model": NAME}
         if body.get("stream"):
             return StreamingResponse(_chunks(text, head), media_type="text/event-stream")
         message = {"role": "assistant", "content": text}
         choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
-        count = self._generator.count_tokens
-        spent = {"prompt_tokens": count(prompt), "completion_tokens": count(text)}
+        asked = self._generator.prompt_tokens([conversation])[0]
+        spent = {"prompt_tokens": asked, "completion_tokens": self._generator.count_tokens(text)}
         usage = spent | {"total_tokens": sum(spent.values())}
         return JSONResponse(head | {"object": "chat.completion", "choices": choices, "usage": usage})
 
@@ -79,23 +81,20 @@ async def _chunks(text: str, head: dict[str, Any]) -> AsyncIterator[str]:
     yield "data: [DONE]\n\n"
 
 
-def _read(messages: list[dict[str, Any]]) -> tuple[str, str | None]:
-    """The last message as the task prompt, and the summary in the gateway's block, if there is one."""
-    before, behind = DEFAULT_BLOCK.split("{summary}")
-    summary = None
-    for message in messages[:-1]:
-        text = _text(message["content"])
-        if before in text and behind in text:
-            summary = text.split(before, 1)[1].rsplit(behind, 1)[0].strip()
+def _read(messages: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """What the model reads of a conversation."""
+    system = [_text(message["content"]) for message in messages[:-1] if message["role"] in ("system", "developer")]
     last = messages[-1]
-    prompt = _text(last["content"]).strip()
+    prompt = _text(last["content"])
     if last["role"] != "user" or not prompt:
         raise ValueError
-    return prompt, summary
+    turns = [{"role": "user", "content": prompt}]
+    return [{"role": "system", "content": "\n\n".join(system)}, *turns] if system else turns
 
 
 def _text(content: str | list[dict[str, Any]]) -> str:
-    return content if isinstance(content, str) else "\n".join(part["text"] for part in content)
+    text = content if isinstance(content, str) else "\n".join(part["text"] for part in content)
+    return neutralise(text, single_line=True).strip()
 
 
 def main() -> None:

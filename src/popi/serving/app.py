@@ -9,6 +9,7 @@ from typing import Any
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+from pydantic import SecretStr
 from sqlalchemy import Connection, select
 from starlette.routing import Router
 from starlette.types import Receive, Scope, Send
@@ -21,10 +22,12 @@ from popi.serving.profiles.openapi import document
 from popi.serving.profiles.service import Profiles
 from popi.serving.proxy.limits import Limits
 from popi.serving.proxy.routes import proxy_routes
+from popi.serving.proxy.settings import ProxySettings
 from popi.serving.renewal import Worker
 from popi.serving.settings import GatewaySettings
 from popi.serving.store import jobs
 from popi.serving.store.database import Database
+from popi.serving.store.settings import id_secret
 from popi.serving.store.threads import Store
 from popi.serving.summaries import SummaryCache
 
@@ -43,6 +46,9 @@ class Gateway:
         settings: of everything.
         worker: renews summaries in this process; None: another process does, or nobody.
         admin_key: as KeyRing takes it.
+
+    Raises:
+        StoreError: the database failed.
     """
 
     def __init__(
@@ -51,14 +57,14 @@ class Gateway:
         self.store = Store(database)
         self.keys = KeyRing(self.store, admin_key)
         self.summaries = SummaryCache(self.store)
-        self.profiles = Profiles(self.store, settings.debounce, self.summaries.forget, self.keys.forget)
+        self.profiles = Profiles(self.store, settings.debounce, self.summaries.forget, self._erased)
         self._worker = worker
-        proxy = settings.proxy
-        limits = Limits(proxy.requests_per_s, proxy.burst, proxy.concurrency)
+        proxy = _with_secret(settings.proxy, database)
+        limits = Limits.of(proxy)
         self._profile_api = ProfileApi(self.profiles, self.keys, limits)
-        self._proxy = proxy_routes(proxy, self.keys, self.summaries)
+        self._proxy = proxy_routes(proxy, self.keys, self.summaries, limits)
         self._jobs: dict[str, int] = {}
-        self._proxy.metrics.registry.register(_Renewals(self._jobs, worker))
+        self._proxy.metrics.registry.register(_OfTheStore(self._jobs, worker, self.summaries))
         self._router = Router(
             routes=self._proxy.routes, redirect_slashes=False, default=self._own, lifespan=self._lifespan
         )
@@ -88,6 +94,10 @@ class Gateway:
                 await asyncio.to_thread(self._worker.stop)
             await asyncio.to_thread(self.store.close)
 
+    def _erased(self, tenant: str, user_id: str) -> None:
+        self.keys.forget(tenant, user_id)
+        self._proxy.gateway.forget()
+
     async def _chores(self) -> None:
         database = self.store.database
 
@@ -95,6 +105,8 @@ class Gateway:
             return jobs.counts(connection, database.now(connection))
 
         while True:
+            self.summaries.drop_old()
+            self._proxy.gateway.forget()  # users whom another process erased may be in it
             try:
                 self._jobs.update(await self.store.read(count))
                 if database.kind == "sqlite":
@@ -136,16 +148,23 @@ class Gateway:
         return True
 
 
+def _with_secret(proxy: ProxySettings, database: Database) -> ProxySettings:
+    """The settings with the store's secret for hashed ids, where they bring none and one is needed."""
+    if proxy.id_secret is not None or proxy.ids_upstream != "hashed":
+        return proxy
+    return proxy.model_copy(update={"id_secret": SecretStr(id_secret(database))})
+
+
 def _tell(loop: asyncio.AbstractEventLoop, forget: Callable[[str, str], None], tenant: str, user_id: str) -> None:
     with suppress(RuntimeError):  # the loop has ended, and with it what it would forget
         loop.call_soon_threadsafe(forget, tenant, user_id)
 
 
-class _Renewals(Collector):
-    """Renewals for `/metrics`: what this process did, and what waits in the store."""
+class _OfTheStore(Collector):
+    """For `/metrics`: renewals, those of this process and those that wait in the store; uses of old summaries."""
 
-    def __init__(self, waiting: dict[str, int], worker: Worker | None) -> None:
-        self._waiting, self._worker = waiting, worker
+    def __init__(self, waiting: dict[str, int], worker: Worker | None, summaries: SummaryCache) -> None:
+        self._waiting, self._worker, self._summaries = waiting, worker, summaries
 
     def collect(self) -> list[Metric]:
         gauge = GaugeMetricFamily("popi_renewal_jobs", "Stale summaries, by how their renewal stands", labels=["state"])
@@ -155,4 +174,5 @@ class _Renewals(Collector):
         if self._worker is not None:
             for outcome, number in list(self._worker.counts.outcomes.items()):
                 counter.add_metric([outcome], number)
-        return [gauge, counter]
+        about = "Requests personalised with an old summary, because the store was slow or failed"
+        return [gauge, counter, CounterMetricFamily("popi_old_summaries", about, self._summaries.old_ones)]

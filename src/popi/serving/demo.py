@@ -20,7 +20,7 @@ from popi.errors import UpstreamError
 from popi.nano.world import make_users
 from popi.serving.keys import create
 from popi.serving.proxy.settings import ProxySettings
-from popi.serving.server import free_port, run
+from popi.serving.server import free_port, listens, run
 from popi.serving.settings import GatewaySettings
 from popi.serving.store import signals, summaries
 from popi.serving.store.database import Database
@@ -30,6 +30,8 @@ TENANT = "demo"
 NAMES = ("ada", "ben", "cleo")
 PROMPT = "tell me about tea."
 LOAD_SECONDS = 120.0
+BLOCK = "preferences of this user : {summary}"
+"""As the nano model's own templates put a summary in: it was trained on no other words."""
 DEBOUNCE = Debounce(quiet=1.0, longest=5.0)
 """Short, so that one can watch a summary change."""
 
@@ -54,11 +56,11 @@ def run_demo(host: str, port: int, store: str | None) -> None:
         key = create(database, "app", TENANT)[0]
         _fill(database)
         behind = free_port()
-        model = stack.enter_context(_process("-m", "popi.nano.server", "--port", str(behind)))
-        stack.enter_context(_process("-m", "popi.cli", "worker", "--model", "nano", "--store", store))
+        model = stack.enter_context(_process("popi.nano.server", "--port", str(behind)))
+        stack.enter_context(_process("popi.cli", "worker", "--model", "nano", "--store", store))
         print("loading the nano model, twice (upstream and inference model) ...", file=sys.stderr, flush=True)
-        _wait(database, model)
-        settings = GatewaySettings(ProxySettings(upstream=f"http://127.0.0.1:{behind}/v1"), DEBOUNCE)
+        _wait(database, model, behind)
+        settings = GatewaySettings(ProxySettings(upstream=f"http://127.0.0.1:{behind}/v1", block=BLOCK), DEBOUNCE)
         run(database, settings, host, port, started=lambda url: print(_told(url, key), file=sys.stderr, flush=True))
 
 
@@ -75,8 +77,10 @@ def _fill(database: Database) -> None:
 
 
 @contextmanager
-def _process(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen([sys.executable, *arguments], stdin=subprocess.DEVNULL)
+def _process(module: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A module as a process that ends with the block, or with this process, however that ends."""
+    command = [sys.executable, "-m", "popi.serving.tethered", module, *arguments]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE)
     try:
         yield process
     finally:
@@ -86,12 +90,14 @@ def _process(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        if process.stdin is not None:
+            process.stdin.close()
 
 
-def _wait(database: Database, model: "subprocess.Popen[bytes]") -> None:
-    """Until the sample users have their summaries."""
+def _wait(database: Database, model: "subprocess.Popen[bytes]", port: int) -> None:
+    """Until the sample users have their summaries, and the model's server listens."""
     give_up = time.monotonic() + LOAD_SECONDS
-    while any(database.read(summaries.current_text, TENANT, name) is None for name in NAMES):
+    while any(database.read(summaries.current_text, TENANT, name) is None for name in NAMES) or not listens(port):
         if model.poll() is not None or time.monotonic() > give_up:
             raise UpstreamError("the nano model did not start; does `popi generate` work here?")
         time.sleep(0.2)

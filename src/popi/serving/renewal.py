@@ -46,12 +46,13 @@ class Pace:
     """How a worker goes about its work, in seconds.
 
     Attributes:
-        lease: how long a job is its own without a sign of life; so late a dead worker's job is taken over.
+        lease: how long a job is a worker's own without a sign of life; so late a dead one's job is taken over. At
+            least 1.
         idle: between two looks for due jobs.
-        back_off: after the first failure; doubled with each further one.
-        longest_back_off: and no more.
-        tries: so many failures in a row, and the job waits for new signals.
-        edited: after a human edit came between.
+        back_off: until a renewal that failed is tried again; doubled with each further failure.
+        longest_back_off: the most that this grows to.
+        tries: so many failures in a row, and a renewal waits for new signals.
+        edited: until a renewal is done again that a person's edit came between.
     """
 
     lease: float = 60.0

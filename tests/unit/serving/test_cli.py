@@ -1,4 +1,5 @@
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -105,3 +106,66 @@ def test_a_port_that_is_taken(run: Any, store: str) -> None:
         port = taken.getsockname()[1]
         code, _, err = run("serve", "--upstream", "http://a", "--port", port, "--store", store)
     assert code == 2 and f"127.0.0.1:{port}" in err
+
+
+def made_run(folder: Path) -> Path:
+    """A run whose inference model is the untrained base."""
+    from popi.config import resolve
+    from popi.training.run_directory import RunDirectory
+
+    made = RunDirectory.create(resolve({"name": "r", "root": str(folder)}))
+    (made.path / "methods.json").write_text('{"plug_and_play": {"inference_model": "nano", "generator": "nano"}}')
+    return made.path
+
+
+@pytest.mark.parametrize("kind", ["fake", pytest.param("real", marks=pytest.mark.slow)])
+def test_a_worker_writes_with_a_run(
+    run: Any, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    from popi.inference_model import InferenceModel
+    from popi.serving.renewal import Worker
+    from popi.serving.store import signals, summaries
+    from popi.serving.store.jobs import Debounce
+    from popi.signals.types import PairSignal
+    from popi.summary import Summary
+
+    loaded: list[Any] = []
+
+    class Fake:
+        def summarize(self, signals: Any, temperature: float = 0.0) -> Summary:
+            return Summary(f"Heard {len(signals)}.", 3, model="fake")
+
+    def load(name: str, **more: Any) -> Fake:
+        loaded.append((name, more["templates"]))
+        return Fake()
+
+    if kind == "fake":
+        monkeypatch.setattr(InferenceModel, "from_pretrained", load)
+    database = Database.open(store)
+    database.write(keys.ensure_tenant, "acme", 0.0)
+    words = ("tea", "soup", "bees")
+    sent = [PairSignal(prompt=f"what about {word}?", chosen="so done.", rejected="well " * 20) for word in words]
+    database.write(signals.add, "acme", "ada", sent, 1.0, Debounce(0, 0))
+
+    def wait(worker: Worker) -> None:  # in place of waiting for a signal
+        give_up = time.monotonic() + 60
+        while database.read(summaries.current, "acme", "ada") is None:
+            assert time.monotonic() < give_up
+            time.sleep(0.01)
+
+    monkeypatch.setattr(Worker, "wait", wait)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    code, _, err = run("worker", "--run", made_run(tmp_path), "--store", store)
+    assert code == 0 and "renewing summaries" in err
+    written = database.read(summaries.current, "acme", "ada")
+    assert written is not None and written.author == "model"
+    if kind == "fake":
+        assert written.text == "Heard 3." and loaded == [("nano", "auto")]
+    else:
+        assert written.text.startswith("wants ")
+    database.close()
+
+
+def test_a_worker_without_a_run_there(run: Any, store: str, tmp_path: Path) -> None:
+    code, _, err = run("worker", "--run", tmp_path / "nothing", "--store", store)
+    assert code == 2 and "is not a run directory" in err and "Traceback" not in err

@@ -7,8 +7,9 @@ import pytest
 from serving_client import Clock
 
 from popi.errors import StoreError
+from popi.serving import summaries as module
 from popi.serving.interfaces import StoredSummary
-from popi.serving.store import summaries
+from popi.serving.store import erasure, summaries
 from popi.serving.store.database import Database
 from popi.serving.store.threads import MOST_LOOKUPS, Store
 from popi.serving.summaries import SummaryCache
@@ -27,7 +28,7 @@ def put(store: Store, text: str, user: str = "u") -> None:
 
 def test_read_once_in_a_while_and_after_a_change(store: Store) -> None:
     clock = Clock()
-    cache = SummaryCache(store, 2.0, clock=clock)
+    cache = SummaryCache(store, fresh_seconds=2.0, clock=clock)
 
     async def ask() -> None:
         assert await cache.summary_of("t", "u") is None
@@ -62,7 +63,7 @@ def test_a_reading_from_before_a_change_is_not_kept(store: Store, monkeypatch: p
         put(store, "new")
         cache.forget("t", "u")
         gate.set()
-        assert await early == StoredSummary("old", 1)
+        assert await early == StoredSummary("new", 2)  # nobody gets the old one any more
         assert await cache.summary_of("t", "u") == StoredSummary("new", 2)
 
     asyncio.run(ask())
@@ -122,5 +123,158 @@ def test_a_store_that_a_key_was_waited_for_in_vain_is_not_waited_for_again(store
         assert await cache.summary_of("t", "known") is None  # remembered
         with pytest.raises(StoreError, match="does not answer"):
             await cache.summary_of("t", "u")
+
+    asyncio.run(ask())
+
+
+class SlowStore:
+    """Holds look-ups back while `gate` is shut; `fault` is raised instead of an answer."""
+
+    def __init__(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.gate, self.fault, self.asked = threading.Event(), False, 0
+        self.gate.set()
+        read = store.database.read
+
+        def slowly(*args: Any, **more: Any) -> Any:
+            self.asked += 1
+            self.gate.wait(10)
+            if self.fault:
+                raise StoreError("gone")
+            return read(*args, **more)
+
+        monkeypatch.setattr(store.database, "read", slowly)
+
+
+@pytest.fixture
+def slow(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[SlowStore]:
+    made = SlowStore(store, monkeypatch)
+    yield made
+    made.gate.set()
+
+
+def test_an_old_summary_bridges_a_slow_store_and_is_read_again(store: Store, slow: SlowStore) -> None:
+    clock = Clock()
+    cache = SummaryCache(store, fresh_seconds=2.0, stale_seconds=30.0, clock=clock)
+
+    async def ask() -> None:
+        put(store, "a")
+        assert await cache.summary_of("t", "u") == StoredSummary("a", 1)
+        assert await cache.summary_of("t", "nobody") is None
+        put(store, "b")
+        clock.now += 10.0
+        slow.gate.clear()
+        assert await cache.summary_of("t", "u") == StoredSummary("a", 1)
+        assert (cache.old_ones, slow.asked) == (1, 3)
+        with pytest.raises(TimeoutError):  # that there was no summary bridges nothing
+            await asyncio.wait_for(cache.summary_of("t", "nobody"), 0.1)
+        slow.gate.set()
+        while cache._reading:  # read in the background
+            await asyncio.sleep(0.005)
+        asked = slow.asked
+        assert await cache.summary_of("t", "u") == StoredSummary("b", 2)
+        assert (cache.old_ones, slow.asked) == (1, asked)
+
+    asyncio.run(ask())
+
+
+def test_a_store_that_answers_is_believed(store: Store, slow: SlowStore) -> None:
+    """Another process's erasure is seen when the fresh seconds are over, and not when the old ones are."""
+    clock = Clock()
+    cache = SummaryCache(store, fresh_seconds=2.0, stale_seconds=30.0, clock=clock)
+
+    async def ask() -> None:
+        put(store, "a")
+        assert await cache.summary_of("t", "u") == StoredSummary("a", 1)
+        store.database.write(erasure.erase, "t", "u", 2.0)
+        clock.now += 2.0
+        assert await cache.summary_of("t", "u") is None
+        assert cache.old_ones == 0
+
+    asyncio.run(ask())
+
+
+@pytest.mark.parametrize("how", ["slow", "fails", "hangs"])
+def test_an_old_summary_is_used_for_so_long_and_no_longer(store: Store, slow: SlowStore, how: str) -> None:
+    clock = Clock()
+    cache = SummaryCache(store, fresh_seconds=2.0, stale_seconds=30.0, clock=clock)
+
+    async def ask() -> None:
+        put(store, "a")
+        await cache.summary_of("t", "u")
+        if how == "slow":
+            slow.gate.clear()
+        slow.fault = how == "fails"
+        clock.now += 29.9
+        if how == "hangs":
+            store.waited_in_vain()
+        assert await cache.summary_of("t", "u") == StoredSummary("a", 1)
+        clock.now += 0.1
+        with pytest.raises(TimeoutError if how == "slow" else StoreError):
+            await asyncio.wait_for(cache.summary_of("t", "u"), 0.1)
+
+    asyncio.run(ask())
+
+
+@pytest.mark.parametrize("how", ["slow", "fails", "hangs"])
+def test_what_was_forgotten_bridges_nothing(store: Store, slow: SlowStore, how: str) -> None:
+    clock = Clock()
+    cache = SummaryCache(store, clock=clock)
+
+    async def ask() -> None:
+        put(store, "a")
+        await cache.summary_of("t", "u")
+        clock.now += 5.0
+        if how == "slow":
+            slow.gate.clear()
+        slow.fault = how == "fails"
+        cache.forget("t", "u")
+        if how == "hangs":
+            store.waited_in_vain()
+        with pytest.raises(TimeoutError if how == "slow" else StoreError):
+            await asyncio.wait_for(cache.summary_of("t", "u"), 0.1)
+        assert cache.old_ones == 0
+
+    asyncio.run(ask())
+
+
+def test_forgotten_while_one_waits_for_a_slow_store(
+    store: Store, slow: SlowStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever had begun to wait gets neither the old summary nor what was read before it was forgotten."""
+    monkeypatch.setattr(module, "PATIENCE_SECONDS", 0.1)
+    clock = Clock()
+    cache = SummaryCache(store, clock=clock)
+
+    async def ask() -> None:
+        put(store, "a")
+        await cache.summary_of("t", "u")
+        clock.now += 5.0
+        slow.gate.clear()
+        waiting = asyncio.create_task(cache.summary_of("t", "u"))
+        await asyncio.sleep(0.01)
+        store.database.write(erasure.erase, "t", "u", 2.0)
+        cache.forget("t", "u")
+        await asyncio.sleep(0.15)
+        assert not waiting.done()
+        slow.gate.set()
+        assert await waiting is None and cache.old_ones == 0
+
+    asyncio.run(ask())
+
+
+def test_what_is_too_old_stays_in_no_memory(store: Store) -> None:
+    clock = Clock()
+    cache = SummaryCache(store, stale_seconds=30.0, clock=clock)
+
+    async def ask() -> None:
+        for user in ("u", "v"):
+            put(store, "a", user)
+            await cache.summary_of("t", user)
+            clock.now += 20.0
+        cache.drop_old()
+        assert [user for _, user in cache._kept] == ["v"]
+        clock.now += 20.0
+        cache.drop_old()
+        assert not cache._kept
 
     asyncio.run(ask())

@@ -49,6 +49,10 @@ class Blocks:
         self._delimiters = tuple(form + name for name in names for form in ("<", "</"))
         self.of = lru_cache(maxsize=KEPT)(self._render)
 
+    def forget(self) -> None:
+        """Keep no block ready: they hold users' texts."""
+        self.of.cache_clear()
+
     def text(self, summary: str) -> str:
         """The block as the model reads it."""
         clean = _UNSENDABLE.sub("\N{REPLACEMENT CHARACTER}", summary).strip()

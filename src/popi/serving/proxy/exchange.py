@@ -23,6 +23,7 @@ class Exchange:
         record: for the log.
         began: when it came, by `perf_counter`.
         watch: stops the work once the client is gone.
+        waited: seconds that the key's check took.
         headers: the request's; there once they were read.
         rewriting: its body, where it is personalised and was read.
         started: the head of the answer is out.
@@ -41,6 +42,7 @@ class Exchange:
         "send",
         "started",
         "upload_fault",
+        "waited",
         "watch",
     )
 
@@ -54,6 +56,7 @@ class Exchange:
         self.watch = Watch()
         self.rewriting: Rewriting | None = None
         self.started = False
+        self.waited = 0.0
         self.upload_fault: ClientGone | Refusal | None = None
 
     @property

@@ -1,4 +1,5 @@
-"""How much one key may ask for: requests a second (a token bucket) and requests at once. In this process."""
+"""How much one key may ask for: requests a second (a token bucket) and requests at once. In this process,
+for all that the key asks here: chats and profiles draw on one account."""
 
 import math
 import time
@@ -6,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from popi.serving.proxy.refusals import Refusal
+from popi.serving.proxy.settings import ProxySettings
 
 
 @dataclass
@@ -30,6 +32,11 @@ class Limits:
     ) -> None:
         self._rate, self._burst, self._concurrency, self._clock = rate, burst, concurrency, clock
         self._uses: dict[str, _Use] = {}
+
+    @classmethod
+    def of(cls, settings: ProxySettings) -> "Limits":
+        """As the settings say."""
+        return cls(settings.requests_per_s, settings.burst, settings.concurrency)
 
     def enter(self, key_id: str) -> None:
         """Count a request in; `leave` must follow.

@@ -40,6 +40,10 @@ class Rewriter:
         self._mode, self._most, self._pseudonyms = settings.ids_upstream, settings.max_body_bytes, pseudonyms
         self._blocks = Blocks(settings.block)
 
+    def forget(self) -> None:
+        """Keep nothing of summaries that were put in."""
+        self._blocks.forget()
+
     def read(self, raw: bytes, encoding: str, api: Api) -> Rewriting:
         """Find what matters in a body.
 

@@ -15,6 +15,7 @@ from popi.serving.proxy.gateway import Gateway
 from popi.serving.proxy.headers import HeaderRules, RequestHeaders
 from popi.serving.proxy.ids import Pseudonyms
 from popi.serving.proxy.jwt_claims import Tokens
+from popi.serving.proxy.limits import Limits
 from popi.serving.proxy.metrics import CONTENT_TYPE, Metrics
 from popi.serving.proxy.refusals import Refusal, answer
 from popi.serving.proxy.settings import ProxySettings
@@ -49,8 +50,14 @@ class Proxy:
     metrics: Metrics
 
 
-def proxy_routes(settings: ProxySettings, keys: Keys, summaries: Summaries) -> Proxy:
+def proxy_routes(settings: ProxySettings, keys: Keys, summaries: Summaries, limits: Limits | None = None) -> Proxy:
     """Put the proxy together.
+
+    Args:
+        settings: of the proxy. Without an `id_secret` one is drawn here, for this process alone.
+        keys: says who calls.
+        summaries: says what is known of a user.
+        limits: how much one key may ask for, shared with routes of your own; by default as the settings say.
 
     Raises:
         ConfigError: the key for tokens can't be read, or tracing lacks its packages.
@@ -68,6 +75,7 @@ def proxy_routes(settings: ProxySettings, keys: Keys, summaries: Summaries) -> P
         Pseudonyms(secret or secrets.token_bytes(32)),
         metrics,
         Tracing() if settings.otel else None,
+        limits or Limits.of(settings),
     )
 
     @asynccontextmanager

@@ -48,7 +48,7 @@ class JwtSettings(_Settings):
     key: SecretStr | None = None
     """A public key (PEM), or the secret shared with the issuer (HS256 and its kin; 32 bytes or more)."""
     algorithms: tuple[str, ...] = ("RS256", "ES256", "EdDSA")
-    """Signatures that count, and no others. With a shared secret: `("HS256",)`."""
+    """Signatures that count, and no others. With a shared secret: `["HS256"]`."""
     claim: str = Field(default="sub", min_length=1)
     """The claim that holds the user id."""
     issuer: str | None = None
@@ -113,7 +113,8 @@ class ProxySettings(_Settings):
     block: str = Field(default=DEFAULT_BLOCK, min_length=1)
     """What is put in, around `{summary}`. Set it to what your generator was trained with, if it was."""
     summary_ms: float = Field(default=50.0, gt=0)
-    """Milliseconds to wait for a summary. After that the request goes on without."""
+    """Milliseconds to wait for a summary, and for the key before it, up to half of them. After that the request goes
+    on without."""
 
     identity_headers: tuple[str, ...] = ("x-popi-user", "x-litellm-end-user-id", "x-openwebui-user-id")
     """Headers that may name the end user; the first that is there counts."""
@@ -126,8 +127,8 @@ class ProxySettings(_Settings):
     ids_upstream: Literal["hashed", "stripped"] = "hashed"
     """What the upstream gets in place of user ids."""
     id_secret: SecretStr | None = Field(default=None)
-    """Secret of those hashes, the same for all processes of a deployment. Unset: drawn at start, so that the hashes
-    change with every start."""
+    """Secret of those hashes. Unset: the store keeps one, drawn at the first start, the same for all processes on
+    it."""
     jwt: JwtSettings | None = None
     """Tokens that name the end user; unset: none are read."""
 

@@ -70,7 +70,4 @@ class Tracing:
 
 
 def _missing() -> ConfigError:
-    return ConfigError(
-        "tracing needs OpenTelemetry: pip install opentelemetry-sdk opentelemetry-exporter-otlp-proto-http, "
-        "or turn otel off"
-    )
+    return ConfigError("tracing needs OpenTelemetry; install it with: pip install 'popi[otel]', or turn otel off")

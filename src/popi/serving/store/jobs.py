@@ -19,8 +19,8 @@ class Debounce:
     """When a stale summary is renewed, in seconds.
 
     Attributes:
-        quiet: without a new signal.
-        longest: after the first signal that it has not seen.
+        quiet: how long no new signal must have come before a summary is renewed.
+        longest: after the first signal that it has not seen, a summary is renewed so soon, however many still come.
     """
 
     quiet: float = 30.0

@@ -81,6 +81,8 @@ jobs = Table(
 
 chores = Table("chores", metadata, _text("chore", key=True), _time("due_at"))
 
+settings = Table("settings", metadata, _text("name", key=True), _text("value"))
+
 migrations = Table(
     "popi_migrations", metadata, _number("number", key=True), _text("name"), _text("sha256"), _time("applied_at")
 )

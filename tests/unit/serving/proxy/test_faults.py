@@ -319,3 +319,14 @@ def test_an_idle_connection_is_used_again_and_a_closed_one_is_not(gateway: Runni
     gateway.upstream.reply = and_close
     for _ in range(3):
         assert gateway.call(body=CHAT).status == 200
+
+
+def test_key_and_summary_share_the_time(upstream: RecordingUpstream) -> None:
+    """A summary that takes 0.7 s is there within a second, but not where the key took half of that."""
+    with running_gateway(upstream, summary_ms=1000) as gateway:
+        gateway.summaries.delay = 0.7
+        assert gateway.call(body=CHAT, headers=ANN).header("x-popi-personalized") == "applied"
+        gateway.keys.delay = 0.6
+        assert gateway.call(body=CHAT, headers=ANN).header("x-popi-personalized") == "failed"
+        gateway.summaries.delay = 0.0
+        assert gateway.call(body=CHAT, headers=ANN).header("x-popi-personalized") == "applied"

@@ -72,7 +72,7 @@ def test_log_can_be_turned_off(upstream: RecordingUpstream, caplog: pytest.LogCa
 
 def test_tracing_says_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "opentelemetry", None)
-    with pytest.raises(ConfigError, match="pip install opentelemetry-sdk"):
+    with pytest.raises(ConfigError, match="pip install 'popi\\[otel\\]'"):
         Tracing()
 
 

@@ -12,10 +12,14 @@ from popi.serving.store.tables import metadata
 
 def test_numbers_follow_each_other_and_no_step_is_changed() -> None:
     """A released step is never edited: what was applied must stay what is there. A new one gets a line here."""
-    assert [(one.number, one.name, one.sha256[:12]) for one in known()] == [(1, "start", SHA_1)]
+    assert [(one.number, one.name, one.sha256[:12]) for one in known()] == [
+        (1, "start", SHA_1),
+        (2, "settings", SHA_2),
+    ]
 
 
 SHA_1 = "0ba59f65332e"
+SHA_2 = "4d13625c4153"
 
 
 def test_schema_is_what_the_queries_expect(store_url: str) -> None:

@@ -1,0 +1,80 @@
+"""No text, id or key of a user reaches a log of the profile API, of the worker or of the store, also on errors."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from all_logs import all_logs
+from serving_client import ADMIN
+from sqlalchemy import Connection, text
+from starlette.testclient import TestClient
+
+from popi.errors import UpstreamError
+from popi.serving.app import Gateway
+from popi.serving.renewal import Pace, Worker
+from popi.serving.settings import GatewaySettings, ProxySettings
+from popi.serving.store import keys
+from popi.serving.store.database import Database
+from popi.serving.store.jobs import Debounce
+from popi.signals.types import Signal
+from popi.summary import Summary
+
+MARK = "hush-hush"
+USER = f"ann-{MARK}"
+SIGNALS = {"signals": [{"type": "statement", "text": f"I like {MARK}.", "id": MARK}]}
+
+
+class Model:
+    """Writes what it read; `fault` is raised instead."""
+
+    def __init__(self) -> None:
+        self.fault: Exception | None = None
+
+    def summarize(self, signals: Sequence[Signal], temperature: float = 0.0) -> Summary:
+        if self.fault is not None:
+            raise self.fault
+        return Summary(f"Likes {MARK}.", 3, model="fake")
+
+
+def test_of_profiles_and_renewals(store_url: str, capfd: pytest.CaptureFixture[str]) -> None:
+    database, model = Database.open(store_url), Model()
+    database.write(keys.ensure_tenant, "default", 0.0)
+    worker = Worker(database, model, Pace(idle=60.0, back_off=0.0))
+    settings = GatewaySettings(ProxySettings(upstream="http://127.0.0.1:9"), Debounce(0, 0))
+    gateway = Gateway(database, settings, None, ADMIN)
+    statuses = []
+    with all_logs() as lines, TestClient(gateway, headers={"authorization": f"Bearer {ADMIN}"}) as client:
+
+        def ask(method: str, path: str = "", **more: Any) -> None:
+            statuses.append(client.request(method, f"/users/{USER}{path}", **more).status_code)
+
+        ask("POST", "/signals", json=SIGNALS)
+        for fault in (RuntimeError(MARK), UpstreamError(MARK), None):
+            model.fault = fault
+            assert worker.run_one() == ("failed" if fault else "renewed")
+        ask("GET")
+        ask("GET", "/summary/versions")
+        ask("PUT", "/summary", json={"text": MARK}, headers={"if-match": '"7"'})
+        ask("PUT", "/summary", json={"text": MARK})
+        ask("PUT", "/summary", json={"text": MARK}, headers={"if-match": '"1"'})
+        ask("POST", "/summary/rollback", json={"version": 9})
+        ask("POST", "/signals", json={"signals": [{"type": MARK}]})
+        ask("POST", "/signals", content=MARK)
+        ask("GET", f"/{MARK}")
+        ask("GET", f"?{MARK}={MARK}")
+        ask("GET", "/export?format=jsonl")
+        ask("GET", "", headers={"authorization": f"Bearer popi_{MARK}"})
+        ask("DELETE")
+
+        def drop(connection: Connection) -> None:
+            connection.execute(text("DROP TABLE signals"))
+
+        database.write(drop)
+        ask("POST", "/signals", json=SIGNALS)
+        ask("GET")
+    assert {200, 401, 404, 412, 428, 422, 503} <= set(statuses), statuses
+    logged = "\n".join(lines)
+    assert '"event": "renewal"' in logged and "the store failed" in logged and '"event": "erased"' in logged
+    assert [line for line in lines if MARK in line] == []
+    streams = capfd.readouterr()
+    assert MARK not in streams.out + streams.err

@@ -1,0 +1,49 @@
+"""What docs/serving.md and docs/gateway_proxy.md say is what the code takes."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import popi
+from popi.serving.proxy.settings import JwtSettings, ProxySettings
+from popi.serving.settings import read
+
+DOCS = Path(__file__).parents[3] / "docs"
+PAGES = ("serving.md", "gateway_proxy.md")
+SOURCE = "\n".join(file.read_text(encoding="utf-8") for file in (Path(popi.__file__).parent / "serving").rglob("*.py"))
+
+
+def text(page: str) -> str:
+    return (DOCS / page).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_examples_of_settings_are_good_files(page: str, tmp_path: Path) -> None:
+    blocks = re.findall(r"```toml\n(.*?)```", text(page), re.DOTALL)
+    assert blocks
+    for block in blocks:
+        (tmp_path / "gateway.toml").write_text(block, encoding="utf-8")
+        assert read(tmp_path / "gateway.toml", upstream="http://127.0.0.1:9").proxy.jwt is not None
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_headers_and_numbers_are_those_of_the_code(page: str) -> None:
+    named = set(re.findall(r"`((?:x-popi|x-litellm|X-OpenWebUI)-[\w-]+)", text(page)))
+    assert len(named) > 4
+    unknown = {name for name in named if name.lower().rstrip("-") not in SOURCE.lower()}
+    assert unknown == set()
+    counted = set(re.findall(r"`(popi_\w+?)(?:_total)?`", text(page)))
+    assert {name for name in counted if f'"{name}"' not in SOURCE} == set()
+
+
+def test_every_header_of_ours_is_told() -> None:
+    ours = {name.rstrip("-") for name in re.findall(r'b?"(x-popi-[a-z-]+)"', SOURCE)}
+    assert {name for name in ours if name not in text("gateway_proxy.md")} == set()
+
+
+def test_settings_that_are_named_are_there() -> None:
+    fields = {*ProxySettings.model_fields, *JwtSettings.model_fields}
+    named = set(re.findall(r"`([a-z]+(?:_[a-z0-9]+)+)`", text("gateway_proxy.md")))
+    others = {"safety_identifier", "cache_control", "upstream_unreachable", "upstream_broken", "upstream_timeout"}
+    assert named - fields - others == set() and {"ids_upstream", "upstream_key", "identity_fields"} <= named
