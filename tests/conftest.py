@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 from fake_upstream import KEY, FakeUpstream, serving
+from hypothesis import settings
+
+settings.register_profile("popi", deadline=None)  # how long an example takes says nothing on a busy machine
+settings.load_profile("popi")
 
 # No test may reach a model hub; set before anything imports huggingface_hub.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -69,7 +69,8 @@ def length_controlled_win_rate(
             "one difference and one user an outcome: "
             f"got {len(wins)} outcomes, {len(differences)} differences, {len(users)} users"
         )
-    spread = float(differences.std(ddof=1)) if len(wins) > 1 else 0.0
+    # Asked of the values: the deviation of equal ones is not exactly 0.
+    spread = float(differences.std(ddof=1)) if len(wins) > 1 and np.ptp(differences) > 0 else 0.0
     lost, won = wins < 1, wins > 0  # an outcome between the two is part win, part loss
     if spread == 0 or not lost.any() or not won.any():
         return win_rate(outcomes, users)

@@ -123,6 +123,11 @@ def test_naming_the_other_side_first_turns_the_rate_around(rows: list[tuple[floa
             assert there.low == pytest.approx(1 - back.high, abs=1e-6)
 
 
+def test_one_length_in_another_unit_is_still_one_length() -> None:
+    differences = [3.9273579327647496 * 23] * 3  # their standard deviation is 1e-14
+    assert length_controlled_win_rate([0.0, 0.0, 0.25], differences, [0, 0, 0]).value == pytest.approx(0.25 / 3)
+
+
 @given(pairs, st.floats(0.1, 50))
 def test_the_unit_of_length_does_not_matter(rows: list[tuple[float, int, int]], unit: float) -> None:
     outcomes, differences, users = (list(column) for column in zip(*rows, strict=True))

@@ -22,7 +22,7 @@ PEM = RSA.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyI
 
 
 def claims(**more: Any) -> dict[str, Any]:
-    return {"sub": "ann", "exp": int(time.time()) + 600} | more
+    return {"sub": "ann", "exp": int(time.time()) + 86_400} | more
 
 
 async def no_fetch(url: str) -> bytes:
@@ -66,7 +66,7 @@ NONE = jwt.encode(claims(**GOOD), None, "none")
         jwt.encode(claims(**GOOD), SECRET * 2, "HS512"),
         jwt.encode(claims(**GOOD), RSA, "RS256"),
         jwt.encode(claims(**GOOD) | {"exp": int(time.time()) - 60}, SECRET, "HS256"),
-        jwt.encode(claims(**GOOD, nbf=int(time.time()) + 300), SECRET, "HS256"),
+        jwt.encode(claims(**GOOD, nbf=int(time.time()) + 43_200), SECRET, "HS256"),
         jwt.encode({"sub": "ann", **GOOD}, SECRET, "HS256"),
         jwt.encode(claims(**GOOD) | {"sub": None}, SECRET, "HS256"),
         jwt.encode(claims(**GOOD) | {"sub": " "}, SECRET, "HS256"),
