@@ -16,9 +16,9 @@ from rich.progress import track
 from rich.table import Table
 
 from popi.evaluation.job import read_rows
-from popi.evaluation.methods import METHODS, Context, Sources, personalized, raw_signals
+from popi.evaluation.methods import METHODS, Context, personalized, raw_signals
 from popi.evaluation.metrics import Estimate, outcomes, paired_difference, reward_accuracy
-from popi.evaluation.models import Models
+from popi.evaluation.models import Models, trained_models
 from popi.evaluation.runner import destination
 from popi.evaluation.users import held_out
 from popi.summary import Summary
@@ -40,7 +40,7 @@ def main() -> None:
     options = parser.parse_args()
     run = RunDirectory.open(options.run)
     people = held_out(run.config)[0]
-    models = Models(run.config, {order: run.models(order) for order in run.methods()})
+    models = Models(run.config, trained_models(run))
     folder = destination(run)
     told = [name for name, method in METHODS.items() if method.has_summary or method.contexts is raw_signals]
     names = options.methods or [name for name in told if (folder / f"{name}.jsonl").is_file()]
@@ -55,9 +55,7 @@ def main() -> None:
             first = {row["window"]: row["summary"] or "" for row in rows if row["target"] == 0}
             contexts = [Context((Summary(first[i], 0),)) for i in other]
         else:
-            budget = run.config.signals.token_budget
-            nobody = Sources(lambda _: [], lambda _: NotImplemented, generator, budget)
-            contexts = [raw_signals(nobody, [people[i]])[0] for i in other]
+            contexts = method.contexts(models.sources(method, lambda users: []), [people[i] for i in other])
         pairs = []
         for row in rows:
             target = people[row["window"]].user.targets[row["target"]]

@@ -1,10 +1,14 @@
-"""What tests of the gateway share: a clock to set, and a gateway in this process with keys of every kind."""
+"""What tests of the gateway share: stores, a clock to set, and a gateway in this process with keys of every kind."""
 
+import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import pytest
 from starlette.testclient import TestClient
 
 from popi.serving.app import Gateway
@@ -13,6 +17,26 @@ from popi.serving.settings import read
 from popi.serving.store.database import Database
 
 ADMIN = "an-admin-key-of-the-tests"
+POSTGRES = os.environ.get("POPI_TEST_POSTGRES")
+without_postgres = pytest.mark.skipif(POSTGRES is None, reason="POPI_TEST_POSTGRES names no server")
+STORES = ["sqlite", pytest.param("postgresql", marks=without_postgres)]
+"""Parameters of a fixture that is a store of each kind (`empty_store`)."""
+
+
+@contextmanager
+def empty_store(kind: str, folder: Path) -> Iterator[str]:
+    """The URL of an empty store: a file in the folder, or a database of its own that is dropped at the end."""
+    if kind == "sqlite":
+        yield f"sqlite:///{folder}/popi.db"
+        return
+    import psycopg
+
+    assert POSTGRES is not None
+    name = f"popi_{secrets.token_hex(6)}"
+    with psycopg.connect(POSTGRES, autocommit=True) as server:
+        server.execute(f"CREATE DATABASE {name}")
+        yield POSTGRES.rsplit("/", 1)[0] + f"/{name}"
+        server.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @dataclass

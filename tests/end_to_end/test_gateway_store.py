@@ -1,7 +1,5 @@
 """The gateway's store from outside: two gateways on one store, and what erasure leaves in the data folder."""
 
-import os
-import secrets
 import threading
 import time
 from collections.abc import Iterator
@@ -11,25 +9,15 @@ from typing import Any
 import httpx2
 import pytest
 from end_to_end.gateway_process import ADMIN, running
+from serving_client import STORES, empty_store
 
-POSTGRES = os.environ.get("POPI_TEST_POSTGRES")
-without_postgres = pytest.mark.skipif(POSTGRES is None, reason="POPI_TEST_POSTGRES names no server")
 HEADERS = {"authorization": f"Bearer {ADMIN}"}
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=without_postgres)])
+@pytest.fixture(params=STORES)
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path}/popi.db"
-        return
-    import psycopg
-
-    assert POSTGRES is not None
-    name = f"popi_{secrets.token_hex(6)}"
-    with psycopg.connect(POSTGRES, autocommit=True) as server:
-        server.execute(f"CREATE DATABASE {name}")
-        yield POSTGRES.rsplit("/", 1)[0] + f"/{name}"
-        server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    with empty_store(request.param, tmp_path) as url:
+        yield url
 
 
 def said(name: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from popi.cli.shared import ApiName, Concurrency, KeyEnv, Run, console, need_training, out, progress_bars
+from popi.cli.shared import ApiName, Concurrency, KeyEnv, Run, console, need_training, out, progress_bars, trained_run
 from popi.cli.use import Extra, PriceIn, PriceOut, Protocol, connect, fields_of
 from popi.errors import ConfigError
 
@@ -107,12 +107,10 @@ def judge_command(
     need_training()
     from popi.config import ApiGeneratorConfig
     from popi.evaluation.judge.run import judge_run
-    from popi.evaluation.models import Models, Other
+    from popi.evaluation.models import Models, Other, trained_models
     from popi.evaluation.tables import judge_table
-    from popi.training.run_directory import RunDirectory
 
-    opened = RunDirectory.open(run)
-    opened.models()  # refuses a run in which nothing is trained
+    opened = trained_run(run)
     chat = None
     decides: Judge
     if judge_url is not None:
@@ -129,7 +127,7 @@ def judge_command(
         server = ApiGeneratorConfig(url=api, name=api_model, key_env=api_key_env, concurrency=concurrency)
         other = Other(api_model, api=server, protocol=api_protocol, extra=fields_of(api_extra), scores=False)
         other.connect()  # a missing key is told before anything is done
-    models = Models(opened.config, {order: opened.models(order) for order in opened.methods()}, other)
+    models = Models(opened.config, trained_models(opened), other)
     tasks: dict[str, Any] = {}
     try:
         with progress_bars() as bars:

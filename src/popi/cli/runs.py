@@ -6,7 +6,18 @@ from typing import Annotated
 
 import typer
 
-from popi.cli.shared import ApiName, ChatTemplate, Concurrency, KeyEnv, Method, Run, console, need_training, out
+from popi.cli.shared import (
+    ApiName,
+    ChatTemplate,
+    Concurrency,
+    KeyEnv,
+    Method,
+    Run,
+    console,
+    need_training,
+    out,
+    trained_run,
+)
 from popi.config import RunConfig, load_config
 from popi.errors import ConfigError
 
@@ -129,11 +140,9 @@ def evaluate(
     from popi.evaluation.runner import evaluate as run_evaluation
     from popi.evaluation.runner import metrics_path
     from popi.training.model_card import refresh_cards
-    from popi.training.run_directory import RunDirectory
 
     assert run is not None, "a grid was refused above"
-    opened = RunDirectory.open(run)
-    opened.models()  # refuses a run in which nothing is trained
+    opened = trained_run(run)
     other = None if generator is None else Other(generator, chat_template)
     if api is not None and api_model is not None:
         server = ApiGeneratorConfig(url=api, name=api_model, key_env=key_env, concurrency=concurrency)

@@ -2,7 +2,7 @@
 
 import importlib.util
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -11,6 +11,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from popi.bars import Bars
 from popi.config import RunConfig
 from popi.errors import ModelError
+
+if TYPE_CHECKING:
+    from popi.training.run_directory import RunDirectory
 
 # Results go to stdout, so that they can be piped; all else goes to stderr.
 out = Console(soft_wrap=True)
@@ -54,6 +57,19 @@ def loading(config: RunConfig) -> dict[str, Any]:
         "device": model.device,
         "chat_template": model.chat_template,
     }
+
+
+def trained_run(path: Path) -> "RunDirectory":
+    """A run's directory.
+
+    Raises:
+        RunError: it is none, or nothing in it is trained.
+    """
+    from popi.training.run_directory import RunDirectory
+
+    run = RunDirectory.open(path)
+    run.models()
+    return run
 
 
 def need_training() -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from popi.cli.shared import Run, console, need_training, out
+from popi.cli.shared import Run, console, need_training, out, trained_run
 
 if TYPE_CHECKING:
     from popi.evaluation.side_effects.facts import Fact
@@ -119,10 +119,8 @@ def _study(
 ) -> "Study":
     from popi.evaluation.models import Other
     from popi.evaluation.study import Study
-    from popi.training.run_directory import RunDirectory
 
-    opened = RunDirectory.open(run)
-    opened.models()  # refuses a run in which nothing is trained
+    opened = trained_run(run)
     return Study.open(
         opened,
         methods=methods,

@@ -6,23 +6,22 @@ was cut short goes on with the rows that are missing; a method whose models, use
 
 import json
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.progress import Progress, TaskID
-from torch import Tensor
 
 from popi.config import RunConfig
 from popi.errors import RunError, UpstreamError
 from popi.evaluation.figures import measure
 from popi.evaluation.kept import KeptRows, settings_of
-from popi.evaluation.methods import METHODS, REFERENCE, Context, RowKey, Sources, score_blocks
+from popi.evaluation.methods import METHODS, REFERENCE, Context, RowKey, score_blocks
 from popi.evaluation.models import Models, revision
 from popi.evaluation.per_user import per_user_blocks
 from popi.evaluation.provenance import commit, stamp_of, versions
 from popi.evaluation.summaries import kept_summaries
-from popi.evaluation.users import named_attributes
+from popi.evaluation.users import named_attributes, users_stamp
 from popi.generator import AnyGenerator, Generator
 from popi.summary import Summary
 from popi.training.run_directory import differences, write_text
@@ -61,7 +60,7 @@ class Job:
         self.config, self.people, self.models, self.folder = config, people, models, folder
         self.summaries, self.refuse_changes = summaries or folder / SUMMARIES, refuse_changes
         self.benchmark, self.commit = dict(benchmark or {}), commit()
-        self.users_stamp = stamp_of([p.user.model_dump(mode="json") for p in people])
+        self.users_stamp = users_stamp(people)
         self.written: dict[str, list[tuple[Summary, ...]]] = {}
         self.finished: dict[str, Any] = _finished(folder / FINISHED)
 
@@ -176,16 +175,11 @@ class Job:
     def contexts(self, name: str, progress: Progress, task: TaskID) -> list[Context]:
         """What a method puts beside each user's task prompts; summaries are written if they are not there."""
         method = METHODS[name]
-        generator = self.models.generator(self.models.generator_path(method))
 
         def summarize(users: Sequence[Person]) -> list[tuple[Summary, ...]]:
             return self.summaries_by(self.models.inference_path(method), progress, task)
 
-        def embed(users: Sequence[Person]) -> Tensor:
-            return self.models.soft_prompts(method, users)
-
-        sources = Sources(summarize, embed, generator, self.config.signals.token_budget)
-        return method.contexts(sources, self.people)
+        return method.contexts(self.models.sources(method, summarize), self.people)
 
     def _truths(self, contexts: Sequence[Context]) -> dict[int, Row]:
         """Window → what the (first target's) summary names and what the user prefers, where both are known."""
@@ -213,8 +207,8 @@ class Job:
 
     def _reference(self) -> dict[RowKey, tuple[float, float]]:
         """The reference's log-probs: those of the rows without personalisation."""
-        rows = [row for row in read_rows(self.folder / f"{REFERENCE}.jsonl") if row.get("missing") is None]
-        return {(row["window"], row["target"]): (row["chosen_logp"], row["rejected_logp"]) for row in rows}
+        rows = read_rows(self.folder / f"{REFERENCE}.jsonl")
+        return logps_of(row for row in rows if row.get("missing") is None)
 
     def summaries_of(self, name: str) -> dict[RowKey, str | None]:
         """(window, target) → the summary that a method's file holds."""
@@ -231,7 +225,7 @@ class Job:
         file = self.folder / "examples.json"  # a grid's cells have none
         examples = json.loads(file.read_text(encoding="utf-8"))["users"] if file.is_file() else []
         return {
-            "commit": commit(),
+            "commit": self.commit,
             "config": self.config.model_dump(mode="json"),
             "seed": self.config.seed,
             "versions": versions(),
@@ -264,6 +258,11 @@ def read_rows(path: Path) -> list[Row]:
             return [json.loads(line) for line in lines]
     except ValueError as error:
         raise RunError(f"{path}: damaged ({error}); delete it and evaluate again") from None
+
+
+def logps_of(rows: Iterable[Row]) -> dict[RowKey, tuple[float, float]]:
+    """(window, target) → log-probs of the chosen and of the rejected response, of rows that have them."""
+    return {(row["window"], row["target"]): (row["chosen_logp"], row["rejected_logp"]) for row in rows}
 
 
 def _finished(path: Path) -> dict[str, Any]:

@@ -277,12 +277,17 @@ def _score(
     """Log-probs of chosen and of rejected responses, each behind its soft prompt where there are any."""
     if isinstance(generator, ApiGenerator):
         return generator.score_each(pairs)
+    return list(zip(*generator.score(pairs, batch_size, stacked(soft)), strict=True))
+
+
+def stacked(soft: "Sequence[Tensor | None]") -> "Tensor | None":
+    """(n, k, d) soft prompts of n contexts; None where they have none."""
     given = [one for one in soft if one is not None]
     if not given:
-        return list(zip(*generator.score(pairs, batch_size), strict=True))
+        return None
     import torch
 
-    return list(zip(*generator.score(pairs, batch_size, torch.stack(given)), strict=True))
+    return torch.stack(given)
 
 
 def _lengths(generator: AnyGenerator, prompts: Sequence[Messages]) -> Sequence[int | PopiError]:

@@ -1,19 +1,21 @@
 """Which models a method uses in a run, and loading them when their turn comes."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from popi.backends.api import ApiModel
 from popi.backends.local import LocalModel
 from popi.backends.usage import Prices, Usage
 from popi.config import ApiGeneratorConfig, RunConfig
 from popi.errors import ConfigError
-from popi.evaluation.methods import METHODS, Method
+from popi.evaluation.methods import METHODS, Method, Sources
 from popi.generator import AnyGenerator, ApiGenerator, Generator
 from popi.inference_model import InferenceModel
+from popi.summary import Summary
 from popi.users import Person
 
 if TYPE_CHECKING:
@@ -81,6 +83,21 @@ class Other:
             prices=self.prices,
             extra=self.extra,
         )
+
+
+class Run(Protocol):
+    """What is asked of a `popi.training.run_directory.RunDirectory`."""
+
+    path: Path
+    config: RunConfig
+
+    def methods(self) -> dict[str, Any]: ...
+    def models(self, method: str | None = None) -> tuple[str, str]: ...
+
+
+def trained_models(run: Run) -> dict[str, tuple[str, str]]:
+    """Training order → paths of its inference model and its generator, as `Models` takes them."""
+    return {order: run.models(order) for order in run.methods()}
 
 
 def api_label(api: ApiGeneratorConfig) -> str:
@@ -160,6 +177,11 @@ class Models:
         return InferenceModel(
             local, signals.template, summary.max_tokens, signals.token_budget, summary.conditioned_on_prompt
         )
+
+    def sources(self, method: Method, summarize: Callable[[Sequence[Person]], list[tuple[Summary, ...]]]) -> Sources:
+        """What a method draws its contexts from; `summarize` writes summaries, or reads those that are kept."""
+        generator = self.generator(self.generator_path(method))
+        return Sources(summarize, partial(self.soft_prompts, method), generator, self.config.signals.token_budget)
 
     def soft_prompts(self, method: Method, users: Sequence[Person]) -> "Tensor":
         """(n, k, d) soft prompts by the user embeddings that a method's generator was trained with."""

@@ -8,7 +8,7 @@ gaps in asks for these alone, and one whose models, users or settings changed sc
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from rich.console import Console
 
@@ -18,21 +18,11 @@ from popi.evaluation import metrics
 from popi.evaluation.examples import write_examples
 from popi.evaluation.job import SUMMARIES, Job
 from popi.evaluation.methods import METHODS, RowKey
-from popi.evaluation.models import Models, Other
+from popi.evaluation.models import Models, Other, Run, trained_models
 from popi.evaluation.progress import evaluation_progress
 from popi.evaluation.users import benchmark_of, held_out
 from popi.training.run_directory import read_jsonl, refuse_other_loader, write_text
 from popi.users import Person
-
-
-class Run(Protocol):
-    """What is asked of a `popi.training.run_directory.RunDirectory`."""
-
-    path: Path
-    config: RunConfig
-
-    def methods(self) -> dict[str, Any]: ...
-    def models(self, method: str | None = None) -> tuple[str, str]: ...
 
 
 def destination(run: Run, generator: Other | None = None, users: str | Path | None = None) -> Path:
@@ -79,8 +69,7 @@ def evaluate(
     config = config or run.config
     people, facts = held_out(config, users)
     refuse_other_loader(run.path, facts)
-    trained = {order: run.models(order) for order in run.methods()}
-    models = models or Models(config, trained, generator)
+    models = models or Models(config, trained_models(run), generator)
     folder = destination(run, generator, users)
     _refuse_another(metrics_path(run, generator, users), generator, users)
     own = _own_metrics(run, users) if generator is not None else None

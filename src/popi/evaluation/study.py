@@ -14,33 +14,29 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from popi.config import RunConfig
 from popi.errors import ConfigError, RunError
-from popi.evaluation.job import read_rows
-from popi.evaluation.methods import METHODS, REFERENCE, RowKey, Sources, raw_signals, score_rows, written_summaries
+from popi.evaluation.job import logps_of, read_rows
+from popi.evaluation.methods import METHODS, REFERENCE, RowKey, score_rows
 from popi.evaluation.metrics import Estimate
-from popi.evaluation.models import Models, Other
+from popi.evaluation.models import Models, Other, Run, trained_models
 from popi.evaluation.provenance import commit, stamp_of, versions
-from popi.evaluation.runner import Run, choose_methods, destination
-from popi.evaluation.users import held_out
+from popi.evaluation.runner import choose_methods, destination
+from popi.evaluation.users import held_out, users_stamp
 from popi.inference_model import InferenceModel
 from popi.signals.types import Prompt, Signal
 from popi.summary import Summary
 from popi.training.run_directory import refuse_other_loader, write_jsonl, write_text
 from popi.users import Person
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 Row = dict[str, Any]
 Report = Callable[[str], None]
 """Told what is being scored."""
-FROM_SIGNALS = "user_embedding_from_signals"
 
 
 @dataclass
@@ -111,7 +107,7 @@ class Study:
         """
         people, facts = held_out(run.config, users)
         refuse_other_loader(run.path, facts)
-        models = models or Models(run.config, {order: run.models(order) for order in run.methods()}, generator)
+        models = models or Models(run.config, trained_models(run), generator)
         chosen, _ = choose_methods(models, people, transfer=generator is not None)
         able = [name for name in chosen if reads_signals(name) and (METHODS[name].has_summary or not summaries_only)]
         for name in methods or []:
@@ -137,7 +133,7 @@ class Study:
             what: how they differ from the held-out ones; part of the file's name.
         """
         settings = self.config.model_dump(mode="json", include={"model", "signals", "summary"})
-        facts = {"method": name, "models": self.models.describe(name), "users": _content(people), **settings}
+        facts = {"method": name, "models": self.models.describe(name), "users": users_stamp(people), **settings}
         path = self.folder / "studies" / f"{name}-{re.sub(r'[^a-z0-9]+', '-', what)}-{stamp_of(facts)}.jsonl"
         if path.is_file():
             return read_rows(path)
@@ -150,8 +146,7 @@ class Study:
     def reference(self, people: Sequence[Person]) -> dict[RowKey, tuple[float, float]]:
         """The reference's log-probs of the users' targets; they depend on nothing else."""
         bare = [_bare(person) for person in people]
-        rows = self.rows(REFERENCE, bare, "plain")
-        return {(row["window"], row["target"]): (row["chosen_logp"], row["rejected_logp"]) for row in rows}
+        return logps_of(self.rows(REFERENCE, bare, "plain"))
 
     def plain_rows(self, name: str, people: Sequence[Person]) -> list[Row]:
         """The rows of a method for users without any signals: what its generator does by itself."""
@@ -167,10 +162,7 @@ class Study:
         def summarize(users: Sequence[Person]) -> list[tuple[Summary, ...]]:
             return self._summaries(self.models.inference_path(method), users)
 
-        def embed(users: Sequence[Person]) -> "Tensor":
-            return self.models.soft_prompts(method, users)
-
-        contexts = method.contexts(Sources(summarize, embed, generator, self.config.signals.token_budget), people)
+        contexts = method.contexts(self.models.sources(method, summarize), people)
         scored = score_rows(
             generator,
             people,
@@ -208,7 +200,7 @@ class Study:
 
 def reads_signals(name: str) -> bool:
     """Whether a method's answers depend on a held-out user's signals, without training for that user."""
-    return METHODS[name].contexts in (raw_signals, written_summaries) or name == FROM_SIGNALS
+    return METHODS[name].tells in ("signals", "summary") and not METHODS[name].per_user
 
 
 def with_signals(person: Person, signals: Sequence[Signal]) -> Person:
@@ -224,10 +216,6 @@ def _bare(person: Person) -> Person:
 def _content_of(signals: Sequence[Signal], prompt: Prompt | None) -> str:
     asked = prompt if prompt is None or isinstance(prompt, str) else [m.model_dump() for m in prompt]
     return stamp_of([[signal.model_dump(mode="json") for signal in signals], asked])
-
-
-def _content(people: Sequence[Person]) -> str:
-    return stamp_of([person.user.model_dump(mode="json") for person in people])
 
 
 def interval(estimate: Estimate, name: str = "") -> dict[str, float | None]:

@@ -68,6 +68,7 @@ def kept_summaries(
                 "signals_used": summary.signals_used,
                 "signals_dropped": list(summary.signals_dropped),
                 "model": summary.model,
+                "abstained": summary.abstained,
             }
             for user, (window, target), summary in zip(users, asked, found, strict=True)
         )
@@ -83,4 +84,5 @@ def _summary(row: dict[str, Any]) -> Summary:
         signals_used=row["signals_used"],
         signals_dropped=tuple(row["signals_dropped"]),
         model=row["model"],
+        abstained=row.get("abstained", False),  # files of earlier versions lack it
     )

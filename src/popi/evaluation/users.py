@@ -1,12 +1,13 @@
 """Held-out users to evaluate on: the run's own (nano world, test file, benchmark), or those of any JSONL file."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from popi.config import BENCHMARKS, RunConfig
 from popi.errors import ConfigError, DataError
 from popi.evaluation.leaks import refuse_leaks
+from popi.evaluation.provenance import stamp_of
 from popi.users import Person, users_of
 
 
@@ -46,6 +47,11 @@ def held_out(config: RunConfig, path: str | Path | None = None) -> tuple[list[Pe
         raise DataError(f"{path}: {len(both)} users that the run was trained on, among them {both[0]!r}")
     refuse_leaks(users, str(path), trained)
     return [Person(user) for user in users], None
+
+
+def users_stamp(people: Sequence[Person]) -> str:
+    """A short hash of users: their signals and targets."""
+    return stamp_of([person.user.model_dump(mode="json") for person in people])
 
 
 def benchmark_of(

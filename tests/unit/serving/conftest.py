@@ -1,35 +1,21 @@
 """A store on SQLite and, where POPI_TEST_POSTGRES names a server, the same tests on PostgreSQL."""
 
-import os
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from serving_client import ADMIN, Clock, People, gateway_client
+from serving_client import ADMIN, STORES, Clock, People, empty_store, gateway_client
 
 from popi.serving.store import keys
 from popi.serving.store.database import Database
 
-POSTGRES = os.environ.get("POPI_TEST_POSTGRES")
-without_postgres = pytest.mark.skipif(POSTGRES is None, reason="POPI_TEST_POSTGRES names no server")
 
-
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=without_postgres)])
+@pytest.fixture(params=STORES)
 def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """The URL of an empty store."""
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path}/popi.db"
-        return
-    import psycopg
-
-    assert POSTGRES is not None
-    name = f"popi_{secrets.token_hex(6)}"
-    with psycopg.connect(POSTGRES, autocommit=True) as server:
-        server.execute(f"CREATE DATABASE {name}")
-        yield POSTGRES.rsplit("/", 1)[0] + f"/{name}"
-        server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    with empty_store(request.param, tmp_path) as url:
+        yield url
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from rich.console import Console
 from popi.config import RunConfig, load_config, with_per_user_lora
 from popi.errors import RunError
 from popi.evaluation.grid.settings import GridBenchmark, GridConfig
+from popi.evaluation.models import trained_models
 from popi.evaluation.users import benchmark_of, held_out
 from popi.training.run_directory import RunDirectory, config_differences, refuse_other_loader
 from popi.training.templates import with_template
@@ -47,7 +48,7 @@ def open_benchmark(entry: GridBenchmark, grid: GridConfig, console: Console) -> 
     config = evaluation_config(entry, grid, config or run.config)
     people, data = held_out(config, entry.users)
     refuse_other_loader(run.path, data)
-    trained = {order: run.models(order) for order in run.methods()}
+    trained = trained_models(run)
     facts = benchmark_of(config, data, entry.users)
     return Benchmark(entry.label, config, trained, people[: grid.max_users], facts, data)
 

@@ -19,6 +19,7 @@ from popi.evaluation.judge.prompt import JudgePrompt
 from popi.evaluation.judge.question import Question, told_persona
 from popi.evaluation.judge.responses import asked
 from popi.evaluation.methods import METHODS, plain_prompts, raw_signals
+from popi.evaluation.models import trained_models
 from popi.evaluation.users import benchmark_of, held_out
 from popi.signals.render import Templates
 from popi.training.shapes import ASSUMED_PROMPT, ASSUMED_RESPONSE, LOOKED_AT, PER_MESSAGE, at_hand
@@ -120,7 +121,7 @@ def _benchmark(entry: GridBenchmark, grid: GridConfig, plan: GridPlan) -> tuple[
     if entry.run is not None:
         run = opened(entry)
         config, state = run.config, f"run {run.path}, trained: {', '.join(run.methods())}"
-        trained = {order: run.models(order) for order in run.methods()}
+        trained = trained_models(run)
     else:
         config = with_template(entry.run_config())
         done = is_trained(config)

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +12,11 @@ from popi.evaluation.job import made_by
 from popi.evaluation.judge.alpaca_eval import read_model_outputs
 from popi.evaluation.judge.question import Progress
 from popi.evaluation.kept import KeptRows
-from popi.evaluation.methods import METHODS, Context, RowKey, Sources, personalized, plain_prompts
+from popi.evaluation.methods import METHODS, Context, RowKey, personalized, plain_prompts, stacked
 from popi.evaluation.models import Models
 from popi.evaluation.provenance import commit, stamp_of
 from popi.evaluation.runner import evaluated_summaries
+from popi.evaluation.users import users_stamp
 from popi.generator import AnyGenerator, Generator
 from popi.signals.render import flat
 from popi.summary import Summary
@@ -64,9 +64,7 @@ def contexts_of(name: str, config: RunConfig, people: Sequence[Person], models: 
             Context(tuple(Summary(written[window, target] or "", 0) for target in range(len(person.user.targets))))
             for window, person in enumerate(people)
         ]
-    generator = models.generator(models.generator_path(method))
-    embed = partial(models.soft_prompts, method)
-    return method.contexts(Sources(_no_summaries, embed, generator, config.signals.token_budget), people)
+    return method.contexts(models.sources(method, _no_summaries), people)
 
 
 def respond(
@@ -130,7 +128,7 @@ def response_settings(
         "method": name,
         "models": models.describe(name),
         "config": models.config.model_dump(mode="json", include={"model", "signals"}),
-        "users": stamp_of([person.user.model_dump(mode="json") for person in people]),
+        "users": users_stamp(people),
         "contexts": stamp_of([[[summary.text for summary in context.summaries] for context in contexts], signals]),
         "max_tokens": max_tokens,
     }
@@ -162,10 +160,6 @@ def _no_summaries(users: Sequence[Person]) -> list[tuple[Summary, ...]]:
 def _reply(
     generator: AnyGenerator, prompts: Sequence[Messages], soft: "Sequence[Tensor | None]", most: int
 ) -> list[str]:
-    given = [one for one in soft if one is not None]
-    if not given:
-        return generator.reply_many(prompts, max_new_tokens=most)
-    import torch
-
-    assert isinstance(generator, Generator), "only a local generator is trained with soft prompts"
-    return generator.reply_many(prompts, max_new_tokens=most, soft=torch.stack(given))
+    if isinstance(generator, Generator):
+        return generator.reply_many(prompts, max_new_tokens=most, soft=stacked(soft))
+    return generator.reply_many(prompts, max_new_tokens=most)

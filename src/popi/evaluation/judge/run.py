@@ -28,10 +28,10 @@ from popi.evaluation.judge.responses import (
 from popi.evaluation.judge.result import figures
 from popi.evaluation.kept import KeptRows
 from popi.evaluation.methods import METHODS, Context
-from popi.evaluation.models import Models, Other
+from popi.evaluation.models import Models, Other, Run, trained_models
 from popi.evaluation.provenance import commit, stamp_of, versions
-from popi.evaluation.runner import Run, choose_methods, destination
-from popi.evaluation.users import held_out
+from popi.evaluation.runner import choose_methods, destination
+from popi.evaluation.users import held_out, users_stamp
 from popi.training.run_directory import refuse_other_loader, write_text
 from popi.users import Person
 
@@ -79,7 +79,7 @@ def judge_run(
     """
     people, facts = held_out(run.config, users)
     refuse_other_loader(run.path, facts)
-    trained = {order: run.models(order) for order in run.methods()}
+    trained = trained_models(run)
     models = models or Models(run.config, trained, generator)
     names = _methods(method, against)
     for name in names:
@@ -162,7 +162,7 @@ def judge_pair(
         "against": against,
         "judge": judge.settings(),
         "prompts": arena.prompts,
-        "users": stamp_of([person.user.model_dump(mode="json") for person in people]),
+        "users": users_stamp(people),
         "responses": stamps,
     }
     # Before anything is generated: it may be refused.

@@ -1,5 +1,6 @@
 """A database by URL: connections, transactions, and all that SQLite and PostgreSQL do differently."""
 
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -197,9 +198,9 @@ def _engine(url: URL, connections: int) -> Engine:
 def _sqlite_settings(connection: Any, _record: object) -> None:
     connection.isolation_level = None  # BEGIN is ours to say (_sqlite_begin)
     cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
+    _write_ahead(cursor)
     for pragma in (
-        f"busy_timeout = {BUSY_SECONDS * 1000}",
-        "journal_mode = WAL",
         "synchronous = FULL",  # a commit returns when the log is on disk
         "secure_delete = ON",
         "temp_store = MEMORY",  # no users' texts in files elsewhere
@@ -207,6 +208,19 @@ def _sqlite_settings(connection: Any, _record: object) -> None:
     ):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+def _write_ahead(cursor: Any) -> None:
+    """Switch a new file to the write-ahead log; where several do that at once, SQLite's own waiting doesn't hold."""
+    give_up = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > give_up:
+                raise
+            time.sleep(0.01)
 
 
 def _sqlite_begin(connection: Connection) -> None:

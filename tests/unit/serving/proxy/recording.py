@@ -23,12 +23,9 @@ SUMMARY = "Prefers short answers."
 SECRET = "a secret of the tests, 32 bytes or more"
 
 
-@dataclass
-class Received:
-    """One request as it arrived."""
+class _Message:
+    """How the headers and the body of a request or an answer are read."""
 
-    method: str
-    target: str
     headers: list[tuple[str, str]]
     body: bytes
 
@@ -38,6 +35,16 @@ class Received:
     @property
     def json(self) -> Any:
         return json.loads(self.body)
+
+
+@dataclass
+class Received(_Message):
+    """One request as it arrived."""
+
+    method: str
+    target: str
+    headers: list[tuple[str, str]]
+    body: bytes
 
 
 Reply = Callable[[Received, asyncio.StreamWriter], Awaitable[None]]
@@ -169,19 +176,12 @@ class FakeSummaries:
 
 
 @dataclass
-class Answer:
+class Answer(_Message):
     """What a client got."""
 
     status: int
     headers: list[tuple[str, str]]
     body: bytes
-
-    def header(self, name: str) -> str | None:
-        return next((value for key, value in self.headers if key.lower() == name), None)
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
 
 
 @dataclass
