@@ -36,8 +36,8 @@ format: $(VENV)/.stamp-dev  ## rewrite the sources as `make check` wants them
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.stamp-dev  ## speed and memory of the hot path
-	$(BIN)/python benchmarks/scoring.py
+bench: $(VENV)/.stamp-dev  ## speed and memory of a step beside the released pattern and TRL (BENCH="--quick", …)
+	$(BIN)/python benchmarks/step.py $(BENCH)
 
 bench-gateway: $(VENV)/.stamp-dev  ## the gateway against the upstream alone and LiteLLM's proxy (which it installs)
 	$(BIN)/python benchmarks/gateway.py

@@ -341,6 +341,16 @@ class UserEmbeddingConfig(_Section):
     """Peak learning rate of the embeddings; the generator beside them has `training.generator.learning_rate`."""
 
 
+class VllmRolloutsConfig(_Section):
+    url: str | None = Field(default=None, min_length=1)
+    """TRL's vLLM server, started beside the run with the same base (`trl vllm-serve --model BASE`). Unset: vLLM runs
+    inside this process, on the same GPU."""
+    gpu_memory: float = Field(default=0.3, gt=0, lt=1)
+    """Share of the GPU's memory that vLLM takes where it runs inside this process."""
+    tolerance: PositiveFloat = 0.1
+    """Largest mean difference, over a step's tokens, between vLLM's log-probs and the trained model's (nats)."""
+
+
 class TrainingConfig(_Section):
     orders: list[Order] = ["plug_and_play"]
     """Which methods to train. Phases that two orders share are trained once."""
@@ -359,6 +369,15 @@ class TrainingConfig(_Section):
     """Steps between checkpoints (what a killed run resumes from)."""
     gradient_checkpointing: bool = False
     """Trade compute for memory in the backward pass."""
+    share_references: bool = True
+    """Keep reference log-probs in `{root}/.references`, too, for later runs over the same base, templates and targets.
+    The folder can be deleted at any time."""
+    rollouts: Literal["own", "vllm"] = "own"
+    """What samples summaries in the inference and joint phases: popi's own loop, or vLLM on a GPU (docs/performance.md;
+    not tried on a GPU yet). The weights go over before each step, and the log-probs of every step's summaries are
+    compared with the trained model's."""
+    vllm: VllmRolloutsConfig = VllmRolloutsConfig()
+    """How vLLM runs; only with `rollouts = "vllm"`."""
 
     @property
     def rows_at_once(self) -> int:

@@ -8,19 +8,29 @@ Only tokens of *scored* segments get log-probabilities. Their hidden states are 
 the cost of the vocabulary is paid for them alone.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
-from popi.masks import additive
+from popi.attention import takes_tree_masks
+from popi.masks import additive, slides
 from popi.soft_prompts import with_soft_prompts
 
+Result = TypeVar("Result")
 LARGE_VOCABULARY = 8192
 """From here on the head's activations are recomputed in the backward pass and not kept."""
+PADDING, FEW = 0.1, 512
+"""Rows of one forward may be padded by this share of their tokens, or by so few tokens that another forward costs
+more."""
+LOGITS_BYTES = {"cpu": 2**26, "cuda": 2**28}
+"""Bytes of float32 logits at one time, by the device's type: so many tokens meet the LM head at once, whatever the
+vocabulary. A GPU needs more of them to be busy."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +44,19 @@ class Segment:
 
 @dataclass
 class TreeBatch:
-    """Rows of segments as tensors: B rows of T positions, N scored tokens in `n_segments` scored segments."""
+    """Rows of segments as tensors: B rows of T positions, N scored tokens in `n_segments` scored segments.
+
+    What attends to what is kept as a tree, and becomes a mask where it is used.
+    """
 
     input_ids: Tensor  # (B, T)
     position_ids: Tensor  # (B, T)
-    attention_mask: Tensor  # (B, 1, T, T) bool, True where attention is allowed
-    source: Tensor  # (N, 2) row and position of the hidden state that predicts the token
+    segments: Tensor  # (B, T) index of each token's segment in its row; K - 1 is the padding
+    ancestors: Tensor  # (B, K, K) bool: whether the tokens of segment i attend to those of segment j before them
+    lengths: tuple[int, ...]  # B: tokens of each row
+    roots: tuple[int, ...]  # B: tokens of each row's first segment
+    scored: tuple[int, ...]  # B: scored tokens of each row
+    source: Tensor  # (N, 2) row and position of the hidden state that predicts the token, row after row
     target: Tensor  # (N,) the token
     segment: Tensor  # (N,) index of its scored segment, counted over the batch
     n_segments: int
@@ -47,16 +64,62 @@ class TreeBatch:
 
     def to(self, device: torch.device | str) -> "TreeBatch":
         """The same batch on another device."""
+        names = [field.name for field in fields(self) if isinstance(getattr(self, field.name), Tensor)]
+        return replace(self, **{name: getattr(self, name).to(device) for name in names})
+
+    @property
+    def root(self) -> int:
+        """So many first positions of every row are causal among themselves."""
+        return min(self.roots)
+
+    def mask(self, first: int = 0) -> Tensor:
+        """(B, 1, T - first, T) bool, of the positions from `first` on: True where attention is allowed."""
+        rows, width = self.input_ids.shape
+        place = torch.arange(width, device=self.segments.device)
+        queries = self.segments[:, first:, None]  # (B, S, 1)
+        found = self.ancestors[torch.arange(rows, device=place.device)[:, None, None], queries, self.segments[:, None]]
+        return (found & (place <= place[first:, None]))[:, None]
+
+    def part(self, rows: Sequence[int]) -> "TreeBatch":
+        """Some of the rows, without the padding that they need no longer; their segments are counted as here."""
+        lengths = tuple(self.lengths[r] for r in rows)
+        width = max(lengths)
+        starts = [sum(self.scored[:r]) for r in rows]
+        tokens = torch.tensor([i for r, s in zip(rows, starts, strict=True) for i in range(s, s + self.scored[r])])
+        tokens = tokens.long().to(self.source.device)
+        own = torch.tensor([n for n, r in enumerate(rows) for _ in range(self.scored[r])], dtype=torch.long)
+        taken = torch.tensor(rows, device=self.input_ids.device)
         return TreeBatch(
-            self.input_ids.to(device),
-            self.position_ids.to(device),
-            self.attention_mask.to(device),
-            self.source.to(device),
-            self.target.to(device),
-            self.segment.to(device),
+            self.input_ids[taken, :width],
+            self.position_ids[taken, :width],
+            self.segments[taken, :width],
+            self.ancestors[taken],
+            lengths,
+            tuple(self.roots[r] for r in rows),
+            tuple(self.scored[r] for r in rows),
+            torch.stack([own.to(tokens.device), self.source[tokens, 1]], 1),
+            self.target[tokens],
+            self.segment[tokens],
             self.n_segments,
-            None if self.soft is None else self.soft.to(device),
+            None if self.soft is None else self.soft[taken],
         )
+
+
+def buckets(lengths: Sequence[int]) -> list[list[int]]:
+    """Rows that go through the model together: neighbours in length, so that little padding is computed."""
+    found: list[list[int]] = []
+    tokens = 0
+    for row in sorted(range(len(lengths)), key=lambda row: lengths[row]):
+        length = lengths[row]
+        if found:
+            padding = (len(found[-1]) + 1) * length - tokens - length
+            if padding <= max(FEW, PADDING * (tokens + length)):
+                found[-1].append(row)
+                tokens += length
+                continue
+        found.append([row])
+        tokens = length
+    return found
 
 
 def pack(rows: Sequence[Sequence[Segment]], pad_id: int) -> TreeBatch:
@@ -65,15 +128,17 @@ def pack(rows: Sequence[Sequence[Segment]], pad_id: int) -> TreeBatch:
     Raises:
         ValueError: a scored segment has no parent, or a parent without tokens (nothing predicts its first token).
     """
-    width = max(sum(len(segment.ids) for segment in row) for row in rows)
+    lengths = [sum(len(segment.ids) for segment in row) for row in rows]
+    width, most = max(lengths), max(map(len, rows))
     # Filled as numpy arrays: a slice is set in a tenth of the time that a tensor takes.
     input_ids = np.full((len(rows), width), pad_id, dtype=np.int64)
     position_ids = np.zeros((len(rows), width), dtype=np.int64)
-    mask = np.tile(np.eye(width, dtype=bool), (len(rows), 1, 1))  # padding sees itself: no empty softmax
-    causal = np.tri(width, dtype=bool)
+    segments = np.full((len(rows), width), most, dtype=np.int64)
+    ancestors = np.tile(np.eye(most + 1, dtype=bool), (len(rows), 1, 1))  # padding sees itself: no empty softmax
     source: list[tuple[int, int]] = []
     target: list[int] = []
     owner: list[int] = []
+    scored = [0] * len(rows)
     n_scored = 0
     for r, row in enumerate(rows):
         starts: list[int] = []  # first index of each segment in the row
@@ -87,12 +152,9 @@ def pack(rows: Sequence[Sequence[Segment]], pad_id: int) -> TreeBatch:
             depths.append(depth)
             input_ids[r, cursor:stop] = segment.ids
             position_ids[r, cursor:stop] = np.arange(depth, depth + n)
-            mask[r, cursor:stop, cursor:stop] = causal[:n, :n]
-            ancestor = segment.parent
-            while ancestor is not None:
-                a = starts[ancestor]
-                mask[r, cursor:stop, a : a + len(row[ancestor].ids)] = True
-                ancestor = row[ancestor].parent
+            segments[r, cursor:stop] = s
+            if segment.parent is not None:
+                ancestors[r, s] |= ancestors[r, segment.parent]
             if segment.scored:
                 if segment.parent is None or not len(row[segment.parent].ids):
                     raise ValueError(f"scored segment {s} of row {r} needs a parent with tokens")
@@ -101,11 +163,16 @@ def pack(rows: Sequence[Sequence[Segment]], pad_id: int) -> TreeBatch:
                 target.extend(segment.ids)
                 owner.extend([n_scored] * n)
                 n_scored += 1
+                scored[r] += n
             cursor = stop
     return TreeBatch(
         torch.from_numpy(input_ids),
         torch.from_numpy(position_ids),
-        torch.from_numpy(mask[:, None]),
+        torch.from_numpy(segments),
+        torch.from_numpy(ancestors),
+        tuple(lengths),
+        tuple(len(row[0].ids) for row in rows),
+        tuple(scored),
         torch.tensor(source, dtype=torch.long).reshape(-1, 2),
         torch.tensor(target, dtype=torch.long),
         torch.tensor(owner, dtype=torch.long),
@@ -118,62 +185,134 @@ def causal_lm(model: torch.nn.Module) -> torch.nn.Module:
     return model.get_base_model() if hasattr(model, "peft_config") else model  # type: ignore[operator]
 
 
-def _head(
-    hidden: Tensor, target: Tensor, head: torch.nn.Module, softcap: float | None, temperature: float, entropy: bool
-) -> tuple[Tensor, Tensor]:
-    logits = head(hidden).float()  # (n, V)
+def through_wrapper(model: torch.nn.Module, compute: Callable[[torch.nn.Module], Result]) -> Result:
+    """`compute` of the model, as the forward of the DDP wrapper where there is one.
+
+    DDP averages only the gradients of a graph that its own forward made: computed around it, the processes' weights
+    would part without a word.
+    """
+    if not isinstance(model, DistributedDataParallel):
+        return compute(model)
+    plain = model.module
+    own = vars(plain).get("forward")
+    plain.forward = lambda: compute(plain)  # found before the class's method
+    try:
+        return model()  # type: ignore[no-any-return]
+    finally:
+        vars(plain).pop("forward")
+        if own is not None:
+            plain.forward = own
+
+
+def _logits(hidden: Tensor, head: torch.nn.Module, softcap: float | None, temperature: float) -> Tensor:
+    logits: Tensor = head(hidden).float()  # (n, V)
     if softcap:
         logits = softcap * torch.tanh(logits / softcap)
-    logps = torch.log_softmax(logits / temperature, dim=-1)
+    return logits if temperature == 1 else logits / temperature
+
+
+def _trained(
+    hidden: Tensor, target: Tensor, head: torch.nn.Module, softcap: float | None, temperature: float, entropy: bool
+) -> tuple[Tensor, Tensor]:
+    """Differentiable log-probs (n,); entropies (n,), which are not."""
+    logps = torch.log_softmax(_logits(hidden, head, softcap, temperature), dim=-1)
     chosen = logps.gather(1, target[:, None])[:, 0]
-    return chosen, -(logps.exp() * logps).sum(-1) if entropy else chosen.new_zeros(0)
+    with torch.no_grad():
+        return chosen, -(logps.exp() * logps).sum(-1) if entropy else chosen.new_zeros(0)
 
 
-def token_logps(model: torch.nn.Module, batch: TreeBatch, temperature: float = 1.0, chunk: int = 4096) -> Tensor:
+def _scored(
+    hidden: Tensor, target: Tensor, head: torch.nn.Module, softcap: float | None, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Log-probs (n,) without gradient: the logit less the logsumexp, worked out in the place of the logits."""
+    logits = _logits(hidden, head, softcap, temperature)
+    chosen = logits.gather(1, target[:, None])[:, 0]
+    largest = logits.amax(-1)
+    total = logits.sub_(largest[:, None]).exp_().sum(-1)
+    return chosen - largest - total.log(), chosen.new_zeros(0)
+
+
+def chunk_of(vocabulary: int, device: torch.device | str = "cpu") -> int:
+    """How many tokens meet the LM head at once: as many as have `LOGITS_BYTES` of logits, and at least 16."""
+    return max(16, LOGITS_BYTES.get(torch.device(device).type, 2**26) // (4 * vocabulary))
+
+
+def token_logps(model: torch.nn.Module, batch: TreeBatch, temperature: float = 1.0, chunk: int | None = None) -> Tensor:
     """Log-probability of every scored token: (N,) float32. See `token_logps_and_entropies`."""
     return token_logps_and_entropies(model, batch, temperature, chunk, entropy=False)[0]
 
 
 def token_logps_and_entropies(
-    model: torch.nn.Module, batch: TreeBatch, temperature: float = 1.0, chunk: int = 4096, entropy: bool = True
+    model: torch.nn.Module,
+    batch: TreeBatch,
+    temperature: float = 1.0,
+    chunk: int | None = None,
+    entropy: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Log-probability of every scored token and the entropy (nats) of its distribution: (N,) and (N,) float32.
 
-    Differentiable; `chunk` tokens at a time meet the LM head, so memory does not grow with N × vocabulary
-    where no gradient is kept. Without `entropy` the second tensor is empty.
+    Log-probabilities are differentiable, entropies are not. `chunk` tokens at a time meet the LM head (by default
+    `chunk_of`), so memory grows neither with N nor with the vocabulary where no gradient is kept. Without `entropy` the
+    second tensor is empty. A model with SDPA attention is switched to popi's (`popi.attention`), and stays so.
     """
     causal = causal_lm(model)
-    embed = causal.get_input_embeddings()  # type: ignore[operator]
-    config = causal.config.get_text_config()  # type: ignore[union-attr, operator]
-    inputs = (
-        {"input_ids": batch.input_ids}
-        if batch.soft is None
-        else {"inputs_embeds": with_soft_prompts(embed, batch.input_ids, batch.soft)}
-    )
-    mask, positions, dtype = batch.attention_mask, batch.position_ids, embed.weight.dtype
-    hidden = causal.get_decoder()(  # type: ignore[operator]
-        **inputs,
-        # Additive, and made once: SDPA would convert a boolean mask in every layer, eager attention add True as 1.
-        attention_mask=additive(config, mask, positions, positions, dtype),
-        position_ids=positions,
-        use_cache=False,
-    ).last_hidden_state
-    hidden = hidden[batch.source[:, 0], batch.source[:, 1]]  # (N, d)
+    hidden = scored_states(causal, batch)
     head = causal.get_output_embeddings()  # type: ignore[operator]
+    config = causal.config.get_text_config()  # type: ignore[union-attr, operator]
     softcap = getattr(config, "final_logit_softcapping", None)
+    chunk = chunk or chunk_of(config.vocab_size, hidden.device)
     recompute = torch.is_grad_enabled() and config.vocab_size >= LARGE_VOCABULARY
     logps, entropies = [], []
     for start in range(0, len(hidden), chunk):
-        arguments = (hidden[start : start + chunk], batch.target[start : start + chunk], head, softcap)
+        arguments = (hidden[start : start + chunk], batch.target[start : start + chunk], head, softcap, temperature)
         if recompute:
-            part = checkpoint(_head, *arguments, temperature, entropy, use_reentrant=False)
+            part = checkpoint(_trained, *arguments, entropy, use_reentrant=False)
+        elif torch.is_grad_enabled() or entropy:
+            part = _trained(*arguments, entropy)
         else:
-            part = _head(*arguments, temperature, entropy)
+            part = _scored(*arguments)
         logps.append(part[0])
         entropies.append(part[1])
     if not logps:
         return hidden.new_zeros(0, dtype=torch.float32), hidden.new_zeros(0, dtype=torch.float32)
     return torch.cat(logps), torch.cat(entropies)
+
+
+def scored_states(causal: Any, batch: TreeBatch) -> Tensor:
+    """The last hidden states that predict the scored tokens: (N, d)."""
+    together = buckets(batch.lengths)
+    if len(together) == 1:
+        return _states(causal, batch)
+    found, places, starts = [], [], [0]
+    for n in batch.scored:
+        starts.append(starts[-1] + n)
+    for rows in together:
+        found.append(_states(causal, batch.part(rows)))
+        places += [i for row in rows for i in range(starts[row], starts[row + 1])]
+    order = torch.tensor(places, dtype=torch.long, device=batch.source.device).argsort()
+    return torch.cat(found)[order]
+
+
+def _states(causal: Any, batch: TreeBatch) -> Tensor:
+    embed = causal.get_input_embeddings()
+    config = causal.config.get_text_config()
+    inputs = (
+        {"input_ids": batch.input_ids}
+        if batch.soft is None
+        else {"inputs_embeds": with_soft_prompts(embed, batch.input_ids, batch.soft)}
+    )
+    # The root's causal positions need no mask, where the attention knows that and does not slide.
+    first = batch.root if takes_tree_masks(causal) and not slides(config) else 0
+    positions = batch.position_ids
+    hidden = causal.get_decoder()(
+        **inputs,
+        # Additive, and made once: SDPA would convert a boolean mask in every layer, eager attention add True as 1.
+        attention_mask=additive(config, batch.mask(first), positions[:, first:], positions, embed.weight.dtype),
+        position_ids=positions,
+        use_cache=False,
+    ).last_hidden_state
+    found: Tensor = hidden[batch.source[:, 0], batch.source[:, 1]]
+    return found
 
 
 def segment_logps(model: torch.nn.Module, batch: TreeBatch) -> Tensor:

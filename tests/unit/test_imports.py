@@ -27,6 +27,7 @@ FORBIDDEN = {
     "errors": ("",),
     "summary": ("",),
     "masks": ("",),
+    "attention": ("",),
     "config": ("signals", "training", "evaluation", "nano", "backends", "inference_model", "generator", "scoring"),
     "backends": ("training", "evaluation", "inference_model", "generator", "scoring", "nano"),
     "inference_model": ("training", "evaluation", "generator", "scoring", "nano", "cli"),
@@ -72,7 +73,7 @@ def test_direction_of_imports(part: str) -> None:
     for file in files:
         for name in imported(file):
             for other in FORBIDDEN[part]:
-                if part in ("errors", "summary", "masks"):
+                if part in ("errors", "summary", "masks", "attention"):
                     assert name.startswith("popi.errors"), f"{file.name} imports {name}"
                 assert not (f"{name}.".startswith(f"popi.{other}.") and other), f"{file.name} imports {name}"
 

@@ -5,7 +5,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from popi.scoring import ScoringItem, pair_logps, pair_logps_plain
-from popi.tree import Segment, pack, segment_logps, token_logps, token_logps_and_entropies
+from popi.tree import Segment, buckets, pack, segment_logps, token_logps, token_logps_and_entropies
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,8 @@ def test_layout_by_hand() -> None:
     batch = pack([[Segment([1, 2]), Segment([3, 4], 0, True), Segment([5], 0, True)]], pad_id=0)
     assert batch.input_ids.tolist() == [[1, 2, 3, 4, 5]]
     assert batch.position_ids.tolist() == [[0, 1, 2, 3, 2]]
-    assert batch.attention_mask[0, 0].int().tolist() == [
+    assert batch.root == 2 and torch.equal(batch.mask(2), batch.mask()[:, :, 2:])
+    assert batch.mask()[0, 0].int().tolist() == [
         [1, 0, 0, 0, 0],
         [1, 1, 0, 0, 0],
         [1, 1, 1, 0, 0],
@@ -55,6 +56,20 @@ def test_layout_by_hand() -> None:
 def test_scored_root_is_refused() -> None:
     with pytest.raises(ValueError, match="needs a parent"):
         pack([[Segment([1], None, True)]], pad_id=0)
+
+
+def test_rows_of_like_length_go_together(model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lengths 9, 100, 10, 95 with room for 5 padding tokens: 9 and 10 together, 95 and 100 together."""
+    monkeypatch.setattr("popi.tree.FEW", 5)
+    monkeypatch.setattr("popi.tree.PADDING", 0.0)
+    assert buckets([9, 100, 10, 95]) == [[0, 2], [3, 1]]
+    some = items()
+    long = [ScoringItem(random_ids(60 + i, i), random_ids(7, 10 + i), random_ids(4 + i, 20 + i)) for i in range(3)]
+    mixed = [some[0], long[1], some[1], long[0], long[2], some[2]]
+    batch = pack([item.tree for item in mixed], pad_id=0)
+    assert len(buckets(batch.lengths)) > 1
+    plain = torch.stack(pair_logps_plain(model, mixed), 1).flatten()
+    torch.testing.assert_close(segment_logps(model, batch), plain, atol=4e-4, rtol=1e-5)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])

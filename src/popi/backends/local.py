@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
+from popi.attention import takes_tree_masks
 from popi.backends.chat_template import ChatFormat, read_template
+from popi.backends.decoding import decode
 from popi.backends.loading import (
     NANO,
     Source,
@@ -25,13 +26,9 @@ from popi.backends.loading import (
     warn_of_another_base,
 )
 from popi.errors import ModelError
-from popi.masks import additive
 from popi.signals.render import Templates
-from popi.soft_prompts import with_soft_prompts
 
-__all__ = ["NANO", "LocalModel", "model_path", "pick", "quiet"]
-GREEDY = 1e-5
-"""Below this temperature decoding is greedy: the quotient would overflow, and the limit is the same."""
+__all__ = ["NANO", "LocalModel", "model_path", "quiet"]
 
 
 class LocalModel:
@@ -92,6 +89,7 @@ class LocalModel:
 
                     model = PeftModel.from_pretrained(model, str(adapter))
                 model = model.to(place).eval()
+                takes_tree_masks(model.get_base_model() if adapter is not None else model)
         except Exception as error:  # broken folders make transformers, safetensors and tokenizers raise anything
             where = "" if Path(source.path).is_dir() else "no such folder, and as a hub id it "
             raise ModelError(f"{name_or_path}: {where}can't be loaded as a causal LM ({first_line(error)})") from None
@@ -187,73 +185,28 @@ class LocalModel:
                 f"{self.name}: {width} tokens of prompt and {max_new_tokens} new ones exceed its context of {context}; "
                 "lower the most tokens to write, or shorten the prompt (signals: signals.token_budget)"
             )
-        ids = torch.full((len(prompts), width), self.pad_id)
-        mask = torch.zeros((len(prompts), width), dtype=torch.long)
-        for row, prompt in enumerate(prompts):  # padded on the left: all rows end together
-            ids[row, width - len(prompt) :] = torch.tensor(prompt)
-            mask[row, width - len(prompt) :] = 1
-        ids, mask = ids.to(self.device), mask.to(self.device)
         was_training = self.model.training
         self.model.eval()
         with torch.inference_mode():
-            drawn = self._decode_loop(ids, mask, n, max_new_tokens, temperature, top_p, soft)
+            drawn = decode(
+                self.model,
+                prompts,
+                n=n,
+                steps=max_new_tokens,
+                temperature=temperature,
+                top_p=top_p,
+                stop_ids=self.stop_ids,
+                end_id=self.end_id,
+                soft=soft,
+            )
         self.model.train(was_training)
-        cut = [text + end for text, end in map(self._cut, drawn.tolist())]
-        return [cut[i * n : (i + 1) * n] for i in range(len(prompts))]
-
-    def _decode_loop(
-        self, ids: Tensor, mask: Tensor, n: int, steps: int, temperature: float, top_p: float, soft: Tensor | None
-    ) -> Tensor:
-        """(P, width) prompts to (P·n, ≤ steps) tokens.
-
-        The n samples of a prompt are branches of one row: each step appends one token per branch, and a branch sees
-        the prompt and its own tokens. The prompt's keys and values are neither copied nor read once a sample.
-        """
-        cache = DynamicCache()
-        inputs = {"input_ids": ids}
-        if soft is not None:
-            first = ids.shape[1] - mask.sum(1)  # padded on the left
-            inputs = {"inputs_embeds": with_soft_prompts(self.model.get_input_embeddings(), ids, soft, first)}
-        logits = self.model(
-            **inputs,
-            attention_mask=mask,
-            position_ids=(mask.cumsum(1) - 1).clamp(min=0),
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits.repeat_interleave(n, 0)[:, -1]  # (P·n, V)
-        if bool(logits.isnan().any()):
+        if drawn is None:
             raise ModelError(
                 f"{self.name}: the model's outputs are not numbers: its weights are damaged, or training diverged "
                 "(lower the learning_rate, or use dtype float32)"
             )
-        dtype = self.model.get_input_embeddings().weight.dtype
-        config = self.model.config.get_text_config()
-        visible = mask[:, None, None].bool().repeat(1, 1, n, 1)  # (P, 1, n, width): the prompt, without padding
-        own = torch.eye(n, dtype=torch.bool, device=mask.device).expand(len(ids), 1, n, n)
-        keys = mask.cumsum(1) - 1  # (P, width) position of every token that can be seen
-        position = mask.sum(1, keepdim=True).expand(-1, n)  # (P, n) next position of each branch
-        out: list[Tensor] = []
-        done = torch.zeros(len(logits), dtype=torch.bool, device=logits.device)
-        stops = torch.tensor(self.stop_ids, device=logits.device)
-        for step in range(steps):
-            token = pick(logits.float(), temperature, top_p)  # (P·n,)
-            token = torch.where(done, self.end_id, token)
-            out.append(token)
-            done |= torch.isin(token, stops)
-            if step + 1 == steps or bool(done.all()):
-                break
-            visible = torch.cat([visible, own], -1)
-            keys = torch.cat([keys, position], -1)
-            logits = self.model(
-                input_ids=token.reshape(-1, n),
-                attention_mask=additive(config, visible, position, keys, dtype),
-                position_ids=position,
-                past_key_values=cache,
-                use_cache=True,
-            ).logits.flatten(0, 1)
-            position = position + 1
-        return torch.stack(out, 1)
+        cut = [text + end for text, end in map(self._cut, drawn.tolist())]
+        return [cut[i * n : (i + 1) * n] for i in range(len(prompts))]
 
     def save(self, path: str | Path) -> None:
         """An ordinary Hugging Face folder (or adapter folder), loadable without popi; plus `popi.json`."""
@@ -261,15 +214,3 @@ class LocalModel:
             self.model.save_pretrained(path)
         self.tokenizer.save_pretrained(path)
         (Path(path) / self.SETTINGS).write_text(json.dumps(self.settings, indent=1) + "\n", encoding="utf-8")
-
-
-def pick(logits: Tensor, temperature: float, top_p: float) -> Tensor:
-    """One token a row: greedy at temperature 0, else sampled from the nucleus. (rows, V) -> (rows,)."""
-    if temperature < GREEDY:
-        return logits.argmax(-1)
-    probs = torch.softmax(logits / temperature, dim=-1)
-    if top_p < 1:
-        ranked, order = probs.sort(dim=-1, descending=True)
-        ranked = ranked.masked_fill(ranked.cumsum(-1) - ranked >= top_p, 0.0)  # the first token always stays
-        probs = torch.zeros_like(probs).scatter(-1, order, ranked)
-    return torch.multinomial(probs, 1)[:, 0]

@@ -4,33 +4,18 @@ A phase draws as many rows as its steps will see, in an order fixed by its seed,
 are rendered once, responses encoded once, and the reference model reads each target once in the life of a run.
 """
 
-import hashlib
-import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from popi.errors import ConfigError, DataError
-from popi.generator import AnyGenerator, Generator
+from popi.generator import Generator
 from popi.inference_model import InferenceModel
 from popi.scoring import ScoringItem
-from popi.signals.types import TargetPair, User
-from popi.training.run_directory import read_jsonl, write_jsonl
-
-EVERY = 64
-"""Users whose reference log-probs are computed between two reports of progress."""
-
-
-@dataclass(frozen=True)
-class ReferencedTarget:
-    """A target pair with what the reference model says of it on the plain prompt (summed log-probs)."""
-
-    pair: TargetPair
-    ref_chosen: float
-    ref_rejected: float
+from popi.signals.types import User
+from popi.training.references import ReferencedTarget, References
 
 
 @dataclass(frozen=True)
@@ -86,57 +71,6 @@ def trainable(users: Sequence[User]) -> list[User]:
     if not kept:
         raise DataError(f"none of the {len(users)} training users has target pairs; training needs `targets`")
     return kept
-
-
-def targets_key(user: User) -> str:
-    """A hash of a user's targets. Not the `user_id`: windows of one user share it and have targets of their own."""
-    targets = json.dumps([target.model_dump(mode="json") for target in user.targets])
-    return hashlib.sha256(targets.encode()).hexdigest()[:20]
-
-
-class References:
-    """Reference log-probs of every target of a user, computed once and kept in a file of the run."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._known: dict[str, list[tuple[float, float]]] = {}
-        for row in read_jsonl(path):
-            self._known[row["targets"]] = [(chosen, rejected) for chosen, rejected in row["logps"]]
-
-    def missing(self, users: Sequence[User]) -> list[User]:
-        """The users whose targets were not scored yet; equal targets count once."""
-        return [user for key, user in {targets_key(user): user for user in users}.items() if key not in self._known]
-
-    def compute(
-        self,
-        users: Sequence[User],
-        reference: AnyGenerator,
-        batch_size: int = 64,
-        report: Callable[[int], None] | None = None,
-    ) -> None:
-        """Have the untrained `reference` score, on the plain prompt, the targets of those users not scored before.
-
-        The file is written at the end, whole: a killed run computes the same batches again, to the same bits.
-        """
-        todo = self.missing(users)
-        if not todo:
-            return
-        for start in range(0, len(todo), EVERY):
-            part = todo[start : start + EVERY]
-            targets = [target for user in part for target in user.targets]
-            pairs = iter(zip(*reference.pair_logps(targets, [None] * len(targets), batch_size), strict=True))
-            for user in part:
-                self._known[targets_key(user)] = [next(pairs) for _ in user.targets]
-            if report:
-                report(start + len(part))
-        write_jsonl(self.path, ({"targets": key, "logps": logps} for key, logps in self._known.items()))
-
-    def targets(self, user: User) -> list[ReferencedTarget]:
-        """The user's targets with their reference log-probs."""
-        return [
-            ReferencedTarget(target, *logps)
-            for target, logps in zip(user.targets, self._known[targets_key(user)], strict=True)
-        ]
 
 
 def inference_rows(

@@ -15,6 +15,7 @@ Where it departs from TRL's defaults, and why:
 - A summary that reaches `summary.max_tokens` without its end token is cut there, as it is in use: it is scored and
   trained on as it stands (TRL's `mask_truncated_completions` is off), and its length is the limit.
 - The hooks below: rollouts with one prefill a group, log-probs with the signals read once a group.
+- Or rollouts by vLLM, checked against the model that trains (`vllm_rollouts`).
 - A step may go through the models in parts (`micro_batch`), each of whole groups. All of a step is sampled and rewarded
   before its first part trains, and TRL's loss is divided by the number of parts: the gradient is that of the whole.
 """
@@ -36,7 +37,8 @@ from popi.training.phase import PhaseTrainer, Report, common_arguments
 from popi.training.reward import SummaryReward
 from popi.training.rollout_check import check_rollouts
 from popi.training.run_directory import PhaseDirectory, RunDirectory, append_jsonl
-from popi.tree import Segment, pack, token_logps_and_entropies
+from popi.training.vllm_rollouts import base_unchanged, check_log_probs, vllm_arguments
+from popi.tree import Segment, pack, through_wrapper, token_logps_and_entropies
 
 
 def group_logps(
@@ -51,6 +53,8 @@ def group_logps(
     """Log-probs of completions, reading each distinct prompt once: (rows, kept), zero where masked; entropies alike.
 
     Args:
+        model: a causal LM, with adapters or without; or DDP around one, whose gradients are then averaged over the
+            processes as they would be after its own forward.
         input_ids: (rows, prompt + kept), prompts padded on the left and completions on the right.
         attention_mask: the same shape; 0 on padding.
         kept: width of the completions.
@@ -65,13 +69,29 @@ def group_logps(
     trees = [[Segment(p), *(Segment(completions[r], 0, True) for r in rows)] for p, rows in groups.items()]
     where = [(r, t) for rows in groups.values() for r in rows for t in range(len(completions[r]))]
     batch = pack(trees, pad_id).to(input_ids.device)
-    logps, entropies = token_logps_and_entropies(model, batch, temperature, entropy=entropy)
+    logps, entropies = through_wrapper(
+        model, lambda plain: token_logps_and_entropies(plain, batch, temperature, entropy=entropy)
+    )
     index = torch.tensor(where, dtype=torch.long, device=input_ids.device).reshape(-1, 2)
 
     def spread(values: Tensor) -> Tensor:
         return values.new_zeros(len(completions), kept).index_put((index[:, 0], index[:, 1]), values)
 
     return spread(logps), spread(entropies.detach()) if entropy else None
+
+
+def completion_logps(
+    model: torch.nn.Module, prompts: list[list[int]], completions: list[list[int]], pad_id: int, temperature: float
+) -> Tensor:
+    """`group_logps` of completions that are not padded yet: (rows, longest completion)."""
+    left, right = max(map(len, prompts)), max(map(len, completions))
+    ids = torch.full((len(prompts), left + right), pad_id)
+    mask = torch.zeros_like(ids)
+    for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+        both = slice(left - len(prompt), left + len(completion))
+        ids[row, both], mask[row, both] = torch.tensor([*prompt, *completion]), 1
+    device = next(model.parameters()).device
+    return group_logps(model, ids.to(device), mask.to(device), right, pad_id, temperature, False)[0]
 
 
 class InferenceTrainer(PhaseTrainer, GRPOTrainer):
@@ -101,6 +121,7 @@ class InferenceTrainer(PhaseTrainer, GRPOTrainer):
         settings = config.training.inference
         self.local, self.rows, self.reward = local, rows, reward
         self.max_tokens = config.summary.max_tokens
+        self.tolerance = config.training.vllm.tolerance
         self.parts = settings.parts
         self.at_once = settings.users_per_step // self.parts
         arguments = GRPOConfig(
@@ -120,6 +141,7 @@ class InferenceTrainer(PhaseTrainer, GRPOTrainer):
             use_bias_correction_kl=True,
             steps_per_generation=self.parts,
             num_iterations=1,
+            **vllm_arguments(config, local, [row.prompt_ids for row in rows]),
             shuffle_dataset=False,  # the rows come in training order
         )
         table = {"prompt": [list(row.prompt_ids) for row in rows], "row": list(range(len(rows)))}
@@ -174,6 +196,8 @@ class InferenceTrainer(PhaseTrainer, GRPOTrainer):
     def _generate_single_turn(
         self, prompt_ids: list, images: Any, multimodal_fields: Any, num_generations: int, has_tool_images: bool = False
     ) -> tuple[list[list[int]], None]:
+        if self.use_vllm:
+            return self._generate_with_vllm(prompt_ids, num_generations), None
         prompts = prompt_ids[::num_generations]  # TRL repeats each prompt for its group
         drawn = [
             group
@@ -187,6 +211,15 @@ class InferenceTrainer(PhaseTrainer, GRPOTrainer):
             )
         ]
         return [ids for group in drawn for ids in group], None
+
+    def _generate_with_vllm(self, prompt_ids: list[list[int]], num_generations: int) -> list[list[int]]:
+        plain = self.accelerator.unwrap_model(self.model)
+        with base_unchanged(plain):
+            drawn, told = super()._generate_single_turn(prompt_ids, None, {}, num_generations)
+        with torch.no_grad():
+            ours = completion_logps(plain, prompt_ids, drawn, self.local.pad_id, self.temperature)
+        self._metrics["train"]["rollout_difference"].append(check_log_probs(told, ours, self.tolerance))
+        return drawn
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
         # TRL's own shuffles the step's summaries: a part would then hold pieces of many groups, and read the signals
@@ -210,11 +243,10 @@ class InferenceTrainer(PhaseTrainer, GRPOTrainer):
         compute_aux_loss: bool = False,
         **_: Any,
     ) -> tuple[Tensor, Tensor | None, None]:
-        plain = self.accelerator.unwrap_model(model)
         rows = self.args.per_device_train_batch_size  # the KL's reference is asked about the whole step
         logps, entropies = zip(
             *(
-                group_logps(plain, ids, mask, logits_to_keep, self.local.pad_id, self.temperature, compute_entropy)
+                group_logps(model, ids, mask, logits_to_keep, self.local.pad_id, self.temperature, compute_entropy)
                 for ids, mask in zip(input_ids.split(rows), attention_mask.split(rows), strict=True)
             ),
             strict=True,

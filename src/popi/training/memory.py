@@ -11,8 +11,9 @@ head_dim, kv = kv_heads · head_dim, V vocabulary:
                the map from the signals.
 - gradients    as much as what trains; optimizer: AdamW's two moments, twice that, in the type of what trains.
 - a forward    of T token positions in B rows of width W, N of them scored. Held at one time: T·w·(6d + 3i + 2q) of one
-               layer; the mask, B·W²·(1 + w) (boolean and additive; `popi.tree`); float32 logits, n·V·4 two times, n = N
-               at most `CHUNK`. Attention itself is taken to be fused: no matrix of scores.
+               layer; the mask, B·S·W·(2 + w) (indexed, boolean and additive; `popi.tree`) with S the branches' tokens
+               and a quarter of W for roots of different lengths; float32 logits, n·V·4 two times, n = N, at most
+               `LOGITS_BYTES` of them. Attention itself is taken to be fused: no matrix of scores.
 - a backward   keeps of each layer T·w·(8d + 4q + 4i): inputs of the norms with their float32 copies (4d), the
                inputs of the linear maps and what SDPA and the gated MLP save. The count is that of Korthikanti et al.
                (arXiv 2205.05198, section 4.1) done again for RMSNorm, a gated MLP and no dropout. LoRA adds float32
@@ -37,8 +38,8 @@ from popi.training.shapes import Shapes
 
 OVERHEAD = 0.7 * 2**30
 """Bytes of the process itself: Python with torch, or a CUDA context with its libraries."""
-CHUNK, LARGE_VOCABULARY = 4096, 8192
-"""As in `popi.tree`, which is not imported: it imports torch."""
+LOGITS_BYTES, LARGE_VOCABULARY = {False: 2**26, True: 2**28}, 8192
+"""By whether there is a GPU; as in `popi.tree`, which is not imported: it imports torch."""
 HALF = ("bfloat16", "float16")
 
 
@@ -85,7 +86,7 @@ def phase_memory(config: RunConfig, phase: Phase, model: Architecture, shapes: S
     weights = w * model.parameters + len(used) * each + table
     trained = len(phase.trains) * each + table
     step = {"optimizer's step": float(trained)} if gpu else {}
-    work = _Work(config, model, shapes, w)
+    work = _Work(config, model, shapes, w, gpu)
     return Memory(weights, trained, 2 * trained, work.of(phase) | step)
 
 
@@ -95,6 +96,7 @@ class _Work:
     model: Architecture
     shapes: Shapes
     w: int
+    gpu: bool
 
     def of(self, phase: Phase) -> dict[str, float]:
         """Activity → bytes."""
@@ -128,12 +130,16 @@ class _Work:
         m = self.model
         return tokens * self.w * (6 * m.hidden + 3 * m.intermediate + 2 * m.heads * m.head_dim)
 
-    def _mask(self, rows: int, width: float) -> float:
-        return rows * width**2 * (1 + self.w)
+    def _mask(self, rows: int, width: float, branches: float) -> float:
+        return rows * min(branches + width / 4, width) * width * (2 + self.w)
+
+    def _at_once(self, scored: float) -> float:
+        """Scored tokens of which there are logits at one time."""
+        return min(scored, max(16, LOGITS_BYTES[self.gpu] / (4 * self.model.vocab)))
 
     def forward(self, rows: int, width: float, scored: float) -> float:
-        n = min(rows * scored, CHUNK)
-        return self._layer(rows * width) + self._mask(rows, width) + 2 * 4 * n * self.model.vocab
+        n = self._at_once(rows * scored)
+        return self._layer(rows * width) + self._mask(rows, width, scored) + 2 * 4 * n * self.model.vocab
 
     def backward(self, rows: int, width: float, scored: float) -> float:
         m, w, tokens = self.model, self.w, rows * width
@@ -146,8 +152,8 @@ class _Work:
         else:
             kept = m.layers * layer
         n = rows * scored
-        n = min(n, CHUNK) if m.vocab >= LARGE_VOCABULARY else n
-        return kept + self._layer(tokens) + self._mask(rows, width) + 5 * 4 * n * m.vocab
+        n = self._at_once(n) if m.vocab >= LARGE_VOCABULARY else n
+        return kept + self._layer(tokens) + self._mask(rows, width, scored) + 5 * 4 * n * m.vocab
 
     def sampling(self, users: int, samples: int) -> float:
         m, w, shapes = self.model, self.w, self.shapes

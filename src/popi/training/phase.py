@@ -32,6 +32,7 @@ METRICS = {  # TRL's names -> the run's
     "completions/mean_length": "summary_tokens",
     "completions/clipped_ratio": "summaries_cut",
     "length_penalty": "length_penalty",
+    "rollout_difference": "rollout_difference",
     "margin": "margin",
     "reward_accuracy": "reward_accuracy",
     "generator_loss": "generator_loss",

@@ -4,7 +4,7 @@
                  data.json           of a benchmark: its loader's version, what became of its rows, a hash of the users
                  log.jsonl           metrics, one line a step: {"phase", "step", ...}
                  tensorboard/        the same, where tensorboard is installed
-                 references.jsonl    reference log-probs, once a target
+                 references.jsonl    reference log-probs, once a target ({root}/.references: those of all runs)
                  phases/{phase}/     checkpoints/ (while it runs), inference_model/ or generator/ or both,
                                      samples.jsonl (sampled summaries with their rewards), done.json
                  methods.json        {method: {"inference_model": path, "generator": path}}

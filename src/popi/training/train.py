@@ -28,6 +28,7 @@ from popi.training.progress import PhaseProgress
 from popi.training.run_directory import RunDirectory
 from popi.training.templates import with_template
 from popi.training.trainers import Job
+from popi.training.vllm_rollouts import refuse_vllm
 from popi.users import users_of
 
 
@@ -65,6 +66,7 @@ def train(config: RunConfig, resume: bool = False, console: Console | None = Non
 def refuse(config: RunConfig) -> None:
     """Raise ConfigError for settings that do not go together, and for ways of starting that popi does not take."""
     refuse_settings(config)
+    refuse_vllm(config)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError("popi train runs in one process; start it without torchrun or accelerate launch")
     for backend in ("DEEPSPEED", "FSDP"):

@@ -9,7 +9,6 @@ from popi.training.adapters import using
 from popi.training.components import GENERATOR, INFERENCE, Components
 from popi.training.dataset import (
     GeneratorRow,
-    References,
     draw,
     generator_rows,
     inference_rows,
@@ -21,6 +20,7 @@ from popi.training.inference_phase import InferenceTrainer
 from popi.training.joint_phase import JointTrainer
 from popi.training.plan import Phase
 from popi.training.progress import PhaseProgress
+from popi.training.references import FOLDER, References
 from popi.training.reward import LengthBudget, SummaryReward
 from popi.training.run_directory import PhaseDirectory, RunDirectory, read_jsonl, write_jsonl
 from popi.training.user_embedding_phase import UserEmbeddingTrainer
@@ -57,7 +57,8 @@ class Job:
 
 def references_for(users: list[User], run: RunDirectory, parts: Components, progress: PhaseProgress) -> References:
     """Reference log-probs of the users' targets: what is missing is computed by the base on the plain prompt."""
-    references = References(run.path / "references.jsonl")
+    cache = run.path.parent / FOLDER if run.config.training.share_references else None
+    references = References(run.path / "references.jsonl", cache)
     todo = references.missing(users)
     if todo:
         with progress.preparing("reference log-probs", len(todo)) as report, using(parts.base.local.model, None):

@@ -87,7 +87,7 @@ def test_generation_stops_at_every_token_that_ends_a_text(local: LocalModel, mon
     letter = local.tokenizer.convert_tokens_to_ids("x")
     for stop in local.stop_ids:
         script = iter([letter, stop, letter, letter])
-        monkeypatch.setattr("popi.backends.local.pick", lambda logits, *_, s=script: torch.tensor([next(s)]))
+        monkeypatch.setattr("popi.backends.decoding.pick", lambda logits, *_, s=script: torch.tensor([next(s)]))
         ids = local.generate([_prompts(local)[0]], max_new_tokens=4)[0][0]
         assert ids == [letter, stop]
         assert local.decode([*ids, letter]) == "x"

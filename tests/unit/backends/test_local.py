@@ -9,7 +9,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from popi.backends import loading
-from popi.backends.local import LocalModel, pick
+from popi.backends.decoding import pick
+from popi.backends.local import LocalModel
 from popi.errors import ModelError
 
 PROMPTS = ["tell me about bees.", "explain.", "how do i start with piano and with kites?"]
@@ -37,7 +38,7 @@ def test_branches_of_a_prompt_do_not_see_each_other(local: LocalModel, monkeypat
     """The logits behind every sampled token are those of its prompt and its own prefix alone."""
     seen: list[torch.Tensor] = []
     monkeypatch.setattr(
-        "popi.backends.local.pick", lambda logits, *rest: seen.append(logits.clone()) or pick(logits, *rest)
+        "popi.backends.decoding.pick", lambda logits, *rest: seen.append(logits.clone()) or pick(logits, *rest)
     )
     torch.manual_seed(3)
     groups = local.generate(prompts(local), n=4, max_new_tokens=6, temperature=1.0)

@@ -9,7 +9,8 @@ import pytest
 
 from popi.config import RunConfig, resolve
 from popi.training.components import Components, load_components
-from popi.training.dataset import InferenceRow, References, draw, inference_rows
+from popi.training.dataset import InferenceRow, draw, inference_rows
+from popi.training.references import References
 from popi.training.run_directory import RunDirectory
 from popi.users import users_of
 

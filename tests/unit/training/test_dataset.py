@@ -12,7 +12,6 @@ from popi.nano.world import make_users
 from popi.scoring import pair_logps_plain
 from popi.signals.types import User
 from popi.training.dataset import (
-    References,
     draw,
     generator_rows,
     inference_rows,
@@ -20,6 +19,7 @@ from popi.training.dataset import (
     sample_summaries,
     trainable,
 )
+from popi.training.references import References
 
 
 @pytest.fixture(scope="module")

@@ -197,7 +197,7 @@ def test_too_much_memory_is_refused_with_a_way_out(overrides: list[str], way_out
     base = ["model.base=meta-llama/Llama-3.2-1B-Instruct", "model.adapter=lora", "data.train_users=40"]
     if any("3B" in override for override in overrides):
         base = ["data.train_users=40"]
-    problems = dry_run(load_config(None, [*base, "summary.max_tokens=512", *overrides]), gpu(2.8)).problems
+    problems = dry_run(load_config(None, [*base, "summary.max_tokens=640", *overrides]), gpu(2.8)).problems
     assert problems and all("GiB and a GPU has 2.8" in problem for problem in problems)
     assert way_out in problems[0]
 

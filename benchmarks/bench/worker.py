@@ -1,0 +1,122 @@
+"""A process for each way: its peak of memory is its own, and where it fails the others go on."""
+
+import importlib
+import os
+import resource
+import sys
+import time
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+
+from bench.cases import Case
+
+WAYS = {
+    "ours": "bench.ways:Ours",
+    "floor": "bench.ways:Floor",
+    "released": "bench.released:Released",
+    "trl": "bench.stock:Stock",
+}
+
+
+class Failure(Exception):
+    """A way ended without a result; the text says how."""
+
+
+def resident() -> int:
+    """Most bytes of memory that this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def serve(pipe: Connection, way: str, case: Case, memory_limit: int) -> None:
+    """Build a way, then do its part whenever told to; answers are ("ok", …) or ("failed", how)."""
+    with open(os.devnull, "w") as nothing:
+        sys.stdout = sys.stderr = nothing
+        os.dup2(nothing.fileno(), 1)
+        os.dup2(nothing.fileno(), 2)
+        gpu = case.device.startswith("cuda")
+        if memory_limit and not gpu:
+            resource.setrlimit(resource.RLIMIT_DATA, (memory_limit, memory_limit))
+        module, name = WAYS[way].split(":")
+        kind = getattr(importlib.import_module(module), name)
+        before = resident()  # what the libraries take is no part of it
+        try:
+            torch.manual_seed(case.seed)
+            built = kind(case)
+            if gpu:
+                torch.cuda.reset_peak_memory_stats()
+            pipe.send(("ok", None))
+            while (order := pipe.recv()) is not None:
+                if order == "check":
+                    pipe.send(("ok", {k: v.numpy() for k, v in built.check().items()}))
+                    continue
+                found, seconds = timed(built, gpu)
+                peak = torch.cuda.max_memory_allocated() if gpu else resident() - before
+                pipe.send(("ok", (seconds, peak, {k: v.numpy() for k, v in found.items()})))
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            pipe.send(("failed", f"out of memory ({type(error).__name__})"))
+        except RuntimeError as error:
+            short = "DefaultCPUAllocator" in str(error) or "out of memory" in str(error).lower()
+            pipe.send(("failed", "out of memory" if short else _told(error)))
+        except Exception as error:  # noqa: BLE001 - whatever a way fails with is its result
+            pipe.send(("failed", _told(error)))
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:200]
+
+
+def timed(built: Any, gpu: bool) -> tuple[dict[str, torch.Tensor], float]:
+    if gpu:
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    found = built.run()
+    if gpu:
+        torch.cuda.synchronize()
+    return found, time.perf_counter() - start
+
+
+class Worker:
+    """The parent's end of a way's process.
+
+    Args:
+        context: multiprocessing's, with a server that has imported everything.
+        seconds: most that one order may take.
+    """
+
+    def __init__(self, context: Any, way: str, case: Case, memory_limit: int, seconds: float) -> None:
+        self.seconds = seconds
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=serve, args=(theirs, way, case, memory_limit), daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def answer(self) -> Any:
+        """The next answer. Raises Failure."""
+        try:
+            if not self.pipe.poll(self.seconds):
+                self.process.kill()
+                raise Failure(f"out of time (more than {self.seconds:g} s)")
+            kind, content = self.pipe.recv()
+        except (EOFError, OSError):
+            self.process.join(5)
+            killed = self.process.exitcode == -9
+            raise Failure("out of memory (killed)" if killed else f"ended with {self.process.exitcode}") from None
+        if kind == "failed":
+            raise Failure(content)
+        return content
+
+    def ask(self, order: str) -> Any:
+        self.pipe.send(order)
+        return self.answer()
+
+    def end(self) -> None:
+        if self.process.is_alive():
+            try:
+                self.pipe.send(None)
+            except OSError:
+                pass
+            self.process.join(5)
+            self.process.kill()
+        self.pipe.close()

@@ -1,0 +1,185 @@
+"""What a training step costs: popi against the released pattern and stock TRL, same model, tokens, seed and machine.
+
+    python benchmarks/step.py [--quick] [--only PART …] [--model NAME …] [--signals N …] [--groups G …]
+    python benchmarks/step.py --table        # write the table of docs/performance.md from runs/bench/bench.json
+
+Every way has a process of its own, and they take turns: each repeat runs all of them once, after one run each that is
+not timed. A row of bench.json has the medians, the ratios to popi's (more than 1: popi is faster), popi's to the floor
+(the distinct tokens once through the model), peaks of memory, and the largest difference of what the ways computed. A
+way that ran out of memory or time has null there, and the row says which. Rows that were measured before stay.
+"""
+
+import argparse
+import json
+import multiprocessing
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from bench.cases import PARTS, Case, cases, default_models, threads
+from bench.report import Row, commit, load_average, machine, merged, plot, table
+from bench.worker import WAYS, Failure, Worker
+from rich.console import Console
+
+PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
+BEGIN, END = "<!-- measured: begin -->\n", "<!-- measured: end -->\n"
+
+
+def difference(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> dict[str, float]:
+    """Largest difference of rewards and log-probs; the gradient's, relative to its norm."""
+    found = {}
+    for name in ours.keys() & theirs.keys():
+        apart = ours[name] - theirs[name]
+        if name == "gradient":
+            found[name] = float(np.linalg.norm(apart) / max(np.linalg.norm(theirs[name]), 1e-30))
+        else:
+            found[name] = float(np.abs(apart).max())
+    return found
+
+
+def measure(case: Case, options: argparse.Namespace, context: Any) -> Row:
+    """One row."""
+    failed: dict[str, str] = {}
+    workers: dict[str, Worker] = {}
+    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
+    peaks: dict[str, int] = {}
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for way in WAYS:  # one after the other: loading is no part of it
+        workers[way] = Worker(context, way, case, options.memory_limit, options.time_limit)
+        try:
+            workers[way].answer()
+        except Failure as failure:
+            failed[way] = str(failure)
+    for repeat in range(options.repeats + 1):
+        for way, worker in workers.items():
+            if way in failed:
+                continue
+            try:
+                took, peaks[way], found[way] = worker.ask("run")
+            except Failure as failure:
+                failed[way] = str(failure)
+                seconds[way].clear()
+                continue
+            if repeat or options.repeats == 0:
+                seconds[way].append(took)
+    differences: dict[str, float] = {}
+    if "ours" not in failed:
+        for way in ("released", "trl"):
+            if way not in failed:
+                differences |= {f"{name} against {way}": d for name, d in difference(found["ours"], found[way]).items()}
+        try:
+            differences |= {name: float(value) for name, value in workers["ours"].ask("check").items()}
+        except Failure as failure:
+            failed["check"] = str(failure)
+    for worker in workers.values():
+        worker.end()
+    return row_of(case, seconds, peaks, differences, failed)
+
+
+def row_of(
+    case: Case,
+    seconds: dict[str, list[float]],
+    peaks: dict[str, int],
+    differences: dict[str, float],
+    failed: dict[str, str],
+) -> Row:
+    medians = {way: statistics.median(times) if times else None for way, times in seconds.items()}
+
+    def over(way: str, under: str) -> float | None:
+        a, b = medians[way], medians[under]
+        return None if a is None or b is None else round(a / b, 3)
+
+    def peak(way: str) -> int | None:
+        return None if way in failed else peaks.get(way)
+
+    ours = medians["ours"]
+    return {
+        "what": case.what,
+        "model": case.model,
+        "dtype": case.dtype,
+        "device": case.device,
+        "signals_tokens": case.signals,
+        "group_size": case.group,
+        **{f"seconds_{way}": medians[way] for way in WAYS},
+        **{f"peak_bytes_{way}": peak(way) for way in ("ours", "released", "trl")},
+        "ratio_released": over("released", "ours"),
+        "ratio_trl": over("trl", "ours"),
+        "floor_ratio": over("ours", "floor"),
+        "tokens_per_second": None if ours is None else round(case.distinct_tokens / ours, 1),
+        "differences": differences,
+        "largest_difference": max(differences.values(), default=None),
+        "tolerance": case.tolerance,
+        "equal": bool(differences) and all(d <= case.tolerance for d in differences.values()),
+        "failed": failed,
+        "repeats": max(map(len, seconds.values())),
+        "machine": machine(case.device, threads()),
+        "load": load_average(),
+        "commit": commit(),
+    }
+
+
+def options_of(arguments: list[str] | None = None) -> argparse.Namespace:
+    gpu = torch.cuda.is_available()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts of a step")
+    parser.add_argument("--model", nargs="+", help="nano, llama-100m, smollm2, llama-1b, llama-3b, or a folder")
+    parser.add_argument("--signals", nargs="+", type=int, default=[250, 1000, 2000, 4000], help="tokens")
+    parser.add_argument("--groups", nargs="+", type=int, default=[4, 8, 16], help="summaries of one user's signals")
+    parser.add_argument("--quick", action="store_true", help="two lengths, one group size, one repeat")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cuda" if gpu else "cpu")
+    parser.add_argument("--time-limit", type=float, default=300.0, help="most seconds of one run of one way")
+    parser.add_argument(
+        "--memory-limit", type=int, help="most bytes of one way on a CPU; default: 80 %% of what is free"
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/bench"))
+    parser.add_argument("--table", action="store_true", help="only write the table into docs/performance.md")
+    options = parser.parse_args(arguments)
+    if options.quick:
+        options.signals, options.groups, options.repeats = [250, 1000], [8], 1
+    options.model = options.model or default_models(options.device)
+    if options.memory_limit is None:
+        free = (
+            [line for line in open("/proc/meminfo") if line.startswith("MemAvailable")]
+            if sys.platform == "linux"
+            else []
+        )
+        options.memory_limit = int(free[0].split()[1]) * 1024 * 8 // 10 if free else 0
+    return options
+
+
+def write_table(rows: list[Row]) -> None:
+    """Put the table where the page has its place."""
+    text = PAGE.read_text(encoding="utf-8")
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    PAGE.write_text(before + BEGIN + table(rows) + END + after, encoding="utf-8")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = options_of(arguments)
+    file = options.out / "bench.json"
+    if options.table:
+        write_table(json.loads(file.read_text()))
+        return
+    options.out.mkdir(parents=True, exist_ok=True)
+    context = multiprocessing.get_context("spawn")  # a fork of torch and the tokenizers may hang
+    console = Console(width=160, highlight=False)
+    for case in cases(options.model, options.device, options.only, options.signals, options.groups, options.seed):
+        row = measure(case, options, context)
+        rows = merged(file, [row])
+        file.write_text(json.dumps(rows, indent=1) + "\n")
+        plot(rows, options.out / "bench.svg")
+        times = ", ".join(f"{way} {row[f'seconds_{way}']:.3g}" for way in WAYS if row[f"seconds_{way}"] is not None)
+        told = f"{case.what} {case.model} {case.dtype}, signals {case.signals}, G {case.group}: {times} s; "
+        told += f"× released {row['ratio_released']}, × TRL {row['ratio_trl']}, × floor {row['floor_ratio']}; "
+        told += f"{'equal' if row['equal'] else 'NOT EQUAL'} (largest difference {row['largest_difference']})"
+        console.print(told + (f"; failed: {row['failed']}" if row["failed"] else ""))
+
+
+if __name__ == "__main__":
+    main()

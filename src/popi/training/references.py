@@ -1,0 +1,223 @@
+"""Reference log-probs of targets: computed once by the untrained base, kept with the run and for later runs.
+
+A run keeps its own in references.jsonl. Behind that stands a cache that all runs of a root share, one file for each
+*reference*: these weights in this type on this kind of device, read through this template set and chat template.
+
+    {root}/.references/{key}.jsonl     {"reference": {...}}                      which reference it is
+                                       {"targets": hash, "logps": [[c, r], …]}   a user's targets
+
+Each user's targets are scored in a forward of their own, so their log-probs depend on nothing but the reference and
+the targets: from the cache, from the run or computed again, they are the same bits, whoever else is in the run.
+"""
+
+import hashlib
+import json
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from popi.generator import AnyGenerator, ApiGenerator, Generator
+from popi.signals.types import TargetPair, User
+from popi.training.run_directory import read_jsonl, write_jsonl
+
+FOLDER = ".references"
+EVERY = 64
+"""Users whose reference log-probs are computed between two reports of progress."""
+CLOSE = {torch.float32: 0.01, torch.float64: 0.01}
+"""How far a sum of log-probs from the cache may lie from one computed now (nats), by the weights' type; 1 for half
+precision. Another number of threads, or another version of torch, adds in another order."""
+Logps = list[tuple[float, float]]
+"""(chosen, rejected) of each of a user's targets."""
+
+
+@dataclass(frozen=True)
+class ReferencedTarget:
+    """A target pair with what the reference model says of it on the plain prompt (summed log-probs)."""
+
+    pair: TargetPair
+    ref_chosen: float
+    ref_rejected: float
+
+
+def targets_key(user: User) -> str:
+    """A hash of a user's targets. Not the `user_id`: windows of one user share it and have targets of their own."""
+    targets = json.dumps([target.model_dump(mode="json") for target in user.targets])
+    return hashlib.sha256(targets.encode()).hexdigest()[:20]
+
+
+def weights_stamp(model: Any) -> str:
+    """A hash of a model's weights; adapters over it do not count."""
+    whole = hashlib.sha256()
+    plain = {
+        name.removeprefix("base_model.model.").replace(".base_layer.", "."): parameter
+        for name, parameter in model.named_parameters()
+        if "lora_" not in name and not name.startswith("user_embedding.")
+    }
+    for name in sorted(plain):
+        content = plain[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+        whole.update(f"{name} {tuple(plain[name].shape)} ".encode())
+        whole.update(hashlib.blake2b(memoryview(content)).digest())
+    return whole.hexdigest()[:20]
+
+
+def identity(reference: Generator) -> dict[str, str]:
+    """What the log-probs of a reference depend on, besides the targets."""
+    model, templates, local = reference.local.model, reference.templates, reference.local
+    told = {**templates.sources, "delimiters": list(templates.delimiters), "single_line": templates.single_line}
+    chat = [local.tokenizer.chat_template, local.tokenizer.get_vocab()]
+
+    def stamp(content: Any) -> str:
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
+
+    return {
+        "weights": weights_stamp(model),
+        "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+        "device": local.device.type,
+        "template": stamp(told),
+        "chat_template": stamp(chat),
+    }
+
+
+class References:
+    """Reference log-probs of every target of a user.
+
+    Args:
+        path: the run's own file.
+        cache: the folder that runs share; None: there is none.
+    """
+
+    def __init__(self, path: Path, cache: Path | None = None) -> None:
+        self.path, self.cache = path, cache
+        self._known: dict[str, Logps] = {}
+        for row in read_jsonl(path):
+            self._known[row["targets"]] = [(chosen, rejected) for chosen, rejected in row["logps"]]
+
+    def missing(self, users: Sequence[User]) -> list[User]:
+        """The users whose targets this run did not look up yet; equal targets count once."""
+        return [user for key, user in {targets_key(user): user for user in users}.items() if key not in self._known]
+
+    def compute(
+        self,
+        users: Sequence[User],
+        reference: AnyGenerator,
+        batch_size: int = 64,
+        report: Callable[[int], None] | None = None,
+    ) -> None:
+        """Have the untrained `reference` score, on the plain prompt, the targets of those users not scored before.
+
+        The files are written at the end, whole: a killed run computes the same again, to the same bits. Log-probs from
+        behind an API are not shared between runs: what model answers there is not known.
+        """
+        todo = self.missing(users)
+        if not todo:
+            return
+        if isinstance(reference, ApiGenerator):
+            self._known |= _together(todo, reference, batch_size, report)
+        else:
+            shared = self._shared(reference)
+            cached = shared.matching(todo, reference, batch_size) if shared else {}
+            self._known |= {key: cached[key] for key in map(targets_key, todo) if key in cached}
+            scored = _one_by_one(self.missing(todo), reference, batch_size, report, len(todo))
+            self._known |= scored
+            if shared and scored:
+                shared.add(scored)
+        write_jsonl(self.path, ({"targets": key, "logps": logps} for key, logps in self._known.items()))
+
+    def _shared(self, reference: Generator) -> "_Shared | None":
+        return None if self.cache is None else _Shared(self.cache, identity(reference))
+
+    def targets(self, user: User) -> list[ReferencedTarget]:
+        """The user's targets with their reference log-probs."""
+        return [
+            ReferencedTarget(target, *logps)
+            for target, logps in zip(user.targets, self._known[targets_key(user)], strict=True)
+        ]
+
+
+class _Shared:
+    """One reference's file of the shared cache."""
+
+    def __init__(self, folder: Path, reference: dict[str, str]) -> None:
+        self.reference = reference
+        key = hashlib.sha256(json.dumps(reference, sort_keys=True).encode()).hexdigest()[:20]
+        self.path = folder / f"{key}.jsonl"
+
+    def read(self) -> dict[str, Logps]:
+        """What it holds; nothing, and a warning, where that can't be used."""
+        rows = read_jsonl(self.path)
+        if not rows:
+            return {}
+        try:
+            if rows[0]["reference"] != self.reference:
+                raise ValueError("it is of another reference")
+            found = {row["targets"]: [(float(c), float(r)) for c, r in row["logps"]] for row in rows[1:]}
+            if not all(math.isfinite(x) for logps in found.values() for pair in logps for x in pair):
+                raise ValueError("a NaN is in it")
+        except (KeyError, TypeError, ValueError) as error:
+            self._refuse(str(error))
+            return {}
+        return found
+
+    def _refuse(self, why: str) -> None:
+        warnings.warn(f"{self.path}: not used, and written anew ({why})", stacklevel=2)
+        self.path.unlink(missing_ok=True)
+
+    def matching(self, users: Sequence[User], reference: Generator, batch_size: int) -> dict[str, Logps]:
+        """What it holds of these users, once the first of them was scored again and comes out the same."""
+        found = self.read()
+        held = [user for user in users if len(found.get(targets_key(user), ())) == len(user.targets)]
+        if not held:
+            return {}
+        probe = held[0]
+        now = _logps(probe, reference, batch_size)
+        allowed = CLOSE.get(next(reference.local.model.parameters()).dtype, 1.0)
+        then = found[targets_key(probe)]
+        worst = max((abs(a - b) for x, y in zip(now, then, strict=True) for a, b in zip(x, y, strict=True)), default=0)
+        if not worst <= allowed:
+            self._refuse(f"a target's log-prob is off by {worst:.3g}, and {allowed:g} is allowed")
+            return {}
+        return {targets_key(user): found[targets_key(user)] for user in held}
+
+    def add(self, more: dict[str, Logps]) -> None:
+        """Write it anew, whole, with what another run may have added meanwhile."""
+        merged = more | self.read()  # what stands there stands: other runs have read it
+        rows = [{"targets": key, "logps": logps} for key, logps in sorted(merged.items())]
+        write_jsonl(self.path, [{"reference": self.reference}, *rows])
+
+
+def _logps(user: User, reference: AnyGenerator, batch_size: int) -> Logps:
+    targets = user.targets
+    return list(zip(*reference.pair_logps(targets, [None] * len(targets), batch_size), strict=True))
+
+
+def _one_by_one(
+    users: Sequence[User], reference: Generator, batch_size: int, report: Callable[[int], None] | None, of: int
+) -> dict[str, Logps]:
+    found: dict[str, Logps] = {}
+    for n, user in enumerate(users, of - len(users) + 1):
+        found[targets_key(user)] = _logps(user, reference, batch_size)
+        if report and (n % EVERY == 0 or n == of):
+            report(n)
+    if report and not users:
+        report(of)
+    return found
+
+
+def _together(
+    users: Sequence[User], reference: ApiGenerator, batch_size: int, report: Callable[[int], None] | None
+) -> dict[str, Logps]:
+    """Many users at once: a server answers many requests at a time."""
+    found: dict[str, Logps] = {}
+    for start in range(0, len(users), EVERY):
+        part = users[start : start + EVERY]
+        targets = [target for user in part for target in user.targets]
+        pairs = iter(zip(*reference.pair_logps(targets, [None] * len(targets), batch_size), strict=True))
+        found |= {targets_key(user): [next(pairs) for _ in user.targets] for user in part}
+        if report:
+            report(start + len(part))
+    return found

@@ -1,0 +1,105 @@
+"""Rollouts by vLLM on a GPU, through TRL's own client: what popi adds is care for the weights.
+
+Not tried on a GPU yet: the code below runs in tests against a stand-in for vLLM.
+
+- The weights that train go over before each step's first rollout (TRL's `sync_weights`). Adapters are merged for that
+  and taken out again, which in half precision does not give the base's weights back to the bit, and the generator and
+  the KL's anchor read the same base: so the base's weights are put back from a copy.
+- Every step's log-probs, as vLLM tells them, are compared with those of the model that trains. A backend that answers
+  with older weights, or with the base's, is an error and not a slow loss of weeks.
+- TRL's correction by importance sampling is off: the summaries count as samples of the model that trains, which the
+  comparison holds to.
+"""
+
+import importlib.util
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from popi.backends.loading import locate
+from popi.backends.local import LocalModel
+from popi.config import RunConfig
+from popi.errors import ConfigError
+from popi.training.adapters import has_adapters
+from popi.training.rollout_check import RolloutError
+
+
+def refuse_vllm(config: RunConfig) -> None:
+    """Raise ConfigError where vLLM was asked for and can't run, or where its settings are given without it."""
+    training = config.training
+    if training.rollouts != "vllm":
+        if training.vllm != type(training.vllm)():
+            raise ConfigError("training.vllm is set, but training.rollouts is 'own': set rollouts = 'vllm' beside it")
+        return
+    if config.model.device == "cpu" or not torch.cuda.is_available():
+        raise ConfigError("training.rollouts = 'vllm' needs a GPU, and there is none in use here: set it to 'own'")
+    if importlib.util.find_spec("vllm") is None:
+        raise ConfigError("training.rollouts = 'vllm': vLLM is not installed (pip install 'trl[vllm]'), or use 'own'")
+    if locate(config.model.base).gguf is not None:
+        raise ConfigError(
+            f"training.rollouts = 'vllm' does not go with {config.model.base}, whose weights are unpacked from a GGUF "
+            "file; name the folder of a Hugging Face model as model.base, or use rollouts = 'own'"
+        )
+
+
+def vllm_arguments(config: RunConfig, local: LocalModel, prompts: Sequence[Sequence[int]]) -> dict[str, Any]:
+    """What TRL's config gets for rollouts by vLLM; nothing for popi's own."""
+    settings = config.training.vllm
+    if config.training.rollouts != "vllm":
+        return {}
+    return {
+        "use_vllm": True,
+        "vllm_mode": "server" if settings.url else "colocate",
+        "vllm_server_base_url": settings.url,
+        "vllm_gpu_memory_utilization": settings.gpu_memory,
+        "vllm_max_model_length": max(map(len, prompts)) + config.summary.max_tokens,
+        "vllm_importance_sampling_correction": False,
+        "generation_kwargs": {"stop_token_ids": list(local.stop_ids)},
+    }
+
+
+@contextmanager
+def base_unchanged(model: Any) -> Iterator[None]:
+    """Put a PEFT model's base weights back as they were, to the bit; other models pass through."""
+    if not has_adapters(model):
+        yield
+        return
+    kept = {name: p.detach().to("cpu", copy=True) for name, p in model.named_parameters() if ".base_layer." in name}
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if name in kept:
+                    parameter.copy_(kept[name])
+
+
+def check_log_probs(told: Sequence[Sequence[float | None]], ours: Tensor, tolerance: float) -> float:
+    """Compare what vLLM says of its tokens with the model that trains. Returns the mean difference of a token.
+
+    Args:
+        told: log-probs of each sample's tokens; None or NaN where vLLM gives none.
+        ours: (samples, ≥ tokens) of the same tokens.
+
+    Raises:
+        RolloutError: vLLM told none, or the mean difference is above `tolerance`.
+    """
+    differences = [
+        abs(a - b)
+        for theirs, own in zip(told, ours.tolist(), strict=True)
+        for a, b in zip(theirs, own, strict=False)
+        if a is not None and a == a
+    ]
+    if not differences:
+        raise RolloutError("vLLM gave no log-probs of its samples, so nobody knows which weights they come from")
+    mean = sum(differences) / len(differences)
+    if not mean <= tolerance:
+        raise RolloutError(
+            f"rollouts do not come from the weights that train: vLLM's log-probs differ by {mean:.3g} nats a token on "
+            f"average (allowed: training.vllm.tolerance = {tolerance:g}); is the server started with the run's base, "
+            "and with --logprobs-mode processed_logprobs (as `trl vllm-serve` does)?"
+        )
+    return mean

@@ -1,0 +1,125 @@
+"""The tree's policy gradient is that of whole sequences: with LoRA, gradient checkpointing and DDP."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from popi.backends.local import LocalModel
+from popi.training.adapters import TRAINED, attach_adapters
+from popi.training.inference_phase import group_logps
+
+GROUPS, SIZE, KEPT = 4, 3, 5
+
+
+def model_of(base: str, adapter: str, checkpointing: bool) -> Any:
+    model = LocalModel.load(base, device="cpu").model
+    torch.manual_seed(1)
+    if adapter == "lora":
+        model = attach_adapters(model, 4, 8.0, {TRAINED: None})
+        with torch.no_grad():  # LoRA's B starts at zero, and with it the gradient of A
+            for name, parameter in model.named_parameters():
+                if "lora_B" in name:
+                    parameter.normal_(std=0.2)
+    if checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        if adapter == "lora":
+            model.enable_input_require_grads()
+    return model.train()
+
+
+def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Ids and mask of groups with prompts of 4 to 40 tokens, padded on the left; a weight for each summary's token."""
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.zeros(GROUPS * SIZE, 40 + KEPT, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for group in range(GROUPS):
+        length = (4, 9, 25, 40)[group]
+        prompt = torch.randint(6, 90, (length,), generator=generator)
+        for row in range(group * SIZE, (group + 1) * SIZE):
+            kept = 1 + row % KEPT
+            ids[row, 40 - length : 40] = prompt
+            ids[row, 40 : 40 + kept] = torch.randint(6, 90, (kept,), generator=generator)
+            mask[row, 40 - length : 40 + kept] = 1
+    return ids, mask, torch.randn(GROUPS * SIZE, KEPT, generator=generator)
+
+
+def tree_gradients(model: Any, rows: slice) -> dict[str, torch.Tensor]:
+    ids, mask, weights = (x[rows] for x in batch())
+    logps, _ = group_logps(model, ids, mask, KEPT, 0, 0.8, True)
+    (logps * weights).sum().backward()
+    return {n.removeprefix("module."): p.grad for n, p in model.named_parameters() if p.grad is not None}
+
+
+def plain_gradients(model: Any) -> dict[str, torch.Tensor]:
+    """One sequence at a time, without padding or mask."""
+    for ids, mask, weights in zip(*batch(), strict=True):
+        whole = ids[mask.bool()][None]
+        kept = int(mask[40:].sum())
+        logits = model(input_ids=whole).logits[0, -kept - 1 : -1] / 0.8
+        logps = logits.log_softmax(-1).gather(1, whole[0, -kept:, None])[:, 0]
+        (logps * weights[:kept]).sum().backward()
+    return {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("recompute", [False, True], ids=["", "head-recomputed"])
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["", "checkpointing"])
+@pytest.mark.parametrize("adapter", ["none", "lora"])
+def test_one_process(
+    tiny_base: Path, monkeypatch: pytest.MonkeyPatch, adapter: str, checkpointing: bool, recompute: bool
+) -> None:
+    monkeypatch.setattr("popi.tree.FEW", 8)  # so that short and long rows go apart
+    if recompute:
+        monkeypatch.setattr("popi.tree.LARGE_VOCABULARY", 10)
+        monkeypatch.setattr("popi.tree.chunk_of", lambda *_: 7)
+    found = tree_gradients(model_of(str(tiny_base), adapter, checkpointing), slice(None))
+    expected = plain_gradients(model_of(str(tiny_base), adapter, False))
+    assert found.keys() == expected.keys() and len(found) > 10
+    for name, gradient in expected.items():
+        assert gradient.abs().max() > 0, name
+        assert_close(found[name], gradient, atol=1e-3, rtol=1e-3)
+
+
+PROCESS = """
+import sys, torch, torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+sys.path.insert(0, sys.argv[1])
+import test_exact_gradients as t
+base, adapter, checkpointing, store, rank = *sys.argv[2:4], sys.argv[4] == "True", sys.argv[5], int(sys.argv[6])
+dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+model = DistributedDataParallel(t.model_of(base, adapter, checkpointing))
+half = t.GROUPS * t.SIZE // 2
+torch.save(t.tree_gradients(model, slice(rank * half, (rank + 1) * half)), f"{store}.{rank}")
+assert "forward" not in vars(model.module)
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.parametrize(("adapter", "checkpointing"), [("none", False), ("lora", True)])
+def test_two_processes(tiny_base: Path, tmp_path: Path, adapter: str, checkpointing: bool) -> None:
+    """Each has half of the groups; DDP's gradient, a mean, is half of the whole one, and the same in both."""
+    store = str(tmp_path / "store")
+    command = [
+        sys.executable,
+        "-c",
+        PROCESS,
+        str(Path(__file__).parent),
+        str(tiny_base),
+        adapter,
+        str(checkpointing),
+        store,
+    ]
+    processes = [subprocess.Popen([*command, str(rank)], stderr=subprocess.PIPE) for rank in range(2)]
+    for process in processes:
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors.decode()[-3000:]
+    expected = plain_gradients(model_of(str(tiny_base), adapter, False))
+    both = [torch.load(f"{store}.{rank}") for rank in range(2)]
+    assert both[0].keys() == both[1].keys() == expected.keys()
+    for name, gradient in expected.items():
+        assert torch.equal(both[0][name], both[1][name])
+        assert_close(2 * both[0][name], gradient, atol=1e-3, rtol=1e-3)
