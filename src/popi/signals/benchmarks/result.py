@@ -22,7 +22,7 @@ BARE = "no signal is left"
 
 @dataclass(frozen=True)
 class Options:
-    """A loader's settings, resolved; `popi.config.BenchmarkConfig` documents each and holds the defaults."""
+    """A loader's settings, resolved; `popi.config.benchmark.BenchmarkConfig` documents each and holds the defaults."""
 
     path: str | None
     test_path: str | None

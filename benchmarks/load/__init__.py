@@ -1,0 +1,1 @@
+"""The parts of `benchmarks/gateway.py`: the upstream, the client with its two loads, the servers, and the report."""

@@ -1,0 +1,91 @@
+"""`[training.inference]` and `[training.generator]`: the two phases, each also its half of simultaneous training."""
+
+from typing import Literal, Self
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from popi.config.section import Section
+
+
+def _refuse_uneven(name: str, whole: int, part: int | None) -> None:
+    if part is not None and whole % part:
+        fits = ", ".join(str(n) for n in range(1, whole + 1) if whole % n == 0)
+        raise ValueError(f"micro_batch = {part} does not divide {name} = {whole}; divisors: {fits}")
+
+
+class InferencePhaseConfig(Section):
+    steps: PositiveInt = 60
+    """Optimizer steps of one inference-model phase."""
+    users_per_step: PositiveInt = 16
+    """Distinct users whose signals are summarised in one step."""
+    micro_batch: int | None = Field(default=None, gt=0)
+    """Users of a step that go through the models at once, a divisor of `users_per_step`: memory grows with it, the
+    step's gradient is the sum over its parts. Unset: all at once. Simultaneous training takes all at once."""
+    group_size: int = Field(default=8, ge=2)
+    """Summaries sampled from one user's signals (G)."""
+    targets_per_summary: PositiveInt = 4
+    """Target pairs of the same user over which one summary's reward is averaged (the release uses 1)."""
+    learning_rate: PositiveFloat = 3e-4
+    """Peak learning rate (cosine, linear warm-up)."""
+    warmup_steps: int = Field(default=5, ge=0)
+    """Linear warm-up."""
+    beta: PositiveFloat = 0.1
+    """β of the summary reward log σ(β·h)/β."""
+    kl: float = Field(default=0.02, ge=0)
+    """λ: weight of KL(π_φ ‖ π_φ₀) to the initial inference model."""
+    length_target: int | None = Field(default=None, gt=0)
+    """Tokens that a summary may have without a penalty (docs/method.md); below `summary.max_tokens`, which is the hard
+    limit. Goes with `length_penalty`."""
+    length_penalty: float | None = Field(default=None, gt=0)
+    """Summary reward lost for each token beyond `length_target`. Unset: length costs nothing."""
+    scale_rewards: bool = False
+    """Divide advantages by the group's standard deviation (POPI does not)."""
+    max_grad_norm: PositiveFloat = 1.0
+    """Gradient clip."""
+
+    @model_validator(mode="after")
+    def _go_together(self) -> Self:
+        _refuse_uneven("users_per_step", self.users_per_step, self.micro_batch)
+        if (self.length_target is None) != (self.length_penalty is None):
+            raise ValueError(
+                f"length_target = {self.length_target} and length_penalty = {self.length_penalty} go together: tokens "
+                "without a penalty, and the reward that each further token costs; set both or neither"
+            )
+        return self
+
+    @property
+    def parts(self) -> int:
+        """How many micro batches make a step."""
+        return self.users_per_step // (self.micro_batch or self.users_per_step)
+
+
+class GeneratorPhaseConfig(Section):
+    steps: PositiveInt = 100
+    """Optimizer steps of one generator phase."""
+    batch_size: PositiveInt = 32
+    """Target pairs a step."""
+    micro_batch: int | None = Field(default=None, gt=0)
+    """Target pairs of a step that go through the generator at once, a divisor of `batch_size`. Unset: all at once, as
+    always in simultaneous training."""
+    learning_rate: PositiveFloat = 1e-4
+    """Peak learning rate (cosine, linear warm-up). In simultaneous training: the generator's own."""
+    warmup_steps: int = Field(default=5, ge=0)
+    """Linear warm-up. Simultaneous training takes the inference model's for both."""
+    loss: Literal["dpo", "ipo"] = "dpo"
+    """DPO: −log σ(βh), TRL's `sigmoid` (β times the method's loss); IPO: (h − 1/(2β))²."""
+    beta: PositiveFloat = 0.1
+    """β of the generator's loss."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
+    """ε of conservative DPO: the assumed share of flipped labels."""
+    max_grad_norm: PositiveFloat = 10.0
+    """Gradient clip."""
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        _refuse_uneven("batch_size", self.batch_size, self.micro_batch)
+        return self
+
+    @property
+    def parts(self) -> int:
+        """How many micro batches make a step."""
+        return self.batch_size // (self.micro_batch or self.batch_size)

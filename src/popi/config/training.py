@@ -1,0 +1,73 @@
+"""`[training]`: what is trained, in which order."""
+
+from typing import Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from popi.config.phases import GeneratorPhaseConfig, InferencePhaseConfig
+from popi.config.section import Section
+
+Order = Literal[
+    "population_dpo",
+    "fspo",
+    "user_embedding",
+    "user_embedding_from_signals",
+    "plug_and_play",
+    "alternating",
+    "simultaneous",
+]
+
+
+class UserEmbeddingConfig(Section):
+    tokens: PositiveInt = 10
+    """Vectors of a user's soft prompt."""
+    generic_share: float = Field(default=0.5, ge=0, lt=1)
+    """Share of the target pairs that train the generic user's embedding alone, as if nothing were known of the user
+    (1 − α of arXiv 2402.05133)."""
+    learning_rate: PositiveFloat = 1e-3
+    """Peak learning rate of the embeddings; the generator beside them has `training.generator.learning_rate`."""
+
+
+class VllmRolloutsConfig(Section):
+    url: str | None = Field(default=None, min_length=1)
+    """TRL's vLLM server, started beside the run with the same base (`trl vllm-serve --model BASE`). Unset: vLLM runs
+    inside this process, on the same GPU."""
+    gpu_memory: float = Field(default=0.3, gt=0, lt=1)
+    """Share of the GPU's memory that vLLM takes where it runs inside this process."""
+    tolerance: PositiveFloat = 0.1
+    """Largest mean difference, over a step's tokens, between vLLM's log-probs and the trained model's (nats)."""
+
+
+class TrainingConfig(Section):
+    orders: list[Order] = ["plug_and_play"]
+    """Which methods to train. Phases that two orders share are trained once."""
+    rounds: PositiveInt = 1
+    """Rounds of alternating training (inference model, then generator)."""
+    inference: InferencePhaseConfig = InferencePhaseConfig()
+    """The inference model's phase, and its half of simultaneous training."""
+    generator: GeneratorPhaseConfig = GeneratorPhaseConfig()
+    """The generator's phase, and its half of simultaneous training. The baselines `population_dpo`, `fspo` and
+    `user_embedding` train with the same settings."""
+    user_embedding: UserEmbeddingConfig = UserEmbeddingConfig()
+    """The learned user embeddings of the orders `user_embedding` and `user_embedding_from_signals`."""
+    joint_steps: PositiveInt = 60
+    """Optimizer steps of simultaneous training."""
+    save_steps: PositiveInt = 20
+    """Steps between checkpoints (what a killed run resumes from)."""
+    gradient_checkpointing: bool = False
+    """Trade compute for memory in the backward pass."""
+    share_references: bool = True
+    """Keep reference log-probs in `{root}/.references`, too, for later runs over the same base, templates and targets.
+    The folder can be deleted at any time."""
+    rollouts: Literal["own", "vllm"] = "own"
+    """What samples summaries in the inference and joint phases: popi's own loop, or vLLM on a GPU (docs/performance.md;
+    not tried on a GPU yet). The weights go over before each step, and the log-probs of every step's summaries are
+    compared with the trained model's."""
+    vllm: VllmRolloutsConfig = VllmRolloutsConfig()
+    """How vLLM runs; only with `rollouts = "vllm"`."""
+
+    @property
+    def rows_at_once(self) -> int:
+        """(summary, target) pairs that the reward scores at once."""
+        at_once = self.inference.micro_batch
+        return at_once * self.inference.group_size if at_once else 64
