@@ -16,7 +16,7 @@ from popi.evaluation.methods import METHODS
 from popi.users import Person
 
 Row = Mapping[str, Any]
-COMPARED_WITH = ("no_personalization", "untrained_summary", "raw_signals")
+COMPARED_WITH = ("no_personalization", "untrained_summary", "raw_signals", "population_dpo")
 """Methods that every other one is compared with, pair by pair."""
 
 

@@ -30,6 +30,8 @@ from scipy.stats import t as student_t
 from popi.evaluation.metrics import CONFIDENCE, Estimate, clustered_mean
 
 SHARE = (0.0, 1.0)
+FLAT = 1e-6
+"""Length terms that lie so close together are one: θ and φ could not be told apart."""
 STEPS = 100
 """Most Newton steps of the fit; where there is a maximum, a handful is enough."""
 
@@ -52,8 +54,9 @@ def length_controlled_win_rate(
 ) -> Estimate:
     """Win rate at equal lengths (see the module's formula), with an interval clustered by user.
 
-    Equal to `win_rate` where lengths never differ by more or less than elsewhere (s = 0), and where one side wins
-    every pair. `value` is None where length alone tells wins from losses: then no θ is more likely than any other.
+    Equal to `win_rate` where lengths never differ by more or less than elsewhere (s = 0, or so far from 0 that tanh
+    tells them apart no longer), and where one side wins every pair. `value` is None where length alone tells wins from
+    losses: then no θ is more likely than any other.
 
     Args:
         outcomes: (N,) in [0, 1].
@@ -69,12 +72,10 @@ def length_controlled_win_rate(
             "one difference and one user an outcome: "
             f"got {len(wins)} outcomes, {len(differences)} differences, {len(users)} users"
         )
-    # Asked of the values: the deviation of equal ones is not exactly 0.
-    spread = float(differences.std(ddof=1)) if len(wins) > 1 and np.ptp(differences) > 0 else 0.0
+    term = _length_term(differences)
     lost, won = wins < 1, wins > 0  # an outcome between the two is part win, part loss
-    if spread == 0 or not lost.any() or not won.any():
+    if not len(term) or np.ptp(term) < FLAT or not lost.any() or not won.any():
         return win_rate(outcomes, users)
-    term = np.tanh(differences / spread)
     if term[lost].max() <= term[won].min() or term[won].max() <= term[lost].min():
         return Estimate(None)  # separated: the likelihood has no maximum (Albert & Anderson 1984)
     x = np.stack([np.ones_like(term), term], axis=1)  # (N, 2)
@@ -91,6 +92,13 @@ def length_controlled_win_rate(
     variance = bread @ (groups / (groups - 1) * scores.T @ scores) @ bread
     reach = float(student_t.ppf((1 + CONFIDENCE) / 2, groups - 1)) * float(np.sqrt(max(0.0, variance[0, 0])))
     return Estimate(value, float(expit(theta[0] - reach)), float(expit(theta[0] + reach)))
+
+
+def _length_term(differences: np.ndarray) -> np.ndarray:
+    """tanh(Δ/s): (N,); zeros where s is 0."""
+    if len(differences) < 2 or np.ptp(differences) == 0:  # asked of the values: the deviation of equal ones isn't 0
+        return np.zeros(len(differences))
+    return np.tanh(differences / differences.std(ddof=1))  # type: ignore[no-any-return]
 
 
 def _checked(outcomes: Sequence[float]) -> np.ndarray:

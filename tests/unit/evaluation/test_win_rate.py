@@ -128,6 +128,12 @@ def test_one_length_in_another_unit_is_still_one_length() -> None:
     assert length_controlled_win_rate([0.0, 0.0, 0.25], differences, [0, 0, 0]).value == pytest.approx(0.25 / 3)
 
 
+def test_lengths_that_tanh_takes_for_one_are_one_length() -> None:
+    for far in (16.0, 24.0, 1000.0):  # standard deviations from 0: tanh is 1 but for the last digits
+        differences = [far, far + 1, far + 2]
+        assert length_controlled_win_rate([0.0, 1.0, 0.25], differences, [0, 1, 2]).value == pytest.approx(1.25 / 3)
+
+
 @given(pairs, st.floats(0.1, 50))
 def test_the_unit_of_length_does_not_matter(rows: list[tuple[float, int, int]], unit: float) -> None:
     outcomes, differences, users = (list(column) for column in zip(*rows, strict=True))

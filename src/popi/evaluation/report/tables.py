@@ -13,6 +13,7 @@ BESIDE = {  # as columns say it
     "no_personalization": "no personalisation",
     "untrained_summary": "the untrained summary",
     "raw_signals": "raw signals",
+    "population_dpo": "population DPO",
 }
 
 
