@@ -1,6 +1,7 @@
 """What several commands share: the consoles, the bars, options, and what must be installed."""
 
 import importlib.util
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -76,3 +77,5 @@ def need_training() -> None:
     """Refuse, with what to install, where the packages that load models are missing."""
     if any(importlib.util.find_spec(name) is None for name in ("torch", "transformers", "trl")):
         raise ModelError("this command needs torch, transformers and trl; install them with: pip install 'popi[train]'")
+    # Names that these libraries use of each other until they drop them: nothing that a user could do anything about.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|trl|torch)\b")
