@@ -31,12 +31,13 @@ def fill(file: Path, megabytes: int) -> int:
     signal = json.dumps({"type": "statement", "text": TEXT})
     names = [f"user-{n:08}" for n in range(users)]
     with sqlite3.connect(file) as connection:
-        connection.executemany("INSERT INTO users VALUES ('t', ?, 0, ?)", ((name, SIGNALS) for name in names))
+        people = "INSERT INTO users (tenant, user_id, created_at, next_position) VALUES ('t', ?, 0, ?)"
+        connection.executemany(people, ((name, SIGNALS) for name in names))
         rows = ((name, f"{n:032x}", n, signal) for name in names for n in range(SIGNALS))
         connection.executemany("INSERT INTO signals VALUES ('t', ?, ?, ?, 0, ?)", rows)
-        connection.executemany(
-            "INSERT INTO summaries VALUES ('t', ?, 1, ?, '[]', 'model', 'm', 0)", ((n, TEXT) for n in names)
-        )
+        columns = "tenant, user_id, version, text, clauses, author, model, created_at"
+        summaries = f"INSERT INTO summaries ({columns}) VALUES ('t', ?, 1, ?, '[]', 'model', 'm', 0)"
+        connection.executemany(summaries, ((name, TEXT) for name in names))
     connection.close()
     return users
 

@@ -31,10 +31,11 @@ def fill(file: Path, users: int) -> None:
     database.close()
     clauses = json.dumps([{"id": "c1", "text": TEXT, "locked": False, "signals": [], "author": "model"}])
     with sqlite3.connect(file) as connection:
-        rows = ((f"user-{n:08}",) for n in range(users))
-        connection.executemany("INSERT INTO users VALUES ('t', ?, 0, 0)", rows)
-        more = ((f"user-{n:08}", TEXT, clauses) for n in range(users))
-        connection.executemany("INSERT INTO summaries VALUES ('t', ?, 1, ?, ?, 'model', 'm', 0)", more)
+        people = "INSERT INTO users (tenant, user_id, created_at, next_position) VALUES ('t', ?, 0, 0)"
+        connection.executemany(people, ((f"user-{n:08}",) for n in range(users)))
+        columns = "tenant, user_id, version, text, clauses, author, model, created_at"
+        summaries = f"INSERT INTO summaries ({columns}) VALUES ('t', ?, 1, ?, ?, 'model', 'm', 0)"
+        connection.executemany(summaries, ((f"user-{n:08}", TEXT, clauses) for n in range(users)))
     connection.close()
 
 

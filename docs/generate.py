@@ -18,6 +18,8 @@ from pydantic_core import PydanticUndefined
 from popi.cli import app
 from popi.config import RunConfig
 from popi.evaluation.grid.settings import GridConfig
+from popi.serving.capture.recorder import CaptureSettings
+from popi.serving.pages.settings import PageSettings
 from popi.serving.proxy.settings import JwtSettings, ProxySettings
 from popi.serving.renewal import Pace
 from popi.serving.store.jobs import Debounce
@@ -47,14 +49,15 @@ def configuration() -> str:
 
 
 def gateway_settings() -> str:
-    """Every setting of the gateway: the docstrings under ProxySettings' fields, and those of the renewal's classes."""
+    """Every setting of the gateway: the docstrings under ProxySettings' fields, and those of the other parts."""
+    parts = "proxy/settings.py, renewal.py, store/jobs.py, capture/recorder.py and pages/settings.py"
     lines = [
-        NOTE.format(source="src/popi/serving/proxy/settings.py, renewal.py and store/jobs.py"),
+        NOTE.format(source=f"src/popi/serving/{parts}"),
         "# Settings of the gateway\n",
         "`popi serve --config FILE` and `popi worker --config FILE` take them from a TOML file. Every one but",
         "`upstream` has a default, and that may come from `--upstream`. What is given on the command line comes",
         "before the file. A wrong name or value is refused. What the settings are about: [serving.md](serving.md)",
-        "and [gateway_proxy.md](gateway_proxy.md).\n",
+        "[gateway_proxy.md](gateway_proxy.md) and [profiles.md](profiles.md).\n",
         "## `[proxy]`\n",
         *_section("", ProxySettings),
         "## `[proxy.jwt]`\n",
@@ -64,6 +67,10 @@ def gateway_settings() -> str:
         "In seconds, but for `tries`. `quiet` and `longest` matter where signals come in (`popi serve`), the others",
         "where summaries are written (`popi worker`, or `popi serve` with an inference model).\n",
         *_dataclasses(Debounce, Pace),
+        "## `[capture]`\n",
+        *_dataclasses(CaptureSettings),
+        "## `[page]`\n",
+        *_dataclasses(PageSettings),
     ]
     return "\n".join(lines).rstrip() + "\n"
 

@@ -1,46 +1,18 @@
 """`popi serve --demo`: a chat, a summary, a new signal, another summary; without a network; and nothing left behind."""
 
 import os
-import re
 import signal
-import subprocess
-import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx2
 import pytest
+from demo_process import demo
 
 from popi.generator import Generator
 from popi.serving.demo import PROMPT
 
-READY_SECONDS = 180
-
 pytestmark = pytest.mark.slow
-
-
-@contextmanager
-def demo() -> Iterator[tuple["subprocess.Popen[str]", httpx2.Client]]:
-    """The demo, once it is ready, and a client with its key."""
-    command = [sys.executable, "-m", "popi.cli", "serve", "--demo", "--port", "0"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    lines: list[str] = []
-    assert process.stderr is not None
-    threading.Thread(target=lambda: lines.extend(process.stderr or ()), daemon=True).start()
-    try:
-        give_up = time.monotonic() + READY_SECONDS
-        while not (found := re.search(r"POPI_URL=(\S+) POPI_KEY=(\S+)", "".join(lines))):
-            assert process.poll() is None and time.monotonic() < give_up, "".join(lines)
-            time.sleep(0.1)
-        headers = {"authorization": f"Bearer {found[2]}"}
-        with httpx2.Client(base_url=found[1], headers=headers, timeout=60) as client:
-            yield process, client
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(30)
 
 
 def answer(client: httpx2.Client, **headers: str) -> tuple[str, str]:

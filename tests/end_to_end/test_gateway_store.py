@@ -29,7 +29,14 @@ def test_two_gateways_with_two_workers_on_one_store(store: str, tmp_path: Path, 
     settings = tmp_path / "gateway.toml"
     settings.write_text("[renewal]\nquiet = 0.3\nlongest = 1.0\nidle = 0.05\n")
     asked: list[str] = []
-    upstream.answer = lambda messages: asked.append("x") or f"Summary number {len(asked)}."
+
+    def answer(messages: list[dict[str, str]]) -> str:
+        if "<statements>" in messages[-1]["content"]:  # the second call, for the signals behind the summary
+            return "1: 1"
+        asked.append("x")
+        return f"Summary number {len(asked)}."
+
+    upstream.answer = answer
     more = ("--config", str(settings), "--inference-url", f"{upstream.url}/v1", "--inference-model", "m")
     users = [f"u{n}" for n in range(4)]
     with running(store, *more) as one, running(store, *more) as other:

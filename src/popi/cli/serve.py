@@ -213,7 +213,7 @@ def users_show(
 ) -> None:
     """Show a user: their signals and every version of their summary, as JSON."""
     _need_serving()
-    from popi.serving.profiles.service import NotFound, exported
+    from popi.serving.profiles.stored import NotFound, exported
 
     try:
         found = _open(store).read(exported, tenant, user_id)
@@ -235,7 +235,7 @@ def users_export(
 ) -> None:
     """Write users as the JSONL that `popi train` reads. Users without a pair to hold out are left out, and counted."""
     _need_serving()
-    from popi.serving.profiles.service import NotFound, training_line
+    from popi.serving.profiles.stored import NotFound, training_line
     from popi.signals.jsonl import refuse_existing, write_rows
 
     if output is not None:
@@ -315,11 +315,12 @@ def _api_worker(
         raise typer.BadParameter("--inference-url needs --inference-model: the model, as the API calls it")
     from popi.backends.retries import Retries
     from popi.inference_model import InferenceModel
+    from popi.provenance import explainer
     from popi.serving.renewal import Worker
     from popi.serving.settings import renewal
 
     model = InferenceModel.from_api(url, name, protocol, key_env=key_env, retries=Retries(1))  # the worker tries again
-    return Worker(database, model, renewal(settings)[1], threads)
+    return Worker(database, model, renewal(settings)[1], threads, explains=explainer(model))
 
 
 def _local_worker(
@@ -327,17 +328,19 @@ def _local_worker(
 ) -> "Worker":
     need_training()
     from popi.inference_model import InferenceModel
+    from popi.provenance import explainer
     from popi.serving.renewal import Worker
     from popi.serving.settings import renewal
 
     pace = renewal(settings)[1]
     if run is None:
-        return Worker(database, InferenceModel.from_pretrained(str(model)), pace)
+        loaded = InferenceModel.from_pretrained(str(model))
+        return Worker(database, loaded, pace, explains=explainer(loaded))
     from popi.training.run_directory import RunDirectory
 
     opened = RunDirectory.open(run)
     loaded = InferenceModel.from_pretrained(opened.models(method)[0], **loading(opened.config))
-    return Worker(database, loaded, pace)
+    return Worker(database, loaded, pace, explains=explainer(loaded))
 
 
 def _user_ids(database: "Database", tenant: str) -> Any:

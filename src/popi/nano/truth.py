@@ -8,7 +8,8 @@ from itertools import combinations, product
 
 from popi.nano.attributes import ATTRIBUTES, KEYWORDS, PRIOR, Preference
 from popi.nano.grammar import BULLETS, MARKS, POINTS
-from popi.nano.world import NOISE, OTHER_CARED, OTHER_UNCARED, NanoUser, PairFacts
+from popi.nano.world import NOISE, OTHER_CARED, OTHER_UNCARED, PEOPLE, NanoUser, PairFacts
+from popi.signals.types import InteractionSignal, PairSignal, PostSignal, Signal
 
 
 def named_attributes(text: str) -> set[Preference]:
@@ -114,3 +115,23 @@ def ideal_summary(user: NanoUser, threshold: float = 0.5) -> set[Preference]:
         for item in preferences.items():
             mass[item] = mass.get(item, 0.0) + p
     return {preference for preference, p in mass.items() if p > threshold}
+
+
+def is_evidence(signal: Signal, wanted: Preference) -> bool:
+    """Whether a signal of a nano user speaks for a preference: what provenance is checked against.
+
+    A pair and an edit do where the better text shows it and the other does not; words do where they name it and are the
+    user's own wish; a post that is tired of another value of the attribute does, too. Ratings and jobs do not: they
+    speak for nothing in particular, or by chance alone.
+    """
+    if isinstance(signal, PairSignal):
+        return wanted in shown_values(signal.chosen) and wanted not in shown_values(signal.rejected)
+    if isinstance(signal, InteractionSignal):
+        edit = signal.edit
+        return edit is not None and wanted in shown_values(edit) and wanted not in shown_values(signal.response)
+    if any(f"my {who}" in signal.text for who in PEOPLE):
+        return False
+    named = named_attributes(signal.text)
+    if isinstance(signal, PostSignal) and any(word in signal.text for word in ("tired", "enough", "no more")):
+        return any(one[0] == wanted[0] and one != wanted for one in named)
+    return wanted in named

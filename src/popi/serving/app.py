@@ -15,7 +15,10 @@ from starlette.routing import Router
 from starlette.types import Receive, Scope, Send
 
 from popi.errors import StoreError
+from popi.serving.capture.injected import Injected
+from popi.serving.capture.recorder import Recorder
 from popi.serving.keys import KeyRing
+from popi.serving.pages.app import Pages
 from popi.serving.profiles.api import ProfileApi, error_body
 from popi.serving.profiles.models import Health
 from popi.serving.profiles.openapi import document
@@ -57,12 +60,15 @@ class Gateway:
         self.store = Store(database)
         self.keys = KeyRing(self.store, admin_key)
         self.summaries = SummaryCache(self.store)
-        self.profiles = Profiles(self.store, settings.debounce, self.summaries.forget, self._erased)
+        injected = Injected(settings.proxy.block)
+        self.profiles = Profiles(self.store, settings.debounce, self.summaries.forget, self._erased, injected)
         self._worker = worker
         proxy = _with_secret(settings.proxy, database)
         limits = Limits.of(proxy)
-        self._profile_api = ProfileApi(self.profiles, self.keys, limits)
-        self._proxy = proxy_routes(proxy, self.keys, self.summaries, limits)
+        self.pages = Pages(self.store, self.profiles, self.keys, settings)
+        self.recorder = Recorder(self.store, settings.capture, injected)
+        self._profile_api = ProfileApi(self.profiles, self.keys, limits, self.pages.link)
+        self._proxy = proxy_routes(proxy, self.keys, self.summaries, limits, self.recorder)
         self._jobs: dict[str, int] = {}
         self._proxy.metrics.registry.register(_OfTheStore(self._jobs, worker, self.summaries))
         self._router = Router(
@@ -73,6 +79,8 @@ class Gateway:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"].startswith("/users/"):
             await self._profile_api(scope, receive, send)
+        elif scope["type"] == "http" and self.pages.has(scope["path"]):
+            await self.pages(scope, receive, send)
         elif scope["type"] in ("http", "lifespan"):
             await self._router(scope, receive, send)
         else:
@@ -92,6 +100,7 @@ class Gateway:
             chores.cancel()
             if self._worker is not None:
                 await asyncio.to_thread(self._worker.stop)
+            await self.recorder.settled()
             await asyncio.to_thread(self.store.close)
 
     def _erased(self, tenant: str, user_id: str) -> None:
@@ -109,6 +118,7 @@ class Gateway:
             self._proxy.gateway.forget()  # users whom another process erased may be in it
             try:
                 self._jobs.update(await self.store.read(count))
+                await self.profiles.expire()
                 if database.kind == "sqlite":
                     await self.profiles.scrub_if_time()
             except StoreError as error:

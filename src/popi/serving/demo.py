@@ -18,7 +18,9 @@ from sqlalchemy import Connection
 
 from popi.errors import UpstreamError
 from popi.nano.world import make_users
+from popi.serving.capture.recorder import CaptureSettings
 from popi.serving.keys import create
+from popi.serving.pages.settings import PageSettings
 from popi.serving.proxy.settings import ProxySettings
 from popi.serving.server import free_port, listens, run
 from popi.serving.settings import GatewaySettings
@@ -60,7 +62,12 @@ def run_demo(host: str, port: int, store: str | None) -> None:
         stack.enter_context(_process("popi.cli", "worker", "--model", "nano", "--store", store))
         print("loading the nano model, twice (upstream and inference model) ...", file=sys.stderr, flush=True)
         _wait(database, model, behind)
-        settings = GatewaySettings(ProxySettings(upstream=f"http://127.0.0.1:{behind}/v1", block=BLOCK), DEBOUNCE)
+        settings = GatewaySettings(
+            ProxySettings(upstream=f"http://127.0.0.1:{behind}/v1", block=BLOCK),
+            DEBOUNCE,
+            capture=CaptureSettings((TENANT,)),
+            page=PageSettings(name="The popi demo", model="nano"),
+        )
         run(database, settings, host, port, started=lambda url: print(_told(url, key), file=sys.stderr, flush=True))
 
 
@@ -114,6 +121,7 @@ def _told(url: str, key: str) -> str:
             f"  curl $POPI_URL/v1/chat/completions {bearer} -H 'x-popi-user: ada' -d '{chat}'",
             f"  curl $POPI_URL/users/ada/summary {bearer}",
             f"  curl $POPI_URL/users/ada/signals {bearer} -H 'content-type: application/json' -d '{liked}'",
+            f"  curl $POPI_URL/users/ada/link -X POST {bearer}    # a link to ada's own page",
             "Ctrl-C ends it.",
         )
     )

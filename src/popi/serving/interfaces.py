@@ -42,6 +42,33 @@ class StoredSummary:
     version: int
 
 
+class Tap(Protocol):
+    """Looks on while one answer passes."""
+
+    def feed(self, piece: bytes) -> None:
+        """A piece of the answer has passed."""
+        ...
+
+    def done(self, encoding: str) -> None:
+        """The answer is through, whole; `encoding`: its content encoding."""
+        ...
+
+
+class Recorder(Protocol):
+    """Keeps answers so that feedback can name them. Must not raise, nor wait."""
+
+    def begin(
+        self,
+        tenant: str,
+        user_id: str,
+        api: Literal["chat", "responses", "messages"],
+        body: bytes,
+        summary: StoredSummary | None,
+    ) -> Tap | None:
+        """Look on at one request: its body as the client wrote it, and the summary that was put in."""
+        ...
+
+
 class Keys(Protocol):
     """Checks keys. Fails closed: where it can't tell, it raises."""
 

@@ -200,6 +200,18 @@ class KeyRing:
                 self._known.popitem(last=False)
         return caller
 
+    async def is_admin(self, key_id: str, hashed: str) -> bool:
+        """Whether a key, of which the digest is known, is an admin key still; asks the store.
+
+        Raises:
+            StoreError: it can't be asked.
+        """
+        if self._admin is not None and hmac.compare_digest(hashed, self._admin):
+            return True
+        record = await self._store.read(keys.find, key_id)
+        good = record is not None and record.revoked_at is None and record.scope == "admin"
+        return record is not None and good and hmac.compare_digest(record.key_hash, hashed)
+
     def forget(self, tenant: str, user_id: str) -> None:
         """Forget the keys of a user: they are gone from the store."""
         self._generation += 1

@@ -3,7 +3,8 @@
 A worker takes one due job at a time under a lease, reads the user's signals, asks the inference model without holding
 anything in the database, and writes the new version only if all of this still holds: the lease is its own (nobody took
 the job over, and the user was not erased), and the summary is at the version that it read (no human edit came since).
-Locked clauses stay, word for word. A failure is tried again later and later; what can't succeed waits for new signals.
+Locked clauses stay, word for word, and what is forbidden stays away. A failure is tried again later and later; what
+can't succeed waits for new signals.
 """
 
 import logging
@@ -12,18 +13,19 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal
 
 from sqlalchemy import Connection
 
 from popi.errors import BatchError, DataError, PopiError, StoreError, UpstreamError
+from popi.provenance import Explains
 from popi.serving.profiles import clauses as parts
 from popi.serving.store import jobs, signals, summaries, users
 from popi.serving.store.database import Database
 from popi.serving.store.jobs import Job
-from popi.serving.store.summaries import Version, VersionConflict
+from popi.serving.store.summaries import StoredClause, Version, VersionConflict
+from popi.serving.writer import Writes, write
 from popi.signals.types import Signal, StatementSignal
-from popi.summary import Summary
 
 log = logging.getLogger("popi.gateway.renewal")
 
@@ -31,14 +33,6 @@ Outcome = Literal["renewed", "same", "nothing", "edited", "lost", "failed", "giv
 
 SIGNALS_READ = 1_000
 """The newest signals of a user, from which the inference model's token budget takes its choice."""
-
-
-class Writes(Protocol):
-    """An inference model, local or behind an API."""
-
-    def summarize(self, signals: Sequence[Signal], temperature: float = 0.0) -> Summary:
-        """Write the preference summary of one user."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -84,6 +78,7 @@ class Worker:
         pace: how it goes about its work.
         threads: renewals at once.
         changed: called with tenant and user id when a summary was written, from the worker's threads; may be set anew.
+        explains: finds the signals behind what the model wrote; None: nobody does.
     """
 
     def __init__(
@@ -93,8 +88,10 @@ class Worker:
         pace: Pace | None = None,
         threads: int = 1,
         changed: Callable[[str, str], None] = lambda tenant, user_id: None,
+        explains: Explains | None = None,
     ) -> None:
         self._database, self._model, self._pace = database, model, pace or Pace()
+        self._explains = explains
         self.changed = changed
         self._stop = threading.Event()
         self._threads = [
@@ -160,9 +157,12 @@ class Worker:
         if not read:
             return ("nothing" if database.write(jobs.finish, job) else "lost"), None
         heard = [StatementSignal(text=text) for text in parts.by_hand(before.clauses if before is not None else ())]
+        banned = [one.text for one in before.forbidden] if before is not None else []
         try:
             with self._kept(job):
-                summary = self._model.summarize([*read, *heard])
+                summary = write(self._model, [*read, *heard], banned)
+                said = "" if summary.abstained else summary.text
+                behind = {} if _as_before(said, before) else self._behind(read, said)
         except Exception as error:
             if isinstance(error, BatchError):
                 error = next(one for one in error.results if isinstance(one, PopiError))
@@ -170,7 +170,7 @@ class Worker:
         if not summary.text.strip():
             return self._failed(job, DataError("the inference model wrote nothing"))
         try:
-            written = database.write(self._write, job, summary, before)
+            written = database.write(self._write, job, said, summary.model, before, behind)
         except VersionConflict:
             again = database.write(
                 lambda connection: jobs.postpone(connection, job, database.now(connection) + self._pace.edited)
@@ -178,19 +178,47 @@ class Worker:
             return ("edited" if again else "lost"), None
         return written, None
 
-    def _write(self, connection: Connection, job: Job, summary: Summary, before: Version | None) -> Outcome:
+    def _behind(self, read: Sequence[Signal], said: str) -> dict[str, tuple[str, ...]]:
+        """Ids of the signals that each clause rests on, by its text. That they are not found stops no renewal."""
+        texts = [] if parts.says_nothing(said) else parts.split(said)
+        if self._explains is None or not texts:
+            return {}
+        try:
+            found = self._explains.explain(read, said, texts)
+        except Exception as error:
+            log.warning("provenance not found", extra={"fields": {"error": type(error).__name__}})
+            return {}
+        ids = [one.id or "" for one in read]
+        return {text: tuple(ids[i] for i in rests_on) for text, rests_on in zip(texts, found, strict=True)}
+
+    def _explained(self, clause: StoredClause, behind: dict[str, tuple[str, ...]]) -> StoredClause:
+        """A person's own words rest on no signal; what is locked stays as it is, its reasons too."""
+        if self._explains is None or clause.locked or clause.author != "model" or clause.text not in behind:
+            return clause
+        return clause.model_copy(update={"signals": behind[clause.text], "found": self._explains.how})
+
+    def _write(
+        self,
+        connection: Connection,
+        job: Job,
+        said: str,
+        model: str,
+        before: Version | None,
+        behind: dict[str, tuple[str, ...]],
+    ) -> Outcome:
         """Write the new version and end the job, both or neither."""
         # The user's row first: an erasure waits for us, or is over, and then there is no row and no lease.
         if not users.lock_existing(connection, job.tenant, job.user_id) or not jobs.finish(connection, job):
             return "lost"
-        base, version = (before.clauses, before.version) if before is not None else ((), 0)
-        text, clauses = parts.renewed(summary.text, base)
+        base, banned, version = (before.clauses, before.forbidden, before.version) if before else ((), (), 0)
+        text, clauses = parts.renewed(said, base, banned)
+        if before is None and not text:
+            return "nothing"  # too little evidence: no clause, and no summary
         if before is not None and text == before.text:
             return "same"  # no new version: what was told of this one still holds
+        clauses = [self._explained(clause, behind) for clause in clauses]
         now = self._database.now(connection)
-        summaries.put(
-            connection, job.tenant, job.user_id, text, clauses, "model", now, expected=version, model=summary.model
-        )
+        summaries.put(connection, job.tenant, job.user_id, text, clauses, "model", now, expected=version, model=model)
         return "renewed"
 
     def _failed(self, job: Job, error: Exception) -> tuple[Outcome, str]:
@@ -231,6 +259,10 @@ class Worker:
         finally:
             over.set()
             thread.join()
+
+
+def _as_before(said: str, before: Version | None) -> bool:
+    return before is not None and parts.renewed(said, before.clauses, before.forbidden)[0] == before.text
 
 
 def _material(connection: Connection, job: Job) -> tuple[list[Signal], Version | None]:

@@ -1,16 +1,19 @@
 """What a gateway is started with; the proxy's own settings are in `proxy.settings`."""
 
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from popi.errors import ConfigError
+from popi.serving.capture.recorder import CaptureSettings
+from popi.serving.pages.settings import PageSettings
 from popi.serving.proxy.settings import JwtSettings, ProxySettings
 from popi.serving.renewal import Pace
 from popi.serving.store.jobs import Debounce
 
-TABLES = ("proxy", "renewal")
+T = TypeVar("T")
+TABLES = ("proxy", "renewal", "capture", "page")
 
 
 @dataclass(frozen=True)
@@ -21,11 +24,15 @@ class GatewaySettings:
         proxy: of what is passed through.
         debounce: when new signals lead to a renewal.
         pace: how a worker goes about renewals.
+        capture: whose answers are kept for feedback.
+        page: of `/me` and `/admin`.
     """
 
     proxy: ProxySettings
     debounce: Debounce = field(default_factory=Debounce)
     pace: Pace = field(default_factory=Pace)
+    capture: CaptureSettings = field(default_factory=CaptureSettings)
+    page: PageSettings = field(default_factory=PageSettings)
 
 
 def read(file: Path | None, **proxy: Any) -> GatewaySettings:
@@ -35,13 +42,15 @@ def read(file: Path | None, **proxy: Any) -> GatewaySettings:
         ConfigError: the file can't be read, or has a setting that there is not.
     """
     tables = _tables(file)
-    fields = tables.get("proxy", {}) | {name: value for name, value in proxy.items() if value is not None}
-    if isinstance(fields.get("jwt"), dict):
-        fields["jwt"] = JwtSettings(**_tuples(fields["jwt"]))
-    if "upstream" not in fields:
+    proxied = tables.get("proxy", {}) | {name: value for name, value in proxy.items() if value is not None}
+    if isinstance(proxied.get("jwt"), dict):
+        proxied["jwt"] = JwtSettings(**_tuples(proxied["jwt"]))
+    if "upstream" not in proxied:
         raise ConfigError("name the model API behind the gateway with --upstream URL (or try `popi serve --demo`)")
     debounce, pace = renewal(file)
-    return GatewaySettings(ProxySettings(**_tuples(fields)), debounce, pace)
+    capture = _made(CaptureSettings, "capture", tables, file)
+    page = _made(PageSettings, "page", tables, file)
+    return GatewaySettings(ProxySettings(**_tuples(proxied)), debounce, pace, capture, page)
 
 
 def renewal(file: Path | None) -> tuple[Debounce, Pace]:
@@ -64,6 +73,15 @@ def renewal(file: Path | None) -> tuple[Debounce, Pace]:
         raise ConfigError(f"{file}: renewal.lease must be at least 1 second; got {given['lease']!r}")
     kinds = {of: {name: value for name, value in given.items() if names[name] is of} for of in (Debounce, Pace)}
     return Debounce(**kinds[Debounce]), Pace(**kinds[Pace])
+
+
+def _made(of: type[T], table: str, tables: dict[str, dict[str, Any]], file: Path | None) -> T:
+    given = _tuples(tables.get(table, {}))
+    names = [one.name for one in fields(of)]  # type: ignore[arg-type]
+    for name in given:
+        if name not in names:
+            raise ConfigError(f"{file}: [{table}] has no setting {name!r}; it has {', '.join(names)}")
+    return of(**given)
 
 
 def _tables(file: Path | None) -> dict[str, dict[str, Any]]:

@@ -158,3 +158,8 @@ def test_keys_that_make_no_sense(store: Store, scope: Any, tenant: str, user: st
     with pytest.raises(error):
         create(store.database, scope, tenant, user)
     assert store.database.read(keys.listed, None) == []
+
+
+def test_a_tenant_is_new_once(database: Database) -> None:
+    assert create(database, "app", "fresh")[2] is True
+    assert create(database, "app", "fresh")[2] is False

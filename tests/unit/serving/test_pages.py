@@ -1,4 +1,4 @@
-"""What docs/serving.md and docs/gateway_proxy.md say is what the code takes."""
+"""What docs/serving.md, docs/gateway_proxy.md and docs/profiles.md say is what the code takes."""
 
 import re
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import popi
+from popi.serving.profiles.models import Feedback
 from popi.serving.proxy.settings import JwtSettings, ProxySettings
 from popi.serving.settings import read
 
@@ -25,6 +26,17 @@ def test_examples_of_settings_are_good_files(page: str, tmp_path: Path) -> None:
     for block in blocks:
         (tmp_path / "gateway.toml").write_text(block, encoding="utf-8")
         assert read(tmp_path / "gateway.toml", upstream="http://127.0.0.1:9").proxy.jwt is not None
+
+
+def test_examples_of_profiles_are_good_files_and_bodies(tmp_path: Path) -> None:
+    blocks = re.findall(r"```toml\n(.*?)```", text("profiles.md"), re.DOTALL)
+    (tmp_path / "gateway.toml").write_text("\n".join(blocks), encoding="utf-8")
+    settings = read(tmp_path / "gateway.toml", upstream="http://127.0.0.1:9")
+    assert settings.page.name == "Teahouse" and settings.capture.tenants == ("shop",)
+    bodies = re.findall(r'^\| `(\{"answer".*?\})`', text("profiles.md"), re.MULTILINE)
+    assert len(bodies) == 4
+    for body in bodies:
+        Feedback.model_validate_json(body)
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from popi.errors import ConfigError
-from popi.serving.settings import read, renewal
+from popi.serving.settings import read
 
 
 def write(folder: Path, text: str) -> Path:
@@ -34,7 +34,16 @@ def test_a_file_with_everything(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("x = 1", "\\[proxy\\], \\[renewal\\] alone"),
+        ("x = 1", "\\[proxy\\], \\[renewal\\], \\[capture\\], \\[page\\] alone"),
+        ("[capture]\ntenant = ['a']", "no setting 'tenant'.*tenants"),
+        ("[capture]\ntenants = 'shop'", "list of names"),
+        ("[capture]\nhours = 0", "above 0"),
+        ("[capture]\nhours = true", "above 0"),
+        ("[page]\nname = ' '", "product's name"),
+        ("[page]\nlink_minutes = '3'", "must be minutes"),
+        ("[page]\nlink_minutes = 61", "at most 60"),
+        ("[page]\nurl = 'chat'", "chat"),
+        ("[page]\nprotocol = 'x'", "openai or anthropic"),
         ("[proxi]", "'proxi'"),
         ("[renewal]\nquite = 3", "no setting 'quite'.*quiet"),
         ("[renewal]\nquiet = '3'", "must be seconds; got '3'"),
@@ -46,7 +55,7 @@ def test_a_file_with_everything(tmp_path: Path) -> None:
 )
 def test_files_that_are_wrong(tmp_path: Path, text: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        renewal(write(tmp_path, text))
+        read(write(tmp_path, text), upstream="http://127.0.0.1:9")
 
 
 def test_the_proxys_settings_are_checked(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@
     models     bodies and answers
     clauses    a summary's text in parts
     service    what the routes do, on the store
+    stored     what is stored of a user, as it is answered
+    forbidden  whether a clause says again what a user has forbidden
     training   a user as the JSONL line that `popi train` reads
     api        from an HTTP request to a call, and back; who may
     openapi    the table as an OpenAPI document

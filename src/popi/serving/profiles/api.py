@@ -17,8 +17,11 @@ from popi.serving.interfaces import Caller, Keys
 from popi.serving.profiles.models import (
     ErrorAnswer,
     ErrorWords,
+    Feedback,
     Import,
     ImportedUser,
+    LinkAnswer,
+    Pause,
     Rollback,
     SignalsUpload,
     SummaryAnswer,
@@ -26,7 +29,8 @@ from popi.serving.profiles.models import (
     checked_user_id,
 )
 from popi.serving.profiles.routes import ROUTES, Name, Route
-from popi.serving.profiles.service import NotFound, Profiles
+from popi.serving.profiles.service import Profiles
+from popi.serving.profiles.stored import NotFound
 from popi.serving.proxy.body import ClientGone, read_whole
 from popi.serving.proxy.limits import Limits
 from popi.serving.proxy.logs import log_fault
@@ -81,10 +85,17 @@ class ProfileApi:
         profiles: the service.
         keys: who may call.
         limits: how much one key may ask for.
+        links: makes links to a user's page: tenant, user id, the request's headers.
     """
 
-    def __init__(self, profiles: Profiles, keys: Keys, limits: Limits) -> None:
-        self._profiles, self._keys, self._limits = profiles, keys, limits
+    def __init__(
+        self,
+        profiles: Profiles,
+        keys: Keys,
+        limits: Limits,
+        links: Callable[[str, str, Headers], Awaitable[LinkAnswer]] | None = None,
+    ) -> None:
+        self._profiles, self._keys, self._limits, self._links = profiles, keys, limits, links
         self._handlers: dict[Name, Callable[[Call], Awaitable[Answer]]] = {
             "add_signals": self._add_signals,
             "import_users": self._import_users,
@@ -95,6 +106,9 @@ class ProfileApi:
             "get_versions": self._get_versions,
             "rollback": self._rollback,
             "export": self._export,
+            "pause": self._pause,
+            "feedback": self._feedback,
+            "make_link": self._make_link,
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -215,6 +229,19 @@ class ProfileApi:
         line = await self._profiles.training_line(call.tenant, call.user_id)
         text = json.dumps(line.model_dump(exclude_none=True), ensure_ascii=False) + "\n"
         return 200, text.encode(), {"content-type": JSONL.decode()}
+
+    async def _pause(self, call: Call) -> Answer:
+        body: Pause = call.body
+        return _answer(await self._profiles.pause(call.tenant, call.user_id, body.paused))
+
+    async def _feedback(self, call: Call) -> Answer:
+        body: Feedback = call.body
+        return _answer(await self._profiles.feedback(call.tenant, call.user_id, body))
+
+    async def _make_link(self, call: Call) -> Answer:
+        if self._links is None:
+            raise Refusal(404, "no_pages", "this gateway serves no pages")
+        return _answer(await self._links(call.tenant, call.user_id, call.headers))
 
 
 def error_body(code: str, message: str) -> bytes:

@@ -7,22 +7,83 @@ import re
 import secrets
 from collections.abc import Container, Sequence
 
-from popi.serving.profiles.models import MOST_CLAUSES, ClauseEdit
-from popi.serving.store.summaries import Author, StoredClause
+from popi.serving.profiles.forbidden import Bans
+from popi.serving.profiles.models import LONGEST_CLAUSE, LONGEST_TEXT, MOST_CLAUSES, ClauseEdit, ForbiddenEdit
+from popi.serving.store.summaries import Author, Forbidden, StoredClause
 
 # A sentence's end with blanks behind it; an abbreviation now and then makes two clauses of one.
 _END = re.compile(r"(?<=[.!?;。！？])\s+")
 _ENDS = (".", "!", "?", ";", ":", ",", "。", "！", "？")
+_NOTHING = re.compile(
+    r"""[\s("'*]*(?:none|nothing|n/a|no\ (?:clear\ |known\ |particular\ )?(?:preferences?|evidence|summary|signals)
+    |(?:there\ is\ )?(?:not\ enough|too\ little|insufficient)\ evidence)
+    (?:\ (?:yet|so\ far|is|are|was|were|known|found|of|for|this|any|the|user|preferences?|evidence|to|say|tell|a))*
+    [\s.!)"'*]*""",
+    re.IGNORECASE | re.VERBOSE,
+)
+# "wants a formal tone, any level, humor and stories."
+_LIST = re.compile(r"((?:(?:the|this) user )?(?:prefers|likes|wants|enjoys)) ([^.!?;:()\"]+)\.?", re.IGNORECASE)
+_ITEM = re.compile(r",? and |, ", re.IGNORECASE)
+LONGEST_ITEM = 4
+"""Words of an item of such a list; with a longer one the sentence stays whole."""
+PACKED = 2 * LONGEST_TEXT // MOST_CLAUSES
+"""Characters up to which clauses are put together where they are too many: a summary of the longest has room then."""
 _BULLET = re.compile(r"^(?:[-*•]|\d+[.)])\s+")
 
 
 def split(text: str) -> list[str]:
-    """The sentences and lines of a text, without bullets; what is beyond `MOST_CLAUSES` stays in the last."""
+    """The sentences and lines of a text, without bullets: at most `MOST_CLAUSES`, each of at most `LONGEST_CLAUSE`
+    characters, so that a person can write them back. What is beyond the most stays in the last; what is longer is cut.
+
+    A list of wishes is one clause for each: "Prefers short answers, humour and any layout." is "Prefers short answers",
+    "Prefers humour"; "any layout" says nothing.
+    """
+    parts = [part for clause in sentences(text) for wish in _wishes(clause) for part in _cut(wish)]
+    last = " ".join(parts[MOST_CLAUSES - 1 :])
+    if len(parts) <= MOST_CLAUSES:
+        return parts
+    return [*parts[: MOST_CLAUSES - 1], last] if len(last) <= LONGEST_CLAUSE else _packed(parts)
+
+
+def statements(text: str) -> set[str]:
+    """What a summary says, in parts of any size: for finding it again in other texts."""
+    return {text, *sentences(text), *split(text)}
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences and lines of a text, without bullets, lists of wishes whole."""
     lines = [_BULLET.sub("", line.strip()) for line in text.splitlines()]
-    parts = [part for line in lines for part in _END.split(line.strip()) if part]
-    if len(parts) > MOST_CLAUSES:
-        parts[MOST_CLAUSES - 1 :] = [" ".join(parts[MOST_CLAUSES - 1 :])]
-    return parts
+    return [part for line in lines for part in _END.split(line.strip()) if part]
+
+
+def _cut(clause: str) -> list[str]:
+    parts = []
+    while len(clause) > LONGEST_CLAUSE:
+        at = clause.rfind(" ", 1, LONGEST_CLAUSE) + 1 or LONGEST_CLAUSE
+        parts.append(clause[:at].rstrip())
+        clause = clause[at:].lstrip()
+    return [*parts, clause] if clause else parts
+
+
+def _packed(parts: list[str]) -> list[str]:
+    """Parts that follow each other as one, so that few are left: of two neighbours one is longer than `PACKED` / 2."""
+    packed = parts[:1]
+    for part in parts[1:]:
+        if len(packed[-1]) + 1 + len(part) <= PACKED:
+            packed[-1] += f" {part}"
+        else:
+            packed.append(part)
+    return packed[:MOST_CLAUSES]
+
+
+def _wishes(sentence: str) -> list[str]:
+    listed = _LIST.fullmatch(sentence)
+    if listed is None:
+        return [sentence]
+    verb, *items = (listed[1], *_ITEM.split(listed[2]))
+    if len(items) < 3 or any(len(item.split()) > LONGEST_ITEM for item in items):
+        return [sentence]
+    return [f"{verb} {item}" for item in items if not item.casefold().startswith("any ")]
 
 
 def join(clauses: Sequence[StoredClause]) -> str:
@@ -60,24 +121,46 @@ def from_edit(edits: Sequence[ClauseEdit], before: Sequence[StoredClause], autho
                 locked=edit.locked,
                 signals=tuple(edit.signals),
                 author=old.author if same and old is not None else author,
+                found=old.found if same and old is not None and old.signals == tuple(edit.signals) else None,
             )
         )
     return clauses
 
 
-def renewed(text: str, before: Sequence[StoredClause]) -> tuple[str, list[StoredClause]]:
-    """What the inference model wrote, with the locked clauses kept word for word and put first.
+def renewed(
+    text: str, before: Sequence[StoredClause], forbidden: Sequence[Forbidden] = ()
+) -> tuple[str, list[StoredClause]]:
+    """What the inference model wrote, without what is forbidden; the locked clauses word for word, and first.
 
     Returns:
-        The text as it is stored, and its clauses. Without locked clauses the text is the model's own.
+        The text as it is stored, and its clauses. With nothing locked or forbidden the text is the model's own. Where
+        it says that it knows too little, nothing but the locked clauses is left.
     """
+    text = text.strip()[:LONGEST_TEXT]
     locked = [clause for clause in before if clause.locked]
-    written = from_text(text, before, "model")
-    if not locked:
-        return text.strip(), written
+    written = [] if says_nothing(text) else from_text(text, before, "model")
+    bans = Bans(one.text for one in forbidden)
     kept = {clause.id for clause in locked}
-    clauses = [*locked, *(clause for clause in written if clause.id not in kept)]
+    new = [clause for clause in written if clause.id not in kept and not bans.hit(clause.text)]
+    if not locked and len(new) == len(written) and new:
+        return text, written
+    clauses = [*locked, *new][: max(MOST_CLAUSES, len(locked))]
     return join(clauses), clauses
+
+
+def says_nothing(text: str) -> bool:
+    """Whether a model wrote no summary, or only that there is none to write ("none", "not enough evidence")."""
+    return not text.strip() or _NOTHING.fullmatch(text.strip()) is not None
+
+
+def forbidden_from(edits: Sequence[ForbiddenEdit], before: Sequence[Forbidden]) -> list[Forbidden]:
+    """What a person forbids from now on; an entry that stays keeps its id, and the same words stand there once."""
+    ids = {_folded(one.text): one.id for one in before}
+    named = {_folded(edit.text): edit for edit in edits}
+    return [
+        Forbidden(id=edit.id or ids.get(key) or _new_id(set(ids.values())), text=edit.text.strip())
+        for key, edit in named.items()
+    ]
 
 
 def by_hand(clauses: Sequence[StoredClause]) -> list[str]:

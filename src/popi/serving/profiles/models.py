@@ -10,13 +10,18 @@ from popi.signals.types import Signal, TargetPair
 
 LONGEST_ID = 200
 LONGEST_CLAUSE, MOST_CLAUSES, LONGEST_TEXT = 2_000, 100, 20_000
+MOST_FORBIDDEN = 100
 MOST_SIGNALS, MOST_USERS = 1_000, 10_000
 
+AnswerId = Annotated[str, StringConstraints(min_length=1, max_length=300, pattern=r"^[^\x00]*$")]
 SignalId = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_ID, pattern=r"^[^\x00]*$")]
 NoNul = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$")]
 """PostgreSQL's text holds no NUL."""
 UserId = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_ID, pattern=r"^[^\x00]*\S[^\x00]*$")]
+ClauseId = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$")]
+ClauseText = Annotated[NoNul, StringConstraints(min_length=1, max_length=LONGEST_CLAUSE, pattern=r"\S")]
 Author = Literal["model", "user", "admin"]
+Found = Literal["leave_one_out", "named"]
 
 
 class _Body(BaseModel):
@@ -51,28 +56,74 @@ class SignalsUpload(_Body):
 class ClauseEdit(_Body):
     """One statement of a summary, as its author wants it."""
 
-    id: Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$")] | None = None
+    id: ClauseId | None = None
     """Of a clause that is kept or changed: its id. Without one it gets a new id."""
-    text: Annotated[NoNul, StringConstraints(min_length=1, max_length=LONGEST_CLAUSE, pattern=r"\S")]
+    text: ClauseText
     locked: bool = False
     """Every renewal keeps it, word for word."""
     signals: list[SignalId] = Field(default_factory=list, max_length=MOST_SIGNALS)
     """Ids of the signals that it rests on."""
+    found: Found | None = None
+    """As the summary showed it; has no effect."""
+    author: Author | None = None
+    """Likewise."""
+
+
+class ForbiddenEdit(_Body):
+    """What a summary must not say again."""
+
+    id: ClauseId | None = None
+    """Of an entry that is kept. Without one it gets a new id."""
+    text: ClauseText
 
 
 class SummaryEdit(_Body):
-    """A summary, as text or in clauses: one of the two. An empty one personalises nothing."""
+    """A summary, as text or in clauses: one of the two, or neither to change `forbidden` alone. An empty one
+    personalises nothing."""
 
     text: Annotated[NoNul, StringConstraints(max_length=LONGEST_TEXT)] | None = None
     clauses: list[ClauseEdit] | None = Field(default=None, max_length=MOST_CLAUSES)
+    forbidden: list[ForbiddenEdit] | None = Field(default=None, max_length=MOST_FORBIDDEN)
+    """What no renewal may say again, in these words or others. Left out, what is forbidden stays so. Given alone,
+    clauses that say it and are not locked go."""
 
     @model_validator(mode="after")
     def _one_of_the_two(self) -> Self:
-        if (self.text is None) == (self.clauses is None):
-            raise ValueError("give either text or clauses")
+        neither = self.text is None and self.clauses is None
+        if (neither and self.forbidden is None) or (self.text is not None and self.clauses is not None):
+            raise ValueError("give either text or clauses, or forbidden alone")
         ids = [clause.id for clause in self.clauses or () if clause.id is not None]
         if len(ids) != len(set(ids)):
             raise ValueError("two clauses have the same id")
+        return self
+
+
+class Pause(_Body):
+    """Whether personalisation is paused: the summary is kept, and not used."""
+
+    paused: bool
+
+
+class Feedback(_Body):
+    """What a user did with an answer: one of thumbs, edit, replaced_by and rather_than."""
+
+    answer: AnswerId
+    """The id of the answer, as the proxied answer itself says: `id` of the response."""
+    thumbs: Literal["up", "down"] | None = None
+    edit: Annotated[NoNul, StringConstraints(min_length=1, max_length=LONGEST_TEXT, pattern=r"\S")] | None = None
+    """The answer as the user rewrote it."""
+    replaced_by: AnswerId | None = None
+    """The user asked for another answer, and kept that one."""
+    rather_than: list[AnswerId] | None = Field(default=None, min_length=1, max_length=16)
+    """The user picked this answer among others: those."""
+
+    @model_validator(mode="after")
+    def _one_thing(self) -> Self:
+        told = [self.thumbs, self.edit, self.replaced_by, self.rather_than]
+        if sum(one is not None for one in told) != 1:
+            raise ValueError("give one of thumbs, edit, replaced_by and rather_than")
+        if self.answer == self.replaced_by or self.answer in (self.rather_than or ()):
+            raise ValueError("an answer is compared with itself")
         return self
 
 
@@ -125,6 +176,18 @@ class Clause(_Answer):
     locked: bool
     signals: list[str]
     """Ids of the signals that it rests on, where that is known."""
+    found: Found | None
+    """How they were found: each signal left out and the clause scored anew (leave_one_out); or the model that wrote it
+    named them (named). Null: by nobody."""
+    author: Author
+    """Whose words these are: the inference model's, the user's, or the team's."""
+
+
+class ForbiddenClause(_Answer):
+    """What no renewal may say again."""
+
+    id: str
+    text: str
 
 
 class SummaryAnswer(_Answer):
@@ -135,6 +198,7 @@ class SummaryAnswer(_Answer):
     clauses: list[Clause]
     updated_at: datetime
     author: Author
+    forbidden: list[ForbiddenClause]
 
 
 class VersionsAnswer(_Answer):
@@ -164,6 +228,29 @@ class UserAnswer(_Answer):
     summary: SummaryAnswer | None
     renewal: Renewal | None
     """None: the summary has seen every signal."""
+    paused: bool
+    """Personalisation is paused: chats don't get the summary."""
+
+
+class PauseAnswer(_Answer):
+    """Whether personalisation is paused now."""
+
+    paused: bool
+
+
+class LinkAnswer(_Answer):
+    """A link to the user's own page. Who has it is taken for the user until it ends: hand it to them alone."""
+
+    url: str
+    expires_at: datetime
+
+
+class AnswerKept(_Answer):
+    """An answer that feedback may still name (see docs/profiles.md)."""
+
+    id: str
+    prompt: str
+    answer: str
 
 
 class ExportAnswer(_Answer):
@@ -174,6 +261,9 @@ class ExportAnswer(_Answer):
     signals: list[Signal]
     versions: list[SummaryAnswer]
     """Newest first; the first is current."""
+    paused: bool
+    answers: list[AnswerKept]
+    """Kept for feedback, where the app opted in."""
 
 
 class ImportAnswer(_Answer):
@@ -194,6 +284,10 @@ class Removed(_Answer):
     signals: int
     summary_versions: int
     renewal_jobs: int
+    answers: int
+    """Kept for feedback."""
+    sessions: int
+    """On the user's page."""
     keys: int
     """The user's own keys."""
 

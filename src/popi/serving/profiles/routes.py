@@ -9,8 +9,12 @@ from pydantic import BaseModel
 from popi.serving.interfaces import Scope
 from popi.serving.profiles.models import (
     ExportAnswer,
+    Feedback,
     Import,
     ImportAnswer,
+    LinkAnswer,
+    Pause,
+    PauseAnswer,
     Receipt,
     Rollback,
     SignalsAnswer,
@@ -31,6 +35,9 @@ Name = Literal[
     "get_versions",
     "rollback",
     "export",
+    "pause",
+    "feedback",
+    "make_link",
 ]
 MiB = 2**20
 
@@ -135,6 +142,32 @@ ROUTES = (
         ExportAnswer,
         query={"format": ("json", "jsonl")},
         refusals=(404,),
+    ),
+    Route(
+        "pause",
+        "PUT",
+        "/users/{id}/paused",
+        "Pause a user's personalisation, or go on with it.",
+        PauseAnswer,
+        body=Pause,
+        refusals=(404,),
+    ),
+    Route(
+        "feedback",
+        "POST",
+        "/users/{id}/feedback",
+        "What the user did with a proxied answer becomes a signal. For tenants that opted in to capture.",
+        SignalsAnswer,
+        body=Feedback,
+        refusals=(404,),
+    ),
+    Route(
+        "make_link",
+        "POST",
+        "/users/{id}/link",
+        "Make a link that opens the user's page for a short time.",
+        LinkAnswer,
+        scopes=("admin", "app"),
     ),
 )
 EVERY = (400, 401, 403, 408, 413, 422, 429, 500, 503)

@@ -6,15 +6,18 @@ from collections.abc import Callable, Sequence
 
 from sqlalchemy import Connection
 
+from popi.serving.capture.feedback import as_signals as feedback_signals
+from popi.serving.capture.injected import Injected
 from popi.serving.profiles import clauses as parts
+from popi.serving.profiles.forbidden import Bans
 from popi.serving.profiles.models import (
-    Clause,
     ExportAnswer,
+    Feedback,
     ImportAnswer,
     ImportedUser,
+    PauseAnswer,
     Receipt,
     Removed,
-    Renewal,
     SignalsAnswer,
     SummaryAnswer,
     SummaryEdit,
@@ -22,10 +25,11 @@ from popi.serving.profiles.models import (
     VersionsAnswer,
     moment,
 )
-from popi.serving.profiles.training import TARGETS, as_signals, training_user
-from popi.serving.store import erasure, jobs, keys, signals, summaries, users
+from popi.serving.profiles.stored import NotFound, exported, found_user, no_user, shown, training_line, user_of
+from popi.serving.profiles.training import TARGETS, as_signals
+from popi.serving.store import erasure, expiry, keys, signals, summaries, users
 from popi.serving.store.database import Database
-from popi.serving.store.jobs import Debounce, JobState
+from popi.serving.store.jobs import Debounce
 from popi.serving.store.summaries import Author, Version
 from popi.serving.store.threads import Store
 from popi.signals.types import Signal, User
@@ -38,14 +42,6 @@ SCRUB_SHARE = 0.1
 """Most of the time that rewriting may take: the next waits until this holds."""
 
 
-class NotFound(Exception):
-    """There is no such user, summary or version; the message says which, the code in a word."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-
-
 class Profiles:
     """The users of all tenants.
 
@@ -54,6 +50,7 @@ class Profiles:
         debounce: when new signals lead to a renewal.
         changed: called with tenant and user id once a summary has changed, or a user is gone.
         erased: called with tenant and user id once a user is gone.
+        injected: the block that summaries go upstream in; it is no part of anybody's feedback.
     """
 
     def __init__(
@@ -62,8 +59,10 @@ class Profiles:
         debounce: Debounce | None = None,
         changed: Callable[[str, str], None] = lambda tenant, user_id: None,
         erased: Callable[[str, str], None] = lambda tenant, user_id: None,
+        injected: Injected | None = None,
     ) -> None:
         self.store, self.debounce = store, debounce or Debounce()
+        self._injected = injected or Injected()
         self._changed, self._erased = changed, erased
         self._scrub_after = 0.0
 
@@ -90,20 +89,7 @@ class Profiles:
             NotFound: no such user.
         """
 
-        def read(connection: Connection) -> UserAnswer:
-            found = _found(connection, tenant, user_id)
-            current = summaries.current(connection, tenant, user_id)
-            job = jobs.state(connection, tenant, user_id, self._now(connection))
-            return UserAnswer(
-                user_id=user_id,
-                created_at=moment(found.created_at),
-                signals=found.signals,
-                last_signal_at=None if found.last_signal_at is None else moment(found.last_signal_at),
-                summary=None if current is None else shown(current),
-                renewal=None if job is None else _renewal(job),
-            )
-
-        return await self.store.read(read)
+        return await self.store.read(lambda connection: user_of(connection, tenant, user_id, self._now(connection)))
 
     async def summary(self, tenant: str, user_id: str) -> SummaryAnswer:
         """The current summary.
@@ -115,7 +101,7 @@ class Profiles:
         def read(connection: Connection) -> SummaryAnswer:
             current = summaries.current(connection, tenant, user_id)
             if current is None:
-                _found(connection, tenant, user_id)
+                found_user(connection, tenant, user_id)
                 raise NotFound("no_summary", "this user has no summary yet")
             return shown(current)
 
@@ -151,13 +137,21 @@ class Profiles:
         users.lock(connection, tenant, user_id, now)
         current = summaries.current(connection, tenant, user_id)
         before = current.clauses if current is not None else ()
+        banned = None
+        if edit.forbidden is not None:
+            banned = parts.forbidden_from(edit.forbidden, current.forbidden if current is not None else ())
         if edit.clauses is not None:
             new = parts.from_edit(edit.clauses, before, author)
             text = parts.join(new)
-        else:
-            text = (edit.text or "").strip()
+        elif edit.text is not None:
+            text = edit.text.strip()
             new = parts.from_text(text, before, author)
-        return summaries.put(connection, tenant, user_id, text, new, author, now, expected=expected)
+        else:
+            bans = Bans(one.text for one in banned or ())
+            new = [one for one in before if one.locked or not bans.hit(one.text)]
+            unchanged = current is not None and len(new) == len(before)
+            text = current.text if current is not None and unchanged else parts.join(new)
+        return summaries.put(connection, tenant, user_id, text, new, author, now, expected=expected, forbidden=banned)
 
     async def versions(self, tenant: str, user_id: str) -> VersionsAnswer:
         """A user's versions.
@@ -167,7 +161,7 @@ class Profiles:
         """
 
         def read(connection: Connection) -> VersionsAnswer:
-            _found(connection, tenant, user_id)
+            found_user(connection, tenant, user_id)
             return VersionsAnswer(versions=[shown(one) for one in summaries.versions(connection, tenant, user_id)])
 
         return await self.store.read(read)
@@ -184,19 +178,69 @@ class Profiles:
 
         def write(connection: Connection) -> Version:
             if not users.lock_existing(connection, tenant, user_id):
-                raise _no_user()
+                raise no_user()
             kept = summaries.versions(connection, tenant, user_id)
             old = next((one for one in kept if one.version == version), None)
             if old is None:
                 raise NotFound("no_version", f"version {version} of this summary is not there")
             now = self._now(connection)
             return summaries.put(
-                connection, tenant, user_id, old.text, old.clauses, author, now, expected=expected, model=old.model
+                connection,
+                tenant,
+                user_id,
+                old.text,
+                old.clauses,
+                author,
+                now,
+                expected=expected,
+                model=old.model,
+                forbidden=old.forbidden,
             )
 
         written = await self.store.write(write)
         self._changed(tenant, user_id)
         return shown(written)
+
+    async def pause(self, tenant: str, user_id: str, paused: bool) -> PauseAnswer:
+        """Pause a user's personalisation, or go on with it.
+
+        Raises:
+            NotFound: no such user.
+        """
+
+        def write(connection: Connection) -> bool:
+            return users.pause(connection, tenant, user_id, paused, self._now(connection))
+
+        if not await self.store.write(write):
+            raise no_user()
+        self._changed(tenant, user_id)
+        return PauseAnswer(paused=paused)
+
+    async def feedback(self, tenant: str, user_id: str, told: Feedback) -> SignalsAnswer:
+        """What a user did with an answer, as signals.
+
+        Raises:
+            NotFound: the answer is not kept: no capture for this tenant, another user's, or its time is over.
+        """
+
+        def write(connection: Connection) -> tuple[list[str], int]:
+            now = self._now(connection)
+            new = feedback_signals(connection, tenant, user_id, told, now, self._injected)
+            if new is None:
+                raise NotFound("no_answer", "no answer of that id is kept for this user (docs/profiles.md, capture)")
+            return signals.add(connection, tenant, user_id, new, now, self.debounce)
+
+        ids, added = await self.store.write(write)
+        return SignalsAnswer(ids=ids, added=added, known=len(ids) - added)
+
+    async def expire(self) -> None:
+        """Delete what is kept for a stated time only, once that is over."""
+
+        def due(connection: Connection) -> bool:
+            return expiry.any_expired(connection, self._now(connection))
+
+        if await self.store.read(due):
+            await self.store.write(lambda connection: expiry.expire(connection, self._now(connection)))
 
     async def export(self, tenant: str, user_id: str) -> ExportAnswer:
         """Everything that is stored of a user.
@@ -204,7 +248,7 @@ class Profiles:
         Raises:
             NotFound: no such user.
         """
-        return await self.store.read(exported, tenant, user_id)
+        return await self.store.read(lambda connection: exported(connection, tenant, user_id, self._now(connection)))
 
     async def training_line(self, tenant: str, user_id: str, targets: int = TARGETS) -> User:
         """A user as `popi train` reads them.
@@ -301,58 +345,3 @@ def receipt(database: Database, removed: erasure.Removed, at: float, pending: bo
             "bytes": "left_to_postgresql" if database.kind == "postgresql" else on_disk,
         }
     )
-
-
-def exported(connection: Connection, tenant: str, user_id: str) -> ExportAnswer:
-    """Everything that is stored of a user.
-
-    Raises:
-        NotFound: no such user.
-    """
-    found = _found(connection, tenant, user_id)
-    return ExportAnswer(
-        user_id=user_id,
-        created_at=moment(found.created_at),
-        signals=signals.newest(connection, tenant, user_id),
-        versions=[shown(one) for one in summaries.versions(connection, tenant, user_id)],
-    )
-
-
-def training_line(connection: Connection, tenant: str, user_id: str, targets: int = TARGETS) -> User:
-    """A user as `popi train` reads them.
-
-    Raises:
-        NotFound: no such user.
-    """
-    _found(connection, tenant, user_id)
-    return training_user(user_id, signals.newest(connection, tenant, user_id), targets)
-
-
-def shown(version: Version) -> SummaryAnswer:
-    """A stored version as it is answered."""
-    listed = [Clause(id=one.id, text=one.text, locked=one.locked, signals=list(one.signals)) for one in version.clauses]
-    return SummaryAnswer(
-        version=version.version,
-        text=version.text,
-        clauses=listed,
-        updated_at=moment(version.created_at),
-        author=version.author,
-    )
-
-
-def _renewal(job: JobState) -> Renewal:
-    state = "failed" if job.failed else "running" if job.running else "waiting"
-    return Renewal.model_validate(
-        {"state": state, "due_at": moment(job.due_at), "attempts": job.attempts, "error": job.error}
-    )
-
-
-def _found(connection: Connection, tenant: str, user_id: str) -> users.UserRecord:
-    found = users.find(connection, tenant, user_id)
-    if found is None:
-        raise _no_user()
-    return found
-
-
-def _no_user() -> NotFound:
-    return NotFound("no_user", "there is no such user")

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 
 from starlette.types import Receive, Scope, Send
 
+from popi.serving.interfaces import Tap
 from popi.serving.proxy.body import ClientGone
 from popi.serving.proxy.disconnect import Watch
 from popi.serving.proxy.headers import Raw, RequestHeaders
@@ -27,6 +28,7 @@ class Exchange:
         headers: the request's; there once they were read.
         rewriting: its body, where it is personalised and was read.
         started: the head of the answer is out.
+        tap: looks on while the answer passes; None: nobody does.
         upload_fault: what ended the upload of a body that is passed on as it comes.
     """
 
@@ -41,6 +43,7 @@ class Exchange:
         "scope",
         "send",
         "started",
+        "tap",
         "upload_fault",
         "waited",
         "watch",
@@ -56,6 +59,7 @@ class Exchange:
         self.watch = Watch()
         self.rewriting: Rewriting | None = None
         self.started = False
+        self.tap: Tap | None = None
         self.waited = 0.0
         self.upload_fault: ClientGone | Refusal | None = None
 

@@ -12,7 +12,7 @@ from time import perf_counter
 from starlette.types import Receive, Scope, Send
 
 from popi.errors import AuthError
-from popi.serving.interfaces import Caller, Keys, StoredSummary, Summaries
+from popi.serving.interfaces import Caller, Keys, Recorder, StoredSummary, Summaries
 from popi.serving.proxy.body import ClientGone, pass_on, read_whole, too_long
 from popi.serving.proxy.exchange import Exchange
 from popi.serving.proxy.headers import HeaderRules, Raw, RequestHeaders, answer_headers
@@ -53,6 +53,7 @@ class Gateway:
         metrics: what is counted.
         tracing: None where it is off.
         limits: how much one key may ask for.
+        recorder: looks on at answers of tenants that opted in to capture.
     """
 
     def __init__(
@@ -66,7 +67,9 @@ class Gateway:
         metrics: Metrics,
         tracing: Tracing | None,
         limits: Limits,
+        recorder: Recorder | None = None,
     ) -> None:
+        self._recorder = recorder
         self._settings, self._keys, self._summaries = settings, keys, summaries
         self._upstream, self._tokens, self._pseudonyms = upstream, tokens, pseudonyms
         self._metrics, self._tracing = metrics, tracing
@@ -182,6 +185,9 @@ class Gateway:
                 record.personalized, record.version = "applied", summary.version
             else:
                 self._not_personalised(record, "body")
+        if self._recorder is not None and user_id is not None and not headers.off and rewriting.members is not None:
+            shown = summary if put_in else None
+            exchange.tap = self._recorder.begin(caller.tenant, user_id, api, rewriting.body, shown)
         if body is not raw:
             headers.drop(b"content-encoding")
         return body
@@ -270,9 +276,14 @@ class Gateway:
                 if record.version is not None:
                     headers.append((b"x-popi-summary-version", b"%d" % record.version))
             await exchange.start(reply.status, headers)
+            tap = exchange.tap if reply.status == 200 else None
             async for piece, more in pieces(reply):
                 if piece or not more:
                     await exchange.send({"type": "http.response.body", "body": piece, "more_body": more})
+                if tap is not None:
+                    tap.feed(piece)
+            if tap is not None:
+                tap.done(reply.headers.get("content-encoding", "").strip().lower())
         except Cut:
             # The answer stays unfinished, and the server closes the connection: the client sees what we saw.
             record.reason = "upstream_cut"

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from popi.serving.proxy.refusals import Refusal
 from popi.serving.proxy.settings import ProxySettings
 
+MOST_KEPT = 10_000
+"""Keys counted; from so many on, those that are idle are forgotten first."""
+
 
 @dataclass
 class _Use:
@@ -45,7 +48,9 @@ class Limits:
             Refusal: 429, with the seconds after which there is room; nothing was counted.
         """
         use = self._uses.get(key_id)
-        if use is None:  # as many as there are keys
+        if use is None:
+            if len(self._uses) >= MOST_KEPT:
+                self._drop_idle()
             use = self._uses[key_id] = _Use(self._burst, self._clock())
         if use.under_way >= self._concurrency:
             raise Refusal(
@@ -69,6 +74,14 @@ class Limits:
                 )
             use.tokens -= 1
         use.under_way += 1
+
+    def _drop_idle(self) -> None:
+        """Forget those who may do again all that somebody new may."""
+        now = self._clock()
+        full = 0.0 if self._rate is None else self._burst / self._rate
+        for key_id, use in list(self._uses.items()):
+            if not use.under_way and now - use.at >= full:
+                del self._uses[key_id]
 
     def leave(self, key_id: str) -> None:
         """A request has ended."""

@@ -10,7 +10,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from popi.errors import AuthError
-from popi.serving.interfaces import Keys, Summaries
+from popi.serving.interfaces import Keys, Recorder, Summaries
 from popi.serving.proxy.gateway import Gateway
 from popi.serving.proxy.headers import HeaderRules, RequestHeaders
 from popi.serving.proxy.ids import Pseudonyms
@@ -50,7 +50,13 @@ class Proxy:
     metrics: Metrics
 
 
-def proxy_routes(settings: ProxySettings, keys: Keys, summaries: Summaries, limits: Limits | None = None) -> Proxy:
+def proxy_routes(
+    settings: ProxySettings,
+    keys: Keys,
+    summaries: Summaries,
+    limits: Limits | None = None,
+    recorder: Recorder | None = None,
+) -> Proxy:
     """Put the proxy together.
 
     Args:
@@ -58,6 +64,7 @@ def proxy_routes(settings: ProxySettings, keys: Keys, summaries: Summaries, limi
         keys: says who calls.
         summaries: says what is known of a user.
         limits: how much one key may ask for, shared with routes of your own; by default as the settings say.
+        recorder: keeps answers for feedback; None: nobody does.
 
     Raises:
         ConfigError: the key for tokens can't be read, or tracing lacks its packages.
@@ -76,6 +83,7 @@ def proxy_routes(settings: ProxySettings, keys: Keys, summaries: Summaries, limi
         metrics,
         Tracing() if settings.otel else None,
         limits or Limits.of(settings),
+        recorder,
     )
 
     @asynccontextmanager

@@ -1,16 +1,19 @@
 """Erasure of one user: every row that bears their id, and a note that the bytes are still to be overwritten."""
 
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 
 from sqlalchemy import Connection, delete, select
 
 from popi.serving.store import users
 from popi.serving.store.database import upsert
-from popi.serving.store.tables import chores, jobs, keys, signals, summaries
+from popi.serving.store.tables import answers, chores, erasures, jobs, keys, sessions, signals, summaries
 from popi.serving.store.tables import users as users_table
 
 SCRUB = "scrub"
 """The chore of overwriting erased bytes (Database.scrub)."""
+NOTED_SECONDS = 3600.0
+"""How long the hash of an erased user's id is kept, for chats that were under way and links that were given."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,8 @@ class Removed:
     signals: int = 0
     summary_versions: int = 0
     renewal_jobs: int = 0
+    answers: int = 0
+    sessions: int = 0
     keys: int = 0
 
     @property
@@ -36,12 +41,20 @@ def erase(connection: Connection, tenant: str, user_id: str, now: float) -> Remo
         ("renewal_jobs", jobs),
         ("summary_versions", summaries),
         ("signals", signals),
+        ("answers", answers),
+        ("sessions", sessions),
         ("keys", keys),
         ("users", users_table),
     ):
         rows = delete(table).where(table.c.tenant == tenant, table.c.user_id == user_id)
         removed[name] = connection.execute(rows).rowcount
     done = Removed(**removed)
+    noted = {"erased_at": now, "expires_at": now + NOTED_SECONDS}
+    connection.execute(
+        upsert(connection, erasures)
+        .values(user_hash=_hash(tenant, user_id), **noted)
+        .on_conflict_do_update(index_elements=["user_hash"], set_=noted)
+    )
     if done.any:
         connection.execute(
             upsert(connection, chores)
@@ -49,6 +62,17 @@ def erase(connection: Connection, tenant: str, user_id: str, now: float) -> Remo
             .on_conflict_do_update(index_elements=["chore"], set_={"due_at": now})
         )
     return done
+
+
+def erased_since(connection: Connection, tenant: str, user_id: str, since: float) -> bool:
+    """Whether the user was erased at `since` (seconds since 1970, within the last hour) or later."""
+    query = select(erasures.c.erased_at).where(erasures.c.user_hash == _hash(tenant, user_id))
+    at = connection.execute(query).scalar()
+    return at is not None and at >= since
+
+
+def _hash(tenant: str, user_id: str) -> str:
+    return sha256(f"{len(tenant)}:{tenant}:{user_id}".encode()).hexdigest()
 
 
 def scrub_due(connection: Connection) -> float | None:

@@ -25,10 +25,9 @@ class KeyRecord:
 
 def ensure_tenant(connection: Connection, tenant: str, now: float) -> bool:
     """Make a tenant; says whether it is new."""
-    done = connection.execute(
-        upsert(connection, tenants).values(tenant=tenant, created_at=now).on_conflict_do_nothing()
-    )
-    return done.rowcount > 0
+    once = upsert(connection, tenants).values(tenant=tenant, created_at=now).on_conflict_do_nothing()
+    # Not by the count of rows: PostgreSQL's driver has none for such an INSERT.
+    return connection.execute(once.returning(tenants.c.tenant)).first() is not None
 
 
 def tenant_exists(connection: Connection, tenant: str) -> bool:

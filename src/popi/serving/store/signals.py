@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from hashlib import sha256
 
 from pydantic import TypeAdapter
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 
 from popi.serving.store import jobs, users
 from popi.serving.store.tables import signals
@@ -63,6 +63,12 @@ def add(
     return given, len(rows)
 
 
+def remove(connection: Connection, tenant: str, user_id: str, name: str) -> bool:
+    """Take back one signal; says whether it was there."""
+    where = (signals.c.tenant == tenant, signals.c.user_id == user_id, signals.c.signal_id == name)
+    return connection.execute(delete(signals).where(*where)).rowcount > 0
+
+
 def newest(connection: Connection, tenant: str, user_id: str, limit: int | None = None) -> list[Signal]:
     """A user's signals in the order in which they came in; where there are more than `limit`, the newest."""
     query = (
@@ -72,6 +78,16 @@ def newest(connection: Connection, tenant: str, user_id: str, limit: int | None 
         .limit(limit)
     )
     return [_SIGNAL.validate_json(text) for text in connection.execute(query).scalars()][::-1]
+
+
+def named(connection: Connection, tenant: str, user_id: str, ids: Sequence[str]) -> list[Signal]:
+    """The signals of these ids that are there."""
+    mine = (signals.c.tenant == tenant, signals.c.user_id == user_id)
+    found: list[str] = []
+    for start in range(0, len(ids), CHUNK):
+        query = select(signals.c.signal).where(*mine, signals.c.signal_id.in_(ids[start : start + CHUNK]))
+        found += connection.execute(query).scalars()
+    return [_SIGNAL.validate_json(text) for text in found]
 
 
 def _known(connection: Connection, tenant: str, user_id: str, asked: Sequence[str]) -> set[str]:

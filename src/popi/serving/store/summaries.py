@@ -6,13 +6,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy import Connection, bindparam, delete, insert, select
+from sqlalchemy import Connection, bindparam, delete, func, insert, select
 
 from popi.serving.interfaces import StoredSummary
 from popi.serving.store import users
 from popi.serving.store.tables import summaries
+from popi.serving.store.tables import users as users_table
 
 Author = Literal["model", "user", "admin"]
+Found = Literal["leave_one_out", "named"]
+"""How the signals behind a clause were found: by leaving each out and scoring anew, or the model named them."""
 
 VERSIONS_KEPT = 100
 """A user's newest versions; older ones are removed."""
@@ -27,6 +30,15 @@ class StoredClause(BaseModel):
     locked: bool = False
     signals: tuple[str, ...] = ()
     author: Author = "model"
+    found: Found | None = None
+
+
+class Forbidden(BaseModel):
+    """What a summary must not say again, in these words or others."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+    id: str
+    text: str
 
 
 @dataclass(frozen=True)
@@ -39,6 +51,7 @@ class Version:
     author: Author
     model: str | None
     created_at: float
+    forbidden: tuple[Forbidden, ...] = ()
 
 
 class VersionConflict(Exception):
@@ -51,7 +64,8 @@ class VersionConflict(Exception):
 
 # Made once: to put a query together takes as long as to run it.
 _CURRENT_TEXT = (
-    select(summaries.c.text, summaries.c.version)
+    select(summaries.c.text, summaries.c.version, users_table.c.paused)
+    .join(users_table, (users_table.c.tenant == summaries.c.tenant) & (users_table.c.user_id == summaries.c.user_id))
     .where(summaries.c.tenant == bindparam("of_tenant"), summaries.c.user_id == bindparam("of_user"))
     .order_by(summaries.c.version.desc())
     .limit(1)
@@ -59,9 +73,9 @@ _CURRENT_TEXT = (
 
 
 def current_text(connection: Connection, tenant: str, user_id: str) -> StoredSummary | None:
-    """What the proxy puts in: one look-up in one index."""
+    """What the proxy puts in: one look-up in two indexes. Nothing while personalisation is paused."""
     row = connection.execute(_CURRENT_TEXT, {"of_tenant": tenant, "of_user": user_id}).first()
-    return None if row is None or not row.text else StoredSummary(row.text, row.version)
+    return None if row is None or not row.text or row.paused else StoredSummary(row.text, row.version)
 
 
 def current(connection: Connection, tenant: str, user_id: str) -> Version | None:
@@ -86,9 +100,16 @@ def versions(connection: Connection, tenant: str, user_id: str, limit: int = VER
             row.author,
             row.model,
             row.created_at,
+            tuple(Forbidden.model_validate(one) for one in json.loads(row.forbidden)),
         )
         for row in connection.execute(query)
     ]
+
+
+def count(connection: Connection, tenant: str, user_id: str) -> int:
+    """How many versions of a user's summary are kept."""
+    mine = (summaries.c.tenant == tenant, summaries.c.user_id == user_id)
+    return int(connection.execute(select(func.count()).select_from(summaries).where(*mine)).scalar_one())
 
 
 def put(
@@ -102,6 +123,7 @@ def put(
     *,
     expected: int | None,
     model: str | None = None,
+    forbidden: Sequence[Forbidden] | None = None,
 ) -> Version:
     """Write the next version; makes the user if need be.
 
@@ -115,17 +137,21 @@ def put(
         now: seconds since 1970.
         expected: the current version as the author saw it, 0 for none; None writes whatever stands there.
         model: of a model's version, the inference model's name.
+        forbidden: what it must not say again; None: what the current version has.
 
     Raises:
         VersionConflict: the current version is not `expected`.
     """
     users.lock(connection, tenant, user_id, now)
     mine = (summaries.c.tenant == tenant, summaries.c.user_id == user_id)
-    latest = select(summaries.c.version).where(*mine).order_by(summaries.c.version.desc()).limit(1)
-    before = connection.execute(latest).scalar() or 0
+    latest = select(summaries.c.version, summaries.c.forbidden).where(*mine)
+    row = connection.execute(latest.order_by(summaries.c.version.desc()).limit(1)).first()
+    before = row.version if row is not None else 0
     if expected is not None and before != expected:
         raise VersionConflict(before)
-    written = Version(before + 1, text, tuple(clauses), author, model, now)
+    if forbidden is None:
+        forbidden = [Forbidden.model_validate(one) for one in json.loads(row.forbidden)] if row is not None else []
+    written = Version(before + 1, text, tuple(clauses), author, model, now, tuple(forbidden))
     connection.execute(
         insert(summaries).values(
             tenant=tenant,
@@ -136,6 +162,7 @@ def put(
             author=author,
             model=model,
             created_at=now,
+            forbidden=json.dumps([one.model_dump(mode="json") for one in forbidden]),
         )
     )
     connection.execute(delete(summaries).where(*mine, summaries.c.version <= written.version - VERSIONS_KEPT))

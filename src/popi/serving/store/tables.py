@@ -38,6 +38,8 @@ users = Table(
     _text("user_id", key=True),
     _time("created_at"),
     _number("next_position"),
+    _number("paused"),
+    _time("resumed_at"),
 )
 
 signals = Table(
@@ -62,6 +64,7 @@ summaries = Table(
     _text("author"),
     _text("model", nullable=True),
     _time("created_at"),
+    _text("forbidden"),
 )
 
 jobs = Table(
@@ -78,6 +81,33 @@ jobs = Table(
     _time("failed_at", nullable=True),
     _text("error", nullable=True),
 )
+
+answers = Table(
+    "answers",
+    metadata,
+    _text("tenant", key=True),
+    _text("user_id", key=True),
+    _text("answer_id", key=True),
+    _text("prompt"),
+    _text("answer"),
+    _number("version"),
+    _time("expires_at"),
+)
+
+erasures = Table("erasures", metadata, _text("user_hash", key=True), _time("erased_at"), _time("expires_at"))
+
+sessions = Table(
+    "sessions",
+    metadata,
+    _text("session_hash", key=True),
+    _text("tenant"),
+    _text("user_id", nullable=True),
+    _text("key_id", nullable=True),
+    _text("key_hash", nullable=True),
+    _time("expires_at"),
+)
+
+opened_links = Table("opened_links", metadata, _text("link_hash", key=True), _time("expires_at"))
 
 chores = Table("chores", metadata, _text("chore", key=True), _time("due_at"))
 

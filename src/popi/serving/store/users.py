@@ -16,6 +16,7 @@ class UserRecord:
     created_at: float
     signals: int
     last_signal_at: float | None
+    paused: bool = False
 
 
 def lock(connection: Connection, tenant: str, user_id: str, now: float) -> int:
@@ -23,7 +24,8 @@ def lock(connection: Connection, tenant: str, user_id: str, now: float) -> int:
 
     Every write of a user's data begins here, so that writes and the erasure of one user come one after another.
     """
-    values = {"tenant": tenant, "user_id": user_id, "created_at": now, "next_position": 0}
+    known: dict[str, object] = {"tenant": tenant, "user_id": user_id, "created_at": now}
+    values = known | {"next_position": 0, "paused": 0, "resumed_at": 0.0}
     query = (
         upsert(connection, users)
         .values(**values)
@@ -42,12 +44,27 @@ def lock_existing(connection: Connection, tenant: str, user_id: str) -> bool:
 def find(connection: Connection, tenant: str, user_id: str) -> UserRecord | None:
     """One user."""
     where = (users.c.tenant == tenant, users.c.user_id == user_id)
-    row = connection.execute(select(users.c.created_at).where(*where)).first()
+    row = connection.execute(select(users.c.created_at, users.c.paused).where(*where)).first()
     if row is None:
         return None
     mine = (signals.c.tenant == tenant, signals.c.user_id == user_id)
     count, last = connection.execute(select(func.count(), func.max(signals.c.added_at)).where(*mine)).one()
-    return UserRecord(user_id, row.created_at, count, last)
+    return UserRecord(user_id, row.created_at, count, last, bool(row.paused))
+
+
+def pause(connection: Connection, tenant: str, user_id: str, paused: bool, now: float) -> bool:
+    """Pause a user's personalisation, or go on with it; False where there is no such user."""
+    where = (users.c.tenant == tenant, users.c.user_id == user_id)
+    if not paused:
+        connection.execute(update(users).where(*where, users.c.paused == 1).values(resumed_at=now))
+    return connection.execute(update(users).where(*where).values(paused=int(paused))).rowcount > 0
+
+
+def was_paused(connection: Connection, tenant: str, user_id: str, since: float) -> bool:
+    """Whether personalisation is paused, or was at any time from `since` (seconds since 1970) on."""
+    where = (users.c.tenant == tenant, users.c.user_id == user_id)
+    row = connection.execute(select(users.c.paused, users.c.resumed_at).where(*where)).first()
+    return row is not None and (bool(row.paused) or row.resumed_at > since)
 
 
 def listed(connection: Connection, tenant: str, after: str | None = None, limit: int = 1000) -> list[str]:

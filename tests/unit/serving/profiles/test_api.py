@@ -43,8 +43,8 @@ def test_a_summary_is_edited_with_the_version_that_was_seen(people: People) -> N
     made = people.ask("PUT", path, json={"text": "Likes tea. Short answers."})
     assert made.status_code == 200 and made.headers["etag"] == '"1"'
     body = made.json()
-    assert set(body) == {"version", "text", "clauses", "updated_at", "author"}
-    assert [set(clause) for clause in body["clauses"]] == [{"id", "text", "locked", "signals"}] * 2
+    assert set(body) == {"version", "text", "clauses", "updated_at", "author", "forbidden"}
+    assert [set(clause) for clause in body["clauses"]] == [{"id", "text", "locked", "signals", "found", "author"}] * 2
     error(people.ask("PUT", path, json={"text": "Other."}), 428, "if_match_needed")
     for stale in ('"0"', "2", '"7"'):
         error(people.ask("PUT", path, json={"text": "Other."}, headers={"if-match": stale}), 412, "version_conflict")
@@ -142,7 +142,15 @@ def test_erasure_leaves_nothing_and_gives_a_receipt(people: People) -> None:
     people.ask("POST", "/users/ada/signals", json={"signals": [SAID]})
     people.ask("PUT", "/users/ada/summary", json={"text": "One."})
     receipt = people.ask("DELETE", "/users/ada").json()
-    assert receipt["removed"] == {"users": 1, "signals": 1, "summary_versions": 1, "renewal_jobs": 1, "keys": 1}
+    assert receipt["removed"] == {
+        "users": 1,
+        "signals": 1,
+        "summary_versions": 1,
+        "renewal_jobs": 1,
+        "answers": 0,
+        "sessions": 0,
+        "keys": 1,
+    }
     on_disk = "overwritten" if people.gateway.store.database.kind == "sqlite" else "left_to_postgresql"
     assert receipt["bytes"] == on_disk
     for path in ("", "/summary", "/summary/versions", "/export"):

@@ -1,7 +1,7 @@
 import pytest
 
-from popi.serving.profiles.clauses import by_hand, from_edit, from_text, join, renewed, split
-from popi.serving.profiles.models import MOST_CLAUSES, ClauseEdit
+from popi.serving.profiles.clauses import by_hand, from_edit, from_text, join, renewed, says_nothing, split
+from popi.serving.profiles.models import LONGEST_CLAUSE, LONGEST_TEXT, MOST_CLAUSES, ClauseEdit, SummaryEdit
 from popi.serving.store.summaries import StoredClause
 
 
@@ -26,6 +26,22 @@ def test_split(text: str, parts: list[str]) -> None:
 def test_what_is_beyond_the_most_stays_in_the_last() -> None:
     parts = split("a.\n" * (MOST_CLAUSES + 5))
     assert len(parts) == MOST_CLAUSES and parts[-1] == "a. a. a. a. a. a."
+
+
+@pytest.mark.parametrize(
+    "text", ["word " * 4000, "x" * 20_000, "Ten letters.\n" * 1500, "ab. " * 5000, f"{'y' * 1999}. " * 9]
+)
+def test_any_text_is_in_clauses_that_can_be_written_back(text: str) -> None:
+    parts = split(text[:LONGEST_TEXT])
+    assert len(parts) <= MOST_CLAUSES and max(map(len, parts)) <= LONGEST_CLAUSE
+    assert "".join("".join(parts).split()) == "".join(text[:LONGEST_TEXT].split())
+    SummaryEdit(clauses=[ClauseEdit(text=part) for part in parts])
+
+
+def test_locked_clauses_leave_a_renewal_less_room() -> None:
+    locked = [clause(f"c{n}", f"Kept {n}.", locked=True) for n in range(MOST_CLAUSES - 1)]
+    _, clauses = renewed("One. Two. Three.", locked)
+    assert len(clauses) == MOST_CLAUSES and clauses[:-1] == locked and clauses[-1].text == "One."
 
 
 def test_join_ends_sentences() -> None:
@@ -78,3 +94,29 @@ def test_renewed_without_locks_is_the_models_text() -> None:
 def test_by_hand() -> None:
     listed = [clause("1", "a", author="user"), clause("2", "b"), clause("3", "c", locked=True, author="admin")]
     assert by_hand(listed) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("Prefers short answers, humor and any layout.", ["Prefers short answers", "Prefers humor"]),
+        (
+            "wants any tone, expert level, any mood, figures and cautions.",
+            ["wants expert level", "wants figures", "wants cautions"],
+        ),
+        ("The user likes tea, cake, and bread.", ["The user likes tea", "The user likes cake", "The user likes bread"]),
+        ("Likes tea and cake.", ["Likes tea and cake."]),  # too few to be a list
+        # too long an item
+        ("Prefers tea, cake and bread that is still warm.", ["Prefers tea, cake and bread that is still warm."]),
+        ("Wants any tone, any level and any mood.", []),
+    ],
+)
+def test_a_list_of_wishes_is_a_clause_for_each(text: str, wanted: list[str]) -> None:
+    assert split(text) == wanted
+
+
+@pytest.mark.parametrize(
+    "text", ["Likes nothing more than tea.", "None of the jargon, please.", "Has no preference for tea or coffee."]
+)
+def test_a_summary_is_not_taken_for_none(text: str) -> None:
+    assert not says_nothing(text)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from popi.serving.proxy import limits as module
 from popi.serving.proxy.limits import Limits
 from popi.serving.proxy.refusals import Refusal
 
@@ -35,6 +36,22 @@ def test_rate_by_hand() -> None:
         limits.enter("k")
     with pytest.raises(Refusal):
         limits.enter("k")
+
+
+def test_idle_keys_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_KEPT", 3)
+    clock = Clock()
+    limits = Limits(1.0, 2, 100, clock)
+    for key in "abc":
+        limits.enter(key)
+    limits.leave("a")
+    limits.leave("b")
+    limits.enter("d")  # nobody has a full bucket again
+    assert set(limits._uses) == set("abcd")
+    clock.now += 2.0
+    limits.enter("e")
+    assert set(limits._uses) == set("cde")  # c's and d's requests are still under way
+    limits.leave("c")
 
 
 def test_retry_after_is_when_there_is_room() -> None:

@@ -15,11 +15,13 @@ def test_numbers_follow_each_other_and_no_step_is_changed() -> None:
     assert [(one.number, one.name, one.sha256[:12]) for one in known()] == [
         (1, "start", SHA_1),
         (2, "settings", SHA_2),
+        (3, "people", SHA_3),
     ]
 
 
 SHA_1 = "0ba59f65332e"
 SHA_2 = "4d13625c4153"
+SHA_3 = "03be42aef026"
 
 
 def test_schema_is_what_the_queries_expect(store_url: str) -> None:
@@ -68,11 +70,11 @@ def test_many_may_start_together(store_url: str) -> None:
 def test_a_new_step_is_applied_to_an_old_store(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     Database.open(store_url).close()
     new = Migration(
-        len(known()) + 1, "pause", "-- a comment; with a semicolon\nALTER TABLE users ADD COLUMN paused TEXT;\n"
+        len(known()) + 1, "mood", "-- a comment; with a semicolon\nALTER TABLE users ADD COLUMN mood TEXT;\n"
     )
     monkeypatch.setattr(module, "known", lambda: [*known(), new])
     database = Database.open(store_url)
-    assert "paused" in {column["name"] for column in inspect(database._engine).get_columns("users")}
+    assert "mood" in {column["name"] for column in inspect(database._engine).get_columns("users")}
     database.close()
 
 

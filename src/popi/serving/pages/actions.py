@@ -1,0 +1,103 @@
+"""What the forms of a profile's pages do; each ends on a page that says what was done."""
+
+from collections.abc import Awaitable, Callable
+
+from pydantic import ValidationError
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from popi.serving.pages.changes import CHANGES, BadForm
+from popi.serving.pages.render import Renderer
+from popi.serving.pages.subject import Subject
+from popi.serving.profiles.service import Profiles
+from popi.serving.profiles.stored import NotFound
+from popi.serving.store.summaries import VersionConflict
+
+Form = dict[str, str]
+Action = Callable[[Request, Subject, Form], Awaitable[Response]]
+
+
+class Actions:
+    """Answers to POST, by the last part of the path.
+
+    Args:
+        profiles: the service.
+        render: makes pages.
+    """
+
+    def __init__(self, profiles: Profiles, render: Renderer) -> None:
+        self._profiles, self._render = profiles, render
+        self.actions: dict[str, Action] = {
+            **{name: self._change for name in CHANGES},
+            "undo": self._undo,
+            "restore": self._restore,
+            "pause": self._pause,
+            "resume": self._pause,
+            "erase": self._erase,
+        }
+
+    async def _change(self, request: Request, subject: Subject, form: Form) -> Response:
+        name = _last(request)
+        try:
+            user = await self._profiles.user(subject.tenant, subject.user_id)
+            summary = user.summary
+        except NotFound:
+            summary = None
+        version = summary.version if summary is not None else 0
+        if form.get("version") != str(version):
+            return back(subject, "", "conflict")
+        try:
+            wanted = CHANGES[name](summary, form)
+            await self._profiles.put_summary(subject.tenant, subject.user_id, wanted, subject.author, version)
+        except BadForm as bad:
+            return back(subject, "", bad.saying)
+        except VersionConflict:
+            return back(subject, "", "conflict")
+        except ValidationError:  # every text is of a good length, so there are too many
+            return back(subject, "", "too_many")
+        return back(subject, "", name)
+
+    async def _undo(self, request: Request, subject: Subject, form: Form) -> Response:
+        """Versions follow each other without a gap."""
+        seen = _number(form, "version")
+        return await self._go_back(subject, seen and seen - 1, seen, "", "undo")
+
+    async def _restore(self, request: Request, subject: Subject, form: Form) -> Response:
+        return await self._go_back(subject, _number(form, "to"), _number(form, "version"), "history", "restore")
+
+    async def _go_back(
+        self, subject: Subject, version: int | None, expected: int | None, page: str, said: str
+    ) -> Response:
+        if version is None or expected is None:
+            return back(subject, page, "conflict")
+        try:
+            await self._profiles.rollback(subject.tenant, subject.user_id, version, subject.author, expected)
+        except (VersionConflict, NotFound):
+            return back(subject, page, "conflict")
+        return back(subject, page, said)
+
+    async def _pause(self, request: Request, subject: Subject, form: Form) -> Response:
+        name = _last(request)
+        await self._profiles.pause(subject.tenant, subject.user_id, name == "pause")
+        return back(subject, "data" if form.get("from") == "data" else "", name)
+
+    async def _erase(self, request: Request, subject: Subject, form: Form) -> Response:
+        if form.get("sure") != "yes":
+            return self._render.page(request, "erase.html", 422, subject=subject)
+        receipt = await self._profiles.erase(subject.tenant, subject.user_id)
+        return self._render.page(request, "erased.html", receipt=receipt, admin=subject.admin)
+
+
+def back(subject: Subject, page: str, said: str) -> Response:
+    """To a page of the profile, which then says what was done (render.SAYINGS)."""
+    path = f"{subject.base}/{page}" if page else subject.base
+    return RedirectResponse(f"{path}?said={said}", 303)
+
+
+def _last(request: Request) -> str:
+    return request.url.path.rpartition("/")[2]
+
+
+def _number(form: Form, name: str) -> int | None:
+    text = form.get(name, "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 18 else None

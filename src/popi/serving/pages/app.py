@@ -1,0 +1,179 @@
+"""From an HTTP request to a page or a change. Who may see what is settled before anything is read."""
+
+import logging
+from urllib.parse import urlsplit
+
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from popi.errors import AuthError, StoreError
+from popi.serving.keys import KeyRing
+from popi.serving.pages.actions import Actions, Form
+from popi.serving.pages.forms import check_token, read_form
+from popi.serving.pages.profile import ProfilePages
+from popi.serving.pages.render import HEADERS, Renderer
+from popi.serving.pages.sessions import Session, Sessions
+from popi.serving.pages.subject import NoSession, subject_of
+from popi.serving.pages.team import Team
+from popi.serving.pages.tryout import Tryout
+from popi.serving.profiles.models import LinkAnswer, moment
+from popi.serving.profiles.service import Profiles
+from popi.serving.profiles.stored import NotFound
+from popi.serving.proxy.body import ClientGone
+from popi.serving.proxy.limits import Limits
+from popi.serving.proxy.logs import log_fault
+from popi.serving.proxy.refusals import Refusal
+from popi.serving.settings import GatewaySettings
+from popi.serving.store.threads import Store
+
+log = logging.getLogger("popi.gateway.pages")
+
+COOKIES = {False: "popi_me", True: "popi_admin"}
+"""By whether it is the team's."""
+LOOPBACK = ("localhost", "127.0.0.1", "::1", "testserver")
+"""Hosts that browsers trust without TLS, and where a cookie need not be `Secure`."""
+
+
+class Pages:
+    """The ASGI application of everything under `/me`, `/admin` and `/pages/`.
+
+    Args:
+        store: of sessions.
+        profiles: the service.
+        keys: checks the team's keys.
+        settings: of the gateway.
+    """
+
+    def __init__(self, store: Store, profiles: Profiles, keys: KeyRing, settings: GatewaySettings) -> None:
+        self._profiles, self._settings = profiles, settings.page
+        self._sessions = Sessions(store, keys, settings.page)
+        self._sign_ins = Limits(2.0, 20, 20)
+        tryout = Tryout(settings.page, settings.proxy)
+        self._render = Renderer(settings.page.name, tryout.there)
+        self._team = Team(store, self._render)
+        profile = ProfilePages(profiles, self._render, tryout)
+        self._gets, self._posts = profile.pages, Actions(profiles, self._render).actions
+        if tryout.there:
+            self._posts["try"] = profile.tried
+
+    def has(self, path: str) -> bool:
+        """Whether a path is one of ours."""
+        return path in ("/me", "/admin") or path.startswith(("/me/", "/admin/", "/pages/"))
+
+    async def link(self, tenant: str, user_id: str, headers: dict[str, str]) -> LinkAnswer:
+        """A link to a user's page (ProfileApi's `links`)."""
+        token, end = await self._sessions.link(tenant, user_id)
+        root = self._settings.url
+        if root is None:
+            scheme = "https" if headers.get("x-forwarded-proto", "").lower() == "https" else "http"
+            root = f"{scheme}://{headers.get('host', 'localhost')}"
+        return LinkAnswer(url=f"{root}/me?link={token}", expires_at=moment(end))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        try:
+            response = await self._serve(request)
+        except ClientGone:
+            return
+        except NoSession:
+            response = self._render.message(request, "signed_out", 401)
+        except NotFound:
+            response = self._render.message(request, "not_found", 404)
+        except Refusal as refusal:
+            response = self._render.message(request, "refused", refusal.status)
+        except StoreError as error:
+            log_fault("the store failed", error)
+            response = self._render.message(request, "store", 503)
+        except Exception as error:
+            log_fault("a page failed", error)
+            response = self._render.message(request, "fault", 500)
+        for name, value in HEADERS.items():
+            response.headers.setdefault(name, value)
+        await response(scope, receive, send)
+        log.info(
+            "request", extra={"fields": {"route": "pages", "method": scope["method"], "status": response.status_code}}
+        )
+
+    async def _serve(self, request: Request) -> Response:
+        path, method = request.url.path, request.method
+        if method not in ("GET", "HEAD", "POST"):
+            raise Refusal(405, "no_such_method", "pages take GET and POST")
+        if path.startswith("/pages/"):
+            return self._file(path)
+        admin = path.startswith("/admin")
+        if path == "/me" and method == "GET" and "link" in request.query_params:
+            return await self._enter(request, request.query_params["link"])
+        form = await read_form(request, self._settings.url) if method == "POST" else {}
+        if path == "/admin/sign-in" and method == "POST":
+            return await self._sign_in(request, form)
+        session = await self._sessions.of(request.cookies.get(COOKIES[admin]), admin)
+        if session is None:
+            if path == "/admin":
+                return self._render.page(request, "sign_in.html", wrong=False)
+            raise NoSession
+        if method == "POST":
+            check_token(form, session)
+            if path in ("/me/sign-out", "/admin/sign-out"):
+                return await self._sign_out(request, session)
+        if path == "/admin":
+            return await self._team.people(request, session)
+        return await self._of_profile(request, session, form)
+
+    async def _of_profile(self, request: Request, session: Session, form: Form) -> Response:
+        subject, name = subject_of(request, session)
+        if subject.admin and not await self._profiles.tenant_exists(subject.tenant):
+            raise NotFound("no_tenant", "there is no such tenant")
+        if request.method == "POST" and name in self._posts:
+            response = await self._posts[name](request, subject, form)
+            erased = name == "erase" and response.status_code == 200
+            return self._with_cookie(request, response, False, "") if erased and not subject.admin else response
+        if request.method != "POST" and name in self._gets:
+            return await self._gets[name](request, subject)
+        raise NotFound("no_page", "there is no such page")
+
+    def _file(self, path: str) -> Response:
+        found = self._render.file(path.removeprefix("/pages/"))
+        if found is None:
+            raise NotFound("no_page", "there is no such file")
+        return found
+
+    # -- signing in and out ----------------------------------------------------------------------------------------
+
+    async def _enter(self, request: Request, token: str) -> Response:
+        cookie = await self._sessions.open_link(token[:4096], request.cookies.get(COOKIES[False]))
+        if cookie is None:
+            return self._render.message(request, "link_over", 403)
+        return self._with_cookie(request, RedirectResponse("/me", 303), False, cookie)
+
+    async def _sign_in(self, request: Request, form: Form) -> Response:
+        self._sign_ins.enter("all")
+        try:
+            cookie = await self._sessions.open_admin(form.get("key", ""))
+        except AuthError as error:
+            if error.status == 503:
+                raise StoreError(str(error)) from None
+            return self._render.page(request, "sign_in.html", 403, wrong=True)
+        finally:
+            self._sign_ins.leave("all")
+        return self._with_cookie(request, RedirectResponse("/admin", 303), True, cookie)
+
+    async def _sign_out(self, request: Request, session: Session) -> Response:
+        await self._sessions.end(session)
+        goodbye = self._render.message(request, "goodbye", 200)
+        return self._with_cookie(request, goodbye, session.user_id is None, "")
+
+    def _with_cookie(self, request: Request, response: Response, admin: bool, cookie: str) -> Response:
+        secure = (urlsplit(f"//{request.headers.get('host', '')}").hostname or "") not in LOOPBACK
+        secure = secure or (self._settings.url or "").startswith("https:")
+        response.set_cookie(
+            COOKIES[admin],
+            cookie,
+            max_age=int(self._settings.session_minutes * 60) if cookie else 0,
+            path="/admin" if admin else "/me",
+            secure=secure or request.headers.get("x-forwarded-proto", "").lower() == "https",
+            httponly=True,
+            # Not strict: a link from the app's own page has to arrive signed in.
+            samesite="strict" if admin else "lax",
+        )
+        return response

@@ -1,0 +1,73 @@
+"""From values to a page: templates, the files beside them, and the headers of every answer."""
+
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.requests import Request
+from starlette.responses import Response
+
+from popi.serving.pages.strings import say
+
+HERE = Path(__file__).parent
+STATIC = {
+    "style.css": "text/css; charset=utf-8",
+    "page.js": "text/javascript; charset=utf-8",
+    "icon.svg": "image/svg+xml",
+}
+HEADERS = {
+    "content-security-policy": "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; "
+    "img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "permissions-policy": "camera=(), geolocation=(), microphone=()",
+    "cache-control": "no-store",
+}
+TROUBLES = ("conflict", "empty", "too_long", "too_many", "slow", "upstream")
+DONE = ("edit", "add", "lock", "unlock", "forbid", "allow", "undo", "restore", "pause", "resume")
+SAYINGS = TROUBLES + DONE
+"""What `?said=` may name: a page never shows words of its address."""
+
+
+class Renderer:
+    """Makes pages.
+
+    Args:
+        product: the product's name.
+        can_try: whether there is "Try it".
+    """
+
+    def __init__(self, product: str, can_try: bool) -> None:
+        self._static = {name: (HERE / "static" / name).read_bytes() for name in STATIC}
+        stamp = sha256(b"".join(self._static.values())).hexdigest()[:12]
+        self._templates = Environment(
+            loader=FileSystemLoader(HERE / "templates"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            auto_reload=False,
+        )
+        self._templates.globals.update(t=say, product=product, stamp=stamp, can_try=can_try, troubles=TROUBLES)
+        self._templates.filters.update(when=lambda at: f"{at:%-d %B %Y, %H:%M} UTC", iso=lambda at: at.isoformat())
+
+    def page(self, request: Request, template: str, status: int = 200, **values: Any) -> Response:
+        """A template with its values; they are escaped."""
+        said = request.query_params.get("said", "")
+        known: dict[str, Any] = {"subject": None, "said": said if said in SAYINGS else None, "template": template}
+        text = self._templates.get_template(template).render(known | values)
+        return Response(text, status, media_type="text/html")
+
+    def message(self, request: Request, what: str, status: int) -> Response:
+        """A page that says one thing."""
+        return self.page(request, "message.html", status, what=what)
+
+    def file(self, name: str) -> Response | None:
+        """A style sheet, script or picture; None: there is no such file."""
+        if name not in STATIC:
+            return None
+        forever = {"cache-control": "public, max-age=31536000, immutable", "content-type": STATIC[name]}
+        return Response(self._static[name], headers=forever)

@@ -1,0 +1,164 @@
+"""Links to a user's page, cookies, and who is signed in.
+
+A link is `tenant, user, when it was made, when it ends` and random bits, signed with a secret of the store
+(HMAC-SHA256). It opens once, and not after the user was erased. Opened, it starts a session: a random cookie, of which
+the store has the SHA-256. Sessions end by themselves, at sign-out, when the user is erased, and for the team when their
+admin key is revoked.
+"""
+
+import base64
+import hmac
+import json
+import secrets
+from dataclasses import dataclass
+from hashlib import sha256
+
+from sqlalchemy import Connection
+
+from popi.errors import AuthError
+from popi.serving.keys import KeyRing, digest
+from popi.serving.pages.settings import PageSettings
+from popi.serving.store import erasure, sessions, settings, users
+from popi.serving.store.sessions import SessionRecord
+from popi.serving.store.threads import Store
+
+LINK_SECRET = "link_secret"
+"""The store's setting that signs links: the same for all gateways on it."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """Who is signed in.
+
+    Attributes:
+        tenant: whose page; of the team, their key's own.
+        user_id: of a user's session; None: the team's.
+        csrf: what every form must send back.
+        session_hash: names the session in the store.
+    """
+
+    tenant: str
+    user_id: str | None
+    csrf: str
+    session_hash: str
+
+
+class Sessions:
+    """Opens and checks sessions.
+
+    Args:
+        store: where they are.
+        keys: checks admin keys.
+        settings: how long they last.
+    """
+
+    def __init__(self, store: Store, keys: KeyRing, settings: PageSettings) -> None:
+        self._store, self._keys, self._settings = store, keys, settings
+        self._secret: bytes | None = None
+
+    async def link(self, tenant: str, user_id: str) -> tuple[str, float]:
+        """A signed link's token, and when it ends (seconds since 1970)."""
+        now = await self._store.read(self._store.database.now)
+        end = now + self._settings.link_minutes * 60
+        text = json.dumps([tenant, user_id, now, end, secrets.token_hex(16)]).encode()
+        return f"{_encode(text)}.{_encode(await self._sign(text))}", end
+
+    async def open_link(self, token: str, cookie: str | None = None) -> str | None:
+        """Open a session by a link.
+
+        Args:
+            token: of the link.
+            cookie: of a session that the browser has: who clicks twice stays signed in.
+
+        Returns:
+            The session's cookie; None where the link is not ours, over, or was opened before, by whomever, or where the
+            user was erased since it was made.
+        """
+        try:
+            text, signature = (_decode(part) for part in token.split("."))
+        except ValueError:
+            return None
+        if not hmac.compare_digest(await self._sign(text), signature):
+            return None
+        tenant, user_id, made, end, _ = json.loads(text)
+        new, database = secrets.token_urlsafe(32), self._store.database
+
+        def take(connection: Connection) -> bool:
+            users.lock_existing(connection, tenant, user_id)  # an erasure waits for us, or is over and can be seen
+            now = database.now(connection)
+            if now >= end or erasure.erased_since(connection, tenant, user_id, made):
+                return False
+            if not sessions.take_link(connection, sha256(text).hexdigest(), end):
+                return False
+            sessions.add(connection, self._record(new, tenant, user_id, now))
+            return True
+
+        if await self._store.write(take):
+            return new
+        open_already = await self.of(cookie, admin=False)
+        mine = open_already is not None and (open_already.tenant, open_already.user_id) == (tenant, user_id)
+        return cookie if mine else None
+
+    async def open_admin(self, key: str) -> str:
+        """Open the team's session by an admin key: the cookie.
+
+        Raises:
+            AuthError: no key, not an admin's, or it can't be checked now.
+        """
+        caller = await self._keys.authenticate(key.strip() or None)
+        if caller.scope != "admin":
+            raise AuthError("this key is not an admin's", status=403)
+        cookie, database = secrets.token_urlsafe(32), self._store.database
+
+        def write(connection: Connection) -> None:
+            now = database.now(connection)
+            record = self._record(cookie, caller.tenant, None, now, caller.key_id, digest(key.strip()))
+            sessions.add(connection, record)
+
+        await self._store.write(write)
+        return cookie
+
+    async def of(self, cookie: str | None, admin: bool) -> Session | None:
+        """Who a cookie stands for; None: nobody."""
+        if not cookie:
+            return None
+        hashed, database = digest(cookie), self._store.database
+        record = await self._store.read(lambda connection: sessions.find(connection, hashed, database.now(connection)))
+        if record is None or (record.user_id is None) != admin:
+            return None
+        if admin and not await self._keys.is_admin(record.key_id or "", record.key_hash or ""):
+            return None
+        csrf = sha256(b"csrf:" + cookie.encode()).hexdigest()
+        return Session(record.tenant, record.user_id, csrf, hashed)
+
+    async def end(self, session: Session) -> None:
+        """Sign out."""
+        await self._store.write(sessions.end, session.session_hash)
+
+    def _record(
+        self,
+        cookie: str,
+        tenant: str,
+        user_id: str | None,
+        now: float,
+        key_id: str | None = None,
+        key_hash: str | None = None,
+    ) -> SessionRecord:
+        end = now + self._settings.session_minutes * 60
+        return SessionRecord(digest(cookie), tenant, user_id, key_id, key_hash, end)
+
+    async def _sign(self, text: bytes) -> bytes:
+        if self._secret is None:
+            kept = await self._store.read(settings.kept, LINK_SECRET)
+            if kept is None:
+                kept = await self._store.write(settings.keep_first, LINK_SECRET, secrets.token_hex(32))
+            self._secret = bytes.fromhex(kept)
+        return hmac.digest(self._secret, b"link:" + text, "sha256")
+
+
+def _encode(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")
+
+
+def _decode(text: str) -> bytes:
+    return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)

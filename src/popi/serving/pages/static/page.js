@@ -1,0 +1,49 @@
+// Comfort, not function: every page works without this file.
+"use strict";
+
+// Times in the reader's own zone.
+for (const time of document.querySelectorAll("time")) {
+  const at = new Date(time.dateTime);
+  time.textContent = at.toLocaleString(document.documentElement.lang, { dateStyle: "long", timeStyle: "short" });
+}
+
+// Text areas as tall as their text.
+const grow = (area) => { area.rows = Math.max(2, Math.min(12, area.value.split("\n").length + Math.floor(area.value.length / 60))); };
+for (const area of document.querySelectorAll("textarea")) {
+  grow(area);
+  area.addEventListener("input", () => grow(area));
+}
+
+// After a form the page stands where it stood; what was done is said there, and read out. Trouble is shown at its place.
+const place = "popi-place " + location.pathname;
+const left = sessionStorage.getItem(place);
+const said = document.querySelector(".said");
+sessionStorage.removeItem(place);
+said?.focus({ preventScroll: true });
+if (left !== null && !said?.matches(".trouble")) {
+  scrollTo(0, Number(left));
+  if (said !== null && said.getBoundingClientRect().top < 0) {
+    said.classList.add("floating");
+    setTimeout(() => said.classList.remove("floating"), 6000);
+  }
+}
+document.addEventListener("submit", () => sessionStorage.setItem(place, String(scrollY)));
+document.addEventListener("toggle", (event) => {
+  if (event.target.matches("details.edit") && event.target.open) event.target.querySelector("textarea").focus();
+}, true);
+
+// Tell of a newer version; never change what is being read.
+const newer = document.getElementById("newer");
+if (newer !== null) {
+  const look = async () => {
+    if (!document.hidden) {
+      const answer = await fetch(newer.dataset.state).catch(() => null);
+      if (answer !== null && answer.ok && (await answer.text()) !== newer.dataset.version) {
+        newer.hidden = false;
+        return;
+      }
+    }
+    setTimeout(look, 5000);
+  };
+  setTimeout(look, 5000);
+}

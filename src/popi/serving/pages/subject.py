@@ -1,0 +1,68 @@
+"""Whose profile a request is about, and who asks."""
+
+from dataclasses import dataclass
+from urllib.parse import quote, unquote
+
+from starlette.requests import Request
+
+from popi.errors import DataError
+from popi.serving.pages.sessions import Session
+from popi.serving.profiles.models import checked_user_id
+from popi.serving.profiles.stored import NotFound
+from popi.serving.store.summaries import Author
+
+
+class NoSession(Exception):
+    """Nobody is signed in, or the form is not from one of our pages."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Whose profile, and who asks.
+
+    Attributes:
+        tenant: the tenant.
+        user_id: the user.
+        base: the path that the profile's pages are under.
+        session: who asks.
+        admin: whether it is the team.
+    """
+
+    tenant: str
+    user_id: str
+    base: str
+    session: Session
+    admin: bool
+
+    @property
+    def author(self) -> Author:
+        """As whom changes are written down."""
+        return "admin" if self.admin else "user"
+
+
+def admin_path(tenant: str, user_id: str) -> str:
+    """The path of a user's profile as the team sees it."""
+    return f"/admin/users/{quote(tenant, safe='')}/{quote(user_id, safe='')}"
+
+
+def subject_of(request: Request, session: Session) -> tuple[Subject, str]:
+    """The subject of a request, and the page of it that the path names.
+
+    A user's session reaches its own profile alone, whatever the path says.
+
+    Raises:
+        NotFound: the path is none of a profile's.
+    """
+    if session.user_id is not None:
+        rest = request.url.path.removeprefix("/me").removeprefix("/")
+        return Subject(session.tenant, session.user_id, "/me", session, False), rest
+    # As it was sent: a slash inside of a user id is %2F there, and no border.
+    raw: bytes = request.scope.get("raw_path") or request.url.path.encode()
+    parts = raw.split(b"?", 1)[0].decode("latin-1").split("/")  # "", "admin", "users", tenant, id, rest
+    if len(parts) not in (5, 6) or parts[2] != "users":
+        raise NotFound("no_page", "there is no such page")
+    try:
+        tenant, user_id = unquote(parts[3], errors="strict"), checked_user_id(unquote(parts[4], errors="strict"))
+    except (UnicodeDecodeError, DataError):
+        raise NotFound("no_user", "there is no such user") from None
+    return Subject(tenant, user_id, admin_path(tenant, user_id), session, True), parts[5] if len(parts) == 6 else ""

@@ -1,0 +1,156 @@
+"""A profile in sentences: what the templates show. Plain values only; the templates escape them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from difflib import SequenceMatcher
+from typing import Literal
+
+from popi.serving.pages.strings import say
+from popi.serving.profiles.models import Clause, SummaryAnswer
+from popi.signals.render import flat
+from popi.signals.types import InteractionSignal, PairSignal, PostSignal, Signal, StatementSignal
+
+LONGEST_QUOTE = 320
+"""Characters of a signal's text that are shown."""
+
+Run = tuple[Literal["same", "added", "removed"], str]
+
+
+@dataclass(frozen=True)
+class Reason:
+    """A signal in a sentence.
+
+    Attributes:
+        said: the sentence.
+        quotes: label and text of what it quotes.
+    """
+
+    said: str
+    quotes: list[tuple[str, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class ClauseView:
+    """One statement with the reasons for it.
+
+    Attributes:
+        clause: as the profile API gives it.
+        reasons: the signals that it rests on.
+        lost: how many more of them there were.
+    """
+
+    clause: Clause
+    reasons: list[Reason]
+    lost: int
+
+
+@dataclass(frozen=True)
+class Change:
+    """One difference between two versions: what happened, and the words as runs."""
+
+    kind: Literal["added", "removed", "changed", "locked", "unlocked", "forbidden", "allowed"]
+    runs: list[Run]
+
+
+@dataclass(frozen=True)
+class VersionView:
+    """A version and how it differs from the one before it."""
+
+    version: int
+    when: datetime
+    author: str
+    changes: list[Change]
+    current: bool
+
+
+def clause_views(summary: SummaryAnswer | None, signals: Sequence[Signal]) -> list[ClauseView]:
+    """The clauses of a summary with their reasons."""
+    by_id = {one.id: one for one in signals}
+    views = []
+    for clause in summary.clauses if summary is not None else ():
+        found = [by_id[name] for name in clause.signals if name in by_id]
+        views.append(ClauseView(clause, [reason(one) for one in found], len(clause.signals) - len(found)))
+    return views
+
+
+def reason(signal: Signal) -> Reason:
+    """A signal in a sentence, with what it quotes."""
+    if isinstance(signal, PairSignal):
+        quotes = [(say("quote_preferred"), signal.chosen), (say("quote_other"), signal.rejected)]
+        return Reason(say("signal_pair", prompt=_cut(flat(signal.prompt), 120)), _cuts(quotes))
+    if isinstance(signal, InteractionSignal):
+        prompt = _cut(flat(signal.prompt), 120)
+        if signal.edit is not None:
+            quotes = [(say("quote_edit"), signal.edit), (say("quote_answer"), signal.response)]
+            return Reason(say("signal_edit", prompt=prompt), _cuts(quotes))
+        quotes = [(say("quote_answer"), signal.response)]
+        if signal.rating is None:
+            return Reason(say("signal_interaction", prompt=prompt), _cuts(quotes))
+        thumbs = {1.0: "signal_up", -1.0: "signal_down"} if (signal.id or "").startswith("feedback-") else {}
+        key = thumbs.get(signal.rating, "signal_rating")
+        return Reason(say(key, prompt=prompt, rating=f"{signal.rating:g}"), _cuts(quotes))
+    if isinstance(signal, PostSignal):
+        quotes = [(say("quote_post"), signal.text)]
+        if signal.context:
+            quotes.append((say("quote_context"), signal.context))
+        return Reason(say("signal_post"), _cuts(quotes))
+    said = say("signal_statement" if isinstance(signal, StatementSignal) else "signal_demographic")
+    return Reason(said, _cuts([(say("quote_words"), signal.text)]))
+
+
+def version_views(versions: Sequence[SummaryAnswer]) -> list[VersionView]:
+    """Versions, newest first, each with its differences from the one before."""
+    views = []
+    for index, version in enumerate(versions):
+        before = versions[index + 1] if index + 1 < len(versions) else None
+        changes = differences(before, version)
+        author = say(f"author_{version.author}")
+        views.append(VersionView(version.version, version.updated_at, author, changes, index == 0))
+    return views
+
+
+def differences(before: SummaryAnswer | None, after: SummaryAnswer) -> list[Change]:
+    """What changed from one version to the next, clause by clause."""
+    old = {one.id: one for one in before.clauses} if before is not None else {}
+    new = {one.id: one for one in after.clauses}
+    changes: list[Change] = []
+    for name, clause in new.items():
+        earlier = old.get(name)
+        if earlier is None:
+            changes.append(Change("added", [("added", clause.text)]))
+            continue
+        if earlier.text != clause.text:
+            changes.append(Change("changed", word_runs(earlier.text, clause.text)))
+        if earlier.locked != clause.locked:
+            changes.append(Change("locked" if clause.locked else "unlocked", [("same", clause.text)]))
+    changes += [Change("removed", [("removed", one.text)]) for name, one in old.items() if name not in new]
+    was = {one.text for one in before.forbidden} if before is not None else set()
+    now = {one.text for one in after.forbidden}
+    changes += [Change("forbidden", [("same", text)]) for text in sorted(now - was)]
+    changes += [Change("allowed", [("same", text)]) for text in sorted(was - now)]
+    return changes
+
+
+def word_runs(before: str, after: str) -> list[Run]:
+    """Two wordings as runs of words that stayed, went and came."""
+    old, new = before.split(), after.split()
+    runs: list[Run] = []
+    for kind, i1, i2, j1, j2 in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+        if kind == "equal":
+            runs.append(("same", " ".join(old[i1:i2])))
+            continue
+        if i2 > i1:
+            runs.append(("removed", " ".join(old[i1:i2])))
+        if j2 > j1:
+            runs.append(("added", " ".join(new[j1:j2])))
+    return runs
+
+
+def _cuts(quotes: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    return [(label, _cut(text, LONGEST_QUOTE)) for label, text in quotes]
+
+
+def _cut(text: str, most: int) -> str:
+    text = text.strip()
+    return text if len(text) <= most else text[: most - 1].rstrip() + "…"

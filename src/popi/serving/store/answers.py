@@ -1,0 +1,74 @@
+"""Answers that feedback may name: what the user asked and what they got, for a bounded time (docs/profiles.md)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, func, select
+
+from popi.serving.store import erasure, users
+from popi.serving.store.database import upsert
+from popi.serving.store.tables import answers
+
+SLACK_SECONDS = 5.0
+"""By how much the clocks of two gateways may differ: a chat that began so shortly after an erasure is dropped, too."""
+
+
+@dataclass(frozen=True)
+class KeptAnswer:
+    """One answer of the model behind the gateway.
+
+    Attributes:
+        answer_id: as the answer itself says.
+        prompt: the user's last message, in their own words.
+        answer: its text.
+        version: of the summary that the model saw; 0 for none.
+    """
+
+    answer_id: str
+    prompt: str
+    answer: str
+    version: int
+
+
+def put(
+    connection: Connection, tenant: str, user_id: str, kept: Sequence[KeptAnswer], began: float, now: float, keep: float
+) -> int:
+    """Keep answers for `keep` seconds; says how many.
+
+    None is kept where the user was erased since the chat `began`, or personalisation was paused meanwhile or is now.
+    """
+    with connection.begin_nested() as unless_erased:
+        users.lock(connection, tenant, user_id, now)  # first: an erasure waits for us, or is over and can be seen
+        if erasure.erased_since(connection, tenant, user_id, began - SLACK_SECONDS):
+            unless_erased.rollback()  # the user whom the lock made
+            return 0
+    if users.was_paused(connection, tenant, user_id, began):
+        return 0
+    for one in kept:
+        values = {"prompt": one.prompt, "answer": one.answer, "version": one.version, "expires_at": now + keep}
+        connection.execute(
+            upsert(connection, answers)
+            .values(tenant=tenant, user_id=user_id, answer_id=one.answer_id, **values)
+            .on_conflict_do_update(index_elements=["tenant", "user_id", "answer_id"], set_=values)
+        )
+    return len(kept)
+
+
+def find(connection: Connection, tenant: str, user_id: str, answer_id: str, now: float) -> KeptAnswer | None:
+    """One answer, while it is kept."""
+    where = (answers.c.tenant == tenant, answers.c.user_id == user_id, answers.c.answer_id == answer_id)
+    row = connection.execute(select(answers).where(*where, answers.c.expires_at > now)).first()
+    return None if row is None else KeptAnswer(row.answer_id, row.prompt, row.answer, row.version)
+
+
+def kept(connection: Connection, tenant: str, user_id: str, now: float) -> list[KeptAnswer]:
+    """All that are kept of a user, the newest first."""
+    where = (answers.c.tenant == tenant, answers.c.user_id == user_id, answers.c.expires_at > now)
+    rows = connection.execute(select(answers).where(*where).order_by(answers.c.expires_at.desc()))
+    return [KeptAnswer(row.answer_id, row.prompt, row.answer, row.version) for row in rows]
+
+
+def count(connection: Connection, tenant: str, user_id: str, now: float) -> int:
+    """How many are kept of a user."""
+    where = (answers.c.tenant == tenant, answers.c.user_id == user_id, answers.c.expires_at > now)
+    return int(connection.execute(select(func.count()).select_from(answers).where(*where)).scalar_one())

@@ -1,0 +1,35 @@
+"""`popi serve --demo` as its users start it: a process of its own, and a client with the key that it prints."""
+
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx2
+
+READY_SECONDS = 180
+
+
+@contextmanager
+def demo(*more: str) -> Iterator[tuple["subprocess.Popen[str]", httpx2.Client]]:
+    """The demo, once it is ready."""
+    command = [sys.executable, "-m", "popi.cli", "serve", "--demo", "--port", "0", *more]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    lines: list[str] = []
+    assert process.stderr is not None
+    threading.Thread(target=lambda: lines.extend(process.stderr or ()), daemon=True).start()
+    try:
+        give_up = time.monotonic() + READY_SECONDS
+        while not (found := re.search(r"POPI_URL=(\S+) POPI_KEY=(\S+)", "".join(lines))):
+            assert process.poll() is None and time.monotonic() < give_up, "".join(lines)
+            time.sleep(0.1)
+        headers = {"authorization": f"Bearer {found[2]}"}
+        with httpx2.Client(base_url=found[1], headers=headers, timeout=60) as client:
+            yield process, client
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)

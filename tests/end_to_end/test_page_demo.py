@@ -1,0 +1,154 @@
+"""`popi serve --demo` as a user lives with it, in Chromium, with the nano model before and behind the gateway.
+
+The user rewrites answers; the summary and the next answer change; they edit and keep a sentence, and forbid another;
+more feedback comes; they undo, and erase, and nothing of theirs is found on disk.
+"""
+
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from chromium import accessible, chromium, clause, needs_chromium, new_page, press, sentences, traces
+from demo_process import demo
+
+pytestmark = needs_chromium
+USER = "dora-of-the-demo"
+PROMPTS = ("tell me about tea.", "explain soup.", "what is chess?", "tell me about bikes.", "explain maps.")
+MORE = ("how do i start with bread?", "what is wool?", "tell me about honey.", "explain boats.")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with chromium() as opened:
+        yield opened
+
+
+class User:
+    """Dora in the app: she asks, and rewrites answers; her feedback comes through the app."""
+
+    def __init__(self, client: httpx2.Client) -> None:
+        self._client = client
+
+    def ask(self, prompt: str) -> tuple[str, str]:
+        """The answer's id and text."""
+        body = {"model": "nano", "messages": [{"role": "user", "content": prompt}]}
+        answer = self._client.post("/v1/chat/completions", json=body, headers={"x-popi-user": USER}).json()
+        return answer["id"], answer["choices"][0]["message"]["content"]
+
+    def rewrite(self, prompt: str, pattern: str, wanted: str) -> bool:
+        """Ask, and put `wanted` in place of what the answer has; says whether there was something to put right."""
+        name, text = self.ask(prompt)
+        mine = re.sub(pattern, wanted, text)
+        if mine == text:
+            return False
+        give_up = time.monotonic() + 10  # answers are written down a moment after they have passed
+        while (told := self._client.post(f"/users/{USER}/feedback", json={"answer": name, "edit": mine})).is_error:
+            assert told.status_code == 404 and time.monotonic() < give_up, told.text
+            time.sleep(0.05)
+        return True
+
+    def settled(self) -> str:
+        """The summary once no renewal waits; empty where there is none."""
+        give_up = time.monotonic() + 60
+        while self._client.get(f"/users/{USER}").json()["renewal"] is not None:
+            assert time.monotonic() < give_up
+            time.sleep(0.1)
+        reply = self._client.get(f"/users/{USER}/summary")
+        return str(reply.json()["text"]) if reply.status_code == 200 else ""
+
+    def answers(self, prompt: str, pattern: str) -> bool:
+        """Whether an answer comes to be so: another process renews, and the gateway asks the store after 2 seconds."""
+        give_up = time.monotonic() + 10
+        while not re.search(pattern, self.ask(prompt)[1]):
+            if time.monotonic() > give_up:
+                return False
+            time.sleep(0.3)
+        return True
+
+    def link(self) -> str:
+        return str(self._client.post(f"/users/{USER}/link").json()["url"])
+
+
+FORMAL, CASUAL = r"^(dear|good|kind|honored) \w+,", r"^(hey|hi|yo|okay) \w+,"
+PLAYFUL, SERIOUS = r"\w+ (funny|silly|giggle|wink)!", r"\w+ (grave|solemn|weighty|sober)\."
+
+
+def test_a_user_of_the_demo(browser: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "store"
+    folder.mkdir()
+    with demo("--store", f"sqlite:///{folder}/popi.db") as (_, client):
+        dora = User(client)
+
+        # Feedback: she rewrites two answers in a casual tone. The summary changes, the next answer changes.
+        before = dora.ask(PROMPTS[0])[1]
+        assert re.search(FORMAL, before) and re.search(PLAYFUL, before)
+        assert dora.rewrite(PROMPTS[0], FORMAL, "hey buddy,") and dora.rewrite(PROMPTS[1], FORMAL, "hey buddy,")
+        assert "relaxed" in dora.settled() or "casual" in dora.settled()
+        assert dora.answers(PROMPTS[0], CASUAL)
+
+        # Her page says so, and why; she puts it in her own words and keeps it.
+        page = new_page(browser, 390)
+        page.goto(dora.link())
+        [said] = sentences(page)
+        page.get_by_text("Why? Learned from").click()
+        assert page.get_by_text(f"You rewrote the answer to “{PROMPTS[0]}”.").is_visible()
+        assert page.get_by_text("we left out each thing you did in turn").is_visible()
+        accessible(page)
+        kept = "wants a casual tone"
+        clause(page, said).locator("details.edit > summary").click()
+        clause(page, said).get_by_label("Your wording").fill(kept)
+        press(page, page, "Save")
+        assert sentences(page) == [kept] and page.get_by_text("Kept word for word").is_visible()
+        assert re.search(CASUAL, dora.ask(PROMPTS[2])[1])
+
+        # More feedback: she takes the jokes out. The lock holds, and the next answer is serious.
+        assert sum(dora.rewrite(prompt, PLAYFUL, "truly grave.") for prompt in PROMPTS[1:]) >= 3
+        assert dora.settled().startswith(kept)
+        page.goto(f"{client.base_url}/me")
+        assert sentences(page)[0] == kept
+        moods = [one for one in sentences(page) if re.search("sobriety|gravity|serious", one)]
+        assert moods, sentences(page)
+        assert dora.answers(PROMPTS[0], SERIOUS) and re.search(CASUAL, dora.ask(PROMPTS[0])[1])
+
+        # She forbids that sentence: it stays away, however much of the same feedback comes.
+        for mood in moods:
+            if mood in sentences(page):
+                press(page, clause(page, mood), "Don’t use again")
+        assert not re.search(SERIOUS, dora.ask(PROMPTS[0])[1])
+        told = sum(dora.rewrite(prompt, PLAYFUL, "indeed solemn.") for prompt in MORE)
+        assert told >= 2
+        text = dora.settled()
+        assert text.startswith(kept) and not re.search("sobriety|gravity|serious", text), text
+
+        # Undo: what she takes out by mistake comes back.
+        page.goto(f"{client.base_url}/me")
+        there = sentences(page)
+        press(page, clause(page, kept), "Don’t use again")
+        assert kept not in sentences(page)
+        press(page, page, "Undo last change")
+        assert sentences(page) == there and re.search(CASUAL, dora.ask(PROMPTS[0])[1])
+
+        # With and without, side by side.
+        page.get_by_role("link", name="Try it").click()
+        page.get_by_label("Your question").fill(PROMPTS[0])
+        press(page, page, "Ask")
+        mine, plain = page.locator(".answer p").all_inner_texts()
+        assert re.search(CASUAL, mine) and re.search(FORMAL, plain)
+
+        # She erases: nothing of her is found in any file of the store.
+        assert traces(folder, USER, "casual", "hey buddy")
+        page.get_by_role("link", name="My data").click()
+        page.get_by_role("link", name="Erase my data").click()
+        page.get_by_label("Yes, erase everything about me").check()
+        press(page, page, "Erase everything")
+        assert page.get_by_role("heading", name="Everything is erased").is_visible()
+        give_up = time.monotonic() + 60  # the worker's process may be reading: then the bytes go soon after
+        while traces(folder, USER, "casual", "hey buddy"):
+            assert time.monotonic() < give_up
+            time.sleep(0.5)
+        assert dora.ask(PROMPTS[0])[1] == before
+        assert page.troubles == []

@@ -1,0 +1,68 @@
+"""The injected block and the summary's statements, taken out of what would be learned from."""
+
+import time
+
+import pytest
+
+from popi.serving.capture.injected import RUN, VERBATIM, Injected
+from popi.serving.capture.texts import CUT, LONGEST_TEXT
+from popi.serving.demo import BLOCK
+from popi.serving.profiles.clauses import statements
+from popi.serving.proxy.block import Blocks
+
+SUMMARY = "Prefers short answers with one example. Cooks at home."
+SAID = ["Prefers short answers with one example.", "Cooks at home."]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        Blocks().text(SUMMARY),
+        Blocks().text(SUMMARY).replace("<", "&lt;").replace(">", "&gt;"),
+        Blocks().text(SUMMARY).removesuffix("</user_preferences>"),
+        Blocks().text(SUMMARY).replace("user_preferences>", "USER_PREFERENCES >"),
+        "I was told: prefers   short answers - with one EXAMPLE.",
+        "prefers short answers, with one example; prefers short answers with one example",
+    ],
+)
+def test_the_injected_block_never_comes_back(text: str) -> None:
+    found = Injected().out_of(f"Sure. {text} Here is your tea.", SAID)
+    assert "one example" not in found.lower() and "short" not in found and "preferences" not in found.lower()
+    assert found.startswith("Sure.")
+
+
+def test_a_block_of_ones_own() -> None:
+    mine = "Known of them so far:\n<about_user>{summary}</about_user>"
+    text = f"Sure. {Blocks(mine).text('Likes tea.')} Done."
+    assert "Likes tea" not in Injected(mine).out_of(text, []) and "Likes tea" in Injected().out_of(text, [])
+    nano = "wants any tone, expert level, short replies."
+    assert Injected(BLOCK).out_of(f"why {Blocks(BLOCK).text(nano)} so?", statements(nano)) == f"why {CUT} : {CUT}. so?"
+
+
+def test_a_text_that_is_the_block_alone_is_nothing() -> None:
+    assert Injected().out_of(Blocks().text(SUMMARY), SAID) == ""
+
+
+def test_short_statements_are_not_looked_for() -> None:
+    assert VERBATIM == 4
+    assert Injected().out_of("I cook at home, and cooks at home are many.", SAID).endswith("cooks at home are many.")
+
+
+def test_of_two_statements_the_longer_is_taken_out() -> None:
+    said = ["Likes green tea much", "Likes green tea much in the morning"]
+    assert Injected().out_of("Yes: likes green tea much in the morning!", said) == f"Yes: {CUT}!"
+
+
+def test_long_statements() -> None:
+    said = " ".join(f"word{n}" for n in range(RUN + 20))
+    assert Injected().out_of(f"So: {said}.", [said]) == f"So: {CUT} {CUT}."
+
+
+@pytest.mark.parametrize(
+    "text", ["<" + " " * 300_000, "<user_preferences " * 20_000, "</" * 200_000, "prefers " * 50_000, "&lt;" * 90_000]
+)
+def test_hostile_texts_take_no_time_and_are_cut(text: str) -> None:
+    said = {f"Prefers {'prefers ' * n}tea" for n in range(0, 5000, 10)}
+    began = time.perf_counter()
+    assert len(Injected().out_of(text, said)) <= LONGEST_TEXT
+    assert time.perf_counter() - began < 5

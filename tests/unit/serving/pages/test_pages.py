@@ -1,0 +1,328 @@
+"""Who may see a page, what a form must bring, and that nothing of a user's is ever markup."""
+
+import re
+import time
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import pytest
+from serving_client import ADMIN, People
+from starlette.testclient import TestClient
+
+from popi.serving.app import Gateway
+from popi.serving.keys import create
+from popi.serving.pages import strings
+from popi.serving.pages.render import SAYINGS
+from popi.serving.pages.strings import say
+from popi.serving.pages.view import Change
+from popi.serving.profiles.models import Author, Found, Receipt
+from popi.serving.settings import read
+from popi.serving.store import keys, summaries
+from popi.serving.store.summaries import StoredClause
+
+PAGES = Path(strings.__file__).parent
+EVIL = '<script>alert("x")</script>"\'><img src=x onerror=y>{{ 7*7 }}'
+
+
+def signed_in(people: People, user: str = "ada") -> Any:
+    people.client.cookies.clear()
+    url = people.ask("POST", f"/users/{user}/link").json()["url"]
+    reply = people.client.get(url, follow_redirects=False)
+    assert reply.status_code == 303 and reply.headers["location"] == "/me", reply.text
+    return reply
+
+
+def page(people: People, path: str = "/me") -> str:
+    reply = people.client.get(path)
+    assert reply.status_code == 200, reply.text
+    return str(reply.text)
+
+
+def fields(people: People, path: str = "/me") -> dict[str, str]:
+    found = re.findall(r'name="(csrf|version|clause)" value="([^"]*)"', page(people, path))
+    return dict(reversed(found))
+
+
+def post(people: People, path: str, form: dict[str, str], **headers: str) -> Any:
+    return people.client.post(path, data=form, headers=headers, follow_redirects=False)
+
+
+def summary(people: People, **body: Any) -> None:
+    assert people.ask("PUT", "/users/ada/summary", json=body).status_code == 200
+
+
+def test_a_link_opens_ones_own_page_with_a_guarded_cookie(people: People) -> None:
+    summary(people, text="Likes tea.")
+    cookie = signed_in(people).headers["set-cookie"]
+    assert "HttpOnly" in cookie and "SameSite=lax" in cookie and "Path=/me" in cookie
+    assert "Likes tea." in page(people)
+    people.client.cookies.clear()
+    url = people.ask("POST", "/users/ada/link").json()["url"]
+    far = people.client.get("/me?" + url.split("?")[1], headers={"host": "chat.example"}, follow_redirects=False)
+    assert "Secure" in far.headers["set-cookie"]  # anywhere but on this machine
+
+
+def test_headers_of_every_page(people: People) -> None:
+    signed_in(people)
+    for path in ("/me", "/me/history", "/me/data", "/me/erase", "/admin", "/me/nowhere", "/pages/style.css"):
+        headers = people.client.get(path).headers
+        policy = headers["content-security-policy"]
+        assert "default-src 'none'" in policy and "unsafe" not in policy and "frame-ancestors 'none'" in policy
+        assert headers["x-content-type-options"] == "nosniff" and headers["referrer-policy"] == "no-referrer"
+        assert ("immutable" if "pages" in path else "no-store") in headers["cache-control"]
+
+
+@pytest.mark.parametrize("path", ["/me", "/me/history", "/me/data", "/me/erase", "/me/export", "/me/state"])
+def test_without_a_session_there_is_nothing(people: People, path: str) -> None:
+    summary(people, text="Likes tea.")
+    reply = people.client.get(path)
+    assert reply.status_code == 401 and "Likes tea" not in reply.text
+    people.client.cookies.set("popi_me", "x" * 43, path="/me")
+    assert people.client.get(path).status_code == 401
+
+
+def test_forged_changed_and_old_links_are_refused(people: People, monkeypatch: pytest.MonkeyPatch) -> None:
+    token = people.ask("POST", "/users/ada/link").json()["url"].split("link=")[1]
+    text, signature = token.split(".")
+    other = people.ask("POST", "/users/ben/link").json()["url"].split("link=")[1].split(".")[0]
+    for forged in (f"{other}.{signature}", f"{text}.{'A' * 43}", text, "", "a.b", "é.é", f"{text}.{signature}x.y"):
+        reply = people.client.get("/me", params={"link": forged}, follow_redirects=False)
+        assert reply.status_code == 403 and "set-cookie" not in reply.headers, forged
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 11 * 60)
+    if people.gateway.store.database.kind == "sqlite":
+        assert people.client.get("/me", params={"link": token}, follow_redirects=False).status_code == 403
+
+
+def test_a_link_opens_once(people: People) -> None:
+    summary(people, text="Likes tea.")
+    path = "/me?" + people.ask("POST", "/users/ada/link").json()["url"].split("?")[1]
+    assert people.client.get(path, follow_redirects=False).status_code == 303
+    again = people.client.get(path, follow_redirects=False)
+    assert again.status_code == 303  # who clicks twice stays signed in
+    mine = dict(people.client.cookies)
+    assert again.headers["set-cookie"].startswith(f"popi_me={mine['popi_me']};")
+    people.client.cookies.clear()
+    found = people.client.get(path, follow_redirects=False)
+    assert found.status_code == 403 and "set-cookie" not in found.headers  # who found it somewhere does not
+    signed_in(people, "ben")
+    assert people.client.get(path, follow_redirects=False).status_code == 403
+    people.client.cookies.clear()
+    people.client.cookies.set("popi_me", mine["popi_me"], path="/me")
+    assert "Likes tea." in page(people)
+
+
+def test_no_link_from_before_an_erasure_opens(people: People) -> None:
+    url = people.ask("POST", "/users/ada/link").json()["url"]
+    people.ask("DELETE", "/users/ada")
+    assert people.client.get("/me?" + url.split("?")[1], follow_redirects=False).status_code == 403
+    signed_in(people)  # the app may give a new one
+
+
+def test_every_gateway_on_a_store_opens_its_links(people: People) -> None:
+    path = "/me?" + people.ask("POST", "/users/ada/link").json()["url"].split("?")[1]
+    beside = Gateway(people.gateway.store.database, read(None, upstream="http://127.0.0.1:9"))
+    reply = TestClient(beside).get(path, follow_redirects=False)
+    assert reply.status_code == 303 and people.client.get(path, follow_redirects=False).status_code == 403
+
+
+def test_links_are_for_apps_to_give(people: People) -> None:
+    assert people.ask("POST", "/users/ada/link", "ada").status_code == 403
+    assert people.ask("POST", "/users/ada/link", None).status_code == 401
+
+
+def test_a_form_without_its_token_or_from_elsewhere_changes_nothing(people: People) -> None:
+    summary(people, text="Likes tea.")
+    signed_in(people)
+    form = fields(people) | {"text": "By an intruder."}
+    for wrong in (form | {"csrf": "0" * 64}, {key: form[key] for key in form if key != "csrf"}):
+        assert post(people, "/me/add", wrong).status_code == 401
+    assert post(people, "/me/add", form, **{"sec-fetch-site": "cross-site"}).status_code == 401
+    assert post(people, "/me/add", form, origin="https://evil.example").status_code == 401
+    assert people.client.post("/me/add", json=form).status_code == 415
+    assert "intruder" not in page(people)
+    assert post(people, "/me/add", form).headers["location"] == "/me?said=add"
+    assert "By an intruder." in page(people)
+
+
+def test_another_users_token_does_not_fit(people: People) -> None:
+    summary(people, text="Likes tea.")
+    signed_in(people, "ben")
+    bens = fields(people)["csrf"]
+    signed_in(people)
+    assert post(people, "/me/add", fields(people) | {"csrf": bens, "text": "x"}).status_code == 401
+
+
+def test_a_change_on_an_old_version_is_not_made(people: People) -> None:
+    summary(people, text="Likes tea.")
+    signed_in(people)
+    form = fields(people)
+    assert post(people, "/me/lock", form).headers["location"] == "/me?said=lock"
+    assert post(people, "/me/forbid", form).headers["location"] == "/me?said=conflict"
+    assert "Likes tea." in page(people)
+    assert post(people, "/me/edit", fields(people) | {"text": " "}).headers["location"] == "/me?said=empty"
+    assert post(people, "/me/edit", fields(people) | {"text": "x" * 2001}).headers["location"] == "/me?said=too_long"
+
+
+def test_going_back_to_what_is_not_there_changes_nothing(people: People) -> None:
+    summary(people, text="Likes tea.")
+    signed_in(people)
+    form = fields(people)
+    assert post(people, "/me/undo", form).headers["location"] == "/me?said=conflict"  # there is no version 0
+    assert post(people, "/me/undo", form | {"version": "x"}).headers["location"] == "/me?said=conflict"
+    for to in ("7", "", "-1", "²"):
+        reply = post(people, "/me/restore", form | {"to": to})
+        assert reply.headers["location"] == "/me/history?said=conflict"
+    assert people.ask("GET", "/users/ada/summary").json()["version"] == 1
+
+
+def test_a_hundred_sentences_are_the_most(people: People) -> None:
+    summary(people, clauses=[{"text": f"Likes {n}."} for n in range(100)])
+    signed_in(people)
+    assert post(people, "/me/add", fields(people) | {"text": "x"}).headers["location"] == "/me?said=too_many"
+    assert post(people, "/me/lock", fields(people)).headers["location"] == "/me?said=lock"
+
+
+def test_whose_words_a_sentence_is(people: People) -> None:
+    people.ask("POST", "/users/ada/signals", json={"signals": [{"type": "statement", "text": "tea!", "id": "s"}]})
+    stored = [StoredClause(id="c1", text="Likes tea.", signals=("s",), found="named"), StoredClause(id="c2", text="B.")]
+    database = people.gateway.store.database
+    database.write(summaries.put, "acme", "ada", "Likes tea. B.", stored, "model", 1.0, expected=0)
+    signed_in(people)
+    text = page(people)
+    assert "Learned from 1 thing you did" in text and "the model that wrote this sentence named these" in text
+    assert "No single thing you did stands out" in text
+    post(people, "/me/edit", fields(people) | {"clause": "c1", "text": "Likes black tea."})
+    text = page(people)
+    assert "You wrote this sentence." in text and "Learned from" not in text
+    clauses = people.ask("GET", "/users/ada/summary").json()["clauses"]
+    assert [(one["author"], one["signals"], one["found"]) for one in clauses] == [
+        ("user", [], None),
+        ("model", [], None),
+    ]
+
+
+def test_everything_is_escaped(people: People) -> None:
+    people.ask("POST", "/users/ada/signals", json={"signals": [{"type": "statement", "text": EVIL, "id": "s"}]})
+    clauses = [{"text": f"Likes {EVIL}", "signals": ["s"]}]
+    summary(people, clauses=clauses, forbidden=[{"text": f"Hates {EVIL}"}])
+    signed_in(people)
+    for path in ("/me", "/me/history", f"/me?said={EVIL}"):
+        text = page(people, path)
+        assert "<script>alert" not in text and "<img" not in text
+        assert "7*7" in text or "said" in path
+    assert "&lt;script&gt;" in page(people)
+
+
+def test_only_known_sayings_are_said(people: People) -> None:
+    signed_in(people)
+    assert "Saved." in page(people, "/me?said=edit")
+    assert 'class="said' not in page(people, "/me?said=signed_out")
+
+
+def test_an_export_is_a_file(people: People) -> None:
+    summary(people, text="Likes tea.")
+    signed_in(people)
+    reply = people.client.get("/me/export")
+    assert "attachment" in reply.headers["content-disposition"] and reply.json()["versions"][0]["text"] == "Likes tea."
+
+
+def test_erasing_wants_a_yes_and_ends_every_session(people: People) -> None:
+    summary(people, text="Likes tea.")
+    signed_in(people)
+    token = fields(people)
+    assert post(people, "/me/erase", token).status_code == 422
+    assert people.ask("GET", "/users/ada/summary").status_code == 200
+    kept = dict(people.client.cookies)
+    assert "Everything is erased" in post(people, "/me/erase", token | {"sure": "yes"}).text
+    people.client.cookies.set("popi_me", kept["popi_me"], path="/me")
+    assert people.client.get("/me").status_code == 401
+    assert people.ask("GET", "/users/ada").status_code == 404
+
+
+def test_signing_out_ends_the_session(people: People) -> None:
+    signed_in(people)
+    kept = people.client.cookies["popi_me"]
+    assert post(people, "/me/sign-out", fields(people, "/me/erase")).status_code == 200
+    people.client.cookies.set("popi_me", kept, path="/me")
+    assert people.client.get("/me").status_code == 401
+
+
+# -- the team -------------------------------------------------------------------------------------------------------
+
+
+def test_the_team_signs_in_with_an_admin_key_alone(people: People) -> None:
+    for wrong in ("", "x" * 40, people.app, people.ada):
+        reply = post(people, "/admin/sign-in", {"key": wrong})
+        assert reply.status_code == 403 and "set-cookie" not in reply.headers
+    reply = post(people, "/admin/sign-in", {"key": ADMIN})
+    assert reply.status_code == 303 and "SameSite=strict" in reply.headers["set-cookie"]
+    summary(people, text="Likes tea.")
+    assert ">ada<" in page(people, "/admin?tenant=acme")
+    assert "Likes tea." in page(people, "/admin/users/acme/ada")
+    form = fields(people, "/admin/users/acme/ada") | {"text": "Likes cake."}
+    post(people, "/admin/users/acme/ada/add", form)
+    assert people.ask("GET", "/users/ada/summary").json()["author"] == "admin"
+    assert people.client.get("/admin/users/nowhere/ada").status_code == 404
+    assert people.client.get("/admin/users/other/ada").status_code == 200  # nothing known of that one
+    assert "Likes tea" not in page(people, "/admin/users/other/ada")
+
+
+def test_a_users_session_is_not_the_teams(people: People) -> None:
+    signed_in(people)
+    people.client.cookies.set("popi_admin", people.client.cookies["popi_me"], path="/admin")
+    assert "Sign in" in page(people, "/admin")
+    assert people.client.get("/admin/users/acme/ada").status_code == 401
+
+
+def test_a_revoked_admin_key_ends_its_sessions(people: People) -> None:
+    database = people.gateway.store.database
+    key, record, _ = create(database, "admin", "default")
+    assert post(people, "/admin/sign-in", {"key": key}).status_code == 303
+    assert "Users" in page(people, "/admin")
+    database.write(keys.revoke, record.key_id, 1.0)
+    assert "Sign in" in page(people, "/admin")
+
+
+# -- strings ----------------------------------------------------------------------------------------------------------
+
+
+def test_every_string_is_used_and_every_string_there_is() -> None:
+    sources = [*PAGES.glob("templates/*.html"), *PAGES.glob("*.py")]
+    text = "\n".join(file.read_text(encoding="utf-8") for file in sources)
+    known = set(strings.strings())
+    used = set(re.findall(r"""\b(?:t|say|label)\('(\w+)'""", text)) | set(re.findall(r'say\("(\w+)"', text))
+    used = {key for key in used if not key.endswith("_")}  # the beginnings of families
+    assert used <= known, used - known
+    assert {f"said_{one}" for one in SAYINGS} <= known
+    families = ("said_", "change_", "author_", "found_", "message_", "signal_", "erased_", "nav_", "why_")
+    for key in known:
+        quoted = f"'{key}'" in text or f'"{key}"' in text
+        assert quoted or key.startswith(families), f"{key} is used nowhere"
+
+
+def test_whatever_a_page_may_have_to_say_there_are_words_for() -> None:
+    on_disk = get_args(Receipt.model_fields["bytes"].annotation)
+    families = {
+        "author_": get_args(Author),
+        "why_": get_args(Author),
+        "found_": get_args(Found),
+        "change_": get_args(get_type_hints(Change)["kind"]),
+        "said_": SAYINGS,
+        "erased_": on_disk,
+    }
+    wanted = {beginning + one for beginning, members in families.items() for one in members}
+    assert len(wanted) > 30 and wanted <= set(strings.strings())
+    assert {one for one in strings.strings() if one.startswith("said_")} == {f"said_{one}" for one in SAYINGS}
+
+
+def test_templates_have_no_words_of_their_own() -> None:
+    for file in PAGES.glob("templates/*.html"):
+        text = re.sub(r"\{[%{].*?[%}]\}", "", file.read_text(encoding="utf-8"), flags=re.DOTALL)
+        words = re.sub(r"<[^>]*>|&\w+;", "", text)
+        assert not re.search(r"[^\W\d_]", words), f"{file.name}: {words.strip()[:80]!r}"
+        assert "style=" not in text and "onclick" not in text and "<script>" not in text, file.name
+
+
+def test_counting() -> None:
+    assert say("why_count", n=1).endswith("1 thing you did") and say("why_count", n=2).endswith("2 things you did")
