@@ -16,8 +16,18 @@ if TYPE_CHECKING:
     from popi.backends.api import ApiModel
     from popi.backends.usage import Prices
     from popi.backends.vllm import VllmScorer
+    from popi.client import AsyncClient, Client
     from popi.config import RunConfig, load_config
-    from popi.errors import BatchError, ConfigError, DataError, ModelError, PopiError, RunError, UpstreamError
+    from popi.errors import (
+        BatchError,
+        ConfigError,
+        DataError,
+        GatewayError,
+        ModelError,
+        PopiError,
+        RunError,
+        UpstreamError,
+    )
     from popi.generator import ApiGenerator, Generator
     from popi.inference_model import ApiInferenceModel, InferenceModel
     from popi.signals.jsonl import read_users, write_users
@@ -38,6 +48,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "popi.client": ["AsyncClient", "Client"],
     "popi.inference_model": ["ApiInferenceModel", "InferenceModel"],
     "popi.generator": ["ApiGenerator", "Generator"],
     "popi.backends.api": ["ApiModel"],
@@ -62,6 +73,7 @@ _HOME = {
         "BatchError",
         "ConfigError",
         "DataError",
+        "GatewayError",
         "ModelError",
         "PopiError",
         "RunError",
@@ -74,10 +86,13 @@ __all__ = [
     "ApiGenerator",
     "ApiInferenceModel",
     "ApiModel",
+    "AsyncClient",
     "BatchError",
+    "Client",
     "ConfigError",
     "DataError",
     "DemographicSignal",
+    "GatewayError",
     "Generator",
     "InferenceModel",
     "InteractionSignal",

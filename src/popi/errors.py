@@ -39,6 +39,19 @@ class UpstreamError(PopiError):
         self.status, self.passing, self.for_all = status, passing, for_all
 
 
+class GatewayError(PopiError):
+    """A gateway refused a call of its profile API, could not be reached, or answered what popi can't read.
+
+    Attributes:
+        status: the HTTP status of its answer, None where there was none.
+        code: the gateway's word for what was wrong (`no_user`, `version_conflict`, …), None where it gave none.
+    """
+
+    def __init__(self, message: str, *, status: int | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.status, self.code = status, code
+
+
 class AuthError(PopiError):
     """A caller's key or token is missing, unknown, revoked or expired, or not enough for what it asks.
 

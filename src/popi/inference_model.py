@@ -1,6 +1,7 @@
 """The inference model: reads one user's signals and writes a preference summary.
 
-It does not see the task prompt, unless it is conditioned on it (`summary.conditioned_on_prompt`).
+It does not see the task prompt, unless it is conditioned on it (`summary.conditioned_on_prompt`). What a summary may
+not carry (links, code, instructions to a model: popi.screening) is left out of what it wrote: `Summary.left_out`.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ from popi.backends.api import ApiModel
 from popi.backends.batch import values
 from popi.backends.chat import ChatModel, Reply, estimate_tokens
 from popi.errors import DataError, PopiError
+from popi.screening import screened
 from popi.signals.render import Templates
 from popi.signals.types import Prompt, Signal
 from popi.summary import Summary
@@ -39,17 +41,36 @@ def fit_signals(
 def summary_of(
     templates: Templates,
     text: str,
-    tokens: int,
     used: int,
     dropped: tuple[str, ...],
     model: str,
     count: Callable[[str], int],
+    tokens: int | None = None,
 ) -> Summary:
-    """What a model wrote, as a summary. Where it names no preference, it says so in the templates' own words."""
-    if templates.names_no_preference(text):
+    """What a model wrote, as a summary.
+
+    What a summary may not carry is left out first. Where the rest names no preference, the summary says so in the
+    templates' own words. Where nothing is left, its text is empty, and it has not abstained: the model did not say that
+    nothing is known. The generator answers the plain prompt either way.
+
+    Args:
+        templates: know which texts name no preference.
+        text: what the model wrote.
+        used: how many signals it read.
+        dropped: those that it did not.
+        model: its name.
+        count: text → tokens.
+        tokens: of the whole text, where the server counted them.
+    """
+    fit = screened(text)
+    if fit.left_out and not fit.text:
+        return Summary("", 0, used, dropped, model, left_out=fit.left_out)
+    if templates.names_no_preference(fit.text):
         text = templates.no_preference
-        return Summary(text, count(text), used, dropped, model, abstained=True)
-    return Summary(text, tokens, used, dropped, model)
+        return Summary(text, count(text), used, dropped, model, abstained=True, left_out=fit.left_out)
+    if tokens is None or fit.text != text:
+        tokens = count(fit.text)
+    return Summary(fit.text, tokens, used, dropped, model, left_out=fit.left_out)
 
 
 class InferenceModel:
@@ -151,7 +172,7 @@ class InferenceModel:
         asked = [None] * len(users) if prompts is None else prompts
         encoded = [self.prompt_ids(signals, prompt) for signals, prompt in zip(users, asked, strict=True)]
         count, name = self.local.count_tokens, self.local.name
-        unknown = summary_of(self.templates, "", 0, 0, (), name, count)
+        unknown = summary_of(self.templates, "", 0, (), name, count)
         written = {i: unknown for i, (_, used, _) in enumerate(encoded) if not used}
         if progress and written:
             progress(len(written))
@@ -163,9 +184,8 @@ class InferenceModel:
                 [encoded[i][0] for i in batch], max_new_tokens=self.max_tokens, temperature=temperature
             )
             for i, samples in zip(batch, drawn, strict=True):
-                text = self.local.decode(samples[0])
                 _, used, dropped = encoded[i]
-                written[i] = summary_of(self.templates, text, count(text), used, dropped, name, count)
+                written[i] = summary_of(self.templates, self.local.decode(samples[0]), used, dropped, name, count)
             if progress:
                 progress(len(batch))
         return [written[i] for i in range(len(encoded))]
@@ -248,7 +268,7 @@ class ApiInferenceModel:
 
         for index, signals in enumerate(users):
             if not signals:
-                keep(index, summary_of(self.templates, "", 0, 0, (), self.chat.name, self.count_tokens))
+                keep(index, summary_of(self.templates, "", 0, (), self.chat.name, self.count_tokens))
                 continue
             try:
                 read[index] = fit_signals(self.templates, signals, self.token_budget, self.count_tokens)
@@ -262,9 +282,8 @@ class ApiInferenceModel:
                 keep(index, reply)
             else:
                 kept, dropped = read[index]
-                tokens = self.count_tokens(reply.text) if reply.tokens is None else reply.tokens
                 name, count = self.chat.name, self.count_tokens
-                keep(index, summary_of(self.templates, reply.text, tokens, len(kept), dropped, name, count))
+                keep(index, summary_of(self.templates, reply.text, len(kept), dropped, name, count, reply.tokens))
 
         prompts = [self.templates.inference_messages(read[index][0]) for index in sent]
         self.chat.chat_many(prompts, max_tokens=self.max_tokens, temperature=temperature, on_result=on_reply)

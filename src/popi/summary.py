@@ -16,6 +16,8 @@ class Summary:
         model: the inference model that wrote it (a name or a path).
         abstained: it says that no preference is known: there were no signals, or the inference model saw no preference
             in them. The generator then answers the plain prompt (docs/evidence.md).
+        left_out: kinds of things (`popi.screening.Kind`) for the sake of which part of what the model wrote, or all
+            of it, is not in `text`.
     """
 
     text: str
@@ -24,6 +26,7 @@ class Summary:
     signals_dropped: tuple[str, ...] = field(default=())
     model: str = ""
     abstained: bool = False
+    left_out: tuple[str, ...] = field(default=())
 
     def __str__(self) -> str:
         return self.text

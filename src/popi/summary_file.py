@@ -13,8 +13,9 @@ from popi.summary import Summary
 
 
 def summary_row(user_id: str, summary: Summary) -> dict[str, Any]:
-    """A user's summary as one JSON object."""
-    return {
+    """A user's summary as one JSON object; `left_out` is there where something was."""
+    left_out = {"left_out": list(summary.left_out)} if summary.left_out else {}
+    return left_out | {
         "user_id": user_id,
         "summary": summary.text,
         "tokens": summary.tokens,

@@ -28,10 +28,23 @@ FORBIDDEN = {
     "summary": ("",),
     "masks": ("",),
     "attention": ("",),
+    "screening": (
+        "training",
+        "evaluation",
+        "nano",
+        "backends",
+        "inference_model",
+        "generator",
+        "scoring",
+        "serving",
+        "cli",
+    ),
     "config": ("signals", "training", "evaluation", "nano", "backends", "inference_model", "generator", "scoring"),
+    "client": ("training", "evaluation", "inference_model", "generator", "scoring", "nano", "cli"),
+    "mcp_server": ("training", "evaluation", "inference_model", "generator", "scoring", "nano", "serving.store", "cli"),
     "backends": ("training", "evaluation", "inference_model", "generator", "scoring", "nano"),
     "inference_model": ("training", "evaluation", "generator", "scoring", "nano", "cli"),
-    "generator": ("training", "evaluation", "inference_model", "nano", "cli"),
+    "generator": ("training", "evaluation", "inference_model", "screening", "nano", "cli"),
     "tree": ("training", "evaluation", "inference_model", "generator", "nano", "signals", "backends"),
     "scoring": ("training", "evaluation", "inference_model", "generator", "nano", "cli"),
     "soft_prompts": (
@@ -47,7 +60,8 @@ FORBIDDEN = {
     "user_embedding": ("training", "evaluation", "inference_model", "nano", "demo", "cli"),
     "users": ("training", "evaluation", "backends", "inference_model", "generator", "scoring", "demo", "cli"),
     "summary_file": ("training", "evaluation", "nano", "cli", "generator", "scoring"),
-    "training": ("evaluation", "demo", "cli"),
+    # Rewards are of what the model writes (docs/security.md).
+    "training": ("evaluation", "screening", "demo", "cli"),
     "evaluation": ("demo", "cli"),
     "serving": ("training", "evaluation", "generator", "scoring", "demo", "cli"),
 }
@@ -87,10 +101,12 @@ def test_direction_of_imports(part: str) -> None:
         "import popi.users, popi.signals.benchmarks.registry",
         "import popi.signals.check, popi.signals.schema, popi.signals.render, popi.signals.jsonl",
         "import popi.inference_model, popi.generator, popi.summary_file",
+        "import popi; popi.Client('http://localhost:8600', 'key'); popi.AsyncClient",
         "import popi; popi.InferenceModel.from_api('https://example.org/v1', 'm').templates.signals_text([])",
         "import popi; popi.Generator.from_api('https://example.org', 'm', 'anthropic').messages('hello', 'short')",
         "import popi; popi.Generator.from_api('https://example.org/v1', 'm').scorer",
         "import popi.serving.server, popi.serving.renewal, popi.serving.demo, popi.cli.serve",
+        "import popi.mcp_server, popi.cli.mcp",
         "import sys; sys.argv = ['popi', '--help']\nfrom popi.cli import main\ntry: main()\nexcept SystemExit: pass",
     ],
 )
@@ -100,6 +116,16 @@ def test_no_torch_before_a_command_needs_it(statement: str) -> None:
     assert done.stdout.strip().endswith("HEAVY []")
 
 
+def test_the_client_needs_none_of_the_gateways_packages() -> None:
+    check = (
+        "import sys\n"
+        "missing = ('torch', 'aiohttp', 'sqlalchemy', 'starlette', 'uvicorn', 'jwt', 'mcp')\n"
+        "sys.modules.update(dict.fromkeys(missing))\n"
+        "import popi; popi.Client('http://localhost:8600', 'key').close(); popi.AsyncClient"
+    )
+    subprocess.run([sys.executable, "-c", check], check=True)
+
+
 def test_every_public_name_has_a_home() -> None:
     assert set(popi.__all__) == set(popi._MODULE_OF)
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
@@ -107,7 +133,7 @@ def test_every_public_name_has_a_home() -> None:
 
 
 # The gateway passes bytes on as they come, with a client of its own that is made for that.
-OUTGOING = {"backends/upstream.py", "serving/proxy/upstream.py"}
+OUTGOING = {"backends/upstream.py", "serving/proxy/upstream.py", "client/clients.py"}
 LISTENING = {"serving/server.py"}
 
 

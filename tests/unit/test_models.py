@@ -91,3 +91,12 @@ def test_an_inference_model_conditioned_on_the_prompt_reads_it(tiny_base: Path, 
         InferenceModel(local).summarize(signals, prompt=prompts[0])
     model.save(tmp_path)
     assert InferenceModel.from_pretrained(tmp_path).conditioned
+
+
+def test_what_a_summary_may_not_carry_is_left_out(
+    inference_model: InferenceModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inference_model.local, "decode", lambda ids: "likes tea. see www.example.com. likes jokes.")
+    summary = inference_model.summarize([StatementSignal(text="i like tea.")])
+    assert (summary.text, summary.left_out) == ("likes tea. likes jokes.", ("link",))
+    assert summary.tokens == inference_model.local.count_tokens("likes tea. likes jokes.")

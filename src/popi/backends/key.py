@@ -38,8 +38,8 @@ def read_key(url: str, named: str | None, usual: str) -> SecretStr | None:
     return SecretStr(key)
 
 
-def checked_url(url: str) -> str:
-    """The URL of a server, without a slash at its end.
+def checked_url(url: str, what: str = "model API") -> str:
+    """The URL of a server, without a slash at its end; `what` it is the URL of, for errors.
 
     Raises:
         ConfigError: it is none of http or https, or carries a password or a query: both would end up in logs.
@@ -48,14 +48,14 @@ def checked_url(url: str) -> str:
         parts = urlsplit(url.strip())
         host, _ = parts.hostname, parts.port  # the port is parsed only now
     except ValueError as error:
-        raise ConfigError(f"the URL of the model API is not valid ({error})") from None
+        raise ConfigError(f"the URL of the {what} is not valid ({error})") from None
     if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
         raise ConfigError(
-            f"the URL of the model API at {host} must have no user, password, query or fragment; "
+            f"the URL of the {what} at {host} must have no user, password, query or fragment; "
             "a key belongs into an environment variable"
         )
     if parts.scheme not in ("http", "https") or not host:
-        raise ConfigError(f"the URL of the model API must begin with https:// or http:// and name a host; got {url!r}")
+        raise ConfigError(f"the URL of the {what} must begin with https:// or http:// and name a host; got {url!r}")
     return parts.geturl().rstrip("/")
 
 

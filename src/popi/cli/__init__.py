@@ -7,7 +7,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import popi
-from popi.cli import data, judge, nano, runs, serve, studies, use
+from popi.cli import data, judge, mcp, nano, runs, serve, studies, use
 from popi.cli.shared import out
 from popi.errors import PopiError
 
@@ -29,6 +29,7 @@ app.add_typer(studies.app)
 app.add_typer(data.app, name="data")
 app.add_typer(nano.app, name="nano")
 app.add_typer(serve.app)
+app.add_typer(mcp.app)
 
 
 @app.callback(invoke_without_command=True)

@@ -69,6 +69,7 @@ def kept_summaries(
                 "signals_dropped": list(summary.signals_dropped),
                 "model": summary.model,
                 "abstained": summary.abstained,
+                "left_out": list(summary.left_out),
             }
             for user, (window, target), summary in zip(users, asked, found, strict=True)
         )
@@ -84,5 +85,6 @@ def _summary(row: dict[str, Any]) -> Summary:
         signals_used=row["signals_used"],
         signals_dropped=tuple(row["signals_dropped"]),
         model=row["model"],
-        abstained=row.get("abstained", False),  # files of earlier versions lack it
+        abstained=row.get("abstained", False),  # files of earlier versions lack these two
+        left_out=tuple(row.get("left_out", ())),
     )

@@ -3,8 +3,8 @@
 A worker takes one due job at a time under a lease, reads the user's signals, asks the inference model without holding
 anything in the database, and writes the new version only if all of this still holds: the lease is its own (nobody took
 the job over, and the user was not erased), and the summary is at the version that it read (no human edit came since).
-Locked clauses stay, word for word, and what is forbidden stays away. A failure is tried again later and later; what
-can't succeed waits for new signals.
+Locked clauses stay, word for word, and what is forbidden stays away. What a summary may not carry is left out
+(popi.screening). A failure is tried again later and later; what can't succeed waits for new signals.
 """
 
 import logging
@@ -12,13 +12,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from sqlalchemy import Connection
 
 from popi.errors import BatchError, DataError, PopiError, StoreError, UpstreamError
 from popi.provenance import Explains
+from popi.screening import screened
 from popi.serving.profiles import clauses as parts
 from popi.serving.store import jobs, signals, summaries, users
 from popi.serving.store.database import Database
@@ -161,14 +162,16 @@ class Worker:
         try:
             with self._kept(job):
                 summary = write(self._model, [*read, *heard], banned)
+                fit = screened(summary.text)
+                if not fit.text.strip():  # or nothing that a summary may carry: the old one stays
+                    raise DataError("the inference model wrote nothing that can be used")
+                summary = replace(summary, text=fit.text)
                 said = "" if summary.abstained else summary.text
                 behind = {} if _as_before(said, before) else self._behind(read, said)
         except Exception as error:
             if isinstance(error, BatchError):
                 error = next(one for one in error.results if isinstance(one, PopiError))
             return self._failed(job, error)
-        if not summary.text.strip():
-            return self._failed(job, DataError("the inference model wrote nothing"))
         try:
             written = database.write(self._write, job, said, summary.model, before, behind)
         except VersionConflict:

@@ -40,8 +40,7 @@ def write(model: Writes, signals: Sequence[Signal], forbidden: Sequence[str]) ->
         raise reply
     if not reply.text.strip():
         raise DataError("the inference model wrote nothing")
-    tokens = count(reply.text) if reply.tokens is None else reply.tokens
-    return summary_of(templates, reply.text, tokens, len(kept), dropped, model.chat.name, count)
+    return summary_of(templates, reply.text, len(kept), dropped, model.chat.name, count, reply.tokens)
 
 
 def note(forbidden: Sequence[str], no_preference: str) -> str:

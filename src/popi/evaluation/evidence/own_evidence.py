@@ -82,7 +82,7 @@ def checked_summaries(
     """
     templates, checked = inference_model.templates, []
     for signals, summary in zip(users, summaries, strict=True):
-        cases = [] if summary.abstained else leave_out(signals)
+        cases = leave_out(signals) if summary.text and not summary.abstained else []
         if cases:
             told: list[Summary | None] = list(inference_model.summarize_many([case.signals for case in cases]))
             pairs, n = [case.pair for case in cases], len(cases)

@@ -6,6 +6,7 @@ from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
+from popi.errors import DataError
 from popi.serving.pages.changes import CHANGES, BadForm
 from popi.serving.pages.render import Renderer
 from popi.serving.pages.subject import Subject
@@ -55,6 +56,8 @@ class Actions:
             return back(subject, "", "conflict")
         except ValidationError:  # every text is of a good length, so there are too many
             return back(subject, "", "too_many")
+        except DataError:  # it carries what a summary may not (popi.screening)
+            return back(subject, "", "not_fit")
         return back(subject, "", name)
 
     async def _undo(self, request: Request, subject: Subject, form: Form) -> Response:
@@ -74,6 +77,8 @@ class Actions:
             await self._profiles.rollback(subject.tenant, subject.user_id, version, subject.author, expected)
         except (VersionConflict, NotFound):
             return back(subject, page, "conflict")
+        except DataError:
+            return back(subject, page, "not_fit")
         return back(subject, page, said)
 
     async def _pause(self, request: Request, subject: Subject, form: Form) -> Response:

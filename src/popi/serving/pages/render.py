@@ -26,7 +26,7 @@ HEADERS = {
     "permissions-policy": "camera=(), geolocation=(), microphone=()",
     "cache-control": "no-store",
 }
-TROUBLES = ("conflict", "empty", "too_long", "too_many", "slow", "upstream")
+TROUBLES = ("conflict", "empty", "too_long", "too_many", "not_fit", "slow", "upstream")
 DONE = ("edit", "add", "lock", "unlock", "forbid", "allow", "undo", "restore", "pause", "resume")
 SAYINGS = TROUBLES + DONE
 """What `?said=` may name: a page never shows words of its address."""

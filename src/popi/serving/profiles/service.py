@@ -1,11 +1,14 @@
 """What the routes of the profile API do, on the store. Knows no HTTP."""
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
 
 from sqlalchemy import Connection
 
+from popi.errors import DataError
+from popi.screening import checked
 from popi.serving.capture.feedback import as_signals as feedback_signals
 from popi.serving.capture.injected import Injected
 from popi.serving.profiles import clauses as parts
@@ -121,11 +124,13 @@ class Profiles:
 
         Raises:
             VersionConflict: another is current; or they did not say, and there is one.
+            DataError: it carries what a summary may not (popi.screening).
         """
 
         def write(connection: Connection) -> Version:
-            return self._put(connection, tenant, user_id, edit, author, expected or 0)
+            return self._put(connection, tenant, user_id, fit, author, expected or 0)
 
+        fit = await asyncio.to_thread(_fit, edit)  # before anything is locked
         written = await self.store.write(write)
         self._changed(tenant, user_id)
         return shown(written)
@@ -174,6 +179,7 @@ class Profiles:
         Raises:
             NotFound: no such user, or the version is not kept.
             VersionConflict: `expected` is given, and another is current.
+            DataError: that version carries what a summary may not.
         """
 
         def write(connection: Connection) -> Version:
@@ -183,6 +189,7 @@ class Profiles:
             old = next((one for one in kept if one.version == version), None)
             if old is None:
                 raise NotFound("no_version", f"version {version} of this summary is not there")
+            checked(old.text)
             now = self._now(connection)
             return summaries.put(
                 connection,
@@ -259,13 +266,17 @@ class Profiles:
         return await self.store.read(training_line, tenant, user_id, targets)
 
     async def import_users(self, tenant: str, imported: Sequence[ImportedUser], author: Author) -> ImportAnswer:
-        """Add users, or signals to users; all or nothing."""
+        """Add users, or signals to users; all or nothing.
+
+        Raises:
+            DataError: somebody's summary carries what a summary may not.
+        """
 
         def write(connection: Connection) -> tuple[ImportAnswer, list[str]]:
             total = ImportAnswer(users=len(imported), added=0, known=0, summaries=0)
             changed = []
             # In one order, so that two imports never wait for each other's users in a circle.
-            for one in sorted(imported, key=lambda user: user.user_id):
+            for one in sorted(fit, key=lambda user: user.user_id):
                 now = self._now(connection)
                 there = signals.newest(connection, tenant, one.user_id) if one.targets else []
                 every = as_signals(one.signals, one.targets, there)
@@ -279,6 +290,7 @@ class Profiles:
                     changed.append(one.user_id)
             return total, changed
 
+        fit = await asyncio.to_thread(lambda: [_fit_user(one) for one in imported])
         answer, changed = await self.store.write(write)
         for user_id in changed:
             self._changed(tenant, user_id)
@@ -345,3 +357,31 @@ def receipt(database: Database, removed: erasure.Removed, at: float, pending: bo
             "bytes": "left_to_postgresql" if database.kind == "postgresql" else on_disk,
         }
     )
+
+
+def _fit(edit: SummaryEdit) -> SummaryEdit:
+    """An edit whose texts are as `checked` gives them.
+
+    Raises:
+        DataError: it carries what a summary may not, or a clause has nothing that anybody sees.
+    """
+    fit: dict[str, object] = {}
+    if edit.text is not None:
+        fit["text"] = checked(edit.text)
+    if edit.clauses is not None:
+        fit["clauses"] = clauses = [one.model_copy(update={"text": checked(one.text)}) for one in edit.clauses]
+        if not all(one.text.strip() for one in clauses):
+            raise DataError("a clause must not be blank")
+        checked(" ".join(one.text for one in clauses))  # what is good in parts may not be as a whole
+    if edit.forbidden is not None:  # an LLM is told them
+        fit["forbidden"] = [one.model_copy(update={"text": checked(one.text)}) for one in edit.forbidden]
+    return edit.model_copy(update=fit)
+
+
+def _fit_user(one: ImportedUser) -> ImportedUser:
+    if one.summary is None:
+        return one
+    try:
+        return one.model_copy(update={"summary": _fit(one.summary)})
+    except DataError as error:
+        raise DataError(f"user {one.user_id!r}: {error}") from None

@@ -62,6 +62,13 @@ class Models:
         return [h - 5.0 for h in told], [-5.0 for _ in told]
 
 
+def test_nothing_is_asked_about_a_summary_of_which_nothing_was_left() -> None:
+    models = Models({})  # asked, it would fail
+    refused = Summary("", 0, 2, (), "m", left_out=("instruction",))
+    users = [[pair("a"), pair("b")]]
+    assert checked_summaries(models, models, users, [refused], 0.1) == [refused]  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(("of_b", "kept"), [(-9.0, True), (-11.0, False)])
 def test_a_summary_that_does_not_hold_is_replaced(of_b: float, kept: bool) -> None:
     models = Models({"a": 10.0, "b": of_b, "c": 0.0})

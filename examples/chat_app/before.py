@@ -1,0 +1,22 @@
+"""A chat app as many are: a few lines around the official OpenAI client."""
+
+import os
+
+from openai import OpenAI
+
+client = OpenAI(
+    api_key=os.environ["OPENAI_API_KEY"],
+)
+
+
+def answer(question: str, user_id: str) -> str:
+    """Answer a question of one of the app's users."""
+    reply = client.chat.completions.create(
+        model=os.environ.get("MODEL", "gpt-4o-mini"),
+        messages=[{"role": "system", "content": "You are a kind helper."}, {"role": "user", "content": question}],
+    )
+    return reply.choices[0].message.content or ""
+
+
+if __name__ == "__main__":
+    print(answer(input("Ask: "), user_id=os.environ.get("USER", "ada")))

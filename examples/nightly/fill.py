@@ -1,0 +1,27 @@
+"""Puts users of the nano world into a gateway, over its profile API: something for a night to learn from.
+
+POPI_KEY=… python examples/nightly/fill.py --url http://localhost:8600 --users 300
+"""
+
+import argparse
+
+import popi
+from popi.nano.world import make_users
+
+
+def main() -> None:
+    """Send them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--url", default="http://localhost:8600", help="the gateway; its app key is in POPI_KEY")
+    parser.add_argument("--users", type=int, default=300)
+    parser.add_argument("--seed", type=int, default=0, help="another seed, other users")
+    options = parser.parse_args()
+    people = [person.user for person in make_users(options.users, options.seed, "train")]
+    with popi.Client(options.url) as client:
+        for start in range(0, len(people), 100):
+            answer = client.import_users(people[start : start + 100])
+            print(f"{answer.users} users, {answer.added} signals added, {answer.known} known")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""The gateway's profile API from Python: `Client`, and `AsyncClient` for asyncio.
+
+    flows     what each call sends, reads and does about failures: once, without any sending
+    clients   the two that send: the same calls, one waiting, one awaiting
+
+Neither torch nor the gateway's own packages are needed.
+"""
+
+from popi.client.clients import AsyncClient, Client
+from popi.serving.profiles.models import (
+    Clause,
+    ClauseEdit,
+    ExportAnswer,
+    ImportAnswer,
+    ImportedUser,
+    Receipt,
+    SignalsAnswer,
+    SummaryAnswer,
+    SummaryEdit,
+    UserAnswer,
+)
+
+__all__ = [
+    "AsyncClient",
+    "Clause",
+    "ClauseEdit",
+    "Client",
+    "ExportAnswer",
+    "ImportAnswer",
+    "ImportedUser",
+    "Receipt",
+    "SignalsAnswer",
+    "SummaryAnswer",
+    "SummaryEdit",
+    "UserAnswer",
+]

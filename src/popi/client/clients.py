@@ -1,0 +1,304 @@
+"""The two clients: the same calls, one that waits and one that awaits. What they send stands in `flows`."""
+
+import asyncio
+import os
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar
+
+import httpx2
+from pydantic import SecretStr
+
+from popi.backends.key import checked_url
+from popi.backends.retries import Retries
+from popi.client import flows
+from popi.client.flows import Change, Flow, NotReached, Reply, Request, Wait
+from popi.errors import ConfigError
+from popi.serving.profiles.models import (
+    ClauseEdit,
+    ExportAnswer,
+    ImportAnswer,
+    ImportedUser,
+    Receipt,
+    SignalsAnswer,
+    SummaryAnswer,
+    UserAnswer,
+)
+from popi.signals.types import Signal, User
+
+KEY_ENV = "POPI_KEY"
+T = TypeVar("T")
+Http = TypeVar("Http", httpx2.Client, httpx2.AsyncClient)
+
+
+class _Base(ABC, Generic[Http]):
+    """What both clients are made of."""
+
+    def __init__(
+        self,
+        url: str,
+        key: str | None = None,
+        *,
+        key_env: str = KEY_ENV,
+        tenant: str | None = None,
+        timeout: float = 60.0,
+        retries: Retries | None = None,
+        transport: Any = None,
+    ) -> None:
+        """Name a gateway; nothing is sent yet.
+
+        Args:
+            url: the gateway, as ``http://localhost:8600``: no ``/v1``.
+            key: an app key reaches the users of its tenant, a user key its own profile alone. None: from the
+                environment.
+            key_env: the environment variable that holds the key where none is given.
+            tenant: whose users, where the key is an admin's.
+            timeout: seconds without a byte from the gateway, and to reach it.
+            retries: when to ask again after 429, 502, 503, 504, or a connection that failed.
+            transport: sends in place of the network (an httpx2 transport); for tests and unusual networks.
+
+        Raises:
+            ConfigError: the URL is not one, there is no key, or the key or the tenant's name can't be sent.
+        """
+        self.url = checked_url(url, "gateway")
+        self._key = SecretStr(_checked_key(key, key_env))
+        self._retries = retries or Retries()
+        headers = {} if tenant is None else {"x-popi-tenant": _sendable(tenant, "the tenant's name")}
+        # A redirect would carry the key to another server.
+        more: dict[str, Any] = {} if transport is None else {"transport": transport}
+        self._http: Http = self._open(headers=headers, timeout=timeout, follow_redirects=False, **more)
+
+    @staticmethod
+    @abstractmethod
+    def _open(**settings: Any) -> Http: ...
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.url!r})"
+
+    def _request(self, request: Request) -> httpx2.Request:
+        content = {"content-type": "application/json"} if request.content is not None else {}
+        sent = {**request.headers, **content, "authorization": f"Bearer {self._key.get_secret_value()}"}
+        return self._http.build_request(request.method, self.url + request.path, headers=sent, content=request.content)
+
+
+class Client(_Base[httpx2.Client]):
+    """The profile API of a gateway.
+
+    Failures are `GatewayError`, with the HTTP `status` and the gateway's `code`; a user id or body that can't be right
+    is a `DataError`, before anything is sent. Every call is safe to repeat, and is repeated by itself where that may
+    help (see `retries`). May be used from several threads.
+    """
+
+    @staticmethod
+    def _open(**settings: Any) -> httpx2.Client:
+        return httpx2.Client(**settings)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def _run(self, flow: Flow[T]) -> T:
+        try:
+            step = next(flow)
+            while True:
+                if isinstance(step, Wait):
+                    time.sleep(step.seconds)
+                    step = next(flow)
+                    continue
+                try:
+                    reply = self._http.send(self._request(step))
+                except httpx2.HTTPError as error:
+                    step = flow.throw(NotReached(_reason(error)))
+                else:
+                    step = flow.send(Reply(reply.status_code, reply.headers, reply.content))
+        except StopIteration as done:
+            return done.value  # type: ignore[no-any-return]
+
+    def user(self, user_id: str) -> UserAnswer:
+        """How many signals, which summary, and how its renewal stands; a GatewayError of status 404 for nobody."""
+        return self._run(flows.user(self._retries, user_id))
+
+    def add_signals(self, user_id: str, signals: Sequence[Signal]) -> SignalsAnswer:
+        """Add signals, oldest first; makes the user if need be. Those that are there already change nothing."""
+        return self._run(flows.add_signals(self._retries, user_id, signals))
+
+    def summary(self, user_id: str) -> SummaryAnswer | None:
+        """The current summary; None where there is no user, or no summary yet."""
+        return self._run(flows.summary(self._retries, user_id))
+
+    def put_summary(
+        self,
+        user_id: str,
+        text: str | None = None,
+        *,
+        clauses: Sequence[ClauseEdit] | None = None,
+        version: int | None = None,
+    ) -> SummaryAnswer:
+        """Write a summary, as text or in clauses.
+
+        Args:
+            user_id: whose.
+            text: all of it.
+            clauses: or this.
+            version: what it replaces: where another is current by now, GatewayError of status 412. 0: there was none
+                (428, where there is one by now). None: whichever is current; what came since you looked is lost then.
+        """
+        edit = flows.summary_edit(text, clauses)
+        return self._run(flows.put_summary(self._retries, user_id, edit, version))
+
+    def edit_summary(self, user_id: str, change: Change) -> SummaryAnswer:
+        """Change a summary without losing anybody's edit.
+
+        Args:
+            user_id: whose.
+            change: the current summary (None: there is none) → the new text, or a SummaryEdit. It is called anew
+                where another edit came between.
+        """
+        return self._run(flows.edit_summary(self._retries, user_id, change))
+
+    def versions(self, user_id: str) -> list[SummaryAnswer]:
+        """The versions that are kept, newest first."""
+        return self._run(flows.versions(self._retries, user_id))
+
+    def rollback(self, user_id: str, to: int, *, version: int | None = None) -> SummaryAnswer:
+        """Make the content of version `to` the newest; `version` as for `put_summary`."""
+        return self._run(flows.rollback(self._retries, user_id, to, version))
+
+    def export(self, user_id: str) -> ExportAnswer:
+        """Everything that is stored of a user."""
+        return self._run(flows.export(self._retries, user_id))
+
+    def training_line(self, user_id: str) -> User:
+        """A user as `popi train` reads them, for `popi.write_users`."""
+        return self._run(flows.training_line(self._retries, user_id))
+
+    def import_users(self, users: Sequence[User | ImportedUser]) -> ImportAnswer:
+        """Add users, or signals to users: all or none. Needs an app or admin key."""
+        return self._run(flows.import_users(self._retries, users))
+
+    def erase(self, user_id: str) -> Receipt:
+        """Remove all of a user.
+
+        Where a reply was lost and the request went out again, the receipt is of the second, which found less to remove.
+        """
+        return self._run(flows.erase(self._retries, user_id))
+
+
+class AsyncClient(_Base[httpx2.AsyncClient]):
+    """`Client` for asyncio: the same calls, awaited."""
+
+    @staticmethod
+    def _open(**settings: Any) -> httpx2.AsyncClient:
+        return httpx2.AsyncClient(**settings)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def _run(self, flow: Flow[T]) -> T:
+        try:
+            step = next(flow)
+            while True:
+                if isinstance(step, Wait):
+                    await asyncio.sleep(step.seconds)
+                    step = next(flow)
+                    continue
+                try:
+                    reply = await self._http.send(self._request(step))
+                except httpx2.HTTPError as error:
+                    step = flow.throw(NotReached(_reason(error)))
+                else:
+                    step = flow.send(Reply(reply.status_code, reply.headers, reply.content))
+        except StopIteration as done:
+            return done.value  # type: ignore[no-any-return]
+
+    async def user(self, user_id: str) -> UserAnswer:
+        """As `Client.user`."""
+        return await self._run(flows.user(self._retries, user_id))
+
+    async def add_signals(self, user_id: str, signals: Sequence[Signal]) -> SignalsAnswer:
+        """As `Client.add_signals`."""
+        return await self._run(flows.add_signals(self._retries, user_id, signals))
+
+    async def summary(self, user_id: str) -> SummaryAnswer | None:
+        """As `Client.summary`."""
+        return await self._run(flows.summary(self._retries, user_id))
+
+    async def put_summary(
+        self,
+        user_id: str,
+        text: str | None = None,
+        *,
+        clauses: Sequence[ClauseEdit] | None = None,
+        version: int | None = None,
+    ) -> SummaryAnswer:
+        """As `Client.put_summary`."""
+        edit = flows.summary_edit(text, clauses)
+        return await self._run(flows.put_summary(self._retries, user_id, edit, version))
+
+    async def edit_summary(self, user_id: str, change: Change) -> SummaryAnswer:
+        """As `Client.edit_summary`."""
+        return await self._run(flows.edit_summary(self._retries, user_id, change))
+
+    async def versions(self, user_id: str) -> list[SummaryAnswer]:
+        """As `Client.versions`."""
+        return await self._run(flows.versions(self._retries, user_id))
+
+    async def rollback(self, user_id: str, to: int, *, version: int | None = None) -> SummaryAnswer:
+        """As `Client.rollback`."""
+        return await self._run(flows.rollback(self._retries, user_id, to, version))
+
+    async def export(self, user_id: str) -> ExportAnswer:
+        """As `Client.export`."""
+        return await self._run(flows.export(self._retries, user_id))
+
+    async def training_line(self, user_id: str) -> User:
+        """As `Client.training_line`."""
+        return await self._run(flows.training_line(self._retries, user_id))
+
+    async def import_users(self, users: Sequence[User | ImportedUser]) -> ImportAnswer:
+        """As `Client.import_users`."""
+        return await self._run(flows.import_users(self._retries, users))
+
+    async def erase(self, user_id: str) -> Receipt:
+        """As `Client.erase`."""
+        return await self._run(flows.erase(self._retries, user_id))
+
+
+def _checked_key(key: str | None, variable: str) -> str:
+    """The key as it is sent.
+
+    Raises:
+        ConfigError: there is none, or it could not stand in a header.
+    """
+    found = (os.environ.get(variable, "") if key is None else key).strip()
+    if not found:
+        raise ConfigError(f"no key for the gateway: give one, or put it into {variable}; `popi keys create` makes one")
+    return _sendable(found, "the key for the gateway")
+
+
+def _sendable(value: str, what: str) -> str:
+    if not value or not (value.isascii() and value.isprintable() and " " not in value):
+        raise ConfigError(f"{what} is empty, or has blanks, line ends or other characters that can't be in one")
+    return value
+
+
+def _reason(error: httpx2.HTTPError) -> str:
+    kind = "no answer in time" if isinstance(error, httpx2.TimeoutException) else "the connection failed"
+    return f"{kind} ({error or type(error).__name__})"

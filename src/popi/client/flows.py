@@ -1,0 +1,319 @@
+"""What each call of the profile API sends and how its answer is read, as generators that do no sending themselves.
+
+A flow yields a `Request` and is sent back its `Reply` (or has `NotReached` thrown in), or yields a `Wait`; its return
+value is the call's. `Client` and `AsyncClient` both run the same flows, so that they can't differ.
+
+**Every call may be sent again.** Reading and erasing are idempotent by nature; signals by their ids or content; an
+import by both. Edits and rollbacks always name the version that they replace. So where a connection is cut, the same
+request goes out once more, and if the gateway then finds a newer version, a look at it tells whether it is our own.
+"""
+
+import json
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+from urllib.parse import quote
+
+from pydantic import BaseModel, ValidationError
+
+from popi.backends.retries import Retries, retry_after
+from popi.errors import DataError, GatewayError
+from popi.screening import visible
+from popi.serving.profiles.models import (
+    MOST_SIGNALS,
+    ClauseEdit,
+    ExportAnswer,
+    Import,
+    ImportAnswer,
+    ImportedUser,
+    Receipt,
+    SignalsAnswer,
+    SummaryAnswer,
+    SummaryEdit,
+    UserAnswer,
+    VersionsAnswer,
+    checked_user_id,
+)
+from popi.signals.types import Signal, User
+
+PASSING = (429, 502, 503, 504)
+"""Statuses that a later try may not meet; of the last three an earlier try may have been served all the same."""
+CONFLICTS = (412, 428)
+"""Another version of the summary is current, or there is one where the caller saw none."""
+UPLOAD_BYTES = 3 * 2**20
+"""Signals above this go in several uploads; the gateway takes 4 MiB."""
+EDITS = 5
+"""How often an edit is made anew because another came first."""
+SHOWN = 300
+
+Answer = TypeVar("Answer", bound=BaseModel)
+T = TypeVar("T")
+Change = Callable[[SummaryAnswer | None], SummaryEdit | str]
+
+
+@dataclass(frozen=True)
+class Request:
+    """To be sent to the gateway; `path` comes with its query, percent-encoded."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    content: bytes | None = None
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came back."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Do nothing for so many seconds."""
+
+    seconds: float
+
+
+class NotReached(Exception):
+    """No whole reply came; whether the request was served is not known."""
+
+
+Flow = Generator[Request | Wait, Reply | None, T]
+
+
+# -- calls ----------------------------------------------------------------------------------------------------------
+
+
+def user(retries: Retries, user_id: str) -> Flow[UserAnswer]:
+    """Counts, summary and renewal of a user."""
+    return (yield from _call(retries, Request("GET", _path(user_id)), UserAnswer))
+
+
+def add_signals(retries: Retries, user_id: str, signals: Sequence[Signal]) -> Flow[SignalsAnswer]:
+    """Upload signals, in as many requests as they need."""
+    total = SignalsAnswer(ids=[], added=0, known=0)
+    for upload in _uploads(signals):
+        sent = Request("POST", _path(user_id, "signals"), content=upload)
+        answer = yield from _call(retries, sent, SignalsAnswer)
+        total.ids += answer.ids
+        total.added += answer.added
+        total.known += answer.known
+    return total
+
+
+def summary(retries: Retries, user_id: str) -> Flow[SummaryAnswer | None]:
+    """The current summary; None where there is none."""
+    try:
+        return (yield from _call(retries, Request("GET", _path(user_id, "summary")), SummaryAnswer))
+    except GatewayError as error:
+        if error.code in ("no_summary", "no_user"):
+            return None
+        raise
+
+
+def put_summary(retries: Retries, user_id: str, edit: SummaryEdit, version: int | None) -> Flow[SummaryAnswer]:
+    """Write a summary in place of `version`; None: of whichever is current."""
+    if version is None:
+        return (yield from edit_summary(retries, user_id, lambda _: edit))
+    content = edit.model_dump_json(exclude_none=True).encode()
+    request = Request("PUT", _path(user_id, "summary"), _if_match(version), content)
+    reply, unsure = yield from _exchange(retries, request)
+    if unsure and reply.status in CONFLICTS:
+        now = yield from summary(retries, user_id)
+        if now is not None and now.version == version + 1 and _says(now, edit):
+            return now
+    return _read(request, reply, SummaryAnswer)
+
+
+def edit_summary(retries: Retries, user_id: str, change: Change) -> Flow[SummaryAnswer]:
+    """Read, change, write; where another edit comes between, all of it again."""
+
+    def write(current: SummaryAnswer | None) -> Flow[SummaryAnswer]:
+        changed = change(current)
+        edit = summary_edit(changed, None) if isinstance(changed, str) else changed
+        return put_summary(retries, user_id, edit, 0 if current is None else current.version)
+
+    return (yield from _on_current(retries, user_id, write))
+
+
+def versions(retries: Retries, user_id: str) -> Flow[list[SummaryAnswer]]:
+    """The versions that are kept, newest first."""
+    found = yield from _call(retries, Request("GET", _path(user_id, "summary", "versions")), VersionsAnswer)
+    return found.versions
+
+
+def rollback(retries: Retries, user_id: str, to: int, version: int | None) -> Flow[SummaryAnswer]:
+    """Make version `to` the newest, in place of `version`; None: of whichever is current."""
+    if version is None:
+        return (
+            yield from _on_current(
+                retries, user_id, lambda now: rollback(retries, user_id, to, 0 if now is None else now.version)
+            )
+        )
+    body = json.dumps({"version": to}).encode()
+    request = Request("POST", _path(user_id, "summary", "rollback"), _if_match(version), body)
+    reply, unsure = yield from _exchange(retries, request)
+    if unsure and reply.status in CONFLICTS:
+        kept = yield from versions(retries, user_id)
+        wanted = next((one.text for one in kept if one.version == to), None)
+        if kept and kept[0].version == version + 1 and kept[0].text == wanted:
+            return kept[0]
+    return _read(request, reply, SummaryAnswer)
+
+
+def export(retries: Retries, user_id: str) -> Flow[ExportAnswer]:
+    """Everything that is stored of a user."""
+    return (yield from _call(retries, Request("GET", _path(user_id, "export")), ExportAnswer))
+
+
+def training_line(retries: Retries, user_id: str) -> Flow[User]:
+    """A user as `popi train` reads them."""
+    return (yield from _call(retries, Request("GET", _path(user_id, "export") + "?format=jsonl"), User))
+
+
+def import_users(retries: Retries, users: Sequence[User | ImportedUser]) -> Flow[ImportAnswer]:
+    """Add users, all of them or none."""
+    whole = checked(Import, users=[one.model_dump(exclude_none=True) for one in users])
+    content = whole.model_dump_json(exclude_none=True).encode()
+    return (yield from _call(retries, Request("POST", "/users/import", content=content), ImportAnswer))
+
+
+def erase(retries: Retries, user_id: str) -> Flow[Receipt]:
+    """Remove all of a user."""
+    return (yield from _call(retries, Request("DELETE", _path(user_id)), Receipt))
+
+
+# -- shared ---------------------------------------------------------------------------------------------------------
+
+
+def _on_current(
+    retries: Retries, user_id: str, write: Callable[[SummaryAnswer | None], Flow[SummaryAnswer]]
+) -> Flow[SummaryAnswer]:
+    """Read, write in its place; where another version came between, both again."""
+    for last in (*[False] * (EDITS - 1), True):
+        current = yield from summary(retries, user_id)
+        try:
+            return (yield from write(current))
+        except GatewayError as error:
+            if last or error.status not in CONFLICTS:
+                raise
+    raise AssertionError("unreachable")
+
+
+def summary_edit(text: str | None, clauses: Sequence[ClauseEdit] | None) -> SummaryEdit:
+    """The body of an edit.
+
+    Raises:
+        DataError: both or neither were given, or one of them is too long.
+    """
+    return checked(SummaryEdit, text=text, clauses=None if clauses is None else list(clauses))
+
+
+def checked(model: type[Answer], **values: object) -> Answer:
+    """A body, checked here before it is sent.
+
+    Raises:
+        DataError: it does not fit.
+    """
+    try:
+        return model(**values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        message = first["msg"].removeprefix("Value error, ")
+        raise DataError(f"{where}: {message}" if where else message) from None
+
+
+def _exchange(retries: Retries, request: Request) -> Flow[tuple[Reply, bool]]:
+    """A reply that is worth reading, and whether an earlier try may have been served as well."""
+    unsure, retry = False, 0
+    while True:
+        try:
+            reply = yield request
+        except NotReached as error:
+            unsure, told, status, asked, code = True, str(error), None, None, None
+        else:
+            assert reply is not None
+            if reply.status not in PASSING:
+                return reply, unsure
+            unsure = unsure or reply.status != 429
+            status, asked = reply.status, retry_after(reply.headers)
+            code, words = _words(reply)
+            told = f"{status}: {words}"
+        wait = retries.wait(retry, asked)
+        if wait is None:
+            end = f"given up after {retry + 1} {'try' if retry == 0 else 'tries'}"
+            if asked is not None and asked > retries.longest:
+                end = f"the gateway asks to wait {asked:g} seconds, longer than {retries.longest:g}"
+            raise GatewayError(f"{_named(request)}: {told}; {end}", status=status, code=code)
+        yield Wait(wait)
+        retry += 1
+
+
+def _call(retries: Retries, request: Request, model: type[Answer]) -> Flow[Answer]:
+    reply, _ = yield from _exchange(retries, request)
+    return _read(request, reply, model)
+
+
+def _read(request: Request, reply: Reply, model: type[Answer]) -> Answer:
+    if not 200 <= reply.status < 300:
+        code, words = _words(reply)
+        hint = "; check the key, and that it is one of this gateway" if reply.status == 401 else ""
+        raise GatewayError(f"{_named(request)}: {reply.status}: {words}{hint}", status=reply.status, code=code)
+    try:
+        return model.model_validate_json(reply.body)
+    except ValidationError:
+        raise GatewayError(
+            f"{_named(request)}: answered with something other than a {model.__name__}; is this the URL of a popi "
+            "gateway (http://HOST:8600, without /v1)?",
+            status=reply.status,
+        ) from None
+
+
+def _words(reply: Reply) -> tuple[str | None, str]:
+    """The code and sentence of a refusal; what stands between us and the gateway may speak otherwise."""
+    try:
+        error = json.loads(reply.body)["error"]
+        return str(error["code"]), str(error["message"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        text = " ".join(reply.body.decode("utf-8", "replace").split())[:SHOWN]
+        return None, text or "(no message)"
+
+
+def _named(request: Request) -> str:
+    return f"{request.method} {request.path}"
+
+
+def _path(user_id: str, *more: str) -> str:
+    name = quote(checked_user_id(user_id), safe="")
+    # "." and ".." would be resolved away on the way, and the path be another's.
+    name = name.replace(".", "%2E") if name in (".", "..") else name
+    return "/".join(("/users", name, *more))
+
+
+def _if_match(version: int) -> dict[str, str]:
+    return {"if-match": f'"{version}"'} if version else {}
+
+
+def _says(answer: SummaryAnswer, edit: SummaryEdit) -> bool:
+    """Whether an answer is what becomes of an edit: the gateway takes out what nobody sees."""
+    if edit.clauses is None:
+        return answer.text == visible(edit.text or "").strip()
+    wanted = [(visible(clause.text).strip(), clause.locked) for clause in edit.clauses]
+    return [(clause.text, clause.locked) for clause in answer.clauses] == wanted
+
+
+def _uploads(signals: Sequence[Signal]) -> list[bytes]:
+    uploads: list[list[bytes]] = [[]]
+    size = 0
+    for signal in signals:
+        one = signal.model_dump_json(exclude_none=True).encode()
+        if uploads[-1] and (len(uploads[-1]) == MOST_SIGNALS or size + len(one) > UPLOAD_BYTES):
+            uploads.append([])
+            size = 0
+        uploads[-1].append(one)
+        size += len(one) + 1
+    return [b'{"signals":[' + b",".join(upload) + b"]}" for upload in uploads if upload]

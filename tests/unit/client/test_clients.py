@@ -1,0 +1,128 @@
+"""Both clients against a gateway in this process: every call does what it says, and a key reaches what it may."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+
+from popi import AsyncClient, Client, PairSignal, Signal, StatementSignal, User
+from popi.client import ClauseEdit, SummaryEdit
+from popi.errors import GatewayError
+from popi.serving.app import Gateway
+from popi.serving.keys import create
+from popi.serving.proxy.routes import UVICORN
+from popi.serving.settings import read
+from popi.serving.store.database import Database
+
+PAIRS: list[Signal] = [
+    PairSignal(id=f"p{n}", prompt=f"what is {word}?", chosen=f"a {word}", rejected=f"the {word} is")
+    for n, word in enumerate(("amber", "birch", "cedar"))
+]
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[str, str]]]:
+    """Its URL, and keys by name."""
+    folder: Path = tmp_path_factory.mktemp("store")
+    environment = pytest.MonkeyPatch()
+    environment.setenv("POPI_ADMIN_KEY", "an-admin-key-of-the-tests")
+    database = Database.open(f"sqlite:///{folder}/popi.db")
+    keys = {
+        "app": create(database, "app", "acme")[0],
+        "other": create(database, "app", "other")[0],
+        "ada": create(database, "user", "acme", "ada")[0],
+        "admin": "an-admin-key-of-the-tests",
+    }
+    app = Gateway(database, read(None, upstream="http://127.0.0.1:9"))
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="critical", **UVICORN))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive(), "the gateway did not start"
+        time.sleep(0.01)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}", keys
+    server.should_exit = True
+    thread.join(20)
+    environment.undo()
+
+
+class Awaited:
+    """An AsyncClient whose calls wait."""
+
+    def __init__(self, url: str, key: str, **settings: Any) -> None:
+        self.made = (url, key, settings)
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def call(*args: Any, **more: Any) -> Any:
+            async def run() -> Any:
+                url, key, settings = self.made
+                async with AsyncClient(url, key, **settings) as client:
+                    return await getattr(client, name)(*args, **more)
+
+            return asyncio.run(run())
+
+        return call
+
+
+@pytest.mark.parametrize("kind", [Client, Awaited])
+def test_a_user_from_the_first_signal_to_the_last_byte(gateway: tuple[str, dict[str, str]], kind: Any) -> None:
+    url, keys = gateway
+    client = kind(url, keys["app"])
+    name = f"a/b {kind.__name__} ☃"
+    assert client.summary(name) is None
+    answer = client.add_signals(name, PAIRS)
+    assert answer.ids == ["p0", "p1", "p2"] and answer.added == 3
+    assert client.add_signals(name, PAIRS).known == 3
+    first = client.put_summary(name, "Likes amber. Likes birch.")
+    assert first.version == 1 and [clause.text for clause in first.clauses] == ["Likes amber.", "Likes birch."]
+    with pytest.raises(GatewayError) as caught:
+        client.put_summary(name, "Another's.", version=0)
+    assert (caught.value.status, caught.value.code) == (428, "if_match_needed")
+    kept = ClauseEdit(id=first.clauses[0].id, text="Likes amber.", locked=True, signals=["p0"])
+    second = client.put_summary(name, clauses=[kept], version=1)
+    assert second.clauses[0].locked and second.clauses[0].id == first.clauses[0].id
+    with pytest.raises(GatewayError) as caught:
+        client.put_summary(name, "Late.", version=1)
+    assert (caught.value.status, caught.value.code) == (412, "version_conflict")
+    third = client.edit_summary(name, lambda now: SummaryEdit(text=f"{now.text} And cedar."))
+    assert third.text == "Likes amber. And cedar." and third.clauses[0].locked
+    assert client.rollback(name, 1).text == first.text
+    assert [one.version for one in client.versions(name)] == [4, 3, 2, 1]
+    told = client.user(name)
+    assert told.signals == 3 and told.summary.version == 4 and told.renewal is not None
+    assert len(client.export(name).signals) == 3
+    line = client.training_line(name)
+    assert line.user_id == name and len(line.signals) == 1 and len(line.targets) == 2
+    receipt = client.erase(name)
+    assert receipt.removed.signals == 3 and receipt.removed.summary_versions == 4
+    assert client.erase(name).removed.users == 0 and client.summary(name) is None
+    answer = client.import_users([line, User(user_id=f"{name}2", signals=[StatementSignal(text="hi")])])
+    assert (answer.users, answer.added) == (2, 4)
+
+
+@pytest.mark.parametrize("user_id", [".", "..", "%2E", "a/../b", "?x=1#y", "me"])
+def test_any_user_id_is_one_user_of_its_own(gateway: tuple[str, dict[str, str]], user_id: str) -> None:
+    url, keys = gateway
+    with Client(url, keys["app"]) as client:
+        assert client.put_summary(user_id, f"I am {user_id!r}.").version == 1
+        assert client.user(user_id).user_id == user_id == client.export(user_id).user_id
+        assert client.erase(user_id).removed.users == 1
+
+
+@pytest.mark.parametrize("kind", [Client, Awaited])
+def test_a_key_reaches_what_it_may(gateway: tuple[str, dict[str, str]], kind: Any) -> None:
+    url, keys = gateway
+    kind(url, keys["app"]).put_summary("ada", "Secretive.", version=None)
+    assert kind(url, keys["ada"]).summary("ada").text == "Secretive."
+    with pytest.raises(GatewayError) as caught:
+        kind(url, keys["ada"]).summary("ben")
+    assert caught.value.status == 403
+    assert kind(url, keys["other"]).summary("ada") is None
+    assert kind(url, keys["admin"], tenant="acme").summary("ada").author == "user"
+    with pytest.raises(GatewayError, match="check the key"):
+        kind(url, "popi_0000_nonsense").summary("ada")
