@@ -51,20 +51,8 @@ class Released(Way):
         assert whole.shape[1] == len(prompt) + SUMMARY, "a summary ended early"
         return {}
 
-    def update(self, reference: Tensor | None = None) -> Found:
-        logps = whole_logps(self.policy, self.batch()[0])[:, -SUMMARY:]
-        self.loss(logps, reference).backward()
-        return {"logps": logps.detach().float().cpu(), "gradient": self.gradient()}
-
-    def policy_update(self) -> Found:
-        return self.update()
-
-    def whole_step(self) -> Found:
-        self.rollouts()
-        found = self.scoring()
-        with torch.no_grad():
-            anchor = whole_logps(self.anchor, self.batch()[0])[:, -SUMMARY:]
-        return found | self.update(anchor)
+    def logps(self, model: torch.nn.Module, train: bool) -> Tensor:
+        return whole_logps(model, self.batch()[0])[:, -SUMMARY:]
 
     def generator_step(self) -> Found:
         with torch.no_grad():

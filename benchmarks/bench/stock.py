@@ -96,26 +96,11 @@ class Stock(Way):
         assert all(len(ids) == SUMMARY for ids in drawn), "a summary ended early"
         return {}
 
-    def logps(self, model: Any, entropy: bool) -> Tensor:
+    def logps(self, model: Any, train: bool) -> Tensor:
         found: Tensor = self.grpo._get_per_token_logps_and_entropies(
-            model, *self.batch(), SUMMARY, compute_entropy=entropy
+            model, *self.batch(), SUMMARY, compute_entropy=train
         )[0]
         return found
-
-    def update(self, reference: Tensor | None = None) -> Found:
-        logps = self.logps(self.policy, True)
-        self.loss(logps, reference).backward()
-        return {"logps": logps.detach().float().cpu(), "gradient": self.gradient()}
-
-    def policy_update(self) -> Found:
-        return self.update()
-
-    def whole_step(self) -> Found:
-        self.rollouts()
-        found = self.scoring()
-        with torch.no_grad():
-            anchor = self.logps(self.anchor, False)
-        return found | self.update(anchor)
 
     def generator_step(self) -> Found:
         """TRL's forward and sums, where the reference reads the plain prompt, as in the other ways."""

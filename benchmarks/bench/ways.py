@@ -30,6 +30,7 @@ class Way:
         self.policy = load(case)
         self.vocabulary = int(self.policy.config.vocab_size)
         self.device = torch.device(case.device)
+        self.anchor: Any = None  # of the KL
         self.setup()
 
     def setup(self) -> None:
@@ -44,6 +45,36 @@ class Way:
     def check(self) -> Found:
         """What is compared but not timed."""
         return {}
+
+    # -- parts of a step that every trainer has; the floor has its own ---------------------------------------------
+
+    def logps(self, model: Any, train: bool) -> Tensor:
+        """Log-probs of the group's summaries under a model: (G, SUMMARY)."""
+        raise NotImplementedError
+
+    def update(self, reference: Tensor | None = None) -> Found:
+        """Forward and backward of the policy's loss."""
+        logps = self.logps(self.policy, True)
+        self.loss(logps, reference).backward()
+        return {"logps": logps.detach().float().cpu(), "gradient": self.gradient()}
+
+    def policy_update(self) -> Found:
+        return self.update()
+
+    def whole_step(self) -> Found:
+        self.rollouts()
+        found = self.scoring()
+        with torch.no_grad():
+            anchor = self.logps(self.anchor, False)
+        return found | self.update(anchor)
+
+    def rollouts(self) -> Found:
+        """Sample the group's summaries."""
+        raise NotImplementedError
+
+    def scoring(self) -> Found:
+        """The summaries' rewards."""
+        raise NotImplementedError
 
     # -- pieces ---------------------------------------------------------------------------------------------------
 
@@ -91,6 +122,7 @@ class Ours(Way):
 
     def setup(self) -> None:
         self.base = self.policy if self.case.what in ("policy_update", "rollouts") else load(self.case)
+        self.anchor = self.base
         self.local = LocalModel.__new__(LocalModel)
         self.local.model, self.local.name, self.local.pad_id = self.policy, self.case.model, 0
         self.local.end_id, self.local.stop_ids = 0, ()  # every way writes summaries of full length
@@ -132,22 +164,8 @@ class Ours(Way):
                 worst = torch.maximum(worst, (both[0] - both[1]).abs().max().cpu())
         return {"rollouts_against_plain": worst}
 
-    def update(self, reference: Tensor | None = None) -> Found:
-        ids, mask = self.batch()
-        logps, _ = group_logps(self.policy, ids, mask, SUMMARY, 0, 1.0, True)
-        self.loss(logps, reference).backward()
-        return {"logps": logps.detach().float().cpu(), "gradient": self.gradient()}
-
-    def policy_update(self) -> Found:
-        return self.update()
-
-    def whole_step(self) -> Found:
-        self.rollouts()
-        found = self.scoring()
-        ids, mask = self.batch()
-        with torch.no_grad():
-            anchor, _ = group_logps(self.base, ids, mask, SUMMARY, 0, 1.0, False)
-        return found | self.update(anchor)
+    def logps(self, model: Any, train: bool) -> Tensor:
+        return group_logps(model, *self.batch(), SUMMARY, 0, 1.0, train)[0]
 
     def generator_step(self) -> Found:
         trees = [ScoringItem(*map(tuple, item)).tree for item in self.items(PAIRS)]
