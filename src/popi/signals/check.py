@@ -97,7 +97,13 @@ def _examine(
     users: list[User] | None,
 ) -> Report:
     report = Report(Path(path))
-    elsewhere = {user_id: other for other in against for user_id in _user_ids(other)}
+    elsewhere: dict[str, str | Path] = {}
+    for other in against:
+        ids, bad = _user_ids(other)
+        elsewhere |= dict.fromkeys(ids, other)
+        if bad:
+            message = f"{bad} bad lines of {other} are not compared, and their users may stand here too: mend that file"
+            report.problems.append(Problem(0, "lines not compared", "", message))
     first_line: dict[str, int] = {}
     rows: list[PreferenceRow] = []
     lines: dict[str, list[int]] = {}  # of each user's preference rows
@@ -184,6 +190,13 @@ def _examine_user(user: User, lines: Sequence[int], report: Report, require_targ
                 break
 
 
-def _user_ids(path: str | Path) -> set[str]:
-    """The users of another split; its bad lines are that file's own matter."""
-    return {parsed.user_id for _, parsed in read_lines(path) if not isinstance(parsed, list)}
+def _user_ids(path: str | Path) -> tuple[set[str], int]:
+    """The users of another split, and how many of its lines do not say whose they are."""
+    ids: set[str] = set()
+    bad = 0
+    for _, parsed in read_lines(path):
+        if isinstance(parsed, list):
+            bad += 1
+        else:
+            ids.add(parsed.user_id)
+    return ids, bad

@@ -148,8 +148,11 @@ def test_users_in_two_splits(tmp_path: Path) -> None:
     )
     users = [{"user_id": name, "signals": []} for name in "abc"]
     found = report(tmp_path, *users, against=[other])
-    assert kinds(found) == [(2, "user in two splits", "user_id"), (3, "user in two splits", "user_id")]
-    assert str(other) in found.problems[0].message
+    shared = "user in two splits", "user_id"
+    assert kinds(found) == [(0, "lines not compared", ""), (2, *shared), (3, *shared)]
+    assert found.problems[0].message.startswith(f"1 bad lines of {other}") and str(other) in found.problems[1].message
+    other.write_text('{"user_id": "d", "signals": []}\n')
+    assert report(tmp_path, *users, against=[other]).ok
     with pytest.raises(DataError, match="nowhere"):
         report(tmp_path, *users, against=[tmp_path / "nowhere"])
 
