@@ -85,7 +85,8 @@ def read_tree(path: str | Path, overrides: list[str] | None = None) -> dict[str,
     try:
         tree = parse(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
-        raise ConfigError(f"{path}: can't be read ({error.strerror or error})") from None
+        hint = "; settings come after the file: configs/nano.toml " + str(path) if "=" in path.name else ""
+        raise ConfigError(f"{path}: can't be read ({error.strerror or error}){hint}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
     except (ValueError, RecursionError) as error:  # both parsers' errors

@@ -110,3 +110,5 @@ def test_a_folder_and_a_missing_file_are_no_config(tmp_path: Path) -> None:
         load_config(tmp_path)
     with pytest.raises(ConfigError, match=r"can't be read \(No such file"):
         load_config(tmp_path / "nowhere.toml")
+    with pytest.raises(ConfigError, match=r"settings come after the file: configs/nano.toml seed=3$"):
+        load_config("seed=3")
