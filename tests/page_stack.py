@@ -62,31 +62,50 @@ class Upstream:
 
 
 class Learner:
-    """An inference model by rules, which words things anew each time; and says which signals it went by."""
+    """An inference model by rules, which words things anew each time and keeps what the old summary says; and says
+    which signals it went by.
+    """
 
     how: Literal["leave_one_out", "named"] = "named"
     JOKES = ("Enjoys a good joke now and then.", "Likes humorous, witty replies.", "Appreciates some fun in answers.")
     SHORT = ("Prefers short answers.", "Likes answers that are brief.")
+    COOKS = ("Cooks at home most evenings, for two.",)
+    renews = True
 
     def __init__(self) -> None:
         self.renewals = 0
 
-    def summarize(self, signals: Sequence[Signal], temperature: float = 0.0) -> Summary:
+    def renewable(self, summary: str) -> bool:
+        return True
+
+    def summarize(
+        self, signals: Sequence[Signal], temperature: float = 0.0, *, previous: Summary | None = None
+    ) -> Summary:
+        old = previous.text if previous is not None else ""
         said = []
-        if any(map(_short, signals)):
-            said.append(self.SHORT[self.renewals % len(self.SHORT)])
-        if any(map(_jokes, signals)):
-            said.append(self.JOKES[self.renewals % len(self.JOKES)])
-        if any(map(_cooks, signals)):
-            said.append("Cooks at home most evenings, for two.")
+        for words, test in self._kinds():
+            if any(map(test, signals)) or any(one in old for one in words):
+                said.append(words[self.renewals % len(words)])
         self.renewals += 1
         return Summary(" ".join(said) or "none", 5, len(signals), model="learner")
 
-    def explain(self, signals: Sequence[Signal], summary: str, clauses: Sequence[str]) -> list[list[int]]:
-        tests: list[Callable[[Signal], bool]] = [
-            _short if clause in self.SHORT else _jokes if clause in self.JOKES else _cooks for clause in clauses
-        ]
-        return [[i for i, one in enumerate(signals) if test(one)] for test in tests]
+    def explain(
+        self,
+        signals: Sequence[Signal],
+        summary: str,
+        clauses: Sequence[str],
+        before: Sequence[str] = (),
+        behind: int | None = None,
+    ) -> list[list[int]]:
+        found = []
+        for clause in clauses:
+            words, test = next((kind for kind in self._kinds() if clause in kind[0]), ((), _cooks))
+            new = [i for i, one in enumerate(signals) if test(one)]
+            found.append([*new, *(len(signals) + i for i, text in enumerate(before) if text in words)])
+        return found
+
+    def _kinds(self) -> "list[tuple[tuple[str, ...], Callable[[Signal], bool]]]":
+        return [(self.SHORT, _short), (self.JOKES, _jokes), (self.COOKS, _cooks)]
 
 
 def _short(signal: Signal) -> bool:

@@ -5,6 +5,7 @@ not carry (links, code, instructions to a model: popi.screening) is left out of 
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,8 @@ from popi.backends.batch import values
 from popi.backends.chat import ChatModel, Reply, estimate_tokens
 from popi.errors import DataError, PopiError
 from popi.screening import screened
+from popi.signals.fading import Previous
+from popi.signals.fading import previous as faded
 from popi.signals.render import Templates
 from popi.signals.types import Prompt, Signal
 from popi.summary import Summary
@@ -22,6 +25,9 @@ if TYPE_CHECKING:  # a model behind an API needs no torch
 
 BATCH = 32
 """Users summarised in one forward."""
+Old = str | Summary | Previous | None
+"""An old summary to renew. Of one without its number of signals (`rests_on`) it is taken that they were very many; a
+`Previous` is shown as it is."""
 
 
 def fit_signals(
@@ -46,6 +52,7 @@ def summary_of(
     model: str,
     count: Callable[[str], int],
     tokens: int | None = None,
+    behind: int | None = 0,
 ) -> Summary:
     """What a model wrote, as a summary.
 
@@ -61,21 +68,51 @@ def summary_of(
         model: its name.
         count: text → tokens.
         tokens: of the whole text, where the server counted them.
+        behind: how many signals the old summary rests on that it renews; None: not known.
     """
+    rests_on = 0 if behind is None else behind + used
     fit = screened(text)
     if fit.left_out and not fit.text:
-        return Summary("", 0, used, dropped, model, left_out=fit.left_out)
+        return Summary("", 0, used, dropped, model, left_out=fit.left_out, rests_on=rests_on)
     if templates.names_no_preference(fit.text):
         text = templates.no_preference
-        return Summary(text, count(text), used, dropped, model, abstained=True, left_out=fit.left_out)
+        return Summary(text, count(text), used, dropped, model, True, fit.left_out, rests_on)
     if tokens is None or fit.text != text:
         tokens = count(fit.text)
-    return Summary(fit.text, tokens, used, dropped, model, left_out=fit.left_out)
+    return Summary(fit.text, tokens, used, dropped, model, left_out=fit.left_out, rests_on=rests_on)
+
+
+def shown(templates: Templates, old: Old, signals: Sequence[Signal]) -> Previous | None:
+    """An old summary beside the signals that came since, by the rule of `signals.fading`; None where there is none, it
+    names no preference, or its evidence has faded.
+    """
+    if old is None or isinstance(old, Previous):
+        return old
+    return None if templates.names_no_preference(str(old)) else faded(str(old), signals_behind(old), len(signals))
+
+
+def signals_behind(old: Old) -> int | None:
+    """How many signals an old summary rests on; None: not known, and 0 where there is none."""
+    if old is None:
+        return 0
+    return old.rests_on or None if isinstance(old, Summary) else None
+
+
+def nothing_new(templates: Templates, old: Old, model: str, count: Callable[[str], int]) -> Summary:
+    """The summary of a user without (new) signals: the old one, or that no preference is known. No model is asked:
+    what it would write were its own taste.
+    """
+    text = old.text if isinstance(old, Previous) else str(old or "")
+    if templates.names_no_preference(text):
+        return summary_of(templates, "", 0, (), model, count)
+    if isinstance(old, Summary):
+        return replace(old, signals_used=0, signals_dropped=())
+    return Summary(text.strip(), count(text.strip()), model=model)
 
 
 class InferenceModel:
-    """Signals in, summary out. Of a user without signals the summary says that no preference is known: no model is
-    asked, since what it would write were its own taste.
+    """Signals in, summary out. Of a user without signals the summary says that no preference is known (see
+    `nothing_new`). With an old summary, the signals are those that came since, and the summary is a renewal of it.
 
     Args:
         local: the language model; training may share it between jobs.
@@ -83,6 +120,8 @@ class InferenceModel:
         max_tokens: longest summary, in tokens.
         token_budget: most tokens of rendered signals; whole signals are dropped to fit.
         conditioned: it reads the task prompt too, and writes a summary for each user and prompt.
+        renews: it knows what to do with an old summary. None: of models that popi trained, whether they were trained
+            to; of all others (LLMs that follow instructions) yes. `previous` is shown to any.
     """
 
     def __init__(
@@ -92,6 +131,7 @@ class InferenceModel:
         max_tokens: int | None = None,
         token_budget: int | None = None,
         conditioned: bool | None = None,
+        renews: bool | None = None,
     ) -> None:
         self.local = local
         self.templates = local.templates(templates)
@@ -99,6 +139,7 @@ class InferenceModel:
         self.token_budget: int = token_budget or local.settings.get("token_budget", 8192)
         given = local.settings.get("conditioned_on_prompt", False) if conditioned is None else conditioned
         self.conditioned = bool(given)
+        self.renews: bool = local.settings.get("renews", not local.settings) if renews is None else renews
 
     @classmethod
     def from_pretrained(
@@ -135,12 +176,15 @@ class InferenceModel:
         return ApiInferenceModel(chat, templates, max_tokens, token_budget, count_tokens)
 
     def prompt_ids(
-        self, signals: Sequence[Signal], prompt: Prompt | None = None
+        self, signals: Sequence[Signal], prompt: Prompt | None = None, previous: Old = None
     ) -> tuple[list[int], int, tuple[str, ...]]:
         """The templated prompt's token ids, how many signals are in it, and which were dropped.
 
+        `previous`: an old summary, which the signals came after.
+
         Raises:
             DataError: no signal fits; or a task prompt is missing, or given to a model that does not read it.
+            ConfigError: the templates have no place for a task prompt, or for an old summary.
         """
         if self.conditioned != (prompt is not None):
             told = "reads the task prompt too, and none was given" if self.conditioned else "reads no task prompt"
@@ -149,14 +193,26 @@ class InferenceModel:
                 "model is trained"
             )
         kept, dropped = fit_signals(self.templates, signals, self.token_budget, self.local.count_tokens)
-        return self.local.encode_chat(self.templates.inference_messages(kept, prompt)), len(kept), dropped
+        messages = self.templates.inference_messages(kept, prompt, shown(self.templates, previous, signals))
+        return self.local.encode_chat(messages), len(kept), dropped
 
-    def summarize(self, signals: Sequence[Signal], temperature: float = 0.0, prompt: Prompt | None = None) -> Summary:
+    def summarize(
+        self,
+        signals: Sequence[Signal],
+        temperature: float = 0.0,
+        prompt: Prompt | None = None,
+        previous: Old = None,
+    ) -> Summary:
         """Write the preference summary of one user; greedy unless a temperature is given.
 
-        `prompt`: the task prompt that it is for, where the model is conditioned on it.
+        Args:
+            signals: the user's; with `previous`, those that came since.
+            temperature: of sampling.
+            prompt: the task prompt that it is for, where the model is conditioned on it.
+            previous: an old summary to renew. One that names no preference counts as none.
         """
-        return self.summarize_many([signals], temperature, prompts=None if prompt is None else [prompt])[0]
+        asked = None if prompt is None else [prompt]
+        return self.summarize_many([signals], temperature, prompts=asked, previous=[previous])[0]
 
     def summarize_many(
         self,
@@ -164,16 +220,18 @@ class InferenceModel:
         temperature: float = 0.0,
         progress: Callable[[int], None] | None = None,
         prompts: Sequence[Prompt] | None = None,
+        previous: Sequence[Old] | None = None,
     ) -> list[Summary]:
         """Summaries of many users, in their order. `progress` is told how many were added, batch by batch.
 
-        `prompts`: one for each of `users`, where the model is conditioned on the task prompt.
+        `prompts`: one for each of `users`, where the model is conditioned on the task prompt. `previous`: of each user
+        the old summary to renew, or None.
         """
         asked = [None] * len(users) if prompts is None else prompts
-        encoded = [self.prompt_ids(signals, prompt) for signals, prompt in zip(users, asked, strict=True)]
-        count, name = self.local.count_tokens, self.local.name
-        unknown = summary_of(self.templates, "", 0, (), name, count)
-        written = {i: unknown for i, (_, used, _) in enumerate(encoded) if not used}
+        olds = [None] * len(users) if previous is None else previous
+        encoded = [self.prompt_ids(*one) for one in zip(users, asked, olds, strict=True)]
+        count, name, templates = self.local.count_tokens, self.local.name, self.templates
+        written = {i: nothing_new(templates, olds[i], name, count) for i, one in enumerate(encoded) if not one[1]}
         if progress and written:
             progress(len(written))
         order = [i for i in range(len(encoded)) if i not in written]
@@ -185,10 +243,16 @@ class InferenceModel:
             )
             for i, samples in zip(batch, drawn, strict=True):
                 _, used, dropped = encoded[i]
-                written[i] = summary_of(self.templates, self.local.decode(samples[0]), used, dropped, name, count)
+                behind = signals_behind(olds[i]) if shown(templates, olds[i], users[i]) else 0
+                text = self.local.decode(samples[0])
+                written[i] = summary_of(templates, text, used, dropped, name, count, behind=behind)
             if progress:
                 progress(len(batch))
         return [written[i] for i in range(len(encoded))]
+
+    def renewable(self, summary: str) -> bool:
+        """Whether this summary can be renewed: model and templates know how, and it names a preference."""
+        return self.renews and _renewable(self.templates, summary)
 
     def save(self, path: str | Path) -> None:
         """Save the model with the settings that `from_pretrained` needs."""
@@ -198,12 +262,13 @@ class InferenceModel:
     def saved_settings(self) -> dict[str, int]:
         """What `from_pretrained` finds beside the weights."""
         budgets = {"max_tokens": self.max_tokens, "token_budget": self.token_budget}
-        return budgets | ({"conditioned_on_prompt": True} if self.conditioned else {})
+        told = {"conditioned_on_prompt": self.conditioned, "renews": self.renews}
+        return budgets | {name: True for name, holds in told.items() if holds}
 
 
 class ApiInferenceModel:
     """The inference model where it is any instruction-tuned LLM behind an API. For a user without signals it is not
-    asked, as with `InferenceModel`.
+    asked, and an old summary is renewed, as with `InferenceModel`.
 
     Args:
         chat: the LLM; `ApiModel.connect` makes one.
@@ -212,6 +277,9 @@ class ApiInferenceModel:
         token_budget: most tokens of rendered signals, as `count_tokens` counts; whole signals are dropped to fit.
         count_tokens: text → tokens. By default an estimate, since there is no tokenizer (see estimate_tokens).
     """
+
+    renews = True
+    """It is taken to follow the instruction to renew an old summary."""
 
     def __init__(
         self,
@@ -225,14 +293,19 @@ class ApiInferenceModel:
         self.templates = Templates.load(templates) if isinstance(templates, str) else templates
         self.max_tokens, self.token_budget, self.count_tokens = max_tokens, token_budget, count_tokens
 
-    def summarize(self, signals: Sequence[Signal], temperature: float = 0.0) -> Summary:
-        """Write the preference summary of one user.
+    def renewable(self, summary: str) -> bool:
+        """Whether this summary can be renewed: the templates have a place for it, and it names a preference."""
+        return _renewable(self.templates, summary)
+
+    def summarize(self, signals: Sequence[Signal], temperature: float = 0.0, previous: Old = None) -> Summary:
+        """Write the preference summary of one user; with `previous`, that renewed by the signals that came since.
 
         Raises:
             UpstreamError: the server gave none.
             DataError: no signal fits the budget.
+            ConfigError: the templates have no place for an old summary.
         """
-        result = self.summarize_each([signals], temperature)[0]
+        result = self.summarize_each([signals], temperature, previous=[previous])[0]
         if isinstance(result, PopiError):
             raise result
         return result
@@ -242,22 +315,28 @@ class ApiInferenceModel:
         users: Sequence[Sequence[Signal]],
         temperature: float = 0.0,
         progress: Callable[[int], None] | None = None,
+        previous: Sequence[Old] | None = None,
     ) -> list[Summary]:
-        """Summaries of many users, in their order. `progress` is told how many were added.
+        """Summaries of many users, in their order. `progress` is told how many were added. `previous`: of each user the
+        old summary to renew, or None.
 
         Raises:
             BatchError: some failed; its `results` hold the summaries of all others.
+            ConfigError: the templates have no place for an old summary.
         """
         tell = (lambda _index, _result: progress(1)) if progress else None
-        return values(self.summarize_each(users, temperature, tell))
+        return values(self.summarize_each(users, temperature, tell, previous))
 
     def summarize_each(
         self,
         users: Sequence[Sequence[Signal]],
         temperature: float = 0.0,
         on_result: Callable[[int, Summary | PopiError], None] | None = None,
+        previous: Sequence[Old] | None = None,
     ) -> list[Summary | PopiError]:
         """For every user a summary, or the error in its place. `on_result` is told each as soon as it is there."""
+        templates, count, name = self.templates, self.count_tokens, self.chat.name
+        olds = [None] * len(users) if previous is None else previous
         results: dict[int, Summary | PopiError] = {}
         read: dict[int, tuple[list[Signal], tuple[str, ...]]] = {}
 
@@ -268,13 +347,14 @@ class ApiInferenceModel:
 
         for index, signals in enumerate(users):
             if not signals:
-                keep(index, summary_of(self.templates, "", 0, (), self.chat.name, self.count_tokens))
+                keep(index, nothing_new(templates, olds[index], name, count))
                 continue
             try:
-                read[index] = fit_signals(self.templates, signals, self.token_budget, self.count_tokens)
+                read[index] = fit_signals(templates, signals, self.token_budget, count)
             except DataError as error:
                 keep(index, error)
         sent = list(read)
+        beside = {index: shown(templates, olds[index], users[index]) for index in sent}
 
         def on_reply(position: int, reply: Reply | PopiError) -> None:
             index = sent[position]
@@ -282,9 +362,13 @@ class ApiInferenceModel:
                 keep(index, reply)
             else:
                 kept, dropped = read[index]
-                name, count = self.chat.name, self.count_tokens
-                keep(index, summary_of(self.templates, reply.text, len(kept), dropped, name, count, reply.tokens))
+                behind = signals_behind(olds[index]) if beside[index] else 0
+                keep(index, summary_of(templates, reply.text, len(kept), dropped, name, count, reply.tokens, behind))
 
-        prompts = [self.templates.inference_messages(read[index][0]) for index in sent]
+        prompts = [templates.inference_messages(read[index][0], previous=beside[index]) for index in sent]
         self.chat.chat_many(prompts, max_tokens=self.max_tokens, temperature=temperature, on_result=on_reply)
         return [results[index] for index in range(len(users))]
+
+
+def _renewable(templates: Templates, summary: str) -> bool:
+    return templates.renews and not templates.names_no_preference(summary)

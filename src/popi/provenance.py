@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from popi.errors import PopiError
+from popi.signals.fading import Previous, previous
 from popi.signals.neutralise import neutralise
 from popi.signals.types import Signal
 
@@ -32,8 +33,24 @@ class Explains(Protocol):
 
     how: Literal["leave_one_out", "named"]
 
-    def explain(self, signals: Sequence[Signal], summary: str, clauses: Sequence[str]) -> list[list[int]]:
-        """For each clause the positions of the signals that it rests on, best first; may be none."""
+    def explain(
+        self,
+        signals: Sequence[Signal],
+        summary: str,
+        clauses: Sequence[str],
+        before: Sequence[str] = (),
+        behind: int | None = None,
+    ) -> list[list[int]]:
+        """For each clause the positions of the signals that it rests on, best first; may be none.
+
+        Args:
+            signals: those that were read.
+            summary: what the model wrote.
+            clauses: its parts.
+            before: the statements of the old summary, where it was shown one beside the signals. They count as signals,
+                at the positions behind these.
+            behind: how many signals the old summary rests on; None: not known.
+        """
         ...
 
 
@@ -48,6 +65,9 @@ class LeaveOneOut:
     say the same, the other still carries the clause. The second is its mirror, one signal put in alone; the sum is the
     Shapley value cut down to the first and the last place in line. It takes 2·n + 2 forwards of one summary each.
 
+    In a renewal each statement of the old summary is weighed as a signal is, with the old summary in the prompt. It is
+    shown at the same worth (signals.fading) however much of it is left out.
+
     Args:
         model: the local inference model that wrote the summary.
     """
@@ -57,42 +77,68 @@ class LeaveOneOut:
     def __init__(self, model: "InferenceModel") -> None:
         self._model = model
 
-    def explain(self, signals: Sequence[Signal], summary: str, clauses: Sequence[str]) -> list[list[int]]:
+    def explain(
+        self,
+        signals: Sequence[Signal],
+        summary: str,
+        clauses: Sequence[str],
+        before: Sequence[str] = (),
+        behind: int | None = None,
+    ) -> list[list[int]]:
         """See `Explains`."""
         chosen = []
-        for weights in self.weights(signals, summary, clauses):
+        for weights in self.weights(signals, summary, clauses, before, behind):
             least = max(LEAST_NATS, SHARE_OF_BEST * max(weights, default=0.0))
             order = sorted(range(len(weights)), key=lambda i: -weights[i])
             chosen.append([i for i in order if weights[i] >= least])
         return chosen
 
-    def weights(self, signals: Sequence[Signal], summary: str, clauses: Sequence[str]) -> list[list[float]]:
-        """For each clause every signal's weight in nats; 0 for signals beyond `MOST_SIGNALS`, and for a clause whose
-        words are not in the summary.
+    def weights(
+        self,
+        signals: Sequence[Signal],
+        summary: str,
+        clauses: Sequence[str],
+        before: Sequence[str] = (),
+        behind: int | None = None,
+    ) -> list[list[float]]:
+        """For each clause every signal's weight in nats, then every old statement's; 0 for signals beyond
+        `MOST_SIGNALS`, for old statements where they have faded, and for a clause whose words are not in the summary.
 
         Raises:
             DataError: no signal fits the model's token budget.
         """
         first = max(0, len(signals) - MOST_SIGNALS)
-        weighed = list(signals[first:])
+        shown = previous(" ".join(before), behind, len(signals)) if before else None
+        old = list(before[:MOST_SIGNALS]) if shown is not None else []
+        weighed: list[Signal | str] = [*signals[first:], *old]
         places = [_place(summary, clause) for clause in clauses]
         if not weighed or not any(places):
-            return [[0.0] * len(signals) for _ in clauses]
-        sets = [weighed, *([one for one in weighed if one is not left] for left in weighed)]
-        sets += [*([one] for one in weighed), []]
+            return [[0.0] * (len(signals) + len(before)) for _ in clauses]
+        n = len(weighed)
+        kept = [
+            list(range(n)),
+            *([i for i in range(n) if i != left] for left in range(n)),
+            *([i] for i in range(n)),
+            [],
+        ]
+        sets = [_shown([weighed[i] for i in one], shown.worth if shown else 0) for one in kept]
         scores = self._scores(sets, summary, places)  # [set][clause]
-        n, (whole, empty) = len(weighed), (scores[0], scores[-1])
+        whole, empty = scores[0], scores[-1]
         return [
             [0.0] * first
             + [
                 0.5 * (whole[c] - scores[1 + i][c]) + 0.5 * (scores[1 + n + i][c] - empty[c]) if places[c] else 0.0
                 for i in range(n)
             ]
+            + [0.0] * (len(before) - len(old))
             for c in range(len(clauses))
         ]
 
     def _scores(
-        self, sets: Sequence[Sequence[Signal]], summary: str, places: Sequence[tuple[int, int] | None]
+        self,
+        sets: Sequence[tuple[list[Signal], Previous | None]],
+        summary: str,
+        places: Sequence[tuple[int, int] | None],
     ) -> list[list[float]]:
         import torch
 
@@ -104,8 +150,8 @@ class LeaveOneOut:
         spans = [None if place is None else _tokens(ends, *place) for place in places]
         scores = []
         with torch.no_grad():
-            for signals in sets:
-                prompt = tuple(self._model.prompt_ids(signals)[0])
+            for signals, old in sets:
+                prompt = tuple(self._model.prompt_ids(signals, previous=old)[0])
                 batch = pack([[Segment(prompt), Segment(ids, 0, True)]], local.pad_id).to(local.device)
                 logps = token_logps(local.model, batch).tolist()
                 scores.append([0.0 if span is None else sum(logps[span[0] : span[1]]) for span in spans])
@@ -124,18 +170,30 @@ class Named:
     def __init__(self, model: "ApiInferenceModel") -> None:
         self._model = model
 
-    def explain(self, signals: Sequence[Signal], summary: str, clauses: Sequence[str]) -> list[list[int]]:
-        """See `Explains`.
+    def explain(
+        self,
+        signals: Sequence[Signal],
+        summary: str,
+        clauses: Sequence[str],
+        before: Sequence[str] = (),
+        behind: int | None = None,
+    ) -> list[list[int]]:
+        """See `Explains`. Old statements are numbered behind the signals, as what was found earlier.
 
         Raises:
             UpstreamError: the server gave no answer.
         """
         model, templates = self._model, self._model.templates
+        fences = (*templates.delimiters, "</statements")
         positions = {id(one): position for position, one in enumerate(signals)}
         read, _ = templates.fit(list(signals)[-MOST_SIGNALS:], model.token_budget, model.count_tokens)
         shown = [f"[{number}] {templates.signal_text(one)}" for number, one in enumerate(read, start=1)]
+        old = before[:MOST_SIGNALS] if previous(" ".join(before), behind, len(signals)) else ()
+        for number, text in enumerate(old, start=len(read) + 1):
+            shown.append(f"[{number}] (found earlier) {neutralise(text, fences, single_line=True)}")
+        places = [*(positions[id(one)] for one in read), *(len(signals) + k for k in range(len(old)))]
         said = [
-            f"{number}. {neutralise(clause, (*templates.delimiters, '</statements'), single_line=True)}"
+            f"{number}. {neutralise(clause, fences, single_line=True)}"
             for number, clause in enumerate(clauses, start=1)
         ]
         asked = ASK.format(signals="\n".join(shown), statements="\n".join(said))
@@ -143,8 +201,8 @@ class Named:
         reply = self._model.chat.chat_many([messages], max_tokens=32 + 16 * len(clauses))[0]
         if isinstance(reply, PopiError):
             raise reply
-        named = read_numbers(reply.text, len(clauses), len(read))
-        return [[positions[id(read[k])] for k in numbers] for numbers in named]
+        named = read_numbers(reply.text, len(clauses), len(places))
+        return [[places[k] for k in numbers] for numbers in named]
 
 
 ASK = """Numbered signals of one user stand between <user_signals> tags, numbered statements about this user between \
@@ -191,6 +249,12 @@ def explainer(model: object) -> "Explains | None":
     if isinstance(model, InferenceModel):
         return LeaveOneOut(model)
     return Named(model) if isinstance(model, ApiInferenceModel) else None
+
+
+def _shown(items: Sequence[Signal | str], worth: int) -> tuple[list[Signal], Previous | None]:
+    """Signals, and statements of the old summary as one text, as the model is shown them."""
+    old = " ".join(one for one in items if isinstance(one, str))
+    return [one for one in items if not isinstance(one, str)], Previous(old, worth) if old else None
 
 
 def _place(summary: str, clause: str) -> tuple[int, int] | None:

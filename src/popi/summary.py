@@ -14,6 +14,7 @@ class Summary:
         signals_used: how many of the user's signals the inference model read.
         signals_dropped: ids (or positions, as ``#3``) of whole signals left out to fit the token budget.
         model: the inference model that wrote it (a name or a path).
+        rests_on: how many signals it rests on: those read, and of a renewal those behind the old summary too.
         abstained: it says that no preference is known: there were no signals, or the inference model saw no preference
             in them. The generator then answers the plain prompt (docs/evidence.md).
         left_out: kinds of things (`popi.screening.Kind`) for the sake of which part of what the model wrote, or all
@@ -27,6 +28,7 @@ class Summary:
     model: str = ""
     abstained: bool = False
     left_out: tuple[str, ...] = field(default=())
+    rests_on: int = 0
 
     def __str__(self) -> str:
         return self.text

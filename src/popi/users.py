@@ -72,6 +72,7 @@ def users_of(config: RunConfig, split: SplitName) -> People:
 
 
 def _nano(config: RunConfig, split: SplitName) -> list[Person]:
+    from popi.nano.change import some_changing
     from popi.nano.no_evidence import some_without_evidence
     from popi.nano.world import make_users, oracle_summary
 
@@ -79,6 +80,7 @@ def _nano(config: RunConfig, split: SplitName) -> list[Person]:
     n = data.train_users if split == "train" else data.test_users
     made = make_users(n, config.seed, split, targets=data.targets_per_user)
     if split == "train":
+        made = some_changing(made, data.change_share, config.seed, split)
         made = some_without_evidence(made, data.no_evidence_share, config.seed, split)
     return [Person(one.user, frozenset(one.preferences.items()), oracle_summary(one)) for one in made]
 

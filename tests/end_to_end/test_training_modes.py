@@ -23,15 +23,19 @@ BASELINES = ["population_dpo", "fspo", "user_embedding", "user_embedding_from_si
 ORDERS = [*BASELINES, "plug_and_play", "alternating", "simultaneous"]
 PER_PROMPT = " per prompt"
 CONDITIONED = [f"{order}{PER_PROMPT}" for order in ("alternating", "simultaneous")]
+RENEWED = " renewed"
 CASES = [(o, a) for a in ("none", "lora") for o in ORDERS] + [(o, "none") for o in CONDITIONED]
+CASES += [(f"alternating{RENEWED}", "none"), (f"simultaneous{RENEWED}", "lora")]
 STEPS = 4
 QUIET = Console(quiet=True)
 
 
 def make_config(root: Path, base: Path, order: str, adapter: str, name: str = "whole", **training: object) -> RunConfig:
-    """`order` is one of `ORDERS`, or of those in `CONDITIONED` with the summaries conditioned on the task prompt."""
-    conditioned = order in CONDITIONED
-    order = order.removesuffix(PER_PROMPT)
+    """`order` is one of `ORDERS`, or of those in `CONDITIONED` with the summaries conditioned on the task prompt; or
+    ends in `RENEWED`: about half of the rows are renewals.
+    """
+    conditioned, renewed = order in CONDITIONED, order.endswith(RENEWED)
+    order = order.removesuffix(PER_PROMPT).removesuffix(RENEWED)
     return resolve(
         {
             "name": name,
@@ -51,6 +55,7 @@ def make_config(root: Path, base: Path, order: str, adapter: str, name: str = "w
                     "warmup_steps": 0,
                 },
                 "generator": {"steps": STEPS, "batch_size": 4, "warmup_steps": 0},
+                "renewal": {"share": 0.5 if renewed else 0.0},
             }
             | training,
         }
@@ -89,6 +94,7 @@ def test_what_a_run_leaves(trained: RunDirectory, tiny_base: Path) -> None:
         assert len(samples) == STEPS * 9
         assert {"step", "user_id", "summary", "reward"} <= samples[0].keys()
     assert model.conditioned == trained.config.summary.conditioned_on_prompt
+    assert model.renews == (trained.config.training.renewal.share > 0)
     summary = model.summarize(user.signals, prompt=user.targets[0].prompt if model.conditioned else None)
     generator = Generator.from_pretrained(generator_path)
     assert generator.generate(user.targets[0].prompt, summary, max_new_tokens=4)
@@ -161,7 +167,9 @@ def test_interrupted_at_awkward_moments(trained: RunDirectory, tmp_path: Path, m
 
     for file in sorted(trained.path.rglob("*.safetensors")):
         assert (again.directory / file.relative_to(trained.path)).read_bytes() == file.read_bytes(), file
-    for name in ("log.jsonl", "references.jsonl"):
+    renewed = sorted(str(file.relative_to(trained.path)) for file in trained.path.rglob("renewals.jsonl"))
+    assert bool(renewed) == bool(config.training.renewal.share)
+    for name in ("log.jsonl", "references.jsonl", *renewed):
         whole, broken = read_jsonl(trained.path / name), read_jsonl(again.directory / name)
         for row in whole + broken:
             row.pop("seconds", None)

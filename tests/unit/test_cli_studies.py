@@ -1,4 +1,4 @@
-"""evidence, abstention, side-effects on the command line: calls that make no sense are refused in one line."""
+"""evidence, streaming, abstention, side-effects on the command line: senseless calls are refused in one line."""
 
 import json
 from pathlib import Path
@@ -26,6 +26,8 @@ def trained(tmp_path: Path) -> Path:
         (["evidence", "--signals", "1,x"], "--signals 1,x: must be whole numbers from 0 on"),
         (["evidence", "--method", "oracle"], "--method oracle: not one that can be studied here"),
         (["evidence", "--method", "fspo"], "those are: raw_signals, untrained_summary, popi_plug_and_play"),
+        (["streaming", "--batches", "0,1"], "--batches 0,1: must be whole numbers from 1 on"),
+        (["streaming", "--method", "raw_signals"], "those are: untrained_summary, popi_plug_and_play"),
         (["abstention", "--method", "raw_signals"], "those are: untrained_summary, popi_plug_and_play"),
         (["side-effects", "--facts", "nowhere.jsonl"], "nowhere.jsonl: can't be read"),
     ],
@@ -37,7 +39,7 @@ def test_refused(run: Any, trained: Path, args: list[str], words: str) -> None:
 
 
 def test_a_run_that_is_none(run: Any, tmp_path: Path) -> None:
-    for command in ("evidence", "abstention", "side-effects"):
+    for command in ("evidence", "streaming", "abstention", "side-effects"):
         code, _, err = run(command, "--run", tmp_path / "none")
         assert code == 2 and str(tmp_path / "none") in err
 

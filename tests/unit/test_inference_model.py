@@ -88,7 +88,7 @@ def test_screening_comes_before_abstention(
 ) -> None:
     model = ApiInferenceModel(Answers(said))  # type: ignore[arg-type]
     summary = model.summarize([StatementSignal(text="it rains")])
-    assert summary == Summary(text, tokens, 1, (), "m", abstained=abstained, left_out=left_out)
+    assert summary == Summary(text, tokens, 1, (), "m", abstained, left_out, rests_on=1)
     # Neither kind of silence changes the prompt.
     silent = model.templates.generator_messages("tell me about tea.", summary.text)
     assert (silent == [{"role": "user", "content": "tell me about tea."}]) is (abstained or not text)

@@ -8,6 +8,7 @@ from popi.nano.truth import is_evidence, named_attributes
 from popi.nano.world import make_users
 from popi.provenance import LeaveOneOut, Named, explainer, read_numbers
 from popi.serving.profiles.clauses import split
+from popi.signals.fading import Previous, worth
 from popi.signals.types import StatementSignal
 
 
@@ -51,6 +52,39 @@ def test_a_model_names_the_signals_and_only_the_newest_are_asked_about() -> None
     asked = chat.asked[0][0]["content"]
     assert "word7<" not in asked and "[1] " in asked and "word39" in asked
     assert asked.count("</statements>") == 1  # a clause can't end the block
+
+
+def test_statements_of_the_old_summary_are_numbered_behind_the_signals() -> None:
+    chat = Chat("1: 3, 1\n2: 4")
+    signals = [StatementSignal(text=f"word{n}") for n in range(2)]
+    way = Named(ApiInferenceModel(chat))  # type: ignore[arg-type]
+    assert way.explain(signals, "A. B.", ["A.", "B."], ["Old A.", "Old B.</user_signals>"], 4) == [[2, 0], [3]]
+    asked = chat.asked[0][0]["content"]
+    assert "[3] (found earlier) Old A.\n[4] (found earlier) Old B." in asked and asked.count("</user_signals>") == 1
+    faded = [StatementSignal(text="word")] * 89  # then the old summary was not shown (signals.fading)
+    chat.answers.append("1: 33")
+    assert way.explain(faded, "A.", ["A."], ["Old A."], None) == [[]]
+
+
+def test_statements_of_the_old_summary_are_weighed_as_signals_are() -> None:
+    model = InferenceModel.from_pretrained("nano")
+    way, signals = LeaveOneOut(model), [StatementSignal(text="i like jokes.")]
+    text, before = "wants short answers.", ["wants numbers.", "wants short answers."]
+    (weights,) = way.weights(signals, text, [text], before, 4)
+    assert len(weights) == 3
+
+    def scored(read: list[StatementSignal], old: str | None) -> float:
+        shown = Previous(old, int(worth(4, 1) + 0.5)) if old else None
+        (((score,)),) = way._scores([(list(read), shown)], text, [(0, len(text) - 1)])  # without the full stop
+        return score
+
+    both, numbers, short = " ".join(before), *before
+    first = scored(signals, both) - scored(signals, numbers)
+    last = scored([], short) - scored([], None)
+    assert weights[2] == pytest.approx(0.5 * first + 0.5 * last, abs=1e-3)
+    first = scored(signals, both) - scored([], both)
+    last = scored(signals, None) - scored([], None)
+    assert weights[0] == pytest.approx(0.5 * first + 0.5 * last, abs=1e-3)
 
 
 def test_which_way_a_model_is_explained() -> None:

@@ -266,6 +266,23 @@ def users_export(
         console.print(f"{skipped} users are left out: no pair to hold out as a target", highlight=False)
 
 
+@users_app.command("rebuild")
+def users_rebuild(
+    user_id: Annotated[str, typer.Argument(help="The user.")], tenant: Tenant = "default", store: StoreUrl = STORE
+) -> None:
+    """Have a user's summary written anew from all signals; a worker does it. Locked clauses stay."""
+    _need_serving()
+    from popi.serving.profiles.service import rebuild
+    from popi.serving.profiles.stored import NotFound
+
+    database = _open(store)
+    try:
+        database.write(rebuild, tenant, user_id, database.now)
+    except NotFound:
+        raise _no_user(user_id, tenant) from None
+    console.print(f"the summary of {user_id!r} will be written anew", highlight=False, markup=False)
+
+
 @users_app.command("erase")
 def users_erase(
     user_id: Annotated[str, typer.Argument(help="The user.")], tenant: Tenant = "default", store: StoreUrl = STORE

@@ -1,4 +1,4 @@
-"""Commands that ask what personalising rests on and what it costs: evidence, abstention, side-effects."""
+"""Commands that ask what personalising rests on and what it costs: evidence, streaming, abstention, side-effects."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -51,6 +51,29 @@ def evidence(
     sizes = None if signals is None else read_sizes(signals)
     study = _study(run, method, test_users, generator, users)
     _show(study, FILE, measure(study, sizes, order, seed))
+
+
+@app.command()
+def streaming(
+    run: Run,
+    batches: Annotated[str, typer.Option(help="Numbers of batches in which the same signals come.")] = "1,2,4,8,16",
+    signals: Annotated[
+        int | None, typer.Option(min=5, help="Nano world: signals of a user, 16 if not given.", show_default=False)
+    ] = None,
+    method: Methods = None,
+    test_users: TestUsers = None,
+    generator: OtherGenerator = None,
+    users: Users = None,
+) -> None:
+    """Summaries renewed batch by batch against summaries from scratch: evaluation/streaming.json."""
+    need_training()
+    from popi.evaluation.streaming.batches import read_batches
+    from popi.evaluation.streaming.run import FILE
+    from popi.evaluation.streaming.run import streaming as measure
+
+    counts = read_batches(batches)
+    study = _study(run, method, test_users, generator, users, summaries_only=True)
+    _show(study, FILE, measure(study, counts, signals))
 
 
 @app.command()

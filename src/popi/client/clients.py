@@ -172,6 +172,10 @@ class Client(_Base[httpx2.Client]):
         """Make the content of version `to` the newest; `version` as for `put_summary`."""
         return self._run(flows.rollback(self._retries, user_id, to, version))
 
+    def rebuild(self, user_id: str) -> UserAnswer:
+        """Have the summary written anew from all signals, not only from those since the last renewal."""
+        return self._run(flows.rebuild(self._retries, user_id))
+
     def export(self, user_id: str) -> ExportAnswer:
         """Everything that is stored of a user."""
         return self._run(flows.export(self._retries, user_id))
@@ -263,6 +267,10 @@ class AsyncClient(_Base[httpx2.AsyncClient]):
     async def rollback(self, user_id: str, to: int, *, version: int | None = None) -> SummaryAnswer:
         """As `Client.rollback`."""
         return await self._run(flows.rollback(self._retries, user_id, to, version))
+
+    async def rebuild(self, user_id: str) -> UserAnswer:
+        """As `Client.rebuild`."""
+        return await self._run(flows.rebuild(self._retries, user_id))
 
     async def export(self, user_id: str) -> ExportAnswer:
         """As `Client.export`."""

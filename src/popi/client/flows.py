@@ -164,6 +164,11 @@ def rollback(retries: Retries, user_id: str, to: int, version: int | None) -> Fl
     return _read(request, reply, SummaryAnswer)
 
 
+def rebuild(retries: Retries, user_id: str) -> Flow[UserAnswer]:
+    """Have a summary written anew from all signals."""
+    return (yield from _call(retries, Request("POST", _path(user_id, "summary", "rebuild")), UserAnswer))
+
+
 def export(retries: Retries, user_id: str) -> Flow[ExportAnswer]:
     """Everything that is stored of a user."""
     return (yield from _call(retries, Request("GET", _path(user_id, "export")), ExportAnswer))

@@ -28,6 +28,9 @@ class DataConfig(Section):
     no_evidence_share: float = Field(default=0.0, ge=0, le=1)
     """`nano`: share of the training users whose signals say nothing of what they prefer, so that the inference model
     learns to say so (docs/evidence.md)."""
+    change_share: float = Field(default=0.0, ge=0, le=1)
+    """`nano`: share of the training users whose preferences change half-way through their signals; their targets are of
+    the new preferences (docs/streaming.md)."""
     benchmark: BenchmarkConfig = BenchmarkConfig()
     """Where a benchmark lies and how it is read; only with a `source` that is one."""
 
@@ -41,11 +44,11 @@ class DataConfig(Section):
     @model_validator(mode="after")
     def _go_together(self) -> Self:
         settings = self.benchmark
-        if self.source != "nano" and self.no_evidence_share:
-            raise ValueError(
-                f"no_evidence_share = {self.no_evidence_share} belongs to source nano, not to {self.source!r}: "
-                "leave it out"
-            )
+        for name in ("no_evidence_share", "change_share"):
+            if self.source != "nano" and getattr(self, name):
+                raise ValueError(
+                    f"{name} = {getattr(self, name)} belongs to source nano, not to {self.source!r}: leave it out"
+                )
         for name, field in BenchmarkConfig.model_fields.items():
             sources = APPLIES.get(name, tuple(BENCHMARKS))
             if self.source not in sources and getattr(settings, name) != field.default:

@@ -28,6 +28,13 @@ class UserEmbeddingConfig(Section):
     """Peak learning rate of the embeddings; the generator beside them has `training.generator.learning_rate`."""
 
 
+class RenewalConfig(Section):
+    share: float = Field(default=0.0, ge=0, le=1)
+    """Share of the users of a step, and of those whose summaries a generator trains with, whose summary is a renewal:
+    their signals are split in time, and the inference model reads an old summary of the earlier part and the later
+    signals themselves (docs/streaming.md). Not with `summary.conditioned_on_prompt`."""
+
+
 class VllmRolloutsConfig(Section):
     url: str | None = Field(default=None, min_length=1)
     """TRL's vLLM server, started beside the run with the same base (`trl vllm-serve --model BASE`). Unset: vLLM runs
@@ -50,6 +57,8 @@ class TrainingConfig(Section):
     `user_embedding` train with the same settings."""
     user_embedding: UserEmbeddingConfig = UserEmbeddingConfig()
     """The learned user embeddings of the orders `user_embedding` and `user_embedding_from_signals`."""
+    renewal: RenewalConfig = RenewalConfig()
+    """Training to renew an old summary from new signals, in every order that trains on summaries."""
     joint_steps: PositiveInt = 60
     """Optimizer steps of simultaneous training."""
     save_steps: PositiveInt = 20

@@ -173,7 +173,7 @@ def evidence(rows: Sequence[Mapping[str, Any]], x: str = "signals", series: str 
         axes.set_xlabel(f"{x.replace('_', ' ')} of a user", fontsize=8.5)
         if any(curves):
             figure.legend(loc="outside lower left", ncols=1, frameon=False, fontsize=8.5, handlelength=3.6)
-        return to_svg(figure, "evidence")
+        return to_svg(figure, "evidence" if x == "signals" else x)
 
 
 def _known(estimate: Mapping[str, Any], key: str) -> float:

@@ -22,7 +22,7 @@ from rich.table import Table
 from popi.config import RunConfig
 from popi.errors import ConfigError, RunError
 from popi.evaluation.job import logps_of, read_rows
-from popi.evaluation.methods import METHODS, REFERENCE, RowKey, score_rows
+from popi.evaluation.methods import METHODS, REFERENCE, Context, RowKey, score_rows
 from popi.evaluation.metrics import Estimate
 from popi.evaluation.models import Models, Other, Run, trained_models
 from popi.evaluation.provenance import commit, stamp_of, versions
@@ -132,16 +132,36 @@ class Study:
             people: users as the method shall see them.
             what: how they differ from the held-out ones; part of the file's name.
         """
+        return self.kept(name, what, {"users": users_stamp(people)}, lambda: self._score(name, people))
+
+    def scored(self, name: str, people: Sequence[Person], summaries: Sequence[Summary], what: str) -> list[Row]:
+        """The same rows under these summaries, one for each of `people`, in place of those that the method writes."""
+        facts = {"users": users_stamp(people), "summaries": [summary.text for summary in summaries]}
+        contexts = [Context((summary,), dropped=summary.signals_dropped) for summary in summaries]
+        return self.kept(name, what, facts, lambda: self._score(name, people, contexts))
+
+    def kept(self, name: str, what: str, facts: Mapping[str, Any], make: Callable[[], list[Row]]) -> list[Row]:
+        """Rows about a method, made only where they are not kept.
+
+        Args:
+            name: of the method.
+            what: the rows are of; part of the file's name.
+            facts: what they depend on beside the method's models and the run's settings.
+            make: makes them.
+        """
         settings = self.config.model_dump(mode="json", include={"model", "signals", "summary"})
-        facts = {"method": name, "models": self.models.describe(name), "users": users_stamp(people), **settings}
-        path = self.folder / "studies" / f"{name}-{re.sub(r'[^a-z0-9]+', '-', what)}-{stamp_of(facts)}.jsonl"
+        whole = {"method": name, "models": self.models.describe(name), **facts, **settings}
+        path = self.folder / "studies" / f"{name}-{re.sub(r'[^a-z0-9]+', '-', what)}-{stamp_of(whole)}.jsonl"
         if path.is_file():
             return read_rows(path)
-        reference = None if name == REFERENCE else self.reference(people)
         self.report(f"{METHODS[name].label}: {what}")
-        rows = self._score(name, people, reference)
+        rows = make()
         write_jsonl(path, rows)
         return rows
+
+    def inference_model(self, name: str) -> InferenceModel:
+        """The inference model that writes a method's summaries."""
+        return self.models.inference_model(self.models.inference_path(METHODS[name]))
 
     def reference(self, people: Sequence[Person]) -> dict[RowKey, tuple[float, float]]:
         """The reference's log-probs of the users' targets; they depend on nothing else."""
@@ -152,9 +172,8 @@ class Study:
         """The rows of a method for users without any signals: what its generator does by itself."""
         return self.rows(name, [_bare(person) for person in people], "no signals")
 
-    def _score(
-        self, name: str, people: Sequence[Person], reference: Mapping[RowKey, tuple[float, float]] | None
-    ) -> list[Row]:
+    def _score(self, name: str, people: Sequence[Person], contexts: Sequence[Context] | None = None) -> list[Row]:
+        reference = None if name == REFERENCE else self.reference(people)
         method = METHODS[name]
         path = self.models.generator_path(method)
         generator = self.models.generator(path)
@@ -162,7 +181,7 @@ class Study:
         def summarize(users: Sequence[Person]) -> list[tuple[Summary, ...]]:
             return self._summaries(self.models.inference_path(method), users)
 
-        contexts = method.contexts(self.models.sources(method, summarize), people)
+        contexts = contexts or method.contexts(self.models.sources(method, summarize), people)
         scored = score_rows(
             generator,
             people,

@@ -123,7 +123,7 @@ def target_likelihood(preferences: Values, better: Values, worse: Values) -> flo
 def pairs_likelihood(pairs: Sequence[tuple[Values, Values]], preferences: Values) -> float:
     """P(these signal pairs | preferences), noise included.
 
-    The pairs are about the cared attributes in turn (`world._cycle`) and shuffled: every arrangement in which each
+    The pairs are about the cared attributes in turn (`world.cycle`) and shuffled: every arrangement in which each
     attribute has its number of pairs is equally likely, and their sum is taken.
     """
     weights = []

@@ -97,3 +97,9 @@ def task_prompt(topic: str, rng: Random, split: str = "train") -> str:
 def topics(split: str) -> tuple[str, ...]:
     """What a split's prompts are about."""
     return TOPICS if split == "train" else TEST_TOPICS
+
+
+def topic_of(prompt: str, split: str) -> str:
+    """The topic that a task prompt of a split is about."""
+    words = prompt.rstrip("?.").split()
+    return next(topic for topic in topics(split) if topic in words)

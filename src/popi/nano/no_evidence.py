@@ -9,7 +9,7 @@ from dataclasses import replace
 from random import Random
 
 from popi.nano.attributes import ATTRIBUTES, PHRASES
-from popi.nano.grammar import forms, random_values, realise, topics
+from popi.nano.grammar import forms, random_values, realise, topic_of
 from popi.nano.world import NOTHING, OTHER_UNCARED, OTHERS, PEOPLE, NanoUser, PairFacts, Split, make_users
 from popi.signals.types import InteractionSignal, PairSignal, PostSignal, Signal, StatementSignal
 
@@ -38,7 +38,7 @@ def without_evidence(user: NanoUser, rng: Random, split: Split) -> NanoUser:
     for signal in user.user.signals:
         new: Signal
         if isinstance(signal, PairSignal | InteractionSignal):
-            topic = _topic(str(signal.prompt), split)
+            topic = topic_of(str(signal.prompt), split)
             chosen, rejected = uninformative_values(user.preferences, rng)
             if isinstance(signal, PairSignal):
                 better, worse = (realise(values, topic, rng, split).text for values in (chosen, rejected))
@@ -81,8 +81,3 @@ def _said(rng: Random, split: Split) -> Signal:
     about_others = rng.choice(forms(OTHERS, split)).format(phrase, who=rng.choice(PEOPLE))
     nothing = rng.choice(forms(NOTHING, split))
     return rng.choice((StatementSignal(text=about_others), StatementSignal(text=nothing), PostSignal(text=nothing)))
-
-
-def _topic(prompt: str, split: Split) -> str:
-    words = prompt.rstrip("?.").split()
-    return next(topic for topic in topics(split) if topic in words)

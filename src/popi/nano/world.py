@@ -95,6 +95,8 @@ class NanoUser:
     """Attribute -> preferred value, for the attributes they care about."""
     pairs: tuple[PairFacts, ...] = ()
     """The latent values behind the signal pairs, for exact inference (truth.py)."""
+    before: dict[str, str] | None = None
+    """Of users who changed half-way (change.py): what they preferred when the first half of the signals came."""
 
 
 def split_of(preferences: dict[str, str]) -> Split:
@@ -127,14 +129,30 @@ def pair_values(
     return better, worse
 
 
-def _cycle(preferences: dict[str, str], n: int, rng: Random) -> list[str]:
+def _subjects(split: Split, signals: int, targets: int, rng: Random) -> list[str]:
+    """Topics of a user's pairs and interaction, then of the targets, to be taken from the end. Where there are fewer
+    topics than signals, signals share theirs, with each other and never with a target.
+    """
+    known = topics(split)
+    drawn = rng.sample(known, min(len(known), signals + targets))
+    if signals <= len(known):
+        return drawn
+    kept = drawn[: min(targets, len(known) // 2)]
+    shared = drawn[len(kept) :]
+    return kept + [shared[i % len(shared)] for i in range(signals)]
+
+
+def cycle(preferences: dict[str, str], n: int, rng: Random) -> list[str]:
     """Which attribute each of n pairs is about: every cared one in turn, in random order."""
     names = sorted(preferences)
     rng.shuffle(names)
     return [names[i % len(names)] for i in range(n)]
 
 
-def _interaction(preferences: dict[str, str], topic: str, rng: Random, split: Split) -> tuple[Signal, PairFacts | None]:
+def draw_interaction(
+    preferences: dict[str, str], topic: str, rng: Random, split: Split
+) -> tuple[Signal, PairFacts | None]:
+    """A response that the user edits or rates; of an edit also what it shows."""
     prompt = task_prompt(topic, rng, split)
     values = random_values(rng)
     if rng.random() < EDITS:
@@ -155,7 +173,7 @@ def rating(values: Mapping[str, str], preferences: Mapping[str, str]) -> int:
     return round(1 + 4 * met)
 
 
-def _said(preferences: dict[str, str], rng: Random, split: Split) -> Signal:
+def draw_said(preferences: dict[str, str], rng: Random, split: Split) -> Signal:
     """A statement, post or demographic fact; it may be about the user, about someone else, or about nothing."""
 
     def carrier(options: tuple[str, ...]) -> str:
@@ -202,13 +220,13 @@ def make_user(
     preferences = draw_preferences(rng, split, how_many)
     signals: list[Signal] = []
     facts: list[PairFacts] = []
-    subjects = rng.sample(topics(split), min(len(topics(split)), pairs + 1 + targets))
+    subjects = _subjects(split, pairs + 1, targets, rng)
 
     def both(focus: str, topic: str, uncared: float) -> tuple[Response, Response]:
         better, worse = pair_values(preferences, focus, rng, uncared)
         return realise(better, topic, rng, split), realise(worse, topic, rng, split)
 
-    for focus in _cycle(preferences, pairs, rng):
+    for focus in cycle(preferences, pairs, rng):
         topic = subjects.pop()
         chosen, rejected = both(focus, topic, OTHER_UNCARED)
         if rng.random() < NOISE:
@@ -216,12 +234,12 @@ def make_user(
         facts.append(PairFacts(chosen.values, rejected.values, topic))
         signals.append(PairSignal(prompt=task_prompt(topic, rng, split), chosen=chosen.text, rejected=rejected.text))
     if others:
-        interaction, edit = _interaction(preferences, subjects.pop(), rng, split)
+        interaction, edit = draw_interaction(preferences, subjects.pop(), rng, split)
         facts += [edit] if edit else []
-        signals += [interaction, _said(preferences, rng, split), _said(preferences, rng, split)]
+        signals += [interaction, draw_said(preferences, rng, split), draw_said(preferences, rng, split)]
     rng.shuffle(signals)
     goals = []
-    for focus in _cycle(preferences, targets, rng):
+    for focus in cycle(preferences, targets, rng):
         topic = subjects.pop() if subjects else rng.choice(topics(split))
         chosen, rejected = both(focus, topic, TARGET_UNCARED)
         goals.append(TargetPair(prompt=task_prompt(topic, rng, split), chosen=chosen.text, rejected=rejected.text))

@@ -1,18 +1,20 @@
-"""The renewal worker: writes stale summaries anew with the inference model.
+"""The renewal worker: renews stale summaries with the inference model.
 
-A worker takes one due job at a time under a lease, reads the user's signals, asks the inference model without holding
-anything in the database, and writes the new version only if all of this still holds: the lease is its own (nobody took
-the job over, and the user was not erased), and the summary is at the version that it read (no human edit came since).
-Locked clauses stay, word for word, and what is forbidden stays away. What a summary may not carry is left out
-(popi.screening). A failure is tried again later and later; what can't succeed waits for new signals.
+A worker takes one due job at a time under a lease, reads the old summary and the signals that came since, asks the
+inference model without holding anything in the database, and writes the new version only if all of this still holds:
+the lease is its own (nobody took the job over, and the user was not erased), and the summary is at the version that it
+read (no human edit came since). When all signals are read instead, `_material` and `Worker._asked` say. Locked clauses
+stay, word for word, and what is forbidden stays away. What a summary may not carry is left out (popi.screening). A
+failure is tried again later and later; what can't succeed waits for new signals.
 """
 
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Literal
 
 from sqlalchemy import Connection
@@ -27,6 +29,7 @@ from popi.serving.store.jobs import Job
 from popi.serving.store.summaries import StoredClause, Version, VersionConflict
 from popi.serving.writer import Writes, write
 from popi.signals.types import Signal, StatementSignal
+from popi.summary import Summary
 
 log = logging.getLogger("popi.gateway.renewal")
 
@@ -34,6 +37,34 @@ Outcome = Literal["renewed", "same", "nothing", "edited", "lost", "failed", "giv
 
 SIGNALS_READ = 1_000
 """The newest signals of a user, from which the inference model's token budget takes its choice."""
+MOST_REASONS = 100
+"""Signals that a clause is said to rest on; of one that has been carried over for long, the latest found."""
+
+
+@dataclass(frozen=True)
+class _Material:
+    """What a renewal reads.
+
+    Attributes:
+        signals: all, or those that came since.
+        old: the old summary without its locked clauses, if there is one to renew.
+        clauses: the same in parts.
+        version: the current one.
+        read, upto: the position up to which signals were in the summary, and will be.
+        by_hand: a person wrote one of the versions that are kept.
+    """
+
+    signals: list[Signal]
+    old: Summary | None
+    clauses: list[StoredClause]
+    version: Version | None
+    read: int | None
+    upto: int
+    by_hand: bool
+
+    @property
+    def forbidden(self) -> list[str]:
+        return [one.text for one in self.version.forbidden] if self.version is not None else []
 
 
 @dataclass(frozen=True)
@@ -48,6 +79,8 @@ class Pace:
         longest_back_off: the most that this grows to.
         tries: so many failures in a row, and a renewal waits for new signals.
         edited: until a renewal is done again that a person's edit came between.
+        from_old_summary: whether a renewal reads the old summary and the signals since, if the model can; else it reads
+            all signals each time.
     """
 
     lease: float = 60.0
@@ -56,6 +89,7 @@ class Pace:
     longest_back_off: float = 3600.0
     tries: int = 10
     edited: float = 5.0
+    from_old_summary: bool = True
 
 
 @dataclass
@@ -154,26 +188,24 @@ class Worker:
 
     def _renew(self, job: Job) -> tuple[Outcome, str | None]:
         database = self._database
-        read, before = database.read(_material, job)
-        if not read:
-            return ("nothing" if database.write(jobs.finish, job) else "lost"), None
-        heard = [StatementSignal(text=text) for text in parts.by_hand(before.clauses if before is not None else ())]
-        banned = [one.text for one in before.forbidden] if before is not None else []
+        material = database.read(self._material, job)
+        if not material.signals:
+            return self._finished(job, "nothing" if material.old is None else "same")
         try:
             with self._kept(job):
-                summary = write(self._model, [*read, *heard], banned)
-                fit = screened(summary.text)
-                if not fit.text.strip():  # or nothing that a summary may carry: the old one stays
-                    raise DataError("the inference model wrote nothing that can be used")
-                summary = replace(summary, text=fit.text)
-                said = "" if summary.abstained else summary.text
-                behind = {} if _as_before(said, before) else self._behind(read, said)
+                said, summary = self._asked(material)
+                if not said and material.old is not None and not material.by_hand:
+                    material = database.read(self._material, job, whole=True)
+                    said, summary = self._asked(material)
+                behind = {} if _as_before(said, material.version) else self._behind(material, summary, said)
         except Exception as error:
             if isinstance(error, BatchError):
                 error = next(one for one in error.results if isinstance(one, PopiError))
             return self._failed(job, error)
+        if not said and material.old is not None:
+            return self._finished(job, "same")
         try:
-            written = database.write(self._write, job, said, summary.model, before, behind)
+            written = database.write(self._write, job, said, summary.model, material, behind)
         except VersionConflict:
             again = database.write(
                 lambda connection: jobs.postpone(connection, job, database.now(connection) + self._pace.edited)
@@ -181,24 +213,73 @@ class Worker:
             return ("edited" if again else "lost"), None
         return written, None
 
-    def _behind(self, read: Sequence[Signal], said: str) -> dict[str, tuple[str, ...]]:
-        """Ids of the signals that each clause rests on, by its text. That they are not found stops no renewal."""
-        texts = [] if parts.says_nothing(said) else parts.split(said)
+    def _material(self, connection: Connection, job: Job, whole: bool = False) -> _Material:
+        """What a renewal reads: all signals if `whole`, or where the summary is not known to have them in it (the first
+        time, or `signals_read` was unset), the model does not renew, or said that nothing is known. Where it was a
+        person who left nothing unlocked, what came since: read again, the rest would say again what they took out.
+        """
+        who = job.tenant, job.user_id
+        version, read = summaries.current(connection, *who), users.signals_read(connection, *who)
+        clauses = [] if version is None else parts.unlocked(version.clauses)
+        text, since, old = parts.join(clauses), 0, None
+        can = self._pace.from_old_summary and self._model.renews and not whole
+        if can and version is not None and read is not None:
+            if text and self._model.renewable(text):
+                since, old = read, Summary(text, 0, rests_on=read)
+            elif version.author != "model":
+                since = read
+        found, upto = signals.since(connection, *who, since, SIGNALS_READ)
+        return _Material(found, old, clauses if old else [], version, read, upto, summaries.by_hand(connection, *who))
+
+    def _asked(self, material: _Material) -> tuple[str, Summary]:
+        """What the model wrote; nothing where it says that nothing is known.
+
+        Shown an old summary, it may say so of the new signals alone: then it is asked again with all signals, or,
+        where a person has changed the summary, this stays as it is and the signals are read again with the next.
+        """
+        heard = [
+            StatementSignal(text=text) for text in parts.by_hand(material.version.clauses if material.version else ())
+        ]
+        summary = write(self._model, [*material.signals, *heard], material.forbidden, material.old)
+        fit = screened(summary.text)
+        if not fit.text.strip():  # or nothing that a summary may carry: the old one stays
+            raise DataError("the inference model wrote nothing that can be used")
+        said = "" if summary.abstained or parts.says_nothing(fit.text) else fit.text
+        return said, replace(summary, text=fit.text)
+
+    def _finished(self, job: Job, outcome: Outcome) -> tuple[Outcome, None]:
+        return (outcome if self._database.write(jobs.finish, job) else "lost"), None
+
+    def _behind(self, material: _Material, summary: Summary, said: str) -> dict[str, tuple[str, ...]]:
+        """Ids of the signals that each clause rests on, by its text; by way of the old summary's clauses, too, those
+        that these rest on. That they are not found stops no renewal.
+        """
+        texts = parts.split(said) if said else []
         if self._explains is None or not texts:
             return {}
+        read = [one for one in material.signals if one.id not in summary.signals_dropped]
+        before = parts.ended([clause.text for clause in material.clauses])
         try:
-            found = self._explains.explain(read, said, texts)
+            found = self._explains.explain(read, said, texts, before, material.read)
         except Exception as error:
             log.warning("provenance not found", extra={"fields": {"error": type(error).__name__}})
             return {}
-        ids = [one.id or "" for one in read]
-        return {text: tuple(ids[i] for i in rests_on) for text, rests_on in zip(texts, found, strict=True)}
+        ids = [(one.id or "",) for one in read] + [clause.signals for clause in material.clauses]
+        return {text: _each_once(ids[i] for i in rests_on) for text, rests_on in zip(texts, found, strict=True)}
 
-    def _explained(self, clause: StoredClause, behind: dict[str, tuple[str, ...]]) -> StoredClause:
-        """A person's own words rest on no signal; what is locked stays as it is, its reasons too."""
+    def _explained(
+        self, clause: StoredClause, behind: dict[str, tuple[str, ...]], old: Sequence[StoredClause]
+    ) -> StoredClause:
+        """A person's own words rest on no signal; what is locked stays as it is, its reasons too. What stood in the
+        same words in the old summary still rests on what it rested on.
+        """
         if self._explains is None or clause.locked or clause.author != "model" or clause.text not in behind:
             return clause
-        return clause.model_copy(update={"signals": behind[clause.text], "found": self._explains.how})
+        carried = next((one.signals for one in old if one.id == clause.id), None)
+        rests_on = _each_once((behind[clause.text], carried or ()))
+        if carried is not None and not behind[clause.text]:
+            return clause
+        return clause.model_copy(update={"signals": rests_on, "found": self._explains.how})
 
     def _write(
         self,
@@ -206,20 +287,26 @@ class Worker:
         job: Job,
         said: str,
         model: str,
-        before: Version | None,
+        material: _Material,
         behind: dict[str, tuple[str, ...]],
     ) -> Outcome:
         """Write the new version and end the job, both or neither."""
         # The user's row first: an erasure waits for us, or is over, and then there is no row and no lease.
         if not users.lock_existing(connection, job.tenant, job.user_id) or not jobs.finish(connection, job):
             return "lost"
+        before = material.version
+        if said:  # else they are in no summary, and are read again
+            users.set_signals_read(connection, job.tenant, job.user_id, material.upto, material.read)
         base, banned, version = (before.clauses, before.forbidden, before.version) if before else ((), (), 0)
         text, clauses = parts.renewed(said, base, banned)
         if before is None and not text:
             return "nothing"  # too little evidence: no clause, and no summary
         if before is not None and text == before.text:
+            now_current = summaries.current(connection, job.tenant, job.user_id)
+            if now_current is None or now_current.version != version:
+                raise VersionConflict(now_current.version if now_current else 0)
             return "same"  # no new version: what was told of this one still holds
-        clauses = [self._explained(clause, behind) for clause in clauses]
+        clauses = [self._explained(clause, behind, material.clauses) for clause in clauses]
         now = self._database.now(connection)
         summaries.put(connection, job.tenant, job.user_id, text, clauses, "model", now, expected=version, model=model)
         return "renewed"
@@ -268,6 +355,5 @@ def _as_before(said: str, before: Version | None) -> bool:
     return before is not None and parts.renewed(said, before.clauses, before.forbidden)[0] == before.text
 
 
-def _material(connection: Connection, job: Job) -> tuple[list[Signal], Version | None]:
-    read = signals.newest(connection, job.tenant, job.user_id, SIGNALS_READ)
-    return read, summaries.current(connection, job.tenant, job.user_id)
+def _each_once(ids: Iterable[Iterable[str]]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(chain.from_iterable(ids)))[:MOST_REASONS]

@@ -64,6 +64,10 @@ def renewal(file: Path | None) -> tuple[Debounce, Pace]:
     for name, value in given.items():
         if name not in names:
             raise ConfigError(f"{file}: [renewal] has no setting {name!r}; it has {', '.join(names)}")
+        if name == "from_old_summary":
+            if not isinstance(value, bool):
+                raise ConfigError(f"{file}: renewal.{name} must be true or false; got {value!r}")
+            continue
         whole = name == "tries"
         if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not 0 <= value < 1e9:
             raise ConfigError(

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from popi.errors import DataError, PopiError
-from popi.inference_model import ApiInferenceModel, fit_signals, summary_of
+from popi.inference_model import ApiInferenceModel, fit_signals, shown, signals_behind, summary_of
 from popi.signals.neutralise import neutralise
 from popi.signals.types import Signal
 from popi.summary import Summary
@@ -13,13 +13,26 @@ from popi.summary import Summary
 class Writes(Protocol):
     """An inference model, local or behind an API."""
 
-    def summarize(self, signals: Sequence[Signal], temperature: float = 0.0) -> Summary:
-        """Write the preference summary of one user."""
+    @property
+    def renews(self) -> bool:
+        """Whether it knows what to do with an old summary."""
+        ...
+
+    def renewable(self, summary: str) -> bool:
+        """Whether it can renew this one."""
+        ...
+
+    def summarize(
+        self, signals: Sequence[Signal], temperature: float = 0.0, *, previous: Summary | None = None
+    ) -> Summary:
+        """Write the preference summary of one user, from all signals or from an old summary and those since."""
         ...
 
 
-def write(model: Writes, signals: Sequence[Signal], forbidden: Sequence[str]) -> Summary:
-    """A user's summary.
+def write(
+    model: Writes, signals: Sequence[Signal], forbidden: Sequence[str], previous: Summary | None = None
+) -> Summary:
+    """A user's summary; with `previous` that one, renewed by the signals that came since.
 
     An LLM behind an API is told in words. A model of our own reads the prompt that it was trained on and no other:
     what it says again is taken out of what it wrote (profiles.forbidden), as it is with an LLM that does not listen.
@@ -29,10 +42,11 @@ def write(model: Writes, signals: Sequence[Signal], forbidden: Sequence[str]) ->
         DataError: no signal fits the budget, or the model wrote nothing at all.
     """
     if not isinstance(model, ApiInferenceModel):
-        return model.summarize(signals)
+        return model.summarize(signals, previous=previous)
     templates, count = model.templates, model.count_tokens
     kept, dropped = fit_signals(templates, signals, model.token_budget, count)
-    *before, last = templates.inference_messages(kept)
+    old = shown(templates, previous, signals)
+    *before, last = templates.inference_messages(kept, previous=old)
     if forbidden:
         last = last | {"content": f"{last['content']}\n\n{note(forbidden, templates.no_preference)}"}
     reply = model.chat.chat_many([[*before, last]], max_tokens=model.max_tokens)[0]
@@ -40,7 +54,8 @@ def write(model: Writes, signals: Sequence[Signal], forbidden: Sequence[str]) ->
         raise reply
     if not reply.text.strip():
         raise DataError("the inference model wrote nothing")
-    return summary_of(templates, reply.text, len(kept), dropped, model.chat.name, count, reply.tokens)
+    behind = signals_behind(previous) if old else 0
+    return summary_of(templates, reply.text, len(kept), dropped, model.chat.name, count, reply.tokens, behind)
 
 
 def note(forbidden: Sequence[str], no_preference: str) -> str:

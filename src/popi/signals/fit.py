@@ -64,13 +64,14 @@ def contrast(signal: Signal) -> float:
 
 
 def _least_worth_first(signals: Sequence[Signal]) -> list[int]:
-    by_age = _oldest_first(signals)
+    by_age = oldest_first(signals)
     newest = max(len(signals) - 1, 1)
     worth = {index: age / newest + contrast(signals[index]) for age, index in enumerate(by_age)}
     return sorted(by_age, key=worth.__getitem__)  # stable: of equal worth the older stays first in line
 
 
-def _oldest_first(signals: Sequence[Signal]) -> list[int]:
+def oldest_first(signals: Sequence[Signal]) -> list[int]:
+    """Indices by age: `time` where all signals have one, else the order given."""
     times = [signal.time for signal in signals]
     known = [_seconds(time) for time in times if time is not None]
     order = list(range(len(signals)))

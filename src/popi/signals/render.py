@@ -1,9 +1,10 @@
 """How signals, summaries and task prompts become chat messages. The only place that truncates.
 
 A set of templates is a folder: ``set.toml``, ``signal.j2`` (one signal), and per use (``inference``, ``raw``,
-``generator``) a ``.system.j2`` and, for ``inference``, a ``.user.j2``. Sets that ship: ``nano`` (what the nano
-base was trained on), ``default`` (English, for instruction-tuned LLMs), and sets of single benchmarks, which inherit
-from ``default``. docs/data.md shows how to write one.
+``generator``) a ``.system.j2`` and, for ``inference``, a ``.user.j2``; before the latter stands
+``inference.previous.j2``, where there is an old summary to renew. Sets that ship: ``nano`` (what the nano base was
+trained on), ``default`` (English, for instruction-tuned LLMs), and sets of single benchmarks, which inherit from
+``default``. docs/data.md shows how to write one.
 """
 
 import hashlib
@@ -21,12 +22,15 @@ from jinja2.meta import find_undeclared_variables
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from popi.errors import ConfigError
+from popi.signals.fading import Previous
 from popi.signals.fit import fit
 from popi.signals.neutralise import neutralise
 from popi.signals.types import Message, Prompt, Signal
 
 SHIPPED = Path(__file__).parent / "templates"
 _FILES = ("signal.j2", "inference.system.j2", "inference.user.j2", "raw.system.j2", "generator.system.j2")
+PREVIOUS = "inference.previous.j2"
+"""The old summary in a renewal's prompt. A set may lack it; it then can't renew."""
 _SETTINGS = {
     "delimiters": list,
     "separator": str,
@@ -106,13 +110,16 @@ class Templates:
 
     # -- the three prompts ------------------------------------------------------------------------------------
 
-    def inference_messages(self, signals: Sequence[Signal], prompt: Prompt | None = None) -> list[dict[str, str]]:
+    def inference_messages(
+        self, signals: Sequence[Signal], prompt: Prompt | None = None, previous: Previous | None = None
+    ) -> list[dict[str, str]]:
         """What the inference model reads: the user's signals and the request to say what the user prefers.
 
-        With `prompt`, what the user prefers in answers to that task prompt.
+        With `prompt`, what the user prefers in answers to that task prompt. With `previous`, an old summary to renew:
+        the signals are those that came since.
 
         Raises:
-            ConfigError: the set has no place for a task prompt.
+            ConfigError: the set has no place for a task prompt, or for an old summary.
         """
         if prompt is not None and not self._conditions:
             raise ConfigError(
@@ -122,8 +129,24 @@ class Templates:
         text = None if prompt is None else self._clean(flat(prompt))
         values: dict[str, Any] = {"signals": self.signals_text(signals), "prompt": text}
         values["no_preference"] = self.no_preference
-        request = {"role": "user", "content": self._render("inference.user.j2", **values)}
+        asked = self._render("inference.user.j2", **values)
+        if previous is not None:
+            asked = self._previous_text(previous) + asked
+        request = {"role": "user", "content": asked}
         return _with_system(self._render("inference.system.j2", **values), [request])
+
+    @property
+    def renews(self) -> bool:
+        """Whether the set has a place for an old summary."""
+        return PREVIOUS in self.sources
+
+    def _previous_text(self, previous: Previous) -> str:
+        if not self.renews:
+            raise ConfigError(
+                f"template set {self.name!r} has no {PREVIOUS}, which shows the inference model an old summary "
+                "(variables: previous, worth); write one, or let the set inherit from default"
+            )
+        return self._render(PREVIOUS, previous=self._clean(previous.text.strip()), worth=previous.worth) + "\n\n"
 
     def generator_messages(self, prompt: Prompt, summary: str | None) -> list[dict[str, str]]:
         """What the generator reads. Without a summary, or with one that names no preference: the plain prompt, as the
@@ -271,6 +294,8 @@ def _read(folder: Path, heirs: tuple[Path, ...] = ()) -> tuple[dict[str, str], d
         for file in _FILES:
             if parent is None or (folder / file).is_file():
                 sources[file] = (folder / file).read_text(encoding="utf-8").removesuffix("\n")
+        if (folder / PREVIOUS).is_file():
+            sources[PREVIOUS] = (folder / PREVIOUS).read_text(encoding="utf-8").removesuffix("\n")
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(
             f"template set {folder}: {error}; it needs set.toml, {', '.join(_FILES)}, "

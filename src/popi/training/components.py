@@ -96,7 +96,8 @@ def load_components(
 
     def inference_model(local: LocalModel) -> InferenceModel:
         budget = config.signals.token_budget
-        return InferenceModel(local, templates, summary.max_tokens, budget, summary.conditioned_on_prompt)
+        renews = config.training.renewal.share > 0
+        return InferenceModel(local, templates, summary.max_tokens, budget, summary.conditioned_on_prompt, renews)
 
     base = load_base(config)
     if config.model.adapter == "none":

@@ -16,6 +16,7 @@ from popi.inference_model import InferenceModel
 from popi.scoring import ScoringItem
 from popi.signals.types import User
 from popi.training.references import ReferencedTarget, References
+from popi.training.renewals import Renewal
 
 
 @dataclass(frozen=True)
@@ -80,18 +81,24 @@ def inference_rows(
     references: References,
     targets_per_summary: int,
     seed: int,
+    renewals: Sequence[Renewal | None] | None = None,
 ) -> list[InferenceRow]:
     """One row for each entry of `order` (indices of `users`), with at most `targets_per_summary` targets each.
 
-    An inference model that is conditioned on the task prompt reads that of the row's target: there is but one
+    Rows that are `renewals` show an old summary and the signals that came since, and are scored on the user's last
+    targets. An inference model that is conditioned on the task prompt reads that of the row's target: there is but one
     (`plan.refuse_settings`).
     """
     picker = random.Random(seed)
     targets = {i: references.targets(users[i]) for i in sorted(set(order))}
     prompts: dict[tuple[int, int | None], tuple[int, ...]] = {}
     rows = []
-    for i in order:
+    for i, renewal in zip(order, renewals or [None] * len(order), strict=True):
         picked: Sequence[int] = range(len(targets[i]))
+        if renewal is not None:
+            ids = inference_model.prompt_ids(renewal.signals, None, renewal.previous)[0]
+            rows.append(InferenceRow(users[i].user_id, tuple(ids), tuple(targets[i][-targets_per_summary:])))
+            continue
         if len(picked) > targets_per_summary:
             picked = picker.sample(picked, targets_per_summary)
         read = picked[0] if inference_model.conditioned else None  # the target whose task prompt is read
@@ -109,8 +116,16 @@ def sample_summaries(
     top_p: float,
     report: Callable[[int], None],
     batch_size: int = 32,
+    renewals: Sequence[Renewal | None] | None = None,
 ) -> list[list[str]]:
-    """One sampled summary for every target of every user: the z ~ π_φ(·|s) that the generator is trained on."""
+    """One sampled summary for every target of every user: the z ~ π_φ(·|s) that the generator is trained on.
+
+    `renewals`: for each user what is read in place of all signals, or None.
+    """
+    seen: list[tuple[Any, ...]] = [(user.signals,) for user in users]
+    for n, renewal in enumerate(renewals or ()):
+        if renewal is not None:
+            seen[n] = (renewal.signals, None, renewal.previous)
     local = inference_model.local
     limits: dict[str, Any] = {"max_new_tokens": inference_model.max_tokens, "temperature": temperature, "top_p": top_p}
     written: list[list[str]] = []
@@ -126,7 +141,7 @@ def sample_summaries(
             flat = iter(singles)
             drawn = [list(islice(flat, len(user.targets))) for user in part]
         else:
-            asked = [inference_model.prompt_ids(user.signals)[0] for user in part]
+            asked = [inference_model.prompt_ids(*one)[0] for one in seen[start : start + batch_size]]
             drawn = local.generate(asked, n=max(len(user.targets) for user in part), **limits)
         for user, samples in zip(part, drawn, strict=True):
             texts = [local.decode(ids) for ids in samples[: len(user.targets)]]

@@ -103,6 +103,11 @@ def refuse_settings(config: RunConfig) -> None:
             f"training.inference.targets_per_summary={config.training.inference.targets_per_summary} does not go with "
             "summary.conditioned_on_prompt, under which a summary is for one prompt: set it to 1"
         )
+    if config.summary.conditioned_on_prompt and config.training.renewal.share:
+        raise ConfigError(
+            f"training.renewal.share={config.training.renewal.share} does not go with summary.conditioned_on_prompt: a "
+            "summary for one prompt is not kept with the user, so there is none to renew; set it to 0"
+        )
     target = config.training.inference.length_target
     if target is not None and target >= config.summary.max_tokens:
         raise ConfigError(

@@ -8,9 +8,11 @@ from typing import Any
 
 from popi.backends.chat import estimate_tokens
 from popi.config import BENCHMARKS, RunConfig
+from popi.signals.fading import Previous, worth
 from popi.signals.render import Templates
 from popi.signals.types import User
 from popi.training.plan import PromptContext
+from popi.training.renewals import split_in_time
 
 LOOKED_AT = 200
 """Users whose texts are counted, evenly spread over all."""
@@ -28,7 +30,9 @@ class Shapes:
     Attributes:
         users: training users; windows of one user count as users.
         signals, targets: most of a user.
-        prompt: the inference model's prompt.
+        prompt: the inference model's prompt; the longest of a whole reading and of a renewal, the mean of both by
+            `training.renewal.share`.
+        earlier_mean: the prompt from which an old summary is written, half of the signals; 0 without renewals.
         summary: `summary.max_tokens`.
         plain: task prompt and both responses, as the reference model reads them.
         guide: what the generator's template and a summary add to that.
@@ -54,6 +58,7 @@ class Shapes:
     reach: int
     dropped: int
     told: tuple[str, ...]
+    earlier_mean: float = 0.0
 
     def row(self, context: PromptContext = "summary", soft: int = 0) -> int:
         """A target in its context, behind `soft` vectors: what the generator reads at once."""
@@ -126,12 +131,26 @@ def shapes_of(config: RunConfig) -> Shapes:
     missing = at_hand(config)
     if missing is None:
         return _measured(config, empty, templates, count, tokens)
+    if share := config.training.renewal.share:  # half of the signals, and an old summary of full length
+        old = _old_summary(config, templates, count)
+        half, rest = config.signals.token_budget / 2, bound - config.signals.token_budget
+        mean = (1 - share) * bound + share * (half + rest + old)
+        empty = replace(empty, prompt=bound + old, prompt_mean=mean, earlier_mean=half + rest)
     told = (
         f"{missing}, so users are those of data.train_users, prompts as long as signals.token_budget allows, task "
         f"prompts of {ASSUMED_PROMPT} and responses of {ASSUMED_RESPONSE} tokens",
         how,
     )
     return replace(empty, told=told)
+
+
+def _old_summary(config: RunConfig, templates: Templates, count: Count) -> int:
+    """Most tokens that an old summary adds to the inference model's prompt."""
+    plain, with_old = (
+        sum(count(message["content"]) for message in templates.inference_messages([], previous=previous))
+        for previous in (None, Previous("", int(worth(None, 1))))
+    )
+    return with_old - plain + config.summary.max_tokens
 
 
 def _measured(
@@ -149,12 +168,18 @@ def _measured(
     looked_at: list[User] = users[:: -(-len(users) // LOOKED_AT)]
     conditioned = config.summary.conditioned_on_prompt
     prompts, raw, plain, responses, reach, dropped = [], [], [], [], 0, 0
+    share = config.training.renewal.share
+    earlier: list[int] = []
+    later: list[int] = []
     bare = tokens(templates.generator_messages("x", None))
     for user in looked_at:
         kept, left = templates.fit(user.signals, config.signals.token_budget, count)
         dropped += bool(left)
         read = [target.prompt for target in user.targets] if conditioned else [None]
         prompts += [tokens(templates.inference_messages(kept, prompt)) for prompt in read]
+        if share:
+            for side, part in zip((earlier, later), split_in_time(kept, len(kept) // 2), strict=True):
+                side.append(tokens(templates.inference_messages(part)))
         raw.append(tokens(templates.raw_signals_messages("x", kept)) - bare)
         for target in user.targets:
             chosen, rejected = count(target.chosen) + 1, count(target.rejected) + 1
@@ -162,13 +187,19 @@ def _measured(
             responses.append(chosen + rejected)
             plain.append(asked + chosen + rejected)
             reach = max(reach, asked + max(chosen, rejected))
+    longest, mean, earlier_mean = max(prompts), sum(prompts) / len(prompts), 0.0
+    if share:  # where a row is split is drawn uniformly: on average in the middle, at worst behind the first signal
+        old = _old_summary(config, templates, count)
+        longest, earlier_mean = longest + old, sum(earlier) / len(earlier)
+        mean = (1 - share) * mean + share * (sum(later) / len(later) + old)
     return replace(
         empty,
         users=len(users),
         signals=max(len(user.signals) for user in users),
         targets=max(len(user.targets) for user in users),
-        prompt=max(prompts),
-        prompt_mean=sum(prompts) / len(prompts),
+        prompt=longest,
+        prompt_mean=mean,
+        earlier_mean=earlier_mean,
         raw=max(raw),
         raw_mean=sum(raw) / len(raw),
         plain=max(plain),

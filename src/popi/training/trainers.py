@@ -1,6 +1,8 @@
 """The trainer of a phase: its users drawn, its reference log-probs and summaries at hand."""
 
 import random
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +23,7 @@ from popi.training.joint_phase import JointTrainer
 from popi.training.plan import Phase
 from popi.training.progress import PhaseProgress
 from popi.training.references import FOLDER, References
+from popi.training.renewals import Renewal, renewals
 from popi.training.reward import LengthBudget, SummaryReward
 from popi.training.run_directory import PhaseDirectory, RunDirectory, read_jsonl, write_jsonl
 from popi.training.user_embedding_phase import UserEmbeddingTrainer
@@ -66,6 +69,18 @@ def references_for(users: list[User], run: RunDirectory, parts: Components, prog
     return references
 
 
+def renewed(job: Job, users: list[User], order: Sequence[int]) -> list[Renewal | None] | None:
+    """Which rows are renewals, their old summaries written by the inference model as it is now, before it trains."""
+    parts, share = job.parts, job.run.config.training.renewal.share
+    with ExitStack() as stack:
+
+        def report(n: int) -> Callable[[int], None]:
+            return stack.enter_context(job.progress.preparing("old summaries", n))
+
+        with using(parts.inference_model.local.model, parts.adapters[INFERENCE]):
+            return renewals(users, order, share, job.seed, parts.inference_model, job.directory.path, report)
+
+
 def inference_trainer(job: Job) -> InferenceTrainer:
     """The trainer of an inference or joint phase."""
     run, users, parts = job.run, job.users, job.parts
@@ -73,7 +88,15 @@ def inference_trainer(job: Job) -> InferenceTrainer:
     settings = config.training.inference
     order = draw(len(users), settings.users_per_step, job.steps, job.seed)
     references = references_for([users[i] for i in order], run, parts, job.progress)
-    rows = inference_rows(users, order, parts.inference_model, references, settings.targets_per_summary, job.seed)
+    rows = inference_rows(
+        users,
+        order,
+        parts.inference_model,
+        references,
+        settings.targets_per_summary,
+        job.seed,
+        renewed(job, users, order),
+    )
     reward = SummaryReward(
         parts.generator,
         parts.adapters[GENERATOR],
@@ -113,6 +136,7 @@ def generator_trainer(job: Job) -> GeneratorTrainer:
         written = read_jsonl(file)
         if not written:
             inference_model = parts.inference_model
+            old = renewed(job, chosen, range(len(chosen)))
             with progress.preparing("summaries to train on", len(chosen)) as report:
                 with using(inference_model.local.model, parts.adapters[INFERENCE]):
                     drawn = sample_summaries(
@@ -122,6 +146,7 @@ def generator_trainer(job: Job) -> GeneratorTrainer:
                         config.summary.top_p,
                         report,
                         config.evaluation.users_at_once,
+                        old,
                     )
             written = [{"user_id": u.user_id, "summaries": texts} for u, texts in zip(chosen, drawn, strict=True)]
             write_jsonl(file, written)

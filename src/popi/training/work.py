@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from popi.config import RunConfig
+from popi.inference_model import BATCH
 from popi.training.architecture import Architecture
 from popi.training.plan import Phase
 from popi.training.shapes import Shapes
@@ -55,6 +56,7 @@ def work_of(config: RunConfig, phase: Phase, shapes: Shapes) -> Work:
             written = users * shapes.targets if config.summary.conditioned_on_prompt else users  # prompts to write from
             read += written * shapes.prompt_mean + users * shapes.targets * shapes.summary
             decoded = -(-written // config.evaluation.users_at_once) * shapes.summary
+            read, decoded = read + _old(config, shapes, users).read, decoded + _old(config, shapes, users).decoded
         return Work(steps, pairs, decoded, read, pairs * row)
     users = settings.users_per_step
     tree = users * (shapes.prompt_mean + settings.group_size * shapes.summary)
@@ -63,6 +65,15 @@ def work_of(config: RunConfig, phase: Phase, shapes: Shapes) -> Work:
     references = min(steps * users, shapes.users) * shapes.targets * shapes.plain_mean
     read = steps * (tree + scored + (tree if settings.kl else 0)) + references
     trained = steps * tree
+    old = _old(config, shapes, steps * users)
+    read, decoded = read + old.read, steps * settings.parts * shapes.summary + old.decoded
     if phase.kind == "joint":
         trained += steps * generator.batch_size * shapes.row_mean()
-    return Work(steps, steps * users * settings.group_size, steps * settings.parts * shapes.summary, read, trained)
+    return Work(steps, steps * users * settings.group_size, decoded, read, trained)
+
+
+def _old(config: RunConfig, shapes: Shapes, rows: int) -> Work:
+    """Writing the old summaries that a share of the rows renew."""
+    written = config.training.renewal.share * rows
+    decoded = -(-written // BATCH) * shapes.summary
+    return Work(0, 0, decoded, written * (shapes.earlier_mean + shapes.summary), 0.0)

@@ -93,7 +93,8 @@ def test_a_user_from_the_first_signal_to_the_last_byte(gateway: tuple[str, dict[
     assert third.text == "Likes amber. And cedar." and third.clauses[0].locked
     assert client.rollback(name, 1).text == first.text
     assert [one.version for one in client.versions(name)] == [4, 3, 2, 1]
-    told = client.user(name)
+    told = client.rebuild(name)
+    assert told == client.user(name)
     assert told.signals == 3 and told.summary.version == 4 and told.renewal is not None
     assert len(client.export(name).signals) == 3
     line = client.training_line(name)

@@ -28,7 +28,14 @@ HEADERS = {"authorization": f"Bearer {ADMIN}"}
 
 
 class Model:
-    def summarize(self, signals: Sequence[Signal], temperature: float = 0.0) -> Summary:
+    renews = False
+
+    def renewable(self, summary: str) -> bool:
+        return False
+
+    def summarize(
+        self, signals: Sequence[Signal], temperature: float = 0.0, previous: Summary | None = None
+    ) -> Summary:
         return Summary(f"Heard {len(signals)}.", 3, model="fake")
 
 

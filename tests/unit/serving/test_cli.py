@@ -61,6 +61,10 @@ def test_users_are_listed_shown_exported_and_erased(run: Any, store: str, tmp_pa
     assert [user.user_id for user in load_users(tmp_path / "users.jsonl")] == ["ada"]
     every = run("users", "export", "--targets", "0", *at)[1]
     assert [json.loads(line)["user_id"] for line in every.splitlines()] == ["ada", "ben"]
+    code, _, err = run("users", "rebuild", "ada", *at)
+    assert code == 0 and "'ada' will be written anew" in err
+    code, _, err = run("users", "rebuild", "zoe", *at)
+    assert code == 2 and "no user 'zoe'" in err
     receipt = json.loads(run("users", "erase", "ada", *at)[1])
     assert receipt["removed"]["signals"] == 2 and receipt["bytes"] == "overwritten"
     assert run("users", "list", *at)[1].splitlines() == ['"ben"']
@@ -132,7 +136,12 @@ def test_a_worker_writes_with_a_run(
     loaded: list[Any] = []
 
     class Fake:
-        def summarize(self, signals: Any, temperature: float = 0.0) -> Summary:
+        renews = False
+
+        def renewable(self, summary: str) -> bool:
+            return False
+
+        def summarize(self, signals: Any, temperature: float = 0.0, previous: Summary | None = None) -> Summary:
             return Summary(f"Heard {len(signals)}.", 3, model="fake")
 
     def load(name: str, **more: Any) -> Fake:

@@ -30,7 +30,14 @@ class Model:
     def __init__(self) -> None:
         self.fault: Exception | None = None
 
-    def summarize(self, signals: Sequence[Signal], temperature: float = 0.0) -> Summary:
+    renews = False
+
+    def renewable(self, summary: str) -> bool:
+        return False
+
+    def summarize(
+        self, signals: Sequence[Signal], temperature: float = 0.0, previous: Summary | None = None
+    ) -> Summary:
         if self.fault is not None:
             raise self.fault
         return Summary(f"Likes {MARK}.", 3, model="fake")

@@ -13,8 +13,11 @@ import popi.training.architecture as architecture
 from popi.cli import app
 from popi.config import load_config, resolve
 from popi.errors import ConfigError, DataError, ModelError
+from popi.signals.fading import Previous
+from popi.signals.render import Templates
 from popi.training.architecture import Architecture, architecture_of, known_models
 from popi.training.dry_run import GIB, Device, RunPlan, dry_run
+from popi.training.shapes import counter
 from popi.training.templates import with_template
 
 ROOT = Path(__file__).parents[3]
@@ -101,6 +104,26 @@ def test_lengths_are_measured_where_data_and_tokenizer_are_at_hand() -> None:
     longest = max(len(model.prompt_ids(user.signals)[0]) for user in users_of(plan.config, "train").users)
     assert longest <= plan.shapes.prompt <= longest + 24, "the chat template's own tokens are allowed for"
     assert plan.shapes.users == 40
+
+
+def test_renewals_are_counted() -> None:
+    """A renewal reads about half of the signals and an old summary; the longest, all but one signal and that."""
+    training = {"steps": 5, "users_per_step": 4, "group_size": 2, "targets_per_summary": 1, "kl": 0.0}
+    whole = planned(summary={"max_tokens": 10}, training={"inference": training})
+    half = planned(summary={"max_tokens": 10}, training={"inference": training, "renewal": {"share": 0.5}})
+    plain, shapes = whole.shapes, half.shapes
+    templates = Templates.load("nano")
+    added = shapes.prompt - plain.prompt
+    old = templates.inference_messages([], previous=Previous(" ".join(["tone"] * 10), 22))[1]["content"]
+    count = counter(half.config)[0]
+    assert added == count(old) - count(templates.inference_messages([])[1]["content"])
+    assert plain.earlier_mean == 0 and 0.3 * plain.prompt_mean < shapes.earlier_mean < 0.7 * plain.prompt_mean
+    assert shapes.prompt_mean < plain.prompt_mean
+    work, before = half.phases[0].work, whole.phases[0].work
+    written = 0.5 * 5 * 4
+    trees = 5 * 4 * (plain.prompt_mean - shapes.prompt_mean)
+    assert work.read == pytest.approx(before.read - trees + written * (shapes.earlier_mean + 10))
+    assert work.decoded == before.decoded + 10  # one batch of old summaries
 
 
 def test_work_by_hand() -> None:

@@ -21,8 +21,11 @@ CURVES = (
     ("summary_tokens", "Length of sampled summaries", "Tokens, the end token included."),
     ("length_penalty", "Length penalty", "Mean reward that the sampled summaries lost to tokens beyond the target."),
 )
-OWN_PLOTS = "evidence.json"
-"""The result file whose rows are drawn as a curve, too."""
+OWN_PLOTS = {
+    "evidence.json": ("signals", "Accuracy against the number of signals"),
+    "streaming.json": ("batches", "Accuracy against the number of batches of signals"),
+}
+"""Result files whose rows are drawn as curves, too, first: what they are drawn against, and the title."""
 
 
 def report_content(runs: Sequence[compare.Compared]) -> dict[str, Any]:
@@ -164,18 +167,22 @@ def plot(title: str, note: str, told: str, svg: str) -> dict[str, Any] | None:
 
 
 def studies(folder: Path) -> list[dict[str, Any]]:
-    """Result files of other evaluations of the run, as tables; the one over numbers of signals as a plot, too."""
+    """Result files of other evaluations of the run, as tables; those over signals and batches as plots, too."""
     found = []
-    for path in sorted(folder.glob("*.json"), key=lambda path: (path.name != OWN_PLOTS, path.name)):
+    first = list(OWN_PLOTS)
+    for path in sorted(folder.glob("*.json"), key=lambda path: (path.name not in first, path.name)):
         content = read_json(path)
         if not tables.is_generic(content):
             continue
         shown = None
-        if path.name == OWN_PLOTS:
+        if path.name in OWN_PLOTS:
+            x, title = OWN_PLOTS[path.name]
             rows = content["rows"]
-            series = next((key for key in ("method", "label") if any(key in row for row in rows)), None)
-            svg = curves.evidence(rows, "signals", series)
-            shown = plot("Accuracy against the number of signals", "Bands: 95 % intervals.", "see the table", svg)
+            series = next((key for key in ("series", "method", "label") if any(key in row for row in rows)), None)
+            if series == "series":  # several curves a method: those of the last one, which is the fullest
+                rows = [row for row in rows if row["method"] == rows[-1]["method"]]
+            svg = curves.evidence(rows, x, series)
+            shown = plot(title, "Bands: 95 % intervals.", "see the table", svg)
         found.append({"table": tables.generic(content), "plot": shown})
     return found
 

@@ -105,6 +105,7 @@ class ProfileApi:
             "put_summary": self._put_summary,
             "get_versions": self._get_versions,
             "rollback": self._rollback,
+            "rebuild": self._rebuild,
             "export": self._export,
             "pause": self._pause,
             "feedback": self._feedback,
@@ -222,6 +223,9 @@ class ProfileApi:
         return _with_version(
             await self._profiles.rollback(call.tenant, call.user_id, body.version, call.author, expected)
         )
+
+    async def _rebuild(self, call: Call) -> Answer:
+        return _answer(await self._profiles.rebuild(call.tenant, call.user_id))
 
     async def _export(self, call: Call) -> Answer:
         if call.query["format"] == "json":

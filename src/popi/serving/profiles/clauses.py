@@ -88,9 +88,12 @@ def _wishes(sentence: str) -> list[str]:
 
 def join(clauses: Sequence[StoredClause]) -> str:
     """Clauses as one text; one without an end gets a full stop before the next begins."""
-    texts = [clause.text for clause in clauses]
-    ended = [text if text.endswith(_ENDS) else f"{text}." for text in texts[:-1]]
-    return " ".join([*ended, *texts[-1:]])
+    return " ".join(ended([clause.text for clause in clauses]))
+
+
+def ended(texts: Sequence[str]) -> list[str]:
+    """Texts as they stand in one: every one but the last has an end."""
+    return [*(text if text.endswith(_ENDS) else f"{text}." for text in texts[:-1]), *texts[-1:]]
 
 
 def from_text(text: str, before: Sequence[StoredClause], author: Author) -> list[StoredClause]:
@@ -161,6 +164,13 @@ def forbidden_from(edits: Sequence[ForbiddenEdit], before: Sequence[Forbidden]) 
         Forbidden(id=edit.id or ids.get(key) or _new_id(set(ids.values())), text=edit.text.strip())
         for key, edit in named.items()
     ]
+
+
+def unlocked(clauses: Sequence[StoredClause]) -> list[StoredClause]:
+    """What a renewal may put anew, the old summary that the inference model is shown. Locked clauses stay by
+    themselves, and shown they would be said twice.
+    """
+    return [clause for clause in clauses if not clause.locked]
 
 
 def by_hand(clauses: Sequence[StoredClause]) -> list[str]:

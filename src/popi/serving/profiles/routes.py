@@ -34,6 +34,7 @@ Name = Literal[
     "put_summary",
     "get_versions",
     "rollback",
+    "rebuild",
     "export",
     "pause",
     "feedback",
@@ -133,6 +134,14 @@ ROUTES = (
         body=Rollback,
         if_match="optional",
         refusals=(404, 412),
+    ),
+    Route(
+        "rebuild",
+        "POST",
+        "/users/{id}/summary/rebuild",
+        "Have the summary written anew from all signals, instead of renewed from those that came since.",
+        UserAnswer,
+        refusals=(404,),
     ),
     Route(
         "export",

@@ -30,7 +30,7 @@ from popi.serving.profiles.models import (
 )
 from popi.serving.profiles.stored import NotFound, exported, found_user, no_user, shown, training_line, user_of
 from popi.serving.profiles.training import TARGETS, as_signals
-from popi.serving.store import erasure, expiry, keys, signals, summaries, users
+from popi.serving.store import erasure, expiry, jobs, keys, signals, summaries, users
 from popi.serving.store.database import Database
 from popi.serving.store.jobs import Debounce
 from popi.serving.store.summaries import Author, Version
@@ -144,7 +144,10 @@ class Profiles:
         before = current.clauses if current is not None else ()
         banned = None
         if edit.forbidden is not None:
-            banned = parts.forbidden_from(edit.forbidden, current.forbidden if current is not None else ())
+            was = current.forbidden if current is not None else ()
+            banned = parts.forbidden_from(edit.forbidden, was)
+            if {one.text for one in was} - {one.text for one in banned}:  # what was kept out may be said again
+                users.set_signals_read(connection, tenant, user_id, None)
         if edit.clauses is not None:
             new = parts.from_edit(edit.clauses, before, author)
             text = parts.join(new)
@@ -207,6 +210,15 @@ class Profiles:
         written = await self.store.write(write)
         self._changed(tenant, user_id)
         return shown(written)
+
+    async def rebuild(self, tenant: str, user_id: str) -> UserAnswer:
+        """Call for a renewal that reads all signals, whatever the summary rests on by now.
+
+        Raises:
+            NotFound: no such user.
+        """
+        await self.store.write(rebuild, tenant, user_id, self.store.database.now)
+        return await self.user(tenant, user_id)
 
     async def pause(self, tenant: str, user_id: str, paused: bool) -> PauseAnswer:
         """Pause a user's personalisation, or go on with it.
@@ -357,6 +369,18 @@ def receipt(database: Database, removed: erasure.Removed, at: float, pending: bo
             "bytes": "left_to_postgresql" if database.kind == "postgresql" else on_disk,
         }
     )
+
+
+def rebuild(connection: Connection, tenant: str, user_id: str, now: Callable[[Connection], float]) -> None:
+    """Call for a renewal at once that reads all of a user's signals. Locked clauses stay.
+
+    Raises:
+        NotFound: no such user.
+    """
+    if not users.lock_existing(connection, tenant, user_id):
+        raise no_user()
+    users.set_signals_read(connection, tenant, user_id, None)
+    jobs.request(connection, tenant, user_id, now(connection), Debounce(0.0, 0.0))
 
 
 def _fit(edit: SummaryEdit) -> SummaryEdit:

@@ -7,7 +7,7 @@ from hashlib import sha256
 from pydantic import TypeAdapter
 from sqlalchemy import Connection, delete, insert, select, update
 
-from popi.serving.store import jobs, users
+from popi.serving.store import jobs, summaries, users
 from popi.serving.store.tables import signals
 from popi.serving.store.tables import users as users_table
 from popi.signals.types import Signal
@@ -64,9 +64,20 @@ def add(
 
 
 def remove(connection: Connection, tenant: str, user_id: str, name: str) -> bool:
-    """Take back one signal; says whether it was there."""
+    """Take back one signal; says whether it was there.
+
+    What was read of it goes with the next renewal, which reads all others; but not where a person has changed the
+    summary, since all signals together might say again what they took out.
+    """
     where = (signals.c.tenant == tenant, signals.c.user_id == user_id, signals.c.signal_id == name)
-    return connection.execute(delete(signals).where(*where)).rowcount > 0
+    position = connection.execute(select(signals.c.position).where(*where)).scalar()
+    if position is None:
+        return False
+    connection.execute(delete(signals).where(*where))
+    read = users.signals_read(connection, tenant, user_id)
+    if read is not None and position < read and not summaries.by_hand(connection, tenant, user_id):
+        users.set_signals_read(connection, tenant, user_id, None)
+    return True
 
 
 def newest(connection: Connection, tenant: str, user_id: str, limit: int | None = None) -> list[Signal]:
@@ -88,6 +99,18 @@ def named(connection: Connection, tenant: str, user_id: str, ids: Sequence[str])
         query = select(signals.c.signal).where(*mine, signals.c.signal_id.in_(ids[start : start + CHUNK]))
         found += connection.execute(query).scalars()
     return [_SIGNAL.validate_json(text) for text in found]
+
+
+def since(connection: Connection, tenant: str, user_id: str, position: int, limit: int) -> tuple[list[Signal], int]:
+    """Those from a position on, in order, the newest `limit` of them; and the position that comes next."""
+    query = (
+        select(signals.c.signal, signals.c.position)
+        .where(signals.c.tenant == tenant, signals.c.user_id == user_id, signals.c.position >= position)
+        .order_by(signals.c.position.desc())
+        .limit(limit)
+    )
+    rows = connection.execute(query).all()[::-1]
+    return [_SIGNAL.validate_json(row.signal) for row in rows], rows[-1].position + 1 if rows else position
 
 
 def _known(connection: Connection, tenant: str, user_id: str, asked: Sequence[str]) -> set[str]:

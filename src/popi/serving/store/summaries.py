@@ -106,6 +106,13 @@ def versions(connection: Connection, tenant: str, user_id: str, limit: int = VER
     ]
 
 
+def by_hand(connection: Connection, tenant: str, user_id: str) -> bool:
+    """Whether a person wrote any of the versions that are kept."""
+    mine = (summaries.c.tenant == tenant, summaries.c.user_id == user_id)
+    query = select(summaries.c.version).where(*mine, summaries.c.author != "model").limit(1)
+    return connection.execute(query).first() is not None
+
+
 def count(connection: Connection, tenant: str, user_id: str) -> int:
     """How many versions of a user's summary are kept."""
     mine = (summaries.c.tenant == tenant, summaries.c.user_id == user_id)

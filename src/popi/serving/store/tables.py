@@ -9,8 +9,8 @@ def _text(name: str, *, key: bool = False, nullable: bool = False) -> Column[str
     return Column(name, Text, primary_key=key, nullable=nullable)
 
 
-def _number(name: str, *, key: bool = False) -> Column[int]:
-    return Column(name, BigInteger, primary_key=key, nullable=False, autoincrement=False)
+def _number(name: str, *, key: bool = False, nullable: bool = False) -> Column[int]:
+    return Column(name, BigInteger, primary_key=key, nullable=nullable, autoincrement=False)
 
 
 def _time(name: str, *, nullable: bool = False) -> Column[float]:
@@ -40,6 +40,7 @@ users = Table(
     _number("next_position"),
     _number("paused"),
     _time("resumed_at"),
+    _number("signals_read", nullable=True),
 )
 
 signals = Table(

@@ -73,3 +73,22 @@ def listed(connection: Connection, tenant: str, after: str | None = None, limit:
     if after is not None:
         query = query.where(users.c.user_id > after)
     return list(connection.execute(query).scalars())
+
+
+def signals_read(connection: Connection, tenant: str, user_id: str) -> int | None:
+    """Up to which position the user's signals are in their summary; None: all are to be read."""
+    where = (users.c.tenant == tenant, users.c.user_id == user_id)
+    found: int | None = connection.execute(select(users.c.signals_read).where(*where)).scalar()
+    return found
+
+
+def set_signals_read(
+    connection: Connection, tenant: str, user_id: str, position: int | None, before: int | None = None
+) -> None:
+    """Say up to where they are in it. With a position, only where it still is at `before`: who called meanwhile for all
+    to be read is heard.
+    """
+    where = [users.c.tenant == tenant, users.c.user_id == user_id]
+    if position is not None:
+        where.append(users.c.signals_read.is_(None) if before is None else users.c.signals_read == before)
+    connection.execute(update(users).where(*where).values(signals_read=position))

@@ -191,6 +191,25 @@ def test_result_files_of_other_evaluations_are_shown(finished_run: Path) -> None
     assert len(re.findall("<svg", html)) == 9  # the curve is drawn, too
 
 
+def test_signals_in_batches_are_drawn_way_by_way(finished_run: Path) -> None:
+    rows = [
+        {"method": method, "batches": n, "way": way, "series": f"stable, {way}", "value": 0.9 - n / 100}
+        for method in ("untrained_summary", "popi_alternating")
+        for n in (1, 4)
+        for way in ("renewed", "from scratch")
+    ]
+    content = {"title": "In batches", "columns": ["method", "batches", "way", "value"], "rows": rows}
+    (finished_run / "evaluation" / "streaming.json").write_text(json.dumps(content))
+    content["rows"] = [{"method": "oracle", "signals": k, "value": 0.9} for k in (0, 4)]
+    (finished_run / "evaluation" / "evidence.json").write_text(json.dumps(content))
+    html = write_report(finished_run).read_text(encoding="utf-8")
+    drawn = [svg for svg in re.findall("<svg.*?</svg>", html, re.DOTALL) if "batches of a user" in svg]
+    assert len(drawn) == 1 and "stable, from scratch" in drawn[0] and "stable, renewed" in drawn[0]
+    assert "signals of a user" in html
+    ids = re.findall(r'\bid="([^"]+)"', "".join(re.findall("<svg.*?</svg>", html, re.DOTALL)))
+    assert len(ids) == len(set(ids)), "on one page no two plots share an id"
+
+
 def test_runs_side_by_side(finished_run: Path, tmp_path: Path, make_run: Callable[..., Path]) -> None:
     other = make_run("second")
     html = write_report(finished_run, [other]).read_text(encoding="utf-8")

@@ -74,6 +74,15 @@ def test_versions_and_rollback(people: People) -> None:
     error(people.ask("POST", "/users/none/summary/rollback", json={"version": 1}), 404, "no_user")
 
 
+def test_rebuild_calls_for_a_renewal(people: People) -> None:
+    people.ask("PUT", "/users/ada/summary", json={"text": "One."})
+    assert people.ask("GET", "/users/ada").json()["renewal"] is None
+    answer = people.ask("POST", "/users/ada/summary/rebuild").json()
+    assert answer == people.ask("GET", "/users/ada").json() and answer["renewal"]["state"] == "waiting"
+    assert answer["summary"]["version"] == 1
+    error(people.ask("POST", "/users/none/summary/rebuild"), 404, "no_user")
+
+
 def test_who_wrote(people: People) -> None:
     for n, (key, author) in enumerate((("app", "user"), ("ada", "user"), ("admin", "admin"))):
         headers = {"if-match": str(n)} | ({"x-popi-tenant": "acme"} if key == "admin" else {})

@@ -39,6 +39,7 @@ def test_answers_are_what_it_says(people: People) -> None:
         ("put", "/users/{id}/summary", 428, {"json": {"text": "One. Two."}}),
         ("put", "/users/{id}/summary", 422, {"json": {}}),
         ("post", "/users/{id}/summary/rollback", 200, {"json": {"version": 1}}),
+        ("post", "/users/{id}/summary/rebuild", 200, {}),
         ("get", "/users/{id}/summary/versions", 200, {}),
         ("get", "/users/{id}", 200, {}),
         ("get", "/users/{id}/export", 200, {}),
