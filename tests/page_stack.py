@@ -149,7 +149,7 @@ class Stack:
 
     def answers(self, user: str, text: str, wanted: str) -> bool:
         """Whether an answer comes to be: the proxy hears of a renewal a moment after it is written."""
-        give_up = time.monotonic() + 10
+        give_up = time.monotonic() + 60
         while wanted not in self.answer(user, text):
             if time.monotonic() > give_up:
                 return False
@@ -158,7 +158,7 @@ class Stack:
 
     def feedback(self, user: str, **told: Any) -> httpx2.Response:
         """Answers are written down a moment after they have passed."""
-        give_up = time.monotonic() + 10
+        give_up = time.monotonic() + 60
         while True:
             reply = self.client.post(f"/users/{user}/feedback", json=told)
             if reply.status_code != 404 or time.monotonic() > give_up:
@@ -175,7 +175,7 @@ class Stack:
 
     def settled(self, user: str) -> dict[str, Any]:
         """The summary once no renewal waits."""
-        give_up = time.monotonic() + 20
+        give_up = time.monotonic() + 60
         while self.client.get(f"/users/{user}").json()["renewal"] is not None:
             assert time.monotonic() < give_up
             time.sleep(0.03)
@@ -193,7 +193,7 @@ def served(app: Any) -> Iterator[str]:
     server = uvicorn.Server(config)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve()), daemon=True)
     thread.start()
-    give_up = time.monotonic() + 20
+    give_up = time.monotonic() + 60
     while not server.started:
         assert thread.is_alive() and time.monotonic() < give_up
         time.sleep(0.02)

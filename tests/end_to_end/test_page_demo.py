@@ -45,7 +45,7 @@ class User:
         mine = re.sub(pattern, wanted, text)
         if mine == text:
             return False
-        give_up = time.monotonic() + 10  # answers are written down a moment after they have passed
+        give_up = time.monotonic() + 60  # answers are written down a moment after they have passed
         while (told := self._client.post(f"/users/{USER}/feedback", json={"answer": name, "edit": mine})).is_error:
             assert told.status_code == 404 and time.monotonic() < give_up, told.text
             time.sleep(0.05)
@@ -62,7 +62,7 @@ class User:
 
     def answers(self, prompt: str, pattern: str) -> bool:
         """Whether an answer comes to be so: another process renews, and the gateway asks the store after 2 seconds."""
-        give_up = time.monotonic() + 10
+        give_up = time.monotonic() + 60
         while not re.search(pattern, self.ask(prompt)[1]):
             if time.monotonic() > give_up:
                 return False

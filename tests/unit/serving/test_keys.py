@@ -73,7 +73,7 @@ def fail(*_: Any, **__: Any) -> Any:
 
 
 def hang(*_: Any, **__: Any) -> Any:
-    time.sleep(0.3)
+    time.sleep(1.0)
 
 
 @pytest.mark.parametrize("fault", [fail, hang])
@@ -87,15 +87,15 @@ def test_a_fault_of_the_store_stops_no_known_key_and_lets_no_other_in(
 
     async def ask() -> None:
         caller = await ring.authenticate(key)
-        monkeypatch.setattr(store.database, "read", fault)
+        asked: list[object] = []
+        monkeypatch.setattr(store.database, "read", lambda *args, **more: (asked.append(args), fault())[1])
         clock.now += FRESH_SECONDS
         began = time.perf_counter()
         assert await ring.authenticate(key) == caller
-        assert time.perf_counter() - began < 0.2  # PATIENCE_SECONDS, on a busy machine
-        assert store.hangs == (fault is hang)
-        began = time.perf_counter()
+        assert time.perf_counter() - began < 0.8  # PATIENCE_SECONDS, on a busy machine
+        assert store.hangs == (fault is hang) and len(asked) == 1
         assert await ring.authenticate(key) == caller  # the store was asked just now, and is not asked again
-        assert time.perf_counter() - began < 0.02
+        assert len(asked) == 1
         with pytest.raises(AuthError) as caught:
             await ring.authenticate(other)
         assert caught.value.status == 503

@@ -449,13 +449,13 @@ def test_signs_of_life_keep_the_lease(store_url: str) -> None:
     """With real time: a model that takes three leases."""
     database = Database.open(store_url)
     database.write(keys.ensure_tenant, "t", 0.0)
-    pace = Pace(lease=0.6, idle=0.02)
+    pace = Pace(lease=1.5, idle=0.02)
     slow_is_at_it, seen = threading.Event(), []
 
     def write() -> str:
         slow_is_at_it.set()
         for _ in range(9):
-            threading.Event().wait(0.2)
+            threading.Event().wait(0.5)
             seen.append(other.run_one())
         return "Slow."
 

@@ -63,6 +63,6 @@ def test_long_statements() -> None:
 )
 def test_hostile_texts_take_no_time_and_are_cut(text: str) -> None:
     said = {f"Prefers {'prefers ' * n}tea" for n in range(0, 5000, 10)}
-    began = time.perf_counter()
+    began = time.process_time()
     assert len(Injected().out_of(text, said)) <= LONGEST_TEXT
-    assert time.perf_counter() - began < 5
+    assert time.process_time() - began < 5

@@ -89,6 +89,6 @@ def test_no_message_is_no_text() -> None:
 
 def test_hostile_texts_take_no_time() -> None:
     for text in ("> " * 20_000, "-" * 40_000, '"' + "a " * 20_000, "```\n" * 10_000, "a: b\n" * 8_000, "[" * 40_000):
-        began = time.perf_counter()
+        began = time.process_time()
         own_words(text)
-        assert time.perf_counter() - began < 5
+        assert time.process_time() - began < 5
