@@ -101,7 +101,7 @@ def _examine(
     for other in against:
         ids, bad = _user_ids(other)
         elsewhere |= dict.fromkeys(ids, other)
-        if bad:
+        if bad and users is None:  # who loads users reads the other file, too, and is told its bad lines
             message = f"{bad} bad lines of {other} are not compared, and their users may stand here too: mend that file"
             report.problems.append(Problem(0, "lines not compared", "", message))
     first_line: dict[str, int] = {}
