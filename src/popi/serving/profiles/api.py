@@ -1,25 +1,22 @@
 """From an HTTP request to a call of the service, and back. Who may call is settled before anything is read."""
 
-import asyncio
 import json
 import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
-from urllib.parse import parse_qsl, unquote_to_bytes
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
 
-from popi.errors import AuthError, DataError, PopiError, StoreError
+from popi.errors import AuthError, PopiError, StoreError
 from popi.serving.interfaces import Caller, Keys
 from popi.serving.profiles.models import (
     ErrorAnswer,
     ErrorWords,
     Feedback,
     Import,
-    ImportedUser,
     LinkAnswer,
     Pause,
     Rollback,
@@ -28,27 +25,28 @@ from popi.serving.profiles.models import (
     SummaryEdit,
     checked_user_id,
 )
-from popi.serving.profiles.routes import ROUTES, Name, Route
+from popi.serving.profiles.requests import (
+    JSONL,
+    Headers,
+    MethodRefusal,
+    checked_query,
+    if_match,
+    matched,
+    read_body,
+)
+from popi.serving.profiles.routes import Name
 from popi.serving.profiles.service import Profiles
 from popi.serving.profiles.stored import NotFound
-from popi.serving.proxy.body import ClientGone, read_whole
+from popi.serving.proxy.body import ClientGone
 from popi.serving.proxy.limits import Limits
 from popi.serving.proxy.logs import log_fault
 from popi.serving.proxy.refusals import Refusal
 from popi.serving.store.summaries import Author, VersionConflict
-from popi.signals.jsonl import explain
 
 log = logging.getLogger("popi.gateway.profiles")
 
-BODY_SECONDS = 60.0
-SHOWN = 10
-"""How many things wrong with a body a message tells."""
 JSON = b"application/json"
-JSONL = b"application/jsonl"
-JSONL_TYPES = ("application/jsonl", "application/x-ndjson", "application/x-jsonlines")
 
-Body = TypeVar("Body", bound=BaseModel)
-Headers = dict[str, str]
 Answer = tuple[int, bytes, Headers]
 
 
@@ -143,13 +141,13 @@ class ProfileApi:
         told |= {"key_id": caller.key_id, "tenant": caller.tenant}
         self._limits.enter(caller.key_id)
         try:
-            route, user_id = _matched(scope)
+            route, user_id = matched(scope)
             told["route"] = route.name
             tenant = await self._tenant(caller, headers)
             if caller.scope not in route.scopes or (caller.scope == "user" and caller.user_id != user_id):
                 raise Refusal(403, "not_allowed", "this key may not do that: a user key reaches its own profile alone")
-            query = _query(scope, route)
-            body = await _body(route, headers, receive) if route.body is not None else None
+            query = checked_query(scope, route)
+            body = await read_body(route, headers, receive) if route.body is not None else None
             call = Call(caller, tenant, user_id, headers, query, body)
             try:
                 return await self._handlers[route.name](call)
@@ -211,7 +209,7 @@ class ProfileApi:
 
     async def _put_summary(self, call: Call) -> Answer:
         body: SummaryEdit = call.body
-        expected = _if_match(call.headers)
+        expected = if_match(call.headers)
         return _with_version(await self._profiles.put_summary(call.tenant, call.user_id, body, call.author, expected))
 
     async def _get_versions(self, call: Call) -> Answer:
@@ -219,7 +217,7 @@ class ProfileApi:
 
     async def _rollback(self, call: Call) -> Answer:
         body: Rollback = call.body
-        expected = _if_match(call.headers)
+        expected = if_match(call.headers)
         return _with_version(
             await self._profiles.rollback(call.tenant, call.user_id, body.version, call.author, expected)
         )
@@ -276,14 +274,6 @@ def _refused(refusal: Refusal) -> Answer:
     return refusal.status, error_body(refusal.code, str(refusal)), headers
 
 
-class MethodRefusal(Refusal):
-    """405; `allow` names the methods that there are."""
-
-    def __init__(self, allow: str) -> None:
-        super().__init__(405, "no_such_method", f"this path takes {allow}")
-        self.allow = allow
-
-
 def _conflict(conflict: VersionConflict, headers: Headers) -> Refusal:
     if "if-match" not in headers:
         return Refusal(
@@ -296,108 +286,3 @@ def _conflict(conflict: VersionConflict, headers: Headers) -> Refusal:
         "version_conflict",
         f"the summary is at version {conflict.current} now; read it again, and repeat the change on that",
     )
-
-
-# -- requests -------------------------------------------------------------------------------------------------------
-
-
-def _matched(scope: Scope) -> tuple[Route, str]:
-    """The route of a request and the user that its path names.
-
-    Raises:
-        Refusal: 404 no such path; 405; 400 a user id that is none.
-    """
-    # As it was sent: a slash inside of a user id is %2F there, and no border.
-    raw: bytes = scope.get("raw_path") or scope["path"].encode()
-    parts = tuple(raw.split(b"?", 1)[0].removeprefix(b"/users/").split(b"/"))
-    allowed = []
-    for route in ROUTES:
-        if len(route.parts) != len(parts):
-            continue
-        pairs = list(zip(route.parts, parts, strict=True))
-        if all(name == "{id}" or name.encode() == part for name, part in pairs):
-            if route.method != scope["method"]:
-                allowed.append(route.method)
-                continue
-            return route, _user_id(parts[0]) if "{id}" in route.parts else ""
-    if allowed:
-        raise MethodRefusal(", ".join(sorted(set(allowed))))
-    raise Refusal(404, "no_such_path", "there is no such path; /openapi.json lists those that there are")
-
-
-def _user_id(part: bytes) -> str:
-    try:
-        return checked_user_id(unquote_to_bytes(part).decode())
-    except UnicodeDecodeError:
-        raise Refusal(400, "user_id", "the user id in the path is not UTF-8 text, percent-encoded") from None
-    except DataError as error:
-        raise Refusal(400, "user_id", str(error)) from None
-
-
-def _query(scope: Scope, route: Route) -> dict[str, str]:
-    given = parse_qsl(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)
-    query = {name: values[0] for name, values in route.query.items()}
-    for name, value in given:
-        if name not in route.query:
-            known = ", ".join(route.query) or "none"
-            raise Refusal(400, "query", f"this path has no parameter of that name; it takes: {known}")
-        if value not in route.query[name]:
-            raise Refusal(400, "query", f"{name} must be one of {', '.join(route.query[name])}")
-        query[name] = value
-    return query
-
-
-def _if_match(headers: Headers) -> int | None:
-    """The version that If-Match names, as ``"3"`` or ``3``; None without the header."""
-    given = headers.get("if-match")
-    if given is None:
-        return None
-    text = given.strip().removeprefix("W/")
-    if len(text) > 1 and text[0] == text[-1] == '"':
-        text = text[1:-1]
-    if not (text.isascii() and text.isdigit() and len(text) < 19):
-        raise Refusal(400, "if_match", 'If-Match must be the version as the summary shows it, like "3"')
-    return int(text)
-
-
-async def _body(route: Route, headers: Headers, receive: Receive) -> BaseModel:
-    assert route.body is not None
-    if headers.get("content-encoding", "identity").lower() != "identity":
-        raise Refusal(415, "content_encoding", "send the body without a content-encoding")
-    length = headers.get("content-length", "")
-    raw = await read_whole(receive, int(length) if length.isdigit() else None, route.most, BODY_SECONDS)
-    kind = headers.get("content-type", "application/json").partition(";")[0].strip().lower()
-    if route.name == "import_users" and kind in JSONL_TYPES:
-        return await _lines(raw)
-    if kind != "application/json":
-        also = f" or {JSONL.decode()}" if route.name == "import_users" else ""
-        raise Refusal(415, "content_type", f"send the body as application/json{also}")
-    return _checked(route.body, raw, "")
-
-
-async def _lines(raw: bytes) -> Import:
-    users = []
-    for number, line in enumerate(raw.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
-        if line.strip():
-            users.append(_checked(ImportedUser, line.strip(), f"line {number}: "))
-            await asyncio.sleep(0)  # chats go by the same event loop
-    try:
-        return Import(users=users)
-    except ValidationError:
-        raise Refusal(422, "not_valid", "no users in this body, or too many") from None
-
-
-def _checked(model: type[Body], raw: bytes, where: str) -> Body:
-    try:
-        return model.model_validate_json(raw, strict=True)
-    except ValidationError as error:
-        wrong = error
-    try:
-        value = json.loads(raw)
-    except (ValueError, RecursionError):
-        raise Refusal(400, "not_json", f"{where}the body is not JSON in UTF-8") from None
-    problems = [
-        f"{one.field}: {one.message}" if one.field else one.message for one in explain(wrong, 0, raw, value, model)
-    ]
-    more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-    raise Refusal(422, "not_valid", where + "; ".join(problems[:SHOWN]) + more)

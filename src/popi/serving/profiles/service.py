@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 
 from sqlalchemy import Connection
 
-from popi.errors import DataError
 from popi.screening import checked
 from popi.serving.capture.feedback import as_signals as feedback_signals
 from popi.serving.capture.injected import Injected
 from popi.serving.profiles import clauses as parts
+from popi.serving.profiles.fit import fit_edit, fit_user
 from popi.serving.profiles.forbidden import Bans
 from popi.serving.profiles.models import (
     ExportAnswer,
@@ -130,7 +130,7 @@ class Profiles:
         def write(connection: Connection) -> Version:
             return self._put(connection, tenant, user_id, fit, author, expected or 0)
 
-        fit = await asyncio.to_thread(_fit, edit)  # before anything is locked
+        fit = await asyncio.to_thread(fit_edit, edit)  # before anything is locked
         written = await self.store.write(write)
         self._changed(tenant, user_id)
         return shown(written)
@@ -302,7 +302,7 @@ class Profiles:
                     changed.append(one.user_id)
             return total, changed
 
-        fit = await asyncio.to_thread(lambda: [_fit_user(one) for one in imported])
+        fit = await asyncio.to_thread(lambda: [fit_user(one) for one in imported])
         answer, changed = await self.store.write(write)
         for user_id in changed:
             self._changed(tenant, user_id)
@@ -381,31 +381,3 @@ def rebuild(connection: Connection, tenant: str, user_id: str, now: Callable[[Co
         raise no_user()
     users.set_signals_read(connection, tenant, user_id, None)
     jobs.request(connection, tenant, user_id, now(connection), Debounce(0.0, 0.0))
-
-
-def _fit(edit: SummaryEdit) -> SummaryEdit:
-    """An edit whose texts are as `checked` gives them.
-
-    Raises:
-        DataError: it carries what a summary may not, or a clause has nothing that anybody sees.
-    """
-    fit: dict[str, object] = {}
-    if edit.text is not None:
-        fit["text"] = checked(edit.text)
-    if edit.clauses is not None:
-        fit["clauses"] = clauses = [one.model_copy(update={"text": checked(one.text)}) for one in edit.clauses]
-        if not all(one.text.strip() for one in clauses):
-            raise DataError("a clause must not be blank")
-        checked(" ".join(one.text for one in clauses))  # what is good in parts may not be as a whole
-    if edit.forbidden is not None:  # an LLM is told them
-        fit["forbidden"] = [one.model_copy(update={"text": checked(one.text)}) for one in edit.forbidden]
-    return edit.model_copy(update=fit)
-
-
-def _fit_user(one: ImportedUser) -> ImportedUser:
-    if one.summary is None:
-        return one
-    try:
-        return one.model_copy(update={"summary": _fit(one.summary)})
-    except DataError as error:
-        raise DataError(f"user {one.user_id!r}: {error}") from None
