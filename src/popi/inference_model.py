@@ -30,20 +30,6 @@ Old = str | Summary | Previous | None
 `Previous` is shown as it is."""
 
 
-def fit_signals(
-    templates: Templates, signals: Sequence[Signal], budget: int, count: Callable[[str], int]
-) -> tuple[list[Signal], tuple[str, ...]]:
-    """The signals that fit `budget` tokens, and the names of those that don't (see Templates.fit).
-
-    Raises:
-        DataError: there are signals, and none of them fits.
-    """
-    kept, dropped = templates.fit(signals, budget, count)
-    if signals and not kept:
-        raise DataError(f"no signal fits into signals.token_budget={budget} tokens; raise it or shorten the signals")
-    return kept, dropped
-
-
 def summary_of(
     templates: Templates,
     text: str,
@@ -98,21 +84,24 @@ def signals_behind(old: Old) -> int | None:
     return old.rests_on or None if isinstance(old, Summary) else None
 
 
-def nothing_new(templates: Templates, old: Old, model: str, count: Callable[[str], int]) -> Summary:
-    """The summary of a user without (new) signals: the old one, or that no preference is known. No model is asked:
-    what it would write were its own taste.
+def nothing_new(
+    templates: Templates, old: Old, model: str, count: Callable[[str], int], dropped: tuple[str, ...] = ()
+) -> Summary:
+    """The summary of a user without (new) signals that could be read: the old one, or that no preference is known. No
+    model is asked: what it would write were its own taste. `dropped`: signals there are, none of which fits.
     """
     text = old.text if isinstance(old, Previous) else str(old or "")
     if templates.names_no_preference(text):
-        return summary_of(templates, "", 0, (), model, count)
+        return summary_of(templates, "", 0, dropped, model, count)
     if isinstance(old, Summary):
-        return replace(old, signals_used=0, signals_dropped=())
-    return Summary(text.strip(), count(text.strip()), model=model)
+        return replace(old, signals_used=0, signals_dropped=dropped)
+    return Summary(text.strip(), count(text.strip()), signals_dropped=dropped, model=model)
 
 
 class InferenceModel:
-    """Signals in, summary out. Of a user without signals the summary says that no preference is known (see
-    `nothing_new`). With an old summary, the signals are those that came since, and the summary is a renewal of it.
+    """Signals in, summary out. Of a user without signals, or none of whose signals fits the budget, the summary says
+    that no preference is known (see `nothing_new`). With an old summary, the signals are those that came since, and the
+    summary is a renewal of it.
 
     Args:
         local: the language model; training may share it between jobs.
@@ -183,7 +172,7 @@ class InferenceModel:
         `previous`: an old summary, which the signals came after.
 
         Raises:
-            DataError: no signal fits; or a task prompt is missing, or given to a model that does not read it.
+            DataError: a task prompt is missing, or given to a model that does not read it.
             ConfigError: the templates have no place for a task prompt, or for an old summary.
         """
         if self.conditioned != (prompt is not None):
@@ -192,7 +181,7 @@ class InferenceModel:
                 f"{self.local.name}: this inference model {told}; summary.conditioned_on_prompt decides it when the "
                 "model is trained"
             )
-        kept, dropped = fit_signals(self.templates, signals, self.token_budget, self.local.count_tokens)
+        kept, dropped = self.templates.fit(signals, self.token_budget, self.local.count_tokens)
         messages = self.templates.inference_messages(kept, prompt, shown(self.templates, previous, signals))
         return self.local.encode_chat(messages), len(kept), dropped
 
@@ -231,7 +220,11 @@ class InferenceModel:
         olds = [None] * len(users) if previous is None else previous
         encoded = [self.prompt_ids(*one) for one in zip(users, asked, olds, strict=True)]
         count, name, templates = self.local.count_tokens, self.local.name, self.templates
-        written = {i: nothing_new(templates, olds[i], name, count) for i, one in enumerate(encoded) if not one[1]}
+        written = {
+            i: nothing_new(templates, olds[i], name, count, dropped)
+            for i, (_, used, dropped) in enumerate(encoded)
+            if not used
+        }
         if progress and written:
             progress(len(written))
         order = [i for i in range(len(encoded)) if i not in written]
@@ -267,8 +260,8 @@ class InferenceModel:
 
 
 class ApiInferenceModel:
-    """The inference model where it is any instruction-tuned LLM behind an API. For a user without signals it is not
-    asked, and an old summary is renewed, as with `InferenceModel`.
+    """The inference model where it is any instruction-tuned LLM behind an API. For a user without signals that fit it
+    is not asked, and an old summary is renewed, as with `InferenceModel`.
 
     Args:
         chat: the LLM; `ApiModel.connect` makes one.
@@ -302,7 +295,6 @@ class ApiInferenceModel:
 
         Raises:
             UpstreamError: the server gave none.
-            DataError: no signal fits the budget.
             ConfigError: the templates have no place for an old summary.
         """
         result = self.summarize_each([signals], temperature, previous=[previous])[0]
@@ -346,13 +338,11 @@ class ApiInferenceModel:
                 on_result(index, result)
 
         for index, signals in enumerate(users):
-            if not signals:
-                keep(index, nothing_new(templates, olds[index], name, count))
-                continue
-            try:
-                read[index] = fit_signals(templates, signals, self.token_budget, count)
-            except DataError as error:
-                keep(index, error)
+            kept, dropped = templates.fit(signals, self.token_budget, count)
+            if kept:
+                read[index] = kept, dropped
+            else:
+                keep(index, nothing_new(templates, olds[index], name, count, dropped))
         sent = list(read)
         beside = {index: shown(templates, olds[index], users[index]) for index in sent}
 

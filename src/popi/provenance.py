@@ -103,9 +103,6 @@ class LeaveOneOut:
     ) -> list[list[float]]:
         """For each clause every signal's weight in nats, then every old statement's; 0 for signals beyond
         `MOST_SIGNALS`, for old statements where they have faded, and for a clause whose words are not in the summary.
-
-        Raises:
-            DataError: no signal fits the model's token budget.
         """
         first = max(0, len(signals) - MOST_SIGNALS)
         shown = previous(" ".join(before), behind, len(signals)) if before else None

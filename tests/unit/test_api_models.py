@@ -8,7 +8,7 @@ from fake_upstream import FakeUpstream, status
 
 from popi.backends.chat import Reply, estimate_tokens
 from popi.backends.retries import Retries
-from popi.errors import BatchError, DataError, UpstreamError
+from popi.errors import BatchError, UpstreamError
 from popi.generator import ApiGenerator, Generator
 from popi.inference_model import ApiInferenceModel, InferenceModel
 from popi.signals.types import StatementSignal
@@ -43,19 +43,26 @@ def test_summaries_come_in_the_users_order(upstream: FakeUpstream) -> None:
 def test_a_batch_raises_at_the_end_and_keeps_what_it_has(upstream: FakeUpstream) -> None:
     upstream.faults = [None, status(400, "too long")]
     model = inference_model(upstream, concurrency=1, token_budget=60)
-    with pytest.raises(BatchError, match="2 of 5 failed") as error:
+    with pytest.raises(BatchError, match="1 of 5 failed") as error:
         model.summarize_many([*USERS, [StatementSignal(text="much " * 100)]])
     kinds = [type(result).__name__ for result in error.value.results]
-    assert kinds == ["Summary", "UpstreamError", "Summary", "Summary", "DataError"]
+    assert kinds == ["Summary", "UpstreamError", "Summary", "Summary", "Summary"]
 
 
 def test_one_users_failure_is_raised_as_it_is(upstream: FakeUpstream) -> None:
     upstream.faults = [status(400, "too long")]
     with pytest.raises(UpstreamError, match="too long"):
         inference_model(upstream).summarize(USERS[0])
-    with pytest.raises(DataError, match="token_budget=2"):
-        inference_model(upstream, token_budget=2).summarize(USERS[0])
-    assert len(upstream.received) == 1
+
+
+def test_nobody_is_asked_of_signals_that_do_not_fit(upstream: FakeUpstream) -> None:
+    model = inference_model(upstream, token_budget=2)
+    told: list[int] = []
+    nothing, old = model.summarize_many(USERS[:2], progress=told.append, previous=[None, "likes tea."])
+    assert nothing.abstained and nothing.text == model.templates.no_preference
+    assert old.text == "likes tea." and not old.abstained
+    assert [(one.signals_used, one.signals_dropped) for one in (nothing, old)] == [(0, ("#1",)), (0, ("#1",))]
+    assert sum(told) == 2 and not upstream.received
 
 
 def test_signals_are_dropped_by_the_estimate_or_by_a_tokenizer_that_is_given(upstream: FakeUpstream) -> None:

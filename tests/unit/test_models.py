@@ -11,6 +11,7 @@ from popi.generator import Generator
 from popi.inference_model import InferenceModel
 from popi.nano.world import make_users
 from popi.signals.types import StatementSignal
+from popi.summary import Summary
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +42,15 @@ def test_signals_beyond_the_budget_are_dropped_whole_and_named(tiny_base: Path) 
     assert 0 < used < 9 and used + len(dropped) == 9
     assert set(dropped) < {str(signal.id) for signal in USERS[0].signals}
     assert len(ids) < 120 + 40
-    with pytest.raises(DataError, match="token_budget=2"):
-        InferenceModel(model.local, token_budget=2).prompt_ids(USERS[0].signals)
+
+
+def test_of_a_user_none_of_whose_signals_fits_nothing_is_known(tiny_base: Path) -> None:
+    model = InferenceModel(InferenceModel.from_pretrained(tiny_base).local, token_budget=2)
+    names = tuple(str(signal.id) for signal in USERS[0].signals)
+    nothing, old = model.summarize_many([USERS[0].signals] * 2, previous=[None, Summary("likes tea.", 3, 4)])
+    assert nothing.abstained and nothing.text == model.templates.no_preference
+    assert old == Summary("likes tea.", 3, 0, names)
+    assert (nothing.signals_used, nothing.signals_dropped) == (0, names)
 
 
 def test_users_text_cannot_fake_a_turn(inference_model: InferenceModel, generator: Generator) -> None:

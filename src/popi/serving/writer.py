@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from popi.errors import DataError, PopiError
-from popi.inference_model import ApiInferenceModel, fit_signals, shown, signals_behind, summary_of
+from popi.inference_model import ApiInferenceModel, nothing_new, shown, signals_behind, summary_of
 from popi.signals.neutralise import neutralise
 from popi.signals.types import Signal
 from popi.summary import Summary
@@ -39,12 +39,14 @@ def write(
 
     Raises:
         UpstreamError: the server gave none.
-        DataError: no signal fits the budget, or the model wrote nothing at all.
+        DataError: the model wrote nothing at all.
     """
     if not isinstance(model, ApiInferenceModel):
         return model.summarize(signals, previous=previous)
     templates, count = model.templates, model.count_tokens
-    kept, dropped = fit_signals(templates, signals, model.token_budget, count)
+    kept, dropped = templates.fit(signals, model.token_budget, count)
+    if not kept:
+        return nothing_new(templates, previous, model.chat.name, count, dropped)
     old = shown(templates, previous, signals)
     *before, last = templates.inference_messages(kept, previous=old)
     if forbidden:

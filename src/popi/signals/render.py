@@ -212,6 +212,10 @@ class Templates:
         """
         return fit(signals, list(map(self.signal_text, signals)), self.separator, budget, count)
 
+    def any_fits(self, signals: Sequence[Signal], budget: int, count: Callable[[str], int]) -> bool:
+        """Whether `fit` would keep any: at the cost of one signal where the first fits."""
+        return any(count(self.signal_text(signal)) <= budget for signal in signals)
+
     # -- inside -----------------------------------------------------------------------------------------------
 
     @cached_property

@@ -12,7 +12,7 @@ from typing import Any
 
 from popi.errors import ConfigError, DataError
 from popi.generator import Generator
-from popi.inference_model import InferenceModel
+from popi.inference_model import InferenceModel, nothing_new
 from popi.scoring import ScoringItem
 from popi.signals.types import User
 from popi.training.references import ReferencedTarget, References
@@ -74,6 +74,23 @@ def trainable(users: Sequence[User]) -> list[User]:
     return kept
 
 
+def readable(users: Sequence[User], inference_model: InferenceModel) -> list[User]:
+    """The users with a signal that fits the inference model's token budget. Of all others no summary is asked of it
+    (see `nothing_new`), and there is nothing to train on.
+
+    Raises:
+        DataError: of none of them does any fit.
+    """
+    budget, count = inference_model.token_budget, inference_model.local.count_tokens
+    kept = [user for user in users if inference_model.templates.any_fits(user.signals, budget, count)]
+    if not kept:
+        raise DataError(
+            f"none of the {len(users)} training users has a signal that fits signals.token_budget={budget}; raise it "
+            "or shorten the signals"
+        )
+    return kept
+
+
 def inference_rows(
     users: Sequence[User],
     order: Sequence[int],
@@ -122,11 +139,11 @@ def sample_summaries(
 
     `renewals`: for each user what is read in place of all signals, or None.
     """
-    seen: list[tuple[Any, ...]] = [(user.signals,) for user in users]
+    seen: list[tuple[Any, ...]] = [(user.signals, None, None) for user in users]
     for n, renewal in enumerate(renewals or ()):
         if renewal is not None:
             seen[n] = (renewal.signals, None, renewal.previous)
-    local = inference_model.local
+    local, templates = inference_model.local, inference_model.templates
     limits: dict[str, Any] = {"max_new_tokens": inference_model.max_tokens, "temperature": temperature, "top_p": top_p}
     written: list[list[str]] = []
     for start in range(0, len(users), batch_size):
@@ -143,10 +160,12 @@ def sample_summaries(
         else:
             asked = [inference_model.prompt_ids(*one)[0] for one in seen[start : start + batch_size]]
             drawn = local.generate(asked, n=max(len(user.targets) for user in part), **limits)
-        for user, samples in zip(part, drawn, strict=True):
+        for user, samples, (signals, _, old) in zip(part, drawn, seen[start : start + batch_size], strict=True):
             texts = [local.decode(ids) for ids in samples[: len(user.targets)]]
-            # Of a user without signals a model's own taste is no summary; the generator trains on the plain prompt.
-            written.append(texts if user.signals else [inference_model.templates.no_preference] * len(texts))
+            if not templates.any_fits(signals, inference_model.token_budget, local.count_tokens):
+                # A model's own taste is no summary; the generator trains on the plain prompt, or the old summary.
+                texts = [nothing_new(templates, old, local.name, local.count_tokens).text] * len(texts)
+            written.append(texts)
         report(len(written))
     return written
 

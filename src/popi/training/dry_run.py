@@ -64,6 +64,10 @@ class RunPlan:
             found.append(
                 f"         signals are dropped to fit signals.token_budget for {shapes.dropped} of those users"
             )
+        if shapes.unread:
+            found.append(
+                f"         {shapes.unread} of those users without any signal that fits: no summary is trained on them"
+            )
         for one in self.phases:
             work, memory = one.work, one.memory
             what = "target pairs" if one.phase.kind == "generator" else "summaries"

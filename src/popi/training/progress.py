@@ -39,6 +39,10 @@ class PhaseProgress:
         shown = [f"{label} {metrics[name]:.3g}" for name, label in names.items() if metrics.get(name) is not None]
         self._progress.update(self._task, completed=step, metrics=" · ".join(shown))
 
+    def say(self, line: str) -> None:
+        """A line that stays, above the bar."""
+        self._progress.console.print(line, highlight=False)
+
     @contextmanager
     def preparing(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
         """A bar of its own while something is prepared; told how many are done."""

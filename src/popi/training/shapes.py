@@ -40,6 +40,7 @@ class Shapes:
         responses: both responses of a target.
         reach: task prompt and the longer response: the positions that they take without a summary.
         dropped: users of those looked at whose signals did not all fit the budget.
+        unread: those of them of whose signals none fits.
         told: how these numbers came about, in lines.
     """
 
@@ -59,6 +60,7 @@ class Shapes:
     dropped: int
     told: tuple[str, ...]
     earlier_mean: float = 0.0
+    unread: int = 0
 
     def row(self, context: PromptContext = "summary", soft: int = 0) -> int:
         """A target in its context, behind `soft` vectors: what the generator reads at once."""
@@ -167,7 +169,7 @@ def _measured(
         return replace(empty, users=0)
     looked_at: list[User] = users[:: -(-len(users) // LOOKED_AT)]
     conditioned = config.summary.conditioned_on_prompt
-    prompts, raw, plain, responses, reach, dropped = [], [], [], [], 0, 0
+    prompts, raw, plain, responses, reach, dropped, unread = [], [], [], [], 0, 0, 0
     share = config.training.renewal.share
     earlier: list[int] = []
     later: list[int] = []
@@ -175,6 +177,7 @@ def _measured(
     for user in looked_at:
         kept, left = templates.fit(user.signals, config.signals.token_budget, count)
         dropped += bool(left)
+        unread += not kept
         read = [target.prompt for target in user.targets] if conditioned else [None]
         prompts += [tokens(templates.inference_messages(kept, prompt)) for prompt in read]
         if share:
@@ -207,5 +210,6 @@ def _measured(
         responses=max(responses),
         reach=reach,
         dropped=dropped,
+        unread=unread,
         told=(f"lengths of {len(looked_at)} users", *empty.told),
     )

@@ -15,6 +15,7 @@ from popi.training.dataset import (
     generator_rows,
     inference_rows,
     raw_signals_rows,
+    readable,
     sample_summaries,
 )
 from popi.training.generator_phase import GeneratorTrainer
@@ -83,9 +84,13 @@ def renewed(job: Job, users: list[User], order: Sequence[int]) -> list[Renewal |
 
 def inference_trainer(job: Job) -> InferenceTrainer:
     """The trainer of an inference or joint phase."""
-    run, users, parts = job.run, job.users, job.parts
+    run, parts = job.run, job.parts
     config = run.config
     settings = config.training.inference
+    users = readable(job.users, parts.inference_model)
+    if left_out := len(job.users) - len(users):
+        why = "no signal of theirs fits signals.token_budget"
+        job.progress.say(f"{job.phase.name}: {left_out} of {len(job.users)} users left out: {why}")
     order = draw(len(users), settings.users_per_step, job.steps, job.seed)
     references = references_for([users[i] for i in order], run, parts, job.progress)
     rows = inference_rows(

@@ -675,6 +675,16 @@ def test_a_model_behind_an_api_is_told_what_is_forbidden_as_data() -> None:
     assert "not_again" not in chat.asked[1][-1]["content"]
 
 
+def test_a_model_behind_an_api_is_not_asked_of_signals_that_do_not_fit() -> None:
+    chat = Chat()
+    model = ApiInferenceModel(chat, token_budget=5)  # type: ignore[arg-type]
+    signals = [StatementSignal(id="a", text="i like tea " * 50)]
+    nothing = write(model, signals, ["coffee"])
+    assert nothing.abstained and (nothing.signals_used, nothing.signals_dropped) == (0, ("a",))
+    assert write(model, signals, ["coffee"], Summary("Likes tea.", 3)).text == "Likes tea."
+    assert not chat.asked
+
+
 def test_a_model_behind_an_api_is_told_so_in_a_renewal_too() -> None:
     chat = Chat("Likes green tea.")
     model = ApiInferenceModel(chat)  # type: ignore[arg-type]

@@ -10,16 +10,19 @@ from popi.generator import Generator
 from popi.inference_model import InferenceModel
 from popi.nano.world import make_users
 from popi.scoring import pair_logps_plain
-from popi.signals.types import User
+from popi.signals.types import StatementSignal, User
+from popi.summary import Summary
 from popi.training.dataset import (
     draw,
     generator_rows,
     inference_rows,
     raw_signals_rows,
+    readable,
     sample_summaries,
     trainable,
 )
 from popi.training.references import References
+from popi.training.renewals import Renewal
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +145,25 @@ def test_one_summary_for_every_target(users: list[User], local: LocalModel) -> N
     written = sample_summaries(few, InferenceModel(local, max_tokens=5), 1.0, 1.0, counted.append, batch_size=1)
     assert [len(texts) for texts in written] == [3, 1] and counted == [1, 2]
     assert len(set(written[0])) > 1  # sampled, not greedy
+
+
+def test_users_none_of_whose_signals_fits(users: list[User], local: LocalModel) -> None:
+    long = StatementSignal(text="i like long walks " * 200)
+    beyond = users[1].model_copy(update={"signals": [long]})
+    with_one_that_fits = users[2].model_copy(update={"signals": [long, *users[2].signals]})
+    silent = users[3].model_copy(update={"signals": []})
+    model = InferenceModel(local, max_tokens=5, token_budget=300)
+    assert readable([users[0], beyond, with_one_that_fits, silent], model) == [users[0], with_one_that_fits]
+    with pytest.raises(DataError, match="none of the 2 training users has a signal that fits signals.token_budget=300"):
+        readable([beyond, silent], model)
+
+    torch.manual_seed(0)
+    written = sample_summaries([users[0], beyond, silent], model, 1.0, 1.0, lambda done: None)
+    nothing = [model.templates.no_preference] * 3
+    assert written[1:] == [nothing, nothing] and written[0] != nothing
+    later = Renewal(Summary("likes tea.", 3, rests_on=4), (long,))
+    renewed = sample_summaries([users[0], beyond], model, 1.0, 1.0, lambda done: None, renewals=[None, later])
+    assert renewed[1] == ["likes tea."] * 3
 
 
 def test_conditioned_rows_and_summaries_are_for_one_target(

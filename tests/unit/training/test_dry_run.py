@@ -106,6 +106,12 @@ def test_lengths_are_measured_where_data_and_tokenizer_are_at_hand() -> None:
     assert plan.shapes.users == 40
 
 
+def test_users_none_of_whose_signals_fits_are_told() -> None:
+    told = "40 of those users without any signal that fits: no summary is trained on them"
+    assert told in "\n".join(planned(signals={"token_budget": 5}).lines())
+    assert "without any signal" not in "\n".join(planned().lines())
+
+
 def test_renewals_are_counted() -> None:
     """A renewal reads about half of the signals and an old summary; the longest, all but one signal and that."""
     training = {"steps": 5, "users_per_step": 4, "group_size": 2, "targets_per_summary": 1, "kl": 0.0}
