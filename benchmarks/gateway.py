@@ -2,8 +2,9 @@
 
 python benchmarks/gateway.py [--seconds S] [--rounds N] [--rate R] [--connections C] [--litellm install|PYTHON|none]
 
-Everything runs here: an upstream that answers at once, the gateway as `popi serve` with SQLite and a summary for every
-user, LiteLLM's proxy in an environment of its own, and the client. Two loads: open loop, requests at a fixed rate
+Everything runs here: an upstream that answers at once, a bare relay that hands bytes on unread (what no gateway can be
+below on this machine), the gateway as `popi serve` with SQLite and a summary for every user, LiteLLM's proxy in an
+environment of its own, and the client. Two loads: open loop, requests at a fixed rate
 whether or not the last one was answered, timed from the moment at which each was due (a server that stalls is not
 spared the requests that it held up); and flat out, every connection sending as soon as it was answered. The ways take
 turns in each round; figures are over all rounds. Added milliseconds are differences of percentiles to the direct way;
@@ -20,6 +21,7 @@ from pathlib import Path
 
 import uvloop
 from load.client import KEY, Client, Timings
+from load.relay import relay
 from load.report import report
 from load.servers import cpu_seconds, free_ports, litellm_command, process, put_summaries
 from load.upstream import upstream
@@ -60,15 +62,19 @@ def main() -> None:
     parser.add_argument("--litellm", default="install", help="install, the python of an environment that has it, none")
     parser.add_argument("--out", type=Path, default=Path("runs/bench/gateway.json"))
     parser.add_argument("--upstream", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--relay", type=int, nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.upstream:
         return uvloop.run(upstream(options.upstream))
-    ports = dict(zip(("direct", "popi", "LiteLLM"), free_ports(3), strict=True))
+    if options.relay:
+        return uvloop.run(relay(*options.relay))
+    ports = dict(zip(("direct", "relay", "popi", "LiteLLM"), free_ports(4), strict=True))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         me = str(Path(__file__).resolve())
         litellm = litellm_command(options.litellm, folder, ports)
         behind = [sys.executable, me, "--upstream", str(ports["direct"])]
+        between = [sys.executable, me, "--relay", str(ports["relay"]), str(ports["direct"])]
         start = "from popi.cli import main; main()"
         serve = [sys.executable, "-c", start, "serve", "--upstream", f"http://127.0.0.1:{ports['direct']}"]
         serve += ["--port", str(ports["popi"]), "--store", f"sqlite:///{folder}/popi.db"]
@@ -76,6 +82,7 @@ def main() -> None:
         with ExitStack() as running:
             for way, command, env, path in (
                 ("direct", behind, {}, "/"),
+                ("relay", between, {}, "/"),
                 ("popi", serve, {"POPI_ADMIN_KEY": KEY}, "/readyz"),
                 ("LiteLLM", litellm, {"LITELLM_LOG": "ERROR"}, "/health/liveliness"),
             ):
