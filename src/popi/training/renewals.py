@@ -1,10 +1,11 @@
 """Rows that are renewals: an old summary of the earlier signals, the later signals themselves, and the last targets.
 
-A user's signals are split in time at a place drawn for each row, uniformly, at least one signal on either side. The old
-summary is the one that the phase's *starting* inference model writes of the earlier part: greedy, as summaries are
-written in use. It is written before the first step and kept in the phase's `renewals.jsonl`, so that a run that goes on
-after a kill trains on the same rows. It is as old as the phase is long: by the last step the model would write it
-otherwise (docs/streaming.md says why that is borne).
+A user's signals are split in time at a place drawn for each row, at least one signal on either side. How many are new
+is drawn evenly on a logarithmic scale: in use few are, and what a summary tells survives many renewals only if it is
+carried over beside a single new signal. The old summary is the one that the phase's *starting* inference model writes
+of the earlier part: greedy, as summaries are written in use. It is written before the first step and kept in the
+phase's `renewals.jsonl`, so that a run that goes on after a kill trains on the same rows. It is as old as the phase is
+long: by the last step the model would write it otherwise (docs/streaming.md says why that is borne).
 """
 
 from collections.abc import Callable, Sequence
@@ -40,6 +41,11 @@ def split_in_time(signals: Sequence[Signal], cut: int) -> tuple[list[Signal], li
     return ordered[:cut], ordered[cut:]
 
 
+def new_signals(n: int, place: float) -> int:
+    """How many of `n` ≥ 2 signals are new, 1 to n − 1, for a `place` in [0, 1): ⌊n^place⌋, the median ⌊√n⌋."""
+    return min(int(n**place), n - 1)
+
+
 def cuts(users: Sequence[User], order: Sequence[int], share: float, seed: int) -> list[int]:
     """For each entry of `order` (indices of `users`) how many signals are the earlier part; 0: the row is no renewal.
 
@@ -49,8 +55,8 @@ def cuts(users: Sequence[User], order: Sequence[int], share: float, seed: int) -
     found = []
     for i in order:
         chosen, place = rng.random() < share, rng.random()
-        places = len(users[i].signals) - 1
-        found.append(1 + int(place * places) if chosen and places > 0 else 0)
+        n = len(users[i].signals)
+        found.append(n - new_signals(n, place) if chosen and n > 1 else 0)
     return found
 
 

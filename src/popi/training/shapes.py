@@ -1,6 +1,6 @@
 """How many users there are, and how long what the models read is: measured where data and tokenizer are at hand."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -10,9 +10,9 @@ from popi.backends.chat import estimate_tokens
 from popi.config import BENCHMARKS, RunConfig
 from popi.signals.fading import Previous, worth
 from popi.signals.render import Templates
-from popi.signals.types import User
+from popi.signals.types import Signal, User
 from popi.training.plan import PromptContext
-from popi.training.renewals import split_in_time
+from popi.training.renewals import new_signals, split_in_time
 
 LOOKED_AT = 200
 """Users whose texts are counted, evenly spread over all."""
@@ -32,7 +32,8 @@ class Shapes:
         signals, targets: most of a user.
         prompt: the inference model's prompt; the longest of a whole reading and of a renewal, the mean of both by
             `training.renewal.share`.
-        earlier_mean: the prompt from which an old summary is written, half of the signals; 0 without renewals.
+        earlier_mean: the prompt from which an old summary is written, the earlier signals; 0 without
+            renewals.
         summary: `summary.max_tokens`.
         plain: task prompt and both responses, as the reference model reads them.
         guide: what the generator's template and a summary add to that.
@@ -133,7 +134,7 @@ def shapes_of(config: RunConfig) -> Shapes:
     missing = at_hand(config)
     if missing is None:
         return _measured(config, empty, templates, count, tokens)
-    if share := config.training.renewal.share:  # half of the signals, and an old summary of full length
+    if share := config.training.renewal.share:  # at most half of the signals, and an old summary of full length
         old = _old_summary(config, templates, count)
         half, rest = config.signals.token_budget / 2, bound - config.signals.token_budget
         mean = (1 - share) * bound + share * (half + rest + old)
@@ -153,6 +154,11 @@ def _old_summary(config: RunConfig, templates: Templates, count: Count) -> int:
         for previous in (None, Previous("", int(worth(None, 1))))
     )
     return with_old - plain + config.summary.max_tokens
+
+
+def _typical_split(signals: Sequence[Signal]) -> tuple[list[Signal], list[Signal]]:
+    """The earlier and the new signals of a row that is a renewal, as many as the median row has."""
+    return split_in_time(signals, len(signals) - new_signals(len(signals), 0.5) if len(signals) > 1 else 0)
 
 
 def _measured(
@@ -181,7 +187,7 @@ def _measured(
         read = [target.prompt for target in user.targets] if conditioned else [None]
         prompts += [tokens(templates.inference_messages(kept, prompt)) for prompt in read]
         if share:
-            for side, part in zip((earlier, later), split_in_time(kept, len(kept) // 2), strict=True):
+            for side, part in zip((earlier, later), _typical_split(kept), strict=True):
                 side.append(tokens(templates.inference_messages(part)))
         raw.append(tokens(templates.raw_signals_messages("x", kept)) - bare)
         for target in user.targets:
@@ -191,7 +197,7 @@ def _measured(
             plain.append(asked + chosen + rejected)
             reach = max(reach, asked + max(chosen, rejected))
     longest, mean, earlier_mean = max(prompts), sum(prompts) / len(prompts), 0.0
-    if share:  # where a row is split is drawn uniformly: on average in the middle, at worst behind the first signal
+    if share:  # at worst a row is split behind the first signal
         old = _old_summary(config, templates, count)
         longest, earlier_mean = longest + old, sum(earlier) / len(earlier)
         mean = (1 - share) * mean + share * (sum(later) / len(later) + old)

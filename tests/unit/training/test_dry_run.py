@@ -113,7 +113,7 @@ def test_users_none_of_whose_signals_fits_are_told() -> None:
 
 
 def test_renewals_are_counted() -> None:
-    """A renewal reads about half of the signals and an old summary; the longest, all but one signal and that."""
+    """A renewal reads about a third of the signals and an old summary; the longest, all but one signal and that."""
     training = {"steps": 5, "users_per_step": 4, "group_size": 2, "targets_per_summary": 1, "kl": 0.0}
     whole = planned(summary={"max_tokens": 10}, training={"inference": training})
     half = planned(summary={"max_tokens": 10}, training={"inference": training, "renewal": {"share": 0.5}})
@@ -123,7 +123,7 @@ def test_renewals_are_counted() -> None:
     old = templates.inference_messages([], previous=Previous(" ".join(["tone"] * 10), 22))[1]["content"]
     count = counter(half.config)[0]
     assert added == count(old) - count(templates.inference_messages([])[1]["content"])
-    assert plain.earlier_mean == 0 and 0.3 * plain.prompt_mean < shapes.earlier_mean < 0.7 * plain.prompt_mean
+    assert plain.earlier_mean == 0 and 0.5 * plain.prompt_mean < shapes.earlier_mean < 0.9 * plain.prompt_mean
     assert shapes.prompt_mean < plain.prompt_mean
     work, before = half.phases[0].work, whole.phases[0].work
     written = 0.5 * 5 * 4

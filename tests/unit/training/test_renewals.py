@@ -1,6 +1,7 @@
 """Rows that are renewals: where signals are split, what is shown, which targets score it, what a resumed run finds."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from popi.signals.types import StatementSignal, User
 from popi.training.dataset import inference_rows, sample_summaries
 from popi.training.plan import refuse_settings
 from popi.training.references import References
-from popi.training.renewals import FILE, Renewal, cuts, renewals, split_in_time
+from popi.training.renewals import FILE, Renewal, cuts, new_signals, renewals, split_in_time
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +41,11 @@ def test_signals_are_split_by_their_times() -> None:
     assert [one.text for one in split_in_time(untimed, 1)[0]] == ["c"]  # as they stand
 
 
+@pytest.mark.parametrize(("n", "place", "new"), [(2, 0.0, 1), (2, 0.99, 1), (9, 0.0, 1), (9, 0.5, 3), (9, 0.95, 8)])
+def test_new_signals_by_hand(n: int, place: float, new: int) -> None:
+    assert new_signals(n, place) == new
+
+
 def test_where_rows_are_split() -> None:
     few = [User(user_id=str(n), signals=[said("x")] * n) for n in (0, 1, 2, 4)]
     order = [0, 1, 2, 3] * 200
@@ -50,6 +56,10 @@ def test_where_rows_are_split() -> None:
     assert set(cuts(few, order, 0.0, seed=0)) == {0}
     half = cuts(few, [3] * 1000, 0.5, seed=0)
     assert 430 < sum(cut > 0 for cut in half) < 570
+    new = Counter(
+        4 - cut for cut in cuts(few, [3] * 2000, 1.0, seed=0)
+    )  # P(1) = ln 2/ln 4, P(2) = ln 3/ln 4 − ln 2/ln 4
+    assert [round(new[n] / 2000, 1) for n in (1, 2, 3)] == [0.5, 0.3, 0.2]
     longer = cuts(few, [3] * 2000, 0.5, seed=0)
     assert longer[:1000] == half  # a row does not depend on those behind it
 
