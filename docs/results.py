@@ -1,6 +1,7 @@
 """A Markdown table of runs' metrics.json files, methods down, the mean over runs and each run across; or a picture.
 
 python docs/results.py runs/nano-0 runs/nano-1 runs/nano-2
+python docs/results.py --grid runs/nano_grid
 python docs/results.py runs/demo --picture docs/images/demo.svg
 """
 
@@ -12,6 +13,8 @@ from statistics import mean
 from typing import Any
 
 from popi.evaluation import plots
+from popi.evaluation.grid.result import first_judged
+from popi.evaluation.grid.show import with_reach
 from popi.evaluation.methods import METHODS
 
 STYLE = Path(plots.__file__).with_name("report") / "page.css"
@@ -33,11 +36,30 @@ def picture(run: dict[str, Any]) -> str:
     return re.sub(r"(<svg[^>]*>)", rf'\1{style}<rect width="100%" height="100%" fill="var(--card)"/>', svg, count=1)
 
 
+def grid_table(result: dict[str, Any]) -> list[str]:
+    """The rows of a grid's own generators, as Markdown."""
+    lines = ["| Method | Reward accuracy | Tokens added | Win rate against no personalisation | Pairs |"]
+    lines.append("|---|---|---|---|---|")
+    for row in (row for row in result["rows"] if row["generator"] == "own"):
+        accuracy, tokens, judged = row["reward_accuracy"], row["context_overhead_tokens"], first_judged(row)
+        reach = "–" if accuracy is None else f"{accuracy['value']:.3f} [{accuracy['low']:.3f}, {accuracy['high']:.3f}]"
+        win = "–" if judged is None else with_reach(judged["win_rate"], 1, 3)
+        shown = "–" if tokens is None else f"{tokens:.1f}"
+        lines.append(
+            f"| {METHODS[row['method']].label} | {reach} | {shown} | {win} | {row['n_pairs'] - row['missing']} |"
+        )
+    return [*lines, "", f"commit {result['commit']}"]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("runs", nargs="*", type=Path)
+    parser.add_argument("--grid", type=Path, help="the table of a grid instead")
     parser.add_argument("--picture", type=Path, help="write the first run's plot of accuracy against tokens there")
     asked = parser.parse_args()
+    if asked.grid:
+        print("\n".join(grid_table(json.loads((asked.grid / "grid.json").read_text()))))
+        return
     runs: list[dict[str, Any]] = [json.loads((run / "metrics.json").read_text()) for run in asked.runs]
     if asked.picture:
         asked.picture.parent.mkdir(exist_ok=True)
