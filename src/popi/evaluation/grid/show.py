@@ -47,7 +47,7 @@ def with_reach(estimate: Mapping[str, Any] | None, scale: float, digits: int) ->
 
 def grid_table(result: Mapping[str, Any]) -> Table:
     """The table of a grid for a terminal: a part for each benchmark and generator."""
-    table = Table(caption=NOTE, caption_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table = Table(caption=NOTE, caption_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=0)
     for head in HEADS[2:]:
         table.add_column(head, justify="left" if head == "method" else "right", no_wrap=True)
     before: tuple[str, ...] = ()
