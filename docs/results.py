@@ -2,7 +2,7 @@
 
 python docs/results.py runs/nano-0 runs/nano-1 runs/nano-2
 python docs/results.py --grid runs/nano_grid
-python docs/results.py runs/demo --picture docs/images/demo.svg
+python docs/results.py runs/nano_grid/cells/nano/own --picture docs/images/results.svg
 """
 
 import argparse

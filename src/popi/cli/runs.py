@@ -194,17 +194,21 @@ def _tell_missing(what: str, missing: dict[str, int]) -> None:
 
 @app.command()
 def report(
-    run: Annotated[Path, typer.Argument(help="Directory of an evaluated run.")],
+    run: Annotated[Path, typer.Argument(help="Directory of an evaluated run, of a grid or of a grid's cell.")],
     against: Annotated[
         list[Path] | None,
         typer.Option(help="Directory of another evaluated run to show beside it; may be repeated.", show_default=False),
     ] = None,
 ) -> None:
-    """Write report.html and report.md from a run's files alone; with --against, of runs side by side."""
-    need_training()
-    from popi.evaluation.report import write_report
+    """Write report.html and report.md from a run's files alone; with --against, of runs side by side.
 
-    out.print(str(write_report(run, against or [])), highlight=False)
+    Of a grid, one for each benchmark, in the cell of the run's own generator.
+    """
+    need_training()
+    from popi.evaluation.report import write_reports
+
+    for written in write_reports(run, against or []):
+        out.print(str(written), highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -1,11 +1,11 @@
 """The report of a run, or of several side by side, from their files alone: no models, no network.
 
-files.py reads, tables.py, compare.py and people.py say what is shown, content.py puts it together, write.py and
-markdown.py write it.
+files.py and grid.py read; tables.py, compare.py and people.py say what is shown; content.py puts it together;
+write.py and markdown.py write it.
 """
 
 from popi.evaluation.report.content import best_popi
 from popi.evaluation.report.people import prompt_text
-from popi.evaluation.report.write import print_table, write_report
+from popi.evaluation.report.write import print_table, write_report, write_reports
 
-__all__ = ["best_popi", "print_table", "prompt_text", "write_report"]
+__all__ = ["best_popi", "print_table", "prompt_text", "write_report", "write_reports"]

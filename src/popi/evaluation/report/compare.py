@@ -9,7 +9,8 @@ from typing import Any
 from popi.evaluation.curves import Point
 from popi.evaluation.figures import difference
 from popi.evaluation.methods import METHODS
-from popi.evaluation.report.files import read_lines, read_metrics
+from popi.evaluation.report.files import read_json, read_lines, read_metrics
+from popi.evaluation.report.grid import grid_of, transfers, win_rates
 from popi.evaluation.report.table import Cell, Row, Table, estimated, number
 
 UNTOLD = ("name", "root")
@@ -18,22 +19,43 @@ UNTOLD = ("name", "root")
 
 @dataclass(frozen=True)
 class Compared:
-    """An evaluated run."""
+    """An evaluated run; or a cell of a grid, which stands for the run that it evaluated.
+
+    Attributes:
+        path: where its report lies.
+        metrics: metrics.json.
+        run: the run directory, with what was logged in training.
+        results: the folder of rows (METHOD.jsonl), and of other result files.
+        transfers: the metrics under other generators.
+        tables: further results of the form that `tables.generic` shows.
+    """
 
     path: Path
     metrics: Mapping[str, Any]
+    run: Path
+    results: Path
+    transfers: Sequence[Mapping[str, Any]] = ()
+    tables: Sequence[Mapping[str, Any]] = ()
 
     @classmethod
     def read(cls, path: Path) -> "Compared":
         """Raises RunError where there is no metrics.json of an evaluation."""
-        return cls(path, read_metrics(path))
+        metrics, grid = read_metrics(path), grid_of(path)
+        if grid is not None:
+            config, name = metrics["config"], path.resolve().parent.name
+            run = Path(config["root"]) / config["name"]
+            judged = win_rates(grid, name)
+            return cls(path, metrics, run, path, transfers(path, grid), [judged] if judged else [])
+        found = map(read_json, sorted(path.glob("evaluation/with-*/metrics.json")))
+        return cls(path, metrics, path, path / "evaluation", [one for one in found if "generator" in one])
 
     @property
     def name(self) -> str:
-        return self.path.resolve().name
+        path = self.path.resolve()
+        return path.name if self.run == self.path else f"{path.parents[2].name}/{path.parent.name}"
 
     def rows(self, method: str) -> list[dict[str, Any]]:
-        rows = read_lines(self.path / "evaluation" / f"{method}.jsonl")
+        rows = read_lines(self.results / f"{method}.jsonl")
         return [row for row in rows if row.get("missing") is None]
 
 

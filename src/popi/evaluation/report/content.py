@@ -33,9 +33,7 @@ def report_content(runs: Sequence[compare.Compared]) -> dict[str, Any]:
     run = runs[0]
     run_dir, metrics = run.path, run.metrics
     methods, config = metrics["methods"], metrics["config"]
-    phases = sorted(run_dir.glob("phases/*/samples.jsonl"))
-    found = sorted(run_dir.glob("evaluation/with-*/metrics.json"))
-    transfers = [content for content in map(read_json, found) if "generator" in content]
+    phases = sorted(run.run.glob("phases/*/samples.jsonl"))
     return {
         "name": config["name"],
         "directory": str(run_dir),
@@ -48,14 +46,14 @@ def report_content(runs: Sequence[compare.Compared]) -> dict[str, Any]:
         "differences": tables.differences(methods),
         "calibration": tables.calibration(methods),
         "loss_terms": tables.loss_terms(metrics),
-        "transfer": tables.transfer(transfers),
-        "studies": studies(run_dir / "evaluation"),
+        "transfer": tables.transfer(run.transfers),
+        "studies": [{"table": tables.generic(one), "plot": None} for one in run.tables] + studies(run.results),
         "others": [run.name for run in runs[1:]],
         "side_by_side": compare.side_by_side(runs) if len(runs) > 1 else None,
         "settings_that_differ": compare.settings(runs) if len(runs) > 1 else None,
         "plots": drawn(methods, runs),
-        "curves": learning(read_lines(run_dir / "log.jsonl")),
-        "users": shown_users(run_dir, [other.path for other in runs[1:]]),
+        "curves": learning(read_lines(run.run / "log.jsonl")),
+        "users": shown_users(run.run, [other.run for other in runs[1:]]),
         "samples": [shown for shown in (samples(path) for path in phases) if shown],
         "versions": metrics["versions"],
         "seconds": {f"{_name(key)}": value for key, value in metrics["seconds"].items()},

@@ -11,8 +11,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from rich.console import Console
 
+from popi.errors import RunError
 from popi.evaluation.report.compare import Compared
 from popi.evaluation.report.content import report_content
+from popi.evaluation.report.grid import GRID, own_cells
 from popi.evaluation.report.markdown import markdown
 from popi.evaluation.tables import methods_table
 
@@ -28,11 +30,32 @@ def write_report(run_dir: str | Path, against: Sequence[str | Path] = ()) -> Pat
         RunError: there is no metrics.json, or a file of a run can't be read.
     """
     run_dir = Path(run_dir)
+    if (run_dir / GRID).is_file():
+        raise RunError(
+            f"{run_dir} is a grid; a report is of one of its cells: {', '.join(map(str, own_cells(run_dir)))}"
+        )
     runs = [Compared.read(path) for path in (run_dir, *map(Path, against))]
     content = report_content(runs)
     _replace(run_dir / "report.md", markdown(content))
     _replace(run_dir / "report.html", page(content))
     return run_dir / "report.html"
+
+
+def write_reports(path: str | Path, against: Sequence[str | Path] = ()) -> list[Path]:
+    """`write_report` of a run or a grid's cell; of a grid, one for each benchmark.
+
+    Raises:
+        RunError: as `write_report`; nothing of the grid was scored; or several benchmarks are to stand beside a run.
+    """
+    path = Path(path)
+    if not (path / GRID).is_file():
+        return [write_report(path, against)]
+    cells = own_cells(path)
+    if not cells:
+        raise RunError(f"{path}: nothing of this grid was scored with a run's own generator")
+    if against and len(cells) > 1:
+        raise RunError(f"{path} has several benchmarks; name the cell that is meant: {', '.join(map(str, cells))}")
+    return [write_report(cell, against) for cell in cells]
 
 
 def page(content: Mapping[str, Any]) -> str:

@@ -1,0 +1,64 @@
+"""What a report takes from a grid: which cells there are, other generators' figures, and win rates."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from popi.evaluation.grid.settings import OWN
+from popi.evaluation.report.files import read_json
+
+GRID = "grid.json"
+RATES = ("win_rate", "length_controlled_win_rate")
+
+
+def own_cells(grid_dir: Path) -> list[Path]:
+    """The scored cells of runs with their own generator, in the grid's order."""
+    rows = read_json(grid_dir / GRID)["rows"]
+    names = dict.fromkeys(row["benchmark"] for row in rows if row["generator"] == OWN)
+    cells = (grid_dir / "cells" / name / OWN for name in names)
+    return [cell for cell in cells if (cell / "metrics.json").is_file()]
+
+
+def grid_of(path: Path) -> Mapping[str, Any] | None:
+    """grid.json of the grid that a folder is a cell of; None where it is none."""
+    path = path.resolve()
+    if len(path.parents) < 3 or path.parents[1].name != "cells":
+        return None
+    found: Mapping[str, Any] | None = read_json(path.parents[2] / GRID)
+    return found
+
+
+def transfers(cell: Path, grid: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Metrics of the same benchmark with other generators, each with the shares of the gain that it keeps."""
+    found = []
+    for path in sorted(cell.resolve().parent.glob("*/metrics.json")):
+        name = path.parent.name
+        if name == OWN:
+            continue
+        rows = [row for row in grid["rows"] if (row["benchmark"], row["generator"]) == (path.parents[1].name, name)]
+        kept = {row["method"]: row["gain_kept"] for row in rows if row.get("gain_kept") is not None}
+        found.append({**read_json(path), "generator": name, "gain_kept": kept})
+    return found
+
+
+def win_rates(grid: Mapping[str, Any], benchmark: str) -> dict[str, Any] | None:
+    """What the responses won, as a table of the form that `tables.generic` shows; None where nothing was judged."""
+    rows = []
+    for row in grid["rows"]:
+        for one in row["judged"] if row["benchmark"] == benchmark else ():
+            told = {"method": row["method"], "generator": row["generator"], "judge": one["judge"]}
+            told["against"] = one["against"]
+            for name in RATES:
+                told |= {name: one[name]["value"], f"{name}_low": one[name]["low"], f"{name}_high": one[name]["high"]}
+            rows.append(told | {"missing": sum(one["missing_verdicts"].values())})
+    if not rows:
+        return None
+    ends = [f"{name}{end}" for name in RATES for end in ("", "_low", "_high")]
+    return {
+        "title": "Win rates",
+        "columns": ["method", "generator", "judge", "against", *ends, "missing"],
+        "labels": {"length_controlled_win_rate": "length-controlled"},
+        "percent": list(RATES),
+        "rows": rows,
+        "notes": ["Both orders are asked, a tie counts half; 95 % intervals clustered by user (docs/judging.md)."],
+    }
