@@ -244,14 +244,14 @@ def interval(estimate: Estimate, name: str = "") -> dict[str, float | None]:
 
 
 def result_table(result: Mapping[str, Any]) -> Table:
-    """A result in the terminal: values with half the width of their interval."""
-    table = Table(title=result["title"], title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    """A result in the terminal: values with half the width of their interval. Where it is narrow, words wrap alone."""
+    table = Table(title=result["title"], title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=0)
     bounds = {name: _bounds(name) for name in result["columns"]}
     shown = [name for name in result["columns"] if not any(name in pair for pair in bounds.values())]
     for name in shown:
         text = any(isinstance(row.get(name), str) for row in result["rows"])
-        head = result["labels"].get(name, name)
-        table.add_column(head, justify="left" if text else "right", vertical="bottom", no_wrap=True)
+        style: dict[str, Any] = {"justify": "left" if text else "right", "vertical": "bottom", "no_wrap": not text}
+        table.add_column(result["labels"].get(name, name), overflow="fold", **style)
     last = None
     for row in result["rows"]:
         if last not in (None, row["method"]):

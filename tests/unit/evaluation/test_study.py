@@ -103,3 +103,16 @@ def test_interval_and_table() -> None:
         console.print(result_table(result))
     lines = [" ".join(line.split()) for line in shown.get().splitlines()]
     assert "method value n none" in lines and "M 50.0 ± 10.0 3 –" in lines and "– 3 –" in lines and "a note" in lines
+
+
+def test_figures_are_whole_where_the_terminal_is_narrow() -> None:
+    names = [f"figure{n}" for n in range(5)]
+    figures = {name: 0.25 for name in names} | {
+        f"{name}_{end}": end == "high" for name in names for end in ("low", "high")
+    }
+    row = {"method": "User embedding from signals", "users": "without evidence", "check": "own pairs"} | figures
+    result = {"title": "t", "columns": list(row), "labels": {}, "percent": names, "rows": [row], "notes": []}
+    console = Console(width=80)
+    with console.capture() as shown:
+        console.print(result_table(result))
+    assert shown.get().count("25.0 ± 50.0") == 5 and "…" not in shown.get()
