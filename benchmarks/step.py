@@ -6,7 +6,8 @@
 Every way has a process of its own, and they take turns: each repeat runs all of them once, after one run each that is
 not timed. A row of bench.json has the medians, the ratios to popi's (more than 1: popi is faster), popi's to the floor
 (the distinct tokens once through the model), peaks of memory, and the largest difference of what the ways computed. A
-way that ran out of memory or time has null there, and the row says which. Rows that were measured before stay.
+way that ran out of memory or time has null there, and the row says which; but the released pattern, where a group does
+not fit, is tried again with half as many sequences at once (`released_at_once`). Rows that were measured before stay.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import json
 import multiprocessing
 import statistics
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,23 +49,41 @@ def measure(case: Case, options: argparse.Namespace, context: Any) -> Row:
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
     peaks: dict[str, int] = {}
     found: dict[str, dict[str, np.ndarray]] = {}
-    for way in WAYS:  # one after the other: loading is no part of it
-        workers[way] = Worker(context, way, case, options.memory_limit, options.time_limit)
+    at_once = case.group
+
+    def start(way: str) -> None:
+        whole = way != "released" or at_once == case.group
+        given = case if whole else replace(case, at_once=at_once)
+        workers[way] = Worker(context, way, given, options.memory_limit, options.time_limit)
         try:
             workers[way].answer()
         except Failure as failure:
             failed[way] = str(failure)
+
+    def halved() -> bool:
+        """Let the released pattern train on half as many sequences at once, as its users would; False: it can't."""
+        nonlocal at_once
+        if case.what not in ("policy_update", "whole_step") or at_once == 1:
+            return False
+        workers["released"].end()
+        at_once //= 2
+        return True
+
+    for way in WAYS:  # one after the other: loading is no part of it
+        start(way)
     for repeat in range(options.repeats + 1):
-        for way, worker in workers.items():
-            if way in failed:
-                continue
-            try:
-                took, peaks[way], found[way] = worker.ask("run")
-            except Failure as failure:
-                failed[way] = str(failure)
-                seconds[way].clear()
-                continue
-            if repeat or options.repeats == 0:
+        for way in WAYS:
+            while way not in failed:
+                try:
+                    took, peaks[way], found[way] = workers[way].ask("run")
+                    break
+                except Failure as failure:
+                    seconds[way].clear()
+                    if way == "released" and str(failure).startswith("out of memory") and halved():
+                        start(way)
+                    else:
+                        failed[way] = str(failure)
+            if way not in failed and (repeat or options.repeats == 0):
                 seconds[way].append(took)
     differences: dict[str, float] = {}
     if "ours" not in failed:
@@ -76,7 +96,7 @@ def measure(case: Case, options: argparse.Namespace, context: Any) -> Row:
             failed["check"] = str(failure)
     for worker in workers.values():
         worker.end()
-    return row_of(case, seconds, peaks, differences, failed)
+    return row_of(replace(case, at_once=at_once), seconds, peaks, differences, failed)
 
 
 def row_of(
@@ -103,6 +123,7 @@ def row_of(
         "device": case.device,
         "signals_tokens": case.signals,
         "group_size": case.group,
+        "released_at_once": case.at_once,
         **{f"seconds_{way}": medians[way] for way in WAYS},
         **{f"peak_bytes_{way}": peak(way) for way in ("ours", "released", "trl")},
         "ratio_released": over("released", "ours"),

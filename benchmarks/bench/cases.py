@@ -24,7 +24,10 @@ READ_SIGNALS = ("policy_update", "rollouts", "whole_step")
 
 @dataclass(frozen=True)
 class Case:
-    """One measurement: a part of a step with one model; lengths in tokens."""
+    """One measurement: a part of a step with one model; lengths in tokens.
+
+    `at_once` sequences the released pattern trains on in one forward and backward; 0: the whole group.
+    """
 
     what: str
     model: str
@@ -33,6 +36,7 @@ class Case:
     signals: int
     group: int
     seed: int = 0
+    at_once: int = 0
 
     def ids(self, n: int, salt: int, vocabulary: int) -> list[int]:
         """`n` random token ids, always the same ones."""

@@ -52,7 +52,22 @@ class Released(Way):
         return {}
 
     def logps(self, model: torch.nn.Module, train: bool) -> Tensor:
-        return whole_logps(model, self.batch()[0])[:, -SUMMARY:]
+        return torch.cat([whole_logps(model, ids)[:, -SUMMARY:] for ids in self.batches()])
+
+    def batches(self) -> tuple[Tensor, ...]:
+        """The group's sequences, as many together as go through the model at once."""
+        return self.batch()[0].split(self.case.at_once or self.case.group)
+
+    def update(self, reference: Tensor | None = None) -> Found:
+        """The same loss and gradient where they go through one after the other."""
+        found, first = [], 0
+        for ids in self.batches():
+            logps = whole_logps(self.policy, ids)[:, -SUMMARY:]
+            anchor = None if reference is None else reference[first : first + len(ids)]
+            self.loss(logps, anchor, first).backward()
+            found.append(logps.detach().float().cpu())
+            first += len(ids)
+        return {"logps": torch.cat(found), "gradient": self.gradient()}
 
     def generator_step(self) -> Found:
         with torch.no_grad():

@@ -60,6 +60,12 @@ def _number(value: float | None, form: str, failure: str | None = None) -> str:
     return failure or "–" if value is None else form.format(value)
 
 
+def _at_once(row: Row) -> str:
+    """Of the released pattern, where its group did not fit."""
+    n = row.get("released_at_once") or row["group_size"]
+    return "" if n == row["group_size"] or row["ratio_released"] is None else f" ({n} at once)"
+
+
 def table(rows: Sequence[Row]) -> str:
     """Markdown."""
     head = (
@@ -80,7 +86,7 @@ def table(rows: Sequence[Row]) -> str:
                     str(row["group_size"] or "–"),
                     _number(row["seconds_ours"], "{:.3g}", failed.get("ours")),
                     _number(row["tokens_per_second"], "{:,.0f}"),
-                    _number(row["ratio_released"], "{:.1f}", failed.get("released")),
+                    _number(row["ratio_released"], "{:.1f}", failed.get("released")) + _at_once(row),
                     _number(row["ratio_trl"], "{:.1f}", failed.get("trl")),
                     _number(row["floor_ratio"], "{:.2f}", failed.get("floor")),
                     _number(ours, "{:,.0f} MB") if ours is None else f"{ours / 1e6:,.0f} MB",

@@ -94,9 +94,11 @@ class Way:
         """The same without summaries, as the reference reads them: a group's are one and the same."""
         return [(prefix[SUMMARY:], chosen, rejected) for prefix, chosen, rejected in self.items(n)]
 
-    def loss(self, logps: Tensor, reference: Tensor | None = None) -> Tensor:
-        """GRPO's loss on-policy: −Σ A·log π over a constant, and TRL's k3 estimate of the KL."""
-        advantages = self.case.advantages().to(logps.device)[:, None]
+    def loss(self, logps: Tensor, reference: Tensor | None = None, first: int = 0) -> Tensor:
+        """GRPO's loss on-policy, −Σ A·log π over a constant, and TRL's k3 estimate of the KL; `logps` are those of the
+        group's summaries from the `first` on.
+        """
+        advantages = self.case.advantages().to(logps.device)[first : first + len(logps), None]
         loss = -(advantages * torch.exp(logps - logps.detach())).sum()
         if reference is not None:
             away = reference - logps
