@@ -1,5 +1,7 @@
 """A process for each way: its peak of memory is its own, and where it fails the others go on."""
 
+import ctypes
+import gc
 import importlib
 import os
 import resource
@@ -29,6 +31,13 @@ def resident() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+def give_back() -> None:
+    """Hand freed memory back to the system: a way that waits for its turn must not be short of it for another."""
+    gc.collect()
+    if sys.platform == "linux":
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
 def serve(pipe: Connection, way: str, case: Case, memory_limit: int) -> None:
     """Build a way, then do its part whenever told to; answers are ("ok", …) or ("failed", how)."""
     with open(os.devnull, "w") as nothing:
@@ -53,6 +62,8 @@ def serve(pipe: Connection, way: str, case: Case, memory_limit: int) -> None:
                     continue
                 found, seconds = timed(built, gpu)
                 peak = torch.cuda.max_memory_allocated() if gpu else resident() - before
+                built.policy.zero_grad(set_to_none=True)
+                give_back()
                 pipe.send(("ok", (seconds, peak, {k: v.numpy() for k, v in found.items()})))
         except (MemoryError, torch.OutOfMemoryError) as error:
             pipe.send(("failed", f"out of memory ({type(error).__name__})"))
