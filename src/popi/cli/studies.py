@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from popi.cli.shared import Run, console, need_training, out, trained_run
+from popi.signals.base import LEAST
 
 if TYPE_CHECKING:
     from popi.evaluation.side_effects.facts import Fact
@@ -60,6 +61,9 @@ def streaming(
     signals: Annotated[
         int | None, typer.Option(min=5, help="Nano world: signals of a user, 16 if not given.", show_default=False)
     ] = None,
+    least: Annotated[
+        int, typer.Option(min=1, help="Signals until a summary is renewed upon; 1: each is made of the one before.")
+    ] = LEAST,
     method: Methods = None,
     test_users: TestUsers = None,
     generator: OtherGenerator = None,
@@ -73,7 +77,7 @@ def streaming(
 
     counts = read_batches(batches)
     study = _study(run, method, test_users, generator, users, summaries_only=True)
-    _show(study, FILE, measure(study, counts, signals))
+    _show(study, FILE, measure(study, counts, signals, least))
 
 
 @app.command()

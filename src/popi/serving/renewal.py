@@ -1,9 +1,9 @@
 """The renewal worker: renews stale summaries with the inference model.
 
-A worker takes one due job at a time under a lease, reads the old summary and the signals that came since, asks the
+A worker takes one due job at a time under a lease, reads an old summary and the signals that came since, asks the
 inference model without holding anything in the database, and writes the new version only if all of this still holds:
 the lease is its own (nobody took the job over, and the user was not erased), and the summary is at the version that it
-read (no human edit came since). When all signals are read instead, `_material` and `Worker._asked` say. Locked clauses
+read (no human edit came since). What is read instead, and when, `material` and `Worker._asked` say. Locked clauses
 stay, word for word, and what is forbidden stays away. What a summary may not carry is left out (popi.screening). A
 failure is tried again later and later; what can't succeed waits for new signals.
 """
@@ -22,49 +22,22 @@ from sqlalchemy import Connection
 from popi.errors import BatchError, DataError, PopiError, StoreError, UpstreamError
 from popi.provenance import Explains
 from popi.screening import screened
+from popi.serving.material import Material, material
 from popi.serving.profiles import clauses as parts
-from popi.serving.store import jobs, signals, summaries, users
+from popi.serving.store import jobs, summaries, users
 from popi.serving.store.database import Database
 from popi.serving.store.jobs import Job
 from popi.serving.store.summaries import StoredClause, Version, VersionConflict
 from popi.serving.writer import Writes, write
-from popi.signals.types import Signal, StatementSignal
+from popi.signals.base import LEAST
 from popi.summary import Summary
 
 log = logging.getLogger("popi.gateway.renewal")
 
 Outcome = Literal["renewed", "same", "nothing", "edited", "lost", "failed", "given_up"]
 
-SIGNALS_READ = 1_000
-"""The newest signals of a user, from which the inference model's token budget takes its choice."""
 MOST_REASONS = 100
 """Signals that a clause is said to rest on; of one that has been carried over for long, the latest found."""
-
-
-@dataclass(frozen=True)
-class _Material:
-    """What a renewal reads.
-
-    Attributes:
-        signals: all, or those that came since.
-        old: the old summary without its locked clauses, if there is one to renew.
-        clauses: the same in parts.
-        version: the current one.
-        read, upto: the position up to which signals were in the summary, and will be.
-        by_hand: a person wrote one of the versions that are kept.
-    """
-
-    signals: list[Signal]
-    old: Summary | None
-    clauses: list[StoredClause]
-    version: Version | None
-    read: int | None
-    upto: int
-    by_hand: bool
-
-    @property
-    def forbidden(self) -> list[str]:
-        return [one.text for one in self.version.forbidden] if self.version is not None else []
 
 
 @dataclass(frozen=True)
@@ -79,8 +52,10 @@ class Pace:
         longest_back_off: the most that this grows to.
         tries: so many failures in a row, and a renewal waits for new signals.
         edited: until a renewal is done again that a person's edit came between.
-        from_old_summary: whether a renewal reads the old summary and the signals since, if the model can; else it reads
+        from_old_summary: whether a renewal reads an old summary and the signals since, if the model can; else it reads
             all signals each time.
+        least_signals: so many signals come before a summary is made of the one before, and so many a renewal reads at
+            least (popi.signals.base); 1: every summary is made of the one before.
     """
 
     lease: float = 60.0
@@ -90,6 +65,7 @@ class Pace:
     tries: int = 10
     edited: float = 5.0
     from_old_summary: bool = True
+    least_signals: int = LEAST
 
 
 @dataclass
@@ -188,24 +164,24 @@ class Worker:
 
     def _renew(self, job: Job) -> tuple[Outcome, str | None]:
         database = self._database
-        material = database.read(self._material, job)
-        if not material.signals:
-            return self._finished(job, "nothing" if material.old is None else "same")
+        read = database.read(self._material, job)
+        if not read.signals:
+            return self._finished(job, "nothing" if read.old is None else "same")
         try:
             with self._kept(job):
-                said, summary = self._asked(material)
-                if not said and material.old is not None and not material.by_hand:
-                    material = database.read(self._material, job, whole=True)
-                    said, summary = self._asked(material)
-                behind = {} if _as_before(said, material.version) else self._behind(material, summary, said)
+                said, summary = self._asked(read)
+                if not said and read.old is not None and not read.by_hand:
+                    read = database.read(self._material, job, whole=True)
+                    said, summary = self._asked(read)
+                behind = {} if _as_before(said, read.version) else self._behind(read, summary, said)
         except Exception as error:
             if isinstance(error, BatchError):
                 error = next(one for one in error.results if isinstance(one, PopiError))
             return self._failed(job, error)
-        if not said and material.old is not None:
+        if not said and read.old is not None:
             return self._finished(job, "same")
         try:
-            written = database.write(self._write, job, said, summary.model, material, behind)
+            written = database.write(self._write, job, said, summary.model, read, behind)
         except VersionConflict:
             again = database.write(
                 lambda connection: jobs.postpone(connection, job, database.now(connection) + self._pace.edited)
@@ -213,34 +189,17 @@ class Worker:
             return ("edited" if again else "lost"), None
         return written, None
 
-    def _material(self, connection: Connection, job: Job, whole: bool = False) -> _Material:
-        """What a renewal reads: all signals if `whole`, or where the summary is not known to have them in it (the first
-        time, or `signals_read` was unset), the model does not renew, or said that nothing is known. Where it was a
-        person who left nothing unlocked, what came since: read again, the rest would say again what they took out.
-        """
-        who = job.tenant, job.user_id
-        version, read = summaries.current(connection, *who), users.signals_read(connection, *who)
-        clauses = [] if version is None else parts.unlocked(version.clauses)
-        text, since, old = parts.join(clauses), 0, None
-        can = self._pace.from_old_summary and self._model.renews and not whole
-        if can and version is not None and read is not None:
-            if text and self._model.renewable(text):
-                since, old = read, Summary(text, 0, rests_on=read)
-            elif version.author != "model":
-                since = read
-        found, upto = signals.since(connection, *who, since, SIGNALS_READ)
-        return _Material(found, old, clauses if old else [], version, read, upto, summaries.by_hand(connection, *who))
+    def _material(self, connection: Connection, job: Job, whole: bool = False) -> Material:
+        model = self._model if self._pace.from_old_summary else None
+        return material(connection, job.tenant, job.user_id, model, self._pace.least_signals, whole)
 
-    def _asked(self, material: _Material) -> tuple[str, Summary]:
+    def _asked(self, read: Material) -> tuple[str, Summary]:
         """What the model wrote; nothing where it says that nothing is known.
 
         Shown an old summary, it may say so of the new signals alone: then it is asked again with all signals, or,
         where a person has changed the summary, this stays as it is and the signals are read again with the next.
         """
-        heard = [
-            StatementSignal(text=text) for text in parts.by_hand(material.version.clauses if material.version else ())
-        ]
-        summary = write(self._model, [*material.signals, *heard], material.forbidden, material.old)
+        summary = write(self._model, [*read.signals, *read.heard], read.forbidden, read.old)
         fit = screened(summary.text)
         if not fit.text.strip():  # or nothing that a summary may carry: the old one stays
             raise DataError("the inference model wrote nothing that can be used")
@@ -250,21 +209,21 @@ class Worker:
     def _finished(self, job: Job, outcome: Outcome) -> tuple[Outcome, None]:
         return (outcome if self._database.write(jobs.finish, job) else "lost"), None
 
-    def _behind(self, material: _Material, summary: Summary, said: str) -> dict[str, tuple[str, ...]]:
+    def _behind(self, read: Material, summary: Summary, said: str) -> dict[str, tuple[str, ...]]:
         """Ids of the signals that each clause rests on, by its text; by way of the old summary's clauses, too, those
         that these rest on. That they are not found stops no renewal.
         """
         texts = parts.split(said) if said else []
         if self._explains is None or not texts:
             return {}
-        read = [one for one in material.signals if one.id not in summary.signals_dropped]
-        before = parts.ended([clause.text for clause in material.clauses])
+        shown = [one for one in read.signals if one.id not in summary.signals_dropped]
+        before = parts.ended([clause.text for clause in read.clauses])
         try:
-            found = self._explains.explain(read, said, texts, before, material.read)
+            found = self._explains.explain(shown, said, texts, before, read.old.rests_on if read.old else None)
         except Exception as error:
             log.warning("provenance not found", extra={"fields": {"error": type(error).__name__}})
             return {}
-        ids = [(one.id or "",) for one in read] + [clause.signals for clause in material.clauses]
+        ids = [(one.id or "",) for one in shown] + [clause.signals for clause in read.clauses]
         return {text: _each_once(ids[i] for i in rests_on) for text, rests_on in zip(texts, found, strict=True)}
 
     def _explained(
@@ -287,26 +246,31 @@ class Worker:
         job: Job,
         said: str,
         model: str,
-        material: _Material,
+        read: Material,
         behind: dict[str, tuple[str, ...]],
     ) -> Outcome:
         """Write the new version and end the job, both or neither."""
         # The user's row first: an erasure waits for us, or is over, and then there is no row and no lease.
         if not users.lock_existing(connection, job.tenant, job.user_id) or not jobs.finish(connection, job):
             return "lost"
-        before = material.version
-        if said:  # else they are in no summary, and are read again
-            users.set_signals_read(connection, job.tenant, job.user_id, material.upto, material.read)
-        base, banned, version = (before.clauses, before.forbidden, before.version) if before else ((), (), 0)
-        text, clauses = parts.renewed(said, base, banned)
+        before = read.version
+        old, banned, version = (before.clauses, before.forbidden, before.version) if before else ((), (), 0)
+        text, clauses = parts.renewed(said, old, banned)
+        same = before is not None and text == before.text
+        if said:  # else the signals are in no summary, and are read again
+            users.set_signals_read(connection, job.tenant, job.user_id, read.upto, read.read)
+            base = read.next_base(version if same else version + 1, self._pace.least_signals)
+            users.set_base(connection, job.tenant, job.user_id, *base)
+        elif not read.by_hand:
+            users.set_base(connection, job.tenant, job.user_id, None, 0)
         if before is None and not text:
             return "nothing"  # too little evidence: no clause, and no summary
-        if before is not None and text == before.text:
+        if same:
             now_current = summaries.current(connection, job.tenant, job.user_id)
             if now_current is None or now_current.version != version:
                 raise VersionConflict(now_current.version if now_current else 0)
             return "same"  # no new version: what was told of this one still holds
-        clauses = [self._explained(clause, behind, material.clauses) for clause in clauses]
+        clauses = [self._explained(clause, behind, read.clauses) for clause in clauses]
         now = self._database.now(connection)
         summaries.put(connection, job.tenant, job.user_id, text, clauses, "model", now, expected=version, model=model)
         return "renewed"

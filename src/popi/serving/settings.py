@@ -68,13 +68,14 @@ def renewal(file: Path | None) -> tuple[Debounce, Pace]:
             if not isinstance(value, bool):
                 raise ConfigError(f"{file}: renewal.{name} must be true or false; got {value!r}")
             continue
-        whole = name == "tries"
+        whole = name in ("tries", "least_signals")
         if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not 0 <= value < 1e9:
             raise ConfigError(
                 f"{file}: renewal.{name} must be {'a whole number' if whole else 'seconds'}; got {value!r}"
             )
-    if given.get("lease", 1) < 1:
-        raise ConfigError(f"{file}: renewal.lease must be at least 1 second; got {given['lease']!r}")
+    for name, what in (("lease", "1 second"), ("least_signals", "1")):
+        if given.get(name, 1) < 1:
+            raise ConfigError(f"{file}: renewal.{name} must be at least {what}; got {given[name]!r}")
     kinds = {of: {name: value for name, value in given.items() if names[name] is of} for of in (Debounce, Pace)}
     return Debounce(**kinds[Debounce]), Pace(**kinds[Pace])
 

@@ -23,7 +23,7 @@ from popi.signals.types import Signal, StatementSignal
 from popi.summary import Summary
 
 D = Debounce(quiet=10, longest=30)
-PACE = Pace(lease=60, back_off=5, tries=3, edited=7)
+PACE = Pace(lease=60, back_off=5, tries=3, edited=7, least_signals=1)
 
 
 class Model:
@@ -113,6 +113,64 @@ def test_a_renewal_reads_the_old_summary_and_only_new_signals(database: Database
         assert current(database).text == f"Summary {n}."
     assert model.heard == [["a", "b"], ["c"], ["d", "e"]]
     assert model.shown == [None, ("Summary 1.", 2), ("Summary 2.", 3)]
+
+
+def test_a_summary_is_renewed_upon_only_when_enough_signals_came_since(database: Database, clock: Clock) -> None:
+    """Four by default: until then renewals start anew from the base, and read the four newest signals at least."""
+    model = Model(lambda: f"Summary {len(model.heard)}.")
+    worker = Worker(database, model, replace(PACE, least_signals=4))
+    sent = [["a"], ["b"], ["c", "d"], ["e"], ["f", "g", "h", "i", "j"], ["k"], ["l", "m"], ["n"], ["o"]]
+    for texts in sent:
+        assert renew(worker, database, clock, *texts) == "renewed"
+    assert list(zip(map("".join, model.heard), model.shown, strict=True)) == [
+        ("a", None),
+        ("ab", None),
+        ("abcd", None),  # the first base: it has read four
+        ("bcde", ("Summary 3.", 4)),
+        ("efghij", ("Summary 3.", 4)),  # six since that: the second base
+        ("hijk", ("Summary 5.", 10)),
+        ("jklm", ("Summary 5.", 10)),
+        ("klmn", ("Summary 5.", 10)),  # four since
+        ("lmno", ("Summary 8.", 14)),
+    ]
+    database.write(rebuild, "t", "u", database.now)
+    assert worker.run_one() == "renewed"
+    renew(worker, database, clock, "p")
+    assert ["".join(one) for one in model.heard[-2:]] == ["abcdefghijklmno", "mnop"]
+    assert model.shown[-2:] == [None, ("Summary 10.", 15)]
+
+
+def test_what_a_person_wrote_is_the_base(database: Database, clock: Clock) -> None:
+    """And nothing that was read before it is read again."""
+    model = Model(lambda: f"Summary {len(model.heard)}.")
+    worker = Worker(database, model, replace(PACE, least_signals=4))
+    renew(worker, database, clock, "a", "b", "c", "d", "e")
+    edit(database, StoredClause(id="c1", text="Vegan.", author="user"), expected=1)
+    for texts in (["f"], ["g", "h"], ["i"], ["j"]):
+        assert renew(worker, database, clock, *texts) == "renewed"
+    heard = ["".join(one) for one in model.heard[1:]]
+    assert heard == ["fVegan.", "fghVegan.", "fghiVegan.", "j"]
+    assert model.shown[1:] == [("Vegan.", 5)] * 3 + [("Summary 4.", 9)]
+
+
+def test_a_store_from_before_the_base_was_kept(database: Database, clock: Clock) -> None:
+    """Renewals go on from its current summary."""
+    model = Model(lambda: f"Summary {len(model.heard)}.")
+    worker = Worker(database, model, replace(PACE, least_signals=4))
+    renew(worker, database, clock, *"abcdef")
+    database.write(users.set_base, "t", "u", None, None)
+    renew(worker, database, clock, "g")
+    assert "".join(model.heard[-1]) == "defg" and model.shown[-1] == ("Summary 1.", 6)
+
+
+def test_that_nothing_came_asks_no_model(database: Database, clock: Clock) -> None:
+    model = Model(lambda: f"Summary {len(model.heard)}.")
+    worker = Worker(database, model, replace(PACE, least_signals=4))
+    renew(worker, database, clock, *"abcdef")
+    renew(worker, database, clock, "g")
+    database.write(jobs.request, "t", "u", clock.now, D)
+    clock.now += 10
+    assert worker.run_one() == "same" and len(model.heard) == 2
 
 
 def test_the_same_words_count_as_read(database: Database, clock: Clock) -> None:

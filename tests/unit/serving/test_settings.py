@@ -49,6 +49,8 @@ def test_a_file_with_everything(tmp_path: Path) -> None:
         ("[renewal]\nquiet = '3'", "must be seconds; got '3'"),
         ("[renewal]\nquiet = -1", "got -1"),
         ("[renewal]\ntries = 1.5", "whole number"),
+        ("[renewal]\nleast_signals = 2.5", "whole number"),
+        ("[renewal]\nleast_signals = 0", "least_signals must be at least 1; got 0"),
         ("[renewal]\nlease = 0.5", "at least 1 second"),
         ("[", "not TOML"),
     ],

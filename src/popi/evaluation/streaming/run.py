@@ -13,6 +13,7 @@ from popi.evaluation.streaming.figures import Stream, lost, told_in_the_end, unt
 from popi.evaluation.streaming.written import WAYS, After, Writer
 from popi.evaluation.study import Row, Study, interval
 from popi.evaluation.users import named_attributes
+from popi.signals.base import LEAST
 
 FILE = "streaming.json"
 BATCHES = (1, 2, 4, 8, 16)
@@ -29,13 +30,16 @@ LABELS = {
 }
 
 
-def streaming(study: Study, counts: Sequence[int] | None = None, signals: int | None = None) -> dict[str, Any]:
+def streaming(
+    study: Study, counts: Sequence[int] | None = None, signals: int | None = None, least: int = LEAST
+) -> dict[str, Any]:
     """Give the study's users their signals in batches; write and return streaming.json.
 
     Args:
         study: users, models, methods with summaries.
         counts: numbers of batches; None: 1, 2, 4, 8, 16.
         signals: of a user of the nano world; None: 16.
+        least: signals until a summary is renewed upon (popi.signals.base); 1: each summary is made of the one before.
 
     Raises:
         ConfigError: summaries are conditioned on the task prompt, or `signals` does not fit the users.
@@ -45,7 +49,7 @@ def streaming(study: Study, counts: Sequence[int] | None = None, signals: int | 
     kinds = kinds_of_users(study, signals)
     rows: list[Row] = []
     for name in study.names:
-        writer = Writer(study, name)
+        writer = Writer(study, name, least)
         for kind, users in kinds.items():
             for n in counts or BATCHES:
                 scored: dict[str, list[list[Row]]] = {}
@@ -62,6 +66,9 @@ def streaming(study: Study, counts: Sequence[int] | None = None, signals: int | 
         "by user; targets are of the preferences that hold in the end",
         "difference: renewed less from scratch on the same pairs, points; read: mean tokens of the prompts of all "
         "summaries of a user",
+        f"renewed: from the last summary that at least {least} signals came after, and the signals since"
+        if least > 1
+        else "renewed: from the summary before and the batch",
     ]
     if study.is_nano:
         notes.append(

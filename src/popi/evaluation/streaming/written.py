@@ -1,13 +1,14 @@
 """The summaries of users whose signals come in batches: after each batch, renewed or from scratch."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
 from popi.evaluation.streaming.batches import Streamed, batches
 from popi.evaluation.study import Row, Study
 from popi.evaluation.users import users_stamp
 from popi.inference_model import InferenceModel
+from popi.signals.base import LEAST, becomes_base, first_read
 from popi.signals.fading import HALF_LIFE
 from popi.signals.types import Signal
 from popi.summary import Summary
@@ -38,10 +39,12 @@ class Writer:
     Attributes:
         study: whose models.
         name: of the method whose inference model writes.
+        least: signals until a summary is renewed upon, as popi.signals.base has it.
     """
 
     study: Study
     name: str
+    least: int = LEAST
     _model: InferenceModel | None = None
     _known: dict[tuple[str, str], tuple[Summary, int]] = field(default_factory=dict)
 
@@ -49,6 +52,8 @@ class Writer:
         """For each user the summary after each of `n` batches; kept in the evaluation's `studies/`."""
         people = [one.person for one in users]
         facts = {"streaming": way, "batches": n, "users": users_stamp(people), "half_life": HALF_LIFE}
+        if way == "renewed":
+            facts["least"] = self.least
         rows = self.study.kept(self.name, f"streaming {kind} {n} {way}", facts, lambda: self._write(users, n, way))
         found: list[list[After]] = [[] for _ in users]
         for row in rows:
@@ -68,19 +73,22 @@ class Writer:
     def _write(self, users: Sequence[Streamed], n: int, way: Way) -> list[Row]:
         parts = [batches(one.person.user.signals, n) for one in users]
         last: list[Summary | None] = [None] * len(users)
+        base: list[Summary | None] = [None] * len(users)  # from scratch: none, ever
         rows: list[Row] = []
         for b in range(n):
-            shown = [p[b] if way == "renewed" else [s for part in p[: b + 1] for s in part] for p in parts]
+            seen = [[signal for part in p[: b + 1] for signal in part] for p in parts]
             due = [w for w in range(len(users)) if parts[w][b]]
-            olds = [last[w] if way == "renewed" else None for w in due]
-            written = self._ask([shown[w] for w in due], olds)
+            behind = [one.rests_on if one is not None else 0 for one in base]
+            shown = [seen[w][first_read(behind[w], len(seen[w]), self.least) :] for w in due]
+            written = self._ask(shown, [base[w] for w in due])
             read = dict.fromkeys(range(len(users)), 0)
             for w, (summary, tokens) in zip(due, written, strict=True):
                 last[w], read[w] = summary, tokens
+                if way == "renewed" and becomes_base(behind[w], len(seen[w]), self.least):
+                    base[w] = replace(summary, rests_on=len(seen[w]))
             for w in range(len(users)):
-                seen = sum(map(len, parts[w][: b + 1]))
                 told = last[w] or self.model.summarize([])
-                rows.append({"window": w, "batch": b, "seen": seen, "read": read[w], "summary": asdict(told)})
+                rows.append({"window": w, "batch": b, "seen": len(seen[w]), "read": read[w], "summary": asdict(told)})
         return rows
 
     def _ask(self, signals: Sequence[Sequence[Signal]], olds: Sequence[Summary | None]) -> list[tuple[Summary, int]]:

@@ -188,8 +188,7 @@ class Profiles:
         def write(connection: Connection) -> Version:
             if not users.lock_existing(connection, tenant, user_id):
                 raise no_user()
-            kept = summaries.versions(connection, tenant, user_id)
-            old = next((one for one in kept if one.version == version), None)
+            old = summaries.find(connection, tenant, user_id, version)
             if old is None:
                 raise NotFound("no_version", f"version {version} of this summary is not there")
             checked(old.text)

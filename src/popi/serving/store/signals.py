@@ -74,7 +74,7 @@ def remove(connection: Connection, tenant: str, user_id: str, name: str) -> bool
     if position is None:
         return False
     connection.execute(delete(signals).where(*where))
-    read = users.signals_read(connection, tenant, user_id)
+    read = users.reading(connection, tenant, user_id).read
     if read is not None and position < read and not summaries.by_hand(connection, tenant, user_id):
         users.set_signals_read(connection, tenant, user_id, None)
     return True

@@ -3,10 +3,10 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy import Connection, bindparam, delete, func, insert, select
+from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select
 
 from popi.serving.interfaces import StoredSummary
 from popi.serving.store import users
@@ -92,18 +92,28 @@ def versions(connection: Connection, tenant: str, user_id: str, limit: int = VER
         .order_by(summaries.c.version.desc())
         .limit(limit)
     )
-    return [
-        Version(
-            row.version,
-            row.text,
-            tuple(StoredClause.model_validate(clause) for clause in json.loads(row.clauses)),
-            row.author,
-            row.model,
-            row.created_at,
-            tuple(Forbidden.model_validate(one) for one in json.loads(row.forbidden)),
-        )
-        for row in connection.execute(query)
-    ]
+    return [_version(row) for row in connection.execute(query)]
+
+
+def _version(row: Row[Any]) -> Version:
+    return Version(
+        row.version,
+        row.text,
+        tuple(StoredClause.model_validate(clause) for clause in json.loads(row.clauses)),
+        row.author,
+        row.model,
+        row.created_at,
+        tuple(Forbidden.model_validate(one) for one in json.loads(row.forbidden)),
+    )
+
+
+def find(connection: Connection, tenant: str, user_id: str, version: int) -> Version | None:
+    """One version, if it is kept."""
+    query = select(summaries).where(
+        summaries.c.tenant == tenant, summaries.c.user_id == user_id, summaries.c.version == version
+    )
+    row = connection.execute(query).first()
+    return None if row is None else _version(row)
 
 
 def by_hand(connection: Connection, tenant: str, user_id: str) -> bool:

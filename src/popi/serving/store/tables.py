@@ -41,6 +41,8 @@ users = Table(
     _number("paused"),
     _time("resumed_at"),
     _number("signals_read", nullable=True),
+    _number("base_version", nullable=True),
+    _number("base_read", nullable=True),
 )
 
 signals = Table(

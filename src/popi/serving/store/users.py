@@ -75,11 +75,34 @@ def listed(connection: Connection, tenant: str, after: str | None = None, limit:
     return list(connection.execute(query).scalars())
 
 
-def signals_read(connection: Connection, tenant: str, user_id: str) -> int | None:
-    """Up to which position the user's signals are in their summary; None: all are to be read."""
+@dataclass(frozen=True)
+class Reading:
+    """How far renewals have read; positions are those of signals.
+
+    Attributes:
+        upto: the position that the next signal gets.
+        read: up to where the signals are in the current summary; None: all are to be read.
+        base_version: the version that renewals start from; None: the current one.
+        base_read: up to where they are in that one.
+    """
+
+    upto: int = 0
+    read: int | None = None
+    base_version: int | None = None
+    base_read: int | None = None
+
+
+def reading(connection: Connection, tenant: str, user_id: str) -> Reading:
+    """How far renewals have read a user's signals."""
+    columns = (users.c.next_position, users.c.signals_read, users.c.base_version, users.c.base_read)
+    row = connection.execute(select(*columns).where(users.c.tenant == tenant, users.c.user_id == user_id)).first()
+    return Reading() if row is None else Reading(*row)
+
+
+def set_base(connection: Connection, tenant: str, user_id: str, version: int | None, read: int | None) -> None:
+    """Say from which version the next renewals start, and what that one has read."""
     where = (users.c.tenant == tenant, users.c.user_id == user_id)
-    found: int | None = connection.execute(select(users.c.signals_read).where(*where)).scalar()
-    return found
+    connection.execute(update(users).where(*where).values(base_version=version, base_read=read))
 
 
 def set_signals_read(

@@ -1,6 +1,7 @@
 """streaming.json on tiny models: the same signals in batches, renewed and from scratch."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -53,17 +54,26 @@ def test_other_users_are_as_they_are(run, tiny) -> None:
     assert all(row["drift"] is row["until_told"] is row["told"] is None for row in result["rows"])
 
 
-def test_each_summary_is_a_renewal_of_the_one_before(run, tiny) -> None:
+@pytest.mark.parametrize(
+    ("least", "starts"),
+    [
+        (1, [(None, 0), (0, 2), (1, 4), (2, 6)]),  # each is made of the one before
+        (4, [(None, 0), (None, 0), (1, 2), (1, 4)]),  # the second is the base, which has read four
+        (5, [(None, 0), (None, 0), (None, 0), (2, 3)]),  # the third, with six; five signals are read at least
+    ],
+)
+def test_from_which_summary_a_renewal_starts(run, tiny, least: int, starts: list) -> None:
     study = Study.open(run, models=tiny(run), methods=["untrained_summary"], test_users=2)
     users = kinds_of_users(study, 8)["stable"]
     model = tiny(run).inference_model("nano")
-    found = Writer(study, "untrained_summary").after_each(users, "stable", 4, "renewed")
+    found = Writer(study, "untrained_summary", least).after_each(users, "stable", 4, "renewed")
     for one, after in zip(users, found, strict=True):
-        previous, seen = None, 0
-        for part, each in zip(batches(one.person.user.signals, 4), after, strict=True):
-            assert each.read == len(model.prompt_ids(part, None, previous)[0])
-            previous, seen = model.summarize(part, previous=previous), seen + len(part)
-            assert (each.summary, each.seen) == (previous, seen)
+        assert [each.seen for each in after] == [2, 4, 6, 8]
+        for each, (number, since) in zip(after, starts, strict=True):
+            read = one.person.user.signals[since : each.seen]
+            base = None if number is None else replace(after[number].summary, rests_on=after[number].seen)
+            assert each.read == len(model.prompt_ids(read, None, base)[0])
+            assert each.summary == model.summarize(read, previous=base)
     scratch = Writer(study, "untrained_summary").after_each(users, "stable", 4, "from scratch")
     for one, after in zip(users, scratch, strict=True):
         for each in after:
