@@ -14,6 +14,7 @@ from typing import Any
 
 from popi.evaluation import plots
 from popi.evaluation.grid.result import first_judged
+from popi.evaluation.grid.settings import OWN
 from popi.evaluation.grid.show import with_reach
 from popi.evaluation.methods import METHODS
 
@@ -40,7 +41,7 @@ def grid_table(result: dict[str, Any]) -> list[str]:
     """The rows of a grid's own generators, as Markdown."""
     lines = ["| Method | Reward accuracy | Tokens added | Win rate against no personalisation | Pairs |"]
     lines.append("|---|---|---|---|---|")
-    for row in (row for row in result["rows"] if row["generator"] == "own"):
+    for row in (row for row in result["rows"] if row["generator"] == OWN):
         accuracy, tokens, judged = row["reward_accuracy"], row["context_overhead_tokens"], first_judged(row)
         reach = "–" if accuracy is None else f"{accuracy['value']:.3f} [{accuracy['low']:.3f}, {accuracy['high']:.3f}]"
         win = "–" if judged is None else with_reach(judged["win_rate"], 1, 3)

@@ -147,7 +147,7 @@ def sample_summaries(
     limits: dict[str, Any] = {"max_new_tokens": inference_model.max_tokens, "temperature": temperature, "top_p": top_p}
     written: list[list[str]] = []
     for start in range(0, len(users), batch_size):
-        part = users[start : start + batch_size]
+        part, shown = users[start : start + batch_size], seen[start : start + batch_size]
         if inference_model.conditioned:  # a prompt for each target, and one sample of it
             asked = [inference_model.prompt_ids(user.signals, t.prompt)[0] for user in part for t in user.targets]
             singles = [
@@ -158,9 +158,9 @@ def sample_summaries(
             flat = iter(singles)
             drawn = [list(islice(flat, len(user.targets))) for user in part]
         else:
-            asked = [inference_model.prompt_ids(*one)[0] for one in seen[start : start + batch_size]]
+            asked = [inference_model.prompt_ids(*one)[0] for one in shown]
             drawn = local.generate(asked, n=max(len(user.targets) for user in part), **limits)
-        for user, samples, (signals, _, old) in zip(part, drawn, seen[start : start + batch_size], strict=True):
+        for user, samples, (signals, _, old) in zip(part, drawn, shown, strict=True):
             texts = [local.decode(ids) for ids in samples[: len(user.targets)]]
             if not templates.any_fits(signals, inference_model.token_budget, local.count_tokens):
                 # A model's own taste is no summary; the generator trains on the plain prompt, or the old summary.

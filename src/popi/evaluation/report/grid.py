@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from popi.errors import RunError
 from popi.evaluation.grid.settings import OWN
 from popi.evaluation.report.files import read_json
 
@@ -11,10 +12,21 @@ GRID = "grid.json"
 RATES = ("win_rate", "length_controlled_win_rate")
 
 
+def read_grid(grid_dir: Path) -> Mapping[str, Any]:
+    """A grid's grid.json.
+
+    Raises:
+        RunError: there is none, it can't be read, or it is not what `popi evaluate GRID.toml` writes.
+    """
+    grid = read_json(grid_dir / GRID)
+    if not isinstance(grid, dict) or not isinstance(grid.get("rows"), list):
+        raise RunError(f"{grid_dir / GRID}: not what popi evaluate writes of a grid; evaluate the grid again")
+    return grid
+
+
 def own_cells(grid_dir: Path) -> list[Path]:
     """The scored cells of runs with their own generator, in the grid's order."""
-    rows = read_json(grid_dir / GRID)["rows"]
-    names = dict.fromkeys(row["benchmark"] for row in rows if row["generator"] == OWN)
+    names = dict.fromkeys(row["benchmark"] for row in read_grid(grid_dir)["rows"] if row["generator"] == OWN)
     cells = (grid_dir / "cells" / name / OWN for name in names)
     return [cell for cell in cells if (cell / "metrics.json").is_file()]
 
@@ -24,8 +36,8 @@ def grid_of(path: Path) -> Mapping[str, Any] | None:
     path = path.resolve()
     if len(path.parents) < 3 or path.parents[1].name != "cells":
         return None
-    found: Mapping[str, Any] | None = read_json(path.parents[2] / GRID)
-    return found
+    grid_dir = path.parents[2]
+    return read_grid(grid_dir) if (grid_dir / GRID).is_file() else None
 
 
 def transfers(cell: Path, grid: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -46,8 +58,8 @@ def win_rates(grid: Mapping[str, Any], benchmark: str) -> dict[str, Any] | None:
     rows = []
     for row in grid["rows"]:
         for one in row["judged"] if row["benchmark"] == benchmark else ():
-            told = {"method": row["method"], "generator": row["generator"], "judge": one["judge"]}
-            told["against"] = one["against"]
+            told = {"method": row["method"], "generator": row["generator"]}
+            told |= {"judge": one["judge"], "against": one["against"]}
             for name in RATES:
                 told |= {name: one[name]["value"], f"{name}_low": one[name]["low"], f"{name}_high": one[name]["high"]}
             rows.append(told | {"missing": sum(one["missing_verdicts"].values())})

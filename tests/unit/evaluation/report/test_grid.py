@@ -68,3 +68,11 @@ def test_what_is_refused(grid: Path, finished_run: Path) -> None:
     shutil.rmtree(grid / "cells")
     with pytest.raises(RunError, match="nothing of this grid was scored with a run's own generator"):
         write_reports(grid)
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"rows": 1}', "{"])
+def test_a_grid_json_that_is_none(grid: Path, content: str) -> None:
+    (grid / "grid.json").write_text(content)
+    for path in (grid, grid / "cells" / "nano" / "own"):
+        with pytest.raises(RunError, match=r"grid\.json: .*; evaluate the"):
+            write_reports(path)
