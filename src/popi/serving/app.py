@@ -77,7 +77,9 @@ class Gateway:
         self._openapi: bytes | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"].startswith("/users/"):
+        if scope["type"] == "http" and scope["path"].startswith("/v1/"):
+            await self._proxy.gateway(scope, receive, send)
+        elif scope["type"] == "http" and scope["path"].startswith("/users/"):
             await self._profile_api(scope, receive, send)
         elif scope["type"] == "http" and self.pages.has(scope["path"]):
             await self.pages(scope, receive, send)

@@ -72,6 +72,10 @@ class Recorder(Protocol):
 class Keys(Protocol):
     """Checks keys. Fails closed: where it can't tell, it raises."""
 
+    def known(self, key: str | None) -> Caller | None:
+        """The caller, where that can be told without asking anybody; None: `authenticate` has to say."""
+        ...
+
     async def authenticate(self, key: str | None) -> Caller:
         """The caller that a key stands for.
 
@@ -81,8 +85,21 @@ class Keys(Protocol):
         ...
 
 
+class AtHand(Protocol):
+    """A look-up that is done."""
+
+    @property
+    def summary(self) -> StoredSummary | None:
+        """The user's current summary; None where there is none."""
+        ...
+
+
 class Summaries(Protocol):
     """Reads summaries for the proxy. May raise anything and take its time: the proxy goes on without."""
+
+    def at_hand(self, tenant: str, user_id: str) -> AtHand | None:
+        """What `summary_of` would say, where it can be said at once; None: ask it."""
+        ...
 
     async def summary_of(self, tenant: str, user_id: str) -> StoredSummary | None:
         """The user's current summary; None where there is none, or personalisation is paused."""

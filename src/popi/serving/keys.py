@@ -23,6 +23,8 @@ log = logging.getLogger("popi.gateway.keys")
 
 ADMIN_VARIABLE = "POPI_ADMIN_KEY"
 DEFAULT_TENANT = "default"
+ADMIN = Caller("env", "admin", DEFAULT_TENANT)
+"""Who comes with the key that POPI_ADMIN_KEY holds."""
 SHORTEST_ADMIN_KEY = 16
 _KEY = re.compile(r"popi_([0-9a-f]{12})_[A-Za-z0-9_-]{43}")
 _TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -130,6 +132,18 @@ class KeyRing:
         self._looking: dict[str, asyncio.Task[Caller | None]] = {}
         self._generation = 0
 
+    def known(self, key: str | None) -> Caller | None:
+        """The caller of a key that the store need not be asked of; None: `authenticate` has to say."""
+        return self._at_hand(digest(key), self._clock()) if key else None
+
+    def _at_hand(self, hashed: str, now: float) -> Caller | None:
+        if self._admin is not None and hmac.compare_digest(hashed, self._admin):
+            return ADMIN
+        known = self._known.get(hashed)
+        if known is not None and now - known.asked < FRESH_SECONDS and now - known.checked < GRACE_SECONDS:
+            return known.caller
+        return None
+
     async def authenticate(self, key: str | None) -> Caller:
         """The caller that a key stands for.
 
@@ -138,13 +152,10 @@ class KeyRing:
         """
         if not key:
             raise AuthError("no key was sent; send one as `Authorization: Bearer popi_…`")
-        hashed = digest(key)
-        if self._admin is not None and hmac.compare_digest(hashed, self._admin):
-            return Caller("env", "admin", DEFAULT_TENANT)
-        now = self._clock()
+        hashed, now = digest(key), self._clock()
+        if (caller := self._at_hand(hashed, now)) is not None:
+            return caller
         known = self._known.get(hashed)
-        if known is not None and now - known.asked < FRESH_SECONDS and now - known.checked < GRACE_SECONDS:
-            return known.caller
         named = _KEY.fullmatch(key)
         if named is None:
             raise AuthError(UNKNOWN)

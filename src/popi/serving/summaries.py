@@ -79,6 +79,11 @@ class SummaryCache:
         self._reading: dict[Key, _Reading] = {}
         self.old_ones = 0
 
+    def at_hand(self, tenant: str, user_id: str) -> _Kept | None:
+        """What is kept of a user, if it may be used without asking the store."""
+        kept = self._kept.get((tenant, user_id))
+        return kept if kept is not None and self._clock() < kept.read_at + self._fresh else None
+
     async def summary_of(self, tenant: str, user_id: str) -> StoredSummary | None:
         """The user's current summary; None where there is none.
 
@@ -87,8 +92,7 @@ class SummaryCache:
         """
         key = (tenant, user_id)
         while True:
-            kept = self._kept.get(key)
-            if kept is not None and self._clock() < kept.read_at + self._fresh:
+            if (kept := self.at_hand(*key)) is not None:
                 return kept.summary
             if self._store.hangs:
                 if (old := self._old(key)) is not None:

@@ -126,6 +126,9 @@ class FakeKeys:
         self.fault: Exception | None = None
         self.delay = 0.0
 
+    def known(self, key: str | None) -> Caller | None:
+        return None
+
     async def authenticate(self, key: str | None) -> Caller:
         await asyncio.sleep(self.delay)
         if self.fault is not None:
@@ -160,6 +163,9 @@ class FakeSummaries:
         self.delay = 0.0
         self.stubborn = False
         self.fault: BaseException | None = None
+
+    def at_hand(self, tenant: str, user_id: str) -> None:
+        return None
 
     async def summary_of(self, tenant: str, user_id: str) -> StoredSummary | None:
         self.asked.append((tenant, user_id))
