@@ -2,13 +2,14 @@
 
 python benchmarks/gateway.py [--seconds S] [--rounds N] [--rate R] [--connections C] [--litellm install|PYTHON|none]
 
-Everything runs here: an upstream that answers at once, a bare relay that hands bytes on unread (what no gateway can be
-below on this machine), the gateway as `popi serve` with SQLite and a summary for every user, LiteLLM's proxy in an
-environment of its own, and the client. Two loads: open loop, requests at a fixed rate
+Everything runs here: an upstream that answers at once, a bare relay of uvicorn and aiohttp (what the libraries cost
+that carry the gateway's requests, with nothing of popi's), the gateway as `popi serve` with SQLite and a summary for
+every user, LiteLLM's proxy in an environment of its own, and the client. Two loads: open loop, requests at a fixed rate
 whether or not the last one was answered, timed from the moment at which each was due (a server that stalls is not
-spared the requests that it held up); and flat out, every connection sending as soon as it was answered. The ways take
-turns in each round; figures are over all rounds. Added milliseconds are differences of percentiles to the direct way;
-CPU milliseconds are the server's own, a request, and hardly depend on what else runs on the cores. Rows go to
+spared the requests that it held up), or sent, where the timer woke early; and flat out, every connection sending as
+soon as it was answered. The ways take turns in each round; figures are over all rounds. Added milliseconds are
+differences of percentiles to the direct way; CPU milliseconds are the server's own, a request, and hardly depend on
+what else runs on the cores. Rows go to
 runs/bench/gateway.json; every answer is checked, and that the gateway personalised it is counted.
 """
 
@@ -20,8 +21,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import uvloop
+from load.bare import bare
 from load.client import KEY, Client, Timings
-from load.relay import relay
 from load.report import report
 from load.servers import cpu_seconds, free_ports, litellm_command, process, put_summaries
 from load.upstream import upstream
@@ -62,19 +63,19 @@ def main() -> None:
     parser.add_argument("--litellm", default="install", help="install, the python of an environment that has it, none")
     parser.add_argument("--out", type=Path, default=Path("runs/bench/gateway.json"))
     parser.add_argument("--upstream", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--relay", type=int, nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--bare", type=int, nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.upstream:
         return uvloop.run(upstream(options.upstream))
-    if options.relay:
-        return uvloop.run(relay(*options.relay))
-    ports = dict(zip(("direct", "relay", "popi", "LiteLLM"), free_ports(4), strict=True))
+    if options.bare:
+        return bare(*options.bare)
+    ports = dict(zip(("direct", "bare", "popi", "LiteLLM"), free_ports(4), strict=True))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         me = str(Path(__file__).resolve())
         litellm = litellm_command(options.litellm, folder, ports)
         behind = [sys.executable, me, "--upstream", str(ports["direct"])]
-        between = [sys.executable, me, "--relay", str(ports["relay"]), str(ports["direct"])]
+        between = [sys.executable, me, "--bare", str(ports["bare"]), str(ports["direct"])]
         start = "from popi.cli import main; main()"
         serve = [sys.executable, "-c", start, "serve", "--upstream", f"http://127.0.0.1:{ports['direct']}"]
         serve += ["--port", str(ports["popi"]), "--store", f"sqlite:///{folder}/popi.db"]
@@ -82,7 +83,7 @@ def main() -> None:
         with ExitStack() as running:
             for way, command, env, path in (
                 ("direct", behind, {}, "/"),
-                ("relay", between, {}, "/"),
+                ("bare", between, {}, "/"),
                 ("popi", serve, {"POPI_ADMIN_KEY": KEY}, "/readyz"),
                 ("LiteLLM", litellm, {"LITELLM_LOG": "ERROR"}, "/health/liveliness"),
             ):

@@ -109,7 +109,7 @@ class Client:
 
     async def once(self, due: float) -> None:
         connection = await self.connection()
-        await connection.send(random.choice(self.requests), due)
+        await connection.send(random.choice(self.requests), min(due, time.perf_counter()))
         self.free.append(connection)
 
     async def flat_out(self, connections: int, seconds: float) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 from typing import Any
 
 from rich.console import Console
@@ -51,5 +52,5 @@ def report(found: dict[tuple[str, bool, str], Timings], options: argparse.Namesp
         added = (f"{row['added_p50_ms']:+.2f}", f"{row['added_p99_ms']:+.2f}") if load == "open loop" else ("", "")
         cells = (load, "stream" if stream else "whole", way, f"{rps:,.0f}", f"{p50:.2f}", f"{p99:.2f}", *added)
         table.add_row(*cells, f"{row['cpu_ms_per_request']:.2f}", times, str(timings.errors))
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
     return rows

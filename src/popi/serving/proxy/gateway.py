@@ -111,7 +111,7 @@ class Gateway:
                 log(record)
 
     def forget(self) -> None:
-        """Keep nothing in memory of the summaries that were put in; they are rendered anew when they are needed."""
+        """Keep nothing in memory of users, their summaries and ids; it is made anew when it is needed."""
         self._rewriter.forget()
 
     async def _serve(self, exchange: Exchange) -> None:

@@ -2,9 +2,13 @@
 
 import hmac
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from popi.serving.proxy.members import Edit, Member, read_object, string, without
+
+KEPT = 10_000
+"""Most pseudonyms that are kept ready."""
 
 
 class Pseudonyms:
@@ -16,8 +20,13 @@ class Pseudonyms:
 
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
+        self.of = lru_cache(maxsize=KEPT)(self._of)
 
-    def of(self, tenant: str, user_id: str) -> str:
+    def forget(self) -> None:
+        """Keep no user's id in memory."""
+        self.of.cache_clear()
+
+    def _of(self, tenant: str, user_id: str) -> str:
         # The tenant's length goes first: ("a", "b:c") and ("a:b", "c") are two users.
         text = f"{len(tenant)}:{tenant}:{user_id}"
         return hmac.digest(self._secret, text.encode("utf-8", "surrogatepass"), "sha256").hex()

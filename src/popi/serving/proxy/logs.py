@@ -86,6 +86,10 @@ def to_stderr(level: int = logging.INFO) -> None:
     """Send the gateway's log to stderr as lines of JSON; again: no second time."""
     LOGGER.setLevel(level)
     LOGGER.propagate = False
+    # Nothing of this is in our lines, and finding it out for each takes as long as writing it.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    if sys.version_info >= (3, 12):
+        logging.logAsyncioTasks = False
     if not any(isinstance(handler.formatter, JsonLines) for handler in LOGGER.handlers):
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(JsonLines())

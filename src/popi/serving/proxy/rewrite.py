@@ -41,8 +41,9 @@ class Rewriter:
         self._blocks = Blocks(settings.block)
 
     def forget(self) -> None:
-        """Keep nothing of summaries that were put in."""
+        """Keep nothing of users: no summary that was put in, no id."""
         self._blocks.forget()
+        self._pseudonyms.forget()
 
     def read(self, raw: bytes, encoding: str, api: Api) -> Rewriting:
         """Find what matters in a body.
