@@ -1,0 +1,161 @@
+"""Does the faster step learn the same? One training of the nano world twice, of one seed: as popi trains, and with
+every fast path taken out, all sequences whole.
+
+python benchmarks/learning_curve.py [--steps N] [--seed S]
+
+Taken out are the tree rows of the policy's update, of its KL and of the rewards (plain forwards of whole sequences,
+logits of every position), and the rollouts' one prefill a group (a cache for every sample, as usual). The two sample
+with the same random numbers, so the first steps agree but for rounding; once a rounding turns one sampled token, they
+go on with different summaries, and what can agree is the curve. Both curves go to runs/bench/learning_curve.json and
+learning_curve.svg.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+import popi.backends.local
+import popi.scoring
+import popi.training.inference_phase
+from popi.backends.decoding import pick
+from popi.config import load_config
+from popi.scoring import ScoringItem
+from popi.training.train import train
+
+OUT = Path("runs/bench")
+SHOWN = ("reward", "reward_accuracy", "kl", "summary_tokens", "seconds")
+
+
+def group_logps(
+    model: Any, input_ids: Tensor, attention_mask: Tensor, kept: int, pad_id: int, temperature: float, entropy: bool
+) -> tuple[Tensor, Tensor | None]:
+    """As popi.training.inference_phase has it, each completion behind its own prompt."""
+    positions = (attention_mask.cumsum(1) - 1).clamp(min=0)
+    logits = model(input_ids=input_ids, attention_mask=attention_mask, position_ids=positions).logits
+    every = torch.log_softmax(logits[:, -kept - 1 : -1].float() / temperature, -1)
+    mask = attention_mask[:, -kept:].bool()
+    logps = every.gather(2, input_ids[:, -kept:, None])[..., 0].masked_fill(~mask, 0.0)
+    entropies = -(every.exp() * every).sum(-1).masked_fill(~mask, 0.0).detach()
+    return logps, entropies if entropy else None
+
+
+def pair_logps(model: Any, items: list[ScoringItem], pad_id: int, batch_size: int = 64) -> tuple[Tensor, Tensor]:
+    """As popi.scoring has it, each response behind its own prefix."""
+    rows = [(item.prefix, response) for item in items for response in (item.chosen, item.rejected)]
+    sums = []
+    with torch.no_grad():
+        for start in range(0, len(rows), batch_size):
+            part = rows[start : start + batch_size]
+            width = max(len(prefix) + len(response) for prefix, response in part)
+            ids, mask = torch.full((len(part), width), pad_id), torch.zeros(len(part), width, dtype=torch.long)
+            scored = torch.zeros(len(part), width, dtype=torch.bool)
+            for n, (prefix, response) in enumerate(part):
+                length = len(prefix) + len(response)
+                ids[n, :length], mask[n, :length] = torch.tensor([*prefix, *response]), 1
+                scored[n, len(prefix) : length] = True
+            logits = model(input_ids=ids, attention_mask=mask).logits[:, :-1].float()
+            logps = torch.log_softmax(logits, -1).gather(2, ids[:, 1:, None])[..., 0]
+            sums.append((logps * scored[:, 1:]).sum(1))
+    both = torch.cat(sums).reshape(-1, 2)
+    return both[:, 0], both[:, 1]
+
+
+def decode(
+    model: Any,
+    prompts: list[list[int]],
+    *,
+    n: int,
+    steps: int,
+    temperature: float,
+    top_p: float,
+    stop_ids: list[int],
+    end_id: int,
+    soft: None = None,
+) -> Tensor:
+    """As popi.backends.decoding has it, with a copy of the prompt for every sample."""
+    width = max(map(len, prompts))
+    ids, mask = torch.zeros(len(prompts), width, dtype=torch.long), torch.zeros(len(prompts), width, dtype=torch.long)
+    for row, prompt in enumerate(prompts):
+        ids[row, width - len(prompt) :], mask[row, width - len(prompt) :] = torch.tensor(prompt), 1
+    token, mask = ids.repeat_interleave(n, 0), mask.repeat_interleave(n, 0)
+    done = torch.zeros(len(token), dtype=torch.bool)
+    cache, out = None, []
+    for _ in range(steps):
+        positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -token.shape[1] :]
+        found = model(
+            input_ids=token, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+        )
+        cache = found.past_key_values
+        picked = torch.where(done, end_id, pick(found.logits[:, -1].float(), temperature, top_p))
+        out.append(picked)
+        done |= torch.isin(picked, torch.tensor(stop_ids))
+        if bool(done.all()):
+            break
+        token, mask = picked[:, None], torch.cat([mask, torch.ones(len(mask), 1, dtype=torch.long)], 1)
+    return torch.stack(out, 1)
+
+
+def curve(way: str, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """The steps of one training."""
+    config = load_config(
+        options.config,
+        [
+            f"name=learning_curve_{way}",
+            f"seed={options.seed}",
+            'training.orders=["plug_and_play"]',
+            f"training.inference.steps={options.steps}",
+            "training.share_references=false",
+        ],
+    )
+    run = train(config, console=Console(quiet=True))
+    rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [row for row in rows if row["phase"].startswith("inference")]
+
+
+def plot(curves: dict[str, list[dict[str, Any]]], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    figure, panels = pyplot.subplots(1, 2, figsize=(9, 3.4))
+    for panel, name in zip(panels, ("reward", "reward_accuracy"), strict=True):
+        for way, rows in curves.items():
+            panel.plot([row["step"] for row in rows], [row[name] for row in rows], label=way)
+        panel.set(title=name.replace("_", " "), xlabel="step")
+        panel.legend(frameon=False)
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", default="configs/demo.toml")
+    parser.add_argument("--steps", type=int, default=70)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    curves = {"popi": curve("popi", options)}
+    popi.training.inference_phase.group_logps = group_logps
+    popi.scoring.pair_logps = pair_logps
+    popi.backends.local.decode = decode  # type: ignore[assignment]
+    curves["plain"] = curve("plain", options)
+    OUT.mkdir(parents=True, exist_ok=True)
+    (OUT / "learning_curve.json").write_text(json.dumps(curves, indent=1) + "\n")
+    plot(curves, OUT / "learning_curve.svg")
+    table = Table("steps", "way", *SHOWN)
+    for first in range(0, options.steps, 10):
+        for way, rows in curves.items():
+            part = rows[first : first + 10]
+            means = [sum(row[name] for row in part) / len(part) for name in SHOWN]
+            table.add_row(f"{first + 1}-{first + len(part)}", way, *(f"{mean:.4f}" for mean in means))
+    Console(width=100).print(table)
+
+
+if __name__ == "__main__":
+    main()
