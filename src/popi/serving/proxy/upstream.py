@@ -2,19 +2,18 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import lru_cache
 
 import aiohttp
+from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
 from popi.serving.proxy.headers import Raw
 from popi.serving.proxy.refusals import Refusal
 from popi.serving.proxy.settings import ProxySettings
+from popi.serving.proxy.wire import MOST_HEADER, MOST_HEADERS, Reply, Wire
 
 Body = bytes | AsyncIterator[bytes] | None
 
-MOST_HEADER = 65_536
-"""Longest line of an answer's head, in bytes."""
 MOST_FETCHED = 2**20
 """Most bytes of what `fetch` gets."""
 
@@ -33,21 +32,25 @@ class Upstream:
     def __init__(self, settings: ProxySettings) -> None:
         self._settings = settings
         self._session: aiohttp.ClientSession | None = None
-        self._url = lru_cache(maxsize=256)(lambda path: URL(settings.upstream + path, encoded=True))
+        self._server = URL(settings.upstream, encoded=True)
+        self._below = self._server.raw_path.rstrip("/")
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
         """Connections that live as long as the block, in one event loop."""
         settings = self._settings
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=settings.keepalive_s, ttl_dns_cache=60)
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=settings.connect_s, sock_read=settings.silence_s)
+        self._wire = Wire(connector, self._server, timeout)
         async with aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=settings.keepalive_s, ttl_dns_cache=60),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=settings.connect_s, sock_read=settings.silence_s),
+            connector=connector,
+            timeout=timeout,
             cookie_jar=aiohttp.DummyCookieJar(),  # a cookie set for one user must not be sent for the next
             skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
             auto_decompress=False,
             max_line_size=MOST_HEADER,
             max_field_size=MOST_HEADER,
-            max_headers=1024,
+            max_headers=MOST_HEADERS,
         ) as session:
             self._session = session
             try:
@@ -55,7 +58,9 @@ class Upstream:
             finally:
                 self._session = None
 
-    async def send(self, method: str, path: str, query: str, headers: list[Raw], body: Body) -> aiohttp.ClientResponse:
+    async def send(
+        self, method: str, path: str, query: str, headers: list[Raw], body: Body
+    ) -> aiohttp.ClientResponse | Reply:
         """Send a request and wait for the head of the answer.
 
         Args:
@@ -69,11 +74,13 @@ class Upstream:
             Refusal: 502, it can't be reached or does not speak HTTP; 504, it was silent for too long.
         """
         assert self._session is not None, "requests are sent within open()"
-        url = URL(f"{self._settings.upstream}{path}?{query}", encoded=True) if query else self._url(path)
+        whole = f"{path}?{query}" if query else path
         try:
+            if method == "POST" and isinstance(body, bytes) and self._server.raw_user is None:
+                return await self._wire.post((self._below + whole).encode("latin-1"), headers, body)
             return await self._session.request(
                 method,
-                url,
+                URL(self._settings.upstream + whole, encoded=True),
                 headers=[(_text(name), _text(value)) for name, value in headers],
                 data=body,
                 allow_redirects=False,  # passed on like any answer; followed, it would carry the key elsewhere
@@ -85,7 +92,7 @@ class Upstream:
             raise Refusal(504, "upstream_timeout", f"the upstream {what} within {seconds:g} seconds") from None
         except aiohttp.ClientConnectorError:
             raise Refusal(502, "upstream_unreachable", "the upstream can't be reached") from None
-        except aiohttp.ClientError as error:
+        except (aiohttp.ClientError, HttpProcessingError) as error:
             name = type(error).__name__
             raise Refusal(
                 502, "upstream_broken", f"the upstream closed the connection, or sent no HTTP ({name})"
@@ -111,7 +118,7 @@ class Upstream:
         return content
 
 
-async def pieces(reply: aiohttp.ClientResponse) -> AsyncIterator[tuple[bytes, bool]]:
+async def pieces(reply: aiohttp.ClientResponse | Reply) -> AsyncIterator[tuple[bytes, bool]]:
     """An answer's body as it arrives, each piece with whether more may come; the last one may be empty.
 
     Raises:

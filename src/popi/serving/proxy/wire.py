@@ -1,0 +1,115 @@
+"""A request with a whole body, on a connection of aiohttp's pool.
+
+aiohttp's session does much for a request that a gateway has no use for: header tables, cookies, redirects, a writer of
+its own; it costs as much as all of the gateway's own work (docs/gateway_proxy.md). Here the request is written in one
+piece. Pool, TLS, time limits and the parser of answers are aiohttp's all the same, by `TCPConnector.connect` and the
+connection's protocol; the latter is no part of its documented interface, so its version is bounded (pyproject.toml).
+"""
+
+import asyncio
+from collections.abc import Sequence
+
+import aiohttp
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.connector import Connection
+from multidict import CIMultiDictProxy
+from yarl import URL
+
+from popi.serving.proxy.headers import Raw
+
+MOST_HEADERS = 1024
+"""Most headers of an answer."""
+MOST_HEADER = 65_536
+"""Longest line of an answer's head, in bytes."""
+
+
+class Reply:
+    """An answer whose head is here; as much of aiohttp's as the gateway needs.
+
+    Attributes:
+        status: of HTTP.
+        raw_headers: as they came.
+        headers: the same, by name.
+        content: the body, as it arrives.
+    """
+
+    __slots__ = ("_connection", "content", "headers", "raw_headers", "status")
+
+    def __init__(
+        self,
+        connection: Connection,
+        status: int,
+        raw_headers: Sequence[Raw],
+        headers: "CIMultiDictProxy[str]",
+        content: aiohttp.StreamReader,
+    ) -> None:
+        self._connection, self.status, self.raw_headers, self.headers = connection, status, raw_headers, headers
+        self.content = content
+        content.on_eof(connection.release)
+
+    def close(self) -> None:
+        """End the connection, unless it went back to the pool with the answer's end."""
+        self._connection.close()
+
+
+class Wire:
+    """Sends requests to one server.
+
+    Args:
+        connector: the pool.
+        server: its URL; only scheme, host and port count.
+        timeout: `sock_connect` and `sock_read` are heeded.
+    """
+
+    def __init__(self, connector: aiohttp.TCPConnector, server: URL, timeout: aiohttp.ClientTimeout) -> None:
+        self._connector, self._timeout = connector, timeout
+        # The connector reads off it where to connect to, and how.
+        self._to = aiohttp.ClientRequest("POST", server, loop=asyncio.get_running_loop())
+        self._host = f"host: {server.host_port_subcomponent}\r\n".encode()
+
+    async def post(self, target: bytes, headers: Sequence[Raw], body: bytes) -> Reply:
+        """POST a body and wait for the head of the answer.
+
+        Args:
+            target: path and query as they stand in the request's first line.
+            headers: without host and content-length.
+            body: whole.
+
+        Raises:
+            aiohttp.ClientError, aiohttp.http_exceptions.HttpProcessingError, TimeoutError: as aiohttp has them.
+            ValueError: a header has a line's end in it.
+        """
+        lines = [b"%b: %b\r\n" % header for header in headers]
+        head = b"".join(
+            (b"POST ", target, b" HTTP/1.1\r\n", self._host, *lines, b"content-length: %d\r\n\r\n" % len(body))
+        )
+        if head.count(b"\n") != len(lines) + 4:
+            raise ValueError("a header has a line's end in it")
+        try:
+            connection = await self._connector.connect(self._to, traces=[], timeout=self._timeout)
+        except TimeoutError as error:
+            raise aiohttp.ConnectionTimeoutError from error
+        try:
+            protocol = connection.protocol
+            assert protocol is not None and protocol.transport is not None
+            self._expect(protocol)
+            protocol.transport.write(head + body)
+            while True:
+                message, content = await protocol.read()
+                if message.code >= 200 or message.code == 101:  # else it announces the answer
+                    break
+        except BaseException:
+            connection.close()
+            raise
+        return Reply(connection, message.code, message.raw_headers, message.headers, content)
+
+    def _expect(self, protocol: ResponseHandler) -> None:
+        protocol.set_response_params(
+            read_until_eof=True,
+            auto_decompress=False,
+            read_timeout=self._timeout.sock_read,
+            max_line_size=MOST_HEADER,
+            max_field_size=MOST_HEADER,
+            max_headers=MOST_HEADERS,
+        )
+        protocol.start_timeout()
