@@ -76,7 +76,7 @@ class Upstream:
         assert self._session is not None, "requests are sent within open()"
         whole = f"{path}?{query}" if query else path
         try:
-            if method == "POST" and isinstance(body, bytes) and self._server.raw_user is None:
+            if method == "POST" and isinstance(body, bytes):
                 return await self._wire.post((self._below + whole).encode("latin-1"), headers, body)
             return await self._session.request(
                 method,

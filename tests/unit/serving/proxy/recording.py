@@ -3,6 +3,7 @@
 import asyncio
 import http.client
 import json
+import ssl
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -69,12 +70,14 @@ class RecordingUpstream:
     Attributes:
         reply: writes the answer; the connection stays open unless it closes it.
         received: requests, in the order in which their bodies were complete.
+        connections: how many were opened.
         heads: how many requests have begun.
         closed: how many connections ended from the other side while an answer was being written.
     """
 
     reply: Reply = field(default_factory=lambda: fixed(b'{"ok":true}', "200 OK", "Content-Type: application/json"))
     received: list[Received] = field(default_factory=list)
+    connections: int = 0
     heads: int = 0
     closed: int = 0
     url: str = ""
@@ -84,6 +87,7 @@ class RecordingUpstream:
         return self.received[-1]
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
         try:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -242,12 +246,12 @@ def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
 
 
 @contextmanager
-def recording_upstream() -> Iterator[RecordingUpstream]:
+def recording_upstream(tls: ssl.SSLContext | None = None) -> Iterator[RecordingUpstream]:
     """A recording upstream for as long as the block lasts."""
     upstream = RecordingUpstream()
     loop = asyncio.new_event_loop()
-    server = loop.run_until_complete(asyncio.start_server(upstream.serve, "127.0.0.1", 0, limit=2**24))
-    upstream.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    server = loop.run_until_complete(asyncio.start_server(upstream.serve, "127.0.0.1", 0, limit=2**24, ssl=tls))
+    upstream.url = f"http{'s' if tls else ''}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
     try:

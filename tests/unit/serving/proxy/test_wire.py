@@ -1,0 +1,152 @@
+"""Requests with whole bodies, as they stand on the upstream's connections."""
+
+import asyncio
+import datetime
+import ipaddress
+import ssl
+from pathlib import Path
+
+import aiohttp.connector
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from unit.serving.proxy.recording import (
+    Received,
+    RecordingUpstream,
+    RunningGateway,
+    fixed,
+    message,
+    recording_upstream,
+    running_gateway,
+    until,
+)
+from yarl import URL
+
+from popi.serving.proxy.wire import Wire
+
+CHAT = b'{"messages":[{"role":"user","content":"hi"}]}'
+
+
+def test_path_query_and_host(upstream: RecordingUpstream) -> None:
+    with running_gateway(upstream, upstream=f"{upstream.url}/below/it/v1") as gateway:
+        gateway.call("/v1/chat/completions?a=%2F&b=%C3%A9;c", CHAT)
+        gateway.call("/v1/messages", CHAT)
+    targets = ["/below/it/v1/chat/completions?a=%2F&b=%C3%A9;c", "/below/it/v1/messages"]
+    assert [got.target for got in upstream.received] == targets
+    assert upstream.last.header("host") == upstream.url.removeprefix("http://")
+
+
+def test_a_connection_is_used_again(upstream: RecordingUpstream) -> None:
+    with running_gateway(upstream) as gateway:
+        for _ in range(3):
+            assert gateway.call(body=CHAT).status == 200
+        assert upstream.connections == 1
+
+        async def last_answer(_: Received, writer: asyncio.StreamWriter) -> None:
+            writer.write(message(b"{}", "200 OK", "Connection: close"))
+            writer.close()
+
+        upstream.reply = last_answer
+        assert gateway.call(body=CHAT).status == 200
+        upstream.reply = fixed(b"{}")
+        assert gateway.call(body=CHAT).status == 200
+        assert upstream.connections == 2
+
+
+def test_one_that_the_upstream_closed_meanwhile_is_not(upstream: RecordingUpstream) -> None:
+    async def then_close(_: Received, writer: asyncio.StreamWriter) -> None:
+        writer.write(message(b"{}"))
+        writer.close()
+
+    with running_gateway(upstream) as gateway:
+        for n in range(1, 4):
+            upstream.reply = then_close
+            assert gateway.call(body=CHAT).status == 200 and upstream.connections == n
+
+
+def test_an_answer_that_was_not_read_to_its_end_takes_its_connection_with_it(upstream: RecordingUpstream) -> None:
+    async def much(_: Received, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nhello")
+        await asyncio.sleep(0.3)
+        writer.write(b"x" * 995)
+
+    with running_gateway(upstream, silence_s=0.1) as gateway:
+        upstream.reply = much
+        with pytest.raises(Exception, match="IncompleteRead"):
+            gateway.call(body=CHAT)
+        until(lambda: upstream.closed == 1)
+        upstream.reply = fixed(b"{}")
+        assert gateway.call(body=CHAT).body == b"{}" and upstream.connections == 2
+
+
+def test_answers_that_only_announce_one_are_passed_over(gateway: RunningGateway) -> None:
+    async def hints(_: Received, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n")
+        await asyncio.sleep(0.05)
+        writer.write(message(b"{}", "201 Created"))
+
+    gateway.upstream.reply = hints
+    answer = gateway.call(body=CHAT)
+    assert (answer.status, answer.body, answer.header("link")) == (201, b"{}", None)
+
+
+@pytest.mark.parametrize("status", ["204 No Content", "304 Not Modified"])
+def test_answers_without_a_body(gateway: RunningGateway, status: str) -> None:
+    async def reply(_: Received, writer: asyncio.StreamWriter) -> None:
+        writer.write(f"HTTP/1.1 {status}\r\nX-A: 1\r\n\r\n".encode())
+
+    gateway.upstream.reply = reply
+    for _ in range(2):
+        answer = gateway.call(body=CHAT)
+        assert (answer.status, answer.body, answer.header("x-a")) == (int(status[:3]), b"", "1")
+
+
+def test_an_answer_that_ends_with_its_connection(gateway: RunningGateway) -> None:
+    async def old(_: Received, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.0 200 OK\r\n\r\nhello")
+        await asyncio.sleep(0.05)
+        writer.write(b" world")
+        writer.close()
+
+    gateway.upstream.reply = old
+    assert gateway.call(body=CHAT).body == b"hello world"
+
+
+def test_a_header_with_a_lines_end_goes_nowhere() -> None:
+    async def post() -> None:
+        async with aiohttp.TCPConnector() as connector:
+            wire = Wire(connector, URL("http://127.0.0.1:9"), aiohttp.ClientTimeout())
+            await wire.post(b"/v1", [(b"x-a", b"1\r\nx-b: 2")], b"")
+
+    with pytest.raises(ValueError, match="line's end"):
+        asyncio.run(post())
+
+
+def certificate(folder: Path) -> Path:
+    """One for 127.0.0.1 that nobody has signed, and its key, in a file."""
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.datetime.now(datetime.UTC)
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
+    day = datetime.timedelta(days=1)
+    made = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now - day, now + day)
+    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    signed = made.add_extension(address, False).sign(key, hashes.SHA256())
+    pem = serialization.Encoding.PEM
+    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    path = folder / "certificate.pem"
+    path.write_bytes(private + signed.public_bytes(pem))
+    return path
+
+
+def test_over_tls_the_upstreams_certificate_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = certificate(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(file)
+    with recording_upstream(context) as upstream, running_gateway(upstream) as gateway:
+        answer = gateway.call(body=CHAT)
+        assert (answer.status, answer.json["error"]["code"]) == (502, "upstream_unreachable") and not upstream.heads
+        trusting = ssl.create_default_context(cafile=file)
+        monkeypatch.setattr(aiohttp.connector, "_SSL_CONTEXT_VERIFIED", trusting)
+        for _ in range(2):
+            assert gateway.call(body=CHAT).status == 200
+        assert upstream.last.body == CHAT
