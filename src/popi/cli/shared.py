@@ -50,14 +50,8 @@ def progress_bars() -> Progress:
 
 
 def loading(config: RunConfig) -> dict[str, Any]:
-    """How a run's models are loaded."""
-    model = config.model
-    return {
-        "templates": config.signals.template,
-        "dtype": model.dtype,
-        "device": model.device,
-        "chat_template": model.chat_template,
-    }
+    """How a run's inference model or generator is loaded."""
+    return {"templates": config.signals.template} | config.model.loading
 
 
 def trained_run(path: Path) -> "RunDirectory":

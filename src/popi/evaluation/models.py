@@ -164,15 +164,15 @@ class Models:
     def _load(self, path: str) -> AnyGenerator:
         templates, api = self.config.signals.template, self.config.model.api_generator
         if self.other is not None:
-            return self.other.load(self._loading)
+            return self.other.load(self.config.model.loading)
         if api.given:
             return ApiGenerator.from_config(api, templates)
-        return Generator.from_pretrained(path, templates, **self._loading)
+        return Generator.from_pretrained(path, templates, **self.config.model.loading)
 
     def inference_model(self, path: str) -> InferenceModel:
         """Load an inference model."""
         config = self.config
-        local = LocalModel.load(path, **self._loading)
+        local = LocalModel.load(path, **self.config.model.loading)
         summary, signals = config.summary, config.signals
         return InferenceModel(
             local, signals.template, summary.max_tokens, signals.token_budget, summary.conditioned_on_prompt
@@ -190,11 +190,6 @@ class Models:
         assert generator.embedding is not None, "the order saves them beside its generator"
         budget, size = self.config.signals.token_budget, self.config.evaluation.users_at_once
         return generator.embedding.soft_prompts([person.user for person in users], base, budget, size)
-
-    @property
-    def _loading(self) -> dict[str, Any]:
-        model = self.config.model
-        return {"dtype": model.dtype, "device": model.device, "chat_template": model.chat_template}
 
     def describe(self, name: str) -> dict[str, str]:
         """What identifies the models of a method: their paths and, for folders, their weight files."""

@@ -77,7 +77,7 @@ def _load(config: RunConfig, path: str | Path) -> LocalModel:
     model = config.model
     # Full weights in half precision would round small updates away: 0.02 less 3e-5 is still 0.02 in bfloat16.
     dtype = "float32" if model.dtype == "auto" and model.adapter == "none" else model.dtype
-    return LocalModel.load(path, dtype=dtype, device=model.device, chat_template=model.chat_template)
+    return LocalModel.load(path, **model.loading | {"dtype": dtype})
 
 
 def load_components(
