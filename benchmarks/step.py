@@ -162,7 +162,7 @@ def options_of(arguments: list[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.quick:
         options.signals, options.groups, options.repeats = [250, 1000], [8], 1
-    options.model = options.model or default_models(options.device)
+    options.model = options.model or ([] if options.table else default_models(options.device))
     if options.memory_limit is None:
         free = (
             [line for line in open("/proc/meminfo") if line.startswith("MemAvailable")]

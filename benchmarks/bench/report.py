@@ -96,7 +96,13 @@ def table(rows: Sequence[Row]) -> str:
             )
             + " |"
         )
-    taken = sorted({f"{row['machine']}, commit {row['commit']}, load {row['load']}" for row in rows})
+    loads: dict[tuple[str, str], list[float]] = {}
+    for row in rows:
+        loads.setdefault((row["machine"], row["commit"]), []).append(row["load"])
+    taken = [
+        f"{machine}, commit {commit}, {len(found)} rows, load {min(found)} to {max(found)}"
+        for (machine, commit), found in loads.items()
+    ]
     return "\n".join([*(f"Taken on {line}." for line in taken), "", *lines]) + "\n"
 
 
