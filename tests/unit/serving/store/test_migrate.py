@@ -17,6 +17,7 @@ def test_numbers_follow_each_other_and_no_step_is_changed() -> None:
         (2, "settings", SHA_2),
         (3, "people", SHA_3),
         (4, "renewals", SHA_4),
+        (5, "bases", SHA_5),
     ]
 
 
@@ -24,6 +25,7 @@ SHA_1 = "0ba59f65332e"
 SHA_2 = "4d13625c4153"
 SHA_3 = "03be42aef026"
 SHA_4 = "20080515daf5"
+SHA_5 = "987a5a514d00"
 
 
 def test_schema_is_what_the_queries_expect(store_url: str) -> None:
