@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
+from scoring import whole_batches
 from torch import Tensor
 
 import popi.backends.local
@@ -26,6 +27,7 @@ import popi.training.inference_phase
 from popi.backends.decoding import pick
 from popi.config import load_config
 from popi.scoring import ScoringItem
+from popi.training.run_directory import read_jsonl
 from popi.training.train import train
 
 OUT = Path("runs/bench")
@@ -47,22 +49,7 @@ def group_logps(
 
 def pair_logps(model: Any, items: list[ScoringItem], pad_id: int, batch_size: int = 64) -> tuple[Tensor, Tensor]:
     """As popi.scoring has it, each response behind its own prefix."""
-    rows = [(item.prefix, response) for item in items for response in (item.chosen, item.rejected)]
-    sums = []
-    with torch.no_grad():
-        for start in range(0, len(rows), batch_size):
-            part = rows[start : start + batch_size]
-            width = max(len(prefix) + len(response) for prefix, response in part)
-            ids, mask = torch.full((len(part), width), pad_id), torch.zeros(len(part), width, dtype=torch.long)
-            scored = torch.zeros(len(part), width, dtype=torch.bool)
-            for n, (prefix, response) in enumerate(part):
-                length = len(prefix) + len(response)
-                ids[n, :length], mask[n, :length] = torch.tensor([*prefix, *response]), 1
-                scored[n, len(prefix) : length] = True
-            logits = model(input_ids=ids, attention_mask=mask).logits[:, :-1].float()
-            logps = torch.log_softmax(logits, -1).gather(2, ids[:, 1:, None])[..., 0]
-            sums.append((logps * scored[:, 1:]).sum(1))
-    both = torch.cat(sums).reshape(-1, 2)
+    both = whole_batches(model, items, pad_id, batch_size)
     return both[:, 0], both[:, 1]
 
 
@@ -114,8 +101,7 @@ def curve(way: str, options: argparse.Namespace) -> list[dict[str, Any]]:
         ],
     )
     run = train(config, console=Console(quiet=True))
-    rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    return [row for row in rows if row["phase"].startswith("inference")]
+    return [row for row in read_jsonl(run / "log.jsonl") if row["phase"].startswith("inference")]
 
 
 def plot(curves: dict[str, list[dict[str, Any]]], path: Path) -> None:

@@ -10,6 +10,7 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -20,14 +21,16 @@ from popi.nano.world import make_users, oracle_summary
 from popi.scoring import ScoringItem, pair_logps, pair_logps_plain
 
 
-def whole_batches(generator: Generator, items: list[ScoringItem], batch_size: int = 64) -> torch.Tensor:
-    """Each response with its prefix as a sequence of its own, in padded batches, with logits of every position."""
+def whole_batches(model: Any, items: list[ScoringItem], pad_id: int, batch_size: int = 64) -> torch.Tensor:
+    """Each response with its prefix as a sequence of its own, in padded batches, with logits of every position: summed
+    log-probs of chosen and rejected, (n, 2).
+    """
     sums = []
     pairs = [(item.prefix, response) for item in items for response in (item.chosen, item.rejected)]
     for start in range(0, len(pairs), batch_size):
         batch = pairs[start : start + batch_size]
         width = max(len(prefix) + len(response) for prefix, response in batch)
-        ids = torch.full((len(batch), width), generator.local.pad_id)
+        ids = torch.full((len(batch), width), pad_id)
         scored = torch.zeros(len(batch), width, dtype=torch.bool)
         mask = torch.zeros(len(batch), width, dtype=torch.long)
         for row, (prefix, response) in enumerate(batch):
@@ -36,7 +39,7 @@ def whole_batches(generator: Generator, items: list[ScoringItem], batch_size: in
             scored[row, len(prefix) : length] = True
             mask[row, :length] = 1
         with torch.no_grad():
-            logps = torch.log_softmax(generator.local.model(input_ids=ids, attention_mask=mask).logits.float(), -1)
+            logps = torch.log_softmax(model(input_ids=ids, attention_mask=mask).logits.float(), -1)
         taken = logps[:, :-1].gather(2, ids[:, 1:, None])[..., 0]
         sums.append((taken * scored[:, 1:]).sum(1))
     return torch.cat(sums).reshape(-1, 2)
@@ -62,7 +65,7 @@ def main() -> None:
 
     ways: dict[str, Callable[[], torch.Tensor]] = {
         "whole sequences, one by one": one_by_one,
-        "whole sequences, batched": lambda: whole_batches(generator, items),
+        "whole sequences, batched": lambda: whole_batches(generator.local.model, items, generator.local.pad_id),
         "tree rows": lambda: torch.stack(pair_logps(model, items, pad), 1),
     }
     truth = one_by_one()

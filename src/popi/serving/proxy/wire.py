@@ -1,9 +1,9 @@
 """A request with a whole body, on a connection of aiohttp's pool.
 
 aiohttp's session does much for a request that a gateway has no use for: header tables, cookies, redirects, a writer of
-its own; it costs as much as all of the gateway's own work (docs/gateway_proxy.md). Here the request is written in one
-piece. Pool, TLS, time limits and the parser of answers are aiohttp's all the same, by `TCPConnector.connect` and the
-connection's protocol; the latter is no part of its documented interface, so its version is bounded (pyproject.toml).
+its own; that is a good part of what a request costs. Here the request is written in one piece. Pool, TLS, time limits
+and the parser of answers are aiohttp's all the same, by `TCPConnector.connect` and the connection's protocol; the
+latter is no part of its documented interface, so its version is bounded (pyproject.toml).
 """
 
 import asyncio
