@@ -3,11 +3,12 @@
     python benchmarks/step.py [--quick] [--only PART …] [--model NAME …] [--signals N …] [--groups G …]
     python benchmarks/step.py --table        # write the table of docs/performance.md from runs/bench/bench.json
 
-Every way has a process of its own, and they take turns: each repeat runs all of them once, after one run each that is
-not timed. A row of bench.json has the medians, the ratios to popi's (more than 1: popi is faster), popi's to the floor
-(the distinct tokens once through the model), peaks of memory, and the largest difference of what the ways computed. A
-way that ran out of memory or time has null there, and the row says which; but the released pattern, where a group does
-not fit, is tried again with half as many sequences at once (`released_at_once`). Rows that were measured before stay.
+Every way has a process of its own, and they take turns. Between turns it gives its memory back; so at each it runs
+twice, and the second run, a step among others, is timed. A row of bench.json has the medians, the ratios to popi's
+(more than 1: popi is faster), popi's to the floor (the distinct tokens once through the model), peaks of memory, and
+the largest difference of what the ways computed. A way that ran out of memory or time has null there, and the row says
+which; but the released pattern, where a group does not fit, is tried again with half as many sequences at once
+(`released_at_once`). Rows that were measured before stay.
 """
 
 import argparse
@@ -71,7 +72,7 @@ def measure(case: Case, options: argparse.Namespace, context: Any) -> Row:
 
     for way in WAYS:  # one after the other: loading is no part of it
         start(way)
-    for repeat in range(options.repeats + 1):
+    for _ in range(options.repeats):
         for way in WAYS:
             while way not in failed:
                 try:
@@ -83,7 +84,7 @@ def measure(case: Case, options: argparse.Namespace, context: Any) -> Row:
                         start(way)
                     else:
                         failed[way] = str(failure)
-            if way not in failed and (repeat or options.repeats == 0):
+            if way not in failed:
                 seconds[way].append(took)
     differences: dict[str, float] = {}
     if "ours" not in failed:
@@ -150,7 +151,7 @@ def options_of(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--signals", nargs="+", type=int, default=[250, 1000, 2000, 4000], help="tokens")
     parser.add_argument("--groups", nargs="+", type=int, default=[4, 8, 16], help="summaries of one user's signals")
     parser.add_argument("--quick", action="store_true", help="two lengths, one group size, one repeat")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=3, help="turns of each way; the median counts")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if gpu else "cpu")
     parser.add_argument("--time-limit", type=float, default=300.0, help="most seconds of one run of one way")

@@ -60,6 +60,7 @@ def serve(pipe: Connection, way: str, case: Case, memory_limit: int) -> None:
                 if order == "check":
                     pipe.send(("ok", {k: v.numpy() for k, v in built.check().items()}))
                     continue
+                built.run()  # memory that was given back is taken again: no part of a step among others
                 found, seconds = timed(built, gpu)
                 peak = torch.cuda.max_memory_allocated() if gpu else resident() - before
                 built.policy.zero_grad(set_to_none=True)
@@ -93,7 +94,7 @@ class Worker:
 
     Args:
         context: multiprocessing's, with a server that has imported everything.
-        seconds: most that one order may take.
+        seconds: most that one run may take; an order is two of them, of which the second is timed.
     """
 
     def __init__(self, context: Any, way: str, case: Case, memory_limit: int, seconds: float) -> None:
@@ -106,7 +107,7 @@ class Worker:
     def answer(self) -> Any:
         """The next answer. Raises Failure."""
         try:
-            if not self.pipe.poll(self.seconds):
+            if not self.pipe.poll(2 * self.seconds):
                 self.process.kill()
                 raise Failure(f"out of time (more than {self.seconds:g} s)")
             kind, content = self.pipe.recv()

@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from popi.attention import takes_tree_masks
+from popi.last_layer import read_from
 from popi.masks import additive, slides
 from popi.soft_prompts import with_soft_prompts
 
@@ -301,17 +302,21 @@ def _states(causal: Any, batch: TreeBatch) -> Tensor:
         if batch.soft is None
         else {"inputs_embeds": with_soft_prompts(embed, batch.input_ids, batch.soft)}
     )
+    read = int(batch.source[:, 1].min()) if len(batch.source) else 0
     # The root's causal positions need no mask, where the attention knows that and does not slide.
-    first = batch.root if takes_tree_masks(causal) and not slides(config) else 0
+    first = min(batch.root, read) if takes_tree_masks(causal) and not slides(config) else 0
     positions = batch.position_ids
-    hidden = causal.get_decoder()(
-        **inputs,
-        # Additive, and made once: SDPA would convert a boolean mask in every layer, eager attention add True as 1.
-        attention_mask=additive(config, batch.mask(first), positions[:, first:], positions, embed.weight.dtype),
-        position_ids=positions,
-        use_cache=False,
-    ).last_hidden_state
-    found: Tensor = hidden[batch.source[:, 0], batch.source[:, 1]]
+    decoder = causal.get_decoder()
+    with read_from(decoder, read):
+        hidden = decoder(
+            **inputs,
+            # Additive, and made once: SDPA would convert a boolean mask in every layer, eager attention add True as 1.
+            attention_mask=additive(config, batch.mask(first), positions[:, first:], positions, embed.weight.dtype),
+            position_ids=positions,
+            use_cache=False,
+        ).last_hidden_state
+    left_out = positions.shape[1] - hidden.shape[1]
+    found: Tensor = hidden[batch.source[:, 0], batch.source[:, 1] - left_out]
     return found
 
 

@@ -93,4 +93,4 @@ def test_only_the_branches_bring_a_mask(monkeypatch: pytest.MonkeyPatch, dtype: 
         lambda config, allowed, *rest: seen.append(allowed.shape) or additive(config, allowed, *rest),
     )
     token_logps(model, pack([[Segment(range(1, 31)), Segment([3, 4], 0, True), Segment([5], 0, True)]], 0))
-    assert seen == [(1, 1, 3, 33)]
+    assert seen == [(1, 1, 4, 33)]  # and the root's last token, which the last layer reads
