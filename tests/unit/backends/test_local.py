@@ -88,6 +88,13 @@ def test_nucleus_by_hand() -> None:
     assert set(pick(logits, 0.0, 1.0).tolist()) == {1}
 
 
+def test_what_has_no_probability_is_never_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = torch.tensor([[float("-inf"), 0.0, float("-inf"), 0.0, float("-inf")]]).repeat(3, 1)
+    edges = torch.tensor([[0.0], [0.5], [1 - 2**-24]])  # the smallest and largest of torch.rand, and a boundary
+    monkeypatch.setattr(torch, "rand", lambda *size, **more: edges)
+    assert pick(logits, 1.0, 1.0).tolist() == [1, 3, 3]
+
+
 def test_text_is_cut_at_the_end_of_turn(local: LocalModel) -> None:
     ids = local.encode_response("tell me about bees.")
     assert ids[-1] == local.end_id
@@ -240,6 +247,23 @@ def test_diverged_weights_are_named(tiny_base: Path) -> None:
         broken.model.get_input_embeddings().weight.fill_(float("nan"))
     with pytest.raises(ModelError, match="not numbers"):
         broken.generate([[5, 6]], max_new_tokens=2, temperature=1.0)
+
+
+def test_weights_that_diverge_on_the_way_are_named(tiny_base: Path) -> None:
+    broken = LocalModel.load(tiny_base)
+    forward, calls = broken.model.forward, []
+
+    def third_is_none(**arguments: object) -> object:
+        found = forward(**arguments)
+        calls.append(found)
+        if len(calls) == 3:
+            found.logits = found.logits * float("nan")
+        return found
+
+    broken.model.forward = third_is_none
+    with pytest.raises(ModelError, match="not numbers"):
+        broken.generate([[5, 6]], max_new_tokens=6, temperature=1.0)
+    assert len(calls) > 2
 
 
 def test_a_temperature_next_to_nothing_is_greedy() -> None:
