@@ -1,7 +1,7 @@
 """Summaries for the proxy, kept in memory for a moment (interfaces.Summaries).
 
 age        what a request gets
-≤ 2 s      what is kept
+≤ 2 s      what is kept; from 1 s on it is read anew behind the request, so that users who are active wait for no store
 ≤ 30 s     the store's answer, or what is kept where the store lets one wait or fails
 older      the store's answer, or a fault
 """
@@ -19,6 +19,8 @@ from popi.serving.store.threads import Store
 
 FRESH_SECONDS = 2.0
 """How long a summary is used without asking the store: so late another process's change is seen."""
+AHEAD_SECONDS = 0.02
+"""How long after its use a summary is read anew that will be old soon: not while the request is on its way upstream."""
 STALE_SECONDS = 30.0
 """How old a summary may be that is used because the store does not answer."""
 PATIENCE_SECONDS = 0.025
@@ -77,12 +79,18 @@ class SummaryCache:
         self._fresh, self._stale = fresh_seconds, stale_seconds
         self._kept: OrderedDict[Key, _Kept] = OrderedDict()
         self._reading: dict[Key, _Reading] = {}
+        self._ahead: set[Key] = set()
         self.old_ones = 0
 
     def at_hand(self, tenant: str, user_id: str) -> _Kept | None:
         """What is kept of a user, if it may be used without asking the store."""
-        kept = self._kept.get((tenant, user_id))
-        return kept if kept is not None and self._clock() < kept.read_at + self._fresh else None
+        kept = self._kept.get(key := (tenant, user_id))
+        if kept is None or (age := self._clock() - kept.read_at) >= self._fresh:
+            return None
+        if 2 * age >= self._fresh and key not in self._ahead:
+            self._ahead.add(key)
+            asyncio.get_running_loop().call_later(AHEAD_SECONDS, self._read_ahead, key)
+        return kept
 
     async def summary_of(self, tenant: str, user_id: str) -> StoredSummary | None:
         """The user's current summary; None where there is none.
@@ -135,6 +143,11 @@ class SummaryCache:
             reading = self._reading[key] = _Reading(task, self._clock())
             task.add_done_callback(lambda _: self._keep(key, reading))
         return reading
+
+    def _read_ahead(self, key: Key) -> None:
+        self._ahead.discard(key)
+        if not self._store.hangs:
+            self._read(key)
 
     def _keep(self, key: Key, reading: _Reading) -> None:
         task = reading.task

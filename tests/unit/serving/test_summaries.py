@@ -44,6 +44,36 @@ def test_read_once_in_a_while_and_after_a_change(store: Store) -> None:
     asyncio.run(ask())
 
 
+def test_one_that_is_used_is_read_again_before_it_is_old(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    cache = SummaryCache(store, fresh_seconds=2.0, clock=clock)
+    reads = []
+    read = store.database.read
+    monkeypatch.setattr(store.database, "read", lambda *args, **more: reads.append(args) or read(*args, **more))
+
+    async def ask() -> None:
+        put(store, "a")
+        await cache.summary_of("t", "u")
+        clock.now += 0.9
+        for _ in range(3):
+            assert cache.at_hand("t", "u") is not None
+        await asyncio.sleep(2 * module.AHEAD_SECONDS)
+        assert len(reads) == 1  # too early
+        put(store, "b")  # by another process
+        clock.now += 0.2
+        for _ in range(3):
+            kept = cache.at_hand("t", "u")
+            assert kept is not None and kept.summary == StoredSummary("a", 1)
+        assert len(reads) == 1  # not while the request is on its way
+        await asyncio.sleep(4 * module.AHEAD_SECONDS)
+        assert len(reads) == 2
+        clock.now += 1.9  # the first reading is old by now
+        kept = cache.at_hand("t", "u")
+        assert kept is not None and kept.summary == StoredSummary("b", 2)
+
+    asyncio.run(ask())
+
+
 def test_a_reading_from_before_a_change_is_not_kept(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = SummaryCache(store, 1000.0)
     read, gate, begun = store.database.read, threading.Event(), threading.Event()
