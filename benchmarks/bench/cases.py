@@ -98,9 +98,13 @@ def load(case: Case) -> Any:
             eos_token_id=None,
         )
         torch.manual_seed(case.seed)
-        with torch.device(case.device):
-            model = LlamaForCausalLM(config).to(dtype)
-        return model.eval()
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(dtype)  # made in float32 first, its peak of memory would be that of loading
+        try:
+            with torch.device(case.device):
+                return LlamaForCausalLM(config).eval()
+        finally:
+            torch.set_default_dtype(before)
     from popi.backends.local import LocalModel
 
     return LocalModel.load(case.model, dtype=case.dtype, device=case.device).model

@@ -21,6 +21,10 @@ class _Known(Exception):
     """The keys and values are known: the rest of the layer is not wanted."""
 
 
+class _Unknown(Exception):
+    """The layer asked its cache for something else."""
+
+
 class _Before:
     """In the place of a layer's cache: ends the first call at its keys and values, and gives them to the next."""
 
@@ -33,6 +37,9 @@ class _Before:
             self.kept = keys, values
             raise _Known
         return torch.cat([self.kept[0], keys], 2), torch.cat([self.kept[1], values], 2)
+
+    def __getattr__(self, name: str) -> Any:
+        raise _Unknown
 
 
 def _tensors(value: Any) -> list[Tensor]:
@@ -78,6 +85,8 @@ def _from(
             of_rest = {name: _cut(arguments[name], rest) for name in cut}
             mask = arguments["attention_mask"][:, :, first - hidden.shape[1] :]
             return whole(hidden[:, rest], *others, **given | of_rest | {"attention_mask": mask})
+    except _Unknown:
+        pass
     finally:
         layer.gradient_checkpointing = checkpointed
     return whole(hidden, *others, **arguments)
@@ -87,9 +96,10 @@ def _from(
 def read_from(decoder: Any, first: int) -> Iterator[None]:
     """Within it, the decoder's hidden states are those of the positions from `first` on.
 
-    A decoder without `layers`, or whose last layer knows no `CACHE`, keeps nothing in it, or is given something else
-    for each token than `OF_TOKENS`, gives those of all positions as ever: look at the length. The mask must have rows
-    for the positions from `first` on. Not for several threads at a time on one model.
+    A decoder without `layers`, or whose last layer knows no `CACHE`, does anything else with it than to put keys and
+    values there, or is given something else for each token than `OF_TOKENS`, gives those of all positions as ever:
+    look at the length. The mask must have rows for the positions from `first` on. Not for several threads at a time on
+    one model.
     """
     layers = getattr(decoder, "layers", None)
     if not layers or first <= 0 or CACHE not in signature(type(layers[-1]).forward).parameters:

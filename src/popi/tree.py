@@ -205,28 +205,50 @@ def through_wrapper(model: torch.nn.Module, compute: Callable[[torch.nn.Module],
             plain.forward = own
 
 
-def _logits(hidden: Tensor, head: torch.nn.Module, softcap: float | None, temperature: float) -> Tensor:
-    logits: Tensor = head(hidden).float()  # (n, V)
-    if softcap:
-        logits = softcap * torch.tanh(logits / softcap)
-    return logits if temperature == 1 else logits / temperature
+@dataclass(frozen=True)
+class Head:
+    """From hidden states to logits, as the model's own forward goes: a few families scale them, or cap them softly."""
+
+    linear: Any
+    scale: float
+    softcap: float | None
+
+    @classmethod
+    def of(cls, causal: Any) -> "Head":
+        """The head of a causal LM."""
+        config = causal.config.get_text_config()
+        scale = 1.0
+        for name in ("logit_scale", "output_multiplier", "lm_head_multiplier"):  # Cohere, Muse, Falcon
+            if getattr(config, name, None) is not None:
+                scale = float(getattr(config, name))
+                break
+        else:
+            if getattr(config, "logits_scaling", None) is not None:  # Granite divides by it
+                scaling = float(config.logits_scaling)
+                scale = scaling if config.model_type == "hyperclovax" else 1 / scaling
+        return cls(causal.get_output_embeddings(), scale, getattr(config, "final_logit_softcapping", None))
+
+    def logits(self, hidden: Tensor, temperature: float) -> Tensor:
+        """(n, d) to (n, V), float32, over the temperature."""
+        logits: Tensor = self.linear(hidden).float()
+        if self.scale != 1:
+            logits = logits * self.scale
+        if self.softcap:
+            logits = self.softcap * torch.tanh(logits / self.softcap)
+        return logits if temperature == 1 else logits / temperature
 
 
-def _trained(
-    hidden: Tensor, target: Tensor, head: torch.nn.Module, softcap: float | None, temperature: float, entropy: bool
-) -> tuple[Tensor, Tensor]:
+def _trained(hidden: Tensor, target: Tensor, head: Head, temperature: float, entropy: bool) -> tuple[Tensor, Tensor]:
     """Differentiable log-probs (n,); entropies (n,), which are not."""
-    logps = torch.log_softmax(_logits(hidden, head, softcap, temperature), dim=-1)
+    logps = torch.log_softmax(head.logits(hidden, temperature), dim=-1)
     chosen = logps.gather(1, target[:, None])[:, 0]
     with torch.no_grad():
         return chosen, -(logps.exp() * logps).sum(-1) if entropy else chosen.new_zeros(0)
 
 
-def _scored(
-    hidden: Tensor, target: Tensor, head: torch.nn.Module, softcap: float | None, temperature: float
-) -> tuple[Tensor, Tensor]:
+def _scored(hidden: Tensor, target: Tensor, head: Head, temperature: float) -> tuple[Tensor, Tensor]:
     """Log-probs (n,) without gradient: the logit less the logsumexp, worked out in the place of the logits."""
-    logits = _logits(hidden, head, softcap, temperature)
+    logits = head.logits(hidden, temperature)
     chosen = logits.gather(1, target[:, None])[:, 0]
     largest = logits.amax(-1)
     total = logits.sub_(largest[:, None]).exp_().sum(-1)
@@ -258,14 +280,13 @@ def token_logps_and_entropies(
     """
     causal = causal_lm(model)
     hidden = scored_states(causal, batch)
-    head = causal.get_output_embeddings()  # type: ignore[operator]
-    config = causal.config.get_text_config()  # type: ignore[union-attr, operator]
-    softcap = getattr(config, "final_logit_softcapping", None)
-    chunk = chunk or chunk_of(config.vocab_size, hidden.device)
-    recompute = torch.is_grad_enabled() and config.vocab_size >= LARGE_VOCABULARY
+    head = Head.of(causal)
+    vocabulary = causal.config.get_text_config().vocab_size  # type: ignore[union-attr, operator]
+    chunk = chunk or chunk_of(vocabulary, hidden.device)
+    recompute = torch.is_grad_enabled() and vocabulary >= LARGE_VOCABULARY
     logps, entropies = [], []
     for start in range(0, len(hidden), chunk):
-        arguments = (hidden[start : start + chunk], batch.target[start : start + chunk], head, softcap, temperature)
+        arguments = (hidden[start : start + chunk], batch.target[start : start + chunk], head, temperature)
         if recompute:
             part = checkpoint(_trained, *arguments, entropy, use_reentrant=False)
         elif torch.is_grad_enabled() or entropy:

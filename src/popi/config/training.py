@@ -42,7 +42,8 @@ class VllmRolloutsConfig(Section):
     gpu_memory: float = Field(default=0.3, gt=0, lt=1)
     """Share of the GPU's memory that vLLM takes where it runs inside this process."""
     tolerance: PositiveFloat = 0.1
-    """Largest mean difference, over a step's tokens, between vLLM's log-probs and the trained model's (nats)."""
+    """Largest mean difference, over a step's tokens, between vLLM's log-probs and the trained model's (nats). With
+    `summary.top_p` below 1, -log(top_p) more: vLLM tells those of the nucleus."""
 
 
 class TrainingConfig(Section):

@@ -218,7 +218,8 @@ class InferenceTrainer(PhaseTrainer, GRPOTrainer):
             drawn, told = super()._generate_single_turn(prompt_ids, None, {}, num_generations)
         with torch.no_grad():
             ours = completion_logps(plain, prompt_ids, drawn, self.local.pad_id, self.temperature)
-        self._metrics["train"]["rollout_difference"].append(check_log_probs(told, ours, self.tolerance))
+        found = check_log_probs(told, ours, self.tolerance, self.top_p)
+        self._metrics["train"]["rollout_difference"].append(found)
         return drawn
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:

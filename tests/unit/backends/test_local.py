@@ -266,6 +266,20 @@ def test_weights_that_diverge_on_the_way_are_named(tiny_base: Path) -> None:
     assert len(calls) > 2
 
 
+def test_an_infinite_logit_is_named(tiny_base: Path) -> None:
+    broken = LocalModel.load(tiny_base)
+    forward = broken.model.forward
+
+    def overflows(**arguments: object) -> object:
+        found = forward(**arguments)
+        found.logits[..., 3] = float("inf")
+        return found
+
+    broken.model.forward = overflows
+    with pytest.raises(ModelError, match="not numbers"):
+        broken.generate([[5, 6]], max_new_tokens=2, temperature=1.0)
+
+
 def test_a_temperature_next_to_nothing_is_greedy() -> None:
     assert pick(torch.tensor([[1.0, 3.0, 2.0]]), 1e-45, 1.0).tolist() == [1]
 
