@@ -17,6 +17,8 @@ from transformers.masking_utils import sdpa_mask
 
 TREE = "popi_sdpa"
 """Name of this attention among transformers' own."""
+FOLDED = 128
+"""Most queries behind a longer cache for which the mask is repeated and not the keys and values."""
 
 
 def tree_attention(
@@ -33,8 +35,8 @@ def tree_attention(
         query: (B, heads, Q, head_dim).
         key, value: (B, kv_heads, K, head_dim).
         attention_mask: additive (B, 1, S, K). With S < Q = K it is that of the last S queries, and the others are
-            causal. Several queries behind a longer cache (S = Q < K) share each key/value head with its group of heads:
-            no copy of the cache is made for them.
+            causal. A few queries behind a longer cache (S = Q < K, up to `FOLDED`) share each key/value head with its
+            group of heads: no copy of the cache is made for them.
 
     Returns:
         (B, Q, heads, head_dim).
@@ -58,7 +60,7 @@ def tree_attention(
         branches, _ = sdpa_attention_forward(module, query[:, :, first:], key, value, attention_mask, **arguments)
         return torch.cat([root, branches], 1), None
     heads, kv_heads = query.shape[1], key.shape[1]
-    if 1 < queries < keys and kv_heads < heads and attention_mask.shape[1] == 1:
+    if 1 < queries < keys and queries <= FOLDED and kv_heads < heads and attention_mask.shape[1] == 1:
         group = heads // kv_heads
         folded = scaled_dot_product_attention(
             query.reshape(len(query), kv_heads, group * queries, -1),  # a group's heads stand side by side
