@@ -6,12 +6,10 @@ where its key may speak for users. A user key stands for one user: naming anothe
 
 from collections.abc import Sequence
 
-from popi.errors import AuthError
+from popi.errors import AuthError, DataError
 from popi.serving.interfaces import Caller
+from popi.serving.profiles.models import checked_user_id
 from popi.serving.proxy.ids import FoundId
-
-LONGEST = 512
-"""Most characters of a user id that is looked up."""
 
 
 def user_of(
@@ -21,7 +19,7 @@ def user_of(
     found: Sequence[FoundId],
     fields: Sequence[str],
 ) -> str | None:
-    """The end user's id, or None: personalise for nobody.
+    """The end user's id, or None: personalise for nobody. An id that the profile API would not take is nobody's.
 
     Args:
         caller: whose key it is.
@@ -40,8 +38,10 @@ def user_of(
         *((field, of_field[field]) for field in fields if field in of_field),
     ]
     if caller.speaks_for_users:
-        user_id = named[0][1] if named else None
-        return user_id if user_id is None or len(user_id) <= LONGEST else None
+        try:
+            return checked_user_id(named[0][1]) if named else None
+        except DataError:
+            return None
     doubles = ((one.field, one.user_id) for one in found if one.user_id and one.field in fields)
     for place, user_id in (*named, *doubles):
         if user_id != caller.user_id:

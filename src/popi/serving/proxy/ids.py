@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
+from popi.serving.profiles.models import LONGEST_ID
 from popi.serving.proxy.members import Edit, Member, read_object, string, without
 
 KEPT = 10_000
-"""Most pseudonyms that are kept ready."""
+"""Most pseudonyms that are kept ready. Those of ids that are too long for a user's are not: they may take megabytes."""
 
 
 class Pseudonyms:
@@ -20,11 +21,15 @@ class Pseudonyms:
 
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
-        self.of = lru_cache(maxsize=KEPT)(self._of)
+        self._kept = lru_cache(maxsize=KEPT)(self._of)
+
+    def of(self, tenant: str, user_id: str) -> str:
+        """What stands for a user."""
+        return self._kept(tenant, user_id) if len(user_id) <= LONGEST_ID else self._of(tenant, user_id)
 
     def forget(self) -> None:
         """Keep no user's id in memory."""
-        self.of.cache_clear()
+        self._kept.cache_clear()
 
     def _of(self, tenant: str, user_id: str) -> str:
         # The tenant's length goes first: ("a", "b:c") and ("a:b", "c") are two users.

@@ -79,20 +79,25 @@ class Tokens:
 
 
 class _IssuerKeys:
-    """The issuer's public keys by their ids, fetched when needed, by one request at a time."""
+    """The issuer's public keys by their ids, fetched when needed.
+
+    A fetch is a task of its own, which all share who wait for it: a client that hangs up does not take it along. Only
+    they wait whose key is not at hand.
+    """
 
     def __init__(self, url: str, fetch: Fetch, clock: Callable[[], float] = time.monotonic) -> None:
         self._url, self._fetch, self._clock = url, fetch, clock
         self._keys: dict[str | None, Any] = {}
         self._fetched = self._tried = -float("inf")
-        self._lock = asyncio.Lock()
+        self._renewal: asyncio.Task[None] | None = None
 
     async def key_for(self, header: dict[str, Any]) -> Any:
         kid = header.get("kid")
-        if self._missing(kid):
-            async with self._lock:
-                if self._missing(kid) and self._clock() - self._tried >= BETWEEN_S:
-                    await self._renew()
+        known, age = self._known(kid), self._clock() - self._fetched
+        if not known or age > FRESH_S:
+            renewal = self._renewing()
+            if renewal is not None and (not known or age > USABLE_S):
+                await asyncio.shield(renewal)
         if not self._keys or self._clock() - self._fetched > USABLE_S:
             raise AuthError("the keys of the tokens' issuer can't be fetched now; try again soon", status=503)
         if kid is None and len(self._keys) == 1:  # which one is meant is plain
@@ -101,12 +106,19 @@ class _IssuerKeys:
             raise AuthError("the token is signed with a key that its issuer does not list")
         return self._keys[kid]
 
-    def _missing(self, kid: object) -> bool:
-        known = kid in self._keys or (kid is None and len(self._keys) == 1)
-        return not known or self._clock() - self._fetched > FRESH_S
+    def _known(self, kid: object) -> bool:
+        return kid in self._keys or (kid is None and len(self._keys) == 1)
+
+    def _renewing(self) -> "asyncio.Task[None] | None":
+        """The fetch under way, or a new one; None: the last is over, and was begun too short a time ago."""
+        if self._renewal is None or self._renewal.done():
+            if self._clock() - self._tried < BETWEEN_S:
+                return None
+            self._tried = self._clock()
+            self._renewal = asyncio.get_running_loop().create_task(self._renew())
+        return self._renewal
 
     async def _renew(self) -> None:
-        self._tried = self._clock()
         try:
             entries = json.loads(await self._fetch(self._url))["keys"]
             keys = {}

@@ -11,11 +11,14 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from popi.serving.proxy.refusals import Refusal
+
 # Numbers stay the bytes they are: Python would refuse some that JSON allows (more than 4,300 digits).
 _DECODER = json.JSONDecoder(strict=False, parse_int=str.encode, parse_float=str.encode, parse_constant=str.encode)
 _value = _DECODER.raw_decode
 _B = r"[ \t\n\r]*"
 _blank = re.compile(_B).match
+_before = re.compile(rf"(?:\xef\xbb\xbf)?{_B}").match  # a mark of UTF-8, and blanks
 _opening = re.compile(rf"\{{{_B}(}}?)").match
 _plain_name = re.compile(rf'"([^"\\]*)"{_B}:{_B}').match
 _colon = re.compile(rf"{_B}:{_B}").match
@@ -23,7 +26,7 @@ _following = re.compile(rf"{_B}(?:(}})|,{_B})").match
 
 
 class Unreadable(Exception):
-    """Not a JSON object, cut short, or nested too deep to be read. Says nothing of the text: it is a user's."""
+    """Not a JSON object, or cut short. Says nothing of the text: it is a user's."""
 
 
 class Member(NamedTuple):
@@ -62,8 +65,11 @@ def read_body(text: str) -> tuple[int, list[Member]]:
 
     Raises:
         Unreadable: the body is anything else.
+        Refusal: it is nested too deep.
     """
-    start = _skip(text, 0)
+    before = _before(text)
+    assert before is not None  # it matches nothing, too
+    start = before.end()
     members, end = read_object(text, start)
     if _skip(text, end) != len(text):
         raise Unreadable
@@ -75,6 +81,7 @@ def read_object(text: str, start: int) -> tuple[list[Member], int]:
 
     Raises:
         Unreadable: there is none, or it is not valid.
+        Refusal: it is nested too deep.
     """
     members: list[Member] = []
     opening = _opening(text, start)
@@ -104,15 +111,24 @@ def read_object(text: str, start: int) -> tuple[list[Member], int]:
             at = following.end()
             if following[1] == "}":
                 return members, at
-    except (ValueError, IndexError, RecursionError):
+    except (ValueError, IndexError):
         raise Unreadable from None
+    except RecursionError:
+        raise _too_deep() from None
 
 
 def items(text: str, start: int) -> Iterator[tuple[Any, int]]:
-    """Values of the (valid) array that begins at `start`, each with where it begins."""
+    """Values of the (valid) array that begins at `start`, each with where it begins.
+
+    Raises:
+        Refusal: one is nested too deep. What could be read from above need not be readable from here.
+    """
     at = _skip(text, start + 1)
     while text[at] != "]":
-        value, end = _value(text, at)
+        try:
+            value, end = _value(text, at)
+        except RecursionError:
+            raise _too_deep() from None
         yield value, at
         at = _skip(text, end)
         if text[at] == ",":
@@ -159,6 +175,10 @@ def apply(body: bytes, edits: Sequence[Edit]) -> bytes:
         at = edit.end
     parts.append(body[at:])
     return b"".join(parts)
+
+
+def _too_deep() -> Refusal:
+    return Refusal(400, "body_too_deep", "the JSON of this request is nested too deep to be read")
 
 
 def _skip(text: str, at: int) -> int:

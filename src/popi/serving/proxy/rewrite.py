@@ -8,6 +8,7 @@ from popi.serving.proxy.body import unpacked
 from popi.serving.proxy.ids import FoundId, Pseudonyms, find_ids, id_edits
 from popi.serving.proxy.inject import Api, summary_edit
 from popi.serving.proxy.members import Member, Unreadable, apply, body_text, read_body
+from popi.serving.proxy.refusals import Refusal
 from popi.serving.proxy.settings import ProxySettings
 
 
@@ -49,7 +50,7 @@ class Rewriter:
         """Find what matters in a body.
 
         Raises:
-            Refusal: it is compressed in a way that can't be read here, or too long.
+            Refusal: it is compressed, written or nested in a way that can't be read here, or too long.
         """
         body = unpacked(raw, encoding, self._most)
         if body is not None:
@@ -58,11 +59,17 @@ class Rewriter:
                 start, members = read_body(text)
                 return Rewriting(raw, api, body, text, start, members, find_ids(body, text, members))
             except Unreadable:
-                pass
+                # Upstreams read what is no JSON here but is in UTF-16 or UTF-32: ids in it would pass unseen.
+                if b"\0" in body[:4]:
+                    raise Refusal(400, "body_encoding", "the JSON of this request must be in UTF-8") from None
         return Rewriting(raw, api, b"", "", 0, None, ())
 
     def write(self, read: Rewriting, tenant: str, summary: str | None) -> tuple[bytes, bool]:
-        """The body that goes upstream, and whether the summary is in it. Unchanged, it is the one that came."""
+        """The body that goes upstream, and whether the summary is in it. Unchanged, it is the one that came.
+
+        Raises:
+            Refusal: it is nested too deep.
+        """
         if read.members is None:
             return read.raw, False
         body, text, start, members = read.body, read.text, read.start, read.members

@@ -10,7 +10,7 @@ from yarl import URL
 from popi.serving.proxy.headers import Raw
 from popi.serving.proxy.refusals import Refusal
 from popi.serving.proxy.settings import ProxySettings
-from popi.serving.proxy.wire import MOST_HEADER, MOST_HEADERS, Reply, Wire
+from popi.serving.proxy.wire import MOST_HEADER, MOST_HEADERS, Reply, Wire, pool
 
 Body = bytes | AsyncIterator[bytes] | None
 
@@ -19,7 +19,7 @@ MOST_FETCHED = 2**20
 
 
 class Cut(Exception):
-    """The upstream ended amid its answer, or fell silent in it."""
+    """The upstream ended amid its answer, fell silent in it, or sent no HTTP any more."""
 
 
 class Upstream:
@@ -39,7 +39,7 @@ class Upstream:
     async def open(self) -> AsyncIterator[None]:
         """Connections that live as long as the block, in one event loop."""
         settings = self._settings
-        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=settings.keepalive_s, ttl_dns_cache=60)
+        connector = pool(settings.keepalive_s)
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=settings.connect_s, sock_read=settings.silence_s)
         self._wire = Wire(connector, self._server, timeout)
         async with aiohttp.ClientSession(
@@ -132,7 +132,7 @@ async def pieces(reply: aiohttp.ClientResponse | Reply) -> AsyncIterator[tuple[b
             yield piece, not ended
             if ended:
                 return
-    except (aiohttp.ClientError, TimeoutError) as error:
+    except (aiohttp.ClientError, HttpProcessingError, TimeoutError) as error:
         # What came in one go with the end is still in the buffer: it is the client's.
         if content._buffer:
             yield content._read_nowait(-1), True

@@ -8,10 +8,13 @@ latter is no part of its documented interface, so its version is bounded (pyproj
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
+from aiohttp.helpers import _EXC_SENTINEL
+from aiohttp.http_parser import RawResponseMessage
 from multidict import CIMultiDictProxy
 from yarl import URL
 
@@ -21,6 +24,40 @@ MOST_HEADERS = 1024
 """Most headers of an answer."""
 MOST_HEADER = 65_536
 """Longest line of an answer's head, in bytes."""
+
+
+class Handler(ResponseHandler):
+    """aiohttp's end of a connection, without two faults of it that let a call hang for ever."""
+
+    _written = False
+
+    def set_exception(self, exc: BaseException, exc_cause: BaseException = _EXC_SENTINEL) -> None:
+        """What is no HTTP amid an answer ends its body too; aiohttp tells only who waits for a head."""
+        super().set_exception(exc, exc_cause)
+        content = self._payload
+        if content is not None and not content.is_eof() and content.exception() is None:
+            content.set_exception(exc, exc_cause)
+
+    def start_timeout(self) -> None:
+        """The request is written: the answer is waited for from now on."""
+        self._written = True
+        self._reschedule_timeout()
+
+    async def read(self) -> tuple[RawResponseMessage, aiohttp.StreamReader]:
+        """The head of the next answer. After one that only announces another, aiohttp would wait without a limit."""
+        message, content = await super().read()
+        if message.code >= 200:
+            self._written = False
+        elif message.code != 101 and self._written and not self._buffer and not self._eof:
+            self._reschedule_timeout()
+        return message, content
+
+
+def pool(keepalive_s: float) -> aiohttp.TCPConnector:
+    """Connections of the running loop, as many as are asked for; idle ones are kept for that long."""
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=keepalive_s, ttl_dns_cache=60)
+    connector._factory = partial(Handler, loop=asyncio.get_running_loop())  # type: ignore[assignment]
+    return connector
 
 
 class Reply:
@@ -56,7 +93,7 @@ class Wire:
     """Sends requests to one server.
 
     Args:
-        connector: the pool.
+        connector: see `pool`.
         server: its URL; only scheme, host and port count.
         timeout: `sock_connect` and `sock_read` are heeded.
     """

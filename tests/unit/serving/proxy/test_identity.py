@@ -2,8 +2,9 @@
 
 import pytest
 
-from popi.errors import AuthError
+from popi.errors import AuthError, DataError
 from popi.serving.interfaces import Caller
+from popi.serving.profiles.models import checked_user_id
 from popi.serving.proxy.identity import user_of
 from popi.serving.proxy.ids import FoundId
 from popi.serving.proxy.members import Member
@@ -36,9 +37,21 @@ def test_of_doubles_the_last_and_null_names_nobody() -> None:
     assert user_of(APP, None, {}, found(("safety_identifier", ""), ("user", "b")), FIELDS) == "b"
 
 
-def test_an_endless_id_is_not_looked_up() -> None:
-    assert user_of(APP, None, {"x-popi-user": "x" * 512}, [], FIELDS) == "x" * 512
-    assert user_of(APP, None, {"x-popi-user": "x" * 513}, [], FIELDS) is None
+@pytest.mark.parametrize("user_id", ["x", "x" * 200, "x" * 201, "a\x00b", "\x00", "a\ud800", " ", "Bjørn ☃"])
+def test_who_is_looked_up_is_whom_the_profile_api_can_name(user_id: str) -> None:
+    """Else an answer would be kept of a user who can be neither exported nor erased."""
+    try:
+        named: str | None = checked_user_id(user_id)
+    except DataError:
+        named = None
+    assert user_of(APP, user_id, {}, [], FIELDS) == named
+    assert user_of(APP, None, {"x-popi-user": user_id}, [], FIELDS) == named
+    assert user_of(ADMIN, None, {}, found(("user", user_id)), FIELDS) == named
+
+
+def test_an_endless_id_is_nobodys() -> None:
+    assert user_of(APP, None, {"x-popi-user": "x" * 200}, [], FIELDS) == "x" * 200
+    assert user_of(APP, None, {"x-popi-user": "x" * 201}, [], FIELDS) is None
 
 
 def test_a_user_key_stands_for_its_user() -> None:

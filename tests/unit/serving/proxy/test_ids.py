@@ -31,6 +31,15 @@ def test_pseudonyms_keep_tenants_and_users_apart() -> None:
     assert PSEUDONYMS.of("a", "\ud800")
 
 
+def test_pseudonyms_of_endless_ids_are_not_kept() -> None:
+    pseudonyms = Pseudonyms(b"secret")
+    for length in (200, 201, 1_000_000):
+        assert pseudonyms.of("acme", "x" * length) == hashed("x" * length)
+    assert pseudonyms._kept.cache_info().currsize == 1
+    pseudonyms.forget()
+    assert pseudonyms._kept.cache_info().currsize == 0
+
+
 def test_all_fields_and_doubles_are_found() -> None:
     body = (
         '{"user":"a","metadata":{"user_id":"ü","x":1,"user_id":7},"safety_identifier":" s ","user":null,"user":" ",'

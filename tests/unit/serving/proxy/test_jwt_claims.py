@@ -196,3 +196,60 @@ def test_an_issuers_keys(clock: list[float]) -> None:
     issuer.list(("rsa", RSA))
     assert check(signed(RSA, "rsa")) == "ann"
     assert check(signed(EC, "ec", "ES256")) == 401  # no longer listed
+
+
+class SlowIssuer(Issuer):
+    """An issuer that answers when it is let."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.let = asyncio.Event()
+
+    async def fetch(self, url: str) -> bytes:
+        answer = await super().fetch(url)
+        await self.let.wait()
+        return answer
+
+
+async def _begun(issuer: Issuer, times: int) -> None:
+    async with asyncio.timeout(5):
+        while issuer.fetched < times:
+            await asyncio.sleep(0)
+
+
+def test_a_client_that_hangs_up_does_not_take_the_fetch_along() -> None:
+    async def check() -> None:
+        issuer = SlowIssuer()
+        tokens = Tokens(JwtSettings(jwks_url="https://idp/keys"), issuer.fetch)
+        first, second = (asyncio.create_task(tokens.user_id(signed(RSA, "rsa"))) for _ in range(2))
+        await _begun(issuer, 1)
+        first.cancel()
+        await asyncio.wait((first,))
+        issuer.let.set()
+        assert await second == "ann" and first.cancelled()
+        assert await tokens.user_id(signed(RSA, "rsa")) == "ann"
+        assert issuer.fetched == 1
+
+    asyncio.run(check())
+
+
+def test_a_fetch_under_way_holds_back_no_token_whose_key_is_known(clock: list[float]) -> None:
+    async def check() -> None:
+        issuer = SlowIssuer()
+        issuer.let.set()
+        tokens = Tokens(JwtSettings(jwks_url="https://idp/keys"), issuer.fetch)
+        assert await tokens.user_id(signed(RSA, "rsa")) == "ann"
+        issuer.let.clear()
+        issuer.list(("new", RSA))
+        clock[0] += 3601
+        async with asyncio.timeout(1):
+            assert await tokens.user_id(signed(RSA, "rsa")) == "ann"
+            assert await tokens.user_id(signed(RSA, None)) == "ann"
+        waits = asyncio.create_task(tokens.user_id(signed(RSA, "new")))  # a key that is not known is waited for
+        await _begun(issuer, 2)
+        issuer.let.set()
+        assert await waits == "ann" and issuer.fetched == 2
+        with pytest.raises(AuthError):
+            await tokens.user_id(signed(RSA, "rsa"))  # no longer listed
+
+    asyncio.run(check())

@@ -7,7 +7,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from popi.serving.proxy.members import Edit, Unreadable, apply, body_text, items, last, read_body, string, without
+from popi.serving.proxy.members import (
+    Edit,
+    Unreadable,
+    apply,
+    body_text,
+    items,
+    last,
+    read_body,
+    string,
+    without,
+)
+from popi.serving.proxy.refusals import Refusal
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -95,13 +106,28 @@ def test_bytes_that_are_no_object_are_refused_and_nothing_else_happens(body: byt
         b'{"a":1} x',
         b'{"a":[1}',
         b'{"a":"b}',
-        b"\xef\xbb\xbf{}",
-        b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b" \xef\xbb\xbf{}",
+        b"\xef\xbb\xbf\xef\xbb\xbf{}",
+        b"\xff\xfe{\x00}\x00",
     ],
 )
 def test_broken_bodies_are_unreadable(body: bytes) -> None:
     with pytest.raises(Unreadable):
         read_body(body_text(body))
+
+
+def test_a_mark_of_utf8_stands_before_the_object() -> None:
+    body = b'\xef\xbb\xbf {"user": "ann"}'
+    start, (member,) = read_body(body_text(body))
+    assert body[start:] == b'{"user": "ann"}' and body[member.start : member.end] == b'"ann"'
+
+
+def test_a_body_may_be_nested_too_deep() -> None:
+    deep = "[" * 100_000 + "]" * 100_000
+    with pytest.raises(Refusal, match="too deep"):
+        read_body('{"a":' + deep + "}")
+    with pytest.raises(Refusal, match="too deep"):
+        list(items(f"[{deep}]", 0))
 
 
 def test_what_python_would_refuse_and_json_allows() -> None:

@@ -23,7 +23,7 @@ from unit.serving.proxy.recording import (
 )
 from yarl import URL
 
-from popi.serving.proxy.wire import Wire
+from popi.serving.proxy.wire import Handler, Wire
 
 CHAT = b'{"messages":[{"role":"user","content":"hi"}]}'
 
@@ -121,6 +121,29 @@ def test_a_header_with_a_lines_end_goes_nowhere() -> None:
 
     with pytest.raises(ValueError, match="line's end"):
         asyncio.run(post())
+
+
+def test_the_time_for_an_answer_begins_once_the_request_is_written() -> None:
+    """An upload that takes long may be announced an answer meanwhile."""
+    hint, answer = b"HTTP/1.1 103 Early Hints\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+
+    async def check() -> None:
+        handler = Handler(asyncio.get_running_loop())
+        handler.set_response_params(read_timeout=60)
+
+        async def waits_after(data: bytes) -> bool:
+            handler.data_received(data)
+            await handler.read()
+            return handler._read_timeout_handle is not None
+
+        assert not await waits_after(hint)
+        handler.start_timeout()
+        assert await waits_after(hint)
+        assert not await waits_after(hint + answer)  # both are here: there is nothing to wait for
+        await handler.read()
+        assert not await waits_after(hint)  # of the next request, which is not written yet
+
+    asyncio.run(check())
 
 
 def certificate(folder: Path) -> Path:
