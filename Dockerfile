@@ -13,7 +13,8 @@ RUN useradd --uid 8600 --create-home popi && install -d -o popi /data
 USER popi
 WORKDIR /data
 VOLUME /data
-ENV POPI_STORE=sqlite:////data/popi.db
+# After an erasure SQLite rewrites its file by way of a copy, which should lie on the same volume.
+ENV POPI_STORE=sqlite:////data/popi.db SQLITE_TMPDIR=/data
 EXPOSE 8600
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s CMD \
     python -c "import urllib.request as u; u.urlopen('http://127.0.0.1:8600/healthz', timeout=2)"

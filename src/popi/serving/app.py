@@ -24,6 +24,7 @@ from popi.serving.profiles.models import Health
 from popi.serving.profiles.openapi import document
 from popi.serving.profiles.service import Profiles
 from popi.serving.proxy.limits import Limits
+from popi.serving.proxy.logs import log_fault
 from popi.serving.proxy.routes import proxy_routes
 from popi.serving.proxy.settings import ProxySettings
 from popi.serving.renewal import Worker
@@ -116,15 +117,17 @@ class Gateway:
             return jobs.counts(connection, database.now(connection))
 
         while True:
-            self.summaries.drop_old()
-            self._proxy.gateway.forget()  # users whom another process erased may be in it
             try:
+                self.summaries.drop_old()
+                self._proxy.gateway.forget()  # users whom another process erased may be in it
                 self._jobs.update(await self.store.read(count))
                 await self.profiles.expire()
                 if database.kind == "sqlite":
                     await self.profiles.scrub_if_time()
             except StoreError as error:
                 log.error("the store failed", extra={"fields": {"error": str(error)}})
+            except Exception as error:  # a fault of ours ends no chores
+                log_fault("the chores failed", error)
             await asyncio.sleep(CHORES_SECONDS)
 
     async def _own(self, scope: Scope, receive: Receive, send: Send) -> None:

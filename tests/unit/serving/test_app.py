@@ -83,6 +83,24 @@ def test_erased_bytes_of_a_large_file_are_overwritten_soon(
         assert client.delete("/users/ada").json()["bytes"] == "overwritten"
 
 
+def test_a_fault_ends_no_chores(
+    sqlite_database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "CHORES_SECONDS", 0.01)
+    gateway, times = Gateway(sqlite_database, SETTINGS, None, ADMIN), 0
+
+    async def fault() -> None:
+        nonlocal times
+        times += 1
+        raise RuntimeError("a user's text")
+
+    monkeypatch.setattr(gateway.profiles, "expire", fault)
+    with caplog.at_level("ERROR", "popi.gateway"), TestClient(gateway):
+        until(lambda: times > 2)
+    told = [record for record in caplog.records if record.getMessage() == "the chores failed"]
+    assert told and told[0].__dict__["fields"]["error"] == "RuntimeError" and "a user's text" not in caplog.text
+
+
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
 
 

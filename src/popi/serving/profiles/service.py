@@ -243,7 +243,9 @@ class Profiles:
 
         def write(connection: Connection) -> tuple[list[str], int]:
             now = self._now(connection)
-            new = feedback_signals(connection, tenant, user_id, told, now, self._injected)
+            # The user's row before the answers: an erasure waits for us, or is over, and then nothing is kept.
+            there = users.lock_existing(connection, tenant, user_id)
+            new = feedback_signals(connection, tenant, user_id, told, now, self._injected) if there else None
             if new is None:
                 raise NotFound("no_answer", "no answer of that id is kept for this user (docs/profiles.md, capture)")
             return signals.add(connection, tenant, user_id, new, now, self.debounce)

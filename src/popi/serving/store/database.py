@@ -50,6 +50,8 @@ class Database:
         # SQLite has one writer at a time: in this process they queue here, in order, and not by its polling.
         self._writing = threading.RLock() if self.kind == "sqlite" else None
         self._engine = _engine(parsed, connections)
+        # SQLAlchemy's, and the driver's own where nothing wraps them (_sqlite_begin).
+        self._faults: tuple[type[Exception], ...] = (SQLAlchemyError, self._engine.dialect.loaded_dbapi.Error)
 
     @classmethod
     def open(cls, url: str, **options: Any) -> "Database":
@@ -82,7 +84,7 @@ class Database:
         try:
             with self._engine.connect() as connection:
                 return query(connection, *args, **kwargs)
-        except SQLAlchemyError as error:
+        except self._faults as error:
             raise _told(error) from None
 
     def write(self, query: Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -94,7 +96,7 @@ class Database:
         for attempt in range(TRIES):
             try:
                 return self._write(query, *args, **kwargs)
-            except SQLAlchemyError as error:
+            except self._faults as error:
                 if attempt + 1 == TRIES or getattr(getattr(error, "orig", None), "sqlstate", None) not in BROKEN_OFF:
                     raise _told(error) from None
         raise AssertionError("unreachable")
@@ -128,7 +130,12 @@ class Database:
             with self._writing:
                 raw = self._engine.raw_connection()
                 try:
-                    raw.cursor().execute("VACUUM")
+                    # A copy of all that is left. In memory it could be more than the process may have.
+                    raw.cursor().execute("PRAGMA temp_store = FILE")
+                    try:
+                        raw.cursor().execute("VACUUM")
+                    finally:
+                        raw.cursor().execute("PRAGMA temp_store = MEMORY")
                     raw.cursor().execute("PRAGMA busy_timeout = 50")
                     give_up = time.monotonic() + CHECKPOINT_SECONDS
                     while True:
@@ -141,7 +148,7 @@ class Database:
                 finally:
                     raw.cursor().execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
                     raw.close()
-        except (SQLAlchemyError, self._engine.dialect.loaded_dbapi.Error):
+        except self._faults:
             return False
 
     def close(self) -> None:
@@ -203,7 +210,7 @@ def _sqlite_settings(connection: Any, _record: object) -> None:
     for pragma in (
         "synchronous = FULL",  # a commit returns when the log is on disk
         "secure_delete = ON",
-        "temp_store = MEMORY",  # no users' texts in files elsewhere
+        "temp_store = MEMORY",  # no users' texts in files elsewhere; but see `scrub`
         "foreign_keys = ON",
     ):
         cursor.execute(f"PRAGMA {pragma}")
@@ -239,11 +246,9 @@ def _postgresql_settings(connection: Any, _record: object) -> None:
     connection.autocommit = autocommit
 
 
-def _told(error: SQLAlchemyError) -> StoreError:
+def _told(error: Exception) -> StoreError:
     """Without the database's own words: they quote rows."""
-    if isinstance(error, DBAPIError):
-        name = type(error.orig).__name__
-        if isinstance(error, OperationalError):
-            return StoreError(f"the store can't be reached, or is too busy ({name}); is its URL right, and is it up?")
-        return StoreError(f"the store failed ({name})")
-    return StoreError(f"the store failed ({type(error).__name__})")
+    name = type(error.orig if isinstance(error, DBAPIError) else error).__name__
+    if isinstance(error, (OperationalError, sqlite3.OperationalError)):
+        return StoreError(f"the store can't be reached, or is too busy ({name}); is its URL right, and is it up?")
+    return StoreError(f"the store failed ({name})")

@@ -35,7 +35,7 @@ class Removed:
 
 def erase(connection: Connection, tenant: str, user_id: str, now: float) -> Removed:
     """Remove a user. A worker that is at their renewal has lost its lease with the job, and writes nothing."""
-    users.lock_existing(connection, tenant, user_id)  # who writes for this user now is waited for
+    there = users.lock_to_erase(connection, tenant, user_id, now)  # who writes for this user now is waited for
     removed: dict[str, int] = {}
     for name, table in (
         ("renewal_jobs", jobs),
@@ -48,7 +48,7 @@ def erase(connection: Connection, tenant: str, user_id: str, now: float) -> Remo
     ):
         rows = delete(table).where(table.c.tenant == tenant, table.c.user_id == user_id)
         removed[name] = connection.execute(rows).rowcount
-    done = Removed(**removed)
+    done = Removed(**removed | {"users": int(there)})  # no row that only the lock made
     noted = {"erased_at": now, "expires_at": now + NOTED_SECONDS}
     connection.execute(
         upsert(connection, erasures)

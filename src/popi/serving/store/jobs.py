@@ -70,7 +70,8 @@ def request(connection: Connection, tenant: str, user_id: str, now: float, debou
             .on_conflict_do_update(index_elements=["tenant", "user_id"], set_=again)
         )
         return
-    first_at = now if row.failed_at is not None or row.lease is not None else row.first_at
+    held = row.lease is not None and row.lease_until > now  # not a dead worker's
+    first_at = now if row.failed_at is not None or held else row.first_at
     # A job that failed waits out its back-off: new signals do not make a server come back.
     earliest = row.due_at if row.attempts and row.failed_at is None else 0.0
     due_at = max(min(now + debounce.quiet, first_at + debounce.longest), earliest)

@@ -24,11 +24,9 @@ def lock(connection: Connection, tenant: str, user_id: str, now: float) -> int:
 
     Every write of a user's data begins here, so that writes and the erasure of one user come one after another.
     """
-    known: dict[str, object] = {"tenant": tenant, "user_id": user_id, "created_at": now}
-    values = known | {"next_position": 0, "paused": 0, "resumed_at": 0.0}
     query = (
         upsert(connection, users)
-        .values(**values)
+        .values(**_new(tenant, user_id, now))
         .on_conflict_do_update(index_elements=["tenant", "user_id"], set_={"tenant": tenant})
         .returning(users.c.next_position)
     )
@@ -39,6 +37,26 @@ def lock_existing(connection: Connection, tenant: str, user_id: str) -> bool:
     """The same for a user who must be there; False where they are not."""
     where = (users.c.tenant == tenant, users.c.user_id == user_id)
     return connection.execute(update(users).where(*where).values(tenant=tenant)).rowcount > 0
+
+
+def lock_to_erase(connection: Connection, tenant: str, user_id: str, now: float) -> bool:
+    """The same for a user who is about to go; False where they were not there.
+
+    PostgreSQL has no row to hold then, so one is made that goes with the erasure: a first write that is under way is
+    waited for, and later ones wait for the erasure. SQLite has one writer at a time, and would keep the id's bytes.
+    """
+    while not lock_existing(connection, tenant, user_id):
+        if connection.dialect.name == "sqlite":
+            return False
+        made = upsert(connection, users).values(**_new(tenant, user_id, now)).on_conflict_do_nothing()
+        if connection.execute(made.returning(users.c.user_id)).first() is not None:
+            return False
+    return True
+
+
+def _new(tenant: str, user_id: str, now: float) -> dict[str, object]:
+    known: dict[str, object] = {"tenant": tenant, "user_id": user_id, "created_at": now}
+    return known | {"next_position": 0, "paused": 0, "resumed_at": 0.0}
 
 
 def find(connection: Connection, tenant: str, user_id: str) -> UserRecord | None:

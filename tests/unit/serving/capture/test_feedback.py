@@ -1,17 +1,27 @@
 """From a chat through the gateway to a signal: what is captured, of whom, for how long, and what never is."""
 
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
 import pytest
 from page_stack import LONG, SHORT, Stack, stack
+from serving_client import Clock
+from sqlalchemy import Connection, event
 
 from popi.serving.keys import create
+from popi.serving.profiles.models import Feedback, SignalsAnswer
+from popi.serving.profiles.service import Profiles
+from popi.serving.profiles.stored import NotFound
 from popi.serving.store import answers, erasure, expiry, users
 from popi.serving.store.answers import KeptAnswer
 from popi.serving.store.database import Database
+from popi.serving.store.threads import Store
 
 KEPT = [KeptAnswer("a", "ask", "answer", 0)]
+NOW = Clock().now
 
 
 @pytest.fixture
@@ -118,6 +128,39 @@ def test_a_chat_under_way_at_an_erasure_is_not_written_down(database: Database) 
     assert database.write(answers.put, "t", "u", KEPT, 204.0, 210.0, 60.0) == 0  # clocks may differ
     assert database.read(users.find, "t", "u") is None
     assert database.write(answers.put, "t", "u", KEPT, 206.0, 210.0, 60.0) == 1  # a new life
+
+
+def test_feedback_holds_the_user_before_it_reads_their_answers(database: Database) -> None:
+    profiles, said = Profiles(Store(database)), list[str]()
+    database.write(answers.put, "t", "u", KEPT, NOW, NOW, 60.0)
+    event.listen(database._engine, "before_cursor_execute", lambda *about: said.append(about[2]))
+    assert asyncio.run(profiles.feedback("t", "u", Feedback(answer="a", thumbs="up"))).added == 1
+    held, read = (next(n for n, line in enumerate(said) if part in line) for part in ("UPDATE users", "FROM answers"))
+    assert held < read
+
+
+def test_feedback_during_an_erasure_brings_nothing_back(database: Database) -> None:
+    profiles, began, end = Profiles(Store(database)), threading.Event(), threading.Event()
+    database.write(answers.put, "t", "u", KEPT, NOW, NOW, 60.0)
+
+    def erase(connection: Connection) -> None:
+        erasure.erase(connection, "t", "u", NOW)
+        began.set()
+        end.wait(20)
+
+    def tell() -> SignalsAnswer:
+        return asyncio.run(profiles.feedback("t", "u", Feedback(answer="a", thumbs="up")))
+
+    with ThreadPoolExecutor() as pool:
+        erased = pool.submit(database.write, erase)
+        assert began.wait(20)
+        told = pool.submit(tell)
+        wait([told], 0.3)
+        end.set()
+        erased.result()
+        with pytest.raises(NotFound, match="no answer"):
+            told.result()
+    assert database.read(users.find, "t", "u") is None
 
 
 def test_a_chat_from_within_a_pause_is_not_written_down(database: Database) -> None:

@@ -1,13 +1,17 @@
 import json
 import logging
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
-from serving_client import People
+from serving_client import People, gateway_client
 
 from popi.errors import StoreError
+from popi.serving.store import database as database_module
+from popi.serving.store.database import Database
 from popi.signals.check import load_users
 
 SAID = {"type": "statement", "text": "keep it short"}
@@ -251,6 +255,21 @@ def test_a_store_that_fails_is_a_503(people: People, monkeypatch: pytest.MonkeyP
     error(people.ask("POST", "/users/ada/signals", json={"signals": [SAID]}), 503, "store")
     error(people.ask("GET", "/readyz", None), 503, "store")
     assert people.ask("GET", "/healthz", None).json() == {"status": "ok"}
+
+
+def test_a_file_that_another_process_keeps_busy_is_a_503(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database_module, "BUSY_SECONDS", 0.05)
+    with (
+        gateway_client(Database.open(f"sqlite:///{tmp_path}/popi.db")) as people,
+        closing(sqlite3.connect(tmp_path / "popi.db", isolation_level=None)) as other,
+    ):
+        people.ask("GET", "/users/ada")  # the key is known now
+        other.execute("BEGIN IMMEDIATE")
+        reply = people.ask("POST", "/users/ada/signals", json={"signals": [SAID]})
+        error(reply, 503, "store")
+        assert reply.headers["retry-after"] == "1"
+        other.execute("ROLLBACK")
+        assert people.ask("POST", "/users/ada/signals", json={"signals": [SAID]}).status_code == 200
 
 
 def test_a_fault_of_ours_is_a_500_without_its_words(people: People, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,12 +1,24 @@
+import sqlite3
 import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, event, text
 
 from popi.errors import ConfigError, StoreError
+from popi.serving.store import database as module
 from popi.serving.store import keys
 from popi.serving.store.database import Database
+
+
+@contextmanager
+def locked(file: Path) -> Iterator[None]:
+    """Another process's write goes on and on."""
+    with closing(sqlite3.connect(file, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield
 
 
 @pytest.mark.parametrize("url", ["", "nonsense", "sqlite://", "sqlite:///:memory:", "mysql://a/b", "http://a"])
@@ -63,6 +75,34 @@ def test_errors_quote_nothing(database: Database) -> None:
     with pytest.raises(StoreError) as caught:
         database.write(doubled)
     assert "a-secret-name" not in str(caught.value) and caught.value.__cause__ is None
+
+
+def test_a_file_that_another_process_keeps_busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BUSY_SECONDS", 0.05)
+    database = Database.open(f"sqlite:///{tmp_path}/popi.db")
+    with locked(tmp_path / "popi.db"), pytest.raises(StoreError, match="too busy"):
+        database.write(keys.ensure_tenant, "t", 0.0)
+    database.write(keys.ensure_tenant, "t", 0.0)
+    assert database.read(keys.tenant_exists, "t")
+    database.close()
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_rewrite_takes_no_memory_for_its_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, busy: bool) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(module, "BUSY_SECONDS", 0.05)
+    database = Database.open(f"sqlite:///{tmp_path}/popi.db")
+    event.listen(database._engine, "checkout", lambda connection, *_: connection.set_trace_callback(said.append))
+    if busy:
+        with locked(tmp_path / "popi.db"):
+            assert not database.scrub()
+    else:
+        assert database.scrub()
+    at = said.index("VACUUM")
+    assert [line for line in said[:at] if "temp_store" in line][-1] == "PRAGMA temp_store = FILE"
+    assert [line for line in said[at:] if "temp_store" in line] == ["PRAGMA temp_store = MEMORY"]
+    assert database.read(lambda c: c.exec_driver_sql("PRAGMA temp_store").scalar()) == 2
+    database.close()
 
 
 def test_writers_in_many_threads_take_turns(database: Database) -> None:

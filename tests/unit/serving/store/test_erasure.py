@@ -1,13 +1,17 @@
 import random
 import sqlite3
+import threading
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
 from pathlib import Path
 
+import pytest
 from sqlalchemy import Connection
 
 from popi.serving.keys import create
 from popi.serving.profiles.service import erase_now
-from popi.serving.store import erasure, jobs, keys, signals, summaries, users
+from popi.serving.store import answers, erasure, jobs, keys, signals, summaries, users
+from popi.serving.store.answers import KeptAnswer
 from popi.serving.store.database import Database
 from popi.serving.store.erasure import Removed
 from popi.serving.store.jobs import Debounce
@@ -55,6 +59,35 @@ def test_a_worker_in_flight_holds_no_lease_any_more(database: Database) -> None:
     fill(database, "t", "u", "y")  # the same id comes again: another job, another lease
     assert not database.write(jobs.finish, job)
     assert not database.write(jobs.keep, job, 1e9, 60.0)
+
+
+@pytest.mark.parametrize("first", ["write", "erasure"])
+def test_a_users_first_answer_and_their_erasure_take_turns(database: Database, first: str) -> None:
+    """There is no row yet that the second could wait for; the first has done its part and does not end."""
+    kept, began, end = [KeptAnswer("a", "ask", "answer", 0)], threading.Event(), threading.Event()
+
+    def put(connection: Connection) -> int:
+        return answers.put(connection, "t", "u", kept, 100.0, 101.0, 60.0)
+
+    def erase(connection: Connection) -> Removed:
+        return erasure.erase(connection, "t", "u", 110.0)
+
+    def slowly(connection: Connection) -> object:
+        done = (put if first == "write" else erase)(connection)
+        began.set()
+        end.wait(20)
+        return done
+
+    with ThreadPoolExecutor() as pool:
+        one = pool.submit(database.write, slowly)
+        assert began.wait(20)
+        other = pool.submit(database.write, erase if first == "write" else put)
+        wait([other], 0.3)
+        end.set()
+        results = one.result(), other.result()
+    assert results == ((1, Removed(users=1, answers=1)) if first == "write" else (Removed(), 0))
+    assert database.read(users.find, "t", "u") is None
+    assert database.read(answers.kept, "t", "u", 0.0) == []
 
 
 def traces(folder: Path, words: str) -> list[str]:

@@ -51,6 +51,16 @@ def test_a_dead_workers_job_is_taken_over_and_its_late_result_counts_for_nothing
     assert database.read(jobs.state, "t", "u", 171.0) is None
 
 
+def test_a_dead_workers_lease_puts_the_longest_wait_off_no_further(database: Database) -> None:
+    request(database, 100)
+    assert database.write(jobs.claim, 110.0, 60.0) is not None
+    request(database, 169)  # the lease holds: the worker has not seen this one
+    assert due(database) == 179
+    for now in (170, 178, 186, 193):
+        request(database, now)
+    assert due(database) == 194  # 169 + longest
+
+
 def test_a_lease_can_be_kept(database: Database) -> None:
     request(database, 100)
     job = database.write(jobs.claim, 110.0, 60.0)
