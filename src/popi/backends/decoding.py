@@ -111,7 +111,8 @@ def decode(
     columns = Columns(len(prompts), max(map(len, prompts)), n * min(steps, RESERVED))
     cache = Cache(layer_class_to_replicate=partial(ReservedLayer, columns))  # type: ignore[arg-type]
     logits = _prefill(model, prompts, columns, cache, soft).repeat_interleave(n, 0)  # (P·n, V)
-    numbers = logits.amax(-1).isfinite().all()  # the largest of some is NaN where one is
+    if not _finite(logits):
+        return None
     masks = BranchMasks(model, [len(prompt) for prompt in prompts], n)
     out: list[Tensor] = []
     done = torch.zeros(len(logits), dtype=torch.bool, device=device)
@@ -130,8 +131,9 @@ def decode(
             past_key_values=cache,
             use_cache=True,
         ).logits.flatten(0, 1)
-        numbers &= logits.amax(-1).isfinite().all()
-    return torch.stack(out, 1) if bool(numbers) else None
+        if not _finite(logits):
+            return None
+    return torch.stack(out, 1)
 
 
 def _prefill(
@@ -210,16 +212,18 @@ class BranchMasks:
 def pick(logits: Tensor, temperature: float, top_p: float) -> Tensor:
     """One token a row: greedy at temperature 0, else sampled from the nucleus. (rows, V) -> (rows,).
 
-    One uniform number a row, looked up in the cumulative distribution: `torch.multinomial` draws V of them, which on a
-    CPU takes as long as some layers of a small model. Sums in float32 tell probabilities from about 1e-7 on apart.
+    By `torch.multinomial`, a race of exponentials: a rounding changes the winner only where two are next to each other.
     """
     if temperature < GREEDY:
         return logits.argmax(-1)
-    probs, order = torch.softmax(logits / temperature, dim=-1), None
+    probs = torch.softmax(logits / temperature, dim=-1)
     if top_p < 1:
-        probs, order = probs.sort(dim=-1, descending=True)
-        probs = probs.masked_fill(probs.cumsum(-1) - probs >= top_p, 0.0)  # the first token always stays
-    reached = probs.cumsum(-1)
-    drawn = torch.rand(len(probs), 1, device=probs.device) * reached[:, -1:]
-    found = torch.searchsorted(reached, drawn, right=True).clamp(max=probs.shape[-1] - 1)
-    return (found if order is None else order.gather(-1, found))[:, 0]
+        ranked, order = probs.sort(dim=-1, descending=True)
+        ranked = ranked.masked_fill(ranked.cumsum(-1) - ranked >= top_p, 0.0)  # the first token always stays
+        probs = torch.zeros_like(probs).scatter(-1, order, ranked)
+    return torch.multinomial(probs, 1)[:, 0]
+
+
+def _finite(logits: Tensor) -> bool:
+    """Whether they can be sampled from: the largest of some is NaN where one is."""
+    return bool(logits.amax(-1).isfinite().all())

@@ -88,13 +88,6 @@ def test_nucleus_by_hand() -> None:
     assert set(pick(logits, 0.0, 1.0).tolist()) == {1}
 
 
-def test_what_has_no_probability_is_never_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    logits = torch.tensor([[float("-inf"), 0.0, float("-inf"), 0.0, float("-inf")]]).repeat(3, 1)
-    edges = torch.tensor([[0.0], [0.5], [1 - 2**-24]])  # the smallest and largest of torch.rand, and a boundary
-    monkeypatch.setattr(torch, "rand", lambda *size, **more: edges)
-    assert pick(logits, 1.0, 1.0).tolist() == [1, 3, 3]
-
-
 def test_text_is_cut_at_the_end_of_turn(local: LocalModel) -> None:
     ids = local.encode_response("tell me about bees.")
     assert ids[-1] == local.end_id
