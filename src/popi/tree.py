@@ -217,15 +217,11 @@ class Head:
     def of(cls, causal: Any) -> "Head":
         """The head of a causal LM."""
         config = causal.config.get_text_config()
-        scale = 1.0
-        for name in ("logit_scale", "output_multiplier", "lm_head_multiplier"):  # Cohere, Muse, Falcon
-            if getattr(config, name, None) is not None:
-                scale = float(getattr(config, name))
-                break
-        else:
-            if getattr(config, "logits_scaling", None) is not None:  # Granite divides by it
-                scaling = float(config.logits_scaling)
-                scale = scaling if config.model_type == "hyperclovax" else 1 / scaling
+        named = ("logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
+        found = {name: float(value) for name in named if (value := getattr(config, name, None)) is not None}
+        name, scale = next(iter(found.items()), ("", 1.0))
+        if name == "logits_scaling" and config.model_type != "hyperclovax":
+            scale = 1 / scale  # Granite divides by it
         return cls(causal.get_output_embeddings(), scale, getattr(config, "final_logit_softcapping", None))
 
     def logits(self, hidden: Tensor, temperature: float) -> Tensor:
