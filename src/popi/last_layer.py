@@ -6,6 +6,7 @@ Their attention, their output projection and their feed-forward part are left ou
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from inspect import signature
 from typing import Any
 
@@ -92,6 +93,11 @@ def _from(
     return whole(hidden, *others, **arguments)
 
 
+@cache
+def _takes_cache(forward: Any) -> bool:
+    return CACHE in signature(forward).parameters
+
+
 @contextmanager
 def read_from(decoder: Any, first: int) -> Iterator[None]:
     """Within it, the decoder's hidden states are those of the positions from `first` on.
@@ -102,7 +108,7 @@ def read_from(decoder: Any, first: int) -> Iterator[None]:
     one model.
     """
     layers = getattr(decoder, "layers", None)
-    if not layers or first <= 0 or CACHE not in signature(type(layers[-1]).forward).parameters:
+    if not layers or first <= 0 or not _takes_cache(type(layers[-1]).forward):
         yield
         return
     layer = layers[-1]

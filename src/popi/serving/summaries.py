@@ -9,7 +9,7 @@ older      the store's answer, or a fault
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 from popi.errors import StoreError
@@ -19,8 +19,9 @@ from popi.serving.store.threads import Store
 
 FRESH_SECONDS = 2.0
 """How long a summary is used without asking the store: so late another process's change is seen."""
-AHEAD_SECONDS = 0.02
-"""How long after its use a summary is read anew that will be old soon: not while the request is on its way upstream."""
+AHEAD_SECONDS = 0.1
+"""How long after its use a summary is read anew that will be old soon: with those of others who are active, in one
+query, and not each behind a request of its own."""
 STALE_SECONDS = 30.0
 """How old a summary may be that is used because the store does not answer."""
 PATIENCE_SECONDS = 0.025
@@ -37,17 +38,19 @@ class _Kept(NamedTuple):
 
 
 class _Reading:
-    """A look-up under way, one for all who ask meanwhile.
+    """A look-up under way of one user's summary or several, one for all who ask meanwhile.
 
     Attributes:
+        task: finds the summaries that there are.
         began: when; what it finds is as old as that.
-        void: the summary changed meanwhile, and what it finds counts no more.
+        void: whose summaries changed meanwhile: what it finds of them counts no more.
     """
 
     __slots__ = ("began", "task", "void")
 
-    def __init__(self, task: "asyncio.Task[StoredSummary | None]", began: float) -> None:
-        self.task, self.began, self.void = task, began, False
+    def __init__(self, task: "asyncio.Task[dict[Key, StoredSummary]]", began: float) -> None:
+        self.task, self.began = task, began
+        self.void: set[Key] = set()
 
 
 class SummaryCache:
@@ -88,8 +91,9 @@ class SummaryCache:
         if kept is None or (age := self._clock() - kept.read_at) >= self._fresh:
             return None
         if 2 * age >= self._fresh and key not in self._ahead:
+            if not self._ahead:
+                asyncio.get_running_loop().call_later(AHEAD_SECONDS, self._read_ahead)
             self._ahead.add(key)
-            asyncio.get_running_loop().call_later(AHEAD_SECONDS, self._read_ahead, key)
         return kept
 
     async def summary_of(self, tenant: str, user_id: str) -> StoredSummary | None:
@@ -106,14 +110,14 @@ class SummaryCache:
                 if (old := self._old(key)) is not None:
                     return old
                 raise StoreError("the store does not answer")
-            reading = self._read(key)
+            reading = self._reading.get(key) or self._read((key,))
             try:
                 found = await self._answer(key, reading)
             except StoreError:
-                if not reading.void and (old := self._old(key)) is not None:
+                if key not in reading.void and (old := self._old(key)) is not None:
                     return old
                 raise
-            if not reading.void:
+            if key not in reading.void:
                 return found
 
     async def _answer(self, key: Key, reading: _Reading) -> StoredSummary | None:
@@ -121,9 +125,9 @@ class SummaryCache:
         if self._bridge(key) is not None and not reading.task.done():
             left = reading.began + PATIENCE_SECONDS - self._clock()
             await asyncio.wait((reading.task,), timeout=max(0.0, left))
-            if not reading.task.done() and not reading.void and (old := self._old(key)) is not None:
+            if not reading.task.done() and key not in reading.void and (old := self._old(key)) is not None:
                 return old
-        return await asyncio.shield(reading.task)
+        return (await asyncio.shield(reading.task)).get(key)
 
     def _bridge(self, key: Key) -> StoredSummary | None:
         """The old summary, if it may still be used. That there was none bridges nothing."""
@@ -136,28 +140,31 @@ class SummaryCache:
         self.old_ones += old is not None
         return old
 
-    def _read(self, key: Key) -> _Reading:
-        reading = self._reading.get(key)
-        if reading is None:
-            task = asyncio.get_running_loop().create_task(self._store.lookup(summaries.current_text, *key))
-            reading = self._reading[key] = _Reading(task, self._clock())
-            task.add_done_callback(lambda _: self._keep(key, reading))
+    def _read(self, keys: Collection[Key]) -> _Reading:
+        task = asyncio.get_running_loop().create_task(self._store.lookup(summaries.current_texts, keys))
+        reading = _Reading(task, self._clock())
+        self._reading.update(dict.fromkeys(keys, reading))
+        task.add_done_callback(lambda _: self._keep(keys, reading))
         return reading
 
-    def _read_ahead(self, key: Key) -> None:
-        self._ahead.discard(key)
-        if not self._store.hangs:
-            self._read(key)
+    def _read_ahead(self) -> None:
+        keys, self._ahead = self._ahead - self._reading.keys(), set()
+        if keys and not self._store.hangs:
+            self._read(keys)
 
-    def _keep(self, key: Key, reading: _Reading) -> None:
+    def _keep(self, keys: Collection[Key], reading: _Reading) -> None:
+        for key in keys:
+            if self._reading.get(key) is reading:
+                del self._reading[key]
         task = reading.task
-        if self._reading.get(key) is reading:
-            del self._reading[key]
-        if task.cancelled() or task.exception() is not None or reading.void:
+        if task.cancelled() or task.exception() is not None:
             return
-        self._kept[key] = _Kept(task.result(), reading.began)
-        self._kept.move_to_end(key)
-        if len(self._kept) > self._most:
+        found = task.result()
+        for key in keys:
+            if key not in reading.void:
+                self._kept[key] = _Kept(found.get(key), reading.began)
+                self._kept.move_to_end(key)
+        while len(self._kept) > self._most:
             self._kept.popitem(last=False)
 
     def drop_old(self) -> None:
@@ -170,4 +177,4 @@ class SummaryCache:
         """The user's summary changed: ask the store next time, and use nothing of readings under way."""
         self._kept.pop((tenant, user_id), None)
         if (reading := self._reading.pop((tenant, user_id), None)) is not None:
-            reading.void = True
+            reading.void.add((tenant, user_id))

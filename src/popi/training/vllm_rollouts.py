@@ -100,10 +100,14 @@ def check_log_probs(
     if not differences:
         raise RolloutError("vLLM gave no log-probs of its samples, so nobody knows which weights they come from")
     mean = sum(differences) / len(differences)
-    if not mean <= tolerance - math.log(top_p):
+    of_nucleus = -math.log(top_p)
+    if not mean <= tolerance + of_nucleus:
+        allowed = f"training.vllm.tolerance = {tolerance:g}"
+        if of_nucleus > 0:
+            allowed += f", and {of_nucleus:.3g} for top_p = {top_p:g}"
         raise RolloutError(
             f"rollouts do not come from the weights that train: vLLM's log-probs differ by {mean:.3g} nats a token on "
-            f"average (allowed: training.vllm.tolerance = {tolerance:g}); is the server started with the run's base, "
+            f"average (allowed: {allowed}); is the server started with the run's base, "
             "and with --logprobs-mode processed_logprobs (as `trl vllm-serve` does)?"
         )
     return mean

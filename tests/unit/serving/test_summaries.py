@@ -74,6 +74,43 @@ def test_one_that_is_used_is_read_again_before_it_is_old(store: Store, monkeypat
     asyncio.run(ask())
 
 
+def test_users_who_are_active_are_read_again_in_one_query(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    cache = SummaryCache(store, fresh_seconds=2.0, clock=clock)
+    reads = []
+    read = store.database.read
+    monkeypatch.setattr(store.database, "read", lambda *args, **more: reads.append(args) or read(*args, **more))
+
+    async def ask() -> None:
+        people = [f"u{n}" for n in range(20)]
+        for user in people[:15]:
+            put(store, f"of {user}", user)
+        for user in people:
+            await cache.summary_of("t", user)
+        assert len(reads) == 20
+        clock.now += 1.5
+        for user in people[:15]:
+            put(store, f"new of {user}", user)  # by another process
+        for user in people:
+            assert cache.at_hand("t", user) is not None
+        task = asyncio.create_task(asyncio.sleep(2 * module.AHEAD_SECONDS))
+        while len(reads) == 20:
+            await asyncio.sleep(0.001)
+        cache.forget("t", "u3")  # changed while it is read: what is found of it counts no more
+        await task
+        assert len(reads) == 21
+        clock.now += 1.0
+        for user in people:
+            kept = cache.at_hand("t", user)
+            if user == "u3":
+                assert kept is None
+            else:
+                assert kept is not None
+                assert kept.summary == (StoredSummary(f"new of {user}", 2) if user in people[:15] else None)
+
+    asyncio.run(ask())
+
+
 def test_a_reading_from_before_a_change_is_not_kept(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = SummaryCache(store, 1000.0)
     read, gate, begun = store.database.read, threading.Event(), threading.Event()
@@ -128,7 +165,7 @@ def test_faults_are_told_and_not_kept(store: Store, monkeypatch: pytest.MonkeyPa
 
 def test_behind_a_store_that_hangs_lookups_do_not_pile_up(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     cache, gate = SummaryCache(store), threading.Event()
-    monkeypatch.setattr(store.database, "read", lambda *_: gate.wait(10) and None)
+    monkeypatch.setattr(store.database, "read", lambda *_: {} if gate.wait(10) else {})
 
     async def ask() -> None:
         waiting = [asyncio.create_task(cache.summary_of("t", f"u{n}")) for n in range(MOST_LOOKUPS)]

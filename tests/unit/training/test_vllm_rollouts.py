@@ -114,7 +114,7 @@ def test_the_comparison_by_hand() -> None:
     with pytest.raises(RolloutError, match=r"differ by 0.2 nats.*tolerance = 0.1"):
         check_log_probs(told, ours, 0.1)
     assert check_log_probs(told, ours, 0.1, top_p=0.9) == pytest.approx(0.2)  # -log 0.9 is 0.105
-    with pytest.raises(RolloutError, match=r"differ by 0.2 nats"):
+    with pytest.raises(RolloutError, match=r"differ by 0.2 nats.*tolerance = 0.1, and 0.0513 for top_p = 0.95\)"):
         check_log_probs(told, ours, 0.1, top_p=0.95)
     with pytest.raises(RolloutError, match="no log-probs"):
         check_log_probs([[None], []], ours, 0.1)

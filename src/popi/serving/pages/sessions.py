@@ -18,7 +18,7 @@ from sqlalchemy import Connection
 from popi.errors import AuthError
 from popi.serving.keys import KeyRing, digest
 from popi.serving.pages.settings import PageSettings
-from popi.serving.store import erasure, sessions, settings, users
+from popi.serving.store import sessions, settings
 from popi.serving.store.sessions import SessionRecord
 from popi.serving.store.threads import Store
 
@@ -84,14 +84,9 @@ class Sessions:
         new, database = secrets.token_urlsafe(32), self._store.database
 
         def take(connection: Connection) -> bool:
-            users.lock_existing(connection, tenant, user_id)  # an erasure waits for us, or is over and can be seen
             now = database.now(connection)
-            if now >= end or erasure.erased_since(connection, tenant, user_id, made):
-                return False
-            if not sessions.take_link(connection, sha256(text).hexdigest(), end):
-                return False
-            sessions.add(connection, self._record(new, tenant, user_id, now))
-            return True
+            record = self._record(new, tenant, user_id, now)
+            return sessions.open_by_link(connection, sha256(text).hexdigest(), made, end, record, now)
 
         if await self._store.write(take):
             return new

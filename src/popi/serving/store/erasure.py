@@ -35,7 +35,7 @@ class Removed:
 
 def erase(connection: Connection, tenant: str, user_id: str, now: float) -> Removed:
     """Remove a user. A worker that is at their renewal has lost its lease with the job, and writes nothing."""
-    there = users.lock_to_erase(connection, tenant, user_id, now)  # who writes for this user now is waited for
+    there = users.lock_even_absent(connection, tenant, user_id, now)  # who writes for this user now is waited for
     removed: dict[str, int] = {}
     for name, table in (
         ("renewal_jobs", jobs),

@@ -4,7 +4,9 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, delete, insert, select
 
+from popi.serving.store import users
 from popi.serving.store.database import upsert
+from popi.serving.store.erasure import erased_since
 from popi.serving.store.tables import opened_links, sessions
 
 
@@ -32,6 +34,33 @@ class SessionRecord:
 def add(connection: Connection, record: SessionRecord) -> None:
     """Open a session."""
     connection.execute(insert(sessions).values(**record.__dict__))
+
+
+def open_by_link(
+    connection: Connection, link_hash: str, made_at: float, expires_at: float, record: SessionRecord, now: float
+) -> bool:
+    """Open a user's session by a link; False where the link is over, or was opened before, or the user was erased since
+    it was made.
+
+    Args:
+        link_hash: names the link.
+        made_at: when it was made; seconds since 1970, like all times here.
+        expires_at: when it ends.
+        record: the session.
+    """
+    tenant, user_id = record.tenant, record.user_id
+    assert user_id is not None, "the team's sessions are opened by a key"
+    there = users.lock_even_absent(connection, tenant, user_id, now)  # an erasure waits for us, or can be seen
+    opened = (
+        now < expires_at
+        and not erased_since(connection, tenant, user_id, made_at)
+        and take_link(connection, link_hash, expires_at)
+    )
+    if opened:
+        add(connection, record)
+    if not there:
+        users.unlock_absent(connection, tenant, user_id)
+    return opened
 
 
 def take_link(connection: Connection, link_hash: str, expires_at: float) -> bool:

@@ -1,7 +1,7 @@
 """Versions of a user's summary. A version is never changed; the highest is the current one."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,6 +17,8 @@ Author = Literal["model", "user", "admin"]
 Found = Literal["leave_one_out", "named"]
 """How the signals behind a clause were found: by leaving each out and scoring anew, or the model named them."""
 
+MOST_AT_ONCE = 500
+"""Users of one query."""
 VERSIONS_KEPT = 100
 """A user's newest versions; older ones are removed."""
 
@@ -70,11 +72,48 @@ _CURRENT_TEXT = (
     .order_by(summaries.c.version.desc())
     .limit(1)
 )
+_others = summaries.alias()
+_CURRENT_TEXTS = (
+    select(users_table.c.user_id, summaries.c.text, summaries.c.version, users_table.c.paused)
+    .join(users_table, (users_table.c.tenant == summaries.c.tenant) & (users_table.c.user_id == summaries.c.user_id))
+    .where(
+        users_table.c.tenant == bindparam("of_tenant"), users_table.c.user_id.in_(bindparam("of_users", expanding=True))
+    )
+    .where(
+        summaries.c.version
+        == select(func.max(_others.c.version))
+        .where(_others.c.tenant == users_table.c.tenant, _others.c.user_id == users_table.c.user_id)
+        .scalar_subquery()
+    )
+)
 
 
 def current_text(connection: Connection, tenant: str, user_id: str) -> StoredSummary | None:
     """What the proxy puts in: one look-up in two indexes. Nothing while personalisation is paused."""
     row = connection.execute(_CURRENT_TEXT, {"of_tenant": tenant, "of_user": user_id}).first()
+    return _shown(row)
+
+
+def current_texts(connection: Connection, wanted: Collection[tuple[str, str]]) -> dict[tuple[str, str], StoredSummary]:
+    """The same of several users at once, named by tenant and id; those for whom there is nothing are left out."""
+    if len(wanted) == 1:
+        ((tenant, user_id),) = wanted
+        found = current_text(connection, tenant, user_id)
+        return {} if found is None else {(tenant, user_id): found}
+    ids: dict[str, list[str]] = {}
+    for tenant, user_id in wanted:
+        ids.setdefault(tenant, []).append(user_id)
+    shown = {}
+    for tenant, of_tenant in ids.items():
+        for at in range(0, len(of_tenant), MOST_AT_ONCE):
+            some = {"of_tenant": tenant, "of_users": of_tenant[at : at + MOST_AT_ONCE]}
+            for row in connection.execute(_CURRENT_TEXTS, some):
+                if (summary := _shown(row)) is not None:
+                    shown[tenant, row.user_id] = summary
+    return shown
+
+
+def _shown(row: Any) -> StoredSummary | None:
     return None if row is None or not row.text or row.paused else StoredSummary(row.text, row.version)
 
 

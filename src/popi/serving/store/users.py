@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, delete, func, select, update
 
 from popi.serving.store.database import upsert
 from popi.serving.store.tables import signals, users
@@ -39,11 +39,11 @@ def lock_existing(connection: Connection, tenant: str, user_id: str) -> bool:
     return connection.execute(update(users).where(*where).values(tenant=tenant)).rowcount > 0
 
 
-def lock_to_erase(connection: Connection, tenant: str, user_id: str, now: float) -> bool:
-    """The same for a user who is about to go; False where they were not there.
+def lock_even_absent(connection: Connection, tenant: str, user_id: str, now: float) -> bool:
+    """The same whether or not there is such a user; False where there is none, and `unlock_absent` must follow.
 
-    PostgreSQL has no row to hold then, so one is made that goes with the erasure: a first write that is under way is
-    waited for, and later ones wait for the erasure. SQLite has one writer at a time, and would keep the id's bytes.
+    PostgreSQL has no row to hold then, so one is made for as long as the transaction lasts: a write that is under
+    way is waited for, and later ones wait. SQLite has one writer at a time, and would keep the id's bytes.
     """
     while not lock_existing(connection, tenant, user_id):
         if connection.dialect.name == "sqlite":
@@ -52,6 +52,11 @@ def lock_to_erase(connection: Connection, tenant: str, user_id: str, now: float)
         if connection.execute(made.returning(users.c.user_id)).first() is not None:
             return False
     return True
+
+
+def unlock_absent(connection: Connection, tenant: str, user_id: str) -> None:
+    """Take away what the lock of a user who was not there may have made."""
+    connection.execute(delete(users).where(users.c.tenant == tenant, users.c.user_id == user_id))
 
 
 def _new(tenant: str, user_id: str, now: float) -> dict[str, object]:

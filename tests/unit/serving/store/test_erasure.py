@@ -1,6 +1,7 @@
 import random
 import sqlite3
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
 from pathlib import Path
@@ -10,11 +11,12 @@ from sqlalchemy import Connection
 
 from popi.serving.keys import create
 from popi.serving.profiles.service import erase_now
-from popi.serving.store import answers, erasure, jobs, keys, signals, summaries, users
+from popi.serving.store import answers, erasure, jobs, keys, sessions, signals, summaries, users
 from popi.serving.store.answers import KeptAnswer
 from popi.serving.store.database import Database
 from popi.serving.store.erasure import Removed
 from popi.serving.store.jobs import Debounce
+from popi.serving.store.sessions import SessionRecord
 from popi.serving.store.summaries import StoredClause
 from popi.signals.types import StatementSignal
 
@@ -61,33 +63,60 @@ def test_a_worker_in_flight_holds_no_lease_any_more(database: Database) -> None:
     assert not database.write(jobs.keep, job, 1e9, 60.0)
 
 
-@pytest.mark.parametrize("first", ["write", "erasure"])
-def test_a_users_first_answer_and_their_erasure_take_turns(database: Database, first: str) -> None:
-    """There is no row yet that the second could wait for; the first has done its part and does not end."""
-    kept, began, end = [KeptAnswer("a", "ask", "answer", 0)], threading.Event(), threading.Event()
-
-    def put(connection: Connection) -> int:
-        return answers.put(connection, "t", "u", kept, 100.0, 101.0, 60.0)
-
-    def erase(connection: Connection) -> Removed:
-        return erasure.erase(connection, "t", "u", 110.0)
+def take_turns(
+    database: Database, one: Callable[[Connection], object], other: Callable[[Connection], object]
+) -> tuple[object, object]:
+    """What two transactions give; the first has done its part, and does not end, when the second begins."""
+    began, end = threading.Event(), threading.Event()
 
     def slowly(connection: Connection) -> object:
-        done = (put if first == "write" else erase)(connection)
+        done = one(connection)
         began.set()
         end.wait(20)
         return done
 
     with ThreadPoolExecutor() as pool:
-        one = pool.submit(database.write, slowly)
+        first = pool.submit(database.write, slowly)
         assert began.wait(20)
-        other = pool.submit(database.write, erase if first == "write" else put)
-        wait([other], 0.3)
+        second = pool.submit(database.write, other)
+        wait([second], 0.3)
         end.set()
-        results = one.result(), other.result()
-    assert results == ((1, Removed(users=1, answers=1)) if first == "write" else (Removed(), 0))
+        return first.result(), second.result()
+
+
+def erase(connection: Connection) -> Removed:
+    return erasure.erase(connection, "t", "u", 110.0)
+
+
+@pytest.mark.parametrize("first", ["write", "erasure"])
+def test_a_users_first_answer_and_their_erasure_take_turns(database: Database, first: str) -> None:
+    """There is no row yet that the second could wait for."""
+    kept = [KeptAnswer("a", "ask", "answer", 0)]
+
+    def put(connection: Connection) -> int:
+        return answers.put(connection, "t", "u", kept, 100.0, 101.0, 60.0)
+
+    if first == "write":
+        assert take_turns(database, put, erase) == (1, Removed(users=1, answers=1))
+    else:
+        assert take_turns(database, erase, put) == (Removed(), 0)
     assert database.read(users.find, "t", "u") is None
     assert database.read(answers.kept, "t", "u", 0.0) == []
+
+
+@pytest.mark.parametrize("first", ["link", "erasure"])
+def test_a_link_of_nobody_yet_and_their_erasure_take_turns(database: Database, first: str) -> None:
+    session = SessionRecord("cookie", "t", "u", None, None, 500.0)
+
+    def link(connection: Connection) -> bool:
+        return sessions.open_by_link(connection, "link", 100.0, 200.0, session, 105.0)
+
+    if first == "link":
+        assert take_turns(database, link, erase) == (True, Removed(sessions=1))
+    else:
+        assert take_turns(database, erase, link) == (Removed(), False)
+    assert database.read(sessions.find, "cookie", 111.0) is None
+    assert database.read(users.find, "t", "u") is None
 
 
 def traces(folder: Path, words: str) -> list[str]:

@@ -3,7 +3,7 @@ import threading
 import pytest
 
 from popi.serving.interfaces import StoredSummary
-from popi.serving.store import summaries
+from popi.serving.store import summaries, users
 from popi.serving.store.database import Database
 from popi.serving.store.summaries import StoredClause, VersionConflict
 
@@ -43,6 +43,27 @@ def test_an_empty_summary_personalises_nothing(database: Database) -> None:
     put(database, "a", 0)
     put(database, "", 1)
     assert database.read(summaries.current_text, "t", "u") is None
+
+
+def test_of_many_at_once_each_gets_what_one_by_one_gets(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(summaries, "MOST_AT_ONCE", 2)
+    put(database, "a", 0)
+    put(database, "a again", 1)
+    put(database, "of another tenant", 0, tenant="other")
+    for user, texts in (("empty", ("x", "")), ("paused", ("x",)), ("v", ("x", "y", "z"))):
+        for version, text in enumerate(texts):
+            put(database, text, version, user=user)
+    database.write(users.pause, "t", "paused", True, 1.0)
+    wanted = {("t", user) for user in ("u", "empty", "paused", "v", "nobody")} | {("other", "u"), ("none", "u")}
+    one_by_one = {key: found for key in wanted if (found := database.read(summaries.current_text, *key)) is not None}
+    assert database.read(summaries.current_texts, wanted) == one_by_one
+    assert one_by_one == {
+        ("t", "u"): StoredSummary("a again", 2),
+        ("t", "v"): StoredSummary("z", 3),
+        ("other", "u"): StoredSummary("of another tenant", 1),
+    }
+    assert database.read(summaries.current_texts, [("t", "u")]) == {("t", "u"): StoredSummary("a again", 2)}
+    assert database.read(summaries.current_texts, [("t", "paused")]) == {}
 
 
 def test_old_versions_go(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
