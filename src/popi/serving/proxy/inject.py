@@ -20,7 +20,7 @@ summary changes; then comes the conversation.
 from typing import Literal
 
 from popi.serving.proxy.block import Block
-from popi.serving.proxy.members import Edit, Member, items, last, read_object
+from popi.serving.proxy.members import Edit, Member, item, last, read_object
 
 Api = Literal["chat", "responses", "messages"]
 
@@ -55,16 +55,17 @@ def summary_edit(api: Api, text: str, start: int, members: list[Member], block: 
 def _in_messages(text: str, messages: Member | None, block: Block) -> Edit | None:
     if messages is None or not isinstance(messages.value, list) or not messages.value:
         return None
-    system: list[Member] | None = None
-    for item, at in items(text, messages.start):
-        if not isinstance(item, dict):
+    systems = 0
+    for message in messages.value:
+        if not isinstance(message, dict):
             return None
-        if item.get("role") not in ("system", "developer"):
+        if message.get("role") not in ("system", "developer"):
             break
-        system, _ = read_object(text, at)
-    if system is None:
+        systems += 1
+    if not systems:
         at = messages.start + 1
         return Edit(at, at, b'{"role":"system","content":"%b"},' % block.alone)
+    system, _ = read_object(text, item(text, messages.start, systems - 1))
     content = last(system, "content")
     return None if content is None else _at_the_end(content, block)
 

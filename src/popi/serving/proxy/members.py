@@ -8,7 +8,7 @@ Values read so have their non-ASCII letters garbled; `string` reads one rightly.
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from popi.serving.proxy.refusals import Refusal
@@ -117,22 +117,20 @@ def read_object(text: str, start: int) -> tuple[list[Member], int]:
         raise _too_deep() from None
 
 
-def items(text: str, start: int) -> Iterator[tuple[Any, int]]:
-    """Values of the (valid) array that begins at `start`, each with where it begins.
+def item(text: str, start: int, number: int) -> int:
+    """Where an item of the (valid) array begins that begins at `start`; they are counted from 0.
 
     Raises:
-        Refusal: one is nested too deep. What could be read from above need not be readable from here.
+        Refusal: one before it is nested too deep. What could be read from above need not be readable from here.
     """
     at = _skip(text, start + 1)
-    while text[at] != "]":
+    for _ in range(number):
         try:
-            value, end = _value(text, at)
+            _, end = _value(text, at)
         except RecursionError:
             raise _too_deep() from None
-        yield value, at
-        at = _skip(text, end)
-        if text[at] == ",":
-            at = _skip(text, at + 1)
+        at = _skip(text, _skip(text, end) + 1)
+    return at
 
 
 def last(members: Sequence[Member], name: str) -> Member | None:

@@ -12,7 +12,7 @@ from popi.serving.proxy.members import (
     Unreadable,
     apply,
     body_text,
-    items,
+    item,
     last,
     read_body,
     string,
@@ -57,7 +57,7 @@ def test_items_of_an_array(values: list[Any], style: dict[str, Any]) -> None:
     body = b" " + json.dumps(values, **style).encode()
     text = body_text(body)
     decoder = json.JSONDecoder()
-    assert [decoder.raw_decode(text, at)[0] for _, at in items(text, 1)] == values
+    assert [decoder.raw_decode(text, item(text, 1, number))[0] for number in range(len(values))] == values
 
 
 @settings(deadline=None)
@@ -127,7 +127,7 @@ def test_a_body_may_be_nested_too_deep() -> None:
     with pytest.raises(Refusal, match="too deep"):
         read_body('{"a":' + deep + "}")
     with pytest.raises(Refusal, match="too deep"):
-        list(items(f"[{deep}]", 0))
+        item(f"[{deep}, 1]", 0, 1)
 
 
 def test_what_python_would_refuse_and_json_allows() -> None:
