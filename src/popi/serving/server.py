@@ -73,6 +73,7 @@ def run(
         log_level="warning",
         lifespan="on",
         timeout_graceful_shutdown=GRACE_SECONDS,
+        timeout_keep_alive=settings.proxy.client_keepalive_s,
     )
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         runner.run(_Server(config, lambda: say(url)).serve([listening]))

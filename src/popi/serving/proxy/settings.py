@@ -109,6 +109,9 @@ class ProxySettings(_Settings):
     keepalive_s: float = Field(default=4.0, ge=0)
     """Seconds that an idle connection to the upstream is kept. Below what the upstream keeps it (5 for many servers),
     or a request may meet one that is just being closed."""
+    client_keepalive_s: int = Field(default=75, ge=1)
+    """Seconds that an idle connection of a client is kept. Above what clients and load balancers in front keep it
+    (often 5 and 60), or a request of theirs may meet one that is just being closed."""
 
     block: str = Field(default=DEFAULT_BLOCK, min_length=1)
     """What is put in, around `{summary}`. Set it to what your generator was trained with, if it was."""
