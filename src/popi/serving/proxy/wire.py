@@ -27,13 +27,22 @@ MOST_HEADER = 65_536
 
 
 class Handler(ResponseHandler):
-    """aiohttp's end of a connection, without two faults of it that let a call hang for ever."""
+    """aiohttp's end of a connection without faults of it: two let a call hang for ever, one takes a cut for the end."""
 
     _written = False
 
     def set_exception(self, exc: BaseException, exc_cause: BaseException = _EXC_SENTINEL) -> None:
         """What is no HTTP amid an answer ends its body too; aiohttp tells only who waits for a head."""
         super().set_exception(exc, exc_cause)
+        self._cut(exc, exc_cause)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Of an answer without a length aiohttp takes any end for the end; a reset is none."""
+        if exc is not None:
+            self._cut(aiohttp.ClientPayloadError("the connection was reset"), exc)
+        super().connection_lost(exc)
+
+    def _cut(self, exc: BaseException, exc_cause: BaseException) -> None:
         content = self._payload
         if content is not None and not content.is_eof() and content.exception() is None:
             content.set_exception(exc, exc_cause)

@@ -5,6 +5,7 @@ import gzip
 import http.client
 import json
 import socket
+import struct
 import time
 
 import pytest
@@ -76,6 +77,34 @@ def test_a_cut_body_of_known_length(gateway: RunningGateway) -> None:
 
 BOTH_WAYS = pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/files"])
 """By a request written in one piece, and by aiohttp's session."""
+
+
+@BOTH_WAYS
+def test_a_reset_amid_an_answer_without_a_length_cuts_it(gateway: RunningGateway, path: str) -> None:
+    async def reset(_: Received, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nhalf")
+        await writer.drain()
+        await asyncio.sleep(0.05)
+        at_once = struct.pack("ii", 1, 0)
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
+        writer.transport.abort()
+
+    gateway.upstream.reply = reset
+    with pytest.raises(http.client.IncompleteRead) as cut_short:
+        gateway.call(path, CHAT)
+    assert cut_short.value.partial == b"half"
+
+
+@BOTH_WAYS
+def test_an_answer_without_a_length_ends_with_its_connection(gateway: RunningGateway, path: str) -> None:
+    async def whole(_: Received, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nall of it")
+        await writer.drain()
+        await asyncio.sleep(0.05)
+        writer.close()
+
+    gateway.upstream.reply = whole
+    assert gateway.call(path, CHAT).body == b"all of it"
 
 
 @BOTH_WAYS
