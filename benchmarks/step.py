@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from bench.cases import PARTS, Case, cases, default_models, threads
+from bench.cases import DTYPES, PARTS, Case, cases, default_models, threads
 from bench.report import Row, commit, load_average, machine, merged, plot, table
 from bench.worker import WAYS, Failure, Worker
 from rich.console import Console
@@ -153,6 +153,9 @@ def options_of(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="two lengths, one group size, one repeat")
     parser.add_argument("--repeats", type=int, default=3, help="turns of each way; the median counts")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--dtype", choices=DTYPES, help="default: bfloat16 for shapes and smollm2, float32 for other models"
+    )
     parser.add_argument("--device", default="cuda" if gpu else "cpu")
     parser.add_argument("--time-limit", type=float, default=300.0, help="most seconds of one run of one way")
     parser.add_argument(
@@ -191,7 +194,8 @@ def main(arguments: list[str] | None = None) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("spawn")  # a fork of torch and the tokenizers may hang
     console = Console(width=160, highlight=False)
-    for case in cases(options.model, options.device, options.only, options.signals, options.groups, options.seed):
+    grid = (options.device, options.only, options.signals, options.groups, options.seed)
+    for case in cases(options.model, *grid, dtype=options.dtype):
         row = measure(case, options, context)
         rows = merged(file, [row])
         file.write_text(json.dumps(rows, indent=1) + "\n")

@@ -11,6 +11,7 @@ from popi.errors import PopiError
 SUMMARY, PROMPT, RESPONSE, PAIRS = 64, 428, 128, 8
 """Tokens of a summary, of a task prompt with its template and of a response; target pairs in a generator step."""
 BETA = 0.1
+DTYPES = ("float32", "bfloat16")
 LLAMAS = {
     "llama-100m": (16384, 768, 12, 12, 12, 2048),
     "llama-1b": (128256, 2048, 16, 32, 8, 8192),
@@ -139,7 +140,13 @@ def default_models(device: str) -> list[str]:
 
 
 def cases(
-    models: list[str], device: str, parts: list[str], signals: list[int], groups: list[int], seed: int
+    models: list[str],
+    device: str,
+    parts: list[str],
+    signals: list[int],
+    groups: list[int],
+    seed: int,
+    dtype: str | None = None,
 ) -> list[Case]:
     """The grid: every length of the signals at one group size (8, if it is asked for), the other sizes at one length
     (2,000, if asked for); parts that read no signals at each group size."""
@@ -148,12 +155,12 @@ def cases(
     shapes = [(s, at) for s in signals] + [(length, g) for g in groups if g != at]
     found = []
     for model in models:
-        dtype = "float32" if model not in (*LLAMAS, "smollm2") else "bfloat16"
+        own_dtype = dtype or ("bfloat16" if model in (*LLAMAS, "smollm2") else "float32")
         fits = context(model) - SUMMARY
         for what in parts:
             own = shapes if what in READ_SIGNALS else [(0, g) for g in groups]
             own = own if what != "generator_step" else [(0, 0)]
-            found += [Case(what, model, dtype, device, s, g, seed) for s, g in own if s <= fits]
+            found += [Case(what, model, own_dtype, device, s, g, seed) for s, g in own if s <= fits]
     return found
 
 
