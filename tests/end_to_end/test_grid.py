@@ -111,7 +111,8 @@ def test_a_killed_grid_goes_on_without_repeating_an_item(
     own = tmp_path / "broken/g/cells/nano/own"
     assert not (tmp_path / "broken/g/grid.json").exists(), errors.decode()[-2000:]
     before = {path: path.read_text() for path in own.glob("*.jsonl")}
-    kept = sum(len(text.splitlines()) - path.name.endswith(".part.jsonl") for path, text in before.items())
+    # A last line without its end was being written, and counts no more than a head alone does.
+    kept = sum(max(0, text.count("\n") - path.name.endswith(".part.jsonl")) for path, text in before.items())
     assert (own / "no_personalization.jsonl") in before and USERS * TARGETS <= kept < 3 * USERS * TARGETS
 
     written: list[str] = []

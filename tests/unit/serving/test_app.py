@@ -199,7 +199,7 @@ def test_an_old_summary_bridges_a_slow_store_until_its_user_is_erased(
     read, over, slow = database.read, threading.Event(), True
 
     def slowly(query: Any, *args: Any, **more: Any) -> Any:
-        if slow and query is summaries.current_text:
+        if slow and query is summaries.current_texts:
             over.wait(30)
         return read(query, *args, **more)
 
