@@ -26,6 +26,19 @@ def put(store: Store, text: str, user: str = "u") -> None:
     store.database.write(summaries.put, "t", user, text, [], "user", 1.0, expected=None)
 
 
+def counted(store: Store, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """A list that grows with each reading of the store."""
+    reads: list[Any] = []
+    read = store.database.read
+
+    def noted(*args: Any, **more: Any) -> Any:
+        reads.append(args)
+        return read(*args, **more)
+
+    monkeypatch.setattr(store.database, "read", noted)
+    return reads
+
+
 def test_read_once_in_a_while_and_after_a_change(store: Store) -> None:
     clock = Clock()
     cache = SummaryCache(store, fresh_seconds=2.0, clock=clock)
@@ -47,9 +60,7 @@ def test_read_once_in_a_while_and_after_a_change(store: Store) -> None:
 def test_one_that_is_used_is_read_again_before_it_is_old(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
     cache = SummaryCache(store, fresh_seconds=2.0, clock=clock)
-    reads = []
-    read = store.database.read
-    monkeypatch.setattr(store.database, "read", lambda *args, **more: reads.append(args) or read(*args, **more))
+    reads = counted(store, monkeypatch)
 
     async def ask() -> None:
         put(store, "a")
@@ -77,9 +88,7 @@ def test_one_that_is_used_is_read_again_before_it_is_old(store: Store, monkeypat
 def test_users_who_are_active_are_read_again_in_one_query(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
     cache = SummaryCache(store, fresh_seconds=2.0, clock=clock)
-    reads = []
-    read = store.database.read
-    monkeypatch.setattr(store.database, "read", lambda *args, **more: reads.append(args) or read(*args, **more))
+    reads = counted(store, monkeypatch)
 
     async def ask() -> None:
         people = [f"u{n}" for n in range(20)]
