@@ -65,26 +65,22 @@ class VersionConflict(Exception):
 
 
 # Made once: to put a query together takes as long as to run it.
+_TEXTS = select(users_table.c.user_id, summaries.c.text, summaries.c.version, users_table.c.paused).join(
+    users_table, (users_table.c.tenant == summaries.c.tenant) & (users_table.c.user_id == summaries.c.user_id)
+)
 _CURRENT_TEXT = (
-    select(summaries.c.text, summaries.c.version, users_table.c.paused)
-    .join(users_table, (users_table.c.tenant == summaries.c.tenant) & (users_table.c.user_id == summaries.c.user_id))
-    .where(summaries.c.tenant == bindparam("of_tenant"), summaries.c.user_id == bindparam("of_user"))
+    _TEXTS.where(summaries.c.tenant == bindparam("of_tenant"), summaries.c.user_id == bindparam("of_user"))
     .order_by(summaries.c.version.desc())
     .limit(1)
 )
 _others = summaries.alias()
-_CURRENT_TEXTS = (
-    select(users_table.c.user_id, summaries.c.text, summaries.c.version, users_table.c.paused)
-    .join(users_table, (users_table.c.tenant == summaries.c.tenant) & (users_table.c.user_id == summaries.c.user_id))
-    .where(
-        users_table.c.tenant == bindparam("of_tenant"), users_table.c.user_id.in_(bindparam("of_users", expanding=True))
-    )
-    .where(
-        summaries.c.version
-        == select(func.max(_others.c.version))
-        .where(_others.c.tenant == users_table.c.tenant, _others.c.user_id == users_table.c.user_id)
-        .scalar_subquery()
-    )
+_CURRENT_TEXTS = _TEXTS.where(
+    users_table.c.tenant == bindparam("of_tenant"),
+    users_table.c.user_id.in_(bindparam("of_users", expanding=True)),
+    summaries.c.version
+    == select(func.max(_others.c.version))
+    .where(_others.c.tenant == users_table.c.tenant, _others.c.user_id == users_table.c.user_id)
+    .scalar_subquery(),
 )
 
 
