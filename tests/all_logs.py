@@ -11,7 +11,6 @@ LEVELS = {
     "popi.gateway": logging.DEBUG,
     "uvicorn": logging.DEBUG,
     "uvicorn.error": logging.DEBUG,
-    "aiohttp": logging.DEBUG,
     "asyncio": logging.DEBUG,
     "sqlalchemy": logging.INFO,  # at DEBUG it logs rows; nothing of ours turns that on
 }

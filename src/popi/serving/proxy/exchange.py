@@ -1,16 +1,13 @@
 """One request and its answer on their way."""
 
-from collections.abc import AsyncIterator
-
 from starlette.types import Receive, Scope, Send
 
 from popi.serving.interfaces import Tap
-from popi.serving.proxy.body import ClientGone
 from popi.serving.proxy.disconnect import Watch
 from popi.serving.proxy.headers import Raw, RequestHeaders
 from popi.serving.proxy.inject import Api
 from popi.serving.proxy.logs import Record
-from popi.serving.proxy.refusals import Dialect, Refusal
+from popi.serving.proxy.refusals import Dialect
 from popi.serving.proxy.rewrite import Rewriting
 
 
@@ -29,7 +26,6 @@ class Exchange:
         rewriting: its body, where it is personalised and was read.
         started: the head of the answer is out.
         tap: looks on while the answer passes; None: nobody does.
-        upload_fault: what ended the upload of a body that is passed on as it comes.
     """
 
     __slots__ = (
@@ -44,7 +40,6 @@ class Exchange:
         "send",
         "started",
         "tap",
-        "upload_fault",
         "waited",
         "watch",
     )
@@ -61,7 +56,6 @@ class Exchange:
         self.started = False
         self.tap: Tap | None = None
         self.waited = 0.0
-        self.upload_fault: ClientGone | Refusal | None = None
 
     @property
     def dialect(self) -> Dialect:
@@ -74,12 +68,3 @@ class Exchange:
         """Send the head of the answer."""
         self.record.status, self.started = status, True
         await self.send({"type": "http.response.start", "status": status, "headers": headers})
-
-    async def upload(self, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        """Pieces of a body; what goes wrong with them is kept, for the HTTP client makes an error of its own of it."""
-        try:
-            async for piece in pieces:
-                yield piece
-        except (ClientGone, Refusal) as fault:
-            self.upload_fault = fault
-            raise

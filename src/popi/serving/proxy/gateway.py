@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 from popi.errors import AuthError
 from popi.serving.interfaces import Caller, Keys, Recorder, StoredSummary, Summaries
 from popi.serving.proxy.body import ClientGone, pass_on, read_whole, too_long
+from popi.serving.proxy.connection import UpstreamFault
 from popi.serving.proxy.exchange import Exchange
 from popi.serving.proxy.headers import HeaderRules, Raw, RequestHeaders, answer_headers
 from popi.serving.proxy.identity import user_of
@@ -27,7 +28,8 @@ from popi.serving.proxy.refusals import Refusal, answer
 from popi.serving.proxy.rewrite import Rewriter
 from popi.serving.proxy.settings import ProxySettings
 from popi.serving.proxy.tracing import Tracing
-from popi.serving.proxy.upstream import Body, Cut, Upstream, pieces
+from popi.serving.proxy.upstream import Upstream
+from popi.serving.proxy.wire import Body
 
 PERSONALISED: dict[str, Api] = {
     "/v1/chat/completions": "chat",
@@ -243,7 +245,7 @@ class Gateway:
             return None if headers.length is None else b""
         if headers.length is not None:
             headers.passed.append((b"content-length", b"%d" % headers.length))
-        return exchange.upload(pass_on(exchange.receive, most, lambda: exchange.watch.begin(exchange.receive)))
+        return pass_on(exchange.receive, most, lambda: exchange.watch.begin(exchange.receive))
 
     def _with_upstream_key(self, exchange: Exchange) -> list[Raw]:
         settings, headers = self._settings, exchange.headers
@@ -268,34 +270,33 @@ class Gateway:
             passed = self._with_upstream_key(exchange)
             reply = await self._upstream.send(record.method, exchange.path, query, passed, body)
         except Refusal as refusal:
-            if exchange.upload_fault is not None:  # the upload failed, and took the call with it
-                raise exchange.upload_fault from None
-            metrics.upstream_faults.add(refusal.code)
+            if refusal.code.startswith("upstream_"):  # else the client's body was refused
+                metrics.upstream_faults.add(refusal.code)
             raise
         try:
             elapsed = perf_counter() - sent
             record.upstream_ms = elapsed * 1000
             metrics.upstream.add(elapsed, record.route)
-            headers = answer_headers(reply.raw_headers)
+            headers = answer_headers(reply.headers)
             if record.personalized is not None:
                 headers.append((b"x-popi-personalized", record.personalized.encode()))
                 if record.version is not None:
                     headers.append((b"x-popi-summary-version", b"%d" % record.version))
             await exchange.start(reply.status, headers)
-            tap = exchange.tap if reply.status == 200 else None
-            async for piece, more in pieces(reply):
-                if piece or not more:
-                    await exchange.send({"type": "http.response.body", "body": piece, "more_body": more})
+            tap, more = exchange.tap if reply.status == 200 else None, True
+            while more:
+                piece, more = await reply.read()
+                await exchange.send({"type": "http.response.body", "body": piece, "more_body": more})
                 if tap is not None:
                     tap.feed(piece)
             if tap is not None:
-                tap.done(reply.headers.get("content-encoding", "").strip().lower())
-        except Cut:
+                tap.done(_encoding(reply.headers))
+        except UpstreamFault:
             # The answer stays unfinished, and the server closes the connection: the client sees what we saw.
             record.reason = "upstream_cut"
             metrics.upstream_faults.add("cut")
         finally:
-            reply.close()  # of an answer read to its end this gives the connection back
+            reply.close()
 
     async def _refuse(self, exchange: Exchange, refusal: Refusal) -> None:
         record = exchange.record
@@ -322,6 +323,12 @@ def _in_tenant(caller: Caller, tenant: str | None) -> Caller:
     if caller.scope != "admin":
         raise Refusal(403, "not_allowed", "this key belongs to another tenant than x-popi-tenant names")
     return replace(caller, tenant=tenant)
+
+
+def _encoding(headers: list[Raw]) -> str:
+    """What an answer is packed in."""
+    values = [value for name, value in headers if name.lower() == b"content-encoding"]
+    return values[0].decode("latin-1").strip().lower() if values else ""
 
 
 def _refused(error: AuthError) -> Refusal:

@@ -29,8 +29,10 @@ UVICORN: dict[str, Any] = {
     "access_log": False,
     "server_header": False,
     "date_header": False,
+    "proxy_headers": False,
 }
-"""How uvicorn should run the gateway: the upstream's own `server` and `date` are passed on, and log lines are ours."""
+"""How uvicorn should run the gateway: the upstream's own `server` and `date` are passed on, log lines are ours, and
+nobody asks for the client's address."""
 
 
 @dataclass(frozen=True)

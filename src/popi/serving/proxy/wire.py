@@ -1,161 +1,159 @@
-"""A request with a whole body, on a connection of aiohttp's pool.
+"""Requests to the upstream: written as they are, on connections that are kept for the next.
 
-aiohttp's session does much for a request that a gateway has no use for: header tables, cookies, redirects, a writer of
-its own; that is a good part of what a request costs. Here the request is written in one piece. Pool, TLS, time limits
-and the parser of answers are aiohttp's all the same, by `TCPConnector.connect` and the connection's protocol; the
-latter is no part of its documented interface, so its version is bounded (pyproject.toml).
+An HTTP library's session does much for a request that a gateway has no use for: header tables, cookies, redirects,
+decoding; that was half of what a request cost (docs/lab_notes.md). Here the request's bytes are put together once and
+the answer's are handed on. The parser is httptools, connections are asyncio's, made by aiohappyeyeballs.
 """
 
 import asyncio
-from collections.abc import Sequence
+import socket
+import ssl
+from collections.abc import AsyncIterator, Sequence
 from functools import partial
+from urllib.parse import urlsplit
 
-import aiohttp
-from aiohttp.client_proto import ResponseHandler
-from aiohttp.connector import Connection
-from aiohttp.helpers import _EXC_SENTINEL
-from aiohttp.http_parser import RawResponseMessage
-from multidict import CIMultiDictProxy
-from yarl import URL
+import aiohappyeyeballs
 
+from popi.serving.proxy.connection import Answer, Connection, Silent, Unreachable
 from popi.serving.proxy.headers import Raw
 
-MOST_HEADERS = 1024
-"""Most headers of an answer."""
-MOST_HEADER = 65_536
-"""Longest line of an answer's head, in bytes."""
+Body = bytes | AsyncIterator[bytes] | None
 
-
-class Handler(ResponseHandler):
-    """aiohttp's end of a connection without faults of it: two let a call hang for ever, one takes a cut for the end."""
-
-    _written = False
-
-    def set_exception(self, exc: BaseException, exc_cause: BaseException = _EXC_SENTINEL) -> None:
-        """What is no HTTP amid an answer ends its body too; aiohttp tells only who waits for a head."""
-        super().set_exception(exc, exc_cause)
-        self._cut(exc, exc_cause)
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        """Of an answer without a length aiohttp takes any end for the end; a reset is none."""
-        if exc is not None:
-            self._cut(aiohttp.ClientPayloadError("the connection was reset"), exc)
-        super().connection_lost(exc)
-
-    def _cut(self, exc: BaseException, exc_cause: BaseException) -> None:
-        content = self._payload
-        if content is not None and not content.is_eof() and content.exception() is None:
-            content.set_exception(exc, exc_cause)
-
-    def start_timeout(self) -> None:
-        """The request is written: the answer is waited for from now on."""
-        self._written = True
-        self._reschedule_timeout()
-
-    async def read(self) -> tuple[RawResponseMessage, aiohttp.StreamReader]:
-        """The head of the next answer. After one that only announces another, aiohttp would wait without a limit."""
-        message, content = await super().read()
-        if message.code >= 200:
-            self._written = False
-        elif message.code != 101 and self._written and not self._buffer and not self._eof:
-            self._reschedule_timeout()
-        return message, content
-
-
-def pool(keepalive_s: float) -> aiohttp.TCPConnector:
-    """Connections of the running loop, as many as are asked for; idle ones are kept for that long."""
-    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=keepalive_s, ttl_dns_cache=60)
-    connector._factory = partial(Handler, loop=asyncio.get_running_loop())  # type: ignore[assignment]
-    return connector
-
-
-class Reply:
-    """An answer whose head is here; as much of aiohttp's as the gateway needs.
-
-    Attributes:
-        status: of HTTP.
-        raw_headers: as they came.
-        headers: the same, by name.
-        content: the body, as it arrives.
-    """
-
-    __slots__ = ("_connection", "content", "headers", "raw_headers", "status")
-
-    def __init__(
-        self,
-        connection: Connection,
-        status: int,
-        raw_headers: Sequence[Raw],
-        headers: "CIMultiDictProxy[str]",
-        content: aiohttp.StreamReader,
-    ) -> None:
-        self._connection, self.status, self.raw_headers, self.headers = connection, status, raw_headers, headers
-        self.content = content
-        content.on_eof(connection.release)
-
-    def close(self) -> None:
-        """End the connection, unless it went back to the pool with the answer's end."""
-        self._connection.close()
+EYEBALLS_S = 0.25
+"""Seconds after which the next address of a host is tried beside the one before (RFC 8305)."""
+_WITH_BODY = ("POST", "PUT", "PATCH")
 
 
 class Wire:
-    """Sends requests to one server.
+    """Sends requests to one server, within one event loop.
 
     Args:
-        connector: see `pool`.
         server: its URL; only scheme, host and port count.
-        timeout: `sock_connect` and `sock_read` are heeded.
+        connect_s: seconds to reach it.
+        silence_s: see Connection.
+        keepalive_s: seconds that an idle connection is kept.
     """
 
-    def __init__(self, connector: aiohttp.TCPConnector, server: URL, timeout: aiohttp.ClientTimeout) -> None:
-        self._connector, self._timeout = connector, timeout
-        # The connector reads off it where to connect to, and how.
-        self._to = aiohttp.ClientRequest("POST", server, loop=asyncio.get_running_loop())
-        self._host = f"host: {server.host_port_subcomponent}\r\n".encode()
+    def __init__(self, server: str, connect_s: float, silence_s: float, keepalive_s: float) -> None:
+        parts = urlsplit(server)
+        host = parts.hostname or ""
+        self._host = host if host.isascii() else host.encode("idna").decode()
+        usual = 443 if parts.scheme == "https" else 80
+        self._port = parts.port or usual
+        self._tls = _tls() if parts.scheme == "https" else None
+        shown = f"[{self._host}]" if ":" in self._host else self._host
+        shown = shown if self._port == usual else f"{shown}:{self._port}"
+        self._host_line = f"host: {shown}\r\n".encode()
+        self._connect_s, self._silence_s, self._keepalive_s = connect_s, silence_s, keepalive_s
+        self._open: set[Connection] = set()
+        self._idle: dict[Connection, float] = {}  # since when; the longest idle first
+        self._sweeping: asyncio.TimerHandle | None = None
 
-    async def post(self, target: bytes, headers: Sequence[Raw], body: bytes) -> Reply:
-        """POST a body and wait for the head of the answer.
+    async def send(self, method: str, target: bytes, headers: Sequence[Raw], body: Body) -> Answer:
+        """Send a request and wait for the head of its answer.
 
         Args:
+            method: of HTTP.
             target: path and query as they stand in the request's first line.
-            headers: without host and content-length.
-            body: whole.
+            headers: without host, transfer-encoding, and without content-length for a body that is whole.
+            body: whole, in pieces, or none.
 
         Raises:
-            aiohttp.ClientError, aiohttp.http_exceptions.HttpProcessingError, TimeoutError: as aiohttp has them.
+            UpstreamFault: there is no answer.
             ValueError: a header has a line's end in it.
+            Exception: what the pieces of the body raised.
         """
+        pieces = body if not isinstance(body, bytes | None) else None
+        whole = body if isinstance(body, bytes) else b""
+        length = pieces is None and (body is not None or method in _WITH_BODY)
+        chunked = pieces is not None and not any(name == b"content-length" for name, _ in headers)
         lines = [b"%b: %b\r\n" % header for header in headers]
-        head = b"".join(
-            (b"POST ", target, b" HTTP/1.1\r\n", self._host, *lines, b"content-length: %d\r\n\r\n" % len(body))
-        )
-        if head.count(b"\n") != len(lines) + 4:
+        if length:
+            lines.append(b"content-length: %d\r\n" % len(whole))
+        elif chunked:
+            lines.append(b"transfer-encoding: chunked\r\n")
+        head = b"".join((method.encode(), b" ", target, b" HTTP/1.1\r\n", self._host_line, *lines, b"\r\n"))
+        if head.count(b"\n") != len(lines) + 3:
             raise ValueError("a header has a line's end in it")
+        connection = self._take() or await self._connect()
+        answer = connection.send(head + whole, method == "HEAD")
         try:
-            connection = await self._connector.connect(self._to, traces=[], timeout=self._timeout)
-        except TimeoutError as error:
-            raise aiohttp.ConnectionTimeoutError from error
-        try:
-            protocol = connection.protocol
-            assert protocol is not None and protocol.transport is not None
-            self._expect(protocol)
-            protocol.transport.write(head + body)
-            while True:
-                message, content = await protocol.read()
-                if message.code >= 200 or message.code == 101:  # else it announces the answer
-                    break
+            if pieces is not None:
+                connection.upload(asyncio.ensure_future(_write(connection, pieces, chunked)))
+            await answer.head()
         except BaseException:
-            connection.close()
+            answer.close()
             raise
-        return Reply(connection, message.code, message.raw_headers, message.headers, content)
+        return answer
 
-    def _expect(self, protocol: ResponseHandler) -> None:
-        protocol.set_response_params(
-            read_until_eof=True,
-            auto_decompress=False,
-            read_timeout=self._timeout.sock_read,
-            max_line_size=MOST_HEADER,
-            max_field_size=MOST_HEADER,
-            max_headers=MOST_HEADERS,
-        )
-        protocol.start_timeout()
+    def close(self) -> None:
+        """Close all connections."""
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+        for connection in list(self._open):
+            connection.abort()
+
+    def _take(self) -> Connection | None:
+        """The connection that was used last: the others grow old, and are closed."""
+        while self._idle:
+            connection, _ = self._idle.popitem()
+            if not connection.transport.is_closing():
+                return connection
+        return None
+
+    async def _connect(self) -> Connection:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self._connect_s):
+                addresses = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+                connected = await aiohappyeyeballs.start_connection(
+                    addresses, happy_eyeballs_delay=EYEBALLS_S, loop=loop
+                )
+                _, connection = await loop.create_connection(
+                    partial(Connection, self._silence_s, self._free, self._lost),
+                    sock=connected,
+                    ssl=self._tls,
+                    server_hostname=self._host if self._tls is not None else None,
+                )
+        except TimeoutError:
+            raise Silent(f"could not be reached within {self._connect_s:g} seconds") from None
+        except OSError:
+            raise Unreachable("can't be reached") from None
+        self._open.add(connection)
+        return connection
+
+    def _free(self, connection: Connection) -> None:
+        loop = asyncio.get_running_loop()
+        self._idle[connection] = loop.time()
+        if self._sweeping is None:
+            self._sweeping = loop.call_later(self._keepalive_s, self._sweep)
+
+    def _lost(self, connection: Connection) -> None:
+        self._idle.pop(connection, None)
+        self._open.discard(connection)
+
+    def _sweep(self) -> None:
+        """Close what has been idle for too long."""
+        loop = asyncio.get_running_loop()
+        self._sweeping = None
+        while self._idle:
+            connection, since = next(iter(self._idle.items()))
+            if (left := since + self._keepalive_s - loop.time()) > 0:
+                self._sweeping = loop.call_later(left, self._sweep)
+                return
+            del self._idle[connection]
+            connection.abort()
+
+
+async def _write(connection: Connection, pieces: AsyncIterator[bytes], chunked: bool) -> None:
+    async for piece in pieces:
+        if piece:
+            await connection.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
+    if chunked:
+        await connection.write(b"0\r\n\r\n")
+
+
+def _tls() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context

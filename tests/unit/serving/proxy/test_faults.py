@@ -76,7 +76,7 @@ def test_a_cut_body_of_known_length(gateway: RunningGateway) -> None:
 
 
 BOTH_WAYS = pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/files"])
-"""By a request written in one piece, and by aiohttp's session."""
+"""With a body that is read and edited, and with one that is passed on as it comes."""
 
 
 @BOTH_WAYS
