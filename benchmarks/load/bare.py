@@ -41,4 +41,4 @@ class Bare:
 
 def bare(port: int, upstream_port: int) -> None:
     """Serve until the process is ended."""
-    uvicorn.run(Bare(upstream_port), port=port, lifespan="off", log_level="warning", **UVICORN)
+    uvicorn.run(Bare(upstream_port), port=port, lifespan="off", log_level="warning", **UVICORN | {"http": "httptools"})

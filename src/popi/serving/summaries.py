@@ -1,9 +1,11 @@
 """Summaries for the proxy, kept in memory for a moment (interfaces.Summaries).
 
 age        what a request gets
-≤ 2 s      what is kept; from 1 s on it is read anew behind the request, so that users who are active wait for no store
+≤ 2 s      what is kept
 ≤ 30 s     the store's answer, or what is kept where the store lets one wait or fails
 older      the store's answer, or a fault
+
+Users amid a conversation wait for no store: their summaries are read anew before they are 2 s old, in one query.
 """
 
 import asyncio
@@ -19,9 +21,12 @@ from popi.serving.store.threads import Store
 
 FRESH_SECONDS = 2.0
 """How long a summary is used without asking the store: so late another process's change is seen."""
-AHEAD_SECONDS = 0.1
-"""How long after its use a summary is read anew that will be old soon: with those of others who are active, in one
-query, and not each behind a request of its own."""
+AHEAD_SECONDS = 0.5
+"""Between two looks at whose summaries will be old soon."""
+ACTIVE_SECONDS = 30.0
+"""How long after its last use a summary is kept fresh."""
+MOST_ACTIVE = 500
+"""Most summaries that are kept fresh, those last used: 500 are one query of some 10 ms a second."""
 STALE_SECONDS = 30.0
 """How old a summary may be that is used because the store does not answer."""
 PATIENCE_SECONDS = 0.025
@@ -82,18 +87,17 @@ class SummaryCache:
         self._fresh, self._stale = fresh_seconds, stale_seconds
         self._kept: OrderedDict[Key, _Kept] = OrderedDict()
         self._reading: dict[Key, _Reading] = {}
-        self._ahead: set[Key] = set()
+        self._used: OrderedDict[Key, float] = OrderedDict()  # when last; the longest ago first
+        self._looking: asyncio.TimerHandle | None = None
         self.old_ones = 0
 
     def at_hand(self, tenant: str, user_id: str) -> _Kept | None:
         """What is kept of a user, if it may be used without asking the store."""
         kept = self._kept.get(key := (tenant, user_id))
-        if kept is None or (age := self._clock() - kept.read_at) >= self._fresh:
+        if kept is None or (now := self._clock()) - kept.read_at >= self._fresh:
             return None
-        if 2 * age >= self._fresh and key not in self._ahead:
-            if not self._ahead:
-                asyncio.get_running_loop().call_later(AHEAD_SECONDS, self._read_ahead)
-            self._ahead.add(key)
+        if kept.summary is not None:
+            self._note_use(key, now)
         return kept
 
     async def summary_of(self, tenant: str, user_id: str) -> StoredSummary | None:
@@ -118,6 +122,8 @@ class SummaryCache:
                     return old
                 raise
             if key not in reading.void:
+                if found is not None:
+                    self._note_use(key, self._clock())
                 return found
 
     async def _answer(self, key: Key, reading: _Reading) -> StoredSummary | None:
@@ -147,8 +153,25 @@ class SummaryCache:
         task.add_done_callback(lambda _: self._keep(keys, reading))
         return reading
 
-    def _read_ahead(self) -> None:
-        keys, self._ahead = self._ahead - self._reading.keys(), set()
+    def _note_use(self, key: Key, now: float) -> None:
+        self._used[key] = now
+        self._used.move_to_end(key)
+        if len(self._used) > MOST_ACTIVE:
+            self._used.popitem(last=False)
+        if self._looking is None:
+            self._looking = asyncio.get_running_loop().call_later(AHEAD_SECONDS, self._look_ahead)
+
+    def _look_ahead(self) -> None:
+        """Read anew what active users' next requests will ask for."""
+        now, self._looking = self._clock(), None
+        while self._used and next(iter(self._used.values())) <= now - ACTIVE_SECONDS:
+            self._used.popitem(last=False)
+        if not self._used:
+            return
+        self._looking = asyncio.get_running_loop().call_later(AHEAD_SECONDS, self._look_ahead)
+        old = now - self._fresh / 2
+        keys = [key for key in self._used if (kept := self._kept.get(key)) is not None and kept.read_at <= old]
+        keys = [key for key in keys if key not in self._reading]
         if keys and not self._store.hangs:
             self._read(keys)
 
@@ -164,6 +187,8 @@ class SummaryCache:
             if key not in reading.void:
                 self._kept[key] = _Kept(found.get(key), reading.began)
                 self._kept.move_to_end(key)
+                if key not in found:
+                    self._used.pop(key, None)  # erased, perhaps
         while len(self._kept) > self._most:
             self._kept.popitem(last=False)
 
@@ -176,5 +201,6 @@ class SummaryCache:
     def forget(self, tenant: str, user_id: str) -> None:
         """The user's summary changed: ask the store next time, and use nothing of readings under way."""
         self._kept.pop((tenant, user_id), None)
+        self._used.pop((tenant, user_id), None)
         if (reading := self._reading.pop((tenant, user_id), None)) is not None:
             reading.void.add((tenant, user_id))

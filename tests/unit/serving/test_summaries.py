@@ -57,7 +57,13 @@ def test_read_once_in_a_while_and_after_a_change(store: Store) -> None:
     asyncio.run(ask())
 
 
-def test_one_that_is_used_is_read_again_before_it_is_old(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "AHEAD_SECONDS", 0.01)
+
+
+@pytest.mark.usefixtures("often")
+def test_one_that_is_in_use_is_read_again_before_it_is_old(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
     cache = SummaryCache(store, fresh_seconds=2.0, clock=clock)
     reads = counted(store, monkeypatch)
@@ -66,29 +72,30 @@ def test_one_that_is_used_is_read_again_before_it_is_old(store: Store, monkeypat
         put(store, "a")
         await cache.summary_of("t", "u")
         clock.now += 0.9
-        for _ in range(3):
-            assert cache.at_hand("t", "u") is not None
-        await asyncio.sleep(2 * module.AHEAD_SECONDS)
+        await asyncio.sleep(0.1)
         assert len(reads) == 1  # too early
         put(store, "b")  # by another process
         clock.now += 0.2
-        for _ in range(3):
-            kept = cache.at_hand("t", "u")
-            assert kept is not None and kept.summary == StoredSummary("a", 1)
-        assert len(reads) == 1  # not while the request is on its way
-        await asyncio.sleep(4 * module.AHEAD_SECONDS)
-        assert len(reads) == 2
+        while len(reads) == 1:
+            await asyncio.sleep(0.001)
         clock.now += 1.9  # the first reading is old by now
         kept = cache.at_hand("t", "u")
         assert kept is not None and kept.summary == StoredSummary("b", 2)
+        for _ in range(20):  # and so on for half a minute behind its last use
+            clock.now += 1.9
+            await asyncio.sleep(0.05)
+        assert 10 < len(reads) < 20
+        assert cache.at_hand("t", "u") is None and not cache._used
 
     asyncio.run(ask())
 
 
+@pytest.mark.usefixtures("often")
 def test_users_who_are_active_are_read_again_in_one_query(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
     cache = SummaryCache(store, fresh_seconds=2.0, clock=clock)
     reads = counted(store, monkeypatch)
+    monkeypatch.setattr(module, "MOST_ACTIVE", 14)
 
     async def ask() -> None:
         people = [f"u{n}" for n in range(20)]
@@ -100,25 +107,41 @@ def test_users_who_are_active_are_read_again_in_one_query(store: Store, monkeypa
         clock.now += 1.5
         for user in people[:15]:
             put(store, f"new of {user}", user)  # by another process
-        for user in people:
-            assert cache.at_hand("t", user) is not None
-        task = asyncio.create_task(asyncio.sleep(2 * module.AHEAD_SECONDS))
         while len(reads) == 20:
             await asyncio.sleep(0.001)
         cache.forget("t", "u3")  # changed while it is read: what is found of it counts no more
-        await task
+        await asyncio.sleep(0.1)
         assert len(reads) == 21
         clock.now += 1.0
         for user in people:
             kept = cache.at_hand("t", user)
-            if user == "u3":
+            if user in ("u0", "u3", *people[15:]):  # the longest unused, the changed one, those without a summary
                 assert kept is None
             else:
-                assert kept is not None
-                assert kept.summary == (StoredSummary(f"new of {user}", 2) if user in people[:15] else None)
+                assert kept is not None and kept.summary == StoredSummary(f"new of {user}", 2)
 
     asyncio.run(ask())
 
+
+@pytest.mark.usefixtures("often")
+def test_one_who_was_erased_by_another_process_is_soon_forgotten(store: Store) -> None:
+    clock = Clock()
+    cache = SummaryCache(store, clock=clock)
+
+    async def ask() -> None:
+        put(store, "a")
+        await cache.summary_of("t", "u")
+        store.database.write(erasure.erase, "t", "u", 2.0)
+        clock.now += 1.5
+        while cache._used:
+            await asyncio.sleep(0.001)
+        kept = cache.at_hand("t", "u")
+        assert kept is not None and kept.summary is None and not cache._used
+        clock.now += 40.0
+        cache.drop_old()
+        assert not cache._kept
+
+    asyncio.run(ask())
 
 def test_a_reading_from_before_a_change_is_not_kept(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = SummaryCache(store, 1000.0)

@@ -18,7 +18,7 @@ class Watch:
     def begin(self, receive: Receive) -> None:
         """Watch, now that the request's body was read: what else comes is the end."""
         if self._watching is None:
-            self._watching = asyncio.ensure_future(self._wait(receive))
+            self._watching = asyncio.get_running_loop().create_task(self._wait(receive))
 
     def client_gone(self) -> bool:
         """Whether a cancellation was ours; then it is over with that."""

@@ -64,6 +64,10 @@ class Exchange:
             return "anthropic"
         return "anthropic" if any(name == b"anthropic-version" for name, _ in self.scope["headers"]) else "openai"
 
+    def watch_client(self) -> None:
+        """Before a wait, once the request's body was read: stop when the client hangs up."""
+        self.watch.begin(self.receive)
+
     async def start(self, status: int, headers: list[Raw]) -> None:
         """Send the head of the answer."""
         self.record.status, self.started = status, True

@@ -38,6 +38,7 @@ PERSONALISED: dict[str, Api] = {
 }
 CLIENT_GONE = 499
 """The status that is logged where nobody was left to be answered."""
+_NO_SPAN = nullcontext()
 # Names of folders that would lead out of /v1, and what some servers take for a slash.
 _LEADING_OUT = re.compile(r"(?:^|/|%2f|\\|%5c)(?:\.|%2e){1,2}(?:$|/|%2f|\\|%5c|;)", re.IGNORECASE)
 
@@ -88,7 +89,7 @@ class Gateway:
         exchange = Exchange(scope, receive, send, path, api, record, began)
         self._metrics.under_way += 1
         try:
-            with self._tracing.span(scope["headers"], record) if self._tracing is not None else nullcontext():
+            with self._tracing.span(scope["headers"], record) if self._tracing is not None else _NO_SPAN:
                 try:
                     await self._serve(exchange)
                 except ClientGone:
@@ -119,7 +120,7 @@ class Gateway:
     async def _serve(self, exchange: Exchange) -> None:
         """Check who asks, then pass on. What raises before the answer has begun becomes the answer."""
         record = exchange.record
-        if _LEADING_OUT.search(exchange.path):
+        if ("." in exchange.path or "%" in exchange.path) and _LEADING_OUT.search(exchange.path):
             raise Refusal(400, "path", "the path must not have '.' or '..' between its slashes")
         headers = exchange.headers = RequestHeaders(exchange.scope["headers"], self._rules)
         asked = perf_counter()
@@ -162,6 +163,7 @@ class Gateway:
         try:
             claimed = None
             if self._tokens is not None and headers.jwt is not None:
+                exchange.watch_client()
                 claimed = await self._tokens.user_id(headers.jwt)
             found = exchange.rewriting.found if exchange.rewriting is not None else ()
             return user_of(caller, claimed, headers.ids, found, self._settings.identity_fields)
@@ -172,7 +174,6 @@ class Gateway:
         """The request's body with the user's summary in it and no user id."""
         settings, headers, record = self._settings, exchange.headers, exchange.record
         raw = await read_whole(exchange.receive, headers.length, settings.max_body_bytes, settings.body_s)
-        exchange.watch.begin(exchange.receive)
         exchange.rewriting = rewriting = self._rewriter.read(raw, headers.encoding, api)
         user_id = await self._user(exchange, caller)
         self._name_user_upstream(headers, caller)
@@ -203,6 +204,7 @@ class Gateway:
             self._metrics.lookup.add(perf_counter() - began)
             record.personalized = "none"
             return known.summary
+        exchange.watch_client()
         # Not wait_for: it would wait until the lookup has taken notice of being cancelled, however long that is.
         lookup = asyncio.ensure_future(self._summaries.summary_of(tenant, user_id))
         try:
@@ -268,7 +270,8 @@ class Gateway:
         metrics.before_upstream.add(sent - exchange.began, record.route)
         try:
             passed = self._with_upstream_key(exchange)
-            reply = await self._upstream.send(record.method, exchange.path, query, passed, body)
+            waits = exchange.watch_client if exchange.api is not None else None  # other bodies may not be read yet
+            reply = await self._upstream.send(record.method, exchange.path, query, passed, body, waits)
         except Refusal as refusal:
             if refusal.code.startswith("upstream_"):  # else the client's body was refused
                 metrics.upstream_faults.add(refusal.code)

@@ -67,14 +67,20 @@ class JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         time_ = f"{_second(int(record.created))}.{int(record.msecs):03d}Z"
-        line: dict[str, object] = {"time": time_, "level": record.levelname.lower(), "event": record.getMessage()}
-        fields = getattr(record, "fields", {})
-        line |= {
-            name: round(value, 3) if isinstance(value, float) else value
-            for name, value in fields.items()
-            if value is not None
-        }
-        return json.dumps(line)
+        line = f'{{"time": "{time_}", "level": "{record.levelname.lower()}", "event": {_string(record.getMessage())}'
+        for name, value in getattr(record, "fields", {}).items():
+            if value is not None:
+                line += f', "{name}": {_json(value)}'
+        return line + "}"
+
+
+def _json(value: object) -> str:
+    if type(value) is str:
+        return _string(value)
+    return json.dumps(round(value, 3)) if type(value) is float else json.dumps(value)
+
+
+_string = lru_cache(maxsize=1024)(json.dumps)  # the same few again and again
 
 
 @lru_cache(maxsize=2)

@@ -9,6 +9,7 @@ Values read so have their non-ASCII letters garbled; `string` reads one rightly.
 import json
 import re
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from popi.serving.proxy.refusals import Refusal
@@ -135,7 +136,10 @@ def item(text: str, start: int, number: int) -> int:
 
 def last(members: Sequence[Member], name: str) -> Member | None:
     """The member of that name; of doubles the last, as Python, JavaScript and Go read them."""
-    return next((member for member in reversed(members) if member.name == name), None)
+    for member in reversed(members):
+        if member.name == name:
+            return member
+    return None
 
 
 def string(body: bytes, member: Member) -> str:
@@ -168,7 +172,7 @@ def apply(body: bytes, edits: Sequence[Edit]) -> bytes:
     """The body with edits made; they must not overlap. Everything else stays as it is."""
     parts: list[bytes] = []
     at = 0
-    for edit in sorted(edits, key=lambda edit: (edit.start, edit.end)):
+    for edit in sorted(edits, key=itemgetter(0, 1)):
         parts += (body[at : edit.start], edit.new)
         at = edit.end
     parts.append(body[at:])

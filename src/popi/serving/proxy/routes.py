@@ -16,6 +16,7 @@ from popi.serving.proxy.headers import HeaderRules, RequestHeaders
 from popi.serving.proxy.ids import Pseudonyms
 from popi.serving.proxy.jwt_claims import Tokens
 from popi.serving.proxy.limits import Limits
+from popi.serving.proxy.listening import Protocol
 from popi.serving.proxy.metrics import CONTENT_TYPE, Metrics
 from popi.serving.proxy.refusals import Refusal, answer
 from popi.serving.proxy.settings import ProxySettings
@@ -24,7 +25,7 @@ from popi.serving.proxy.upstream import Upstream
 
 UVICORN: dict[str, Any] = {
     "loop": "uvloop",
-    "http": "httptools",
+    "http": Protocol,
     "ws": "none",
     "access_log": False,
     "server_header": False,

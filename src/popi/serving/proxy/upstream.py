@@ -1,6 +1,6 @@
 """Calls to the model API behind the gateway: nothing added, nothing decoded; its faults as refusals."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
@@ -41,7 +41,15 @@ class Upstream:
             self._wire.close()
             self._wire = None
 
-    async def send(self, method: str, path: str, query: str, headers: list[Raw], body: Body) -> Answer:
+    async def send(
+        self,
+        method: str,
+        path: str,
+        query: str,
+        headers: list[Raw],
+        body: Body,
+        waits: Callable[[], None] | None = None,
+    ) -> Answer:
         """Send a request and wait for the head of the answer.
 
         Args:
@@ -50,6 +58,7 @@ class Upstream:
             query: without the question mark; may be empty.
             headers: as they came, without those of the client's connection.
             body: whole, in pieces, or none.
+            waits: as Wire.send takes it.
 
         Raises:
             Refusal: 502, it can't be reached or does not speak HTTP; 504, it was silent for too long.
@@ -58,7 +67,7 @@ class Upstream:
         assert self._wire is not None, "requests are sent within open()"
         target = f"{self._below}{path}?{query}" if query else self._below + path
         try:
-            return await self._wire.send(method, target.encode("latin-1"), headers, body)
+            return await self._wire.send(method, target.encode("latin-1"), headers, body, waits)
         except UpstreamFault as fault:
             kinds: dict[type[UpstreamFault], tuple[int, str]] = {
                 Silent: (504, "upstream_timeout"),

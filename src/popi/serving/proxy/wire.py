@@ -8,7 +8,7 @@ the answer's are handed on. The parser is httptools, connections are asyncio's, 
 import asyncio
 import socket
 import ssl
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from urllib.parse import urlsplit
 
@@ -49,7 +49,14 @@ class Wire:
         self._idle: dict[Connection, float] = {}  # since when; the longest idle first
         self._sweeping: asyncio.TimerHandle | None = None
 
-    async def send(self, method: str, target: bytes, headers: Sequence[Raw], body: Body) -> Answer:
+    async def send(
+        self,
+        method: str,
+        target: bytes,
+        headers: Sequence[Raw],
+        body: Body,
+        waits: Callable[[], None] | None = None,
+    ) -> Answer:
         """Send a request and wait for the head of its answer.
 
         Args:
@@ -57,6 +64,7 @@ class Wire:
             target: path and query as they stand in the request's first line.
             headers: without host, transfer-encoding, and without content-length for a body that is whole.
             body: whole, in pieces, or none.
+            waits: called before each wait; once the request is written, what it costs delays nobody.
 
         Raises:
             UpstreamFault: there is no answer.
@@ -75,9 +83,15 @@ class Wire:
         head = b"".join((method.encode(), b" ", target, b" HTTP/1.1\r\n", self._host_line, *lines, b"\r\n"))
         if head.count(b"\n") != len(lines) + 3:
             raise ValueError("a header has a line's end in it")
-        connection = self._take() or await self._connect()
+        connection = self._take()
+        if connection is None:
+            if waits is not None:
+                waits()
+            connection = await self._connect()
         answer = connection.send(head + whole, method == "HEAD")
         try:
+            if waits is not None:
+                waits()
             if pieces is not None:
                 connection.upload(asyncio.ensure_future(_write(connection, pieces, chunked)))
             await answer.head()
