@@ -133,8 +133,18 @@ class KeyRing:
         self._generation = 0
 
     def known(self, key: str | None) -> Caller | None:
-        """The caller of a key that the store need not be asked of; None: `authenticate` has to say."""
-        return self._at_hand(digest(key), self._clock()) if key else None
+        """The caller of a key that the store need not be asked of; None: `authenticate` has to say.
+
+        A key in use is looked up anew before that, so that nobody waits for it.
+        """
+        if not key:
+            return None
+        hashed, now = digest(key), self._clock()
+        caller = self._at_hand(hashed, now)
+        known = self._known.get(hashed)
+        if caller is not None and known is not None and 2 * (now - known.asked) >= FRESH_SECONDS:
+            self._look_up(caller.key_id, hashed)
+        return caller
 
     def _at_hand(self, hashed: str, now: float) -> Caller | None:
         if self._admin is not None and hmac.compare_digest(hashed, self._admin):

@@ -50,6 +50,28 @@ def test_wrong_keys(store: Store) -> None:
     assert refused(KeyRing(store), key).status == 401
 
 
+def test_a_key_in_use_is_looked_up_anew_before_anybody_waits(store: Store) -> None:
+    clock = Clock()
+    ring = KeyRing(store, clock=clock)
+    key, record, _ = create(store.database, "app")
+
+    async def ask() -> None:
+        caller = await ring.authenticate(key)
+        for _ in range(3):
+            clock.now += 0.6 * FRESH_SECONDS
+            assert ring.known(key) == caller
+            await asyncio.gather(*ring._looking.values())
+        clock.now += 0.4 * FRESH_SECONDS
+        assert ring.known(key) == caller and not ring._looking  # too early for another
+        store.database.write(keys.revoke, record.key_id, 1.0)
+        clock.now += 0.2 * FRESH_SECONDS
+        assert ring.known(key) == caller
+        await asyncio.gather(*ring._looking.values())
+        assert ring.known(key) is None
+
+    asyncio.run(ask())
+
+
 def test_a_revocation_by_another_process_is_seen(store: Store) -> None:
     clock = Clock()
     ring = KeyRing(store, clock=clock)

@@ -14,7 +14,7 @@ from popi.serving.proxy.headers import Raw
 MOST_HEADERS = 1024
 """Most headers of an answer."""
 MOST_HEAD = 2**20
-"""Most bytes of an answer's head."""
+"""Most bytes of an answer's head, with those that announce it; and of what comes behind its body."""
 MOST_WAITING = 2**18
 """So many bytes of an answer may wait for the client, then the upstream is read no further."""
 
@@ -135,6 +135,7 @@ class Connection(asyncio.Protocol):
         self._answer: Answer | None = None
         self._upload: asyncio.Task[None] | None = None
         self._writable: asyncio.Future[None] | None = None
+        self._unsent = 0
         self._timer: asyncio.TimerHandle | None = None
         self._heard = 0.0
         self._reading = True
@@ -156,7 +157,7 @@ class Connection(asyncio.Protocol):
         return answer
 
     def upload(self, task: "asyncio.Task[None]") -> None:
-        """The rest of the request is being written by a task; the upstream's silence does not count until it ends."""
+        """The rest of the request is being written by a task; while that waits for the client, silence does not count."""
         self._upload = task
         task.add_done_callback(self._uploaded)
 
@@ -181,39 +182,46 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]  # uvloop's is no subclass
+        if transport.get_extra_info("sslcontext") is not None:
+            # Else uvloop reads on beneath a pause, and loses what it has read if the upstream then closes.
+            self.transport.set_read_buffer_limits(1, 0)  # type: ignore[attr-defined]
 
     def data_received(self, data: bytes) -> None:
         answer = self._answer
         if answer is None:  # nobody asked for anything
             return self.abort()
         self._heard = self._loop.time()
-        if not answer.status:
-            self._head_bytes += len(data)
+        self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            return self._fail(Broken("sent no HTTP"))
-        if self._head_bytes > MOST_HEAD and not answer.status:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            ours = error.__context__
+            return self._fail(ours if isinstance(ours, Broken) else Broken("sent no HTTP"))
+        if self._head_bytes > MOST_HEAD and self._answer is not None:
             self._fail(Broken("sent too long a head"))
+
+    def eof_received(self) -> None:
+        answer = self._answer
+        if answer is not None and answer.status and not _framed(answer.headers):
+            self._end()  # this is how such an answer ends; a reset is none, nor is our own abort
+        else:
+            self._fail(Broken("closed the connection"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._timer is not None:
             self._timer.cancel()
         self.resume_writing()
-        answer = self._answer
-        if answer is not None and exc is None and answer.status and not _framed(answer.headers):
-            self._end()  # this is how such an answer ends; a reset is none
-        else:
-            self._fail(Broken("closed the connection"))
+        self._fail(Broken("closed the connection"))
         self._lost(self)
 
     def pause_writing(self) -> None:
         self._writable = self._loop.create_future()
+        self._heard, self._unsent = self._loop.time(), self.transport.get_write_buffer_size()
 
     def resume_writing(self) -> None:
         if self._writable is not None and not self._writable.done():
             self._writable.set_result(None)
-        self._writable = None
+        self._writable, self._heard = None, self._loop.time()
 
     # What the parser calls.
 
@@ -228,7 +236,7 @@ class Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         answer, status = self._answer, self._parser.get_status_code()
-        if answer is None or status == 101:
+        if answer is None or status == 101 or not 100 <= status < 600:
             raise Broken("sent an answer that nobody asked for")
         if status < 200:  # it only announces the answer
             self._announced = True
@@ -243,7 +251,12 @@ class Connection(asyncio.Protocol):
             answer.wake()
 
     def on_body(self, body: bytes) -> None:
-        if self._answer is not None and self._answer.fed(body) and self._reading:
+        answer, self._head_bytes = self._answer, 0
+        if answer is None:
+            return
+        if not answer.status:
+            raise Broken("sent a body with what only announces an answer")
+        if answer.fed(body) and self._reading:
             self._reading = False
             self.transport.pause_reading()
 
@@ -261,7 +274,8 @@ class Connection(asyncio.Protocol):
         if answer is not None:
             answer.end()
             self.resume()
-            if self._reusable and self._upload is None and not self.transport.is_closing():
+            sent = self._upload is None and self._writable is None
+            if self._reusable and sent and not self.transport.is_closing():
                 self._free(self)
             else:
                 self._stop()
@@ -279,7 +293,8 @@ class Connection(asyncio.Protocol):
 
     def _uploaded(self, task: "asyncio.Task[None]") -> None:
         self._upload, self._heard = None, self._loop.time()
-        if not task.cancelled() and (error := task.exception()) is not None:
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        if error is not None:
             self._fail(error if isinstance(error, Exception) else Broken("was sent half a request"))
 
     def _look(self) -> None:
@@ -288,7 +303,12 @@ class Connection(asyncio.Protocol):
         if self._answer is None:
             return
         now = self._loop.time()
-        if self._upload is not None or not self._reading:
+        if self._writable is None:
+            heard = self._upload is not None  # it waits for the client
+        else:
+            before, self._unsent = self._unsent, self.transport.get_write_buffer_size()
+            heard = self._unsent < before  # it takes what is sent
+        if heard or not self._reading:
             self._heard = now
         if (left := self._heard + self._silence - now) > 0:
             self._timer = self._loop.call_later(left, self._look)

@@ -62,26 +62,28 @@ class Wire:
         Args:
             method: of HTTP.
             target: path and query as they stand in the request's first line.
-            headers: without host, transfer-encoding, and without content-length for a body that is whole.
+            headers: without host, transfer-encoding, and without content-length but for a body in pieces.
             body: whole, in pieces, or none.
             waits: called before each wait; once the request is written, what it costs delays nobody.
 
         Raises:
             UpstreamFault: there is no answer.
-            ValueError: a header has a line's end in it.
+            ValueError: a header has a line's end in it, or the pieces have not the length that one says.
             Exception: what the pieces of the body raised.
         """
         pieces = body if not isinstance(body, bytes | None) else None
         whole = body if isinstance(body, bytes) else b""
         length = pieces is None and (body is not None or method in _WITH_BODY)
-        chunked = pieces is not None and not any(name == b"content-length" for name, _ in headers)
+        left = (
+            None if pieces is None else next((int(value) for name, value in headers if name == b"content-length"), None)
+        )
         lines = [b"%b: %b\r\n" % header for header in headers]
         if length:
             lines.append(b"content-length: %d\r\n" % len(whole))
-        elif chunked:
+        elif pieces is not None and left is None:
             lines.append(b"transfer-encoding: chunked\r\n")
         head = b"".join((method.encode(), b" ", target, b" HTTP/1.1\r\n", self._host_line, *lines, b"\r\n"))
-        if head.count(b"\n") != len(lines) + 3:
+        if not head.count(b"\r") == head.count(b"\n") == len(lines) + 3:
             raise ValueError("a header has a line's end in it")
         connection = self._take()
         if connection is None:
@@ -93,7 +95,7 @@ class Wire:
             if waits is not None:
                 waits()
             if pieces is not None:
-                connection.upload(asyncio.ensure_future(_write(connection, pieces, chunked)))
+                connection.upload(asyncio.ensure_future(_write(connection, pieces, left)))
             await answer.head()
         except BaseException:
             answer.close()
@@ -159,12 +161,20 @@ class Wire:
             connection.abort()
 
 
-async def _write(connection: Connection, pieces: AsyncIterator[bytes], chunked: bool) -> None:
+async def _write(connection: Connection, pieces: AsyncIterator[bytes], left: int | None) -> None:
+    """Write a body of so many bytes, or in chunks. One of another length would be, or hold, another request."""
     async for piece in pieces:
-        if piece:
-            await connection.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
-    if chunked:
+        if left is None:
+            if piece:
+                await connection.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+        elif (left := left - len(piece)) >= 0:
+            await connection.write(piece)
+        else:
+            break
+    if left is None:
         await connection.write(b"0\r\n\r\n")
+    elif left:
+        raise ValueError("the pieces have not the length that content-length says")
 
 
 def _tls() -> ssl.SSLContext:
