@@ -14,6 +14,7 @@ BETA = 0.1
 DTYPES = ("float32", "bfloat16")
 LLAMAS = {
     "llama-100m": (16384, 768, 12, 12, 12, 2048),
+    "llama-100m-128k": (128256, 512, 12, 8, 8, 1408),  # the vocabulary that Llama 3 has, and others of today
     "llama-1b": (128256, 2048, 16, 32, 8, 8192),
     "llama-3b": (128256, 3072, 28, 24, 8, 8192),
 }

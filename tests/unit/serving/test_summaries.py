@@ -143,6 +143,7 @@ def test_one_who_was_erased_by_another_process_is_soon_forgotten(store: Store) -
 
     asyncio.run(ask())
 
+
 def test_a_reading_from_before_a_change_is_not_kept(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = SummaryCache(store, 1000.0)
     read, gate, begun = store.database.read, threading.Event(), threading.Event()

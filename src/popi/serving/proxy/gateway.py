@@ -266,8 +266,6 @@ class Gateway:
         record, metrics = exchange.record, self._metrics
         query = exchange.scope["query_string"].decode("latin-1")
         sent = perf_counter()
-        record.before_ms = (sent - exchange.began) * 1000
-        metrics.before_upstream.add(sent - exchange.began, record.route)
         try:
             passed = self._with_upstream_key(exchange)
             waits = exchange.watch_client if exchange.api is not None else None  # other bodies may not be read yet
@@ -276,10 +274,11 @@ class Gateway:
             if refusal.code.startswith("upstream_"):  # else the client's body was refused
                 metrics.upstream_faults.add(refusal.code)
             raise
+        finally:
+            record.before_ms = (sent - exchange.began) * 1000
+            metrics.before_upstream.add(sent - exchange.began, record.route)
+        elapsed = perf_counter() - sent
         try:
-            elapsed = perf_counter() - sent
-            record.upstream_ms = elapsed * 1000
-            metrics.upstream.add(elapsed, record.route)
             headers = answer_headers(reply.headers)
             if record.personalized is not None:
                 headers.append((b"x-popi-personalized", record.personalized.encode()))
@@ -300,6 +299,8 @@ class Gateway:
             metrics.upstream_faults.add("cut")
         finally:
             reply.close()
+            record.upstream_ms = elapsed * 1000
+            metrics.upstream.add(elapsed, record.route)
 
     async def _refuse(self, exchange: Exchange, refusal: Refusal) -> None:
         record = exchange.record

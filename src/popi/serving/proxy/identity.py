@@ -31,22 +31,33 @@ def user_of(
     Raises:
         AuthError: 403, a user key that names somebody else.
     """
-    of_field = {one.field: one.user_id for one in found if one.user_id}  # of doubles the last
+    if caller.speaks_for_users:
+        try:
+            user_id = _first(claimed, headers, found, fields)
+            return None if user_id is None else checked_user_id(user_id)
+        except DataError:
+            return None
     named = [
         *([("the token", claimed)] if claimed is not None else []),
         *headers.items(),
-        *((field, of_field[field]) for field in fields if field in of_field),
+        *((one.field, one.user_id) for one in found if one.user_id and one.field in fields),
     ]
-    if caller.speaks_for_users:
-        try:
-            return checked_user_id(named[0][1]) if named else None
-        except DataError:
-            return None
-    doubles = ((one.field, one.user_id) for one in found if one.user_id and one.field in fields)
-    for place, user_id in (*named, *doubles):
+    for place, user_id in named:
         if user_id != caller.user_id:
             raise AuthError(
                 f"this key is one user's own, and {place} names another user; leave it out, or use an app key",
                 status=403,
             )
     return caller.user_id
+
+
+def _first(claimed: str | None, headers: dict[str, str], found: Sequence[FoundId], fields: Sequence[str]) -> str | None:
+    if claimed is not None:
+        return claimed
+    for user_id in headers.values():
+        return user_id
+    for field in fields:
+        for one in reversed(found):  # of doubles the last
+            if one.field == field and one.user_id:
+                return one.user_id
+    return None
