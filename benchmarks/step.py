@@ -147,7 +147,9 @@ def options_of(arguments: list[str] | None = None) -> argparse.Namespace:
     gpu = torch.cuda.is_available()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts of a step")
-    parser.add_argument("--model", nargs="+", help="nano, llama-100m, llama-100m-128k, smollm2, llama-1b, llama-3b, or a folder")
+    parser.add_argument(
+        "--model", nargs="+", help="nano, llama-100m, llama-100m-128k, smollm2, llama-1b, llama-3b, or a folder"
+    )
     parser.add_argument("--signals", nargs="+", type=int, default=[250, 1000, 2000, 4000], help="tokens")
     parser.add_argument("--groups", nargs="+", type=int, default=[4, 8, 16], help="summaries of one user's signals")
     parser.add_argument("--quick", action="store_true", help="two lengths, one group size, one repeat")
