@@ -19,13 +19,14 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from popi.attention import takes_tree_masks
+from popi.head import Head, tiled_logps, whole_logps
 from popi.last_layer import read_from
 from popi.masks import additive, slides
 from popi.soft_prompts import with_soft_prompts
 
 Result = TypeVar("Result")
 LARGE_VOCABULARY = 8192
-"""From here on the head's activations are recomputed in the backward pass and not kept."""
+"""From here on logits are made anew in the backward pass and not kept."""
 PADDING, FEW = 0.1, 512
 """Rows of one forward may be padded by this share of their tokens, or by so few tokens that another forward costs
 more."""
@@ -205,54 +206,9 @@ def through_wrapper(model: torch.nn.Module, compute: Callable[[torch.nn.Module],
             plain.forward = own
 
 
-@dataclass(frozen=True)
-class Head:
-    """From hidden states to logits, as the model's own forward goes: a few families scale them, or cap them softly."""
-
-    linear: Any
-    scale: float
-    softcap: float | None
-
-    @classmethod
-    def of(cls, causal: Any) -> "Head":
-        """The head of a causal LM."""
-        config = causal.config.get_text_config()
-        named = ("logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
-        found = {name: float(value) for name in named if (value := getattr(config, name, None)) is not None}
-        name, scale = next(iter(found.items()), ("", 1.0))
-        if name == "logits_scaling" and config.model_type != "hyperclovax":
-            scale = 1 / scale  # Granite divides by it
-        return cls(causal.get_output_embeddings(), scale, getattr(config, "final_logit_softcapping", None))
-
-    def logits(self, hidden: Tensor, temperature: float) -> Tensor:
-        """(n, d) to (n, V), float32, over the temperature."""
-        logits: Tensor = self.linear(hidden).float()
-        if self.scale != 1:
-            logits = logits * self.scale
-        if self.softcap:
-            logits = self.softcap * torch.tanh(logits / self.softcap)
-        return logits if temperature == 1 else logits / temperature
-
-
-def _trained(hidden: Tensor, target: Tensor, head: Head, temperature: float, entropy: bool) -> tuple[Tensor, Tensor]:
-    """Differentiable log-probs (n,); entropies (n,), which are not."""
-    logps = torch.log_softmax(head.logits(hidden, temperature), dim=-1)
-    chosen = logps.gather(1, target[:, None])[:, 0]
-    with torch.no_grad():
-        return chosen, -(logps.exp() * logps).sum(-1) if entropy else chosen.new_zeros(0)
-
-
-def _scored(hidden: Tensor, target: Tensor, head: Head, temperature: float) -> tuple[Tensor, Tensor]:
-    """Log-probs (n,) without gradient: the logit less the logsumexp, worked out in the place of the logits."""
-    logits = head.logits(hidden, temperature)
-    chosen = logits.gather(1, target[:, None])[:, 0]
-    largest = logits.amax(-1)
-    total = logits.sub_(largest[:, None]).exp_().sum(-1)
-    return chosen - largest - total.log(), chosen.new_zeros(0)
-
-
 def chunk_of(vocabulary: int, device: torch.device | str = "cpu") -> int:
-    """How many tokens meet the LM head at once: as many as have `LOGITS_BYTES` of logits, and at least 16."""
+    """How many tokens have all their logits at once, where the head goes by no tiles: as many as have `LOGITS_BYTES`
+    of them, and at least 16."""
     return max(16, LOGITS_BYTES.get(torch.device(device).type, 2**26) // (4 * vocabulary))
 
 
@@ -270,30 +226,30 @@ def token_logps_and_entropies(
 ) -> tuple[Tensor, Tensor]:
     """Log-probability of every scored token and the entropy (nats) of its distribution: (N,) and (N,) float32.
 
-    Log-probabilities are differentiable, entropies are not. `chunk` tokens at a time meet the LM head (by default
-    `chunk_of`), so memory grows neither with N nor with the vocabulary where no gradient is kept. Without `entropy` the
-    second tensor is empty. A model with SDPA attention is switched to popi's (`popi.attention`), and stays so.
+    Log-probabilities are differentiable, entropies are not. The LM head goes by tiles (`popi.head`), so memory grows
+    neither with N nor with the vocabulary. Not so for heads that are more than their weights, nor in training for small
+    vocabularies, whose logits are kept: there `chunk` tokens at a time (by default `chunk_of`) have all their logits at
+    once. Without `entropy` the second tensor is empty. A model with SDPA attention is switched to popi's (`popi.attention`), and
+    stays so.
     """
     causal = causal_lm(model)
     hidden = scored_states(causal, batch)
+    if not len(hidden):
+        return hidden.new_zeros(0, dtype=torch.float32), hidden.new_zeros(0, dtype=torch.float32)
     head = Head.of(causal)
     vocabulary = causal.config.get_text_config().vocab_size  # type: ignore[union-attr, operator]
+    large = vocabulary >= LARGE_VOCABULARY
+    if head.tiles and (large or not torch.is_grad_enabled()):
+        return tiled_logps(hidden, batch.target, head, temperature, entropy)
     chunk = chunk or chunk_of(vocabulary, hidden.device)
-    recompute = torch.is_grad_enabled() and vocabulary >= LARGE_VOCABULARY
-    logps, entropies = [], []
+    parts = []
     for start in range(0, len(hidden), chunk):
-        arguments = (hidden[start : start + chunk], batch.target[start : start + chunk], head, temperature)
-        if recompute:
-            part = checkpoint(_trained, *arguments, entropy, use_reentrant=False)
-        elif torch.is_grad_enabled() or entropy:
-            part = _trained(*arguments, entropy)
+        arguments = (hidden[start : start + chunk], batch.target[start : start + chunk], head, temperature, entropy)
+        if large and torch.is_grad_enabled():
+            parts.append(checkpoint(whole_logps, *arguments, use_reentrant=False))
         else:
-            part = _scored(*arguments)
-        logps.append(part[0])
-        entropies.append(part[1])
-    if not logps:
-        return hidden.new_zeros(0, dtype=torch.float32), hidden.new_zeros(0, dtype=torch.float32)
-    return torch.cat(logps), torch.cat(entropies)
+            parts.append(whole_logps(*arguments))
+    return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
 
 
 def scored_states(causal: Any, batch: TreeBatch) -> Tensor:

@@ -76,14 +76,14 @@ def test_the_count_by_hand() -> None:
 
 def test_scoring_does_not_grow_with_the_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
     """800 scored tokens: all of their float32 logits would take 205 MB of the large vocabulary."""
-    monkeypatch.setattr("popi.tree.LOGITS_BYTES", {"cpu": 2**22})
+    monkeypatch.setattr("popi.head.TILE", {"cpu": (256, 2048)})  # 2 MB
     items = [ScoringItem((3, 4, 5, i), tuple(range(1, 51)), tuple(range(2, 52))) for i in range(8)]
     peaks = []
     for vocabulary in (4_000, 64_000):
         model = model_of(vocabulary).eval()
         pair_logps(model, items, 0)  # switches its attention
         peaks.append(peak_of(lambda model=model: pair_logps(model, items, 0)))
-    assert peaks[1] < 1.3 * peaks[0] and peaks[1] < 4 * 2**22
+    assert peaks[1] < 1.3 * peaks[0] and peaks[1] < 8 * 2**20
 
 
 @pytest.mark.parametrize("width", [40, 200])

@@ -13,7 +13,8 @@ head_dim, kv = kv_heads · head_dim, V vocabulary:
 - a forward    of T token positions in B rows of width W, N of them scored. Held at one time: T·w·(6d + 3i + 2q) of one
                layer; the mask, B·S·W·(2 + w) (indexed, boolean and additive; `popi.tree`) with S the branches' tokens
                and a quarter of W for roots of different lengths; float32 logits, n·V·4 two times, n = N, at most
-               `LOGITS_BYTES` of them. Attention itself is taken to be fused: no matrix of scores.
+               `LOGITS_BYTES` of them (less where `popi.head` goes by tiles). Attention itself is taken to be
+               fused: no matrix of scores.
 - a backward   keeps of each layer T·w·(8d + 4q + 4i): inputs of the norms with their float32 copies (4d), the
                inputs of the linear maps and what SDPA and the gated MLP save. The count is that of Korthikanti et al.
                (arXiv 2205.05198, section 4.1) done again for RMSNorm, a gated MLP and no dropout. LoRA adds float32
