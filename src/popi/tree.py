@@ -229,8 +229,8 @@ def token_logps_and_entropies(
     Log-probabilities are differentiable, entropies are not. The LM head goes by tiles (`popi.head`), so memory grows
     neither with N nor with the vocabulary. Not so for heads that are more than their weights, nor in training for small
     vocabularies, whose logits are kept: there `chunk` tokens at a time (by default `chunk_of`) have all their logits at
-    once. Without `entropy` the second tensor is empty. A model with SDPA attention is switched to popi's (`popi.attention`), and
-    stays so.
+    once. Without `entropy` the second tensor is empty. A model with SDPA attention is switched to popi's
+    (`popi.attention`), and stays so.
     """
     causal = causal_lm(model)
     hidden = scored_states(causal, batch)
