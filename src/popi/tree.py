@@ -35,6 +35,11 @@ LOGITS_BYTES = {"cpu": 2**26, "cuda": 2**28}
 vocabulary. A GPU needs more of them to be busy."""
 
 
+LAYER_BYTES = {"cpu": 9 * 2**20}
+"""Bytes of the MLP's activations at one time where no gradient is kept, by the device's type. Larger tensors fit no
+cache, and the C library maps them anew each time: each of their pages faults."""
+
+
 @dataclass(frozen=True)
 class Segment:
     """A run of tokens. `parent` is the index of an earlier segment of the same row; None for the root."""
@@ -107,15 +112,16 @@ class TreeBatch:
         )
 
 
-def buckets(lengths: Sequence[int]) -> list[list[int]]:
-    """Rows that go through the model together: neighbours in length, so that little padding is computed."""
+def buckets(lengths: Sequence[int], most: float = float("inf")) -> list[list[int]]:
+    """Rows that go through the model together: neighbours in length, so that little padding is computed, and `most`
+    tokens, or one row."""
     found: list[list[int]] = []
     tokens = 0
     for row in sorted(range(len(lengths)), key=lambda row: lengths[row]):
         length = lengths[row]
         if found:
             padding = (len(found[-1]) + 1) * length - tokens - length
-            if padding <= max(FEW, PADDING * (tokens + length)):
+            if padding <= max(FEW, PADDING * (tokens + length)) and (len(found[-1]) + 1) * length <= most:
                 found[-1].append(row)
                 tokens += length
                 continue
@@ -254,7 +260,7 @@ def token_logps_and_entropies(
 
 def scored_states(causal: Any, batch: TreeBatch) -> Tensor:
     """The last hidden states that predict the scored tokens: (N, d)."""
-    together = buckets(batch.lengths)
+    together = buckets(batch.lengths, float("inf") if torch.is_grad_enabled() else _tokens_at_once(causal))
     if len(together) == 1:
         return _states(causal, batch)
     found, places, starts = [], [], [0]
@@ -265,6 +271,12 @@ def scored_states(causal: Any, batch: TreeBatch) -> Tensor:
         places += [i for row in rows for i in range(starts[row], starts[row + 1])]
     order = torch.tensor(places, dtype=torch.long, device=batch.source.device).argsort()
     return torch.cat(found)[order]
+
+
+def _tokens_at_once(causal: Any) -> float:
+    embed, config = causal.get_input_embeddings().weight, causal.config.get_text_config()
+    wide = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    return LAYER_BYTES.get(embed.device.type, float("inf")) / (wide * embed.element_size())
 
 
 def _states(causal: Any, batch: TreeBatch) -> Tensor:

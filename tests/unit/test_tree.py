@@ -63,6 +63,7 @@ def test_rows_of_like_length_go_together(model: LlamaForCausalLM, monkeypatch: p
     monkeypatch.setattr("popi.tree.FEW", 5)
     monkeypatch.setattr("popi.tree.PADDING", 0.0)
     assert buckets([9, 100, 10, 95]) == [[0, 2], [3, 1]]
+    assert buckets([9, 100, 10, 95], most=105) == [[0, 2], [3], [1]]
     some = items()
     long = [ScoringItem(random_ids(60 + i, i), random_ids(7, 10 + i), random_ids(4 + i, 20 + i)) for i in range(3)]
     mixed = [some[0], long[1], some[1], long[0], long[2], some[2]]
@@ -70,6 +71,14 @@ def test_rows_of_like_length_go_together(model: LlamaForCausalLM, monkeypatch: p
     assert len(buckets(batch.lengths)) > 1
     plain = torch.stack(pair_logps_plain(model, mixed), 1).flatten()
     torch.testing.assert_close(segment_logps(model, batch), plain, atol=4e-4, rtol=1e-5)
+    monkeypatch.setattr("popi.tree.LAYER_BYTES", {"cpu": 1})  # each row by itself
+    widths = []
+    model.model.register_forward_pre_hook(
+        lambda _, __, given: widths.append(given["input_ids"].shape), with_kwargs=True
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(segment_logps(model, batch), plain, atol=4e-4, rtol=1e-5)
+    assert widths == [(1, length) for length in sorted(batch.lengths)]
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
