@@ -157,7 +157,7 @@ class Connection(asyncio.Protocol):
         return answer
 
     def upload(self, task: "asyncio.Task[None]") -> None:
-        """The rest of the request is being written by a task; while that waits for the client, silence does not count."""
+        """A task writes the rest of the request; while it waits for more to write, silence does not count."""
         self._upload = task
         task.add_done_callback(self._uploaded)
 
@@ -274,6 +274,8 @@ class Connection(asyncio.Protocol):
         if answer is not None:
             answer.end()
             self.resume()
+            if self._upload is not None and self._upload.done():
+                self._uploaded(self._upload)  # the loop is yet to call it
             sent = self._upload is None and self._writable is None
             if self._reusable and sent and not self.transport.is_closing():
                 self._free(self)
@@ -292,6 +294,8 @@ class Connection(asyncio.Protocol):
         self.transport.abort()
 
     def _uploaded(self, task: "asyncio.Task[None]") -> None:
+        if self._upload is not task:
+            return
         self._upload, self._heard = None, self._loop.time()
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
         if error is not None:
@@ -304,7 +308,7 @@ class Connection(asyncio.Protocol):
             return
         now = self._loop.time()
         if self._writable is None:
-            heard = self._upload is not None  # it waits for the client
+            heard = self._upload is not None  # the upstream waits as well
         else:
             before, self._unsent = self._unsent, self.transport.get_write_buffer_size()
             heard = self._unsent < before  # it takes what is sent

@@ -280,6 +280,8 @@ class Gateway:
         elapsed = perf_counter() - sent
         try:
             headers = answer_headers(reply.headers)
+            if reply.status in (204, 304):  # the length of what is not there (RFC 9110, 8.6) would count as its own
+                headers = [header for header in headers if header[0] != b"content-length"]
             if record.personalized is not None:
                 headers.append((b"x-popi-personalized", record.personalized.encode()))
                 if record.version is not None:

@@ -74,9 +74,9 @@ class Wire:
         pieces = body if not isinstance(body, bytes | None) else None
         whole = body if isinstance(body, bytes) else b""
         length = pieces is None and (body is not None or method in _WITH_BODY)
-        left = (
-            None if pieces is None else next((int(value) for name, value in headers if name == b"content-length"), None)
-        )
+        left = None  # of the pieces, where their length is known
+        if pieces is not None:
+            left = next((int(value) for name, value in headers if name == b"content-length"), None)
         lines = [b"%b: %b\r\n" % header for header in headers]
         if length:
             lines.append(b"content-length: %d\r\n" % len(whole))

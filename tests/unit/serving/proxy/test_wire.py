@@ -94,14 +94,15 @@ def test_answers_that_only_announce_one_are_passed_over(gateway: RunningGateway)
 
 
 @pytest.mark.parametrize("status", ["204 No Content", "304 Not Modified"])
-def test_answers_without_a_body(gateway: RunningGateway, status: str) -> None:
+def test_answers_without_a_body(gateway: RunningGateway, status: str, caplog: pytest.LogCaptureFixture) -> None:
     async def reply(_: Received, writer: asyncio.StreamWriter) -> None:
-        writer.write(f"HTTP/1.1 {status}\r\nX-A: 1\r\n\r\n".encode())
+        writer.write(f"HTTP/1.1 {status}\r\nX-A: 1\r\nContent-Length: 5\r\n\r\n".encode())
 
     gateway.upstream.reply = reply
     for _ in range(2):
         answer = gateway.call(body=CHAT)
         assert (answer.status, answer.body, answer.header("x-a")) == (int(status[:3]), b"", "1")
+    assert not any("fault" in record.getMessage() for record in caplog.records)
 
 
 def test_an_answer_that_ends_with_its_connection(gateway: RunningGateway) -> None:
