@@ -1,6 +1,7 @@
 """What the gateway costs: the same requests sent directly, through it, and through LiteLLM's proxy, on the same cores.
 
 python benchmarks/gateway.py [--seconds S] [--rounds N] [--rate R] [--connections C] [--litellm install|PYTHON|none]
+                             [--against CHECKOUT]
 
 Everything runs here: an upstream that answers at once, a bare relay of uvicorn and aiohttp (what the libraries cost
 that carry the gateway's requests, with nothing of popi's), the gateway as `popi serve` with SQLite and a summary for
@@ -53,6 +54,13 @@ async def measure(
     return found
 
 
+def serve(folder: Path, way: str, ports: dict[str, int]) -> list[str]:
+    """The command that starts a gateway."""
+    start = "from popi.cli import main; main()"
+    command = [sys.executable, "-c", start, "serve", "--upstream", f"http://127.0.0.1:{ports['direct']}"]
+    return [*command, "--port", str(ports[way]), "--store", f"sqlite:///{folder}/{way}.db"]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=10.0, help="of each load in each round")
@@ -61,6 +69,7 @@ def main() -> None:
     parser.add_argument("--litellm-rate", type=float, default=20.0, help="the same for LiteLLM, which 200 would drown")
     parser.add_argument("--connections", type=int, default=32, help="flat out")
     parser.add_argument("--litellm", default="install", help="install, the python of an environment that has it, none")
+    parser.add_argument("--against", type=Path, help="another checkout of popi, measured in the same turns")
     parser.add_argument("--out", type=Path, default=Path("runs/bench/gateway.json"))
     parser.add_argument("--upstream", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--bare", type=int, nargs=2, help=argparse.SUPPRESS)
@@ -69,29 +78,29 @@ def main() -> None:
         return uvloop.run(upstream(options.upstream))
     if options.bare:
         return bare(*options.bare)
-    ports = dict(zip(("direct", "bare", "popi", "LiteLLM"), free_ports(4), strict=True))
+    ports = dict(zip(("direct", "bare", "popi", "other", "LiteLLM"), free_ports(5), strict=True))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         me = str(Path(__file__).resolve())
         litellm = litellm_command(options.litellm, folder, ports)
         behind = [sys.executable, me, "--upstream", str(ports["direct"])]
         between = [sys.executable, me, "--bare", str(ports["bare"]), str(ports["direct"])]
-        start = "from popi.cli import main; main()"
-        serve = [sys.executable, "-c", start, "serve", "--upstream", f"http://127.0.0.1:{ports['direct']}"]
-        serve += ["--port", str(ports["popi"]), "--store", f"sqlite:///{folder}/popi.db"]
+        other = options.against and {"PYTHONPATH": str(options.against.resolve() / "src"), "POPI_ADMIN_KEY": KEY}
         pids = {}
         with ExitStack() as running:
             for way, command, env, path in (
                 ("direct", behind, {}, "/"),
                 ("bare", between, {}, "/"),
-                ("popi", serve, {"POPI_ADMIN_KEY": KEY}, "/readyz"),
+                ("popi", serve(folder, "popi", ports), {"POPI_ADMIN_KEY": KEY}, "/readyz"),
+                ("other", serve(folder, "other", ports) if other else None, other or {}, "/readyz"),
                 ("LiteLLM", litellm, {"LITELLM_LOG": "ERROR"}, "/health/liveliness"),
             ):
                 if command is None:
                     del ports[way]
                 else:
                     pids[way] = running.enter_context(process(command, env, ports[way], path, folder / f"{way}.log"))
-            put_summaries(ports["popi"])
+            for way in {"popi", "other"} & ports.keys():
+                put_summaries(ports[way])
             found = uvloop.run(measure(ports, pids, options))
     rows = report(found, options)
     options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,7 @@ AHEAD_SECONDS = 0.5
 ACTIVE_SECONDS = 30.0
 """How long after its last use a summary is kept fresh."""
 MOST_ACTIVE = 500
-"""Most summaries that are kept fresh, those last used: 500 are one query of some 10 ms a second."""
+"""Most summaries that are kept fresh, those last used: one query a second."""
 STALE_SECONDS = 30.0
 """How old a summary may be that is used because the store does not answer."""
 PATIENCE_SECONDS = 0.025
