@@ -1,8 +1,8 @@
 """Requests to the upstream: written as they are, on connections that are kept for the next.
 
 An HTTP library's session does much for a request that a gateway has no use for: header tables, cookies, redirects,
-decoding; that was a good part of what a request cost (docs/lab_notes.md). Here the request's bytes are put together once and
-the answer's are handed on. The parser is httptools, connections are asyncio's, made by aiohappyeyeballs.
+decoding; that was a good part of what a request cost (docs/lab_notes.md). Here the request's bytes are put together
+once and the answer's are handed on. The parser is httptools, connections are asyncio's, made by aiohappyeyeballs.
 """
 
 import asyncio
