@@ -3,8 +3,8 @@
 python benchmarks/gateway.py [--seconds S] [--rounds N] [--rate R] [--connections C] [--litellm install|PYTHON|none]
                              [--against CHECKOUT]
 
-Everything runs here: an upstream that answers at once, a bare relay of uvicorn and aiohttp (what the libraries cost
-that carry the gateway's requests, with nothing of popi's), the gateway as `popi serve` with SQLite and a summary for
+Everything runs here: an upstream that answers at once, a bare relay of uvicorn and aiohttp (what such a
+gateway is usually made of, with nothing of popi's), the gateway as `popi serve` with SQLite and a summary for
 every user, LiteLLM's proxy in an environment of its own, and the client. Two loads: open loop, requests at a fixed rate
 whether or not the last one was answered, timed from the moment at which each was due (a server that stalls is not
 spared the requests that it held up), or sent, where the timer woke early; and flat out, every connection sending as

@@ -31,10 +31,8 @@ PADDING, FEW = 0.1, 512
 """Rows of one forward may be padded by this share of their tokens, or by so few tokens that another forward costs
 more."""
 LOGITS_BYTES = {"cpu": 2**26, "cuda": 2**28}
-"""Bytes of float32 logits at one time, by the device's type: so many tokens meet the LM head at once, whatever the
-vocabulary. A GPU needs more of them to be busy."""
-
-
+"""Bytes of float32 logits at one time where the LM head goes by no tiles (`popi.head`), by the device's type: so many
+tokens meet it at once, whatever the vocabulary. A GPU needs more of them to be busy."""
 LAYER_BYTES = {"cpu": 9 * 2**20}
 """Bytes of the MLP's activations at one time where no gradient is kept, by the device's type. Larger tensors fit no
 cache, and the C library maps them anew each time: each of their pages faults."""

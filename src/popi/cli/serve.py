@@ -298,7 +298,7 @@ def users_erase(
 
 
 def _need_serving() -> None:
-    if any(importlib.util.find_spec(name) is None for name in ("sqlalchemy", "starlette", "uvicorn")):
+    if any(importlib.util.find_spec(name) is None for name in ("sqlalchemy", "starlette", "uvicorn", "httptools")):
         raise ModelError("this command needs the gateway's packages; install them with: pip install 'popi[serve]'")
 
 

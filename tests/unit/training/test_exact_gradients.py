@@ -66,15 +66,18 @@ def plain_gradients(model: Any) -> dict[str, torch.Tensor]:
     return {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("recompute", [False, True], ids=["", "head-recomputed"])
+@pytest.mark.parametrize("recompute", ["", "tiles", "chunks"], ids=["", "head-by-tiles", "head-recomputed"])
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["", "checkpointing"])
 @pytest.mark.parametrize("adapter", ["none", "lora"])
 def test_one_process(
-    tiny_base: Path, monkeypatch: pytest.MonkeyPatch, adapter: str, checkpointing: bool, recompute: bool
+    tiny_base: Path, monkeypatch: pytest.MonkeyPatch, adapter: str, checkpointing: bool, recompute: str
 ) -> None:
     monkeypatch.setattr("popi.tree.FEW", 8)  # so that short and long rows go apart
     if recompute:
         monkeypatch.setattr("popi.tree.LARGE_VOCABULARY", 10)
+        monkeypatch.setattr("popi.head.TILE", {"cpu": (7, 30)})
+    if recompute == "chunks":  # as heads go that are more than their weights
+        monkeypatch.setattr("popi.head.Head.tiles", False)
         monkeypatch.setattr("popi.tree.chunk_of", lambda *_: 7)
     found = tree_gradients(model_of(str(tiny_base), adapter, checkpointing), slice(None))
     expected = plain_gradients(model_of(str(tiny_base), adapter, False))

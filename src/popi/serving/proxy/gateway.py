@@ -243,11 +243,11 @@ class Gateway:
         if headers.length is not None and headers.length > most:
             raise too_long(most)
         if not headers.length and b"transfer-encoding" not in names:
-            exchange.watch.begin(exchange.receive)
+            exchange.watch_client()
             return None if headers.length is None else b""
         if headers.length is not None:
             headers.passed.append((b"content-length", b"%d" % headers.length))
-        return pass_on(exchange.receive, most, lambda: exchange.watch.begin(exchange.receive))
+        return pass_on(exchange.receive, most, exchange.watch_client)
 
     def _with_upstream_key(self, exchange: Exchange) -> list[Raw]:
         settings, headers = self._settings, exchange.headers
