@@ -64,6 +64,7 @@ def decode(
     stop_ids: list[int],
     end_id: int,
     soft: None = None,
+    roots: None = None,
 ) -> Tensor:
     """As popi.backends.decoding has it, with a copy of the prompt for every sample."""
     width = max(map(len, prompts))

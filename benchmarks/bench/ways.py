@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy, logsigmoid
 
 from bench.cases import BETA, PAIRS, SUMMARY, Case, load
 from popi.backends.local import LocalModel
+from popi.roots import Roots
 from popi.scoring import ScoringItem, pair_logps
 from popi.training.inference_phase import group_logps
 from popi.tree import pack, segment_logps
@@ -138,9 +139,11 @@ class Ours(Way):
     def scoring(self) -> Found:
         return self.rewards(*self.score(self.items()), *self.references)
 
-    def rollouts(self) -> Found:
+    def rollouts(self, roots: Roots | None = None) -> Found:
         prompt = self.case.signal_ids(self.vocabulary)
-        [self.drawn] = self.local.generate([prompt], n=self.case.group, max_new_tokens=SUMMARY, temperature=1.0)
+        [self.drawn] = self.local.generate(
+            [prompt], n=self.case.group, max_new_tokens=SUMMARY, temperature=1.0, roots=roots
+        )
         assert all(len(ids) == SUMMARY for ids in self.drawn), "a summary ended early"
         return {}
 
@@ -166,8 +169,22 @@ class Ours(Way):
                 worst = torch.maximum(worst, (both[0] - both[1]).abs().max().cpu())
         return {"rollouts_against_plain": worst}
 
-    def logps(self, model: Any, train: bool) -> Tensor:
-        return group_logps(model, *self.batch(), SUMMARY, 0, 1.0, train)[0]
+    def whole_step(self) -> Found:
+        """The signals go through the policy once, for the rollouts and for the update."""
+        roots = Roots.read(self.policy, [self.case.signal_ids(self.vocabulary)], 0)
+        self.rollouts(roots)
+        found = self.scoring()
+        with torch.no_grad():
+            anchor = self.logps(self.anchor, False)
+        return found | self.update(anchor, roots)
+
+    def update(self, reference: Tensor | None = None, roots: Roots | None = None) -> Found:
+        logps = self.logps(self.policy, True, roots)
+        self.loss(logps, reference).backward()
+        return {"logps": logps.detach().float().cpu(), "gradient": self.gradient()}
+
+    def logps(self, model: Any, train: bool, roots: Roots | None = None) -> Tensor:
+        return group_logps(model, *self.batch(), SUMMARY, 0, 1.0, train, roots)[0]
 
     def generator_step(self) -> Found:
         trees = [ScoringItem(*map(tuple, item)).tree for item in self.items(PAIRS)]

@@ -27,17 +27,20 @@ class _Unknown(Exception):
 
 
 class _Before:
-    """In the place of a layer's cache: ends the first call at its keys and values, and gives them to the next."""
+    """In the place of a layer's cache: ends the first call at its keys and values, and gives them to the next; those of
+    both go to the cache that was there."""
 
-    def __init__(self) -> None:
+    def __init__(self, cache: Any = None) -> None:
         self.kept: tuple[Tensor, Tensor] | None = None
+        self.cache = cache
 
-    def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+    def update(self, keys: Tensor, values: Tensor, *others: Any, **named: Any) -> tuple[Tensor, Tensor]:
         """Keys and values of (B, kv_heads, new, head_dim), behind those that were kept."""
         if self.kept is None:
             self.kept = keys, values
             raise _Known
-        return torch.cat([self.kept[0], keys], 2), torch.cat([self.kept[1], values], 2)
+        both = torch.cat([self.kept[0], keys], 2), torch.cat([self.kept[1], values], 2)
+        return both if self.cache is None else self.cache.update(*both, *others, **named)
 
     def __getattr__(self, name: str) -> Any:
         raise _Unknown
@@ -73,7 +76,7 @@ def _from(
     layer: Any, whole: Any, first: int, hidden: Tensor, others: tuple[Any, ...], arguments: dict[str, Any]
 ) -> Any:
     """The layer's output from position `first` on."""
-    before, root, rest = _Before(), slice(None, first), slice(first, None)
+    before, root, rest = _Before(arguments.get(CACHE)), slice(None, first), slice(first, None)
     cut = [name for name in OF_TOKENS if arguments.get(name) is not None]
     given = arguments | {CACHE: before, "use_cache": True}
     # Checkpointing takes the cache away; what is left of this layer is less than another layer's recomputation.

@@ -10,7 +10,7 @@ the cost of the vocabulary is paid for them alone.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +23,9 @@ from popi.head import Head, tiled_logps, whole_logps
 from popi.last_layer import read_from
 from popi.masks import additive, slides
 from popi.soft_prompts import with_soft_prompts
+
+if TYPE_CHECKING:
+    from popi.roots import Roots
 
 Result = TypeVar("Result")
 LARGE_VOCABULARY = 8192
@@ -227,6 +230,7 @@ def token_logps_and_entropies(
     temperature: float = 1.0,
     chunk: int | None = None,
     entropy: bool = True,
+    roots: "Roots | None" = None,
 ) -> tuple[Tensor, Tensor]:
     """Log-probability of every scored token and the entropy (nats) of its distribution: (N,) and (N,) float32.
 
@@ -234,10 +238,11 @@ def token_logps_and_entropies(
     neither with N nor with the vocabulary. Not so for heads that are more than their weights, nor in training for small
     vocabularies, whose logits are kept: there `chunk` tokens at a time (by default `chunk_of`) have all their logits at
     once. Without `entropy` the second tensor is empty. A model with SDPA attention is switched to popi's
-    (`popi.attention`), and stays so.
+    (`popi.attention`), and stays so. `roots`: those of the batch's rows, in their order, where the model read them
+    before (`popi.roots`): the branches alone go through it then.
     """
     causal = causal_lm(model)
-    hidden = scored_states(causal, batch)
+    hidden = scored_states(causal, batch) if roots is None else roots.scored_states(causal, batch)
     if not len(hidden):
         return hidden.new_zeros(0, dtype=torch.float32), hidden.new_zeros(0, dtype=torch.float32)
     head = Head.of(causal)
@@ -260,13 +265,18 @@ def scored_states(causal: Any, batch: TreeBatch) -> Tensor:
     """The last hidden states that predict the scored tokens: (N, d)."""
     together = buckets(batch.lengths, float("inf") if torch.is_grad_enabled() else _tokens_at_once(causal))
     if len(together) == 1:
-        return _states(causal, batch)
+        return states(causal, batch)
+    return in_parts(batch, together, lambda part, _: states(causal, part))
+
+
+def in_parts(batch: TreeBatch, together: Sequence[list[int]], compute: Callable[[TreeBatch, int], Tensor]) -> Tensor:
+    """What `compute` finds for the scored tokens of each part and its index, in the whole batch's order: (N, d)."""
     found, places, starts = [], [], [0]
     for n in batch.scored:
         starts.append(starts[-1] + n)
-    for rows in together:
-        found.append(_states(causal, batch.part(rows)))
-        places += [i for row in rows for i in range(starts[row], starts[row + 1])]
+    for i, rows in enumerate(together):
+        found.append(compute(batch.part(rows), i))
+        places += [place for row in rows for place in range(starts[row], starts[row + 1])]
     order = torch.tensor(places, dtype=torch.long, device=batch.source.device).argsort()
     return torch.cat(found)[order]
 
@@ -277,7 +287,11 @@ def _tokens_at_once(causal: Any) -> float:
     return LAYER_BYTES.get(embed.device.type, float("inf")) / (wide * embed.element_size())
 
 
-def _states(causal: Any, batch: TreeBatch) -> Tensor:
+def states(causal: Any, batch: TreeBatch, cache: Any = None) -> Tensor:
+    """The last hidden states at the batch's `source`, its rows through the model in one forward: (N, d).
+
+    `cache`: one of transformers', which gets the keys and values of every layer.
+    """
     embed = causal.get_input_embeddings()
     config = causal.config.get_text_config()
     inputs = (
@@ -296,7 +310,8 @@ def _states(causal: Any, batch: TreeBatch) -> Tensor:
             # Additive, and made once: SDPA would convert a boolean mask in every layer, eager attention add True as 1.
             attention_mask=additive(config, batch.mask(first), positions[:, first:], positions, embed.weight.dtype),
             position_ids=positions,
-            use_cache=False,
+            past_key_values=cache,
+            use_cache=cache is not None,
         ).last_hidden_state
     left_out = positions.shape[1] - hidden.shape[1]
     found: Tensor = hidden[batch.source[:, 0], batch.source[:, 1] - left_out]

@@ -11,15 +11,20 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers.cache_utils import Cache, DynamicLayer
 
+from popi.backends.narrow import narrow_linears
 from popi.masks import additive, slides
+from popi.roots import Roots
 from popi.soft_prompts import with_soft_prompts
 
 GREEDY = 1e-5
 """Below this temperature decoding is greedy: the quotient would overflow, and the limit is the same."""
 PREFILL = 2048
 """Prompts go through the model together up to so many tokens, padding included: more of them are not faster."""
+RUN = 512
+"""Tokens of a run of the vocabulary, in sampling."""
 RESERVED = 64
 """Steps for which masks are made and the cache has room at first."""
 
@@ -95,6 +100,7 @@ def decode(
     stop_ids: Sequence[int],
     end_id: int,
     soft: Tensor | None = None,
+    roots: Roots | None = None,
 ) -> Tensor | None:
     """P prompts to (P·n, ≤ steps) tokens, samples of a prompt one after the other; `end_id` behind the end.
 
@@ -103,6 +109,7 @@ def decode(
     Args:
         stop_ids: tokens that end a sample.
         soft: (P, k, d) in place of the embeddings of the first k tokens of each prompt.
+        roots: the prompts, where the model has read them.
 
     Returns:
         None where some of the model's outputs are not finite.
@@ -110,29 +117,34 @@ def decode(
     device = model.get_input_embeddings().weight.device
     columns = Columns(len(prompts), max(map(len, prompts)), n * min(steps, RESERVED))
     cache = Cache(layer_class_to_replicate=partial(ReservedLayer, columns))  # type: ignore[arg-type]
-    logits = _prefill(model, prompts, columns, cache, soft).repeat_interleave(n, 0)  # (P·n, V)
+    logits = (
+        _prefill(model, prompts, columns, cache, soft)
+        if roots is None
+        else _copied(model, roots, prompts, columns, cache)
+    ).repeat_interleave(n, 0)  # (P·n, V)
     if not _finite(logits):
         return None
     masks = BranchMasks(model, [len(prompt) for prompt in prompts], n)
     out: list[Tensor] = []
     done = torch.zeros(len(logits), dtype=torch.bool, device=device)
     stops = torch.tensor(stop_ids, device=device)
-    for step in range(steps):
-        token = pick(logits.float(), temperature, top_p)  # (P·n,)
-        token = torch.where(done, end_id, token)
-        out.append(token)
-        done |= torch.isin(token, stops)
-        if step + 1 == steps or bool(done.all()):
-            break
-        logits = model(
-            input_ids=token.reshape(-1, n),
-            attention_mask=masks.mask(step),
-            position_ids=masks.positions(step),
-            past_key_values=cache,
-            use_cache=True,
-        ).logits.flatten(0, 1)
-        if not _finite(logits):
-            return None
+    with narrow_linears(model):
+        for step in range(steps):
+            token = pick(logits.float(), temperature, top_p)  # (P·n,)
+            token = torch.where(done, end_id, token)
+            out.append(token)
+            done |= torch.isin(token, stops)
+            if step + 1 == steps or bool(done.all()):
+                break
+            logits = model(
+                input_ids=token.reshape(-1, n),
+                attention_mask=masks.mask(step),
+                position_ids=masks.positions(step),
+                past_key_values=cache,
+                use_cache=True,
+            ).logits.flatten(0, 1)
+            if not _finite(logits):
+                return None
     return torch.stack(out, 1)
 
 
@@ -163,6 +175,27 @@ def _prefill(
             use_cache=True,
             logits_to_keep=1,
         ).logits[:, -1]
+        behind = logits.new_empty(len(prompts), logits.shape[-1]) if behind is None else behind
+        behind[rows] = logits
+    columns.prefilled = None
+    assert behind is not None
+    return behind
+
+
+def _copied(model: Any, roots: Roots, prompts: Sequence[Sequence[int]], columns: Columns, cache: Cache) -> Tensor:
+    """`_prefill` by what is known of the prompts."""
+    which = [roots.index[tuple(prompt)] for prompt in prompts]
+    behind: Tensor | None = None
+    for part in roots.parts:
+        rows = [p for p, root in enumerate(which) if root in part.rows]
+        taken = [part.rows.index(which[p]) for p in rows]
+        if not rows:
+            continue
+        layers = part.to_the_right(taken)
+        columns.prefilled = torch.tensor(rows, device=part.behind.device), columns.width - layers[0][0].shape[2]
+        for i, layer in enumerate(layers):
+            cache.update(*layer, i)
+        logits = roots.logits(model, part)[taken]
         behind = logits.new_empty(len(prompts), logits.shape[-1]) if behind is None else behind
         behind[rows] = logits
     columns.prefilled = None
@@ -213,6 +246,8 @@ def pick(logits: Tensor, temperature: float, top_p: float) -> Tensor:
     """One token a row: greedy at temperature 0, else sampled from the nucleus. (rows, V) -> (rows,).
 
     By `torch.multinomial`, a race of exponentials: a rounding changes the winner only where two are next to each other.
+    It draws one of them for each competitor, on a CPU as slowly as a forward where the vocabulary is large. So runs of
+    `RUN` tokens compete first, by their sums, and then the tokens of the one that won.
     """
     if temperature < GREEDY:
         return logits.argmax(-1)
@@ -221,7 +256,12 @@ def pick(logits: Tensor, temperature: float, top_p: float) -> Tensor:
         ranked, order = probs.sort(dim=-1, descending=True)
         ranked = ranked.masked_fill(ranked.cumsum(-1) - ranked >= top_p, 0.0)  # the first token always stays
         probs = torch.zeros_like(probs).scatter(-1, order, ranked)
-    return torch.multinomial(probs, 1)[:, 0]
+    runs = probs[:, None] if probs.shape[1] <= RUN else pad(probs, (0, -probs.shape[1] % RUN)).unflatten(1, (-1, RUN))
+    won = torch.zeros(len(probs), dtype=torch.long, device=probs.device)
+    if runs.shape[1] > 1:
+        won = torch.multinomial(runs.sum(-1), 1)[:, 0]
+    inside = torch.multinomial(runs[torch.arange(len(probs), device=probs.device), won], 1)[:, 0]
+    return won * runs.shape[2] + inside
 
 
 def _finite(logits: Tensor) -> bool:

@@ -26,6 +26,7 @@ from popi.backends.loading import (
     warn_of_another_base,
 )
 from popi.errors import ModelError
+from popi.roots import Roots
 from popi.signals.render import Templates
 
 __all__ = ["NANO", "LocalModel", "model_path", "quiet"]
@@ -167,11 +168,13 @@ class LocalModel:
         temperature: float = 0.0,
         top_p: float = 1.0,
         soft: Tensor | None = None,
+        roots: Roots | None = None,
     ) -> list[list[list[int]]]:
         """`n` continuations of every prompt: ids up to and with the end-of-turn token, as [prompt][sample].
 
         One prefill serves the n samples of a prompt. Greedy at temperature 0; else drawn from torch's global
-        generator of the model's device. `soft`: (P, k, d) soft prompts to stand in front of the prompts.
+        generator of the model's device. `soft`: (P, k, d) soft prompts to stand in front of the prompts. `roots`: the
+        prompts, where this model has read them already.
 
         Raises:
             ModelError: prompt and new tokens exceed the model's context, or its outputs are not numbers.
@@ -198,6 +201,7 @@ class LocalModel:
                 stop_ids=self.stop_ids,
                 end_id=self.end_id,
                 soft=soft,
+                roots=roots,
             )
         self.model.train(was_training)
         if drawn is None:

@@ -81,3 +81,11 @@ class TrainingConfig(Section):
         """(summary, target) pairs that the reward scores at once."""
         at_once = self.inference.micro_batch
         return at_once * self.inference.group_size if at_once else 64
+
+    @property
+    def reads_once(self) -> bool:
+        """Whether sampling and update of a step share one pass over the signals. Its graph lies in memory between the
+        two: not so where micro batches keep that of few users at a time, nor under gradient checkpointing, which keeps
+        no keys and values to sample from.
+        """
+        return self.rollouts == "own" and self.inference.parts == 1 and not self.gradient_checkpointing

@@ -14,7 +14,8 @@ Where it departs from TRL's defaults, and why:
   `summary.top_p` below 1 log-probs stay those of the whole distribution, as in TRL: a small bias.
 - A summary that reaches `summary.max_tokens` without its end token is cut there, as it is in use: it is scored and
   trained on as it stands (TRL's `mask_truncated_completions` is off), and its length is the limit.
-- The hooks below: rollouts with one prefill a group, log-probs with the signals read once a group.
+- The hooks below: one pass over the signals of a group serves its rollouts and their log-probs (`popi.roots`), or, in
+  parts or under gradient checkpointing, one for the rollouts and one for the log-probs.
 - Or rollouts by vLLM, checked against the model that trains (`vllm_rollouts`).
 - A step may go through the models in parts (`micro_batch`), each of whole groups. All of a step is sampled and rewarded
   before its first part trains, and TRL's loss is divided by the number of parts: the gradient is that of the whole.
@@ -31,6 +32,7 @@ from trl.trainer.utils import split_tensor_dict
 
 from popi.backends.local import LocalModel
 from popi.config import RunConfig
+from popi.roots import Roots
 from popi.training.adapters import has_adapters
 from popi.training.dataset import InferenceRow
 from popi.training.phase import PhaseTrainer, Report, common_arguments
@@ -49,6 +51,7 @@ def group_logps(
     pad_id: int,
     temperature: float,
     entropy: bool,
+    roots: Roots | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Log-probs of completions, reading each distinct prompt once: (rows, kept), zero where masked; entropies alike.
 
@@ -58,6 +61,10 @@ def group_logps(
         input_ids: (rows, prompt + kept), prompts padded on the left and completions on the right.
         attention_mask: the same shape; 0 on padding.
         kept: width of the completions.
+        roots: the distinct prompts, where this model has read them already.
+
+    Raises:
+        ValueError: `roots` are others.
     """
     split = input_ids.shape[1] - kept
     groups: dict[tuple[int, ...], list[int]] = {}
@@ -66,11 +73,15 @@ def group_logps(
         prompt = tuple(token for token, on in zip(ids[:split], mask[:split], strict=True) if on)
         completions.append([token for token, on in zip(ids[split:], mask[split:], strict=True) if on])
         groups.setdefault(prompt, []).append(row)
+    if roots is not None:
+        if set(groups) != set(roots.prompts):
+            raise ValueError("the prompts are not those that were read before")
+        groups = {prompt: groups[prompt] for prompt in roots.prompts}  # TRL shuffles a step's rows
     trees = [[Segment(p), *(Segment(completions[r], 0, True) for r in rows)] for p, rows in groups.items()]
     where = [(r, t) for rows in groups.values() for r in rows for t in range(len(completions[r]))]
     batch = pack(trees, pad_id).to(input_ids.device)
     logps, entropies = through_wrapper(
-        model, lambda plain: token_logps_and_entropies(plain, batch, temperature, entropy=entropy)
+        model, lambda plain: token_logps_and_entropies(plain, batch, temperature, entropy=entropy, roots=roots)
     )
     index = torch.tensor(where, dtype=torch.long, device=input_ids.device).reshape(-1, 2)
 
@@ -124,6 +135,8 @@ class InferenceTrainer(PhaseTrainer, GRPOTrainer):
         self.tolerance = config.training.vllm.tolerance
         self.parts = settings.parts
         self.at_once = settings.users_per_step // self.parts
+        self.reads_once = config.training.reads_once
+        self._roots: Roots | None = None
         arguments = GRPOConfig(
             **common_arguments(config, phase, seed, steps),
             per_device_train_batch_size=self.at_once * settings.group_size,
@@ -199,6 +212,9 @@ class InferenceTrainer(PhaseTrainer, GRPOTrainer):
         if self.use_vllm:
             return self._generate_with_vllm(prompt_ids, num_generations), None
         prompts = prompt_ids[::num_generations]  # TRL repeats each prompt for its group
+        if self.reads_once:
+            with torch.enable_grad():
+                self._roots = Roots.read(self.local.model, prompts, self.local.pad_id)
         drawn = [
             group
             for start in range(0, len(prompts), self.at_once)
@@ -208,6 +224,7 @@ class InferenceTrainer(PhaseTrainer, GRPOTrainer):
                 max_new_tokens=self.max_tokens,
                 temperature=self.temperature,
                 top_p=self.top_p,
+                roots=self._roots,
             )
         ]
         return [ids for group in drawn for ids in group], None
@@ -244,6 +261,10 @@ class InferenceTrainer(PhaseTrainer, GRPOTrainer):
         compute_aux_loss: bool = False,
         **_: Any,
     ) -> tuple[Tensor, Tensor | None, None]:
+        if torch.is_grad_enabled() and self._roots is not None:
+            roots, self._roots = self._roots, None  # their graph goes with the backward pass
+            more = (logits_to_keep, self.local.pad_id, self.temperature, compute_entropy, roots)
+            return *group_logps(model, input_ids, attention_mask, *more), None
         rows = self.args.per_device_train_batch_size  # the KL's reference is asked about the whole step
         logps, entropies = zip(
             *(

@@ -23,7 +23,8 @@ head_dim, kv = kv_heads · head_dim, V vocabulary:
                On a CPU what is kept counts `HEAP` times where a layer's largest tensor, T·4·i, is below `MAPPED`: it
                then lies in the C library's heap, where what is freed between leaves holes.
 - sampling     the cache, w·2·L·kv for each position of prompt and samples, one layer's copies for grouped queries
-               (w·2·q), and the prefill's forward.
+               (w·2·q), and the prefill's forward; where the signals are read once for sampling and update
+               (`popi.roots`), what the backward keeps of them, while the rewards are scored too.
 - the rollout check, of one prompt and its summary: w·V a position, and float32 logits of the summary three times.
 - the optimizer's step   one more copy of what trains, on a GPU (torch's foreach kernels).
 
@@ -124,6 +125,9 @@ class _Work:
         if local:
             found["scoring"] = self.forward(min(config.training.rows_at_once, pairs), shapes.row(), shapes.responses)
         found["training"] = self.backward(users, width, scored)
+        if config.training.reads_once:
+            read = self._kept(users * shapes.prompt)
+            found |= {name: found[name] + read for name in ("sampling", "scoring") if name in found}
         check = shapes.prompt + shapes.summary  # `training.rollout_check`: all logits of one prompt and its summary
         found["rollout check"] = self._layer(check) + (self.w * check + 3 * 4 * shapes.summary) * self.model.vocab
         if phase.kind == "joint":
@@ -147,7 +151,13 @@ class _Work:
         return self._layer(rows * width) + self._mask(rows, width, scored) + 2 * 4 * n * self.model.vocab
 
     def backward(self, rows: int, width: float, scored: float) -> float:
-        m, w, tokens = self.model, self.w, rows * width
+        m, tokens = self.model, rows * width
+        n = rows * scored
+        n = self._at_once(n) if m.vocab >= LARGE_VOCABULARY else n
+        return self._kept(tokens) + self._layer(tokens) + self._mask(rows, width, scored) + 5 * 4 * n * m.vocab
+
+    def _kept(self, tokens: float) -> float:
+        m, w = self.model, self.w
         q = m.heads * m.head_dim
         layer = tokens * w * (8 * m.hidden + 4 * q + 4 * m.intermediate)
         if self.config.model.adapter == "lora":
@@ -156,11 +166,7 @@ class _Work:
             kept = layer + m.layers * tokens * w * m.hidden
         else:
             kept = m.layers * layer
-        if not self.gpu and tokens * 4 * m.intermediate < MAPPED:
-            kept *= HEAP
-        n = rows * scored
-        n = self._at_once(n) if m.vocab >= LARGE_VOCABULARY else n
-        return kept + self._layer(tokens) + self._mask(rows, width, scored) + 5 * 4 * n * m.vocab
+        return kept * (HEAP if not self.gpu and tokens * 4 * m.intermediate < MAPPED else 1.0)
 
     def sampling(self, users: int, samples: int) -> float:
         m, w, shapes = self.model, self.w, self.shapes

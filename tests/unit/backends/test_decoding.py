@@ -74,3 +74,29 @@ def test_prompts_of_any_length_together_or_alone(tiny_base: Path, monkeypatch: p
     together = local.generate(prompts, n=2, max_new_tokens=5)
     monkeypatch.setattr(decoding, "PREFILL", 1)
     assert local.generate(prompts, n=2, max_new_tokens=5) == together
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.7])
+def test_runs_compete_and_then_their_tokens(monkeypatch: pytest.MonkeyPatch, top_p: float) -> None:
+    """Runs of 4 of 10 tokens: each is drawn as often as its probability says, within four standard deviations."""
+    monkeypatch.setattr(decoding, "RUN", 4)
+    probs = torch.tensor([0.05, 0.1, 0.2, 0.05, 0.28, 0.04, 0.08, 0.1, 0.04, 0.06])
+    n = 40_000
+    torch.manual_seed(0)
+    drawn = decoding.pick(probs.log().expand(n, -1), 1.0, top_p)
+    kept = probs if top_p == 1 else torch.where(probs >= 0.08, probs, 0.0) / 0.76  # five reach 0.7, four have 0.68
+    found = torch.bincount(drawn, minlength=10) / n
+    assert ((found - kept).abs() <= 4 * (kept * (1 - kept) / n).sqrt()).all()
+    assert decoding.pick(probs.log()[None], 0.0, 1.0).tolist() == [4]
+
+
+def test_rounding_seldom_changes_a_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same random numbers with probabilities that differ in the third digit: nearly all tokens stay."""
+    monkeypatch.setattr(decoding, "RUN", 16)
+    torch.manual_seed(0)
+    logits = torch.randn(2000, 200)
+    both = []
+    for given in (logits, logits.bfloat16().float()):
+        torch.manual_seed(1)
+        both.append(decoding.pick(given, 1.0, 1.0))
+    assert (both[0] != both[1]).float().mean() < 0.01

@@ -18,6 +18,7 @@ from popi.training.inference_phase import InferenceTrainer, group_logps
 from popi.training.objective import group_advantages, margin, summary_reward
 from popi.training.reward import SummaryReward
 from popi.training.rollout_check import RolloutError, check_rollouts
+from popi.training.run_directory import read_jsonl
 
 CLOSE = {"atol": 2e-5, "rtol": 1e-4}
 Make = Callable[..., InferenceTrainer]
@@ -169,6 +170,44 @@ def test_rollouts_belong_to_their_prompts(make: Make) -> None:
             .tolist()
         )
         assert drawn[4 * i : 4 * i + 4] == [plain] * 4
+
+
+@pytest.mark.parametrize("adapter", ["none", "lora"])
+def test_signals_read_once_train_the_same(make: Make, adapter: str) -> None:
+    """One pass over them for sampling and update, or one for each: the same summaries, the same weights at the end. A
+    step's update lets only the summaries through the model."""
+    widths: dict[bool, list[int]] = {True: [], False: []}
+    ends = {}
+    for once in (True, False):
+        torch.manual_seed(1)  # new adapters
+        trainer = make(adapter)
+        assert trainer.reads_once
+        trainer.reads_once = once
+        base = trainer.model.get_base_model() if adapter == "lora" else trainer.model
+        base.get_decoder().layers[0].register_forward_hook(
+            lambda _, given, out, once=once: widths[once].append(given[0].shape[1]) if torch.is_grad_enabled() else None
+        )
+        trainer.train()  # from the first step on
+        assert trainer._roots is None
+        ends[once] = {name: p.detach().clone() for name, p in trainer.model.named_parameters() if p.requires_grad}
+    written = [{**row, "rewards": None} for row in read_jsonl(trainer.phase.samples)]
+    assert written[: len(written) // 2] == written[len(written) // 2 :] and len(written) > 1
+    assert len(widths[True]) == 2 * len(widths[False]), "a step reads the signals, and then the summaries"
+    roots, branches = widths[True][::2], widths[True][1::2]
+    for root, branch, whole in zip(roots, branches, widths[False], strict=True):
+        assert branch <= 4 * 6 < root < whole <= root + branch, "a group of four summaries of at most six tokens"
+    for name, end in ends[True].items():
+        assert_close(end, ends[False][name], atol=2e-4, rtol=1e-3)
+
+
+def test_prompts_that_were_not_read(make: Make) -> None:
+    trainer = make()
+    batch = batch_of(trainer)
+    ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
+    mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
+    assert trainer._roots is not None
+    with pytest.raises(ValueError, match="not those that were read"):
+        group_logps(trainer.model, ids[:8], mask[:8], 6, trainer.local.pad_id, 1.0, False, trainer._roots)
 
 
 def test_the_reward_is_the_methods(make: Make) -> None:

@@ -109,6 +109,22 @@ def test_the_cache_of_sampling_by_hand() -> None:
     assert memory(training=tree).activities["sampling"] == cache + prefill + 2 * 1000**2 + 2 * 4 * 128256 * 12
 
 
+def test_signals_read_once_stay_while_summaries_are_sampled_and_scored() -> None:
+    """Eight users at once, 1,000 tokens each; not with parts of a step, nor with checkpointing."""
+
+    def activities(**training: Any) -> dict[str, float]:
+        inference = {"users_per_step": 8, "group_size": 4, **training.pop("inference", {})}
+        found: dict[str, float] = memory(training={"inference": inference, **training}).activities
+        return found
+
+    kept = 16 * 8000 * 4 * (8 * 2048 + 4 * 2048 + 4 * 8192)
+    once, checkpointed = activities(), activities(gradient_checkpointing=True)
+    for name in ("sampling", "scoring"):
+        assert once[name] == checkpointed[name] + kept
+    assert once["reference log-probs"] == checkpointed["reference log-probs"]
+    assert once["training"] > once["sampling"] > kept
+
+
 MEASURED = [
     ["training.inference.users_per_step=32"],
     ["training.inference.users_per_step=32", "training.inference.micro_batch=8"],

@@ -1,0 +1,54 @@
+"""Linear maps of few tokens: what torch's own give, in the model and by themselves."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch.testing import assert_close
+from tree_families import family
+
+from popi.backends.narrow import FEW, narrow_linear, narrow_linears
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (1, 8), (1, 1), (FEW + 1,)], ids=str)
+@pytest.mark.parametrize("bias", [False, True])
+def test_it_is_the_linear_map(shape: tuple[int, ...], bias: bool) -> None:
+    torch.manual_seed(0)
+    module = torch.nn.Linear(32, 48, bias=bias).to(torch.bfloat16)
+    x = torch.randn(*shape, 32).to(torch.bfloat16)
+    with torch.inference_mode():
+        found, expected = narrow_linear(module, x), module.double()(x.double())
+    assert found.shape == (*shape, 48) and found.is_contiguous() and found.dtype == torch.bfloat16
+    assert_close(found.double(), expected, atol=0.02, rtol=0.02)
+
+
+def patched(model: Any) -> int:
+    return sum("forward" in vars(module) for module in model.modules())
+
+
+def test_where_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the plain linear maps of a bfloat16 model on a CPU with AMX, for the time being."""
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: True)
+    model = family("llama")
+    with narrow_linears(model):
+        assert patched(model) == 0, "float32"
+    model = model.to(torch.bfloat16)
+    model.get_decoder().layers[0].mlp.up_proj.forward = lambda x: x  # someone's own
+    with pytest.raises(KeyError), narrow_linears(model):
+        assert patched(model) == 1 + 2 * 7 and "forward" in vars(model.lm_head)
+        raise KeyError
+    assert patched(model) == 1
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: False)
+    with narrow_linears(model):
+        assert patched(model) == 1
+
+
+def test_a_model_says_the_same() -> None:
+    model = family("llama").to(torch.bfloat16)
+    ids = torch.arange(1, 9)[None]
+    with torch.inference_mode():
+        expected = model(ids).logits
+        for module in model.modules():
+            if type(module) is torch.nn.Linear:
+                module.forward = lambda x, module=module: narrow_linear(module, x)
+        assert_close(model(ids).logits, expected, atol=0.1, rtol=0.05)
