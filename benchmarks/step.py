@@ -4,11 +4,11 @@
     python benchmarks/step.py --table        # write the table of docs/performance.md from runs/bench/bench.json
 
 Every way has a process of its own, and they take turns. Between turns it gives its memory back; so at each it runs
-twice, and the second run, a step among others, is timed. A row of bench.json has the medians, the ratios to popi's
-(more than 1: popi is faster), popi's to the floor (the distinct tokens once through the model), peaks of memory, and
-the largest difference of what the ways computed. A way that ran out of memory or time has null there, and the row says
-which; but the released pattern, where a group does not fit, is tried again with half as many sequences at once
-(`released_at_once`). Rows that were measured before stay.
+once more than is timed: then a step among others, and the median of up to three of them that fit into 30 seconds. A row
+of bench.json has the medians of the turns, the ratios to popi's (more than 1: popi is faster), popi's to the floor (the
+distinct tokens once through the model), peaks of memory, and the largest difference of what the ways computed. A way
+that ran out of memory or time has null there, and the row says which; but the released pattern, where a group does not
+fit, is tried again with half as many sequences at once (`released_at_once`). Rows that were measured before stay.
 """
 
 import argparse

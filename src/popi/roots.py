@@ -57,13 +57,13 @@ class Part:
     """Keys and values of each layer, (B, kv_heads, W, head_dim)."""
     behind: Tensor  # (B, d), the last hidden state of each root's last token
 
-    def to_the_right(self, rows: Sequence[int]) -> "list[tuple[Tensor, Tensor]]":
-        """Keys and values of some rows of this part, the padding on their left."""
-        width, device = self.layers[0][0].shape[2], self.behind.device
-        taken = torch.tensor(rows, device=device)
-        place = torch.arange(width, device=device) - (width - self.lengths[taken, None])  # (rows, W), < 0: padding
-        whole = len(rows) == len(self.rows) and bool((self.lengths == width).all())
-        if whole and list(rows) == list(range(len(rows))):
+    def to_the_right(self, rows: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values of some rows of this part, padding on their left as far as the longest of them."""
+        taken = torch.tensor(rows, device=self.behind.device)
+        lengths = self.lengths[taken, None]
+        width = int(lengths.max())
+        place = torch.arange(width, device=taken.device) - (width - lengths)  # (rows, width), < 0: padding
+        if list(rows) == list(range(len(self.rows))) and bool((place[:, 0] == 0).all()):
             return self.layers
 
         def moved(kept: Tensor) -> Tensor:
@@ -91,9 +91,8 @@ class Roots:
         """
         causal = causal_lm(model)
         prompts = list(dict.fromkeys(map(tuple, roots)))
-        return cls(
-            prompts, [_read(causal, prompts, rows, pad_id) for rows in buckets([len(prompt) for prompt in prompts])]
-        )
+        together = buckets([len(prompt) for prompt in prompts])
+        return cls(prompts, [_read(causal, prompts, rows, pad_id) for rows in together])
 
     def scored_states(self, causal: Any, batch: TreeBatch) -> Tensor:
         """The last hidden states that predict the scored tokens of trees with these roots, in this order: (N, d)."""

@@ -46,6 +46,7 @@ FORBIDDEN = {
     "inference_model": ("training", "evaluation", "generator", "scoring", "nano", "cli"),
     "generator": ("training", "evaluation", "inference_model", "screening", "nano", "cli"),
     "tree": ("training", "evaluation", "inference_model", "generator", "nano", "signals", "backends"),
+    "roots": ("training", "evaluation", "inference_model", "generator", "nano", "signals", "backends"),
     "scoring": ("training", "evaluation", "inference_model", "generator", "nano", "cli"),
     "soft_prompts": (
         "training",

@@ -50,11 +50,11 @@ def test_branches_behind_them_are_whole_sequences(model: Any, apart: bool, monke
 
 
 def test_samples_behind_them_are_samples_of_the_prompts(model: Any) -> None:
-    """In another order than they were read in, one of them twice."""
-    prompts = [PROMPTS[1], PROMPTS[0], PROMPTS[1]]
+    """In another order than they were read in, one of them twice; and the shorter one alone."""
     roots = Roots.read(model, PROMPTS, 0)
-    for temperature in (0.0, 1.0):
-        assert torch.equal(samples(model, prompts, roots, temperature), samples(model, prompts, None, temperature))
+    for prompts in ([PROMPTS[1], PROMPTS[0], PROMPTS[1]], PROMPTS[:1], PROMPTS):
+        for temperature in (0.0, 1.0):
+            assert torch.equal(samples(model, prompts, roots, temperature), samples(model, prompts, None, temperature))
 
 
 def test_the_graph_outlives_the_sampling() -> None:

@@ -188,9 +188,9 @@ def _copied(model: Any, roots: Roots, prompts: Sequence[Sequence[int]], columns:
     behind: Tensor | None = None
     for part in roots.parts:
         rows = [p for p, root in enumerate(which) if root in part.rows]
-        taken = [part.rows.index(which[p]) for p in rows]
         if not rows:
             continue
+        taken = [part.rows.index(which[p]) for p in rows]
         layers = part.to_the_right(taken)
         columns.prefilled = torch.tensor(rows, device=part.behind.device), columns.width - layers[0][0].shape[2]
         for i, layer in enumerate(layers):

@@ -1,7 +1,7 @@
 """Linear maps of a few tokens on a CPU, as decoding has them: bound by how fast the weights are read.
 
-torch's own lays the weights out anew for each of its blocks; as the left factor of the product they are read as they
-lie, at up to twice the speed (docs/performance.md). It is the same sum of products, added up in another order.
+As the left factor of the product they are read as they lie, faster than by torch's own (`benchmarks/narrow.py`). It is
+the same sum of products, added up in another order.
 """
 
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ def narrow_linear(module: torch.nn.Linear, x: Tensor) -> Tensor:
 def narrow_linears(model: Any) -> Iterator[None]:
     """Within it a model's plain linear maps take `narrow_linear`, where that is faster: bfloat16 on a CPU with AMX.
 
-    Without gradients. Not for several threads at a time on one model.
+    Without gradients. Of several threads on one model the others may get torch's own, or this.
     """
     changed = []
     if torch.cpu._is_amx_tile_supported():
@@ -50,4 +50,4 @@ def narrow_linears(model: Any) -> Iterator[None]:
         yield
     finally:
         for module in changed:
-            del module.forward
+            vars(module).pop("forward", None)
