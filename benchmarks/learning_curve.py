@@ -4,10 +4,10 @@ every fast path taken out, all sequences whole.
 python benchmarks/learning_curve.py [--steps N] [--seed S]
 
 Taken out are the tree rows of the policy's update, of its KL and of the rewards (plain forwards of whole sequences,
-logits of every position), and the rollouts' one prefill a group (a cache for every sample, as usual). The two sample
-with the same random numbers, so the first steps agree but for rounding; once a rounding turns one sampled token, they
-go on with different summaries, and what can agree is the curve. Both curves go to runs/bench/learning_curve.json and
-learning_curve.svg.
+logits of every position), the rollouts' one prefill a group (a cache for every sample, as usual) and the pass over the
+signals that rollouts and update share. The two sample with the same random numbers, so the first steps agree but for
+rounding; once a rounding turns one sampled token, they go on with different summaries, and what can agree is the curve.
+Both curves go to runs/bench/learning_curve.json and learning_curve.svg.
 """
 
 import argparse
@@ -26,6 +26,7 @@ import popi.scoring
 import popi.training.inference_phase
 from popi.backends.decoding import pick
 from popi.config import load_config
+from popi.config.training import TrainingConfig
 from popi.scoring import ScoringItem
 from popi.training.run_directory import read_jsonl
 from popi.training.train import train
@@ -35,7 +36,14 @@ SHOWN = ("reward", "reward_accuracy", "kl", "summary_tokens", "seconds")
 
 
 def group_logps(
-    model: Any, input_ids: Tensor, attention_mask: Tensor, kept: int, pad_id: int, temperature: float, entropy: bool
+    model: Any,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    kept: int,
+    pad_id: int,
+    temperature: float,
+    entropy: bool,
+    roots: None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """As popi.training.inference_phase has it, each completion behind its own prompt."""
     positions = (attention_mask.cumsum(1) - 1).clamp(min=0)
@@ -129,7 +137,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     curves = {"popi": curve("popi", options)}
-    popi.training.inference_phase.group_logps = group_logps
+    TrainingConfig.reads_once = property(lambda _: False)  # type: ignore[assignment, method-assign]
+    popi.training.inference_phase.group_logps = group_logps  # type: ignore[assignment]
     popi.scoring.pair_logps = pair_logps
     popi.backends.local.decode = decode  # type: ignore[assignment]
     curves["plain"] = curve("plain", options)
