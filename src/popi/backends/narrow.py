@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-FEW = 64
+FEW = 32
 """Most tokens for which it is faster."""
 
 
