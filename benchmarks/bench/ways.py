@@ -126,6 +126,7 @@ class Ours(Way):
     def setup(self) -> None:
         self.base = self.policy if self.case.what in ("policy_update", "rollouts") else load(self.case)
         self.anchor = self.base
+        self.roots: Roots | None = None
         self.local = LocalModel.__new__(LocalModel)
         self.local.model, self.local.name, self.local.pad_id = self.policy, self.case.model, 0
         self.local.end_id, self.local.stop_ids = 0, ()  # every way writes summaries of full length
@@ -139,10 +140,10 @@ class Ours(Way):
     def scoring(self) -> Found:
         return self.rewards(*self.score(self.items()), *self.references)
 
-    def rollouts(self, roots: Roots | None = None) -> Found:
+    def rollouts(self) -> Found:
         prompt = self.case.signal_ids(self.vocabulary)
         [self.drawn] = self.local.generate(
-            [prompt], n=self.case.group, max_new_tokens=SUMMARY, temperature=1.0, roots=roots
+            [prompt], n=self.case.group, max_new_tokens=SUMMARY, temperature=1.0, roots=self.roots
         )
         assert all(len(ids) == SUMMARY for ids in self.drawn), "a summary ended early"
         return {}
@@ -171,20 +172,13 @@ class Ours(Way):
 
     def whole_step(self) -> Found:
         """The signals go through the policy once, for the rollouts and for the update."""
-        roots = Roots.read(self.policy, [self.case.signal_ids(self.vocabulary)], 0)
-        self.rollouts(roots)
-        found = self.scoring()
-        with torch.no_grad():
-            anchor = self.logps(self.anchor, False)
-        return found | self.update(anchor, roots)
+        self.roots = Roots.read(self.policy, [self.case.signal_ids(self.vocabulary)], 0)
+        found = super().whole_step()
+        self.roots = None
+        return found
 
-    def update(self, reference: Tensor | None = None, roots: Roots | None = None) -> Found:
-        logps = self.logps(self.policy, True, roots)
-        self.loss(logps, reference).backward()
-        return {"logps": logps.detach().float().cpu(), "gradient": self.gradient()}
-
-    def logps(self, model: Any, train: bool, roots: Roots | None = None) -> Tensor:
-        return group_logps(model, *self.batch(), SUMMARY, 0, 1.0, train, roots)[0]
+    def logps(self, model: Any, train: bool) -> Tensor:
+        return group_logps(model, *self.batch(), SUMMARY, 0, 1.0, train, self.roots if train else None)[0]
 
     def generator_step(self) -> Found:
         trees = [ScoringItem(*map(tuple, item)).tree for item in self.items(PAIRS)]

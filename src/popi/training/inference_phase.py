@@ -261,14 +261,14 @@ class InferenceTrainer(PhaseTrainer, GRPOTrainer):
         compute_aux_loss: bool = False,
         **_: Any,
     ) -> tuple[Tensor, Tensor | None, None]:
-        if torch.is_grad_enabled() and self._roots is not None:
-            roots, self._roots = self._roots, None  # their graph goes with the backward pass
-            more = (logits_to_keep, self.local.pad_id, self.temperature, compute_entropy, roots)
-            return *group_logps(model, input_ids, attention_mask, *more), None
+        roots = None
+        if torch.is_grad_enabled():  # their graph goes with the backward pass; they are a step's that has one part
+            roots, self._roots = self._roots, None
+        more = (logits_to_keep, self.local.pad_id, self.temperature, compute_entropy, roots)
         rows = self.args.per_device_train_batch_size  # the KL's reference is asked about the whole step
         logps, entropies = zip(
             *(
-                group_logps(model, ids, mask, logits_to_keep, self.local.pad_id, self.temperature, compute_entropy)
+                group_logps(model, ids, mask, *more)
                 for ids, mask in zip(input_ids.split(rows), attention_mask.split(rows), strict=True)
             ),
             strict=True,
