@@ -44,7 +44,9 @@ def give_back() -> None:
 
 
 def serve(pipe: Connection, way: str, case: Case, memory_limit: int) -> None:
-    """Build a way, then do its part whenever told to; answers are ("ok", …) or ("failed", how)."""
+    """Build a way, then do its part whenever told to; answers are ("ok", …) or ("failed", how), and ("ran", None) after
+    each run of a turn, by which the parent sees how long one takes.
+    """
     with open(os.devnull, "w") as nothing:
         sys.stdout = sys.stderr = nothing
         os.dup2(nothing.fileno(), 1)
@@ -66,10 +68,12 @@ def serve(pipe: Connection, way: str, case: Case, memory_limit: int) -> None:
                     pipe.send(("ok", {k: v.numpy() for k, v in built.check().items()}))
                     continue
                 built.run()  # memory that was given back is taken again: no part of a step among others
+                pipe.send(("ran", None))
                 taken: list[float] = []
                 while not taken or (len(taken) < RUNS and sum(taken) + taken[-1] <= TURN):
                     found, seconds = timed(built, gpu)
                     taken.append(seconds)
+                    pipe.send(("ran", None))
                 peak = torch.cuda.max_memory_allocated() if gpu else resident() - before
                 built.policy.zero_grad(set_to_none=True)
                 give_back()
@@ -102,7 +106,7 @@ class Worker:
 
     Args:
         context: multiprocessing's, with a server that has imported everything.
-        seconds: most that one run may take; an order is two of them, of which the second is timed, or a few more where
+        seconds: most that one run may take; a turn is two of them, of which the second is timed, or a few more where
             they are short.
     """
 
@@ -113,13 +117,16 @@ class Worker:
         self.process.start()
         theirs.close()
 
-    def answer(self) -> Any:
+    def answer(self, order: str = "load") -> Any:
         """The next answer. Raises Failure."""
+        limit = self.seconds if order == "run" else 2 * self.seconds + TURN  # loading and checks are no runs
+        kind = "ran"
         try:
-            if not self.pipe.poll(2 * self.seconds + TURN):
-                self.process.kill()
-                raise Failure(f"out of time (more than {self.seconds:g} s)")
-            kind, content = self.pipe.recv()
+            while kind == "ran":
+                if not self.pipe.poll(limit):
+                    self.process.kill()
+                    raise Failure(f"out of time (more than {self.seconds:g} s)")
+                kind, content = self.pipe.recv()
         except (EOFError, OSError):
             self.process.join(5)
             killed = self.process.exitcode == -9
@@ -130,7 +137,7 @@ class Worker:
 
     def ask(self, order: str) -> Any:
         self.pipe.send(order)
-        return self.answer()
+        return self.answer(order)
 
     def end(self) -> None:
         if self.process.is_alive():
