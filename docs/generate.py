@@ -3,10 +3,8 @@
 `python docs/generate.py` writes them; `--check` only says which ones are out of date (exit code 1).
 """
 
-import dataclasses
 import inspect
 import json
-import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
@@ -18,11 +16,8 @@ from pydantic_core import PydanticUndefined
 from popi.cli import app
 from popi.config import RunConfig
 from popi.evaluation.grid.settings import GridConfig
-from popi.serving.capture.recorder import CaptureSettings
-from popi.serving.pages.settings import PageSettings
 from popi.serving.proxy.settings import JwtSettings, ProxySettings
-from popi.serving.renewal import Pace
-from popi.serving.store.jobs import Debounce
+from popi.serving.settings import GatewaySettings
 from popi.signals import schema
 
 DOCS = Path(__file__).parent
@@ -49,10 +44,9 @@ def configuration() -> str:
 
 
 def gateway_settings() -> str:
-    """Every setting of the gateway: the docstrings under ProxySettings' fields, and those of the other parts."""
-    parts = "proxy/settings.py, renewal.py, store/jobs.py, capture/recorder.py and pages/settings.py"
+    """Every setting of the gateway, table by table, from the docstrings under the fields."""
     lines = [
-        NOTE.format(source=f"src/popi/serving/{parts}"),
+        NOTE.format(source="src/popi/serving/settings.py and proxy/settings.py"),
         "# Settings of the gateway\n",
         "`popi serve --config FILE` and `popi worker --config FILE` take them from a TOML file. Every one but",
         "`upstream` has a default, and that may come from `--upstream`. What is given on the command line comes",
@@ -63,36 +57,15 @@ def gateway_settings() -> str:
         "## `[proxy.jwt]`\n",
         _about(JwtSettings) + "\n",
         *_section("", JwtSettings),
-        "## `[renewal]`\n",
-        "In seconds, but for `tries`, `from_old_summary` and `least_signals`. `quiet` and `longest` matter where",
-        "signals come in (`popi serve`), the others where summaries are written (`popi worker`, or `popi serve` with",
-        "an inference model).\n",
-        *_dataclasses(Debounce, Pace),
-        "## `[capture]`\n",
-        *_dataclasses(CaptureSettings),
-        "## `[page]`\n",
-        *_dataclasses(PageSettings),
     ]
+    for name, field in GatewaySettings.model_fields.items():
+        if name != "proxy" and isinstance(field.annotation, type):
+            lines += [f"## `[{name}]`\n", _about(field.annotation) + "\n", *_section("", field.annotation)]
     return "\n".join(lines).rstrip() + "\n"
 
 
 def _about(model: type) -> str:
     return " ".join((inspect.getdoc(model) or "").split())
-
-
-def _dataclasses(*kinds: type) -> list[str]:
-    """The fields of dataclasses, from `Attributes:` in their docstrings."""
-    lines = ["| Setting | Type | Default | Meaning |", "|---|---|---|---|"]
-    for kind in kinds:
-        text = (inspect.getdoc(kind) or "").split("Attributes:\n")[1]
-        about = {
-            name: " ".join(words.split()) for name, words in re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", text, re.M)
-        }
-        for field in dataclasses.fields(kind):
-            words = about[field.name]
-            words = words[0].upper() + words[1:]
-            lines.append(f"| `{field.name}` | {_kind(field.type)} | `{_toml(field.default)}` | {words} |")
-    return [*lines, ""]
 
 
 def _section(prefix: str, model: type[BaseModel]) -> list[str]:

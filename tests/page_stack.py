@@ -19,16 +19,13 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from popi.serving.app import Gateway
-from popi.serving.capture.recorder import CaptureSettings
 from popi.serving.keys import create
-from popi.serving.pages.settings import PageSettings
 from popi.serving.proxy.routes import UVICORN
 from popi.serving.proxy.settings import ProxySettings
-from popi.serving.renewal import Pace, Worker
+from popi.serving.renewal import Worker
 from popi.serving.server import free_port
-from popi.serving.settings import GatewaySettings
+from popi.serving.settings import CaptureSettings, GatewaySettings, PageSettings, RenewalSettings
 from popi.serving.store.database import Database
-from popi.serving.store.jobs import Debounce
 from popi.signals.types import InteractionSignal, PairSignal, Signal, StatementSignal
 from popi.summary import Summary
 
@@ -212,12 +209,12 @@ def stack(folder: Path) -> Iterator[Stack]:
         database = Database.open(f"sqlite:///{folder}/popi.db")
         key = create(database, "app", "shop")[0]
         settings = GatewaySettings(
-            ProxySettings(upstream=behind),
-            Debounce(0.05, 0.5),
-            capture=CaptureSettings(("shop",)),
+            proxy=ProxySettings(upstream=behind),
+            renewal=RenewalSettings(quiet=0.05, longest=0.5),
+            capture=CaptureSettings(tenants=("shop",)),
             page=PageSettings(name="Teahouse", model="m"),
         )
-        worker = Worker(database, learner, Pace(idle=0.05), explains=learner)
+        worker = Worker(database, learner, RenewalSettings(idle=0.05), explains=learner)
         gateway = Gateway(database, settings, worker, ADMIN)
         with (
             served(gateway) as url,

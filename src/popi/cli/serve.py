@@ -337,7 +337,7 @@ def _api_worker(
     from popi.serving.settings import renewal
 
     model = InferenceModel.from_api(url, name, protocol, key_env=key_env, retries=Retries(1))  # the worker tries again
-    return Worker(database, model, renewal(settings)[1], threads, explains=explainer(model))
+    return Worker(database, model, renewal(settings), threads, explains=explainer(model))
 
 
 def _local_worker(
@@ -349,7 +349,7 @@ def _local_worker(
     from popi.serving.renewal import Worker
     from popi.serving.settings import renewal
 
-    pace = renewal(settings)[1]
+    pace = renewal(settings)
     if run is None:
         loaded = InferenceModel.from_pretrained(str(model))
         return Worker(database, loaded, pace, explains=explainer(loaded))

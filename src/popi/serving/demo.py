@@ -18,12 +18,10 @@ from sqlalchemy import Connection
 
 from popi.errors import UpstreamError
 from popi.nano.world import make_users
-from popi.serving.capture.recorder import CaptureSettings
 from popi.serving.keys import create
-from popi.serving.pages.settings import PageSettings
 from popi.serving.proxy.settings import ProxySettings
 from popi.serving.server import free_port, listens, run
-from popi.serving.settings import GatewaySettings
+from popi.serving.settings import CaptureSettings, GatewaySettings, PageSettings, RenewalSettings
 from popi.serving.store import signals, summaries
 from popi.serving.store.database import Database
 from popi.serving.store.jobs import Debounce
@@ -34,7 +32,7 @@ PROMPT = "tell me about tea."
 LOAD_SECONDS = 120.0
 BLOCK = "preferences of this user : {summary}"
 """As the nano model's own templates put a summary in: it was trained on no other words."""
-DEBOUNCE = Debounce(quiet=1.0, longest=5.0)
+RENEWAL = RenewalSettings(quiet=1.0, longest=5.0)
 """Short, so that one can watch a summary change."""
 
 
@@ -63,9 +61,9 @@ def run_demo(host: str, port: int, store: str | None) -> None:
         print("loading the nano model, twice (upstream and inference model) ...", file=sys.stderr, flush=True)
         _wait(database, model, behind)
         settings = GatewaySettings(
-            ProxySettings(upstream=f"http://127.0.0.1:{behind}/v1", block=BLOCK),
-            DEBOUNCE,
-            capture=CaptureSettings((TENANT,)),
+            proxy=ProxySettings(upstream=f"http://127.0.0.1:{behind}/v1", block=BLOCK),
+            renewal=RENEWAL,
+            capture=CaptureSettings(tenants=(TENANT,)),
             page=PageSettings(name="The popi demo", model="nano"),
         )
         run(database, settings, host, port, started=lambda url: print(_told(url, key), file=sys.stderr, flush=True))

@@ -24,12 +24,12 @@ from popi.provenance import Explains
 from popi.screening import screened
 from popi.serving.material import Material, material
 from popi.serving.profiles import clauses as parts
+from popi.serving.settings import RenewalSettings
 from popi.serving.store import jobs, summaries, users
 from popi.serving.store.database import Database
 from popi.serving.store.jobs import Job
 from popi.serving.store.summaries import StoredClause, Version, VersionConflict
 from popi.serving.writer import Writes, write
-from popi.signals.base import LEAST
 from popi.summary import Summary
 
 log = logging.getLogger("popi.gateway.renewal")
@@ -38,34 +38,6 @@ Outcome = Literal["renewed", "same", "nothing", "edited", "lost", "failed", "giv
 
 MOST_REASONS = 100
 """Signals that a clause is said to rest on; of one that has been carried over for long, the latest found."""
-
-
-@dataclass(frozen=True)
-class Pace:
-    """How a worker goes about its work, in seconds.
-
-    Attributes:
-        lease: how long a job is a worker's own without a sign of life; so late a dead one's job is taken over. At
-            least 1.
-        idle: between two looks for due jobs.
-        back_off: until a renewal that failed is tried again; doubled with each further failure.
-        longest_back_off: the most that this grows to.
-        tries: so many failures in a row, and a renewal waits for new signals.
-        edited: until a renewal is done again that a person's edit came between.
-        from_old_summary: whether a renewal reads an old summary and the signals since, if the model can; else it reads
-            all signals each time.
-        least_signals: so many signals come before a summary is made of the one before, and so many a renewal reads at
-            least (popi.signals.base); 1: every summary is made of the one before.
-    """
-
-    lease: float = 60.0
-    idle: float = 0.5
-    back_off: float = 5.0
-    longest_back_off: float = 3600.0
-    tries: int = 10
-    edited: float = 5.0
-    from_old_summary: bool = True
-    least_signals: int = LEAST
 
 
 @dataclass
@@ -86,7 +58,7 @@ class Worker:
     Args:
         database: the store.
         model: writes summaries; called from several threads if `threads` is more than one.
-        pace: how it goes about its work.
+        settings: how it goes about its work.
         threads: renewals at once.
         changed: called with tenant and user id when a summary was written, from the worker's threads; may be set anew.
         explains: finds the signals behind what the model wrote; None: nobody does.
@@ -96,12 +68,12 @@ class Worker:
         self,
         database: Database,
         model: Writes,
-        pace: Pace | None = None,
+        settings: RenewalSettings | None = None,
         threads: int = 1,
         changed: Callable[[str, str], None] = lambda tenant, user_id: None,
         explains: Explains | None = None,
     ) -> None:
-        self._database, self._model, self._pace = database, model, pace or Pace()
+        self._database, self._model, self._settings = database, model, settings or RenewalSettings()
         self._explains = explains
         self.changed = changed
         self._stop = threading.Event()
@@ -139,7 +111,7 @@ class Worker:
                 log.error("a renewal failed", extra={"fields": {"error": type(error).__name__}}, exc_info=False)
                 found = None
             if found is None:
-                self._stop.wait(self._pace.idle)
+                self._stop.wait(self._settings.idle)
 
     def run_one(self) -> Outcome | None:
         """Do the job that is due longest; None where none is.
@@ -150,7 +122,7 @@ class Worker:
         database = self._database
         if not database.read(lambda connection: jobs.any_due(connection, database.now(connection))):
             return None
-        job = database.write(lambda connection: jobs.claim(connection, database.now(connection), self._pace.lease))
+        job = database.write(lambda connection: jobs.claim(connection, database.now(connection), self._settings.lease))
         if job is None:
             return None
         began = time.monotonic()
@@ -184,14 +156,14 @@ class Worker:
             written = database.write(self._write, job, said, summary.model, read, behind)
         except VersionConflict:
             again = database.write(
-                lambda connection: jobs.postpone(connection, job, database.now(connection) + self._pace.edited)
+                lambda connection: jobs.postpone(connection, job, database.now(connection) + self._settings.edited)
             )
             return ("edited" if again else "lost"), None
         return written, None
 
     def _material(self, connection: Connection, job: Job, whole: bool = False) -> Material:
-        model = self._model if self._pace.from_old_summary else None
-        return material(connection, job.tenant, job.user_id, model, self._pace.least_signals, whole)
+        model = self._model if self._settings.from_old_summary else None
+        return material(connection, job.tenant, job.user_id, model, self._settings.least_signals, whole)
 
     def _asked(self, read: Material) -> tuple[str, Summary]:
         """What the model wrote; nothing where it says that nothing is known.
@@ -259,7 +231,7 @@ class Worker:
         same = before is not None and text == before.text
         if said:  # else the signals are in no summary, and are read again
             users.set_signals_read(connection, job.tenant, job.user_id, read.upto, read.read)
-            base = read.next_base(version if same else version + 1, self._pace.least_signals)
+            base = read.next_base(version if same else version + 1, self._settings.least_signals)
             users.set_base(connection, job.tenant, job.user_id, *base)
         elif not read.by_hand:
             users.set_base(connection, job.tenant, job.user_id, None, 0)
@@ -279,11 +251,11 @@ class Worker:
         kind = type(error).__name__
         if isinstance(error, UpstreamError) and error.status is not None:
             kind = f"{kind} {error.status}"
-        last = isinstance(error, DataError) or job.attempts + 1 >= self._pace.tries
+        last = isinstance(error, DataError) or job.attempts + 1 >= self._settings.tries
 
         def back(connection: Connection) -> bool:
             now = self._database.now(connection)
-            wait = min(self._pace.back_off * 2.0**job.attempts, self._pace.longest_back_off)
+            wait = min(self._settings.back_off * 2.0**job.attempts, self._settings.longest_back_off)
             return jobs.postpone(connection, job, now + wait, error=kind, give_up_at=now if last else None)
 
         held = self._database.write(back)
@@ -296,10 +268,10 @@ class Worker:
         database = self._database
 
         def longer(connection: Connection) -> bool:
-            return jobs.keep(connection, job, database.now(connection), self._pace.lease)
+            return jobs.keep(connection, job, database.now(connection), self._settings.lease)
 
         def keep() -> None:
-            while not over.wait(self._pace.lease / 3):
+            while not over.wait(self._settings.lease / 3):
                 try:
                     if not database.write(longer):
                         return

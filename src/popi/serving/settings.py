@@ -1,92 +1,118 @@
-"""What a gateway is started with; the proxy's own settings are in `proxy.settings`."""
+"""What a gateway is started with: the tables of its TOML file. The proxy's own settings are in `proxy.settings`."""
 
 import tomllib
-from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal
 
+from pydantic import Field, field_validator
+
+from popi.backends.key import checked_url
 from popi.errors import ConfigError
-from popi.serving.capture.recorder import CaptureSettings
-from popi.serving.pages.settings import PageSettings
-from popi.serving.proxy.settings import JwtSettings, ProxySettings
-from popi.serving.renewal import Pace
+from popi.serving.proxy.settings import ProxySettings, Settings
 from popi.serving.store.jobs import Debounce
-
-T = TypeVar("T")
-TABLES = ("proxy", "renewal", "capture", "page")
+from popi.signals.base import LEAST
 
 
-@dataclass(frozen=True)
-class GatewaySettings:
-    """All of it.
+class RenewalSettings(Settings):
+    """When summaries are renewed, and how a worker goes about it. Times are in seconds. `quiet` and `longest` matter
+    where signals come in (`popi serve`), the others where summaries are written (`popi worker`, or `popi serve` with an
+    inference model)."""
 
-    Attributes:
-        proxy: of what is passed through.
-        debounce: when new signals lead to a renewal.
-        pace: how a worker goes about renewals.
-        capture: whose answers are kept for feedback.
-        page: of `/me` and `/admin`.
-    """
+    table = "renewal"
+
+    quiet: float = Field(default=30.0, ge=0)
+    """A summary is renewed once no new signal has come for this long."""
+    longest: float = Field(default=600.0, ge=0)
+    """After the first signal that it has not seen, a summary is renewed within this time, however many still come."""
+    lease: float = Field(default=60.0, ge=1)
+    """How long a job stays a worker's own without a sign of life; after this, a dead worker's job is reclaimed."""
+    idle: float = Field(default=0.5, ge=0)
+    """Pause between two looks for due jobs."""
+    back_off: float = Field(default=5.0, ge=0)
+    """Wait before a failed renewal is tried again; doubled with each further failure."""
+    longest_back_off: float = Field(default=3600.0, ge=0)
+    """Maximum of that wait."""
+    tries: int = Field(default=10, ge=0)
+    """After this many failures in a row, a renewal waits for new signals."""
+    edited: float = Field(default=5.0, ge=0)
+    """Wait before a renewal is repeated because a person edited the summary meanwhile."""
+    from_old_summary: bool = True
+    """Whether a renewal reads an old summary and the signals since, if the model can; otherwise it reads all signals
+    each time."""
+    least_signals: int = Field(default=LEAST, ge=1)
+    """Minimum number of signals before a summary is renewed from the one before, and minimum that a renewal reads
+    (docs/streaming.md); 1 renews every summary from the one before."""
+
+
+class CaptureSettings(Settings):
+    """Whose answers are kept, so that feedback can name them."""
+
+    table = "capture"
+
+    tenants: tuple[str, ...] = ()
+    """Tenants that opted in; `*` stands for all."""
+    hours: float = Field(default=24.0, gt=0, le=24 * 30)
+    """How long answers are kept."""
+
+
+class PageSettings(Settings):
+    """The pages `/me` and `/admin`."""
+
+    table = "page"
+
+    name: str = Field(default="Your assistant", pattern=r"\S")
+    """The product's name, as users know it."""
+    url: str | None = None
+    """Where users reach the gateway (`https://chat.example`); unset: the host that asked for a link."""
+    link_minutes: float = Field(default=10.0, gt=0, le=60)  # an erasure is noted for an hour, and ends older links
+    """How long a link to a user's page can be opened, once."""
+    session_minutes: float = Field(default=60.0, gt=0, le=7 * 24 * 60)
+    """How long somebody stays signed in."""
+    model: str | None = Field(default=None, pattern=r"\S")
+    """The upstream's model that answers on "Try it"; unset: no such page."""
+    protocol: Literal["openai", "anthropic"] = "openai"
+    """What the upstream speaks, for that page."""
+
+    @field_validator("url")
+    @classmethod
+    def _is_url(cls, value: str | None) -> str | None:
+        return value if value is None else checked_url(value).rstrip("/")
+
+
+class GatewaySettings(Settings):
+    """All tables."""
 
     proxy: ProxySettings
-    debounce: Debounce = field(default_factory=Debounce)
-    pace: Pace = field(default_factory=Pace)
-    capture: CaptureSettings = field(default_factory=CaptureSettings)
-    page: PageSettings = field(default_factory=PageSettings)
+    renewal: RenewalSettings = RenewalSettings()
+    capture: CaptureSettings = CaptureSettings()
+    page: PageSettings = PageSettings()
+
+    @property
+    def debounce(self) -> Debounce:
+        return Debounce(self.renewal.quiet, self.renewal.longest)
 
 
 def read(file: Path | None, **proxy: Any) -> GatewaySettings:
-    """Settings from a TOML file; those in `proxy` that are not None come before the file's.
+    """Settings from a TOML file; those in `proxy` that are not None override the file's.
 
     Raises:
-        ConfigError: the file can't be read, or has a setting that there is not.
+        ConfigError: the file can't be read, or has a setting that does not exist.
     """
     tables = _tables(file)
-    proxied = tables.get("proxy", {}) | {name: value for name, value in proxy.items() if value is not None}
-    if isinstance(proxied.get("jwt"), dict):
-        proxied["jwt"] = JwtSettings(**_tuples(proxied["jwt"]))
-    if "upstream" not in proxied:
+    given = tables.get("proxy", {}) | {name: value for name, value in proxy.items() if value is not None}
+    if "upstream" not in given:
         raise ConfigError("name the model API behind the gateway with --upstream URL (or try `popi serve --demo`)")
-    debounce, pace = renewal(file)
-    capture = _made(CaptureSettings, "capture", tables, file)
-    page = _made(PageSettings, "page", tables, file)
-    return GatewaySettings(ProxySettings(**_tuples(proxied)), debounce, pace, capture, page)
+    values: dict[str, Any] = tables | {"proxy": given}
+    return GatewaySettings(**values)
 
 
-def renewal(file: Path | None) -> tuple[Debounce, Pace]:
+def renewal(file: Path | None) -> RenewalSettings:
     """The settings of renewals alone.
 
     Raises:
         ConfigError: as `read`.
     """
-    given = _tables(file).get("renewal", {})
-    names = {one: one_of for one_of in (Debounce, Pace) for one in one_of.__dataclass_fields__}
-    for name, value in given.items():
-        if name not in names:
-            raise ConfigError(f"{file}: [renewal] has no setting {name!r}; it has {', '.join(names)}")
-        if name == "from_old_summary":
-            if not isinstance(value, bool):
-                raise ConfigError(f"{file}: renewal.{name} must be true or false; got {value!r}")
-            continue
-        whole = name in ("tries", "least_signals")
-        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not 0 <= value < 1e9:
-            raise ConfigError(
-                f"{file}: renewal.{name} must be {'a whole number' if whole else 'seconds'}; got {value!r}"
-            )
-    for name, what in (("lease", "1 second"), ("least_signals", "1")):
-        if given.get(name, 1) < 1:
-            raise ConfigError(f"{file}: renewal.{name} must be at least {what}; got {given[name]!r}")
-    kinds = {of: {name: value for name, value in given.items() if names[name] is of} for of in (Debounce, Pace)}
-    return Debounce(**kinds[Debounce]), Pace(**kinds[Pace])
-
-
-def _made(of: type[T], table: str, tables: dict[str, dict[str, Any]], file: Path | None) -> T:
-    given = _tuples(tables.get(table, {}))
-    names = [one.name for one in fields(of)]  # type: ignore[arg-type]
-    for name in given:
-        if name not in names:
-            raise ConfigError(f"{file}: [{table}] has no setting {name!r}; it has {', '.join(names)}")
-    return of(**given)
+    return RenewalSettings(**_tables(file).get("renewal", {}))
 
 
 def _tables(file: Path | None) -> dict[str, dict[str, Any]]:
@@ -99,10 +125,7 @@ def _tables(file: Path | None) -> dict[str, dict[str, Any]]:
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{file}: is not TOML ({error})") from None
     for name, table in tables.items():
-        if name not in TABLES or not isinstance(table, dict):
-            raise ConfigError(f"{file}: has tables [{'], ['.join(TABLES)}] alone; got {name!r}")
+        if name not in GatewaySettings.model_fields or not isinstance(table, dict):
+            known = "], [".join(GatewaySettings.model_fields)
+            raise ConfigError(f"{file}: has tables [{known}] alone; got {name!r}")
     return tables
-
-
-def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}

@@ -14,8 +14,8 @@ from popi.serving.app import Gateway
 from popi.serving.keys import create
 from popi.serving.profiles import service
 from popi.serving.proxy.ids import Pseudonyms
-from popi.serving.renewal import Pace, Worker
-from popi.serving.settings import GatewaySettings, ProxySettings
+from popi.serving.renewal import Worker
+from popi.serving.settings import GatewaySettings, ProxySettings, RenewalSettings
 from popi.serving.store import erasure, keys, signals, summaries
 from popi.serving.store.database import Database
 from popi.serving.store.jobs import Debounce
@@ -23,7 +23,9 @@ from popi.serving.store.settings import ID_SECRET, kept
 from popi.signals.types import Signal, StatementSignal
 from popi.summary import Summary
 
-SETTINGS = GatewaySettings(ProxySettings(upstream="http://127.0.0.1:9"), Debounce(0, 0))
+SETTINGS = GatewaySettings(
+    proxy=ProxySettings(upstream="http://127.0.0.1:9"), renewal=RenewalSettings(quiet=0, longest=0)
+)
 HEADERS = {"authorization": f"Bearer {ADMIN}"}
 
 
@@ -49,7 +51,7 @@ def until(done: Any) -> None:
 def test_a_worker_inside_renews_and_the_proxy_sees_it_at_once(store_url: str) -> None:
     database = Database.open(store_url)
     database.write(keys.ensure_tenant, "default", 0.0)
-    worker = Worker(database, Model(), Pace(idle=0.02))
+    worker = Worker(database, Model(), RenewalSettings(idle=0.02))
     gateway = Gateway(database, SETTINGS, worker, ADMIN)
     gateway.summaries._fresh = 1000.0  # so that only being told helps
     with TestClient(gateway, headers=HEADERS) as client:
@@ -109,7 +111,7 @@ def chat(client: TestClient, user: str = "ada") -> Any:
 
 
 def test_a_chat_gets_the_summary_of_the_store(sqlite_database: Database, upstream: Any) -> None:
-    gateway = Gateway(sqlite_database, GatewaySettings(ProxySettings(upstream=upstream.url)), None, ADMIN)
+    gateway = Gateway(sqlite_database, GatewaySettings(proxy=ProxySettings(upstream=upstream.url)), None, ADMIN)
     with TestClient(gateway, headers=HEADERS) as client:
         assert chat(client).headers["x-popi-personalized"] == "none"
         assert client.put("/users/ada/summary", json={"text": "Likes tea."}).status_code == 200
@@ -132,7 +134,7 @@ def test_a_fault_of_the_store_breaks_no_chat(
 ) -> None:
     database = sqlite_database
     key = create(database, "app", "t")[0]
-    settings = GatewaySettings(ProxySettings(upstream=upstream.url))
+    settings = GatewaySettings(proxy=ProxySettings(upstream=upstream.url))
     over = threading.Event()
 
     def fault(*_: Any, **__: Any) -> Any:
@@ -166,7 +168,7 @@ def test_hashed_ids_are_the_same_after_a_restart_and_in_every_process(store_url:
     found = []
     for settings in (proxy, proxy, proxy.model_copy(update={"id_secret": SecretStr("ours")})):
         with TestClient(
-            Gateway(Database.open(store_url), GatewaySettings(settings), None, ADMIN), headers=HEADERS
+            Gateway(Database.open(store_url), GatewaySettings(proxy=settings), None, ADMIN), headers=HEADERS
         ) as client:
             found.append(hashed(client, upstream))
     assert len(found[0]) == 64 and found[0] == found[1]
@@ -177,12 +179,14 @@ def test_hashed_ids_are_the_same_after_a_restart_and_in_every_process(store_url:
 
 
 def test_no_secret_is_drawn_where_none_is_needed(sqlite_database: Database) -> None:
-    Gateway(sqlite_database, GatewaySettings(ProxySettings(upstream="http://127.0.0.1:9", ids_upstream="stripped")))
+    Gateway(
+        sqlite_database, GatewaySettings(proxy=ProxySettings(upstream="http://127.0.0.1:9", ids_upstream="stripped"))
+    )
     assert sqlite_database.read(kept, ID_SECRET) is None
 
 
 def test_chats_and_profiles_draw_on_one_account(sqlite_database: Database, upstream: Any) -> None:
-    settings = GatewaySettings(ProxySettings(upstream=upstream.url, requests_per_s=0.001, burst=2))
+    settings = GatewaySettings(proxy=ProxySettings(upstream=upstream.url, requests_per_s=0.001, burst=2))
     with TestClient(Gateway(sqlite_database, settings, None, ADMIN), headers=HEADERS) as client:
         assert client.get("/users/ada").status_code == 404
         assert chat(client).status_code == 200
@@ -193,7 +197,7 @@ def test_an_old_summary_bridges_a_slow_store_until_its_user_is_erased(
     sqlite_database: Database, upstream: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database = sqlite_database
-    settings = GatewaySettings(ProxySettings(upstream=upstream.url, summary_ms=2_000))
+    settings = GatewaySettings(proxy=ProxySettings(upstream=upstream.url, summary_ms=2_000))
     gateway = Gateway(database, settings, None, ADMIN)
     gateway.summaries._fresh = 0.0
     read, over, slow = database.read, threading.Event(), True

@@ -11,11 +11,10 @@ from starlette.testclient import TestClient
 
 from popi.errors import UpstreamError
 from popi.serving.app import Gateway
-from popi.serving.renewal import Pace, Worker
-from popi.serving.settings import GatewaySettings, ProxySettings
+from popi.serving.renewal import Worker
+from popi.serving.settings import GatewaySettings, ProxySettings, RenewalSettings
 from popi.serving.store import keys
 from popi.serving.store.database import Database
-from popi.serving.store.jobs import Debounce
 from popi.signals.types import Signal
 from popi.summary import Summary
 
@@ -46,8 +45,10 @@ class Model:
 def test_of_profiles_and_renewals(store_url: str, capfd: pytest.CaptureFixture[str]) -> None:
     database, model = Database.open(store_url), Model()
     database.write(keys.ensure_tenant, "default", 0.0)
-    worker = Worker(database, model, Pace(idle=60.0, back_off=0.0))
-    settings = GatewaySettings(ProxySettings(upstream="http://127.0.0.1:9"), Debounce(0, 0))
+    worker = Worker(database, model, RenewalSettings(idle=60.0, back_off=0.0))
+    settings = GatewaySettings(
+        proxy=ProxySettings(upstream="http://127.0.0.1:9"), renewal=RenewalSettings(quiet=0, longest=0)
+    )
     gateway = Gateway(database, settings, None, ADMIN)
     statuses = []
     with all_logs() as lines, TestClient(gateway, headers={"authorization": f"Bearer {ADMIN}"}) as client:

@@ -1,6 +1,5 @@
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
@@ -12,7 +11,8 @@ from popi.errors import UpstreamError
 from popi.inference_model import ApiInferenceModel, InferenceModel
 from popi.serving.profiles.models import ForbiddenEdit, SummaryEdit
 from popi.serving.profiles.service import Profiles, rebuild
-from popi.serving.renewal import Pace, Worker
+from popi.serving.renewal import Worker
+from popi.serving.settings import RenewalSettings
 from popi.serving.store import erasure, jobs, keys, signals, summaries, users
 from popi.serving.store.database import Database
 from popi.serving.store.jobs import Debounce
@@ -23,7 +23,7 @@ from popi.signals.types import Signal, StatementSignal
 from popi.summary import Summary
 
 D = Debounce(quiet=10, longest=30)
-PACE = Pace(lease=60, back_off=5, tries=3, edited=7, least_signals=1)
+PACE = RenewalSettings(lease=60, back_off=5, tries=3, edited=7, least_signals=1)
 
 
 class Model:
@@ -118,7 +118,7 @@ def test_a_renewal_reads_the_old_summary_and_only_new_signals(database: Database
 def test_a_summary_is_renewed_upon_only_when_enough_signals_came_since(database: Database, clock: Clock) -> None:
     """Four by default: until then renewals start anew from the base, and read the four newest signals at least."""
     model = Model(lambda: f"Summary {len(model.heard)}.")
-    worker = Worker(database, model, replace(PACE, least_signals=4))
+    worker = Worker(database, model, PACE.model_copy(update=dict(least_signals=4)))
     sent = [["a"], ["b"], ["c", "d"], ["e"], ["f", "g", "h", "i", "j"], ["k"], ["l", "m"], ["n"], ["o"]]
     for texts in sent:
         assert renew(worker, database, clock, *texts) == "renewed"
@@ -143,7 +143,7 @@ def test_a_summary_is_renewed_upon_only_when_enough_signals_came_since(database:
 def test_what_a_person_wrote_is_the_base(database: Database, clock: Clock) -> None:
     """And nothing that was read before it is read again."""
     model = Model(lambda: f"Summary {len(model.heard)}.")
-    worker = Worker(database, model, replace(PACE, least_signals=4))
+    worker = Worker(database, model, PACE.model_copy(update=dict(least_signals=4)))
     renew(worker, database, clock, "a", "b", "c", "d", "e")
     edit(database, StoredClause(id="c1", text="Vegan.", author="user"), expected=1)
     for texts in (["f"], ["g", "h"], ["i"], ["j"]):
@@ -156,7 +156,7 @@ def test_what_a_person_wrote_is_the_base(database: Database, clock: Clock) -> No
 def test_a_store_from_before_the_base_was_kept(database: Database, clock: Clock) -> None:
     """Renewals go on from its current summary."""
     model = Model(lambda: f"Summary {len(model.heard)}.")
-    worker = Worker(database, model, replace(PACE, least_signals=4))
+    worker = Worker(database, model, PACE.model_copy(update=dict(least_signals=4)))
     renew(worker, database, clock, *"abcdef")
     database.write(users.set_base, "t", "u", None, None)
     renew(worker, database, clock, "g")
@@ -165,7 +165,7 @@ def test_a_store_from_before_the_base_was_kept(database: Database, clock: Clock)
 
 def test_that_nothing_came_asks_no_model(database: Database, clock: Clock) -> None:
     model = Model(lambda: f"Summary {len(model.heard)}.")
-    worker = Worker(database, model, replace(PACE, least_signals=4))
+    worker = Worker(database, model, PACE.model_copy(update=dict(least_signals=4)))
     renew(worker, database, clock, *"abcdef")
     renew(worker, database, clock, "g")
     database.write(jobs.request, "t", "u", clock.now, D)
@@ -216,7 +216,7 @@ def test_when_all_signals_are_read_anew(database: Database, clock: Clock, why: s
     if why == "can't renew":
         model.renews = False
     elif why == "may not":
-        worker = Worker(database, model, replace(PACE, from_old_summary=False))
+        worker = Worker(database, model, PACE.model_copy(update=dict(from_old_summary=False)))
     elif why == "rebuild":
         database.write(rebuild, "t", "u", database.now)
         assert worker.run_one() == "same"
@@ -507,7 +507,7 @@ def test_signs_of_life_keep_the_lease(store_url: str) -> None:
     """With real time: a model that takes three leases."""
     database = Database.open(store_url)
     database.write(keys.ensure_tenant, "t", 0.0)
-    pace = Pace(lease=1.5, idle=0.02)
+    pace = RenewalSettings(lease=1.5, idle=0.02)
     slow_is_at_it, seen = threading.Event(), []
 
     def write() -> str:
@@ -531,7 +531,7 @@ def test_threads_work_until_stopped(store_url: str) -> None:
     now = database.read(database.now)
     for n in range(12):
         database.write(signals.add, "t", f"u{n}", [StatementSignal(text="a")], now, Debounce(0, 0))
-    workers = [Worker(database, Model(), Pace(idle=0.02), threads=2) for _ in range(2)]
+    workers = [Worker(database, Model(), RenewalSettings(idle=0.02), threads=2) for _ in range(2)]
     for worker in workers:
         worker.start()
     for _ in range(500):

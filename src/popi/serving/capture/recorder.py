@@ -4,15 +4,15 @@ import asyncio
 import json
 import logging
 import time
-from dataclasses import dataclass
 
-from popi.errors import ConfigError, StoreError
+from popi.errors import StoreError
 from popi.serving.capture.answers import read_answer
 from popi.serving.capture.injected import Injected
 from popi.serving.capture.texts import last_message, own_words
 from popi.serving.interfaces import StoredSummary
 from popi.serving.profiles.clauses import statements
 from popi.serving.proxy.inject import Api
+from popi.serving.settings import CaptureSettings
 from popi.serving.store import answers
 from popi.serving.store.answers import KeptAnswer
 from popi.serving.store.threads import Store
@@ -27,28 +27,6 @@ UNDER_WAY = 256
 """Answers that may wait to be written; further ones are not kept."""
 LONGEST_CHAT = 3000.0
 """Seconds after which an answer is not kept: erasures are noted for an hour."""
-
-
-@dataclass(frozen=True)
-class CaptureSettings:
-    """Who opted in.
-
-    Attributes:
-        tenants: whose answers are kept for feedback; `*`: everybody's.
-        hours: how long they are kept; at most 720 (30 days).
-
-    Raises:
-        ConfigError: the hours are no time.
-    """
-
-    tenants: tuple[str, ...] = ()
-    hours: float = 24.0
-
-    def __post_init__(self) -> None:
-        if isinstance(self.tenants, str) or not all(isinstance(one, str) for one in self.tenants):
-            raise ConfigError(f'capture.tenants must be a list of names, like ["shop"]; got {self.tenants!r}')
-        if isinstance(self.hours, bool) or not isinstance(self.hours, (int, float)) or not 0 < self.hours <= 24 * 30:
-            raise ConfigError(f"capture.hours must be above 0 and at most 720 (30 days); got {self.hours!r}")
 
 
 class Recorder:

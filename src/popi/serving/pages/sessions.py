@@ -17,7 +17,7 @@ from sqlalchemy import Connection
 
 from popi.errors import AuthError
 from popi.serving.keys import KeyRing, digest
-from popi.serving.pages.settings import PageSettings
+from popi.serving.settings import PageSettings
 from popi.serving.store import sessions, settings
 from popi.serving.store.sessions import SessionRecord
 from popi.serving.store.threads import Store

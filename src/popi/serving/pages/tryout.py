@@ -6,9 +6,9 @@ from popi.backends.api import PROTOCOLS, ApiModel
 from popi.backends.chat import Messages
 from popi.backends.retries import Retries
 from popi.backends.upstream import Limits, Upstream
-from popi.serving.pages.settings import PageSettings
 from popi.serving.proxy.block import Blocks
 from popi.serving.proxy.settings import ProxySettings
+from popi.serving.settings import PageSettings
 
 LONGEST_PROMPT = 2_000
 MOST_TOKENS = 400

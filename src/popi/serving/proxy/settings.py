@@ -1,13 +1,16 @@
 """Every setting of the proxy, each documented under its field."""
 
 import re
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
 from popi.backends.key import checked_url
 from popi.errors import ConfigError
 from popi.serving.proxy.block import DEFAULT_BLOCK
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 SYMMETRIC = ("HS256", "HS384", "HS512")
 ASYMMETRIC = (
@@ -25,7 +28,19 @@ ASYMMETRIC = (
 _HEADER = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")
 
 
-class _Settings(BaseModel):
+class Settings(BaseModel):
+    """One table of the gateway's TOML. TOML's arrays are taken for tuples.
+
+    Attributes:
+        table: its name.
+        hides_texts: errors don't show the text that arrived: it may be a secret.
+
+    Raises:
+        ConfigError: a setting that does not exist, or a value that it can't take.
+    """
+
+    table: ClassVar[str] = ""
+    hides_texts: ClassVar[bool] = False
     model_config = ConfigDict(
         extra="forbid", use_attribute_docstrings=True, frozen=True, strict=True, allow_inf_nan=False
     )
@@ -34,13 +49,30 @@ class _Settings(BaseModel):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            # Without the values: one of them may be a secret.
-            lines = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
-            raise ConfigError("settings of the gateway:\n  " + "\n  ".join(lines)) from None
+            raise ConfigError(
+                "settings of the gateway:\n  " + "\n  ".join(map(self._problem, error.errors()))
+            ) from None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _tuples(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
+    @classmethod
+    def _problem(cls, error: "ErrorDetails") -> str:
+        name, given = ".".join(map(str, error["loc"])), error["input"]
+        if error["type"] == "extra_forbidden":
+            return f"{cls.table}: no setting {name!r}; there are {', '.join(cls.model_fields)}"
+        secret = isinstance(given, str) and cls.hides_texts
+        shown = f"; got {given!r}" if isinstance(given, (str, int, float)) and not secret else ""
+        return f"{cls.table}{'.' if name else ''}{name}: {error['msg']}{shown}"
 
 
-class JwtSettings(_Settings):
+class JwtSettings(Settings):
     """Tokens that say who the end user is, signed by your identity provider. One of `jwks_url` and `key` is needed."""
+
+    table = "proxy.jwt"
+    hides_texts = True
 
     jwks_url: str | None = None
     """Where the issuer's public keys are (`https://…/.well-known/jwks.json`); fetched at the first token, again after
@@ -86,8 +118,11 @@ class JwtSettings(_Settings):
         return self
 
 
-class ProxySettings(_Settings):
+class ProxySettings(Settings):
     """What the proxy needs to know. Only `upstream` has no default."""
+
+    table = "proxy"
+    hides_texts = True
 
     upstream: str
     """The model API behind the gateway: `https://api.openai.com/v1`, `http://localhost:8000`; `/v1` at its end may be
