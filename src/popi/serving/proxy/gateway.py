@@ -87,7 +87,7 @@ class Gateway:
         api = PERSONALISED.get(path) if method == "POST" else None
         record = Record(api or ("models" if path == "/v1/models" and method == "GET" else "other"), method)
         exchange = Exchange(scope, receive, send, path, api, record, began)
-        self._metrics.under_way += 1
+        self._metrics.under_way.inc()
         try:
             with self._tracing.span(scope["headers"], record) if self._tracing is not None else _NO_SPAN:
                 try:
@@ -107,9 +107,9 @@ class Gateway:
                     )
         finally:
             exchange.watch.end()
-            self._metrics.under_way -= 1
+            self._metrics.under_way.dec()
             record.total_ms = (perf_counter() - began) * 1000
-            self._metrics.requests.add(record.route, str(record.status), record.personalized or "")
+            self._metrics.requests.labels(record.route, record.status, record.personalized or "").inc()
             if self._settings.log_requests:
                 log(record)
 
@@ -201,7 +201,7 @@ class Gateway:
         """The user's summary, if it can be had in time. Never raises, never waits longer."""
         record, began, most = exchange.record, perf_counter(), self._settings.summary_ms / 1000
         if (known := self._summaries.at_hand(tenant, user_id)) is not None:
-            self._metrics.lookup.add(perf_counter() - began)
+            self._metrics.lookup.observe(perf_counter() - began)
             record.personalized = "none"
             return known.summary
         exchange.watch_client()
@@ -214,7 +214,7 @@ class Gateway:
             if not in_time:
                 lookup.add_done_callback(_forget)
                 lookup.cancel()
-            self._metrics.lookup.add(perf_counter() - began)
+            self._metrics.lookup.observe(perf_counter() - began)
         if not in_time:
             self._not_personalised(record, "slow")
             return None
@@ -228,7 +228,7 @@ class Gateway:
 
     def _not_personalised(self, record: Record, reason: str) -> None:
         record.personalized, record.reason = "failed", reason
-        self._metrics.failures.add(reason)
+        self._metrics.failures.labels(reason).inc()
 
     def _name_user_upstream(self, headers: RequestHeaders, caller: Caller) -> None:
         for name, user_id in headers.named.items():
@@ -272,11 +272,11 @@ class Gateway:
             reply = await self._upstream.send(record.method, exchange.path, query, passed, body, waits)
         except Refusal as refusal:
             if refusal.code.startswith("upstream_"):  # else the client's body was refused
-                metrics.upstream_faults.add(refusal.code)
+                metrics.upstream_faults.labels(refusal.code).inc()
             raise
         finally:
             record.before_ms = (sent - exchange.began) * 1000
-            metrics.before_upstream.add(sent - exchange.began, record.route)
+            metrics.before_upstream.labels(record.route).observe(sent - exchange.began)
         elapsed = perf_counter() - sent
         try:
             headers = answer_headers(reply.headers)
@@ -298,16 +298,16 @@ class Gateway:
         except UpstreamFault:
             # The answer stays unfinished, and the server closes the connection: the client sees what we saw.
             record.reason = "upstream_cut"
-            metrics.upstream_faults.add("cut")
+            metrics.upstream_faults.labels("cut").inc()
         finally:
             reply.close()
             record.upstream_ms = elapsed * 1000
-            metrics.upstream.add(elapsed, record.route)
+            metrics.upstream.labels(record.route).observe(elapsed)
 
     async def _refuse(self, exchange: Exchange, refusal: Refusal) -> None:
         record = exchange.record
         record.reason = refusal.code
-        self._metrics.refusals.add(refusal.code)
+        self._metrics.refusals.labels(refusal.code).inc()
         if exchange.started:
             return  # too late for another status; the connection is closed
         headers, body = answer(refusal, exchange.dialect)
@@ -319,7 +319,7 @@ class Gateway:
     def _client_gone(self, record: Record) -> None:
         record.status = record.status or CLIENT_GONE
         record.reason = "client_gone"
-        self._metrics.clients_gone.add()
+        self._metrics.clients_gone.inc()
 
 
 def _in_tenant(caller: Caller, tenant: str | None) -> Caller:

@@ -1,11 +1,10 @@
-"""One line of JSON a request. Nothing that a user wrote is in it, and no user's id, hashed or not."""
+"""One JSON line per request. It holds nothing that a user wrote, and no user id, hashed or not."""
 
 import json
 import logging
 import sys
-import time
 from dataclasses import dataclass
-from functools import lru_cache
+from datetime import UTC, datetime
 from typing import Literal
 
 LOGGER = logging.getLogger("popi.gateway")
@@ -13,7 +12,7 @@ LOGGER = logging.getLogger("popi.gateway")
 Outcome = Literal["applied", "none", "off", "failed"]
 
 
-@dataclass(slots=True)
+@dataclass
 class Record:
     """What is known of one request, filled in on its way.
 
@@ -47,10 +46,7 @@ class Record:
 def log(record: Record) -> None:
     """Write a record, if anybody listens."""
     if LOGGER.isEnabledFor(logging.INFO):
-        # Not LOGGER.info: it would walk the stack for a file and a line that are always the same.
-        line = logging.LogRecord(LOGGER.name, logging.INFO, __file__, 0, "request", None, None)
-        line.fields = {name: getattr(record, name) for name in Record.__slots__}
-        LOGGER.handle(line)
+        LOGGER.info("request", extra={"fields": vars(record)})
 
 
 def log_fault(what: str, error: BaseException) -> None:
@@ -63,39 +59,24 @@ def log_fault(what: str, error: BaseException) -> None:
 
 
 class JsonLines(logging.Formatter):
-    """A record as one line of JSON."""
+    """A log record as one line of JSON: time, level, event, and what `extra={"fields": …}` gave, without nulls."""
 
     def format(self, record: logging.LogRecord) -> str:
-        time_ = f"{_second(int(record.created))}.{int(record.msecs):03d}Z"
-        line = f'{{"time": "{time_}", "level": "{record.levelname.lower()}", "event": {_string(record.getMessage())}'
+        line: dict[str, object] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")[:-6] + "Z",
+            "level": record.levelname.lower(),
+            "event": record.getMessage(),
+        }
         for name, value in getattr(record, "fields", {}).items():
             if value is not None:
-                line += f', "{name}": {_json(value)}'
-        return line + "}"
-
-
-def _json(value: object) -> str:
-    if type(value) is str:
-        return _string(value)
-    return json.dumps(round(value, 3)) if type(value) is float else json.dumps(value)
-
-
-_string = lru_cache(maxsize=1024)(json.dumps)  # the same few again and again
-
-
-@lru_cache(maxsize=2)
-def _second(since_1970: int) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(since_1970))
+                line[name] = round(value, 3) if isinstance(value, float) else value
+        return json.dumps(line)
 
 
 def to_stderr(level: int = logging.INFO) -> None:
-    """Send the gateway's log to stderr as lines of JSON; again: no second time."""
+    """Send the gateway's log to stderr as lines of JSON. A second call adds no second handler."""
     LOGGER.setLevel(level)
     LOGGER.propagate = False
-    # Nothing of this is in our lines, and finding it out for each takes as long as writing it.
-    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    if sys.version_info >= (3, 12):
-        logging.logAsyncioTasks = False
     if not any(isinstance(handler.formatter, JsonLines) for handler in LOGGER.handlers):
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(JsonLines())

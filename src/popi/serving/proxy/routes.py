@@ -6,6 +6,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
@@ -17,7 +18,7 @@ from popi.serving.proxy.ids import Pseudonyms
 from popi.serving.proxy.jwt_claims import Tokens
 from popi.serving.proxy.limits import Limits
 from popi.serving.proxy.listening import Protocol
-from popi.serving.proxy.metrics import CONTENT_TYPE, Metrics
+from popi.serving.proxy.metrics import Metrics
 from popi.serving.proxy.refusals import Refusal, answer
 from popi.serving.proxy.settings import ProxySettings
 from popi.serving.proxy.tracing import Tracing
@@ -112,8 +113,8 @@ class _MetricsPage:
         try:
             if self._for_admins:
                 await self._check(scope)
-            body = self._metrics.text()
-            headers = [(b"content-type", CONTENT_TYPE.encode()), (b"content-length", b"%d" % len(body))]
+            body = generate_latest(self._metrics.registry)
+            headers = [(b"content-type", CONTENT_TYPE_PLAIN_0_0_4.encode()), (b"content-length", b"%d" % len(body))]
         except Refusal as refusal:
             status = refusal.status
             headers, body = answer(refusal, "openai")

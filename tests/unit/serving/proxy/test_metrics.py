@@ -1,5 +1,7 @@
 """Counts and spreads in Prometheus' form."""
 
+from prometheus_client import generate_latest
+
 from popi.serving.proxy.metrics import Metrics
 
 
@@ -7,7 +9,7 @@ def test_a_spread_by_hand() -> None:
     """1 ms is within its bound; 2 s are beyond all of them."""
     metrics = Metrics()
     for seconds in (0.001, 0.0011, 2.0):
-        metrics.before_upstream.add(seconds, "chat")
+        metrics.before_upstream.labels("chat").observe(seconds)
     value = metrics.registry.get_sample_value
     name = "popi_before_upstream_seconds"
     assert value(f"{name}_bucket", {"route": "chat", "le": "0.0005"}) == 0
@@ -21,11 +23,11 @@ def test_a_spread_by_hand() -> None:
 
 def test_counts_and_the_page() -> None:
     metrics = Metrics()
-    metrics.refusals.add("rate")
-    metrics.refusals.add("rate")
-    metrics.lookup.add(0.01)
-    metrics.under_way = 3
-    page = metrics.text().decode()
+    metrics.refusals.labels("rate").inc()
+    metrics.refusals.labels("rate").inc()
+    metrics.lookup.observe(0.01)
+    metrics.under_way.set(3)
+    page = generate_latest(metrics.registry).decode()
     assert 'popi_refusals_total{reason="rate"} 2.0' in page
     assert "# TYPE popi_refusals_total counter" in page or "# TYPE popi_refusals counter" in page
     assert "popi_clients_gone_total 0.0" in page
