@@ -1,0 +1,109 @@
+"""What renewals use, counted by user, key and tenant in windows of an hour or a day (UTC), and held to quotas.
+
+All processes on a store count in the same rows: together they keep to a quota. A renewal is counted before the model
+is asked, its tokens afterwards; so tokens may exceed a quota by those of the renewals under way.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from sqlalchemy import Connection, select, tuple_, update
+
+from popi.serving.store.database import upsert
+from popi.serving.store.tables import usage
+
+Reason = Literal["user_quota", "key_quota", "tenant_quota"]
+Window = tuple[str, str, str, int, float]
+"""The primary key of a row: tenant, user id, key id, seconds, beginning."""
+
+HOUR, DAY = 3600, 86400
+TENANT_DAYS = 90
+"""Days that a tenant's counts are kept; those of users and keys go when their window ends."""
+
+
+@dataclass(frozen=True)
+class Quota:
+    """What one user, key or tenant may use in a window of `seconds`; None is unlimited."""
+
+    reason: Reason
+    tenant: str = ""
+    user_id: str = ""
+    key_id: str = ""
+    seconds: int = DAY
+    renewals: int | None = None
+    tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class Day:
+    """What a tenant's renewals used on one day (UTC), which began at `began_at` (seconds since 1970)."""
+
+    began_at: float
+    renewals: int
+    calls: int
+    input_tokens: int
+    output_tokens: int
+
+
+class OverQuota(Exception):
+    """A renewal has to wait until `until` (seconds since 1970)."""
+
+    def __init__(self, reason: Reason, until: float) -> None:
+        super().__init__(reason)
+        self.reason, self.until = reason, until
+
+
+def charge(connection: Connection, quotas: Sequence[Quota], now: float) -> list[Window]:
+    """Count one renewal in every quota's window; returns the windows, for `spend`.
+
+    Raises:
+        OverQuota: one of them is used up; the transaction must be rolled back.
+    """
+    windows: list[Window] = []
+    for quota in quotas:
+        began_at = now - now % quota.seconds
+        ends_at = began_at + quota.seconds
+        window = (quota.tenant, quota.user_id, quota.key_id, quota.seconds, began_at)
+        first = dict(zip(usage.primary_key.columns.keys(), window, strict=True)) | {
+            "renewals": 1,
+            "calls": 0,
+            "input_tokens": 0,
+            "output_tokens": 0,
+            "expires_at": ends_at + (TENANT_DAYS * DAY if quota.reason == "tenant_quota" else 0),
+        }
+        row = connection.execute(
+            upsert(connection, usage)
+            .values(**first)
+            .on_conflict_do_update(index_elements=[*usage.primary_key], set_={"renewals": usage.c.renewals + 1})
+            .returning(usage.c.renewals, (usage.c.input_tokens + usage.c.output_tokens).label("tokens"))
+        ).one()
+        if (quota.renewals is not None and row.renewals > quota.renewals) or (
+            quota.tokens is not None and row.tokens >= quota.tokens
+        ):
+            raise OverQuota(quota.reason, ends_at)
+        windows.append(window)
+    return windows
+
+
+def spend(connection: Connection, windows: Sequence[Window], calls: int, input_tokens: int, output_tokens: int) -> None:
+    """Count what a renewal took. Of a user who was erased meanwhile nothing is written."""
+    connection.execute(
+        update(usage)
+        .where(tuple_(*usage.primary_key).in_(windows))
+        .values(
+            calls=usage.c.calls + calls,
+            input_tokens=usage.c.input_tokens + input_tokens,
+            output_tokens=usage.c.output_tokens + output_tokens,
+        )
+    )
+
+
+def of_tenant(connection: Connection, tenant: str) -> list[Day]:
+    """What a tenant's renewals used day by day, newest first."""
+    query = (
+        select(usage.c.began_at, usage.c.renewals, usage.c.calls, usage.c.input_tokens, usage.c.output_tokens)
+        .where(usage.c.tenant == tenant, usage.c.user_id == "", usage.c.key_id == "", usage.c.seconds == DAY)
+        .order_by(usage.c.began_at.desc())
+    )
+    return [Day(*row) for row in connection.execute(query)]
