@@ -190,13 +190,13 @@ class ProfileApi:
 
     async def _add_signals(self, call: Call) -> Answer:
         body: SignalsUpload = call.body
-        return _answer(await self._profiles.add_signals(call.tenant, call.user_id, body.signals))
+        return _answer(await self._profiles.add_signals(call.tenant, call.user_id, body.signals, call.caller.key_id))
 
     async def _import_users(self, call: Call) -> Answer:
         body: Import = call.body
         for user in body.users:
             checked_user_id(user.user_id)
-        return _answer(await self._profiles.import_users(call.tenant, body.users, call.author))
+        return _answer(await self._profiles.import_users(call.tenant, body.users, call.author, call.caller.key_id))
 
     async def _get_user(self, call: Call) -> Answer:
         return _answer(await self._profiles.user(call.tenant, call.user_id))
@@ -223,7 +223,7 @@ class ProfileApi:
         )
 
     async def _rebuild(self, call: Call) -> Answer:
-        return _answer(await self._profiles.rebuild(call.tenant, call.user_id))
+        return _answer(await self._profiles.rebuild(call.tenant, call.user_id, call.caller.key_id))
 
     async def _export(self, call: Call) -> Answer:
         if call.query["format"] == "json":
@@ -238,7 +238,7 @@ class ProfileApi:
 
     async def _feedback(self, call: Call) -> Answer:
         body: Feedback = call.body
-        return _answer(await self._profiles.feedback(call.tenant, call.user_id, body))
+        return _answer(await self._profiles.feedback(call.tenant, call.user_id, body, call.caller.key_id))
 
     async def _make_link(self, call: Call) -> Answer:
         if self._links is None:

@@ -76,11 +76,13 @@ class Profiles:
         """Whether there is this tenant."""
         return await self.store.read(keys.tenant_exists, tenant)
 
-    async def add_signals(self, tenant: str, user_id: str, new: Sequence[Signal]) -> SignalsAnswer:
-        """Add signals; on disk when this returns."""
+    async def add_signals(
+        self, tenant: str, user_id: str, new: Sequence[Signal], key_id: str | None = None
+    ) -> SignalsAnswer:
+        """Add signals; on disk when this returns. `key_id`, here and below: the key that the renewal is charged to."""
 
         def add(connection: Connection) -> tuple[list[str], int]:
-            return signals.add(connection, tenant, user_id, new, self._now(connection), self.debounce)
+            return signals.add(connection, tenant, user_id, new, self._now(connection), self.debounce, key_id)
 
         ids, added = await self.store.write(add)
         return SignalsAnswer(ids=ids, added=added, known=len(ids) - added)
@@ -210,13 +212,14 @@ class Profiles:
         self._changed(tenant, user_id)
         return shown(written)
 
-    async def rebuild(self, tenant: str, user_id: str) -> UserAnswer:
-        """Call for a renewal that reads all signals, whatever the summary rests on by now.
+    async def rebuild(self, tenant: str, user_id: str, key_id: str | None = None) -> UserAnswer:
+        """Call for a renewal that reads all signals, whatever the summary rests on by now. Where there was a rebuild
+        lately, it waits.
 
         Raises:
             NotFound: no such user.
         """
-        await self.store.write(rebuild, tenant, user_id, self.store.database.now)
+        await self.store.write(rebuild, tenant, user_id, self.store.database.now, self.debounce.rebuild, key_id)
         return await self.user(tenant, user_id)
 
     async def pause(self, tenant: str, user_id: str, paused: bool) -> PauseAnswer:
@@ -234,7 +237,7 @@ class Profiles:
         self._changed(tenant, user_id)
         return PauseAnswer(paused=paused)
 
-    async def feedback(self, tenant: str, user_id: str, told: Feedback) -> SignalsAnswer:
+    async def feedback(self, tenant: str, user_id: str, told: Feedback, key_id: str | None = None) -> SignalsAnswer:
         """What a user did with an answer, as signals.
 
         Raises:
@@ -248,7 +251,7 @@ class Profiles:
             new = feedback_signals(connection, tenant, user_id, told, now, self._injected) if there else None
             if new is None:
                 raise NotFound("no_answer", "no answer of that id is kept for this user (docs/profiles.md, capture)")
-            return signals.add(connection, tenant, user_id, new, now, self.debounce)
+            return signals.add(connection, tenant, user_id, new, now, self.debounce, key_id)
 
         ids, added = await self.store.write(write)
         return SignalsAnswer(ids=ids, added=added, known=len(ids) - added)
@@ -278,8 +281,10 @@ class Profiles:
         """
         return await self.store.read(training_line, tenant, user_id, targets)
 
-    async def import_users(self, tenant: str, imported: Sequence[ImportedUser], author: Author) -> ImportAnswer:
-        """Add users, or signals to users; all or nothing.
+    async def import_users(
+        self, tenant: str, imported: Sequence[ImportedUser], author: Author, key_id: str | None = None
+    ) -> ImportAnswer:
+        """Add users, or signals to users; all or nothing. Their renewals come after the tenant's others.
 
         Raises:
             DataError: somebody's summary carries what a summary may not.
@@ -293,7 +298,7 @@ class Profiles:
                 now = self._now(connection)
                 there = signals.newest(connection, tenant, one.user_id) if one.targets else []
                 every = as_signals(one.signals, one.targets, there)
-                ids, added = signals.add(connection, tenant, one.user_id, every, now, self.debounce)
+                ids, added = signals.add(connection, tenant, one.user_id, every, now, self.debounce, key_id, True)
                 total.added += added
                 total.known += len(ids) - added
                 current = summaries.current(connection, tenant, one.user_id)
@@ -372,8 +377,16 @@ def receipt(database: Database, removed: erasure.Removed, at: float, pending: bo
     )
 
 
-def rebuild(connection: Connection, tenant: str, user_id: str, now: Callable[[Connection], float]) -> None:
-    """Call for a renewal at once that reads all of a user's signals. Locked clauses stay.
+def rebuild(
+    connection: Connection,
+    tenant: str,
+    user_id: str,
+    clock: Callable[[Connection], float],
+    wait: float = 0.0,
+    key_id: str | None = None,
+) -> None:
+    """Call for a renewal that reads all of a user's signals: at once, or `wait` seconds after the last rebuild.
+    Locked clauses stay.
 
     Raises:
         NotFound: no such user.
@@ -381,4 +394,6 @@ def rebuild(connection: Connection, tenant: str, user_id: str, now: Callable[[Co
     if not users.lock_existing(connection, tenant, user_id):
         raise no_user()
     users.set_signals_read(connection, tenant, user_id, None)
-    jobs.request(connection, tenant, user_id, now(connection), Debounce(0.0, 0.0))
+    now = clock(connection)
+    at = users.next_rebuild(connection, tenant, user_id, now, wait)
+    jobs.request(connection, tenant, user_id, now, Debounce(), key_id=key_id, at=at)

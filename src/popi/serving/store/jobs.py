@@ -17,7 +17,7 @@ from sqlalchemy import ColumnElement, Connection, Select, case, delete, func, or
 
 from popi.serving.store.database import upsert
 from popi.serving.store.tables import jobs, tenants
-from popi.serving.store.usage import Reason
+from popi.serving.store.usage import OverQuota, Reason
 
 HELD_AT_ONCE = 1_000
 """Maximum number of a key's jobs that wait at once for its quota; the next one that a worker meets holds more."""
@@ -59,7 +59,7 @@ class JobState:
     attempts: int
     failed: bool
     error: str | None
-    held_by: Reason | None = None
+    held_by: str | None = None
 
 
 def request(
@@ -135,7 +135,7 @@ def _ready(now: float, bulk: int) -> tuple[ColumnElement[bool], ...]:
     return (jobs.c.failed_at.is_(None), jobs.c.bulk == bulk, jobs.c.due_at <= now, free)
 
 
-def _next_tenant(now: float) -> Select[tuple[str]]:
+def _next_tenant(now: float) -> Select[str]:
     # Scalar subqueries, not EXISTS, which PostgreSQL may answer by hashing all jobs: these probe the index, per tenant.
     first = (
         select(jobs.c.due_at)
@@ -157,7 +157,10 @@ def any_due(connection: Connection, now: float) -> bool:
 def claim(connection: Connection, now: float, lease_seconds: float) -> Job | None:
     """Take the next job; None where none is due. The operator's workers serve all tenants."""
     # Its key is not locked: users are added meanwhile.
-    tenant = connection.execute(_next_tenant(now).with_for_update(of=tenants, key_share=True)).scalar()
+    next_tenant = _next_tenant(now).with_for_update(of=tenants, key_share=True)
+    tenant = connection.execute(next_tenant).scalars().first()
+    if tenant is None:
+        return None
     for bulk in (0, 1):
         query = (
             select(jobs.c.user_id, jobs.c.revision, jobs.c.attempts, jobs.c.key_id)
@@ -166,15 +169,16 @@ def claim(connection: Connection, now: float, lease_seconds: float) -> Job | Non
             .limit(1)
             .with_for_update(skip_locked=True)
         )
-        row = connection.execute(query).first() if tenant is not None else None
-        if tenant is not None and row is not None:
-            job = Job(tenant, row.user_id, row.revision, secrets.token_hex(16), row.attempts, row.key_id)
-            mine = (jobs.c.tenant == tenant, jobs.c.user_id == job.user_id)
-            leased = {"lease": job.lease, "lease_until": now + lease_seconds, "held_by": None}
-            connection.execute(update(jobs).where(*mine).values(**leased))
-            connection.execute(update(tenants).where(tenants.c.tenant == tenant).values(served_at=now))
-            return job
-    return None
+        if (row := connection.execute(query).first()) is not None:
+            break
+    else:
+        return None
+    job = Job(tenant, row.user_id, row.revision, secrets.token_hex(16), row.attempts, row.key_id)
+    mine = (jobs.c.tenant == tenant, jobs.c.user_id == job.user_id)
+    leased = {"lease": job.lease, "lease_until": now + lease_seconds, "held_by": None}
+    connection.execute(update(jobs).where(*mine).values(**leased))
+    connection.execute(update(tenants).where(tenants.c.tenant == tenant).values(served_at=now))
+    return job
 
 
 def _held(job: Job) -> tuple[ColumnElement[bool], ...]:
@@ -214,22 +218,22 @@ def postpone(
     return connection.execute(update(jobs).where(*_held(job)).values(**values)).rowcount > 0
 
 
-def hold(connection: Connection, job: Job, reason: Reason, until: float, now: float) -> bool:
+def hold(connection: Connection, job: Job, over: OverQuota) -> bool:
     """Give a job back that is over a quota, to wait until the quota's window ends, and with it what would meet the same
     quota: the tenant's other jobs, or many of the key's. False where the lease is lost.
     """
-    if reason == "tenant_quota":
-        connection.execute(update(tenants).where(tenants.c.tenant == job.tenant).values(held_until=until))
+    if over.reason == "tenant_quota":
+        connection.execute(update(tenants).where(tenants.c.tenant == job.tenant).values(held_until=over.until))
         return connection.execute(update(jobs).where(*_held(job)).values(lease=None, lease_until=None)).rowcount > 0
-    waits = {"due_at": until, "held_by": reason}
+    waits = {"due_at": over.until, "held_by": over.reason}
     held = update(jobs).where(*_held(job)).values(lease=None, lease_until=None, **waits)
     if not connection.execute(held).rowcount:
         return False
-    if reason == "key_quota":
+    if over.reason == "key_quota":
         same = (
             select(jobs.c.user_id)
             .where(jobs.c.tenant == job.tenant, jobs.c.key_id == job.key_id, jobs.c.lease.is_(None))
-            .where(jobs.c.failed_at.is_(None), jobs.c.due_at <= now)
+            .where(jobs.c.failed_at.is_(None), jobs.c.due_at <= over.at)
             .limit(HELD_AT_ONCE)
             .with_for_update(skip_locked=True)
         )

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from sqlalchemy import Connection, select, tuple_, update
+from sqlalchemy import Connection, select, update
 
 from popi.serving.store.database import upsert
 from popi.serving.store.tables import usage
@@ -24,13 +24,20 @@ TENANT_DAYS = 90
 
 @dataclass(frozen=True)
 class Quota:
-    """What one user, key or tenant may use in a window of `seconds`; None is unlimited."""
+    """What one subject may use in a window; None is unlimited.
+
+    Attributes:
+        reason: what a renewal waits for that is over it.
+        subject: tenant, user id and key id: of a user the first two, of a key the last, of a tenant the first; the
+            others are empty.
+        seconds: the window, HOUR or DAY.
+        renewals: maximum number of renewals.
+        tokens: no renewal begins once this many were read and written.
+    """
 
     reason: Reason
-    tenant: str = ""
-    user_id: str = ""
-    key_id: str = ""
-    seconds: int = DAY
+    subject: tuple[str, str, str]
+    seconds: int
     renewals: int | None = None
     tokens: int | None = None
 
@@ -47,11 +54,11 @@ class Day:
 
 
 class OverQuota(Exception):
-    """A renewal has to wait until `until` (seconds since 1970)."""
+    """A renewal is over a quota at `at` and has to wait until `until` (seconds since 1970)."""
 
-    def __init__(self, reason: Reason, until: float) -> None:
+    def __init__(self, reason: Reason, at: float, until: float) -> None:
         super().__init__(reason)
-        self.reason, self.until = reason, until
+        self.reason, self.at, self.until = reason, at, until
 
 
 def charge(connection: Connection, quotas: Sequence[Quota], now: float) -> list[Window]:
@@ -64,7 +71,7 @@ def charge(connection: Connection, quotas: Sequence[Quota], now: float) -> list[
     for quota in quotas:
         began_at = now - now % quota.seconds
         ends_at = began_at + quota.seconds
-        window = (quota.tenant, quota.user_id, quota.key_id, quota.seconds, began_at)
+        window = (*quota.subject, quota.seconds, began_at)
         first = dict(zip(usage.primary_key.columns.keys(), window, strict=True)) | {
             "renewals": 1,
             "calls": 0,
@@ -81,22 +88,21 @@ def charge(connection: Connection, quotas: Sequence[Quota], now: float) -> list[
         if (quota.renewals is not None and row.renewals > quota.renewals) or (
             quota.tokens is not None and row.tokens >= quota.tokens
         ):
-            raise OverQuota(quota.reason, ends_at)
+            raise OverQuota(quota.reason, now, ends_at)
         windows.append(window)
     return windows
 
 
 def spend(connection: Connection, windows: Sequence[Window], calls: int, input_tokens: int, output_tokens: int) -> None:
     """Count what a renewal took. Of a user who was erased meanwhile nothing is written."""
-    connection.execute(
-        update(usage)
-        .where(tuple_(*usage.primary_key).in_(windows))
-        .values(
-            calls=usage.c.calls + calls,
-            input_tokens=usage.c.input_tokens + input_tokens,
-            output_tokens=usage.c.output_tokens + output_tokens,
-        )
-    )
+    more = {
+        "calls": usage.c.calls + calls,
+        "input_tokens": usage.c.input_tokens + input_tokens,
+        "output_tokens": usage.c.output_tokens + output_tokens,
+    }
+    for window in windows:  # in the order of `charge`, so that the two never wait for each other
+        mine = (column == value for column, value in zip(usage.primary_key, window, strict=True))
+        connection.execute(update(usage).where(*mine).values(**more))
 
 
 def of_tenant(connection: Connection, tenant: str) -> list[Day]:

@@ -20,6 +20,11 @@ def due(database: Database) -> float:
     return state.due_at
 
 
+def stands(database: Database, now: float) -> dict[str, int]:
+    """How many jobs stand how, those states that some are in."""
+    return {state: number for state, number in database.read(jobs.counts, now).items() if number}
+
+
 def test_a_job_waits_for_quiet_and_no_longer_than_the_longest_wait(database: Database) -> None:
     request(database, 100)
     assert due(database) == 110  # 100 + quiet
@@ -100,7 +105,7 @@ def test_a_job_that_was_given_up_waits_for_new_signals(database: Database) -> No
     job = database.write(jobs.claim, 110.0, 60.0)
     assert job is not None and database.write(jobs.postpone, job, 300.0, error="DataError", give_up_at=110.0)
     assert database.write(jobs.claim, 10_000.0, 60.0) is None
-    assert database.read(jobs.counts, 10_000.0) == {"waiting": 0, "due": 0, "failed": 1}
+    assert stands(database, 10_000.0) == {"failed": 1}
     request(database, 10_000)
     state = database.read(jobs.state, "t", "u", 10_000.0)
     assert state is not None and (state.failed, state.attempts, state.error) == (False, 0, None)
