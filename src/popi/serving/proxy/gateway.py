@@ -4,28 +4,30 @@ A raw ASGI application: no request object, no parsing of what is not needed.
 """
 
 import asyncio
-import re
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from time import perf_counter
+from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
 from popi.errors import AuthError
 from popi.serving.interfaces import Caller, Keys, Recorder, StoredSummary, Summaries
-from popi.serving.proxy.body import ClientGone, pass_on, read_whole, too_long
+from popi.serving.proxy.block import Blocks
+from popi.serving.proxy.body import Bodies, ClientGone, Hold, may_be_json, pass_on, peeked, read_whole, too_long
 from popi.serving.proxy.connection import UpstreamFault
 from popi.serving.proxy.exchange import Exchange
 from popi.serving.proxy.headers import HeaderRules, Raw, RequestHeaders, answer_headers
 from popi.serving.proxy.identity import user_of
-from popi.serving.proxy.ids import Pseudonyms
-from popi.serving.proxy.inject import Api
+from popi.serving.proxy.ids import Pseudonyms, replace_ids, user_ids
+from popi.serving.proxy.inject import Api, inject
 from popi.serving.proxy.jwt_claims import Tokens
 from popi.serving.proxy.limits import Limits
 from popi.serving.proxy.logs import Record, log, log_fault
 from popi.serving.proxy.metrics import Metrics
+from popi.serving.proxy.paths import canonical
 from popi.serving.proxy.refusals import Refusal, answer
-from popi.serving.proxy.rewrite import Rewriter
 from popi.serving.proxy.settings import ProxySettings
 from popi.serving.proxy.tracing import Tracing
 from popi.serving.proxy.upstream import Upstream
@@ -36,11 +38,10 @@ PERSONALISED: dict[str, Api] = {
     "/v1/responses": "responses",
     "/v1/messages": "messages",
 }
+MODELS = "/v1/models"
 CLIENT_GONE = 499
 """The status that is logged where nobody was left to be answered."""
 _NO_SPAN = nullcontext()
-# Names of folders that would lead out of /v1, and what some servers take for a slash.
-_LEADING_OUT = re.compile(r"(?:^|/|%2f|\\|%5c)(?:\.|%2e){1,2}(?:$|/|%2f|\\|%5c|;)", re.IGNORECASE)
 
 
 class Gateway:
@@ -77,20 +78,26 @@ class Gateway:
         self._upstream, self._tokens, self._pseudonyms = upstream, tokens, pseudonyms
         self._metrics, self._tracing = metrics, tracing
         self._rules = HeaderRules(settings)
-        self._rewriter = Rewriter(settings, pseudonyms)
+        self._bodies, self._blocks = Bodies(settings), Blocks(settings.block)
         self._limits = limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = perf_counter()
         method: str = scope["method"]
         path: str = scope["raw_path"].decode("latin-1")
-        api = PERSONALISED.get(path) if method == "POST" else None
-        record = Record(api or ("models" if path == "/v1/models" and method == "GET" else "other"), method)
+        meant = path if path in PERSONALISED else canonical(path)
+        api = PERSONALISED.get(meant or "") if method == "POST" else None
+        models = meant == MODELS and method == "GET"
+        record = Record(api or ("models" if models else "other"), method)
+        if meant is not None and (api is not None or models):
+            path = meant
         exchange = Exchange(scope, receive, send, path, api, record, began)
         self._metrics.under_way.inc()
         try:
             with self._tracing.span(scope["headers"], record) if self._tracing is not None else _NO_SPAN:
                 try:
+                    if meant is None:
+                        raise Refusal(400, "path", "the path has '.' or '..' between its slashes, or nested escapes")
                     await self._serve(exchange)
                 except ClientGone:
                     self._client_gone(record)
@@ -115,13 +122,12 @@ class Gateway:
 
     def forget(self) -> None:
         """Keep nothing in memory of users, their summaries and ids; it is made anew when it is needed."""
-        self._rewriter.forget()
+        self._blocks.forget()
+        self._pseudonyms.forget()
 
     async def _serve(self, exchange: Exchange) -> None:
         """Check who asks, then pass on. What raises before the answer has begun becomes the answer."""
         record = exchange.record
-        if ("." in exchange.path or "%" in exchange.path) and _LEADING_OUT.search(exchange.path):
-            raise Refusal(400, "path", "the path must not have '.' or '..' between its slashes")
         headers = exchange.headers = RequestHeaders(exchange.scope["headers"], self._rules)
         asked = perf_counter()
         caller = _in_tenant(await self._authenticate(headers.key), headers.tenant)
@@ -137,7 +143,16 @@ class Gateway:
                 body = await self._personalised_body(exchange, exchange.api, caller)
             await self._call(exchange, body)
         finally:
-            self._limits.leave(caller.key_id)
+            self._limits.leave(caller.key_id, exchange.held)
+
+    def _hold(self, exchange: Exchange, caller: Caller) -> Hold:
+        """Counts bytes of this request's body among those of its key."""
+
+        def hold(size: int) -> None:
+            self._limits.hold(caller.key_id, size)
+            exchange.held += size
+
+        return hold
 
     async def _authenticate(self, key: str | None) -> Caller:
         try:
@@ -158,48 +173,58 @@ class Gateway:
                 403, "path_not_allowed", f"a key of scope {caller.scope!r} may not use this path of the upstream"
             )
 
-    async def _user(self, exchange: Exchange, caller: Caller) -> str | None:
-        headers = exchange.headers
+    async def _claimed(self, exchange: Exchange) -> str | None:
+        """The user id in the request's token; None where there is no token."""
+        if self._tokens is None or exchange.headers.jwt is None:
+            return None
+        exchange.watch_client()
         try:
-            claimed = None
-            if self._tokens is not None and headers.jwt is not None:
-                exchange.watch_client()
-                claimed = await self._tokens.user_id(headers.jwt)
-            found = exchange.rewriting.found if exchange.rewriting is not None else ()
-            return user_of(caller, claimed, headers.ids, found, self._settings.identity_fields)
+            return await self._tokens.user_id(exchange.headers.jwt)
+        except AuthError as error:
+            raise _refused(error) from None
+
+    def _user(self, exchange: Exchange, caller: Caller, claimed: str | None, body: dict[str, Any]) -> str | None:
+        ids = user_ids(body)
+        try:
+            return user_of(caller, claimed, exchange.headers.ids, ids, self._settings.identity_fields)
         except AuthError as error:
             raise _refused(error) from None
 
     async def _personalised_body(self, exchange: Exchange, api: Api, caller: Caller) -> bytes:
         """The request's body with the user's summary in it and no user id."""
-        settings, headers, record = self._settings, exchange.headers, exchange.record
-        raw = await read_whole(exchange.receive, headers.length, settings.max_body_bytes, settings.body_s)
-        exchange.rewriting = rewriting = self._rewriter.read(raw, headers.encoding, api)
-        user_id = await self._user(exchange, caller)
+        settings, headers, hold = self._settings, exchange.headers, self._hold(exchange, caller)
+        raw = await read_whole(exchange.receive, headers.length, settings.max_body_bytes, settings.body_s, hold)
+        claimed = await self._claimed(exchange)
+        plain = await self._bodies.plain(raw, headers.encoding, hold)
+        headers.drop(b"content-encoding")
         self._name_user_upstream(headers, caller)
-        summary: StoredSummary | None = None
-        if headers.off:
-            record.personalized = "off"
-        elif user_id is None:
-            record.personalized = "none"
-        else:
+        async with self._bodies.turn(len(plain), caller.key_id):
+            body = await self._bodies.parse(plain)
+            user_id = self._user(exchange, caller, claimed, body)
             summary = await self._summary(exchange, caller.tenant, user_id)
-        body, put_in = self._rewriter.write(rewriting, caller.tenant, summary.text if summary is not None else None)
-        if summary is not None:
-            if put_in:
-                record.personalized, record.version = "applied", summary.version
-            else:
-                self._not_personalised(record, "body")
-        if self._recorder is not None and user_id is not None and not headers.off and rewriting.members is not None:
-            shown = summary if put_in else None
-            exchange.tap = self._recorder.begin(caller.tenant, user_id, api, rewriting.body, shown)
-        if body is not raw:
-            headers.drop(b"content-encoding")
-        return body
+            changed = self._replace_ids(body, caller)
+            if summary is not None:
+                personalised = inject(api, body, self._blocks.text(summary.text))
+                if personalised is None:
+                    summary = None
+                    self._not_personalised(exchange.record, "body")
+                else:
+                    body, changed = personalised, True
+                    exchange.record.personalized, exchange.record.version = "applied", summary.version
+            if self._recorder is not None and user_id is not None and not headers.off:
+                exchange.tap = self._recorder.begin(caller.tenant, user_id, api, body, summary)
+            return await self._bodies.write(body, len(plain)) if changed else plain
 
-    async def _summary(self, exchange: Exchange, tenant: str, user_id: str) -> StoredSummary | None:
-        """The user's summary, if it can be had in time. Never raises, never waits longer."""
+    def _replace_ids(self, body: dict[str, Any], caller: Caller) -> bool:
+        hashed = self._settings.ids_upstream == "hashed"
+        return replace_ids(body, partial(self._pseudonyms.of, caller.tenant) if hashed else None)
+
+    async def _summary(self, exchange: Exchange, tenant: str, user_id: str | None) -> StoredSummary | None:
+        """The user's summary, if one is wanted and can be had in time. Never raises, never waits longer."""
         record, began, most = exchange.record, perf_counter(), self._settings.summary_ms / 1000
+        if exchange.headers.off or user_id is None:
+            record.personalized = "off" if exchange.headers.off else "none"
+            return None
         if (known := self._summaries.at_hand(tenant, user_id)) is not None:
             self._metrics.lookup.observe(perf_counter() - began)
             record.personalized = "none"
@@ -208,7 +233,7 @@ class Gateway:
         # Not wait_for: it would wait until the lookup has taken notice of being cancelled, however long that is.
         lookup = asyncio.ensure_future(self._summaries.summary_of(tenant, user_id))
         try:
-            await _done_within(most - min(exchange.waited, most / 2), lookup)  # key and summary share the time
+            await asyncio.wait((lookup,), timeout=most - min(exchange.waited, most / 2))  # the key took its share
         finally:
             in_time = lookup.done()
             if not in_time:
@@ -236,18 +261,29 @@ class Gateway:
                 headers.passed.append((name, self._pseudonyms.of(caller.tenant, user_id).encode()))
 
     async def _other_body(self, exchange: Exchange, caller: Caller) -> Body:
-        """The body of a request that is passed on untouched, as it comes."""
-        headers, most = exchange.headers, self._settings.max_upload_bytes
+        """The body of a request that is passed on: as it comes, but for user ids in a JSON object."""
+        settings, headers, names = self._settings, exchange.headers, {name for name, _ in exchange.scope["headers"]}
         self._name_user_upstream(headers, caller)
-        names = {name for name, _ in exchange.scope["headers"]}
-        if headers.length is not None and headers.length > most:
-            raise too_long(most)
+        if headers.length is not None and headers.length > settings.max_upload_bytes:
+            raise too_long(settings.max_upload_bytes)
         if not headers.length and b"transfer-encoding" not in names:
             exchange.watch_client()
             return None if headers.length is None else b""
-        if headers.length is not None:
-            headers.passed.append((b"content-length", b"%d" % headers.length))
-        return pass_on(exchange.receive, most, exchange.watch_client)
+        beginning, receive = await peeked(exchange.receive, settings.body_s)
+        if headers.encoding in ("", "identity") and not may_be_json(beginning):
+            if headers.length is not None:
+                headers.passed.append((b"content-length", b"%d" % headers.length))
+            return pass_on(receive, settings.max_upload_bytes, exchange.watch_client)
+        hold = self._hold(exchange, caller)
+        raw = await read_whole(receive, headers.length, settings.max_body_bytes, settings.body_s, hold)
+        exchange.watch_client()
+        plain = await self._bodies.plain(raw, headers.encoding, hold)
+        if not plain or not may_be_json(plain):
+            return raw
+        headers.drop(b"content-encoding")
+        async with self._bodies.turn(len(plain), caller.key_id):
+            body = await self._bodies.parse(plain)
+            return await self._bodies.write(body, len(plain)) if self._replace_ids(body, caller) else plain
 
     def _with_upstream_key(self, exchange: Exchange) -> list[Raw]:
         settings, headers = self._settings, exchange.headers
@@ -347,21 +383,3 @@ def _forget(lookup: "asyncio.Future[StoredSummary | None]") -> None:
     """Take notice of how a lookup ended that nobody waits for any more."""
     if not lookup.cancelled():
         lookup.exception()
-
-
-async def _done_within(seconds: float, lookup: "asyncio.Future[StoredSummary | None]") -> None:
-    """Wait for a lookup, no longer than that. What `asyncio.wait` does, for one future and at half the price."""
-    loop = asyncio.get_running_loop()
-    waiter = loop.create_future()
-
-    def wake(_: object = None) -> None:
-        if not waiter.done():
-            waiter.set_result(None)
-
-    timer = loop.call_later(seconds, wake)
-    lookup.add_done_callback(wake)
-    try:
-        await waiter
-    finally:
-        timer.cancel()
-        lookup.remove_done_callback(wake)

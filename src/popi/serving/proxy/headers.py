@@ -62,8 +62,12 @@ class RequestHeaders:
             if name == b"connection":
                 seen[name] = seen[name] + b"," + value if name in seen else value
             elif name in rules.read:
-                if seen.setdefault(name, value) != value:
+                if name in seen and (seen[name] != value or name == b"content-encoding"):  # each is an encoding more
                     raise Refusal(400, "ambiguous_header", f"the header {name.decode()} is there twice; send it once")
+                seen[name] = value
+            elif b"_" in name and rules.reads(right := name.replace(b"_", b"-")):
+                # Servers behind CGI and WSGI take the one for the other.
+                raise Refusal(400, "header_name", f"spell the header {right.decode()}, without underscores")
             elif name not in _NOT_ON and not name.startswith(_OURS):
                 passed.append((name, value))
         if (connection := seen.get(b"connection")) is not None and (ending := _ending_here(connection)):
@@ -120,6 +124,10 @@ class HeaderRules:
         )
         self.jwt = settings.jwt.header.encode() if settings.jwt is not None else None
         self.read = frozenset((*_READ, *self.naming, *((self.jwt,) if self.jwt else ())))
+
+    def reads(self, name: bytes) -> bool:
+        """Whether a header means something here, or ends here."""
+        return name in self.read or name in _NOT_ON or name.startswith(_OURS)
 
 
 def answer_headers(raw: Sequence[Raw]) -> list[Raw]:
