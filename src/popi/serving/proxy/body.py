@@ -2,9 +2,9 @@
 
 import asyncio
 import zlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
@@ -12,8 +12,8 @@ from starlette.types import Message, Receive
 
 from popi.serving.proxy.refusals import Refusal
 from popi.serving.proxy.settings import ProxySettings
-from popi.serving.proxy.strict_json import parsed, written
 
+Run = Callable[..., Awaitable[Any]]
 Hold = Callable[[int], None]
 """Called with the number of bytes that a request is about to keep in memory; may raise a Refusal."""
 
@@ -25,8 +25,6 @@ FREE = 2**20
 """Bytes that a compressed body may inflate to whatever its ratio."""
 STEP = 2**20
 """Bytes that are inflated in one go."""
-PIECE = 2**16
-
 
 T = TypeVar("T")
 
@@ -36,10 +34,10 @@ class ClientGone(Exception):
 
 
 class Bodies:
-    """Reads and writes JSON bodies within the bounds of the settings.
+    """Works on JSON bodies within the bounds of the settings.
 
-    What may take long is done in one thread, so that the event loop goes on, and in turns: parsing takes up to 50
-    times a body's size in memory.
+    What may take long is done in one thread, so that the event loop goes on, and in turns: parsed, a body may take 50
+    times its size in memory.
     """
 
     def __init__(self, settings: ProxySettings) -> None:
@@ -49,14 +47,18 @@ class Bodies:
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     @asynccontextmanager
-    async def turn(self, size: int, key_id: str) -> AsyncIterator[None]:
-        """Around the work on one parsed body: of the large ones, one per key and two in all."""
+    async def turn(self, size: int, key_id: str) -> AsyncIterator[Run]:
+        """Around the work on one body, which goes through the function that is given. Of large bodies, one per key
+        and two in all have their turn."""
         if size <= QUICK:
-            yield
+            yield _run
             return
         own = self._turns.setdefault(key_id, asyncio.Lock())
         async with own, self._slots:
-            yield
+            yield self._run_in_thread
+
+    async def _run_in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
 
     async def plain(self, raw: bytes, encoding: str, hold: Hold) -> bytes:
         """A body without its content encoding and byte order mark.
@@ -65,31 +67,14 @@ class Bodies:
             Refusal: 400, 413 or 415, as `inflate`; whatever `hold` raises.
         """
         if encoding not in ("", "identity"):
-            settings, loop = self._settings, asyncio.get_running_loop()
+            settings = self._settings
             most = min(settings.max_body_bytes, max(FREE, settings.max_body_ratio * len(raw)))
             steps, pieces = inflate(raw, encoding, most), []
-            while (piece := await loop.run_in_executor(self._thread, next, steps, None)) is not None:
+            while (piece := await self._run_in_thread(next, steps, None)) is not None:
                 hold(len(piece))
                 pieces.append(piece)
             raw = b"".join(pieces)
         return raw.removeprefix(UTF8_MARK)
-
-    async def parse(self, plain: bytes) -> dict[str, Any]:
-        """The JSON object of a body.
-
-        Raises:
-            Refusal: 400, as `strict_json.parsed`.
-        """
-        return await self._run(len(plain), parsed, plain, self._settings.max_body_values, self._settings.max_body_depth)
-
-    async def write(self, body: dict[str, Any], size: int) -> bytes:
-        """The bytes of a body that was changed, and had so many before."""
-        return await self._run(size, written, body)
-
-    async def _run(self, size: int, work: Callable[..., T], *arguments: Any) -> T:
-        if size <= QUICK:
-            return work(*arguments)
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
 
 
 async def read_whole(
@@ -184,25 +169,18 @@ def inflate(body: bytes, encoding: str, most: int) -> Iterator[bytes]:
         return
     else:
         raise Refusal(415, "content_encoding", "the gateway reads gzip and deflate only; send the body without")
-    reader = zlib.decompressobj(window)
-    size, read = 0, 0
-    try:
-        while read < len(body) and not reader.eof:
-            data = body[read : read + PIECE]
-            read += len(data)
-            full = True
-            while (data or full) and not reader.eof:
-                piece = reader.decompress(data, STEP)
-                data, full = reader.unconsumed_tail, len(piece) == STEP
-                size += len(piece)
-                if size > most:
-                    raise too_long(most)
-                if piece:
-                    yield piece
-    except zlib.error:
-        raise _not_compressed() from None
-    if read < len(body) or not reader.eof or reader.unused_data:
-        raise _not_compressed()
+    reader, size, full = zlib.decompressobj(window), 0, True
+    with suppress(zlib.error):
+        while (body or full) and not reader.eof:
+            piece = reader.decompress(body, STEP)
+            body, full = reader.unconsumed_tail, len(piece) == STEP
+            size += len(piece)
+            if size > most:
+                raise too_long(most)
+            if piece:
+                yield piece
+    if not reader.eof or reader.unused_data:
+        raise Refusal(400, "content_encoding", "the body is not one whole stream of what content-encoding says")
 
 
 def too_long(most: int) -> Refusal:
@@ -219,8 +197,8 @@ async def _within(seconds: float) -> AsyncIterator[None]:
         raise Refusal(408, "slow_body", f"the body of the request was not there within {seconds:g} seconds") from None
 
 
-def _not_compressed() -> Refusal:
-    return Refusal(400, "content_encoding", "the body is not one whole stream of what content-encoding says")
+async def _run(work: Callable[..., T], *arguments: Any) -> T:
+    return work(*arguments)
 
 
 def _part(message: Message) -> tuple[bytes, bool]:

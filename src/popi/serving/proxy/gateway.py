@@ -4,11 +4,12 @@ A raw ASGI application: no request object, no parsing of what is not needed.
 """
 
 import asyncio
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from time import perf_counter
-from typing import Any
+from typing import Any, cast
 
 from starlette.types import Receive, Scope, Send
 
@@ -29,6 +30,7 @@ from popi.serving.proxy.metrics import Metrics
 from popi.serving.proxy.paths import canonical
 from popi.serving.proxy.refusals import Refusal, answer
 from popi.serving.proxy.settings import ProxySettings
+from popi.serving.proxy.strict_json import parsed, written
 from popi.serving.proxy.tracing import Tracing
 from popi.serving.proxy.upstream import Upstream
 from popi.serving.proxy.wire import Body
@@ -107,6 +109,8 @@ class Gateway:
                     self._client_gone(record)
                 except Refusal as refusal:
                     await self._refuse(exchange, refusal)
+                except AuthError as error:
+                    await self._refuse(exchange, _refused(error))
                 except Exception as error:
                     log_fault("a fault of the gateway", error)
                     await self._refuse(
@@ -160,8 +164,8 @@ class Gateway:
                 return known
             async with asyncio.timeout(self._settings.auth_s):
                 return await self._keys.authenticate(key)
-        except AuthError as error:
-            raise _refused(error) from None
+        except AuthError:
+            raise
         except Exception as error:  # whatever ails the store: what can't be told is refused
             log_fault("keys can't be checked", error)
             raise Refusal(503, "keys_unavailable", "keys can't be checked now; try again soon", retry_after=1) from None
@@ -178,17 +182,7 @@ class Gateway:
         if self._tokens is None or exchange.headers.jwt is None:
             return None
         exchange.watch_client()
-        try:
-            return await self._tokens.user_id(exchange.headers.jwt)
-        except AuthError as error:
-            raise _refused(error) from None
-
-    def _user(self, exchange: Exchange, caller: Caller, claimed: str | None, body: dict[str, Any]) -> str | None:
-        ids = user_ids(body)
-        try:
-            return user_of(caller, claimed, exchange.headers.ids, ids, self._settings.identity_fields)
-        except AuthError as error:
-            raise _refused(error) from None
+        return await self._tokens.user_id(exchange.headers.jwt)
 
     async def _personalised_body(self, exchange: Exchange, api: Api, caller: Caller) -> bytes:
         """The request's body with the user's summary in it and no user id."""
@@ -196,28 +190,40 @@ class Gateway:
         raw = await read_whole(exchange.receive, headers.length, settings.max_body_bytes, settings.body_s, hold)
         claimed = await self._claimed(exchange)
         plain = await self._bodies.plain(raw, headers.encoding, hold)
-        headers.drop(b"content-encoding")
         self._name_user_upstream(headers, caller)
-        async with self._bodies.turn(len(plain), caller.key_id):
-            body = await self._bodies.parse(plain)
-            user_id = self._user(exchange, caller, claimed, body)
+        async with self._bodies.turn(len(plain), caller.key_id) as run:
+            body, ids = await run(self._read, plain)
+            user_id = user_of(caller, claimed, headers.ids, ids, settings.identity_fields)
             summary = await self._summary(exchange, caller.tenant, user_id)
-            changed = self._replace_ids(body, caller)
-            if summary is not None:
-                personalised = inject(api, body, self._blocks.text(summary.text))
-                if personalised is None:
-                    summary = None
-                    self._not_personalised(exchange.record, "body")
-                else:
-                    body, changed = personalised, True
-                    exchange.record.personalized, exchange.record.version = "applied", summary.version
+            block = self._blocks.text(summary.text) if summary is not None else None
+            changed, placed = await run(self._rewrite, body, caller.tenant, api, block)
+            if summary is not None and placed:
+                exchange.record.personalized, exchange.record.version = "applied", summary.version
+            elif summary is not None:
+                self._not_personalised(exchange.record, "body")
             if self._recorder is not None and user_id is not None and not headers.off:
-                exchange.tap = self._recorder.begin(caller.tenant, user_id, api, body, summary)
-            return await self._bodies.write(body, len(plain)) if changed else plain
+                exchange.tap = self._recorder.begin(caller.tenant, user_id, api, body, summary if placed else None)
+        return plain if changed is None else changed
 
-    def _replace_ids(self, body: dict[str, Any], caller: Caller) -> bool:
-        hashed = self._settings.ids_upstream == "hashed"
-        return replace_ids(body, partial(self._pseudonyms.of, caller.tenant) if hashed else None)
+    def _read(self, plain: bytes) -> tuple[dict[str, Any], dict[str, str]]:
+        """A body and the user ids in it."""
+        body = parsed(plain, self._settings.max_body_values, self._settings.max_body_depth)
+        return body, user_ids(body)
+
+    def _rewrite(self, body: dict[str, Any], tenant: str, api: Api, block: str | None) -> tuple[bytes | None, bool]:
+        """The bytes of a body with the block in it and no user id, `None` where they are as they came; and whether the
+        block had a place."""
+        changed = replace_ids(body, self._pseudonym(tenant))
+        personalised = inject(api, body, block) if block is not None else None
+        return written(personalised or body) if changed or personalised else None, personalised is not None
+
+    def _without_ids(self, plain: bytes, tenant: str) -> bytes:
+        """A body that is not personalised, with no user id."""
+        body = parsed(plain, self._settings.max_body_values, self._settings.max_body_depth)
+        return written(body) if replace_ids(body, self._pseudonym(tenant)) else plain
+
+    def _pseudonym(self, tenant: str) -> Callable[[str], str] | None:
+        return partial(self._pseudonyms.of, tenant) if self._settings.ids_upstream == "hashed" else None
 
     async def _summary(self, exchange: Exchange, tenant: str, user_id: str | None) -> StoredSummary | None:
         """The user's summary, if one is wanted and can be had in time. Never raises, never waits longer."""
@@ -232,24 +238,21 @@ class Gateway:
         exchange.watch_client()
         # Not wait_for: it would wait until the lookup has taken notice of being cancelled, however long that is.
         lookup = asyncio.ensure_future(self._summaries.summary_of(tenant, user_id))
-        try:
-            await asyncio.wait((lookup,), timeout=most - min(exchange.waited, most / 2))  # the key took its share
-        finally:
-            in_time = lookup.done()
-            if not in_time:
-                lookup.add_done_callback(_forget)
-                lookup.cancel()
-            self._metrics.lookup.observe(perf_counter() - began)
-        if not in_time:
+        lookup.add_done_callback(_forget)
+        await asyncio.wait((lookup,), timeout=most - min(exchange.waited, most / 2))  # the key took its share
+        self._metrics.lookup.observe(perf_counter() - began)
+        if not lookup.done():
+            lookup.cancel()
             self._not_personalised(record, "slow")
             return None
-        error = asyncio.CancelledError() if lookup.cancelled() else lookup.exception()
-        if error is not None:
+        try:
+            summary = lookup.result()
+        except (Exception, asyncio.CancelledError) as error:
             log_fault("a summary can't be read", error)
             self._not_personalised(record, "store")
             return None
         record.personalized = "none"
-        return lookup.result()
+        return summary
 
     def _not_personalised(self, record: Record, reason: str) -> None:
         record.personalized, record.reason = "failed", reason
@@ -279,11 +282,10 @@ class Gateway:
         exchange.watch_client()
         plain = await self._bodies.plain(raw, headers.encoding, hold)
         if not plain or not may_be_json(plain):
+            headers.passed += [(b"content-encoding", headers.encoding.encode())] if headers.encoding else []
             return raw
-        headers.drop(b"content-encoding")
-        async with self._bodies.turn(len(plain), caller.key_id):
-            body = await self._bodies.parse(plain)
-            return await self._bodies.write(body, len(plain)) if self._replace_ids(body, caller) else plain
+        async with self._bodies.turn(len(plain), caller.key_id) as run:
+            return cast(bytes, await run(self._without_ids, plain, caller.tenant))
 
     def _with_upstream_key(self, exchange: Exchange) -> list[Raw]:
         settings, headers = self._settings, exchange.headers

@@ -50,7 +50,7 @@ class RequestHeaders:
         tenant: whose users an admin speaks for; None: their own tenant's.
         off: the client asks not to be personalised.
         length: what `content-length` says.
-        encoding: what `content-encoding` says, in lower case.
+        encoding: what `content-encoding` says, in lower case; not among `passed`.
     """
 
     __slots__ = ("encoding", "ids", "jwt", "key", "length", "named", "off", "own_upstream_key", "passed", "tenant")
@@ -72,11 +72,8 @@ class RequestHeaders:
                 passed.append((name, value))
         if (connection := seen.get(b"connection")) is not None and (ending := _ending_here(connection)):
             passed = [header for header in passed if header[0] not in ending]
-        encoding = seen.get(b"content-encoding", b"")
-        if encoding:
-            passed.append((b"content-encoding", encoding))
         length = seen.get(b"content-length", b"")
-        self.passed, self.encoding = passed, _text(encoding).lower()
+        self.passed, self.encoding = passed, _text(seen.get(b"content-encoding", b"")).lower()
         self.length = int(length) if length.isdigit() else None
         self.off = seen.get(b"x-popi-personalize", b"").strip().lower() == b"off"
         self.tenant = _text(seen.get(b"x-popi-tenant", b"")) or None
@@ -99,10 +96,6 @@ class RequestHeaders:
             if rules.jwt == b"authorization":
                 token = None
         self.jwt = None if token is None else _bearer(token) or _text(token)
-
-    def drop(self, name: bytes) -> None:
-        """Take a header out of what is passed on."""
-        self.passed = [header for header in self.passed if header[0] != name]
 
 
 class HeaderRules:
