@@ -216,10 +216,11 @@ def users_show(
     from popi.serving.profiles.stored import NotFound, exported
 
     try:
-        found = _open(store).read(exported, tenant, user_id)
+        for piece in exported(_open(store).read, tenant, user_id):
+            print(piece, end="")
     except NotFound:
         raise _no_user(user_id, tenant) from None
-    print(found.model_dump_json(indent=2))
+    print()
 
 
 @users_app.command("export")

@@ -12,6 +12,7 @@ from popi.serving.pages.render import Renderer
 from popi.serving.pages.subject import Subject
 from popi.serving.pages.tryout import LONGEST_PROMPT, Tryout
 from popi.serving.pages.view import clause_views, version_views
+from popi.serving.profiles.routes import streamed
 from popi.serving.profiles.service import Profiles
 from popi.serving.profiles.stored import NotFound
 from popi.serving.proxy.limits import Limits
@@ -80,9 +81,8 @@ class ProfilePages:
         return self._render.page(request, "data.html", subject=subject, known=await self._known(subject))
 
     async def _export(self, request: Request, subject: Subject) -> Response:
-        whole = await self._profiles.export(subject.tenant, subject.user_id)
         headers = {"content-disposition": 'attachment; filename="about-me.json"'}
-        return Response(whole.model_dump_json(indent=2), media_type="application/json", headers=headers)
+        return await streamed(self._profiles.export(subject.tenant, subject.user_id), headers)
 
     async def _erase(self, request: Request, subject: Subject) -> Response:
         return self._render.page(request, "erase.html", subject=subject)

@@ -3,18 +3,22 @@
 import json
 from collections.abc import Sequence
 from hashlib import sha256
+from typing import Any
 
 from pydantic import TypeAdapter
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from popi.serving.store import jobs, summaries, users
+from popi.serving.store.database import page
 from popi.serving.store.tables import signals
 from popi.serving.store.tables import users as users_table
 from popi.signals.types import Signal
 
 _SIGNAL: TypeAdapter[Signal] = TypeAdapter(Signal)
 CHUNK = 500
-"""Ids asked for in one query."""
+"""Ids or rows asked for in one query."""
+READ_CHARS = 4 * 2**20
+"""Characters of JSON that a renewal reads of a user's signals: more than any token budget takes."""
 
 
 def signal_id(signal: Signal) -> str:
@@ -91,6 +95,21 @@ def newest(connection: Connection, tenant: str, user_id: str, limit: int | None 
     return [_SIGNAL.validate_json(text) for text in connection.execute(query).scalars()][::-1]
 
 
+def stored(connection: Connection, tenant: str, user_id: str, after: int = -1) -> list[Row[Any]]:
+    """A page of signals behind a position, in order: `position`, and `signal` as JSON."""
+    mine = (signals.c.tenant == tenant, signals.c.user_id == user_id, signals.c.position > after)
+    query = select(signals.c.position, signals.c.signal).where(*mine).order_by(signals.c.position).limit(CHUNK)
+    return page(connection, query, "signal")
+
+
+def size(connection: Connection, tenant: str, user_id: str) -> tuple[int, int]:
+    """How many signals a user has, and their bytes."""
+    total = func.coalesce(func.sum(func.length(signals.c.signal)), 0)
+    query = select(func.count(), total).where(signals.c.tenant == tenant, signals.c.user_id == user_id)
+    count, stored_bytes = connection.execute(query).one()
+    return int(count), int(stored_bytes)
+
+
 def named(connection: Connection, tenant: str, user_id: str, ids: Sequence[str]) -> list[Signal]:
     """The signals of these ids that are there."""
     mine = (signals.c.tenant == tenant, signals.c.user_id == user_id)
@@ -102,14 +121,14 @@ def named(connection: Connection, tenant: str, user_id: str, ids: Sequence[str])
 
 
 def since(connection: Connection, tenant: str, user_id: str, position: int, limit: int) -> tuple[list[Signal], int]:
-    """Those from a position on, in order, the newest `limit` of them; and the position that comes next."""
+    """Those from a position on, in order (the newest, up to `limit` and `READ_CHARS`), and the next position."""
     query = (
         select(signals.c.signal, signals.c.position)
         .where(signals.c.tenant == tenant, signals.c.user_id == user_id, signals.c.position >= position)
         .order_by(signals.c.position.desc())
         .limit(limit)
     )
-    rows = connection.execute(query).all()[::-1]
+    rows = page(connection, query, "signal", most=READ_CHARS)[::-1]
     return [_SIGNAL.validate_json(row.signal) for row in rows], rows[-1].position + 1 if rows else position
 
 
