@@ -299,7 +299,7 @@ def users_erase(
 
 
 def _need_serving() -> None:
-    if any(importlib.util.find_spec(name) is None for name in ("sqlalchemy", "starlette", "uvicorn", "httptools")):
+    if any(importlib.util.find_spec(name) is None for name in ("sqlalchemy", "fastapi", "uvicorn", "httptools")):
         raise ModelError("this command needs the gateway's packages; install them with: pip install 'popi[serve]'")
 
 
@@ -335,10 +335,10 @@ def _api_worker(
     from popi.inference_model import InferenceModel
     from popi.provenance import explainer
     from popi.serving.renewal import Worker
-    from popi.serving.settings import renewal
+    from popi.serving.settings import profiles, renewal
 
     model = InferenceModel.from_api(url, name, protocol, key_env=key_env, retries=Retries(1))  # the worker tries again
-    return Worker(database, model, renewal(settings), threads, explains=explainer(model))
+    return Worker(database, model, renewal(settings), threads, explains=explainer(model), keep=profiles(settings).keep)
 
 
 def _local_worker(
@@ -348,17 +348,17 @@ def _local_worker(
     from popi.inference_model import InferenceModel
     from popi.provenance import explainer
     from popi.serving.renewal import Worker
-    from popi.serving.settings import renewal
+    from popi.serving.settings import profiles, renewal
 
     pace = renewal(settings)
     if run is None:
         loaded = InferenceModel.from_pretrained(str(model))
-        return Worker(database, loaded, pace, explains=explainer(loaded))
+        return Worker(database, loaded, pace, explains=explainer(loaded), keep=profiles(settings).keep)
     from popi.training.run_directory import RunDirectory
 
     opened = RunDirectory.open(run)
     loaded = InferenceModel.from_pretrained(opened.models(method)[0], **loading(opened.config))
-    return Worker(database, loaded, pace, explains=explainer(loaded))
+    return Worker(database, loaded, pace, explains=explainer(loaded), keep=profiles(settings).keep)
 
 
 def _user_ids(database: "Database", tenant: str) -> Any:

@@ -104,6 +104,10 @@ class ProfileSettings(Settings):
     versions_bytes: int = Field(default=4 * 2**20, ge=1)
     """Maximum size of these versions; older ones are removed sooner. The newest two are always kept."""
 
+    @property
+    def keep(self) -> tuple[int, int]:
+        return self.versions, self.versions_bytes
+
 
 class GatewaySettings(Settings):
     """All tables."""
@@ -140,6 +144,15 @@ def renewal(file: Path | None) -> RenewalSettings:
         ConfigError: as `read`.
     """
     return RenewalSettings(**_tables(file).get("renewal", {}))
+
+
+def profiles(file: Path | None) -> ProfileSettings:
+    """The bounds of profiles alone.
+
+    Raises:
+        ConfigError: as `read`.
+    """
+    return ProfileSettings(**_tables(file).get("profiles", {}))
 
 
 def _tables(file: Path | None) -> dict[str, dict[str, Any]]:

@@ -1,9 +1,11 @@
 """The profile API as an ASGI application: FastAPI's routes behind the one place that says who may call."""
 
 import asyncio
+import json
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from functools import cache
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
@@ -71,28 +73,15 @@ class ProfileApi:
         log_requests: bool = True,
     ) -> None:
         self._keys, self._limits, self._log_requests = keys, limits, log_requests
-        self.app = _Documented(
-            title="popi gateway",
-            version=popi.__version__,
-            description="Profiles of end users. Model APIs that are passed through (/v1/…) are their vendors' own.",
-            docs_url=None,
-            redoc_url=None,
-            redirect_slashes=False,
-            generate_unique_id_function=lambda route: route.name,
-        )
-        self.app.state.services = Services(profiles, keys, link)
-        for router in ROUTERS:
-            self.app.include_router(router)
-        handled = (Refusal, HTTPException, RequestValidationError, NotFound, VersionConflict, PopiError, ClientGone)
-        for error in (*handled, Exception):
-            self.app.add_exception_handler(error, _answered)
+        self._services = Services(profiles, keys, link)
+        document()  # and with it what FastAPI makes of the routes: not at the first request
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # As it was sent: a slash inside of a user id is %2F there, and no border.
         path = (scope.get("raw_path") or scope["path"].encode()).split(b"?", 1)[0].decode("latin-1")
-        scope = {**scope, "path": path, "state": {}}
+        scope = {**scope, "path": path, "state": {"services": self._services}}
         if not f"{path}/".startswith(NEEDS_KEY):
-            await self.app(scope, receive, send)
+            await APP(scope, receive, send)
             return
         began, status, caller = time.perf_counter(), 0, None
 
@@ -108,7 +97,7 @@ class ProfileApi:
             self._limits.enter(caller.key_id)
             scope["state"]["caller"] = caller
             try:
-                await self.app(scope, receive, noted)
+                await APP(scope, receive, noted)
             finally:
                 self._limits.leave(caller.key_id)
         except Refusal as refusal:
@@ -170,13 +159,17 @@ async def healthz() -> Health:
 async def readyz(request: Request) -> Health:
     """The store answers, too."""
     try:
-        await asyncio.wait_for(request.app.state.services.profiles.ready(), READY_SECONDS)
+        await asyncio.wait_for(request.state.services.profiles.ready(), READY_SECONDS)
     except (StoreError, TimeoutError):
         raise Refusal(503, "store", "the store does not answer") from None
     return Health()
 
 
-ROUTERS = (routes.router, access.router, health)
+@health.get("/openapi.json", include_in_schema=False)
+@health.head("/openapi.json", include_in_schema=False)
+async def openapi() -> Response:
+    """The document of all of these."""
+    return Response(document(), media_type="application/json")
 
 
 async def _answered(request: Request, error: Exception) -> Response:
@@ -228,3 +221,35 @@ def _allowed(scope: Scope) -> str:
     """The methods that a path takes."""
     here = [one for router in ROUTERS for one in router.routes if one.matches(scope)[0] != Match.NONE]
     return ", ".join(sorted({method for one in here if isinstance(one, APIRoute) for method in one.methods or ()}))
+
+
+ROUTERS = (routes.router, access.router, health)
+APP = _Documented(
+    title="popi gateway",
+    version=popi.__version__,
+    description="Profiles of end users. Model APIs that are passed through (/v1/…) are their vendors' own.",
+    openapi_url=None,
+    docs_url=None,
+    redoc_url=None,
+    redirect_slashes=False,
+    generate_unique_id_function=lambda route: route.name,
+)
+for router in ROUTERS:
+    APP.include_router(router)
+for error in (
+    Refusal,
+    HTTPException,
+    RequestValidationError,
+    NotFound,
+    VersionConflict,
+    PopiError,
+    ClientGone,
+    Exception,
+):
+    APP.add_exception_handler(error, _answered)
+
+
+@cache
+def document() -> bytes:
+    """The OpenAPI document."""
+    return json.dumps(APP.openapi()).encode()

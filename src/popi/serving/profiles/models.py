@@ -1,9 +1,9 @@
 """Bodies and answers of the profile API. A body with a field that is not here is refused."""
 
 from datetime import UTC, datetime
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
 from popi.errors import DataError
 from popi.serving.interfaces import Scope
@@ -16,7 +16,7 @@ LONGEST_CLAUSES = 2 * LONGEST_TEXT
 """Characters of all clauses of a summary, and of all that is forbidden. Above `LONGEST_TEXT`: a text that was split
 into clauses can be longer than it was."""
 MOST_REASONS = 100
-MOST_SIGNALS, MOST_USERS = 1_000, 10_000
+MOST_SIGNALS, MOST_USERS, MOST_MESSAGES = 1_000, 10_000, 1_000
 
 AnswerId = Annotated[str, StringConstraints(min_length=1, max_length=300, pattern=r"^[^\x00]*$")]
 SignalId = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_ID, pattern=r"^[^\x00]*$")]
@@ -47,10 +47,24 @@ def _ids_fit(signals: list[Signal]) -> None:
             raise ValueError(f"signals[{index}].id: must have 1 to {LONGEST_ID} characters, none of them NUL")
 
 
+def _bounded(value: Any) -> Any:
+    """Looks at a signal before it is validated. As a call of Python it also lets other threads run between two signals:
+    validating a long list is else one call of C, and the event loop would wait for all of it.
+    """
+    prompt = value.get("prompt") if isinstance(value, dict) else None
+    if isinstance(prompt, list) and len(prompt) > MOST_MESSAGES:
+        raise ValueError(f"prompt: has more than {MOST_MESSAGES:,} messages")
+    return value
+
+
+Sent = Annotated[Signal, BeforeValidator(_bounded)]
+SentPair = Annotated[TargetPair, BeforeValidator(_bounded)]
+
+
 class SignalsUpload(_Body):
     """Signals of one user, oldest first."""
 
-    signals: list[Signal] = Field(fail_fast=True, min_length=1, max_length=MOST_SIGNALS)
+    signals: list[Sent] = Field(fail_fast=True, min_length=1, max_length=MOST_SIGNALS)
     """Those whose id is known already change nothing. Without an id, a signal's content is its id."""
 
     @model_validator(mode="after")
@@ -146,8 +160,8 @@ class ImportedUser(_Body):
     """A user as a line of popi's JSONL; what `export?format=jsonl` gives can be imported."""
 
     user_id: UserId
-    signals: list[Signal] = Field(fail_fast=True, default_factory=list, max_length=100 * MOST_SIGNALS)
-    targets: list[TargetPair] = Field(fail_fast=True, default_factory=list, max_length=100 * MOST_SIGNALS)
+    signals: list[Sent] = Field(fail_fast=True, default_factory=list, max_length=100 * MOST_SIGNALS)
+    targets: list[SentPair] = Field(fail_fast=True, default_factory=list, max_length=100 * MOST_SIGNALS)
     """Target pairs are kept as preference pairs, behind the signals."""
     summary: SummaryEdit | None = None
     """Taken where the user has no summary yet."""

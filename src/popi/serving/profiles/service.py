@@ -196,7 +196,7 @@ class Profiles:
             new = [one for one in before if one.locked or not bans.hit(one.text)]
             unchanged = current is not None and len(new) == len(before)
             text = current.text if current is not None and unchanged else parts.join(new)
-        keep = self.bounds.versions, self.bounds.versions_bytes
+        keep = self.bounds.keep
         return summaries.put(
             connection, tenant, user_id, text, new, author, now, expected=expected, forbidden=banned, keep=keep
         )
@@ -249,7 +249,7 @@ class Profiles:
                 expected=expected,
                 model=old.model,
                 forbidden=old.forbidden,
-                keep=(self.bounds.versions, self.bounds.versions_bytes),
+                keep=self.bounds.keep,
             )
 
         written = await self.store.write(write)
@@ -340,8 +340,7 @@ class Profiles:
                 ids, added = self._add(connection, tenant, one.user_id, every, now)
                 total.added += added
                 total.known += len(ids) - added
-                current = summaries.current(connection, tenant, one.user_id)
-                if one.summary is not None and current is None:
+                if one.summary is not None and summaries.current(connection, tenant, one.user_id) is None:
                     self._put(connection, tenant, one.user_id, one.summary, author, 0)
                     total.summaries += 1
                     changed.append(one.user_id)

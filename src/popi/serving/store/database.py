@@ -167,7 +167,7 @@ def page(connection: Connection, query: Select[Any], *columns: str, most: int = 
     """The first rows of a query, until the texts in `columns` have `most` characters; at least one, if there is any."""
     rows, size = [], 0
     # Fetched a few at a time: rows that were stored without a bound may have megabytes each.
-    with connection.execute(query.execution_options(stream_results=True, max_row_buffer=8)) as result:
+    with connection.execute(query, execution_options={"yield_per": 8}) as result:
         for row in result:
             rows.append(row)
             size += sum(len(row._mapping[name]) for name in columns)

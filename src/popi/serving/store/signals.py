@@ -16,9 +16,7 @@ from popi.signals.types import Signal
 
 _SIGNAL: TypeAdapter[Signal] = TypeAdapter(Signal)
 CHUNK = 500
-"""Ids or rows asked for in one query."""
-READ_CHARS = 4 * 2**20
-"""Characters of JSON that a renewal reads of a user's signals: more than any token budget takes."""
+"""Ids asked for in one query."""
 
 
 def signal_id(signal: Signal) -> str:
@@ -98,7 +96,7 @@ def newest(connection: Connection, tenant: str, user_id: str, limit: int | None 
 def stored(connection: Connection, tenant: str, user_id: str, after: int = -1) -> list[Row[Any]]:
     """A page of signals behind a position, in order: `position`, and `signal` as JSON."""
     mine = (signals.c.tenant == tenant, signals.c.user_id == user_id, signals.c.position > after)
-    query = select(signals.c.position, signals.c.signal).where(*mine).order_by(signals.c.position).limit(CHUNK)
+    query = select(signals.c.position, signals.c.signal).where(*mine).order_by(signals.c.position).limit(1000)
     return page(connection, query, "signal")
 
 
@@ -121,14 +119,14 @@ def named(connection: Connection, tenant: str, user_id: str, ids: Sequence[str])
 
 
 def since(connection: Connection, tenant: str, user_id: str, position: int, limit: int) -> tuple[list[Signal], int]:
-    """Those from a position on, in order (the newest, up to `limit` and `READ_CHARS`), and the next position."""
+    """Those from a position on, in order, the newest `limit` of them; and the position that comes next."""
     query = (
         select(signals.c.signal, signals.c.position)
         .where(signals.c.tenant == tenant, signals.c.user_id == user_id, signals.c.position >= position)
         .order_by(signals.c.position.desc())
         .limit(limit)
     )
-    rows = page(connection, query, "signal", most=READ_CHARS)[::-1]
+    rows = connection.execute(query).all()[::-1]
     return [_SIGNAL.validate_json(row.signal) for row in rows], rows[-1].position + 1 if rows else position
 
 

@@ -28,7 +28,7 @@ def test_every_route_is_in_it(people: People) -> None:
         ("/users/{id}/link", "POST"),
     }
     for (path, _), operation in operations.items():
-        scopes = operation.get("x-popi-scopes")
+        scopes = operation.get("x-scopes")
         if path in ("/healthz", "/readyz"):
             assert scopes is None and operation["security"] == []
         else:
