@@ -227,10 +227,11 @@ def users_show(
     from popi.serving.profiles.stored import NotFound, exported
 
     try:
-        found = _open(store).read(exported, tenant, user_id)
+        for piece in exported(_open(store).read, tenant, user_id):
+            print(piece, end="")
     except NotFound:
         raise _no_user(user_id, tenant) from None
-    print(found.model_dump_json(indent=2))
+    print()
 
 
 @users_app.command("export")
@@ -309,7 +310,7 @@ def users_erase(
 
 
 def _need_serving() -> None:
-    if any(importlib.util.find_spec(name) is None for name in ("sqlalchemy", "starlette", "uvicorn", "httptools")):
+    if any(importlib.util.find_spec(name) is None for name in ("sqlalchemy", "fastapi", "uvicorn", "httptools")):
         raise ModelError("this command needs the gateway's packages; install them with: pip install 'popi[serve]'")
 
 
@@ -345,10 +346,10 @@ def _api_worker(
     from popi.inference_model import InferenceModel
     from popi.provenance import explainer
     from popi.serving.renewal import Worker
-    from popi.serving.settings import renewal
+    from popi.serving.settings import profiles, renewal
 
     model = InferenceModel.from_api(url, name, protocol, key_env=key_env, retries=Retries(1))  # the worker tries again
-    return Worker(database, model, renewal(settings), threads, explains=explainer(model))
+    return Worker(database, model, renewal(settings), threads, explains=explainer(model), keep=profiles(settings).keep)
 
 
 def _local_worker(
@@ -358,17 +359,17 @@ def _local_worker(
     from popi.inference_model import InferenceModel
     from popi.provenance import explainer
     from popi.serving.renewal import Worker
-    from popi.serving.settings import renewal
+    from popi.serving.settings import profiles, renewal
 
     pace = renewal(settings)
     if run is None:
         loaded = InferenceModel.from_pretrained(str(model))
-        return Worker(database, loaded, pace, explains=explainer(loaded))
+        return Worker(database, loaded, pace, explains=explainer(loaded), keep=profiles(settings).keep)
     from popi.training.run_directory import RunDirectory
 
     opened = RunDirectory.open(run)
     loaded = InferenceModel.from_pretrained(opened.models(method)[0], **loading(opened.config))
-    return Worker(database, loaded, pace, explains=explainer(loaded))
+    return Worker(database, loaded, pace, explains=explainer(loaded), keep=profiles(settings).keep)
 
 
 def _user_ids(database: "Database", tenant: str) -> Any:

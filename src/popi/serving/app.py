@@ -1,7 +1,6 @@
 """The gateway as one ASGI application: our own routes, and everything under `/v1/` through the proxy."""
 
 import asyncio
-import json
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -10,7 +9,7 @@ from typing import Any
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from pydantic import SecretStr
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection
 from starlette.routing import Router
 from starlette.types import Receive, Scope, Send
 
@@ -19,9 +18,7 @@ from popi.serving.capture.injected import Injected
 from popi.serving.capture.recorder import Recorder
 from popi.serving.keys import KeyRing
 from popi.serving.pages.app import Pages
-from popi.serving.profiles.api import ProfileApi, error_body
-from popi.serving.profiles.models import Health
-from popi.serving.profiles.openapi import document
+from popi.serving.profiles.api import ProfileApi
 from popi.serving.profiles.service import Profiles
 from popi.serving.proxy.limits import Limits
 from popi.serving.proxy.logs import log_fault
@@ -37,7 +34,6 @@ from popi.serving.summaries import SummaryCache
 
 log = logging.getLogger("popi.gateway")
 
-READY_SECONDS = 2.0
 CHORES_SECONDS = 10.0
 """Between two looks at what the store has to do for itself, and at how many renewals wait."""
 
@@ -62,28 +58,27 @@ class Gateway:
         self.keys = KeyRing(self.store, admin_key)
         self.summaries = SummaryCache(self.store)
         injected = Injected(settings.proxy.block)
-        self.profiles = Profiles(self.store, settings.debounce, self.summaries.forget, self._erased, injected)
+        self.profiles = Profiles(
+            self.store, settings.debounce, self.summaries.forget, self._erased, injected, settings.profiles
+        )
         self._worker = worker
         proxy = _with_secret(settings.proxy, database)
         limits = Limits.of(proxy)
         self.pages = Pages(self.store, self.profiles, self.keys, settings)
         self.recorder = Recorder(self.store, settings.capture, injected)
-        self._profile_api = ProfileApi(self.profiles, self.keys, limits, self.pages.link)
+        profile_api = ProfileApi(self.profiles, self.keys, limits, self.pages.link, proxy.log_requests)
         self._proxy = proxy_routes(proxy, self.keys, self.summaries, limits, self.recorder)
         self._jobs: dict[str, int] = {}
         self._proxy.metrics.registry.register(_OfTheStore(self._jobs, self.summaries))
         if worker is not None:
             self._proxy.metrics.registry.register(worker.metrics.registry)
         self._router = Router(
-            routes=self._proxy.routes, redirect_slashes=False, default=self._own, lifespan=self._lifespan
+            routes=self._proxy.routes, redirect_slashes=False, default=profile_api, lifespan=self._lifespan
         )
-        self._openapi: bytes | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"].startswith("/v1/"):
             await self._proxy.gateway(scope, receive, send)
-        elif scope["type"] == "http" and scope["path"].startswith("/users/"):
-            await self._profile_api(scope, receive, send)
         elif scope["type"] == "http" and self.pages.has(scope["path"]):
             await self.pages(scope, receive, send)
         elif scope["type"] in ("http", "lifespan"):
@@ -131,38 +126,6 @@ class Gateway:
             except Exception as error:  # a fault of ours ends no chores
                 log_fault("the chores failed", error)
             await asyncio.sleep(CHORES_SECONDS)
-
-    async def _own(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Paths that are neither users' nor the proxy's."""
-        status, body = (
-            404,
-            error_body("no_such_path", "there is no such path; /openapi.json lists those that there are"),
-        )
-        headers = [(b"content-type", b"application/json")]
-        if scope["path"] in ("/healthz", "/readyz", "/openapi.json"):
-            if scope["method"] not in ("GET", "HEAD"):
-                status, body = 405, error_body("no_such_method", "this path takes GET")
-                headers.append((b"allow", b"GET, HEAD"))
-            elif scope["path"] == "/openapi.json":
-                self._openapi = self._openapi or json.dumps(document()).encode()
-                status, body = 200, self._openapi
-            elif scope["path"] == "/healthz" or await self._ready():
-                status, body = 200, Health().model_dump_json().encode()
-            else:
-                status, body = 503, error_body("store", "the store does not answer")
-        headers.append((b"content-length", b"%d" % len(body)))
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
-
-    async def _ready(self) -> bool:
-        def one(connection: Connection) -> None:
-            connection.execute(select(1)).one()
-
-        try:
-            await asyncio.wait_for(self.store.read(one), READY_SECONDS)
-        except (StoreError, TimeoutError):
-            return False
-        return True
 
 
 def _with_secret(proxy: ProxySettings, database: Database) -> ProxySettings:

@@ -40,7 +40,7 @@ GRACE_SECONDS = 300.0
 KEPT = 100_000
 """Most keys remembered."""
 
-UNKNOWN = "this key is unknown or revoked; an admin makes keys with `popi keys create`"
+UNKNOWN = "this key is unknown or revoked; an admin makes keys with `popi keys create` or POST /keys"
 
 
 def checked_tenant(name: str) -> str:
@@ -235,8 +235,15 @@ class KeyRing:
 
     def forget(self, tenant: str, user_id: str) -> None:
         """Forget the keys of a user: they are gone from the store."""
+        self._forget(lambda caller: (caller.tenant, caller.user_id) == (tenant, user_id))
+
+    def revoked(self, key_id: str) -> None:
+        """Forget a key that was revoked."""
+        self._forget(lambda caller: caller.key_id == key_id)
+
+    def _forget(self, gone: Callable[[Caller], bool]) -> None:
         self._generation += 1
         for hashed, known in list(self._known.items()):
-            if (known.caller.tenant, known.caller.user_id) == (tenant, user_id):
+            if gone(known.caller):
                 del self._known[hashed]
         self._looking.clear()

@@ -54,6 +54,7 @@ class Worker:
         threads: renewals at once.
         changed: called with tenant and user id when a summary was written, from the worker's threads; may be set anew.
         explains: finds the signals behind what the model wrote; None: nobody does.
+        keep: how many versions of a summary stay, and their bytes.
     """
 
     def __init__(
@@ -64,11 +65,13 @@ class Worker:
         threads: int = 1,
         changed: Callable[[str, str], None] = lambda tenant, user_id: None,
         explains: Explains | None = None,
+        keep: tuple[int, int] = (summaries.VERSIONS_KEPT, summaries.VERSIONS_BYTES),
     ) -> None:
         self._database, self._model, self._settings = database, model, settings or RenewalSettings()
         self._explains = explains if self._settings.reasons else None
         self._prices = Prices(self._settings.input_price, self._settings.output_price)
         self.changed = changed
+        self._keep = keep
         self._stop = threading.Event()
         self._threads = [
             threading.Thread(target=self._loop, name=f"popi-renewal-{n}", daemon=True) for n in range(threads)
@@ -281,7 +284,8 @@ class Worker:
             return "same"  # no new version: what was told of this one still holds
         clauses = [self._explained(clause, behind, read.clauses) for clause in clauses]
         now = self._database.now(connection)
-        summaries.put(connection, job.tenant, job.user_id, text, clauses, "model", now, expected=version, model=model)
+        who = job.tenant, job.user_id
+        summaries.put(connection, *who, text, clauses, "model", now, expected=version, model=model, keep=self._keep)
         return "renewed"
 
     def _failed(self, job: Job, error: Exception) -> tuple[Outcome, str]:

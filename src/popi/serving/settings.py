@@ -103,6 +103,36 @@ class PageSettings(Settings):
         return value if value is None else checked_url(value).rstrip("/")
 
 
+class ProfileSettings(Settings):
+    """Bounds on what is stored of one user, and on requests that bring it. What was stored under other bounds stays
+    readable, exportable and erasable."""
+
+    table = "profiles"
+
+    body_bytes: int = Field(default=4 * 2**20, ge=2**10)
+    """Maximum size of a request's body."""
+    import_bytes: int = Field(default=16 * 2**20, ge=2**10)
+    """Maximum size of an import's body."""
+    body_values: int = Field(default=500_000, ge=100)
+    """Maximum number of values (texts, numbers, lists, objects) in the JSON of a body."""
+    body_s: float = Field(default=60.0, gt=0)
+    """Time that a client may take to send a body, in seconds."""
+    signal_chars: int = Field(default=100_000, ge=1)
+    """Maximum length of one signal as JSON, in characters; a longer one is refused."""
+    signals: int = Field(default=10_000, ge=1)
+    """Maximum number of signals per user; more are refused."""
+    signals_bytes: int = Field(default=16 * 2**20, ge=1)
+    """Maximum size of all signals of a user as they are stored; more are refused."""
+    versions: int = Field(default=100, ge=2)
+    """Versions of a summary that are kept; older ones are removed."""
+    versions_bytes: int = Field(default=4 * 2**20, ge=1)
+    """Maximum size of these versions; older ones are removed sooner. The newest two are always kept."""
+
+    @property
+    def keep(self) -> tuple[int, int]:
+        return self.versions, self.versions_bytes
+
+
 class GatewaySettings(Settings):
     """All tables."""
 
@@ -110,6 +140,7 @@ class GatewaySettings(Settings):
     renewal: RenewalSettings = RenewalSettings()
     capture: CaptureSettings = CaptureSettings()
     page: PageSettings = PageSettings()
+    profiles: ProfileSettings = ProfileSettings()
 
     @property
     def debounce(self) -> Debounce:
@@ -137,6 +168,15 @@ def renewal(file: Path | None) -> RenewalSettings:
         ConfigError: as `read`.
     """
     return RenewalSettings(**_tables(file).get("renewal", {}))
+
+
+def profiles(file: Path | None) -> ProfileSettings:
+    """The bounds of profiles alone.
+
+    Raises:
+        ConfigError: as `read`.
+    """
+    return ProfileSettings(**_tables(file).get("profiles", {}))
 
 
 def _tables(file: Path | None) -> dict[str, dict[str, Any]]:

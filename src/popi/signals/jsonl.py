@@ -20,6 +20,10 @@ from popi.signals.windows import PreferenceRow, cut_windows
 
 SHOWN = 20
 """How many problems an error message spells out."""
+LONGEST_NAME = 80
+"""Characters of an unknown field's name that a message quotes."""
+LOOKED_AT = 1_000
+"""Maximum validation errors explained per line."""
 
 
 @dataclass(frozen=True)
@@ -190,7 +194,7 @@ def _parse(line: bytes, number: int) -> User | PreferenceRow | list[Problem]:
 
 
 def explain(error: ValidationError, number: int, line: bytes, value: Any, model: type[BaseModel]) -> list[Problem]:
-    """Pydantic's errors as problems, one a field: unions are told apart by what arrived.
+    """Pydantic's errors as problems, one per field, of the first `LOOKED_AT`: unions are told apart by what arrived.
 
     Args:
         error: what the validation of `model` said.
@@ -200,7 +204,8 @@ def explain(error: ValidationError, number: int, line: bytes, value: Any, model:
         model: what the line should be.
     """
     found: dict[str, Problem] = {}
-    for item in error.errors(include_url=False):
+    lists: set[str] = set()  # fields with a problem in one of their items
+    for item in error.errors(include_url=False)[:LOOKED_AT]:
         kind, arrived = item["type"], item["input"]
         if kind == "json_invalid":
             text = re.sub(r"line 1 column", "column", item["msg"])
@@ -210,7 +215,6 @@ def explain(error: ValidationError, number: int, line: bytes, value: Any, model:
                 text = f"not UTF-8 text ({broken.reason} at byte {broken.start + 1}); save the file as UTF-8"
             return [Problem(number, "bad line", "", text, _short(line.decode("utf-8", "replace").strip()))]
         field = _field(item["loc"], value)
-        choices = {previous for previous in found if previous == field or previous.startswith(f"{field}[")}
         name = field.rpartition(".")[2]
         of_union = item["loc"][-1:] != (name,)  # else the field takes text alone
         if kind in ("string_type", "list_type") and name in ("prompt", "chosen", "rejected") and of_union:
@@ -237,8 +241,9 @@ def explain(error: ValidationError, number: int, line: bytes, value: Any, model:
             message = "must not be empty"
         else:
             message = item["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-        if field in found or (choices and kind in ("string_type", "list_type")):
+        if field in found or (field in lists and kind in ("string_type", "list_type")):
             continue
+        lists.update(_field(item["loc"][:n], value) for n, part in enumerate(item["loc"]) if isinstance(part, int))
         found[field] = Problem(number, "bad line", field, message, "" if kind == "missing" else _short(arrived))
     return list(found.values())
 
@@ -253,12 +258,17 @@ def _field(loc: tuple[str | int, ...], value: Any) -> str:
         elif depth == 2 and loc[0] == "signals":
             continue  # the tag of the union of signals
         elif isinstance(value, dict):
-            name += f".{part}" if name else part
+            name += ("." if name else "") + part[:LONGEST_NAME]
             value = value.get(part)
     return name
 
 
 def _short(value: Any, limit: int = 80) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    text = value if isinstance(value, str) else ""
+    if not isinstance(value, str):
+        for piece in json.JSONEncoder(ensure_ascii=False, default=str).iterencode(value):
+            text += piece[: limit + 1]
+            if len(text) > limit:
+                break
     text = text if len(text) <= limit else text[: limit - 1] + "…"
     return repr(text) if isinstance(value, str) else text

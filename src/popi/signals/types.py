@@ -31,7 +31,7 @@ class Message(BaseModel):
     content: Text
 
 
-Prompt = Text | Annotated[list[Message], Field(min_length=1)]
+Prompt = Text | Annotated[list[Message], Field(min_length=1, fail_fast=True)]
 """A task prompt: plain text (one user message) or chat messages."""
 
 

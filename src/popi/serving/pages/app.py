@@ -47,6 +47,7 @@ class Pages:
 
     def __init__(self, store: Store, profiles: Profiles, keys: KeyRing, settings: GatewaySettings) -> None:
         self._profiles, self._settings = profiles, settings.page
+        self._log_requests = settings.proxy.log_requests
         self._sessions = Sessions(store, keys, settings.page)
         self._sign_ins = Limits(2.0, 20, 20)
         tryout = Tryout(settings.page, settings.proxy)
@@ -91,9 +92,9 @@ class Pages:
         for name, value in HEADERS.items():
             response.headers.setdefault(name, value)
         await response(scope, receive, send)
-        log.info(
-            "request", extra={"fields": {"route": "pages", "method": scope["method"], "status": response.status_code}}
-        )
+        if self._log_requests:
+            fields = {"route": "pages", "method": scope["method"], "status": response.status_code}
+            log.info("request", extra={"fields": fields})
 
     async def _serve(self, request: Request) -> Response:
         path, method = request.url.path, request.method

@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 
 from sqlalchemy import Connection
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -12,6 +13,7 @@ from popi.serving.pages.render import Renderer
 from popi.serving.pages.subject import Subject
 from popi.serving.pages.tryout import LONGEST_PROMPT, Tryout
 from popi.serving.pages.view import clause_views, version_views
+from popi.serving.profiles.routes import streamed
 from popi.serving.profiles.service import Profiles
 from popi.serving.profiles.stored import NotFound
 from popi.serving.proxy.limits import Limits
@@ -48,16 +50,18 @@ class ProfilePages:
         there = await self._known(subject)
         user = there.user if there is not None else None
         summary = user.summary if user is not None else None
-        return self._render.page(
-            request,
-            "profile.html",
-            subject=subject,
-            user=user,
-            summary=summary,
-            version=summary.version if summary is not None else 0,
-            clauses=clause_views(summary, there.reasons if there is not None else ()),
-            can_undo=there is not None and there.versions > 1,
-            renewing=user is not None and user.renewal is not None and user.renewal.state != "failed",
+        return await run_in_threadpool(
+            lambda: self._render.page(
+                request,
+                "profile.html",
+                subject=subject,
+                user=user,
+                summary=summary,
+                version=summary.version if summary is not None else 0,
+                clauses=clause_views(summary, there.reasons if there is not None else ()),
+                can_undo=there is not None and there.versions > 1,
+                renewing=user is not None and user.renewal is not None and user.renewal.state != "failed",
+            )
         )
 
     async def _state(self, request: Request, subject: Subject) -> Response:
@@ -72,17 +76,18 @@ class ProfilePages:
         except NotFound:
             versions = []
         current = versions[0].version if versions else 0
-        return self._render.page(
-            request, "history.html", subject=subject, versions=version_views(versions), version=current
+        return await run_in_threadpool(
+            lambda: self._render.page(
+                request, "history.html", subject=subject, versions=version_views(versions), version=current
+            )
         )
 
     async def _data(self, request: Request, subject: Subject) -> Response:
         return self._render.page(request, "data.html", subject=subject, known=await self._known(subject))
 
     async def _export(self, request: Request, subject: Subject) -> Response:
-        whole = await self._profiles.export(subject.tenant, subject.user_id)
         headers = {"content-disposition": 'attachment; filename="about-me.json"'}
-        return Response(whole.model_dump_json(indent=2), media_type="application/json", headers=headers)
+        return await streamed(self._profiles.export(subject.tenant, subject.user_id), headers)
 
     async def _erase(self, request: Request, subject: Subject) -> Response:
         return self._render.page(request, "erase.html", subject=subject)

@@ -1,6 +1,6 @@
 """A profile in sentences: what the templates show. Plain values only; the templates escape them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from difflib import SequenceMatcher
@@ -13,6 +13,8 @@ from popi.signals.types import InteractionSignal, PairSignal, PostSignal, Signal
 
 LONGEST_QUOTE = 320
 """Characters of a signal's text that are shown."""
+MOST_COMPARED = 1_000_000
+"""Pairs of words that are compared for one page; further clauses that changed are shown before and after."""
 
 Run = tuple[Literal["same", "added", "removed"], str]
 
@@ -102,16 +104,25 @@ def reason(signal: Signal) -> Reason:
 def version_views(versions: Sequence[SummaryAnswer]) -> list[VersionView]:
     """Versions, newest first, each with its differences from the one before."""
     views = []
+    left = MOST_COMPARED
+
+    def compared(before: str, after: str) -> list[Run]:
+        nonlocal left
+        left -= before.count(" ") * after.count(" ")
+        return word_runs(before, after) if left >= 0 else [("removed", before), ("added", after)]
+
     for index, version in enumerate(versions):
         before = versions[index + 1] if index + 1 < len(versions) else None
-        changes = differences(before, version)
+        changes = differences(before, version, compared)
         author = say(f"author_{version.author}")
         views.append(VersionView(version.version, version.updated_at, author, changes, index == 0))
     return views
 
 
-def differences(before: SummaryAnswer | None, after: SummaryAnswer) -> list[Change]:
-    """What changed from one version to the next, clause by clause."""
+def differences(
+    before: SummaryAnswer | None, after: SummaryAnswer, compared: Callable[[str, str], list[Run]] | None = None
+) -> list[Change]:
+    """What changed from one version to the next, clause by clause; by default words are compared with `word_runs`."""
     old = {one.id: one for one in before.clauses} if before is not None else {}
     new = {one.id: one for one in after.clauses}
     changes: list[Change] = []
@@ -121,7 +132,7 @@ def differences(before: SummaryAnswer | None, after: SummaryAnswer) -> list[Chan
             changes.append(Change("added", [("added", clause.text)]))
             continue
         if earlier.text != clause.text:
-            changes.append(Change("changed", word_runs(earlier.text, clause.text)))
+            changes.append(Change("changed", (compared or word_runs)(earlier.text, clause.text)))
         if earlier.locked != clause.locked:
             changes.append(Change("locked" if clause.locked else "unlocked", [("same", clause.text)]))
     changes += [Change("removed", [("removed", one.text)]) for name, one in old.items() if name not in new]

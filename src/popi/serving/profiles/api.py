@@ -1,169 +1,121 @@
-"""From an HTTP request to a call of the service, and back. Who may call is settled before anything is read."""
+"""The profile API as an ASGI application: FastAPI's routes behind the one place that says who may call."""
 
+import asyncio
 import json
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
-from pydantic import BaseModel
-from starlette.types import Receive, Scope, Send
+from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from pydantic.json_schema import models_json_schema
+from starlette.exceptions import HTTPException
+from starlette.routing import Match
+from starlette.types import Message, Receive, Scope, Send
 
+import popi
 from popi.errors import AuthError, PopiError, StoreError
-from popi.serving.interfaces import Caller, Keys
+from popi.serving.interfaces import Caller
+from popi.serving.keys import KeyRing
+from popi.serving.profiles import access, routes
 from popi.serving.profiles.models import (
     ErrorAnswer,
     ErrorWords,
     Feedback,
+    Health,
     Import,
     LinkAnswer,
+    NewKey,
     Pause,
     Rollback,
     SignalsUpload,
-    SummaryAnswer,
     SummaryEdit,
-    checked_user_id,
 )
-from popi.serving.profiles.requests import (
-    JSONL,
-    Headers,
-    MethodRefusal,
-    checked_query,
-    if_match,
-    matched,
-    read_body,
-)
-from popi.serving.profiles.routes import Name
+from popi.serving.profiles.requests import Headers, Services
 from popi.serving.profiles.service import Profiles
-from popi.serving.profiles.stored import NotFound
+from popi.serving.profiles.stored import NotFound, OverBound
 from popi.serving.proxy.body import ClientGone
 from popi.serving.proxy.limits import Limits
 from popi.serving.proxy.logs import log_fault
 from popi.serving.proxy.refusals import Refusal
-from popi.serving.store.summaries import Author, VersionConflict
+from popi.serving.store.summaries import VersionConflict
+from popi.signals.types import User
 
 log = logging.getLogger("popi.gateway.profiles")
 
-JSON = b"application/json"
-
-Answer = tuple[int, bytes, Headers]
-
-
-@dataclass(frozen=True)
-class Call:
-    """A request that may be served.
-
-    Attributes:
-        caller: whose key it came with.
-        tenant: whose user it is about.
-        user_id: the user; empty where the path names none.
-        headers: by name in lower case.
-        query: parameters, checked against the route's.
-        body: the body, checked against the route's model.
-    """
-
-    caller: Caller
-    tenant: str
-    user_id: str
-    headers: Headers
-    query: dict[str, str]
-    body: Any
-
-    @property
-    def author(self) -> Author:
-        """Who writes: an app speaks for its user."""
-        return "admin" if self.caller.scope == "admin" else "user"
+BODIES = (SignalsUpload, SummaryEdit, Rollback, Pause, Feedback, Import, NewKey, User)
+NEEDS_KEY = ("/users/", "/keys/", "/tenants/")
+READY_SECONDS = 2.0
+ONCE = ("authorization", "x-api-key", "x-popi-key", "x-popi-tenant", "if-match")
+"""Headers that must not come twice with different values."""
 
 
 class ProfileApi:
-    """The ASGI application of everything under `/users/`.
+    """The ASGI application of `/users`, `/keys`, `/tenants`, `/healthz`, `/readyz` and `/openapi.json`.
 
     Args:
         profiles: the service.
         keys: who may call.
         limits: how much one key may ask for.
-        links: makes links to a user's page: tenant, user id, the request's headers.
+        link: makes links to a user's page: tenant, user id, the request's headers.
+        log_requests: write a line of log per request.
     """
 
     def __init__(
         self,
         profiles: Profiles,
-        keys: Keys,
+        keys: KeyRing,
         limits: Limits,
-        links: Callable[[str, str, Headers], Awaitable[LinkAnswer]] | None = None,
+        link: Callable[[str, str, Headers], Awaitable[LinkAnswer]] | None = None,
+        log_requests: bool = True,
     ) -> None:
-        self._profiles, self._keys, self._limits, self._links = profiles, keys, limits, links
-        self._handlers: dict[Name, Callable[[Call], Awaitable[Answer]]] = {
-            "add_signals": self._add_signals,
-            "import_users": self._import_users,
-            "get_user": self._get_user,
-            "erase_user": self._erase_user,
-            "get_summary": self._get_summary,
-            "put_summary": self._put_summary,
-            "get_versions": self._get_versions,
-            "rollback": self._rollback,
-            "rebuild": self._rebuild,
-            "export": self._export,
-            "pause": self._pause,
-            "feedback": self._feedback,
-            "make_link": self._make_link,
-        }
+        self._keys, self._limits, self._log_requests = keys, limits, log_requests
+        self._services = Services(profiles, keys, link)
+        document()  # and with it what FastAPI makes of the routes: not at the first request
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        began = time.perf_counter()
-        told: dict[str, Any] = {"route": "profiles", "method": scope["method"]}
-        try:
-            status, body, headers = await self._serve(scope, receive, told)
-        except ClientGone:
+        # As it was sent: a slash inside of a user id is %2F there, and no border.
+        path = (scope.get("raw_path") or scope["path"].encode()).split(b"?", 1)[0].decode("latin-1")
+        scope = {**scope, "path": path, "state": {"services": self._services}}
+        if not f"{path}/".startswith(NEEDS_KEY):
+            await APP(scope, receive, send)
             return
-        except Refusal as refusal:
-            status, body, headers = _refused(refusal)
-        except Exception as error:
-            log_fault("a profile request failed", error)
-            status, body, headers = _refused(Refusal(500, "fault", "the gateway failed; its log says where"))
-        raw = [(b"content-type", JSON), (b"content-length", b"%d" % len(body)), (b"cache-control", b"no-store")]
-        given = {name.encode(): value.encode() for name, value in headers.items()}
-        raw = [(name, given.pop(name, value)) for name, value in raw] + list(given.items())
-        await send({"type": "http.response.start", "status": status, "headers": raw})
-        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
-        log.info(
-            "request", extra={"fields": {**told, "status": status, "total_ms": (time.perf_counter() - began) * 1e3}}
-        )
+        began, status, caller = time.perf_counter(), 0, None
 
-    async def _serve(self, scope: Scope, receive: Receive, told: dict[str, Any]) -> Answer:
-        headers: Headers = {}
-        for name, value in scope["headers"]:
-            if headers.setdefault(name.decode("latin-1"), value.decode("latin-1")) != value.decode("latin-1"):
-                if name in (b"authorization", b"x-api-key", b"x-popi-key", b"x-popi-tenant", b"if-match"):
-                    raise Refusal(400, "ambiguous_header", f"the header {name.decode()} is there twice; send it once")
-        caller = await self._caller(headers)
-        told |= {"key_id": caller.key_id, "tenant": caller.tenant}
-        self._limits.enter(caller.key_id)
+        async def noted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], (b"cache-control", b"no-store")]
+            await send(message)
+
         try:
-            route, user_id = matched(scope)
-            told["route"] = route.name
-            tenant = await self._tenant(caller, headers)
-            if caller.scope not in route.scopes or (caller.scope == "user" and caller.user_id != user_id):
-                raise Refusal(403, "not_allowed", "this key may not do that: a user key reaches its own profile alone")
-            query = checked_query(scope, route)
-            body = await read_body(route, headers, receive) if route.body is not None else None
-            call = Call(caller, tenant, user_id, headers, query, body)
+            caller = await self._caller(scope["headers"])
+            self._limits.enter(caller.key_id)
+            scope["state"]["caller"] = caller
             try:
-                return await self._handlers[route.name](call)
-            except NotFound as error:
-                raise Refusal(404, error.code, str(error)) from None
-            except VersionConflict as conflict:
-                raise _conflict(conflict, headers) from None
-            except StoreError as error:
-                log_fault("the store failed", error)
-                raise Refusal(503, "store", str(error), retry_after=1) from None
-            except PopiError as error:
-                raise Refusal(422, "not_valid", str(error)) from None
-        finally:
-            self._limits.leave(caller.key_id)
+                await APP(scope, receive, noted)
+            finally:
+                self._limits.leave(caller.key_id)
+        except Refusal as refusal:
+            await (await _answered(Request(scope), refusal))(scope, receive, noted)
+        except Exception as error:  # FastAPI has answered, unless the answer was under way
+            log_fault("a profile request failed", error)
+        if self._log_requests:
+            fields = {"route": getattr(scope.get("route"), "name", "profiles"), "method": scope["method"]}
+            if caller is not None:
+                fields |= {"key_id": caller.key_id, "tenant": caller.tenant}
+            total_ms = (time.perf_counter() - began) * 1e3
+            log.info("request", extra={"fields": {**fields, "status": status, "total_ms": total_ms}})
 
-    async def _caller(self, headers: Headers) -> Caller:
+    async def _caller(self, raw: list[tuple[bytes, bytes]]) -> Caller:
+        headers: Headers = {}
+        for name, value in ((name.decode("latin-1"), value.decode("latin-1")) for name, value in raw):
+            if headers.setdefault(name, value) != value and name in ONCE:
+                raise Refusal(400, "ambiguous_header", f"the header {name} is there twice; send it once")
         given = headers.get("authorization", "")
         bearer = given[7:].strip() if given[:7].lower() == "bearer " else None
         try:
@@ -172,117 +124,132 @@ class ProfileApi:
             code = "keys_unavailable" if error.status == 503 else "not_authenticated"
             raise Refusal(error.status, code, str(error)) from None
 
-    async def _tenant(self, caller: Caller, headers: Headers) -> str:
-        """The tenant: the key's own; an admin may name another."""
-        named = headers.get("x-popi-tenant", caller.tenant)
-        if named == caller.tenant:
-            return caller.tenant
-        if caller.scope != "admin":
-            raise Refusal(403, "not_allowed", "this key belongs to another tenant than x-popi-tenant names")
-        try:
-            if await self._profiles.tenant_exists(named):
-                return named
-        except StoreError as error:
-            raise Refusal(503, "store", str(error), retry_after=1) from None
-        raise Refusal(422, "no_tenant", "there is no tenant of the name in x-popi-tenant; `popi keys create` makes one")
 
-    # -- the routes -----------------------------------------------------------------------------------------------
+class _Documented(FastAPI):
+    """Knows of what FastAPI does not do here: keys, and the bodies that dependencies read (`requests.body_of`)."""
 
-    async def _add_signals(self, call: Call) -> Answer:
-        body: SignalsUpload = call.body
-        return _answer(await self._profiles.add_signals(call.tenant, call.user_id, body.signals, call.caller.key_id))
-
-    async def _import_users(self, call: Call) -> Answer:
-        body: Import = call.body
-        for user in body.users:
-            checked_user_id(user.user_id)
-        return _answer(await self._profiles.import_users(call.tenant, body.users, call.author, call.caller.key_id))
-
-    async def _get_user(self, call: Call) -> Answer:
-        return _answer(await self._profiles.user(call.tenant, call.user_id))
-
-    async def _erase_user(self, call: Call) -> Answer:
-        return _answer(await self._profiles.erase(call.tenant, call.user_id))
-
-    async def _get_summary(self, call: Call) -> Answer:
-        return _with_version(await self._profiles.summary(call.tenant, call.user_id))
-
-    async def _put_summary(self, call: Call) -> Answer:
-        body: SummaryEdit = call.body
-        expected = if_match(call.headers)
-        return _with_version(await self._profiles.put_summary(call.tenant, call.user_id, body, call.author, expected))
-
-    async def _get_versions(self, call: Call) -> Answer:
-        return _answer(await self._profiles.versions(call.tenant, call.user_id))
-
-    async def _rollback(self, call: Call) -> Answer:
-        body: Rollback = call.body
-        expected = if_match(call.headers)
-        return _with_version(
-            await self._profiles.rollback(call.tenant, call.user_id, body.version, call.author, expected)
-        )
-
-    async def _rebuild(self, call: Call) -> Answer:
-        return _answer(await self._profiles.rebuild(call.tenant, call.user_id, call.caller.key_id))
-
-    async def _export(self, call: Call) -> Answer:
-        if call.query["format"] == "json":
-            return _answer(await self._profiles.export(call.tenant, call.user_id))
-        line = await self._profiles.training_line(call.tenant, call.user_id)
-        text = json.dumps(line.model_dump(exclude_none=True), ensure_ascii=False) + "\n"
-        return 200, text.encode(), {"content-type": JSONL.decode()}
-
-    async def _pause(self, call: Call) -> Answer:
-        body: Pause = call.body
-        return _answer(await self._profiles.pause(call.tenant, call.user_id, body.paused))
-
-    async def _feedback(self, call: Call) -> Answer:
-        body: Feedback = call.body
-        return _answer(await self._profiles.feedback(call.tenant, call.user_id, body, call.caller.key_id))
-
-    async def _make_link(self, call: Call) -> Answer:
-        if self._links is None:
-            raise Refusal(404, "no_pages", "this gateway serves no pages")
-        return _answer(await self._links(call.tenant, call.user_id, call.headers))
+    def openapi(self) -> dict[str, Any]:
+        if self.openapi_schema is None:
+            document = super().openapi()
+            reference = "#/components/schemas/{model}-Input"
+            _, schemas = models_json_schema([(one, "validation") for one in BODIES], ref_template=reference)
+            components = document["components"]
+            components["schemas"] |= {f"{name}-Input": schema for name, schema in schemas["$defs"].items()}
+            about = "`popi keys create` or POST /keys makes keys."
+            components["securitySchemes"] = {
+                "key": {"type": "http", "scheme": "bearer", "description": about},
+                "apiKey": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+            }
+            document["security"] = [{"key": []}, {"apiKey": []}]
+        return super().openapi()
 
 
-def error_body(code: str, message: str) -> bytes:
-    """What every refusal looks like."""
-    return ErrorAnswer(error=ErrorWords(code=code, message=message)).model_dump_json().encode()
+health = APIRouter()
 
 
-# -- answers --------------------------------------------------------------------------------------------------------
+@health.get("/healthz", openapi_extra={"security": []})
+@health.head("/healthz", include_in_schema=False)
+async def healthz() -> Health:
+    """The process is up."""
+    return Health()
 
 
-def _answer(answer: BaseModel) -> Answer:
-    return 200, answer.model_dump_json().encode(), {}
+@health.get("/readyz", openapi_extra={"security": []}, responses={503: {"model": ErrorAnswer}})
+@health.head("/readyz", include_in_schema=False)
+async def readyz(request: Request) -> Health:
+    """The store answers, too."""
+    try:
+        await asyncio.wait_for(request.state.services.profiles.ready(), READY_SECONDS)
+    except (StoreError, TimeoutError):
+        raise Refusal(503, "store", "the store does not answer") from None
+    return Health()
 
 
-def _with_version(answer: SummaryAnswer) -> Answer:
-    status, body, headers = _answer(answer)
-    return status, body, headers | {"etag": f'"{answer.version}"'}
+@health.get("/openapi.json", include_in_schema=False)
+@health.head("/openapi.json", include_in_schema=False)
+async def openapi() -> Response:
+    """The document of all of these."""
+    return Response(document(), media_type="application/json")
 
 
-def _refused(refusal: Refusal) -> Answer:
-    headers: Headers = {}
+async def _answered(request: Request, error: Exception) -> Response:
+    """The answer to a request that ended in an exception."""
+    refusal = _refusal(request, error)
+    headers = {}
     if refusal.retry_after is not None:
         headers["retry-after"] = str(refusal.retry_after)
     if refusal.status == 401:
         headers["www-authenticate"] = "Bearer"
-    if isinstance(refusal, MethodRefusal):
-        headers["allow"] = refusal.allow
-    return refusal.status, error_body(refusal.code, str(refusal)), headers
+    if refusal.status == 405:
+        headers["allow"] = _allowed(request.scope)
+    body = ErrorAnswer(error=ErrorWords(code=refusal.code, message=str(refusal))).model_dump_json()
+    return Response(body, refusal.status, headers, "application/json")
 
 
-def _conflict(conflict: VersionConflict, headers: Headers) -> Refusal:
-    if "if-match" not in headers:
-        return Refusal(
-            428,
-            "if_match_needed",
-            f'there is a summary, version {conflict.current}: read it, and send If-Match: "{conflict.current}"',
-        )
-    return Refusal(
-        412,
-        "version_conflict",
-        f"the summary is at version {conflict.current} now; read it again, and repeat the change on that",
-    )
+def _refusal(request: Request, error: Exception) -> Refusal:
+    match error:
+        case Refusal():
+            return error
+        case HTTPException(status_code=405):
+            return Refusal(405, "no_such_method", f"this path takes {_allowed(request.scope)}")
+        case HTTPException():
+            return Refusal(404, "no_such_path", "there is no such path; /openapi.json lists those that there are")
+        case RequestValidationError():
+            wrong = [f"{one['loc'][-1]}: {one['msg'].replace('Input should', 'must')}" for one in error.errors()]
+            return Refusal(400, "query", "; ".join(wrong))
+        case NotFound():
+            return Refusal(404, error.code, str(error))
+        case VersionConflict(current=version) if "if-match" in request.headers:
+            words = f"the summary is at version {version} now; read it again, and repeat the change on that"
+            return Refusal(412, "version_conflict", words)
+        case VersionConflict(current=version):
+            words = f'there is a summary, version {version}: read it, and send If-Match: "{version}"'
+            return Refusal(428, "if_match_needed", words)
+        case StoreError():
+            log_fault("the store failed", error)
+            return Refusal(503, "store", str(error), retry_after=1)
+        case OverBound():
+            return Refusal(error.status, error.code, str(error))
+        case PopiError():
+            return Refusal(422, "not_valid", str(error))
+        case ClientGone():
+            return Refusal(499, "client_gone", "")
+    return Refusal(500, "fault", "the gateway failed; its log says where")
+
+
+def _allowed(scope: Scope) -> str:
+    """The methods that a path takes."""
+    here = [one for router in ROUTERS for one in router.routes if one.matches(scope)[0] != Match.NONE]
+    return ", ".join(sorted({method for one in here if isinstance(one, APIRoute) for method in one.methods or ()}))
+
+
+ROUTERS = (routes.router, access.router, health)
+APP = _Documented(
+    title="popi gateway",
+    version=popi.__version__,
+    description="Profiles of end users. Model APIs that are passed through (/v1/…) are their vendors' own.",
+    openapi_url=None,
+    docs_url=None,
+    redoc_url=None,
+    redirect_slashes=False,
+    generate_unique_id_function=lambda route: route.name,
+)
+for router in ROUTERS:
+    APP.include_router(router)
+for error in (
+    Refusal,
+    HTTPException,
+    RequestValidationError,
+    NotFound,
+    VersionConflict,
+    PopiError,
+    ClientGone,
+    Exception,
+):
+    APP.add_exception_handler(error, _answered)
+
+
+@cache
+def document() -> bytes:
+    """The OpenAPI document."""
+    return json.dumps(APP.openapi()).encode()

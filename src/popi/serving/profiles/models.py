@@ -1,23 +1,29 @@
 """Bodies and answers of the profile API. A body with a field that is not here is refused."""
 
 from datetime import UTC, datetime
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
 from popi.errors import DataError
+from popi.serving.interfaces import Scope
 from popi.signals.types import Signal, TargetPair
 
 LONGEST_ID = 200
 LONGEST_CLAUSE, MOST_CLAUSES, LONGEST_TEXT = 2_000, 100, 20_000
 MOST_FORBIDDEN = 100
-MOST_SIGNALS, MOST_USERS = 1_000, 10_000
+LONGEST_CLAUSES = 2 * LONGEST_TEXT
+"""Characters of all clauses of a summary, and of all that is forbidden. Above `LONGEST_TEXT`: a text that was split
+into clauses can be longer than it was."""
+MOST_REASONS = 100
+MOST_SIGNALS, MOST_USERS, MOST_MESSAGES = 1_000, 10_000, 1_000
 
 AnswerId = Annotated[str, StringConstraints(min_length=1, max_length=300, pattern=r"^[^\x00]*$")]
 SignalId = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_ID, pattern=r"^[^\x00]*$")]
 NoNul = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$")]
 """PostgreSQL's text holds no NUL."""
 UserId = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_ID, pattern=r"^[^\x00]*\S[^\x00]*$")]
+Tenant = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 ClauseId = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$")]
 ClauseText = Annotated[NoNul, StringConstraints(min_length=1, max_length=LONGEST_CLAUSE, pattern=r"\S")]
 Author = Literal["model", "user", "admin"]
@@ -41,10 +47,24 @@ def _ids_fit(signals: list[Signal]) -> None:
             raise ValueError(f"signals[{index}].id: must have 1 to {LONGEST_ID} characters, none of them NUL")
 
 
+def _bounded(value: Any) -> Any:
+    """Looks at a signal before it is validated. As a call of Python it also lets other threads run between two signals:
+    validating a long list is else one call of C, and the event loop would wait for all of it.
+    """
+    prompt = value.get("prompt") if isinstance(value, dict) else None
+    if isinstance(prompt, list) and len(prompt) > MOST_MESSAGES:
+        raise ValueError(f"prompt: has more than {MOST_MESSAGES:,} messages")
+    return value
+
+
+Sent = Annotated[Signal, BeforeValidator(_bounded)]
+SentPair = Annotated[TargetPair, BeforeValidator(_bounded)]
+
+
 class SignalsUpload(_Body):
     """Signals of one user, oldest first."""
 
-    signals: list[Signal] = Field(min_length=1, max_length=MOST_SIGNALS)
+    signals: list[Sent] = Field(fail_fast=True, min_length=1, max_length=MOST_SIGNALS)
     """Those whose id is known already change nothing. Without an id, a signal's content is its id."""
 
     @model_validator(mode="after")
@@ -61,7 +81,7 @@ class ClauseEdit(_Body):
     text: ClauseText
     locked: bool = False
     """Every renewal keeps it, word for word."""
-    signals: list[SignalId] = Field(default_factory=list, max_length=MOST_SIGNALS)
+    signals: list[SignalId] = Field(fail_fast=True, default_factory=list, max_length=MOST_REASONS)
     """Ids of the signals that it rests on."""
     found: Found | None = None
     """As the summary showed it; has no effect."""
@@ -82,8 +102,8 @@ class SummaryEdit(_Body):
     personalises nothing."""
 
     text: Annotated[NoNul, StringConstraints(max_length=LONGEST_TEXT)] | None = None
-    clauses: list[ClauseEdit] | None = Field(default=None, max_length=MOST_CLAUSES)
-    forbidden: list[ForbiddenEdit] | None = Field(default=None, max_length=MOST_FORBIDDEN)
+    clauses: list[ClauseEdit] | None = Field(fail_fast=True, default=None, max_length=MOST_CLAUSES)
+    forbidden: list[ForbiddenEdit] | None = Field(fail_fast=True, default=None, max_length=MOST_FORBIDDEN)
     """What no renewal may say again, in these words or others. Left out, what is forbidden stays so. Given alone,
     clauses that say it and are not locked go."""
 
@@ -95,6 +115,9 @@ class SummaryEdit(_Body):
         ids = [clause.id for clause in self.clauses or () if clause.id is not None]
         if len(ids) != len(set(ids)):
             raise ValueError("two clauses have the same id")
+        for name, parts in (("clauses", self.clauses), ("forbidden", self.forbidden)):
+            if sum(len(one.text) for one in parts or ()) > LONGEST_CLAUSES:
+                raise ValueError(f"{name}: have more than {LONGEST_CLAUSES:,} characters together")
         return self
 
 
@@ -114,7 +137,7 @@ class Feedback(_Body):
     """The answer as the user rewrote it."""
     replaced_by: AnswerId | None = None
     """The user asked for another answer, and kept that one."""
-    rather_than: list[AnswerId] | None = Field(default=None, min_length=1, max_length=16)
+    rather_than: list[AnswerId] | None = Field(fail_fast=True, default=None, min_length=1, max_length=16)
     """The user picked this answer among others: those."""
 
     @model_validator(mode="after")
@@ -137,8 +160,8 @@ class ImportedUser(_Body):
     """A user as a line of popi's JSONL; what `export?format=jsonl` gives can be imported."""
 
     user_id: UserId
-    signals: list[Signal] = Field(default_factory=list, max_length=100 * MOST_SIGNALS)
-    targets: list[TargetPair] = Field(default_factory=list, max_length=100 * MOST_SIGNALS)
+    signals: list[Sent] = Field(fail_fast=True, default_factory=list, max_length=100 * MOST_SIGNALS)
+    targets: list[SentPair] = Field(fail_fast=True, default_factory=list, max_length=100 * MOST_SIGNALS)
     """Target pairs are kept as preference pairs, behind the signals."""
     summary: SummaryEdit | None = None
     """Taken where the user has no summary yet."""
@@ -152,7 +175,23 @@ class ImportedUser(_Body):
 class Import(_Body):
     """Users to add, or to add signals to: all of them or, where one is wrong, none."""
 
-    users: list[ImportedUser] = Field(min_length=1, max_length=MOST_USERS)
+    users: list[ImportedUser] = Field(fail_fast=True, min_length=1, max_length=MOST_USERS)
+
+
+class NewKey(_Body):
+    """A key to make."""
+
+    scope: Scope
+    tenant: Tenant | None = None
+    """Whose key; made with its first key. Left out: the tenant in x-popi-tenant, or the caller's own."""
+    user_id: UserId | None = None
+    """Of a user key, and of no other: its user."""
+
+    @model_validator(mode="after")
+    def _user_of_a_user_key(self) -> Self:
+        if (self.scope == "user") != (self.user_id is not None):
+            raise ValueError("a key of scope user needs its user_id, and only such a key takes one")
+        return self
 
 
 # -- answers --------------------------------------------------------------------------------------------------------
@@ -302,6 +341,48 @@ class Receipt(_Answer):
     bytes: Literal["overwritten", "scheduled", "left_to_postgresql"]
     """overwritten: no file of the store holds them any more. scheduled: they will be within minutes (a large SQLite
     file, or one that is being read). left_to_postgresql: no query finds them; see docs/serving.md."""
+
+
+class UsersAnswer(_Answer):
+    """User ids of a tenant, in order."""
+
+    users: list[str]
+    next: str | None
+    """`after` of the next page; null: this is the last."""
+
+
+class TenantsAnswer(_Answer):
+    """Names of tenants, in order."""
+
+    tenants: list[str]
+    next: str | None
+    """`after` of the next page; null: this is the last."""
+
+
+class KeyAnswer(_Answer):
+    """A key, without its text."""
+
+    key_id: str
+    scope: Scope
+    tenant: str
+    user_id: str | None
+    created_at: datetime
+    revoked_at: datetime | None
+
+
+class NewKeyAnswer(KeyAnswer):
+    """A key that was made."""
+
+    key: str
+    """Its text, shown this once: the store keeps a hash."""
+
+
+class KeysAnswer(_Answer):
+    """Keys, oldest first."""
+
+    keys: list[KeyAnswer]
+    next: str | None
+    """`after` of the next page; null: this is the last."""
 
 
 class Health(_Answer):

@@ -1,99 +1,208 @@
-"""What a request of the profile API asks for: its route, user, parameters and body, checked."""
+"""What the routes of the profile API are given, as FastAPI dependencies: who asks, about whom, and the body.
+
+FastAPI would parse and validate a body in the event loop, before it asks who sent it. So a body is a dependency here:
+it is read once the caller may send it, within bounds, and parsed and validated in a thread.
+"""
 
 import asyncio
+import io
 import json
-from typing import TypeVar
-from urllib.parse import parse_qsl, unquote_to_bytes
+import re
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import Annotated, Any, TypeVar
+from urllib.parse import unquote_to_bytes
 
+from fastapi import Depends, Header, Path, Request
+from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ValidationError
-from starlette.types import Receive, Scope
 
 from popi.errors import DataError
-from popi.serving.profiles.models import Import, ImportedUser, checked_user_id
-from popi.serving.profiles.routes import ROUTES, Route
+from popi.serving.interfaces import Caller, Scope
+from popi.serving.keys import KeyRing
+from popi.serving.profiles.models import (
+    LONGEST_ID,
+    ErrorAnswer,
+    Import,
+    ImportedUser,
+    checked_user_id,
+)
+from popi.serving.profiles.service import Profiles
 from popi.serving.proxy.body import read_whole
 from popi.serving.proxy.refusals import Refusal
+from popi.serving.store.summaries import Author
 from popi.signals.jsonl import explain
 
-BODY_SECONDS = 60.0
 SHOWN = 10
-"""How many things wrong with a body a message tells."""
-JSONL = b"application/jsonl"
-JSONL_TYPES = ("application/jsonl", "application/x-ndjson", "application/x-jsonlines")
+"""How many things wrong with a body a message names."""
+MOST_FIELDS = 64
+"""Fields of one JSON object; no object of ours has as many."""
+QUICK = 2**18
+"""Bytes of a body up to which any number of threads may parse at once."""
+JSONL = "application/jsonl"
+JSONL_TYPES = (JSONL, "application/x-ndjson", "application/x-jsonlines")
+EVERYONE: tuple[Scope, ...] = ("admin", "app", "user")
+REASONS = {
+    400: "The request is not one: not JSON, a bad header, user id or parameter",
+    401: "No key, or one that is unknown or revoked",
+    403: "The key may not do that",
+    404: "There is no such user, summary, version or key",
+    405: "The path takes other methods",
+    408: "The body did not arrive in time",
+    412: "The summary is at another version than If-Match says",
+    413: "The body, or a signal in it, is too long",
+    415: "The body has another content type or encoding",
+    422: "The body is JSON, but not what the route takes; or there is no such tenant",
+    428: "There is a summary, and If-Match is missing",
+    429: "Too many requests with this key; Retry-After says when",
+    500: "The gateway failed",
+    503: "The store does not answer",
+}
+EVERY, WITH_BODY = (400, 401, 403, 405, 422, 429, 500, 503), (408, 413, 415)
+ANY_ID = {"minLength": 1, "maxLength": LONGEST_ID, "pattern": r"^[^\x00]*\S[^\x00]*$"}
 
 Body = TypeVar("Body", bound=BaseModel)
 Headers = dict[str, str]
+_HEAVY = ThreadPoolExecutor(2, "popi-bodies")
+_STRUCTURE = re.compile(rb'"[^"]*"?|([\[{,])')
 
 
-class MethodRefusal(Refusal):
-    """405; `allow` names the methods that there are."""
+@dataclass(frozen=True)
+class Services:
+    """What the routes work with; `request.state.services`.
 
-    def __init__(self, allow: str) -> None:
-        super().__init__(405, "no_such_method", f"this path takes {allow}")
-        self.allow = allow
-
-
-def matched(scope: Scope) -> tuple[Route, str]:
-    """The route of a request and the user that its path names.
-
-    Raises:
-        Refusal: 404 no such path; 405; 400 a user id that is none.
+    Attributes:
+        profiles: the users of all tenants.
+        keys: those of this process.
+        link: makes a link to a user's page: tenant, user id, the request's headers.
     """
-    # As it was sent: a slash inside of a user id is %2F there, and no border.
-    raw: bytes = scope.get("raw_path") or scope["path"].encode()
-    parts = tuple(raw.split(b"?", 1)[0].removeprefix(b"/users/").split(b"/"))
-    allowed = []
-    for route in ROUTES:
-        if len(route.parts) != len(parts):
-            continue
-        pairs = list(zip(route.parts, parts, strict=True))
-        if all(name == "{id}" or name.encode() == part for name, part in pairs):
-            if route.method != scope["method"]:
-                allowed.append(route.method)
-                continue
-            return route, _user_id(parts[0]) if "{id}" in route.parts else ""
-    if allowed:
-        raise MethodRefusal(", ".join(sorted(set(allowed))))
-    raise Refusal(404, "no_such_path", "there is no such path; /openapi.json lists those that there are")
+
+    profiles: Profiles
+    keys: KeyRing
+    link: Callable[[str, str, Headers], Any] | None
 
 
-def _user_id(part: bytes) -> str:
+@dataclass(frozen=True)
+class Call:
+    """A request that may be served.
+
+    Attributes:
+        services: what it works with.
+        caller: whose key it came with.
+        tenant: whose user it is about.
+    """
+
+    services: Services
+    caller: Caller
+    tenant: str
+
+    @property
+    def profiles(self) -> Profiles:
+        return self.services.profiles
+
+    @property
+    def author(self) -> Author:
+        """Who writes: an app speaks for its user."""
+        return "admin" if self.caller.scope == "admin" else "user"
+
+
+@dataclass(frozen=True)
+class UserCall(Call):
+    """The same about one user."""
+
+    user_id: str
+
+
+def route(
+    *refusals: int,
+    scopes: tuple[Scope, ...] = EVERYONE,
+    body: type[BaseModel] | None = None,
+    query: str = "",
+    answer: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """What a decorator of FastAPI is to know of a route of ours: who may call, and what the document says.
+
+    Args:
+        refusals: statuses beyond those that every route may answer.
+        scopes: of the keys that may call.
+        body: what it takes.
+        query: names of its parameters; others are refused.
+        answer: what the document says of the answer beside its model.
+    """
+
+    async def allowed(request: Request) -> None:
+        if request.state.caller.scope not in scopes:
+            raise Refusal(403, "not_allowed", f"this takes a key of scope {' or '.join(scopes)}")
+        if not request.query_params.keys() <= set(query.split()):
+            raise Refusal(400, "query", f"this path has no parameter of that name; it takes: {query or 'none'}")
+
+    extra: dict[str, Any] = {"x-scopes": list(scopes)}
+    if body is not None:
+        content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{body.__name__}-Input"}}}
+        if body is Import:
+            content[JSONL] = {"schema": {"type": "string"}}  # type: ignore[dict-item]
+        extra["requestBody"] = {"required": True, "content": content}
+    statuses = {*EVERY, *refusals, *(WITH_BODY if body is not None else ())}
+    responses = {status: {"model": ErrorAnswer, "description": REASONS[status]} for status in sorted(statuses)}
+    if answer is not None:
+        responses[200] = answer
+    return {"dependencies": [Depends(allowed)], "responses": responses, "openapi_extra": extra}
+
+
+async def _call(
+    request: Request,
+    x_popi_tenant: Annotated[
+        str | None,
+        Header(
+            description="Of an admin key: another tenant than its own.",
+            json_schema_extra={"pattern": r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"},
+        ),
+    ] = None,
+) -> Call:
+    services, caller = request.state.services, request.state.caller
+    tenant = caller.tenant if x_popi_tenant is None else x_popi_tenant
+    if tenant != caller.tenant:
+        if caller.scope != "admin":
+            raise Refusal(403, "not_allowed", "this key belongs to another tenant than x-popi-tenant names")
+        if not await services.profiles.tenant_exists(tenant):
+            words = "there is no tenant of the name in x-popi-tenant; `popi keys create` or POST /keys makes one"
+            raise Refusal(422, "no_tenant", words)
+    return Call(services, caller, tenant)
+
+
+async def _user_call(
+    call: "Anybody",
+    id: Annotated[
+        str,
+        Path(description="The user: any text, percent-encoded (a slash is %2F).", json_schema_extra=dict(ANY_ID)),
+    ],
+) -> UserCall:
     try:
-        return checked_user_id(unquote_to_bytes(part).decode())
+        user_id = checked_user_id(unquote_to_bytes(id).decode())
     except UnicodeDecodeError:
         raise Refusal(400, "user_id", "the user id in the path is not UTF-8 text, percent-encoded") from None
     except DataError as error:
         raise Refusal(400, "user_id", str(error)) from None
+    if call.caller.scope == "user" and call.caller.user_id != user_id:
+        raise Refusal(403, "not_allowed", "a user key reaches its own profile alone")
+    return UserCall(call.services, call.caller, call.tenant, user_id)
 
 
-def checked_query(scope: Scope, route: Route) -> dict[str, str]:
-    """The parameters of a request, with the route's defaults for those not given.
-
-    Raises:
-        Refusal: 400 one that the route does not take.
-    """
-    given = parse_qsl(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)
-    query = {name: values[0] for name, values in route.query.items()}
-    for name, value in given:
-        if name not in route.query:
-            known = ", ".join(route.query) or "none"
-            raise Refusal(400, "query", f"this path has no parameter of that name; it takes: {known}")
-        if value not in route.query[name]:
-            raise Refusal(400, "query", f"{name} must be one of {', '.join(route.query[name])}")
-        query[name] = value
-    return query
-
-
-def if_match(headers: Headers) -> int | None:
-    """The version that If-Match names, as ``"3"`` or ``3``; None without the header.
-
-    Raises:
-        Refusal: 400 it is none.
-    """
-    given = headers.get("if-match")
-    if given is None:
+async def _seen(
+    if_match: Annotated[
+        str | None,
+        Header(
+            alias="If-Match",
+            description='The version that was seen, as the ETag gives it: "3"; "0" for none.',
+            json_schema_extra={"pattern": r'^"[0-9]{1,18}"$'},
+        ),
+    ] = None,
+) -> int | None:
+    if if_match is None:
         return None
-    text = given.strip().removeprefix("W/")
+    text = if_match.strip().removeprefix("W/")
     if len(text) > 1 and text[0] == text[-1] == '"':
         text = text[1:-1]
     if not (text.isascii() and text.isdigit() and len(text) < 19):
@@ -101,50 +210,78 @@ def if_match(headers: Headers) -> int | None:
     return int(text)
 
 
-async def read_body(route: Route, headers: Headers, receive: Receive) -> BaseModel:
-    """The body, as the route's model.
+Anybody = Annotated[Call, Depends(_call)]
+OfUser = Annotated[UserCall, Depends(_user_call)]
+Seen = Annotated[int | None, Depends(_seen)]
+"""The version that If-Match names, as ``"3"`` or ``3``; None without the header."""
+
+
+def body_of(model: type[BaseModel]) -> Any:
+    """The body of a request as a dependency, checked against `model`.
 
     Raises:
         Refusal: 415 not JSON, or encoded; 400, 408, 413 or 422 what is wrong with it.
         ClientGone: the client went before it was whole.
     """
-    assert route.body is not None
-    if headers.get("content-encoding", "identity").lower() != "identity":
-        raise Refusal(415, "content_encoding", "send the body without a content-encoding")
-    length = headers.get("content-length", "")
-    raw = await read_whole(receive, int(length) if length.isdigit() else None, route.most, BODY_SECONDS)
-    kind = headers.get("content-type", "application/json").partition(";")[0].strip().lower()
-    if route.name == "import_users" and kind in JSONL_TYPES:
-        return await _lines(raw)
-    if kind != "application/json":
-        also = f" or {JSONL.decode()}" if route.name == "import_users" else ""
-        raise Refusal(415, "content_type", f"send the body as application/json{also}")
-    return _checked(route.body, raw, "")
+
+    async def read(request: Request, call: Anybody) -> BaseModel:  # who may not call is refused before
+        bounds, headers = call.profiles.bounds, request.headers
+        if headers.get("content-encoding", "identity").lower() != "identity":
+            raise Refusal(415, "content_encoding", "send the body without a content-encoding")
+        kind = headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+        lines = model is Import and kind in JSONL_TYPES
+        if kind != "application/json" and not lines:
+            also = f" or {JSONL}" if model is Import else ""
+            raise Refusal(415, "content_type", f"send the body as application/json{also}")
+        length = headers.get("content-length", "")
+        most = bounds.import_bytes if model is Import else bounds.body_bytes
+        raw = await read_whole(request.receive, int(length) if length.isdigit() else None, most, bounds.body_s)
+        if len(raw) <= QUICK:
+            return await run_in_threadpool(_checked, model, raw, bounds.body_values, lines)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(_HEAVY, _checked, model, raw, bounds.body_values, lines)
+
+    return Depends(read)
 
 
-async def _lines(raw: bytes) -> Import:
-    users = []
-    for number, line in enumerate(raw.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
-        if line.strip():
-            users.append(_checked(ImportedUser, line.strip(), f"line {number}: "))
-            await asyncio.sleep(0)  # chats go by the same event loop
+def _checked(model: type[BaseModel], raw: bytes, most_values: int, lines: bool) -> BaseModel:
+    # Each value but the first follows a comma or opens a list or an object.
+    if sum(map(raw.count, (b",", b"[", b"{"))) > most_values:
+        plain = raw.replace(b"\\\\", b"").replace(b'\\"', b"")
+        within = (token for token in _STRUCTURE.finditer(plain) if token.lastindex)
+        if next(islice(within, most_values, None), None) is not None:
+            words = f"the JSON of this request may hold {most_values:,} values ([profiles] body_values)"
+            raise Refusal(413, "body_too_many_values", words)
+    if not lines:
+        return _valid(model, raw, "")
+    if raw.count(b"\n") > most_values:
+        raise Refusal(413, "body_too_many_values", f"an import may have {most_values:,} lines ([profiles] body_values)")
+    numbered = enumerate(io.BytesIO(raw.removeprefix(b"\xef\xbb\xbf")), start=1)
+    users = [_valid(ImportedUser, line, f"line {number}: ") for number, line in numbered if line.strip()]
     try:
         return Import(users=users)
     except ValidationError:
         raise Refusal(422, "not_valid", "no users in this body, or too many") from None
 
 
-def _checked(model: type[Body], raw: bytes, where: str) -> Body:
+def _valid(model: type[Body], raw: bytes, where: str) -> Body:
     try:
-        return model.model_validate_json(raw, strict=True)
-    except ValidationError as error:
-        wrong = error
-    try:
-        value = json.loads(raw)
+        value = json.loads(raw.decode(), object_pairs_hook=_object)
     except (ValueError, RecursionError):
-        raise Refusal(400, "not_json", f"{where}the body is not JSON in UTF-8") from None
-    problems = [
-        f"{one.field}: {one.message}" if one.field else one.message for one in explain(wrong, 0, raw, value, model)
-    ]
+        raise Refusal(400, "not_json", f"{where}the body is not one JSON value in UTF-8") from None
+    try:
+        return model.model_validate(value, strict=True)
+    except ValidationError as error:
+        found = explain(error, 0, raw, value, model)
+    problems = [f"{one.field}: {one.message}" if one.field else one.message for one in found]
     more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
     raise Refusal(422, "not_valid", where + "; ".join(problems[:SHOWN]) + more)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise Refusal(400, "not_json", "the body has an object with the same name twice")
+    if len(members) > MOST_FIELDS:
+        raise Refusal(422, "not_valid", f"the body has an object of more than {MOST_FIELDS} fields")
+    return members

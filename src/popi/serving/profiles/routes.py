@@ -1,12 +1,12 @@
-"""Every route of the profile API, once. The dispatcher, the checks of who may call, and OpenAPI all read this table."""
+"""The routes under `/users`."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+import json
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import StreamingResponse
 
-from popi.serving.interfaces import Scope
 from popi.serving.profiles.models import (
     ExportAnswer,
     Feedback,
@@ -22,162 +22,138 @@ from popi.serving.profiles.models import (
     SummaryAnswer,
     SummaryEdit,
     UserAnswer,
+    UsersAnswer,
     VersionsAnswer,
+    checked_user_id,
 )
+from popi.serving.profiles.requests import JSONL, Anybody, OfUser, Seen, body_of, route
+from popi.serving.proxy.refusals import Refusal
+from popi.serving.store import users
 
-Name = Literal[
-    "add_signals",
-    "import_users",
-    "get_user",
-    "erase_user",
-    "get_summary",
-    "put_summary",
-    "get_versions",
-    "rollback",
-    "rebuild",
-    "export",
-    "pause",
-    "feedback",
-    "make_link",
-]
-MiB = 2**20
+After = Annotated[str, Query(max_length=200, pattern=r"^[^\x00]*$")]
+Limit = Annotated[int, Query(ge=1, le=1000)]
+ETAG = {"headers": {"ETag": {"schema": {"type": "string"}, "description": "The version, for If-Match."}}}
+LINE = {"content": {JSONL: {"schema": {"$ref": "#/components/schemas/User-Input"}}}}
+
+router = APIRouter(prefix="/users")
 
 
-@dataclass(frozen=True)
-class Route:
-    """One method of one path.
-
-    Attributes:
-        name: of what it does; OpenAPI's operationId.
-        method: of HTTP.
-        path: with `{id}` for the user.
-        about: in a sentence.
-        answer: the body of the answer.
-        body: the body of the request, if it takes one.
-        query: parameters: what each may be, the first being what it is when left out.
-        if_match: whether the header counts: `required` where there is a summary, `optional`, or not at all.
-        scopes: of the keys that may call.
-        refusals: statuses beyond those that every route may answer.
-        most: bytes of a body.
-    """
-
-    name: Name
-    method: Literal["GET", "PUT", "POST", "DELETE"]
-    path: str
-    about: str
-    answer: type[BaseModel]
-    body: type[BaseModel] | None = None
-    query: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    if_match: Literal["required", "optional"] | None = None
-    scopes: tuple[Scope, ...] = ("admin", "app", "user")
-    refusals: tuple[int, ...] = ()
-    most: int = 4 * MiB
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """`/users/{id}/summary` as ("{id}", "summary")."""
-        return tuple(self.path.removeprefix("/users/").split("/"))
+def paged(found: list[Any], limit: int) -> tuple[list[Any], Any]:
+    """The first `limit` of what was asked one more for; and the last of these, where that one is there."""
+    return found[:limit], found[limit - 1] if len(found) > limit else None
 
 
-ROUTES = (
-    Route(
-        "import_users",
-        "POST",
-        "/users/import",
-        "Add users, or signals to users: JSON, or JSONL with one user a line. All of them or none.",
-        ImportAnswer,
-        body=Import,
-        scopes=("admin", "app"),
-        most=16 * MiB,
-    ),
-    Route("get_user", "GET", "/users/{id}", "One user.", UserAnswer, refusals=(404,)),
-    Route(
-        "erase_user",
-        "DELETE",
-        "/users/{id}",
-        "Erase a user: signals, summaries, renewals, their keys, and the bytes.",
-        Receipt,
-    ),
-    Route(
-        "add_signals",
-        "POST",
-        "/users/{id}/signals",
-        "Add signals. Sending the same again changes nothing.",
-        SignalsAnswer,
-        body=SignalsUpload,
-    ),
-    Route("get_summary", "GET", "/users/{id}/summary", "The current summary.", SummaryAnswer, refusals=(404,)),
-    Route(
-        "put_summary",
-        "PUT",
-        "/users/{id}/summary",
-        "Write a summary by hand. Where there is one, If-Match must name the version that was seen.",
-        SummaryAnswer,
-        body=SummaryEdit,
-        if_match="required",
-        refusals=(412, 428),
-    ),
-    Route(
-        "get_versions",
-        "GET",
-        "/users/{id}/summary/versions",
-        "The versions of a summary, newest first.",
-        VersionsAnswer,
-        refusals=(404,),
-    ),
-    Route(
-        "rollback",
-        "POST",
-        "/users/{id}/summary/rollback",
-        "Make an old version's content the newest version.",
-        SummaryAnswer,
-        body=Rollback,
-        if_match="optional",
-        refusals=(404, 412),
-    ),
-    Route(
-        "rebuild",
-        "POST",
-        "/users/{id}/summary/rebuild",
-        "Have the summary written anew from all signals, instead of renewed from those that came since.",
-        UserAnswer,
-        refusals=(404,),
-    ),
-    Route(
-        "export",
-        "GET",
-        "/users/{id}/export",
-        "Everything stored of a user as JSON; or (format=jsonl) as the line that `popi train` reads.",
-        ExportAnswer,
-        query={"format": ("json", "jsonl")},
-        refusals=(404,),
-    ),
-    Route(
-        "pause",
-        "PUT",
-        "/users/{id}/paused",
-        "Pause a user's personalisation, or go on with it.",
-        PauseAnswer,
-        body=Pause,
-        refusals=(404,),
-    ),
-    Route(
-        "feedback",
-        "POST",
-        "/users/{id}/feedback",
-        "What the user did with a proxied answer becomes a signal. For tenants that opted in to capture.",
-        SignalsAnswer,
-        body=Feedback,
-        refusals=(404,),
-    ),
-    Route(
-        "make_link",
-        "POST",
-        "/users/{id}/link",
-        "Make a link that opens the user's page for a short time.",
-        LinkAnswer,
-        scopes=("admin", "app"),
-    ),
-)
-EVERY = (400, 401, 403, 408, 413, 422, 429, 500, 503)
-"""Statuses that any route may refuse with (408, 413 and 422 where there is a body)."""
+@router.get("", **route(scopes=("admin", "app"), query="prefix after limit"))
+async def list_users(call: Anybody, prefix: After = "", after: After = "", limit: Limit = 100) -> UsersAnswer:
+    """The ids of a tenant's users that begin with `prefix`, in order, page by page."""
+    found = await call.profiles.store.read(users.listed, call.tenant, after or None, limit + 1, prefix)
+    page, last = paged(found, limit)
+    return UsersAnswer(users=page, next=last)
+
+
+@router.post("/import", **route(scopes=("admin", "app"), body=Import))
+async def import_users(call: Anybody, body: Annotated[Import, body_of(Import)]) -> ImportAnswer:
+    """Add users, or signals to users: JSON, or JSONL with one user per line. All of them or none."""
+    for user in body.users:
+        checked_user_id(user.user_id)
+    return await call.profiles.import_users(call.tenant, body.users, call.author, call.caller.key_id)
+
+
+@router.get("/{id}", **route(404))
+async def get_user(call: OfUser) -> UserAnswer:
+    """One user."""
+    return await call.profiles.user(call.tenant, call.user_id)
+
+
+@router.delete("/{id}", **route())
+async def erase_user(call: OfUser) -> Receipt:
+    """Erase a user: signals, summaries, renewals, their keys, and the bytes."""
+    return await call.profiles.erase(call.tenant, call.user_id)
+
+
+@router.post("/{id}/signals", **route(body=SignalsUpload))
+async def add_signals(call: OfUser, body: Annotated[SignalsUpload, body_of(SignalsUpload)]) -> SignalsAnswer:
+    """Add signals. Sending the same again changes nothing."""
+    return await call.profiles.add_signals(call.tenant, call.user_id, body.signals, call.caller.key_id)
+
+
+@router.get("/{id}/summary", **route(404, answer=ETAG))
+async def get_summary(call: OfUser, response: Response) -> SummaryAnswer:
+    """The current summary."""
+    return _with_version(response, await call.profiles.summary(call.tenant, call.user_id))
+
+
+@router.put("/{id}/summary", **route(412, 428, body=SummaryEdit, answer=ETAG))
+async def put_summary(
+    call: OfUser, response: Response, seen: Seen, body: Annotated[SummaryEdit, body_of(SummaryEdit)]
+) -> SummaryAnswer:
+    """Write a summary by hand. Where there is one, If-Match must name the version that was seen."""
+    written = await call.profiles.put_summary(call.tenant, call.user_id, body, call.author, seen)
+    return _with_version(response, written)
+
+
+@router.get("/{id}/summary/versions", response_model=VersionsAnswer, **route(404))
+async def get_versions(call: OfUser) -> Response:
+    """The versions of a summary, newest first."""
+    return await streamed(call.profiles.all_versions(call.tenant, call.user_id))
+
+
+@router.post("/{id}/summary/rollback", **route(404, 412, body=Rollback, answer=ETAG))
+async def rollback(
+    call: OfUser, response: Response, seen: Seen, body: Annotated[Rollback, body_of(Rollback)]
+) -> SummaryAnswer:
+    """Make an old version's content the newest version."""
+    written = await call.profiles.rollback(call.tenant, call.user_id, body.version, call.author, seen)
+    return _with_version(response, written)
+
+
+@router.post("/{id}/summary/rebuild", **route(404))
+async def rebuild(call: OfUser) -> UserAnswer:
+    """Have the summary written from all signals, instead of renewed from those that came since."""
+    return await call.profiles.rebuild(call.tenant, call.user_id, call.caller.key_id)
+
+
+@router.get("/{id}/export", response_model=ExportAnswer, **route(404, query="format", answer=LINE))
+async def export(call: OfUser, format: Literal["json", "jsonl"] = "json") -> Response:
+    """Everything stored of a user as JSON; or (format=jsonl) as the line that `popi train` reads."""
+    if format == "json":
+        return await streamed(call.profiles.export(call.tenant, call.user_id))
+    line = await call.profiles.training_line(call.tenant, call.user_id)
+    return Response(json.dumps(line.model_dump(exclude_none=True), ensure_ascii=False) + "\n", media_type=JSONL)
+
+
+@router.put("/{id}/paused", **route(404, body=Pause))
+async def pause(call: OfUser, body: Annotated[Pause, body_of(Pause)]) -> PauseAnswer:
+    """Pause a user's personalisation, or resume it."""
+    return await call.profiles.pause(call.tenant, call.user_id, body.paused)
+
+
+@router.post("/{id}/feedback", **route(404, body=Feedback))
+async def feedback(call: OfUser, body: Annotated[Feedback, body_of(Feedback)]) -> SignalsAnswer:
+    """What the user did with a proxied answer becomes a signal. For tenants that opted in to capture."""
+    return await call.profiles.feedback(call.tenant, call.user_id, body, call.caller.key_id)
+
+
+@router.post("/{id}/link", **route(scopes=("admin", "app")))
+async def make_link(call: OfUser, request: Request) -> LinkAnswer:
+    """Make a link that opens the user's page for a short time."""
+    if call.services.link is None:
+        raise Refusal(404, "no_pages", "this gateway serves no pages")
+    return await call.services.link(call.tenant, call.user_id, dict(request.headers))
+
+
+def _with_version(response: Response, answer: SummaryAnswer) -> SummaryAnswer:
+    response.headers["etag"] = f'"{answer.version}"'
+    return answer
+
+
+async def streamed(pieces: AsyncIterator[str], headers: dict[str, str] | None = None) -> Response:
+    """An answer piece by piece. The first is read before it begins: then there is still time to refuse."""
+    first = await anext(pieces)
+
+    async def whole() -> AsyncIterator[str]:
+        yield first
+        async for piece in pieces:
+            yield piece
+
+    return StreamingResponse(whole(), headers=headers, media_type="application/json")

@@ -3,18 +3,18 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 
 from popi.screening import checked
 from popi.serving.capture.feedback import as_signals as feedback_signals
 from popi.serving.capture.injected import Injected
 from popi.serving.profiles import clauses as parts
+from popi.serving.profiles import stored
 from popi.serving.profiles.fit import fit_edit, fit_user
 from popi.serving.profiles.forbidden import Bans
 from popi.serving.profiles.models import (
-    ExportAnswer,
     Feedback,
     ImportAnswer,
     ImportedUser,
@@ -28,8 +28,9 @@ from popi.serving.profiles.models import (
     VersionsAnswer,
     moment,
 )
-from popi.serving.profiles.stored import NotFound, exported, found_user, no_user, shown, training_line, user_of
+from popi.serving.profiles.stored import NotFound, OverBound, found_user, no_user, shown, training_line, user_of
 from popi.serving.profiles.training import TARGETS, as_signals
+from popi.serving.settings import ProfileSettings
 from popi.serving.store import erasure, expiry, jobs, keys, signals, summaries, users
 from popi.serving.store.database import Database
 from popi.serving.store.jobs import Debounce
@@ -54,6 +55,7 @@ class Profiles:
         changed: called with tenant and user id once a summary has changed, or a user is gone.
         erased: called with tenant and user id once a user is gone.
         injected: the block that summaries go upstream in; it is no part of anybody's feedback.
+        bounds: of what is stored.
     """
 
     def __init__(
@@ -63,8 +65,9 @@ class Profiles:
         changed: Callable[[str, str], None] = lambda tenant, user_id: None,
         erased: Callable[[str, str], None] = lambda tenant, user_id: None,
         injected: Injected | None = None,
+        bounds: ProfileSettings | None = None,
     ) -> None:
-        self.store, self.debounce = store, debounce or Debounce()
+        self.store, self.debounce, self.bounds = store, debounce or Debounce(), bounds or ProfileSettings()
         self._injected = injected or Injected()
         self._changed, self._erased = changed, erased
         self._scrub_after = 0.0
@@ -76,16 +79,57 @@ class Profiles:
         """Whether there is this tenant."""
         return await self.store.read(keys.tenant_exists, tenant)
 
+    async def ready(self) -> None:
+        """Ask the store something.
+
+        Raises:
+            StoreError: it does not answer.
+        """
+        await self.store.read(lambda connection: connection.execute(select(1)).one())
+
     async def add_signals(
         self, tenant: str, user_id: str, new: Sequence[Signal], key_id: str | None = None
     ) -> SignalsAnswer:
-        """Add signals; on disk when this returns. `key_id`, here and below: the key that the renewal is charged to."""
+        """Add signals; on disk when this returns. `key_id`, here and below: the key that the renewal is charged to.
+
+        Raises:
+            OverBound: one is too long, or the user would have too many.
+        """
 
         def add(connection: Connection) -> tuple[list[str], int]:
-            return signals.add(connection, tenant, user_id, new, self._now(connection), self.debounce, key_id)
+            return self._add(connection, tenant, user_id, new, self._now(connection), key_id)
 
         ids, added = await self.store.write(add)
         return SignalsAnswer(ids=ids, added=added, known=len(ids) - added)
+
+    def _add(
+        self,
+        connection: Connection,
+        tenant: str,
+        user_id: str,
+        new: Sequence[Signal],
+        now: float,
+        key_id: str | None,
+        bulk: bool = False,
+    ) -> tuple[list[str], int]:
+        bounds = self.bounds
+        for index, signal in enumerate(new):
+            if (length := len(signal.model_dump_json(exclude_none=True))) > bounds.signal_chars:
+                raise OverBound(
+                    413,
+                    "signal_too_long",
+                    f"signals[{index}] has {length:,} characters as JSON; a signal may have {bounds.signal_chars:,} "
+                    "([profiles] signal_chars)",
+                )
+        ids, added = signals.add(connection, tenant, user_id, new, now, self.debounce, key_id, bulk)
+        if added:  # what goes beyond a bound is rolled back
+            count, size = signals.size(connection, tenant, user_id)
+            full = "with these the user's signals would be {:,}{}, and may be {:,} ([profiles] {}); none was added"
+            if count > bounds.signals:
+                raise OverBound(422, "profile_full", full.format(count, "", bounds.signals, "signals"))
+            if size > bounds.signals_bytes:
+                raise OverBound(422, "profile_full", full.format(size, " bytes", bounds.signals_bytes, "signals_bytes"))
+        return ids, added
 
     async def user(self, tenant: str, user_id: str) -> UserAnswer:
         """One user.
@@ -161,10 +205,13 @@ class Profiles:
             new = [one for one in before if one.locked or not bans.hit(one.text)]
             unchanged = current is not None and len(new) == len(before)
             text = current.text if current is not None and unchanged else parts.join(new)
-        return summaries.put(connection, tenant, user_id, text, new, author, now, expected=expected, forbidden=banned)
+        keep = self.bounds.keep
+        return summaries.put(
+            connection, tenant, user_id, text, new, author, now, expected=expected, forbidden=banned, keep=keep
+        )
 
     async def versions(self, tenant: str, user_id: str) -> VersionsAnswer:
-        """A user's versions.
+        """A user's newest versions, of about `versions_bytes`.
 
         Raises:
             NotFound: no such user.
@@ -172,9 +219,14 @@ class Profiles:
 
         def read(connection: Connection) -> VersionsAnswer:
             found_user(connection, tenant, user_id)
-            return VersionsAnswer(versions=[shown(one) for one in summaries.versions(connection, tenant, user_id)])
+            newest = summaries.versions(connection, tenant, user_id, most=self.bounds.versions_bytes)
+            return VersionsAnswer(versions=[shown(one) for one in newest])
 
         return await self.store.read(read)
+
+    def all_versions(self, tenant: str, user_id: str) -> AsyncIterator[str]:
+        """`stored.versions`."""
+        return self.store.stream(stored.versions(self.store.database.read, tenant, user_id))
 
     async def rollback(
         self, tenant: str, user_id: str, version: int, author: Author, expected: int | None
@@ -206,6 +258,7 @@ class Profiles:
                 expected=expected,
                 model=old.model,
                 forbidden=old.forbidden,
+                keep=self.bounds.keep,
             )
 
         written = await self.store.write(write)
@@ -241,6 +294,7 @@ class Profiles:
         """What a user did with an answer, as signals.
 
         Raises:
+            OverBound: the user would have too many.
             NotFound: the answer is not kept: no capture for this tenant, another user's, or its time is over.
         """
 
@@ -251,7 +305,7 @@ class Profiles:
             new = feedback_signals(connection, tenant, user_id, told, now, self._injected) if there else None
             if new is None:
                 raise NotFound("no_answer", "no answer of that id is kept for this user (docs/profiles.md, capture)")
-            return signals.add(connection, tenant, user_id, new, now, self.debounce, key_id)
+            return self._add(connection, tenant, user_id, new, now, key_id)
 
         ids, added = await self.store.write(write)
         return SignalsAnswer(ids=ids, added=added, known=len(ids) - added)
@@ -265,13 +319,9 @@ class Profiles:
         if await self.store.read(due):
             await self.store.write(lambda connection: expiry.expire(connection, self._now(connection)))
 
-    async def export(self, tenant: str, user_id: str) -> ExportAnswer:
-        """Everything that is stored of a user.
-
-        Raises:
-            NotFound: no such user.
-        """
-        return await self.store.read(lambda connection: exported(connection, tenant, user_id, self._now(connection)))
+    def export(self, tenant: str, user_id: str) -> AsyncIterator[str]:
+        """`stored.exported`."""
+        return self.store.stream(stored.exported(self.store.database.read, tenant, user_id))
 
     async def training_line(self, tenant: str, user_id: str, targets: int = TARGETS) -> User:
         """A user as `popi train` reads them.
@@ -288,6 +338,7 @@ class Profiles:
 
         Raises:
             DataError: somebody's summary carries what a summary may not.
+            OverBound: as `add_signals`.
         """
 
         def write(connection: Connection) -> tuple[ImportAnswer, list[str]]:
@@ -298,11 +349,10 @@ class Profiles:
                 now = self._now(connection)
                 there = signals.newest(connection, tenant, one.user_id) if one.targets else []
                 every = as_signals(one.signals, one.targets, there)
-                ids, added = signals.add(connection, tenant, one.user_id, every, now, self.debounce, key_id, True)
+                ids, added = self._add(connection, tenant, one.user_id, every, now, key_id, bulk=True)
                 total.added += added
                 total.known += len(ids) - added
-                current = summaries.current(connection, tenant, one.user_id)
-                if one.summary is not None and current is None:
+                if one.summary is not None and summaries.current(connection, tenant, one.user_id) is None:
                     self._put(connection, tenant, one.user_id, one.summary, author, 0)
                     total.summaries += 1
                     changed.append(one.user_id)

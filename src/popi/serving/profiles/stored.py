@@ -1,13 +1,16 @@
 """What is stored of a user, as the profile API answers it."""
 
+import json
 import time
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from sqlalchemy import Connection
 
+from popi.errors import DataError
 from popi.serving.profiles.models import (
     AnswerKept,
     Clause,
-    ExportAnswer,
     ForbiddenClause,
     Renewal,
     SummaryAnswer,
@@ -16,9 +19,13 @@ from popi.serving.profiles.models import (
 )
 from popi.serving.profiles.training import TARGETS, training_user
 from popi.serving.store import answers, jobs, signals, summaries, users
+from popi.serving.store.database import PAGE
 from popi.serving.store.jobs import JobState
 from popi.serving.store.summaries import Version
 from popi.signals.types import User
+
+Read = Callable[..., Any]
+"""`Database.read`."""
 
 
 class NotFound(Exception):
@@ -27,6 +34,14 @@ class NotFound(Exception):
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
         self.code = code
+
+
+class OverBound(DataError):
+    """A bound of `ProfileSettings` does not allow it; `status` is HTTP's, the code a word for programs."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status, self.code = status, code
 
 
 def user_of(connection: Connection, tenant: str, user_id: str, now: float) -> UserAnswer:
@@ -49,24 +64,50 @@ def user_of(connection: Connection, tenant: str, user_id: str, now: float) -> Us
     )
 
 
-def exported(connection: Connection, tenant: str, user_id: str, now: float | None = None) -> ExportAnswer:
-    """Everything that is stored of a user; `now` in seconds since 1970, by default this machine's.
+def exported(read: Read, tenant: str, user_id: str) -> Iterator[str]:
+    """Everything that is stored of a user: an `ExportAnswer` as JSON, in pieces.
+
+    Each piece is read by itself: a large profile is never in memory as a whole, and a slow reader holds no transaction.
 
     Raises:
-        NotFound: no such user.
+        NotFound: no such user; at the first piece.
     """
-    found = found_user(connection, tenant, user_id)
-    return ExportAnswer(
-        user_id=user_id,
-        created_at=moment(found.created_at),
-        signals=signals.newest(connection, tenant, user_id),
-        versions=[shown(one) for one in summaries.versions(connection, tenant, user_id)],
-        paused=found.paused,
-        answers=[
-            AnswerKept(id=one.answer_id, prompt=one.prompt, answer=one.answer)
-            for one in answers.kept(connection, tenant, user_id, time.time() if now is None else now)
-        ],
-    )
+    who = tenant, user_id
+    user = read(found_user, *who)
+    yield f'{{"user_id":{json.dumps(user_id)},"created_at":"{moment(user.created_at).isoformat()}"'
+    yield f',"paused":{json.dumps(user.paused)},"signals":['
+    between, after = "", -1
+    while rows := read(signals.stored, *who, after):
+        yield between + ",".join(json.dumps(json.loads(row.signal), ensure_ascii=False) for row in rows)
+        between, after = ",", rows[-1].position
+    yield '],"versions":['
+    yield from _versions(read, *who)
+    yield '],"answers":['
+    between, behind = "", None
+    while rows := read(answers.kept, *who, time.time(), behind):
+        kept = (AnswerKept(id=row.answer_id, prompt=row.prompt, answer=row.answer) for row in rows)
+        yield between + ",".join(one.model_dump_json() for one in kept)
+        between, behind = ",", (rows[-1].expires_at, rows[-1].answer_id)
+    yield "]}"
+
+
+def versions(read: Read, tenant: str, user_id: str) -> Iterator[str]:
+    """A user's versions: a `VersionsAnswer` as JSON, in pieces as `exported`.
+
+    Raises:
+        NotFound: no such user; at the first piece.
+    """
+    read(found_user, tenant, user_id)
+    yield '{"versions":['
+    yield from _versions(read, tenant, user_id)
+    yield "]}"
+
+
+def _versions(read: Read, tenant: str, user_id: str) -> Iterator[str]:
+    between, below = "", 2**62
+    while page := read(summaries.versions, tenant, user_id, below=below, most=PAGE):
+        yield between + ",".join(shown(one).model_dump_json() for one in page)
+        between, below = ",", page[-1].version
 
 
 def training_line(connection: Connection, tenant: str, user_id: str, targets: int = TARGETS) -> User:

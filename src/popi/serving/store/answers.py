@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, Row, func, select, tuple_
 
 from popi.serving.store import erasure, users
-from popi.serving.store.database import upsert
+from popi.serving.store.database import page, upsert
 from popi.serving.store.tables import answers
 
 SLACK_SECONDS = 5.0
@@ -61,11 +62,15 @@ def find(connection: Connection, tenant: str, user_id: str, answer_id: str, now:
     return None if row is None else KeptAnswer(row.answer_id, row.prompt, row.answer, row.version)
 
 
-def kept(connection: Connection, tenant: str, user_id: str, now: float) -> list[KeptAnswer]:
-    """All that are kept of a user, the newest first."""
-    where = (answers.c.tenant == tenant, answers.c.user_id == user_id, answers.c.expires_at > now)
-    rows = connection.execute(select(answers).where(*where).order_by(answers.c.expires_at.desc()))
-    return [KeptAnswer(row.answer_id, row.prompt, row.answer, row.version) for row in rows]
+def kept(
+    connection: Connection, tenant: str, user_id: str, now: float, behind: tuple[float, str] | None = None
+) -> list[Row[Any]]:
+    """A page of those that are kept of a user, the newest first: those behind an `expires_at` and `answer_id`."""
+    where = [answers.c.tenant == tenant, answers.c.user_id == user_id, answers.c.expires_at > now]
+    if behind is not None:
+        where.append(tuple_(answers.c.expires_at, answers.c.answer_id) < tuple_(*behind))
+    order = (answers.c.expires_at.desc(), answers.c.answer_id.desc())
+    return page(connection, select(answers).where(*where).order_by(*order).limit(500), "prompt", "answer")
 
 
 def count(connection: Connection, tenant: str, user_id: str, now: float) -> int:

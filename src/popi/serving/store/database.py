@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import Connection, Engine, Row, Select, create_engine, event, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
@@ -23,6 +23,8 @@ Query = Callable[Concatenate[Connection, P], T]
 BUSY_SECONDS = 10
 """How long a statement waits for another process's write (SQLite) or lock (PostgreSQL)."""
 CONNECT_SECONDS = 5
+PAGE = 2**20
+"""Characters of text that a long answer is read in."""
 TRIES = 3
 """How often a transaction is run that the database broke off for its own reasons (a deadlock)."""
 BROKEN_OFF = {"40001", "40P01"}
@@ -159,6 +161,19 @@ class Database:
 def upsert(connection: Connection, table: Table) -> sqlite.Insert | postgresql.Insert:
     """An INSERT that takes ON CONFLICT; the two dialects write it alike."""
     return sqlite.insert(table) if connection.dialect.name == "sqlite" else postgresql.insert(table)
+
+
+def page(connection: Connection, query: Select[Any], *columns: str, most: int = PAGE) -> list[Row[Any]]:
+    """The first rows of a query, until the texts in `columns` have `most` characters; at least one, if there is any."""
+    rows, size = [], 0
+    # Fetched a few at a time: rows that were stored without a bound may have megabytes each.
+    with connection.execute(query, execution_options={"yield_per": 8}) as result:
+        for row in result:
+            rows.append(row)
+            size += sum(len(row._mapping[name]) for name in columns)
+            if size >= most:
+                break
+    return rows
 
 
 def _parse(url: str) -> URL:

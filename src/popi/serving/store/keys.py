@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, func, select, tuple_, update
 
 from popi.errors import DataError
 from popi.serving.interfaces import Scope
@@ -60,12 +60,22 @@ def find(connection: Connection, key_id: str) -> KeyRecord | None:
     return None if row is None else KeyRecord(**row._mapping)
 
 
-def listed(connection: Connection, tenant: str | None) -> list[KeyRecord]:
-    """The keys of a tenant, or (None: the operator's command line) of all, oldest first."""
-    query = select(keys).order_by(keys.c.created_at, keys.c.key_id)
+def listed(
+    connection: Connection, tenant: str | None, after: str | None = None, limit: int | None = None
+) -> list[KeyRecord]:
+    """The keys of a tenant, or (None) of all, oldest first; those behind the key `after`, if there is one."""
+    query = select(keys).order_by(keys.c.created_at, keys.c.key_id).limit(limit)
     if tenant is not None:
         query = query.where(keys.c.tenant == tenant)
+    if after is not None and (last := find(connection, after)) is not None:
+        query = query.where(tuple_(keys.c.created_at, keys.c.key_id) > tuple_(last.created_at, last.key_id))
     return [KeyRecord(**row._mapping) for row in connection.execute(query)]
+
+
+def tenants_listed(connection: Connection, after: str = "", limit: int | None = None) -> list[str]:
+    """Names of tenants in order, those behind `after`."""
+    query = select(tenants.c.tenant).where(tenants.c.tenant > after).order_by(tenants.c.tenant).limit(limit)
+    return list(connection.execute(query).scalars())
 
 
 def revoke(connection: Connection, key_id: str, now: float) -> KeyRecord:
@@ -77,5 +87,5 @@ def revoke(connection: Connection, key_id: str, now: float) -> KeyRecord:
     connection.execute(update(keys).where(keys.c.key_id == key_id, keys.c.revoked_at.is_(None)).values(revoked_at=now))
     found = find(connection, key_id)
     if found is None:
-        raise DataError(f"there is no key {key_id!r}; `popi keys list` shows their ids")
+        raise DataError(f"there is no key {key_id!r}; `popi keys list` or GET /keys shows their ids")
     return found

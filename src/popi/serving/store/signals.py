@@ -3,11 +3,13 @@
 import json
 from collections.abc import Sequence
 from hashlib import sha256
+from typing import Any
 
 from pydantic import TypeAdapter
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from popi.serving.store import jobs, summaries, users
+from popi.serving.store.database import page
 from popi.serving.store.tables import signals
 from popi.serving.store.tables import users as users_table
 from popi.signals.types import Signal
@@ -99,6 +101,21 @@ def newest(connection: Connection, tenant: str, user_id: str, limit: int | None 
         .limit(limit)
     )
     return [_SIGNAL.validate_json(text) for text in connection.execute(query).scalars()][::-1]
+
+
+def stored(connection: Connection, tenant: str, user_id: str, after: int = -1) -> list[Row[Any]]:
+    """A page of signals behind a position, in order: `position`, and `signal` as JSON."""
+    mine = (signals.c.tenant == tenant, signals.c.user_id == user_id, signals.c.position > after)
+    query = select(signals.c.position, signals.c.signal).where(*mine).order_by(signals.c.position).limit(1000)
+    return page(connection, query, "signal")
+
+
+def size(connection: Connection, tenant: str, user_id: str) -> tuple[int, int]:
+    """How many signals a user has, and their bytes."""
+    total = func.coalesce(func.sum(func.length(signals.c.signal)), 0)
+    query = select(func.count(), total).where(signals.c.tenant == tenant, signals.c.user_id == user_id)
+    count, stored_bytes = connection.execute(query).one()
+    return int(count), int(stored_bytes)
 
 
 def named(connection: Connection, tenant: str, user_id: str, ids: Sequence[str]) -> list[Signal]:

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select
 
 from popi.serving.interfaces import StoredSummary
 from popi.serving.store import users
+from popi.serving.store.database import page
 from popi.serving.store.tables import summaries
 from popi.serving.store.tables import users as users_table
 
@@ -19,8 +20,10 @@ Found = Literal["leave_one_out", "named"]
 
 MOST_AT_ONCE = 500
 """Users of one query."""
-VERSIONS_KEPT = 100
-"""A user's newest versions; older ones are removed."""
+VERSIONS_KEPT, VERSIONS_BYTES = 100, 4 * 2**20
+"""A user's newest versions, at least two, and their bytes; older ones are removed."""
+TEXTS = ("text", "clauses", "forbidden")
+"""Columns that make up a version's size."""
 
 
 class StoredClause(BaseModel):
@@ -119,15 +122,18 @@ def current(connection: Connection, tenant: str, user_id: str) -> Version | None
     return found[0] if found else None
 
 
-def versions(connection: Connection, tenant: str, user_id: str, limit: int = VERSIONS_KEPT) -> list[Version]:
-    """A user's versions, newest first."""
-    query = (
-        select(summaries)
-        .where(summaries.c.tenant == tenant, summaries.c.user_id == user_id)
-        .order_by(summaries.c.version.desc())
-        .limit(limit)
-    )
-    return [_version(row) for row in connection.execute(query)]
+def versions(
+    connection: Connection,
+    tenant: str,
+    user_id: str,
+    limit: int = MOST_AT_ONCE,
+    below: int = 2**62,
+    most: int = VERSIONS_BYTES,
+) -> list[Version]:
+    """A user's versions below a number, newest first, up to `limit` and about `most` characters."""
+    mine = (summaries.c.tenant == tenant, summaries.c.user_id == user_id, summaries.c.version < below)
+    query = select(summaries).where(*mine).order_by(summaries.c.version.desc()).limit(limit)
+    return [_version(row) for row in page(connection, query, *TEXTS, most=most)]
 
 
 def _version(row: Row[Any]) -> Version:
@@ -176,6 +182,7 @@ def put(
     expected: int | None,
     model: str | None = None,
     forbidden: Sequence[Forbidden] | None = None,
+    keep: tuple[int, int] = (VERSIONS_KEPT, VERSIONS_BYTES),
 ) -> Version:
     """Write the next version; makes the user if need be.
 
@@ -190,6 +197,7 @@ def put(
         expected: the current version as the author saw it, 0 for none; None writes whatever stands there.
         model: of a model's version, the inference model's name.
         forbidden: what it must not say again; None: what the current version has.
+        keep: how many versions stay, and their bytes.
 
     Raises:
         VersionConflict: the current version is not `expected`.
@@ -217,5 +225,13 @@ def put(
             forbidden=json.dumps([one.model_dump(mode="json") for one in forbidden]),
         )
     )
-    connection.execute(delete(summaries).where(*mine, summaries.c.version <= written.version - VERSIONS_KEPT))
+    length = func.length
+    size = length(summaries.c.text) + length(summaries.c.clauses) + length(summaries.c.forbidden)
+    sizes = select(summaries.c.version, size).where(*mine)
+    total, kept = 0, 0
+    for version, length in connection.execute(sizes.order_by(summaries.c.version.desc())).all():
+        total, kept = total + length, kept + 1
+        if kept > keep[0] or (kept > 2 and total > keep[1]):
+            connection.execute(delete(summaries).where(*mine, summaries.c.version <= version))
+            break
     return written

@@ -7,7 +7,7 @@ would pile up.
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
@@ -62,6 +62,11 @@ class Store:
     async def read(self, query: Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """`Database.read`."""
         return await self._submit(self._reads, self.database.read, query, *args, **kwargs)
+
+    async def stream(self, pieces: Iterator[T]) -> AsyncIterator[T]:
+        """What an iterator of reads yields. Between two steps it holds no thread, however slow its client is."""
+        while (piece := await self._submit(self._reads, next, pieces, None)) is not None:
+            yield piece
 
     async def write(self, query: Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """`Database.write`. A caller that goes away does not stop it half-way."""

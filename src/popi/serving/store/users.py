@@ -90,9 +90,15 @@ def was_paused(connection: Connection, tenant: str, user_id: str, since: float) 
     return row is not None and (bool(row.paused) or row.resumed_at > since)
 
 
-def listed(connection: Connection, tenant: str, after: str | None = None, limit: int = 1000) -> list[str]:
-    """User ids in order, those behind `after`."""
+def listed(
+    connection: Connection, tenant: str, after: str | None = None, limit: int = 1000, prefix: str = ""
+) -> list[str]:
+    """User ids in order, those behind `after` that begin with `prefix`."""
     query = select(users.c.user_id).where(users.c.tenant == tenant).order_by(users.c.user_id).limit(limit)
+    if prefix:  # LIKE would ignore case in SQLite, and a range of texts PostgreSQL's collation
+        query = query.where(func.substr(users.c.user_id, 1, len(prefix)) == prefix)
+        if connection.dialect.name == "sqlite":  # which compares bytes, so that the index finds the range
+            query = query.where(users.c.user_id >= prefix, users.c.user_id <= prefix + "\U0010ffff")
     if after is not None:
         query = query.where(users.c.user_id > after)
     return list(connection.execute(query).scalars())

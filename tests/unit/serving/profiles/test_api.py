@@ -234,13 +234,20 @@ def test_too_long_and_of_another_kind(people: People) -> None:
 
 
 def test_paths_and_methods_that_are_not(people: People) -> None:
-    for path in ("/users/", "/users/a/b", "/users/a/summary/versions/1", "/users", "/nothing"):
-        reply = people.ask("GET", path)
-        error(reply, 400 if path == "/users/" else 404, "user_id" if path == "/users/" else "no_such_path")
+    for path in ("/users/", "/users/a/b", "/users/a/summary/versions/1", "/keys/", "/keys/1/2", "/nothing"):
+        error(people.ask("GET", path), 404, "no_such_path")
     reply = people.ask("PATCH", "/users/a/summary")
     error(reply, 405, "no_such_method")
     assert reply.headers["allow"] == "GET, PUT"
-    error(people.ask("POST", "/healthz"), 405, "no_such_method")
+    for method, path, allow in (
+        ("POST", "/healthz", "GET, HEAD"),
+        ("PUT", "/users", "GET"),
+        ("GET", "/users/import", None),  # a user of this name
+        ("GET", "/keys/0123", "DELETE"),
+        ("HEAD", "/users/a/export", "GET"),
+    ):
+        reply = people.ask(method, path)
+        assert (reply.headers.get("allow"), reply.status_code) == (allow, 405 if allow else 404)
 
 
 def test_a_store_that_fails_is_a_503(people: People, monkeypatch: pytest.MonkeyPatch) -> None:

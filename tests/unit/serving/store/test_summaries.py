@@ -66,12 +66,20 @@ def test_of_many_at_once_each_gets_what_one_by_one_gets(database: Database, monk
     assert database.read(summaries.current_texts, [("t", "paused")]) == {}
 
 
-def test_old_versions_go(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(summaries, "VERSIONS_KEPT", 4)
+@pytest.mark.parametrize(("keep", "left"), [((4, 10**6), [7, 6, 5, 4]), ((100, 320), [7, 6, 5]), ((100, 1), [7, 6])])
+def test_old_versions_go(database: Database, keep: tuple[int, int], left: list[int]) -> None:
     for n in range(7):
-        put(database, f"v{n}", n)
-    kept = database.read(summaries.versions, "t", "u", 1000)
-    assert [one.version for one in kept] == [7, 6, 5, 4]
+        database.write(summaries.put, "t", "u", "x" * 100, [], "model", 1.0, expected=n, keep=keep)
+    kept = database.read(summaries.versions, "t", "u")
+    assert [one.version for one in kept] == left
+
+
+def test_versions_are_read_in_pages(database: Database) -> None:
+    for n in range(7):
+        database.write(summaries.put, "t", "u", "x" * 100, [], "model", 1.0, expected=n)
+    first = database.read(summaries.versions, "t", "u", most=250)
+    assert [one.version for one in first] == [7, 6, 5]
+    assert [one.version for one in database.read(summaries.versions, "t", "u", below=5, limit=2)] == [4, 3]
 
 
 def test_of_two_who_saw_the_same_version_one_writes(database: Database) -> None:

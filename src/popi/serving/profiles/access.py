@@ -1,0 +1,64 @@
+"""Keys and tenants over HTTP, for admin keys: no other key can make, see or revoke any."""
+
+import time
+from typing import Annotated
+
+from fastapi import APIRouter
+
+from popi.errors import DataError
+from popi.serving.keys import new_key
+from popi.serving.profiles.models import (
+    KeyAnswer,
+    KeysAnswer,
+    NewKey,
+    NewKeyAnswer,
+    Tenant,
+    TenantsAnswer,
+    moment,
+)
+from popi.serving.profiles.requests import Anybody, body_of, route
+from popi.serving.profiles.routes import After, Limit, paged
+from popi.serving.proxy.refusals import Refusal
+from popi.serving.store import keys
+
+router = APIRouter()
+
+
+@router.post("/keys", status_code=201, **route(scopes=("admin",), body=NewKey))
+async def make_key(call: Anybody, body: Annotated[NewKey, body_of(NewKey)]) -> NewKeyAnswer:
+    """Make a key, and its tenant if that is new. Its text is in this answer alone."""
+    key, record = new_key(body.scope, body.tenant or call.tenant, body.user_id, time.time())
+    await call.profiles.store.write(keys.add, record)
+    return NewKeyAnswer(key=key, **_shown(record).model_dump())
+
+
+@router.get("/keys", **route(scopes=("admin",), query="tenant after limit"))
+async def list_keys(call: Anybody, tenant: Tenant | None = None, after: After = "", limit: Limit = 100) -> KeysAnswer:
+    """The keys of a tenant, or of all, oldest first, page by page. Revoked ones are among them."""
+    found = await call.profiles.store.read(keys.listed, tenant, after or None, limit + 1)
+    page, last = paged(found, limit)
+    return KeysAnswer(keys=[_shown(one) for one in page], next=last and last.key_id)
+
+
+@router.delete("/keys/{key_id}", **route(404, scopes=("admin",)))
+async def revoke_key(call: Anybody, key_id: str) -> KeyAnswer:
+    """Revoke a key: this process refuses it at once, others on the store within seconds."""
+    store = call.profiles.store
+    try:
+        record = await store.write(keys.revoke, key_id, time.time())
+    except DataError:
+        raise Refusal(404, "no_key", "there is no key of this id; GET /keys lists those that there are") from None
+    call.services.keys.revoked(key_id)
+    return _shown(record)
+
+
+@router.get("/tenants", **route(scopes=("admin",), query="after limit"))
+async def list_tenants(call: Anybody, after: After = "", limit: Limit = 100) -> TenantsAnswer:
+    """The names of all tenants, in order, page by page."""
+    page, last = paged(await call.profiles.store.read(keys.tenants_listed, after, limit + 1), limit)
+    return TenantsAnswer(tenants=page, next=last)
+
+
+def _shown(record: keys.KeyRecord) -> KeyAnswer:
+    revoked = None if record.revoked_at is None else moment(record.revoked_at)
+    return KeyAnswer.model_validate(record.__dict__ | {"created_at": moment(record.created_at), "revoked_at": revoked})
