@@ -47,16 +47,16 @@ class RenewalSettings(Settings):
 
     rebuild_wait: float = Field(default=300.0, ge=0)
     """A user's summary is not rebuilt from all signals more often than this; a further request waits."""
-    user_renewals_per_hour: int | None = Field(default=30, ge=1)
+    user_renewals_per_hour: int = Field(default=30, ge=1)
     """Renewals of one user per hour, over all workers on a store. What is over this or another quota waits until the
     hour or day (UTC) ends."""
-    user_renewals_per_day: int | None = Field(default=200, ge=1)
+    user_renewals_per_day: int = Field(default=200, ge=1)
     """Renewals of one user per day."""
-    user_tokens_per_day: int | None = Field(default=1_000_000, ge=1)
+    user_tokens_per_day: int = Field(default=1_000_000, ge=1)
     """Tokens, read and written, that one user's renewals may take per day. Those of renewals under way come on top."""
-    key_renewals_per_day: int | None = Field(default=20_000, ge=1)
+    key_renewals_per_day: int = Field(default=20_000, ge=1)
     """Renewals per day that one key may call for, with signals, imports, feedback or rebuilds."""
-    key_tokens_per_day: int | None = Field(default=100_000_000, ge=1)
+    key_tokens_per_day: int = Field(default=100_000_000, ge=1)
     """Tokens per day that these may take."""
     tenant_renewals_per_day: int | None = Field(default=None, ge=1)
     """Renewals of one tenant's users per day; unlimited if unset."""

@@ -135,49 +135,48 @@ def _ready(now: float, bulk: int) -> tuple[ColumnElement[bool], ...]:
     return (jobs.c.failed_at.is_(None), jobs.c.bulk == bulk, jobs.c.due_at <= now, free)
 
 
-def _next_tenant(now: float) -> Select[str]:
+def _next(now: float) -> Select[tuple[str, int]]:
+    """The tenant whose turn it is, and whether all its due jobs are an import's."""
     # Scalar subqueries, not EXISTS, which PostgreSQL may answer by hashing all jobs: these probe the index, per tenant.
-    first = (
-        select(jobs.c.due_at)
+    probes = (
+        select(jobs.c.bulk)
         .where(jobs.c.tenant == tenants.c.tenant, *_ready(now, bulk))
         .order_by(jobs.c.due_at)
         .limit(1)
+        .scalar_subquery()
         for bulk in (0, 1)
     )
-    ready = func.coalesce(*(one.scalar_subquery() for one in first)).is_not(None)
-    query = select(tenants.c.tenant).where(tenants.c.held_until <= now, ready)
+    bulk = func.coalesce(*probes)
+    query = select(tenants.c.tenant, bulk.label("bulk")).where(tenants.c.held_until <= now, bulk.is_not(None))
     return query.order_by(tenants.c.served_at).limit(1)
 
 
 def any_due(connection: Connection, now: float) -> bool:
     """Whether `claim` would find a job; a reader's question, so that idle workers write nothing."""
-    return connection.execute(_next_tenant(now)).first() is not None
+    return connection.execute(_next(now)).first() is not None
 
 
 def claim(connection: Connection, now: float, lease_seconds: float) -> Job | None:
     """Take the next job; None where none is due. The operator's workers serve all tenants."""
-    # Its key is not locked: users are added meanwhile.
-    next_tenant = _next_tenant(now).with_for_update(of=tenants, key_share=True)
-    tenant = connection.execute(next_tenant).scalars().first()
-    if tenant is None:
+    # The tenant's key is not locked: users are added meanwhile.
+    turn = connection.execute(_next(now).with_for_update(of=tenants, key_share=True)).first()
+    if turn is None:
         return None
-    for bulk in (0, 1):
-        query = (
-            select(jobs.c.user_id, jobs.c.revision, jobs.c.attempts, jobs.c.key_id)
-            .where(jobs.c.tenant == tenant, *_ready(now, bulk))
-            .order_by(jobs.c.due_at)
-            .limit(1)
-            .with_for_update(skip_locked=True)
-        )
-        if (row := connection.execute(query).first()) is not None:
-            break
-    else:
+    query = (
+        select(jobs)
+        .where(jobs.c.tenant == turn.tenant, *_ready(now, turn.bulk))
+        .order_by(jobs.c.due_at)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    )
+    row = connection.execute(query).first()
+    if row is None:
         return None
-    job = Job(tenant, row.user_id, row.revision, secrets.token_hex(16), row.attempts, row.key_id)
-    mine = (jobs.c.tenant == tenant, jobs.c.user_id == job.user_id)
+    job = Job(row.tenant, row.user_id, row.revision, secrets.token_hex(16), row.attempts, row.key_id)
+    mine = (jobs.c.tenant == job.tenant, jobs.c.user_id == job.user_id)
     leased = {"lease": job.lease, "lease_until": now + lease_seconds, "held_by": None}
     connection.execute(update(jobs).where(*mine).values(**leased))
-    connection.execute(update(tenants).where(tenants.c.tenant == tenant).values(served_at=now))
+    connection.execute(update(tenants).where(tenants.c.tenant == job.tenant).values(served_at=now))
     return job
 
 

@@ -6,9 +6,10 @@ is asked, its tokens afterwards; so tokens may exceed a quota by those of the re
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from math import inf
+from typing import Any, Literal
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, Row, select, update
 
 from popi.serving.store.database import upsert
 from popi.serving.store.tables import usage
@@ -42,17 +43,6 @@ class Quota:
     tokens: int | None = None
 
 
-@dataclass(frozen=True)
-class Day:
-    """What a tenant's renewals used on one day (UTC), which began at `began_at` (seconds since 1970)."""
-
-    began_at: float
-    renewals: int
-    calls: int
-    input_tokens: int
-    output_tokens: int
-
-
 class OverQuota(Exception):
     """A renewal is over a quota at `at` and has to wait until `until` (seconds since 1970)."""
 
@@ -72,22 +62,15 @@ def charge(connection: Connection, quotas: Sequence[Quota], now: float) -> list[
         began_at = now - now % quota.seconds
         ends_at = began_at + quota.seconds
         window = (*quota.subject, quota.seconds, began_at)
-        first = dict(zip(usage.primary_key.columns.keys(), window, strict=True)) | {
-            "renewals": 1,
-            "calls": 0,
-            "input_tokens": 0,
-            "output_tokens": 0,
-            "expires_at": ends_at + (TENANT_DAYS * DAY if quota.reason == "tenant_quota" else 0),
-        }
+        key = dict(zip(usage.primary_key.columns.keys(), window, strict=True))
+        expires_at = ends_at + (TENANT_DAYS * DAY if quota.reason == "tenant_quota" else 0)
         row = connection.execute(
             upsert(connection, usage)
-            .values(**first)
+            .values(**key, renewals=1, expires_at=expires_at)
             .on_conflict_do_update(index_elements=[*usage.primary_key], set_={"renewals": usage.c.renewals + 1})
             .returning(usage.c.renewals, (usage.c.input_tokens + usage.c.output_tokens).label("tokens"))
         ).one()
-        if (quota.renewals is not None and row.renewals > quota.renewals) or (
-            quota.tokens is not None and row.tokens >= quota.tokens
-        ):
+        if row.renewals > (quota.renewals or inf) or row.tokens >= (quota.tokens or inf):
             raise OverQuota(quota.reason, now, ends_at)
         windows.append(window)
     return windows
@@ -105,11 +88,7 @@ def spend(connection: Connection, windows: Sequence[Window], calls: int, input_t
         connection.execute(update(usage).where(*mine).values(**more))
 
 
-def of_tenant(connection: Connection, tenant: str) -> list[Day]:
-    """What a tenant's renewals used day by day, newest first."""
-    query = (
-        select(usage.c.began_at, usage.c.renewals, usage.c.calls, usage.c.input_tokens, usage.c.output_tokens)
-        .where(usage.c.tenant == tenant, usage.c.user_id == "", usage.c.key_id == "", usage.c.seconds == DAY)
-        .order_by(usage.c.began_at.desc())
-    )
-    return [Day(*row) for row in connection.execute(query)]
+def of_tenant(connection: Connection, tenant: str) -> Sequence[Row[Any]]:
+    """What a tenant's renewals used, a row of `usage` per day (UTC), newest first."""
+    query = select(usage).where(usage.c.tenant == tenant, usage.c.user_id == "").order_by(usage.c.began_at.desc())
+    return connection.execute(query).all()

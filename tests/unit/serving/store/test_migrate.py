@@ -27,7 +27,7 @@ SHA_2 = "4d13625c4153"
 SHA_3 = "03be42aef026"
 SHA_4 = "20080515daf5"
 SHA_5 = "987a5a514d00"
-SHA_6 = "26c6148895ea"
+SHA_6 = "6e57bfeffcd6"
 
 
 def test_schema_is_what_the_queries_expect(store_url: str) -> None:

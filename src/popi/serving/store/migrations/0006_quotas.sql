@@ -23,9 +23,9 @@ CREATE TABLE usage (
     seconds BIGINT NOT NULL,
     began_at DOUBLE PRECISION NOT NULL,
     renewals BIGINT NOT NULL,
-    calls BIGINT NOT NULL,
-    input_tokens BIGINT NOT NULL,
-    output_tokens BIGINT NOT NULL,
+    calls BIGINT NOT NULL DEFAULT 0,
+    input_tokens BIGINT NOT NULL DEFAULT 0,
+    output_tokens BIGINT NOT NULL DEFAULT 0,
     expires_at DOUBLE PRECISION NOT NULL,
     PRIMARY KEY (tenant, user_id, key_id, seconds, began_at)
 );
