@@ -181,13 +181,13 @@ class Gateway:
         """The user id in the request's token; None where there is no token."""
         if self._tokens is None or exchange.headers.jwt is None:
             return None
-        exchange.watch_client()
         return await self._tokens.user_id(exchange.headers.jwt)
 
     async def _personalised_body(self, exchange: Exchange, api: Api, caller: Caller) -> bytes:
         """The request's body with the user's summary in it and no user id."""
         settings, headers, hold = self._settings, exchange.headers, self._hold(exchange, caller)
         raw = await read_whole(exchange.receive, headers.length, settings.max_body_bytes, settings.body_s, hold)
+        exchange.watch_client()
         claimed = await self._claimed(exchange)
         plain = await self._bodies.plain(raw, headers.encoding, hold)
         self._name_user_upstream(headers, caller)
@@ -235,7 +235,6 @@ class Gateway:
             self._metrics.lookup.observe(perf_counter() - began)
             record.personalized = "none"
             return known.summary
-        exchange.watch_client()
         # Not wait_for: it would wait until the lookup has taken notice of being cancelled, however long that is.
         lookup = asyncio.ensure_future(self._summaries.summary_of(tenant, user_id))
         lookup.add_done_callback(_forget)

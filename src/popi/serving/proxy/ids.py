@@ -45,17 +45,11 @@ def user_ids(body: dict[str, Any]) -> dict[str, str]:
     """The user ids in a personalised request's body, by field; fields that are blank or null name nobody.
 
     Raises:
-        Refusal: 400, a field is no text or number, or a name that matters differs from ours in case alone: some
-            upstreams would read it, and its id would pass unseen.
+        Refusal: 400, an id is no text or number, or a name that matters differs from ours in case alone: some upstreams
+            would read it, and its id would pass unseen.
     """
     check_spelling(body, _PLACES)
-    ids = {}
-    for field, holder, name in _places(body):
-        if (user_id := _text(holder[name])) is None:
-            raise Refusal(400, "body_user_id", f"{field} must be a string")
-        if user_id.strip():
-            ids[field] = user_id
-    return ids
+    return {field: user_id for field, _, _, user_id in _ids(body)}
 
 
 def replace_ids(body: dict[str, Any], pseudonym: Callable[[str], str] | None) -> bool:
@@ -67,21 +61,19 @@ def replace_ids(body: dict[str, Any], pseudonym: Callable[[str], str] | None) ->
 
     Returns:
         Whether anything was changed.
+
+    Raises:
+        Refusal: 400, as `user_ids`.
     """
     batch = body.get("requests")
-    inner = [one.get("params") for one in batch if isinstance(one, dict)] if isinstance(batch, list) else []
-    changed = False
-    for one in (body, *(params for params in inner if isinstance(params, dict))):
-        for _, holder, name in list(_places(one)):
-            user_id = _text(holder[name])
-            if user_id is None or not user_id.strip():
-                continue
-            changed = True
-            if pseudonym is None:
-                del holder[name]
-            else:
-                holder[name] = pseudonym(user_id)
-    return changed
+    params = [one.get("params") for one in batch if isinstance(one, dict)] if isinstance(batch, list) else []
+    found = [place for one in (body, *params) if isinstance(one, dict) for place in _ids(one)]
+    for _, holder, name, user_id in found:
+        if pseudonym is None:
+            del holder[name]
+        else:
+            holder[name] = pseudonym(user_id)
+    return bool(found)
 
 
 def check_spelling(members: dict[str, Any], names: Collection[str]) -> None:
@@ -95,23 +87,21 @@ def check_spelling(members: dict[str, Any], names: Collection[str]) -> None:
             raise Refusal(400, "body_name", f"spell {right!r} in lower case")
 
 
-def _places(body: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], str]]:
-    """Field, object and name of each user id."""
+def _ids(body: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], str, str]]:
+    """Of each user id: its field, the object that it stands in, its name there, and itself; a number is its digits."""
     check_spelling(body, _NAMING)
-    for name in ("safety_identifier", "user"):
-        if name in body:
-            yield name, body, name
+    places: list[tuple[str, dict[str, Any], str]] = [
+        (name, body, name) for name in ("safety_identifier", "user") if name in body
+    ]
     metadata = body.get("metadata")
     if isinstance(metadata, dict):
         check_spelling(metadata, ("user_id",))
-        if "user_id" in metadata:
-            yield "metadata.user_id", metadata, "user_id"
-
-
-def _text(value: Any) -> str | None:
-    """An id as text, a number as its digits; None where it is neither."""
-    if value is None:
-        return ""
-    if isinstance(value, RawJSON):
-        return str(value.encoded_json)
-    return value if isinstance(value, str) else None
+        places += [("metadata.user_id", metadata, "user_id")] if "user_id" in metadata else []
+    for field, holder, name in places:
+        value = holder[name]
+        if isinstance(value, RawJSON):
+            value = value.encoded_json
+        if not isinstance(value, str | None):
+            raise Refusal(400, "body_user_id", f"{field} must be a string")
+        if value and value.strip():
+            yield field, holder, name, value

@@ -30,7 +30,7 @@ def test_a_summary_can_neither_close_the_block_nor_the_turn(attack: str) -> None
 
 
 def test_tags_of_a_template_of_ones_own_are_kept_apart_too() -> None:
-    assert Blocks("<who>{summary}</who>").text("</who> </user_preferences>") == "<who>< /who> </user_preferences></who>"
+    assert Blocks("<who>{summary}</who>").text("</who> </other>") == "<who>< /who> </other></who>"
     assert Blocks("preferences of this user : {summary}").text("a") == "preferences of this user : a"
 
 
