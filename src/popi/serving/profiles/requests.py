@@ -8,9 +8,9 @@ import asyncio
 import io
 import json
 import re
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Annotated, Any, TypeVar
 from urllib.parse import unquote_to_bytes
@@ -40,7 +40,7 @@ SHOWN = 10
 MOST_FIELDS = 64
 """Fields of one JSON object; no object of ours has as many."""
 QUICK = 2**18
-"""Bytes of a body up to which any number of threads may parse at once."""
+"""Bytes of a body up to which any number may be parsed and stored at once."""
 JSONL = "application/jsonl"
 JSONL_TYPES = (JSONL, "application/x-ndjson", "application/x-jsonlines")
 EVERYONE: tuple[Scope, ...] = ("admin", "app", "user")
@@ -65,7 +65,6 @@ ANY_ID = {"minLength": 1, "maxLength": LONGEST_ID, "pattern": r"^[^\x00]*\S[^\x0
 
 Body = TypeVar("Body", bound=BaseModel)
 Headers = dict[str, str]
-_HEAVY = ThreadPoolExecutor(2, "popi-bodies")
 _STRUCTURE = re.compile(rb'"[^"]*"?|([\[{,])')
 
 
@@ -77,11 +76,14 @@ class Services:
         profiles: the users of all tenants.
         keys: those of this process.
         link: makes a link to a user's page: tenant, user id, the request's headers.
+        heavy: for requests with a body above `QUICK`, from its parsing to their end: what it becomes takes 30 times its
+            size in the worst case.
     """
 
     profiles: Profiles
     keys: KeyRing
     link: Callable[[str, str, Headers], Any] | None
+    heavy: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
 
 
 @dataclass(frozen=True)
@@ -224,7 +226,7 @@ def body_of(model: type[BaseModel]) -> Any:
         ClientGone: the client went before it was whole.
     """
 
-    async def read(request: Request, call: Anybody) -> BaseModel:  # who may not call is refused before
+    async def read(request: Request, call: Anybody) -> AsyncIterator[BaseModel]:  # who may not call is refused before
         bounds, headers = call.profiles.bounds, request.headers
         if headers.get("content-encoding", "identity").lower() != "identity":
             raise Refusal(415, "content_encoding", "send the body without a content-encoding")
@@ -236,12 +238,10 @@ def body_of(model: type[BaseModel]) -> Any:
         length = headers.get("content-length", "")
         most = bounds.import_bytes if model is Import else bounds.body_bytes
         raw = await read_whole(request.receive, int(length) if length.isdigit() else None, most, bounds.body_s)
-        if len(raw) <= QUICK:
-            return await run_in_threadpool(_checked, model, raw, bounds.body_values, lines)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(_HEAVY, _checked, model, raw, bounds.body_values, lines)
+        async with call.services.heavy if len(raw) > QUICK else nullcontext():
+            yield await run_in_threadpool(_checked, model, raw, bounds.body_values, lines)
 
-    return Depends(read)
+    return Depends(read, scope="function")
 
 
 def _checked(model: type[BaseModel], raw: bytes, most_values: int, lines: bool) -> BaseModel:
