@@ -31,8 +31,8 @@ def test_a_tenant_is_made_with_its_first_key(people: People) -> None:
     header = {"x-popi-tenant": "new"}
     assert people.ask("GET", "/users", "admin", headers=header).json()["error"]["code"] == "no_tenant"
     assert made(people, scope="app", tenant="new").status_code == 201
-    assert people.ask("GET", "/users", "admin", headers=header).json() == {"users": [], "next": None}
-    assert people.ask("GET", "/tenants", "admin").json()["tenants"] == ["acme", "new", "other"]
+    assert people.ask("GET", "/users", "admin", headers=header).json() == {"items": [], "next": None}
+    assert people.ask("GET", "/tenants", "admin").json()["items"] == ["acme", "new", "other"]
     named = people.ask("POST", "/keys", "admin", headers=header, json={"scope": "app"}).json()
     own = people.ask("POST", "/keys", "admin", json={"scope": "app"}).json()
     assert (named["tenant"], own["tenant"]) == ("new", "default")
@@ -55,7 +55,7 @@ def test_a_tenant_is_made_with_its_first_key(people: People) -> None:
 def test_what_is_no_key(people: People, body: dict[str, Any]) -> None:
     reply = made(people, **body)
     assert (reply.status_code, reply.json()["error"]["code"]) == (422, "not_valid")
-    assert len(people.ask("GET", "/keys", "admin").json()["keys"]) == 3
+    assert len(people.ask("GET", "/keys", "admin").json()["items"]) == 3
 
 
 def test_keys_are_listed_page_by_page_without_their_text(people: People) -> None:
@@ -65,13 +65,13 @@ def test_keys_are_listed_page_by_page_without_their_text(people: People) -> None
     while True:
         reply = people.ask("GET", f"/keys?limit=4&after={after}", "admin")
         assert not any(key in reply.text for key in keys)
-        listed += reply.json()["keys"]
+        listed += reply.json()["items"]
         after = reply.json()["next"]
         if after is None:
             break
     assert [one["key_id"] for one in listed] == [key.split("_")[1] for key in keys]
     assert [one["scope"] for one in listed[:3]] == ["app", "app", "user"] and listed[2]["user_id"] == "ada"
-    of_acme = people.ask("GET", "/keys?tenant=acme", "admin").json()["keys"]
+    of_acme = people.ask("GET", "/keys?tenant=acme", "admin").json()["items"]
     assert [one["key_id"] for one in of_acme] == [people.app.split("_")[1], people.ada.split("_")[1]]
 
 
@@ -111,20 +111,20 @@ def test_users_are_listed_within_a_tenant(people: People) -> None:
     def listed(query: str = "", key: str = "app", **more: Any) -> Any:
         return people.ask("GET", f"/users{query}", key, **more).json()
 
-    assert sorted(listed()["users"]) == sorted(names) and listed()["next"] is None
-    assert listed("?prefix=ab")["users"] == ["ab", "ab/c", "abc"]
-    assert listed("?prefix=ab%2F")["users"] == ["ab/c"] and listed("?prefix=%25")["users"] == []
+    assert sorted(listed()["items"]) == sorted(names) and listed()["next"] is None
+    assert listed("?prefix=ab")["items"] == ["ab", "ab/c", "abc"]
+    assert listed("?prefix=ab%2F")["items"] == ["ab/c"] and listed("?prefix=%25")["items"] == []
     first = listed("?prefix=ab&limit=2")
-    assert first == {"users": ["ab", "ab/c"], "next": "ab/c"}
-    assert listed("?prefix=ab&limit=2&after=ab%2Fc") == {"users": ["abc"], "next": None}
-    assert listed(key="other_app")["users"] == ["abz"]
-    assert listed(key="admin", headers={"x-popi-tenant": "other"})["users"] == ["abz"]
+    assert first == {"items": ["ab", "ab/c"], "next": "ab/c"}
+    assert listed("?prefix=ab&limit=2&after=ab%2Fc") == {"items": ["abc"], "next": None}
+    assert listed(key="other_app")["items"] == ["abz"]
+    assert listed(key="admin", headers={"x-popi-tenant": "other"})["items"] == ["abz"]
     assert people.ask("GET", "/users", "app", headers={"x-popi-tenant": "other"}).status_code == 403
     assert people.ask("GET", "/users", "ada").status_code == 403
     for query in ("limit=0", "limit=1001", "limit=x", "after=%00", "prefix=" + "x" * 201, "page=2"):
         reply = people.ask("GET", f"/users?{query}")
         assert (reply.status_code, reply.json()["error"]["code"]) == (400, "query"), query
-    assert people.ask("GET", "/users", ADMIN).json() == {"users": [], "next": None}  # of `default`
+    assert people.ask("GET", "/users", ADMIN).json() == {"items": [], "next": None}  # of `default`
 
 
 def _add(connection: Any, tenant: str, name: str) -> None:
