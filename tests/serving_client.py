@@ -77,9 +77,10 @@ class People:
 
 
 @contextmanager
-def gateway_client(database: Database) -> Iterator[People]:
-    """A gateway on a store, with ada's signals in it."""
-    gateway = Gateway(database, read(None, upstream="http://127.0.0.1:9"))
+def gateway_client(database: Database, **tables: Any) -> Iterator[People]:
+    """A gateway on a store, with ada's signals in it; `tables` of the settings other than the defaults."""
+    settings = read(None, upstream="http://127.0.0.1:9").model_copy(update=tables)
+    gateway = Gateway(database, settings)
     app, other = create(database, "app", "acme")[0], create(database, "app", "other")[0]
     ada = create(database, "user", "acme", "ada")[0]
     with TestClient(gateway, raise_server_exceptions=True) as client:

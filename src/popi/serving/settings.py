@@ -113,7 +113,7 @@ class ProfileSettings(Settings):
     """Maximum size of a request's body."""
     import_bytes: int = Field(default=16 * 2**20, ge=2**10)
     """Maximum size of an import's body."""
-    body_values: int = Field(default=500_000, ge=100)
+    body_values: int = Field(default=250_000, ge=100)
     """Maximum number of values (texts, numbers, lists, objects) in the JSON of a body."""
     body_s: float = Field(default=60.0, gt=0)
     """Time that a client may take to send a body, in seconds."""

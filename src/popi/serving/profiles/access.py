@@ -7,15 +7,7 @@ from fastapi import APIRouter
 
 from popi.errors import DataError
 from popi.serving.keys import new_key
-from popi.serving.profiles.models import (
-    KeyAnswer,
-    KeysAnswer,
-    NewKey,
-    NewKeyAnswer,
-    Tenant,
-    TenantsAnswer,
-    moment,
-)
+from popi.serving.profiles.models import KeyAnswer, NewKey, NewKeyAnswer, Page, Tenant, moment
 from popi.serving.profiles.requests import Anybody, body_of, route
 from popi.serving.profiles.routes import After, Limit, paged
 from popi.serving.proxy.refusals import Refusal
@@ -33,11 +25,13 @@ async def make_key(call: Anybody, body: Annotated[NewKey, body_of(NewKey)]) -> N
 
 
 @router.get("/keys", **route(scopes=("admin",), query="tenant after limit"))
-async def list_keys(call: Anybody, tenant: Tenant | None = None, after: After = "", limit: Limit = 100) -> KeysAnswer:
+async def list_keys(
+    call: Anybody, tenant: Tenant | None = None, after: After = "", limit: Limit = 100
+) -> Page[KeyAnswer]:
     """The keys of a tenant, or of all, oldest first, page by page. Revoked ones are among them."""
     found = await call.profiles.store.read(keys.listed, tenant, after or None, limit + 1)
     page, last = paged(found, limit)
-    return KeysAnswer(keys=[_shown(one) for one in page], next=last and last.key_id)
+    return Page(items=[_shown(one) for one in page], next=last and last.key_id)
 
 
 @router.delete("/keys/{key_id}", **route(404, scopes=("admin",)))
@@ -53,10 +47,10 @@ async def revoke_key(call: Anybody, key_id: str) -> KeyAnswer:
 
 
 @router.get("/tenants", **route(scopes=("admin",), query="after limit"))
-async def list_tenants(call: Anybody, after: After = "", limit: Limit = 100) -> TenantsAnswer:
+async def list_tenants(call: Anybody, after: After = "", limit: Limit = 100) -> Page[str]:
     """The names of all tenants, in order, page by page."""
     page, last = paged(await call.profiles.store.read(keys.tenants_listed, after, limit + 1), limit)
-    return TenantsAnswer(tenants=page, next=last)
+    return Page(items=page, next=last)
 
 
 def _shown(record: keys.KeyRecord) -> KeyAnswer:

@@ -21,20 +21,8 @@ from popi.errors import AuthError, PopiError, StoreError
 from popi.serving.interfaces import Caller
 from popi.serving.keys import KeyRing
 from popi.serving.profiles import access, routes
-from popi.serving.profiles.models import (
-    ErrorAnswer,
-    ErrorWords,
-    Feedback,
-    Health,
-    Import,
-    LinkAnswer,
-    NewKey,
-    Pause,
-    Rollback,
-    SignalsUpload,
-    SummaryEdit,
-)
-from popi.serving.profiles.requests import Headers, Services
+from popi.serving.profiles.models import ErrorAnswer, ErrorWords, Health, LinkAnswer
+from popi.serving.profiles.requests import BODIES, Headers, Services
 from popi.serving.profiles.service import Profiles
 from popi.serving.profiles.stored import NotFound, OverBound
 from popi.serving.proxy.body import ClientGone
@@ -42,11 +30,9 @@ from popi.serving.proxy.limits import Limits
 from popi.serving.proxy.logs import log_fault
 from popi.serving.proxy.refusals import Refusal
 from popi.serving.store.summaries import VersionConflict
-from popi.signals.types import User
 
 log = logging.getLogger("popi.gateway.profiles")
 
-BODIES = (SignalsUpload, SummaryEdit, Rollback, Pause, Feedback, Import, NewKey, User)
 NEEDS_KEY = ("/users/", "/keys/", "/tenants/")
 READY_SECONDS = 2.0
 ONCE = ("authorization", "x-api-key", "x-popi-key", "x-popi-tenant", "if-match")
@@ -126,7 +112,7 @@ class ProfileApi:
 
 
 class _Documented(FastAPI):
-    """Knows of what FastAPI does not do here: keys, and the bodies that dependencies read (`requests.body_of`)."""
+    """Describes what FastAPI does not do here: keys, and the bodies that dependencies read (`requests.body_of`)."""
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:

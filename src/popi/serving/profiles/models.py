@@ -1,7 +1,7 @@
 """Bodies and answers of the profile API. A body with a field that is not here is refused."""
 
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
@@ -26,6 +26,7 @@ UserId = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_ID, p
 Tenant = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 ClauseId = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$")]
 ClauseText = Annotated[NoNul, StringConstraints(min_length=1, max_length=LONGEST_CLAUSE, pattern=r"\S")]
+Item = TypeVar("Item")
 Author = Literal["model", "user", "admin"]
 Found = Literal["leave_one_out", "named"]
 
@@ -343,18 +344,10 @@ class Receipt(_Answer):
     file, or one that is being read). left_to_postgresql: no query finds them; see docs/serving.md."""
 
 
-class UsersAnswer(_Answer):
-    """User ids of a tenant, in order."""
+class Page(_Answer, Generic[Item]):
+    """A part of a list."""
 
-    users: list[str]
-    next: str | None
-    """`after` of the next page; null: this is the last."""
-
-
-class TenantsAnswer(_Answer):
-    """Names of tenants, in order."""
-
-    tenants: list[str]
+    items: list[Item]
     next: str | None
     """`after` of the next page; null: this is the last."""
 
@@ -375,14 +368,6 @@ class NewKeyAnswer(KeyAnswer):
 
     key: str
     """Its text, shown this once: the store keeps a hash."""
-
-
-class KeysAnswer(_Answer):
-    """Keys, oldest first."""
-
-    keys: list[KeyAnswer]
-    next: str | None
-    """`after` of the next page; null: this is the last."""
 
 
 class Health(_Answer):

@@ -8,9 +8,9 @@ import asyncio
 import io
 import json
 import re
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Annotated, Any, TypeVar
 from urllib.parse import unquote_to_bytes
@@ -22,50 +22,30 @@ from pydantic import BaseModel, ValidationError
 from popi.errors import DataError
 from popi.serving.interfaces import Caller, Scope
 from popi.serving.keys import KeyRing
-from popi.serving.profiles.models import (
-    LONGEST_ID,
-    ErrorAnswer,
-    Import,
-    ImportedUser,
-    checked_user_id,
-)
+from popi.serving.profiles.models import LONGEST_ID, ErrorAnswer, Import, ImportedUser, checked_user_id
 from popi.serving.profiles.service import Profiles
 from popi.serving.proxy.body import read_whole
 from popi.serving.proxy.refusals import Refusal
 from popi.serving.store.summaries import Author
 from popi.signals.jsonl import explain
+from popi.signals.types import User
 
 SHOWN = 10
 """How many things wrong with a body a message names."""
 MOST_FIELDS = 64
 """Fields of one JSON object; no object of ours has as many."""
 QUICK = 2**18
-"""Bytes of a body up to which any number of threads may parse at once."""
+"""Bytes of a body up to which any number may be parsed and stored at once."""
 JSONL = "application/jsonl"
 JSONL_TYPES = (JSONL, "application/x-ndjson", "application/x-jsonlines")
 EVERYONE: tuple[Scope, ...] = ("admin", "app", "user")
-REASONS = {
-    400: "The request is not one: not JSON, a bad header, user id or parameter",
-    401: "No key, or one that is unknown or revoked",
-    403: "The key may not do that",
-    404: "There is no such user, summary, version or key",
-    405: "The path takes other methods",
-    408: "The body did not arrive in time",
-    412: "The summary is at another version than If-Match says",
-    413: "The body, or a signal in it, is too long",
-    415: "The body has another content type or encoding",
-    422: "The body is JSON, but not what the route takes; or there is no such tenant",
-    428: "There is a summary, and If-Match is missing",
-    429: "Too many requests with this key; Retry-After says when",
-    500: "The gateway failed",
-    503: "The store does not answer",
-}
 EVERY, WITH_BODY = (400, 401, 403, 405, 422, 429, 500, 503), (408, 413, 415)
 ANY_ID = {"minLength": 1, "maxLength": LONGEST_ID, "pattern": r"^[^\x00]*\S[^\x00]*$"}
 
 Body = TypeVar("Body", bound=BaseModel)
 Headers = dict[str, str]
-_HEAVY = ThreadPoolExecutor(2, "popi-bodies")
+BODIES: set[type[BaseModel]] = {User}
+"""Models that the OpenAPI document describes as they are sent."""
 _STRUCTURE = re.compile(rb'"[^"]*"?|([\[{,])')
 
 
@@ -77,11 +57,14 @@ class Services:
         profiles: the users of all tenants.
         keys: those of this process.
         link: makes a link to a user's page: tenant, user id, the request's headers.
+        heavy: for requests with a body above `QUICK`, from its parsing to their end: what it becomes takes 30 times its
+            size in the worst case.
     """
 
     profiles: Profiles
     keys: KeyRing
     link: Callable[[str, str, Headers], Any] | None
+    heavy: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
 
 
 @dataclass(frozen=True)
@@ -92,11 +75,13 @@ class Call:
         services: what it works with.
         caller: whose key it came with.
         tenant: whose user it is about.
+        user_id: the user; empty where the path names none.
     """
 
     services: Services
     caller: Caller
     tenant: str
+    user_id: str = ""
 
     @property
     def profiles(self) -> Profiles:
@@ -106,13 +91,6 @@ class Call:
     def author(self) -> Author:
         """Who writes: an app speaks for its user."""
         return "admin" if self.caller.scope == "admin" else "user"
-
-
-@dataclass(frozen=True)
-class UserCall(Call):
-    """The same about one user."""
-
-    user_id: str
 
 
 def route(
@@ -140,14 +118,13 @@ def route(
 
     extra: dict[str, Any] = {"x-scopes": list(scopes)}
     if body is not None:
+        BODIES.add(body)
         content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{body.__name__}-Input"}}}
         if body is Import:
             content[JSONL] = {"schema": {"type": "string"}}  # type: ignore[dict-item]
         extra["requestBody"] = {"required": True, "content": content}
     statuses = {*EVERY, *refusals, *(WITH_BODY if body is not None else ())}
-    responses = {status: {"model": ErrorAnswer, "description": REASONS[status]} for status in sorted(statuses)}
-    if answer is not None:
-        responses[200] = answer
+    responses = {status: {"model": ErrorAnswer} for status in sorted(statuses)} | ({200: answer} if answer else {})
     return {"dependencies": [Depends(allowed)], "responses": responses, "openapi_extra": extra}
 
 
@@ -178,7 +155,7 @@ async def _user_call(
         str,
         Path(description="The user: any text, percent-encoded (a slash is %2F).", json_schema_extra=dict(ANY_ID)),
     ],
-) -> UserCall:
+) -> Call:
     try:
         user_id = checked_user_id(unquote_to_bytes(id).decode())
     except UnicodeDecodeError:
@@ -187,7 +164,7 @@ async def _user_call(
         raise Refusal(400, "user_id", str(error)) from None
     if call.caller.scope == "user" and call.caller.user_id != user_id:
         raise Refusal(403, "not_allowed", "a user key reaches its own profile alone")
-    return UserCall(call.services, call.caller, call.tenant, user_id)
+    return replace(call, user_id=user_id)
 
 
 async def _seen(
@@ -211,7 +188,7 @@ async def _seen(
 
 
 Anybody = Annotated[Call, Depends(_call)]
-OfUser = Annotated[UserCall, Depends(_user_call)]
+OfUser = Annotated[Call, Depends(_user_call)]
 Seen = Annotated[int | None, Depends(_seen)]
 """The version that If-Match names, as ``"3"`` or ``3``; None without the header."""
 
@@ -224,7 +201,7 @@ def body_of(model: type[BaseModel]) -> Any:
         ClientGone: the client went before it was whole.
     """
 
-    async def read(request: Request, call: Anybody) -> BaseModel:  # who may not call is refused before
+    async def read(request: Request, call: Anybody) -> AsyncIterator[BaseModel]:  # who may not call is refused before
         bounds, headers = call.profiles.bounds, request.headers
         if headers.get("content-encoding", "identity").lower() != "identity":
             raise Refusal(415, "content_encoding", "send the body without a content-encoding")
@@ -236,12 +213,10 @@ def body_of(model: type[BaseModel]) -> Any:
         length = headers.get("content-length", "")
         most = bounds.import_bytes if model is Import else bounds.body_bytes
         raw = await read_whole(request.receive, int(length) if length.isdigit() else None, most, bounds.body_s)
-        if len(raw) <= QUICK:
-            return await run_in_threadpool(_checked, model, raw, bounds.body_values, lines)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(_HEAVY, _checked, model, raw, bounds.body_values, lines)
+        async with call.services.heavy if len(raw) > QUICK else nullcontext():
+            yield await run_in_threadpool(_checked, model, raw, bounds.body_values, lines)
 
-    return Depends(read)
+    return Depends(read, scope="function")
 
 
 def _checked(model: type[BaseModel], raw: bytes, most_values: int, lines: bool) -> BaseModel:

@@ -13,6 +13,7 @@ from popi.serving.profiles.models import (
     Import,
     ImportAnswer,
     LinkAnswer,
+    Page,
     Pause,
     PauseAnswer,
     Receipt,
@@ -22,7 +23,6 @@ from popi.serving.profiles.models import (
     SummaryAnswer,
     SummaryEdit,
     UserAnswer,
-    UsersAnswer,
     VersionsAnswer,
     checked_user_id,
 )
@@ -44,11 +44,11 @@ def paged(found: list[Any], limit: int) -> tuple[list[Any], Any]:
 
 
 @router.get("", **route(scopes=("admin", "app"), query="prefix after limit"))
-async def list_users(call: Anybody, prefix: After = "", after: After = "", limit: Limit = 100) -> UsersAnswer:
+async def list_users(call: Anybody, prefix: After = "", after: After = "", limit: Limit = 100) -> Page[str]:
     """The ids of a tenant's users that begin with `prefix`, in order, page by page."""
     found = await call.profiles.store.read(users.listed, call.tenant, after or None, limit + 1, prefix)
     page, last = paged(found, limit)
-    return UsersAnswer(users=page, next=last)
+    return Page(items=page, next=last)
 
 
 @router.post("/import", **route(scopes=("admin", "app"), body=Import))

@@ -112,24 +112,21 @@ class Profiles:
         key_id: str | None,
         bulk: bool = False,
     ) -> tuple[list[str], int]:
-        bounds = self.bounds
         for index, signal in enumerate(new):
-            if (length := len(signal.model_dump_json(exclude_none=True))) > bounds.signal_chars:
-                raise OverBound(
-                    413,
-                    "signal_too_long",
-                    f"signals[{index}] has {length:,} characters as JSON; a signal may have {bounds.signal_chars:,} "
-                    "([profiles] signal_chars)",
-                )
+            length = len(signal.model_dump_json(exclude_none=True))
+            self._within("signal_chars", length, 413, "signal_too_long", f"the characters of signals[{index}] as JSON")
         ids, added = signals.add(connection, tenant, user_id, new, now, self.debounce, key_id, bulk)
         if added:  # what goes beyond a bound is rolled back
             count, size = signals.size(connection, tenant, user_id)
-            full = "with these the user's signals would be {:,}{}, and may be {:,} ([profiles] {}); none was added"
-            if count > bounds.signals:
-                raise OverBound(422, "profile_full", full.format(count, "", bounds.signals, "signals"))
-            if size > bounds.signals_bytes:
-                raise OverBound(422, "profile_full", full.format(size, " bytes", bounds.signals_bytes, "signals_bytes"))
+            self._within("signals", count, 422, "profile_full", "with these the user's signals")
+            self._within("signals_bytes", size, 422, "profile_full", "with these the bytes of the user's signals")
         return ids, added
+
+    def _within(self, bound: str, total: int, status: int, code: str, what: str) -> None:
+        most = getattr(self.bounds, bound)
+        if total > most:
+            words = f"{what} would be {total:,}, and may be {most:,} ([profiles] {bound}); nothing was added"
+            raise OverBound(status, code, words)
 
     async def user(self, tenant: str, user_id: str) -> UserAnswer:
         """One user.
