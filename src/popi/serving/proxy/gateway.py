@@ -24,7 +24,7 @@ from popi.serving.proxy.jwt_claims import Tokens
 from popi.serving.proxy.limits import Limits
 from popi.serving.proxy.logs import Record, log, log_fault
 from popi.serving.proxy.metrics import Metrics
-from popi.serving.proxy.refusals import Refusal, answer
+from popi.serving.proxy.refusals import Refusal, answer, not_authenticated
 from popi.serving.proxy.rewrite import Rewriter
 from popi.serving.proxy.settings import ProxySettings
 from popi.serving.proxy.tracing import Tracing
@@ -146,7 +146,7 @@ class Gateway:
             async with asyncio.timeout(self._settings.auth_s):
                 return await self._keys.authenticate(key)
         except AuthError as error:
-            raise _refused(error) from None
+            raise not_authenticated(error) from None
         except Exception as error:  # whatever ails the store: what can't be told is refused
             log_fault("keys can't be checked", error)
             raise Refusal(503, "keys_unavailable", "keys can't be checked now; try again soon", retry_after=1) from None
@@ -168,7 +168,7 @@ class Gateway:
             found = exchange.rewriting.found if exchange.rewriting is not None else ()
             return user_of(caller, claimed, headers.ids, found, self._settings.identity_fields)
         except AuthError as error:
-            raise _refused(error) from None
+            raise not_authenticated(error) from None
 
     async def _personalised_body(self, exchange: Exchange, api: Api, caller: Caller) -> bytes:
         """The request's body with the user's summary in it and no user id."""
@@ -335,12 +335,6 @@ def _encoding(headers: list[Raw]) -> str:
     """What an answer is packed in."""
     values = [value for name, value in headers if name.lower() == b"content-encoding"]
     return values[0].decode("latin-1").strip().lower() if values else ""
-
-
-def _refused(error: AuthError) -> Refusal:
-    code = {401: "not_authenticated", 403: "not_allowed"}.get(error.status, "keys_unavailable")
-    status = error.status if error.status in (401, 403) else 503
-    return Refusal(status, code, str(error), retry_after=1 if status == 503 else None)
 
 
 def _forget(lookup: "asyncio.Future[StoredSummary | None]") -> None:
