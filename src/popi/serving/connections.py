@@ -252,7 +252,9 @@ class Protocol(HttpToolsProtocol):
     def _check_size(self, more: int) -> None:
         headers, size = self._bounds.headers, self._bounds.header_bytes
         if len(self.headers) + more > headers or self._head_bytes > size:
-            raise Refusal(431, "headers", f"a request may have {headers} headers, and {size} bytes in all before its body")
+            raise Refusal(
+                431, "headers", f"a request may have {headers} headers, and {size} bytes in all before its body"
+            )
 
     def _end(self, status: int, code: str, message: str) -> None:
         """Refuse what comes, and close the connection."""

@@ -276,9 +276,7 @@ def running_gateway(upstream: RecordingUpstream, /, **settings: Any) -> Iterator
     proxy = proxy_routes(ProxySettings(**given), keys, summaries)
     app = Starlette(routes=proxy.routes, lifespan=proxy.lifespan)
     listening = uvicorn_settings(ServerSettings()) | {"timeout_graceful_shutdown": 1}
-    server = uvicorn.Server(
-        uvicorn.Config(app, host="127.0.0.1", port=0, log_level="critical", **listening)
-    )
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="critical", **listening))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     until(lambda: server.started, 20)
