@@ -15,6 +15,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from popi.serving.proxy.refusals import Refusal, answer
 from popi.serving.settings import ServerSettings
+from popi.serving.throttle import network_of
 
 SWEEP_SECONDS = 1.0
 LINGER_SECONDS = 5.0
@@ -40,17 +41,6 @@ def uvicorn_settings(settings: ServerSettings) -> dict[str, Any]:
         "proxy_headers": bool(settings.trusted_proxies),
         "forwarded_allow_ips": list(settings.trusted_proxies),
     }
-
-
-def network_of(host: str) -> str:
-    """What counts as one client: its IPv4 address, or of IPv6 the /64 that a household or a machine is given."""
-    try:
-        address = ip_address(host)
-    except ValueError:
-        return host
-    if address.version == 4:
-        return host
-    return str(address.ipv4_mapped or ip_network((int(address) >> 64 << 64, 64)))
 
 
 class Connections:

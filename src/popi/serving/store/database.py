@@ -21,7 +21,9 @@ T = TypeVar("T")
 Query = Callable[Concatenate[Connection, P], T]
 
 BUSY_SECONDS = 10
-"""How long a statement waits for another process's write (SQLite) or lock (PostgreSQL)."""
+"""How long a transaction waits for its turn and for another process's write (SQLite), or a statement for a lock
+(PostgreSQL)."""
+BUSY = "the store is too busy; try again"
 CONNECT_SECONDS = 5
 TRIES = 3
 """How often a transaction is run that the database broke off for its own reasons (a deadlock)."""
@@ -79,11 +81,16 @@ class Database:
         """Run `query` on a connection that sees one state of the database.
 
         Raises:
-            StoreError: the database can't be reached or failed.
+            StoreError: the database can't be reached, failed, or was busy for too long.
         """
+        return self.read_by(due(), query, *args, **kwargs)
+
+    def read_by(self, due: float, query: Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """`read`, which fails rather than wait beyond `due` (monotonic seconds)."""
+        _check(due)
         try:
             with self._engine.connect() as connection:
-                return query(connection, *args, **kwargs)
+                return query(connection.execution_options(popi_due=due), *args, **kwargs)
         except self._faults as error:
             raise _told(error) from None
 
@@ -91,24 +98,34 @@ class Database:
         """Run `query` in a transaction; when this returns, what it wrote is on disk.
 
         Raises:
-            StoreError: the database can't be reached or failed; nothing was written.
+            StoreError: the database can't be reached, failed, or was busy for too long; nothing was written.
         """
+        return self.write_by(due(), query, *args, **kwargs)
+
+    def write_by(self, due: float, query: Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """`write`, which fails rather than wait beyond `due` (monotonic seconds)."""
+        _check(due)
         for attempt in range(TRIES):
             try:
-                return self._write(query, *args, **kwargs)
+                return self._write(due, query, *args, **kwargs)
             except self._faults as error:
                 if attempt + 1 == TRIES or getattr(getattr(error, "orig", None), "sqlstate", None) not in BROKEN_OFF:
                     raise _told(error) from None
         raise AssertionError("unreachable")
 
-    def _write(self, query: Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    def _write(self, due: float, query: Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         if self._writing is None:
             with self._engine.begin() as connection:
                 return query(connection, *args, **kwargs)
-        with self._writing, self._engine.connect() as plain:
-            connection = plain.execution_options(popi_write=True)
-            with connection.begin():
-                return query(connection, *args, **kwargs)
+        if not self._writing.acquire(timeout=max(0.0, due - time.monotonic())):
+            raise StoreError(BUSY)
+        try:
+            with self._engine.connect() as plain:
+                connection = plain.execution_options(popi_write=True, popi_due=due)
+                with connection.begin():
+                    return query(connection, *args, **kwargs)
+        finally:
+            self._writing.release()
 
     def size(self) -> int:
         """Bytes of the SQLite file; 0 for PostgreSQL."""
@@ -132,6 +149,7 @@ class Database:
                 try:
                     # A copy of all that is left. In memory it could be more than the process may have.
                     raw.cursor().execute("PRAGMA temp_store = FILE")
+                    raw.cursor().execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
                     try:
                         raw.cursor().execute("VACUUM")
                     finally:
@@ -146,7 +164,6 @@ class Database:
                             return False
                         time.sleep(0.05)
                 finally:
-                    raw.cursor().execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
                     raw.close()
         except self._faults:
             return False
@@ -154,6 +171,16 @@ class Database:
     def close(self) -> None:
         """Close every connection."""
         self._engine.dispose()
+
+
+def due() -> float:
+    """When a transaction that is asked for now should have begun."""
+    return time.monotonic() + BUSY_SECONDS
+
+
+def _check(due: float) -> None:
+    if time.monotonic() > due:
+        raise StoreError(BUSY)
 
 
 def upsert(connection: Connection, table: Table) -> sqlite.Insert | postgresql.Insert:
@@ -231,10 +258,13 @@ def _write_ahead(cursor: Any) -> None:
 
 
 def _sqlite_begin(connection: Connection) -> None:
-    # A transaction that began as a reader can't always become a writer: writers say so at once.
-    write = connection.get_execution_options().get("popi_write")
+    options = connection.get_execution_options()
+    left = max(0.0, options.get("popi_due", due()) - time.monotonic())
     # On the driver's own connection: it is a fifth of what a look-up takes otherwise.
-    connection.connection.cursor().execute("BEGIN IMMEDIATE" if write else "BEGIN")
+    cursor = connection.connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout = {left * 1000:.0f}")
+    # A transaction that began as a reader can't always become a writer: writers say so at once.
+    cursor.execute("BEGIN IMMEDIATE" if options.get("popi_write") else "BEGIN")
 
 
 def _postgresql_settings(connection: Any, _record: object) -> None:
