@@ -34,6 +34,7 @@ from popi.serving.store.database import Database
 from popi.serving.store.settings import id_secret
 from popi.serving.store.threads import Store
 from popi.serving.summaries import SummaryCache
+from popi.serving.throttle import CLIENT, Throttle
 
 log = logging.getLogger("popi.gateway")
 
@@ -59,14 +60,15 @@ class Gateway:
         self, database: Database, settings: GatewaySettings, worker: Worker | None = None, admin_key: str | None = None
     ) -> None:
         self.store = Store(database)
-        self.keys = KeyRing(self.store, admin_key)
+        throttle = Throttle(settings.server)
+        self.keys = KeyRing(self.store, admin_key, throttle)
         self.summaries = SummaryCache(self.store)
         injected = Injected(settings.proxy.block)
         self.profiles = Profiles(self.store, settings.debounce, self.summaries.forget, self._erased, injected)
         self._worker = worker
         proxy = _with_secret(settings.proxy, database)
         limits = Limits.of(proxy)
-        self.pages = Pages(self.store, self.profiles, self.keys, settings)
+        self.pages = Pages(self.store, self.profiles, self.keys, throttle, settings)
         self.recorder = Recorder(self.store, settings.capture, injected)
         self._profile_api = ProfileApi(self.profiles, self.keys, limits, self.pages.link)
         self._proxy = proxy_routes(proxy, self.keys, self.summaries, limits, self.recorder)
@@ -76,8 +78,11 @@ class Gateway:
             routes=self._proxy.routes, redirect_slashes=False, default=self._own, lifespan=self._lifespan
         )
         self._openapi: bytes | None = None
+        self._probe: asyncio.Task[bool] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            CLIENT.set(scope["client"][0] if scope.get("client") else "")
         if scope["type"] == "http" and scope["path"].startswith("/v1/"):
             await self._proxy.gateway(scope, receive, send)
         elif scope["type"] == "http" and scope["path"].startswith("/users/"):
@@ -153,6 +158,12 @@ class Gateway:
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
 
     async def _ready(self) -> bool:
+        """Whether the store answers; however many ask, it is asked once at a time."""
+        if self._probe is None or self._probe.done():
+            self._probe = asyncio.create_task(self._ask_store())
+        return await asyncio.shield(self._probe)
+
+    async def _ask_store(self) -> bool:
         def one(connection: Connection) -> None:
             connection.execute(select(1)).one()
 

@@ -10,6 +10,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 
 from popi.errors import AuthError, ConfigError, DataError, StoreError
@@ -176,31 +177,30 @@ class KeyRing:
         hashed, now = digest(key), self._clock()
         if (caller := self._at_hand(hashed, now)) is not None:
             return caller
-        named, known = _KEY.fullmatch(key), self._known.get(hashed)
-        if named is not None and known is not None:
-            known.asked = now
-            patience = PATIENCE_SECONDS if self._good(known, now) else AUTH_SECONDS
-            return await self._checked(self._look_up(named[1], hashed), patience, known)
-        with self._throttle.attempt():
-            if named is None:
-                raise AuthError(UNKNOWN)
-            return await self._checked(self._look_up(named[1], hashed), AUTH_SECONDS)
-
-    async def _checked(
-        self, task: "asyncio.Task[Caller | None]", patience: float, known: _Known | None = None
-    ) -> Caller:
-        try:
-            caller = await asyncio.wait_for(asyncio.shield(task), patience)
-        except (StoreError, TimeoutError) as fault:
-            if isinstance(fault, TimeoutError) and known is not None:
-                self._store.waited_in_vain()
-            if known is not None and self._good(known, self._clock()):
-                return known.caller
-            log.warning("a key could not be checked: the store does not answer")
-            raise AuthError("keys can't be checked now: the store does not answer; try again", status=503) from None
+        caller = await self._throttle.attempt(hashed, partial(self._checked, key, hashed, now))
         if caller is None:
             raise AuthError(UNKNOWN)
         return caller
+
+    async def _checked(self, key: str, hashed: str, now: float) -> Caller | None:
+        known = self._known.get(hashed)
+        named = _KEY.fullmatch(key)
+        if named is None:
+            return None
+        if known is not None:
+            known.asked = now
+        try:
+            task = self._look_up(named[1], hashed)
+            return await asyncio.wait_for(
+                asyncio.shield(task), PATIENCE_SECONDS if known is not None and self._good(known, now) else AUTH_SECONDS
+            )
+        except (StoreError, TimeoutError) as fault:
+            if isinstance(fault, TimeoutError) and known is not None:  # strangers wait for one another
+                self._store.waited_in_vain()
+            if known is not None and self._good(known, now):
+                return known.caller
+            log.warning("a key could not be checked: the store does not answer")
+            raise AuthError("keys can't be checked now: the store does not answer; try again", status=503) from None
 
     def _good(self, known: _Known, now: float) -> bool:
         return now - known.checked < GRACE_SECONDS

@@ -2,15 +2,17 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from ipaddress import ip_address, ip_network
+from typing import TypeVar
 
-from popi.errors import AuthError
-from popi.serving.proxy.limits import Buckets
+from popi.errors import AuthError, PopiError
+from popi.serving.proxy.limits import MOST_KEPT, Buckets
 from popi.serving.settings import ServerSettings
 
+T = TypeVar("T")
 CLIENT: ContextVar[str] = ContextVar("CLIENT", default="")
 """Address of the client whose request is being served."""
 
@@ -27,31 +29,42 @@ def network_of(host: str) -> str:
 
 
 class Throttle:
-    """Slows down who guesses. What was right before is not asked about here, so that it always works.
+    """Slows down clients that guess. A secret that was right before is not counted, so that it always works.
 
     Args:
-        settings: how many a second.
+        settings: how many wrong ones an address may try.
         clock: seconds that never go back.
     """
 
     def __init__(self, settings: ServerSettings, clock: Callable[[], float] = time.monotonic) -> None:
         self._wrong = Buckets(settings.wrong_keys_per_s, settings.wrong_keys_burst, clock)
+        self._right: OrderedDict[str, None] = OrderedDict()
 
-    @contextmanager
-    def attempt(self) -> Iterator[None]:
-        """Around a check of something that may be wrong: counts it where the check raises a 401, or is broken off.
+    async def attempt(self, hashed: str, check: Callable[[], Awaitable[T | None]]) -> T | None:
+        """What the check of a secret returns; if that is None, or the client broke it off, it counts as wrong.
+
+        Args:
+            hashed: names the secret.
+            check: says what the secret stands for; None: it is wrong.
 
         Raises:
             AuthError: 429, too many were wrong just now.
         """
-        client = network_of(CLIENT.get())
-        if wait := self._wrong.take(client):
-            message = "too many wrong keys, links or cookies came from your address; try again later"
+        client, counted = network_of(CLIENT.get()), hashed not in self._right
+        if counted and (wait := self._wrong.take(client)):
+            message = "too many wrong keys, links or cookies came from this address; try again later"
             raise AuthError(message, status=429, retry_after=math.ceil(wait))
         try:
-            yield
-        except AuthError as error:
-            if error.status != 401:
+            meaning = await check()
+        except PopiError:  # the store's fault
+            if counted:
                 self._wrong.give_back(client)
             raise
-        self._wrong.give_back(client)
+        if meaning is None:
+            self._right.pop(hashed, None)
+        elif counted:
+            self._wrong.give_back(client)
+            self._right[hashed] = None
+            if len(self._right) > MOST_KEPT:
+                self._right.popitem(last=False)
+        return meaning
