@@ -4,6 +4,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
@@ -24,6 +25,8 @@ BUSY_SECONDS = 10
 """How long a transaction waits for its turn and for another process's write (SQLite), or a statement for a lock
 (PostgreSQL)."""
 BUSY = "the store is too busy; try again"
+DUE: ContextVar[float | None] = ContextVar("DUE", default=None)
+"""When (monotonic seconds) the transaction at hand must have begun; None: BUSY_SECONDS after it is asked for."""
 CONNECT_SECONDS = 5
 TRIES = 3
 """How often a transaction is run that the database broke off for its own reasons (a deadlock)."""
@@ -83,14 +86,10 @@ class Database:
         Raises:
             StoreError: the database can't be reached, failed, or was busy for too long.
         """
-        return self.read_by(due(), query, *args, **kwargs)
-
-    def read_by(self, due: float, query: Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """`read`, which fails rather than wait beyond `due` (monotonic seconds)."""
-        _check(due)
         try:
+            _left()
             with self._engine.connect() as connection:
-                return query(connection.execution_options(popi_due=due), *args, **kwargs)
+                return query(connection, *args, **kwargs)
         except self._faults as error:
             raise _told(error) from None
 
@@ -100,28 +99,23 @@ class Database:
         Raises:
             StoreError: the database can't be reached, failed, or was busy for too long; nothing was written.
         """
-        return self.write_by(due(), query, *args, **kwargs)
-
-    def write_by(self, due: float, query: Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """`write`, which fails rather than wait beyond `due` (monotonic seconds)."""
-        _check(due)
         for attempt in range(TRIES):
             try:
-                return self._write(due, query, *args, **kwargs)
+                return self._write(query, *args, **kwargs)
             except self._faults as error:
                 if attempt + 1 == TRIES or getattr(getattr(error, "orig", None), "sqlstate", None) not in BROKEN_OFF:
                     raise _told(error) from None
         raise AssertionError("unreachable")
 
-    def _write(self, due: float, query: Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    def _write(self, query: Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         if self._writing is None:
             with self._engine.begin() as connection:
                 return query(connection, *args, **kwargs)
-        if not self._writing.acquire(timeout=max(0.0, due - time.monotonic())):
+        if not self._writing.acquire(timeout=_left()):
             raise StoreError(BUSY)
         try:
             with self._engine.connect() as plain:
-                connection = plain.execution_options(popi_write=True, popi_due=due)
+                connection = plain.execution_options(popi_write=True)
                 with connection.begin():
                     return query(connection, *args, **kwargs)
         finally:
@@ -173,14 +167,17 @@ class Database:
         self._engine.dispose()
 
 
-def due() -> float:
-    """When a transaction that is asked for now should have begun."""
-    return time.monotonic() + BUSY_SECONDS
+def _left() -> float:
+    """How many seconds the transaction at hand may still wait.
 
-
-def _check(due: float) -> None:
-    if time.monotonic() > due:
+    Raises:
+        StoreError: none.
+    """
+    due = DUE.get()
+    left = BUSY_SECONDS if due is None else due - time.monotonic()
+    if left <= 0:
         raise StoreError(BUSY)
+    return left
 
 
 def upsert(connection: Connection, table: Table) -> sqlite.Insert | postgresql.Insert:
@@ -258,13 +255,12 @@ def _write_ahead(cursor: Any) -> None:
 
 
 def _sqlite_begin(connection: Connection) -> None:
-    options = connection.get_execution_options()
-    left = max(0.0, options.get("popi_due", due()) - time.monotonic())
     # On the driver's own connection: it is a fifth of what a look-up takes otherwise.
     cursor = connection.connection.cursor()
-    cursor.execute(f"PRAGMA busy_timeout = {left * 1000:.0f}")
+    cursor.execute(f"PRAGMA busy_timeout = {_left() * 1000:.0f}")
     # A transaction that began as a reader can't always become a writer: writers say so at once.
-    cursor.execute("BEGIN IMMEDIATE" if options.get("popi_write") else "BEGIN")
+    write = connection.get_execution_options().get("popi_write")
+    cursor.execute("BEGIN IMMEDIATE" if write else "BEGIN")
 
 
 def _postgresql_settings(connection: Any, _record: object) -> None:

@@ -9,11 +9,12 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from functools import partial
 from typing import ParamSpec, TypeVar
 
 from popi.errors import StoreError
-from popi.serving.store.database import BUSY, Database, Query, due
+from popi.serving.store.database import BUSY, BUSY_SECONDS, DUE, Database, Query
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -52,19 +53,19 @@ class Store:
         Raises:
             StoreError: the database failed, or too much waits for it already (so do the other queues).
         """
-        return await self._lookups.run(partial(self.database.read_by, due(), query, *args, **kwargs))
+        return await self._lookups.run(partial(self.database.read, query, *args, **kwargs))
 
     async def check(self, query: Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Read a key or session for somebody who may be anybody."""
-        return await self._checks.run(partial(self.database.read_by, due(), query, *args, **kwargs))
+        return await self._checks.run(partial(self.database.read, query, *args, **kwargs))
 
     async def read(self, query: Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """`Database.read`."""
-        return await self._reads.run(partial(self.database.read_by, due(), query, *args, **kwargs))
+        return await self._reads.run(partial(self.database.read, query, *args, **kwargs))
 
     async def write(self, query: Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """`Database.write`. A caller that goes away does not stop it half-way."""
-        return await self._writes.run(partial(self.database.write_by, due(), query, *args, **kwargs))
+        return await self._writes.run(partial(self.database.write, query, *args, **kwargs))
 
     async def scrub(self) -> bool:
         """`Database.scrub`, behind the writes that wait."""
@@ -87,7 +88,9 @@ class _Queue:
         if self._waiting >= self._most:
             raise StoreError(BUSY)
         self._waiting += 1
-        future = asyncio.get_running_loop().run_in_executor(self.pool, call)
+        context = copy_context()
+        context.run(DUE.set, time.monotonic() + BUSY_SECONDS)  # from now on: not from when a thread is free
+        future = asyncio.get_running_loop().run_in_executor(self.pool, partial(context.run, call))
         future.add_done_callback(self._done)
         return await asyncio.shield(future)  # counted until the thread is free again
 
