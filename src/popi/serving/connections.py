@@ -5,6 +5,7 @@ notes on httptools' callbacks where a connection stands; `Connections` looks at 
 """
 
 import asyncio
+import resource
 from functools import partial
 from http import HTTPStatus
 from ipaddress import ip_address, ip_network
@@ -22,6 +23,8 @@ LINGER_SECONDS = 5.0
 """How long a client may go on sending a body that was refused, so that it gets to read why."""
 MOST_PIPELINED = 100
 """Maximum requests that wait on one connection for the answers before theirs."""
+OTHER_FILES = 256
+"""Files that the process opens beside sockets."""
 _IDLE, _HEAD, _BODY, _UNWANTED = range(4)
 """What a connection waits for from its client: a request, the rest of its head, of its body, of a refused body."""
 
@@ -29,7 +32,7 @@ _IDLE, _HEAD, _BODY, _UNWANTED = range(4)
 def uvicorn_settings(settings: ServerSettings) -> dict[str, Any]:
     """How uvicorn should run the gateway: the upstream's own `server` and `date` are passed on, log lines are ours.
 
-    For one server: connections are counted in what is returned.
+    For one server: its connections are counted in what is returned.
     """
     return {
         "loop": "uvloop",
@@ -51,6 +54,10 @@ class Connections:
     """
 
     def __init__(self, settings: ServerSettings) -> None:
+        _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+        # A connection to the upstream for each; where files run out, the store fails as well.
+        self._most = min(settings.connections, max(files - OTHER_FILES, 2) // 2)
         self.settings = settings
         self._trusted = [ip_network(one) for one in settings.trusted_proxies]
         self._open: dict[Protocol, None] = {}  # the oldest first
@@ -58,10 +65,10 @@ class Connections:
 
     def enter(self, new: "Protocol", host: str) -> bool:
         """Count a connection in; False: there is no room, and no connection without a request could give way."""
-        new.network, settings = network_of(host), self.settings
-        same = self._of_network.setdefault(new.network, {})
-        most = settings.connections if self._is_trusted(host) else settings.connections_per_address
-        for crowd, room in ((same, most), (self._open, settings.connections)):
+        new.network = network_of(host)
+        trusted = bool(self._trusted) and any(ip_address(host) in network for network in self._trusted)
+        same, most = self._of_network.get(new.network, {}), self.settings.connections_per_address
+        for crowd, room in ((same, self._most if trusted else most), (self._open, self._most)):
             if len(crowd) >= room:
                 idle = next((one for one in crowd if one.is_idle), None)
                 if idle is None:
@@ -75,15 +82,10 @@ class Connections:
 
     def leave(self, one: "Protocol") -> None:
         """Count a connection out, if it is counted in."""
-        if one not in self._open:
-            return
-        del self._open[one]
-        del self._of_network[one.network][one]
-        if not self._of_network[one.network]:
-            del self._of_network[one.network]
-
-    def _is_trusted(self, host: str) -> bool:
-        return bool(self._trusted) and any(ip_address(host) in network for network in self._trusted)
+        if one in self._open:
+            del self._open[one], self._of_network[one.network][one]
+            if not self._of_network[one.network]:
+                del self._of_network[one.network]
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         now = loop.time()
@@ -105,21 +107,16 @@ class Protocol(HttpToolsProtocol):
         super().__init__(**uvicorn)
         self.network = ""
         self._all, self._bounds = connections, connections.settings
-        self._waits_for = _HEAD
-        self._due = self._write_due = self.loop.time()
-        self._chunk = 0
-        self._unread = 0
-        """Bytes received of which nothing has come out of the parser yet: part of a head, a trailer, an extension."""
+        self._waits_for, self._due = _HEAD, self.loop.time() + self._bounds.head_s
+        self._chunk = 0  # bytes that are being parsed
+        self._unread = 0  # bytes of which nothing has come out of the parser: part of a head, a trailer, an extension
         self._head_bytes = 0
-        self._unsent = 0
-
-    # -- asyncio's callbacks --
+        self._unsent, self._write_due = 0, self._due
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._due = self.loop.time() + self._bounds.head_s
         if not self._all.enter(self, self.client[0] if self.client is not None else ""):
-            self._end(503, "too_many_connections", "too many connections; try again soon")
+            self._end(Refusal(503, "too_many_connections", "too many connections; try again soon", retry_after=1))
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -130,46 +127,41 @@ class Protocol(HttpToolsProtocol):
             self.timeout_keep_alive_task.cancel()
             self.timeout_keep_alive_task = None
         if self._waits_for == _IDLE:  # also for blank lines, which the parser skips
-            self._waits_for, self._due = _HEAD, self.loop.time() + self._bounds.head_s
+            self._wait_for(_HEAD, self._bounds.head_s)
         self._chunk = len(data)
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
             self._stay_at_http_1(data[upgrade.args[0] :])
-        except httptools.HttpParserCallbackError as error:
+        except httptools.HttpParserError as error:
             refusal = error.__context__
-            if isinstance(refusal, Refusal):
-                self._end(refusal.status, refusal.code, str(refusal))
-            else:
-                self._end(400, "bad_request", "the target of the request is not valid")
-        except httptools.HttpParserError:
-            self._end(400, "bad_request", "this is not a valid HTTP/1.1 request")
+            if not isinstance(refusal, Refusal):
+                refusal = Refusal(400, "bad_request", "this is not a valid HTTP/1.1 request")
+            self._end(refusal)
         else:
             self._unread += self._chunk
             if self._unread > self._bounds.header_bytes:
-                self._end(431, "headers", f"a request's headers may have {self._bounds.header_bytes} bytes")
+                self._end(self._too_large())
             elif self._waits_for == _BODY:
-                now, bounds = self.loop.time(), self._bounds
-                self._due = min(self._due + len(data) / bounds.bytes_per_s, now + bounds.stall_s)
-
-    # -- httptools' callbacks --
+                self._wait_for(_BODY, self._bounds.stall_s)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._head_bytes = 0
         if self._waits_for != _HEAD:
-            self._waits_for, self._due = _HEAD, self.loop.time() + self._bounds.head_s
+            self._wait_for(_HEAD, self._bounds.head_s)
 
     def on_url(self, url: bytes) -> None:
         super().on_url(url)
         self._head_bytes += len(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._head_bytes += len(name) + len(value)
         if self._waits_for != _HEAD:
             return  # a trailer: uvicorn would append it to the headers, where it could name a user
-        self._check_size(1)
         super().on_header(name, value)
+        self._head_bytes += len(name) + len(value)
+        if len(self.headers) > self._bounds.headers:
+            raise self._too_large()
 
     def on_headers_complete(self) -> None:
         method = self.parser.get_method()
@@ -179,37 +171,29 @@ class Protocol(HttpToolsProtocol):
             raise Refusal(505, "http_version", "HTTP/1.1 and HTTP/1.0 are served here")
         if len(self.pipeline) >= MOST_PIPELINED:
             raise Refusal(429, "too_many_at_once", f"at most {MOST_PIPELINED} requests may wait on one connection")
-        if self.parser.should_upgrade():
-            return
-        self._check_size(0)
-        if not self.url.startswith(b"/"):
-            self.url = _origin_form(self.url)
-        super().on_headers_complete()
-        self._unread = -self._chunk
-        self._waits_for, self._due = _BODY, self.loop.time() + self._bounds.stall_s
+        if self._head_bytes > self._bounds.header_bytes:
+            raise self._too_large()
+        if not self.parser.should_upgrade():
+            super().on_headers_complete()
+            self._unread = -self._chunk
+            self._wait_for(_BODY, self._bounds.stall_s)
 
     def on_body(self, body: bytes) -> None:
         super().on_body(body)
         self._unread = -self._chunk
 
     def on_message_complete(self) -> None:
-        if self._waits_for == _HEAD:
-            return  # of an upgrade: it follows again
-        super().on_message_complete()
-        self._unread = -self._chunk
-        self._waits_for, self._due = _IDLE, self.loop.time() + self.timeout_keep_alive
-
-    # -- uvicorn's callbacks --
+        if self._waits_for != _HEAD:  # else it is an upgrade, and follows again
+            super().on_message_complete()
+            self._unread = -self._chunk
+            self._wait_for(_IDLE, self.timeout_keep_alive)
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        now = self.loop.time()
         if self._waits_for == _BODY and self.cycle.response_complete:
-            self._waits_for, self._due = _UNWANTED, now + LINGER_SECONDS
-        elif self._waits_for == _IDLE:
-            self._due = now + self.timeout_keep_alive
-
-    # -- bounds --
+            self._wait_for(_UNWANTED, LINGER_SECONDS)
+        elif self._waits_for in (_IDLE, _HEAD):
+            self._wait_for(self._waits_for, (self.timeout_keep_alive, self._bounds.head_s)[self._waits_for])
 
     @property
     def is_idle(self) -> bool:
@@ -222,60 +206,48 @@ class Protocol(HttpToolsProtocol):
 
     def check(self, now: float) -> None:
         """Close the connection if its client took too long. Called every SWEEP_SECONDS."""
-        bounds, unsent = self._bounds, self.transport.get_write_buffer_size()
-        if not unsent:
-            self._write_due = now + bounds.stall_s
-        elif unsent < self._unsent:
-            self._write_due = min(self._write_due + (self._unsent - unsent) / bounds.bytes_per_s, now + bounds.stall_s)
-        self._unsent = unsent
-        if unsent and now > self._write_due:
+        unsent, self._unsent = self._unsent, self.transport.get_write_buffer_size()
+        if not self._unsent or self._unsent < unsent:
+            self._write_due = now + self._bounds.stall_s
+        if now > self._write_due:
             self.transport.abort()
-        elif self._waits_for == _BODY and not self.transport.is_reading():
-            self._due = now + bounds.stall_s  # we are the ones who wait: for the upstream, mostly
-        elif now > self._due and not (self._waits_for == _IDLE and self._is_answering):
-            started = self._waits_for == _BODY or (self._waits_for == _HEAD and self._unread > 0)
-            if started and not self.transport.is_closing():
-                self._end(408, "slow_request", "the request did not arrive in time")
+        elif not self.transport.is_reading():
+            self._due = max(self._due, now + self._bounds.stall_s)  # we let the client wait, not it us
+        elif now > self._due and (self.is_idle or self._waits_for in (_BODY, _UNWANTED)):
+            if self._waits_for == _BODY or (self._waits_for == _HEAD and self._unread):
+                self._end(Refusal(408, "slow_request", "the request did not arrive in time"))
             else:
                 self.transport.close()
 
-    def _check_size(self, more: int) -> None:
-        headers, size = self._bounds.headers, self._bounds.header_bytes
-        if len(self.headers) + more > headers or self._head_bytes > size:
-            raise Refusal(
-                431, "headers", f"a request may have {headers} headers, and {size} bytes in all before its body"
-            )
+    def _wait_for(self, what: int, seconds: float) -> None:
+        self._waits_for, self._due = what, self.loop.time() + seconds
 
-    def _end(self, status: int, code: str, message: str) -> None:
+    def _too_large(self) -> Refusal:
+        headers, size = self._bounds.headers, self._bounds.header_bytes
+        return Refusal(431, "headers", f"a request may have {headers} headers, and {size} bytes before its body")
+
+    def _end(self, refusal: Refusal) -> None:
         """Refuse what comes, and close the connection."""
         amid_its_body = self._waits_for == _BODY and not self.pipeline and not self.cycle.response_started
         if self._is_answering and not amid_its_body:  # the refusal would read as another request's answer
             self.transport.abort()
             return
-        headers, body = answer(Refusal(status, code, message), "openai")
-        lines = [b"HTTP/1.1 %d %s" % (status, HTTPStatus(status).phrase.encode()), b"connection: close"]
-        lines += [name + b": " + value for name, value in headers]
+        headers, body = answer(refusal, "openai")
+        lines = [b"HTTP/1.1 %d %s" % (refusal.status, HTTPStatus(refusal.status).phrase.encode())]
+        lines += [name + b": " + value for name, value in (*headers, (b"connection", b"close"))]
         self.transport.write(b"\r\n".join(lines) + b"\r\n\r\n" + body)
         self.transport.close()
 
     def _stay_at_http_1(self, rest: bytes) -> None:
-        """Parse a request that offers to switch protocols again, without the offer: the parser skips its body.
+        """Parse a request that offers another protocol again, without the offer: the parser skips its body.
 
         Java's HttpClient and `curl --http2` offer h2c with their first request.
         """
-        offered = (b"upgrade", b"http2-settings")
+        offer = (b"upgrade", b"http2-settings")
         lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
         for name, value in self.headers:
             if name == b"connection":
-                value = b",".join(one for one in value.split(b",") if one.strip().lower() not in offered)
-            if name not in offered and (value or name != b"connection"):
+                value = b",".join(one for one in value.split(b",") if one.strip().lower() not in offer)
+            if name not in offer and (value or name != b"connection"):
                 lines.append(name + b": " + value)
         self.data_received(b"\r\n".join(lines) + b"\r\n\r\n" + rest)
-
-
-def _origin_form(target: bytes) -> bytes:
-    """The path and query of a target in absolute form (`http://host/path?query`), which servers have to accept."""
-    url = httptools.parse_url(target)
-    if url.schema not in (b"http", b"https"):
-        raise Refusal(400, "bad_request", "the target of a request must be a path")
-    return (url.path or b"/") + (b"?" + url.query if url.query is not None else b"")

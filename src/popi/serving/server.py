@@ -2,8 +2,6 @@
 
 import asyncio
 import gc
-import logging
-import resource
 import socket
 import sys
 from collections.abc import Callable
@@ -18,10 +16,6 @@ from popi.serving.renewal import Worker
 from popi.serving.settings import GatewaySettings
 from popi.serving.store.database import Database
 
-log = logging.getLogger("popi.gateway")
-
-OTHER_FILES = 256
-"""Files that the process opens beside its connections."""
 NEW_OBJECTS = 10_000
 """So many new objects, and Python looks for garbage in cycles; its own 700 are a request's or two."""
 GRACE_SECONDS = 10
@@ -66,7 +60,6 @@ def run(
     Raises:
         ConfigError: the address can't be listened at.
     """
-    _raise_files(2 * settings.server.connections)
     gateway = Gateway(database, settings, worker)
     listening = _listen(host, port)
     shown = f"[{host}]" if ":" in host else host
@@ -84,20 +77,6 @@ def run(
     )
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         runner.run(_Server(config, lambda: say(url)).serve([listening]))
-
-
-def _raise_files(connections: int) -> None:
-    """Let the process open so many sockets, clients' and the upstream's, if its hard limit allows."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = connections + OTHER_FILES
-    if soft < wanted:
-        resource.setrlimit(
-            resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard)
-        )
-    if hard != resource.RLIM_INFINITY and hard < wanted:
-        log.warning(
-            f"this process may open {hard} files; [server] connections takes {wanted}: raise `ulimit -n`, or set fewer"
-        )
 
 
 def _listen(host: str, port: int) -> socket.socket:

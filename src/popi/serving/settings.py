@@ -97,15 +97,10 @@ class ServerSettings(Settings):
     head_s: float = Field(default=20.0, gt=0)
     """Maximum time in seconds from a connection's start, or a later request's first byte, to the end of its headers."""
     stall_s: float = Field(default=60.0, gt=0)
-    """How long in seconds a client may lag behind `bytes_per_s` with sending a body or reading an answer before its
-    connection is closed."""
-    bytes_per_s: int = Field(default=500, ge=1)
-    """Minimum rate of bodies and of answers that are being read."""
+    """Maximum time in seconds without progress of a body that is being sent, or of an answer that is being read."""
     wrong_keys_per_s: float = Field(default=2.0, gt=0)
-    """Wrong keys, page links and cookies per second that one client address may try; beyond this, 429. Keys that were
-    right before keep working."""
-    wrong_keys_burst: int = Field(default=20, ge=1)
-    """How many of them may come at once."""
+    """Wrong keys, page links and cookies per second that one client address may try (20 at once); beyond this, 429.
+    Those that were right before keep working."""
     trusted_proxies: tuple[str, ...] = ()
     """Addresses or networks (`10.0.0.0/8`) of the proxies in front; from them, and no others, `X-Forwarded-For` names
     the client. Without it, all clients behind a proxy count as one address."""

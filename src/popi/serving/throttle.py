@@ -13,6 +13,7 @@ from popi.serving.proxy.limits import MOST_KEPT, Buckets
 from popi.serving.settings import ServerSettings
 
 T = TypeVar("T")
+WRONG_AT_ONCE = 20
 CLIENT: ContextVar[str] = ContextVar("CLIENT", default="")
 """Address of the client whose request is being served."""
 
@@ -37,7 +38,7 @@ class Throttle:
     """
 
     def __init__(self, settings: ServerSettings, clock: Callable[[], float] = time.monotonic) -> None:
-        self._wrong = Buckets(settings.wrong_keys_per_s, settings.wrong_keys_burst, clock)
+        self._wrong = Buckets(settings.wrong_keys_per_s, WRONG_AT_ONCE, clock)
         self._right: OrderedDict[str, None] = OrderedDict()
 
     async def attempt(self, hashed: str, check: Callable[[], Awaitable[T | None]]) -> T | None:

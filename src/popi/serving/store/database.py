@@ -25,8 +25,7 @@ BUSY_SECONDS = 10
 """How long a transaction waits for its turn and for another process's write (SQLite), or a statement for a lock
 (PostgreSQL)."""
 BUSY = "the store is too busy; try again"
-DUE: ContextVar[float | None] = ContextVar("DUE", default=None)
-"""When (monotonic seconds) the transaction at hand must have begun; None: BUSY_SECONDS after it is asked for."""
+_due: ContextVar[float | None] = ContextVar("due", default=None)
 CONNECT_SECONDS = 5
 TRIES = 3
 """How often a transaction is run that the database broke off for its own reasons (a deadlock)."""
@@ -167,13 +166,18 @@ class Database:
         self._engine.dispose()
 
 
+def wait_from_now() -> None:
+    """Let the next transaction of this context begin within BUSY_SECONDS from now, wherever it waits until then."""
+    _due.set(time.monotonic() + BUSY_SECONDS)
+
+
 def _left() -> float:
     """How many seconds the transaction at hand may still wait.
 
     Raises:
         StoreError: none.
     """
-    due = DUE.get()
+    due = _due.get()
     left = BUSY_SECONDS if due is None else due - time.monotonic()
     if left <= 0:
         raise StoreError(BUSY)

@@ -14,7 +14,7 @@ from functools import partial
 from typing import ParamSpec, TypeVar
 
 from popi.errors import StoreError
-from popi.serving.store.database import BUSY, BUSY_SECONDS, DUE, Database, Query
+from popi.serving.store.database import BUSY, Database, Query, wait_from_now
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -89,7 +89,7 @@ class _Queue:
             raise StoreError(BUSY)
         self._waiting += 1
         context = copy_context()
-        context.run(DUE.set, time.monotonic() + BUSY_SECONDS)  # from now on: not from when a thread is free
+        context.run(wait_from_now)  # and not from when a thread is free
         future = asyncio.get_running_loop().run_in_executor(self.pool, partial(context.run, call))
         future.add_done_callback(self._done)
         return await asyncio.shield(future)  # counted until the thread is free again
