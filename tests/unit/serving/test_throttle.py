@@ -9,6 +9,11 @@ from popi.serving.settings import ServerSettings
 from popi.serving.throttle import CLIENT, WRONG_AT_ONCE, Throttle, network_of
 
 
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "TARPIT_SECONDS", 0)
+
+
 @pytest.mark.parametrize(
     ("host", "network"),
     [
