@@ -131,14 +131,11 @@ def test_clients_that_never_read(there: Attacked) -> None:
     async def one(connection: Connection) -> float:
         connection.writer.transport.pause_reading()  # type: ignore[attr-defined]
         await connection.send(b"GET /openapi.json HTTP/1.1\r\nhost: x\r\n\r\n" * 90)
-        await asyncio.sleep(4.5)
-        return 0
+        await asyncio.sleep(6.0)
+        return there.sockets
 
     with others_served(there, growth=150):
-        began = time.monotonic()
-        attack(there, one, 100)
-        assert time.monotonic() - began < 15
-    assert there.sockets < 80
+        assert max(attack(there, one, 100)) < 80
 
 
 def test_more_connections_than_there_may_be(there: Attacked) -> None:

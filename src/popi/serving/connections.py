@@ -88,9 +88,8 @@ class Connections:
                 del self._of_network[one.network]
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
-        now = loop.time()
         for one in list(self._open):
-            one.check(now)
+            one.check()
         if self._open:
             loop.call_later(SWEEP_SECONDS, self._sweep, loop)
 
@@ -107,11 +106,10 @@ class Protocol(HttpToolsProtocol):
         super().__init__(**uvicorn)
         self.network = ""
         self._all, self._bounds = connections, connections.settings
-        self._waits_for, self._due = _HEAD, self.loop.time() + self._bounds.head_s
+        self._waits_for, self._patience = _HEAD, self._bounds.head_s  # in seconds, counted down by `check`
         self._chunk = 0  # bytes that are being parsed
         self._unread = 0  # bytes of which nothing has come out of the parser: part of a head, a trailer, an extension
-        self._head_bytes = 0
-        self._unsent, self._write_due = 0, self._due
+        self._unsent, self._write_patience = 0, self._bounds.stall_s
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -127,7 +125,7 @@ class Protocol(HttpToolsProtocol):
             self.timeout_keep_alive_task.cancel()
             self.timeout_keep_alive_task = None
         if self._waits_for == _IDLE:  # also for blank lines, which the parser skips
-            self._wait_for(_HEAD, self._bounds.head_s)
+            self._waits_for, self._patience = _HEAD, self._bounds.head_s
         self._chunk = len(data)
         try:
             self.parser.feed_data(data)
@@ -143,25 +141,12 @@ class Protocol(HttpToolsProtocol):
             if self._unread > self._bounds.header_bytes:
                 self._end(self._too_large())
             elif self._waits_for == _BODY:
-                self._wait_for(_BODY, self._bounds.stall_s)
+                self._patience = self._bounds.stall_s
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._head_bytes = 0
         if self._waits_for != _HEAD:
-            self._wait_for(_HEAD, self._bounds.head_s)
-
-    def on_url(self, url: bytes) -> None:
-        super().on_url(url)
-        self._head_bytes += len(url)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self._waits_for != _HEAD:
-            return  # a trailer: uvicorn would append it to the headers, where it could name a user
-        super().on_header(name, value)
-        self._head_bytes += len(name) + len(value)
-        if len(self.headers) > self._bounds.headers:
-            raise self._too_large()
+            self._waits_for, self._patience = _HEAD, self._bounds.head_s
 
     def on_headers_complete(self) -> None:
         method = self.parser.get_method()
@@ -171,12 +156,16 @@ class Protocol(HttpToolsProtocol):
             raise Refusal(505, "http_version", "HTTP/1.1 and HTTP/1.0 are served here")
         if len(self.pipeline) >= MOST_PIPELINED:
             raise Refusal(429, "too_many_at_once", f"at most {MOST_PIPELINED} requests may wait on one connection")
-        if self._head_bytes > self._bounds.header_bytes:
+        size, bounds = 0, self._bounds
+        if self._unread + self._chunk > bounds.header_bytes:  # with what came before or behind them
+            size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+        if len(self.headers) > bounds.headers or size > bounds.header_bytes:
             raise self._too_large()
         if not self.parser.should_upgrade():
             super().on_headers_complete()
+            self.headers = []  # for trailers: among the headers, where uvicorn puts them, they could name a user
             self._unread = -self._chunk
-            self._wait_for(_BODY, self._bounds.stall_s)
+            self._waits_for, self._patience = _BODY, self._bounds.stall_s
 
     def on_body(self, body: bytes) -> None:
         super().on_body(body)
@@ -186,14 +175,16 @@ class Protocol(HttpToolsProtocol):
         if self._waits_for != _HEAD:  # else it is an upgrade, and follows again
             super().on_message_complete()
             self._unread = -self._chunk
-            self._wait_for(_IDLE, self.timeout_keep_alive)
+            self._waits_for, self._patience = _IDLE, self.timeout_keep_alive
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
         if self._waits_for == _BODY and self.cycle.response_complete:
-            self._wait_for(_UNWANTED, LINGER_SECONDS)
-        elif self._waits_for in (_IDLE, _HEAD):
-            self._wait_for(self._waits_for, (self.timeout_keep_alive, self._bounds.head_s)[self._waits_for])
+            self._waits_for, self._patience = _UNWANTED, LINGER_SECONDS
+        elif self._waits_for == _HEAD:
+            self._patience = self._bounds.head_s
+        elif self._waits_for == _IDLE:
+            self._patience = self.timeout_keep_alive
 
     @property
     def is_idle(self) -> bool:
@@ -204,23 +195,22 @@ class Protocol(HttpToolsProtocol):
     def _is_answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
 
-    def check(self, now: float) -> None:
+    def check(self) -> None:
         """Close the connection if its client took too long. Called every SWEEP_SECONDS."""
         unsent, self._unsent = self._unsent, self.transport.get_write_buffer_size()
         if not self._unsent or self._unsent < unsent:
-            self._write_due = now + self._bounds.stall_s
-        if now > self._write_due:
+            self._write_patience = self._bounds.stall_s
+        if self._write_patience <= 0:
             self.transport.abort()
         elif not self.transport.is_reading():
-            self._due = max(self._due, now + self._bounds.stall_s)  # we let the client wait, not it us
-        elif now > self._due and (self.is_idle or self._waits_for in (_BODY, _UNWANTED)):
+            self._patience = max(self._patience, self._bounds.stall_s)  # we let the client wait, not it us
+        elif self._patience <= 0 and (self.is_idle or self._waits_for in (_BODY, _UNWANTED)):
             if self._waits_for == _BODY or (self._waits_for == _HEAD and self._unread):
                 self._end(Refusal(408, "slow_request", "the request did not arrive in time"))
             else:
                 self.transport.close()
-
-    def _wait_for(self, what: int, seconds: float) -> None:
-        self._waits_for, self._due = what, self.loop.time() + seconds
+        self._patience -= SWEEP_SECONDS
+        self._write_patience -= SWEEP_SECONDS
 
     def _too_large(self) -> Refusal:
         headers, size = self._bounds.headers, self._bounds.header_bytes
