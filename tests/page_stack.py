@@ -19,12 +19,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from popi.serving.app import Gateway
+from popi.serving.connections import uvicorn_settings
 from popi.serving.keys import create
-from popi.serving.proxy.routes import UVICORN
 from popi.serving.proxy.settings import ProxySettings
 from popi.serving.renewal import Worker
 from popi.serving.server import free_port
-from popi.serving.settings import CaptureSettings, GatewaySettings, PageSettings, RenewalSettings
+from popi.serving.settings import CaptureSettings, GatewaySettings, PageSettings, RenewalSettings, ServerSettings
 from popi.serving.store.database import Database
 from popi.signals.types import InteractionSignal, PairSignal, Signal, StatementSignal
 from popi.summary import Summary
@@ -186,7 +186,7 @@ class Stack:
 def served(app: Any) -> Iterator[str]:
     """An ASGI application under uvicorn, in a thread."""
     port = free_port()
-    config = uvicorn.Config(app, port=port, log_level="warning", lifespan="auto", **UVICORN)
+    config = uvicorn.Config(app, port=port, log_level="warning", lifespan="auto", **uvicorn_settings(ServerSettings()))
     server = uvicorn.Server(config)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve()), daemon=True)
     thread.start()

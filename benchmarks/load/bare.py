@@ -5,7 +5,8 @@ from typing import Any
 import aiohttp
 import uvicorn
 
-from popi.serving.proxy.routes import UVICORN
+from popi.serving.connections import uvicorn_settings
+from popi.serving.settings import ServerSettings
 
 _OF_THE_CONNECTION = (b"host", b"content-length", b"transfer-encoding", b"connection")
 
@@ -41,4 +42,5 @@ class Bare:
 
 def bare(port: int, upstream_port: int) -> None:
     """Serve until the process is ended."""
-    uvicorn.run(Bare(upstream_port), port=port, lifespan="off", log_level="warning", **UVICORN | {"http": "httptools"})
+    settings = uvicorn_settings(ServerSettings()) | {"http": "httptools"}
+    uvicorn.run(Bare(upstream_port), port=port, lifespan="off", log_level="warning", **settings)

@@ -56,13 +56,14 @@ class AuthError(PopiError):
     """A caller's key or token is missing, unknown, revoked or expired, or not enough for what it asks.
 
     Attributes:
-        status: the HTTP status to answer with: 401 (no valid key), 403 (valid, and not allowed), 503 (nobody can
-            tell now: the store of keys, or the issuer's keys, can't be read).
+        status: the HTTP status to answer with: 401 (no valid key), 403 (valid, and not allowed), 429 (too many wrong
+            ones came from there), 503 (nobody can tell now: the store of keys, or the issuer's keys, can't be read).
+        retry_after: seconds after which to try again.
     """
 
-    def __init__(self, message: str, *, status: int = 401) -> None:
+    def __init__(self, message: str, *, status: int = 401, retry_after: int | None = None) -> None:
         super().__init__(message)
-        self.status = status
+        self.status, self.retry_after = status, retry_after
 
 
 class StoreError(PopiError):

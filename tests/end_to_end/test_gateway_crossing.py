@@ -96,7 +96,8 @@ def crossed(folder: Path, times: int) -> Counter[str]:
     keys |= {f"{t}-u{n}": create(database, "user", t, f"u{n}")[0] for t in "ab" for n in range(USERS)}
     database.close()
     settings = folder / "gateway.toml"
-    settings.write_text("[proxy]\nsummary_ms = 20000\n")  # on a busy machine, too, every chat waits for its summary
+    settings.write_text("[proxy]\nsummary_ms = 20000\n[server]\nwrong_keys_per_s = 1000\n")
+    # On a busy machine, too, every chat waits for its summary; and all wrong keys come from one address.
     with served(echo) as behind, running(store, "--config", str(settings), upstream=behind) as gateway:
         with httpx2.Client(base_url=gateway.url, headers={"authorization": f"Bearer {ADMIN}"}) as admin:
             for tenant in "ab":

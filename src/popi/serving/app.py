@@ -31,6 +31,7 @@ from popi.serving.store.database import Database
 from popi.serving.store.settings import id_secret
 from popi.serving.store.threads import Store
 from popi.serving.summaries import SummaryCache
+from popi.serving.throttle import CLIENT, Throttle
 
 log = logging.getLogger("popi.gateway")
 
@@ -55,7 +56,8 @@ class Gateway:
         self, database: Database, settings: GatewaySettings, worker: Worker | None = None, admin_key: str | None = None
     ) -> None:
         self.store = Store(database)
-        self.keys = KeyRing(self.store, admin_key)
+        throttle = Throttle(settings.server)
+        self.keys = KeyRing(self.store, admin_key, throttle)
         self.summaries = SummaryCache(self.store)
         injected = Injected(settings.proxy.block)
         self.profiles = Profiles(
@@ -64,7 +66,7 @@ class Gateway:
         self._worker = worker
         proxy = _with_secret(settings.proxy, database)
         limits = Limits.of(proxy)
-        self.pages = Pages(self.store, self.profiles, self.keys, settings)
+        self.pages = Pages(self.store, self.profiles, self.keys, throttle, settings)
         self.recorder = Recorder(self.store, settings.capture, injected)
         profile_api = ProfileApi(self.profiles, self.keys, limits, self.pages.link, proxy.log_requests)
         self._proxy = proxy_routes(proxy, self.keys, self.summaries, limits, self.recorder)
@@ -77,6 +79,8 @@ class Gateway:
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            CLIENT.set(scope["client"][0] if scope.get("client") else "")
         if scope["type"] == "http" and scope["path"].startswith("/v1/"):
             await self._proxy.gateway(scope, receive, send)
         elif scope["type"] == "http" and self.pages.has(scope["path"]):

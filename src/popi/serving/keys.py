@@ -10,14 +10,17 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 
 from popi.errors import AuthError, ConfigError, DataError, StoreError
 from popi.serving.interfaces import Caller, Scope
+from popi.serving.settings import ServerSettings
 from popi.serving.store import keys
 from popi.serving.store.database import Database
 from popi.serving.store.keys import KeyRecord
 from popi.serving.store.threads import Store
+from popi.serving.throttle import Throttle
 
 log = logging.getLogger("popi.gateway.keys")
 
@@ -116,17 +119,25 @@ class KeyRing:
     Args:
         store: where keys are.
         admin_key: by default what POPI_ADMIN_KEY holds; it is an admin key of the tenant `default`, never stored.
+        throttle: slows down who tries wrong keys.
         clock: monotonic seconds.
 
     Raises:
         ConfigError: the admin key is too short to be one.
     """
 
-    def __init__(self, store: Store, admin_key: str | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        store: Store,
+        admin_key: str | None = None,
+        throttle: Throttle | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         given = os.environ.get(ADMIN_VARIABLE) if admin_key is None else admin_key
         if given and len(given) < SHORTEST_ADMIN_KEY:
             raise ConfigError(f"{ADMIN_VARIABLE} must have at least {SHORTEST_ADMIN_KEY} characters")
         self._store, self._clock = store, clock
+        self._throttle = throttle or Throttle(ServerSettings())
         self._admin = digest(given) if given else None
         self._known: OrderedDict[str, _Known] = OrderedDict()
         self._looking: dict[str, asyncio.Task[Caller | None]] = {}
@@ -158,34 +169,38 @@ class KeyRing:
         """The caller that a key stands for.
 
         Raises:
-            AuthError: no key (401), an unknown or revoked one (401), or one that can't be checked now (503).
+            AuthError: no key (401), an unknown or revoked one (401), one that can't be checked now (503), or too many
+                unknown ones from this client (429).
         """
         if not key:
             raise AuthError("no key was sent; send one as `Authorization: Bearer popi_…`")
         hashed, now = digest(key), self._clock()
         if (caller := self._at_hand(hashed, now)) is not None:
             return caller
+        caller = await self._throttle.attempt(hashed, partial(self._checked, key, hashed, now))
+        if caller is None:
+            raise AuthError(UNKNOWN)
+        return caller
+
+    async def _checked(self, key: str, hashed: str, now: float) -> Caller | None:
         known = self._known.get(hashed)
         named = _KEY.fullmatch(key)
         if named is None:
-            raise AuthError(UNKNOWN)
+            return None
         if known is not None:
             known.asked = now
         try:
             task = self._look_up(named[1], hashed)
-            caller = await asyncio.wait_for(
+            return await asyncio.wait_for(
                 asyncio.shield(task), PATIENCE_SECONDS if known is not None and self._good(known, now) else AUTH_SECONDS
             )
         except (StoreError, TimeoutError) as fault:
-            if isinstance(fault, TimeoutError):
+            if isinstance(fault, TimeoutError) and known is not None:  # strangers wait for one another
                 self._store.waited_in_vain()
             if known is not None and self._good(known, now):
                 return known.caller
             log.warning("a key could not be checked: the store does not answer")
             raise AuthError("keys can't be checked now: the store does not answer; try again", status=503) from None
-        if caller is None:
-            raise AuthError(UNKNOWN)
-        return caller
 
     def _good(self, known: _Known, now: float) -> bool:
         return now - known.checked < GRACE_SECONDS
@@ -207,7 +222,9 @@ class KeyRing:
 
     async def _ask(self, key_id: str, hashed: str) -> Caller | None:
         generation = self._generation
-        record = await self._store.lookup(keys.find, key_id)
+        # Keys that were good never wait behind those of strangers.
+        ask = self._store.lookup if hashed in self._known else self._store.check
+        record = await ask(keys.find, key_id)
         good = record is not None and record.revoked_at is None and hmac.compare_digest(record.key_hash, hashed)
         if record is None or not good:
             self._known.pop(hashed, None)

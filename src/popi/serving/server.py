@@ -10,8 +10,8 @@ import uvicorn
 
 from popi.errors import ConfigError
 from popi.serving.app import Gateway
+from popi.serving.connections import uvicorn_settings
 from popi.serving.keys import first_admin_key
-from popi.serving.proxy.routes import UVICORN
 from popi.serving.renewal import Worker
 from popi.serving.settings import GatewaySettings
 from popi.serving.store.database import Database
@@ -69,7 +69,7 @@ def run(
     say = started or (lambda url: print(f"popi listens at {url}", file=sys.stderr, flush=True))
     config = uvicorn.Config(
         gateway,
-        **UVICORN,
+        **uvicorn_settings(settings.server),
         log_level="warning",
         lifespan="on",
         timeout_graceful_shutdown=GRACE_SECONDS,

@@ -1,6 +1,7 @@
 """What a gateway is started with: the tables of its TOML file. The proxy's own settings are in `proxy.settings`."""
 
 import tomllib
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Literal
 
@@ -133,9 +134,43 @@ class ProfileSettings(Settings):
         return self.versions, self.versions_bytes
 
 
+class ServerSettings(Settings):
+    """What clients may hold of the gateway before their key is checked (docs/security.md, "Hostile clients")."""
+
+    table = "server"
+
+    connections: int = Field(default=4096, ge=1)
+    """Maximum open connections. Beyond this, the oldest without a request is closed; where all have one, the new
+    connection gets 503."""
+    connections_per_address: int = Field(default=1024, ge=1)
+    """The same for one client address (of IPv6: one /64). Does not apply to `trusted_proxies`."""
+    header_bytes: int = Field(default=32_768, ge=1024)
+    """Maximum size of a request's line and headers; beyond this, 431."""
+    headers: int = Field(default=100, ge=1)
+    """Maximum number of headers of a request; beyond this, 431."""
+    head_s: float = Field(default=20.0, gt=0)
+    """Maximum time in seconds from a connection's start, or a later request's first byte, to the end of its headers."""
+    stall_s: float = Field(default=60.0, gt=0)
+    """Maximum time in seconds without progress of a body that is being sent, or of an answer that is being read."""
+    wrong_keys_per_s: float = Field(default=2.0, gt=0)
+    """Wrong keys, page links and cookies per second that one client address may try (20 at once); beyond this, 429.
+    Those that were right before keep working."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses or networks (`10.0.0.0/8`) of the proxies in front; from them, and no others, `X-Forwarded-For` names
+    the client. Without it, all clients behind a proxy count as one address."""
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for one in value:
+            ip_network(one)
+        return value
+
+
 class GatewaySettings(Settings):
     """All tables."""
 
+    server: ServerSettings = ServerSettings()
     proxy: ProxySettings
     renewal: RenewalSettings = RenewalSettings()
     capture: CaptureSettings = CaptureSettings()

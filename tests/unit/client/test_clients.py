@@ -14,9 +14,9 @@ from popi import AsyncClient, Client, PairSignal, Signal, StatementSignal, User
 from popi.client import ClauseEdit, SummaryEdit
 from popi.errors import GatewayError
 from popi.serving.app import Gateway
+from popi.serving.connections import uvicorn_settings
 from popi.serving.keys import create
-from popi.serving.proxy.routes import UVICORN
-from popi.serving.settings import read
+from popi.serving.settings import ServerSettings, read
 from popi.serving.store.database import Database
 
 PAIRS: list[Signal] = [
@@ -39,7 +39,8 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dic
         "admin": "an-admin-key-of-the-tests",
     }
     app = Gateway(database, read(None, upstream="http://127.0.0.1:9"))
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="critical", **UVICORN))
+    settings = uvicorn_settings(ServerSettings())
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="critical", **settings))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:

@@ -205,7 +205,7 @@ def test_behind_a_store_that_hangs_lookups_do_not_pile_up(store: Store, monkeypa
         await asyncio.sleep(0.05)
         for task in waiting[:10]:
             task.cancel()  # the proxy waits 50 ms
-        with pytest.raises(StoreError, match="too slowly"):
+        with pytest.raises(StoreError, match="too busy"):
             await cache.summary_of("t", "one more")
         gate.set()
         await asyncio.gather(*waiting, return_exceptions=True)

@@ -21,16 +21,17 @@ from popi.serving.profiles.models import LinkAnswer, moment
 from popi.serving.profiles.service import Profiles
 from popi.serving.profiles.stored import NotFound
 from popi.serving.proxy.body import ClientGone
-from popi.serving.proxy.limits import Limits
 from popi.serving.proxy.logs import log_fault
 from popi.serving.proxy.refusals import Refusal
 from popi.serving.settings import GatewaySettings
 from popi.serving.store.threads import Store
+from popi.serving.throttle import Throttle
 
 log = logging.getLogger("popi.gateway.pages")
 
 COOKIES = {False: "popi_me", True: "popi_admin"}
 """By whether it is the team's."""
+LONGEST_QUERY = 4096
 LOOPBACK = ("localhost", "127.0.0.1", "::1", "testserver")
 """Hosts that browsers trust without TLS, and where a cookie need not be `Secure`."""
 
@@ -42,14 +43,16 @@ class Pages:
         store: of sessions.
         profiles: the service.
         keys: checks the team's keys.
+        throttle: slows down who tries wrong links and cookies.
         settings: of the gateway.
     """
 
-    def __init__(self, store: Store, profiles: Profiles, keys: KeyRing, settings: GatewaySettings) -> None:
+    def __init__(
+        self, store: Store, profiles: Profiles, keys: KeyRing, throttle: Throttle, settings: GatewaySettings
+    ) -> None:
         self._profiles, self._settings = profiles, settings.page
         self._log_requests = settings.proxy.log_requests
-        self._sessions = Sessions(store, keys, settings.page)
-        self._sign_ins = Limits(2.0, 20, 20)
+        self._sessions = Sessions(store, keys, throttle, settings.page)
         tryout = Tryout(settings.page, settings.proxy)
         self._render = Renderer(settings.page.name, tryout.there)
         self._team = Team(store, self._render)
@@ -83,9 +86,13 @@ class Pages:
             response = self._render.message(request, "not_found", 404)
         except Refusal as refusal:
             response = self._render.message(request, "refused", refusal.status)
+        except AuthError as error:
+            response = self._render.message(request, "store" if error.status == 503 else "refused", error.status)
+            response.headers["retry-after"] = str(error.retry_after or 1)
         except StoreError as error:
             log_fault("the store failed", error)
             response = self._render.message(request, "store", 503)
+            response.headers["retry-after"] = "1"
         except Exception as error:
             log_fault("a page failed", error)
             response = self._render.message(request, "fault", 500)
@@ -100,6 +107,8 @@ class Pages:
         path, method = request.url.path, request.method
         if method not in ("GET", "HEAD", "POST"):
             raise Refusal(405, "no_such_method", "pages take GET and POST")
+        if len(request.scope["query_string"]) > LONGEST_QUERY:
+            raise Refusal(414, "query", "the query is too long")
         if path.startswith("/pages/"):
             return self._file(path)
         admin = path.startswith("/admin")
@@ -142,21 +151,18 @@ class Pages:
     # -- signing in and out ----------------------------------------------------------------------------------------
 
     async def _enter(self, request: Request, token: str) -> Response:
-        cookie = await self._sessions.open_link(token[:4096], request.cookies.get(COOKIES[False]))
+        cookie = await self._sessions.open_link(token, request.cookies.get(COOKIES[False]))
         if cookie is None:
             return self._render.message(request, "link_over", 403)
         return self._with_cookie(request, RedirectResponse("/me", 303), False, cookie)
 
     async def _sign_in(self, request: Request, form: Form) -> Response:
-        self._sign_ins.enter("all")
         try:
             cookie = await self._sessions.open_admin(form.get("key", ""))
         except AuthError as error:
-            if error.status == 503:
-                raise StoreError(str(error)) from None
+            if error.status in (429, 503):
+                raise
             return self._render.page(request, "sign_in.html", 403, wrong=True)
-        finally:
-            self._sign_ins.leave("all")
         return self._with_cookie(request, RedirectResponse("/admin", 303), True, cookie)
 
     async def _sign_out(self, request: Request, session: Session) -> Response:

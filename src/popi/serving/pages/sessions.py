@@ -11,6 +11,7 @@ import hmac
 import json
 import secrets
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 
 from sqlalchemy import Connection
@@ -21,6 +22,7 @@ from popi.serving.settings import PageSettings
 from popi.serving.store import sessions, settings
 from popi.serving.store.sessions import SessionRecord
 from popi.serving.store.threads import Store
+from popi.serving.throttle import Throttle
 
 LINK_SECRET = "link_secret"
 """The store's setting that signs links: the same for all gateways on it."""
@@ -49,11 +51,12 @@ class Sessions:
     Args:
         store: where they are.
         keys: checks admin keys.
+        throttle: slows down who tries wrong links and cookies.
         settings: how long they last.
     """
 
-    def __init__(self, store: Store, keys: KeyRing, settings: PageSettings) -> None:
-        self._store, self._keys, self._settings = store, keys, settings
+    def __init__(self, store: Store, keys: KeyRing, throttle: Throttle, settings: PageSettings) -> None:
+        self._store, self._keys, self._throttle, self._settings = store, keys, throttle, settings
         self._secret: bytes | None = None
 
     async def link(self, tenant: str, user_id: str) -> tuple[str, float]:
@@ -73,7 +76,13 @@ class Sessions:
         Returns:
             The session's cookie; None where the link is not ours, over, or was opened before, by whomever, or where the
             user was erased since it was made.
+
+        Raises:
+            AuthError: 429, too many were wrong just now.
         """
+        return await self._throttle.attempt(digest(token), partial(self._open_link, token, cookie))
+
+    async def _open_link(self, token: str, cookie: str | None) -> str | None:
         try:
             text, signature = (_decode(part) for part in token.split("."))
         except ValueError:
@@ -114,11 +123,18 @@ class Sessions:
         return cookie
 
     async def of(self, cookie: str | None, admin: bool) -> Session | None:
-        """Who a cookie stands for; None: nobody."""
+        """Who a cookie stands for; None: nobody.
+
+        Raises:
+            AuthError: 429, too many were wrong just now.
+        """
         if not cookie:
             return None
+        return await self._throttle.attempt(digest(cookie), partial(self._of, cookie, admin))
+
+    async def _of(self, cookie: str, admin: bool) -> Session | None:
         hashed, database = digest(cookie), self._store.database
-        record = await self._store.read(lambda connection: sessions.find(connection, hashed, database.now(connection)))
+        record = await self._store.check(lambda connection: sessions.find(connection, hashed, database.now(connection)))
         if record is None or (record.user_id is None) != admin:
             return None
         if admin and not await self._keys.is_admin(record.key_id or "", record.key_hash or ""):

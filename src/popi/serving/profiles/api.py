@@ -28,7 +28,7 @@ from popi.serving.profiles.stored import NotFound, OverBound
 from popi.serving.proxy.body import ClientGone
 from popi.serving.proxy.limits import Limits
 from popi.serving.proxy.logs import log_fault
-from popi.serving.proxy.refusals import Refusal
+from popi.serving.proxy.refusals import Refusal, not_authenticated
 from popi.serving.store.summaries import VersionConflict
 
 log = logging.getLogger("popi.gateway.profiles")
@@ -107,8 +107,7 @@ class ProfileApi:
         try:
             return await self._keys.authenticate(headers.get("x-popi-key") or bearer or headers.get("x-api-key"))
         except AuthError as error:
-            code = "keys_unavailable" if error.status == 503 else "not_authenticated"
-            raise Refusal(error.status, code, str(error)) from None
+            raise not_authenticated(error) from None
 
 
 class _Documented(FastAPI):

@@ -71,6 +71,7 @@ class Profiles:
         self._injected = injected or Injected()
         self._changed, self._erased = changed, erased
         self._scrub_after = 0.0
+        self._probe: asyncio.Future[object] | None = None
 
     def _now(self, connection: Connection) -> float:
         return self.store.database.now(connection)
@@ -80,12 +81,14 @@ class Profiles:
         return await self.store.read(keys.tenant_exists, tenant)
 
     async def ready(self) -> None:
-        """Ask the store something.
+        """Ask the store something. However many wait for the answer, it is asked once at a time.
 
         Raises:
             StoreError: it does not answer.
         """
-        await self.store.read(lambda connection: connection.execute(select(1)).one())
+        if self._probe is None or self._probe.done():
+            self._probe = asyncio.ensure_future(self.store.read(lambda connection: connection.execute(select(1)).one()))
+        await asyncio.shield(self._probe)
 
     async def add_signals(
         self, tenant: str, user_id: str, new: Sequence[Signal], key_id: str | None = None

@@ -28,7 +28,7 @@ from popi.serving.proxy.limits import Limits
 from popi.serving.proxy.logs import Record, log, log_fault
 from popi.serving.proxy.metrics import Metrics
 from popi.serving.proxy.paths import canonical
-from popi.serving.proxy.refusals import Refusal, answer
+from popi.serving.proxy.refusals import Refusal, answer, not_authenticated
 from popi.serving.proxy.settings import ProxySettings
 from popi.serving.proxy.strict_json import parsed, written
 from popi.serving.proxy.tracing import Tracing
@@ -110,7 +110,7 @@ class Gateway:
                 except Refusal as refusal:
                     await self._refuse(exchange, refusal)
                 except AuthError as error:
-                    await self._refuse(exchange, _refused(error))
+                    await self._refuse(exchange, not_authenticated(error))
                 except Exception as error:
                     log_fault("a fault of the gateway", error)
                     await self._refuse(
@@ -372,12 +372,6 @@ def _encoding(headers: list[Raw]) -> str:
     """What an answer is packed in."""
     values = [value for name, value in headers if name.lower() == b"content-encoding"]
     return values[0].decode("latin-1").strip().lower() if values else ""
-
-
-def _refused(error: AuthError) -> Refusal:
-    code = {401: "not_authenticated", 403: "not_allowed"}.get(error.status, "keys_unavailable")
-    status = error.status if error.status in (401, 403) else 503
-    return Refusal(status, code, str(error), retry_after=1 if status == 503 else None)
 
 
 def _forget(lookup: "asyncio.Future[StoredSummary | None]") -> None:

@@ -3,6 +3,8 @@
 import json
 from typing import Literal
 
+from popi.errors import AuthError
+
 Dialect = Literal["openai", "anthropic"]
 
 # status: (OpenAI's type, Anthropic's type)
@@ -15,10 +17,13 @@ _TYPES = {
     413: ("invalid_request_error", "request_too_large"),
     415: ("invalid_request_error", "invalid_request_error"),
     429: ("rate_limit_error", "rate_limit_error"),
+    431: ("invalid_request_error", "request_too_large"),
     500: ("server_error", "api_error"),
+    501: ("invalid_request_error", "invalid_request_error"),
     502: ("server_error", "api_error"),
     503: ("server_error", "api_error"),
     504: ("server_error", "timeout_error"),
+    505: ("invalid_request_error", "invalid_request_error"),
 }
 
 
@@ -34,6 +39,14 @@ class Refusal(Exception):
     def __init__(self, status: int, code: str, message: str, *, retry_after: int | None = None) -> None:
         super().__init__(message)
         self.status, self.code, self.retry_after = status, code, retry_after
+
+
+def not_authenticated(error: AuthError) -> Refusal:
+    """Where a key or token does not hold, can't be checked, or one too many was wrong."""
+    codes = {401: "not_authenticated", 403: "not_allowed", 429: "too_many_wrong_keys"}
+    status = error.status if error.status in codes else 503
+    retry_after = 1 if status == 503 else error.retry_after
+    return Refusal(status, codes.get(status, "keys_unavailable"), str(error), retry_after=retry_after)
 
 
 def answer(refusal: Refusal, dialect: Dialect) -> tuple[list[tuple[bytes, bytes]], bytes]:

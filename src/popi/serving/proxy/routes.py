@@ -17,24 +17,11 @@ from popi.serving.proxy.headers import HeaderRules, RequestHeaders
 from popi.serving.proxy.ids import Pseudonyms
 from popi.serving.proxy.jwt_claims import Tokens
 from popi.serving.proxy.limits import Limits
-from popi.serving.proxy.listening import Protocol
 from popi.serving.proxy.metrics import Metrics
-from popi.serving.proxy.refusals import Refusal, answer
+from popi.serving.proxy.refusals import Refusal, answer, not_authenticated
 from popi.serving.proxy.settings import ProxySettings
 from popi.serving.proxy.tracing import Tracing
 from popi.serving.proxy.upstream import Upstream
-
-UVICORN: dict[str, Any] = {
-    "loop": "uvloop",
-    "http": Protocol,
-    "ws": "none",
-    "access_log": False,
-    "server_header": False,
-    "date_header": False,
-    "proxy_headers": False,
-}
-"""How uvicorn should run the gateway: the upstream's own `server` and `date` are passed on, log lines are ours, and
-nobody asks for the client's address."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +112,7 @@ class _MetricsPage:
         try:
             caller = await self._keys.authenticate(RequestHeaders(scope["headers"], self._rules).key)
         except AuthError as error:
-            raise Refusal(error.status, "not_authenticated", str(error)) from None
+            raise not_authenticated(error) from None
         except Refusal:
             raise
         except Exception:

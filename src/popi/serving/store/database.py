@@ -4,6 +4,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
@@ -21,7 +22,10 @@ T = TypeVar("T")
 Query = Callable[Concatenate[Connection, P], T]
 
 BUSY_SECONDS = 10
-"""How long a statement waits for another process's write (SQLite) or lock (PostgreSQL)."""
+"""How long a transaction waits for its turn and for another process's write (SQLite), or a statement for a lock
+(PostgreSQL)."""
+BUSY = "the store is too busy; try again"
+_due: ContextVar[float | None] = ContextVar("due", default=None)
 CONNECT_SECONDS = 5
 PAGE = 2**20
 """Characters of text that a long answer is read in."""
@@ -81,9 +85,10 @@ class Database:
         """Run `query` on a connection that sees one state of the database.
 
         Raises:
-            StoreError: the database can't be reached or failed.
+            StoreError: the database can't be reached, failed, or was busy for too long.
         """
         try:
+            _left()
             with self._engine.connect() as connection:
                 return query(connection, *args, **kwargs)
         except self._faults as error:
@@ -93,7 +98,7 @@ class Database:
         """Run `query` in a transaction; when this returns, what it wrote is on disk.
 
         Raises:
-            StoreError: the database can't be reached or failed; nothing was written.
+            StoreError: the database can't be reached, failed, or was busy for too long; nothing was written.
         """
         for attempt in range(TRIES):
             try:
@@ -107,10 +112,15 @@ class Database:
         if self._writing is None:
             with self._engine.begin() as connection:
                 return query(connection, *args, **kwargs)
-        with self._writing, self._engine.connect() as plain:
-            connection = plain.execution_options(popi_write=True)
-            with connection.begin():
-                return query(connection, *args, **kwargs)
+        if not self._writing.acquire(timeout=_left()):
+            raise StoreError(BUSY)
+        try:
+            with self._engine.connect() as plain:
+                connection = plain.execution_options(popi_write=True)
+                with connection.begin():
+                    return query(connection, *args, **kwargs)
+        finally:
+            self._writing.release()
 
     def size(self) -> int:
         """Bytes of the SQLite file; 0 for PostgreSQL."""
@@ -134,6 +144,7 @@ class Database:
                 try:
                     # A copy of all that is left. In memory it could be more than the process may have.
                     raw.cursor().execute("PRAGMA temp_store = FILE")
+                    raw.cursor().execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
                     try:
                         raw.cursor().execute("VACUUM")
                     finally:
@@ -148,7 +159,6 @@ class Database:
                             return False
                         time.sleep(0.05)
                 finally:
-                    raw.cursor().execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
                     raw.close()
         except self._faults:
             return False
@@ -156,6 +166,24 @@ class Database:
     def close(self) -> None:
         """Close every connection."""
         self._engine.dispose()
+
+
+def wait_from_now() -> None:
+    """Let the next transaction of this context begin within BUSY_SECONDS from now, wherever it waits until then."""
+    _due.set(time.monotonic() + BUSY_SECONDS)
+
+
+def _left() -> float:
+    """How many seconds the transaction at hand may still wait.
+
+    Raises:
+        StoreError: none.
+    """
+    due = _due.get()
+    left = BUSY_SECONDS if due is None else due - time.monotonic()
+    if left <= 0:
+        raise StoreError(BUSY)
+    return left
 
 
 def upsert(connection: Connection, table: Table) -> sqlite.Insert | postgresql.Insert:
@@ -246,10 +274,12 @@ def _write_ahead(cursor: Any) -> None:
 
 
 def _sqlite_begin(connection: Connection) -> None:
+    # On the driver's own connection: it is a fifth of what a look-up takes otherwise.
+    cursor = connection.connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout = {_left() * 1000:.0f}")
     # A transaction that began as a reader can't always become a writer: writers say so at once.
     write = connection.get_execution_options().get("popi_write")
-    # On the driver's own connection: it is a fifth of what a look-up takes otherwise.
-    connection.connection.cursor().execute("BEGIN IMMEDIATE" if write else "BEGIN")
+    cursor.execute("BEGIN IMMEDIATE" if write else "BEGIN")
 
 
 def _postgresql_settings(connection: Any, _record: object) -> None:

@@ -15,9 +15,11 @@ import uvicorn
 from starlette.applications import Starlette
 
 from popi.errors import AuthError
+from popi.serving.connections import uvicorn_settings
 from popi.serving.interfaces import Caller, StoredSummary
-from popi.serving.proxy.routes import UVICORN, Proxy, proxy_routes
+from popi.serving.proxy.routes import Proxy, proxy_routes
 from popi.serving.proxy.settings import ProxySettings
+from popi.serving.settings import ServerSettings
 
 APP_KEY, USER_KEY, ADMIN_KEY, OTHER_KEY = "popi-app-1", "popi-user-ann", "popi-admin", "popi-app-2"
 SUMMARY = "Prefers short answers."
@@ -273,9 +275,8 @@ def running_gateway(upstream: RecordingUpstream, /, **settings: Any) -> Iterator
     given: dict[str, Any] = {"upstream": upstream.url, "id_secret": SECRET} | settings
     proxy = proxy_routes(ProxySettings(**given), keys, summaries)
     app = Starlette(routes=proxy.routes, lifespan=proxy.lifespan)
-    server = uvicorn.Server(
-        uvicorn.Config(app, host="127.0.0.1", port=0, log_level="critical", timeout_graceful_shutdown=1, **UVICORN)
-    )
+    listening = uvicorn_settings(ServerSettings()) | {"timeout_graceful_shutdown": 1}
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="critical", **listening))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     until(lambda: server.started, 20)

@@ -3,7 +3,7 @@
 import pytest
 
 from popi.serving.proxy import limits as module
-from popi.serving.proxy.limits import Limits
+from popi.serving.proxy.limits import Buckets, Limits
 from popi.serving.proxy.refusals import Refusal
 
 
@@ -38,20 +38,28 @@ def test_rate_by_hand() -> None:
         limits.enter("k")
 
 
-def test_idle_keys_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_buckets_are_remembered_up_to_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MOST_KEPT", 3)
-    clock = Clock()
-    limits = Limits(1.0, 2, 100, clock)
-    for key in "abc":
+    limits = Limits(1.0, 2, 100, Clock())
+    for key in "aabcd":  # d drops a, the one unused for longest
         limits.enter(key)
-    limits.leave("a")
-    limits.leave("b")
-    limits.enter("d")  # nobody has a full bucket again
-    assert set(limits._uses) == set("abcd")
-    clock.now += 2.0
-    limits.enter("e")
-    assert set(limits._uses) == set("cde")  # c's and d's requests are still under way
-    limits.leave("c")
+    assert limits._buckets is not None and set(limits._buckets._levels) == set("bcd")
+    for key in "aabcd":
+        limits.leave(key)
+    assert not limits._under_way
+
+
+def test_a_token_that_is_given_back_can_be_taken_again() -> None:
+    clock = Clock()
+    buckets = Buckets(0.5, 1, clock)
+    assert buckets.take("a") == 0
+    assert buckets.take("a") == 2
+    buckets.give_back("a")
+    buckets.give_back("nobody")
+    assert [buckets.take("a"), buckets.take("a"), buckets.take("b")] == [0, 2, 0]
+    for _ in range(3):
+        buckets.give_back("a")
+    assert [buckets.take("a"), buckets.take("a")] == [0, 2]  # it never holds more than the burst
 
 
 def test_retry_after_is_when_there_is_room() -> None:

@@ -1,6 +1,10 @@
+import asyncio
 import sqlite3
+import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Awaitable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -9,8 +13,9 @@ from sqlalchemy import Connection, event, text
 
 from popi.errors import ConfigError, StoreError
 from popi.serving.store import database as module
-from popi.serving.store import keys
+from popi.serving.store import keys, threads
 from popi.serving.store.database import Database
+from popi.serving.store.threads import Store
 
 
 @contextmanager
@@ -85,6 +90,72 @@ def test_a_file_that_another_process_keeps_busy(tmp_path: Path, monkeypatch: pyt
     database.write(keys.ensure_tenant, "t", 0.0)
     assert database.read(keys.tenant_exists, "t")
     database.close()
+
+
+HOLDS = """
+import sqlite3, sys
+other = sqlite3.connect(sys.argv[1], isolation_level=None)
+other.execute("BEGIN IMMEDIATE")
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_all_who_wait_for_another_process_fail_in_one_and_the_same_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(Database.open(f"sqlite:///{tmp_path}/popi.db"))
+    monkeypatch.setattr(module, "BUSY_SECONDS", 0.8)
+    command = [sys.executable, "-c", HOLDS, str(tmp_path / "popi.db")]
+
+    async def timed(query: Awaitable[object]) -> tuple[bool, float]:
+        began = time.monotonic()
+        try:
+            await query
+        except StoreError as error:
+            assert "too busy" in str(error)
+            return False, time.monotonic() - began
+        return True, time.monotonic() - began
+
+    async def all_at_once() -> None:
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+            assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+            many = [timed(store.write(keys.ensure_tenant, f"t{n}", 0.0)) for n in range(30)]
+            # The worker's own, which queue for the same lock.
+            many += [timed(asyncio.to_thread(store.database.write, keys.ensure_tenant, "u", 0.0)) for _ in range(4)]
+            reads = [timed(store.read(keys.tenant_exists, "t0")) for _ in range(20)]
+            for done, seconds in await asyncio.gather(*many):
+                assert not done and 0.7 < seconds < 2.4
+            for done, seconds in await asyncio.gather(*reads):
+                assert done and seconds < 2.4
+            holder.communicate("")
+        assert (await timed(store.write(keys.ensure_tenant, "t0", 0.0)))[0]
+        assert await store.read(keys.tenant_exists, "t0")
+
+    asyncio.run(all_at_once())
+    store.close()
+
+
+def test_no_queue_waits_for_another_nor_grows_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "MOST_CHECKS", 5)
+    store, gate = Store(Database.open(f"sqlite:///{tmp_path}/popi.db")), threading.Event()
+
+    async def ask() -> None:
+        checks = [asyncio.create_task(store.check(lambda _: gate.wait(10))) for _ in range(5)]
+        await asyncio.sleep(0.05)
+        checks[-1].cancel()  # whoever leaves stays in the queue
+        with pytest.raises(StoreError, match="too busy"):
+            await store.check(keys.tenant_exists, "t")
+        assert await asyncio.wait_for(store.lookup(lambda _: 1), 5) == 1
+        assert await asyncio.wait_for(store.read(lambda _: 1), 5) == 1
+        gate.set()
+        assert await asyncio.gather(*checks, return_exceptions=True)
+        while store._checks._waiting:
+            await asyncio.sleep(0.01)
+        assert await store.check(lambda _: 1) == 1
+
+    asyncio.run(ask())
+    store.close()
 
 
 @pytest.mark.parametrize("busy", [False, True])

@@ -1,0 +1,103 @@
+"""Others who use the gateway while it is attacked: they notice nothing."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2
+from end_to_end.gateway_process import ADMIN, GatewayProcess, running
+from page_stack import served
+
+USERS = 100
+
+
+async def upstream(scope: Any, receive: Any, send: Any) -> None:
+    """Answers at once."""
+    if scope["type"] == "http":
+        while (await receive()).get("more_body"):
+            pass
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]})
+        await send({"type": "http.response.body", "body": b"{}"})
+
+
+@dataclass
+class Attacked:
+    """A gateway with users who have summaries, and the app's key."""
+
+    gateway: GatewayProcess
+    key: str
+    folder: Path
+
+    @property
+    def address(self) -> tuple[str, int]:
+        host, _, port = self.gateway.url.removeprefix("http://").partition(":")
+        return host, int(port)
+
+    def megabytes(self, name: str) -> int:
+        """`VmRSS`: in use, `VmHWM`: the most so far."""
+        lines = Path(f"/proc/{self.gateway.process.pid}/status").read_text().splitlines()
+        return next(int(line.split()[1]) // 1024 for line in lines if line.startswith(name))
+
+    @property
+    def sockets(self) -> int:
+        """How many the process has open, and a few other files."""
+        return len(list(Path(f"/proc/{self.gateway.process.pid}/fd").iterdir()))
+
+
+@contextmanager
+def attacked(folder: Path, settings: str) -> Iterator[Attacked]:
+    """A real process, set up."""
+    from popi.serving.keys import create
+    from popi.serving.store.database import Database
+
+    store = f"sqlite:///{folder}/popi.db"
+    database = Database.open(store)
+    key = create(database, "app", "default")[0]
+    database.close()
+    config = folder / "gateway.toml"
+    config.write_text(settings)
+    with served(upstream) as behind, running(store, "--config", str(config), upstream=behind) as gateway:
+        with httpx2.Client(base_url=gateway.url, headers={"authorization": f"Bearer {ADMIN}"}) as admin:
+            for n in range(USERS):
+                assert admin.put(f"/users/u{n}/summary", json={"text": "Likes lists."}).status_code == 200
+        yield Attacked(gateway, key, folder)
+
+
+@contextmanager
+def others_served(there: Attacked, seconds: float = 1.0, growth: int = 80) -> Iterator[None]:
+    """Health checks take at most `seconds`, chats are personalised, and memory grows by at most so many MB."""
+    before, over = there.megabytes("VmRSS"), threading.Event()
+    Path(f"/proc/{there.gateway.process.pid}/clear_refs").write_text("5")  # the peak counts from here
+    took, chats = [], Counter[str]()
+
+    def ask() -> None:
+        headers = {"authorization": f"Bearer {there.key}"}
+        with httpx2.Client(base_url=there.gateway.url, headers=headers, timeout=20, trust_env=False) as client:
+            while not over.is_set():
+                began = time.monotonic()
+                assert client.get("/healthz").status_code == 200
+                took.append(time.monotonic() - began)
+                body = {"messages": [{"role": "user", "content": "hi"}], "user": f"u{len(took) % USERS}"}
+                answer = client.post("/v1/chat/completions", json=body)
+                assert answer.status_code == 200
+                chats[answer.headers["x-popi-personalized"]] += 1
+                time.sleep(0.005)
+
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(ask)
+        try:
+            yield
+            time.sleep(0.5)
+        finally:
+            over.set()
+        asking.result()
+    assert len(took) > 1 and max(took) < seconds, sorted(took)[-3:]
+    # On a busy machine one may fail to come in 50 ms without any attack.
+    assert chats["failed"] <= 0.05 * chats.total() and chats["none"] == 0, chats
+    assert there.megabytes("VmHWM") - before < growth, (before, there.megabytes("VmHWM"))
