@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
 
 from sqlalchemy import Connection, select
 
@@ -71,7 +72,7 @@ class Profiles:
         self._injected = injected or Injected()
         self._changed, self._erased = changed, erased
         self._scrub_after = 0.0
-        self._probe: asyncio.Future[object] | None = None
+        self._probe: asyncio.Future[Any] | None = None
 
     def _now(self, connection: Connection) -> float:
         return self.store.database.now(connection)
