@@ -334,9 +334,10 @@ def _api_worker(
     from popi.inference_model import InferenceModel
     from popi.provenance import explainer
     from popi.serving.renewal import Worker
-    from popi.serving.settings import renewal
+    from popi.serving.settings import http, renewal
 
-    model = InferenceModel.from_api(url, name, protocol, key_env=key_env, retries=Retries(1))  # the worker tries again
+    retries = Retries(1)  # the worker tries again
+    model = InferenceModel.from_api(url, name, protocol, key_env=key_env, retries=retries, http=http(settings))
     return Worker(database, model, renewal(settings), threads, explains=explainer(model))
 
 

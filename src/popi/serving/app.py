@@ -69,7 +69,7 @@ class Gateway:
         self.pages = Pages(self.store, self.profiles, self.keys, settings)
         self.recorder = Recorder(self.store, settings.capture, injected)
         self._profile_api = ProfileApi(self.profiles, self.keys, limits, self.pages.link)
-        self._proxy = proxy_routes(proxy, self.keys, self.summaries, limits, self.recorder)
+        self._proxy = proxy_routes(proxy, self.keys, self.summaries, limits, self.recorder, settings.http)
         self._jobs: dict[str, int] = {}
         self._proxy.metrics.registry.register(_OfTheStore(self._jobs, worker, self.summaries))
         self._router = Router(

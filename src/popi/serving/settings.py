@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from popi.backends.key import checked_url
+from popi.config.http import HttpConfig
 from popi.errors import ConfigError
 from popi.serving.proxy.settings import ProxySettings, Settings
 from popi.serving.store.jobs import Debounce
@@ -83,6 +84,7 @@ class GatewaySettings(Settings):
     """All tables."""
 
     proxy: ProxySettings
+    http: HttpConfig = HttpConfig()
     renewal: RenewalSettings = RenewalSettings()
     capture: CaptureSettings = CaptureSettings()
     page: PageSettings = PageSettings()
@@ -113,6 +115,16 @@ def renewal(file: Path | None) -> RenewalSettings:
         ConfigError: as `read`.
     """
     return RenewalSettings(**_tables(file).get("renewal", {}))
+
+
+def http(file: Path | None) -> HttpConfig:
+    """How servers are reached.
+
+    Raises:
+        ConfigError: as `read`.
+    """
+    values: dict[str, Any] = {"proxy": {"upstream": "http://unused"}, "http": _tables(file).get("http", {})}
+    return GatewaySettings(**values).http
 
 
 def _tables(file: Path | None) -> dict[str, dict[str, Any]]:

@@ -49,7 +49,7 @@ class Pages:
         self._profiles, self._settings = profiles, settings.page
         self._sessions = Sessions(store, keys, settings.page)
         self._sign_ins = Limits(2.0, 20, 20)
-        tryout = Tryout(settings.page, settings.proxy)
+        tryout = Tryout(settings.page, settings.proxy, settings.http)
         self._render = Renderer(settings.page.name, tryout.there)
         self._team = Team(store, self._render)
         profile = ProfilePages(profiles, self._render, tryout)

@@ -14,6 +14,7 @@ from typing import Any
 import uvicorn
 from starlette.applications import Starlette
 
+from popi.config.http import HttpConfig
 from popi.errors import AuthError
 from popi.serving.interfaces import Caller, StoredSummary
 from popi.serving.proxy.routes import UVICORN, Proxy, proxy_routes
@@ -271,7 +272,8 @@ def running_gateway(upstream: RecordingUpstream, /, **settings: Any) -> Iterator
     """A gateway in front of an upstream for as long as the block lasts."""
     keys, summaries = FakeKeys(), FakeSummaries()
     given: dict[str, Any] = {"upstream": upstream.url, "id_secret": SECRET} | settings
-    proxy = proxy_routes(ProxySettings(**given), keys, summaries)
+    http = HttpConfig(**{name: given.pop(name) for name in HttpConfig.model_fields.keys() & given})
+    proxy = proxy_routes(ProxySettings(**given), keys, summaries, http=http)
     app = Starlette(routes=proxy.routes, lifespan=proxy.lifespan)
     server = uvicorn.Server(
         uvicorn.Config(app, host="127.0.0.1", port=0, log_level="critical", timeout_graceful_shutdown=1, **UVICORN)
