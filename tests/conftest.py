@@ -14,6 +14,9 @@ settings.load_profile("popi")
 # No test may reach a model hub; set before anything imports huggingface_hub.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# A proxy that the machine has is none of the tests' business.
+for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+    os.environ.pop(name, None)
 # The tests' tensors are tiny: a second thread only waits, and waits long where the machine is busy.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

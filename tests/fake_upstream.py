@@ -4,6 +4,7 @@ Log-probs are computed by a real local model, so that what popi reads off the wi
 """
 
 import json
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -38,6 +39,7 @@ class FakeUpstream:
         delay: seconds that every answer takes.
         local: the LocalModel behind /tokenize and /v1/completions.
         change: applied to every answer before it is sent.
+        pages: what is there to GET, by path.
     """
 
     faults: list["Fault | None"] = field(default_factory=list)
@@ -46,6 +48,7 @@ class FakeUpstream:
     delay: float = 0.0
     local: Any = None
     change: Callable[[dict[str, Any]], Any] = lambda answer: answer
+    pages: dict[str, Any] = field(default_factory=dict)
     received: list[Received] = field(default_factory=list)
     url: str = ""
     under_way: int = 0
@@ -104,6 +107,11 @@ class FakeUpstream:
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: "Server"
+
+    def do_GET(self) -> None:
+        self.counted = False
+        page = self.server.fake.pages.get(self.path)
+        self.send(404 if page is None else 200, page)
 
     def do_POST(self) -> None:
         fake = self.server.fake
@@ -204,10 +212,13 @@ class Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def serving() -> Iterator[FakeUpstream]:
+def serving(tls: ssl.SSLContext | None = None) -> Iterator[FakeUpstream]:
     """A server for as long as the block lasts."""
     server = Server(("127.0.0.1", 0), Handler)
-    server.fake = FakeUpstream(url=f"http://127.0.0.1:{server.server_port}")
+    if tls is not None:
+        # The handshake is the handler's: what fails there must not stop the others.
+        server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    server.fake = FakeUpstream(url=f"http{'s' if tls else ''}://127.0.0.1:{server.server_port}")
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     try:

@@ -26,7 +26,9 @@ class GatewayProcess:
         self.process.wait()
 
 
-def start(store: str, *more: str, upstream: str = "http://127.0.0.1:9") -> GatewayProcess:
+def start(
+    store: str, *more: str, upstream: str = "http://127.0.0.1:9", env: dict[str, str] | None = None
+) -> GatewayProcess:
     """Start `popi serve` and wait until it listens."""
     command = [
         sys.executable,
@@ -41,9 +43,8 @@ def start(store: str, *more: str, upstream: str = "http://127.0.0.1:9") -> Gatew
         store,
         *more,
     ]
-    process = subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, env=os.environ | {"POPI_ADMIN_KEY": ADMIN, "NO_PROXY": "*"}
-    )
+    given = os.environ | {"POPI_ADMIN_KEY": ADMIN, "NO_PROXY": "*"} | (env or {})
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=given)
     started = GatewayProcess(process)
 
     def read() -> None:
@@ -64,9 +65,11 @@ def start(store: str, *more: str, upstream: str = "http://127.0.0.1:9") -> Gatew
 
 
 @contextmanager
-def running(store: str, *more: str, upstream: str = "http://127.0.0.1:9") -> Iterator[GatewayProcess]:
+def running(
+    store: str, *more: str, upstream: str = "http://127.0.0.1:9", env: dict[str, str] | None = None
+) -> Iterator[GatewayProcess]:
     """A gateway for as long as the block lasts."""
-    started = start(store, *more, upstream=upstream)
+    started = start(store, *more, upstream=upstream, env=env)
     try:
         yield started
     finally:

@@ -133,8 +133,7 @@ def test_every_public_name_has_a_home() -> None:
         _ = popi.Nothing
 
 
-# The gateway passes bytes on as they come, with a client of its own that is made for that.
-OUTGOING = {"backends/upstream.py", "serving/proxy/upstream.py", "serving/proxy/wire.py", "client/clients.py"}
+OUTGOING = {"backends/http.py", "client/clients.py"}
 LISTENING = {"serving/server.py"}
 
 

@@ -9,8 +9,9 @@ from popi.backends.chat import Messages, Reply, estimate_tokens
 from popi.backends.key import checked_url, read_key
 from popi.backends.openai import OpenAI
 from popi.backends.retries import Retries
-from popi.backends.upstream import Limits, Session, Upstream
+from popi.backends.upstream import TOTAL_S, Session, Upstream
 from popi.backends.usage import Prices, Usage, meter
+from popi.config.http import HttpConfig
 from popi.errors import ConfigError, PopiError
 
 
@@ -65,7 +66,8 @@ class ApiModel:
         *,
         key_env: str | None = None,
         concurrency: int = 8,
-        limits: Limits | None = None,
+        http: HttpConfig | None = None,
+        total_s: float = TOTAL_S,
         retries: Retries | None = None,
         prices: Prices | None = None,
         extra: Mapping[str, Any] | None = None,
@@ -80,7 +82,8 @@ class ApiModel:
             key_env: the environment variable that holds the key; else OPENAI_API_KEY or ANTHROPIC_API_KEY, and
                 no key where that is not set.
             concurrency: most requests under way at once.
-            limits: time limits.
+            http: proxies, certificates, time limits; by default as POPI_HTTP says.
+            total_s: time limit of one try of one request.
             retries: when to ask again.
             prices: per million tokens, for `usage.cost`.
             extra: fields to put into every request, or (None) to take out.
@@ -100,7 +103,8 @@ class ApiModel:
             key_header=wire.key_header,
             headers=wire.headers,
             concurrency=concurrency,
-            limits=limits,
+            http=http,
+            total_s=total_s,
             retries=retries,
             prices=prices,
         )

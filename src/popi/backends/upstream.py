@@ -1,46 +1,33 @@
 """One client for every model API: how many requests at once, how long, how often again, and what they took.
 
-The only outgoing HTTP of popi. Knows nothing of what is sent: that is `openai`, `anthropic` and `vllm`.
+Knows nothing of what is sent: that is `openai`, `anthropic` and `vllm`.
 """
 
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-import httpx2
 from pydantic import SecretStr
+from yarl import URL
 
+from popi.backends.http import HttpClient, HttpFault, HttpSession
 from popi.backends.key import checked_url
 from popi.backends.retries import Retries, retry_after, worth_a_retry
 from popi.backends.usage import Prices, Usage
+from popi.config.http import HttpConfig, http_of_environment
 from popi.errors import ConfigError, UpstreamError
 
-# What may pass: no connection, a cut one, or none in time. A protocol error of our own making would come again.
-PASSING = (httpx2.TimeoutException, httpx2.NetworkError, httpx2.RemoteProtocolError, httpx2.ProxyError)
+TOTAL_S = 300.0
+"""Seconds for one try of one request, from the first byte sent to the last one read."""
 FOR_ALL = {401: "key", 402: "credit", 403: "permission", 404: "URL and model"}
 """Statuses that every request of this kind would meet, and what they are about."""
 SHOWN = 300
 """Most characters of a server's own words in an error message."""
 
 ReadTokens = Callable[[dict[str, Any]], tuple[int, int] | None]
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Time limits of one try of one request, in seconds.
-
-    Attributes:
-        connect: to reach the server.
-        read: without a single byte from it.
-        total: from the first byte sent to the last one read.
-    """
-
-    connect: float = 10.0
-    read: float = 120.0
-    total: float = 300.0
 
 
 class Upstream:
@@ -52,12 +39,13 @@ class Upstream:
         key_header: name and form of the header, as ``("Authorization", "Bearer {}")``.
         headers: further headers.
         concurrency: most requests under way at once, in one session.
-        limits: time limits.
+        http: proxies, certificates, time limits; by default as POPI_HTTP says.
+        total_s: time limit of one try of one request.
         retries: when to ask again.
         prices: per million tokens, for `usage.cost`.
 
     Raises:
-        ConfigError: the URL is not one, or `concurrency` is below 1.
+        ConfigError: the URL is not one, `concurrency` is below 1, or the file in POPI_HTTP is wrong.
     """
 
     def __init__(
@@ -68,7 +56,8 @@ class Upstream:
         key_header: tuple[str, str] = ("Authorization", "Bearer {}"),
         headers: Mapping[str, str] | None = None,
         concurrency: int = 8,
-        limits: Limits | None = None,
+        http: HttpConfig | None = None,
+        total_s: float = TOTAL_S,
         retries: Retries | None = None,
         prices: Prices | None = None,
     ) -> None:
@@ -76,7 +65,7 @@ class Upstream:
             raise ConfigError(f"concurrency must be at least 1; got {concurrency}")
         self.url = checked_url(url)
         self.concurrency = concurrency
-        self.limits, self.retries = limits or Limits(), retries or Retries()
+        self.http, self.total_s, self.retries = http or http_of_environment(), total_s, retries or Retries()
         self.usage = Usage(prices)
         self._key, self._key_header, self._headers = key, key_header, dict(headers or {})
 
@@ -86,22 +75,20 @@ class Upstream:
     @asynccontextmanager
     async def session(self) -> AsyncIterator["Session"]:
         """Connections that live as long as the `async with` block, in one event loop."""
-        limits = self.limits
-        async with httpx2.AsyncClient(
-            headers=self._headers,
-            timeout=httpx2.Timeout(limits.read, connect=limits.connect, pool=None),
-            # Session counts the requests: waiting for a connection would eat up their time limits.
-            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=self.concurrency),
-            follow_redirects=False,  # a redirect would carry the key to another server
-        ) as client:
+        async with self._client.session() as client:
             yield Session(self, client)
 
-    def _auth(self, request: httpx2.Request) -> httpx2.Request:
-        # Put in at the last moment: the client's own headers, and what prints them, never hold the key.
+    @cached_property
+    def _client(self) -> HttpClient:
+        return HttpClient(self.http, decompress=True)
+
+    def headers_with_key(self) -> list[tuple[str, str]]:
+        """What a request is sent with. Put together at the last moment: nothing that is kept holds the key."""
+        headers = {"content-type": "application/json", "accept": "*/*", "user-agent": "popi"} | self._headers
         if self._key is not None:
             name, form = self._key_header
-            request.headers[name] = form.format(self._key.get_secret_value())
-        return request
+            headers[name] = form.format(self._key.get_secret_value())
+        return list(headers.items())
 
     def scrub(self, text: str) -> str:
         """`text` without the key, should a server have put it in."""
@@ -112,9 +99,10 @@ class Upstream:
 class Session:
     """An upstream's open connections (see `Upstream.session`)."""
 
-    def __init__(self, upstream: Upstream, client: httpx2.AsyncClient) -> None:
+    def __init__(self, upstream: Upstream, client: HttpSession) -> None:
         self.upstream, self._client = upstream, client
-        self._slots = asyncio.Semaphore(upstream.concurrency)
+        # Waiting for a connection would eat up a request's time limits.
+        self._slots = asyncio.Semaphore(min(upstream.concurrency, upstream.http.connections))
 
     async def post(
         self, path: str, body: Mapping[str, Any], tokens: ReadTokens | None = None, url: str | None = None
@@ -146,32 +134,39 @@ class Session:
                 await asyncio.sleep(wait)
 
     async def _try(self, target: str, body: Mapping[str, Any], tokens: ReadTokens | None) -> dict[str, Any]:
-        upstream = self.upstream
+        upstream, content = self.upstream, json.dumps(body).encode()
         try:
-            async with asyncio.timeout(upstream.limits.total):
-                reply = await self._client.post(target, json=body, auth=upstream._auth)
-        except (TimeoutError, *PASSING) as error:
-            raise _Passing(f"{target}: {_reason(error, upstream.limits)}") from None
-        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-            raise UpstreamError(upstream.scrub(f"{target}: {type(error).__name__}: {error}")) from None
-        if reply.is_success:
-            answer = _json(reply)
+            async with asyncio.timeout(upstream.total_s):
+                reply = await self._client.send("POST", URL(target), upstream.headers_with_key(), content)
+                try:
+                    await reply.whole()
+                finally:
+                    reply.close()
+        except TimeoutError:
+            raise _Passing(f"{target}: no whole answer within {upstream.total_s:g} seconds") from None
+        except HttpFault as fault:
+            message = upstream.scrub(f"{target}: the server {fault}")
+            if fault.lasting:
+                raise UpstreamError(message, fault=fault.kind, for_all=True) from None
+            raise _Passing(message, fault=fault.kind) from None
+        if 200 <= reply.status < 300:
+            answer = _json(reply.body)
             if not isinstance(answer, dict):
-                shown = upstream.scrub(reply.text)[:SHOWN]
+                shown = upstream.scrub(reply.body.decode(errors="replace"))[:SHOWN]
                 raise UpstreamError(
                     f"{target}: answered no JSON object but {shown!r}; is this the URL of a model API?",
-                    status=reply.status_code,
+                    status=reply.status,
                 )
             if answer.get("error"):  # gateways report what failed behind them in an answer that is none
-                words = upstream.scrub(f"{target}: the answer is an error: {_words(reply)}")
-                raise UpstreamError(words, status=reply.status_code)
+                words = upstream.scrub(f"{target}: the answer is an error: {_words(reply.body)}")
+                raise UpstreamError(words, status=reply.status)
             if tokens is not None:
                 upstream.usage.add(tokens(answer))
             return answer
-        status = reply.status_code
-        message = upstream.scrub(f"{target}: {status} {reply.reason_phrase}: {_words(reply)}")
+        status = reply.status
+        message = upstream.scrub(f"{target}: {status} {reply.reason}: {_words(reply.body)}")
         if worth_a_retry(status):
-            raise _Passing(message, status, retry_after(reply.headers))
+            raise _Passing(message, status, retry_after(reply.named))
         if status in FOR_ALL:
             message += f"; check the {FOR_ALL[status]}"
             if status in (401, 403) and upstream._key is None:
@@ -182,9 +177,11 @@ class Session:
 class _Passing(Exception):
     """A failure that a retry may cure; `asked` is the wait in seconds that the server asked for."""
 
-    def __init__(self, message: str, status: int | None = None, asked: float | None = None) -> None:
+    def __init__(
+        self, message: str, status: int | None = None, asked: float | None = None, fault: str | None = None
+    ) -> None:
         super().__init__(message)
-        self.status, self.asked = status, asked
+        self.status, self.asked, self.fault = status, asked, fault
 
 
 def _given_up(failure: _Passing, retries: int, policy: Retries) -> UpstreamError:
@@ -192,32 +189,21 @@ def _given_up(failure: _Passing, retries: int, policy: Retries) -> UpstreamError
         end = f"the server asks to wait {failure.asked:g} seconds, longer than {policy.longest:g}; try again later"
     else:
         end = f"given up after {retries + 1} tries"
-    return UpstreamError(f"{failure}; {end}", status=failure.status, passing=True)
+    return UpstreamError(f"{failure}; {end}", status=failure.status, fault=failure.fault, passing=True)
 
 
-def _reason(error: Exception, limits: Limits) -> str:
-    if isinstance(error, httpx2.ConnectTimeout):
-        return f"no connection within {limits.connect:g} seconds"
-    if isinstance(error, httpx2.TimeoutException):
-        return f"nothing came for {limits.read:g} seconds"
-    if isinstance(error, TimeoutError):
-        return f"no whole answer within {limits.total:g} seconds"
-    kind = "can't be reached" if isinstance(error, httpx2.ConnectError) else "the connection was cut"
-    return f"{kind} ({error or type(error).__name__})"
-
-
-def _json(reply: httpx2.Response) -> Any:
+def _json(content: bytes) -> Any:
     try:
-        return json.loads(reply.content)
+        return json.loads(content)
     except (ValueError, RecursionError):
         return None
 
 
-def _words(reply: httpx2.Response) -> str:
+def _words(content: bytes) -> str:
     """A server's own words about an error: OpenAI, Anthropic and vLLM put them in three places."""
-    answer = _json(reply)
+    answer = _json(content)
     found = answer if isinstance(answer, dict) else {}
     error = found.get("error", found)
     words = error.get("message") or error.get("detail") if isinstance(error, dict) else error
-    text = words if isinstance(words, str) else reply.text
+    text = words if isinstance(words, str) else content.decode(errors="replace")
     return " ".join(text.split())[:SHOWN] or "(no message)"

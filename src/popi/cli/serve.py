@@ -346,10 +346,11 @@ def _api_worker(
     from popi.inference_model import InferenceModel
     from popi.provenance import explainer
     from popi.serving.renewal import Worker
-    from popi.serving.settings import profiles, renewal
+    from popi.serving.settings import of_worker
 
-    model = InferenceModel.from_api(url, name, protocol, key_env=key_env, retries=Retries(1))  # the worker tries again
-    return Worker(database, model, renewal(settings), threads, explains=explainer(model), keep=profiles(settings).keep)
+    given, retries = of_worker(settings), Retries(1)  # the worker tries again
+    model = InferenceModel.from_api(url, name, protocol, key_env=key_env, retries=retries, http=given.http)
+    return Worker(database, model, given.renewal, threads, explains=explainer(model), keep=given.profiles.keep)
 
 
 def _local_worker(
@@ -359,17 +360,17 @@ def _local_worker(
     from popi.inference_model import InferenceModel
     from popi.provenance import explainer
     from popi.serving.renewal import Worker
-    from popi.serving.settings import profiles, renewal
+    from popi.serving.settings import of_worker
 
-    pace = renewal(settings)
+    given = of_worker(settings)
     if run is None:
         loaded = InferenceModel.from_pretrained(str(model))
-        return Worker(database, loaded, pace, explains=explainer(loaded), keep=profiles(settings).keep)
-    from popi.training.run_directory import RunDirectory
+    else:
+        from popi.training.run_directory import RunDirectory
 
-    opened = RunDirectory.open(run)
-    loaded = InferenceModel.from_pretrained(opened.models(method)[0], **loading(opened.config))
-    return Worker(database, loaded, pace, explains=explainer(loaded), keep=profiles(settings).keep)
+        opened = RunDirectory.open(run)
+        loaded = InferenceModel.from_pretrained(opened.models(method)[0], **loading(opened.config))
+    return Worker(database, loaded, given.renewal, explains=explainer(loaded), keep=given.profiles.keep)
 
 
 def _user_ids(database: "Database", tenant: str) -> Any:

@@ -69,7 +69,7 @@ class Gateway:
         self.pages = Pages(self.store, self.profiles, self.keys, throttle, settings)
         self.recorder = Recorder(self.store, settings.capture, injected)
         profile_api = ProfileApi(self.profiles, self.keys, limits, self.pages.link, proxy.log_requests)
-        self._proxy = proxy_routes(proxy, self.keys, self.summaries, limits, self.recorder)
+        self._proxy = proxy_routes(proxy, self.keys, self.summaries, limits, self.recorder, settings.http)
         self._jobs: dict[str, int] = {}
         self._proxy.metrics.registry.register(_OfTheStore(self._jobs, self.summaries))
         if worker is not None:

@@ -290,8 +290,8 @@ class Worker:
 
     def _failed(self, job: Job, error: Exception) -> tuple[Outcome, str]:
         kind = type(error).__name__
-        if isinstance(error, UpstreamError) and error.status is not None:
-            kind = f"{kind} {error.status}"
+        if isinstance(error, UpstreamError) and (why := error.status or error.fault) is not None:
+            kind = f"{kind} {why}"
         last = isinstance(error, DataError) or job.attempts + 1 >= self._settings.tries
 
         def back(connection: Connection) -> bool:

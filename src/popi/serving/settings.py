@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from popi.backends.key import checked_url
+from popi.config.http import HttpConfig
 from popi.errors import ConfigError
 from popi.serving.proxy.settings import ProxySettings, Settings
 from popi.serving.store.jobs import Debounce
@@ -172,6 +173,7 @@ class GatewaySettings(Settings):
 
     server: ServerSettings = ServerSettings()
     proxy: ProxySettings
+    http: HttpConfig = HttpConfig()
     renewal: RenewalSettings = RenewalSettings()
     capture: CaptureSettings = CaptureSettings()
     page: PageSettings = PageSettings()
@@ -196,22 +198,13 @@ def read(file: Path | None, **proxy: Any) -> GatewaySettings:
     return GatewaySettings(**values)
 
 
-def renewal(file: Path | None) -> RenewalSettings:
-    """The settings of renewals alone.
+def of_worker(file: Path | None) -> GatewaySettings:
+    """The same for a process without an upstream of its own.
 
     Raises:
         ConfigError: as `read`.
     """
-    return RenewalSettings(**_tables(file).get("renewal", {}))
-
-
-def profiles(file: Path | None) -> ProfileSettings:
-    """The bounds of profiles alone.
-
-    Raises:
-        ConfigError: as `read`.
-    """
-    return ProfileSettings(**_tables(file).get("profiles", {}))
+    return read(file, upstream=_tables(file).get("proxy", {}).get("upstream", "http://localhost"))
 
 
 def _tables(file: Path | None) -> dict[str, dict[str, Any]]:

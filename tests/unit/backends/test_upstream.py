@@ -15,8 +15,8 @@ from popi.backends.batch import GIVE_UP
 from popi.backends.chat import Reply, estimate_tokens
 from popi.backends.key import checked_url
 from popi.backends.retries import Retries, retry_after
-from popi.backends.upstream import Limits
 from popi.backends.usage import Prices, Usage
+from popi.config.http import HttpConfig
 from popi.errors import BatchError, ConfigError, PopiError, UpstreamError
 
 QUICK = Retries(most=3, base=0.001)
@@ -119,18 +119,18 @@ def test_backoff_doubles_with_jitter_and_never_undercuts_what_was_asked() -> Non
 @pytest.mark.parametrize(
     ("fault", "limits", "words"),
     [
-        (hang, Limits(read=0.1), "nothing came for 0.1 seconds"),
-        (hang, Limits(total=0.1), "no whole answer within 0.1 seconds"),
-        (drip, Limits(read=5, total=0.2), "no whole answer within 0.2 seconds"),
-        (cut, Limits(), "connection was cut"),
+        (hang, {"http": HttpConfig(first_byte_s=0.1)}, "sent nothing within 0.1 seconds"),
+        (hang, {"total_s": 0.1}, "no whole answer within 0.1 seconds"),
+        (drip, {"total_s": 0.2}, "no whole answer within 0.2 seconds"),
+        (cut, {}, "closed the connection"),
     ],
 )
 def test_time_limits_and_cut_connections_end_as_errors(
-    upstream: FakeUpstream, fault: Any, limits: Limits, words: str
+    upstream: FakeUpstream, fault: Any, limits: dict[str, Any], words: str
 ) -> None:
     upstream.faults = [fault] * 2
     start = time.monotonic()
-    error = fails(connect(upstream, limits=limits, retries=Retries(most=1, base=0.001)))
+    error = fails(connect(upstream, **limits, retries=Retries(most=1, base=0.001)))
     assert words in str(error) and "given up after 2 tries" in str(error)
     assert time.monotonic() - start < 3
     assert len(upstream.received) == 2
@@ -279,7 +279,7 @@ def test_the_key_is_shown_nowhere(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     upstream.faults = [fault] * 9
-    model = connect(upstream, protocol, limits=Limits(read=0.05), retries=Retries(most=1, base=0.001))
+    model = connect(upstream, protocol, http=HttpConfig(first_byte_s=0.05), retries=Retries(most=1, base=0.001))
     error = fails(model)
     assert any(KEY in str(request.headers) for request in upstream.received)
     for shown in (

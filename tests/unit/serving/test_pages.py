@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import popi
+from popi.config.http import HttpConfig
 from popi.serving.profiles.models import Feedback
 from popi.serving.proxy.settings import JwtSettings, ProxySettings
 from popi.serving.settings import read
@@ -25,7 +26,8 @@ def test_examples_of_settings_are_good_files(page: str, tmp_path: Path) -> None:
     assert blocks
     for block in blocks:
         (tmp_path / "gateway.toml").write_text(block, encoding="utf-8")
-        assert read(tmp_path / "gateway.toml", upstream="http://127.0.0.1:9").proxy.jwt is not None
+        found = read(tmp_path / "gateway.toml", upstream="http://127.0.0.1:9")
+        assert found != read(None, upstream="http://127.0.0.1:9")
 
 
 def test_examples_of_profiles_are_good_files_and_bodies(tmp_path: Path) -> None:
@@ -55,7 +57,8 @@ def test_every_header_of_ours_is_told() -> None:
 
 
 def test_settings_that_are_named_are_there() -> None:
-    fields = {*ProxySettings.model_fields, *JwtSettings.model_fields}
+    fields = {*ProxySettings.model_fields, *JwtSettings.model_fields, *HttpConfig.model_fields}
     named = set(re.findall(r"`([a-z]+(?:_[a-z0-9]+)+)`", text("gateway_proxy.md")))
     others = {"safety_identifier", "cache_control", "upstream_unreachable", "upstream_broken", "upstream_timeout"}
+    others |= {"upstream_certificate", "upstream_proxy"}
     assert named - fields - others == set() and {"ids_upstream", "upstream_key", "identity_fields"} <= named

@@ -53,7 +53,7 @@ class Pages:
         self._profiles, self._settings = profiles, settings.page
         self._log_requests = settings.proxy.log_requests
         self._sessions = Sessions(store, keys, throttle, settings.page)
-        tryout = Tryout(settings.page, settings.proxy)
+        tryout = Tryout(settings.page, settings.proxy, settings.http)
         self._render = Renderer(settings.page.name, tryout.there)
         self._team = Team(store, self._render)
         profile = ProfilePages(profiles, self._render, tryout)

@@ -5,7 +5,8 @@ import asyncio
 from popi.backends.api import PROTOCOLS, ApiModel
 from popi.backends.chat import Messages
 from popi.backends.retries import Retries
-from popi.backends.upstream import Limits, Upstream
+from popi.backends.upstream import Upstream
+from popi.config.http import HttpConfig
 from popi.serving.proxy.block import Blocks
 from popi.serving.proxy.settings import ProxySettings
 from popi.serving.settings import PageSettings
@@ -21,9 +22,10 @@ class Tryout:
     Args:
         page: which model.
         proxy: where it is, and the block that a summary goes in.
+        http: how it is reached.
     """
 
-    def __init__(self, page: PageSettings, proxy: ProxySettings) -> None:
+    def __init__(self, page: PageSettings, proxy: ProxySettings, http: HttpConfig) -> None:
         self._model: ApiModel | None = None
         self._blocks = Blocks(proxy.block)
         if page.model is not None:
@@ -34,7 +36,8 @@ class Tryout:
                 key=proxy.upstream_key,
                 key_header=wire.key_header,
                 headers=wire.headers,
-                limits=Limits(total=SECONDS),
+                http=http,
+                total_s=SECONDS,
                 retries=Retries(0),
             )
             self._model = ApiModel(upstream, page.model, wire)

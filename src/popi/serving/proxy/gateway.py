@@ -13,11 +13,11 @@ from typing import Any, cast
 
 from starlette.types import Receive, Scope, Send
 
+from popi.backends.http import Body, HttpFault
 from popi.errors import AuthError
 from popi.serving.interfaces import Caller, Keys, Recorder, StoredSummary, Summaries
 from popi.serving.proxy.block import Blocks
 from popi.serving.proxy.body import Bodies, ClientGone, Hold, may_be_json, pass_on, peeked, read_whole, too_long
-from popi.serving.proxy.connection import UpstreamFault
 from popi.serving.proxy.exchange import Exchange
 from popi.serving.proxy.headers import HeaderRules, Raw, RequestHeaders, answer_headers
 from popi.serving.proxy.identity import user_of
@@ -33,7 +33,6 @@ from popi.serving.proxy.settings import ProxySettings
 from popi.serving.proxy.strict_json import parsed, written
 from popi.serving.proxy.tracing import Tracing
 from popi.serving.proxy.upstream import Upstream
-from popi.serving.proxy.wire import Body
 
 PERSONALISED: dict[str, Api] = {
     "/v1/chat/completions": "chat",
@@ -305,8 +304,9 @@ class Gateway:
         sent = perf_counter()
         try:
             passed = self._with_upstream_key(exchange)
-            waits = exchange.watch_client if exchange.api is not None else None  # other bodies may not be read yet
-            reply = await self._upstream.send(record.method, exchange.path, query, passed, body, waits)
+            if exchange.api is not None:  # other bodies may not be read yet
+                exchange.watch_client()
+            reply = await self._upstream.send(record.method, exchange.path, query, passed, body)
         except Refusal as refusal:
             if refusal.code.startswith("upstream_"):  # else the client's body was refused
                 metrics.upstream_faults.labels(refusal.code).inc()
@@ -332,7 +332,7 @@ class Gateway:
                     tap.feed(piece)
             if tap is not None:
                 tap.done(_encoding(reply.headers))
-        except UpstreamFault:
+        except HttpFault:
             # The answer stays unfinished, and the server closes the connection: the client sees what we saw.
             record.reason = "upstream_cut"
             metrics.upstream_faults.labels("cut").inc()

@@ -8,7 +8,9 @@ from typing import Any
 
 import jwt
 
+from popi.backends.http import HttpFault
 from popi.errors import AuthError, ConfigError
+from popi.serving.proxy.logs import LOGGER
 from popi.serving.proxy.settings import JwtSettings
 
 Fetch = Callable[[str], Awaitable[bytes]]
@@ -129,7 +131,9 @@ class _IssuerKeys:
                     keys[entry.get("kid")] = jwt.PyJWK(entry).key
                 except jwt.PyJWTError:
                     continue  # of a kind that we can't read; others may do
-        except Exception:  # whatever the issuer's server does: old keys count on, for a while
+        except Exception as error:  # whatever the issuer's server does: old keys count on, for a while
+            why = str(error) if isinstance(error, HttpFault) else type(error).__name__
+            LOGGER.error("the keys of the tokens' issuer can't be fetched", extra={"fields": {"error": why}})
             return
         if keys:
             self._keys, self._fetched = keys, self._clock()

@@ -10,6 +10,7 @@ from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
+from popi.config.http import HttpConfig
 from popi.errors import AuthError
 from popi.serving.interfaces import Keys, Recorder, Summaries
 from popi.serving.proxy.gateway import Gateway
@@ -47,6 +48,7 @@ def proxy_routes(
     summaries: Summaries,
     limits: Limits | None = None,
     recorder: Recorder | None = None,
+    http: HttpConfig | None = None,
 ) -> Proxy:
     """Put the proxy together.
 
@@ -56,12 +58,13 @@ def proxy_routes(
         summaries: says what is known of a user.
         limits: how much one key may ask for, shared with routes of your own; by default as the settings say.
         recorder: keeps answers for feedback; None: nobody does.
+        http: how servers are reached.
 
     Raises:
-        ConfigError: the key for tokens can't be read, or tracing lacks its packages.
+        ConfigError: the key for tokens or a certificate can't be read, or tracing lacks its packages.
     """
     metrics = Metrics()
-    upstream = Upstream(settings)
+    upstream = Upstream(settings.upstream, http or HttpConfig())
     tokens = Tokens(settings.jwt, upstream.fetch) if settings.jwt is not None else None
     secret = settings.id_secret.get_secret_value().encode() if settings.id_secret is not None else None
     gateway = Gateway(

@@ -137,13 +137,6 @@ class ProxySettings(Settings):
     """Who may use paths under `/v1/` other than the three that are personalised and `GET /v1/models`: app and admin
     keys, admin keys alone, or nobody. Behind one upstream key tenants share what lies there (files, batches, stored
     answers): with several tenants, choose `admin`. User keys never may."""
-    connect_s: float = Field(default=10.0, gt=0)
-    """Seconds to reach the upstream."""
-    silence_s: float = Field(default=600.0, gt=0)
-    """Seconds that the upstream may keep silent, before its answer or within it."""
-    keepalive_s: float = Field(default=4.0, ge=0)
-    """Seconds that an idle connection to the upstream is kept. Below what the upstream keeps it (5 for many servers),
-    or a request may meet one that is just being closed."""
     client_keepalive_s: int = Field(default=75, ge=1)
     """Seconds that an idle connection of a client is kept. Above what clients and load balancers in front keep it
     (often 5 and 60), or a request of theirs may meet one that is just being closed."""

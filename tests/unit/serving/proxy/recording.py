@@ -14,6 +14,7 @@ from typing import Any
 import uvicorn
 from starlette.applications import Starlette
 
+from popi.config.http import HttpConfig
 from popi.errors import AuthError
 from popi.serving.connections import uvicorn_settings
 from popi.serving.interfaces import Caller, StoredSummary
@@ -273,7 +274,8 @@ def running_gateway(upstream: RecordingUpstream, /, **settings: Any) -> Iterator
     """A gateway in front of an upstream for as long as the block lasts."""
     keys, summaries = FakeKeys(), FakeSummaries()
     given: dict[str, Any] = {"upstream": upstream.url, "id_secret": SECRET} | settings
-    proxy = proxy_routes(ProxySettings(**given), keys, summaries)
+    http = HttpConfig(**{name: given.pop(name) for name in HttpConfig.model_fields.keys() & given})
+    proxy = proxy_routes(ProxySettings(**given), keys, summaries, http=http)
     app = Starlette(routes=proxy.routes, lifespan=proxy.lifespan)
     listening = uvicorn_settings(ServerSettings()) | {"timeout_graceful_shutdown": 1}
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="critical", **listening))

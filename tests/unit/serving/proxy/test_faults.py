@@ -138,7 +138,7 @@ def test_silence_after_an_answer_that_only_announces_one(upstream: RecordingUpst
     async def announced(_: Received, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 103 Early Hints\r\n\r\n" + message(b"{}"))
 
-    with running_gateway(upstream, silence_s=0.2) as gateway:
+    with running_gateway(upstream, connect_s=0.2, first_byte_s=0.2, silence_s=0.2) as gateway:
         upstream.reply = announce
         answer = gateway.call(path, CHAT)
         assert answer.status == 504 and answer.json["error"]["code"] == "upstream_timeout"
@@ -183,7 +183,7 @@ async def hang_amid(_: Received, writer: asyncio.StreamWriter) -> None:
 
 
 def test_a_hang_ends_at_the_limit(upstream: RecordingUpstream) -> None:
-    with running_gateway(upstream, silence_s=0.2) as gateway:
+    with running_gateway(upstream, silence_s=0.2, first_byte_s=0.2) as gateway:
         upstream.reply = hang
         answer = gateway.call(body=CHAT)
         assert answer.status == 504 and answer.json["error"]["code"] == "upstream_timeout"

@@ -57,7 +57,12 @@ def call(gateway: RunningGateway, *args: object, **more: object) -> int:
 def test_of_the_proxy(upstream: RecordingUpstream, capfd: pytest.CaptureFixture[str]) -> None:
     statuses = []
     token = jwt.encode({"sub": USER, "exp": time.time() + 60, "note": MARK}, SECRET, "HS256")
-    settings = {"jwt": {"key": SECRET, "algorithms": ("HS256",)}, "silence_s": 0.3, "summary_ms": 50.0}
+    settings = {
+        "jwt": {"key": SECRET, "algorithms": ("HS256",)},
+        "first_byte_s": 0.3,
+        "silence_s": 0.3,
+        "summary_ms": 50.0,
+    }
     with running_gateway(upstream, max_body_bytes=10_000, **settings) as gateway, all_logs() as lines:
 
         def chat(body: bytes = BODY, headers: dict[str, str] = HEADERS, **more: object) -> None:

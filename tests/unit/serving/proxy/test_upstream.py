@@ -1,18 +1,11 @@
 """Requests with whole bodies, as they stand on the upstream's connections."""
 
 import asyncio
-import datetime
 import http.client
-import ipaddress
-import ssl
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from unit.serving.proxy.recording import (
     APP_KEY,
     Received,
@@ -20,12 +13,9 @@ from unit.serving.proxy.recording import (
     RunningGateway,
     fixed,
     message,
-    recording_upstream,
     running_gateway,
     until,
 )
-
-from popi.serving.proxy.wire import Wire
 
 CHAT = b'{"messages":[{"role":"user","content":"hi"}]}'
 
@@ -116,14 +106,6 @@ def test_an_answer_that_ends_with_its_connection(gateway: RunningGateway) -> Non
     assert gateway.call(body=CHAT).body == b"hello world"
 
 
-def test_a_header_with_a_lines_end_goes_nowhere() -> None:
-    async def post() -> None:
-        await Wire("http://127.0.0.1:9", 1, 1, 1).send("POST", b"/v1", [(b"x-a", b"1\r\nx-b: 2")], b"")
-
-    with pytest.raises(ValueError, match="line's end"):
-        asyncio.run(post())
-
-
 def test_the_time_for_an_answer_begins_once_the_request_is_written(upstream: RecordingUpstream) -> None:
     """An upload may take longer than the upstream may keep silent."""
 
@@ -139,34 +121,3 @@ def test_the_time_for_an_answer_begins_once_the_request_is_written(upstream: Rec
         assert connection.getresponse().status == 200
         connection.close()
     assert upstream.last.body == b"piece" * 5
-
-
-def certificate(folder: Path) -> Path:
-    """One for 127.0.0.1 that nobody has signed, and its key, in a file."""
-    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.datetime.now(datetime.UTC)
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
-    day = datetime.timedelta(days=1)
-    made = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now - day, now + day)
-    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-    signed = made.add_extension(address, False).sign(key, hashes.SHA256())
-    pem = serialization.Encoding.PEM
-    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    path = folder / "certificate.pem"
-    path.write_bytes(private + signed.public_bytes(pem))
-    return path
-
-
-def test_over_tls_the_upstreams_certificate_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = certificate(tmp_path)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(file)
-    with recording_upstream(context) as upstream:
-        with running_gateway(upstream) as gateway:
-            answer = gateway.call(body=CHAT)
-            assert (answer.status, answer.json["error"]["code"]) == (502, "upstream_unreachable") and not upstream.heads
-        monkeypatch.setenv("SSL_CERT_FILE", str(file))
-        with running_gateway(upstream) as gateway:
-            for _ in range(2):
-                assert gateway.call(body=CHAT).status == 200
-            assert upstream.connections == 1  # one for both; before, no handshake was finished
-        assert upstream.last.body == CHAT
