@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fake_upstream import KEY, FakeUpstream, serving
@@ -52,6 +53,16 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer.save_pretrained(folder)
     (folder / "popi.json").write_text('{"template": "nano", "max_tokens": 12}')
     return folder
+
+
+@pytest.fixture(params=["float64", "float32"])
+def precision(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """The type of all weights, for tests that compare two computations (`exact`): float64, in which they differ much
+    by an error alone, and float32 as it is used. Asked for before the fixtures that make models."""
+    from exact import in_precision
+
+    with in_precision(request.param) as dtype:
+        yield dtype
 
 
 @pytest.fixture

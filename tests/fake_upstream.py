@@ -92,7 +92,7 @@ class FakeUpstream:
         import torch
 
         with torch.no_grad():
-            logits = self.local.model(input_ids=torch.tensor([ids])).logits[0].float()
+            logits = self.local.model(input_ids=torch.tensor([ids])).logits[0]
         logps = torch.log_softmax(logits, -1)
         rows: list[Any] = [None]
         for position in range(1, len(ids)):

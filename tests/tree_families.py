@@ -1,5 +1,6 @@
 """Few-layer models of several families with random weights, tree rows for them, and the plain computation of these."""
 
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -46,10 +47,12 @@ def batch() -> TreeBatch:
 
 
 def family(name: str) -> Any:
-    """A model of the family, its outputs far from uniform."""
+    """A model of the family in torch's default type, its outputs far from uniform."""
     kind, config = FAMILIES[name]
     torch.manual_seed(0)
-    made = kind(config)
+    made = kind(deepcopy(config))
+    if name == "mixtral" and torch.get_default_dtype() == torch.float64:
+        made.set_experts_implementation("eager")  # the others take no float64
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.mul_(3.0)
@@ -61,7 +64,7 @@ def plain(model: Any) -> torch.Tensor:
     found = []
     for root, *rest in ROWS:
         for branch in rest:
-            logits = model(input_ids=torch.tensor([root + branch])).logits[0, len(root) - 1 : -1].float()
+            logits = model(input_ids=torch.tensor([root + branch])).logits[0, len(root) - 1 : -1]
             found.append(torch.log_softmax(logits, -1).gather(1, torch.tensor(branch)[:, None])[:, 0])
     return torch.cat(found)
 

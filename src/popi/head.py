@@ -17,6 +17,11 @@ TILE = {"cpu": (512, 4096), "cuda": (2048, 2**15)}
 on a GPU 256 MB, that it is busy."""
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    """Half precision in float32; float32 and float64 as they are."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 @dataclass(frozen=True)
 class Head:
     """The last step of a causal LM's own forward: a few families scale the logits, or cap them softly."""
@@ -37,8 +42,8 @@ class Head:
         return cls(causal.get_output_embeddings(), scale, getattr(config, "final_logit_softcapping", None))
 
     def logits(self, hidden: Tensor, temperature: float) -> Tensor:
-        """(n, d) to (n, V), float32, over the temperature."""
-        logits: Tensor = self.linear(hidden).float()
+        """(n, d) to (n, V), at least float32, over the temperature."""
+        logits = at_least_float32(self.linear(hidden))
         if self.scale != 1:
             logits = logits * self.scale
         if self.softcap:
@@ -85,10 +90,10 @@ class _TiledLogps(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, of_logps: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        """d logp / d logits = onehot(target) - softmax, tile by tile; sums over tiles in float32."""
+        """d logp / d logits = onehot(target) - softmax, tile by tile; sums over tiles in at least float32."""
         hidden, weight, bias, target, total = ctx.saved_tensors
         wanted = ctx.needs_input_grad
-        of_hidden = torch.zeros(hidden.shape, dtype=torch.float32, device=hidden.device) if wanted[0] else None
+        of_hidden = torch.zeros_like(hidden, dtype=total.dtype) if wanted[0] else None
         of_weight = torch.zeros_like(weight) if wanted[1] else None
         of_bias = torch.zeros_like(bias) if wanted[2] else None
         tokens, columns = _tile(hidden)
@@ -112,7 +117,7 @@ def _normaliser(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, factor: float, entropy: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The targets' logits, the log-sum-exp of all logits, and the entropies (or nothing), (n,) each."""
-    chosen = torch.empty(len(hidden), device=hidden.device)
+    chosen = at_least_float32(hidden.new_empty(len(hidden)))
     largest = torch.full_like(chosen, -torch.inf)
     total, weighted = torch.zeros_like(chosen), torch.zeros_like(chosen)  # Σ exp(l - largest), and Σ l · the same
     for tile in _parts(len(weight), _tile(hidden)[1]):
@@ -140,9 +145,8 @@ def _parts(n: int, size: int) -> list[slice]:
 
 
 def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, tile: slice, factor: float) -> Tensor:
-    """Float32 logits of some of the vocabulary, ours to change."""
-    made = linear(hidden, weight[tile], None if bias is None else bias[tile])
-    logits = made.float() if made.dtype != torch.float32 else made
+    """Logits of some of the vocabulary, at least float32, ours to change."""
+    logits = at_least_float32(linear(hidden, weight[tile], None if bias is None else bias[tile]))
     return logits if factor == 1 else logits.mul_(factor)
 
 

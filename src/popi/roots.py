@@ -100,7 +100,7 @@ class Roots:
         return in_parts(batch, rows, lambda own, i: _branches(causal, own, self.parts[i]))
 
     def logits(self, model: torch.nn.Module, part: Part) -> Tensor:
-        """Logits behind the roots of a part, float32: (B, V)."""
+        """Logits behind the roots of a part: (B, V)."""
         return Head.of(causal_lm(model)).logits(part.behind, 1.0)
 
 

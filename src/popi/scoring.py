@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from popi.head import at_least_float32
 from popi.tree import Segment, pack, segment_logps
 
 
@@ -36,7 +37,7 @@ class ScoringItem:
 def pair_logps(
     model: torch.nn.Module, items: Sequence[ScoringItem], pad_id: int, batch_size: int = 64
 ) -> tuple[Tensor, Tensor]:
-    """Summed log-probs of chosen and of rejected responses, two (n,) float32 tensors, without gradient.
+    """Summed log-probs of chosen and of rejected responses, two (n,) tensors, without gradient.
 
     Equal items are scored once; rows are bucketed by length, so that little padding is computed.
     """
@@ -63,13 +64,14 @@ def soft_pair_logps(
     """
     device = next(model.parameters()).device
     order = sorted(range(len(items)), key=lambda i: len(items[i]))
-    both = torch.zeros(len(items), 2)
+    sums = []
     with torch.no_grad():
         for start in range(0, len(order), batch_size):
             part = order[start : start + batch_size]
             batch = pack([items[i].behind(soft.shape[1], pad_id).tree for i in part], pad_id)
             batch.soft = soft[part]
-            both[part] = segment_logps(model, batch.to(device)).reshape(-1, 2).cpu()
+            sums.append(segment_logps(model, batch.to(device)).reshape(-1, 2))
+    both = (torch.cat(sums) if sums else torch.zeros(0, 2)).cpu()[torch.tensor(order, dtype=torch.long).argsort()]
     return both[:, 0], both[:, 1]
 
 
@@ -79,7 +81,7 @@ def pair_logps_plain(model: torch.nn.Module, items: Sequence[ScoringItem]) -> tu
 
     def one(prefix: Sequence[int], response: Sequence[int]) -> Tensor:
         ids = torch.tensor([[*prefix, *response]], device=device)
-        logps = torch.log_softmax(model(input_ids=ids).logits[0].float(), dim=-1)
+        logps = torch.log_softmax(at_least_float32(model(input_ids=ids).logits[0]), dim=-1)
         return logps[len(prefix) - 1 : -1].gather(1, ids[0, len(prefix) :, None]).sum()
 
     chosen = torch.stack([one(item.prefix, item.chosen) for item in items])

@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from popi.attention import takes_tree_masks
-from popi.head import Head, tiled_logps, whole_logps
+from popi.head import Head, at_least_float32, tiled_logps, whole_logps
 from popi.last_layer import read_from
 from popi.masks import additive, slides
 from popi.soft_prompts import with_soft_prompts
@@ -220,7 +220,7 @@ def chunk_of(vocabulary: int, device: torch.device | str = "cpu") -> int:
 
 
 def token_logps(model: torch.nn.Module, batch: TreeBatch, temperature: float = 1.0, chunk: int | None = None) -> Tensor:
-    """Log-probability of every scored token: (N,) float32. See `token_logps_and_entropies`."""
+    """Log-probability of every scored token: (N,). See `token_logps_and_entropies`."""
     return token_logps_and_entropies(model, batch, temperature, chunk, entropy=False)[0]
 
 
@@ -232,7 +232,8 @@ def token_logps_and_entropies(
     entropy: bool = True,
     roots: "Roots | None" = None,
 ) -> tuple[Tensor, Tensor]:
-    """Log-probability of every scored token and the entropy (nats) of its distribution: (N,) and (N,) float32.
+    """Log-probability of every scored token and the entropy (nats) of its distribution: (N,) and (N,), float32, or
+    float64 where the model is.
 
     Log-probabilities are differentiable, entropies are not. The LM head goes by tiles (`popi.head`), so memory grows
     neither with N nor with the vocabulary. Not so for heads that are more than their weights, nor in training for small
@@ -244,7 +245,8 @@ def token_logps_and_entropies(
     causal = causal_lm(model)
     hidden = scored_states(causal, batch) if roots is None else roots.scored_states(causal, batch)
     if not len(hidden):
-        return hidden.new_zeros(0, dtype=torch.float32), hidden.new_zeros(0, dtype=torch.float32)
+        nothing = at_least_float32(hidden.new_zeros(0))
+        return nothing, nothing
     head = Head.of(causal)
     vocabulary = causal.config.get_text_config().vocab_size  # type: ignore[union-attr, operator]
     large = vocabulary >= LARGE_VOCABULARY
@@ -319,6 +321,6 @@ def states(causal: Any, batch: TreeBatch, cache: Any = None) -> Tensor:
 
 
 def segment_logps(model: torch.nn.Module, batch: TreeBatch) -> Tensor:
-    """Summed log-probability of each scored segment: (n_segments,) float32."""
+    """Summed log-probability of each scored segment: (n_segments,)."""
     logps = token_logps(model, batch)
     return logps.new_zeros(batch.n_segments).index_add(0, batch.segment, logps)

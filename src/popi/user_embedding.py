@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from popi.errors import ModelError
+from popi.head import at_least_float32
 from popi.signals.types import User
 from popi.tree import causal_lm
 
@@ -43,7 +44,7 @@ class UserEmbedding(nn.Module):
     def __init__(self, generic: Tensor) -> None:
         """`generic`: (k, d), the generic user's soft prompt."""
         super().__init__()
-        self.generic = nn.Parameter(generic.detach().clone().float())
+        self.generic = nn.Parameter(at_least_float32(generic.detach().clone()))
 
     @property
     def tokens(self) -> int:
@@ -119,7 +120,7 @@ class UserIdEmbedding(UserEmbedding):
     def __init__(self, generic: Tensor, users: Sequence[str]) -> None:
         super().__init__(generic)
         self.row = {user: row for row, user in enumerate(dict.fromkeys(users))}
-        self.offsets = nn.Parameter(torch.zeros(len(self.row), *generic.shape))  # (n, k, d)
+        self.offsets = nn.Parameter(self.generic.new_zeros(len(self.row), *generic.shape))  # (n, k, d)
 
     @staticmethod
     def key(user: User) -> str:
@@ -153,9 +154,9 @@ class SignalsEmbedding(UserEmbedding):
 
     def __init__(self, generic: Tensor, mean: Tensor, deviation: Tensor) -> None:
         super().__init__(generic)
-        self.register_buffer("mean", mean.float())
-        self.register_buffer("deviation", deviation.float())
-        self.map = nn.Linear(len(mean), generic.numel(), bias=False)
+        self.register_buffer("mean", at_least_float32(mean))
+        self.register_buffer("deviation", at_least_float32(deviation))
+        self.map = nn.Linear(len(mean), generic.numel(), bias=False, dtype=self.generic.dtype)
         nn.init.zeros_(self.map.weight)
 
     @classmethod
@@ -188,13 +189,14 @@ def hidden_states(
     batch_size: int = 8,
     report: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """The base's last hidden state averaged over the tokens of each user's rendered signals: (n, h) float32.
+    """The base's last hidden state averaged over the tokens of each user's rendered signals: (n, h).
 
     Users without signals, or with none that fits the budget, get a row of NaN. `report` is told how many were read.
     """
     model = causal_lm(base.local.model)
     width = base.local.model.config.get_text_config().hidden_size
-    states = torch.full((len(users), width), float("nan"))
+    dtype = torch.promote_types(base.local.model.dtype, torch.float32)
+    states = torch.full((len(users), width), float("nan"), dtype=dtype)
     texts: dict[int, list[int]] = {}
     for i, user in enumerate(users):
         kept, _ = base.templates.fit(user.signals, token_budget, base.count_tokens)
@@ -209,7 +211,7 @@ def hidden_states(
         ids, mask = ids.to(base.local.device), mask.to(base.local.device)
         with torch.no_grad():
             decoder = model.get_decoder()  # type: ignore[operator]
-            hidden = decoder(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state.float()
+            hidden = decoder(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state.to(dtype)
         states[batch] = ((hidden * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True)).cpu()
         if report:
             report(start + len(batch))
@@ -217,6 +219,6 @@ def hidden_states(
 
 
 def generic_embedding(embeddings: Tensor, tokens: int, seed: int) -> Tensor:
-    """Where e_0 begins: `tokens` different rows of the (V, d) token embeddings, drawn with the seed. (k, d) float32."""
+    """Where e_0 begins: `tokens` different rows of the (V, d) token embeddings, drawn with the seed. (k, d)."""
     drawn = torch.randperm(len(embeddings), generator=torch.Generator().manual_seed(seed))[:tokens]
-    return embeddings[drawn.to(embeddings.device)].detach().float()
+    return at_least_float32(embeddings[drawn.to(embeddings.device)].detach())

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch.testing import assert_close
+from exact import assert_exact
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from popi.attention import TREE, takes_tree_masks, tree_attention
@@ -28,7 +28,7 @@ def by_hand(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: t
     return (weights @ value).transpose(1, 2)
 
 
-def test_a_short_mask_is_that_of_the_last_queries() -> None:
+def test_a_short_mask_is_that_of_the_last_queries(precision: torch.dtype) -> None:
     query, key, value = states(9, 9)
     mask = torch.zeros(2, 1, 9, 9).masked_fill(~torch.ones(9, 9, dtype=torch.bool).tril(), float("-inf"))
     mask[:, :, 7:, 5:7] = float("-inf")  # a second branch does not see the first
@@ -37,15 +37,15 @@ def test_a_short_mask_is_that_of_the_last_queries() -> None:
     for rows in (0, 4, 9):
         expected = by_hand(query, key, value, mask if rows else causal)
         found, _ = tree_attention(Module(), query, key, value, mask[:, :, 9 - rows :], scaling=8**-0.5)
-        assert_close(found, expected)
+        assert_exact(found, expected)
 
 
-def test_branches_behind_a_cache_share_key_value_heads() -> None:
+def test_branches_behind_a_cache_share_key_value_heads(precision: torch.dtype) -> None:
     query, key, value = states(4, 11)
     mask = torch.zeros(2, 1, 4, 11)
     mask[:, :, 1, 3:9] = float("-inf")
     found, _ = tree_attention(Module(), query, key, value, mask, scaling=8**-0.5)
-    assert_close(found, by_hand(query, key, value, mask))
+    assert_exact(found, by_hand(query, key, value, mask))
 
 
 def tiny(**more: object) -> LlamaForCausalLM:
@@ -62,7 +62,7 @@ def tiny(**more: object) -> LlamaForCausalLM:
     return LlamaForCausalLM(config).eval()
 
 
-def test_a_model_is_switched_once_and_reads_plain_batches_as_before() -> None:
+def test_a_model_is_switched_once_and_reads_plain_batches_as_before(precision: torch.dtype) -> None:
     model = tiny()
     ids, mask = torch.randint(1, 50, (2, 9)), torch.ones(2, 9, dtype=torch.long)
     mask[0, :3] = 0  # padded on the left
@@ -72,16 +72,16 @@ def test_a_model_is_switched_once_and_reads_plain_batches_as_before() -> None:
         assert takes_tree_masks(model)
         after = model(input_ids=ids, attention_mask=mask).logits
         generated = model.generate(ids, attention_mask=mask, max_new_tokens=4, do_sample=False)
-    assert_close(before[mask.bool()], after[mask.bool()])
+    assert_exact(after[mask.bool()], before[mask.bool()])
     assert generated.shape == (2, 13)
     assert TREE not in model.config.to_json_string(), "a saved model does not name it"
 
 
-def test_eager_models_keep_their_attention() -> None:
+def test_eager_models_keep_their_attention(precision: torch.dtype) -> None:
     model = tiny(attn_implementation="eager")
     assert not takes_tree_masks(model)
     items = [ScoringItem((3, 4, 5), (6, 7), (8,)), ScoringItem((3, 4), (6,), (9, 8))]
-    assert_close(pair_logps(model, items, 0), pair_logps_plain(model, items), atol=1e-4, rtol=1e-5)
+    assert_exact(pair_logps(model, items, 0), pair_logps_plain(model, items))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

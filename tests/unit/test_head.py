@@ -1,11 +1,12 @@
 """The LM head by tiles against all logits at once."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+from exact import assert_exact
 from torch import Tensor
-from torch.testing import assert_close
 
 from popi import head as module
 from popi.head import Head, tiled_logps, whole_logps
@@ -19,15 +20,15 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "TILE", {"cpu": (4, 5)})  # neither divides what it cuts
 
 
-def linear(bias: bool, dtype: torch.dtype = torch.float32) -> torch.nn.Linear:
+def linear(bias: bool) -> torch.nn.Linear:
     torch.manual_seed(0)
-    return torch.nn.Linear(WIDTH, VOCABULARY, bias=bias, dtype=dtype)
+    return torch.nn.Linear(WIDTH, VOCABULARY, bias=bias)
 
 
 def found(way: Callable[..., tuple[Tensor, Tensor]], head: Head, temperature: float) -> Found:
     """Log-probs, entropies, and gradients of a weighted sum: of the hidden states and the head's parameters."""
     made = torch.Generator().manual_seed(1)
-    hidden = (3 * torch.randn(N, WIDTH, generator=made)).to(head.linear.weight.dtype).requires_grad_()
+    hidden = ((96 * torch.randn(N, WIDTH, generator=made)).round() / 32).to(head.linear.weight.dtype).requires_grad_()
     target = torch.randint(VOCABULARY, (N,), generator=made)
     head.linear.zero_grad()
     logps, entropies = way(hidden, target, head, temperature, True)
@@ -38,30 +39,28 @@ def found(way: Callable[..., tuple[Tensor, Tensor]], head: Head, temperature: fl
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize("scale", [1.0, 0.125])
 @pytest.mark.parametrize("bias", [False, True])
-def test_values_and_gradients(bias: bool, scale: float, temperature: float) -> None:
+def test_values_and_gradients(bias: bool, scale: float, temperature: float, precision: torch.dtype) -> None:
     head = Head(linear(bias), scale, None)
     (logps, entropies, gradients), expected = (
         found(tiled_logps, head, temperature),
         found(whole_logps, head, temperature),
     )
-    assert_close(logps, expected[0], atol=1e-5, rtol=1e-5)
-    assert_close(entropies, expected[1], atol=1e-5, rtol=1e-5)
-    for ours, plain in zip(gradients, expected[2], strict=True):
-        assert ours is not None and plain is not None and plain.abs().max() > 0
-        assert_close(ours, plain, atol=1e-5, rtol=1e-4)
+    assert_exact((logps, entropies), expected[:2])
+    assert all(plain is not None and plain.abs().max() > 0 for plain in expected[2])
+    assert_exact(gradients, expected[2])
 
 
-def test_by_hand() -> None:
+def test_by_hand(precision: torch.dtype) -> None:
     """Logits ln 1, ln 2, ln 5 of one token: its log-prob is ln(2/8), its gradient (1/8, 2/8 - 1, 5/8) times -1."""
     made = torch.nn.Linear(1, 3, bias=False)
     made.weight.data = torch.tensor([[1.0], [2.0], [5.0]]).log()
     hidden = torch.ones(1, 1, requires_grad=True)
     logps, entropies = tiled_logps(hidden, torch.tensor([1]), Head(made, 1.0, None), 1.0, True)
-    assert_close(logps, torch.tensor([0.25]).log())
+    assert_exact(logps, torch.tensor([0.25]).log())
     shares = torch.tensor([1.0, 2.0, 5.0]) / 8
-    assert_close(entropies, -(shares * shares.log()).sum()[None])
+    assert_exact(entropies, -(shares * shares.log()).sum()[None])
     logps.sum().backward()
-    assert_close(made.weight.grad, (torch.tensor([0.0, 1.0, 0.0]) - shares)[:, None])
+    assert_exact(made.weight.grad, (torch.tensor([0.0, 1.0, 0.0]) - shares)[:, None])
 
 
 def test_frozen_heads_get_no_gradient() -> None:
@@ -71,22 +70,39 @@ def test_frozen_heads_get_no_gradient() -> None:
     assert gradients[0] is not None and gradients[1:] == [None, None]
 
 
-def test_large_and_small_logits() -> None:
+def test_large_and_small_logits(precision: torch.dtype) -> None:
     made = linear(False)
     made.weight.data *= 1000
     head = Head(made, 1.0, None)
-    for ours, plain in zip(found(tiled_logps, head, 1.0)[:2], found(whole_logps, head, 1.0)[:2], strict=True):
-        assert ours.isfinite().all()
-        assert_close(ours, plain, atol=1e-2, rtol=1e-5)
+    (logps, entropies, _), expected = found(tiled_logps, head, 1.0), found(whole_logps, head, 1.0)
+    assert logps.isfinite().all() and entropies.isfinite().all()
+    assert_exact((logps, entropies), expected[:2], of=float(expected[0].abs().max()))
 
 
 def test_bfloat16_is_rounded_where_the_plain_way_rounds() -> None:
-    head = Head(linear(False, torch.bfloat16), 1.0, None)
+    """Logits are sums of 6 products of multiples of 1/32: float32 holds them, so that no order of adding up shows."""
+    made = linear(False).to(torch.bfloat16)
+    made.weight.data = (64 * made.weight.data).round() / 32
+    head = Head(made, 1.0, None)
     (logps, _, gradients), expected = found(tiled_logps, head, 1.0), found(whole_logps, head, 1.0)
-    assert_close(logps, expected[0], atol=1e-5, rtol=1e-5)
+    assert_exact(logps, expected[0])
+    wide = Head(made.float(), 1.0, None)
+    assert (logps - found(whole_logps, wide, 1.0)[0]).abs().max() > 0.01, "unrounded logits are others"
     for ours, plain in zip(gradients, expected[2], strict=True):
         assert ours is not None and plain is not None
         assert (ours.float() - plain.float()).norm() < 0.02 * plain.float().norm()
+
+
+@pytest.mark.parametrize("way", [tiled_logps, whole_logps])
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [(torch.bfloat16, torch.float32), (torch.float32, torch.float32), (torch.float64, torch.float64)],
+    ids=str,
+)
+def test_log_probs_are_at_least_float32(way: Any, given: torch.dtype, wanted: torch.dtype) -> None:
+    logps, entropies, gradients = found(way, Head(linear(True).to(given), 1.0, None), 1.0)
+    assert logps.dtype == entropies.dtype == wanted
+    assert {gradient.dtype for gradient in gradients if gradient is not None} == {given}
 
 
 def test_heads_that_are_more_than_their_weights_go_by_no_tiles() -> None:

@@ -5,14 +5,14 @@ from typing import Any
 import pytest
 import torch
 import transformers as tf
-from torch.testing import assert_close
+from exact import assert_exact
 from tree_families import FAMILIES, batch, family, gradients, plain
 
 from popi.tree import token_logps
 
 
 @pytest.fixture(params=FAMILIES)
-def model(request: pytest.FixtureRequest) -> Any:
+def model(request: pytest.FixtureRequest, precision: torch.dtype) -> Any:
     return family(request.param)
 
 
@@ -26,12 +26,9 @@ def test_it_gives_what_whole_sequences_give(model: Any, checkpointing: bool) -> 
         model.gradient_checkpointing_enable()
         model.train()  # no dropout in any of them
     found, expected = token_logps(model, batch()), plain(model)
-    assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    assert_exact(found, expected)
     assert "forward" not in vars(last(model)) and getattr(last(model), "gradient_checkpointing", False) == checkpointing
-    ours, theirs = gradients(model, found), gradients(model, expected)
-    assert ours.keys() == theirs.keys()
-    for name, gradient in ours.items():
-        assert_close(gradient, theirs[name], atol=2e-4, rtol=1e-3, msg=lambda m, name=name: f"{name}: {m}")
+    assert_exact(gradients(model, found), gradients(model, expected))
 
 
 def test_the_root_ends_at_its_keys_and_values(model: Any) -> None:
@@ -47,7 +44,7 @@ def test_the_root_ends_at_its_keys_and_values(model: Any) -> None:
 
 
 @pytest.mark.parametrize("unknown", ["no cache", "another question to the cache", "another tensor for each token"])
-def test_what_it_does_not_know_is_left_whole(unknown: str) -> None:
+def test_what_it_does_not_know_is_left_whole(unknown: str, precision: torch.dtype) -> None:
     kind, config = FAMILIES["llama"]
     torch.manual_seed(0)
     model: Any = kind(config).eval()
@@ -70,5 +67,5 @@ def test_what_it_does_not_know_is_left_whole(unknown: str) -> None:
         decoder.forward = lambda **more: forward(**more, per_layer=torch.zeros(2, 23, 4))
     own, seen = layer.forward, []
     layer.mlp.register_forward_hook(lambda _, given, __: seen.append(given[0].shape[1]))
-    assert_close(token_logps(model, batch()), expected)
+    assert_exact(token_logps(model, batch()), expected)
     assert 23 in seen and layer.forward is own

@@ -1,6 +1,8 @@
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
+from exact import nearly
 
 from popi.backends.chat import Messages, Reply
 from popi.inference_model import ApiInferenceModel, InferenceModel
@@ -66,7 +68,7 @@ def test_statements_of_the_old_summary_are_numbered_behind_the_signals() -> None
     assert way.explain(faded, "A.", ["A."], ["Old A."], None) == [[]]
 
 
-def test_statements_of_the_old_summary_are_weighed_as_signals_are() -> None:
+def test_statements_of_the_old_summary_are_weighed_as_signals_are(precision: Any) -> None:
     model = InferenceModel.from_pretrained("nano")
     way, signals = LeaveOneOut(model), [StatementSignal(text="i like jokes.")]
     text, before = "wants short answers.", ["wants numbers.", "wants short answers."]
@@ -79,12 +81,13 @@ def test_statements_of_the_old_summary_are_weighed_as_signals_are() -> None:
         return score
 
     both, numbers, short = " ".join(before), *before
+    size = abs(scored([], None))
     first = scored(signals, both) - scored(signals, numbers)
     last = scored([], short) - scored([], None)
-    assert weights[2] == pytest.approx(0.5 * first + 0.5 * last, abs=1e-3)
+    assert weights[2] == nearly(0.5 * first + 0.5 * last, of=size)
     first = scored(signals, both) - scored([], both)
     last = scored(signals, None) - scored([], None)
-    assert weights[0] == pytest.approx(0.5 * first + 0.5 * last, abs=1e-3)
+    assert weights[0] == nearly(0.5 * first + 0.5 * last, of=size)
 
 
 def test_which_way_a_model_is_explained() -> None:
@@ -92,7 +95,8 @@ def test_which_way_a_model_is_explained() -> None:
     assert explainer(object()) is None
 
 
-def test_leave_one_out_finds_the_evidence_of_the_nano_world() -> None:
+@pytest.mark.parametrize("precision", ["float64"], indirect=True)  # the same summaries on any CPU
+def test_leave_one_out_finds_the_evidence_of_the_nano_world(precision: Any) -> None:
     model = InferenceModel.from_pretrained("nano")
     way = LeaveOneOut(model)
     assert isinstance(explainer(model), LeaveOneOut)

@@ -2,14 +2,15 @@
 
 import pytest
 import torch
+from exact import assert_exact
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from popi.scoring import ScoringItem, pair_logps, pair_logps_plain
 from popi.tree import Segment, buckets, pack, segment_logps, token_logps, token_logps_and_entropies
 
 
-@pytest.fixture(scope="module")
-def model() -> LlamaForCausalLM:
+@pytest.fixture
+def model(precision: torch.dtype) -> LlamaForCausalLM:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=50,
@@ -70,25 +71,21 @@ def test_rows_of_like_length_go_together(model: LlamaForCausalLM, monkeypatch: p
     batch = pack([item.tree for item in mixed], pad_id=0)
     assert len(buckets(batch.lengths)) > 1
     plain = torch.stack(pair_logps_plain(model, mixed), 1).flatten()
-    torch.testing.assert_close(segment_logps(model, batch), plain, atol=4e-4, rtol=1e-5)
+    assert_exact(segment_logps(model, batch), plain)
     monkeypatch.setattr("popi.tree.LAYER_BYTES", {"cpu": 1})  # each row by itself
     widths = []
     model.model.register_forward_pre_hook(
         lambda _, __, given: widths.append(given["input_ids"].shape), with_kwargs=True
     )
     with torch.no_grad():
-        torch.testing.assert_close(segment_logps(model, batch), plain, atol=4e-4, rtol=1e-5)
+        assert_exact(segment_logps(model, batch), plain)
     assert widths == [(1, length) for length in sorted(batch.lengths)]
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_tree_rows_equal_whole_sequences(model: LlamaForCausalLM, attention: str) -> None:
     model.set_attn_implementation(attention)
-    chosen, rejected = pair_logps(model, items(), pad_id=0, batch_size=2)
-    plain_chosen, plain_rejected = pair_logps_plain(model, items())
-    torch.testing.assert_close(chosen, plain_chosen, atol=2e-4, rtol=1e-5)
-    torch.testing.assert_close(rejected, plain_rejected, atol=2e-4, rtol=1e-5)
-    model.set_attn_implementation("sdpa")
+    assert_exact(pair_logps(model, items(), pad_id=0, batch_size=2), pair_logps_plain(model, items()))
 
 
 def test_equal_items_are_scored_once(model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,15 +98,14 @@ def test_equal_items_are_scored_once(model: LlamaForCausalLM, monkeypatch: pytes
 
 
 def test_gradients_equal_whole_sequences(model: LlamaForCausalLM) -> None:
-    def grads(logps: tuple[torch.Tensor, torch.Tensor]) -> list[torch.Tensor]:
+    def grads(logps: tuple[torch.Tensor, torch.Tensor]) -> dict[str, torch.Tensor]:
         model.zero_grad()
         (logps[0] - 0.5 * logps[1]).sum().backward()
-        return [p.grad.clone() for p in model.parameters() if p.grad is not None]
+        return {name: p.grad.clone() for name, p in model.named_parameters()}
 
     batch = pack([item.tree for item in items()], pad_id=0)
     both = segment_logps(model, batch).reshape(-1, 2)
-    for ours, plain in zip(grads((both[:, 0], both[:, 1])), grads(pair_logps_plain(model, items())), strict=True):
-        torch.testing.assert_close(ours, plain, atol=1e-4, rtol=1e-4)
+    assert_exact(grads((both[:, 0], both[:, 1])), grads(pair_logps_plain(model, items())))
 
 
 def test_three_levels_share_two_prefixes(model: LlamaForCausalLM) -> None:
@@ -122,7 +118,7 @@ def test_three_levels_share_two_prefixes(model: LlamaForCausalLM) -> None:
     plain = pair_logps_plain(
         model, [ScoringItem(summary + prompts[i], answers[2 * i], answers[2 * i + 1]) for i in range(2)]
     )
-    torch.testing.assert_close(sums, torch.stack(plain, 1).flatten(), atol=2e-4, rtol=1e-5)
+    assert_exact(sums, torch.stack(plain, 1).flatten())
 
 
 @pytest.mark.parametrize("large", [False, True])
@@ -133,12 +129,10 @@ def test_chunks_entropy_and_recomputation(
     batch = pack([item.tree for item in items()], pad_id=0)
     whole, entropy = token_logps_and_entropies(model, batch, temperature=0.7)
     chunked, chunked_entropy = token_logps_and_entropies(model, batch, temperature=0.7, chunk=3)
-    torch.testing.assert_close(whole, chunked)
-    torch.testing.assert_close(whole, token_logps(model, batch, temperature=0.7))
-    torch.testing.assert_close(entropy, chunked_entropy)
+    assert_exact((chunked, chunked_entropy), (whole, entropy))
+    assert_exact(token_logps(model, batch, temperature=0.7), whole)
     ids = torch.tensor([[*items()[0].prefix, *items()[0].chosen]])
     logits = model(input_ids=ids).logits[0, len(items()[0].prefix) - 1] / 0.7
-    torch.testing.assert_close(whole[0], torch.log_softmax(logits, -1)[items()[0].chosen[0]], atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(
-        entropy[0], torch.distributions.Categorical(logits=logits).entropy(), atol=1e-4, rtol=1e-4
-    )
+    size = float(logits.detach().abs().max())
+    assert_exact(whole[0], torch.log_softmax(logits, -1)[items()[0].chosen[0]], of=size)
+    assert_exact(entropy[0], torch.distributions.Categorical(logits=logits).entropy(), of=size)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.testing import assert_close
+from exact import assert_exact
 
 from popi.errors import ModelError
 from popi.generator import Generator
@@ -22,11 +22,10 @@ from popi.user_embedding import (
     hidden_states,
 )
 
-CLOSE = {"atol": 2e-4, "rtol": 1e-4}
 K = 3
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def base(tiny_base: Path) -> Generator:
     return Generator.from_pretrained(tiny_base, device="cpu")
 
@@ -51,7 +50,7 @@ def plain_logp(
     """Summed log-prob of a response behind (k, d) vectors and a prefix, as one whole sequence of embeddings."""
     ids = torch.tensor([*prefix, *response])
     embedded = torch.cat([soft, model.get_input_embeddings()(ids)])[None]
-    logps = torch.log_softmax(model(inputs_embeds=embedded).logits[0].float(), -1)
+    logps = torch.log_softmax(model(inputs_embeds=embedded).logits[0], -1)
     before = len(soft) + len(prefix) - 1
     return logps[before:-1].gather(1, torch.tensor(response)[:, None]).sum()
 
@@ -66,15 +65,21 @@ def test_vectors_take_the_places_asked_for() -> None:
     assert placed[..., 0].tolist() == [[1, 2, 7, 8], [0, 9, 5, 1]]
 
 
-def test_scores_equal_whole_sequences(base: Generator, users: list[User], soft: torch.Tensor) -> None:
+def test_scores_equal_whole_sequences(
+    precision: torch.dtype, base: Generator, users: list[User], soft: torch.Tensor
+) -> None:
     items, model = items_of(base, users), base.local.model
-    chosen, rejected = soft_pair_logps(model, items, soft, base.local.pad_id, batch_size=3)
-    for i, item in enumerate(items):
-        assert_close(chosen[i], plain_logp(model, soft[i], item.prefix, item.chosen), **CLOSE)
-        assert_close(rejected[i], plain_logp(model, soft[i], item.prefix, item.rejected), **CLOSE)
+    found = soft_pair_logps(model, items, soft, base.local.pad_id, batch_size=3)
+    for side, name in enumerate(("chosen", "rejected")):
+        assert_exact(
+            found[side],
+            torch.stack([plain_logp(model, soft[i], item.prefix, getattr(item, name)) for i, item in enumerate(items)]),
+        )
 
 
-def test_gradients_equal_whole_sequences(base: Generator, users: list[User], soft: torch.Tensor) -> None:
+def test_gradients_equal_whole_sequences(
+    precision: torch.dtype, base: Generator, users: list[User], soft: torch.Tensor
+) -> None:
     items, model = items_of(base, users), base.local.model
 
     def gradients(sums: torch.Tensor, vectors: torch.Tensor) -> list[torch.Tensor]:
@@ -91,11 +96,13 @@ def test_gradients_equal_whole_sequences(base: Generator, users: list[User], sof
         for response in (item.chosen, item.rejected)
     ]
     found = gradients(segment_logps(model, batch), ours)
-    for one, other in zip(found, gradients(torch.stack(whole), plain), strict=True):
-        assert_close(one, other, atol=2e-3, rtol=1e-3)
+    assert_exact(found, gradients(torch.stack(whole), plain))
 
 
-def test_greedy_answers_equal_a_plain_loop(base: Generator, users: list[User], soft: torch.Tensor) -> None:
+@pytest.mark.parametrize("precision", ["float64"], indirect=True)  # a near tie may fall either way in float32
+def test_greedy_answers_equal_a_plain_loop(
+    precision: torch.dtype, base: Generator, users: list[User], soft: torch.Tensor
+) -> None:
     prompts = [base.prompt_ids("tea?", None), base.prompt_ids(users[0].targets[0].prompt, "likes jokes")]
     assert len(prompts[0]) != len(prompts[1])
     drawn = base.local.generate(prompts, max_new_tokens=5, soft=soft[:2])
@@ -142,7 +149,7 @@ def test_an_embedding_from_signals_by_hand() -> None:
     assert embedding(embedding.unknown()[None]).tolist() == [[[1.0, 2.0]]]
 
 
-def test_states_are_means_over_the_rendered_signals(base: Generator, users: list[User]) -> None:
+def test_states_are_means_over_the_rendered_signals(precision: torch.dtype, base: Generator, users: list[User]) -> None:
     everyone = [users[0], named("nothing"), users[1].model_copy(update={"signals": users[1].signals[:2]})]
     told: list[int] = []
     found = hidden_states(everyone, base, token_budget=2000, batch_size=2, report=told.append)
@@ -151,11 +158,12 @@ def test_states_are_means_over_the_rendered_signals(base: Generator, users: list
         ids = base.local.format.tokens(base.templates.signals_text(everyone[i].signals))
         with torch.no_grad():
             output = base.local.model(input_ids=torch.tensor([ids]), output_hidden_states=True)
-        assert_close(found[i], output.hidden_states[-1][0].mean(0), **CLOSE)
+        states = output.hidden_states[-1][0]
+        assert_exact(found[i], states.mean(0), of=float(states.abs().max()))
     kept, dropped = base.templates.fit(users[0].signals, 100, base.count_tokens)
     assert kept and dropped, "the budget drops signals"
     short = users[0].model_copy(update={"signals": kept})
-    assert_close(hidden_states([users[0]], base, 100), hidden_states([short], base, 2000))
+    assert_exact(hidden_states([users[0]], base, 100), hidden_states([short], base, 2000))
 
 
 def test_it_begins_at_embeddings_of_the_vocabulary(base: Generator) -> None:
@@ -193,7 +201,9 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
         UserEmbedding.load(tmp_path)
 
 
-def test_a_generator_with_embeddings_takes_everyone_for_the_generic_user(base: Generator) -> None:
+def test_a_generator_with_embeddings_takes_everyone_for_the_generic_user(
+    precision: torch.dtype, base: Generator
+) -> None:
     target = TargetPair(prompt="what about tea?", chosen="hi there.", rejected="hey.")
     embedding = UserIdEmbedding(0.3 * torch.randn(K, 32), ["a"])
     generator = Generator(base.local, "nano", embedding)
@@ -202,7 +212,7 @@ def test_a_generator_with_embeddings_takes_everyone_for_the_generic_user(base: G
     with torch.no_grad():
         for found, response in ((chosen, item.chosen), (rejected, item.rejected)):
             whole = plain_logp(base.local.model, embedding.generic, item.prefix, response)
-            assert found == pytest.approx([float(whole)], abs=1e-3)
+            assert_exact(torch.tensor(found), whole[None])
     assert chosen != base.pair_logps([target], [None])[0]
     given = base.local.generate([item.prefix], max_new_tokens=4, soft=embedding.generic.detach()[None])
     assert generator.generate("what about tea?", max_new_tokens=4) == base.local.decode(given[0][0])

@@ -15,6 +15,7 @@ from torch.nn.functional import pad
 from transformers.cache_utils import Cache, DynamicLayer
 
 from popi.backends.narrow import narrow_linears
+from popi.head import at_least_float32
 from popi.masks import additive, slides
 from popi.roots import Roots
 from popi.soft_prompts import with_soft_prompts
@@ -130,7 +131,7 @@ def decode(
     stops = torch.tensor(stop_ids, device=device)
     with narrow_linears(model):
         for step in range(steps):
-            token = pick(logits.float(), temperature, top_p)  # (P·n,)
+            token = pick(at_least_float32(logits), temperature, top_p)  # (P·n,)
             token = torch.where(done, end_id, token)
             out.append(token)
             done |= torch.isin(token, stops)

@@ -7,6 +7,7 @@ import torch
 
 from popi.backends.local import LocalModel
 from popi.errors import PopiError
+from popi.head import at_least_float32
 
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
 """Largest difference of a token's log-prob, by the weights' type; 0.25 for half precision."""
@@ -25,7 +26,7 @@ def check_rollouts(local: LocalModel, trained: Any, prompt: Sequence[int], max_n
         RolloutError: it is too large.
     """
     seen: list[torch.Tensor] = []
-    hook = local.model.register_forward_hook(lambda module, args, output: seen.append(output.logits[0, -1].float()))
+    hook = local.model.register_forward_hook(lambda _, __, output: seen.append(at_least_float32(output.logits[0, -1])))
     try:
         ids = local.generate([prompt], max_new_tokens=max_new_tokens)[0][0]
     finally:
@@ -34,7 +35,7 @@ def check_rollouts(local: LocalModel, trained: Any, prompt: Sequence[int], max_n
     trained.eval()
     with torch.no_grad():
         whole = torch.tensor([[*prompt, *ids]], device=local.device)
-        logits = trained(input_ids=whole).logits[0, len(prompt) - 1 : -1].float()  # (tokens, V)
+        logits = at_least_float32(trained(input_ids=whole).logits[0, len(prompt) - 1 : -1])  # (tokens, V)
     trained.train(was_training)
     index = torch.tensor(ids, device=local.device)[:, None]
     rollout = torch.log_softmax(torch.stack(seen[: len(ids)]), dim=-1).gather(1, index)

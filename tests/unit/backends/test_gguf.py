@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from chat_families import tokenizer_of
+from exact import assert_exact
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from popi.backends import gguf, loading
@@ -114,7 +115,7 @@ def test_weights_are_unpacked(made: tuple[Path, LlamaForCausalLM]) -> None:
     ids = torch.tensor([local.encode_chat(USER)])
     same = LlamaForCausalLM(model.config).eval()
     same.load_state_dict(local.model.state_dict())
-    torch.testing.assert_close(local.model(ids).logits, same(ids).logits, atol=1e-4, rtol=1e-4)
+    assert_exact(local.model(ids).logits, same(ids).logits)
     half = LocalModel.load(path, device="cpu", dtype="bfloat16").model
     assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
 
@@ -144,7 +145,7 @@ def test_a_saved_model_needs_no_gguf(
     ids = torch.tensor([again.encode_chat(USER)])
     assert ids[0].tolist() == local.encode_chat(USER)
     for other in (plain, again.model):
-        torch.testing.assert_close(other(ids).logits, local.model(ids).logits)
+        assert_exact(other(ids).logits, local.model(ids).logits)
 
 
 def _refuse(name: str) -> None:
@@ -210,7 +211,7 @@ def test_adapters_share_one_unpacked_base_and_name_it(
     assert json.loads((folder / "popi.json").read_text())["base_weights"] == made[0].name
     again = LocalModel.load(folder, device="cpu")
     ids = torch.tensor([again.encode_chat(USER)])
-    torch.testing.assert_close(again.model(ids).logits, parts.base.local.model(ids).logits, atol=1e-5, rtol=1e-5)
+    assert_exact(again.model(ids).logits, parts.base.local.model(ids).logits)
     assert not [w for w in recwarn if "this adapter was trained over" in str(w.message)]
     settings = json.loads((folder / "popi.json").read_text())
     (folder / "popi.json").write_text(json.dumps(settings | {"base_weights": "other.gguf"}))

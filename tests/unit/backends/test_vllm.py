@@ -1,9 +1,11 @@
 """Log-probs off the wire against popi's own, on the nano base: a server of our own computes them for real."""
 
+from functools import cache
 from typing import Any
 
 import pytest
 import torch
+from exact import assert_exact
 from fake_upstream import FakeUpstream, status
 
 from popi.backends.api import ApiModel
@@ -21,9 +23,14 @@ from popi.training.objective import margin, summary_reward
 SUMMARY = "likes short answers. likes jokes."
 
 
-@pytest.fixture(scope="module")
-def local() -> LocalModel:
+@cache
+def nano(dtype: torch.dtype) -> LocalModel:
     return LocalModel.load("nano")
+
+
+@pytest.fixture
+def local() -> LocalModel:
+    return nano(torch.get_default_dtype())
 
 
 @pytest.fixture
@@ -49,17 +56,16 @@ def remote_generator(server: FakeUpstream, templates: str | Templates, **setting
 
 @pytest.mark.parametrize("encode", ["here", "on the server"])
 def test_remote_log_probs_are_the_local_ones(
-    server: FakeUpstream, local: LocalModel, targets: list[TargetPair], encode: str
+    precision: torch.dtype, server: FakeUpstream, local: LocalModel, targets: list[TargetPair], encode: str
 ) -> None:
     generator = Generator(local)
     paths: list[str] = []
     for summary in (SUMMARY, None):
-        chosen, rejected = pair_logps(local.model, generator.items(targets, summary), local.pad_id)
+        here = pair_logps(local.model, generator.items(targets, summary), local.pad_id)
         encoder = local if encode == "here" else None
         remote = remote_generator(server, generator.templates, encoder=encoder)
         ours = remote.pair_logps(targets, [summary] * len(targets))
-        assert ours[0] == pytest.approx(chosen.tolist(), abs=1e-4)
-        assert ours[1] == pytest.approx(rejected.tolist(), abs=1e-4)
+        assert_exact([torch.tensor(side) for side in ours], here)
         # The nano base is sure of its turns' ends: their log-prob would not be missed, so the ids are compared too.
         items = generator.items(targets, summary)
         wanted = {(*item.prefix, *response) for item in items for response in (item.chosen, item.rejected)}
@@ -71,16 +77,17 @@ def test_remote_log_probs_are_the_local_ones(
 
 
 def test_margins_and_rewards_are_those_of_training(
-    server: FakeUpstream, local: LocalModel, targets: list[TargetPair]
+    precision: torch.dtype, server: FakeUpstream, local: LocalModel, targets: list[TargetPair]
 ) -> None:
     generator = Generator(local)
     with_summary = pair_logps(local.model, generator.items(targets, SUMMARY), local.pad_id)
     h = margin(*with_summary, *pair_logps(local.model, generator.reference_items(targets), local.pad_id))
     assert h.abs().max() > 0.1
     remote = remote_generator(server, generator.templates)
-    assert remote.margins(targets, [SUMMARY] * len(targets)) == pytest.approx(h.tolist(), abs=1e-4)
+    size = max(float(side.abs().max()) for side in with_summary)
+    assert_exact(torch.tensor(remote.margins(targets, [SUMMARY] * len(targets))), h, of=size)
     rewards = remote.rewards(targets, [SUMMARY] * len(targets), beta=0.1)
-    assert rewards == pytest.approx(summary_reward(h, 0.1).tolist(), abs=1e-4)
+    assert_exact(torch.tensor(rewards), summary_reward(h, 0.1), of=size)
 
 
 def test_rewards_do_not_overflow(monkeypatch: pytest.MonkeyPatch) -> None:

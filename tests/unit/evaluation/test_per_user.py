@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from exact import nearly
 from typer.testing import CliRunner
 
 from popi.cli import app
@@ -75,7 +76,7 @@ def test_rows_of_users_with_and_without_pairs(enabled, tiny, tmp_path: Path) -> 
     assert not list(folder.glob("*.part*"))
 
 
-def test_rows_are_scored_under_the_users_own_adapter(enabled, tiny) -> None:
+def test_rows_are_scored_under_the_users_own_adapter(precision, enabled, tiny) -> None:
     models = tiny(enabled)
     evaluate(enabled, models=models)
     people, base = held_out(enabled.config)[0], models.generator("nano")
@@ -88,10 +89,10 @@ def test_rows_are_scored_under_the_users_own_adapter(enabled, tiny) -> None:
         with user_adapter(base, pairs, enabled.config.evaluation.per_user_lora, seed):
             with torch.no_grad():
                 chosen, rejected = pair_logps_plain(base.local.model, base.reference_items([target]))
-        assert row["chosen_logp"] == pytest.approx(float(chosen), abs=1e-3)
+        assert row["chosen_logp"] == nearly(chosen)
         assert row["reference_chosen_logp"] == without["chosen_logp"]
         h = (float(chosen) - without["chosen_logp"]) - (float(rejected) - without["rejected_logp"])
-        assert row["margin"] == pytest.approx(h, abs=2e-3)
+        assert row["margin"] == nearly(h, of=float(chosen.abs()))
 
 
 def test_an_interrupted_evaluation_goes_on_with_the_users_that_are_missing(enabled, tiny, monkeypatch) -> None:

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch.testing import assert_close
+from exact import assert_exact
 
 from popi.backends.local import LocalModel
 from popi.training.adapters import TRAINED, adapter_parameters, attach_adapters, save_adapter, using
@@ -39,11 +39,11 @@ def test_using_leaves_everything_as_found(model: Any) -> None:
             seen.append(logits(model))
         assert {name: p.requires_grad for name, p in model.named_parameters()} == flags
         assert model.active_adapter == TRAINED
-        assert_close(logits(model), outside)
+        assert_exact(logits(model), outside)
     with pytest.raises(KeyboardInterrupt), using(model, "generator"):
         raise KeyboardInterrupt
     assert model.active_adapter == TRAINED
-    assert_close(seen[2], outside)
+    assert_exact(seen[2], outside)
     assert not torch.allclose(seen[0], seen[1]) and not torch.allclose(seen[0], seen[2])
 
 
@@ -55,7 +55,7 @@ def test_without_adapters_nothing_happens(tiny_base: Path) -> None:
 
 def test_bare_base_is_the_base(model: Any, tiny_base: Path) -> None:
     with using(model, None):
-        assert_close(logits(model), logits(LocalModel.load(tiny_base, device="cpu").model))
+        assert_exact(logits(model), logits(LocalModel.load(tiny_base, device="cpu").model))
 
 
 def test_no_adapter_on_the_head(model: Any) -> None:
@@ -63,17 +63,19 @@ def test_no_adapter_on_the_head(model: Any) -> None:
 
 
 @pytest.mark.parametrize("adapter", [TRAINED, "generator"])
-def test_a_saved_adapter_stands_alone(model: Any, tiny_base: Path, tmp_path: Path, adapter: str) -> None:
+def test_a_saved_adapter_stands_alone(
+    precision: torch.dtype, model: Any, tiny_base: Path, tmp_path: Path, adapter: str
+) -> None:
     save_adapter(model, adapter, tmp_path / "saved", str(tiny_base))
     assert (tmp_path / "saved" / "adapter_model.safetensors").is_file()
     with using(model, adapter):
         expected = logits(model)
-    assert_close(logits(LocalModel.load(tmp_path / "saved", device="cpu").model), expected)
+    assert_exact(logits(LocalModel.load(tmp_path / "saved", device="cpu").model), expected)
     merged = LocalModel.load(tmp_path / "saved", device="cpu").model.merge_and_unload()
-    assert_close(logits(merged), expected, atol=1e-4, rtol=1e-4)
+    assert_exact(logits(merged), expected)
     again = attach_adapters(
         LocalModel.load(tiny_base, device="cpu").model, 4, 8.0, {TRAINED: None, "partner": tmp_path / "saved"}
     ).eval()
     with using(again, "partner"):
-        assert_close(logits(again), expected)
+        assert_exact(logits(again), expected)
     assert not any(p.requires_grad for p in adapter_parameters(again, "partner").values())

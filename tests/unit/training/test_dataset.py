@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from exact import assert_exact
 
 from popi.backends.local import LocalModel
 from popi.errors import ConfigError, DataError
@@ -30,7 +31,7 @@ def users() -> list[User]:
     return [made.user for made in make_users(5, 0, "train", targets=3)]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def local(tiny_base: Path) -> LocalModel:
     return LocalModel.load(tiny_base, device="cpu")
 
@@ -60,7 +61,7 @@ def test_users_without_targets(users: list[User]) -> None:
 
 
 def test_references_are_of_the_plain_prompt_and_computed_once(
-    users: list[User], local: LocalModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    precision: torch.dtype, users: list[User], local: LocalModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = Generator(local)
     references = References(tmp_path / "references.jsonl")
@@ -69,8 +70,8 @@ def test_references_are_of_the_plain_prompt_and_computed_once(
     with torch.no_grad():
         chosen, rejected = pair_logps_plain(local.model, items)
     found = references.targets(users[1])
-    torch.testing.assert_close(torch.tensor([t.ref_chosen for t in found]), chosen, atol=2e-4, rtol=1e-5)
-    torch.testing.assert_close(torch.tensor([t.ref_rejected for t in found]), rejected, atol=2e-4, rtol=1e-5)
+    assert_exact(torch.tensor([t.ref_chosen for t in found]), chosen)
+    assert_exact(torch.tensor([t.ref_rejected for t in found]), rejected)
 
     again = References(tmp_path / "references.jsonl")
     assert [user.user_id for user in again.missing(users)] == [user.user_id for user in users[2:]]
@@ -79,7 +80,9 @@ def test_references_are_of_the_plain_prompt_and_computed_once(
     again.compute(users[:2], base)
 
 
-def test_windows_of_one_user_have_references_of_their_own(users: list[User], local: LocalModel, tmp_path: Path) -> None:
+def test_windows_of_one_user_have_references_of_their_own(
+    precision: torch.dtype, users: list[User], local: LocalModel, tmp_path: Path
+) -> None:
     windows = [user.model_copy(update={"user_id": "one"}) for user in users[:2]]
     base = Generator(local)
     references = References(tmp_path / "references.jsonl")
@@ -88,8 +91,8 @@ def test_windows_of_one_user_have_references_of_their_own(users: list[User], loc
         with torch.no_grad():
             chosen, rejected = pair_logps_plain(local.model, base.reference_items(window.targets))
         found = References(tmp_path / "references.jsonl").targets(window)
-        torch.testing.assert_close(torch.tensor([t.ref_chosen for t in found]), chosen, atol=2e-4, rtol=1e-5)
-        torch.testing.assert_close(torch.tensor([t.ref_rejected for t in found]), rejected, atol=2e-4, rtol=1e-5)
+        assert_exact(torch.tensor([t.ref_chosen for t in found]), chosen)
+        assert_exact(torch.tensor([t.ref_rejected for t in found]), rejected)
 
 
 def test_inference_rows(users: list[User], local: LocalModel, tmp_path: Path) -> None:

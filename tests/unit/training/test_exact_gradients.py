@@ -5,15 +5,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import exact
 import pytest
 import torch
-from torch.testing import assert_close
+from exact import assert_exact, in_precision
 
 from popi.backends.local import LocalModel
 from popi.training.adapters import TRAINED, attach_adapters
 from popi.training.inference_phase import group_logps
 
 GROUPS, SIZE, KEPT = 4, 3, 5
+PRECISIONS = ("float64", "float32")
 
 
 def model_of(base: str, adapter: str, checkpointing: bool) -> Any:
@@ -70,7 +72,12 @@ def plain_gradients(model: Any) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["", "checkpointing"])
 @pytest.mark.parametrize("adapter", ["none", "lora"])
 def test_one_process(
-    tiny_base: Path, monkeypatch: pytest.MonkeyPatch, adapter: str, checkpointing: bool, recompute: str
+    precision: torch.dtype,
+    tiny_base: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    adapter: str,
+    checkpointing: bool,
+    recompute: str,
 ) -> None:
     monkeypatch.setattr("popi.tree.FEW", 8)  # so that short and long rows go apart
     if recompute:
@@ -81,23 +88,24 @@ def test_one_process(
         monkeypatch.setattr("popi.tree.chunk_of", lambda *_: 7)
     found = tree_gradients(model_of(str(tiny_base), adapter, checkpointing), slice(None))
     expected = plain_gradients(model_of(str(tiny_base), adapter, False))
-    assert found.keys() == expected.keys() and len(found) > 10
-    for name, gradient in expected.items():
-        assert gradient.abs().max() > 0, name
-        assert_close(found[name], gradient, atol=1e-3, rtol=1e-3)
+    assert len(found) > 10 and all(gradient.abs().max() > 0 for gradient in expected.values())
+    assert_exact(found, expected)
 
 
 PROCESS = """
 import sys, torch, torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = sys.argv[1].split(":")
 import test_exact_gradients as t
 base, adapter, checkpointing, store, rank = *sys.argv[2:4], sys.argv[4] == "True", sys.argv[5], int(sys.argv[6])
 dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-model = DistributedDataParallel(t.model_of(base, adapter, checkpointing))
 half = t.GROUPS * t.SIZE // 2
-torch.save(t.tree_gradients(model, slice(rank * half, (rank + 1) * half)), f"{store}.{rank}")
-assert "forward" not in vars(model.module)
+for precision in t.PRECISIONS:
+    with t.in_precision(precision):
+        model = DistributedDataParallel(t.model_of(base, adapter, checkpointing))
+        found = t.tree_gradients(model, slice(rank * half, (rank + 1) * half))
+    torch.save(found, f"{store}.{precision}.{rank}")
+    assert "forward" not in vars(model.module)
 dist.destroy_process_group()
 """
 
@@ -110,7 +118,7 @@ def test_two_processes(tiny_base: Path, tmp_path: Path, adapter: str, checkpoint
         sys.executable,
         "-c",
         PROCESS,
-        str(Path(__file__).parent),
+        f"{Path(__file__).parent}:{Path(exact.__file__).parent}",
         str(tiny_base),
         adapter,
         str(checkpointing),
@@ -120,9 +128,9 @@ def test_two_processes(tiny_base: Path, tmp_path: Path, adapter: str, checkpoint
     for process in processes:
         _, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors.decode()[-3000:]
-    expected = plain_gradients(model_of(str(tiny_base), adapter, False))
-    both = [torch.load(f"{store}.{rank}") for rank in range(2)]
-    assert both[0].keys() == both[1].keys() == expected.keys()
-    for name, gradient in expected.items():
-        assert torch.equal(both[0][name], both[1][name])
-        assert_close(2 * both[0][name], gradient, atol=1e-3, rtol=1e-3)
+    for precision in PRECISIONS:
+        one, other = (torch.load(f"{store}.{precision}.{rank}") for rank in range(2))
+        assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+        with in_precision(precision):
+            expected = plain_gradients(model_of(str(tiny_base), adapter, False))
+            assert_exact({name: 2 * gradient for name, gradient in one.items()}, expected)

@@ -1,5 +1,6 @@
 """The DPO hooks: what the policy and the reference read, which loss is taken, and stock TRL where it agrees."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
-from torch.testing import assert_close
+from exact import assert_exact
 from trl import DPOConfig, DPOTrainer
 
 from popi.backends.local import LocalModel
@@ -18,7 +19,6 @@ from popi.training.objective import dpo_loss, ipo_loss, margin
 
 Make = Callable[..., GeneratorTrainer]
 SUMMARY = "likes short sentences"
-CLOSE = {"atol": 1e-4, "rtol": 1e-4}
 
 
 def rows_of(bench: Any, summary: str | None) -> list[GeneratorRow]:
@@ -49,12 +49,12 @@ def first_batch(trainer: GeneratorTrainer) -> dict[str, Any]:
     return next(iter(trainer.get_train_dataloader()))
 
 
-def hand_margins(trainer: GeneratorTrainer, columns: Any) -> torch.Tensor:
-    """h by whole sequences, references as they came with the rows."""
+def hand_margins(trainer: GeneratorTrainer, columns: Any) -> tuple[torch.Tensor, float]:
+    """h by whole sequences, references as they came with the rows; and the largest log-prob in it."""
     items = [ScoringItem(tuple(c["prompt_ids"]), tuple(c["chosen_ids"]), tuple(c["rejected_ids"])) for c in columns]
     chosen, rejected = pair_logps_plain(trainer.model, items)
     refs = [torch.tensor([c[f"ref_{side}_logps"] for c in columns]) for side in ("chosen", "rejected")]
-    return margin(chosen, rejected, *refs)
+    return margin(chosen, rejected, *refs), max(float(side.abs().max()) for side in refs)
 
 
 def columns_of(trainer: GeneratorTrainer) -> list[dict[str, Any]]:
@@ -69,13 +69,16 @@ def test_rows_come_in_training_order(make: Make) -> None:
     assert first == expected
 
 
-def test_the_reference_read_the_plain_prompt(make: Make) -> None:
+def test_the_reference_read_the_plain_prompt(precision: torch.dtype, make: Make) -> None:
     """The untrained generator has no margin without a summary, and has one with it: the reference is x alone."""
     for summary, zero in ((None, True), (SUMMARY, False)):
         trainer = make(summary)
-        h = hand_margins(trainer, columns_of(trainer))
-        assert (h.abs().max() < 1e-3) == zero
-        assert_close(trainer._compute_loss(trainer.model, first_batch(trainer)), dpo_loss(h, 0.1).mean(), **CLOSE)
+        h, size = hand_margins(trainer, columns_of(trainer))
+        if zero:
+            assert_exact(h, torch.zeros_like(h), of=size)
+        else:
+            assert h.abs().max() > 0.1
+        assert_exact(trainer._compute_loss(trainer.model, first_batch(trainer)), dpo_loss(h, 0.1).mean(), of=size)
 
 
 @pytest.mark.parametrize(
@@ -87,17 +90,17 @@ def test_the_reference_read_the_plain_prompt(make: Make) -> None:
     ],
     ids=["dpo", "conservative", "ipo"],
 )
-def test_loss_and_gradient(make: Make, settings: dict[str, Any], expected: Callable) -> None:
+def test_loss_and_gradient(precision: torch.dtype, make: Make, settings: dict[str, Any], expected: Callable) -> None:
     trainer = make(**settings)
     loss = trainer._compute_loss(trainer.model, first_batch(trainer))
     loss.backward()
     found = {n: p.grad.clone() for n, p in trainer.model.named_parameters()}
     trainer.model.zero_grad()
-    by_hand = expected(hand_margins(trainer, columns_of(trainer))).mean()
+    h, size = hand_margins(trainer, columns_of(trainer))
+    by_hand = expected(h).mean()
     by_hand.backward()
-    assert_close(loss, by_hand, **CLOSE)
-    for name, parameter in trainer.model.named_parameters():
-        assert_close(found[name], parameter.grad, atol=2e-3, rtol=1e-3)
+    assert_exact(loss, by_hand, of=max(size, float(by_hand)))
+    assert_exact(found, {n: p.grad for n, p in trainer.model.named_parameters()})
 
 
 def stock(base: Path, tmp_path: Path, **arguments: Any) -> DPOTrainer:
@@ -120,7 +123,9 @@ def stock(base: Path, tmp_path: Path, **arguments: Any) -> DPOTrainer:
     )
 
 
-def test_equals_stock_trl_where_it_is_given_the_references(make: Make, tiny_base: Path, tmp_path: Path) -> None:
+def test_equals_stock_trl_where_it_is_given_the_references(
+    precision: torch.dtype, make: Make, tiny_base: Path, tmp_path: Path
+) -> None:
     """Sigmoid loss; conservative DPO is TRL's `robust` with −ε/(1−2ε), since its `sigmoid` ignores ε."""
     epsilon = 0.1
     for settings, arguments in (
@@ -133,16 +138,17 @@ def test_equals_stock_trl_where_it_is_given_the_references(make: Make, tiny_base
         trainer, theirs = make(**settings), stock(tiny_base, tmp_path, **arguments)
         batch = theirs.data_collator(columns_of(trainer))
         expected = theirs._compute_loss(theirs.model, batch, False)
-        assert_close(trainer._compute_loss(trainer.model, first_batch(trainer)), expected, **CLOSE)
+        size = float(batch["ref_rejected_logps"].abs().max())
+        assert_exact(trainer._compute_loss(trainer.model, first_batch(trainer)), expected, of=size)
 
 
-def test_why_stock_trl_is_not_enough(make: Make, tiny_base: Path, tmp_path: Path) -> None:
+def test_why_stock_trl_is_not_enough(precision: torch.dtype, make: Make, tiny_base: Path, tmp_path: Path) -> None:
     """The traps themselves: if TRL mends one of them, our hook can go."""
     rows = columns_of(make())
     smoothed, plain = (stock(tiny_base, tmp_path, beta=0.2, label_smoothing=e) for e in (0.2, 0.0))
     batch = plain.data_collator(rows)
     losses = [trainer._compute_loss(trainer.model, batch, False) for trainer in (smoothed, plain)]
-    assert_close(losses[0], losses[1])  # label_smoothing ignored by `sigmoid`
+    assert_exact(losses[0], losses[1])  # label_smoothing ignored by `sigmoid`
     with pytest.raises(ValueError, match="uplicate"):  # its own pass over the references doubles the columns
         DPOTrainer._precompute_ref_logps(plain, Dataset.from_list(rows), "train", 2)
     plain.precompute_ref_logps, plain.ref_model = False, LocalModel.load(tiny_base, device="cpu").model
@@ -150,7 +156,8 @@ def test_why_stock_trl_is_not_enough(make: Make, tiny_base: Path, tmp_path: Path
 
     add_fused_lm_head(plain.ref_model)
     ignored = plain._compute_loss(plain.model, batch, False)
-    assert_close(ignored, torch.tensor(0.6931472), atol=1e-4, rtol=0)  # the reference saw the summary: no margin at all
+    size = float(batch["ref_rejected_logps"].abs().max())
+    assert_exact(ignored, torch.tensor(math.log(2)), of=size)  # the reference saw the summary: no margin at all
 
 
 def test_nothing_is_truncated(make: Make) -> None:

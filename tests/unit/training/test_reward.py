@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch.testing import assert_close
+from exact import assert_exact
 
 from popi.backends.local import LocalModel
 from popi.config import InferencePhaseConfig, resolve
@@ -23,8 +23,8 @@ def test_the_penalty_is_taken_off_the_reward(bench: Callable[..., Any]) -> None:
     scores = SummaryReward(b.parts.generator, None, 0.1, budget=budget).score(texts, rows, [4, 9, 1])
     assert plain.penalties is None and "length_penalty" not in plain.table(1)[0]
     assert scores.penalties is not None and scores.penalties.tolist() == [0.0, 2.5, 0.0]
-    assert_close(scores.rewards, plain.rewards - torch.tensor([0.0, 2.5, 0.0]))
-    assert_close(scores.margins, plain.margins)  # the generator's own loss knows nothing of lengths
+    assert_exact(scores.rewards, plain.rewards - torch.tensor([0.0, 2.5, 0.0]))
+    assert_exact(scores.margins, plain.margins)  # the generator's own loss knows nothing of lengths
     assert [row["length_penalty"] for row in scores.table(1)] == [0.0, 2.5, 0.0]
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from exact import assert_exact
 from rich.console import Console
-from torch.testing import assert_close
 
 from popi.generator import Generator
 from popi.training.dataset import GeneratorRow
@@ -58,24 +58,24 @@ def make(request: pytest.FixtureRequest, bench: Callable[..., Any]) -> Callable[
     return build
 
 
-def plain_margins(trainer: UserEmbeddingTrainer, rows: list[dict[str, Any]]) -> torch.Tensor:
-    """h of each row, from whole sequences of embeddings."""
+def plain_margins(trainer: UserEmbeddingTrainer, rows: list[dict[str, Any]]) -> tuple[torch.Tensor, float]:
+    """h of each row, from whole sequences of embeddings; and the largest log-prob in it."""
     embed, sums = trainer.model.get_input_embeddings(), []
     for row in rows:
         generic = trainer.embedding.generic
         known = trainer.embedding(trainer.inputs[row["user"]][None])[0] if row["user"] >= 0 else generic
         for side in ("chosen", "rejected"):
             ids = torch.tensor([*row["prompt_ids"], *row[f"{side}_ids"]])
-            logits = trainer.model(inputs_embeds=torch.cat([known, embed(ids)])[None]).logits[0].float()
+            logits = trainer.model(inputs_embeds=torch.cat([known, embed(ids)])[None]).logits[0]
             before = K + len(row["prompt_ids"]) - 1
             response = torch.tensor(row[f"{side}_ids"])[:, None]
             sums.append(torch.log_softmax(logits, -1)[before:-1].gather(1, response).sum())
     logps = torch.stack(sums).reshape(-1, 2)
     references = [torch.tensor([row[f"ref_{side}_logps"] for row in rows]) for side in ("chosen", "rejected")]
-    return margin(logps[:, 0], logps[:, 1], *references)
+    return margin(logps[:, 0], logps[:, 1], *references), float(logps.detach().abs().max())
 
 
-def test_loss_and_gradient(make: Callable[..., UserEmbeddingTrainer]) -> None:
+def test_loss_and_gradient(precision: torch.dtype, make: Callable[..., UserEmbeddingTrainer]) -> None:
     trainer = make(beta=0.3)
     batch = next(iter(trainer.get_train_dataloader()))
     rows = [trainer.train_dataset[i] for i in range(4)]
@@ -85,11 +85,11 @@ def test_loss_and_gradient(make: Callable[..., UserEmbeddingTrainer]) -> None:
     found = {name: p.grad.clone() for name, p in trainer.model.named_parameters()}
     assert any(name.startswith("user_embedding.") for name in found)
     trainer.model.zero_grad()
-    by_hand = dpo_loss(plain_margins(trainer, rows), 0.3).mean()
+    h, size = plain_margins(trainer, rows)
+    by_hand = dpo_loss(h, 0.3).mean()
     by_hand.backward()
-    assert_close(loss, by_hand, atol=1e-4, rtol=1e-4)
-    for name, parameter in trainer.model.named_parameters():
-        assert_close(found[name], parameter.grad, atol=2e-3, rtol=1e-3)
+    assert_exact(loss, by_hand, of=size)
+    assert_exact(found, {name: p.grad for name, p in trainer.model.named_parameters()})
 
 
 @pytest.mark.parametrize("adapter", ["none", "lora"])
