@@ -76,8 +76,11 @@ class Case:
 
     @property
     def tolerance(self) -> float:
-        """Largest difference of a reward or log-prob (nats), and of a gradient relative to its norm."""
-        return 2e-3 if self.dtype == "float32" else 0.25
+        """Largest difference of a reward or log-prob (nats), and of a gradient relative to its norm.
+
+        Log-probs are sums of about a thousand nats, of which one CPU's kernels round off 0.002 and another's more.
+        """
+        return 1e-2 if self.dtype == "float32" else 0.25
 
 
 def load(case: Case) -> Any:

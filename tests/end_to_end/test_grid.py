@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from exact import nearly
 from fake_upstream import KEY, FakeUpstream, status
 from rich.console import Console
 from typer.testing import CliRunner
@@ -155,8 +156,8 @@ def test_rows_hold_what_is_needed_to_recompute_them(run_config: Path, tmp_path: 
     target: TargetPair = users_of(entry.run_config(), "test").users[row["window"]].targets[row["target"]]
     chosen, rejected = generator.score([(row["messages"], target)])
     assert (row["chosen_logp"], row["rejected_logp"]) == (
-        pytest.approx(chosen[0], abs=1e-3),
-        pytest.approx(rejected[0], abs=1e-3),
+        nearly(chosen[0]),
+        nearly(rejected[0]),
     )
     assert row["messages"][0]["role"] == "system" and row["summary"] in row["messages"][0]["content"]
     assert {"benchmark", "benchmark_version", "commit", "seed", "models", "revision", "users"} <= row.keys()
@@ -216,7 +217,7 @@ def test_what_a_server_did_not_score_is_missing_and_asked_again_alone(
     rows = {(row["generator"], row["method"]): row for row in result["rows"]}
     for method in methods:  # the same weights, here and behind the server
         there, here = rows["vllm", method], rows["same", method]
-        assert there["margin"]["value"] == pytest.approx(here["margin"]["value"], abs=1e-3)
+        assert there["margin"]["value"] == nearly(here["margin"]["value"], of=100)
         assert there["context_overhead_tokens"] == here["context_overhead_tokens"]
     files = {path.name for path in (grid.directory / "cells/nano/summaries").iterdir()}
     assert len(files) == 2, "summaries are written once, whoever reads them"

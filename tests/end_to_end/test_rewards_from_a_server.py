@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from exact import nearly
 from fake_upstream import FakeUpstream, status
 from rich.console import Console
 from safetensors.torch import load_file
@@ -19,6 +20,8 @@ from popi.training.run_directory import RunDirectory, read_jsonl
 from popi.training.train import train
 
 QUIET = Console(quiet=True)
+NATS = 100.0
+"""About as large are the log-probs of responses, of which rewards and margins are differences."""
 TRAINED = "phases/inference-1/inference_model/model.safetensors"
 
 
@@ -48,25 +51,26 @@ def behind(server: FakeUpstream) -> dict[str, Any]:
     return {"api_generator": {"url": f"{server.url}/v1", "name": "org/tiny", "concurrency": 2}}
 
 
+@pytest.mark.parametrize("precision", ["float64"], indirect=True)  # in float32 a sample may fall otherwise
 def test_training_and_evaluation_are_those_of_the_same_model_at_hand(
-    server: FakeUpstream, tiny_base: Path, tmp_path: Path
+    precision: Any, server: FakeUpstream, tiny_base: Path, tmp_path: Path
 ) -> None:
     here = RunDirectory.open(train(make_config(tmp_path, tiny_base, "here"), console=QUIET))
     there = RunDirectory.open(train(make_config(tmp_path, tiny_base, "there", **behind(server)), console=QUIET))
     local, remote = (read_jsonl(run.path / "phases/inference-1/samples.jsonl") for run in (here, there))
     assert [row["summary"] for row in remote] == [row["summary"] for row in local] and len(remote) == 18
-    assert [row["reward"] for row in remote] == pytest.approx([row["reward"] for row in local], abs=1e-3)
+    assert [row["reward"] for row in remote] == [nearly(row["reward"], of=NATS) for row in local]
     weights, others = load_file(here.path / TRAINED), load_file(there.path / TRAINED)
     assert weights.keys() == others.keys()
-    for name in weights:
-        assert_close(others[name], weights[name], atol=1e-4, rtol=1e-3)
+    for name in weights:  # Adam makes up to 1e-6 of a step of what is nothing but rounding
+        assert_close(others[name], weights[name], atol=1e-9, rtol=0)
 
     own, measured = evaluate(here), evaluate(there)
     for method in ("no_personalization", "raw_signals", "untrained_summary", "oracle", "popi_plug_and_play"):
         found, wanted = measured["methods"][method], own["methods"][method]
         assert found["context_overhead_tokens"] == wanted["context_overhead_tokens"], method
         for key in ("reward_accuracy", "margin"):
-            assert found[key]["value"] == pytest.approx(wanted[key]["value"], abs=1e-3), method
+            assert found[key]["value"] == nearly(wanted[key]["value"], of=NATS), method
     examples = json.loads((there.path / "evaluation" / "examples.json").read_text())
     answers = examples["users"][0]["prompts"][0]["answers"]
     assert set(answers.values()) == {"likes short answers."}, "answers come from the server"

@@ -27,7 +27,7 @@ def test_every_part_computes_the_same(tiny_base: Path, tmp_path: Path) -> None:
     assert [row["what"] for row in rows] == ["scoring", "policy_update", "rollouts", "whole_step", "generator_step"]
     for row in rows:
         assert row["equal"] and not row["failed"], row
-        assert row["largest_difference"] <= row["tolerance"] == 2e-3
+        assert row["largest_difference"] <= row["tolerance"] == 1e-2
         for name in ("released", "trl"):
             assert row[f"ratio_{name}"] == pytest.approx(row[f"seconds_{name}"] / row["seconds_ours"], abs=1e-3)
             assert row[f"peak_bytes_{name}"] > 0

@@ -28,9 +28,10 @@ from popi.training.run_directory import read_jsonl, write_jsonl
 FOLDER = ".references"
 EVERY = 64
 """Users whose reference log-probs are computed between two reports of progress."""
-CLOSE = {torch.float32: 0.01, torch.float64: 0.01}
-"""How far a sum of log-probs from the cache may lie from one computed now (nats), by the weights' type; 1 for half
-precision. Another number of threads, or another version of torch, adds in another order."""
+CLOSE = {torch.float32: 1e-4, torch.float64: 1e-4}
+"""How far a sum of log-probs from the cache may lie from one computed now, by the weights' type; 0.01 for half
+precision. Relative to the sum, or to 100 nats where that is less. Another CPU, number of threads or version of torch
+adds in another order, and roundings grow with the sum."""
 Logps = list[tuple[float, float]]
 """(chosen, rejected) of each of a user's targets."""
 
@@ -175,12 +176,13 @@ class _Shared:
             return {}
         probe = held[0]
         now = _logps(probe, reference, batch_size)
-        allowed = CLOSE.get(next(reference.local.model.parameters()).dtype, 1.0)
-        then = found[targets_key(probe)]
-        worst = max((abs(a - b) for x, y in zip(now, then, strict=True) for a, b in zip(x, y, strict=True)), default=0)
-        if not worst <= allowed:
-            self._refuse(f"a target's log-prob is off by {worst:.3g}, and {allowed:g} is allowed")
-            return {}
+        close = CLOSE.get(next(reference.local.model.parameters()).dtype, 0.01)
+        for sums in zip(now, found[targets_key(probe)], strict=True):
+            for own, kept in zip(*sums, strict=True):
+                allowed = close * max(100, abs(own))
+                if not abs(own - kept) <= allowed:
+                    self._refuse(f"a target's log-prob is off by {abs(own - kept):.3g}, and {allowed:.3g} is allowed")
+                    return {}
         return {targets_key(user): found[targets_key(user)] for user in held}
 
     def add(self, more: dict[str, Logps]) -> None:

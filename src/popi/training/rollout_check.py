@@ -9,8 +9,9 @@ from popi.backends.local import LocalModel
 from popi.errors import PopiError
 from popi.head import at_least_float32
 
-TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
-"""Largest difference of a token's log-prob, by the weights' type; 0.25 for half precision."""
+TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
+"""Largest difference of a token's log-prob, by the weights' type; 0.25 for half precision. float64 has float32's: the
+norms of transformers are float32 in any model."""
 
 
 class RolloutError(PopiError):

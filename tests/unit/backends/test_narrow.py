@@ -7,6 +7,7 @@ import torch
 from exact import assert_exact
 from tree_families import family
 
+from popi.backends.decoding import decode
 from popi.backends.narrow import FEW, narrow_linear, narrow_linears
 
 
@@ -45,6 +46,23 @@ def test_where_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: False)
     with narrow_linears(model):
         assert patched(model) == 1
+
+
+@pytest.mark.parametrize("amx", [False, True])
+def test_decoding_goes_by_it_on_a_cpu_with_amx(monkeypatch: pytest.MonkeyPatch, amx: bool) -> None:
+    """Whatever CPU this is: where there is no AMX the same products are only slower."""
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: amx)
+    seen: list[int] = []
+    monkeypatch.setattr(
+        "popi.backends.narrow.narrow_linear",
+        lambda module, x: seen.append(x.shape[:-1].numel()) or narrow_linear(module, x),
+    )
+    model = family("llama").to(torch.bfloat16)
+    more: dict[str, Any] = {"n": 3, "steps": 4, "temperature": 0.0, "top_p": 1.0, "stop_ids": (), "end_id": 0}
+    with torch.inference_mode():
+        drawn = decode(model, [[1, 2, 3], [4, 5]], **more)
+    assert drawn is not None and drawn.shape == (6, 4)
+    assert seen == ([6] * 3 * 15 if amx else [])  # two layers of seven maps, and the head
 
 
 def test_a_model_says_the_same(precision: torch.dtype) -> None:

@@ -92,6 +92,19 @@ def test_adapters_over_the_base_do_not_change_its_stamp(tiny_base: Path) -> None
     assert weights_stamp(adapted) == plain
 
 
+def test_roundings_of_another_machine_are_taken_as_they_stand(
+    users: list[User], base: Generator, tmp_path: Path
+) -> None:
+    run(tmp_path, "a", users, base)
+    [file] = (tmp_path / ".references").iterdir()
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    for row in rows[1:]:
+        row["logps"] = [[c * (1 + 5e-5), r * (1 - 5e-5)] for c, r in row["logps"]]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = run(tmp_path, "b", users, base).targets(users[0])
+    assert [found[0].ref_chosen, found[0].ref_rejected] in [pair for row in rows[1:] for pair in row["logps"]]
+
+
 @pytest.mark.parametrize("damage", ["moved", "nan", "other", "cut"])
 def test_what_does_not_fit_is_written_anew(users: list[User], base: Generator, tmp_path: Path, damage: str) -> None:
     right = run(tmp_path, "a", users, base)
