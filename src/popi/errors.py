@@ -30,13 +30,20 @@ class UpstreamError(PopiError):
         status: the HTTP status of its answer, None where there was none (a time limit, a cut connection).
         passing: popi tried again, and it did not help; later it may.
         for_all: every further request would meet the same: no such model, a key that is not taken.
+        words: what the server said of it. They may quote the request, and with it a user.
     """
 
     def __init__(
-        self, message: str, *, status: int | None = None, passing: bool = False, for_all: bool = False
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        passing: bool = False,
+        for_all: bool = False,
+        words: str = "",
     ) -> None:
         super().__init__(message)
-        self.status, self.passing, self.for_all = status, passing, for_all
+        self.status, self.passing, self.for_all, self.words = status, passing, for_all, words
 
 
 class GatewayError(PopiError):

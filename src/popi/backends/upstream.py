@@ -163,28 +163,30 @@ class Session:
                     status=reply.status_code,
                 )
             if answer.get("error"):  # gateways report what failed behind them in an answer that is none
-                words = upstream.scrub(f"{target}: the answer is an error: {_words(reply)}")
-                raise UpstreamError(words, status=reply.status_code)
+                words = upstream.scrub(_words(reply))
+                message = upstream.scrub(f"{target}: the answer is an error: {words}")
+                raise UpstreamError(message, status=reply.status_code, words=words)
             if tokens is not None:
                 upstream.usage.add(tokens(answer))
             return answer
         status = reply.status_code
-        message = upstream.scrub(f"{target}: {status} {reply.reason_phrase}: {_words(reply)}")
+        words = upstream.scrub(_words(reply))
+        message = upstream.scrub(f"{target}: {status} {reply.reason_phrase}: {words}")
         if worth_a_retry(status):
-            raise _Passing(message, status, retry_after(reply.headers))
+            raise _Passing(message, status, retry_after(reply.headers), words)
         if status in FOR_ALL:
             message += f"; check the {FOR_ALL[status]}"
             if status in (401, 403) and upstream._key is None:
                 message += " (no key was sent: name its environment variable with key_env, --key-env)"
-        raise UpstreamError(message, status=status, for_all=status in FOR_ALL)
+        raise UpstreamError(message, status=status, for_all=status in FOR_ALL, words=words)
 
 
 class _Passing(Exception):
     """A failure that a retry may cure; `asked` is the wait in seconds that the server asked for."""
 
-    def __init__(self, message: str, status: int | None = None, asked: float | None = None) -> None:
+    def __init__(self, message: str, status: int | None = None, asked: float | None = None, words: str = "") -> None:
         super().__init__(message)
-        self.status, self.asked = status, asked
+        self.status, self.asked, self.words = status, asked, words
 
 
 def _given_up(failure: _Passing, retries: int, policy: Retries) -> UpstreamError:
@@ -192,7 +194,7 @@ def _given_up(failure: _Passing, retries: int, policy: Retries) -> UpstreamError
         end = f"the server asks to wait {failure.asked:g} seconds, longer than {policy.longest:g}; try again later"
     else:
         end = f"given up after {retries + 1} tries"
-    return UpstreamError(f"{failure}; {end}", status=failure.status, passing=True)
+    return UpstreamError(f"{failure}; {end}", status=failure.status, passing=True, words=failure.words)
 
 
 def _reason(error: Exception, limits: Limits) -> str:

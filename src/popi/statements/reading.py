@@ -1,7 +1,7 @@
 """What to ask a prompted LLM for, and which parts of its answer are statements about the user."""
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,7 +50,14 @@ def request(bounds: Bounds) -> str:
     )
 
 
-def read(answer: str, *, cut: bool = False, own: str = "", bounds: Bounds | None = None) -> list[str]:
+def read(
+    answer: str,
+    *,
+    cut: bool = False,
+    own: str = "",
+    bounds: Bounds | None = None,
+    nothing: Callable[[str], bool] = says_nothing,
+) -> list[str]:
     """The statements of an answer; none where it is an empty list, or says that nothing is known of the user.
 
     Dropped are hidden reasoning, introductions, questions, what is addressed to the reader, repetitions, sentences of
@@ -61,6 +68,7 @@ def read(answer: str, *, cut: bool = False, own: str = "", bounds: Bounds | None
         cut: whether it hit its token limit.
         own: the prompt without anything of the user; what recites it is dropped.
         bounds: how many statements, and how long.
+        nothing: whether a statement says that nothing is known.
 
     Raises:
         DataError: nothing in it can be used. The message says why, and quotes nothing of it.
@@ -78,10 +86,10 @@ def read(answer: str, *, cut: bool = False, own: str = "", bounds: Bounds | None
             raise DataError("the answer was cut off within its first statement; raise max_tokens")
     if not said:
         raise DataError("nothing in the answer can be used: it holds no text")
-    return _usable(said, own, bounds or Bounds())
+    return _usable(said, own, bounds or Bounds(), nothing)
 
 
-def _usable(said: Sequence[str], own: str, bounds: Bounds) -> list[str]:
+def _usable(said: Sequence[str], own: str, bounds: Bounds, nothing: Callable[[str], bool]) -> list[str]:
     if REFUSAL.match(said[0]):
         raise DataError("the model refused to write a summary")
     own_runs, own_lines = set(_runs(own)), {normal(line) for line in own.splitlines()}
@@ -92,7 +100,7 @@ def _usable(said: Sequence[str], own: str, bounds: Bounds) -> list[str]:
     nothing_known = False
     for part in said:
         same = without if numbered[without := _numberless(part)] >= NUMBERED else normal(part)
-        if says_nothing(part):
+        if nothing(part) or says_nothing(part):
             nothing_known = True
         elif not LETTER.search(part) or REFUSAL.match(part) or ADDRESSED.match(part) or asks(part):
             dropped["no statement about the user"] += 1
