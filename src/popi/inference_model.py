@@ -14,7 +14,7 @@ from popi.backends.api import ApiModel
 from popi.backends.batch import values
 from popi.backends.chat import ChatModel, Reply, estimate_tokens
 from popi.errors import DataError, PopiError
-from popi.screening import Screened, screened, screened_parts
+from popi.screening import Screened, screened, screened_parts, visible
 from popi.signals.fading import Previous
 from popi.signals.fading import previous as faded
 from popi.signals.neutralise import neutralise
@@ -408,7 +408,10 @@ class ApiInferenceModel:
 
         prompts = [self._messages(fitting[index][0], beside[index], forbidden) for index in sent]
         schema: dict[str, Any] = {"schema": SCHEMA} if self._takes_schema else {}
-        self.chat.chat_many(prompts, max_tokens=self.max_tokens, temperature=temperature, on_result=on_reply, **schema)
+        if prompts:
+            self.chat.chat_many(
+                prompts, max_tokens=self.max_tokens, temperature=temperature, on_result=on_reply, **schema
+            )
         return [results[index] for index in range(len(users))]
 
     @property
@@ -437,7 +440,7 @@ class ApiInferenceModel:
                 raise DataError("the answer is empty")
             return summary_of(templates, reply.text, used, dropped, name, count, reply.tokens, behind)
         nothing = templates.names_no_preference
-        said = read(reply.text, cut=reply.cut, own=self._own, bounds=self.bounds, nothing=nothing)
+        said = read(visible(reply.text), cut=reply.cut, own=self._own, bounds=self.bounds, nothing=nothing)
         fit, left_out = screened_parts(said)
         text = "\n".join(fit)
         summary = _summary(

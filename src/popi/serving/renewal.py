@@ -26,6 +26,7 @@ from popi.provenance import Explains
 from popi.screening import screened
 from popi.serving.material import Material, material
 from popi.serving.profiles import clauses as parts
+from popi.serving.profiles.models import LONGEST_TEXT
 from popi.serving.proxy.metrics import RenewalMetrics
 from popi.serving.settings import RenewalSettings
 from popi.serving.store import jobs, summaries, usage, users
@@ -34,6 +35,8 @@ from popi.serving.store.jobs import Job
 from popi.serving.store.summaries import StoredClause, Version, VersionConflict
 from popi.serving.store.usage import DAY, HOUR, OverQuota, Quota, Window
 from popi.serving.writer import Writes, write
+from popi.signals.render import NANO
+from popi.statements import ended, says_nothing, storable
 from popi.summary import Summary
 
 log = logging.getLogger("popi.gateway.renewal")
@@ -67,6 +70,7 @@ class Worker:
     ) -> None:
         self._database, self._model, self._settings = database, model, settings or RenewalSettings()
         self._explains = explains if self._settings.reasons else None
+        self._wishes = getattr(getattr(model, "templates", None), "name", None) == NANO
         self._prices = Prices(self._settings.input_price, self._settings.output_price)
         self.changed = changed
         self._stop = threading.Event()
@@ -178,62 +182,68 @@ class Worker:
         database = self._database
         try:
             with self._kept(job):
-                said, summary = self._asked(read)
-                if not said and read.old is not None and not read.by_hand:
+                summary = self._asked(read)
+                if not summary.statements and read.old is not None and not read.by_hand:
                     read = database.read(self._material, job, whole=True)
-                    said, summary = self._asked(read)
-                behind = {} if _as_before(said, read.version) else self._behind(read, summary, said)
+                    summary = self._asked(read)
+                behind = {} if _as_before(summary, read.version) else self._behind(read, summary)
         except Exception as error:
             if isinstance(error, BatchError):
                 error = next(one for one in error.results if isinstance(one, PopiError))
             return self._failed(job, error)
-        if not said and read.old is not None:
+        if not summary.statements and read.old is not None:
             return self._finished(job, "same")
         try:
-            written = database.write(self._write, job, said, summary.model, read, behind)
+            written = database.write(self._write, job, summary, read, behind)
         except VersionConflict:
             again = database.write(
                 lambda connection: jobs.postpone(connection, job, database.now(connection) + self._settings.edited)
             )
             return ("edited" if again else "lost"), None
+        except StoreError:
+            raise
+        except Exception as error:  # what can't be stored is not asked for forever
+            return self._failed(job, error)
         return written, None
 
     def _material(self, connection: Connection, job: Job, whole: bool = False) -> Material:
         model = self._model if self._settings.from_old_summary else None
         return material(connection, job.tenant, job.user_id, model, self._settings.least_signals, whole)
 
-    def _asked(self, read: Material) -> tuple[str, Summary]:
-        """What the model wrote; nothing where it says that nothing is known.
+    def _asked(self, read: Material) -> Summary:
+        """What the model wrote, in statements; without any where it says that nothing is known.
 
         Shown an old summary, it may say so of the new signals alone: then it is asked again with all signals, or,
         where a person has changed the summary, this stays as it is and the signals are read again with the next.
         """
         summary = write(self._model, [*read.signals, *read.heard], read.forbidden, read.old)
-        fit = screened(summary.text)
-        if not fit.text.strip():  # or nothing that a summary may carry: the old one stays
-            raise DataError("the inference model wrote nothing that can be used")
-        said = "" if summary.abstained or parts.says_nothing(fit.text) else fit.text
-        return said, replace(summary, text=fit.text)
+        text = screened(storable(summary.text)).text.strip()[:LONGEST_TEXT]
+        if not text:  # or nothing that a summary may carry: the old one stays
+            raise DataError("nothing in the answer can be used: a summary may not carry what it says")
+        if summary.abstained or says_nothing(text):
+            return replace(summary, text="", statements=())
+        said = summary.statements if text == summary.text else ()
+        return replace(summary, text=text, statements=said or tuple(parts.split(text, wishes=self._wishes)))
 
     def _finished(self, job: Job, outcome: Outcome) -> tuple[Outcome, None]:
         return (outcome if self._database.write(jobs.finish, job) else "lost"), None
 
-    def _behind(self, read: Material, summary: Summary, said: str) -> dict[str, tuple[str, ...]]:
+    def _behind(self, read: Material, summary: Summary) -> dict[str, tuple[str, ...]]:
         """Ids of the signals that each clause rests on, by its text; by way of the old summary's clauses, too, those
         that these rest on. That they are not found stops no renewal.
         """
-        texts = parts.split(said) if said else []
+        texts = summary.statements
         if self._explains is None or not texts:
             return {}
         shown = [one for one in read.signals if one.id not in summary.signals_dropped]
-        before = parts.ended([clause.text for clause in read.clauses])
+        before, rests_on = ended(clause.text for clause in read.clauses), read.old.rests_on if read.old else None
         try:
-            found = self._explains.explain(shown, said, texts, before, read.old.rests_on if read.old else None)
+            found = self._explains.explain(shown, summary.text, texts, before, rests_on)
         except Exception as error:
             log.warning("provenance not found", extra={"fields": {"error": type(error).__name__}})
             return {}
         ids = [(one.id or "",) for one in shown] + [clause.signals for clause in read.clauses]
-        return {text: _each_once(ids[i] for i in rests_on) for text, rests_on in zip(texts, found, strict=True)}
+        return {text: _each_once(ids[i] for i in reasons) for text, reasons in zip(texts, found, strict=True)}
 
     def _explained(
         self, clause: StoredClause, behind: dict[str, tuple[str, ...]], old: Sequence[StoredClause]
@@ -253,8 +263,7 @@ class Worker:
         self,
         connection: Connection,
         job: Job,
-        said: str,
-        model: str,
+        summary: Summary,
         read: Material,
         behind: dict[str, tuple[str, ...]],
     ) -> Outcome:
@@ -264,9 +273,9 @@ class Worker:
             return "lost"
         before = read.version
         old, banned, version = (before.clauses, before.forbidden, before.version) if before else ((), (), 0)
-        text, clauses = parts.renewed(said, old, banned)
+        text, clauses = parts.renewed(summary.text, summary.statements, old, banned)
         same = before is not None and text == before.text
-        if said:  # else the signals are in no summary, and are read again
+        if summary.statements:  # else the signals are in no summary, and are read again
             users.set_signals_read(connection, job.tenant, job.user_id, read.upto, read.read)
             base = read.next_base(version if same else version + 1, self._settings.least_signals)
             users.set_base(connection, job.tenant, job.user_id, *base)
@@ -280,8 +289,8 @@ class Worker:
                 raise VersionConflict(now_current.version if now_current else 0)
             return "same"  # no new version: what was told of this one still holds
         clauses = [self._explained(clause, behind, read.clauses) for clause in clauses]
-        now = self._database.now(connection)
-        summaries.put(connection, job.tenant, job.user_id, text, clauses, "model", now, expected=version, model=model)
+        now, who = self._database.now(connection), (job.tenant, job.user_id)
+        summaries.put(connection, *who, text, clauses, "model", now, expected=version, model=summary.model)
         return "renewed"
 
     def _failed(self, job: Job, error: Exception) -> tuple[Outcome, str]:
@@ -324,8 +333,10 @@ class Worker:
             thread.join()
 
 
-def _as_before(said: str, before: Version | None) -> bool:
-    return before is not None and parts.renewed(said, before.clauses, before.forbidden)[0] == before.text
+def _as_before(new: Summary, before: Version | None) -> bool:
+    if before is None:
+        return False
+    return parts.renewed(new.text, new.statements, before.clauses, before.forbidden)[0] == before.text
 
 
 def _each_once(ids: Iterable[Iterable[str]]) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ reworded. So no statement says what the answer did not. Used by the inference mo
 imports nothing of them.
 """
 
-from popi.statements.form import without_thoughts
+from popi.statements.form import storable, without_thoughts
 from popi.statements.phrases import normal, says_nothing
 from popi.statements.reading import SCHEMA, Bounds, read, request
 from popi.statements.sentences import ended, lines, sentences
@@ -20,5 +20,6 @@ __all__ = [
     "request",
     "says_nothing",
     "sentences",
+    "storable",
     "without_thoughts",
 ]

@@ -5,7 +5,11 @@ import tomllib
 import unicodedata
 from importlib.resources import files
 
-_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_\u3040-\u30ff\u3400-\u9fff]+(?:'[^\W_]+)*")
+_WORD = re.compile(
+    # a character of a script without blanks, a symbol, or a word ("C++" is none of "C")
+    r"[\u3040-\u30ff\u3400-\u9fff\u2190-\u2bff\U0001f000-\U0001faff]"
+    r"|[^\W_\u3040-\u30ff\u3400-\u9fff]+(?:'[^\W_]+)*[+#]*"
+)
 _NOTHING = re.compile(
     r"""[\s("'*]*(?:none|nothing|n/a|no\ (?:clear\ |known\ |particular\ )?(?:preferences?|evidence|summary|signals)
     |(?:there\ is\ )?(?:not\ enough|too\ little|insufficient)\ evidence)
@@ -38,7 +42,7 @@ LETTER = re.compile(r"[^\W\d_]")
 
 
 def words(text: str) -> list[str]:
-    """The words of a text, folded; of scripts without blanks, the characters."""
+    """The words and symbols of a text, folded; of scripts without blanks, the characters."""
     return _WORD.findall(unicodedata.normalize("NFKC", text).casefold().replace("’", "'"))
 
 
@@ -46,7 +50,7 @@ def normal(text: str) -> str:
     """A text so that the same words compare equal however they are written: compatibility forms, case, punctuation and
     white space do not matter.
     """
-    return " ".join(words(text))
+    return " ".join(words(text)) or text.strip()
 
 
 def asks(text: str) -> bool:

@@ -14,7 +14,7 @@ BY_CASE = ("de",)
 """Languages whose rules look for a capital after a full stop. They have no say over a text without capitals."""
 LONGEST_LINE = 4_000
 """Longer lines are cut by the first language alone: the rules for quotation marks take quadratic time."""
-_NO_END = re.compile(r"(?:(?<![^\W_])[^\W\d_\u3040-\u30ff\u3400-\u9fff]\.|[。！？][”’」』])\s*$")
+_NO_END = re.compile(r"(?:(?<![^\s(.])[^\W\d_\u3040-\u30ff\u3400-\u9fff]\.|[。！？][”’」』])\s*$")
 """Initials and abbreviations of single letters; and quotations in Chinese and Japanese, after which a sentence goes on
 as often as it ends."""
 _UNSPACED = re.compile(r"[\u3000-\u30ff\u3400-\u9fff\uff00-\uffef]$")

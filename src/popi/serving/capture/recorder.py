@@ -10,7 +10,7 @@ from popi.serving.capture.answers import read_answer
 from popi.serving.capture.injected import Injected
 from popi.serving.capture.texts import last_message, own_words
 from popi.serving.interfaces import StoredSummary
-from popi.serving.profiles.clauses import statements
+from popi.serving.profiles.clauses import in_any_parts
 from popi.serving.proxy.inject import Api
 from popi.serving.settings import CaptureSettings
 from popi.serving.store import answers
@@ -78,7 +78,7 @@ class Recorder:
 
     def _read(self, tap: "Tap", encoding: str) -> list[KeptAnswer]:
         body = json.loads(tap.body)
-        said = statements(tap.summary.text) if tap.summary is not None else set()
+        said = in_any_parts(tap.summary.text) if tap.summary is not None else set()
         prompt = self._injected.out_of(own_words(last_message(tap.api, body)), said)
         if not prompt:
             return []
