@@ -11,6 +11,10 @@ class DataError(PopiError):
     """User signals, targets or a file of them do not fit their schema."""
 
 
+class AnswerError(DataError):
+    """An inference model's answer holds nothing that can be used. The message says why and quotes nothing of it."""
+
+
 class ConfigError(PopiError):
     """A setting, its type or its value is not one that popi knows."""
 

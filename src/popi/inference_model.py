@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from popi.backends.api import ApiModel
 from popi.backends.batch import values
 from popi.backends.chat import ChatModel, Reply, estimate_tokens
-from popi.errors import DataError, PopiError
+from popi.errors import AnswerError, DataError, PopiError
 from popi.screening import Screened, screened, screened_parts, visible
 from popi.signals.fading import Previous
 from popi.signals.fading import previous as faded
@@ -339,7 +339,7 @@ class ApiInferenceModel:
 
         Raises:
             UpstreamError: the server gave none.
-            DataError: nothing in its answer can be used.
+            AnswerError: nothing in its answer can be used.
             ConfigError: the templates have no place for an old summary.
         """
         result = self.summarize_each([signals], temperature, previous=[previous], forbidden=forbidden)[0]
@@ -402,7 +402,7 @@ class ApiInferenceModel:
                 behind = signals_behind(olds[index]) if beside[index] else 0
                 try:
                     result = self._summary(reply, len(kept), dropped, behind)
-                except DataError as error:
+                except AnswerError as error:
                     result = error
             keep(index, result)
 
@@ -437,7 +437,7 @@ class ApiInferenceModel:
         templates, count, name = self.templates, self.count_tokens, self.chat.name
         if self._prose:
             if not reply.text.strip():
-                raise DataError("the answer is empty")
+                raise AnswerError("the answer is empty")
             return summary_of(templates, reply.text, used, dropped, name, count, reply.tokens, behind)
         nothing = templates.names_no_preference
         said = read(visible(reply.text), cut=reply.cut, own=self._own, bounds=self.bounds, nothing=nothing)

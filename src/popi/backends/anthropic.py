@@ -60,7 +60,7 @@ class Anthropic:
         text = "".join(part for part in parts if isinstance(part, str)).strip()
         reason = answer.get("stop_reason")
         if not text and reason == "refusal":
-            raise UpstreamError("the model refused to answer")
+            raise UpstreamError(f"the model refused to answer (stop_reason {reason!r})")
         if not text:
             raise UpstreamError(f"the model wrote no text (stop_reason {reason!r})")
         thought = any(isinstance(block, dict) and "thinking" in str(block.get("type")) for block in blocks)

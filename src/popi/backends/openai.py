@@ -65,7 +65,7 @@ class OpenAI:
             content = "".join(part for part in parts if isinstance(part, str))
         if not isinstance(content, str) or not content.strip():
             if refused or reason == "content_filter":
-                raise UpstreamError("the model refused to answer")
+                raise UpstreamError(f"the model refused to answer (finish_reason {reason!r})")
             hint = "; raise max_tokens: all of it went into reasoning" if reason == "length" else ""
             raise UpstreamError(f"the model wrote no text (finish_reason {reason!r}){hint}")
         tokens = cls.tokens(answer)

@@ -20,7 +20,7 @@ from popi.serving.capture.recorder import Recorder
 from popi.serving.keys import KeyRing
 from popi.serving.pages.app import Pages
 from popi.serving.profiles.api import ProfileApi, error_body
-from popi.serving.profiles.models import Health
+from popi.serving.profiles.models import Health, InferenceHealth, Ready
 from popi.serving.profiles.openapi import document
 from popi.serving.profiles.service import Profiles
 from popi.serving.proxy.limits import Limits
@@ -146,13 +146,21 @@ class Gateway:
             elif scope["path"] == "/openapi.json":
                 self._openapi = self._openapi or json.dumps(document()).encode()
                 status, body = 200, self._openapi
-            elif scope["path"] == "/healthz" or await self._ready():
+            elif scope["path"] == "/healthz":
                 status, body = 200, Health().model_dump_json().encode()
+            elif await self._ready():
+                status, body = 200, self._readiness().model_dump_json().encode()
             else:
                 status, body = 503, error_body("store", "the store does not answer")
         headers.append((b"content-length", b"%d" % len(body)))
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+
+    def _readiness(self) -> Ready:
+        provider = self._worker.provider if self._worker is not None else None
+        if provider is None:
+            return Ready(inference=None)
+        return Ready(inference=InferenceHealth(state=provider.state, reason=provider.reason or None))
 
     async def _ready(self) -> bool:
         def one(connection: Connection) -> None:

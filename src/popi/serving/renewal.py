@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import chain
 from typing import Literal
@@ -21,9 +21,10 @@ from typing import Literal
 from sqlalchemy import Connection
 
 from popi.backends.usage import Prices, Usage, metered
-from popi.errors import BatchError, DataError, PopiError, StoreError, UpstreamError
+from popi.errors import AnswerError, BatchError, DataError, PopiError, StoreError
 from popi.provenance import Explains
 from popi.screening import screened
+from popi.serving.inference import Provider, passes, reason_of
 from popi.serving.material import Material, material
 from popi.serving.profiles import clauses as parts
 from popi.serving.profiles.models import LONGEST_TEXT
@@ -43,6 +44,8 @@ log = logging.getLogger("popi.gateway.renewal")
 
 Outcome = Literal["renewed", "same", "nothing", "edited", "lost", "failed", "given_up", "waiting"]
 
+RETRIED_SECONDS = 600.0
+"""After an outage that ended, another one has to end so much later to have all who wait tried at once again."""
 MOST_REASONS = 100
 """Signals that a clause is said to rest on; of one that has been carried over for long, the latest found."""
 
@@ -57,6 +60,8 @@ class Worker:
         threads: renewals at once.
         changed: called with tenant and user id when a summary was written, from the worker's threads; may be set anew.
         explains: finds the signals behind what the model wrote; None: nobody does.
+        provider: how the model does, where it is behind an API; checked at the start if `check`.
+        check: see `provider`.
     """
 
     def __init__(
@@ -67,17 +72,22 @@ class Worker:
         threads: int = 1,
         changed: Callable[[str, str], None] = lambda tenant, user_id: None,
         explains: Explains | None = None,
+        provider: Provider | None = None,
+        check: bool = False,
     ) -> None:
         self._database, self._model, self._settings = database, model, settings or RenewalSettings()
         self._explains = explains if self._settings.reasons else None
         self._wishes = getattr(getattr(model, "templates", None), "name", None) == NANO
         self._prices = Prices(self._settings.input_price, self._settings.output_price)
         self.changed = changed
+        self.provider, self._check, self._retried = provider, check, float("-inf")
         self._stop = threading.Event()
         self._threads = [
             threading.Thread(target=self._loop, name=f"popi-renewal-{n}", daemon=True) for n in range(threads)
         ]
         self.metrics = RenewalMetrics()
+        if provider is not None:
+            self.metrics.inference.set_function(lambda: provider.state != "failing")
 
     def start(self) -> None:
         """Begin to work. What waits for a quota tries again: quotas may have been raised.
@@ -86,8 +96,16 @@ class Worker:
             StoreError: the database failed.
         """
         self._database.write(lambda connection: jobs.release(connection, self._database.now(connection)))
+        if self.provider is not None and self._check:
+            threading.Thread(target=self._checked, args=(self.provider,), name="popi-check", daemon=True).start()
         for thread in self._threads:
             thread.start()
+
+    def _checked(self, provider: Provider) -> None:
+        """What was wrong with the model may have been put right before this start: what was given up begins anew."""
+        if provider.check():
+            with suppress(StoreError):
+                self._database.write(lambda connection: jobs.revive(connection, self._database.now(connection)))
 
     def stop(self, seconds: float = 5.0) -> None:
         """Take no further job, and wait a little for those under way; their leases end by themselves."""
@@ -190,7 +208,10 @@ class Worker:
         except Exception as error:
             if isinstance(error, BatchError):
                 error = next(one for one in error.results if isinstance(one, PopiError))
+            if self.provider is not None:
+                self.provider.failed((job.tenant, job.user_id), error)
             return self._failed(job, error)
+        self._worked()
         if not summary.statements and read.old is not None:
             return self._finished(job, "same")
         try:
@@ -219,7 +240,7 @@ class Worker:
         summary = write(self._model, [*read.signals, *read.heard], read.forbidden, read.old)
         text = screened(storable(summary.text)).text.strip()[:LONGEST_TEXT]
         if not text:  # or nothing that a summary may carry: the old one stays
-            raise DataError("nothing in the answer can be used: a summary may not carry what it says")
+            raise AnswerError("nothing in the answer can be used: a summary may not carry what it says")
         if summary.abstained or says_nothing(text):
             return replace(summary, text="", statements=())
         said = summary.statements if text == summary.text else ()
@@ -293,19 +314,28 @@ class Worker:
         summaries.put(connection, *who, text, clauses, "model", now, expected=version, model=summary.model)
         return "renewed"
 
+    def _worked(self) -> None:
+        """The model answered. After an outage, those who wait for it are tried at once, but not again and again."""
+        if self.provider is None or not self.provider.worked():
+            return
+        if time.monotonic() - self._retried >= RETRIED_SECONDS:
+            self._retried = time.monotonic()
+            self._database.write(lambda connection: jobs.hasten(connection, self._database.now(connection)))
+
     def _failed(self, job: Job, error: Exception) -> tuple[Outcome, str]:
-        kind = type(error).__name__
-        if isinstance(error, UpstreamError) and error.status is not None:
-            kind = f"{kind} {error.status}"
-        last = isinstance(error, DataError) or job.attempts + 1 >= self._settings.tries
+        """Try again later. What is not the provider's fault is given up: at once where the answer can't be used, else
+        after some tries.
+        """
+        reason, settings = reason_of(error), self._settings
+        last = not passes(error) and (isinstance(error, DataError) or job.attempts + 1 >= settings.tries)
 
         def back(connection: Connection) -> bool:
             now = self._database.now(connection)
-            wait = min(self._settings.back_off * 2.0**job.attempts, self._settings.longest_back_off)
-            return jobs.postpone(connection, job, now + wait, error=kind, give_up_at=now if last else None)
+            wait = min(settings.back_off * 2.0 ** min(job.attempts, 60), settings.longest_back_off)
+            return jobs.postpone(connection, job, now + wait, error=reason, give_up_at=now if last else None)
 
         held = self._database.write(back)
-        return ("lost" if not held else "given_up" if last else "failed"), kind
+        return ("lost" if not held else "given_up" if last else "failed"), reason
 
     @contextmanager
     def _kept(self, job: Job) -> Iterator[None]:

@@ -37,7 +37,7 @@ def write(
 
     Raises:
         UpstreamError: the server gave none.
-        DataError: nothing in the answer can be used.
+        AnswerError: nothing in the answer can be used.
     """
     if isinstance(model, ApiInferenceModel):
         return model.summarize(signals, previous=previous, forbidden=forbidden)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from popi.errors import DataError
+from popi.errors import AnswerError
 from popi.statements.form import parts, storable, without_thoughts, without_unfinished
 from popi.statements.phrases import ADDRESSED, LETTER, REFUSAL, asks, normal, says_nothing, words
 
@@ -71,11 +71,11 @@ def read(
         nothing: whether a statement says that nothing is known.
 
     Raises:
-        DataError: nothing in it can be used. The message says why, and quotes nothing of it.
+        AnswerError: nothing in it can be used. The message says why, and quotes nothing of it.
     """
     text = without_thoughts(storable(answer[:LONGEST_ANSWER])).strip()
     if not text:
-        raise DataError("the answer is nothing but hidden reasoning" if answer.strip() else "the answer is empty")
+        raise AnswerError("the answer is nothing but hidden reasoning" if answer.strip() else "the answer is empty")
     found = parts(text)
     if found.whole and not found.parts:
         return []
@@ -83,15 +83,15 @@ def read(
     if (cut or len(answer) > LONGEST_ANSWER) and not found.whole:
         said = without_unfinished(found)
         if not said:
-            raise DataError("the answer was cut off within its first statement; raise max_tokens")
+            raise AnswerError("the answer was cut off within its first statement; raise max_tokens")
     if not said:
-        raise DataError("nothing in the answer can be used: it holds no text")
+        raise AnswerError("nothing in the answer can be used: it holds no text")
     return _usable(said, own, bounds or Bounds(), nothing)
 
 
 def _usable(said: Sequence[str], own: str, bounds: Bounds, nothing: Callable[[str], bool]) -> list[str]:
     if REFUSAL.match(said[0]):
-        raise DataError("the model refused to write a summary")
+        raise AnswerError("the model refused to write a summary")
     own_runs, own_lines = set(_runs(own)), {normal(line) for line in own.splitlines()}
     numbered = Counter(map(_numberless, said))
     seen: set[str] = set()
@@ -114,7 +114,7 @@ def _usable(said: Sequence[str], own: str, bounds: Bounds, nothing: Callable[[st
             usable.append(part)
         seen.add(same)
     if not usable and not nothing_known:
-        raise DataError(f"nothing in the answer can be used: {dropped.most_common(1)[0][0]}")
+        raise AnswerError(f"nothing in the answer can be used: {dropped.most_common(1)[0][0]}")
     return usable[: bounds.clauses]
 
 

@@ -24,7 +24,18 @@ OWN = "\n".join(message["content"] for message in Templates.load("default").infe
 def test_the_corpus_is_as_large_as_it_should_be() -> None:
     assert len(CORPUS) >= 150 and len({row["lang"] for row in CORPUS}) >= 12
     kinds = Counter(row["kind"] for row in CORPUS)
-    assert kinds.keys() >= {"prose", "lines", "list", "markdown", "json", "think", "refusal", "repeats", "recites", "cut"}
+    assert kinds.keys() >= {
+        "prose",
+        "lines",
+        "list",
+        "markdown",
+        "json",
+        "think",
+        "refusal",
+        "repeats",
+        "recites",
+        "cut",
+    }
 
 
 @pytest.mark.parametrize("row", CORPUS, ids=[f"{n}-{row['lang']}-{row['kind']}" for n, row in enumerate(CORPUS, 1)])

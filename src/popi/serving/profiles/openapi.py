@@ -6,7 +6,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 import popi
-from popi.serving.profiles.models import LONGEST_ID, ErrorAnswer, Health, ImportedUser
+from popi.serving.profiles.models import LONGEST_ID, ErrorAnswer, Health, ImportedUser, Ready
 from popi.serving.profiles.routes import EVERY, ROUTES, Route
 from popi.signals.types import User
 
@@ -33,6 +33,7 @@ _REF = "#/components/schemas/{model}"
 def document() -> dict[str, Any]:
     """The whole document."""
     asked: list[tuple[type[BaseModel], JsonSchemaMode]] = [(ErrorAnswer, "serialization"), (Health, "serialization")]
+    asked.append((Ready, "serialization"))
     asked += [(route.body, "validation") for route in ROUTES if route.body is not None]
     asked += [(route.answer, "serialization") for route in ROUTES]
     asked += [(ImportedUser, "validation"), (User, "serialization")]
@@ -56,7 +57,7 @@ def document() -> dict[str, Any]:
             operation["requestBody"] = {"required": True, "content": content}
         paths.setdefault(route.path, {})[route.method.lower()] = operation
     for path, about in (("/healthz", "The process is up."), ("/readyz", "The store answers, too.")):
-        answers = {"200": _json("It is.", schema(Health, "serialization"))}
+        answers = {"200": _json("It is.", schema(Ready if path == "/readyz" else Health, "serialization"))}
         if path == "/readyz":
             answers["503"] = _json(REASONS[503], schema(ErrorAnswer, "serialization"))
         paths[path] = {"get": {"operationId": path[1:], "summary": about, "security": [], "responses": answers}}
