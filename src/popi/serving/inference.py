@@ -217,12 +217,15 @@ _SETTINGS = {
     "output_config": "structured = false",
 }
 _KNOWN = frozenset(
-    """a access again an and api are argument arguments bad balance be been billing can can't cannot check context credit
-    credits current currently denied deployment did do does doesn't error exceeded exist expected expired failed
-    field fields for found from gateway has have high in incorrect input instead insufficient internal invalid is
-    it json_schema key later length limit limits load loaded long max_completion_tokens max_tokens maximum missing
-    model must no not of on only or organization out output output_config overloaded parameter parameters path
-    permission plan please project prompt provided quota rate reached reasoning_effort request requests requires
-    response_format retry server service supported temperature the this timeout to token tokens too top_p try type
-    unauthorized unavailable unexpected unknown unprocessable unrecognized unsupported url use value with you your""".split()
+    """
+    a access again an and api are argument arguments bad balance be been billing can can't cannot check context
+    credit credits current currently denied deployment did do does doesn't error exceeded exist expected expired
+    failed field fields for found from gateway has have high in incorrect input instead insufficient internal
+    invalid is it json_schema key later length limit limits load loaded long max_completion_tokens max_tokens
+    maximum missing model must no not of on only or organization out output output_config overloaded parameter
+    parameters path permission plan please project prompt provided quota rate reached reasoning_effort request
+    requests requires response_format retry server service supported temperature the this timeout to token tokens
+    too top_p try type unauthorized unavailable unexpected unknown unprocessable unrecognized unsupported url use
+    value with you your
+    """.split()
 )

@@ -34,7 +34,7 @@ def test_a_file_with_everything(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("x = 1", "\\[proxy\\], \\[renewal\\], \\[capture\\], \\[page\\] alone"),
+        ("x = 1", "\\[proxy\\], \\[inference\\], \\[renewal\\], \\[capture\\], \\[page\\] alone"),
         ("[capture]\ntenant = ['a']", "no setting 'tenant'.*tenants"),
         ("[capture]\ntenants = 'shop'", "capture.tenants.*valid tuple.*'shop'"),
         ("[capture]\nhours = 0", "capture.hours.*greater than 0; got 0"),

@@ -119,7 +119,7 @@ class Bans:
         self._contents = [_content(one) for one in listed]
 
     def hit(self, text: str) -> bool:
-        """Whether `text` says one of them: the same words, alone or within others, in any language; or in other words."""
+        """Whether `text` says one of them: in the same words of any language, alone or within others, or in others."""
         plain = f" {normal(text)} "
         if any(one == plain or (one.count(" ") > LEAST_WORDS and one in plain) for one in self._normal):
             return True
