@@ -27,7 +27,7 @@ def main(users: int) -> None:
             silent += 1
             continue
         text = summary.text
-        clauses = split(text)
+        clauses = split(text, wishes=True)
         began = time.perf_counter()
         weights = way.weights(signals, text, clauses)
         seconds += time.perf_counter() - began

@@ -11,6 +11,10 @@ class DataError(PopiError):
     """User signals, targets or a file of them do not fit their schema."""
 
 
+class AnswerError(DataError):
+    """An inference model's answer holds nothing that can be used. The message says why and quotes nothing of it."""
+
+
 class ConfigError(PopiError):
     """A setting, its type or its value is not one that popi knows."""
 
@@ -31,6 +35,7 @@ class UpstreamError(PopiError):
         passing: popi tried again, and it did not help; later it may.
         for_all: every further request would meet the same: no such model, a key that is not taken.
         fault: why there was no answer: `timeout`, `unreachable`, `certificate`, `proxy` or `broken`.
+        words: what the server said of it. They may quote the request, and with it a user.
     """
 
     def __init__(
@@ -41,9 +46,10 @@ class UpstreamError(PopiError):
         passing: bool = False,
         for_all: bool = False,
         fault: str | None = None,
+        words: str = "",
     ) -> None:
         super().__init__(message)
-        self.status, self.passing, self.for_all, self.fault = status, passing, for_all, fault
+        self.status, self.passing, self.for_all, self.fault, self.words = status, passing, for_all, fault, words
 
 
 class GatewayError(PopiError):

@@ -12,6 +12,7 @@ from popi.errors import PopiError
 from popi.signals.fading import Previous, previous
 from popi.signals.neutralise import neutralise
 from popi.signals.types import Signal
+from popi.statements import without_thoughts
 
 if TYPE_CHECKING:
     from popi.inference_model import ApiInferenceModel, InferenceModel
@@ -198,7 +199,7 @@ class Named:
         reply = self._model.chat.chat_many([messages], max_tokens=32 + 16 * len(clauses))[0]
         if isinstance(reply, PopiError):
             raise reply
-        named = read_numbers(reply.text, len(clauses), len(places))
+        named = read_numbers(without_thoughts(reply.text), len(clauses), len(places))
         return [[places[k] for k in numbers] for numbers in named]
 
 

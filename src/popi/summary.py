@@ -19,6 +19,7 @@ class Summary:
             in them. The generator then answers the plain prompt (docs/evidence.md).
         left_out: kinds of things (`popi.screening.Kind`) for the sake of which part of what the model wrote, or all
             of it, is not in `text`.
+        statements: the statements that `text` joins, where the model was asked for statements.
     """
 
     text: str
@@ -29,6 +30,7 @@ class Summary:
     abstained: bool = False
     left_out: tuple[str, ...] = field(default=())
     rests_on: int = 0
+    statements: tuple[str, ...] = field(default=(), compare=False)
 
     def __str__(self) -> str:
         return self.text

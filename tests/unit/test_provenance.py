@@ -107,7 +107,7 @@ def test_leave_one_out_finds_the_evidence_of_the_nano_world(precision: Any) -> N
         if summary.abstained:
             continue
         text = summary.text
-        clauses = split(text)
+        clauses = split(text, wishes=True)
         for clause, found in zip(clauses, way.explain(signals, text, clauses), strict=True):
             truth = [is_evidence(one, next(iter(named_attributes(clause)))) for one in signals]
             base += truth

@@ -1,5 +1,6 @@
 """The messages API of Anthropic."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from popi.backends.chat import Messages, Reply
@@ -31,6 +32,11 @@ class Anthropic:
         return request | ({"system": system} if system else {})
 
     @staticmethod
+    def structured(schema: Mapping[str, Any]) -> dict[str, Any]:
+        """The fields that have the answer follow a JSON schema."""
+        return {"output_config": {"format": {"type": "json_schema", "schema": schema}}}
+
+    @staticmethod
     def tokens(answer: dict[str, Any]) -> tuple[int, int] | None:
         """(input, output) tokens; input read from or written to a cache counts too. None if not told."""
         usage = answer.get("usage")
@@ -52,9 +58,12 @@ class Anthropic:
             raise UpstreamError(f"the answer has no list `content`; it has {sorted(answer)}; is this Anthropic's API?")
         parts = [block.get("text") for block in blocks if isinstance(block, dict) and block.get("type") == "text"]
         text = "".join(part for part in parts if isinstance(part, str)).strip()
+        reason = answer.get("stop_reason")
+        if not text and reason == "refusal":
+            raise UpstreamError(f"the model refused to answer (stop_reason {reason!r})")
         if not text:
-            raise UpstreamError(f"the model wrote no text (stop_reason {answer.get('stop_reason')!r})")
+            raise UpstreamError(f"the model wrote no text (stop_reason {reason!r})")
         thought = any(isinstance(block, dict) and "thinking" in str(block.get("type")) for block in blocks)
         tokens = cls.tokens(answer)
         # Thinking is in the count and is not told apart: then the text's own length is not known.
-        return Reply(text, tokens[1] if tokens and not thought else None)
+        return Reply(text, tokens[1] if tokens and not thought else None, reason == "max_tokens")

@@ -1,5 +1,6 @@
 """A chat model behind an API: the counterpart of `LocalModel`, without weights, tokenizer or torch."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -12,7 +13,7 @@ from popi.backends.retries import Retries
 from popi.backends.upstream import TOTAL_S, Session, Upstream
 from popi.backends.usage import Prices, Usage, meter
 from popi.config.http import HttpConfig
-from popi.errors import ConfigError, PopiError
+from popi.errors import ConfigError, PopiError, UpstreamError
 
 
 class WireFormat(Protocol):
@@ -31,6 +32,10 @@ class WireFormat(Protocol):
         """The request."""
         ...
 
+    def structured(self, schema: Mapping[str, Any]) -> dict[str, Any]:
+        """The fields that have the answer follow a JSON schema."""
+        ...
+
     def tokens(self, answer: dict[str, Any]) -> tuple[int, int] | None:
         """The answer's (input, output) tokens."""
         ...
@@ -41,6 +46,8 @@ class WireFormat(Protocol):
 
 
 PROTOCOLS: dict[str, WireFormat] = {"openai": OpenAI(), "anthropic": Anthropic()}
+_OF_A_SCHEMA = re.compile(r"response_?format|output_?(?:config|format)|json_?schema|structured|guided|grammar", re.I)
+"""Words of a server that refuses to follow a JSON schema."""
 
 
 class ApiModel:
@@ -56,6 +63,8 @@ class ApiModel:
 
     def __init__(self, upstream: Upstream, name: str, wire: WireFormat, extra: Mapping[str, Any] | None = None) -> None:
         self.upstream, self.name, self.wire, self.extra = upstream, name, wire, dict(extra or {})
+        self.takes_schema = True
+        """Until the server has refused one."""
 
     @classmethod
     def connect(
@@ -118,13 +127,35 @@ class ApiModel:
         """What was asked of the server so far."""
         return self.upstream.usage
 
-    async def chat(self, session: Session, messages: Messages, max_tokens: int, temperature: float = 0.0) -> Reply:
+    async def chat(
+        self,
+        session: Session,
+        messages: Messages,
+        max_tokens: int,
+        temperature: float = 0.0,
+        schema: Mapping[str, Any] | None = None,
+    ) -> Reply:
         """Answer one conversation, for callers with an event loop of their own.
+
+        With `schema` the answer is asked for as JSON. A server that refuses the field that says so is asked without it,
+        from then on each time.
 
         Raises:
             UpstreamError: there is no answer, or no text in it.
         """
-        body = {"model": self.name} | self.wire.body(messages, max_tokens, temperature) | self.extra
+        if schema is not None and self.takes_schema:
+            try:
+                return await self._chat(session, messages, max_tokens, temperature, self.wire.structured(schema))
+            except UpstreamError as error:
+                if error.status not in (400, 404, 415, 422, 501) or _OF_A_SCHEMA.search(error.words) is None:
+                    raise
+                self.takes_schema = False
+        return await self._chat(session, messages, max_tokens, temperature, {})
+
+    async def _chat(
+        self, session: Session, messages: Messages, max_tokens: int, temperature: float, fields: Mapping[str, Any]
+    ) -> Reply:
+        body = {"model": self.name} | self.wire.body(messages, max_tokens, temperature) | {**fields, **self.extra}
         body = {field: value for field, value in body.items() if value is not None}
         used = meter()
         used.requests += 1
@@ -144,10 +175,13 @@ class ApiModel:
         max_tokens: int,
         temperature: float = 0.0,
         on_result: Callable[[int, Reply | PopiError], None] | None = None,
+        schema: Mapping[str, Any] | None = None,
     ) -> list[Reply | PopiError]:
-        """Answer every conversation: aligned with them, a reply or the error in its place (see `ChatModel`)."""
+        """Answer every conversation: aligned with them, a reply or the error in its place (see `ChatModel`). `schema`:
+        as `chat` takes it.
+        """
 
         async def ask(session: Session, messages: Messages) -> Reply:
-            return await self.chat(session, messages, max_tokens, temperature)
+            return await self.chat(session, messages, max_tokens, temperature, schema)
 
         return send_all(self.upstream, ask, conversations, on_result)

@@ -17,10 +17,12 @@ class Reply:
     Attributes:
         text: the text, without white space around it.
         tokens: its length as the server counted it, hidden reasoning left out; None where it did not say.
+        cut: it hit the token limit.
     """
 
     text: str
     tokens: int | None = None
+    cut: bool = False
 
 
 class ChatModel(Protocol):

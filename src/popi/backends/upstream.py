@@ -158,30 +158,37 @@ class Session:
                     status=reply.status,
                 )
             if answer.get("error"):  # gateways report what failed behind them in an answer that is none
-                words = upstream.scrub(f"{target}: the answer is an error: {_words(reply.body)}")
-                raise UpstreamError(words, status=reply.status)
+                words = upstream.scrub(_words(reply.body))
+                message = upstream.scrub(f"{target}: the answer is an error: {words}")
+                raise UpstreamError(message, status=reply.status, words=words)
             if tokens is not None:
                 upstream.usage.add(tokens(answer))
             return answer
         status = reply.status
-        message = upstream.scrub(f"{target}: {status} {reply.reason}: {_words(reply.body)}")
+        words = upstream.scrub(_words(reply.body))
+        message = upstream.scrub(f"{target}: {status} {reply.reason}: {words}")
         if worth_a_retry(status):
-            raise _Passing(message, status, retry_after(reply.named))
+            raise _Passing(message, status, retry_after(reply.named), words=words)
         if status in FOR_ALL:
             message += f"; check the {FOR_ALL[status]}"
             if status in (401, 403) and upstream._key is None:
                 message += " (no key was sent: name its environment variable with key_env, --key-env)"
-        raise UpstreamError(message, status=status, for_all=status in FOR_ALL)
+        raise UpstreamError(message, status=status, for_all=status in FOR_ALL, words=words)
 
 
 class _Passing(Exception):
     """A failure that a retry may cure; `asked` is the wait in seconds that the server asked for."""
 
     def __init__(
-        self, message: str, status: int | None = None, asked: float | None = None, fault: str | None = None
+        self,
+        message: str,
+        status: int | None = None,
+        asked: float | None = None,
+        fault: str | None = None,
+        words: str = "",
     ) -> None:
         super().__init__(message)
-        self.status, self.asked, self.fault = status, asked, fault
+        self.status, self.asked, self.fault, self.words = status, asked, fault, words
 
 
 def _given_up(failure: _Passing, retries: int, policy: Retries) -> UpstreamError:
@@ -189,7 +196,9 @@ def _given_up(failure: _Passing, retries: int, policy: Retries) -> UpstreamError
         end = f"the server asks to wait {failure.asked:g} seconds, longer than {policy.longest:g}; try again later"
     else:
         end = f"given up after {retries + 1} tries"
-    return UpstreamError(f"{failure}; {end}", status=failure.status, fault=failure.fault, passing=True)
+    return UpstreamError(
+        f"{failure}; {end}", status=failure.status, fault=failure.fault, passing=True, words=failure.words
+    )
 
 
 def _json(content: bytes) -> Any:

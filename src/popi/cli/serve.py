@@ -14,6 +14,7 @@ from popi.cli.shared import Force, Method, console, loading, need_training, out
 from popi.errors import ConfigError, DataError, ModelError
 
 if TYPE_CHECKING:
+    from popi.serving.inference import InferenceSettings
     from popi.serving.renewal import Worker
     from popi.serving.store.database import Database
 
@@ -34,15 +35,13 @@ StoreUrl = Annotated[
     ),
 ]
 Tenant = Annotated[str, typer.Option(help="Whose users: the name of an app or team.")]
-Settings = Annotated[
-    Path | None, typer.Option("--config", help="TOML file with [proxy] and [renewal] (docs/serving.md).")
-]
+Settings = Annotated[Path | None, typer.Option("--config", help="TOML file of settings (docs/gateway_settings.md).")]
 InferenceUrl = Annotated[
     str | None,
     typer.Option("--inference-url", help="URL of the LLM that writes summaries: https://host/v1.", metavar="URL"),
 ]
 InferenceModelName = Annotated[str | None, typer.Option(help="That LLM, as its API calls it.")]
-InferenceProtocol = Annotated[str, typer.Option(help="What its API speaks: openai or anthropic.")]
+InferenceProtocol = Annotated[str | None, typer.Option(help="What its API speaks: openai or anthropic.")]
 InferenceKeyEnv = Annotated[str | None, typer.Option(help="Environment variable with the key for it.")]
 
 
@@ -60,7 +59,7 @@ def serve(
     settings: Settings = None,
     inference_url: InferenceUrl = None,
     inference_model: InferenceModelName = None,
-    inference_protocol: InferenceProtocol = "openai",
+    inference_protocol: InferenceProtocol = None,
     inference_key_env: InferenceKeyEnv = None,
     worker: Annotated[bool, typer.Option("--worker/--no-worker", help="Renew summaries in this process.")] = True,
     demo: Annotated[
@@ -85,12 +84,11 @@ def serve(
 
     found = read(settings, upstream=upstream, upstream_key=_key(upstream_key_env))
     database = _open(store)
+    inference = _inference(settings, inference_url, inference_model, inference_protocol, inference_key_env)
     renewer = None
-    if inference_url is not None and worker:
-        renewer = _api_worker(
-            database, settings, inference_url, inference_model, inference_protocol, inference_key_env, threads=4
-        )
-    elif worker and inference_url is None:
+    if inference.url is not None and worker:
+        renewer = _api_worker(database, settings, inference)
+    elif worker:
         console.print(
             "no inference model: signals are stored, but summaries are not renewed here; name one with "
             "--inference-url and --inference-model, or start `popi worker`",
@@ -107,7 +105,7 @@ def worker(
     model: Annotated[str | None, typer.Option(help="Or a model: `nano`, a folder, a GGUF file or a hub id.")] = None,
     inference_url: InferenceUrl = None,
     inference_model: InferenceModelName = None,
-    inference_protocol: InferenceProtocol = "openai",
+    inference_protocol: InferenceProtocol = None,
     inference_key_env: InferenceKeyEnv = None,
     settings: Settings = None,
     threads: Annotated[
@@ -120,18 +118,22 @@ def worker(
 ) -> None:
     """Renew stale summaries, until stopped. Any number of workers may share a store."""
     _need_serving()
-    if (run, model, inference_url).count(None) != 2:
+    if sum(one is not None for one in (run, model, inference_url)) > 1:
         raise typer.BadParameter("name what writes summaries: --run, --model or --inference-url, one of the three")
-    if inference_url is None and threads not in (None, 1):
+    local = run is not None or model is not None
+    inference = _inference(settings, inference_url, inference_model, inference_protocol, inference_key_env, threads)
+    if not local and inference.url is None:
+        raise typer.BadParameter(
+            "name what writes summaries: --run, --model or --inference-url (or [inference]), one of the three"
+        )
+    if local and threads not in (None, 1):
         raise typer.BadParameter("--threads goes with --inference-url; a model in this process writes one at a time")
     from popi.serving.proxy.logs import to_stderr
 
     to_stderr()
     database = _open(store)
-    if inference_url is not None:
-        renewer = _api_worker(
-            database, settings, inference_url, inference_model, inference_protocol, inference_key_env, threads or 4
-        )
+    if not local:
+        renewer = _api_worker(database, settings, inference)
     else:
         renewer = _local_worker(database, settings, run, method, model)
     if metrics_port is not None:
@@ -295,6 +297,23 @@ def users_rebuild(
     console.print(f"the summary of {user_id!r} will be written anew", highlight=False, markup=False)
 
 
+@users_app.command("renew")
+def users_renew(
+    failed: Annotated[bool, typer.Option("--failed", help="Those whose renewals were given up.")] = False,
+    tenant: Annotated[str | None, typer.Option(help="Of one tenant alone; by default of all.")] = None,
+    store: StoreUrl = STORE,
+) -> None:
+    """Have summaries renewed that are behind; a worker does it. For one user: `popi users rebuild`."""
+    _need_serving()
+    from popi.serving.store import jobs
+
+    if not failed:
+        raise typer.BadParameter("say whose: --failed, those whose renewals were given up")
+    database = _open(store)
+    revived = database.write(lambda connection: jobs.revive(connection, database.now(connection), tenant))
+    console.print(f"{revived} renewals begin anew", highlight=False)
+
+
 @users_app.command("erase")
 def users_erase(
     user_id: Annotated[str, typer.Argument(help="The user.")], tenant: Tenant = "default", store: StoreUrl = STORE
@@ -331,26 +350,41 @@ def _key(variable: str | None) -> Any:
     return SecretStr(key)
 
 
-def _api_worker(
-    database: "Database",
+def _inference(
     settings: Path | None,
-    url: str,
-    name: str | None,
-    protocol: str,
+    url: str | None,
+    model: str | None,
+    protocol: str | None,
     key_env: str | None,
-    threads: int,
-) -> "Worker":
-    if name is None:
+    threads: int | None = None,
+) -> "InferenceSettings":
+    from popi.serving.inference import read
+
+    found = read(settings, url=url, model=model, protocol=protocol, key_env=key_env, threads=threads)
+    if found.url is not None and found.model is None:
         raise typer.BadParameter("--inference-url needs --inference-model: the model, as the API calls it")
+    return found
+
+
+def _api_worker(database: "Database", settings: Path | None, inference: "InferenceSettings") -> "Worker":
     from popi.backends.retries import Retries
-    from popi.inference_model import InferenceModel
     from popi.provenance import explainer
+    from popi.serving.inference import Provider
     from popi.serving.renewal import Worker
     from popi.serving.settings import of_worker
 
-    given, retries = of_worker(settings), Retries(1)  # the worker tries again
-    model = InferenceModel.from_api(url, name, protocol, key_env=key_env, retries=retries, http=given.http)
-    return Worker(database, model, given.renewal, threads, explains=explainer(model), keep=given.profiles.keep)
+    given = of_worker(settings)
+    model = inference.connect(retries=Retries(1), http=given.http)  # the worker tries again
+    return Worker(
+        database,
+        model,
+        given.renewal,
+        inference.threads,
+        explains=explainer(model),
+        keep=given.profiles.keep,
+        provider=Provider(model),
+        check=inference.check,
+    )
 
 
 def _local_worker(

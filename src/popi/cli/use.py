@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from popi.backends.api import ApiModel
+    from popi.backends.usage import Prices
     from popi.inference_model import InferenceModel
     from popi.signals.types import User
     from popi.summary import Summary
@@ -68,14 +69,21 @@ def infer(
     method: Method = None,
     api: Api = None,
     api_model: ApiName = None,
-    protocol: Protocol = "openai",
+    protocol: Annotated[
+        str | None, typer.Option(help="What the API speaks: openai (if not given) or anthropic.")
+    ] = None,
     key_env: KeyEnv = None,
     api_extra: Extra = None,
+    settings: Annotated[
+        Path | None,
+        typer.Option("--config", help="TOML file whose [inference] names a model API (docs/gateway_settings.md)."),
+    ] = None,
     concurrency: Concurrency = 8,
     price_in: PriceIn = None,
     price_out: PriceOut = None,
     max_tokens: Annotated[
-        int | None, typer.Option(min=1, help="With --api or --model: most tokens of a summary; 256 if not given.")
+        int | None,
+        typer.Option(min=1, help="Maximum tokens of a summary; if not given, 512 with --api and 256 with --model."),
     ] = None,
     token_budget: Annotated[
         int | None,
@@ -94,11 +102,14 @@ def infer(
     force: Force = False,
 ) -> None:
     """Write a preference summary for every user of a file, one JSON object a line."""
-    if (run, model, api).count(None) != 2:
-        raise typer.BadParameter("name a trained run with --run, a model with --model, or --api: one of the three")
+    by_api = api is not None or settings is not None
+    if [run is None, model is None, not by_api].count(True) != 2:
+        raise typer.BadParameter(
+            "name a trained run with --run, a model with --model, or --api (or --config): one of the three"
+        )
     if run is None and method is not None:
         raise typer.BadParameter("--method names a method of a run; it does not go with --model or --api")
-    if api is None:
+    if not by_api:
         _only_with_api(api_model, key_env, api_extra, price_in, price_out)
     if run is not None and (max_tokens or token_budget):
         raise typer.BadParameter("--max-tokens and --token-budget go with --api or --model; a run has its own")
@@ -106,7 +117,7 @@ def infer(
         raise typer.BadParameter("--chat-template, --template, --dtype and --device go with --model; a run has its own")
     if check and run is None:
         raise typer.BadParameter("--check needs the generator of a run: it goes with --run")
-    if resume and (api is None or output is None or force):
+    if resume and (not by_api or output is None or force):
         raise typer.BadParameter("--resume goes on with the --out file of an --api; it does not go with --force")
     from popi.signals.jsonl import read_users, refuse_existing, write_rows
     from popi.summary_file import SummaryFile, summary_row, write_summaries
@@ -115,11 +126,23 @@ def infer(
         refuse_existing(output, force or resume)
         if output.exists() and users.exists() and output.samefile(users):
             raise DataError(f"{output}: is the file of users itself; name another file with --out")
-    if api is not None:
-        chat = connect(api, api_model, protocol, key_env, api_extra, concurrency, price_in, price_out)
-        from popi.inference_model import ApiInferenceModel
+    if by_api:
+        from popi.serving.inference import read
 
-        writer = ApiInferenceModel(chat, max_tokens=max_tokens or 256, token_budget=token_budget or 8192)
+        if settings is None and api_model is None:
+            raise typer.BadParameter("--api needs --api-model: the model, as the API calls it")
+        inference = read(
+            settings,
+            url=api,
+            model=api_model,
+            protocol=protocol,
+            key_env=key_env,
+            max_tokens=max_tokens,
+            token_budget=token_budget,
+        )
+        prices, fields = _prices(price_in, price_out), inference.fields() | fields_of(api_extra)
+        writer = inference.connect(concurrency=concurrency, prices=prices, extra=fields)
+        chat: Any = writer.chat
         file = SummaryFile(output, chat.name, force=force, resume=resume)
         try:
             with progress_bars() as progress:
@@ -258,14 +281,20 @@ def connect(
     """The model that a command's options name."""
     if name is None:
         raise typer.BadParameter("--api needs --api-model: the model, as the API calls it")
-    if (price_in is None) != (price_out is None):
-        raise typer.BadParameter("a cost needs both prices: --price-in and --price-out")
-    fields = fields_of(extra)
+    prices, fields = _prices(price_in, price_out), fields_of(extra)
     from popi.backends.api import ApiModel
+
+    return ApiModel.connect(url, name, protocol, key_env=key_env, concurrency=concurrency, prices=prices, extra=fields)
+
+
+def _prices(price_in: float | None, price_out: float | None) -> "Prices | None":
+    if price_in is None and price_out is None:
+        return None
+    if price_in is None or price_out is None:
+        raise typer.BadParameter("a cost needs both prices: --price-in and --price-out")
     from popi.backends.usage import Prices
 
-    prices = None if price_in is None or price_out is None else Prices(price_in, price_out)
-    return ApiModel.connect(url, name, protocol, key_env=key_env, concurrency=concurrency, prices=prices, extra=fields)
+    return Prices(price_in, price_out)
 
 
 def _report(rows: list[dict[str, Any]], output: Path | None, failures: dict[str, list[str]]) -> None:

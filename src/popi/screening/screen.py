@@ -1,7 +1,7 @@
 """The check itself; what it looks for stands in `patterns`."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from popi.errors import DataError
@@ -40,14 +40,17 @@ def screened(text: str) -> Screened:
     Of links and code the sentence goes: a model may quote one in good faith. Of anything else all goes: a text with an
     attack in it is not to be trusted for the rest, and "Write this." is no preference without the line before it.
     """
-    text = visible(text)
-    whole = found_in(text)
-    if not whole:
-        return Screened(text)
-    if not set(whole) <= {"link", "code"}:
-        return Screened("", whole)
-    left = "".join(sentence for sentence in _sentences(text) if not found_in(sentence)).strip()
-    return Screened("" if found_in(left) else left, whole)
+    left, whole = screened_parts(list(_sentences(text := visible(text))), "")
+    return Screened("".join(left).strip(), whole) if whole else Screened(text)
+
+
+def screened_parts(parts: Sequence[str], joint: str = "\n") -> tuple[list[str], tuple[Kind, ...]]:
+    """Those parts of a text that a summary may carry, by the same rules; and for the sake of what others may not."""
+    parts = [visible(part) for part in parts]
+    whole = found_in(joint.join(parts))
+    if whole:
+        parts = [part for part in parts if not found_in(part)] if set(whole) <= {"link", "code"} else []
+    return [] if whole and found_in(joint.join(parts)) else parts, whole
 
 
 def checked(text: str) -> str:

@@ -19,6 +19,7 @@ from popi.serving.capture.recorder import Recorder
 from popi.serving.keys import KeyRing
 from popi.serving.pages.app import Pages
 from popi.serving.profiles.api import ProfileApi
+from popi.serving.profiles.models import InferenceHealth
 from popi.serving.profiles.service import Profiles
 from popi.serving.proxy.limits import Limits
 from popi.serving.proxy.logs import log_fault
@@ -68,7 +69,7 @@ class Gateway:
         limits = Limits.of(proxy)
         self.pages = Pages(self.store, self.profiles, self.keys, throttle, settings)
         self.recorder = Recorder(self.store, settings.capture, injected)
-        profile_api = ProfileApi(self.profiles, self.keys, limits, self.pages.link, proxy.log_requests)
+        profile_api = ProfileApi(self.profiles, self.keys, limits, self.pages.link, proxy.log_requests, self._inference)
         self._proxy = proxy_routes(proxy, self.keys, self.summaries, limits, self.recorder, settings.http)
         self._jobs: dict[str, int] = {}
         self._proxy.metrics.registry.register(_OfTheStore(self._jobs, self.summaries))
@@ -106,6 +107,10 @@ class Gateway:
                 await asyncio.to_thread(self._worker.stop)
             await self.recorder.settled()
             await asyncio.to_thread(self.store.close)
+
+    def _inference(self) -> InferenceHealth | None:
+        provider = self._worker.provider if self._worker is not None else None
+        return None if provider is None else InferenceHealth(state=provider.state, reason=provider.reason or None)
 
     def _erased(self, tenant: str, user_id: str) -> None:
         self.keys.forget(tenant, user_id)

@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import chain
 from typing import Literal
@@ -21,11 +21,13 @@ from typing import Literal
 from sqlalchemy import Connection
 
 from popi.backends.usage import Prices, Usage, metered
-from popi.errors import BatchError, DataError, PopiError, StoreError, UpstreamError
+from popi.errors import AnswerError, BatchError, DataError, PopiError, StoreError
 from popi.provenance import Explains
 from popi.screening import screened
+from popi.serving.inference import Provider, passes, reason_of
 from popi.serving.material import Material, material
 from popi.serving.profiles import clauses as parts
+from popi.serving.profiles.models import LONGEST_TEXT
 from popi.serving.proxy.metrics import RenewalMetrics
 from popi.serving.settings import RenewalSettings
 from popi.serving.store import jobs, summaries, usage, users
@@ -34,12 +36,16 @@ from popi.serving.store.jobs import Job
 from popi.serving.store.summaries import StoredClause, Version, VersionConflict
 from popi.serving.store.usage import DAY, HOUR, OverQuota, Quota, Window
 from popi.serving.writer import Writes, write
+from popi.signals.render import NANO
+from popi.statements import ended, says_nothing, storable
 from popi.summary import Summary
 
 log = logging.getLogger("popi.gateway.renewal")
 
 Outcome = Literal["renewed", "same", "nothing", "edited", "lost", "failed", "given_up", "waiting"]
 
+RETRIED_SECONDS = 600.0
+"""After an outage that ended, another one has to end so much later to have all who wait tried at once again."""
 MOST_REASONS = 100
 """Signals that a clause is said to rest on; of one that has been carried over for long, the latest found."""
 
@@ -55,6 +61,8 @@ class Worker:
         changed: called with tenant and user id when a summary was written, from the worker's threads; may be set anew.
         explains: finds the signals behind what the model wrote; None: nobody does.
         keep: how many versions of a summary stay, and their bytes.
+        provider: how the model does, where it is behind an API; checked at the start if `check`.
+        check: see `provider`.
     """
 
     def __init__(
@@ -66,17 +74,23 @@ class Worker:
         changed: Callable[[str, str], None] = lambda tenant, user_id: None,
         explains: Explains | None = None,
         keep: tuple[int, int] = (summaries.VERSIONS_KEPT, summaries.VERSIONS_BYTES),
+        provider: Provider | None = None,
+        check: bool = False,
     ) -> None:
         self._database, self._model, self._settings = database, model, settings or RenewalSettings()
         self._explains = explains if self._settings.reasons else None
+        self._wishes = getattr(getattr(model, "templates", None), "name", None) == NANO
         self._prices = Prices(self._settings.input_price, self._settings.output_price)
         self.changed = changed
         self._keep = keep
+        self.provider, self._check, self._retried = provider, check, float("-inf")
         self._stop = threading.Event()
         self._threads = [
             threading.Thread(target=self._loop, name=f"popi-renewal-{n}", daemon=True) for n in range(threads)
         ]
         self.metrics = RenewalMetrics()
+        if provider is not None:
+            self.metrics.inference.set_function(lambda: provider.state != "failing")
 
     def start(self) -> None:
         """Begin to work. What waits for a quota tries again: quotas may have been raised.
@@ -85,8 +99,16 @@ class Worker:
             StoreError: the database failed.
         """
         self._database.write(lambda connection: jobs.release(connection, self._database.now(connection)))
+        if self.provider is not None and self._check:
+            threading.Thread(target=self._checked, args=(self.provider,), name="popi-check", daemon=True).start()
         for thread in self._threads:
             thread.start()
+
+    def _checked(self, provider: Provider) -> None:
+        """What was wrong with the model may have been put right before this start: what was given up begins anew."""
+        if provider.check():
+            with suppress(StoreError):
+                self._database.write(lambda connection: jobs.revive(connection, self._database.now(connection)))
 
     def stop(self, seconds: float = 5.0) -> None:
         """Take no further job, and wait a little for those under way; their leases end by themselves."""
@@ -181,62 +203,71 @@ class Worker:
         database = self._database
         try:
             with self._kept(job):
-                said, summary = self._asked(read)
-                if not said and read.old is not None and not read.by_hand:
+                summary = self._asked(read)
+                if not summary.statements and read.old is not None and not read.by_hand:
                     read = database.read(self._material, job, whole=True)
-                    said, summary = self._asked(read)
-                behind = {} if _as_before(said, read.version) else self._behind(read, summary, said)
+                    summary = self._asked(read)
+                behind = {} if _as_before(summary, read.version) else self._behind(read, summary)
         except Exception as error:
             if isinstance(error, BatchError):
                 error = next(one for one in error.results if isinstance(one, PopiError))
+            if self.provider is not None:
+                self.provider.failed((job.tenant, job.user_id), error)
             return self._failed(job, error)
-        if not said and read.old is not None:
+        self._worked()
+        if not summary.statements and read.old is not None:
             return self._finished(job, "same")
         try:
-            written = database.write(self._write, job, said, summary.model, read, behind)
+            written = database.write(self._write, job, summary, read, behind)
         except VersionConflict:
             again = database.write(
                 lambda connection: jobs.postpone(connection, job, database.now(connection) + self._settings.edited)
             )
             return ("edited" if again else "lost"), None
+        except StoreError:
+            raise
+        except Exception as error:  # what can't be stored is not asked for forever
+            return self._failed(job, error)
         return written, None
 
     def _material(self, connection: Connection, job: Job, whole: bool = False) -> Material:
         model = self._model if self._settings.from_old_summary else None
         return material(connection, job.tenant, job.user_id, model, self._settings.least_signals, whole)
 
-    def _asked(self, read: Material) -> tuple[str, Summary]:
-        """What the model wrote; nothing where it says that nothing is known.
+    def _asked(self, read: Material) -> Summary:
+        """What the model wrote, in statements; without any where it says that nothing is known.
 
         Shown an old summary, it may say so of the new signals alone: then it is asked again with all signals, or,
         where a person has changed the summary, this stays as it is and the signals are read again with the next.
         """
         summary = write(self._model, [*read.signals, *read.heard], read.forbidden, read.old)
-        fit = screened(summary.text)
-        if not fit.text.strip():  # or nothing that a summary may carry: the old one stays
-            raise DataError("the inference model wrote nothing that can be used")
-        said = "" if summary.abstained or parts.says_nothing(fit.text) else fit.text
-        return said, replace(summary, text=fit.text)
+        text = screened(storable(summary.text)).text.strip()[:LONGEST_TEXT]
+        if not text:  # or nothing that a summary may carry: the old one stays
+            raise AnswerError("nothing in the answer can be used: a summary may not carry what it says")
+        if summary.abstained or says_nothing(text):
+            return replace(summary, text="", statements=())
+        said = summary.statements if text == summary.text else ()
+        return replace(summary, text=text, statements=said or tuple(parts.split(text, wishes=self._wishes)))
 
     def _finished(self, job: Job, outcome: Outcome) -> tuple[Outcome, None]:
         return (outcome if self._database.write(jobs.finish, job) else "lost"), None
 
-    def _behind(self, read: Material, summary: Summary, said: str) -> dict[str, tuple[str, ...]]:
+    def _behind(self, read: Material, summary: Summary) -> dict[str, tuple[str, ...]]:
         """Ids of the signals that each clause rests on, by its text; by way of the old summary's clauses, too, those
         that these rest on. That they are not found stops no renewal.
         """
-        texts = parts.split(said) if said else []
+        texts = summary.statements
         if self._explains is None or not texts:
             return {}
         shown = [one for one in read.signals if one.id not in summary.signals_dropped]
-        before = parts.ended([clause.text for clause in read.clauses])
+        before, rests_on = ended(clause.text for clause in read.clauses), read.old.rests_on if read.old else None
         try:
-            found = self._explains.explain(shown, said, texts, before, read.old.rests_on if read.old else None)
+            found = self._explains.explain(shown, summary.text, texts, before, rests_on)
         except Exception as error:
             log.warning("provenance not found", extra={"fields": {"error": type(error).__name__}})
             return {}
         ids = [(one.id or "",) for one in shown] + [clause.signals for clause in read.clauses]
-        return {text: _each_once(ids[i] for i in rests_on) for text, rests_on in zip(texts, found, strict=True)}
+        return {text: _each_once(ids[i] for i in reasons) for text, reasons in zip(texts, found, strict=True)}
 
     def _explained(
         self, clause: StoredClause, behind: dict[str, tuple[str, ...]], old: Sequence[StoredClause]
@@ -256,8 +287,7 @@ class Worker:
         self,
         connection: Connection,
         job: Job,
-        said: str,
-        model: str,
+        summary: Summary,
         read: Material,
         behind: dict[str, tuple[str, ...]],
     ) -> Outcome:
@@ -267,9 +297,9 @@ class Worker:
             return "lost"
         before = read.version
         old, banned, version = (before.clauses, before.forbidden, before.version) if before else ((), (), 0)
-        text, clauses = parts.renewed(said, old, banned)
+        text, clauses = parts.renewed(summary.text, summary.statements, old, banned)
         same = before is not None and text == before.text
-        if said:  # else the signals are in no summary, and are read again
+        if summary.statements:  # else the signals are in no summary, and are read again
             users.set_signals_read(connection, job.tenant, job.user_id, read.upto, read.read)
             base = read.next_base(version if same else version + 1, self._settings.least_signals)
             users.set_base(connection, job.tenant, job.user_id, *base)
@@ -283,24 +313,34 @@ class Worker:
                 raise VersionConflict(now_current.version if now_current else 0)
             return "same"  # no new version: what was told of this one still holds
         clauses = [self._explained(clause, behind, read.clauses) for clause in clauses]
-        now = self._database.now(connection)
-        who = job.tenant, job.user_id
-        summaries.put(connection, *who, text, clauses, "model", now, expected=version, model=model, keep=self._keep)
+        now, who = self._database.now(connection), (job.tenant, job.user_id)
+        summaries.put(
+            connection, *who, text, clauses, "model", now, expected=version, model=summary.model, keep=self._keep
+        )
         return "renewed"
 
+    def _worked(self) -> None:
+        """The model answered. After an outage, those who wait for it are tried at once, but not again and again."""
+        if self.provider is None or not self.provider.worked():
+            return
+        if time.monotonic() - self._retried >= RETRIED_SECONDS:
+            self._retried = time.monotonic()
+            self._database.write(lambda connection: jobs.hasten(connection, self._database.now(connection)))
+
     def _failed(self, job: Job, error: Exception) -> tuple[Outcome, str]:
-        kind = type(error).__name__
-        if isinstance(error, UpstreamError) and (why := error.status or error.fault) is not None:
-            kind = f"{kind} {why}"
-        last = isinstance(error, DataError) or job.attempts + 1 >= self._settings.tries
+        """Try again later. What is not the provider's fault is given up: at once where the answer can't be used, else
+        after some tries.
+        """
+        reason, settings = reason_of(error), self._settings
+        last = not passes(error) and (isinstance(error, DataError) or job.attempts + 1 >= settings.tries)
 
         def back(connection: Connection) -> bool:
             now = self._database.now(connection)
-            wait = min(self._settings.back_off * 2.0**job.attempts, self._settings.longest_back_off)
-            return jobs.postpone(connection, job, now + wait, error=kind, give_up_at=now if last else None)
+            wait = min(settings.back_off * 2.0 ** min(job.attempts, 60), settings.longest_back_off)
+            return jobs.postpone(connection, job, now + wait, error=reason, give_up_at=now if last else None)
 
         held = self._database.write(back)
-        return ("lost" if not held else "given_up" if last else "failed"), kind
+        return ("lost" if not held else "given_up" if last else "failed"), reason
 
     @contextmanager
     def _kept(self, job: Job) -> Iterator[None]:
@@ -328,8 +368,10 @@ class Worker:
             thread.join()
 
 
-def _as_before(said: str, before: Version | None) -> bool:
-    return before is not None and parts.renewed(said, before.clauses, before.forbidden)[0] == before.text
+def _as_before(new: Summary, before: Version | None) -> bool:
+    if before is None:
+        return False
+    return parts.renewed(new.text, new.statements, before.clauses, before.forbidden)[0] == before.text
 
 
 def _each_once(ids: Iterable[Iterable[str]]) -> tuple[str, ...]:

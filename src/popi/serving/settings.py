@@ -1,6 +1,5 @@
 """What a gateway is started with: the tables of its TOML file. The proxy's own settings are in `proxy.settings`."""
 
-import tomllib
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +9,8 @@ from pydantic import Field, field_validator
 from popi.backends.key import checked_url
 from popi.config.http import HttpConfig
 from popi.errors import ConfigError
-from popi.serving.proxy.settings import ProxySettings, Settings
+from popi.serving.inference import InferenceSettings
+from popi.serving.proxy.settings import ProxySettings, Settings, read_toml
 from popi.serving.store.jobs import Debounce
 from popi.signals.base import LEAST
 
@@ -174,6 +174,7 @@ class GatewaySettings(Settings):
     server: ServerSettings = ServerSettings()
     proxy: ProxySettings
     http: HttpConfig = HttpConfig()
+    inference: InferenceSettings = InferenceSettings()
     renewal: RenewalSettings = RenewalSettings()
     capture: CaptureSettings = CaptureSettings()
     page: PageSettings = PageSettings()
@@ -208,14 +209,7 @@ def of_worker(file: Path | None) -> GatewaySettings:
 
 
 def _tables(file: Path | None) -> dict[str, dict[str, Any]]:
-    if file is None:
-        return {}
-    try:
-        tables = tomllib.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{file}: can't be read ({error.strerror})") from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{file}: is not TOML ({error})") from None
+    tables = read_toml(file) if file is not None else {}
     for name, table in tables.items():
         if name not in GatewaySettings.model_fields or not isinstance(table, dict):
             known = "], [".join(GatewaySettings.model_fields)

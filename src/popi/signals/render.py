@@ -28,6 +28,8 @@ from popi.signals.neutralise import neutralise
 from popi.signals.types import Message, Prompt, Signal
 
 SHIPPED = Path(__file__).parent / "templates"
+NANO = "nano"
+"""The set of the nano world: its models know one form of prompt and of summary."""
 _FILES = ("signal.j2", "inference.system.j2", "inference.user.j2", "raw.system.j2", "generator.system.j2")
 PREVIOUS = "inference.previous.j2"
 """The old summary in a renewal's prompt. A set may lack it; it then can't renew."""

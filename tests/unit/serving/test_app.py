@@ -8,9 +8,10 @@ from pydantic import SecretStr
 from serving_client import ADMIN
 from starlette.testclient import TestClient
 
-from popi.errors import StoreError
+from popi.errors import StoreError, UpstreamError
 from popi.serving import app as module
 from popi.serving.app import Gateway
+from popi.serving.inference import Provider
 from popi.serving.keys import create
 from popi.serving.profiles import service
 from popi.serving.proxy.ids import Pseudonyms
@@ -219,3 +220,17 @@ def test_an_old_summary_bridges_a_slow_store_until_its_user_is_erased(
         slow = False
         over.set()
         assert chat(client).headers["x-popi-personalized"] == "none"
+
+
+def test_readiness_tells_how_the_inference_model_does(store_url: str) -> None:
+    database = Database.open(store_url)
+    provider = Provider(Model())
+    worker = Worker(database, Model(), RenewalSettings(idle=0.02), provider=provider)
+    with TestClient(Gateway(database, SETTINGS, worker, ADMIN), headers=HEADERS) as client:
+        assert client.get("/readyz").json() == {"status": "ok", "inference": {"state": "unchecked", "reason": None}}
+        assert "popi_inference_up 1.0" in client.get("/metrics").text
+        provider.failed(("t", "u"), UpstreamError("no", status=401, for_all=True, words="Incorrect key: likes tea"))
+        ready = client.get("/readyz")
+        told = {"state": "failing", "reason": "the provider answered 401: Incorrect key …"}
+        assert ready.status_code == 200 and ready.json()["inference"] == told
+        assert "popi_inference_up 0.0" in client.get("/metrics").text

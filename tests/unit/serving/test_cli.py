@@ -6,9 +6,11 @@ from typing import Any
 import httpx2
 import pytest
 
-from popi.serving.store import keys
+from popi.serving.store import jobs, keys, signals, summaries
 from popi.serving.store.database import Database
+from popi.serving.store.jobs import Debounce
 from popi.signals.check import load_users
+from popi.signals.types import PairSignal, Signal, StatementSignal
 
 
 @pytest.fixture
@@ -17,10 +19,6 @@ def store(tmp_path: Path) -> str:
 
 
 def fill(store: str) -> None:
-    from popi.serving.store import signals, summaries
-    from popi.serving.store.jobs import Debounce
-    from popi.signals.types import PairSignal, Signal, StatementSignal
-
     database = Database.open(store)
     database.write(keys.ensure_tenant, "acme", 0.0)
     pairs = [PairSignal(prompt=f"what is {w}?", chosen=f"a {w}", rejected=f"the {w} is") for w in ("amber", "birch")]
@@ -73,6 +71,22 @@ def test_users_are_listed_shown_exported_and_erased(run: Any, store: str, tmp_pa
     assert code == 2 and "no user 'ada'" in err
     code, _, err = run("users", "export", "ada", *at)
     assert code == 2 and "no user 'ada'" in err
+
+
+def test_what_was_given_up_is_renewed_in_bulk(run: Any, store: str) -> None:
+    database = Database.open(store)
+    for tenant in ("acme", "other"):
+        database.write(keys.ensure_tenant, tenant, 0.0)
+        database.write(signals.add, tenant, "ada", [StatementSignal(text="a")], 0.0, Debounce(0, 0))
+        job = database.write(jobs.claim, 1.0, 60.0)
+        assert job is not None
+        database.write(lambda connection, job=job: jobs.postpone(connection, job, 9.0, error="no", give_up_at=2.0))
+    code, _, err = run("users", "renew", "--failed", "--tenant", "acme", "--store", store)
+    assert code == 0 and "1 renewals begin anew" in err
+    assert "1 renewals begin anew" in run("users", "renew", "--failed", "--store", store)[2]
+    assert run("users", "renew", "--store", store)[0] == 2
+    assert database.read(lambda connection: jobs.counts(connection, database.now(connection)))["due"] == 2
+    database.close()
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from popi.backends.chat import Reply
 from popi.errors import UpstreamError
 from popi.inference_model import ApiInferenceModel, InferenceModel
 from popi.provenance import explainer
+from popi.serving.inference import MADE_UP, Provider
 from popi.serving.profiles.models import ForbiddenEdit, SummaryEdit
 from popi.serving.profiles.service import Profiles, rebuild
 from popi.serving.renewal import Worker
@@ -23,6 +24,7 @@ from popi.serving.store.summaries import Forbidden, StoredClause
 from popi.serving.store.threads import Store
 from popi.serving.store.usage import OverQuota
 from popi.serving.writer import write
+from popi.signals.render import Templates
 from popi.signals.types import Signal, StatementSignal
 from popi.summary import Summary
 
@@ -483,7 +485,7 @@ def test_failures_are_tried_again_later_and_later_then_given_up(database: Databa
     for attempt, (outcome, wait) in enumerate((("failed", 5), ("failed", 10), ("given_up", 0)), start=1):
         assert worker.run_one() == outcome
         state = database.read(jobs.state, "t", "u", clock.now)
-        assert state is not None and (state.attempts, state.error) == (attempt, "UpstreamError 503")
+        assert state is not None and (state.attempts, state.error) == (attempt, "the provider answered 503")
         clock.now += wait - 1
         assert worker.run_one() is None
         clock.now += 1
@@ -726,8 +728,9 @@ class Chat:
     def __init__(self, text: str = "Likes tea.") -> None:
         self.text, self.asked = text, list[Any]()
 
-    def chat_many(self, conversations: Sequence[Any], **more: object) -> list[Reply]:
+    def chat_many(self, conversations: Sequence[Any], *, on_result: Any, **more: object) -> list[Reply]:
         self.asked += conversations
+        on_result(0, Reply(self.text, None))
         return [Reply(self.text, None)]
 
 
@@ -773,7 +776,9 @@ def test_what_a_summary_may_not_carry_is_not_stored(database: Database, clock: C
         assert worker.run_one() == outcome
     assert current(database).text == "Likes tea." and current(database).version == 1
     state = database.read(jobs.state, "t", "u", clock.now)
-    assert state is not None and state.error == "DataError"  # waits for new signals; the old summary stays
+    assert (
+        state is not None and state.error == "nothing in the answer can be used: a summary may not carry what it says"
+    )  # waits for new signals; the old summary stays
 
 
 def test_an_llm_of_whose_summary_nothing_is_left_has_not_said_that_nothing_is_known(
@@ -942,3 +947,102 @@ def test_huge_signals_are_not_held_in_memory(database: Database, clock: Clock) -
     assert [text[:3] for text in model.heard[0]] == ["lll", "tea"]  # one of the long ones, and not the longest
     assert peak < 40e6  # bytes
     assert database.read(users.reading, "t", "u").read == 14
+
+
+def test_what_no_database_takes_is_left_out(database: Database, clock: Clock) -> None:
+    say(database, clock, "a")
+    clock.now += 10
+    assert Worker(database, Model(lambda: "Likes tea \ud83c and\x00 cake."), PACE).run_one() == "renewed"
+    assert current(database).text == "Likes tea  and cake."
+
+
+def test_a_list_is_cut_for_the_nano_world_alone(database: Database, clock: Clock) -> None:
+    class Nano(Model):
+        templates = Templates.load("nano")
+
+    words = "Prefers short answers, humour and any layout."
+    for user, model, clauses in (
+        ("a", Model(lambda: words), [words]),
+        ("b", Nano(lambda: words), ["Prefers short answers", "Prefers humour"]),
+    ):
+        say(database, clock, "a", user=user)
+        clock.now += 10
+        assert Worker(database, model, PACE).run_one() == "renewed"
+        found = database.read(summaries.current, "t", user)
+        assert found is not None and [one.text for one in found.clauses] == clauses
+
+
+def failing(**how: Any) -> Callable[[], str]:
+    def fail() -> str:
+        raise UpstreamError("the user said: my secret", words="my secret is too long", **how)
+
+    return fail
+
+
+@pytest.mark.parametrize("how", [{"status": 503, "passing": True}, {"status": 401, "for_all": True}])
+def test_a_provider_that_fails_is_no_reason_to_give_up(database: Database, clock: Clock, how: Any) -> None:
+    model = Model(failing(**how))
+    worker = Worker(database, model, PACE, provider=Provider(model))
+    say(database, clock, "a")
+    for _ in range(40):
+        clock.now += PACE.longest_back_off
+        assert worker.run_one() == "failed"
+    state = database.read(jobs.state, "t", "u", clock.now)
+    assert state is not None and not state.failed and state.attempts == 40
+    assert state.error == f"the provider answered {how['status']}: … is too long"
+    assert worker.provider is not None and worker.provider.state == "failing"
+    model.then = None
+    clock.now += PACE.longest_back_off
+    assert worker.run_one() == "renewed" and worker.provider.state == "ok"
+    assert database.read(jobs.state, "t", "u", clock.now) is None
+
+
+def test_after_an_outage_all_who_wait_are_tried_at_once(database: Database, clock: Clock) -> None:
+    model = Model(failing(passing=True))
+    worker = Worker(database, model, PACE, provider=Provider(model))
+    for user in "abc":
+        say(database, clock, "a", user=user)
+    clock.now += 10
+    for _ in range(3):
+        assert worker.run_one() == "failed"
+    clock.now += 4
+    assert worker.run_one() is None  # they wait
+    model.then = None
+    say(database, clock, "a", user="d")
+    database.write(rebuild, "t", "d", database.now)
+    assert [worker.run_one() for _ in range(5)] == ["renewed"] * 4 + [None]
+
+
+def test_one_users_failures_are_no_outage(database: Database, clock: Clock) -> None:
+    """Signals that a provider fails at are not tried with every success of another user's."""
+    provider = Provider(Model())
+    for _ in range(5):
+        provider.failed(("t", "u"), UpstreamError("no", status=500, passing=True))
+    assert provider.state == "failing" and not provider.worked() and provider.state == "ok"
+
+
+def test_a_rebuild_waits_for_no_back_off(database: Database, clock: Clock) -> None:
+    model = Model(failing(status=503, passing=True))
+    worker = Worker(database, model, PACE)
+    say(database, clock, "a")
+    clock.now += 10
+    assert worker.run_one() == "failed" and worker.run_one() is None
+    model.then = None
+    database.write(rebuild, "t", "u", database.now)
+    assert worker.run_one() == "renewed"
+
+
+def test_what_was_given_up_begins_anew_once_the_check_at_the_start_succeeds(database: Database, clock: Clock) -> None:
+    model = Model(failing(status=400))
+    worker = Worker(database, model, PACE)
+    say(database, clock, "a")
+    for _ in range(PACE.tries):
+        clock.now += PACE.longest_back_off
+        worker.run_one()
+    assert outcomes(worker)["given_up"] == 1
+    model.then = None
+    again = Worker(database, model, PACE, provider=Provider(model))
+    assert again.provider is not None
+    again._checked(again.provider)
+    assert model.heard[-1] == [one.text for one in MADE_UP]
+    assert again.run_one() == "renewed"

@@ -41,7 +41,7 @@ def as_signals(
         return [InteractionSignal(id=name, prompt=first.prompt, response=first.answer, rating=rating)]
     if told.edit is not None:
         versions = summaries.versions(connection, tenant, user_id)
-        said = {part for version in versions for part in parts.statements(version.text)}
+        said = {part for version in versions for part in parts.in_any_parts(version.text)}
         edit = injected.out_of(told.edit, said)
         if not edit or edit == first.answer:
             return []

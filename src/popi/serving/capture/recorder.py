@@ -11,7 +11,7 @@ from popi.serving.capture.answers import read_answer
 from popi.serving.capture.injected import Injected
 from popi.serving.capture.texts import LONGEST_TEXT, last_message, own_words
 from popi.serving.interfaces import StoredSummary
-from popi.serving.profiles.clauses import statements
+from popi.serving.profiles.clauses import in_any_parts
 from popi.serving.proxy.inject import Api
 from popi.serving.settings import CaptureSettings
 from popi.serving.store import answers
@@ -79,7 +79,7 @@ class Recorder:
             log.warning("an answer could not be kept", extra={"fields": {"error": type(error).__name__}})
 
     def _read(self, tap: "Tap", encoding: str) -> list[KeptAnswer]:
-        said = statements(tap.summary.text) if tap.summary is not None else set()
+        said = in_any_parts(tap.summary.text) if tap.summary is not None else set()
         prompt = self._injected.out_of(own_words(tap.message), said)
         if not prompt:
             return []

@@ -13,6 +13,7 @@ from popi.serving.pages.render import Renderer
 from popi.serving.pages.subject import Subject
 from popi.serving.pages.tryout import LONGEST_PROMPT, Tryout
 from popi.serving.pages.view import clause_views, version_views
+from popi.serving.profiles.models import Renewal
 from popi.serving.profiles.routes import streamed
 from popi.serving.profiles.service import Profiles
 from popi.serving.profiles.stored import NotFound
@@ -21,6 +22,15 @@ from popi.serving.proxy.logs import log_fault
 from popi.serving.proxy.refusals import Refusal
 
 Page = Callable[[Request, Subject], Awaitable[Response]]
+
+
+def _renewing(renewal: Renewal | None) -> str | None:
+    """What is said of a renewal under way."""
+    if renewal is None:
+        return None
+    if renewal.state == "failed":
+        return "renewing_failed"
+    return "renewing_later" if renewal.error is not None else "renewing"
 
 
 class ProfilePages:
@@ -60,7 +70,7 @@ class ProfilePages:
                 version=summary.version if summary is not None else 0,
                 clauses=clause_views(summary, there.reasons if there is not None else ()),
                 can_undo=there is not None and there.versions > 1,
-                renewing=user is not None and user.renewal is not None and user.renewal.state != "failed",
+                renewing=_renewing(user.renewal if user is not None else None),
             )
         )
 

@@ -21,7 +21,7 @@ from popi.errors import AuthError, PopiError, StoreError
 from popi.serving.interfaces import Caller
 from popi.serving.keys import KeyRing
 from popi.serving.profiles import access, routes
-from popi.serving.profiles.models import ErrorAnswer, ErrorWords, Health, LinkAnswer
+from popi.serving.profiles.models import ErrorAnswer, ErrorWords, Health, InferenceHealth, LinkAnswer, Ready
 from popi.serving.profiles.requests import BODIES, Headers, Services
 from popi.serving.profiles.service import Profiles
 from popi.serving.profiles.stored import NotFound, OverBound
@@ -48,6 +48,7 @@ class ProfileApi:
         limits: how much one key may ask for.
         link: makes links to a user's page: tenant, user id, the request's headers.
         log_requests: write a line of log per request.
+        inference: as Services has it.
     """
 
     def __init__(
@@ -57,9 +58,10 @@ class ProfileApi:
         limits: Limits,
         link: Callable[[str, str, Headers], Awaitable[LinkAnswer]] | None = None,
         log_requests: bool = True,
+        inference: Callable[[], InferenceHealth | None] = lambda: None,
     ) -> None:
         self._keys, self._limits, self._log_requests = keys, limits, log_requests
-        self._services = Services(profiles, keys, link)
+        self._services = Services(profiles, keys, link, inference)
         document()  # and with it what FastAPI makes of the routes: not at the first request
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -141,13 +143,14 @@ async def healthz() -> Health:
 
 @health.get("/readyz", openapi_extra={"security": []}, responses={503: {"model": ErrorAnswer}})
 @health.head("/readyz", include_in_schema=False)
-async def readyz(request: Request) -> Health:
+async def readyz(request: Request) -> Ready:
     """The store answers, too."""
+    services: Services = request.state.services
     try:
-        await asyncio.wait_for(request.state.services.profiles.ready(), READY_SECONDS)
+        await asyncio.wait_for(services.profiles.ready(), READY_SECONDS)
     except (StoreError, TimeoutError):
         raise Refusal(503, "store", "the store does not answer") from None
-    return Health()
+    return Ready(inference=services.inference())
 
 
 @health.get("/openapi.json", include_in_schema=False)

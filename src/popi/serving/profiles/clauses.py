@@ -10,17 +10,8 @@ from collections.abc import Container, Sequence
 from popi.serving.profiles.forbidden import Bans
 from popi.serving.profiles.models import LONGEST_CLAUSE, LONGEST_TEXT, MOST_CLAUSES, ClauseEdit, ForbiddenEdit
 from popi.serving.store.summaries import Author, Forbidden, StoredClause
+from popi.statements import ended, lines, normal
 
-# A sentence's end with blanks behind it; an abbreviation now and then makes two clauses of one.
-_END = re.compile(r"(?<=[.!?;。！？])\s+")
-_ENDS = (".", "!", "?", ";", ":", ",", "。", "！", "？")
-_NOTHING = re.compile(
-    r"""[\s("'*]*(?:none|nothing|n/a|no\ (?:clear\ |known\ |particular\ )?(?:preferences?|evidence|summary|signals)
-    |(?:there\ is\ )?(?:not\ enough|too\ little|insufficient)\ evidence)
-    (?:\ (?:yet|so\ far|is|are|was|were|known|found|of|for|this|any|the|user|preferences?|evidence|to|say|tell|a))*
-    [\s.!)"'*]*""",
-    re.IGNORECASE | re.VERBOSE,
-)
 # "wants a formal tone, any level, humor and stories."
 _LIST = re.compile(r"((?:(?:the|this) user )?(?:prefers|likes|wants|enjoys)) ([^.!?;:()\"]+)\.?", re.IGNORECASE)
 _ITEM = re.compile(r",? and |, ", re.IGNORECASE)
@@ -28,32 +19,29 @@ LONGEST_ITEM = 4
 """Words of an item of such a list; with a longer one the sentence stays whole."""
 PACKED = 2 * LONGEST_TEXT // MOST_CLAUSES
 """Characters up to which clauses are put together where they are too many: a summary of the longest has room then."""
-_BULLET = re.compile(r"^(?:[-*•]|\d+[.)])\s+")
 
 
-def split(text: str) -> list[str]:
-    """The sentences and lines of a text, without bullets: at most `MOST_CLAUSES`, each of at most `LONGEST_CLAUSE`
+def split(text: str, *, wishes: bool = False) -> list[str]:
+    """The list items, lines and sentences of a text: at most `MOST_CLAUSES`, each of at most `LONGEST_CLAUSE`
     characters, so that a person can write them back. What is beyond the most stays in the last; what is longer is cut.
 
-    A list of wishes is one clause for each: "Prefers short answers, humour and any layout." is "Prefers short answers",
-    "Prefers humour"; "any layout" says nothing.
+    Args:
+        text: a summary.
+        wishes: it is by a model of the nano world, whose only sentence is a list of wishes. Each is a clause then:
+            "Prefers short answers, humour and any layout." is "Prefers short answers", "Prefers humour"; "any layout"
+            says nothing. Of nobody else's sentences can that be told without a mistake.
     """
-    parts = [part for clause in sentences(text) for wish in _wishes(clause) for part in _cut(wish)]
+    said = [wish for clause in lines(text) for wish in (_wishes(clause) if wishes else [clause])]
+    parts = [part for clause in said for part in _cut(clause)]
     last = " ".join(parts[MOST_CLAUSES - 1 :])
     if len(parts) <= MOST_CLAUSES:
         return parts
     return [*parts[: MOST_CLAUSES - 1], last] if len(last) <= LONGEST_CLAUSE else _packed(parts)
 
 
-def statements(text: str) -> set[str]:
+def in_any_parts(text: str) -> set[str]:
     """What a summary says, in parts of any size: for finding it again in other texts."""
-    return {text, *sentences(text), *split(text)}
-
-
-def sentences(text: str) -> list[str]:
-    """The sentences and lines of a text, without bullets, lists of wishes whole."""
-    lines = [_BULLET.sub("", line.strip()) for line in text.splitlines()]
-    return [part for line in lines for part in _END.split(line.strip()) if part]
+    return {text, *lines(text), *split(text), *split(text, wishes=True)}
 
 
 def _cut(clause: str) -> list[str]:
@@ -91,17 +79,16 @@ def join(clauses: Sequence[StoredClause]) -> str:
     return " ".join(ended([clause.text for clause in clauses]))
 
 
-def ended(texts: Sequence[str]) -> list[str]:
-    """Texts as they stand in one: every one but the last has an end."""
-    return [*(text if text.endswith(_ENDS) else f"{text}." for text in texts[:-1]), *texts[-1:]]
-
-
 def from_text(text: str, before: Sequence[StoredClause], author: Author) -> list[StoredClause]:
     """The clauses of a new text; those whose words stood there before are the same clauses."""
-    left = {_folded(clause.text): clause for clause in before}
+    return _clauses(split(text), before, author)
+
+
+def _clauses(parts: Sequence[str], before: Sequence[StoredClause], author: Author) -> list[StoredClause]:
+    left = {normal(clause.text): clause for clause in before}
     clauses = []
-    for part in split(text):
-        same = _folded(part)
+    for part in parts:
+        same = normal(part)
         clauses.append(left.pop(same) if same in left else _new(part, author))
     return clauses
 
@@ -131,35 +118,35 @@ def from_edit(edits: Sequence[ClauseEdit], before: Sequence[StoredClause], autho
 
 
 def renewed(
-    text: str, before: Sequence[StoredClause], forbidden: Sequence[Forbidden] = ()
+    text: str, said: Sequence[str], before: Sequence[StoredClause], forbidden: Sequence[Forbidden] = ()
 ) -> tuple[str, list[StoredClause]]:
     """What the inference model wrote, without what is forbidden; the locked clauses word for word, and first.
 
+    Args:
+        text: as it wrote it.
+        said: the same in parts; none where it says that it knows too little, and then nothing but the locked clauses is
+            left.
+        before: the clauses of the current version.
+        forbidden: what the user does not want said.
+
     Returns:
-        The text as it is stored, and its clauses. With nothing locked or forbidden the text is the model's own. Where
-        it says that it knows too little, nothing but the locked clauses is left.
+        The text as it is stored, and its clauses. With nothing locked or forbidden the text is the model's own.
     """
-    text = text.strip()[:LONGEST_TEXT]
     locked = [clause for clause in before if clause.locked]
-    written = [] if says_nothing(text) else from_text(text, before, "model")
+    written = _clauses(said, before, "model")
     bans = Bans(one.text for one in forbidden)
     kept = {clause.id for clause in locked}
     new = [clause for clause in written if clause.id not in kept and not bans.hit(clause.text)]
     if not locked and len(new) == len(written) and new:
-        return text, written
+        return text.strip()[:LONGEST_TEXT], written
     clauses = [*locked, *new][: max(MOST_CLAUSES, len(locked))]
     return join(clauses), clauses
 
 
-def says_nothing(text: str) -> bool:
-    """Whether a model wrote no summary, or only that there is none to write ("none", "not enough evidence")."""
-    return not text.strip() or _NOTHING.fullmatch(text.strip()) is not None
-
-
 def forbidden_from(edits: Sequence[ForbiddenEdit], before: Sequence[Forbidden]) -> list[Forbidden]:
     """What a person forbids from now on; an entry that stays keeps its id, and the same words stand there once."""
-    ids = {_folded(one.text): one.id for one in before}
-    named = {_folded(edit.text): edit for edit in edits}
+    ids = {normal(one.text): one.id for one in before}
+    named = {normal(edit.text): edit for edit in edits}
     return [
         Forbidden(id=edit.id or ids.get(key) or _new_id(set(ids.values())), text=edit.text.strip())
         for key, edit in named.items()
@@ -186,7 +173,3 @@ def _new_id(taken: Container[str | None]) -> str:
     while (name := f"c{secrets.token_hex(6)}") in taken:
         pass
     return name
-
-
-def _folded(text: str) -> str:
-    return " ".join(text.casefold().split()).rstrip(".;")

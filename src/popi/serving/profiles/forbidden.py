@@ -1,6 +1,7 @@
 """Whether a clause says again what the user has forbidden, in the same words or in others.
 
-No model is asked: content words are compared. Both texts are folded (NFKC, no case), words that carry no preference
+No model is asked. The same words count in any language, however they are written (popi.statements.normal). Then
+content words are compared, which is of English. Both texts are folded (NFKC, no case), words that carry no preference
 ("the user prefers ... answers") are left out, endings are cut, and words of one meaning count as one (`MEANINGS`). A
 word counts as denied behind "no", "not", "avoid" and their like, up to the next comma, "but" or end of a sentence.
 Alike are texts of which the smaller shares at least `THRESHOLD` of its content words with the other (the overlap
@@ -13,6 +14,10 @@ import unicodedata
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from popi.statements import normal
+
+LEAST_WORDS = 3
+"""Of so many words or more, a statement counts as said where its words stand within another's."""
 THRESHOLD = 0.5
 """From this share of common content words on two texts are alike: one of two, two of three or four, three of five."""
 
@@ -109,10 +114,15 @@ class Bans:
     """
 
     def __init__(self, forbidden: Iterable[str]) -> None:
-        self._contents = [_content(one) for one in forbidden]
+        listed = list(forbidden)
+        self._normal = [f" {normal(one)} " for one in listed]
+        self._contents = [_content(one) for one in listed]
 
     def hit(self, text: str) -> bool:
-        """Whether `text` says one of them."""
+        """Whether `text` says one of them: in the same words of any language, alone or within others, or in others."""
+        plain = f" {normal(text)} "
+        if any(one == plain or (one.count(" ") > LEAST_WORDS and one in plain) for one in self._normal):
+            return True
         content = _content(text)
         return any(_alike(content, one) >= THRESHOLD for one in self._contents)
 

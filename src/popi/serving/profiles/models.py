@@ -376,6 +376,21 @@ class Health(_Answer):
     status: Literal["ok"] = "ok"
 
 
+class InferenceHealth(_Answer):
+    """The LLM that writes summaries, by its latest answer."""
+
+    state: Literal["unchecked", "ok", "failing"]
+    reason: str | None
+    """Why it fails."""
+
+
+class Ready(Health):
+    """The gateway is up, and the store answers."""
+
+    inference: InferenceHealth | None
+    """For information: chats go on without it. Null: this process renews no summaries by an LLM behind an API."""
+
+
 class ErrorWords(_Answer):
     """What was wrong: a word for programs, a sentence for people."""
 

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ValidationError
 from popi.errors import DataError
 from popi.serving.interfaces import Caller, Scope
 from popi.serving.keys import KeyRing
-from popi.serving.profiles.models import LONGEST_ID, ErrorAnswer, Import, ImportedUser, checked_user_id
+from popi.serving.profiles.models import LONGEST_ID, ErrorAnswer, Import, ImportedUser, InferenceHealth, checked_user_id
 from popi.serving.profiles.service import Profiles
 from popi.serving.proxy.body import read_whole
 from popi.serving.proxy.refusals import Refusal
@@ -57,6 +57,7 @@ class Services:
         profiles: the users of all tenants.
         keys: those of this process.
         link: makes a link to a user's page: tenant, user id, the request's headers.
+        inference: how the LLM that writes summaries does; None: this process has none behind an API.
         heavy: for requests with a body above `QUICK`, from its parsing to their end: what it becomes takes 30 times its
             size in the worst case.
     """
@@ -64,6 +65,7 @@ class Services:
     profiles: Profiles
     keys: KeyRing
     link: Callable[[str, str, Headers], Any] | None
+    inference: Callable[[], InferenceHealth | None]
     heavy: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
 
 

@@ -21,6 +21,10 @@ class RenewalMetrics:
         self.tokens = Counter(
             "popi_renewal_tokens", "Tokens of these calls, input or output", ("direction",), registry=registry
         )
+        self.inference = Gauge(
+            "popi_inference_up", "0 while the latest call of the inference model has failed", registry=registry
+        )
+        self.inference.set(1)
         self.cost = Counter("popi_renewal_cost", "Cost of these tokens, by the prices set", registry=registry)
 
 

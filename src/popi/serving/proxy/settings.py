@@ -1,6 +1,8 @@
 """Every setting of the proxy, each documented under its field."""
 
 import re
+import tomllib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
@@ -66,6 +68,20 @@ class Settings(BaseModel):
         secret = isinstance(given, str) and cls.hides_texts
         shown = f"; got {given!r}" if isinstance(given, (str, int, float)) and not secret else ""
         return f"{cls.table}{'.' if name else ''}{name}: {error['msg']}{shown}"
+
+
+def read_toml(file: Path) -> dict[str, Any]:
+    """A TOML file.
+
+    Raises:
+        ConfigError: it can't be read.
+    """
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{file}: can't be read ({error.strerror})") from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{file}: is not TOML ({error})") from None
 
 
 class JwtSettings(Settings):

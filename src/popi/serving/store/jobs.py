@@ -112,7 +112,8 @@ def request(
     other_key = row.held_by == "key_quota" and row.key_id != key_id
     first_at = now if anew or other_key else row.first_at
     # A job that failed waits out its back-off, one over its quota the window: new signals don't shorten either.
-    waits = (row.attempts or row.held_by) and row.failed_at is None and not other_key
+    # Whoever asks for a rebuild does not wait for a back-off.
+    waits = ((row.attempts and at is None) or row.held_by) and row.failed_at is None and not other_key
     if at is None:
         due_at = min(now + debounce.quiet, first_at + debounce.longest)
     else:
@@ -123,7 +124,7 @@ def request(
         "due_at": max(due_at, row.due_at if waits else 0.0),
         "bulk": min(row.bulk, int(bulk)),
     }
-    if row.failed_at is not None:
+    if row.failed_at is not None or at is not None:
         changed |= {"attempts": 0, "failed_at": None, "error": None}
     if anew or other_key:
         changed |= {"key_id": key_id, "held_by": None}
@@ -244,6 +245,20 @@ def release(connection: Connection, now: float) -> None:
     """Let what waits for a quota try again: quotas may have been raised."""
     connection.execute(update(tenants).where(tenants.c.held_until > now).values(held_until=0.0))
     connection.execute(update(jobs).where(jobs.c.held_by.is_not(None)).values(due_at=now, held_by=None))
+
+
+def revive(connection: Connection, now: float, tenant: str | None = None) -> int:
+    """Begin anew what was given up, of one tenant or of all; says how many."""
+    given_up = update(jobs).where(jobs.c.failed_at.is_not(None))
+    if tenant is not None:
+        given_up = given_up.where(jobs.c.tenant == tenant)
+    return connection.execute(given_up.values(failed_at=None, attempts=0, due_at=now)).rowcount
+
+
+def hasten(connection: Connection, now: float) -> None:
+    """Let what waits after a failure be tried at once."""
+    waits = (jobs.c.attempts > 0, jobs.c.failed_at.is_(None), jobs.c.held_by.is_(None), jobs.c.lease.is_(None))
+    connection.execute(update(jobs).where(*waits).values(due_at=now))
 
 
 def state(connection: Connection, tenant: str, user_id: str, now: float) -> JobState | None:

@@ -7,7 +7,7 @@ import pytest
 from popi.serving.capture.injected import RUN, VERBATIM, Injected
 from popi.serving.capture.texts import CUT, LONGEST_TEXT
 from popi.serving.demo import BLOCK
-from popi.serving.profiles.clauses import statements
+from popi.serving.profiles.clauses import in_any_parts
 from popi.serving.proxy.block import Blocks
 
 SUMMARY = "Prefers short answers with one example. Cooks at home."
@@ -36,7 +36,9 @@ def test_a_block_of_ones_own() -> None:
     text = f"Sure. {Blocks(mine).text('Likes tea.')} Done."
     assert "Likes tea" not in Injected(mine).out_of(text, []) and "Likes tea" in Injected().out_of(text, [])
     nano = "wants any tone, expert level, short replies."
-    assert Injected(BLOCK).out_of(f"why {Blocks(BLOCK).text(nano)} so?", statements(nano)) == f"why {CUT} : {CUT}. so?"
+    assert (
+        Injected(BLOCK).out_of(f"why {Blocks(BLOCK).text(nano)} so?", in_any_parts(nano)) == f"why {CUT} : {CUT}. so?"
+    )
 
 
 def test_a_text_that_is_the_block_alone_is_nothing() -> None:
@@ -53,7 +55,7 @@ def test_of_two_statements_the_longer_is_taken_out() -> None:
     assert Injected().out_of("Yes: likes green tea much in the morning!", said) == f"Yes: {CUT}!"
 
 
-def test_long_statements() -> None:
+def test_long_in_any_parts() -> None:
     said = " ".join(f"word{n}" for n in range(RUN + 20))
     assert Injected().out_of(f"So: {said}.", [said]) == f"So: {CUT} {CUT}."
 

@@ -2,6 +2,7 @@
 
 import re
 import time
+from html import unescape
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -17,7 +18,7 @@ from popi.serving.pages.strings import say
 from popi.serving.pages.view import Change
 from popi.serving.profiles.models import Author, Found, Receipt
 from popi.serving.settings import read
-from popi.serving.store import keys, summaries
+from popi.serving.store import jobs, keys, summaries
 from popi.serving.store.summaries import Forbidden, StoredClause
 
 PAGES = Path(strings.__file__).parent
@@ -339,3 +340,19 @@ def test_templates_have_no_words_of_their_own() -> None:
 
 def test_counting() -> None:
     assert say("why_count", n=1).endswith("1 thing you did") and say("why_count", n=2).endswith("2 things you did")
+
+
+def test_what_is_said_of_a_renewal_is_true(people: People) -> None:
+    summary(people, text="Likes tea.")
+    signed_in(people)
+    sent = {"signals": [{"type": "statement", "text": "i like cake"}]}
+    assert people.ask("POST", "/users/ada/signals", json=sent).status_code == 200
+    assert say("renewing") in unescape(page(people))
+    database = people.gateway.store.database
+    for given_up, saying in ((None, "renewing_later"), (1.0, "renewing_failed")):
+        job = database.write(jobs.claim, 1e12, 60.0)
+        assert job is not None
+        database.write(
+            lambda connection, job=job, at=given_up: jobs.postpone(connection, job, 1.0, error="no", give_up_at=at)
+        )
+        assert say(saying) in unescape(page(people))

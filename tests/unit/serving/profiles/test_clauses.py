@@ -1,8 +1,9 @@
 import pytest
 
-from popi.serving.profiles.clauses import by_hand, from_edit, from_text, join, renewed, says_nothing, split
+from popi.serving.profiles.clauses import by_hand, from_edit, from_text, join, renewed, split
 from popi.serving.profiles.models import LONGEST_CLAUSE, LONGEST_TEXT, MOST_CLAUSES, ClauseEdit, SummaryEdit
 from popi.serving.store.summaries import StoredClause
+from popi.statements import says_nothing
 
 
 def clause(name: str, text: str, locked: bool = False, author: str = "model") -> StoredClause:
@@ -13,9 +14,13 @@ def clause(name: str, text: str, locked: bool = False, author: str = "model") ->
     ("text", "parts"),
     [
         ("Likes tea.", ["Likes tea."]),
-        ("Likes tea. Short answers! Why? Yes", ["Likes tea.", "Short answers!", "Why?", "Yes"]),
+        ("Likes tea. Short answers! Why? Yes", ["Likes tea.", "Short answers!", "Why? Yes"]),
         ("- likes tea\n* short answers\n\n2. numbers", ["likes tea", "short answers", "numbers"]),
-        ("version 3.5 of it; and more", ["version 3.5 of it;", "and more"]),
+        ("version 3.5 of it; and more", ["version 3.5 of it; and more"]),
+        ("- Likes tea. Never coffee.\nCooks. Sings.", ["Likes tea. Never coffee.", "Cooks.", "Sings."]),
+        ("Likes neither jargon, emojis, nor filler.", ["Likes neither jargon, emojis, nor filler."]),
+        ("Prefers short, friendly, and clear answers.", ["Prefers short, friendly, and clear answers."]),
+        ("Wants tea, cake and bread in French, not English", ["Wants tea, cake and bread in French, not English"]),
         ("  \n ", []),
     ],
 )
@@ -40,7 +45,7 @@ def test_any_text_is_in_clauses_that_can_be_written_back(text: str) -> None:
 
 def test_locked_clauses_leave_a_renewal_less_room() -> None:
     locked = [clause(f"c{n}", f"Kept {n}.", locked=True) for n in range(MOST_CLAUSES - 1)]
-    _, clauses = renewed("One. Two. Three.", locked)
+    _, clauses = renewed("One. Two. Three.", ["One.", "Two.", "Three."], locked)
     assert len(clauses) == MOST_CLAUSES and clauses[:-1] == locked and clauses[-1].text == "One."
 
 
@@ -81,14 +86,14 @@ def test_an_edit_keeps_ids_and_who_wrote_what() -> None:
 
 def test_renewed_keeps_what_is_locked_first_and_once() -> None:
     before = [clause("1", "Vegan", locked=True), clause("2", "Old.")]
-    text, clauses = renewed("Likes tea. vegan.", before)
+    text, clauses = renewed("Likes tea. vegan.", ["Likes tea.", "vegan."], before)
     assert text == "Vegan. Likes tea."
     assert [one.text for one in clauses] == ["Vegan", "Likes tea."] and clauses[0] == before[0]
 
 
 def test_renewed_without_locks_is_the_models_text() -> None:
-    text, clauses = renewed(" likes tea, short answers\nand numbers ", [clause("2", "Old.")])
-    assert text == "likes tea, short answers\nand numbers" and len(clauses) == 2
+    text, clauses = renewed(" likes tea\nand numbers ", ["likes tea", "and numbers"], [clause("2", "Old.")])
+    assert text == "likes tea\nand numbers" and len(clauses) == 2
 
 
 def test_by_hand() -> None:
@@ -111,8 +116,9 @@ def test_by_hand() -> None:
         ("Wants any tone, any level and any mood.", []),
     ],
 )
-def test_a_list_of_wishes_is_a_clause_for_each(text: str, wanted: list[str]) -> None:
-    assert split(text) == wanted
+def test_a_list_of_wishes_of_the_nano_world_is_a_clause_for_each(text: str, wanted: list[str]) -> None:
+    assert split(text, wishes=True) == wanted
+    assert split(text) == [text]
 
 
 @pytest.mark.parametrize(
