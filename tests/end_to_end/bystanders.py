@@ -70,7 +70,7 @@ def attacked(folder: Path, settings: str) -> Iterator[Attacked]:
 
 
 @contextmanager
-def others_served(there: Attacked, seconds: float = 1.0, growth: int = 80) -> Iterator[None]:
+def others_served(there: Attacked, seconds: float = 2.0, growth: int = 80) -> Iterator[None]:
     """Health checks take at most `seconds`, chats are personalised, and memory grows by at most so many MB."""
     before, over = there.megabytes("VmRSS"), threading.Event()
     Path(f"/proc/{there.gateway.process.pid}/clear_refs").write_text("5")  # the peak counts from here
@@ -98,6 +98,6 @@ def others_served(there: Attacked, seconds: float = 1.0, growth: int = 80) -> It
             over.set()
         asking.result()
     assert len(took) > 1 and max(took) < seconds, sorted(took)[-3:]
-    # On a busy machine one may fail to come in 50 ms without any attack.
+    # On a busy machine one may come too late without any attack.
     assert chats["failed"] <= 0.05 * chats.total() and chats["none"] == 0, chats
     assert there.megabytes("VmHWM") - before < growth, (before, there.megabytes("VmHWM"))

@@ -21,7 +21,9 @@ SECONDS = 2.0
 
 @pytest.fixture(scope="module")
 def there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Attacked]:
-    with attacked(tmp_path_factory.mktemp("store"), "[server]\nwrong_keys_per_s = 0.01\n") as made:
+    with attacked(
+        tmp_path_factory.mktemp("store"), "[proxy]\nsummary_ms = 300\n[server]\nwrong_keys_per_s = 0.01\n"
+    ) as made:
         yield made
 
 

@@ -54,9 +54,13 @@ class Connections:
     """
 
     def __init__(self, settings: ServerSettings) -> None:
-        _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
         # A connection to the upstream for each; where files run out, the store fails as well.
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        files = 2 * settings.connections + OTHER_FILES
+        if hard != resource.RLIM_INFINITY:
+            files = min(files, hard)
+        if soft != resource.RLIM_INFINITY and soft < files:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
         self._most = min(settings.connections, max(files - OTHER_FILES, 2) // 2)
         self.settings = settings
         self._trusted = [ip_network(one) for one in settings.trusted_proxies]
@@ -70,7 +74,8 @@ class Connections:
         same, most = self._of_network.get(new.network, {}), self.settings.connections_per_address
         for crowd, room in ((same, self._most if trusted else most), (self._open, self._most)):
             if len(crowd) >= room:
-                idle = next((one for one in crowd if one.is_idle), None)
+                # Rather one that never sent a request: a client may be about to use again what it has used before.
+                idle = min((one for one in crowd if one.is_idle), key=lambda one: one.cycle is not None, default=None)
                 if idle is None:
                     return False
                 self.leave(idle)
@@ -148,6 +153,11 @@ class Protocol(HttpToolsProtocol):
         if self._waits_for != _HEAD:
             self._waits_for, self._patience = _HEAD, self._bounds.head_s
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if len(self.headers) >= self._bounds.headers:  # at once: there is room for thousands in what is being parsed
+            raise self._too_large()
+        super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         method = self.parser.get_method()
         if method in (b"CONNECT", b"TRACE"):
@@ -159,7 +169,7 @@ class Protocol(HttpToolsProtocol):
         size, bounds = 0, self._bounds
         if self._unread + self._chunk > bounds.header_bytes:  # with what came before or behind them
             size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
-        if len(self.headers) > bounds.headers or size > bounds.header_bytes:
+        if size > bounds.header_bytes:
             raise self._too_large()
         if not self.parser.should_upgrade():
             super().on_headers_complete()

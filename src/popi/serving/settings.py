@@ -141,8 +141,8 @@ class ServerSettings(Settings):
     table = "server"
 
     connections: int = Field(default=4096, ge=1)
-    """Maximum open connections. Beyond this, the oldest without a request is closed; where all have one, the new
-    connection gets 503."""
+    """Maximum open connections. Beyond this, an idle one is closed, rather one that never sent a request; if none is
+    idle, the new one gets 503."""
     connections_per_address: int = Field(default=1024, ge=1)
     """The same for one client address (of IPv6: one /64). Does not apply to `trusted_proxies`."""
     header_bytes: int = Field(default=32_768, ge=1024)

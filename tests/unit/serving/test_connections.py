@@ -285,7 +285,20 @@ def test_who_never_reads_is_disconnected() -> None:
         assert len(until_closed(client)) < 30_000_000
 
 
-def test_the_oldest_idle_connection_gives_way_and_busy_ones_do_not() -> None:
+def test_the_connection_that_gives_way_is_idle_and_rather_one_that_was_never_used() -> None:
+    with serving(connections=3) as port, ExitStack() as stack:
+        used, unused, busy = (stack.enter_context(connect(port)) for _ in range(3))
+        used.sendall(GET)
+        assert b"200 OK" in used.recv(1000)
+        busy.sendall(CHAT[:-1])
+        time.sleep(0.1)
+        assert b"200 OK" in ask(port, closing(GET))
+        assert until_closed(unused) == b""
+        used.sendall(GET)
+        assert b"200 OK" in used.recv(1000)
+
+
+def test_busy_connections_do_not_give_way() -> None:
     with serving(connections=3) as port, ExitStack() as stack:
         clients = [stack.enter_context(connect(port)) for _ in range(3)]
         clients[0].sendall(CHAT[:-1])  # a request that is under way
