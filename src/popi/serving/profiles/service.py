@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 from sqlalchemy import Connection, select
 
+from popi.errors import StoreError
 from popi.screening import checked
 from popi.serving.capture.feedback import as_signals as feedback_signals
 from popi.serving.capture.injected import Injected
@@ -71,6 +72,7 @@ class Profiles:
         self._injected = injected or Injected()
         self._changed, self._erased = changed, erased
         self._scrub_after = 0.0
+        self._probe: asyncio.Task[bool] | None = None
 
     def _now(self, connection: Connection) -> float:
         return self.store.database.now(connection)
@@ -79,13 +81,18 @@ class Profiles:
         """Whether there is this tenant."""
         return await self.store.read(keys.tenant_exists, tenant)
 
-    async def ready(self) -> None:
-        """Ask the store something.
+    async def ready(self) -> bool:
+        """Whether the store answers. However many ask, the store is asked once at a time."""
+        if self._probe is None or self._probe.done():
+            self._probe = asyncio.create_task(self._answers())
+        return await asyncio.shield(self._probe)
 
-        Raises:
-            StoreError: it does not answer.
-        """
-        await self.store.read(lambda connection: connection.execute(select(1)).one())
+    async def _answers(self) -> bool:
+        try:
+            await self.store.read(lambda connection: connection.execute(select(1)).one())
+        except StoreError:
+            return False
+        return True
 
     async def add_signals(self, tenant: str, user_id: str, new: Sequence[Signal]) -> SignalsAnswer:
         """Add signals; on disk when this returns.
