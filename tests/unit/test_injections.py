@@ -8,11 +8,9 @@ import pytest
 from chat_families import FAMILIES, tokenizer_of
 from injections import Injection, injections
 
-from popi.serving.proxy.block import DEFAULT_BLOCK
-from popi.serving.proxy.ids import Pseudonyms
-from popi.serving.proxy.inject import Api
-from popi.serving.proxy.rewrite import Rewriter
-from popi.serving.proxy.settings import ProxySettings
+from popi.serving.proxy.block import DEFAULT_BLOCK, Blocks
+from popi.serving.proxy.inject import Api, inject
+from popi.serving.proxy.strict_json import parsed, written
 from popi.signals.lookalikes import fold
 from popi.signals.render import Templates, shipped
 from popi.signals.types import (
@@ -130,14 +128,14 @@ def place(api: Api, body: Any) -> str:
 
 @pytest.mark.parametrize("api", get_args(Api))
 def test_none_leaves_the_gateways_block(api: Api) -> None:
-    rewriter = Rewriter(ProxySettings(upstream="http://127.0.0.1:9"), Pseudonyms("s" * 32))
+    blocks = Blocks()
     before, behind = DEFAULT_BLOCK.split("{summary}")
     plain = BODIES[api]
     raw = json.dumps(plain).encode()
     for one in CORPUS:
-        sent, put_in = rewriter.write(rewriter.read(raw, "", api), "acme", one.text)
-        assert put_in
-        body = json.loads(sent)
+        personalised = inject(api, parsed(raw, 1000, 100), blocks.text(one.text))
+        assert personalised is not None
+        body = json.loads(written(personalised))
         text = place(api, body)
         assert text.startswith(f"Be kind.\n\n{before}") and text.endswith(behind), one.id
         inside = text.removeprefix(f"Be kind.\n\n{before}").removesuffix(behind)

@@ -1,7 +1,8 @@
 """What the proxy asks of keys and of the store, and no more: either side can change behind it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 Scope = Literal["admin", "app", "user"]
 """admin: everything; app: speaks for the users of its tenant; user: one user's own profile alone."""
@@ -62,10 +63,10 @@ class Recorder(Protocol):
         tenant: str,
         user_id: str,
         api: Literal["chat", "responses", "messages"],
-        body: bytes,
+        body: Mapping[str, Any],
         summary: StoredSummary | None,
     ) -> Tap | None:
-        """Look on at one request: its body as the client wrote it, and the summary that was put in."""
+        """Look on at one request: its body, and the summary that was put in. Keeps nothing of the body but text."""
         ...
 
 

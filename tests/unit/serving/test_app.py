@@ -119,10 +119,10 @@ def test_a_chat_gets_the_summary_of_the_store(sqlite_database: Database, upstrea
         assert reply.status_code == 200 and reply.headers["x-popi-personalized"] == "applied"
         assert reply.headers["x-popi-summary-version"] == "1"
         assert "Likes tea." in str(upstream.received[-1].body["messages"])
-        blocks = gateway._proxy.gateway._rewriter._blocks
-        assert blocks.of.cache_info().currsize == 1
+        blocks = gateway._proxy.gateway._blocks
+        assert blocks.text.cache_info().currsize == 1
         client.delete("/users/ada")
-        assert blocks.of.cache_info().currsize == 0  # no memory of this process holds it
+        assert blocks.text.cache_info().currsize == 0  # no memory of this process holds it
         assert chat(client).headers["x-popi-personalized"] == "none"
         assert "Likes tea." not in str(upstream.received[-1].body["messages"])
         assert chat(client, "\x7f" * 300).status_code == 200

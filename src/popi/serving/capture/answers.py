@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
-from popi.serving.proxy.body import unpacked
+from popi.serving.proxy.body import inflate
 from popi.serving.proxy.inject import Api
 from popi.serving.proxy.refusals import Refusal
 
@@ -83,6 +83,6 @@ def _events(body: bytes) -> Iterator[dict[str, Any]]:
 
 def _unpacked(raw: bytes, encoding: str) -> bytes | None:
     try:
-        return unpacked(raw, encoding, MOST)
+        return b"".join(inflate(raw, encoding, MOST))
     except Refusal:
         return None

@@ -1,14 +1,15 @@
 """Looks on while the proxy passes an answer through. Never in its way: what is too long or too much is not kept."""
 
 import asyncio
-import json
 import logging
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from popi.errors import StoreError
 from popi.serving.capture.answers import read_answer
 from popi.serving.capture.injected import Injected
-from popi.serving.capture.texts import last_message, own_words
+from popi.serving.capture.texts import LONGEST_TEXT, last_message, own_words
 from popi.serving.interfaces import StoredSummary
 from popi.serving.profiles.clauses import statements
 from popi.serving.proxy.inject import Api
@@ -21,8 +22,6 @@ log = logging.getLogger("popi.gateway.capture")
 
 LONGEST_ANSWER = 2**20
 """Most bytes of an answer that are held while it passes."""
-LONGEST_BODY = 2**20
-"""Bytes from which on a request is not read again for its last message."""
 UNDER_WAY = 256
 """Answers that may wait to be written; further ones are not kept."""
 LONGEST_CHAT = 3000.0
@@ -42,12 +41,15 @@ class Recorder:
         self._store, self._settings, self._injected = store, settings, injected
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def begin(self, tenant: str, user_id: str, api: Api, body: bytes, summary: StoredSummary | None) -> "Tap | None":
+    def begin(
+        self, tenant: str, user_id: str, api: Api, body: Mapping[str, Any], summary: StoredSummary | None
+    ) -> "Tap | None":
         """Look on at one request; None where nothing is kept of it."""
         opted_in = tenant in self._settings.tenants or "*" in self._settings.tenants
-        if not opted_in or len(self._tasks) >= UNDER_WAY or len(body) > LONGEST_BODY:
+        if not opted_in or len(self._tasks) >= UNDER_WAY:
             return None
-        return Tap(self, tenant, user_id, api, body, summary)
+        message = last_message(api, body)[: 2 * LONGEST_TEXT]
+        return Tap(self, tenant, user_id, api, message, summary)
 
     def keep(self, tap: "Tap", encoding: str) -> None:
         """Write an answer down, later."""
@@ -77,9 +79,8 @@ class Recorder:
             log.warning("an answer could not be kept", extra={"fields": {"error": type(error).__name__}})
 
     def _read(self, tap: "Tap", encoding: str) -> list[KeptAnswer]:
-        body = json.loads(tap.body)
         said = statements(tap.summary.text) if tap.summary is not None else set()
-        prompt = self._injected.out_of(own_words(last_message(tap.api, body)), said)
+        prompt = self._injected.out_of(own_words(tap.message), said)
         if not prompt:
             return []
         version = tap.summary.version if tap.summary is not None else 0
@@ -96,10 +97,10 @@ class Tap:
     """One answer on its way."""
 
     def __init__(
-        self, recorder: Recorder, tenant: str, user_id: str, api: Api, body: bytes, summary: StoredSummary | None
+        self, recorder: Recorder, tenant: str, user_id: str, api: Api, message: str, summary: StoredSummary | None
     ) -> None:
         self._recorder = recorder
-        self.tenant, self.user_id, self.api, self.body, self.summary = tenant, user_id, api, body, summary
+        self.tenant, self.user_id, self.api, self.message, self.summary = tenant, user_id, api, message, summary
         self.answer, self._too_long = bytearray(), False
         self.began = time.time()
 

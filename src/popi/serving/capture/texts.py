@@ -5,6 +5,7 @@ lines, forwarded mail, fenced blocks, long quotations and pasted conversations a
 """
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from popi.serving.proxy.inject import Api
@@ -29,7 +30,7 @@ _SPEAKER = re.compile(r"^[ \t]*(?:\[[^\]\n]{1,40}\][ \t]*)?([^\W\d_][\w .'’-]{
 _OWN_NAMES = {"me", "i", "note", "task", "question", "please", "ps", "p.s", "edit", "context", "example"}
 
 
-def last_message(api: Api, body: dict[str, Any]) -> str:
+def last_message(api: Api, body: Mapping[str, Any]) -> str:
     """The text of the last message that the user wrote; empty where there is none."""
     found = body.get("input") if api == "responses" else body.get("messages")
     if isinstance(found, str) and api == "responses":

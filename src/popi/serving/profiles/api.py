@@ -70,7 +70,7 @@ class ProfileApi:
         if not f"{path}/".startswith(NEEDS_KEY):
             await APP(scope, receive, send)
             return
-        began, status, caller = time.perf_counter(), 0, None
+        began, status, caller, held = time.perf_counter(), 0, None, 0
 
         async def noted(message: Message) -> None:
             nonlocal status
@@ -79,14 +79,20 @@ class ProfileApi:
                 message["headers"] = [*message["headers"], (b"cache-control", b"no-store")]
             await send(message)
 
+        def hold(size: int) -> None:
+            nonlocal held
+            assert caller is not None
+            self._limits.hold(caller.key_id, size)
+            held += size
+
         try:
             caller = await self._caller(scope["headers"])
             self._limits.enter(caller.key_id)
-            scope["state"]["caller"] = caller
+            scope["state"] |= {"caller": caller, "hold": hold}
             try:
                 await APP(scope, receive, noted)
             finally:
-                self._limits.leave(caller.key_id)
+                self._limits.leave(caller.key_id, held)
         except Refusal as refusal:
             await (await _answered(Request(scope), refusal))(scope, receive, noted)
         except Exception as error:  # FastAPI has answered, unless the answer was under way

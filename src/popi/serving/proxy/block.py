@@ -1,8 +1,6 @@
 """The delimited block that a summary goes upstream in."""
 
-import json
 import re
-from dataclasses import dataclass
 from functools import lru_cache
 
 from popi.signals.neutralise import neutralise
@@ -23,21 +21,8 @@ _TAG = re.compile(r"</?([A-Za-z][\w.-]*)")
 _UNSENDABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 
 
-@dataclass(frozen=True)
-class Block:
-    """A block as bytes inside a JSON string: escaped, ASCII, without the quotes.
-
-    Attributes:
-        alone: where nothing stands before it.
-        after: behind other text, an empty line between.
-    """
-
-    alone: bytes
-    after: bytes
-
-
 class Blocks:
-    """Renders summaries. The same summary gives the same bytes, always: upstream prompt caches live on it.
+    """Renders summaries. The same summary gives the same text, always: upstream prompt caches live on it.
 
     Args:
         template: the text around ``{summary}``; the names of tags in it can't be spelt by a summary.
@@ -47,17 +32,13 @@ class Blocks:
         self._before, self._behind = template.split("{summary}")
         names = dict.fromkeys(_TAG.findall(template))
         self._delimiters = tuple(form + name for name in names for form in ("<", "</"))
-        self.of = lru_cache(maxsize=KEPT)(self._render)
+        self.text = lru_cache(maxsize=KEPT)(self._text)
 
     def forget(self) -> None:
         """Keep no block ready: they hold users' texts."""
-        self.of.cache_clear()
+        self.text.cache_clear()
 
-    def text(self, summary: str) -> str:
+    def _text(self, summary: str) -> str:
         """The block as the model reads it."""
         clean = _UNSENDABLE.sub("\N{REPLACEMENT CHARACTER}", summary).strip()
         return self._before + neutralise(clean, self._delimiters) + self._behind
-
-    def _render(self, summary: str) -> Block:
-        text = self.text(summary)
-        return Block(json.dumps(text)[1:-1].encode(), json.dumps("\n\n" + text)[1:-1].encode())

@@ -8,7 +8,6 @@ from popi.serving.proxy.headers import Raw, RequestHeaders
 from popi.serving.proxy.inject import Api
 from popi.serving.proxy.logs import Record
 from popi.serving.proxy.refusals import Dialect
-from popi.serving.proxy.rewrite import Rewriting
 
 
 class Exchange:
@@ -23,7 +22,7 @@ class Exchange:
         watch: stops the work once the client is gone.
         waited: seconds that the key's check took.
         headers: the request's; there once they were read.
-        rewriting: its body, where it is personalised and was read.
+        held: bytes of its body that were counted.
         started: the head of the answer is out.
         tap: looks on while the answer passes; None: nobody does.
     """
@@ -32,10 +31,10 @@ class Exchange:
         "api",
         "began",
         "headers",
+        "held",
         "path",
         "receive",
         "record",
-        "rewriting",
         "scope",
         "send",
         "started",
@@ -52,7 +51,7 @@ class Exchange:
         self.scope, self.receive, self.send = scope, receive, send
         self.path, self.api, self.record, self.began = path, api, record, began
         self.watch = Watch()
-        self.rewriting: Rewriting | None = None
+        self.held = 0
         self.started = False
         self.tap: Tap | None = None
         self.waited = 0.0

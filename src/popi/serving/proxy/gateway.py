@@ -4,29 +4,33 @@ A raw ASGI application: no request object, no parsing of what is not needed.
 """
 
 import asyncio
-import re
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from time import perf_counter
+from typing import Any, cast
 
 from starlette.types import Receive, Scope, Send
 
 from popi.errors import AuthError
 from popi.serving.interfaces import Caller, Keys, Recorder, StoredSummary, Summaries
-from popi.serving.proxy.body import ClientGone, pass_on, read_whole, too_long
+from popi.serving.proxy.block import Blocks
+from popi.serving.proxy.body import Bodies, ClientGone, Hold, may_be_json, pass_on, peeked, read_whole, too_long
 from popi.serving.proxy.connection import UpstreamFault
 from popi.serving.proxy.exchange import Exchange
 from popi.serving.proxy.headers import HeaderRules, Raw, RequestHeaders, answer_headers
 from popi.serving.proxy.identity import user_of
-from popi.serving.proxy.ids import Pseudonyms
-from popi.serving.proxy.inject import Api
+from popi.serving.proxy.ids import Pseudonyms, replace_ids, user_ids
+from popi.serving.proxy.inject import Api, inject
 from popi.serving.proxy.jwt_claims import Tokens
 from popi.serving.proxy.limits import Limits
 from popi.serving.proxy.logs import Record, log, log_fault
 from popi.serving.proxy.metrics import Metrics
+from popi.serving.proxy.paths import canonical
 from popi.serving.proxy.refusals import Refusal, answer
-from popi.serving.proxy.rewrite import Rewriter
 from popi.serving.proxy.settings import ProxySettings
+from popi.serving.proxy.strict_json import parsed, written
 from popi.serving.proxy.tracing import Tracing
 from popi.serving.proxy.upstream import Upstream
 from popi.serving.proxy.wire import Body
@@ -36,11 +40,10 @@ PERSONALISED: dict[str, Api] = {
     "/v1/responses": "responses",
     "/v1/messages": "messages",
 }
+MODELS = "/v1/models"
 CLIENT_GONE = 499
 """The status that is logged where nobody was left to be answered."""
 _NO_SPAN = nullcontext()
-# Names of folders that would lead out of /v1, and what some servers take for a slash.
-_LEADING_OUT = re.compile(r"(?:^|/|%2f|\\|%5c)(?:\.|%2e){1,2}(?:$|/|%2f|\\|%5c|;)", re.IGNORECASE)
 
 
 class Gateway:
@@ -77,20 +80,26 @@ class Gateway:
         self._upstream, self._tokens, self._pseudonyms = upstream, tokens, pseudonyms
         self._metrics, self._tracing = metrics, tracing
         self._rules = HeaderRules(settings)
-        self._rewriter = Rewriter(settings, pseudonyms)
+        self._bodies, self._blocks = Bodies(settings), Blocks(settings.block)
         self._limits = limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = perf_counter()
         method: str = scope["method"]
         path: str = scope["raw_path"].decode("latin-1")
-        api = PERSONALISED.get(path) if method == "POST" else None
-        record = Record(api or ("models" if path == "/v1/models" and method == "GET" else "other"), method)
+        meant = path if path in PERSONALISED else canonical(path)
+        api = PERSONALISED.get(meant or "") if method == "POST" else None
+        models = meant == MODELS and method == "GET"
+        record = Record(api or ("models" if models else "other"), method)
+        if meant is not None and (api is not None or models):
+            path = meant
         exchange = Exchange(scope, receive, send, path, api, record, began)
         self._metrics.under_way.inc()
         try:
             with self._tracing.span(scope["headers"], record) if self._tracing is not None else _NO_SPAN:
                 try:
+                    if meant is None:
+                        raise Refusal(400, "path", "the path has '.' or '..' between its slashes, or nested escapes")
                     await self._serve(exchange)
                 except ClientGone:
                     self._client_gone(record)
@@ -100,6 +109,8 @@ class Gateway:
                     self._client_gone(record)
                 except Refusal as refusal:
                     await self._refuse(exchange, refusal)
+                except AuthError as error:
+                    await self._refuse(exchange, _refused(error))
                 except Exception as error:
                     log_fault("a fault of the gateway", error)
                     await self._refuse(
@@ -115,13 +126,12 @@ class Gateway:
 
     def forget(self) -> None:
         """Keep nothing in memory of users, their summaries and ids; it is made anew when it is needed."""
-        self._rewriter.forget()
+        self._blocks.forget()
+        self._pseudonyms.forget()
 
     async def _serve(self, exchange: Exchange) -> None:
         """Check who asks, then pass on. What raises before the answer has begun becomes the answer."""
         record = exchange.record
-        if ("." in exchange.path or "%" in exchange.path) and _LEADING_OUT.search(exchange.path):
-            raise Refusal(400, "path", "the path must not have '.' or '..' between its slashes")
         headers = exchange.headers = RequestHeaders(exchange.scope["headers"], self._rules)
         asked = perf_counter()
         caller = _in_tenant(await self._authenticate(headers.key), headers.tenant)
@@ -137,7 +147,16 @@ class Gateway:
                 body = await self._personalised_body(exchange, exchange.api, caller)
             await self._call(exchange, body)
         finally:
-            self._limits.leave(caller.key_id)
+            self._limits.leave(caller.key_id, exchange.held)
+
+    def _hold(self, exchange: Exchange, caller: Caller) -> Hold:
+        """Counts bytes of this request's body among those of its key."""
+
+        def hold(size: int) -> None:
+            self._limits.hold(caller.key_id, size)
+            exchange.held += size
+
+        return hold
 
     async def _authenticate(self, key: str | None) -> Caller:
         try:
@@ -145,8 +164,8 @@ class Gateway:
                 return known
             async with asyncio.timeout(self._settings.auth_s):
                 return await self._keys.authenticate(key)
-        except AuthError as error:
-            raise _refused(error) from None
+        except AuthError:
+            raise
         except Exception as error:  # whatever ails the store: what can't be told is refused
             log_fault("keys can't be checked", error)
             raise Refusal(503, "keys_unavailable", "keys can't be checked now; try again soon", retry_after=1) from None
@@ -158,73 +177,81 @@ class Gateway:
                 403, "path_not_allowed", f"a key of scope {caller.scope!r} may not use this path of the upstream"
             )
 
-    async def _user(self, exchange: Exchange, caller: Caller) -> str | None:
-        headers = exchange.headers
-        try:
-            claimed = None
-            if self._tokens is not None and headers.jwt is not None:
-                exchange.watch_client()
-                claimed = await self._tokens.user_id(headers.jwt)
-            found = exchange.rewriting.found if exchange.rewriting is not None else ()
-            return user_of(caller, claimed, headers.ids, found, self._settings.identity_fields)
-        except AuthError as error:
-            raise _refused(error) from None
+    async def _claimed(self, exchange: Exchange) -> str | None:
+        """The user id in the request's token; None where there is no token."""
+        if self._tokens is None or exchange.headers.jwt is None:
+            return None
+        return await self._tokens.user_id(exchange.headers.jwt)
 
     async def _personalised_body(self, exchange: Exchange, api: Api, caller: Caller) -> bytes:
         """The request's body with the user's summary in it and no user id."""
-        settings, headers, record = self._settings, exchange.headers, exchange.record
-        raw = await read_whole(exchange.receive, headers.length, settings.max_body_bytes, settings.body_s)
-        exchange.rewriting = rewriting = self._rewriter.read(raw, headers.encoding, api)
-        user_id = await self._user(exchange, caller)
+        settings, headers, hold = self._settings, exchange.headers, self._hold(exchange, caller)
+        raw = await read_whole(exchange.receive, headers.length, settings.max_body_bytes, settings.body_s, hold)
+        exchange.watch_client()
+        claimed = await self._claimed(exchange)
+        plain = await self._bodies.plain(raw, headers.encoding, hold)
         self._name_user_upstream(headers, caller)
-        summary: StoredSummary | None = None
-        if headers.off:
-            record.personalized = "off"
-        elif user_id is None:
-            record.personalized = "none"
-        else:
+        async with self._bodies.turn(len(plain), caller.key_id) as run:
+            body, ids = await run(self._read, plain)
+            user_id = user_of(caller, claimed, headers.ids, ids, settings.identity_fields)
             summary = await self._summary(exchange, caller.tenant, user_id)
-        body, put_in = self._rewriter.write(rewriting, caller.tenant, summary.text if summary is not None else None)
-        if summary is not None:
-            if put_in:
-                record.personalized, record.version = "applied", summary.version
-            else:
-                self._not_personalised(record, "body")
-        if self._recorder is not None and user_id is not None and not headers.off and rewriting.members is not None:
-            shown = summary if put_in else None
-            exchange.tap = self._recorder.begin(caller.tenant, user_id, api, rewriting.body, shown)
-        if body is not raw:
-            headers.drop(b"content-encoding")
-        return body
+            block = self._blocks.text(summary.text) if summary is not None else None
+            changed, placed = await run(self._rewrite, body, caller.tenant, api, block)
+            if summary is not None and placed:
+                exchange.record.personalized, exchange.record.version = "applied", summary.version
+            elif summary is not None:
+                self._not_personalised(exchange.record, "body")
+            if self._recorder is not None and user_id is not None and not headers.off:
+                exchange.tap = self._recorder.begin(caller.tenant, user_id, api, body, summary if placed else None)
+        return plain if changed is None else changed
 
-    async def _summary(self, exchange: Exchange, tenant: str, user_id: str) -> StoredSummary | None:
-        """The user's summary, if it can be had in time. Never raises, never waits longer."""
+    def _read(self, plain: bytes) -> tuple[dict[str, Any], dict[str, str]]:
+        """A body and the user ids in it."""
+        body = parsed(plain, self._settings.max_body_values, self._settings.max_body_depth)
+        return body, user_ids(body)
+
+    def _rewrite(self, body: dict[str, Any], tenant: str, api: Api, block: str | None) -> tuple[bytes | None, bool]:
+        """The bytes of a body with the block in it and no user id, `None` where they are as they came; and whether the
+        block had a place."""
+        changed = replace_ids(body, self._pseudonym(tenant))
+        personalised = inject(api, body, block) if block is not None else None
+        return written(personalised or body) if changed or personalised else None, personalised is not None
+
+    def _without_ids(self, plain: bytes, tenant: str) -> bytes:
+        """A body that is not personalised, with no user id."""
+        body = parsed(plain, self._settings.max_body_values, self._settings.max_body_depth)
+        return written(body) if replace_ids(body, self._pseudonym(tenant)) else plain
+
+    def _pseudonym(self, tenant: str) -> Callable[[str], str] | None:
+        return partial(self._pseudonyms.of, tenant) if self._settings.ids_upstream == "hashed" else None
+
+    async def _summary(self, exchange: Exchange, tenant: str, user_id: str | None) -> StoredSummary | None:
+        """The user's summary, if one is wanted and can be had in time. Never raises, never waits longer."""
         record, began, most = exchange.record, perf_counter(), self._settings.summary_ms / 1000
+        if exchange.headers.off or user_id is None:
+            record.personalized = "off" if exchange.headers.off else "none"
+            return None
         if (known := self._summaries.at_hand(tenant, user_id)) is not None:
             self._metrics.lookup.observe(perf_counter() - began)
             record.personalized = "none"
             return known.summary
-        exchange.watch_client()
         # Not wait_for: it would wait until the lookup has taken notice of being cancelled, however long that is.
         lookup = asyncio.ensure_future(self._summaries.summary_of(tenant, user_id))
-        try:
-            await _done_within(most - min(exchange.waited, most / 2), lookup)  # key and summary share the time
-        finally:
-            in_time = lookup.done()
-            if not in_time:
-                lookup.add_done_callback(_forget)
-                lookup.cancel()
-            self._metrics.lookup.observe(perf_counter() - began)
-        if not in_time:
+        lookup.add_done_callback(_forget)
+        await asyncio.wait((lookup,), timeout=most - min(exchange.waited, most / 2))  # the key took its share
+        self._metrics.lookup.observe(perf_counter() - began)
+        if not lookup.done():
+            lookup.cancel()
             self._not_personalised(record, "slow")
             return None
-        error = asyncio.CancelledError() if lookup.cancelled() else lookup.exception()
-        if error is not None:
+        try:
+            summary = lookup.result()
+        except (Exception, asyncio.CancelledError) as error:
             log_fault("a summary can't be read", error)
             self._not_personalised(record, "store")
             return None
         record.personalized = "none"
-        return lookup.result()
+        return summary
 
     def _not_personalised(self, record: Record, reason: str) -> None:
         record.personalized, record.reason = "failed", reason
@@ -236,18 +263,28 @@ class Gateway:
                 headers.passed.append((name, self._pseudonyms.of(caller.tenant, user_id).encode()))
 
     async def _other_body(self, exchange: Exchange, caller: Caller) -> Body:
-        """The body of a request that is passed on untouched, as it comes."""
-        headers, most = exchange.headers, self._settings.max_upload_bytes
+        """The body of a request that is passed on: as it comes, but for user ids in a JSON object."""
+        settings, headers, names = self._settings, exchange.headers, {name for name, _ in exchange.scope["headers"]}
         self._name_user_upstream(headers, caller)
-        names = {name for name, _ in exchange.scope["headers"]}
-        if headers.length is not None and headers.length > most:
-            raise too_long(most)
+        if headers.length is not None and headers.length > settings.max_upload_bytes:
+            raise too_long(settings.max_upload_bytes)
         if not headers.length and b"transfer-encoding" not in names:
             exchange.watch_client()
             return None if headers.length is None else b""
-        if headers.length is not None:
-            headers.passed.append((b"content-length", b"%d" % headers.length))
-        return pass_on(exchange.receive, most, exchange.watch_client)
+        beginning, receive = await peeked(exchange.receive, settings.body_s)
+        if headers.encoding in ("", "identity") and not may_be_json(beginning):
+            if headers.length is not None:
+                headers.passed.append((b"content-length", b"%d" % headers.length))
+            return pass_on(receive, settings.max_upload_bytes, exchange.watch_client)
+        hold = self._hold(exchange, caller)
+        raw = await read_whole(receive, headers.length, settings.max_body_bytes, settings.body_s, hold)
+        exchange.watch_client()
+        plain = await self._bodies.plain(raw, headers.encoding, hold)
+        if not plain or not may_be_json(plain):
+            headers.passed += [(b"content-encoding", headers.encoding.encode())] if headers.encoding else []
+            return raw
+        async with self._bodies.turn(len(plain), caller.key_id) as run:
+            return cast(bytes, await run(self._without_ids, plain, caller.tenant))
 
     def _with_upstream_key(self, exchange: Exchange) -> list[Raw]:
         settings, headers = self._settings, exchange.headers
@@ -347,21 +384,3 @@ def _forget(lookup: "asyncio.Future[StoredSummary | None]") -> None:
     """Take notice of how a lookup ended that nobody waits for any more."""
     if not lookup.cancelled():
         lookup.exception()
-
-
-async def _done_within(seconds: float, lookup: "asyncio.Future[StoredSummary | None]") -> None:
-    """Wait for a lookup, no longer than that. What `asyncio.wait` does, for one future and at half the price."""
-    loop = asyncio.get_running_loop()
-    waiter = loop.create_future()
-
-    def wake(_: object = None) -> None:
-        if not waiter.done():
-            waiter.set_result(None)
-
-    timer = loop.call_later(seconds, wake)
-    lookup.add_done_callback(wake)
-    try:
-        await waiter
-    finally:
-        timer.cancel()
-        lookup.remove_done_callback(wake)

@@ -50,7 +50,7 @@ class RequestHeaders:
         tenant: whose users an admin speaks for; None: their own tenant's.
         off: the client asks not to be personalised.
         length: what `content-length` says.
-        encoding: what `content-encoding` says, in lower case.
+        encoding: what `content-encoding` says, in lower case; not among `passed`.
     """
 
     __slots__ = ("encoding", "ids", "jwt", "key", "length", "named", "off", "own_upstream_key", "passed", "tenant")
@@ -62,17 +62,18 @@ class RequestHeaders:
             if name == b"connection":
                 seen[name] = seen[name] + b"," + value if name in seen else value
             elif name in rules.read:
-                if seen.setdefault(name, value) != value:
+                if name in seen and (seen[name] != value or name == b"content-encoding"):  # each is an encoding more
                     raise Refusal(400, "ambiguous_header", f"the header {name.decode()} is there twice; send it once")
+                seen[name] = value
+            elif b"_" in name and rules.reads(right := name.replace(b"_", b"-")):
+                # Servers behind CGI and WSGI take the one for the other.
+                raise Refusal(400, "header_name", f"spell the header {right.decode()}, without underscores")
             elif name not in _NOT_ON and not name.startswith(_OURS):
                 passed.append((name, value))
         if (connection := seen.get(b"connection")) is not None and (ending := _ending_here(connection)):
             passed = [header for header in passed if header[0] not in ending]
-        encoding = seen.get(b"content-encoding", b"")
-        if encoding:
-            passed.append((b"content-encoding", encoding))
         length = seen.get(b"content-length", b"")
-        self.passed, self.encoding = passed, _text(encoding).lower()
+        self.passed, self.encoding = passed, _text(seen.get(b"content-encoding", b"")).lower()
         self.length = int(length) if length.isdigit() else None
         self.off = seen.get(b"x-popi-personalize", b"").strip().lower() == b"off"
         self.tenant = _text(seen.get(b"x-popi-tenant", b"")) or None
@@ -96,10 +97,6 @@ class RequestHeaders:
                 token = None
         self.jwt = None if token is None else _bearer(token) or _text(token)
 
-    def drop(self, name: bytes) -> None:
-        """Take a header out of what is passed on."""
-        self.passed = [header for header in self.passed if header[0] != name]
-
 
 class HeaderRules:
     """What the settings say about headers, worked out once.
@@ -120,6 +117,10 @@ class HeaderRules:
         )
         self.jwt = settings.jwt.header.encode() if settings.jwt is not None else None
         self.read = frozenset((*_READ, *self.naming, *((self.jwt,) if self.jwt else ())))
+
+    def reads(self, name: bytes) -> bool:
+        """Whether a header means something here, or ends here."""
+        return name in self.read or name in _NOT_ON or name.startswith(_OURS)
 
 
 def answer_headers(raw: Sequence[Raw]) -> list[Raw]:

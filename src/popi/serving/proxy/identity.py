@@ -4,19 +4,18 @@ In this order: the claim of a verified token, a header, a field of the body. Wha
 where its key may speak for users. A user key stands for one user: naming another, anywhere, is refused.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from popi.errors import AuthError, DataError
 from popi.serving.interfaces import Caller
 from popi.serving.profiles.models import checked_user_id
-from popi.serving.proxy.ids import FoundId
 
 
 def user_of(
     caller: Caller,
     claimed: str | None,
-    headers: dict[str, str],
-    found: Sequence[FoundId],
+    headers: Mapping[str, str],
+    body: Mapping[str, str],
     fields: Sequence[str],
 ) -> str | None:
     """The end user's id, or None: personalise for nobody. An id that the profile API would not take is nobody's.
@@ -25,7 +24,7 @@ def user_of(
         caller: whose key it is.
         claimed: the user id in a token that was verified.
         headers: user ids by header, in the order in which they count.
-        found: user ids in the body, in its order.
+        body: user ids in the body, by field.
         fields: fields of the body that may name the user, in the order in which they count.
 
     Raises:
@@ -33,14 +32,14 @@ def user_of(
     """
     if caller.speaks_for_users:
         try:
-            user_id = _first(claimed, headers, found, fields)
+            user_id = _first(claimed, headers, body, fields)
             return None if user_id is None else checked_user_id(user_id)
         except DataError:
             return None
     named = [
         *([("the token", claimed)] if claimed is not None else []),
         *headers.items(),
-        *((one.field, one.user_id) for one in found if one.user_id and one.field in fields),
+        *((field, user_id) for field, user_id in body.items() if field in fields),
     ]
     for place, user_id in named:
         if user_id != caller.user_id:
@@ -51,13 +50,8 @@ def user_of(
     return caller.user_id
 
 
-def _first(claimed: str | None, headers: dict[str, str], found: Sequence[FoundId], fields: Sequence[str]) -> str | None:
-    if claimed is not None:
-        return claimed
-    for user_id in headers.values():
-        return user_id
-    for field in fields:
-        for one in reversed(found):  # of doubles the last
-            if one.field == field and one.user_id:
-                return one.user_id
-    return None
+def _first(
+    claimed: str | None, headers: Mapping[str, str], body: Mapping[str, str], fields: Sequence[str]
+) -> str | None:
+    named = (claimed, *headers.values(), *(body.get(field) for field in fields))
+    return next((user_id for user_id in named if user_id is not None), None)

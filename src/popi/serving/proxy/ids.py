@@ -1,15 +1,19 @@
 """User ids in bodies, and what goes upstream in their place."""
 
 import hmac
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterator
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import Any
+
+from simplejson import RawJSON
 
 from popi.serving.profiles.models import LONGEST_ID
-from popi.serving.proxy.members import Edit, Member, read_object, string, without
+from popi.serving.proxy.refusals import Refusal
 
 KEPT = 10_000
 """Most pseudonyms that are kept ready. Those of ids that are too long for a user's are not: they may take megabytes."""
+_NAMING = ("safety_identifier", "user", "metadata")
+_PLACES = ("messages", "instructions", "system", "input")
 
 
 class Pseudonyms:
@@ -37,56 +41,67 @@ class Pseudonyms:
         return hmac.digest(self._secret, text.encode("utf-8", "surrogatepass"), "sha256").hex()
 
 
-class FoundId(NamedTuple):
-    """A user id in a body.
+def user_ids(body: dict[str, Any]) -> dict[str, str]:
+    """The user ids in a personalised request's body, by field; fields that are blank or null name nobody.
 
-    Attributes:
-        field: `safety_identifier`, `user` or `metadata.user_id`.
-        user_id: as the client wrote it; empty for a blank, null, a list or an object, which name nobody.
-        member: where it stands.
-        siblings: the members of the object that it is one of.
+    Raises:
+        Refusal: 400, an id is no text or number, or a name that matters differs from ours in case alone: some upstreams
+            would read it, and its id would pass unseen.
     """
-
-    field: str
-    user_id: str
-    member: Member
-    siblings: Sequence[Member]
+    check_spelling(body, _PLACES)
+    return {field: user_id for field, _, _, user_id in _ids(body)}
 
 
-def find_ids(body: bytes, text: str, members: Sequence[Member]) -> list[FoundId]:
-    """Every user id in a body, doubles included: none may be overlooked on its way upstream."""
-    found = []
-    for member in members:
-        if member.name in ("safety_identifier", "user"):
-            found.append(FoundId(member.name, _read(body, member), member, members))
-        elif member.name == "metadata" and isinstance(member.value, dict):
-            inner, _ = read_object(text, member.start)
-            found += [
-                FoundId("metadata.user_id", _read(body, one), one, inner) for one in inner if one.name == "user_id"
-            ]
-    return found
+def replace_ids(body: dict[str, Any], pseudonym: Callable[[str], str] | None) -> bool:
+    """Leave no user id in a body, nor in the requests of a batch.
+
+    Args:
+        body: changed in place.
+        pseudonym: what to put in an id's place; None: nothing, and the field goes.
+
+    Returns:
+        Whether anything was changed.
+
+    Raises:
+        Refusal: 400, as `user_ids`.
+    """
+    batch = body.get("requests")
+    params = [one.get("params") for one in batch if isinstance(one, dict)] if isinstance(batch, list) else []
+    found = [place for one in (body, *params) if isinstance(one, dict) for place in _ids(one)]
+    for _, holder, name, user_id in found:
+        if pseudonym is None:
+            del holder[name]
+        else:
+            holder[name] = pseudonym(user_id)
+    return bool(found)
 
 
-def id_edits(
-    found: Sequence[FoundId], pseudonyms: Pseudonyms, tenant: str, mode: Literal["hashed", "stripped"]
-) -> list[Edit]:
-    """Edits that leave no user id in a body."""
-    found = [one for one in found if one.user_id]
-    if mode == "hashed":
-        return [
-            Edit(one.member.start, one.member.end, b'"%b"' % pseudonyms.of(tenant, one.user_id).encode())
-            for one in found
-        ]
-    objects = {id(one.siblings): one.siblings for one in found}
-    return [
-        edit
-        for key, siblings in objects.items()
-        for edit in without(siblings, [one.member for one in found if id(one.siblings) == key])
+def check_spelling(members: dict[str, Any], names: Collection[str]) -> None:
+    """Refuse what servers that ignore the case of names (Go's) would take for one of these.
+
+    Raises:
+        Refusal: 400, with the right spelling.
+    """
+    for name in members:
+        if name not in names and (right := name.casefold()) in names:
+            raise Refusal(400, "body_name", f"spell {right!r} in lower case")
+
+
+def _ids(body: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], str, str]]:
+    """Of each user id: its field, the object that it stands in, its name there, and itself; a number is its digits."""
+    check_spelling(body, _NAMING)
+    places: list[tuple[str, dict[str, Any], str]] = [
+        (name, body, name) for name in ("safety_identifier", "user") if name in body
     ]
-
-
-def _read(body: bytes, member: Member) -> str:
-    if isinstance(member.value, bytes):  # a number is taken at its text
-        return member.value.decode()
-    user_id = string(body, member) if isinstance(member.value, str) else ""
-    return user_id if user_id.strip() else ""
+    metadata = body.get("metadata")
+    if isinstance(metadata, dict):
+        check_spelling(metadata, ("user_id",))
+        places += [("metadata.user_id", metadata, "user_id")] if "user_id" in metadata else []
+    for field, holder, name in places:
+        value = holder[name]
+        if isinstance(value, RawJSON):
+            value = value.encoded_json
+        if not isinstance(value, str | None):
+            raise Refusal(400, "body_user_id", f"{field} must be a string")
+        if value and value.strip():
+            yield field, holder, name, value

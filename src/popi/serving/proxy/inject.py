@@ -1,4 +1,4 @@
-"""Where the block goes in each API, as an edit of the body's bytes.
+"""Where the block goes in each API.
 
 Chat completions: behind the client's own system message, inside it. A message of its own before it would give every
 user a prompt of their own from the first token on, and upstream prompt caches, which match prefixes, could no longer
@@ -17,66 +17,67 @@ In all three the text before the block is the app's and the same for all users; 
 summary changes; then comes the conversation.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
-from popi.serving.proxy.block import Block
-from popi.serving.proxy.members import Edit, Member, item, last, read_object
+from popi.serving.proxy.ids import check_spelling
 
 Api = Literal["chat", "responses", "messages"]
 
 
-def summary_edit(api: Api, text: str, start: int, members: list[Member], block: Block) -> Edit | None:
-    """The edit that puts the block into a request.
+def inject(api: Api, body: dict[str, Any], block: str) -> dict[str, Any] | None:
+    """Put the block into a request.
 
     Args:
         api: which API's request it is.
-        text: the body, as `body_text` gives it.
-        start: where its object begins.
-        members: of that object.
+        body: its JSON; may be changed in place.
         block: what to put in.
 
     Returns:
-        None where the request has not the shape that this API asks for: the upstream will say what is wrong with it.
+        The body with the block; None where it has not the shape that this API asks for, and is left as it was: the
+        upstream will say what is wrong with it.
+
+    Raises:
+        Refusal: 400, a message's `role` or `content` in other case.
     """
     if api == "chat":
-        return _in_messages(text, last(members, "messages"), block)
+        return _in_messages(body, block)
     name = "instructions" if api == "responses" else "system"
-    member = last(members, name)
-    if member is None:
-        comma = b"," if members else b""
-        return Edit(start + 1, start + 1, b'"%b":"%b"%b' % (name.encode(), block.alone, comma))
-    if member.value is None:
-        return Edit(member.start, member.end, b'"%b"' % block.alone)
-    if isinstance(member.value, list) and api != "messages":
-        return None
-    return _at_the_end(member, block)
+    value = body.get(name)
+    if name not in body:
+        return {name: block, **body}
+    if value is None:
+        body[name] = block
+        return body
+    return None if isinstance(value, list) and api != "messages" else _at_the_end(body, name, block)
 
 
-def _in_messages(text: str, messages: Member | None, block: Block) -> Edit | None:
-    if messages is None or not isinstance(messages.value, list) or not messages.value:
+def _in_messages(body: dict[str, Any], block: str) -> dict[str, Any] | None:
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not messages:
         return None
-    systems = 0
-    for message in messages.value:
+    system = None
+    for message in messages:
         if not isinstance(message, dict):
             return None
+        check_spelling(message, ("role", "content"))
         if message.get("role") not in ("system", "developer"):
             break
-        systems += 1
-    if not systems:
-        at = messages.start + 1
-        return Edit(at, at, b'{"role":"system","content":"%b"},' % block.alone)
-    system, _ = read_object(text, item(text, messages.start, systems - 1))
-    content = last(system, "content")
-    return None if content is None else _at_the_end(content, block)
+        system = message
+    if system is None:
+        messages.insert(0, {"role": "system", "content": block})
+        return body
+    return body if _at_the_end(system, "content", block) else None
 
 
-def _at_the_end(member: Member, block: Block) -> Edit | None:
-    """Inside the closing quote of a string, or as one more text before the closing bracket of a list."""
-    at = member.end - 1
-    if isinstance(member.value, str):
-        return Edit(at, at, block.after if member.value else block.alone)
-    if isinstance(member.value, list):
-        # Some servers join a list's texts with nothing between them.
-        first, content = (b",", block.after) if member.value else (b"", block.alone)
-        return Edit(at, at, b'%b{"type":"text","text":"%b"}' % (first, content))
-    return None
+def _at_the_end(holder: dict[str, Any], name: str, block: str) -> dict[str, Any] | None:
+    """Behind a text, or as one more text of a list."""
+    value = holder.get(name)
+    # Some servers join a list's texts with nothing between them.
+    after = "\n\n" + block if value else block
+    if isinstance(value, str):
+        holder[name] = value + after
+    elif isinstance(value, list):
+        value.append({"type": "text", "text": after})
+    else:
+        return None
+    return holder

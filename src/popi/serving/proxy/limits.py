@@ -1,5 +1,7 @@
-"""How much one key may ask for: requests a second (a token bucket) and requests at once. In this process,
-for all that the key asks here: chats and profiles draw on one account."""
+"""How much one key may ask for: requests a second (a token bucket), requests at once, bytes of bodies at once.
+
+In this process, for all that the key asks here: chats and profiles draw on one account.
+"""
 
 import math
 import time
@@ -18,6 +20,7 @@ class _Use:
     tokens: float
     at: float
     under_way: int = 0
+    held: int = 0
 
 
 class Limits:
@@ -28,18 +31,27 @@ class Limits:
         burst: requests that may come at once.
         concurrency: requests under way at once.
         clock: seconds that never go back.
+        body_bytes: bytes of bodies held at once; `None`: unlimited.
     """
 
     def __init__(
-        self, rate: float | None, burst: int, concurrency: int, clock: Callable[[], float] = time.monotonic
+        self,
+        rate: float | None,
+        burst: int,
+        concurrency: int,
+        clock: Callable[[], float] = time.monotonic,
+        body_bytes: int | None = None,
     ) -> None:
         self._rate, self._burst, self._concurrency, self._clock = rate, burst, concurrency, clock
+        self._body_bytes = body_bytes
         self._uses: dict[str, _Use] = {}
 
     @classmethod
     def of(cls, settings: ProxySettings) -> "Limits":
         """As the settings say."""
-        return cls(settings.requests_per_s, settings.burst, settings.concurrency)
+        return cls(
+            settings.requests_per_s, settings.burst, settings.concurrency, body_bytes=settings.body_bytes_at_once
+        )
 
     def enter(self, key_id: str) -> None:
         """Count a request in; `leave` must follow.
@@ -83,6 +95,24 @@ class Limits:
             if not use.under_way and now - use.at >= full:
                 del self._uses[key_id]
 
-    def leave(self, key_id: str) -> None:
-        """A request has ended."""
-        self._uses[key_id].under_way -= 1
+    def hold(self, key_id: str, size: int) -> None:
+        """Count bytes of the body of a request that has entered; `leave` takes them back.
+
+        Raises:
+            Refusal: 429; nothing was counted.
+        """
+        use = self._uses[key_id]
+        if self._body_bytes is not None and use.held + size > self._body_bytes:
+            raise Refusal(
+                429,
+                "too_many_bytes",
+                f"this key may have {self._body_bytes:,} bytes of bodies in flight; wait for a request to end",
+                retry_after=1,
+            )
+        use.held += size
+
+    def leave(self, key_id: str, held: int = 0) -> None:
+        """A request has ended, for which so many bytes were held."""
+        use = self._uses[key_id]
+        use.under_way -= 1
+        use.held -= held

@@ -170,12 +170,21 @@ class ProxySettings(Settings):
     jwt: JwtSettings | None = None
     """Tokens that name the end user; unset: none are read."""
 
-    max_body_bytes: int = Field(default=64 * 2**20, gt=0)
-    """Longest body of a request to the three personalised paths, compressed or not (such a body is held in memory)."""
+    max_body_bytes: int = Field(default=32 * 2**20, gt=0)
+    """Maximum bytes of a JSON body, compressed or not. Such a body is held in memory."""
+    max_body_ratio: int = Field(default=100, ge=1)
+    """Maximum ratio by which a compressed body may inflate, beyond its first MiB."""
+    max_body_values: int = Field(default=500_000, ge=1)
+    """Maximum number of values in a JSON body: texts, numbers, lists, objects and so on."""
+    max_body_depth: int = Field(default=128, ge=1, le=500)
+    """Maximum levels of nested lists and objects in a JSON body."""
+    body_bytes_at_once: int = Field(default=128 * 2**20, gt=0)
+    """Maximum bytes of JSON bodies that one key may have in flight, in each process: as they were sent, and inflated.
+    At least twice `max_body_bytes`."""
     max_upload_bytes: int = Field(default=512 * 2**20, gt=0)
-    """Longest body on other paths (files; passed on as they come)."""
+    """Maximum bytes of any other body (files; passed on as they come)."""
     body_s: float = Field(default=60.0, gt=0)
-    """Seconds that a client may take to send the body of a personalised request."""
+    """Seconds that a client may take to send a JSON body."""
     requests_per_s: float | None = Field(default=None, gt=0)
     """Requests a second that one key may send, in each process; unset: any number."""
     burst: int = Field(default=100, ge=1)
@@ -209,6 +218,12 @@ class ProxySettings(Settings):
         if not text or not (text.isascii() and text.isprintable() and " " not in text):
             raise ValueError("is empty, or has blanks, line ends or letters that no key has")
         return value
+
+    @model_validator(mode="after")
+    def _one_body_fits(self) -> Self:
+        if self.body_bytes_at_once < 2 * self.max_body_bytes:
+            raise ValueError("body_bytes_at_once must be at least twice max_body_bytes, or such a body never passes")
+        return self
 
     @field_validator("block")
     @classmethod

@@ -1,7 +1,5 @@
 """The delimited block."""
 
-import json
-
 import pytest
 
 from popi.serving.proxy.block import DEFAULT_BLOCK, Blocks
@@ -32,18 +30,16 @@ def test_a_summary_can_neither_close_the_block_nor_the_turn(attack: str) -> None
 
 
 def test_tags_of_a_template_of_ones_own_are_kept_apart_too() -> None:
-    assert Blocks("<who>{summary}</who>").text("</who> </user_preferences>") == "<who>< /who> </user_preferences></who>"
+    assert Blocks("<who>{summary}</who>").text("</who> </other>") == "<who>< /who> </other></who>"
     assert Blocks("preferences of this user : {summary}").text("a") == "preferences of this user : a"
 
 
-def test_bytes_are_ascii_escaped_and_the_same_each_time() -> None:
-    blocks = Blocks("{summary}")
-    block = blocks.of('☃ "x"\n\\')
-    assert block.alone == b'\\u2603 \\"x\\"\\n\\\\'
-    assert block.after == b"\\n\\n" + block.alone
-    assert Blocks("{summary}").of('☃ "x"\n\\') == block
+def test_the_same_text_each_time() -> None:
+    blocks = Blocks("a {summary}")
+    assert blocks.text('☃ "x"\n\\ ') == 'a ☃ "x"\n\\' == Blocks("a {summary}").text('☃ "x"\n\\')
+    blocks.forget()
+    assert blocks.text.cache_info().currsize == 0
 
 
 def test_characters_that_no_api_takes_are_replaced() -> None:
-    block = Blocks("{summary}").of("a\x00b\ud800c\td")
-    assert json.loads(b'"%b"' % block.alone) == "a\ufffdb\ufffdc\td"
+    assert Blocks("{summary}").text("a\x00b\ud800c\td") == "a\ufffdb\ufffdc\td"

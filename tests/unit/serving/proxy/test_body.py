@@ -2,13 +2,26 @@
 
 import asyncio
 import gzip
+import random
+import threading
 import zlib
 from typing import Any
 
 import pytest
 
-from popi.serving.proxy.body import ClientGone, pass_on, read_whole, unpacked
+from popi.serving.proxy.body import (
+    STEP,
+    UTF8_MARK,
+    Bodies,
+    ClientGone,
+    inflate,
+    may_be_json,
+    pass_on,
+    peeked,
+    read_whole,
+)
 from popi.serving.proxy.refusals import Refusal
+from popi.serving.proxy.settings import ProxySettings
 
 
 def receiving(*pieces: bytes | None) -> Any:
@@ -29,6 +42,12 @@ def receiving(*pieces: bytes | None) -> Any:
 def test_pieces_are_put_together() -> None:
     assert asyncio.run(read_whole(receiving(b"ab", b"", b"c"), None, 3, 1)) == b"abc"
     assert asyncio.run(read_whole(receiving(b""), 0, 3, 1)) == b""
+
+
+def test_bytes_are_counted_as_they_come() -> None:
+    held: list[int] = []
+    assert asyncio.run(read_whole(receiving(b"ab", b"c"), None, 3, 1, held.append)) == b"abc"
+    assert held == [2, 1]
 
 
 @pytest.mark.parametrize("pieces", [(b"abcd",), (b"ab", b"cd"), (b"ab", b"cd", b"ef", b"gh")])
@@ -68,9 +87,34 @@ def test_passed_on_as_it_comes() -> None:
         asyncio.run(collect(3))
 
 
+def test_the_beginning_of_a_body_and_then_all_of_it() -> None:
+    async def look(*pieces: bytes) -> tuple[bytes, bytes]:
+        beginning, receive = await peeked(receiving(*pieces), 1)
+        return beginning, await read_whole(receive, None, 10**6, 1)
+
+    assert asyncio.run(look(b"", b" \n", b"\xef\xbb\xbf {", b"}")) == (b" \n\xef\xbb\xbf {", b" \n\xef\xbb\xbf {}")
+    assert asyncio.run(look(b"")) == (b"", b"")
+    blank, whole = asyncio.run(look(*[b" "] * 100, b"{}"))
+    assert (blank, whole) == (b" " * 8, b" " * 100 + b"{}")
+    with pytest.raises(ClientGone):
+        asyncio.run(look(b" ", None))  # type: ignore[arg-type]
+
+
+def test_what_may_be_json() -> None:
+    for encoding in ("utf-8", "utf-8-sig", "utf-16", "utf-16-be", "utf-32", "utf-32-le"):
+        assert may_be_json(' {"user":"bob"}'.encode(encoding))
+    assert may_be_json(b"") and may_be_json(b" " * 8)
+    for other in (b"--boundary", b"[1]", b'"a"', b"user=bob", b"RIFF", b"\x00\x00\x00 ftyp"):
+        assert not may_be_json(other)
+
+
 RAW = b'{"a": 1}' * 50
 DEFLATE = zlib.compressobj(wbits=-15)
 BARE = DEFLATE.compress(RAW) + DEFLATE.flush()
+
+
+def inflated(packed: bytes, encoding: str, most: int) -> bytes:
+    return b"".join(inflate(packed, encoding, most))
 
 
 @pytest.mark.parametrize(
@@ -79,22 +123,87 @@ BARE = DEFLATE.compress(RAW) + DEFLATE.flush()
         ("", RAW),
         ("identity", RAW),
         ("gzip", gzip.compress(RAW)),
-        ("x-gzip", gzip.compress(RAW[:9]) + gzip.compress(RAW[9:])),
+        ("x-gzip", gzip.compress(RAW)),
         ("deflate", zlib.compress(RAW)),
         ("deflate", BARE),
     ],
 )
-def test_unpacked(encoding: str, packed: bytes) -> None:
-    assert unpacked(packed, encoding, len(RAW)) == RAW
+def test_inflated(encoding: str, packed: bytes) -> None:
+    assert inflated(packed, encoding, len(RAW)) == RAW
 
 
-def test_what_can_not_be_unpacked() -> None:
-    assert unpacked(b"no gzip", "gzip", 99) is None
-    assert unpacked(gzip.compress(RAW)[:-9], "gzip", 999) is None
+@pytest.mark.parametrize("size", [0, 1, STEP - 1, STEP, STEP + 1, 3 * STEP + 5])
+@pytest.mark.parametrize("noise", [False, True])
+def test_inflated_in_steps(size: int, noise: bool) -> None:
+    raw = random.Random(1).randbytes(size) if noise else b"x" * size
+    for packed, encoding in ((gzip.compress(raw), "gzip"), (zlib.compress(raw), "deflate")):
+        pieces = list(inflate(packed, encoding, size))
+        assert b"".join(pieces) == raw and all(0 < len(piece) <= STEP for piece in pieces)
+
+
+@pytest.mark.parametrize(
+    ("packed", "encoding", "status"),
+    [
+        (b"no gzip", "gzip", 400),
+        (b"", "gzip", 400),
+        (gzip.compress(RAW)[:-9], "gzip", 400),
+        (gzip.compress(RAW) + b"x", "gzip", 400),
+        (gzip.compress(RAW) + gzip.compress(RAW), "gzip", 400),
+        (gzip.compress(RAW) + b"x" * 10**6, "gzip", 400),
+        (gzip.compress(RAW)[:-8] + b"\0" * 8, "gzip", 400),  # another checksum
+        (zlib.compress(RAW), "gzip", 400),
+        (gzip.compress(b" " * 10_000_000), "gzip", 413),
+        (RAW, "br", 415),
+        (RAW, "zstd", 415),
+        (gzip.compress(gzip.compress(RAW)), "gzip, gzip", 415),
+    ],
+)
+def test_what_can_not_be_inflated(packed: bytes, encoding: str, status: int) -> None:
     with pytest.raises(Refusal) as refused:
-        unpacked(gzip.compress(b" " * 10_000_000), "gzip", 1000)
+        inflated(packed, encoding, 9999)
+    assert refused.value.status == status
+
+
+def bodies(**settings: Any) -> Bodies:
+    return Bodies(ProxySettings(upstream="http://up", **settings))
+
+
+def test_compressed_bodies_within_their_bounds() -> None:
+    held: list[int] = []
+
+    async def plain(raw: bytes, encoding: str = "gzip") -> bytes:
+        return await bodies(max_body_ratio=3).plain(raw, encoding, held.append)
+
+    assert asyncio.run(plain(UTF8_MARK + b"{}", "")) == b"{}" and held == []
+    assert asyncio.run(plain(gzip.compress(UTF8_MARK + RAW))) == RAW and sum(held) == len(RAW) + 3
+    noise = random.Random(1).randbytes(2 * STEP)
+    held.clear()
+    assert asyncio.run(plain(gzip.compress(noise))) == noise and sum(held) == 2 * STEP
+    assert asyncio.run(plain(gzip.compress(b" " * STEP))) == b" " * STEP  # as much is free
+    with pytest.raises(Refusal) as refused:
+        asyncio.run(plain(gzip.compress(b" " * (STEP + 1))))
     assert refused.value.status == 413
-    for encoding in ("br", "zstd", "gzip, gzip"):
-        with pytest.raises(Refusal) as refused:
-            unpacked(RAW, encoding, 9999)
-        assert refused.value.status == 415
+
+
+def test_large_bodies_are_worked_on_in_turns() -> None:
+    """One per key and two in all; small ones wait for nobody."""
+
+    async def work() -> tuple[int, list[str]]:
+        ours, under_way, most, done = bodies(), 0, 0, []
+
+        async def one(key: str, size: int) -> None:
+            nonlocal under_way, most
+            async with ours.turn(size, key) as run:
+                under_way += 1
+                most = max(most, under_way)
+                in_loop = await run(threading.current_thread) is threading.main_thread()
+                assert in_loop == (size < 100)
+                under_way -= 1
+                done.append(key)
+
+        await asyncio.gather(*(one("greedy", 10**6) for _ in range(5)), one("b", 10**6), one("c", 10**6), one("d", 5))
+        assert not ours._turns
+        return most, done
+
+    most, done = asyncio.run(work())
+    assert most == 3 and done[0] == "d" and {"b", "c"} <= set(done[:5])

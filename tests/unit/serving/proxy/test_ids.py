@@ -3,20 +3,28 @@
 import hashlib
 import hmac
 import json
-from typing import Literal
+from functools import partial
+from typing import Any
 
 import pytest
 
-from popi.serving.proxy.ids import Pseudonyms, find_ids, id_edits
-from popi.serving.proxy.members import apply, body_text, read_body
+from popi.serving.proxy.ids import Pseudonyms, replace_ids, user_ids
+from popi.serving.proxy.refusals import Refusal
+from popi.serving.proxy.strict_json import parsed, written
 
 PSEUDONYMS = Pseudonyms(b"secret")
 
 
-def rewritten(body: bytes, mode: Literal["hashed", "stripped"]) -> bytes:
-    text = body_text(body)
-    _, members = read_body(text)
-    return apply(body, id_edits(find_ids(body, text, members), PSEUDONYMS, "acme", mode))
+def read(raw: str) -> dict[str, Any]:
+    return parsed(raw.encode(), 1000, 100)
+
+
+def rewritten(raw: str, mode: str) -> str:
+    body = read(raw)
+    before = written(body)
+    changed = replace_ids(body, partial(PSEUDONYMS.of, "acme") if mode == "hashed" else None)
+    assert changed == (written(body) != before)
+    return written(body).decode()
 
 
 def hashed(user_id: str) -> str:
@@ -40,44 +48,68 @@ def test_pseudonyms_of_endless_ids_are_not_kept() -> None:
     assert pseudonyms._kept.cache_info().currsize == 0
 
 
-def test_all_fields_and_doubles_are_found() -> None:
+def test_all_fields_are_found() -> None:
     body = (
-        '{"user":"a","metadata":{"user_id":"ü","x":1,"user_id":7},"safety_identifier":" s ","user":null,"user":" ",'
-        '"messages":[{"user":"not this"}],"metadata":{"us\\u0065r_id":"z"}}'
-    ).encode()
-    text = body_text(body)
-    found = find_ids(body, text, read_body(text)[1])
-    assert [(one.field, one.user_id) for one in found] == [
-        ("user", "a"),
-        ("metadata.user_id", "ü"),
-        ("metadata.user_id", "7"),
-        ("safety_identifier", " s "),
-        ("user", ""),
-        ("user", ""),
-        ("metadata.user_id", "z"),
-    ]
+        '{"us\\u0065r":"ü","metadata":{"user_id":7,"x":1},"safety_identifier":" s ","messages":[{"user":"not this"}]}'
+    )
+    assert user_ids(read(body)) == {"user": "ü", "metadata.user_id": "7", "safety_identifier": " s "}
+    assert user_ids(read('{"user":null,"safety_identifier":" ","metadata":"user_id"}')) == {}
+    assert user_ids(read('{"metadata":null}')) == user_ids({}) == {}
 
 
-def test_hashed_to_the_byte() -> None:
-    body = '{ "user" : "ü" , "n":1.0, "metadata":{"user_id": 42 ,"k":"v"} }'.encode()
-    expected = f'{{ "user" : "{hashed("ü")}" , "n":1.0, "metadata":{{"user_id": "{hashed("42")}" ,"k":"v"}} }}'
-    assert rewritten(body, "hashed") == expected.encode()
+@pytest.mark.parametrize("value", ['["bob"]', '{"id":"bob"}', "true"])
+@pytest.mark.parametrize("body", ['{"user":%s}', '{"metadata":{"user_id":%s}}', '{"safety_identifier":%s}'])
+def test_what_is_no_id_is_refused(body: str, value: str) -> None:
+    with pytest.raises(Refusal, match="must be a string"):
+        user_ids(read(body % value))
+
+
+@pytest.mark.parametrize(
+    ("body", "right"),
+    [
+        ('{"User":"bob"}', "user"),
+        ('{"u\u017fer":"bob"}', "user"),
+        ('{"SAFETY_IDENTIFIER":"bob"}', "safety_identifier"),
+        ('{"metadata":{"User_Id":"bob"}}', "user_id"),
+        ('{"Metadata":{"user_id":"bob"}}', "metadata"),
+        ('{"user":"ann","uSer":"bob"}', "user"),
+        ('{"Messages":[]}', "messages"),
+        ('{"Input":"hi"}', "input"),
+        ('{"In\u017ftructions":"hi"}', "instructions"),
+        ('{"System":"hi"}', "system"),
+    ],
+)
+def test_names_in_other_case_are_refused(body: str, right: str) -> None:
+    with pytest.raises(Refusal, match=f"'{right}'") as refusal:
+        user_ids(read(body))
+    assert (refusal.value.status, refusal.value.code) == (400, "body_name")
+
+
+def test_hashed() -> None:
+    body = '{ "user" : "ü" , "n":1.0, "metadata":{"user_id": 42 ,"k":"v"} }'
+    expected = f'{{"user":"{hashed("ü")}","n":1.0,"metadata":{{"user_id":"{hashed("42")}","k":"v"}}}}'
+    assert rewritten(body, "hashed") == expected
 
 
 @pytest.mark.parametrize(
     ("body", "left"),
     [
-        (b'{"user":"a","m":1}', b'{"m":1}'),
-        (b'{"m":1, "user":"a"}', b'{"m":1}'),
-        (b'{"m":1, "user":"a", "n":2}', b'{"m":1, "n":2}'),
-        (b'{ "user":"a" }', b"{  }"),
-        (b'{"user":"a","safety_identifier":"b","m":1,"user":"c"}', b'{"m":1}'),
-        (b'{"m":1,"user":"a","safety_identifier":"b"}', b'{"m":1}'),
-        (b'{"metadata":{"user_id":"a"},"user":"b"}', b'{"metadata":{}}'),
-        (b'{"user":"b","metadata":{"x":1,"user_id":"a","y":[2]}}', b'{"metadata":{"x":1,"y":[2]}}'),
-        (b'{"user":null,"metadata":"user_id"}', b'{"user":null,"metadata":"user_id"}'),
+        ('{"user":"a","m":1}', '{"m":1}'),
+        ('{"m":1, "user":"a", "n":2}', '{"m":1,"n":2}'),
+        ('{"user":"a"}', "{}"),
+        ('{"metadata":{"user_id":"a"},"user":"b"}', '{"metadata":{}}'),
+        ('{"user":"b","metadata":{"x":1,"user_id":"a","y":[2]}}', '{"metadata":{"x":1,"y":[2]}}'),
+        ('{"user":null,"metadata":"user_id"}', '{"user":null,"metadata":"user_id"}'),
     ],
 )
-def test_stripped_to_the_byte(body: bytes, left: bytes) -> None:
+def test_stripped(body: str, left: str) -> None:
     assert rewritten(body, "stripped") == left
-    json.loads(left)
+
+
+def test_in_the_requests_of_a_batch() -> None:
+    body = {
+        "requests": [{"params": {"metadata": {"user_id": "ann"}}}, {"params": None}, 7, {"params": {"user": "bob"}}]
+    }
+    done = json.loads(rewritten(json.dumps(body), "hashed"))["requests"]
+    assert [done[0]["params"]["metadata"]["user_id"], done[3]["params"]["user"]] == [hashed("ann"), hashed("bob")]
+    assert rewritten('{"requests":{"user":"ann"}}', "hashed") == '{"requests":{"user":"ann"}}'

@@ -8,23 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from popi.serving.proxy.block import Blocks
-from popi.serving.proxy.inject import Api, summary_edit
-from popi.serving.proxy.members import apply, body_text, read_body
+from popi.serving.proxy.inject import Api, inject
+from popi.serving.proxy.refusals import Refusal
+from popi.serving.proxy.strict_json import parsed, written
 
-BLOCK = Blocks("<p>{summary}</p>").of('a "b" ☃')
 TEXT = '<p>a "b" ☃</p>'
 AFTER = "\n\n" + TEXT
+BLOCK = Blocks("<p>{summary}</p>").text('a "b" ☃')
 
 
 def injected(api: Api, body: bytes) -> bytes | None:
-    text = body_text(body)
-    start, members = read_body(text)
-    edit = summary_edit(api, text, start, members, BLOCK)
-    if edit is None:
-        return None
-    done = apply(body, [edit])
-    assert len(done) == len(body) + len(edit.new) - (edit.end - edit.start)
-    return done
+    done = inject(api, parsed(body, 1000, 100), BLOCK)
+    return None if done is None else written(done)
 
 
 def read(api: Api, body: Any) -> Any:
@@ -32,19 +27,24 @@ def read(api: Api, body: Any) -> Any:
     return None if done is None else json.loads(done)
 
 
-def test_chat_without_a_system_message_to_the_byte() -> None:
-    body = b'{ "messages" : [ {"role":"user","content":"h\xc3\xb6"} ] , "x":1.50 }'
-    assert injected("chat", body) == (
-        b'{ "messages" : [{"role":"system","content":"<p>a \\"b\\" \\u2603</p>"},'
-        b' {"role":"user","content":"h\xc3\xb6"} ] , "x":1.50 }'
+def test_chat_without_a_system_message() -> None:
+    body = '{ "messages" : [ {"role":"user","content":"hö"} ] , "x":1.50 }'.encode()
+    assert (
+        injected("chat", body)
+        == (
+            '{"messages":[{"role":"system","content":"<p>a \\"b\\" ☃</p>"},{"role":"user","content":"hö"}],"x":1.50}'
+        ).encode()
     )
 
 
-def test_chat_behind_the_system_message_to_the_byte() -> None:
+def test_chat_behind_the_system_message() -> None:
     body = b'{"messages":[{"content":"Be\\u0020kind." ,"role":"system"},{"role":"user","content":"hi"}]}'
-    assert injected("chat", body) == (
-        b'{"messages":[{"content":"Be\\u0020kind.\\n\\n<p>a \\"b\\" \\u2603</p>" ,"role":"system"},'
-        b'{"role":"user","content":"hi"}]}'
+    assert (
+        injected("chat", body)
+        == (
+            '{"messages":[{"content":"Be kind.\\n\\n<p>a \\"b\\" ☃</p>","role":"system"},'
+            '{"role":"user","content":"hi"}]}'
+        ).encode()
     )
 
 
@@ -118,8 +118,6 @@ def test_anthropic_breakpoints_keep_covering_what_they_covered() -> None:
     done = injected("messages", body)
     assert done is not None
     assert json.loads(done)["system"] == [*blocks, {"type": "text", "text": AFTER}]
-    upto = body.index(b"]")
-    assert done[:upto] == body[:upto]
     assert json.loads(injected("messages", b'{"system": [ ]}') or b"")["system"] == [{"type": "text", "text": TEXT}]
 
 
@@ -127,10 +125,14 @@ def test_instructions_may_not_be_a_list() -> None:
     assert read("responses", {"instructions": []}) is None
 
 
-def test_of_doubles_the_last_is_taken() -> None:
-    assert injected("messages", b'{"system":"a","system":"b"}') == (
-        b'{"system":"a","system":"b\\n\\n<p>a \\"b\\" \\u2603</p>"}'
-    )
+@pytest.mark.parametrize("name", ["Role", "CONTENT", "\u017fole"])
+def test_a_message_whose_fields_are_in_other_case(name: str) -> None:
+    body = {"messages": [{name: "system", "content": "Be kind."}, USER]}
+    if name.casefold() in ("role", "content"):
+        with pytest.raises(Refusal, match="in lower case"):
+            read("chat", body)
+    else:
+        assert read("chat", body)["messages"][0] == {"role": "system", "content": TEXT}
 
 
 JSON = st.recursive(
