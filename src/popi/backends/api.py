@@ -5,12 +5,12 @@ from typing import Any, Protocol
 
 from popi.backends.anthropic import Anthropic
 from popi.backends.batch import send_all
-from popi.backends.chat import Messages, Reply
+from popi.backends.chat import Messages, Reply, estimate_tokens
 from popi.backends.key import checked_url, read_key
 from popi.backends.openai import OpenAI
 from popi.backends.retries import Retries
 from popi.backends.upstream import Limits, Session, Upstream
-from popi.backends.usage import Prices, Usage
+from popi.backends.usage import Prices, Usage, meter
 from popi.errors import ConfigError, PopiError
 
 
@@ -122,7 +122,16 @@ class ApiModel:
         """
         body = {"model": self.name} | self.wire.body(messages, max_tokens, temperature) | self.extra
         body = {field: value for field, value in body.items() if value is not None}
-        return self.wire.read(await session.post(self.wire.path, body, self.wire.tokens))
+        used = meter()
+        used.requests += 1
+        answer = await session.post(self.wire.path, body, self.wire.tokens)
+        tokens = self.wire.tokens(answer)
+        if tokens is not None:  # an answer without text has its price as well
+            used.add(tokens)
+        reply = self.wire.read(answer)
+        if tokens is None:
+            used.add((sum(estimate_tokens(str(one["content"])) for one in messages), estimate_tokens(reply.text)))
+        return reply
 
     def chat_many(
         self,

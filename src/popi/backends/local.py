@@ -25,6 +25,7 @@ from popi.backends.loading import (
     read_json,
     warn_of_another_base,
 )
+from popi.backends.usage import meter
 from popi.errors import ModelError
 from popi.roots import Roots
 from popi.signals.render import Templates
@@ -210,6 +211,9 @@ class LocalModel:
                 "(lower the learning_rate, or use dtype float32)"
             )
         cut = [text + end for text, end in map(self._cut, drawn.tolist())]
+        used = meter()
+        used.requests += len(prompts)
+        used.add((sum(map(len, prompts)), sum(map(len, cut))))
         return [cut[i * n : (i + 1) * n] for i in range(len(prompts))]
 
     def save(self, path: str | Path) -> None:

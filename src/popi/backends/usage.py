@@ -1,5 +1,8 @@
 """What a model API was asked for and what that cost: requests, tokens, money."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 from popi.errors import ConfigError
@@ -64,6 +67,27 @@ class Usage:
         if self.uncounted:
             text += f", {self.uncounted} replies without a count"
         return text + (f", cost {self.cost:.6f}" if self.cost is not None else "")
+
+
+_meter: ContextVar[Usage | None] = ContextVar("meter", default=None)
+
+
+@contextmanager
+def metered(prices: Prices | None = None) -> Iterator[Usage]:
+    """Count what is asked of models within the block, by this thread and the event loops that it runs. Tokens that a
+    server does not report are estimated; a retry is no further request.
+    """
+    usage = Usage(prices)
+    token = _meter.set(usage)
+    try:
+        yield usage
+    finally:
+        _meter.reset(token)
+
+
+def meter() -> Usage:
+    """The count of the enclosing `metered` block; without one, a count that nobody reads."""
+    return _meter.get() or Usage()
 
 
 def token_count(value: object) -> int | None:

@@ -113,6 +113,10 @@ def worker(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Renewals at once: 4 with --inference-url, else always 1.")
     ] = None,
+    metrics_port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Port with metrics for Prometheus; none by default.")
+    ] = None,
+    metrics_host: Annotated[str, typer.Option(help="Address of that port.")] = "127.0.0.1",
 ) -> None:
     """Renew stale summaries, until stopped. Any number of workers may share a store."""
     _need_serving()
@@ -130,6 +134,13 @@ def worker(
         )
     else:
         renewer = _local_worker(database, settings, run, method, model)
+    if metrics_port is not None:
+        from prometheus_client import start_http_server
+
+        try:
+            start_http_server(metrics_port, metrics_host, registry=renewer.metrics.registry)
+        except OSError as error:
+            raise ConfigError(f"can't listen at {metrics_host}:{metrics_port} ({error.strerror})") from None
     signal.signal(signal.SIGTERM, lambda *_: renewer.stop(0))
     renewer.start()
     console.print("renewing summaries; Ctrl-C ends it", highlight=False)

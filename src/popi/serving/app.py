@@ -69,7 +69,9 @@ class Gateway:
         profile_api = ProfileApi(self.profiles, self.keys, limits, self.pages.link, proxy.log_requests)
         self._proxy = proxy_routes(proxy, self.keys, self.summaries, limits, self.recorder)
         self._jobs: dict[str, int] = {}
-        self._proxy.metrics.registry.register(_OfTheStore(self._jobs, worker, self.summaries))
+        self._proxy.metrics.registry.register(_OfTheStore(self._jobs, self.summaries))
+        if worker is not None:
+            self._proxy.metrics.registry.register(worker.metrics.registry)
         self._router = Router(
             routes=self._proxy.routes, redirect_slashes=False, default=profile_api, lifespan=self._lifespan
         )
@@ -139,18 +141,14 @@ def _tell(loop: asyncio.AbstractEventLoop, forget: Callable[[str, str], None], t
 
 
 class _OfTheStore(Collector):
-    """For `/metrics`: renewals, those of this process and those that wait in the store; uses of old summaries."""
+    """For `/metrics`: renewals that wait in the store; uses of old summaries."""
 
-    def __init__(self, waiting: dict[str, int], worker: Worker | None, summaries: SummaryCache) -> None:
-        self._waiting, self._worker, self._summaries = waiting, worker, summaries
+    def __init__(self, waiting: dict[str, int], summaries: SummaryCache) -> None:
+        self._waiting, self._summaries = waiting, summaries
 
     def collect(self) -> list[Metric]:
         gauge = GaugeMetricFamily("popi_renewal_jobs", "Stale summaries, by how their renewal stands", labels=["state"])
         for state, number in self._waiting.items():
             gauge.add_metric([state], number)
-        counter = CounterMetricFamily("popi_renewals", "Renewals by this process, by outcome", labels=["outcome"])
-        if self._worker is not None:
-            for outcome, number in list(self._worker.counts.outcomes.items()):
-                counter.add_metric([outcome], number)
         about = "Requests personalised with an old summary, because the store was slow or failed"
-        return [gauge, counter, CounterMetricFamily("popi_old_summaries", about, self._summaries.old_ones)]
+        return [gauge, CounterMetricFamily("popi_old_summaries", about, self._summaries.old_ones)]

@@ -14,6 +14,8 @@ from popi.summary import Summary
 
 SIGNALS_READ = 1_000
 """The newest signals of a user, from which the inference model's token budget takes its choice."""
+CHARACTERS_READ = 2_000_000
+"""Maximum length of these together, as stored: more than any token budget takes, and bounds a renewal's memory."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def material(
             old, clauses = Summary(text, 0, rests_on=base_read), unlocked
     if not since:
         base, base_read = (base if base is not None and base.author != "model" else None), 0
-    found, upto = signals.since(connection, *who, since, SIGNALS_READ)
+    found, upto = signals.since(connection, *who, since, SIGNALS_READ, CHARACTERS_READ)
     if since and upto <= (reading.read or 0):
         found = []  # those shown anew beside none that came
     return Material(found, old, clauses, version, base, base_read, reading.read, upto, by_hand)

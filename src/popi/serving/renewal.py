@@ -5,7 +5,8 @@ inference model without holding anything in the database, and writes the new ver
 the lease is its own (nobody took the job over, and the user was not erased), and the summary is at the version that it
 read (no human edit came since). What is read instead, and when, `material` and `Worker._asked` say. Locked clauses
 stay, word for word, and what is forbidden stays away. What a summary may not carry is left out (popi.screening). A
-failure is tried again later and later; what can't succeed waits for new signals.
+failure is tried again later and later; what can't succeed waits for new signals. What is over a quota (store.usage)
+waits until the quota's window ends.
 """
 
 import logging
@@ -13,43 +14,34 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import chain
 from typing import Literal
 
 from sqlalchemy import Connection
 
+from popi.backends.usage import Prices, Usage, metered
 from popi.errors import BatchError, DataError, PopiError, StoreError, UpstreamError
 from popi.provenance import Explains
 from popi.screening import screened
 from popi.serving.material import Material, material
 from popi.serving.profiles import clauses as parts
+from popi.serving.proxy.metrics import RenewalMetrics
 from popi.serving.settings import RenewalSettings
-from popi.serving.store import jobs, summaries, users
+from popi.serving.store import jobs, summaries, usage, users
 from popi.serving.store.database import Database
 from popi.serving.store.jobs import Job
 from popi.serving.store.summaries import StoredClause, Version, VersionConflict
+from popi.serving.store.usage import DAY, HOUR, OverQuota, Quota, Window
 from popi.serving.writer import Writes, write
 from popi.summary import Summary
 
 log = logging.getLogger("popi.gateway.renewal")
 
-Outcome = Literal["renewed", "same", "nothing", "edited", "lost", "failed", "given_up"]
+Outcome = Literal["renewed", "same", "nothing", "edited", "lost", "failed", "given_up", "waiting"]
 
 MOST_REASONS = 100
 """Signals that a clause is said to rest on; of one that has been carried over for long, the latest found."""
-
-
-@dataclass
-class Counts:
-    """What a worker has done, by outcome."""
-
-    outcomes: dict[Outcome, int] = field(default_factory=dict)
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def add(self, outcome: Outcome) -> None:
-        with self.lock:
-            self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
 
 
 class Worker:
@@ -76,17 +68,23 @@ class Worker:
         keep: tuple[int, int] = (summaries.VERSIONS_KEPT, summaries.VERSIONS_BYTES),
     ) -> None:
         self._database, self._model, self._settings = database, model, settings or RenewalSettings()
-        self._explains = explains
+        self._explains = explains if self._settings.reasons else None
+        self._prices = Prices(self._settings.input_price, self._settings.output_price)
         self.changed = changed
         self._keep = keep
         self._stop = threading.Event()
         self._threads = [
             threading.Thread(target=self._loop, name=f"popi-renewal-{n}", daemon=True) for n in range(threads)
         ]
-        self.counts = Counts()
+        self.metrics = RenewalMetrics()
 
     def start(self) -> None:
-        """Begin to work."""
+        """Begin to work. What waits for a quota tries again: quotas may have been raised.
+
+        Raises:
+            StoreError: the database failed.
+        """
+        self._database.write(lambda connection: jobs.release(connection, self._database.now(connection)))
         for thread in self._threads:
             thread.start()
 
@@ -117,7 +115,7 @@ class Worker:
                 self._stop.wait(self._settings.idle)
 
     def run_one(self) -> Outcome | None:
-        """Do the job that is due longest; None where none is.
+        """Do the next job; None where none is due.
 
         Raises:
             StoreError: the database failed; the job's lease ends by itself.
@@ -130,7 +128,7 @@ class Worker:
             return None
         began = time.monotonic()
         outcome, error = self._renew(job)
-        self.counts.add(outcome)
+        self.metrics.renewals.labels(outcome).inc()
         if outcome == "renewed":
             self.changed(job.tenant, job.user_id)
         fields = {"outcome": outcome, "tenant": job.tenant, "attempt": job.attempts + 1, "error": error}
@@ -142,6 +140,45 @@ class Worker:
         read = database.read(self._material, job)
         if not read.signals:
             return self._finished(job, "nothing" if read.old is None else "same")
+        try:
+            charged = database.write(self._charge, job)
+        except OverQuota as over:
+            held = database.write(jobs.hold, job, over)
+            return ("waiting" if held else "lost"), over.reason
+        if charged is None:
+            return "lost", None
+        with metered(self._prices) as used:
+            try:
+                return self._ask_and_write(job, read)
+            finally:
+                self._spent(charged, used)
+
+    def _charge(self, connection: Connection, job: Job) -> list[Window] | None:
+        """Count the renewal in its quotas; None where the lease is lost. The job's row is locked meanwhile: an erasure
+        waits, and takes away what is counted here.
+        """
+        now, limits = self._database.now(connection), self._settings
+        if not jobs.keep(connection, job, now, limits.lease):
+            return None
+        user, key, tenant = (job.tenant, job.user_id, ""), ("", "", job.key_id or ""), (job.tenant, "", "")
+        quotas = [
+            Quota("user_quota", user, HOUR, limits.user_renewals_per_hour),
+            Quota("user_quota", user, DAY, limits.user_renewals_per_day, limits.user_tokens_per_day),
+            Quota("key_quota", key, DAY, limits.key_renewals_per_day, limits.key_tokens_per_day),
+            Quota("tenant_quota", tenant, DAY, limits.tenant_renewals_per_day, limits.tenant_tokens_per_day),
+        ]
+        return usage.charge(connection, [one for one in quotas if any(one.subject)], now)
+
+    def _spent(self, charged: list[Window], used: Usage) -> None:
+        self.metrics.calls.inc(used.requests)
+        self.metrics.tokens.labels("input").inc(used.input_tokens)
+        self.metrics.tokens.labels("output").inc(used.output_tokens)
+        self.metrics.cost.inc(used.cost or 0.0)
+        if used.requests:
+            self._database.write(usage.spend, charged, used.requests, used.input_tokens, used.output_tokens)
+
+    def _ask_and_write(self, job: Job, read: Material) -> tuple[Outcome, str | None]:
+        database = self._database
         try:
             with self._kept(job):
                 said, summary = self._asked(read)

@@ -42,6 +42,30 @@ class RenewalSettings(Settings):
     least_signals: int = Field(default=LEAST, ge=1)
     """Minimum number of signals before a summary is renewed from the one before, and minimum that a renewal reads
     (docs/streaming.md); 1 renews every summary from the one before."""
+    reasons: bool = True
+    """Ask a model behind an API, in a second call per new version, which signals each clause rests on."""
+
+    rebuild_wait: float = Field(default=300.0, ge=0)
+    """A user's summary is not rebuilt from all signals more often than this; a further request waits."""
+    user_renewals_per_hour: int = Field(default=30, ge=1)
+    """Renewals of one user per hour, over all workers on a store. What is over this or another quota waits until the
+    hour or day (UTC) ends."""
+    user_renewals_per_day: int = Field(default=200, ge=1)
+    """Renewals of one user per day."""
+    user_tokens_per_day: int = Field(default=1_000_000, ge=1)
+    """Tokens, read and written, that one user's renewals may take per day. Those of renewals under way come on top."""
+    key_renewals_per_day: int = Field(default=20_000, ge=1)
+    """Renewals per day that one key may call for, with signals, imports, feedback or rebuilds."""
+    key_tokens_per_day: int = Field(default=100_000_000, ge=1)
+    """Tokens per day that these may take."""
+    tenant_renewals_per_day: int | None = Field(default=None, ge=1)
+    """Renewals of one tenant's users per day; unlimited if unset."""
+    tenant_tokens_per_day: int | None = Field(default=None, ge=1)
+    """Tokens per day that these may take; unlimited if unset."""
+    input_price: float = Field(default=0.0, ge=0)
+    """Price of a million tokens read, in any currency, for `popi_renewal_cost_total`."""
+    output_price: float = Field(default=0.0, ge=0)
+    """Price of a million tokens written."""
 
 
 class CaptureSettings(Settings):
@@ -120,7 +144,7 @@ class GatewaySettings(Settings):
 
     @property
     def debounce(self) -> Debounce:
-        return Debounce(self.renewal.quiet, self.renewal.longest)
+        return Debounce(self.renewal.quiet, self.renewal.longest, self.renewal.rebuild_wait)
 
 
 def read(file: Path | None, **proxy: Any) -> GatewaySettings:

@@ -3,6 +3,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 from popi.serving.store import keys
@@ -128,6 +129,7 @@ def test_a_worker_writes_with_a_run(
 ) -> None:
     from popi.inference_model import InferenceModel
     from popi.serving.renewal import Worker
+    from popi.serving.server import free_port
     from popi.serving.store import signals, summaries
     from popi.serving.store.jobs import Debounce
     from popi.signals.types import PairSignal
@@ -161,11 +163,15 @@ def test_a_worker_writes_with_a_run(
         while database.read(summaries.current, "acme", "ada") is None:
             assert time.monotonic() < give_up
             time.sleep(0.01)
+        while not metrics or "popi_renewals_total{" not in metrics[0]:  # counted just after
+            metrics[:] = [httpx2.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text]
 
+    metrics: list[str] = []
     monkeypatch.setattr(Worker, "wait", wait)
     monkeypatch.setattr("signal.signal", lambda *_: None)
-    code, _, err = run("worker", "--run", made_run(tmp_path), "--store", store)
-    assert code == 0 and "renewing summaries" in err
+    port = free_port()
+    code, _, err = run("worker", "--run", made_run(tmp_path), "--store", store, "--metrics-port", port)
+    assert code == 0 and "renewing summaries" in err and 'popi_renewals_total{outcome="renewed"} 1.0' in metrics[0]
     written = database.read(summaries.current, "acme", "ada")
     assert written is not None and written.author == "model"
     if kind == "fake":

@@ -1,4 +1,6 @@
 import threading
+import time
+import tracemalloc
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
@@ -9,15 +11,17 @@ from serving_client import Clock
 from popi.backends.chat import Reply
 from popi.errors import UpstreamError
 from popi.inference_model import ApiInferenceModel, InferenceModel
+from popi.provenance import explainer
 from popi.serving.profiles.models import ForbiddenEdit, SummaryEdit
 from popi.serving.profiles.service import Profiles, rebuild
 from popi.serving.renewal import Worker
 from popi.serving.settings import RenewalSettings
-from popi.serving.store import erasure, jobs, keys, signals, summaries, users
+from popi.serving.store import erasure, jobs, keys, signals, summaries, usage, users
 from popi.serving.store.database import Database
 from popi.serving.store.jobs import Debounce
 from popi.serving.store.summaries import Forbidden, StoredClause
 from popi.serving.store.threads import Store
+from popi.serving.store.usage import OverQuota
 from popi.serving.writer import write
 from popi.signals.types import Signal, StatementSignal
 from popi.summary import Summary
@@ -52,6 +56,12 @@ def say(database: Database, clock: Clock, *texts: str, user: str = "u") -> None:
 def edit(database: Database, *clauses: StoredClause, expected: int | None = None) -> None:
     text = " ".join(clause.text for clause in clauses)
     database.write(summaries.put, "t", "u", text, clauses, "user", 1.0, expected=expected)
+
+
+def outcomes(worker: Worker) -> dict[str, float]:
+    """How often each outcome was counted."""
+    (counter,) = worker.metrics.renewals.collect()
+    return {one.labels["outcome"]: one.value for one in counter.samples}
 
 
 def current(database: Database) -> Any:
@@ -477,7 +487,7 @@ def test_failures_are_tried_again_later_and_later_then_given_up(database: Databa
         clock.now += wait - 1
         assert worker.run_one() is None
         clock.now += 1
-    assert worker.counts.outcomes == {"failed": 2, "given_up": 1}
+    assert outcomes(worker) == {"failed": 2, "given_up": 1}
     clock.now += 10_000
     assert worker.run_one() is None
     say(database, clock, "b")
@@ -535,7 +545,7 @@ def test_threads_work_until_stopped(store_url: str) -> None:
     for worker in workers:
         worker.start()
     for _ in range(500):
-        if sum(worker.counts.outcomes.get("renewed", 0) for worker in workers) == 12:
+        if sum(outcomes(worker).get("renewed", 0) for worker in workers) == 12:
             break
         threading.Event().wait(0.02)
     for worker in workers:
@@ -780,3 +790,155 @@ def test_an_llm_of_whose_summary_nothing_is_left_has_not_said_that_nothing_is_kn
         say(database, clock, f"signal {len(answers)}")
         clock.now += 10
         assert worker.run_one() == outcome and current(database).text == text
+
+
+def metric(worker: Worker, name: str, **labels: str) -> float:
+    return worker.metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+def state(database: Database, clock: Clock, user: str = "u") -> Any:
+    return database.read(jobs.state, "t", user, clock.now)
+
+
+def test_what_a_renewal_takes_is_counted(database: Database, clock: Clock, upstream: Any) -> None:
+    """Both its calls, the one for the summary and the one for reasons, in tokens as the server reports them."""
+    model = InferenceModel.from_api(upstream.url + "/v1", "m")
+    settings = RenewalSettings(input_price=10.0, output_price=100.0)
+    worker = Worker(database, model, settings, explains=explainer(model))
+    say(database, clock, "a")
+    clock.now += 30
+    assert worker.run_one() == "renewed" and len(upstream.received) == 2
+    assert metric(worker, "popi_renewal_calls_total") == 2
+    assert metric(worker, "popi_renewal_tokens_total", direction="input") == 200
+    assert metric(worker, "popi_renewal_tokens_total", direction="output") == 20
+    assert metric(worker, "popi_renewal_cost_total") == pytest.approx((200 * 10 + 20 * 100) / 1e6)
+    (day,) = database.read(usage.of_tenant, "t")
+    assert (day.renewals, day.calls, day.input_tokens, day.output_tokens) == (1, 2, 200, 20)
+
+
+def test_tokens_that_no_server_reports_are_estimated(database: Database, clock: Clock, upstream: Any) -> None:
+    upstream.change = lambda answer: answer | {"usage": None}
+    worker = Worker(database, InferenceModel.from_api(upstream.url + "/v1", "m"))
+    say(database, clock, "a" * 3000)
+    clock.now += 30
+    assert worker.run_one() == "renewed"
+    assert 1000 < metric(worker, "popi_renewal_tokens_total", direction="input") < 2000
+    assert metric(worker, "popi_renewal_tokens_total", direction="output") == 7  # "likes short answers."
+
+
+def test_an_answer_without_text_has_its_price(database: Database, clock: Clock, upstream: Any) -> None:
+    upstream.answer = lambda messages: ""
+    worker = Worker(database, InferenceModel.from_api(upstream.url + "/v1", "m"))
+    say(database, clock, "a")
+    clock.now += 30
+    assert worker.run_one() == "failed"
+    assert metric(worker, "popi_renewal_tokens_total", direction="output") == 10
+
+
+def test_reasons_can_be_switched_off(database: Database, clock: Clock, upstream: Any) -> None:
+    model = InferenceModel.from_api(upstream.url + "/v1", "m")
+    worker = Worker(database, model, RenewalSettings(reasons=False), explains=explainer(model))
+    say(database, clock, "a")
+    clock.now += 30
+    assert worker.run_one() == "renewed" and len(upstream.received) == 1
+
+
+def test_a_user_over_their_quota_waits_for_the_hour_to_end(database: Database, clock: Clock) -> None:
+    clock.now = 1_000_800.0  # an hour begins
+    model = Model(lambda: f"Summary {len(model.heard)}.")
+    worker = Worker(database, model, PACE.model_copy(update={"user_renewals_per_hour": 2}))
+    assert [renew(worker, database, clock, text) for text in "abc"] == ["renewed", "renewed", "waiting"]
+    assert (state(database, clock).due_at, state(database, clock).held_by) == (1_004_400.0, "user_quota")
+    say(database, clock, "d")
+    say(database, clock, "x", user="v")
+    clock.now += 10
+    assert [worker.run_one(), worker.run_one()] == ["renewed", None]  # another user
+    clock.now = 1_004_400.0
+    assert worker.run_one() == "renewed" and model.heard[-1] == ["c", "d"]
+    assert outcomes(worker) == {"renewed": 4, "waiting": 1}
+
+
+@pytest.mark.parametrize("quota", ["user", "key", "tenant"])
+def test_a_quota_of_tokens(database: Database, clock: Clock, upstream: Any, quota: str) -> None:
+    answers = iter(f"Summary {n}." for n in range(9))
+    upstream.answer = lambda messages: next(answers)
+    settings = RenewalSettings(**{f"{quota}_tokens_per_day": 220})
+    worker = Worker(database, InferenceModel.from_api(upstream.url + "/v1", "m"), settings)
+    found = []
+    for text in "abc":
+        database.write(signals.add, "t", "u", [StatementSignal(text=text)], clock.now, D, "key")
+        clock.now += 30
+        found.append(worker.run_one())
+    assert found == ["renewed", "renewed", "waiting"] and state(database, clock).held_by == f"{quota}_quota"
+    assert not database.read(jobs.any_due, clock.now)
+
+
+def test_that_nothing_came_counts_in_no_quota(database: Database, clock: Clock) -> None:
+    worker = Worker(database, Model(lambda: "Likes tea."), PACE.model_copy(update={"user_renewals_per_hour": 1}))
+    assert renew(worker, database, clock, "a", "b") == "renewed"
+    database.write(jobs.request, "t", "u", clock.now, D)
+    clock.now += 10
+    assert worker.run_one() == "same"
+
+
+def test_a_rebuild_waits_for_the_one_before(database: Database, clock: Clock) -> None:
+    model = Model(lambda: f"Summary {len(model.heard)}.")
+    worker = Worker(database, model, PACE)
+    renew(worker, database, clock, "a")
+    began, dues = clock.now, []
+    for _ in range(40):  # one each 20 seconds
+        database.write(rebuild, "t", "u", database.now, 300.0)
+        dues.append(state(database, clock).due_at - began)
+        worker.run_one()
+        clock.now += 20
+    assert len(model.heard) == 1 + 3 and sorted(set(dues)) == [0.0, 300.0, 600.0, 900.0]
+
+
+def test_a_worker_that_starts_tries_what_waits_for_a_quota(database: Database, clock: Clock) -> None:
+    say(database, clock, "a")
+    clock.now += 10
+    strict = Worker(database, Model(), PACE.model_copy(update={"tenant_tokens_per_day": 1}))
+    job = database.write(jobs.claim, clock.now, 60.0)
+    assert job is not None
+    assert database.write(jobs.hold, job, OverQuota("tenant_quota", clock.now, clock.now + 1e6))
+    assert strict.run_one() is None
+    worker = Worker(database, Model(), PACE.model_copy(update={"idle": 0.02}))
+    worker.start()
+    give_up = time.monotonic() + 30
+    while current(database) is None:
+        assert time.monotonic() < give_up
+        time.sleep(0.01)
+    worker.stop()
+
+
+def test_a_user_erased_before_the_model_is_asked_is_counted_nowhere(database: Database, clock: Clock) -> None:
+    worker = Worker(database, Model(), PACE)
+    say(database, clock, "a")
+    clock.now += 10
+    material = worker._material
+
+    def erased(connection: Any, job: jobs.Job) -> Any:
+        read = material(connection, job)
+        other = threading.Thread(target=database.write, args=(erasure.erase, "t", "u", clock.now))
+        other.start()
+        other.join()
+        return read
+
+    worker._material = erased  # type: ignore[assignment]
+    assert worker.run_one() == "lost" and database.read(usage.of_tenant, "t") == []
+
+
+def test_huge_signals_are_not_held_in_memory(database: Database, clock: Clock) -> None:
+    for letter in "abcdefghijkl":
+        say(database, clock, letter * 1_500_000)
+    say(database, clock, "x" * 2_500_000)
+    say(database, clock, "tea")
+    model = Model()
+    clock.now += 30
+    tracemalloc.start()
+    assert Worker(database, model, PACE).run_one() == "renewed"
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert [text[:3] for text in model.heard[0]] == ["lll", "tea"]  # one of the long ones, and not the longest
+    assert peak < 40e6  # bytes
+    assert database.read(users.reading, "t", "u").read == 14

@@ -255,6 +255,8 @@ class Renewal(_Answer):
     attempts: int
     error: str | None
     """Of the last attempt, where it failed: what kind of failure."""
+    held_by: Literal["user_quota", "key_quota", "tenant_quota"] | None
+    """The quota that a waiting renewal is over."""
 
 
 class UserAnswer(_Answer):

@@ -56,7 +56,7 @@ async def import_users(call: Anybody, body: Annotated[Import, body_of(Import)]) 
     """Add users, or signals to users: JSON, or JSONL with one user per line. All of them or none."""
     for user in body.users:
         checked_user_id(user.user_id)
-    return await call.profiles.import_users(call.tenant, body.users, call.author)
+    return await call.profiles.import_users(call.tenant, body.users, call.author, call.caller.key_id)
 
 
 @router.get("/{id}", **route(404))
@@ -74,7 +74,7 @@ async def erase_user(call: OfUser) -> Receipt:
 @router.post("/{id}/signals", **route(body=SignalsUpload))
 async def add_signals(call: OfUser, body: Annotated[SignalsUpload, body_of(SignalsUpload)]) -> SignalsAnswer:
     """Add signals. Sending the same again changes nothing."""
-    return await call.profiles.add_signals(call.tenant, call.user_id, body.signals)
+    return await call.profiles.add_signals(call.tenant, call.user_id, body.signals, call.caller.key_id)
 
 
 @router.get("/{id}/summary", **route(404, answer=ETAG))
@@ -110,7 +110,7 @@ async def rollback(
 @router.post("/{id}/summary/rebuild", **route(404))
 async def rebuild(call: OfUser) -> UserAnswer:
     """Have the summary written from all signals, instead of renewed from those that came since."""
-    return await call.profiles.rebuild(call.tenant, call.user_id)
+    return await call.profiles.rebuild(call.tenant, call.user_id, call.caller.key_id)
 
 
 @router.get("/{id}/export", response_model=ExportAnswer, **route(404, query="format", answer=LINE))
@@ -131,7 +131,7 @@ async def pause(call: OfUser, body: Annotated[Pause, body_of(Pause)]) -> PauseAn
 @router.post("/{id}/feedback", **route(404, body=Feedback))
 async def feedback(call: OfUser, body: Annotated[Feedback, body_of(Feedback)]) -> SignalsAnswer:
     """What the user did with a proxied answer becomes a signal. For tenants that opted in to capture."""
-    return await call.profiles.feedback(call.tenant, call.user_id, body)
+    return await call.profiles.feedback(call.tenant, call.user_id, body, call.caller.key_id)
 
 
 @router.post("/{id}/link", **route(scopes=("admin", "app")))

@@ -94,26 +94,35 @@ class Profiles:
             return False
         return True
 
-    async def add_signals(self, tenant: str, user_id: str, new: Sequence[Signal]) -> SignalsAnswer:
-        """Add signals; on disk when this returns.
+    async def add_signals(
+        self, tenant: str, user_id: str, new: Sequence[Signal], key_id: str | None = None
+    ) -> SignalsAnswer:
+        """Add signals; on disk when this returns. `key_id`, here and below: the key that the renewal is charged to.
 
         Raises:
             OverBound: one is too long, or the user would have too many.
         """
 
         def add(connection: Connection) -> tuple[list[str], int]:
-            return self._add(connection, tenant, user_id, new, self._now(connection))
+            return self._add(connection, tenant, user_id, new, self._now(connection), key_id)
 
         ids, added = await self.store.write(add)
         return SignalsAnswer(ids=ids, added=added, known=len(ids) - added)
 
     def _add(
-        self, connection: Connection, tenant: str, user_id: str, new: Sequence[Signal], now: float
+        self,
+        connection: Connection,
+        tenant: str,
+        user_id: str,
+        new: Sequence[Signal],
+        now: float,
+        key_id: str | None,
+        bulk: bool = False,
     ) -> tuple[list[str], int]:
         for index, signal in enumerate(new):
             length = len(signal.model_dump_json(exclude_none=True))
             self._within("signal_chars", length, 413, "signal_too_long", f"the characters of signals[{index}] as JSON")
-        ids, added = signals.add(connection, tenant, user_id, new, now, self.debounce)
+        ids, added = signals.add(connection, tenant, user_id, new, now, self.debounce, key_id, bulk)
         if added:  # what goes beyond a bound is rolled back
             count, size = signals.size(connection, tenant, user_id)
             self._within("signals", count, 422, "profile_full", "with these the user's signals")
@@ -260,13 +269,14 @@ class Profiles:
         self._changed(tenant, user_id)
         return shown(written)
 
-    async def rebuild(self, tenant: str, user_id: str) -> UserAnswer:
-        """Call for a renewal that reads all signals, whatever the summary rests on by now.
+    async def rebuild(self, tenant: str, user_id: str, key_id: str | None = None) -> UserAnswer:
+        """Call for a renewal that reads all signals, whatever the summary rests on by now. Where there was a rebuild
+        lately, it waits.
 
         Raises:
             NotFound: no such user.
         """
-        await self.store.write(rebuild, tenant, user_id, self.store.database.now)
+        await self.store.write(rebuild, tenant, user_id, self.store.database.now, self.debounce.rebuild, key_id)
         return await self.user(tenant, user_id)
 
     async def pause(self, tenant: str, user_id: str, paused: bool) -> PauseAnswer:
@@ -284,7 +294,7 @@ class Profiles:
         self._changed(tenant, user_id)
         return PauseAnswer(paused=paused)
 
-    async def feedback(self, tenant: str, user_id: str, told: Feedback) -> SignalsAnswer:
+    async def feedback(self, tenant: str, user_id: str, told: Feedback, key_id: str | None = None) -> SignalsAnswer:
         """What a user did with an answer, as signals.
 
         Raises:
@@ -299,7 +309,7 @@ class Profiles:
             new = feedback_signals(connection, tenant, user_id, told, now, self._injected) if there else None
             if new is None:
                 raise NotFound("no_answer", "no answer of that id is kept for this user (docs/profiles.md, capture)")
-            return self._add(connection, tenant, user_id, new, now)
+            return self._add(connection, tenant, user_id, new, now, key_id)
 
         ids, added = await self.store.write(write)
         return SignalsAnswer(ids=ids, added=added, known=len(ids) - added)
@@ -325,8 +335,10 @@ class Profiles:
         """
         return await self.store.read(training_line, tenant, user_id, targets)
 
-    async def import_users(self, tenant: str, imported: Sequence[ImportedUser], author: Author) -> ImportAnswer:
-        """Add users, or signals to users; all or nothing.
+    async def import_users(
+        self, tenant: str, imported: Sequence[ImportedUser], author: Author, key_id: str | None = None
+    ) -> ImportAnswer:
+        """Add users, or signals to users; all or nothing. Their renewals come after the tenant's others.
 
         Raises:
             DataError: somebody's summary carries what a summary may not.
@@ -341,7 +353,7 @@ class Profiles:
                 now = self._now(connection)
                 there = signals.newest(connection, tenant, one.user_id) if one.targets else []
                 every = as_signals(one.signals, one.targets, there)
-                ids, added = self._add(connection, tenant, one.user_id, every, now)
+                ids, added = self._add(connection, tenant, one.user_id, every, now, key_id, True)
                 total.added += added
                 total.known += len(ids) - added
                 if one.summary is not None and summaries.current(connection, tenant, one.user_id) is None:
@@ -419,8 +431,16 @@ def receipt(database: Database, removed: erasure.Removed, at: float, pending: bo
     )
 
 
-def rebuild(connection: Connection, tenant: str, user_id: str, now: Callable[[Connection], float]) -> None:
-    """Call for a renewal at once that reads all of a user's signals. Locked clauses stay.
+def rebuild(
+    connection: Connection,
+    tenant: str,
+    user_id: str,
+    clock: Callable[[Connection], float],
+    wait: float = 0.0,
+    key_id: str | None = None,
+) -> None:
+    """Call for a renewal that reads all of a user's signals: at once, or `wait` seconds after the last rebuild.
+    Locked clauses stay.
 
     Raises:
         NotFound: no such user.
@@ -428,4 +448,6 @@ def rebuild(connection: Connection, tenant: str, user_id: str, now: Callable[[Co
     if not users.lock_existing(connection, tenant, user_id):
         raise no_user()
     users.set_signals_read(connection, tenant, user_id, None)
-    jobs.request(connection, tenant, user_id, now(connection), Debounce(0.0, 0.0))
+    now = clock(connection)
+    at = users.next_rebuild(connection, tenant, user_id, now, wait)
+    jobs.request(connection, tenant, user_id, now, Debounce(), key_id=key_id, at=at)

@@ -136,7 +136,13 @@ def shown(version: Version) -> SummaryAnswer:
 def _renewal(job: JobState) -> Renewal:
     state = "failed" if job.failed else "running" if job.running else "waiting"
     return Renewal.model_validate(
-        {"state": state, "due_at": moment(job.due_at), "attempts": job.attempts, "error": job.error}
+        {
+            "state": state,
+            "due_at": moment(job.due_at),
+            "attempts": job.attempts,
+            "error": job.error,
+            "held_by": job.held_by,
+        }
     )
 
 

@@ -7,6 +7,23 @@ LONG = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.
 disable_created_metrics()  # a second series per counter, which nobody reads
 
 
+class RenewalMetrics:
+    """What a worker counts.
+
+    Attributes:
+        registry: of these alone; another one may include it.
+    """
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        self.renewals = Counter("popi_renewals", "Renewals by this process", ("outcome",), registry=registry)
+        self.calls = Counter("popi_renewal_calls", "Calls of the inference model", registry=registry)
+        self.tokens = Counter(
+            "popi_renewal_tokens", "Tokens of these calls, input or output", ("direction",), registry=registry
+        )
+        self.cost = Counter("popi_renewal_cost", "Cost of these tokens, by the prices set", registry=registry)
+
+
 class Metrics:
     """What the proxy counts.
 

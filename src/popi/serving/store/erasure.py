@@ -7,7 +7,7 @@ from sqlalchemy import Connection, delete, select
 
 from popi.serving.store import users
 from popi.serving.store.database import upsert
-from popi.serving.store.tables import answers, chores, erasures, jobs, keys, sessions, signals, summaries
+from popi.serving.store.tables import answers, chores, erasures, jobs, keys, sessions, signals, summaries, usage
 from popi.serving.store.tables import users as users_table
 
 SCRUB = "scrub"
@@ -48,6 +48,7 @@ def erase(connection: Connection, tenant: str, user_id: str, now: float) -> Remo
     ):
         rows = delete(table).where(table.c.tenant == tenant, table.c.user_id == user_id)
         removed[name] = connection.execute(rows).rowcount
+    connection.execute(delete(usage).where(usage.c.tenant == tenant, usage.c.user_id == user_id))
     done = Removed(**removed | {"users": int(there)})  # no row that only the lock made
     noted = {"erased_at": now, "expires_at": now + NOTED_SECONDS}
     connection.execute(

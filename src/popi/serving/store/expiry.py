@@ -2,9 +2,9 @@
 
 from sqlalchemy import Connection, delete, select
 
-from popi.serving.store.tables import answers, erasures, opened_links, sessions
+from popi.serving.store.tables import answers, erasures, opened_links, sessions, usage
 
-TABLES = (answers, erasures, opened_links, sessions)
+TABLES = (answers, erasures, opened_links, sessions, usage)
 
 
 def any_expired(connection: Connection, now: float) -> bool:

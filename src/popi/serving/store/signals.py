@@ -17,6 +17,8 @@ from popi.signals.types import Signal
 _SIGNAL: TypeAdapter[Signal] = TypeAdapter(Signal)
 CHUNK = 500
 """Ids asked for in one query."""
+AT_ONCE = 8
+"""Signals held at once of those that are looked through: each may have megabytes."""
 
 
 def signal_id(signal: Signal) -> str:
@@ -28,9 +30,17 @@ def signal_id(signal: Signal) -> str:
 
 
 def add(
-    connection: Connection, tenant: str, user_id: str, new: Sequence[Signal], now: float, debounce: "jobs.Debounce"
+    connection: Connection,
+    tenant: str,
+    user_id: str,
+    new: Sequence[Signal],
+    now: float,
+    debounce: "jobs.Debounce",
+    key_id: str | None = None,
+    bulk: bool = False,
 ) -> tuple[list[str], int]:
-    """Add signals to a user, and call for a renewal where some were new; makes the user if need be.
+    """Add signals to a user, and call for a renewal where some were new (key_id, bulk: see jobs.request); makes the
+    user if need be.
 
     Of two signals with one id the first is kept.
 
@@ -61,7 +71,7 @@ def add(
         connection.execute(insert(signals), rows)
         mine = (users_table.c.tenant == tenant, users_table.c.user_id == user_id)
         connection.execute(update(users_table).where(*mine).values(next_position=position + len(rows)))
-        jobs.request(connection, tenant, user_id, now, debounce)
+        jobs.request(connection, tenant, user_id, now, debounce, key_id=key_id, bulk=bulk)
     return given, len(rows)
 
 
@@ -118,16 +128,29 @@ def named(connection: Connection, tenant: str, user_id: str, ids: Sequence[str])
     return [_SIGNAL.validate_json(text) for text in found]
 
 
-def since(connection: Connection, tenant: str, user_id: str, position: int, limit: int) -> tuple[list[Signal], int]:
-    """Those from a position on, in order, the newest `limit` of them; and the position that comes next."""
+def since(
+    connection: Connection, tenant: str, user_id: str, position: int, limit: int, characters: int
+) -> tuple[list[Signal], int]:
+    """Those from a position on, in order, the newest that are at most `limit` and together at most `characters` long
+    (as JSON); and the position that comes next. One that is longer by itself is left out.
+    """
     query = (
         select(signals.c.signal, signals.c.position)
         .where(signals.c.tenant == tenant, signals.c.user_id == user_id, signals.c.position >= position)
         .order_by(signals.c.position.desc())
         .limit(limit)
     )
-    rows = connection.execute(query).all()[::-1]
-    return [_SIGNAL.validate_json(row.signal) for row in rows], rows[-1].position + 1 if rows else position
+    found, upto, longest = list[Signal](), position, characters
+    with connection.execute(query, execution_options={"yield_per": AT_ONCE}) as rows:
+        for text, at in rows:
+            upto = max(upto, at + 1)
+            if len(text) > longest:
+                continue
+            characters -= len(text)
+            if characters < 0:
+                break
+            found.append(_SIGNAL.validate_json(text))
+    return found[::-1], upto
 
 
 def _known(connection: Connection, tenant: str, user_id: str, asked: Sequence[str]) -> set[str]:

@@ -17,7 +17,9 @@ def _time(name: str, *, nullable: bool = False) -> Column[float]:
     return Column(name, Double, nullable=nullable)
 
 
-tenants = Table("tenants", metadata, _text("tenant", key=True), _time("created_at"))
+tenants = Table(
+    "tenants", metadata, _text("tenant", key=True), _time("created_at"), _time("served_at"), _time("held_until")
+)
 
 keys = Table(
     "keys",
@@ -43,6 +45,7 @@ users = Table(
     _number("signals_read", nullable=True),
     _number("base_version", nullable=True),
     _number("base_read", nullable=True),
+    _time("rebuilt_at"),
 )
 
 signals = Table(
@@ -83,6 +86,24 @@ jobs = Table(
     _number("attempts"),
     _time("failed_at", nullable=True),
     _text("error", nullable=True),
+    _text("key_id", nullable=True),
+    _number("bulk"),
+    _text("held_by", nullable=True),
+)
+
+usage = Table(
+    "usage",
+    metadata,
+    _text("tenant", key=True),
+    _text("user_id", key=True),
+    _text("key_id", key=True),
+    _number("seconds", key=True),
+    Column("began_at", Double, primary_key=True),
+    _number("renewals"),
+    _number("calls"),
+    _number("input_tokens"),
+    _number("output_tokens"),
+    _time("expires_at"),
 )
 
 answers = Table(

@@ -144,3 +144,14 @@ def set_signals_read(
     if position is not None:
         where.append(users.c.signals_read.is_(None) if before is None else users.c.signals_read == before)
     connection.execute(update(users).where(*where).values(signals_read=position))
+
+
+def next_rebuild(connection: Connection, tenant: str, user_id: str, now: float, wait: float) -> float:
+    """When the rebuild that is called for now is due, `wait` seconds after the one before it; the same again until
+    then.
+    """
+    where = (users.c.tenant == tenant, users.c.user_id == user_id)
+    before = connection.execute(select(users.c.rebuilt_at).where(*where)).scalar_one()
+    at = float(max(now, before if before > now else before + wait))
+    connection.execute(update(users).where(*where).values(rebuilt_at=at))
+    return at

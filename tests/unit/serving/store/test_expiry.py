@@ -2,10 +2,11 @@
 
 from sqlalchemy import Connection, func, select
 
-from popi.serving.store import answers, erasure, expiry, sessions
+from popi.serving.store import answers, erasure, expiry, sessions, usage
 from popi.serving.store.answers import KeptAnswer
 from popi.serving.store.database import Database
 from popi.serving.store.sessions import SessionRecord
+from popi.serving.store.usage import HOUR, Quota
 
 
 def rows(connection: Connection) -> dict[str, int]:
@@ -19,9 +20,11 @@ def test_each_table_in_its_time(database: Database) -> None:
     database.write(sessions.add, SessionRecord("cookie", "t", "u", None, None, 120.0))
     assert database.write(sessions.take_link, "link", 130.0)
     database.write(erasure.erase, "other", "v", 100.0)
-    assert database.read(rows) == {"answers": 1, "sessions": 1, "opened_links": 1, "erasures": 1}
+    database.write(usage.charge, [Quota("user_quota", ("t", "u", ""), HOUR)], 100.0)
+    assert database.read(rows) == {"answers": 1, "sessions": 1, "opened_links": 1, "erasures": 1, "usage": 1}
     assert not database.read(expiry.any_expired, 109.0) and database.write(expiry.expire, 109.0) == 0
-    for now, gone in ((110.0, "answers"), (120.0, "sessions"), (130.0, "opened_links"), (3700.0, "erasures")):
+    times = {"answers": 110.0, "sessions": 120.0, "opened_links": 130.0, "usage": 3600.0, "erasures": 3700.0}
+    for gone, now in times.items():
         assert database.read(expiry.any_expired, now) and database.write(expiry.expire, now) == 1
         assert database.read(rows)[gone] == 0
     assert not database.read(expiry.any_expired, 1e9)

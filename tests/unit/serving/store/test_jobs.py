@@ -1,10 +1,12 @@
 import threading
+from typing import Any, get_args
 
 import pytest
 
-from popi.serving.store import jobs, users
+from popi.serving.store import erasure, jobs, users
 from popi.serving.store.database import Database
 from popi.serving.store.jobs import Debounce
+from popi.serving.store.usage import OverQuota, Reason
 
 D = Debounce(quiet=10, longest=25)
 
@@ -18,6 +20,11 @@ def due(database: Database) -> float:
     state = database.read(jobs.state, "t", "u", 0.0)
     assert state is not None
     return state.due_at
+
+
+def stands(database: Database, now: float) -> dict[str, int]:
+    """How many jobs stand how, those states that some are in."""
+    return {state: number for state, number in database.read(jobs.counts, now).items() if number}
 
 
 def test_a_job_waits_for_quiet_and_no_longer_than_the_longest_wait(database: Database) -> None:
@@ -100,7 +107,7 @@ def test_a_job_that_was_given_up_waits_for_new_signals(database: Database) -> No
     job = database.write(jobs.claim, 110.0, 60.0)
     assert job is not None and database.write(jobs.postpone, job, 300.0, error="DataError", give_up_at=110.0)
     assert database.write(jobs.claim, 10_000.0, 60.0) is None
-    assert database.read(jobs.counts, 10_000.0) == {"waiting": 0, "due": 0, "failed": 1}
+    assert stands(database, 10_000.0) == {"failed": 1}
     request(database, 10_000)
     state = database.read(jobs.state, "t", "u", 10_000.0)
     assert state is not None and (state.failed, state.attempts, state.error) == (False, 0, None)
@@ -126,3 +133,122 @@ def test_workers_never_double_up(database: Database, workers: int) -> None:
     for thread in threads:
         thread.join()
     assert sorted(taken) == sorted({f"u{n}" for n in range(30)})
+
+
+def taken(database: Database, now: float = 200.0) -> str | None:
+    """The user of the next job, which stays taken."""
+    job = database.write(jobs.claim, now, 60.0)
+    return None if job is None else f"{job.tenant}/{job.user_id}"
+
+
+def call(database: Database, who: str, now: float = 100.0, **more: Any) -> None:
+    tenant, _, user = who.partition("/")
+    database.write(users.lock, tenant, user, now)
+    database.write(jobs.request, tenant, user, now, D, **more)
+
+
+def test_tenants_take_turns(database: Database) -> None:
+    for n in range(3):
+        call(database, f"t/{n}", 100.0 + n)
+    call(database, "other/a", 150.0)
+    order = [taken(database, 200.0 + n) for n in range(4)]
+    assert order == ["t/0", "other/a", "t/1", "t/2"] or order == ["other/a", "t/0", "t/1", "t/2"]
+    call(database, "t/9", 204.0)
+    call(database, "other/b", 205.0)
+    assert [taken(database, 220.0 + n) for n in range(3)] == ["other/b", "t/9", None]  # `t` was served last
+
+
+def test_an_imports_jobs_come_after_the_tenants_others(database: Database) -> None:
+    for n in range(3):
+        call(database, f"t/import{n}", 100.0, bulk=True)
+    call(database, "t/live", 150.0)
+    call(database, "t/import1", 151.0)  # who is there now
+    call(database, "t/live", 152.0, bulk=True)
+    assert {taken(database) for _ in range(2)} == {"t/live", "t/import1"}
+    assert {taken(database) for _ in range(3)} == {"t/import0", "t/import2", None}
+
+
+def over(reason: Reason, at: float, until: float) -> OverQuota:
+    return OverQuota(reason, at, until)
+
+
+def claimed(database: Database, now: float) -> jobs.Job:
+    job = database.write(jobs.claim, now, 60.0)
+    assert job is not None
+    return job
+
+
+def stand(database: Database, who: str, now: float) -> tuple[float, str | None]:
+    state = database.read(jobs.state, *who.split("/"), now)
+    assert state is not None and not state.running
+    return state.due_at, state.held_by
+
+
+def test_a_user_over_a_quota_waits_and_nobody_else(database: Database) -> None:
+    call(database, "t/u", key_id="k")
+    assert database.write(jobs.hold, claimed(database, 110.0), over("user_quota", 110.0, 3600.0))
+    call(database, "t/v", key_id="k")
+    call(database, "t/u", 120.0, key_id="k")  # new signals hurry nothing
+    call(database, "t/u", 121.0, key_id="other", at=121.0)  # nor does a rebuild, by any key
+    assert stand(database, "t/u", 130.0) == (3600.0, "user_quota")
+    assert stands(database, 130.0) == {"user_quota": 1, "due": 1}
+    assert [taken(database), taken(database)] == ["t/v", None]
+    assert taken(database, 3600.0) in ("t/u", "t/v") and database.read(jobs.any_due, 3600.0)
+
+
+def test_a_tenant_over_a_quota_is_passed_over(database: Database) -> None:
+    for n in range(3):
+        call(database, f"t/{n}")
+    assert database.write(jobs.hold, claimed(database, 110.0), over("tenant_quota", 110.0, 3600.0))
+    call(database, "t/9", 3590.0)
+    call(database, "other/a")
+    assert [taken(database), taken(database)] == ["other/a", None]
+    assert not database.read(jobs.any_due, 200.0)
+    assert stand(database, "t/1", 200.0) == (3600.0, "tenant_quota") and stand(database, "t/9", 3591.0)[1] is None
+    assert stands(database, 200.0) == {"tenant_quota": 3, "due": 1, "waiting": 1}
+    assert taken(database, 3600.0) is not None
+
+
+def test_a_key_over_a_quota_waits_with_all_it_called_for(database: Database) -> None:
+    for n in range(4):
+        call(database, f"t/{n}", key_id="greedy")
+    call(database, "t/a", key_id="modest")
+    call(database, "t/b", key_id="modest")
+    call(database, "t/b", key_id="greedy")  # the first is charged
+    call(database, "t/c")  # nobody
+    job = claimed(database, 110.0)
+    while job.key_id != "greedy":
+        job = claimed(database, 110.0)
+    free = [one for one in (database.read(jobs.state, "t", name, 110.0) for name in "abc") if one and not one.running]
+    assert database.write(jobs.hold, job, over("key_quota", 110.0, 3600.0))
+    assert stands(database, 111.0) == {"key_quota": 4, "due": 3}
+    assert len([one for one in (taken(database, 111.0) for _ in range(4)) if one]) == len(free)
+    call(database, "t/0", 120.0, key_id="greedy")
+    assert stand(database, "t/0", 121.0) == (3600.0, "key_quota")
+    call(database, "t/0", 122.0, key_id="modest")  # another key has not used up its own
+    assert stand(database, "t/0", 123.0) == (132.0, None)
+
+
+def test_raised_quotas_count_at_once(database: Database) -> None:
+    for who, reason in (("t/u", "user_quota"), ("other/a", "tenant_quota")):
+        call(database, who)
+        assert database.write(jobs.hold, claimed(database, 110.0), over(reason, 110.0, 1e9))  # type: ignore[arg-type]
+    assert not database.read(jobs.any_due, 200.0)
+    database.write(jobs.release, 200.0)
+    assert {taken(database), taken(database)} == {"t/u", "other/a"}
+
+
+def test_a_rebuild_puts_nothing_off(database: Database) -> None:
+    call(database, "t/u", 100.0)
+    call(database, "t/u", 101.0, at=400.0)
+    assert stand(database, "t/u", 102.0) == (110.0, None)
+    call(database, "t/u", 102.0, at=103.0)
+    assert stand(database, "t/u", 102.0) == (103.0, None)
+
+
+def test_an_erased_users_job_is_not_held(database: Database) -> None:
+    call(database, "t/u")
+    job = claimed(database, 110.0)
+    database.write(erasure.erase, "t", "u", 111.0)
+    for reason in get_args(Reason):
+        assert not database.write(jobs.hold, job, over(reason, 111.0, 3600.0))

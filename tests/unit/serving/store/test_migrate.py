@@ -18,6 +18,7 @@ def test_numbers_follow_each_other_and_no_step_is_changed() -> None:
         (3, "people", SHA_3),
         (4, "renewals", SHA_4),
         (5, "bases", SHA_5),
+        (6, "quotas", SHA_6),
     ]
 
 
@@ -26,6 +27,7 @@ SHA_2 = "4d13625c4153"
 SHA_3 = "03be42aef026"
 SHA_4 = "20080515daf5"
 SHA_5 = "987a5a514d00"
+SHA_6 = "6e57bfeffcd6"
 
 
 def test_schema_is_what_the_queries_expect(store_url: str) -> None:
