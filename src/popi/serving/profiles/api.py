@@ -5,6 +5,7 @@ import json
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -71,7 +72,7 @@ class ProfileApi:
         if not f"{path}/".startswith(NEEDS_KEY):
             await APP(scope, receive, send)
             return
-        began, status, caller = time.perf_counter(), 0, None
+        began, status, caller, held = time.perf_counter(), 0, None, 0
 
         async def noted(message: Message) -> None:
             nonlocal status
@@ -80,14 +81,20 @@ class ProfileApi:
                 message["headers"] = [*message["headers"], (b"cache-control", b"no-store")]
             await send(message)
 
+        def hold(size: int) -> None:
+            nonlocal held
+            assert caller is not None
+            self._limits.hold(caller.key_id, size)
+            held += size
+
         try:
             caller = await self._caller(scope["headers"])
             self._limits.enter(caller.key_id)
-            scope["state"]["caller"] = caller
+            scope["state"] |= {"caller": caller, "hold": hold}
             try:
                 await APP(scope, receive, noted)
             finally:
-                self._limits.leave(caller.key_id)
+                self._limits.leave(caller.key_id, held)
         except Refusal as refusal:
             await (await _answered(Request(scope), refusal))(scope, receive, noted)
         except Exception as error:  # FastAPI has answered, unless the answer was under way
@@ -146,11 +153,10 @@ async def healthz() -> Health:
 async def readyz(request: Request) -> Ready:
     """The store answers, too."""
     services: Services = request.state.services
-    try:
-        await asyncio.wait_for(services.profiles.ready(), READY_SECONDS)
-    except (StoreError, TimeoutError):
-        raise Refusal(503, "store", "the store does not answer") from None
-    return Ready(inference=services.inference())
+    with suppress(TimeoutError):
+        if await asyncio.wait_for(services.profiles.ready(), READY_SECONDS):
+            return Ready(inference=services.inference())
+    raise Refusal(503, "store", "the store does not answer")
 
 
 @health.get("/openapi.json", include_in_schema=False)

@@ -7,11 +7,9 @@ it is read once the caller may send it, within bounds, and parsed and validated 
 import asyncio
 import io
 import json
-import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from typing import Annotated, Any, TypeVar
 from urllib.parse import unquote_to_bytes
 
@@ -26,6 +24,7 @@ from popi.serving.profiles.models import LONGEST_ID, ErrorAnswer, Import, Import
 from popi.serving.profiles.service import Profiles
 from popi.serving.proxy.body import read_whole
 from popi.serving.proxy.refusals import Refusal
+from popi.serving.proxy.strict_json import has_more_values
 from popi.serving.store.summaries import Author
 from popi.signals.jsonl import explain
 from popi.signals.types import User
@@ -46,7 +45,6 @@ Body = TypeVar("Body", bound=BaseModel)
 Headers = dict[str, str]
 BODIES: set[type[BaseModel]] = {User}
 """Models that the OpenAPI document describes as they are sent."""
-_STRUCTURE = re.compile(rb'"[^"]*"?|([\[{,])')
 
 
 @dataclass(frozen=True)
@@ -214,7 +212,8 @@ def body_of(model: type[BaseModel]) -> Any:
             raise Refusal(415, "content_type", f"send the body as application/json{also}")
         length = headers.get("content-length", "")
         most = bounds.import_bytes if model is Import else bounds.body_bytes
-        raw = await read_whole(request.receive, int(length) if length.isdigit() else None, most, bounds.body_s)
+        announced = int(length) if length.isdigit() else None
+        raw = await read_whole(request.receive, announced, most, bounds.body_s, request.state.hold)
         async with call.services.heavy if len(raw) > QUICK else nullcontext():
             yield await run_in_threadpool(_checked, model, raw, bounds.body_values, lines)
 
@@ -222,13 +221,9 @@ def body_of(model: type[BaseModel]) -> Any:
 
 
 def _checked(model: type[BaseModel], raw: bytes, most_values: int, lines: bool) -> BaseModel:
-    # Each value but the first follows a comma or opens a list or an object.
-    if sum(map(raw.count, (b",", b"[", b"{"))) > most_values:
-        plain = raw.replace(b"\\\\", b"").replace(b'\\"', b"")
-        within = (token for token in _STRUCTURE.finditer(plain) if token.lastindex)
-        if next(islice(within, most_values, None), None) is not None:
-            words = f"the JSON of this request may hold {most_values:,} values ([profiles] body_values)"
-            raise Refusal(413, "body_too_many_values", words)
+    if has_more_values(raw, most_values):
+        words = f"the JSON of this request may hold {most_values:,} values ([profiles] body_values)"
+        raise Refusal(413, "body_too_many_values", words)
     if not lines:
         return _valid(model, raw, "")
     if raw.count(b"\n") > most_values:

@@ -4,10 +4,10 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any
 
 from sqlalchemy import Connection, select
 
+from popi.errors import StoreError
 from popi.screening import checked
 from popi.serving.capture.feedback import as_signals as feedback_signals
 from popi.serving.capture.injected import Injected
@@ -72,7 +72,7 @@ class Profiles:
         self._injected = injected or Injected()
         self._changed, self._erased = changed, erased
         self._scrub_after = 0.0
-        self._probe: asyncio.Future[Any] | None = None
+        self._probe: asyncio.Task[bool] | None = None
 
     def _now(self, connection: Connection) -> float:
         return self.store.database.now(connection)
@@ -81,15 +81,18 @@ class Profiles:
         """Whether there is this tenant."""
         return await self.store.read(keys.tenant_exists, tenant)
 
-    async def ready(self) -> None:
-        """Ask the store something. However many wait for the answer, it is asked once at a time.
-
-        Raises:
-            StoreError: it does not answer.
-        """
+    async def ready(self) -> bool:
+        """Whether the store answers. However many ask, the store is asked once at a time."""
         if self._probe is None or self._probe.done():
-            self._probe = asyncio.ensure_future(self.store.read(lambda connection: connection.execute(select(1)).one()))
-        await asyncio.shield(self._probe)
+            self._probe = asyncio.create_task(self._answers())
+        return await asyncio.shield(self._probe)
+
+    async def _answers(self) -> bool:
+        try:
+            await self.store.read(lambda connection: connection.execute(select(1)).one())
+        except StoreError:
+            return False
+        return True
 
     async def add_signals(
         self, tenant: str, user_id: str, new: Sequence[Signal], key_id: str | None = None

@@ -13,7 +13,7 @@ from simplejson import JSONEncoder, RawJSON
 
 from popi.serving.proxy.refusals import Refusal
 
-_STRUCTURE = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|([\[{,])', re.DOTALL)
+_STRUCTURE = re.compile(rb'"[^"]*"?|([\[{,])')
 
 
 def parsed(raw: bytes, most_values: int, most_levels: int) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def parsed(raw: bytes, most_values: int, most_levels: int) -> dict[str, Any]:
     Raises:
         Refusal: 400, it is anything else, has a name twice in one object, or is too large to read.
     """
-    if _has_more_values(raw, most_values):
+    if has_more_values(raw, most_values):
         raise Refusal(400, "body_too_many_values", f"the JSON of this request may hold {most_values:,} values at most")
     try:
         body = _decoder.decode(raw.decode())
@@ -81,11 +81,13 @@ _encoder = JSONEncoder(
 )
 
 
-def _has_more_values(raw: bytes, most: int) -> bool:
+def has_more_values(raw: bytes, most: int) -> bool:
     """Each value but the first stands behind a comma or a bracket that opens; an empty list counts twice."""
     if sum(map(raw.count, (b",", b"[", b"{"))) < most:
         return False
-    separators = (token for token in _STRUCTURE.finditer(raw) if token.lastindex)
+    # Without escapes a string is found in one sweep; with them a long one would hold up all threads for seconds.
+    plain = raw.replace(b"\\\\", b"").replace(b'\\"', b"")
+    separators = (token for token in _STRUCTURE.finditer(plain) if token.lastindex)
     return next(islice(separators, most - 1, None), None) is not None
 
 
