@@ -11,8 +11,8 @@ import time
 from popi.inference_model import InferenceModel
 from popi.nano.truth import is_evidence, named_attributes
 from popi.nano.world import make_users
+from popi.profiles.clauses import split
 from popi.provenance import LEAST_NATS, SHARE_OF_BEST, LeaveOneOut
-from popi.serving.profiles.clauses import split
 
 
 def main(users: int) -> None:

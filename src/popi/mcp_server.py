@@ -285,7 +285,7 @@ def run_stdio(url: str, key_env: str, user_id: str) -> None:
         ConfigError: a wrong URL, or no key in `key_env`.
         DataError: the user id is not one.
     """
-    from popi.serving.profiles.models import checked_user_id
+    from popi.profiles.models import checked_user_id
 
     client = AsyncClient(url, key_env=key_env, retries=RETRIES)
     build(for_one(client, checked_user_id(user_id))).run("stdio")

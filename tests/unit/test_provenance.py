@@ -8,8 +8,8 @@ from popi.backends.chat import Messages, Reply
 from popi.inference_model import ApiInferenceModel, InferenceModel
 from popi.nano.truth import is_evidence, named_attributes
 from popi.nano.world import make_users
+from popi.profiles.clauses import split
 from popi.provenance import LeaveOneOut, Named, explainer, read_numbers
-from popi.serving.profiles.clauses import split
 from popi.signals.fading import Previous, worth
 from popi.signals.types import StatementSignal
 

@@ -226,7 +226,7 @@ def users_show(
 ) -> None:
     """Show a user: their signals and every version of their summary, as JSON."""
     _need_serving()
-    from popi.serving.profiles.stored import NotFound, exported
+    from popi.serving.api.stored import NotFound, exported
 
     try:
         for piece in exported(_open(store).read, tenant, user_id):
@@ -249,7 +249,7 @@ def users_export(
 ) -> None:
     """Write users as the JSONL that `popi train` reads. Users without a pair to hold out are left out, and counted."""
     _need_serving()
-    from popi.serving.profiles.stored import NotFound, training_line
+    from popi.serving.api.stored import NotFound, training_line
     from popi.signals.jsonl import refuse_existing, write_rows
 
     if output is not None:
@@ -286,8 +286,8 @@ def users_rebuild(
 ) -> None:
     """Have a user's summary written anew from all signals; a worker does it. Locked clauses stay."""
     _need_serving()
-    from popi.serving.profiles.service import rebuild
-    from popi.serving.profiles.stored import NotFound
+    from popi.serving.api.service import rebuild
+    from popi.serving.api.stored import NotFound
 
     database = _open(store)
     try:
@@ -320,7 +320,7 @@ def users_erase(
 ) -> None:
     """Erase a user, and print the receipt. Gateways that run forget them within a few seconds."""
     _need_serving()
-    from popi.serving.profiles.service import erase_now
+    from popi.serving.api.service import erase_now
 
     print(erase_now(_open(store), tenant, user_id).model_dump_json(indent=2))
 

@@ -7,7 +7,7 @@ Neither torch nor the gateway's own packages are needed.
 """
 
 from popi.client.clients import AsyncClient, Client
-from popi.serving.profiles.models import (
+from popi.profiles.models import (
     Clause,
     ClauseEdit,
     ExportAnswer,

@@ -16,7 +16,7 @@ from popi.backends.retries import Retries
 from popi.client import flows
 from popi.client.flows import Change, Flow, NotReached, Reply, Request, Wait
 from popi.errors import ConfigError
-from popi.serving.profiles.models import (
+from popi.profiles.models import (
     ClauseEdit,
     ExportAnswer,
     ImportAnswer,

@@ -18,8 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from popi.backends.retries import Retries, retry_after
 from popi.errors import DataError, GatewayError
-from popi.screening import visible
-from popi.serving.profiles.models import (
+from popi.profiles.models import (
     MOST_SIGNALS,
     ClauseEdit,
     ExportAnswer,
@@ -34,6 +33,7 @@ from popi.serving.profiles.models import (
     VersionsAnswer,
     checked_user_id,
 )
+from popi.screening import visible
 from popi.signals.types import Signal, User
 
 PASSING = (429, 502, 503, 504)

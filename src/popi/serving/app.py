@@ -14,13 +14,13 @@ from starlette.routing import Router
 from starlette.types import Receive, Scope, Send
 
 from popi.errors import StoreError
+from popi.profiles.models import InferenceHealth
+from popi.serving.api.app import ProfileApi
+from popi.serving.api.service import Profiles
 from popi.serving.capture.injected import Injected
 from popi.serving.capture.recorder import Recorder
 from popi.serving.keys import KeyRing
 from popi.serving.pages.app import Pages
-from popi.serving.profiles.api import ProfileApi
-from popi.serving.profiles.models import InferenceHealth
-from popi.serving.profiles.service import Profiles
 from popi.serving.proxy.limits import Limits
 from popi.serving.proxy.logs import log_fault
 from popi.serving.proxy.routes import proxy_routes

@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-Scope = Literal["admin", "app", "user"]
-"""admin: everything; app: speaks for the users of its tenant; user: one user's own profile alone."""
+from popi.profiles.models import Scope
 
 
 @dataclass(frozen=True)

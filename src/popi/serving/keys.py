@@ -14,7 +14,8 @@ from functools import partial
 from hashlib import sha256
 
 from popi.errors import AuthError, ConfigError, DataError, StoreError
-from popi.serving.interfaces import Caller, Scope
+from popi.profiles.models import Scope
+from popi.serving.interfaces import Caller
 from popi.serving.settings import ServerSettings
 from popi.serving.store import keys
 from popi.serving.store.database import Database
@@ -81,7 +82,7 @@ def create(
         DataError: a user key without a user, or another with one; a user id that is none.
         ConfigError: the tenant's name is none.
     """
-    from popi.serving.profiles.models import checked_user_id
+    from popi.profiles.models import checked_user_id
 
     checked_tenant(tenant)
     if (scope == "user") != (user_id is not None):

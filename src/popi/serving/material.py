@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
-from popi.serving.profiles import clauses as parts
+from popi.profiles import clauses as parts
+from popi.profiles.models import StoredClause
 from popi.serving.store import signals, summaries, users
-from popi.serving.store.summaries import StoredClause, Version
+from popi.serving.store.summaries import Version
 from popi.serving.writer import Writes
 from popi.signals.base import becomes_base, first_read
 from popi.signals.types import Signal, StatementSignal

@@ -22,18 +22,18 @@ from sqlalchemy import Connection
 
 from popi.backends.usage import Prices, Usage, metered
 from popi.errors import AnswerError, BatchError, DataError, PopiError, StoreError
+from popi.profiles import clauses as parts
+from popi.profiles.models import LONGEST_TEXT, StoredClause
 from popi.provenance import Explains
 from popi.screening import screened
 from popi.serving.inference import Provider, passes, reason_of
 from popi.serving.material import Material, material
-from popi.serving.profiles import clauses as parts
-from popi.serving.profiles.models import LONGEST_TEXT
 from popi.serving.proxy.metrics import RenewalMetrics
 from popi.serving.settings import RenewalSettings
 from popi.serving.store import jobs, summaries, usage, users
 from popi.serving.store.database import Database
 from popi.serving.store.jobs import Job
-from popi.serving.store.summaries import StoredClause, Version, VersionConflict
+from popi.serving.store.summaries import Version, VersionConflict
 from popi.serving.store.usage import DAY, HOUR, OverQuota, Quota, Window
 from popi.serving.writer import Writes, write
 from popi.signals.render import NANO

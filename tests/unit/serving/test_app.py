@@ -10,10 +10,10 @@ from starlette.testclient import TestClient
 
 from popi.errors import StoreError, UpstreamError
 from popi.serving import app as module
+from popi.serving.api import service
 from popi.serving.app import Gateway
 from popi.serving.inference import Provider
 from popi.serving.keys import create
-from popi.serving.profiles import service
 from popi.serving.proxy.ids import Pseudonyms
 from popi.serving.renewal import Worker
 from popi.serving.settings import GatewaySettings, ProxySettings, RenewalSettings

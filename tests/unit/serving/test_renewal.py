@@ -11,16 +11,15 @@ from serving_client import Clock
 from popi.backends.chat import Reply
 from popi.errors import UpstreamError
 from popi.inference_model import ApiInferenceModel, InferenceModel
+from popi.profiles.models import Forbidden, ForbiddenEdit, StoredClause, SummaryEdit
 from popi.provenance import explainer
+from popi.serving.api.service import Profiles, rebuild
 from popi.serving.inference import MADE_UP, Provider
-from popi.serving.profiles.models import ForbiddenEdit, SummaryEdit
-from popi.serving.profiles.service import Profiles, rebuild
 from popi.serving.renewal import Worker
 from popi.serving.settings import RenewalSettings
 from popi.serving.store import erasure, jobs, keys, signals, summaries, usage, users
 from popi.serving.store.database import Database
 from popi.serving.store.jobs import Debounce
-from popi.serving.store.summaries import Forbidden, StoredClause
 from popi.serving.store.threads import Store
 from popi.serving.store.usage import OverQuota
 from popi.serving.writer import write

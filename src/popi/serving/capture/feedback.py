@@ -10,9 +10,9 @@ from hashlib import sha256
 
 from sqlalchemy import Connection
 
+from popi.profiles import clauses as parts
+from popi.profiles.models import Feedback
 from popi.serving.capture.injected import Injected
-from popi.serving.profiles import clauses as parts
-from popi.serving.profiles.models import Feedback
 from popi.serving.store import answers, signals, summaries
 from popi.serving.store.answers import KeptAnswer
 from popi.signals.types import InteractionSignal, PairSignal, Signal

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from popi.errors import StoreError
+from popi.profiles.clauses import in_any_parts
 from popi.serving.capture.answers import read_answer
 from popi.serving.capture.injected import Injected
 from popi.serving.capture.texts import LONGEST_TEXT, last_message, own_words
 from popi.serving.interfaces import StoredSummary
-from popi.serving.profiles.clauses import in_any_parts
 from popi.serving.proxy.inject import Api
 from popi.serving.settings import CaptureSettings
 from popi.serving.store import answers

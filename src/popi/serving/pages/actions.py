@@ -7,11 +7,11 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from popi.errors import DataError
+from popi.serving.api.service import Profiles
+from popi.serving.api.stored import NotFound
 from popi.serving.pages.changes import CHANGES, BadForm
 from popi.serving.pages.render import Renderer
 from popi.serving.pages.subject import Subject
-from popi.serving.profiles.service import Profiles
-from popi.serving.profiles.stored import NotFound
 from popi.serving.store.summaries import VersionConflict
 
 Form = dict[str, str]

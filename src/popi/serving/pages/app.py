@@ -8,6 +8,9 @@ from starlette.responses import RedirectResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from popi.errors import AuthError, StoreError
+from popi.profiles.models import LinkAnswer, moment
+from popi.serving.api.service import Profiles
+from popi.serving.api.stored import NotFound
 from popi.serving.keys import KeyRing
 from popi.serving.pages.actions import Actions, Form
 from popi.serving.pages.forms import check_token, read_form
@@ -17,9 +20,6 @@ from popi.serving.pages.sessions import Session, Sessions
 from popi.serving.pages.subject import NoSession, subject_of
 from popi.serving.pages.team import Team
 from popi.serving.pages.tryout import Tryout
-from popi.serving.profiles.models import LinkAnswer, moment
-from popi.serving.profiles.service import Profiles
-from popi.serving.profiles.stored import NotFound
 from popi.serving.proxy.body import ClientGone
 from popi.serving.proxy.logs import log_fault
 from popi.serving.proxy.refusals import Refusal

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-from popi.serving.profiles.forbidden import Bans
-from popi.serving.profiles.models import LONGEST_CLAUSE, ClauseEdit, ForbiddenEdit, SummaryAnswer, SummaryEdit
+from popi.profiles.forbidden import Bans
+from popi.profiles.models import LONGEST_CLAUSE, ClauseEdit, ForbiddenEdit, SummaryAnswer, SummaryEdit
 
 Form = dict[str, str]
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
-from popi.serving.profiles.models import UserAnswer
-from popi.serving.profiles.stored import NotFound, user_of
+from popi.profiles.models import UserAnswer
+from popi.serving.api.stored import NotFound, user_of
 from popi.serving.store import answers, signals, summaries
 from popi.signals.types import Signal
 

@@ -8,15 +8,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from popi.errors import UpstreamError
+from popi.profiles.models import Renewal
+from popi.serving.api.routes import streamed
+from popi.serving.api.service import Profiles
+from popi.serving.api.stored import NotFound
 from popi.serving.pages.known import Known, known
 from popi.serving.pages.render import Renderer
 from popi.serving.pages.subject import Subject
 from popi.serving.pages.tryout import LONGEST_PROMPT, Tryout
 from popi.serving.pages.view import clause_views, version_views
-from popi.serving.profiles.models import Renewal
-from popi.serving.profiles.routes import streamed
-from popi.serving.profiles.service import Profiles
-from popi.serving.profiles.stored import NotFound
 from popi.serving.proxy.limits import Limits
 from popi.serving.proxy.logs import log_fault
 from popi.serving.proxy.refusals import Refusal

@@ -6,10 +6,9 @@ from urllib.parse import quote, unquote
 from starlette.requests import Request
 
 from popi.errors import DataError
+from popi.profiles.models import Author, checked_user_id
+from popi.serving.api.stored import NotFound
 from popi.serving.pages.sessions import Session
-from popi.serving.profiles.models import checked_user_id
-from popi.serving.profiles.stored import NotFound
-from popi.serving.store.summaries import Author
 
 
 class NoSession(Exception):

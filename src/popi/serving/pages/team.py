@@ -5,10 +5,10 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from popi.errors import DataError
+from popi.profiles.models import checked_user_id
 from popi.serving.pages.render import Renderer
 from popi.serving.pages.sessions import Session
 from popi.serving.pages.subject import admin_path
-from popi.serving.profiles.models import checked_user_id
 from popi.serving.store import users
 from popi.serving.store.tables import tenants
 from popi.serving.store.threads import Store

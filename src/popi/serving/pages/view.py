@@ -6,8 +6,8 @@ from datetime import datetime
 from difflib import SequenceMatcher
 from typing import Literal
 
+from popi.profiles.models import Clause, SummaryAnswer
 from popi.serving.pages.strings import say
-from popi.serving.profiles.models import Clause, SummaryAnswer
 from popi.signals.render import flat
 from popi.signals.types import InteractionSignal, PairSignal, PostSignal, Signal, StatementSignal
 

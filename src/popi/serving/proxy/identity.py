@@ -7,8 +7,8 @@ where its key may speak for users. A user key stands for one user: naming anothe
 from collections.abc import Mapping, Sequence
 
 from popi.errors import AuthError, DataError
+from popi.profiles.models import checked_user_id
 from popi.serving.interfaces import Caller
-from popi.serving.profiles.models import checked_user_id
 
 
 def user_of(

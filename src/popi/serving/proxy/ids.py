@@ -7,7 +7,7 @@ from typing import Any
 
 from simplejson import RawJSON
 
-from popi.serving.profiles.models import LONGEST_ID
+from popi.profiles.models import LONGEST_ID
 from popi.serving.proxy.refusals import Refusal
 
 KEPT = 10_000

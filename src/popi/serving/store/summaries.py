@@ -3,20 +3,16 @@
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict
 from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select
 
+from popi.profiles.models import Author, Forbidden, StoredClause
 from popi.serving.interfaces import StoredSummary
 from popi.serving.store import users
 from popi.serving.store.database import page
 from popi.serving.store.tables import summaries
 from popi.serving.store.tables import users as users_table
-
-Author = Literal["model", "user", "admin"]
-Found = Literal["leave_one_out", "named"]
-"""How the signals behind a clause were found: by leaving each out and scoring anew, or the model named them."""
 
 MOST_AT_ONCE = 500
 """Users of one query."""
@@ -24,26 +20,6 @@ VERSIONS_KEPT, VERSIONS_BYTES = 100, 4 * 2**20
 """A user's newest versions, at least two, and their bytes; older ones are removed."""
 TEXTS = ("text", "clauses", "forbidden")
 """Columns that make up a version's size."""
-
-
-class StoredClause(BaseModel):
-    """One statement of a summary, as it is stored."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-    id: str
-    text: str
-    locked: bool = False
-    signals: tuple[str, ...] = ()
-    author: Author = "model"
-    found: Found | None = None
-
-
-class Forbidden(BaseModel):
-    """What a summary must not say again, in these words or others."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-    id: str
-    text: str
 
 
 @dataclass(frozen=True)

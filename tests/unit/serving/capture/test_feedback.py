@@ -11,10 +11,10 @@ from page_stack import LONG, SHORT, Stack, stack
 from serving_client import Clock
 from sqlalchemy import Connection, event
 
+from popi.profiles.models import Feedback, SignalsAnswer
+from popi.serving.api.service import Profiles
+from popi.serving.api.stored import NotFound
 from popi.serving.keys import create
-from popi.serving.profiles.models import Feedback, SignalsAnswer
-from popi.serving.profiles.service import Profiles
-from popi.serving.profiles.stored import NotFound
 from popi.serving.store import answers, erasure, expiry, users
 from popi.serving.store.answers import KeptAnswer
 from popi.serving.store.database import Database

@@ -4,10 +4,10 @@ import time
 
 import pytest
 
+from popi.profiles.clauses import in_any_parts
 from popi.serving.capture.injected import RUN, VERBATIM, Injected
 from popi.serving.capture.texts import CUT, LONGEST_TEXT
 from popi.serving.demo import BLOCK
-from popi.serving.profiles.clauses import in_any_parts
 from popi.serving.proxy.block import Blocks
 
 SUMMARY = "Prefers short answers with one example. Cooks at home."

@@ -10,16 +10,15 @@ import pytest
 from serving_client import ADMIN, People
 from starlette.testclient import TestClient
 
+from popi.profiles.models import Author, Forbidden, Found, Receipt, StoredClause
 from popi.serving.app import Gateway
 from popi.serving.keys import create
 from popi.serving.pages import strings
 from popi.serving.pages.render import SAYINGS
 from popi.serving.pages.strings import say
 from popi.serving.pages.view import Change
-from popi.serving.profiles.models import Author, Found, Receipt
 from popi.serving.settings import read
 from popi.serving.store import jobs, keys, summaries
-from popi.serving.store.summaries import Forbidden, StoredClause
 
 PAGES = Path(strings.__file__).parent
 EVIL = '<script>alert("x")</script>"\'><img src=x onerror=y>{{ 7*7 }}'

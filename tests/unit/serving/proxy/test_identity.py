@@ -3,8 +3,8 @@
 import pytest
 
 from popi.errors import AuthError, DataError
+from popi.profiles.models import checked_user_id
 from popi.serving.interfaces import Caller
-from popi.serving.profiles.models import checked_user_id
 from popi.serving.proxy.identity import user_of
 
 APP, ADMIN = Caller("k", "app", "acme"), Caller("k", "admin", "acme")

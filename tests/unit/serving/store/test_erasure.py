@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection
 
+from popi.profiles.models import StoredClause
+from popi.serving.api.service import erase_now
 from popi.serving.keys import create
-from popi.serving.profiles.service import erase_now
 from popi.serving.store import answers, erasure, jobs, keys, sessions, signals, summaries, users
 from popi.serving.store.answers import KeptAnswer
 from popi.serving.store.database import Database
 from popi.serving.store.erasure import Removed
 from popi.serving.store.jobs import Debounce
 from popi.serving.store.sessions import SessionRecord
-from popi.serving.store.summaries import StoredClause
 from popi.signals.types import StatementSignal
 
 D = Debounce()

@@ -2,10 +2,11 @@ import threading
 
 import pytest
 
+from popi.profiles.models import StoredClause
 from popi.serving.interfaces import StoredSummary
 from popi.serving.store import summaries, users
 from popi.serving.store.database import Database
-from popi.serving.store.summaries import StoredClause, VersionConflict
+from popi.serving.store.summaries import VersionConflict
 
 
 def put(database: Database, text: str, expected: int | None, user: str = "u", tenant: str = "t") -> int:

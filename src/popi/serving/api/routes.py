@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
-from popi.serving.profiles.models import (
+from popi.profiles.models import (
     ExportAnswer,
     Feedback,
     Import,
@@ -26,7 +26,7 @@ from popi.serving.profiles.models import (
     VersionsAnswer,
     checked_user_id,
 )
-from popi.serving.profiles.requests import JSONL, Anybody, OfUser, Seen, body_of, route
+from popi.serving.api.requests import JSONL, Anybody, OfUser, Seen, body_of, route
 from popi.serving.proxy.refusals import Refusal
 from popi.serving.store import users
 

@@ -6,7 +6,6 @@ from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
 from popi.errors import DataError
-from popi.serving.interfaces import Scope
 from popi.signals.types import Signal, TargetPair
 
 LONGEST_ID = 200
@@ -29,6 +28,9 @@ ClauseText = Annotated[NoNul, StringConstraints(min_length=1, max_length=LONGEST
 Item = TypeVar("Item")
 Author = Literal["model", "user", "admin"]
 Found = Literal["leave_one_out", "named"]
+"""How the signals behind a clause were found: by leaving each out and scoring anew, or the model named them."""
+Scope = Literal["admin", "app", "user"]
+"""Of a key: admin: everything; app: speaks for the users of its tenant; user: one user's own profile alone."""
 
 
 class _Body(BaseModel):
@@ -37,6 +39,29 @@ class _Body(BaseModel):
 
 class _Answer(BaseModel):
     model_config = ConfigDict(use_attribute_docstrings=True)
+
+
+# -- what is stored -------------------------------------------------------------------------------------------------
+
+
+class StoredClause(BaseModel):
+    """One statement of a summary, as it is stored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+    id: str
+    text: str
+    locked: bool = False
+    signals: tuple[str, ...] = ()
+    author: Author = "model"
+    found: Found | None = None
+
+
+class Forbidden(BaseModel):
+    """What a summary must not say again, in these words or others."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+    id: str
+    text: str
 
 
 # -- bodies ---------------------------------------------------------------------------------------------------------

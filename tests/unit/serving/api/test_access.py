@@ -6,8 +6,8 @@ import pytest
 from fastapi.routing import APIRoute
 from serving_client import ADMIN, People
 
+from popi.serving.api.access import router
 from popi.serving.keys import create
-from popi.serving.profiles.access import router
 
 ROUTES = [one for one in router.routes if isinstance(one, APIRoute)]
 

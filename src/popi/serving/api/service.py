@@ -8,14 +8,11 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from sqlalchemy import Connection, select
 
 from popi.errors import StoreError
-from popi.screening import checked
-from popi.serving.capture.feedback import as_signals as feedback_signals
-from popi.serving.capture.injected import Injected
-from popi.serving.profiles import clauses as parts
-from popi.serving.profiles import stored
-from popi.serving.profiles.fit import fit_edit, fit_user
-from popi.serving.profiles.forbidden import Bans
-from popi.serving.profiles.models import (
+from popi.profiles import clauses as parts
+from popi.profiles.fit import fit_edit, fit_user
+from popi.profiles.forbidden import Bans
+from popi.profiles.models import (
+    Author,
     Feedback,
     ImportAnswer,
     ImportedUser,
@@ -29,13 +26,17 @@ from popi.serving.profiles.models import (
     VersionsAnswer,
     moment,
 )
-from popi.serving.profiles.stored import NotFound, OverBound, found_user, no_user, shown, training_line, user_of
-from popi.serving.profiles.training import TARGETS, as_signals
+from popi.profiles.training import TARGETS, as_signals
+from popi.screening import checked
+from popi.serving.api import stored
+from popi.serving.api.stored import NotFound, OverBound, found_user, no_user, shown, training_line, user_of
+from popi.serving.capture.feedback import as_signals as feedback_signals
+from popi.serving.capture.injected import Injected
 from popi.serving.settings import ProfileSettings
 from popi.serving.store import erasure, expiry, jobs, keys, signals, summaries, users
 from popi.serving.store.database import Database
 from popi.serving.store.jobs import Debounce
-from popi.serving.store.summaries import Author, Version
+from popi.serving.store.summaries import Version
 from popi.serving.store.threads import Store
 from popi.signals.types import Signal, User
 

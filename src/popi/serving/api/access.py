@@ -6,10 +6,10 @@ from typing import Annotated
 from fastapi import APIRouter
 
 from popi.errors import DataError
+from popi.profiles.models import KeyAnswer, NewKey, NewKeyAnswer, Page, Tenant, moment
+from popi.serving.api.requests import Anybody, body_of, route
+from popi.serving.api.routes import After, Limit, paged
 from popi.serving.keys import new_key
-from popi.serving.profiles.models import KeyAnswer, NewKey, NewKeyAnswer, Page, Tenant, moment
-from popi.serving.profiles.requests import Anybody, body_of, route
-from popi.serving.profiles.routes import After, Limit, paged
 from popi.serving.proxy.refusals import Refusal
 from popi.serving.store import keys
 

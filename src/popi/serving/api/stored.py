@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from popi.errors import DataError
-from popi.serving.profiles.models import (
+from popi.profiles.models import (
     AnswerKept,
     Clause,
     ForbiddenClause,
@@ -17,7 +17,7 @@ from popi.serving.profiles.models import (
     UserAnswer,
     moment,
 )
-from popi.serving.profiles.training import TARGETS, training_user
+from popi.profiles.training import TARGETS, training_user
 from popi.serving.store import answers, jobs, signals, summaries, users
 from popi.serving.store.database import PAGE
 from popi.serving.store.jobs import JobState

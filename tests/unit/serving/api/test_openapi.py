@@ -6,7 +6,7 @@ from fastapi.routing import APIRoute
 from jsonschema import Draft202012Validator
 from serving_client import People
 
-from popi.serving.profiles.api import ROUTERS
+from popi.serving.api.app import ROUTERS
 
 ROUTES = [one for router in ROUTERS for one in router.routes if isinstance(one, APIRoute) and one.include_in_schema]
 

@@ -1,8 +1,8 @@
 """What a person may write into a summary: its texts, checked before anything is stored."""
 
 from popi.errors import DataError
+from popi.profiles.models import ImportedUser, SummaryEdit
 from popi.screening import checked
-from popi.serving.profiles.models import ImportedUser, SummaryEdit
 
 
 def fit_edit(edit: SummaryEdit) -> SummaryEdit:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from popi.nano.world import make_users
-from popi.serving.profiles.training import as_signals, training_user
+from popi.profiles.training import as_signals, training_user
 from popi.signals.check import load_users
 from popi.signals.jsonl import read_users, write_users
 from popi.signals.types import InteractionSignal, PairSignal, Signal, StatementSignal, TargetPair

@@ -19,13 +19,13 @@ from starlette.types import Message, Receive, Scope, Send
 
 import popi
 from popi.errors import AuthError, PopiError, StoreError
+from popi.profiles.models import ErrorAnswer, ErrorWords, Health, InferenceHealth, LinkAnswer, Ready
+from popi.serving.api import access, routes
+from popi.serving.api.requests import BODIES, Headers, Services
+from popi.serving.api.service import Profiles
+from popi.serving.api.stored import NotFound, OverBound
 from popi.serving.interfaces import Caller
 from popi.serving.keys import KeyRing
-from popi.serving.profiles import access, routes
-from popi.serving.profiles.models import ErrorAnswer, ErrorWords, Health, InferenceHealth, LinkAnswer, Ready
-from popi.serving.profiles.requests import BODIES, Headers, Services
-from popi.serving.profiles.service import Profiles
-from popi.serving.profiles.stored import NotFound, OverBound
 from popi.serving.proxy.body import ClientGone
 from popi.serving.proxy.limits import Limits
 from popi.serving.proxy.logs import log_fault

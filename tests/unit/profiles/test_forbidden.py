@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from popi.serving.profiles.forbidden import THRESHOLD, similarity
+from popi.profiles.forbidden import THRESHOLD, similarity
 
 DATA = Path(__file__).parents[3] / "data" / "paraphrases.toml"
 

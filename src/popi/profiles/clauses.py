@@ -7,9 +7,17 @@ import re
 import secrets
 from collections.abc import Container, Sequence
 
-from popi.serving.profiles.forbidden import Bans
-from popi.serving.profiles.models import LONGEST_CLAUSE, LONGEST_TEXT, MOST_CLAUSES, ClauseEdit, ForbiddenEdit
-from popi.serving.store.summaries import Author, Forbidden, StoredClause
+from popi.profiles.forbidden import Bans
+from popi.profiles.models import (
+    LONGEST_CLAUSE,
+    LONGEST_TEXT,
+    MOST_CLAUSES,
+    Author,
+    ClauseEdit,
+    Forbidden,
+    ForbiddenEdit,
+    StoredClause,
+)
 from popi.statements import ended, lines, normal
 
 # "wants a formal tone, any level, humor and stories."

@@ -1,8 +1,7 @@
 import pytest
 
-from popi.serving.profiles.clauses import by_hand, from_edit, from_text, join, renewed, split
-from popi.serving.profiles.models import LONGEST_CLAUSE, LONGEST_TEXT, MOST_CLAUSES, ClauseEdit, SummaryEdit
-from popi.serving.store.summaries import StoredClause
+from popi.profiles.clauses import by_hand, from_edit, from_text, join, renewed, split
+from popi.profiles.models import LONGEST_CLAUSE, LONGEST_TEXT, MOST_CLAUSES, ClauseEdit, StoredClause, SummaryEdit
 from popi.statements import says_nothing
 
 

@@ -18,14 +18,22 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ValidationError
 
 from popi.errors import DataError
-from popi.serving.interfaces import Caller, Scope
+from popi.profiles.models import (
+    LONGEST_ID,
+    Author,
+    ErrorAnswer,
+    Import,
+    ImportedUser,
+    InferenceHealth,
+    Scope,
+    checked_user_id,
+)
+from popi.serving.api.service import Profiles
+from popi.serving.interfaces import Caller
 from popi.serving.keys import KeyRing
-from popi.serving.profiles.models import LONGEST_ID, ErrorAnswer, Import, ImportedUser, InferenceHealth, checked_user_id
-from popi.serving.profiles.service import Profiles
 from popi.serving.proxy.body import read_whole
 from popi.serving.proxy.refusals import Refusal
 from popi.serving.proxy.strict_json import has_more_values
-from popi.serving.store.summaries import Author
 from popi.signals.jsonl import explain
 from popi.signals.types import User
 
