@@ -6,7 +6,7 @@ import pytest
 
 from popi.profiles.forbidden import THRESHOLD, similarity
 
-DATA = Path(__file__).parents[3] / "data" / "paraphrases.toml"
+DATA = Path(__file__).parents[2] / "data" / "paraphrases.toml"
 
 
 @pytest.mark.parametrize(
