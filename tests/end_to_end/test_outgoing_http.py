@@ -121,7 +121,7 @@ def test_a_proxy_that_refuses_is_named(tmp_path: Path) -> None:
         assert "the forward proxy answered 407" in answer.json()["error"]["message"]
         until_logged(process, "the upstream can't be used", "the forward proxy answered 407")
         client.post("/users/ann/signals", json={"signals": [{"type": "statement", "text": "I like tea."}]})
-        until_logged(process, "UpstreamError proxy")
+        until_logged(process, "did not answer (proxy)")
         assert upstream.received == []
 
 
@@ -143,7 +143,7 @@ def test_a_certificate_that_does_not_hold_is_named(tmp_path: Path, fault: str) -
         assert words in answer.json()["error"]["message"]
         until_logged(process, "the upstream can't be used", words)
         client.post("/users/ann/signals", json={"signals": [{"type": "statement", "text": "I like tea."}]})
-        until_logged(process, "UpstreamError certificate")
+        until_logged(process, "did not answer (certificate)")
         assert chat(client, "ann").status_code == 503  # nobody can say whose the token is
         until_logged(process, "the keys of the tokens' issuer can't be fetched", words)
         assert upstream.received == []
@@ -160,9 +160,10 @@ def test_a_client_certificate_and_ssl_cert_file(tmp_path: Path) -> None:
             assert chat(client, "ann").headers["x-popi-personalized"] == "applied"
         (tmp_path / "without").mkdir()
         with gateway(tmp_path / "without", upstream, {}, env) as (_, client):
-            answer = client.post("/v1/chat/completions", json=CHAT)
-            assert answer.json()["error"]["code"] == "upstream_certificate"
-            assert "wants a client certificate" in answer.json()["error"]["message"]
+            # TLS 1.3 refuses after the handshake: what the server says may be lost with the connection.
+            errors = [client.post("/v1/chat/completions", json=CHAT).json()["error"] for _ in range(10)]
+            assert {error["code"] for error in errors} <= {"upstream_certificate", "upstream_broken"}
+            assert any("wants a client certificate" in error["message"] for error in errors)
 
 
 def test_a_certificate_that_is_not_there_stops_the_start(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from ipaddress import ip_address, ip_network
 from typing import TypeVar
+from weakref import WeakValueDictionary
 
 from popi.errors import AuthError, PopiError
 from popi.serving.proxy.limits import MOST_KEPT, Buckets
@@ -43,6 +44,7 @@ class Throttle:
     def __init__(self, settings: ServerSettings, clock: Callable[[], float] = time.monotonic) -> None:
         self._wrong = Buckets(settings.wrong_keys_per_s, WRONG_AT_ONCE, clock)
         self._right: OrderedDict[str, None] = OrderedDict()
+        self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
     async def attempt(self, hashed: str, check: Callable[[], Awaitable[T | None]]) -> T | None:
         """What the check of a secret returns; if that is None, or the client broke it off, it counts as wrong.
@@ -54,20 +56,26 @@ class Throttle:
         Raises:
             AuthError: 429, too many were wrong just now.
         """
-        client, counted = network_of(CLIENT.get()), hashed not in self._right
-        if counted and (wait := self._wrong.take(client)):
-            await asyncio.sleep(TARPIT_SECONDS)
-            message = "too many wrong keys, links or cookies came from this address; try again later"
-            raise AuthError(message, status=429, retry_after=math.ceil(wait))
+        if hashed in self._right:
+            if (meaning := await check()) is None:
+                self._right.pop(hashed, None)
+            return meaning
+        client = network_of(CLIENT.get())
+        # As many at once as there are tokens: an app's server may bring many right keys at the same moment.
+        async with self._turns.setdefault(client, asyncio.Semaphore(WRONG_AT_ONCE)):
+            if not (wait := self._wrong.take(client)):
+                return await self._new(client, hashed, check)
+        await asyncio.sleep(TARPIT_SECONDS)
+        message = "too many wrong keys, links or cookies came from this address; try again later"
+        raise AuthError(message, status=429, retry_after=math.ceil(wait))
+
+    async def _new(self, client: str, hashed: str, check: Callable[[], Awaitable[T | None]]) -> T | None:
         try:
             meaning = await check()
         except PopiError:  # the store's fault
-            if counted:
-                self._wrong.give_back(client)
+            self._wrong.give_back(client)
             raise
-        if meaning is None:
-            self._right.pop(hashed, None)
-        elif counted:
+        if meaning is not None:
             self._wrong.give_back(client)
             self._right[hashed] = None
             if len(self._right) > MOST_KEPT:
