@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from popi.backends import loading
 from popi.backends.decoding import pick
 from popi.backends.local import LocalModel
+from popi.backends.usage import metered
 from popi.errors import ModelError
 
 PROMPTS = ["tell me about bees.", "explain.", "how do i start with piano and with kites?"]
@@ -78,6 +79,15 @@ def test_generation_leaves_the_models_mode_alone(local: LocalModel) -> None:
     local.generate(prompts(local), max_new_tokens=2)
     assert local.model.training
     local.model.eval()
+
+
+def test_tokens_read_and_written_are_counted(local: LocalModel) -> None:
+    asked = prompts(local)
+    with metered() as used:
+        written = local.generate(asked, max_new_tokens=4)
+    local.generate(asked, max_new_tokens=4)  # outside of the block
+    assert used.requests == len(asked) and used.input_tokens == sum(map(len, asked))
+    assert used.output_tokens == sum(len(ids) for samples in written for ids in samples)
 
 
 def test_nucleus_by_hand() -> None:
