@@ -401,7 +401,7 @@ class ApiInferenceModel:
                 kept, dropped = fitting[index]
                 behind = signals_behind(olds[index]) if beside[index] else 0
                 try:
-                    result = self._summary(reply, len(kept), dropped, behind)
+                    result = self._summary(reply, kept, dropped, behind)
                 except AnswerError as error:
                     result = error
             keep(index, result)
@@ -433,20 +433,33 @@ class ApiInferenceModel:
         previous = Previous("", 1) if self.templates.renews else None
         return "\n".join(message["content"] for message in self._messages([], previous, [""]))
 
-    def _summary(self, reply: Reply, used: int, dropped: tuple[str, ...], behind: int | None) -> Summary:
-        templates, count, name = self.templates, self.count_tokens, self.chat.name
+    def _summary(
+        self, reply: Reply, signals: Sequence[Signal], dropped: tuple[str, ...], behind: int | None
+    ) -> Summary:
+        templates, count, name, used = self.templates, self.count_tokens, self.chat.name, len(signals)
         if self._prose:
             if not reply.text.strip():
                 raise AnswerError("the answer is empty")
             return summary_of(templates, reply.text, used, dropped, name, count, reply.tokens, behind)
-        nothing = templates.names_no_preference
-        said = read(visible(reply.text), cut=reply.cut, own=self._own, bounds=self.bounds, nothing=nothing)
+        said = read(
+            visible(reply.text),
+            cut=reply.cut,
+            own=self._own,
+            quotable=[text for signal in signals for text in _by_models(signal)],
+            bounds=self.bounds,
+            nothing=templates.names_no_preference,
+        )
         fit, left_out = screened_parts(said)
         text = "\n".join(fit)
         summary = _summary(
             templates, Screened(text, left_out), reply.text, used, dropped, name, count, reply.tokens, behind
         )
         return summary if summary.abstained else replace(summary, statements=tuple(fit))
+
+
+def _by_models(signal: Signal) -> list[str]:
+    """The answers in a signal: the user chose or rated them, and did not write them."""
+    return [text for name in ("chosen", "rejected", "response") if (text := getattr(signal, name, None))]
 
 
 def forbidden_note(forbidden: Sequence[str], no_preference: str) -> str:

@@ -15,6 +15,8 @@ RECITED = 0.6
 """From this share of its runs of three words on a statement is taken for a piece of the prompt."""
 LOOP_WORDS = 12
 """A statement of so many words or more of whose runs of three at most half are different goes round in circles."""
+QUOTED_WORDS = 3
+"""Of so many words or more, a statement can be a quotation."""
 NUMBERED = 3
 """So many statements that differ by a number alone are one."""
 
@@ -55,6 +57,7 @@ def read(
     *,
     cut: bool = False,
     own: str = "",
+    quotable: Sequence[str] = (),
     bounds: Bounds | None = None,
     nothing: Callable[[str], bool] = says_nothing,
 ) -> list[str]:
@@ -67,6 +70,7 @@ def read(
         answer: what the model wrote.
         cut: whether it hit its token limit.
         own: the prompt without anything of the user; what recites it is dropped.
+        quotable: texts that the user did not write, prompts' answers say: a piece of one tells nothing of the user.
         bounds: how many statements, and how long.
         nothing: whether a statement says that nothing is known.
 
@@ -86,13 +90,16 @@ def read(
             raise AnswerError("the answer was cut off within its first statement; raise max_tokens")
     if not said:
         raise AnswerError("nothing in the answer can be used: it holds no text")
-    return _usable(said, own, bounds or Bounds(), nothing)
+    return _usable(said, own, quotable, bounds or Bounds(), nothing)
 
 
-def _usable(said: Sequence[str], own: str, bounds: Bounds, nothing: Callable[[str], bool]) -> list[str]:
+def _usable(
+    said: Sequence[str], own: str, quotable: Sequence[str], bounds: Bounds, nothing: Callable[[str], bool]
+) -> list[str]:
     if REFUSAL.match(said[0]):
         raise AnswerError("the model refused to write a summary")
     own_runs, own_lines = set(_runs(own)), {normal(line) for line in own.splitlines()}
+    quoted = [f" {normal(text)} " for text in quotable]
     numbered = Counter(map(_numberless, said))
     seen: set[str] = set()
     dropped: Counter[str] = Counter()
@@ -106,6 +113,8 @@ def _usable(said: Sequence[str], own: str, bounds: Bounds, nothing: Callable[[st
             dropped["no statement about the user"] += 1
         elif normal(part) in own_lines or _share(_runs(part), own_runs) >= RECITED:
             dropped["its own prompt"] += 1
+        elif len(words(part)) >= QUOTED_WORDS and any(f" {normal(part)} " in text for text in quoted):
+            dropped["quotations of the signals"] += 1
         elif same in seen or _loops(part):
             dropped["repetition"] += 1
         elif len(part) > bounds.characters:

@@ -102,6 +102,15 @@ def test_few_statements_each_within_a_bound() -> None:
         read("Likes very long statements.", bounds=Bounds(characters=20))
 
 
+def test_a_piece_of_an_answer_is_no_statement() -> None:
+    answers = ["A drink made from leaves. It is hot.", "Tea."]
+    assert read("A drink made from leaves.\nLikes drinks made from leaves.", quotable=answers) == [
+        "Likes drinks made from leaves."
+    ]
+    with pytest.raises(DataError, match="quotations"):
+        read("it is HOT", quotable=answers)
+
+
 def test_what_is_asked_for_is_no_statement() -> None:
     asked = request(Bounds())
     with pytest.raises(DataError, match="its own prompt"):
