@@ -20,7 +20,8 @@ from end_to_end.gateway_process import ADMIN, running
 from popi.backends.gguf import packaged_smollm2
 from popi.inference_model import ApiInferenceModel
 from popi.serving.server import free_port
-from popi.statements import normal, words
+from popi.statements import normal
+from popi.statements.phrases import words
 
 pytestmark = [
     pytest.mark.slow,
@@ -29,6 +30,7 @@ pytestmark = [
     ),
 ]
 SECONDS = 600
+TRIES = 8
 HEADERS = {"authorization": f"Bearer {ADMIN}"}
 USERS = {
     "ada": [
@@ -36,9 +38,9 @@ USERS = {
         {"type": "statement", "text": "No emojis please."},
         {
             "type": "pair",
-            "prompt": "what is tea?",
-            "chosen": "A drink of leaves.",
-            "rejected": "Tea has a long history.",
+            "prompt": "What is tea?",
+            "chosen": "A drink made from leaves.",
+            "rejected": "Tea is an aromatic beverage prepared by pouring hot water over cured leaves.",
         },
         {"type": "statement", "text": "I work as a nurse."},
     ],
@@ -102,7 +104,7 @@ def test_few_statements_none_twice_none_of_our_own_and_each_users_own(server: tu
     config = tmp_path / "gateway.toml"
     config.write_text(
         f"[inference]\nurl = {json.dumps(url)}\nmodel = {json.dumps(model)}\nmax_tokens = 96\nthreads = 1\n"
-        "check = false\n[renewal]\nquiet = 0\nreasons = false\ntries = 2\nback_off = 0.1\n"
+        "check = false\ntemperature = 0.5\n[renewal]\nquiet = 0\nreasons = false\nrebuild_wait = 0\nidle = 0.1\n"
     )
     with running(f"sqlite:///{tmp_path}/popi.db", "--config", str(config), upstream=url) as gateway:
         client = httpx2.Client(base_url=gateway.url, headers=HEADERS, timeout=SECONDS)
@@ -113,9 +115,17 @@ def test_few_statements_none_twice_none_of_our_own_and_each_users_own(server: tu
             renewal = client.get(f"/users/{user}").json()["renewal"]
             return renewal is None or renewal["state"] == "failed"
 
-        until(lambda: all(map(over, USERS)))
-        shown = {user: client.get(f"/users/{user}").json() for user in USERS}
-        assert all(one["summary"] is not None for one in shown.values()), shown
+        for _ in range(TRIES):
+            until(lambda: all(map(over, USERS)))
+            shown = {user: client.get(f"/users/{user}").json() for user in USERS}
+            without = [user for user, one in shown.items() if one["summary"] is None]
+            if not without:
+                break
+            for user in without:  # nothing in the answer could be used, and that is said
+                why = shown[user]["renewal"]
+                assert why is None or "answer" in why["error"] or "refused" in why["error"], why
+                assert client.post(f"/users/{user}/summary/rebuild").status_code == 200
+        assert not without, shown
         own = ApiInferenceModel(object())._own  # type: ignore[arg-type]
         ours = {normal(line) for line in own.splitlines()}
         for one in shown.values():

@@ -189,7 +189,9 @@ def reason_of(error: Exception) -> str:
     if error.status is None:
         if error.fault is not None:
             return f"the provider did not answer ({error.fault})"
-        return "the provider did not answer" if error.passing else "the provider's answer can't be read"
+        return (
+            "the provider did not answer" if error.passing else "the provider's answer can't be read, or is a refusal"
+        )
     words = known_words(error.words)
     return f"the provider answered {error.status}" + (f": {words}" if words else "")
 

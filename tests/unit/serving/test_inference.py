@@ -1,5 +1,6 @@
 """The LLM that writes summaries: what it is asked, what is said where it fails, and that no user is quoted."""
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 from fake_upstream import FakeUpstream, content, status
 
 from popi.backends.retries import Retries
-from popi.errors import AnswerError, ConfigError, UpstreamError
+from popi.errors import AnswerError, ConfigError, PopiError, UpstreamError
 from popi.serving.inference import InferenceSettings, Provider, known_words, read, reason_of
 from popi.signals.types import StatementSignal
 
@@ -128,6 +129,41 @@ def test_the_check_tells_an_answer_of_which_nothing_can_be_used(upstream: FakeUp
     upstream.answer = lambda messages: "I'm sorry, but I can't help with that."
     provider = Provider(settings(upstream).connect(retries=QUICK))
     assert not provider.check() and provider.reason == "the model refused to write a summary"
+
+
+def answered(text: str | None, finish: str = "stop", **more: Any) -> Any:
+    message = {"role": "assistant", "content": text} | more
+    return content(json.dumps({"choices": [{"message": message, "finish_reason": finish}]}).encode())
+
+
+@pytest.mark.parametrize(
+    ("answer", "statements", "reason"),
+    [
+        (answered("<think>Tea?</think>Likes tea. Hates coffee."), ("Likes tea.", "Hates coffee."), None),
+        (answered('{"statements": ["Likes tea.", "Hates cof', "length"), ("Likes tea.",), None),
+        (answered("Likes tea. Hates cof", "length"), ("Likes tea.",), None),
+        (answered("Likes tea \ud83c daily."), ("Likes tea daily.",), None),
+        (answered("Likes tea.\n" * 400_000), ("Likes tea.",), None),
+        (answered("tea " * 1_250_000), (), "cut off within its first statement"),
+        (answered("<think>Well, the user", "length"), (), "nothing but hidden reasoning"),
+        (answered("Es tut mir leid, das kann ich nicht."), (), "refused"),
+        (answered(None, refusal="I can't talk about my secret."), (), "the provider's answer can't be read"),
+        (answered("", "content_filter"), (), "the provider's answer can't be read"),
+        (answered(""), (), "the provider's answer can't be read"),
+    ],
+    ids=range(11),
+)
+def test_what_models_really_answer(
+    upstream: FakeUpstream, answer: Any, statements: tuple[str, ...], reason: str | None
+) -> None:
+    upstream.faults = [answer]
+    model = settings(upstream).connect(retries=QUICK)
+    if reason is None:
+        assert model.summarize(SIGNALS).statements == statements
+    else:
+        with pytest.raises(PopiError) as error:
+            model.summarize(SIGNALS)
+        assert reason in reason_of(error.value)
 
 
 @pytest.mark.parametrize(
