@@ -65,8 +65,8 @@ def run(
     shown = f"[{host}]" if ":" in host else host
     url = f"http://{shown}:{listening.getsockname()[1]}"
     if (key := first_admin_key(database)) is not None:
-        print(f"admin key, shown this once: {key}", file=sys.stderr, flush=True)
-    say = started or (lambda url: print(f"popi listens at {url}", file=sys.stderr, flush=True))
+        _say(f"admin key, shown this once: {key}")
+    say = started or (lambda url: _say(f"popi listens at {url}"))
     config = uvicorn.Config(
         gateway,
         **uvicorn_settings(settings.server),
@@ -77,6 +77,12 @@ def run(
     )
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         runner.run(_Server(config, lambda: say(url)).serve([listening]))
+
+
+def _say(line: str) -> None:
+    """A line on stderr in one write: `print` makes two, and other threads' lines of log come between."""
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -60,5 +60,6 @@ def test_settings_that_are_named_are_there() -> None:
     fields = {*ProxySettings.model_fields, *JwtSettings.model_fields, *HttpConfig.model_fields}
     named = set(re.findall(r"`([a-z]+(?:_[a-z0-9]+)+)`", text("gateway_proxy.md")))
     others = {"safety_identifier", "cache_control", "upstream_unreachable", "upstream_broken", "upstream_timeout"}
-    others |= {"upstream_certificate", "upstream_proxy"}
+    others |= {"upstream_certificate", "upstream_proxy", "x_popi_user"}
+    others |= {*re.findall(r'Refusal\(\s*\d{3},\s*"(\w+)"', SOURCE)}
     assert named - fields - others == set() and {"ids_upstream", "upstream_key", "identity_fields"} <= named
