@@ -196,7 +196,9 @@ class KeyRing:
                 asyncio.shield(task), PATIENCE_SECONDS if known is not None and self._good(known, now) else AUTH_SECONDS
             )
         except (StoreError, TimeoutError) as fault:
-            if isinstance(fault, TimeoutError) and known is not None:  # strangers wait for one another
+            # Not of strangers, who wait for one another; nor where this process was busy itself, and not the store.
+            in_time = self._clock() - now < 1.2 * PATIENCE_SECONDS
+            if isinstance(fault, TimeoutError) and known is not None and in_time:
                 self._store.waited_in_vain()
             if known is not None and self._good(known, now):
                 return known.caller
