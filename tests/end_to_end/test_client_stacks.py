@@ -23,7 +23,7 @@ pytestmark = [
     pytest.mark.skipif(CLIENTS is None, reason="POPI_TEST_CLIENTS names no clients (.ci/client-stacks)"),
 ]
 FOLDER = Path(CLIENTS or ".")
-PYTHON, LITELLM = str(FOLDER / "env/bin/python"), str(FOLDER / "env/bin/litellm")
+ENV, LITELLM = FOLDER / "env/bin", FOLDER / "litellm/bin"
 SCRIPTS = Path(__file__).parent / "client_stacks"
 PLACE = {"place": "Bonn"}
 
@@ -38,7 +38,9 @@ def upstream() -> Iterator[RecordingUpstream]:
 @contextlib.contextmanager
 def gateway_before(url: str, folder: Path, *more: str) -> Iterator[GatewayProcess]:
     """A gateway that knows Ann, in front of a model API."""
-    with running(f"sqlite:///{folder}/popi.db", *more, upstream=url) as gateway:
+    settings = folder / "popi.toml"
+    settings.write_text("[proxy]\nsummary_ms = 10000\n")  # however busy the machine is
+    with running(f"sqlite:///{folder}/popi.db", "--config", str(settings), *more, upstream=url) as gateway:
         headers = {"Authorization": f"Bearer {ADMIN}", "Content-Type": "application/json"}
         body = json.dumps({"text": SUMMARY}).encode()
         put = urllib.request.Request(f"{gateway.url}/users/ann/summary", body, headers, method="PUT")
@@ -69,15 +71,15 @@ def said(command: list[str], url: str, **more: Any) -> str:
 
 
 @pytest.mark.parametrize(
-    ("script", "ways"),
+    ("python", "script", "ways"),
     [
-        ("langchain_chat.py", ["chat", "stream", "user field", "responses", "messages", "messages stream"]),
-        ("pydantic_agent.py", ["chat", "stream", "messages"]),
-        ("litellm_sdk.py", ["chat", "stream", "messages"]),
+        (ENV, "langchain_chat.py", ["chat", "stream", "user field", "responses", "messages", "messages stream"]),
+        (ENV, "pydantic_agent.py", ["chat", "stream", "messages"]),
+        (LITELLM, "litellm_sdk.py", ["chat", "stream", "messages"]),
     ],
 )
-def test_python(gateway: GatewayProcess, script: str, ways: list[str]) -> None:
-    answers = json.loads(said([PYTHON, str(SCRIPTS / script)], gateway.url).splitlines()[-1])
+def test_python(gateway: GatewayProcess, python: Path, script: str, ways: list[str]) -> None:
+    answers = json.loads(said([str(python / "python"), str(SCRIPTS / script)], gateway.url).splitlines()[-1])
     assert answers.pop("tool", PLACE) == PLACE
     assert answers == dict.fromkeys(ways, "personal")
 
@@ -117,16 +119,27 @@ def test_curl(gateway: GatewayProcess, version: str) -> None:
 
 @contextlib.contextmanager
 def litellm_proxy(url: str, key: str, folder: Path) -> Iterator[str]:
-    """LiteLLM's proxy in front of a server; where it listens."""
+    """LiteLLM's proxy in front of a server; where it listens.
+
+    It drops `user` of models that it does not know; the setting has it send the id in `x-litellm-end-user-id`.
+    """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     (folder / "litellm.yaml").write_text(
         "model_list:\n"
         f"  - {{model_name: m, litellm_params: {{model: openai/m, api_base: '{url}/v1', api_key: {key}}}}}\n"
         f"general_settings: {{master_key: {ADMIN}}}\n"
-        "litellm_settings: {telemetry: false, drop_params: true}\n"
+        "litellm_settings: {telemetry: false, add_user_information_to_llm_headers: true}\n"
     )
-    command = [LITELLM, "--config", str(folder / "litellm.yaml"), "--host", "127.0.0.1", "--port", str(port)]
+    command = [
+        str(LITELLM / "litellm"),
+        "--config",
+        str(folder / "litellm.yaml"),
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
     with (folder / "litellm.log").open("wb") as out:
         server = subprocess.Popen(command, env=os.environ | {"NO_PROXY": "*"}, stdout=out, stderr=out, cwd=folder)
     try:

@@ -13,7 +13,8 @@ user = {"x-popi-user": "ann"}
 print(
     json.dumps(
         {
-            "chat": litellm.completion(**chat, user="ann").choices[0].message.content,
+            # It drops `user` of models that it does not know, unless told not to.
+            "chat": litellm.completion(**chat, user="ann", allowed_openai_params=["user"]).choices[0].message.content,
             "stream": "".join(
                 chunk.choices[0].delta.content or ""
                 for chunk in litellm.completion(**chat, extra_headers=user, stream=True)
