@@ -193,7 +193,7 @@ def read(file: Path | None, **proxy: Any) -> GatewaySettings:
     """
     tables = _tables(file)
     given = tables.get("proxy", {}) | {name: value for name, value in proxy.items() if value is not None}
-    if "upstream" not in given:
+    if "upstream" not in given and not given.get("upstreams"):
         raise ConfigError("name the model API behind the gateway with --upstream URL (or try `popi serve --demo`)")
     values: dict[str, Any] = tables | {"proxy": given}
     return GatewaySettings(**values)
@@ -205,7 +205,8 @@ def of_worker(file: Path | None) -> GatewaySettings:
     Raises:
         ConfigError: as `read`.
     """
-    return read(file, upstream=_tables(file).get("proxy", {}).get("upstream", "http://localhost"))
+    proxy = _tables(file).get("proxy", {})
+    return read(file, upstream=None if "upstream" in proxy or "upstreams" in proxy else "http://localhost")
 
 
 def _tables(file: Path | None) -> dict[str, dict[str, Any]]:

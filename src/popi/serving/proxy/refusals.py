@@ -1,11 +1,13 @@
 """What the gateway itself answers where it refuses, in the words of the API that was called."""
 
 import json
+from collections.abc import Iterable
 from typing import Literal
 
 from popi.errors import AuthError
 
 Dialect = Literal["openai", "anthropic"]
+Names = Iterable[tuple[bytes, bytes]]
 
 # status: (OpenAI's type, Anthropic's type)
 _TYPES = {
@@ -39,6 +41,13 @@ class Refusal(Exception):
     def __init__(self, status: int, code: str, message: str, *, retry_after: int | None = None) -> None:
         super().__init__(message)
         self.status, self.code, self.retry_after = status, code, retry_after
+
+
+def dialect_of(path: str, headers: Names) -> Dialect:
+    """Which API a request is of, as far as it was read: Anthropic's by its path or its `anthropic-version`."""
+    if path.startswith("/v1/messages"):
+        return "anthropic"
+    return "anthropic" if any(name == b"anthropic-version" for name, _ in headers) else "openai"
 
 
 def not_authenticated(error: AuthError) -> Refusal:
