@@ -1,5 +1,6 @@
 """What a gateway is started with: the tables of its TOML file. The proxy's own settings are in `proxy.settings`."""
 
+import re
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,8 @@ from popi.serving.inference import InferenceSettings
 from popi.serving.proxy.settings import ProxySettings, Settings, read_toml
 from popi.serving.store.jobs import Debounce
 from popi.signals.base import LEAST
+
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]+)?")
 
 
 class RenewalSettings(Settings):
@@ -159,6 +162,24 @@ class ServerSettings(Settings):
     trusted_proxies: tuple[str, ...] = ()
     """Addresses or networks (`10.0.0.0/8`) of the proxies in front; from them, and no others, `X-Forwarded-For` names
     the client. Without it, all clients behind a proxy count as one address."""
+
+    drain_s: int = Field(default=30, ge=1)
+    """Seconds that answers under way may take after SIGTERM or Ctrl-C; what takes longer is cut. Let whatever stops the
+    process wait longer than this and `notice_s` (`stop_grace_period`, `terminationGracePeriodSeconds`)."""
+    notice_s: float = Field(default=0.0, ge=0)
+    """Seconds after SIGTERM in which `/readyz` already answers 503 and new requests are still served: so long a load
+    balancer may take to notice. Then the gateway stops listening."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins of web pages that may call the model APIs and the profile API from a browser (`https://app.example`);
+    `*`: all. Give such pages user keys, never app keys."""
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for one in value:
+            if one != "*" and not _ORIGIN.fullmatch(one):
+                raise ValueError(f"an origin is https://host or https://host:port in lower case, or '*'; got {one!r}")
+        return value
 
     @field_validator("trusted_proxies")
     @classmethod

@@ -60,7 +60,7 @@ def not_authenticated(error: AuthError) -> Refusal:
 
 def answer(refusal: Refusal, dialect: Dialect) -> tuple[list[tuple[bytes, bytes]], bytes]:
     """Headers and body of a refusal."""
-    openai, anthropic = _TYPES[refusal.status]
+    openai, anthropic = _TYPES.get(refusal.status, _TYPES[400 if refusal.status < 500 else 500])
     error: dict[str, object]
     if dialect == "anthropic":
         error = {"type": "error", "error": {"type": anthropic, "message": str(refusal)}}
