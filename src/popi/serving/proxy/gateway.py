@@ -318,10 +318,9 @@ class Gateway:
         return cast(bytes, body)
 
     def _with_upstream_key(self, exchange: Exchange) -> list[Raw]:
-        headers = exchange.headers
-        passed = headers.passed
-        if not headers.own_upstream_key and (key := exchange.upstream.key_header(exchange.dialect)) is not None:
-            passed.append(key)
+        passed, keys = exchange.headers.passed, exchange.upstream.keys
+        if keys and not exchange.headers.own_upstream_key:
+            passed.append(keys[exchange.dialect])
         return self._tracing.inject(passed) if self._tracing is not None else passed
 
     async def _call(self, exchange: Exchange, body: Body) -> None:

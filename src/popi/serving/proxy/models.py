@@ -60,7 +60,7 @@ def model_in(path: str) -> str | None:
 async def _list(upstream: Upstream, failed: Callable[[str], None]) -> dict[str, Entry] | None:
     """What an upstream lists, by id; None where it failed, which is logged."""
     headers: list[Raw] = [(b"accept", b"application/json"), (b"accept-encoding", b"identity")]
-    if (key := upstream.key_header(upstream.lists_as)) is not None:
+    if (key := upstream.keys.get(upstream.lists_as)) is not None:
         headers.append(key)
     anthropic = upstream.lists_as == "anthropic"
     if anthropic:

@@ -71,6 +71,7 @@ class Upstream:
         name: for logs and metrics.
         names: those of its models that the settings name, without wildcards.
         lists_as: what it speaks where it is asked for its models.
+        keys: the header with the gateway's key, by the API that is called; empty where it has none.
     """
 
     def __init__(self, settings: UpstreamSettings, outgoing: Outgoing) -> None:
@@ -78,15 +79,11 @@ class Upstream:
         self.names = tuple(model for model in settings.models if not re.search(r"[*?[]", model))
         anthropic = settings.protocol == "anthropic" or self._api.host.endswith(".anthropic.com")
         self.lists_as: Dialect = "anthropic" if anthropic else "openai"
-        self._keys: dict[Dialect, Raw] = {}
+        self.keys: dict[Dialect, Raw] = {}
         if (secret := settings.secret()) is not None:
             for dialect in ("openai", "anthropic"):
                 header, form = self._api.key_header(settings.auth, dialect)
-                self._keys[dialect] = (header.lower().encode(), form.format(secret.get_secret_value()).encode())
-
-    def key_header(self, dialect: Dialect) -> Raw | None:
-        """The header with the gateway's key; None where there is none."""
-        return self._keys.get(dialect)
+                self.keys[dialect] = (header.lower().encode(), form.format(secret.get_secret_value()).encode())
 
     async def send(self, method: str, path: str, query: str, headers: list[Raw], body: Body) -> Answer:
         """Send a request and wait for the head of the answer.

@@ -187,6 +187,19 @@ def test_lists_in_anthropics_form(gateway: RunningGateway) -> None:
     assert got["data"][1]["created_at"] == "1970-01-01T00:00:07Z"
 
 
+def test_official_clients_read_the_joined_list(gateway: RunningGateway) -> None:
+    openai, anthropic = pytest.importorskip("openai"), pytest.importorskip("anthropic")
+    names = ["gpt-4o", "models/gemini-2.5-flash", "models/gemini-2.5-pro", "claude-x", "smol", "llama3.2:latest"]
+    client = openai.OpenAI(base_url=f"{gateway.url}/v1", api_key=APP_KEY)
+    assert [model.id for model in client.models.list()] == names
+    with pytest.raises(openai.NotFoundError, match="unheard-of"):
+        client.chat.completions.create(model="unheard-of", messages=[])
+    client = anthropic.Anthropic(base_url=gateway.url, api_key=APP_KEY)
+    assert [model.id for model in client.models.list(limit=2)] == names
+    with pytest.raises(anthropic.NotFoundError, match="unheard-of"):
+        client.messages.create(model="unheard-of", max_tokens=5, messages=[{"role": "user", "content": "hi"}])
+
+
 def test_one_that_fails_takes_none_of_the_others_along(
     gateway: RunningGateway, providers: Providers, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -257,4 +270,4 @@ def test_a_key_that_is_not_there_is_told_at_the_start(monkeypatch: pytest.Monkey
         Upstreams(settings, Outgoing.__new__(Outgoing))
     monkeypatch.setenv("NO_SUCH_KEY", KEY)
     found = Upstreams(settings, Outgoing.__new__(Outgoing)).choose("acme", "anthropic", "m")
-    assert found.key_header("anthropic") == (b"x-api-key", KEY.encode())
+    assert found.keys["anthropic"] == (b"x-api-key", KEY.encode())
