@@ -16,7 +16,7 @@ from pydantic_core import PydanticUndefined
 from popi.cli import app
 from popi.config import RunConfig
 from popi.evaluation.grid.settings import GridConfig
-from popi.serving.proxy.settings import JwtSettings, ProxySettings
+from popi.serving.proxy.settings import JwtSettings, ProxySettings, UpstreamSettings
 from popi.serving.settings import GatewaySettings
 from popi.signals import schema
 
@@ -49,11 +49,14 @@ def gateway_settings() -> str:
         NOTE.format(source="src/popi/serving/settings.py and proxy/settings.py"),
         "# Settings of the gateway\n",
         "`popi serve --config FILE` and `popi worker --config FILE` take them from a TOML file. Every one but",
-        "`upstream` has a default, and that may come from `--upstream`. What is given on the command line comes",
+        "the upstream has a default, and that may come from `--upstream`. What is given on the command line comes",
         "before the file. A wrong name or value is refused. What the settings are about: [serving.md](serving.md)",
         "[gateway_proxy.md](gateway_proxy.md) and [profiles.md](profiles.md).\n",
         "## `[proxy]`\n",
         *_section("", ProxySettings),
+        "## `[[proxy.upstreams]]`\n",
+        _about(UpstreamSettings) + "\n",
+        *_section("", UpstreamSettings),
         "## `[proxy.jwt]`\n",
         _about(JwtSettings) + "\n",
         *_section("", JwtSettings),
@@ -102,7 +105,10 @@ def _kind(annotation: Any) -> str:
     if inner:
         return " or ".join(_kind(kind) for kind in inner if kind is not type(None)) + ", or unset"
     names = {"int": "integer", "float": "number", "str": "text", "bool": "true or false"}
-    return (names | {"SecretStr": "text", "JwtSettings": "a table, `[proxy.jwt]`"})[annotation.__name__]
+    return (
+        names
+        | {"SecretStr": "text", "JwtSettings": "a table, `[proxy.jwt]`", "UpstreamSettings": "`[[proxy.upstreams]]`"}
+    )[annotation.__name__]
 
 
 def _bound(rule: Any) -> str:

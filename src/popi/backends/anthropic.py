@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from popi.backends.api_url import Protocol
 from popi.backends.chat import Messages, Reply
 from popi.backends.usage import token_count
 from popi.errors import UpstreamError
@@ -11,17 +12,12 @@ _INPUT = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_token
 
 
 class Anthropic:
-    """How a conversation is asked for and its answer read (`POST {url}/v1/messages`)."""
+    """How a conversation is asked for and its answer read (`POST {url}/messages`, where the URL ends in `/v1`)."""
 
-    path = "/v1/messages"
+    protocol: Protocol = "anthropic"
+    path = "/messages"
     key_variable = "ANTHROPIC_API_KEY"
-    key_header = ("x-api-key", "{}")
     headers = {"anthropic-version": "2023-06-01"}
-
-    @staticmethod
-    def base(url: str) -> str:
-        """As Anthropic's own client has it: the URL is the host's. One that ends in /v1 is good too."""
-        return url.removesuffix("/v1")
 
     @staticmethod
     def body(messages: Messages, max_tokens: int, temperature: float) -> dict[str, Any]:

@@ -4,10 +4,11 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from popi.backends import api_url
 from popi.backends.anthropic import Anthropic
 from popi.backends.batch import send_all
 from popi.backends.chat import Messages, Reply, estimate_tokens
-from popi.backends.key import checked_url, read_key
+from popi.backends.key import read_key
 from popi.backends.openai import OpenAI
 from popi.backends.retries import Retries
 from popi.backends.upstream import TOTAL_S, Session, Upstream
@@ -19,14 +20,10 @@ from popi.errors import ConfigError, PopiError, UpstreamError
 class WireFormat(Protocol):
     """How one kind of server is spoken to; `OpenAI` and `Anthropic` are the two."""
 
+    protocol: api_url.Protocol
     path: str
     key_variable: str
-    key_header: tuple[str, str]
     headers: dict[str, str]
-
-    def base(self, url: str) -> str:
-        """What `path` is put behind."""
-        ...
 
     def body(self, messages: Messages, max_tokens: int, temperature: float) -> dict[str, Any]:
         """The request."""
@@ -74,6 +71,7 @@ class ApiModel:
         protocol: str = "openai",
         *,
         key_env: str | None = None,
+        auth: api_url.Auth = "auto",
         concurrency: int = 8,
         http: HttpConfig | None = None,
         total_s: float = TOTAL_S,
@@ -84,12 +82,12 @@ class ApiModel:
         """Name a model on a server; nothing is sent yet.
 
         Args:
-            url: for `openai` as far as the part before /chat/completions (``https://host/v1``); for `anthropic` the
-                host alone.
+            url: as far as the part before /chat/completions or, for `anthropic`, before /v1/messages (see `ApiUrl`).
             model: the model, as the server calls it.
             protocol: `openai` or `anthropic`.
             key_env: the environment variable that holds the key; else OPENAI_API_KEY or ANTHROPIC_API_KEY, and
                 no key where that is not set.
+            auth: how the key is sent; see `ApiUrl.key_header`.
             concurrency: most requests under way at once.
             http: proxies, certificates, time limits; by default as POPI_HTTP says.
             total_s: time limit of one try of one request.
@@ -105,11 +103,11 @@ class ApiModel:
             raise ConfigError(f"protocol: {protocol!r} is not one of {', '.join(PROTOCOLS)}")
         if not model.strip():
             raise ConfigError("the name of the model on the server is empty")
-        url = checked_url(url)
+        api = api_url.ApiUrl.parse(url, wire.protocol)
         upstream = Upstream(
-            wire.base(url),
-            key=read_key(url, key_env, wire.key_variable),
-            key_header=wire.key_header,
+            api,
+            key=read_key(api.base, key_env, wire.key_variable),
+            key_header=api.key_header(auth, wire.protocol),
             headers=wire.headers,
             concurrency=concurrency,
             http=http,

@@ -27,12 +27,20 @@ def read_key(url: str, named: str | None, usual: str) -> SecretStr | None:
     """
     if named is None and not _private(urlsplit(url)):
         return None
-    variable = named or usual
+    if named is not None:
+        return key_in(named)
+    return key_in(usual) if os.environ.get(usual, "").strip() else None
+
+
+def key_in(variable: str) -> SecretStr:
+    """The key in an environment variable.
+
+    Raises:
+        ConfigError: the variable is not set, or the key could not stand in an HTTP header.
+    """
     key = os.environ.get(variable, "").strip()
     if not key:
-        if named is not None:
-            raise ConfigError(f"the key should be in the environment variable {named}, but that is not set (or empty)")
-        return None
+        raise ConfigError(f"the key should be in the environment variable {variable}, but that is not set (or empty)")
     if not (key.isascii() and key.isprintable() and " " not in key):
         raise ConfigError(f"the key in {variable} has blanks, line ends or letters that no key has; set it anew")
     return SecretStr(key)

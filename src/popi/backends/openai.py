@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from popi.backends.api_url import Protocol
 from popi.backends.chat import Messages, Reply
 from popi.backends.usage import token_count
 from popi.errors import UpstreamError
@@ -11,15 +12,10 @@ from popi.errors import UpstreamError
 class OpenAI:
     """How a conversation is asked for and its answer read (`POST {url}/chat/completions`)."""
 
+    protocol: Protocol = "openai"
     path = "/chat/completions"
     key_variable = "OPENAI_API_KEY"
-    key_header = ("Authorization", "Bearer {}")
     headers: dict[str, str] = {}
-
-    @staticmethod
-    def base(url: str) -> str:
-        """As OpenAI's own client has it: the URL ends in /v1, or wherever the server has its API."""
-        return url
 
     @staticmethod
     def body(messages: Messages, max_tokens: int, temperature: float) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from typing import Any
 from pydantic import SecretStr
 from yarl import URL
 
+from popi.backends.api_url import ApiUrl
 from popi.backends.http import HttpClient, HttpFault, HttpSession
-from popi.backends.key import checked_url
 from popi.backends.retries import Retries, retry_after, worth_a_retry
 from popi.backends.usage import Prices, Usage
 from popi.config.http import HttpConfig, http_of_environment
@@ -34,7 +34,7 @@ class Upstream:
     """A server with a model API.
 
     Args:
-        url: what the paths of requests are put behind.
+        api: what the paths of requests are put behind.
         key: sent as `key_header`, shown nowhere; None sends none.
         key_header: name and form of the header, as ``("Authorization", "Bearer {}")``.
         headers: further headers.
@@ -45,12 +45,12 @@ class Upstream:
         prices: per million tokens, for `usage.cost`.
 
     Raises:
-        ConfigError: the URL is not one, `concurrency` is below 1, or the file in POPI_HTTP is wrong.
+        ConfigError: `concurrency` is below 1, or the file in POPI_HTTP is wrong.
     """
 
     def __init__(
         self,
-        url: str,
+        api: ApiUrl,
         *,
         key: SecretStr | None = None,
         key_header: tuple[str, str] = ("Authorization", "Bearer {}"),
@@ -63,7 +63,7 @@ class Upstream:
     ) -> None:
         if concurrency < 1:
             raise ConfigError(f"concurrency must be at least 1; got {concurrency}")
-        self.url = checked_url(url)
+        self.api = api
         self.concurrency = concurrency
         self.http, self.total_s, self.retries = http or http_of_environment(), total_s, retries or Retries()
         self.usage = Usage(prices)
@@ -71,6 +71,11 @@ class Upstream:
 
     def __repr__(self) -> str:
         return f"Upstream({self.url!r})"
+
+    @property
+    def url(self) -> str:
+        """Where it is, without the query of its URL: fit to be shown."""
+        return self.api.base
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator["Session"]:
@@ -105,7 +110,7 @@ class Session:
         self._slots = asyncio.Semaphore(min(upstream.concurrency, upstream.http.connections))
 
     async def post(
-        self, path: str, body: Mapping[str, Any], tokens: ReadTokens | None = None, url: str | None = None
+        self, path: str, body: Mapping[str, Any], tokens: ReadTokens | None = None, api: ApiUrl | None = None
     ) -> dict[str, Any]:
         """Send JSON, get JSON; with retries, all of them in one of the `concurrency` places.
 
@@ -113,19 +118,19 @@ class Session:
             path: put behind the upstream's URL.
             body: the request.
             tokens: reads (input, output) tokens off the answer, for `usage`.
-            url: put before `path` instead of the upstream's URL.
+            api: put before `path` instead of the upstream's own.
 
         Raises:
             UpstreamError: refused, not reached in time or at all, or answered with something other than an object.
         """
-        upstream, target = self.upstream, (url or self.upstream.url) + path
+        upstream, api = self.upstream, api or self.upstream.api
         async with self._slots:
             retry = 0
             while True:
                 upstream.usage.requests += 1
                 upstream.usage.retries += retry > 0
                 try:
-                    return await self._try(target, body, tokens)
+                    return await self._try(api, path, body, tokens)
                 except _Passing as failure:
                     wait = upstream.retries.wait(retry, failure.asked)
                     if wait is None:
@@ -133,11 +138,12 @@ class Session:
                 retry += 1
                 await asyncio.sleep(wait)
 
-    async def _try(self, target: str, body: Mapping[str, Any], tokens: ReadTokens | None) -> dict[str, Any]:
+    async def _try(self, api: ApiUrl, path: str, body: Mapping[str, Any], tokens: ReadTokens | None) -> dict[str, Any]:
         upstream, content = self.upstream, json.dumps(body).encode()
+        url, target = URL(api.at(path), encoded=True), api.base + path  # messages don't show the query
         try:
             async with asyncio.timeout(upstream.total_s):
-                reply = await self._client.send("POST", URL(target), upstream.headers_with_key(), content)
+                reply = await self._client.send("POST", url, upstream.headers_with_key(), content)
                 try:
                     await reply.whole()
                 finally:
@@ -209,8 +215,10 @@ def _json(content: bytes) -> Any:
 
 
 def _words(content: bytes) -> str:
-    """A server's own words about an error: OpenAI, Anthropic and vLLM put them in three places."""
+    """A server's own words about an error: each of them has its own place for them."""
     answer = _json(content)
+    if isinstance(answer, list) and answer:  # Gemini's OpenAI path
+        answer = answer[0]
     found = answer if isinstance(answer, dict) else {}
     error = found.get("error", found)
     words = error.get("message") or error.get("detail") if isinstance(error, dict) else error

@@ -11,9 +11,11 @@ import math
 import re
 import secrets
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from popi.backends.api import ApiModel
+from popi.backends.api_url import ApiUrl
 from popi.backends.batch import send_all, values
 from popi.backends.chat import Messages
 from popi.backends.openai import OpenAI
@@ -152,20 +154,21 @@ class VllmScorer:
 
     async def _ask_ids(self, session: Session, request: str) -> list[int]:
         body = {"model": self.api.name, **json.loads(request)}
-        answer = await session.post("/tokenize", body, url=self._root)
+        answer = await session.post("/tokenize", body, api=self._root)
         ids = answer.get("tokens")
         if not isinstance(ids, list) or not all(isinstance(token, int) for token in ids):
             raise UpstreamError(f"/tokenize answered without a list of token ids; it has {sorted(answer)}; is it vLLM?")
         return ids
 
     async def _ask_text(self, session: Session, token: int) -> str:
-        answer = await session.post("/detokenize", {"model": self.api.name, "tokens": [token]}, url=self._root)
+        answer = await session.post("/detokenize", {"model": self.api.name, "tokens": [token]}, api=self._root)
         return str(answer.get("prompt"))
 
     @property
-    def _root(self) -> str:
+    def _root(self) -> ApiUrl:
         """Where vLLM has its own paths: beside /v1, not under it."""
-        return self.api.upstream.url.removesuffix("/v1")
+        api = self.api.upstream.api
+        return replace(api, base=api.base.removesuffix("/v1"))
 
     def _find_end_id(self) -> int:
         """The token that ends an assistant's turn: what the template puts behind its text (as in LocalModel)."""

@@ -48,7 +48,8 @@ InferenceKeyEnv = Annotated[str | None, typer.Option(help="Environment variable 
 @app.command()
 def serve(
     upstream: Annotated[
-        str | None, typer.Option(help="The model API behind the gateway: https://host/v1.", metavar="URL")
+        str | None,
+        typer.Option(help="The model API behind the gateway: https://host/v1 (docs/serving.md).", metavar="URL"),
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 for all of this machine's.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any that is free.")] = 8600,

@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 from pydantic import SecretStr
 from sqlalchemy import Connection
 from starlette.routing import Router
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from popi.errors import StoreError
 from popi.profiles.models import InferenceHealth
@@ -19,6 +19,7 @@ from popi.serving.api.app import ProfileApi
 from popi.serving.api.service import Profiles
 from popi.serving.capture.injected import Injected
 from popi.serving.capture.recorder import Recorder
+from popi.serving.cors import Cors
 from popi.serving.keys import KeyRing
 from popi.serving.pages.app import Pages
 from popi.serving.proxy.limits import Limits
@@ -43,6 +44,9 @@ CHORES_SECONDS = 10.0
 class Gateway:
     """The application.
 
+    Attributes:
+        ending: the process ends soon; `/readyz` says so.
+
     Args:
         database: the store, open.
         settings: of everything.
@@ -56,6 +60,7 @@ class Gateway:
     def __init__(
         self, database: Database, settings: GatewaySettings, worker: Worker | None = None, admin_key: str | None = None
     ) -> None:
+        self.ending = False
         self.store = Store(database)
         throttle = Throttle(settings.server)
         self.keys = KeyRing(self.store, admin_key, throttle)
@@ -69,7 +74,15 @@ class Gateway:
         limits = Limits.of(proxy)
         self.pages = Pages(self.store, self.profiles, self.keys, throttle, settings)
         self.recorder = Recorder(self.store, settings.capture, injected)
-        profile_api = ProfileApi(self.profiles, self.keys, limits, self.pages.link, proxy.log_requests, self._inference)
+        profile_api = ProfileApi(
+            self.profiles,
+            self.keys,
+            limits,
+            self.pages.link,
+            proxy.log_requests,
+            self._inference,
+            lambda: self.ending,
+        )
         self._proxy = proxy_routes(proxy, self.keys, self.summaries, limits, self.recorder, settings.http)
         self._jobs: dict[str, int] = {}
         self._proxy.metrics.registry.register(_OfTheStore(self._jobs, self.summaries))
@@ -78,15 +91,21 @@ class Gateway:
         self._router = Router(
             routes=self._proxy.routes, redirect_slashes=False, default=profile_api, lifespan=self._lifespan
         )
+        origins = settings.server.cors_origins
+        self._models: ASGIApp = Cors(self._proxy.gateway, origins) if origins else self._proxy.gateway
+        self._others: ASGIApp = Cors(self._router, origins) if origins else self._router
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             CLIENT.set(scope["client"][0] if scope.get("client") else "")
-        if scope["type"] == "http" and scope["path"].startswith("/v1/"):
-            await self._proxy.gateway(scope, receive, send)
-        elif scope["type"] == "http" and self.pages.has(scope["path"]):
-            await self.pages(scope, receive, send)
-        elif scope["type"] in ("http", "lifespan"):
+            path: str = scope["path"]
+            if path.startswith("/v1/") or path == "/v1":
+                await self._models(scope, receive, send)
+            elif self.pages.has(path):
+                await self.pages(scope, receive, send)
+            else:
+                await self._others(scope, receive, send)
+        elif scope["type"] == "lifespan":
             await self._router(scope, receive, send)
         else:
             await send({"type": "websocket.close", "code": 1000})

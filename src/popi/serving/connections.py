@@ -14,7 +14,8 @@ from typing import Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from popi.serving.proxy.refusals import Refusal, answer
+from popi.serving.cors import headers_below
+from popi.serving.proxy.refusals import Refusal, answer, dialect_of
 from popi.serving.settings import ServerSettings
 from popi.serving.throttle import network_of
 
@@ -29,14 +30,14 @@ _IDLE, _HEAD, _BODY, _UNWANTED = range(4)
 """What a connection waits for from its client: a request, the rest of its head, of its body, of a refused body."""
 
 
-def uvicorn_settings(settings: ServerSettings) -> dict[str, Any]:
+def uvicorn_settings(settings: ServerSettings, connections: "Connections | None" = None) -> dict[str, Any]:
     """How uvicorn should run the gateway: the upstream's own `server` and `date` are passed on, log lines are ours.
 
-    For one server: its connections are counted in what is returned.
+    For one server: its connections are counted in `connections`, by default in a new one.
     """
     return {
         "loop": "uvloop",
-        "http": partial(Protocol, Connections(settings)),
+        "http": partial(Protocol, connections or Connections(settings)),
         "ws": "none",
         "access_log": False,
         "server_header": False,
@@ -51,6 +52,9 @@ class Connections:
 
     Args:
         settings: their bounds.
+
+    Attributes:
+        ending: each is closed after its next answer.
     """
 
     def __init__(self, settings: ServerSettings) -> None:
@@ -62,7 +66,8 @@ class Connections:
         if soft != resource.RLIM_INFINITY and soft < files:
             resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
         self._most = min(settings.connections, max(files - OTHER_FILES, 2) // 2)
-        self.settings = settings
+        self.settings, self.ending = settings, False
+        self.cors = headers_below(settings.cors_origins)
         self._trusted = [ip_network(one) for one in settings.trusted_proxies]
         self._open: dict[Protocol, None] = {}  # the oldest first
         self._of_network: dict[str, dict[Protocol, None]] = {}
@@ -109,7 +114,7 @@ class Protocol(HttpToolsProtocol):
 
     def __init__(self, connections: Connections, **uvicorn: Any) -> None:
         super().__init__(**uvicorn)
-        self.network = ""
+        self.network, self.url = "", b""
         self._all, self._bounds = connections, connections.settings
         self._waits_for, self._patience = _HEAD, self._bounds.head_s  # in seconds, counted down by `check`
         self._chunk = 0  # bytes that are being parsed
@@ -173,6 +178,8 @@ class Protocol(HttpToolsProtocol):
             raise self._too_large()
         if not self.parser.should_upgrade():
             super().on_headers_complete()
+            if self._all.ending:
+                self.cycle.keep_alive = False
             self.headers = []  # for trailers: among the headers, where uvicorn puts them, they could name a user
             self._unread = -self._chunk
             self._waits_for, self._patience = _BODY, self._bounds.stall_s
@@ -232,7 +239,12 @@ class Protocol(HttpToolsProtocol):
         if self._is_answering and not amid_its_body:  # the refusal would read as another request's answer
             self.transport.abort()
             return
-        headers, body = answer(refusal, "openai")
+        if self._waits_for in (_BODY, _UNWANTED):
+            path, names = self.scope["path"], list(self.scope["headers"])
+        else:
+            path, names = self.url.decode("latin-1"), self.headers or []
+        headers, body = answer(refusal, dialect_of(path, names))
+        headers += self._all.cors(names)
         lines = [b"HTTP/1.1 %d %s" % (refusal.status, HTTPStatus(refusal.status).phrase.encode())]
         lines += [name + b": " + value for name, value in (*headers, (b"connection", b"close"))]
         self.transport.write(b"\r\n".join(lines) + b"\r\n\r\n" + body)

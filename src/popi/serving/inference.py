@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 
 from pydantic import Field, field_validator
 
-from popi.backends.key import checked_url
+from popi.backends.api_url import ApiUrl, Auth
 from popi.errors import AnswerError, ConfigError, PopiError, UpstreamError
 from popi.inference_model import MAX_TOKENS, ApiInferenceModel, InferenceModel
 from popi.serving.proxy.settings import Settings, read_toml
@@ -31,13 +31,17 @@ class InferenceSettings(Settings):
     table = "inference"
 
     url: str | None = None
-    """Its API: `https://api.openai.com/v1`, `http://localhost:8000/v1`."""
+    """Its API, as far as `/chat/completions`: `https://api.openai.com/v1`, `http://localhost:8000`. Without a path:
+    `/v1`. A query (`?api-version=…`) goes with every call."""
     model: str | None = Field(default=None, pattern=r"\S")
     """The model, as the API calls it."""
     protocol: Literal["openai", "anthropic"] = "openai"
     """What the API speaks."""
     key_env: str | None = Field(default=None, pattern=r"\S")
     """Environment variable with the key; else OPENAI_API_KEY or ANTHROPIC_API_KEY, and no key where that is not set."""
+    auth: Auth = "auto"
+    """How the key is sent: `Authorization: Bearer`, `x-api-key` or `api-key`. auto: `api-key` at Azure, `x-api-key` for
+    Anthropic's protocol, else Bearer."""
     max_tokens: int = Field(default=MAX_TOKENS, ge=1)
     """Longest answer. Models that reason before they answer need room for that, too: 2000 or more."""
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
@@ -65,7 +69,9 @@ class InferenceSettings(Settings):
     @field_validator("url")
     @classmethod
     def _is_url(cls, value: str | None) -> str | None:
-        return value if value is None else checked_url(value)
+        if value is not None:
+            ApiUrl.parse(value)
+        return value
 
     def fields(self) -> dict[str, Any]:
         """What is laid over every request; None takes a field out."""
@@ -90,6 +96,7 @@ class InferenceSettings(Settings):
             self.model,
             self.protocol,
             key_env=self.key_env,
+            auth=self.auth,
             max_tokens=self.max_tokens,
             token_budget=self.token_budget,
             bounds=Bounds(self.max_clauses, self.max_clause_characters),

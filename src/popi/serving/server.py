@@ -10,7 +10,7 @@ import uvicorn
 
 from popi.errors import ConfigError
 from popi.serving.app import Gateway
-from popi.serving.connections import uvicorn_settings
+from popi.serving.connections import Connections, uvicorn_settings
 from popi.serving.keys import first_admin_key
 from popi.serving.renewal import Worker
 from popi.serving.settings import GatewaySettings
@@ -18,16 +18,16 @@ from popi.serving.store.database import Database
 
 NEW_OBJECTS = 10_000
 """So many new objects, and Python looks for garbage in cycles; its own 700 are a request's or two."""
-GRACE_SECONDS = 10
-"""How long requests under way may go on after Ctrl-C or SIGTERM."""
 
 
 class _Server(uvicorn.Server):
-    """Says so once it listens."""
+    """Says so once it listens; and ends in two steps, so that a load balancer in front can notice."""
 
-    def __init__(self, config: uvicorn.Config, started: Callable[[], None]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, started: Callable[[], None], ending: Callable[[], None], notice_s: float
+    ) -> None:
         super().__init__(config)
-        self._say = started
+        self._say, self._ending, self._notice_s = started, ending, notice_s
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -37,6 +37,14 @@ class _Server(uvicorn.Server):
             gc.freeze()
             gc.set_threshold(NEW_OBJECTS, 20, 50)
             self._say()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._ending()
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self._notice_s
+        while loop.time() < end and not self.force_exit:
+            await asyncio.sleep(0.1)
+        await super().shutdown(sockets)
 
 
 def run(
@@ -49,6 +57,9 @@ def run(
 ) -> None:
     """Serve until Ctrl-C or SIGTERM. At the first start the admin key is printed on stderr, once.
 
+    At the end `/readyz` fails first, for `notice_s`; then nobody is let in any more, and answers under way have
+    `drain_s`.
+
     Args:
         database: the store, open; closed at the end.
         settings: of the gateway.
@@ -60,7 +71,7 @@ def run(
     Raises:
         ConfigError: the address can't be listened at.
     """
-    gateway = Gateway(database, settings, worker)
+    gateway, connections = Gateway(database, settings, worker), Connections(settings.server)
     listening = _listen(host, port)
     shown = f"[{host}]" if ":" in host else host
     url = f"http://{shown}:{listening.getsockname()[1]}"
@@ -69,14 +80,19 @@ def run(
     say = started or (lambda url: _say(f"popi listens at {url}"))
     config = uvicorn.Config(
         gateway,
-        **uvicorn_settings(settings.server),
+        **uvicorn_settings(settings.server, connections),
         log_level="warning",
         lifespan="on",
-        timeout_graceful_shutdown=GRACE_SECONDS,
+        timeout_graceful_shutdown=settings.server.drain_s,
         timeout_keep_alive=settings.proxy.client_keepalive_s,
     )
+
+    def ending() -> None:
+        gateway.ending = connections.ending = True
+
+    server = _Server(config, lambda: say(url), ending, settings.server.notice_s)
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-        runner.run(_Server(config, lambda: say(url)).serve([listening]))
+        runner.run(server.serve([listening]))
 
 
 def _say(line: str) -> None:

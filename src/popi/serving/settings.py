@@ -1,5 +1,6 @@
 """What a gateway is started with: the tables of its TOML file. The proxy's own settings are in `proxy.settings`."""
 
+import re
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,8 @@ from popi.serving.inference import InferenceSettings
 from popi.serving.proxy.settings import ProxySettings, Settings, read_toml
 from popi.serving.store.jobs import Debounce
 from popi.signals.base import LEAST
+
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]+)?")
 
 
 class RenewalSettings(Settings):
@@ -160,6 +163,24 @@ class ServerSettings(Settings):
     """Addresses or networks (`10.0.0.0/8`) of the proxies in front; from them, and no others, `X-Forwarded-For` names
     the client. Without it, all clients behind a proxy count as one address."""
 
+    drain_s: int = Field(default=30, ge=1)
+    """Seconds that answers under way may take after SIGTERM or Ctrl-C; what takes longer is cut. Let whatever stops the
+    process wait longer than this and `notice_s` (`stop_grace_period`, `terminationGracePeriodSeconds`)."""
+    notice_s: float = Field(default=0.0, ge=0)
+    """Seconds after SIGTERM in which `/readyz` already answers 503 and new requests are still served: so long a load
+    balancer may take to notice. Then the gateway stops listening."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins of web pages that may call the model APIs and the profile API from a browser (`https://app.example`);
+    `*`: all. Give such pages user keys, never app keys."""
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for one in value:
+            if one != "*" and not _ORIGIN.fullmatch(one):
+                raise ValueError(f"an origin is https://host or https://host:port in lower case, or '*'; got {one!r}")
+        return value
+
     @field_validator("trusted_proxies")
     @classmethod
     def _are_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -193,7 +214,7 @@ def read(file: Path | None, **proxy: Any) -> GatewaySettings:
     """
     tables = _tables(file)
     given = tables.get("proxy", {}) | {name: value for name, value in proxy.items() if value is not None}
-    if "upstream" not in given:
+    if "upstream" not in given and not given.get("upstreams"):
         raise ConfigError("name the model API behind the gateway with --upstream URL (or try `popi serve --demo`)")
     values: dict[str, Any] = tables | {"proxy": given}
     return GatewaySettings(**values)
@@ -205,7 +226,8 @@ def of_worker(file: Path | None) -> GatewaySettings:
     Raises:
         ConfigError: as `read`.
     """
-    return read(file, upstream=_tables(file).get("proxy", {}).get("upstream", "http://localhost"))
+    proxy = _tables(file).get("proxy", {})
+    return read(file, upstream=None if "upstream" in proxy or "upstreams" in proxy else "http://localhost")
 
 
 def _tables(file: Path | None) -> dict[str, dict[str, Any]]:

@@ -48,6 +48,7 @@ def test_a_file_with_everything(tmp_path: Path) -> None:
         ("[renewal]\nquite = 3", "no setting 'quite'.*quiet"),
         ("[renewal]\nquiet = '3'", "renewal.quiet.*valid number.*got '3'"),
         ("[renewal]\nquiet = -1", "got -1"),
+        ("[[proxy.upstreams]]\nname = 'a'\nurl = 'http://a'", "either upstream .--upstream. or tables"),
         ("[renewal]\ntries = 1.5", "renewal.tries.*valid integer.*got 1.5"),
         ("[renewal]\nleast_signals = 2.5", "least_signals.*valid integer"),
         ("[renewal]\nleast_signals = 0", "least_signals.*greater than or equal to 1; got 0"),

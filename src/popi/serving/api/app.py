@@ -49,7 +49,7 @@ class ProfileApi:
         limits: how much one key may ask for.
         link: makes links to a user's page: tenant, user id, the request's headers.
         log_requests: write a line of log per request.
-        inference: as Services has it.
+        inference, ending: as Services has them.
     """
 
     def __init__(
@@ -60,9 +60,10 @@ class ProfileApi:
         link: Callable[[str, str, Headers], Awaitable[LinkAnswer]] | None = None,
         log_requests: bool = True,
         inference: Callable[[], InferenceHealth | None] = lambda: None,
+        ending: Callable[[], bool] = lambda: False,
     ) -> None:
         self._keys, self._limits, self._log_requests = keys, limits, log_requests
-        self._services = Services(profiles, keys, link, inference)
+        self._services = Services(profiles, keys, link, inference, ending)
         document()  # and with it what FastAPI makes of the routes: not at the first request
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -151,8 +152,10 @@ async def healthz() -> Health:
 @health.get("/readyz", openapi_extra={"security": []}, responses={503: {"model": ErrorAnswer}})
 @health.head("/readyz", include_in_schema=False)
 async def readyz(request: Request) -> Ready:
-    """The store answers, too."""
+    """The store answers, too, and the process goes on."""
     services: Services = request.state.services
+    if services.ending():
+        raise Refusal(503, "shutting_down", "the gateway ends soon; send new requests elsewhere")
     with suppress(TimeoutError):
         if await asyncio.wait_for(services.profiles.ready(), READY_SECONDS):
             return Ready(inference=services.inference())

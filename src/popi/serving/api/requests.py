@@ -64,6 +64,7 @@ class Services:
         keys: those of this process.
         link: makes a link to a user's page: tenant, user id, the request's headers.
         inference: how the LLM that writes summaries does; None: this process has none behind an API.
+        ending: whether the process ends soon.
         heavy: for requests with a body above `QUICK`, from its parsing to their end: what it becomes takes 30 times its
             size in the worst case.
     """
@@ -72,6 +73,7 @@ class Services:
     keys: KeyRing
     link: Callable[[str, str, Headers], Any] | None
     inference: Callable[[], InferenceHealth | None]
+    ending: Callable[[], bool] = lambda: False
     heavy: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
 
 

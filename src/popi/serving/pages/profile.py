@@ -127,7 +127,7 @@ class ProfilePages:
         name = subject.session.session_hash  # no user id is kept to count with
         self._tries.enter(name)
         try:
-            return await self._tryout.answers(prompt, summary)
+            return await self._tryout.answers(subject.tenant, prompt, summary)
         finally:
             self._tries.leave(name)
 

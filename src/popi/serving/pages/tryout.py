@@ -7,8 +7,9 @@ from popi.backends.chat import Messages
 from popi.backends.retries import Retries
 from popi.backends.upstream import Upstream
 from popi.config.http import HttpConfig
+from popi.errors import UpstreamError
 from popi.serving.proxy.block import Blocks
-from popi.serving.proxy.settings import ProxySettings
+from popi.serving.proxy.settings import ProxySettings, UpstreamSettings
 from popi.serving.settings import PageSettings
 
 LONGEST_PROMPT = 2_000
@@ -17,47 +18,52 @@ SECONDS = 60.0
 
 
 class Tryout:
-    """Asks the model behind the gateway.
+    """Asks the model behind the gateway, at the upstream that the user's own chats would go to.
 
     Args:
         page: which model.
         proxy: where it is, and the block that a summary goes in.
         http: how it is reached.
+
+    Raises:
+        ConfigError: an upstream's key is not there.
     """
 
     def __init__(self, page: PageSettings, proxy: ProxySettings, http: HttpConfig) -> None:
-        self._model: ApiModel | None = None
-        self._blocks = Blocks(proxy.block)
+        self._blocks, self._http, self._protocol = Blocks(proxy.block), http, page.protocol
+        self._models: list[tuple[UpstreamSettings, ApiModel]] = []
         if page.model is not None:
-            wire = PROTOCOLS[page.protocol]
-            root = proxy.upstream + ("/v1" if page.protocol == "openai" else "")
-            upstream = Upstream(
-                wire.base(root),
-                key=proxy.upstream_key,
-                key_header=wire.key_header,
-                headers=wire.headers,
-                http=http,
-                total_s=SECONDS,
-                retries=Retries(0),
-            )
-            self._model = ApiModel(upstream, page.model, wire)
-
-    @property
-    def there(self) -> bool:
+            serving = [one for one in proxy.listed if one.serves(page.model)]
+            self._models = [(one, self._model(one, page.model)) for one in serving]
+        self.there = page.model is not None
         """Whether a model is named."""
-        return self._model is not None
 
-    async def answers(self, prompt: str, summary: str) -> tuple[str, str]:
+    def _model(self, behind: UpstreamSettings, name: str) -> ApiModel:
+        wire, api = PROTOCOLS[self._protocol], behind.api
+        upstream = Upstream(
+            api,
+            key=behind.secret(),
+            key_header=api.key_header(behind.auth, wire.protocol),
+            headers=wire.headers,
+            http=self._http,
+            total_s=SECONDS,
+            retries=Retries(0),
+        )
+        return ApiModel(upstream, name, wire)
+
+    async def answers(self, tenant: str, prompt: str, summary: str) -> tuple[str, str]:
         """The answer with the summary in view, and the one without.
 
         Raises:
-            UpstreamError: the model gave none.
+            UpstreamError: the model gave none, or no upstream serves it to this tenant.
         """
-        assert self._model is not None
+        model = next((model for one, model in self._models if one.is_for(tenant, self._protocol)), None)
+        if model is None:
+            raise UpstreamError("no upstream serves the page's model to this tenant")
         user = {"role": "user", "content": prompt}
         with_it: Messages = [{"role": "system", "content": self._blocks.text(summary)}, user] if summary else [user]
-        async with self._model.upstream.session() as session:
+        async with model.upstream.session() as session:
             replies = await asyncio.gather(
-                self._model.chat(session, with_it, MOST_TOKENS), self._model.chat(session, [user], MOST_TOKENS)
+                model.chat(session, with_it, MOST_TOKENS), model.chat(session, [user], MOST_TOKENS)
             )
         return replies[0].text, replies[1].text

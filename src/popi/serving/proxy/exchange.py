@@ -7,7 +7,8 @@ from popi.serving.proxy.disconnect import Watch
 from popi.serving.proxy.headers import Raw, RequestHeaders
 from popi.serving.proxy.inject import Api
 from popi.serving.proxy.logs import Record
-from popi.serving.proxy.refusals import Dialect
+from popi.serving.proxy.refusals import Dialect, dialect_of
+from popi.serving.proxy.upstream import Upstream
 
 
 class Exchange:
@@ -22,6 +23,7 @@ class Exchange:
         watch: stops the work once the client is gone.
         waited: seconds that the key's check took.
         headers: the request's; there once they were read.
+        upstream: where it goes; there once that was chosen.
         held: bytes of its body that were counted.
         started: the head of the answer is out.
         tap: looks on while the answer passes; None: nobody does.
@@ -39,11 +41,13 @@ class Exchange:
         "send",
         "started",
         "tap",
+        "upstream",
         "waited",
         "watch",
     )
 
     headers: RequestHeaders
+    upstream: Upstream
 
     def __init__(
         self, scope: Scope, receive: Receive, send: Send, path: str, api: Api | None, record: Record, began: float
@@ -59,9 +63,7 @@ class Exchange:
     @property
     def dialect(self) -> Dialect:
         """Which API the client speaks. Read off the request itself: it may be refused before its headers are read."""
-        if self.path.startswith("/v1/messages"):
-            return "anthropic"
-        return "anthropic" if any(name == b"anthropic-version" for name, _ in self.scope["headers"]) else "openai"
+        return dialect_of(self.path, self.scope["headers"])
 
     def watch_client(self) -> None:
         """Before a wait, once the request's body was read: stop when the client hangs up."""

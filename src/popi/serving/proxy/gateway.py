@@ -27,12 +27,13 @@ from popi.serving.proxy.jwt_claims import Tokens
 from popi.serving.proxy.limits import Limits
 from popi.serving.proxy.logs import Record, log, log_fault
 from popi.serving.proxy.metrics import Metrics
+from popi.serving.proxy.models import joined, model_in
 from popi.serving.proxy.paths import canonical
 from popi.serving.proxy.refusals import Refusal, answer, not_authenticated
 from popi.serving.proxy.settings import ProxySettings
 from popi.serving.proxy.strict_json import parsed, written
 from popi.serving.proxy.tracing import Tracing
-from popi.serving.proxy.upstream import Upstream
+from popi.serving.proxy.upstream import Upstreams, model_of
 
 PERSONALISED: dict[str, Api] = {
     "/v1/chat/completions": "chat",
@@ -42,6 +43,7 @@ PERSONALISED: dict[str, Api] = {
 MODELS = "/v1/models"
 CLIENT_GONE = 499
 """The status that is logged where nobody was left to be answered."""
+ENDS = Refusal(503, "shutting_down", "the gateway ends, and can't wait any longer; try again", retry_after=1)
 _NO_SPAN = nullcontext()
 
 
@@ -52,7 +54,7 @@ class Gateway:
         settings: see ProxySettings.
         keys: says who calls.
         summaries: says what is known of a user.
-        upstream: must be open.
+        upstreams: what is behind; must be open.
         tokens: verifies the tokens that name users; None where there are none.
         pseudonyms: what goes upstream in place of user ids.
         metrics: what is counted.
@@ -66,7 +68,7 @@ class Gateway:
         settings: ProxySettings,
         keys: Keys,
         summaries: Summaries,
-        upstream: Upstream,
+        upstreams: Upstreams,
         tokens: Tokens | None,
         pseudonyms: Pseudonyms,
         metrics: Metrics,
@@ -76,7 +78,7 @@ class Gateway:
     ) -> None:
         self._recorder = recorder
         self._settings, self._keys, self._summaries = settings, keys, summaries
-        self._upstream, self._tokens, self._pseudonyms = upstream, tokens, pseudonyms
+        self._upstreams, self._tokens, self._pseudonyms = upstreams, tokens, pseudonyms
         self._metrics, self._tracing = metrics, tracing
         self._rules = HeaderRules(settings)
         self._bodies, self._blocks = Bodies(settings), Blocks(settings.block)
@@ -99,11 +101,14 @@ class Gateway:
                 try:
                     if meant is None:
                         raise Refusal(400, "path", "the path has '.' or '..' between its slashes, or nested escapes")
+                    if not path.startswith("/v1/"):
+                        raise Refusal(404, "no_such_path", "paths of model APIs begin with /v1/ here")
                     await self._serve(exchange)
                 except ClientGone:
                     self._client_gone(record)
                 except asyncio.CancelledError:
                     if not exchange.watch.client_gone():
+                        await self._refuse(exchange, ENDS)
                         raise
                     self._client_gone(record)
                 except Refusal as refusal:
@@ -119,7 +124,8 @@ class Gateway:
             exchange.watch.end()
             self._metrics.under_way.dec()
             record.total_ms = (perf_counter() - began) * 1000
-            self._metrics.requests.labels(record.route, record.status, record.personalized or "").inc()
+            labels = record.route, record.status, record.personalized or "", record.upstream or ""
+            self._metrics.requests.labels(*labels).inc()
             if self._settings.log_requests:
                 log(record)
 
@@ -140,6 +146,9 @@ class Gateway:
             self._check_scope(caller)
         self._limits.enter(caller.key_id)
         try:
+            if record.route == "models" and self._upstreams.only is None:
+                await self._list_models(exchange, caller.tenant)
+                return
             if exchange.api is None:
                 body = await self._other_body(exchange, caller)
             else:
@@ -156,6 +165,23 @@ class Gateway:
             exchange.held += size
 
         return hold
+
+    def _route(self, exchange: Exchange, tenant: str, model: str | None) -> None:
+        """Choose where a request goes."""
+        only = self._upstreams.only
+        chosen = exchange.upstream = only or self._upstreams.choose(tenant, exchange.dialect, model)
+        exchange.record.upstream = chosen.name
+
+    async def _list_models(self, exchange: Exchange, tenant: str) -> None:
+        """Answer with the models of all upstreams that a tenant may use."""
+        faults = self._metrics.upstream_faults
+        exchange.watch_client()
+        body = await joined(
+            self._upstreams.of(tenant), exchange.dialect, lambda name: faults.labels("models", name).inc()
+        )
+        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        await exchange.start(200, headers)
+        await exchange.send({"type": "http.response.body", "body": body})
 
     async def _authenticate(self, key: str | None) -> Caller:
         try:
@@ -192,6 +218,7 @@ class Gateway:
         self._name_user_upstream(headers, caller)
         async with self._bodies.turn(len(plain), caller.key_id) as run:
             body, ids = await run(self._read, plain)
+            self._route(exchange, caller.tenant, model_of(body) if self._upstreams.only is None else None)
             user_id = user_of(caller, claimed, headers.ids, ids, settings.identity_fields)
             summary = await self._summary(exchange, caller.tenant, user_id)
             block = self._blocks.text(summary.text) if summary is not None else None
@@ -216,10 +243,11 @@ class Gateway:
         personalised = inject(api, body, block) if block is not None else None
         return written(personalised or body) if changed or personalised else None, personalised is not None
 
-    def _without_ids(self, plain: bytes, tenant: str) -> bytes:
-        """A body that is not personalised, with no user id."""
+    def _without_ids(self, plain: bytes, tenant: str) -> tuple[bytes, str | None]:
+        """A body that is not personalised, with no user id; and the model that it names."""
         body = parsed(plain, self._settings.max_body_values, self._settings.max_body_depth)
-        return written(body) if replace_ids(body, self._pseudonym(tenant)) else plain
+        model = model_of(body) if self._upstreams.only is None else None
+        return written(body) if replace_ids(body, self._pseudonym(tenant)) else plain, model
 
     def _pseudonym(self, tenant: str) -> Callable[[str], str] | None:
         return partial(self._pseudonyms.of, tenant) if self._settings.ids_upstream == "hashed" else None
@@ -265,6 +293,7 @@ class Gateway:
         """The body of a request that is passed on: as it comes, but for user ids in a JSON object."""
         settings, headers, names = self._settings, exchange.headers, {name for name, _ in exchange.scope["headers"]}
         self._name_user_upstream(headers, caller)
+        self._route(exchange, caller.tenant, model_in(exchange.path))
         if headers.length is not None and headers.length > settings.max_upload_bytes:
             raise too_long(settings.max_upload_bytes)
         if not headers.length and b"transfer-encoding" not in names:
@@ -283,18 +312,15 @@ class Gateway:
             headers.passed += [(b"content-encoding", headers.encoding.encode())] if headers.encoding else []
             return raw
         async with self._bodies.turn(len(plain), caller.key_id) as run:
-            return cast(bytes, await run(self._without_ids, plain, caller.tenant))
+            body, model = await run(self._without_ids, plain, caller.tenant)
+        if model is not None:
+            self._route(exchange, caller.tenant, model)
+        return cast(bytes, body)
 
     def _with_upstream_key(self, exchange: Exchange) -> list[Raw]:
-        settings, headers = self._settings, exchange.headers
-        passed = headers.passed
-        if settings.upstream_key is not None and not headers.own_upstream_key:
-            key = settings.upstream_key.get_secret_value().encode()
-            form = settings.upstream_auth
-            if form == "x-api-key" or (form == "auto" and exchange.dialect == "anthropic"):
-                passed.append((b"x-api-key", key))
-            else:
-                passed.append((b"authorization", b"Bearer " + key))
+        passed, keys = exchange.headers.passed, exchange.upstream.keys
+        if keys and not exchange.headers.own_upstream_key:
+            passed.append(keys[exchange.dialect])
         return self._tracing.inject(passed) if self._tracing is not None else passed
 
     async def _call(self, exchange: Exchange, body: Body) -> None:
@@ -306,10 +332,10 @@ class Gateway:
             passed = self._with_upstream_key(exchange)
             if exchange.api is not None:  # other bodies may not be read yet
                 exchange.watch_client()
-            reply = await self._upstream.send(record.method, exchange.path, query, passed, body)
+            reply = await exchange.upstream.send(record.method, exchange.path[3:], query, passed, body)
         except Refusal as refusal:
             if refusal.code.startswith("upstream_"):  # else the client's body was refused
-                metrics.upstream_faults.labels(refusal.code).inc()
+                metrics.upstream_faults.labels(refusal.code, record.upstream).inc()
             raise
         finally:
             record.before_ms = (sent - exchange.began) * 1000
@@ -335,11 +361,11 @@ class Gateway:
         except HttpFault:
             # The answer stays unfinished, and the server closes the connection: the client sees what we saw.
             record.reason = "upstream_cut"
-            metrics.upstream_faults.labels("cut").inc()
+            metrics.upstream_faults.labels("cut", record.upstream).inc()
         finally:
             reply.close()
             record.upstream_ms = elapsed * 1000
-            metrics.upstream.labels(record.route).observe(elapsed)
+            metrics.upstream.labels(record.route, record.upstream).observe(elapsed)
 
     async def _refuse(self, exchange: Exchange, refusal: Refusal) -> None:
         record = exchange.record

@@ -25,6 +25,7 @@ _NOT_ON = HOP | {b"host", b"content-length", b"expect"}
 _READ = (
     b"authorization",
     b"x-api-key",
+    b"api-key",
     b"x-popi-key",
     b"x-popi-personalize",
     b"x-popi-tenant",
@@ -35,6 +36,7 @@ _READ = (
 _NAMING = (b"x-litellm-end-user-id", b"x-openwebui-user-id")
 # Open WebUI sends names and addresses beside the id.
 _OURS = (b"x-popi-", b"x-openwebui-user-")
+_OUR_ANSWERS = (b"x-popi-", b"access-control-")
 
 
 class RequestHeaders:
@@ -82,8 +84,8 @@ class RequestHeaders:
         self._keys(seen, rules)
 
     def _keys(self, seen: dict[bytes, bytes], rules: "HeaderRules") -> None:
-        """Where there is `x-popi-key`, that is ours, and `authorization` and `x-api-key` are the upstream's."""
-        theirs = [(name, seen[name]) for name in (b"authorization", b"x-api-key") if name in seen]
+        """Where there is `x-popi-key`, that is ours, and the others are the upstream's."""
+        theirs = [(name, seen[name]) for name in (b"authorization", b"x-api-key", b"api-key") if name in seen]
         token = seen.get(rules.jwt) if rules.jwt else None
         if b"x-popi-key" in seen:
             self.key: str | None = _text(seen[b"x-popi-key"]) or None
@@ -91,7 +93,8 @@ class RequestHeaders:
             self.own_upstream_key = bool(theirs)
             self.passed += theirs
         else:
-            self.key = _bearer(seen.get(b"authorization")) or _text(seen.get(b"x-api-key", b"")) or None
+            plain = seen.get(b"x-api-key") or seen.get(b"api-key") or b""
+            self.key = _bearer(seen.get(b"authorization")) or _text(plain) or None
             self.own_upstream_key = False
             if rules.jwt == b"authorization":
                 token = None
@@ -124,14 +127,15 @@ class HeaderRules:
 
 
 def answer_headers(raw: Sequence[Raw]) -> list[Raw]:
-    """Headers of the upstream's answer for the client; those that we set ourselves can't come from there."""
+    """Headers of the upstream's answer for the client, but for those that are the gateway's own to set: its `x-popi-…`,
+    and which pages may read its answers."""
     kept = []
     named: set[bytes] = set()
     for name, value in raw:
         name = name.lower()
         if name == b"connection":
             named |= _ending_here(value)
-        elif name not in HOP and not name.startswith(b"x-popi-"):
+        elif name not in HOP and not name.startswith(_OUR_ANSWERS):
             kept.append((name, value))
     return [header for header in kept if header[0] not in named] if named else kept
 

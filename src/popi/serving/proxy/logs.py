@@ -22,6 +22,7 @@ class Record:
         status: of the answer; 499 where the client hung up before there was one.
         key_id: the key's public id.
         tenant: of the key.
+        upstream: the name of the upstream that it went to; None of none, or of several that were asked for models.
         personalized: the outcome; None on paths that are passed on untouched.
         version: of the summary that was applied.
         reason: why a summary was not applied, or a request not answered.
@@ -35,6 +36,7 @@ class Record:
     status: int = 0
     key_id: str | None = None
     tenant: str | None = None
+    upstream: str | None = None
     personalized: Outcome | None = None
     version: int | None = None
     reason: str | None = None

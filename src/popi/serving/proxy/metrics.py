@@ -45,13 +45,18 @@ class Metrics:
             return Histogram(name, about, labels, buckets=bounds, registry=registry)
 
         self.under_way = Gauge("popi_requests_under_way", "Requests under way", registry=registry)
-        self.requests = count("popi_requests", "Requests that were answered", "route", "status", "personalized")
+        self.requests = count(
+            "popi_requests", "Requests that were answered", "route", "status", "personalized", "upstream"
+        )
         self.failures = count(
             "popi_personalization_failures", "Requests that went on without their user's summary", "reason"
         )
         self.refusals = count("popi_refusals", "Requests that the gateway refused", "reason")
         self.upstream_faults = count(
-            "popi_upstream_faults", "Upstream calls without an answer, or with an answer that was cut", "kind"
+            "popi_upstream_faults",
+            "Upstream calls without an answer, or with an answer that was cut",
+            "kind",
+            "upstream",
         )
         self.clients_gone = count("popi_clients_gone", "Requests whose client hung up before the end")
         self.before_upstream = spread(
@@ -61,6 +66,6 @@ class Metrics:
             "route",
         )
         self.upstream = spread(
-            "popi_upstream_seconds", "From there until the upstream's headers have arrived", LONG, "route"
+            "popi_upstream_seconds", "From there until the upstream's headers have arrived", LONG, "route", "upstream"
         )
         self.lookup = spread("popi_summary_lookup_seconds", "Looking up a summary", SHORT)

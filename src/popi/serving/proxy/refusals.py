@@ -1,11 +1,13 @@
 """What the gateway itself answers where it refuses, in the words of the API that was called."""
 
 import json
+from collections.abc import Iterable
 from typing import Literal
 
 from popi.errors import AuthError
 
 Dialect = Literal["openai", "anthropic"]
+Names = Iterable[tuple[bytes, bytes]]
 
 # status: (OpenAI's type, Anthropic's type)
 _TYPES = {
@@ -41,6 +43,13 @@ class Refusal(Exception):
         self.status, self.code, self.retry_after = status, code, retry_after
 
 
+def dialect_of(path: str, headers: Names) -> Dialect:
+    """Which API a request is of, as far as it was read: Anthropic's by its path or its `anthropic-version`."""
+    if path.startswith("/v1/messages"):
+        return "anthropic"
+    return "anthropic" if any(name == b"anthropic-version" for name, _ in headers) else "openai"
+
+
 def not_authenticated(error: AuthError) -> Refusal:
     """Where a key or token does not hold, can't be checked, or one too many was wrong."""
     codes = {401: "not_authenticated", 403: "not_allowed", 429: "too_many_wrong_keys"}
@@ -51,7 +60,7 @@ def not_authenticated(error: AuthError) -> Refusal:
 
 def answer(refusal: Refusal, dialect: Dialect) -> tuple[list[tuple[bytes, bytes]], bytes]:
     """Headers and body of a refusal."""
-    openai, anthropic = _TYPES[refusal.status]
+    openai, anthropic = _TYPES.get(refusal.status, _TYPES[400 if refusal.status < 500 else 500])
     error: dict[str, object]
     if dialect == "anthropic":
         error = {"type": "error", "error": {"type": anthropic, "message": str(refusal)}}

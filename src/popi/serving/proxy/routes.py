@@ -22,7 +22,7 @@ from popi.serving.proxy.metrics import Metrics
 from popi.serving.proxy.refusals import Refusal, answer, not_authenticated
 from popi.serving.proxy.settings import ProxySettings
 from popi.serving.proxy.tracing import Tracing
-from popi.serving.proxy.upstream import Upstream
+from popi.serving.proxy.upstream import Outgoing, Upstreams
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Proxy:
     Attributes:
         routes: `/metrics`, and everything under `/v1/`; put them behind routes of your own.
         gateway: what serves `/v1/`, for applications that tell it apart faster than routes do.
-        lifespan: opens and closes the connections to the upstream; requests are served within it.
+        lifespan: opens and closes the connections to the upstreams; requests are served within it.
         metrics: what is counted; others may add to its registry.
     """
 
@@ -61,17 +61,17 @@ def proxy_routes(
         http: how servers are reached.
 
     Raises:
-        ConfigError: the key for tokens or a certificate can't be read, or tracing lacks its packages.
+        ConfigError: a key or a certificate can't be read, or tracing lacks its packages.
     """
     metrics = Metrics()
-    upstream = Upstream(settings.upstream, http or HttpConfig())
-    tokens = Tokens(settings.jwt, upstream.fetch) if settings.jwt is not None else None
+    outgoing = Outgoing(http or HttpConfig())
+    tokens = Tokens(settings.jwt, outgoing.fetch) if settings.jwt is not None else None
     secret = settings.id_secret.get_secret_value().encode() if settings.id_secret is not None else None
     gateway = Gateway(
         settings,
         keys,
         summaries,
-        upstream,
+        Upstreams(settings, outgoing),
         tokens,
         Pseudonyms(secret or secrets.token_bytes(32)),
         metrics,
@@ -82,7 +82,7 @@ def proxy_routes(
 
     @asynccontextmanager
     async def lifespan(_: Any) -> AsyncIterator[None]:
-        async with upstream.open():
+        async with outgoing.open():
             yield
 
     routes: list[BaseRoute] = [Route("/v1/{path:path}", gateway)]

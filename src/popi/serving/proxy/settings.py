@@ -2,12 +2,14 @@
 
 import re
 import tomllib
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
-from popi.backends.key import checked_url
+from popi.backends.api_url import ApiUrl, Auth, Protocol
+from popi.backends.key import checked_url, key_in
 from popi.errors import ConfigError
 from popi.serving.proxy.block import DEFAULT_BLOCK
 
@@ -27,6 +29,8 @@ ASYMMETRIC = (
     "ES512",
     "EdDSA",
 )
+ONLY = "default"
+"""What the one upstream of `upstream` is called."""
 _HEADER = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")
 
 
@@ -57,7 +61,9 @@ class Settings(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _tuples(cls, values: dict[str, Any]) -> dict[str, Any]:
+    def _tuples(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
         return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
     @classmethod
@@ -134,21 +140,89 @@ class JwtSettings(Settings):
         return self
 
 
+class UpstreamSettings(Settings):
+    """One of several model APIs behind the gateway. A request goes to the first in the file that its tenant may use,
+    that speaks its API and that serves its model. There is no load balancing and no second try elsewhere."""
+
+    table = "proxy.upstreams"
+    hides_texts = True
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,39}$")
+    """What logs and metrics call it."""
+    url: str
+    """As `upstream` under `[proxy]`."""
+    key_env: str | None = Field(default=None, pattern=r"\S")
+    """Environment variable with the gateway's key for it."""
+    key: SecretStr | None = None
+    """Or the key itself."""
+    auth: Auth = "auto"
+    """As `upstream_auth` under `[proxy]`."""
+    protocol: Literal["any", "openai", "anthropic"] = "any"
+    """What it speaks. `openai`: it gets no `/v1/messages`. `anthropic`: it gets only requests of Anthropic's API
+    (`/v1/messages`, or with an `anthropic-version` header), and its URL gets `/v1` unless it ends in that, as
+    Anthropic's clients have it."""
+    models: tuple[str, ...] = ()
+    """Models that it serves, with `*`, `?` and `[…]` as in file names (`gpt-*`); empty: all. Case counts."""
+    tenants: tuple[str, ...] = ()
+    """Tenants that may use it; empty: all. To the others it does not exist."""
+
+    @field_validator("key")
+    @classmethod
+    def _fits_a_header(cls, value: SecretStr | None) -> SecretStr | None:
+        return _checked_key(value)
+
+    @model_validator(mode="after")
+    def _is_url(self) -> Self:
+        if self.key is not None and self.key_env is not None:
+            raise ValueError(f"upstream {self.name!r}: give either key or key_env")
+        _ = self.api
+        return self
+
+    @property
+    def api(self) -> ApiUrl:
+        """Where it is."""
+        return ApiUrl.parse(self.url, "anthropic" if self.protocol == "anthropic" else None, f"upstream {self.name!r}")
+
+    @property
+    def takes_all(self) -> bool:
+        """Whether it serves every model to every tenant, in every protocol."""
+        return not self.models and not self.tenants and self.protocol == "any"
+
+    def is_for(self, tenant: str, protocol: Protocol | None = None) -> bool:
+        """Whether a tenant may use it; and, where one is given, whether it speaks a protocol."""
+        return (not self.tenants or tenant in self.tenants) and (protocol is None or self.protocol in ("any", protocol))
+
+    def serves(self, model: str) -> bool:
+        """Whether a model is one of its own."""
+        return not self.models or any(fnmatchcase(model, pattern) for pattern in self.models)
+
+    def secret(self) -> SecretStr | None:
+        """The key.
+
+        Raises:
+            ConfigError: its variable is not set, or holds what no key has.
+        """
+        return self.key if self.key_env is None else key_in(self.key_env)
+
+
 class ProxySettings(Settings):
     """What the proxy needs to know. Only `upstream` has no default."""
 
     table = "proxy"
     hides_texts = True
 
-    upstream: str
-    """The model API behind the gateway: `https://api.openai.com/v1`, `http://localhost:8000`; `/v1` at its end may be
-    left out."""
+    upstream: str | None = None
+    """The model API behind the gateway, as far as `/chat/completions`: `https://api.openai.com/v1`,
+    `http://localhost:8000`. Without a path: `/v1`; any other path is taken as it is (`/v1beta/openai`). A query
+    (`?api-version=…`) goes with every call. One of `upstream` and `upstreams` is needed."""
+    upstreams: tuple[UpstreamSettings, ...] = ()
+    """Several of them, by model and tenant."""
     upstream_key: SecretStr | None = None
     """The gateway's own key for the upstream. Sent with requests that bring a popi key in `Authorization` or
     `x-api-key`, and with those that bring theirs in `x-popi-key` and none for the upstream."""
-    upstream_auth: Literal["auto", "bearer", "x-api-key"] = "auto"
-    """How that key is sent. auto: `x-api-key` on Anthropic's API (`/v1/messages`, or an `anthropic-version` header),
-    else `Authorization: Bearer`."""
+    upstream_auth: Auth = "auto"
+    """How that key is sent: `Authorization: Bearer`, `x-api-key` or `api-key`. auto: `api-key` at Azure, `x-api-key` on
+    Anthropic's API (`/v1/messages`, or an `anthropic-version` header), else Bearer."""
     other_paths: Literal["app", "admin", "nobody"] = "app"
     """Who may use paths under `/v1/` other than the three that are personalised and `GET /v1/models`: app and admin
     keys, admin keys alone, or nobody. Behind one upstream key tenants share what lies there (files, batches, stored
@@ -210,10 +284,25 @@ class ProxySettings(Settings):
     log_requests: bool = True
     """One line of log a request, without any text or id of a user."""
 
-    @field_validator("upstream")
-    @classmethod
-    def _without_v1(cls, value: str) -> str:
-        return checked_url(value).removesuffix("/v1").rstrip("/")
+    @property
+    def listed(self) -> tuple[UpstreamSettings, ...]:
+        """All upstreams: `upstream` is one that serves everything."""
+        if self.upstream is None:
+            return self.upstreams
+        return (UpstreamSettings(name=ONLY, url=self.upstream, key=self.upstream_key, auth=self.upstream_auth),)
+
+    @model_validator(mode="after")
+    def _one_upstream_or_several(self) -> Self:
+        if (self.upstream is None) == (not self.upstreams):
+            raise ValueError("give either upstream (--upstream) or tables [[proxy.upstreams]]")
+        if self.upstreams and (self.upstream_key is not None or self.upstream_auth != "auto"):
+            raise ValueError("upstream_key (--upstream-key-env) and upstream_auth go with upstream; here it is key_env")
+        names = [one.name for one in self.upstreams]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"upstreams: {min(twice)!r} is there twice; each needs a name of its own")
+        if self.upstream is not None:
+            ApiUrl.parse(self.upstream, what="upstream")
+        return self
 
     @field_validator("identity_headers")
     @classmethod
@@ -223,10 +312,7 @@ class ProxySettings(Settings):
     @field_validator("upstream_key")
     @classmethod
     def _fits_a_header(cls, value: SecretStr | None) -> SecretStr | None:
-        text = value.get_secret_value() if value is not None else "x"
-        if not text or not (text.isascii() and text.isprintable() and " " not in text):
-            raise ValueError("is empty, or has blanks, line ends or letters that no key has")
-        return value
+        return _checked_key(value)
 
     @model_validator(mode="after")
     def _one_body_fits(self) -> Self:
@@ -240,6 +326,13 @@ class ProxySettings(Settings):
         if value.count("{summary}") != 1:
             raise ValueError("must hold {summary} once")
         return value
+
+
+def _checked_key(value: SecretStr | None) -> SecretStr | None:
+    text = value.get_secret_value() if value is not None else "x"
+    if not text or not (text.isascii() and text.isprintable() and " " not in text):
+        raise ValueError("is empty, or has blanks, line ends or letters that no key has")
+    return value
 
 
 def _header_name(value: str) -> str:

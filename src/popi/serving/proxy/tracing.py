@@ -52,6 +52,7 @@ class Tracing:
                     "http.request.method": record.method,
                     "http.response.status_code": record.status,
                     "popi.route": record.route,
+                    "popi.upstream": record.upstream,
                     "popi.personalized": record.personalized,
                     "popi.summary_version": record.version,
                     "popi.reason": record.reason,

@@ -273,7 +273,9 @@ def recording_upstream(tls: ssl.SSLContext | None = None) -> Iterator[RecordingU
 def running_gateway(upstream: RecordingUpstream, /, **settings: Any) -> Iterator[RunningGateway]:
     """A gateway in front of an upstream for as long as the block lasts."""
     keys, summaries = FakeKeys(), FakeSummaries()
-    given: dict[str, Any] = {"upstream": upstream.url, "id_secret": SECRET} | settings
+    given: dict[str, Any] = {"id_secret": SECRET} | settings
+    if "upstreams" not in given:
+        given.setdefault("upstream", upstream.url)
     http = HttpConfig(**{name: given.pop(name) for name in HttpConfig.model_fields.keys() & given})
     proxy = proxy_routes(ProxySettings(**given), keys, summaries, http=http)
     app = Starlette(routes=proxy.routes, lifespan=proxy.lifespan)

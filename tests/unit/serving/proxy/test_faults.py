@@ -63,7 +63,7 @@ def test_a_cut_stream_is_cut_for_the_client(gateway: RunningGateway) -> None:
     with pytest.raises(http.client.IncompleteRead) as cut_short:
         gateway.call(body=CHAT)
     assert cut_short.value.partial == b"hellowo"  # all that had come
-    assert gateway.counted("popi_upstream_faults_total", kind="cut") >= 1
+    assert gateway.counted("popi_upstream_faults_total", kind="cut", upstream="default") >= 1
 
 
 def test_a_cut_body_of_known_length(gateway: RunningGateway) -> None:
@@ -122,11 +122,11 @@ def test_what_is_no_http_amid_an_answer_cuts_it(gateway: RunningGateway, path: s
         await asyncio.sleep(60)
 
     gateway.upstream.reply = garbled
-    before = gateway.counted("popi_upstream_faults_total", kind="cut")
+    before = gateway.counted("popi_upstream_faults_total", kind="cut", upstream="default")
     with pytest.raises(http.client.IncompleteRead) as cut_short:
         gateway.call(path, CHAT)
     assert cut_short.value.partial == b"hello"
-    assert gateway.counted("popi_upstream_faults_total", kind="cut") == before + 1
+    assert gateway.counted("popi_upstream_faults_total", kind="cut", upstream="default") == before + 1
 
 
 @BOTH_WAYS

@@ -46,6 +46,7 @@ def test_what_is_passed_on() -> None:
 
 def test_keys() -> None:
     bearer, key, ours = (b"authorization", b"Bearer k1"), (b"x-api-key", b"k2"), (b"x-popi-key", b"k3")
+    azures = (b"api-key", b"k4")
     for raw, expected, passed in (
         ([bearer], "k1", []),
         ([key], "k2", []),
@@ -53,6 +54,9 @@ def test_keys() -> None:
         ([(b"authorization", b"Basic eA=="), key], "k2", []),
         ([ours], "k3", []),
         ([bearer, key, ours], "k3", [bearer, key]),
+        ([azures], "k4", []),
+        ([key, azures], "k2", []),
+        ([azures, ours], "k3", [azures]),
         ([bearer, (b"x-popi-key", b"")], None, [bearer]),  # not the upstream's key in place of an empty one
         ([], None, []),
     ):

@@ -15,7 +15,7 @@ def line(record: logging.LogRecord) -> dict[str, object]:
 
 def test_a_request_is_one_line_of_json(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "popi.gateway"):
-        log(Record("chat", "POST", 200, "k1", "acme", "applied", 3, total_ms=1.23456))
+        log(Record("chat", "POST", 200, "k1", "acme", "default", "applied", 3, total_ms=1.23456))
     written = line(caplog.records[-1])
     assert written.pop("time").endswith("Z")  # type: ignore[attr-defined]
     assert written == {
@@ -26,6 +26,7 @@ def test_a_request_is_one_line_of_json(caplog: pytest.LogCaptureFixture) -> None
         "status": 200,
         "key_id": "k1",
         "tenant": "acme",
+        "upstream": "default",
         "personalized": "applied",
         "version": 3,
         "total_ms": 1.235,

@@ -15,13 +15,6 @@ PEM = (
 )
 
 
-@pytest.mark.parametrize(
-    "url", ["http://host:8000", "http://host:8000/", "http://host:8000/v1", "http://host:8000/v1/"]
-)
-def test_v1_may_be_left_out(url: str) -> None:
-    assert ProxySettings(upstream=url).upstream == "http://host:8000"
-
-
 def test_names_of_headers_in_lower_case() -> None:
     assert ProxySettings(upstream="http://h", identity_headers=("X-User",)).identity_headers == ("x-user",)
 
@@ -32,6 +25,15 @@ def test_names_of_headers_in_lower_case() -> None:
         ({}, "upstream"),
         ({"upstream": "ftp://host"}, "https:// or http://"),
         ({"upstream": "http://user:s3cr3t@host"}, "no user, password"),
+        ({"upstream": "http://h", "upstreams": ({"name": "a", "url": "http://h"},)}, "either upstream"),
+        ({"upstreams": ({"name": "a", "url": "http://h"},), "upstream_key": "sk-s3cr3t"}, "key_env"),
+        ({"upstreams": ({"name": "a", "url": "http://h"}, {"name": "a", "url": "http://i"})}, "'a' is there twice"),
+        ({"upstreams": ({"name": "a", "url": "http://u:s3cr3t@h"},)}, "upstream 'a' at h must have no user"),
+        ({"upstreams": ({"name": "a", "url": "http://h/v1/chat/completions"},)}, "leave /chat/completions off"),
+        ({"upstreams": ({"name": "a b", "url": "http://h"},)}, "upstreams.name"),
+        ({"upstreams": ({"name": "a", "url": "http://h", "key": "s3cr3t", "key_env": "K"},)}, "either key or key_env"),
+        ({"upstreams": ({"name": "a", "url": "http://h", "model": "m"},)}, "no setting 'model'; there are"),
+        ({"upstreams": ("http://h",)}, "upstreams"),
         ({"upstream": "http://h", "nonsense": 1}, "nonsense"),
         ({"upstream": "http://h", "block": "no place"}, "{summary} once"),
         ({"upstream": "http://h", "identity_headers": ("a b",)}, "not the name of a header"),

@@ -30,8 +30,8 @@ def test_metrics(upstream: RecordingUpstream) -> None:
         page = gateway.call("/metrics", method="GET", key=None)
     assert page.status == 200 and (page.header("content-type") or "").startswith("text/plain")
     text = page.body.decode()
-    assert 'popi_requests_total{personalized="applied",route="chat",status="200"} 1.0' in text
-    assert 'popi_requests_total{personalized="",route="chat",status="401"} 1.0' in text
+    assert 'popi_requests_total{personalized="applied",route="chat",status="200",upstream="default"} 1.0' in text
+    assert 'popi_requests_total{personalized="",route="chat",status="401",upstream=""} 1.0' in text
     assert 'popi_refusals_total{reason="not_authenticated"} 1.0' in text
     assert 'popi_before_upstream_seconds_count{route="chat"} 1.0' in text
     assert "popi_summary_lookup_seconds_count 1.0" in text
