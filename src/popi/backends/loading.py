@@ -182,14 +182,10 @@ def load_tokenizer(source: Source, *, local_files_only: bool = False) -> Any:
     return tokenizer
 
 
-MASKABLE = {"full_attention", "sliding_attention", "attention"}
-"""Kinds of layers, as configs name them, that a mask can keep texts apart in."""
-
-
 def load_weights(source: Source, dtype: torch.dtype) -> Any:
     """The causal LM with plain weights, on the CPU; transformers' errors pass through.
 
-    The attention is transformers' choice (sdpa, or eager as for Gemma 2): both take popi's masks.
+    The attention is transformers' choice (sdpa, or eager as for Gemma 2); `popi.backends.probe` sees how it masks.
     """
     model: Any
     if source.gguf is None:
@@ -200,30 +196,10 @@ def load_weights(source: Source, dtype: torch.dtype) -> Any:
                 source.path, dtype=dtype, gguf_file=source.gguf, quantization_config=unpacked()
             )
             model = model.to(dtype)
-    refuse_unmaskable(model)
     for module in model.modules():  # one forward scores, another trains: they have to agree
         if getattr(module, "attention_dropout", None):
             module.attention_dropout = 0.0
     return model
-
-
-def refuse_unmaskable(model: Any) -> None:
-    """Texts share a row, and masks keep them apart: that needs attention in every layer, of a kind that takes them.
-
-    Raises:
-        ModelError: a state runs along the row (Mamba, linear attention, convolutions), or another kind of attention.
-    """
-    attention = model.config._attn_implementation
-    if attention not in ("sdpa", "eager"):
-        raise ModelError(f"its attention is {attention!r}, and popi's masks need sdpa or eager")
-    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
-    if not kinds and getattr(model, "_is_stateful", False):
-        kinds = {"a state that runs along the text"}
-    if others := kinds - MASKABLE:
-        raise ModelError(
-            f"some of its layers have {', '.join(sorted(others))}; popi puts several texts into one row, which only "
-            "full and sliding attention keep apart: take a model that has no other layers"
-        )
 
 
 def warn_of_another_base(name: str, trained_over: str | None, found: Source) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from popi.attention import takes_tree_masks
 from popi.backends.chat_template import ChatFormat, read_template
 from popi.backends.decoding import decode
 from popi.backends.loading import (
@@ -25,9 +24,12 @@ from popi.backends.loading import (
     read_json,
     warn_of_another_base,
 )
+from popi.backends.probe import probe
 from popi.errors import ModelError
+from popi.plain import plain_decode, trees_hold
 from popi.roots import Roots
 from popi.signals.render import Templates
+from popi.tree import causal_lm
 
 __all__ = ["NANO", "LocalModel", "model_path", "quiet"]
 
@@ -90,10 +92,10 @@ class LocalModel:
 
                     model = PeftModel.from_pretrained(model, str(adapter))
                 model = model.to(place).eval()
-                takes_tree_masks(model.get_base_model() if adapter is not None else model)
         except Exception as error:  # broken folders make transformers, safetensors and tokenizers raise anything
             where = "" if Path(source.path).is_dir() else "no such folder, and as a hub id it "
             raise ModelError(f"{name_or_path}: {where}can't be loaded as a causal LM ({first_line(error)})") from None
+        probe(causal_lm(model), str(name_or_path))
         if chat_template is not None:
             tokenizer.chat_template = read_template(chat_template)
         return cls(model, tokenizer, str(name_or_path), settings)
@@ -190,19 +192,13 @@ class LocalModel:
             )
         was_training = self.model.training
         self.model.eval()
+        settings: dict[str, Any] = {"steps": max_new_tokens, "temperature": temperature, "top_p": top_p}
+        settings |= {"n": n, "stop_ids": self.stop_ids, "end_id": self.end_id, "soft": soft}
         with torch.inference_mode():
-            drawn = decode(
-                self.model,
-                prompts,
-                n=n,
-                steps=max_new_tokens,
-                temperature=temperature,
-                top_p=top_p,
-                stop_ids=self.stop_ids,
-                end_id=self.end_id,
-                soft=soft,
-                roots=roots,
-            )
+            if trees_hold(causal_lm(self.model), width + max_new_tokens):
+                drawn = decode(self.model, prompts, **settings, roots=roots)
+            else:
+                drawn = plain_decode(causal_lm(self.model), prompts, **settings)
         self.model.train(was_training)
         if drawn is None:
             raise ModelError(

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 
 from popi.backends.local import LocalModel
+from popi.backends.probe import TOLERANCE
 from popi.errors import PopiError
-
-TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
-"""Largest difference of a token's log-prob, by the weights' type; 0.25 for half precision."""
+from popi.plain import rope_limit, trees_hold
+from popi.tree import causal_lm
 
 
 class RolloutError(PopiError):
@@ -24,8 +24,13 @@ def check_rollouts(local: LocalModel, trained: Any, prompt: Sequence[int], max_n
     Raises:
         RolloutError: it is too large.
     """
+    limit = rope_limit(local.model.config)
+    if limit is not None and len(prompt) < limit:  # there the model changes for the whole text
+        max_new_tokens = min(max_new_tokens, limit - len(prompt))
+    whole_rows = trees_hold(causal_lm(local.model), len(prompt) + max_new_tokens)
+    generates = local.model if whole_rows else causal_lm(local.model)
     seen: list[torch.Tensor] = []
-    hook = local.model.register_forward_hook(lambda module, args, output: seen.append(output.logits[0, -1].float()))
+    hook = generates.register_forward_hook(lambda module, args, output: seen.append(output.logits[0, -1].float()))
     try:
         ids = local.generate([prompt], max_new_tokens=max_new_tokens)[0][0]
     finally:
