@@ -187,7 +187,7 @@ class ApiGenerator:
 
     @classmethod
     def from_config(cls, config: "ApiGeneratorConfig", templates: str) -> "ApiGenerator":
-        """The generator that `[model.api_generator]` names; `auto` templates are `default`.
+        """The generator that `[model.api_generator]` names, asked in the run's own template set.
 
         Raises:
             ConfigError: no model is named, a wrong URL, or a named variable without a key.
@@ -195,7 +195,7 @@ class ApiGenerator:
         if config.url is None or config.name is None:
             raise ConfigError("model.api_generator needs both url and name: the server, and the model as it calls it")
         chat = ApiModel.connect(config.url, config.name, key_env=config.key_env, concurrency=config.concurrency)
-        return cls(chat, "default" if templates == "auto" else templates)
+        return cls(chat, templates)
 
     @property
     def scorer(self) -> "VllmScorer":

@@ -197,7 +197,7 @@ def pack(rows: Sequence[Sequence[Segment]], pad_id: int) -> TreeBatch:
 
 def causal_lm(model: torch.nn.Module) -> torch.nn.Module:
     """The causal LM itself, adapters included, where PEFT wraps it."""
-    return model.get_base_model() if hasattr(model, "peft_config") else model  # type: ignore[operator]
+    return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
 
 
 def through_wrapper(model: torch.nn.Module, compute: Callable[[torch.nn.Module], Result]) -> Result:

@@ -95,7 +95,8 @@ class LocalModel:
         except Exception as error:  # broken folders make transformers, safetensors and tokenizers raise anything
             where = "" if Path(source.path).is_dir() else "no such folder, and as a hub id it "
             raise ModelError(f"{name_or_path}: {where}can't be loaded as a causal LM ({first_line(error)})") from None
-        probe(causal_lm(model), str(name_or_path))
+        if place.type != "meta":  # no weights, nothing to compare
+            probe(causal_lm(model), str(name_or_path))
         if chat_template is not None:
             tokenizer.chat_template = read_template(chat_template)
         return cls(model, tokenizer, str(name_or_path), settings)

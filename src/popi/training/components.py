@@ -11,6 +11,7 @@ from popi.config import RunConfig
 from popi.generator import AnyGenerator, ApiGenerator, Generator
 from popi.inference_model import InferenceModel
 from popi.training.adapters import TRAINED, attach_adapters, save_adapter
+from popi.training.templates import template_of
 
 INFERENCE, GENERATOR = "inference_model", "generator"
 
@@ -92,7 +93,7 @@ def load_components(
     templates, summary = config.signals.template, config.summary
 
     api = config.model.api_generator
-    remote = ApiGenerator.from_config(api, templates) if api.given else None
+    remote = ApiGenerator.from_config(api, template_of(config)) if api.given else None
 
     def inference_model(local: LocalModel) -> InferenceModel:
         budget = config.signals.token_budget

@@ -13,6 +13,7 @@ from popi.signals.render import Templates
 from popi.signals.types import Signal, User
 from popi.training.plan import PromptContext
 from popi.training.renewals import new_signals, split_in_time
+from popi.training.templates import template_of
 
 LOOKED_AT = 200
 """Users whose texts are counted, evenly spread over all."""
@@ -102,9 +103,7 @@ def shapes_of(config: RunConfig) -> Shapes:
         DataError: the data is at hand and has problems.
         ConfigError: no such template set.
     """
-    # `auto` is settled before, but for models that say themselves: of these only `nano` ships.
-    name = config.signals.template
-    templates = Templates.load(("nano" if config.model.base == "nano" else "default") if name == "auto" else name)
+    templates = Templates.load(template_of(config))
     count, how = counter(config)
 
     def tokens(messages: list[dict[str, str]]) -> int:
