@@ -23,6 +23,7 @@ from popi.backends.loading import (
     quiet,
     read_json,
     warn_of_another_base,
+    whole_adapters,
 )
 from popi.backends.probe import probe
 from popi.errors import ModelError
@@ -41,7 +42,8 @@ class LocalModel:
     """File beside the weights with what popi must know to use them: template set, budgets."""
 
     def __init__(self, model: Any, tokenizer: Any, name: str, settings: dict[str, Any] | None = None) -> None:
-        self.format = ChatFormat(tokenizer, name)
+        embeddings = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
+        self.format = ChatFormat(tokenizer, name, None if embeddings is None else embeddings.weight.shape[0])
         self.model, self.tokenizer, self.name = model, tokenizer, name
         self.settings = settings or {}
         self.end_id = self.format.end_id
@@ -90,7 +92,8 @@ class LocalModel:
                 if adapter is not None:
                     from peft import PeftModel
 
-                    model = PeftModel.from_pretrained(model, str(adapter))
+                    with whole_adapters():
+                        model = PeftModel.from_pretrained(model, str(adapter))
                 model = model.to(place).eval()
         except Exception as error:  # broken folders make transformers, safetensors and tokenizers raise anything
             where = "" if Path(source.path).is_dir() else "no such folder, and as a hub id it "

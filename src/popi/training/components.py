@@ -8,9 +8,10 @@ from pathlib import Path
 from popi.backends.loading import locate
 from popi.backends.local import LocalModel, model_path
 from popi.config import RunConfig
+from popi.errors import ModelError
 from popi.generator import AnyGenerator, ApiGenerator, Generator
 from popi.inference_model import InferenceModel
-from popi.training.adapters import TRAINED, attach_adapters, save_adapter
+from popi.training.adapters import TRAINED, attach_adapters, has_adapters, save_adapter
 from popi.training.templates import template_of
 
 INFERENCE, GENERATOR = "inference_model", "generator"
@@ -101,6 +102,11 @@ def load_components(
         return InferenceModel(local, templates, summary.max_tokens, budget, summary.conditioned_on_prompt, renews)
 
     base = load_base(config)
+    if has_adapters(base.model):
+        raise ModelError(
+            f"model.base: {config.model.base} is an adapter, whose weights are frozen: nothing would train; merge it "
+            "into its base (peft's merge_and_unload) and name that folder, or name its base"
+        )
     if config.model.adapter == "none":
 
         def part(name: str, folder: Path | None) -> LocalModel:

@@ -150,6 +150,7 @@ class InferenceTrainer(PhaseTrainer, GRPOTrainer):
             learning_rate=settings.learning_rate,
             warmup_steps=settings.warmup_steps,
             max_grad_norm=settings.max_grad_norm,
+            router_aux_loss_coef=0.0,  # a mixture's load balance is no part of the objective, and is not computed
             scale_rewards="group" if settings.scale_rewards else "none",
             loss_type="dr_grpo",
             beta=0.0,  # set below: TRL would load the anchor a second time, or copy today's adapter as anchor

@@ -31,6 +31,15 @@ from popi.training.trainers import Job
 from popi.training.vllm_rollouts import refuse_vllm
 from popi.users import users_of
 
+FROM_ACCELERATE = {
+    "ACCELERATE_MIXED_PRECISION": "no",
+    "ACCELERATE_DYNAMO_BACKEND": "no",
+    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "1",
+    "ACCELERATE_USE_MEGATRON_LM": "false",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "false",
+}
+"""What the trainer would take from the environment, and the value at which it changes nothing."""
+
 
 def train(config: RunConfig, resume: bool = False, console: Console | None = None) -> Path:
     """Train every order of the config into its run directory and return the directory's path.
@@ -74,6 +83,13 @@ def refuse(config: RunConfig) -> None:
             raise ConfigError(
                 f"ACCELERATE_USE_{backend} is set, but popi's hooks compute losses of their own beside the trainer's "
                 f"(DeepSpeed, for one, would step inside the first backward); unset it"
+            )
+    for variable, off in FROM_ACCELERATE.items():
+        value = os.environ.get(variable, off)
+        if value.lower() not in (off, ""):
+            raise ConfigError(
+                f"{variable}={value} is set (by accelerate's config?), and would change how the trainer computes; popi "
+                f"has settings of its own (model.dtype, micro_batch): unset it"
             )
     if torch.cuda.device_count() > 1 and config.model.device != "cpu":
         raise ConfigError("several GPUs are visible and popi train uses one; start it with CUDA_VISIBLE_DEVICES=0")
