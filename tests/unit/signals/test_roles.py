@@ -27,7 +27,10 @@ def messages(roles: str) -> list[dict[str, str]]:
 
 def user(name: str, target: Any = "p", signal: Any = "q") -> str:
     pair = {"chosen": "c", "rejected": "r"}
-    signals = [{"type": "pair", "prompt": signal, "chosen": "one", "rejected": "other"}, {"type": "statement", "text": "s"}]
+    signals = [
+        {"type": "pair", "prompt": signal, "chosen": "one", "rejected": "other"},
+        {"type": "statement", "text": "s"},
+    ]
     return json.dumps({"user_id": name, "signals": signals, "targets": [{"prompt": target, **pair}]}) + "\n"
 
 
