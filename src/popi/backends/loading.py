@@ -136,14 +136,19 @@ def device_of(name: str) -> torch.device:
         raise ModelError(f"device {name!r} can't be used here ({first_line(error)}); try auto or cpu") from None
 
 
+def refuse_type(name: str, device: torch.device) -> None:
+    """Raise ModelError for a type that a device is not good for."""
+    if name == "float16" and device.type == "cpu":
+        raise ModelError("dtype float16 on a CPU is slow and overflows; use bfloat16, float32 or auto")
+
+
 def dtype_of(name: str, device: torch.device, source: Source, nano: bool) -> torch.dtype:
     """The weights' type; `auto` takes bfloat16 where that is native, and float32 for the nano model.
 
     Raises:
         ModelError: float16 on a CPU.
     """
-    if name == "float16" and device.type == "cpu":
-        raise ModelError("dtype float16 on a CPU is slow and overflows; use bfloat16, float32 or auto")
+    refuse_type(name, device)
     if name != "auto":
         return DTYPES[name]
     if nano:

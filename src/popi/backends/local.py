@@ -29,6 +29,7 @@ from popi.backends.probe import probe
 from popi.errors import ModelError
 from popi.plain import plain_decode, trees_hold
 from popi.roots import Roots
+from popi.signals.fit import CHARACTERS
 from popi.signals.render import Templates
 from popi.tree import causal_lm
 
@@ -135,19 +136,30 @@ class LocalModel:
     @property
     def context(self) -> int | None:
         """Most tokens of prompt and response together."""
-        limit: int | None = getattr(self.model.config, "max_position_embeddings", None)
+        text = self.model.config.get_text_config()
+        limit: int | None = getattr(text, "max_position_embeddings", None)
         return limit
+
+    def refuse_beyond(self, tokens: int, what: str, way_out: str) -> None:
+        """Raise ModelError for more tokens than the context: rotary models read on without a word, and badly."""
+        if self.context is not None and tokens > self.context:
+            raise ModelError(f"{self.name}: {what} exceed its context of {self.context}; {way_out}")
+
+    def _refuse_characters(self, text: str) -> str:
+        if self.context is not None and len(text) > CHARACTERS * self.context:  # megabytes take minutes to tokenise
+            raise ModelError(f"{self.name}: a text of {len(text):,} characters exceeds its context of {self.context}")
+        return text
 
     def _encode(self, text: str) -> list[int]:
         return self.format.tokens(text)
 
     def encode_chat(self, messages: Sequence[dict[str, Any]], add_generation_prompt: bool = True) -> list[int]:
         """Token ids of chat messages under the chat template."""
-        return self._encode(self.format.render(messages, add_generation_prompt))
+        return self._encode(self._refuse_characters(self.format.render(messages, add_generation_prompt)))
 
     def encode_response(self, text: str) -> list[int]:
         """Token ids of an assistant's text as the template writes it, end-of-turn token included."""
-        return self.format.response(text)
+        return self.format.response(self._refuse_characters(text))
 
     def count_tokens(self, text: str) -> int:
         return len(self._encode(text))
@@ -188,12 +200,11 @@ class LocalModel:
         if soft is not None:  # padding keeps their places
             prompts = [[self.pad_id] * soft.shape[1] + list(prompt) for prompt in prompts]
         width = max(len(prompt) for prompt in prompts)
-        context = self.context
-        if context is not None and width + max_new_tokens > context:
-            raise ModelError(
-                f"{self.name}: {width} tokens of prompt and {max_new_tokens} new ones exceed its context of {context}; "
-                "lower the most tokens to write, or shorten the prompt (signals: signals.token_budget)"
-            )
+        self.refuse_beyond(
+            width + max_new_tokens,
+            f"{width} tokens of prompt and {max_new_tokens} new ones",
+            "lower the most tokens to write, or shorten the prompt (signals: signals.token_budget)",
+        )
         was_training = self.model.training
         self.model.eval()
         settings: dict[str, Any] = {"steps": max_new_tokens, "temperature": temperature, "top_p": top_p}

@@ -12,8 +12,10 @@ from safetensors.torch import load_file, save_file
 
 from popi.backends.local import LocalModel
 from popi.config import RunConfig, resolve
-from popi.errors import ConfigError, ModelError, RunError
+from popi.errors import ConfigError, DataError, ModelError, RunError
+from popi.generator import Generator
 from popi.nano.tokenizer import build_tokenizer
+from popi.signals.types import TargetPair
 from popi.training.train import refuse, train
 
 MIXTURES = ("qwen3_moe", "olmoe", "granitemoe", "gpt_oss")
@@ -181,3 +183,43 @@ def test_what_accelerate_would_change_is_refused(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv(variable, value)
     with pytest.raises(ConfigError, match=f"{variable}={value} is set"):
         refuse(settings)
+
+
+def short_context(tiny_base: Path, folder: Path, context: int) -> Path:
+    """A rotary model: beyond its context it reads on, badly and without a word."""
+    shutil.copytree(tiny_base, folder)
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"max_position_embeddings": context}))
+    return folder
+
+
+def test_signals_beyond_the_context_are_refused_before_the_first_step(tiny_base: Path, tmp_path: Path) -> None:
+    base = short_context(tiny_base, tmp_path / "base", 100)
+    with pytest.raises(DataError, match=r"of 4 of 4 users, the signals and a summary of 4 tokens .* \(users train-"):
+        train(config(base, tmp_path))
+    assert not (tmp_path / "run").exists()
+
+
+def test_targets_beyond_the_context_are_refused_before_the_first_step(tiny_base: Path, tmp_path: Path) -> None:
+    users = tmp_path / "users.jsonl"
+    pair = {"prompt": "tell me about tea", "chosen": "no " * 150, "rejected": "yes"}
+    signal = {"type": "statement", "text": "short please"}
+    lines = [json.dumps({"user_id": f"u{i}", "signals": [signal], "targets": [pair]}) + "\n" for i in range(4)]
+    users.write_text("".join(lines))
+    base = short_context(tiny_base, tmp_path / "base", 120)
+    data = {"data": {"source": str(users)}}
+    for order, named in (("plug_and_play", "tell me about tea"), ("population_dpo", "tell me about tea")):
+        with pytest.raises(ModelError, match=rf"of a response \(to '{named}'\) exceed its context of 120"):
+            train(config(base, tmp_path, order, **data))
+    base = short_context(tiny_base, tmp_path / "base2", 175)  # enough without a summary
+    with pytest.raises(DataError, match=r"a summary of 20 tokens, task prompt and response .*users u"):
+        train(config(base, tmp_path, **data, summary={"max_tokens": 20}))
+
+
+def test_evaluation_refuses_what_is_beyond_the_context(tiny_base: Path, tmp_path: Path) -> None:
+    local = LocalModel.load(short_context(tiny_base, tmp_path / "base", 40))
+    target = TargetPair(prompt="tea", chosen="no " * 50, rejected="yes")
+    with pytest.raises(ModelError, match="exceed its context of 40; leave that target out"):
+        Generator(local).pair_logps([target], ["short"])
+    with pytest.raises(ModelError, match="a text of 4,000,000 characters exceeds"):  # said before it is tokenised
+        local.encode_response("word" * 1_000_000)
