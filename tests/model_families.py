@@ -46,11 +46,13 @@ MLA = {
 }
 MAMBA = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8, "mamba_chunk_size": 4, "mamba_expand": 2}
 OWN: dict[str, dict[str, Any]] = {
-    "bamba": MAMBA,
+    "bamba": MAMBA | {"attn_layer_indices": [1], "mamba_n_groups": 1},
     "falcon_h1": MAMBA | {"mamba_d_ssm": 64},
-    "granitemoehybrid": MAMBA,
-    "mamba2": {"num_heads": 4, "head_dim": 16, "state_size": 8, "chunk_size": 4},
-    "nemotron_h": {"mamba_num_heads": 4, "mamba_head_dim": 16, "ssm_state_size": 8, "chunk_size": 4},
+    "granitemoehybrid": MAMBA | {"layer_types": ["linear_attention", "full_attention"], "mamba_n_groups": 1},
+    "mamba2": {"num_heads": 4, "head_dim": 16, "state_size": 8, "chunk_size": 4, "n_groups": 1},
+    "nemotron_h": {"mamba_num_heads": 4, "mamba_head_dim": 16, "ssm_state_size": 8, "chunk_size": 4, "n_groups": 1},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
+    "recurrent_gemma": {"num_hidden_layers": 3},
     "gptj": {"rotary_dim": 4},
     "codegen": {"rotary_dim": 4},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]], "window_size": 6},
@@ -58,10 +60,27 @@ OWN: dict[str, dict[str, Any]] = {
     "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
     **{name: MLA for name in ("deepseek_v2", "deepseek_v3", "deepseek_v32", "glm4_moe_lite", "longcat_flash")},
     **{name: MLA for name in ("axk1", "axk2", "glm_moe_dsa", "minicpm3", "youtu")},
-    **{name: {"layer_types": ["linear_attention", "full_attention"]} for name in ("jamba", "minimax")},
     **{
         name: {"layer_types": ["linear_attention", "full_attention"]}
-        for name in ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text", "kimi_linear", "olmo_hybrid", "bailing_hybrid")
+        for name in (
+            "minimax",
+            "olmo_hybrid",
+            "qwen3_next",
+            "qwen3_5",
+            "qwen3_5_text",
+            "qwen3_5_moe",
+            "qwen3_5_moe_text",
+        )
+    },
+    **{
+        name: MLA | {"layer_types": ["linear_attention", "full_attention"]}
+        for name in ("kimi_linear", "bailing_hybrid")
+    },
+    **{name: {"layer_types": ["linear_attention", "indexed_attention"]} for name in ("qwen4_exp", "qwen4_exp_text")},
+    **{name: {"num_kv_shared_layers": 0, "vocab_size_per_layer_input": 64} for name in ("gemma3n", "gemma3n_text")},
+    **{
+        name: {"num_kv_shared_layers": 0, "vocab_size_per_layer_input": 64, "hidden_size_per_layer_input": 0}
+        for name in ("gemma4", "gemma4_text")
     },
     "lfm3": {"layer_types": ["conv", "full_attention"]},
     "dots1": {"n_group": 1, "topk_group": 1, "n_shared_experts": 1},
@@ -73,7 +92,6 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma 2, sliding": ("gemma2", {"sliding_window": 6}),
     "gemma 3, sliding": ("gemma3_text", {"sliding_window": 6}),
     "granite, scaled logits": ("granite", {"logits_scaling": 8.0}),
-    "mpt, learned positions": ("mpt", {"attn_config": {"alibi": False}}),
     "phi 3, LongRoPE": (
         "phi3",
         {
@@ -92,10 +110,17 @@ LARGEST = 30_000_000
 """Parameters above which a family counts as one that has no small model."""
 
 
+def _has(config: Any, name: str) -> bool:
+    try:
+        return hasattr(config, name)
+    except Exception:  # it differs between layers
+        return False
+
+
 def config_of(kind: str, **settings: Any) -> Any:
     """A small config of a model type, of the text part where there are others."""
     text = CONFIG_MAPPING[kind]().get_text_config()
-    given = {name: value for name, value in SMALL.items() if hasattr(text, name)} | OWN.get(kind, {}) | settings
+    given = {name: value for name, value in SMALL.items() if _has(text, name)} | OWN.get(kind, {}) | settings
     if kind == "falcon":
         given.pop("head_dim")
     return type(text)(**given)

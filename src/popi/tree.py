@@ -311,6 +311,7 @@ def in_parts(batch: TreeBatch, together: Sequence[list[int]], compute: Callable[
 def _tokens_at_once(causal: Any) -> float:
     embed, config = causal.get_input_embeddings().weight, causal.config.get_text_config()
     wide = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    wide = max(wide) if isinstance(wide, list | tuple) else wide  # Gemma 3n: one for each layer
     return LAYER_BYTES.get(embed.device.type, float("inf")) / (wide * embed.element_size())
 
 
