@@ -107,9 +107,16 @@ def dry_run(config: RunConfig, device: Device | None = None) -> RunPlan:
 
 
 def this_device(config: RunConfig) -> Device:
-    """The device that `model.device` names on this machine."""
+    """The device that `model.device` names on this machine.
+
+    Raises:
+        ModelError: it is not there, or not for the type that `model.dtype` names.
+    """
     import torch
 
+    from popi.backends.loading import device_of, refuse_type
+
+    refuse_type(config.model.dtype, device_of(config.model.device))
     name = config.model.device
     if name != "cpu" and torch.cuda.is_available():
         index = torch.device(name).index or 0 if name.startswith("cuda:") else 0

@@ -78,6 +78,12 @@ def drop_fused_head(model: Any) -> None:
     vars(base).pop("forward", None)
 
 
+def _fingerprint(parameters: dict[str, torch.nn.Parameter]) -> list[tuple[float, float]]:
+    """Two sums of each parameter, which nearly any update changes."""
+    every = [p.detach() for p in parameters.values()]
+    return [(float(p.sum(dtype=torch.float64)), float(p.norm(dtype=torch.float64))) for p in every]
+
+
 class _Log(TrainerCallback):
     def __init__(self, run: RunDirectory, phase: str, report: Report) -> None:
         self.run, self.phase, self.report = run, phase, report
@@ -116,9 +122,28 @@ class PhaseTrainer:
         self.add_callback(_Log(run, phase.name, report))  # type: ignore[attr-defined]
 
     def run_phase(self) -> None:
-        """Train to the last step, from the newest complete checkpoint if there is one."""
+        """Train to the last step, from the newest complete checkpoint if there is one.
+
+        Raises:
+            RunError: a component has nothing to train, or nothing of it changed.
+        """
         found = self.phase.checkpoint()
+        before = {component: _fingerprint(parameters) for component, parameters in self.components().items()}
+        if empty := [component for component, parameters in before.items() if not parameters]:
+            raise RunError(f"{self.phase.path.name}: {', '.join(empty)} has no trainable parameters")
         self.train(resume_from_checkpoint=str(found[0]) if found else None)  # type: ignore[attr-defined]
+        steps = self.state.global_step - (found[1] if found else 0)  # type: ignore[attr-defined]
+        for component, parameters in self.components().items():
+            if steps and found is None and _fingerprint(parameters) == before[component]:
+                raise RunError(
+                    f"{self.phase.path.name}: {steps} steps changed no parameter of {component}: gradients were 0 (all "
+                    "rewards of a group equal, say), or updates too small for the weights' type; raise the "
+                    "learning_rate (it is 0 in the first of warmup_steps), or set model.dtype=float32"
+                )
+
+    def components(self) -> dict[str, dict[str, torch.nn.Parameter]]:
+        """What trains, by component and name."""
+        return {"the model": self.trained_parameters()}
 
     def trained_parameters(self) -> dict[str, torch.nn.Parameter]:
         """What a checkpoint holds: the parameters that train, by name."""

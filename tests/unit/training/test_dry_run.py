@@ -99,7 +99,7 @@ def test_lengths_are_measured_where_data_and_tokenizer_are_at_hand() -> None:
     from popi.users import users_of
 
     plan = planned()
-    assert "tokens by the model's tokenizer" in plan.shapes.told
+    assert "tokens by the model's tokenizer and chat template" in plan.shapes.told
     model = InferenceModel(LocalModel.load("nano", device="cpu"))
     longest = max(len(model.prompt_ids(user.signals)[0]) for user in users_of(plan.config, "train").users)
     assert longest <= plan.shapes.prompt <= longest + 24, "the chat template's own tokens are allowed for"
@@ -307,3 +307,18 @@ def test_the_command_refuses_what_cannot_fit() -> None:
 def test_gpu_memory_goes_with_a_dry_run() -> None:
     done = CliRunner().invoke(app, ["train", str(ROOT / "configs" / "nano.toml"), "--gpu-memory", "24"])
     assert done.exit_code == 2 and "--dry-run" in done.output
+
+
+def test_the_device_and_its_type_must_be_there() -> None:
+    with pytest.raises(ModelError, match="device 'cuda' can't be used here"):
+        dry_run(resolve({"model": {"device": "cuda"}}))
+    with pytest.raises(ModelError, match="float16 on a CPU"):
+        dry_run(resolve({"model": {"device": "cpu", "dtype": "float16"}}))
+
+
+def test_the_chat_template_must_be_one_that_can_be_used(tmp_path: Path) -> None:
+    template = "{% for m in messages %}{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}go{% endif %}"
+    with pytest.raises(ModelError, match="chat template"):
+        dry_run(resolve({"model": {"device": "cpu", "chat_template": template}}))
+    with pytest.raises(ModelError, match="neither Jinja text nor a readable file"):
+        dry_run(resolve({"model": {"device": "cpu", "chat_template": str(tmp_path / "no.jinja")}}))
