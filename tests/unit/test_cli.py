@@ -293,10 +293,11 @@ def test_ctrl_c_is_130(tmp_path: Path) -> None:
     assert (process.returncode, "Traceback" in err) == (130, False)
 
 
-def test_infer_never_writes_over_its_own_users(run: Any, tmp_path: Path) -> None:
-    users = write(tmp_path / "users.jsonl", GOOD)
+@pytest.mark.parametrize("name", ["out.jsonl", "out.rejects.jsonl"])
+def test_infer_never_writes_over_its_own_users(run: Any, tmp_path: Path, name: str) -> None:
+    users = write(tmp_path / name, GOOD)
     before = users.read_text()
-    code, _, err = run("infer", users, "--model", "nano", "--out", users, "--force")
+    code, _, err = run("infer", users, "--model", "nano", "--out", tmp_path / "out.jsonl", "--force")
     assert (code, "file of users itself" in err) == (2, True)
     assert users.read_text() == before
 

@@ -124,8 +124,9 @@ def infer(
 
     if output is not None:
         refuse_existing(output, force or resume)
-        if output.exists() and users.exists() and output.samefile(users):
-            raise DataError(f"{output}: is the file of users itself; name another file with --out")
+        for file in (output, _rejects(output)):
+            if file.exists() and users.exists() and file.samefile(users):
+                raise DataError(f"{file}: is the file of users itself; name another file with --out")
     if by_api:
         from popi.serving.inference import read
 
@@ -175,7 +176,8 @@ def infer(
             [user.signals for user in people], progress=lambda done: progress.advance(task, done)
         )
         summaries = _checked(opened, method, inference_model, people, summaries, progress)
-    rows = [summary_row(user.user_id, summary) for user, summary in zip(people, summaries, strict=True)]
+    name = {"model": inference_model.name}
+    rows = [summary_row(user.user_id, summary) | name for user, summary in zip(people, summaries, strict=True)]
     if output is not None:
         write_rows(output, rows, force=force)
         console.print(f"{len(rows)} summaries: {output}", highlight=False)
@@ -206,7 +208,7 @@ def _write(
         )
     if output is not None and rows:
         console.print(f"{len(rows)} summaries: {output}", highlight=False)
-    rejects = None if output is None else output.with_name(f"{output.stem}.rejects.jsonl")
+    rejects = None if output is None else _rejects(output)
     if rejects is not None:
         rejects.unlink(missing_ok=True)
     if not failures:
@@ -219,6 +221,11 @@ def _write(
         write_rows(rejects, told)
         print(f"they are in {rejects}; with --resume the same command asks for these alone", file=sys.stderr)
     raise typer.Exit(1)
+
+
+def _rejects(output: Path) -> Path:
+    """Where users without a summary are listed."""
+    return output.with_name(f"{output.stem}.rejects.jsonl")
 
 
 def _print_row(row: dict[str, Any]) -> None:

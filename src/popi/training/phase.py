@@ -6,6 +6,7 @@ with TRL's own.
 
 import math
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,8 @@ METRICS = {  # TRL's names -> the run's
 }
 FINITE = ("loss", "grad_norm", "generator_loss", "generator_grad_norm")
 """Metrics that end training where they are no numbers: no later step recovers, and no checkpoint is worth keeping."""
+NORMS = {"generator": "generator_grad_norm"}
+"""Where the gradient's norm of a component is logged, if not as `grad_norm`."""
 Report = Callable[[int, dict[str, Any]], None]
 """Called with a step and its metrics; draws the progress bar."""
 
@@ -125,21 +128,34 @@ class PhaseTrainer:
         """Train to the last step, from the newest complete checkpoint if there is one.
 
         Raises:
-            RunError: a component has nothing to train, or nothing of it changed.
+            RunError: a component has nothing to train, or gradients changed nothing of it.
         """
         found = self.phase.checkpoint()
         before = {component: _fingerprint(parameters) for component, parameters in self.components().items()}
         if empty := [component for component, parameters in before.items() if not parameters]:
             raise RunError(f"{self.phase.path.name}: {', '.join(empty)} has no trainable parameters")
         self.train(resume_from_checkpoint=str(found[0]) if found else None)  # type: ignore[attr-defined]
-        steps = self.state.global_step - (found[1] if found else 0)  # type: ignore[attr-defined]
         for component, parameters in self.components().items():
-            if steps and found is None and _fingerprint(parameters) == before[component]:
-                raise RunError(
-                    f"{self.phase.path.name}: {steps} steps changed no parameter of {component}: gradients were 0 (all "
-                    "rewards of a group equal, say), or updates too small for the weights' type; raise the "
-                    "learning_rate (it is 0 in the first of warmup_steps), or set model.dtype=float32"
-                )
+            if _fingerprint(parameters) == before[component]:
+                self._explain_unchanged(component)
+
+    def _explain_unchanged(self, component: str) -> None:
+        """Of steps without a learning rate or a gradient nothing else is to be expected: a warning; else an error."""
+        every = self.state.log_history  # type: ignore[attr-defined]  # of all steps, those before a kill included
+        steps = [row for row in every if row.get("learning_rate")]
+        what = f"{self.phase.path.name}: no parameter of {component} has changed"
+        if not steps:
+            warnings.warn(f"{what}: the learning rate was 0, as it is in the first of warmup_steps", stacklevel=3)
+        elif not any(row.get(NORMS.get(component, "grad_norm")) for row in steps):
+            warnings.warn(
+                f"{what}: all gradients were 0; had each group's summaries equal rewards (reward_std in log.jsonl)?",
+                stacklevel=3,
+            )
+        else:
+            raise RunError(
+                f"{what} in {len(steps)} steps with gradients: updates are too small for the weights' type; raise the "
+                "learning_rate, or set model.dtype=float32"
+            )
 
     def components(self) -> dict[str, dict[str, torch.nn.Parameter]]:
         """What trains, by component and name."""

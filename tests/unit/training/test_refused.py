@@ -88,9 +88,25 @@ def test_an_adapter_as_base_is_refused(adapter: str, tiny_base: Path, tmp_path: 
     assert not (tmp_path / "run").exists()
 
 
-def test_a_phase_that_changes_nothing_is_an_error(tiny_base: Path, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="inference-1: 2 steps changed no parameter of the model"):
-        train(config(tiny_base, tmp_path, inference={"learning_rate": 1e-30}))
+def test_a_phase_whose_gradients_change_nothing_is_an_error(tiny_base: Path, tmp_path: Path) -> None:
+    settings = config(tiny_base, tmp_path, inference={"learning_rate": 1e-30})
+    for resume in (False, True):  # a resume does not call it trained either
+        with pytest.raises(RunError, match=r"inference-1: no parameter of the model has changed in \d steps with grad"):
+            train(settings, resume=resume)
+
+
+def test_a_run_that_ends_within_its_warm_up_is_a_run(tiny_base: Path, tmp_path: Path) -> None:
+    """One step to see whether all is well, under the default warm-up: its learning rate is 0."""
+    with pytest.warns(UserWarning, match="inference-1: no parameter .* the learning rate was 0, .* warmup_steps"):
+        path = train(config(tiny_base, tmp_path, inference={"steps": 1, "warmup_steps": 5}))
+    assert (path / "methods.json").is_file()
+
+
+def test_groups_of_equal_rewards_are_no_error(tiny_base: Path, tmp_path: Path) -> None:
+    """In a few steps chance may have it so; here it is a temperature at which all summaries of a group are equal."""
+    with pytest.warns(UserWarning, match="no parameter of the model has changed: all gradients were 0"):
+        path = train(config(tiny_base, tmp_path, inference={"kl": 0}, summary={"max_tokens": 4, "temperature": 1e-3}))
+    assert (path / "methods.json").is_file()
 
 
 def test_a_phase_without_trainable_parameters_is_an_error(
