@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers import GenerationConfig, LogitsProcessor
 
+from popi.head import at_least_float32
 from popi.soft_prompts import with_soft_prompts
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def plain_rows(causal: Any, batch: "TreeBatch") -> list[int]:
 
 
 def plain_logps(causal: Any, batch: "TreeBatch", temperature: float, entropy: bool) -> tuple[Tensor, Tensor]:
-    """As `popi.tree.token_logps_and_entropies` of a causal LM: (N,) and (N,) float32. Differentiable."""
+    """As `popi.tree.token_logps_and_entropies` of a causal LM: (N,) and (N,). Differentiable."""
     chains = _chains(batch)
     found: dict[int, tuple[Tensor, Tensor]] = {}
     for part in _together(causal, chains):
@@ -75,14 +76,14 @@ def plain_logps(causal: Any, batch: "TreeBatch", temperature: float, entropy: bo
         inputs = {"input_ids": ids}
         if batch.soft is not None:
             inputs = {"inputs_embeds": with_soft_prompts(causal.get_input_embeddings(), ids, batch.soft[own])}
-        logits = causal(**inputs, use_cache=False).logits.float() / temperature
+        logits = at_least_float32(causal(**inputs, use_cache=False).logits) / temperature
         for i, of_one, tokens in zip(part, logits, ids, strict=True):
             n = chains[i][2]
             logps = torch.log_softmax(of_one[-n - 1 : -1], -1)
             entropies = -(logps.exp() * logps).sum(-1).detach() if entropy else logps.new_zeros(0)
             found[i] = logps.gather(1, tokens[-n:, None])[:, 0], entropies
     if not found:
-        nothing = torch.zeros(0, device=batch.source.device)
+        nothing = at_least_float32(causal.get_input_embeddings().weight.new_zeros(0))
         return nothing, nothing
     ordered = [found[i] for i in range(len(chains))]
     return torch.cat([one[0] for one in ordered]), torch.cat([one[1] for one in ordered])

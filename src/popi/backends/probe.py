@@ -18,6 +18,7 @@ from torch import Tensor
 from popi.attention import takes_tree_masks
 from popi.backends.decoding import decode
 from popi.errors import ModelError
+from popi.head import at_least_float32
 from popi.masks import slides
 from popi.plain import plain_decode, run_plain
 from popi.roots import Roots
@@ -69,15 +70,15 @@ def probe(causal: Any, name: str) -> float | None:
                 break
             worst = max(worst or 0.0, float(difference.max()))
             if not texts.close(difference):
-                reason = reason or f"{what} differ by up to {float(difference.max()):.2g} nats per token"
+                nats = f"{float(difference.max()):.2g} nats per token"
+                reason = reason or f"{what} differ from its own forward by up to {nats}"
         if reason is not None:
             run_plain(causal, reason)
             _check_plain(causal, texts, truth, name)
     if reason is not None:
         kind = type(causal).__name__
         warnings.warn(
-            f"{name} ({kind}): {reason} from its own forward; popi runs each text in a row of its own, which is right "
-            "but slower",
+            f"{name} ({kind}): {reason}; popi runs each text in a row of its own, which is right but slower",
             stacklevel=2,
         )
     return worst
@@ -114,7 +115,7 @@ class _Texts:
         return truth
 
     def _logps(self, ids: Tensor, first: int) -> Tensor:
-        logps = torch.log_softmax(self.causal(input_ids=ids, use_cache=False).logits.float(), -1)
+        logps = torch.log_softmax(at_least_float32(self.causal(input_ids=ids, use_cache=False).logits), -1)
         chains = self.chains[first : first + len(ids)]
         return torch.cat(
             [
@@ -184,8 +185,8 @@ def _check_plain(causal: Any, texts: _Texts, truth: Tensor, name: str) -> None:
     before, branch = texts.chains[0]
     ids = torch.tensor([before + branch], device=texts.device)  # (1, L)
     cut = len(before) // 2  # more tokens to compare than the branch has
-    halves = [causal(input_ids=ids[:, :stop], use_cache=False).logits[0, : cut - 1].float() for stop in (cut, None)]
-    logps = [torch.log_softmax(half, -1).gather(1, ids[0, 1:cut, None]) for half in halves]
+    halves = [causal(input_ids=ids[:, :stop], use_cache=False).logits[0, : cut - 1] for stop in (cut, None)]
+    logps = [torch.log_softmax(at_least_float32(half), -1).gather(1, ids[0, 1:cut, None]) for half in halves]
     difference = (logps[0] - logps[1]).abs()
     if not texts.close(difference):
         raise ModelError(
@@ -197,7 +198,8 @@ def _check_plain(causal: Any, texts: _Texts, truth: Tensor, name: str) -> None:
         drawn = plain_decode(causal, [before], n=1, steps=steps, temperature=0.0, top_p=1.0, stop_ids=[], end_id=0)
         assert drawn is not None, "its outputs are not finite"
         whole = torch.cat([torch.tensor([before], device=texts.device), drawn], 1)
-        every = torch.log_softmax(causal(input_ids=whole, use_cache=False).logits[0, len(before) - 1 : -1].float(), -1)
+        logits = causal(input_ids=whole, use_cache=False).logits[0, len(before) - 1 : -1]
+        every = torch.log_softmax(at_least_float32(logits), -1)
     except Exception as error:
         raise ModelError(f"{name} ({kind}): its own generation fails ({_line(error)})") from None
     short = every.amax(-1) - every.gather(1, drawn[0][:, None])[:, 0]
