@@ -172,20 +172,20 @@ def test_two_processes_in_one_directory(tiny_base: Path, tmp_path: Path) -> None
     from popi.training.train import train
 
     held = "import sys, time; from pathlib import Path; from popi.training.run_directory import locked\n"
-    held += "with locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    held += "with locked(Path(sys.argv[1])), locked(Path(sys.argv[2])): print('held', flush=True); time.sleep(60)"
     config = resolve({"name": "r", "root": str(tmp_path), "model": {"base": str(tiny_base), "device": "cpu"}})
-    for folder, work in (
-        (tmp_path / "r", lambda: train(config, resume=True)),
-        (tmp_path / "s" / "evaluation", lambda: evaluate(RunDirectory(tmp_path / "s", config))),
-    ):
-        other = subprocess.Popen([sys.executable, "-c", held, str(folder)], stdout=subprocess.PIPE, text=True)
-        try:
-            assert other.stdout is not None and other.stdout.readline() == "held\n"
-            with pytest.raises(RunError, match="another process is at work there"):
-                work()
-        finally:
-            other.kill()
-            other.wait()
+    folders = [tmp_path / "r", tmp_path / "s" / "evaluation"]
+    other = subprocess.Popen([sys.executable, "-c", held, *map(str, folders)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout is not None and other.stdout.readline() == "held\n"
+        with pytest.raises(RunError, match="another process is at work there"):
+            train(config, resume=True)
+        with pytest.raises(RunError, match="another process is at work there"):
+            evaluate(RunDirectory(tmp_path / "s", config))
+    finally:
+        other.kill()
+        other.wait()
+    for folder in folders:
         with locked(folder):  # a kill frees it
             pass
     assert not (tmp_path / "r").exists()
