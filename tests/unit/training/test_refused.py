@@ -78,13 +78,19 @@ def test_models_that_run_the_plain_way_train(kind: str, adapter: str, tmp_path: 
         assert changed(base, path / "phases/joint/inference_model") and changed(base, path / "phases/joint/generator")
 
 
+@pytest.fixture(scope="module")
+def trained_adapter(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an adapter that a run has trained."""
+    root = tmp_path_factory.mktemp("adapter")
+    path = train(config(tiny_base, root, model={"adapter": "lora", "lora_rank": 2}))
+    return path / "phases/inference-1/inference_model"
+
+
 @pytest.mark.parametrize("adapter", ["none", "lora"])
-def test_an_adapter_as_base_is_refused(adapter: str, tiny_base: Path, tmp_path: Path) -> None:
+def test_an_adapter_as_base_is_refused(adapter: str, trained_adapter: Path, tmp_path: Path) -> None:
     """Its weights are frozen: nothing was trained, and "trained" was said."""
-    made = train(config(tiny_base, tmp_path, name="first", model={"adapter": "lora", "lora_rank": 2}))
-    folder = made / "phases/inference-1/inference_model"
     with pytest.raises(ModelError, match="is an adapter, whose weights are frozen: nothing would train; merge it"):
-        train(config(folder, tmp_path, model={"adapter": adapter}))
+        train(config(trained_adapter, tmp_path, model={"adapter": adapter}))
     assert not (tmp_path / "run").exists()
 
 
@@ -139,9 +145,9 @@ def test_tied_weights_are_not_missing(tmp_path: Path) -> None:
     LocalModel.load(base)
 
 
-def test_an_adapter_whose_weights_fit_no_layer_is_refused(tiny_base: Path, tmp_path: Path) -> None:
-    made = train(config(tiny_base, tmp_path, model={"adapter": "lora", "lora_rank": 2}))
-    folder = made / "phases/inference-1/inference_model"
+def test_an_adapter_whose_weights_fit_no_layer_is_refused(trained_adapter: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "adapter"
+    shutil.copytree(trained_adapter, folder)
     file = folder / "adapter_model.safetensors"
     weights = load_file(file)
     save_file({name.replace("layers.0", "layers.7"): w for name, w in weights.items()}, file)
