@@ -1,5 +1,6 @@
 """The plan of a run: every shipped config plans without weights, and what can't fit is refused with a way out."""
 
+import functools
 import json
 import re
 import shlex
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+import popi.backends.loading as loading
 import popi.training.architecture as architecture
 from popi.cli import app
 from popi.config import load_config, resolve
@@ -44,8 +46,15 @@ def planned(device: Device | None = None, **tree: Any) -> RunPlan:
     return dry_run(resolve({"data": {"train_users": 40}, **tree}), device or cpu(8))
 
 
+LOAD_ONCE = functools.cache(loading.load_tokenizer)
+"""Out of a GGUF file transformers takes seconds to read a tokenizer: once for all configs that name it."""
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_every_shipped_config_plans_on_the_device_that_its_head_names(path: Path) -> None:
+def test_every_shipped_config_plans_on_the_device_that_its_head_names(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "load_tokenizer", LOAD_ONCE)
     config, text = load_config(path), head(path)
     assert config.name == path.stem
     if path.stem in WORLDS:
