@@ -1,6 +1,9 @@
 import threading
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from serving_client import STORES, empty_store
 from sqlalchemy import inspect, text
 
 from popi.errors import StoreError
@@ -8,6 +11,13 @@ from popi.serving.store import migrate as module
 from popi.serving.store.database import Database
 from popi.serving.store.migrate import Migration, known
 from popi.serving.store.tables import metadata
+
+
+@pytest.fixture(params=STORES)
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URL of a store without tables."""
+    with empty_store(request.param, tmp_path, schema=False) as url:
+        yield url
 
 
 def test_numbers_follow_each_other_and_no_step_is_changed() -> None:
