@@ -79,6 +79,16 @@ def test_the_plain_way_has_the_same_gradients_entropies_and_samples() -> None:
     assert drawn is not None and len(set(map(tuple, drawn.tolist()))) > 8  # samples of their own
 
 
+@pytest.mark.parametrize(("given", "computed"), [("float64", "float64"), ("bfloat16", "float32")])
+def test_the_plain_way_keeps_precision(given: str, computed: str) -> None:
+    model = build("mpt").to(getattr(torch, given))
+    quietly(model, "mpt")
+    batch = pack([item.tree for item in items()], 0)
+    with torch.no_grad():
+        logps, entropies = token_logps_and_entropies(model, batch)
+    assert logps.dtype == entropies.dtype == getattr(torch, computed)
+
+
 def test_what_is_no_causal_lm_is_refused() -> None:
     with pytest.raises(ModelError, match="no causal LM: a token's log-probs change"):
         quietly(build("bert"), "some-bert")
