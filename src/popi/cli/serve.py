@@ -12,6 +12,7 @@ import typer
 
 from popi.cli.shared import Force, Method, console, loading, need_training, out
 from popi.errors import ConfigError, DataError, ModelError
+from popi.profiles.user_id import normal_user_id
 
 if TYPE_CHECKING:
     from popi.serving.inference import InferenceSettings
@@ -230,7 +231,7 @@ def users_show(
     from popi.serving.api.stored import NotFound, exported
 
     try:
-        for piece in exported(_open(store).read, tenant, user_id):
+        for piece in exported(_open(store).read, tenant, normal_user_id(user_id)):
             print(piece, end="")
     except NotFound:
         raise _no_user(user_id, tenant) from None
@@ -260,7 +261,7 @@ def users_export(
 
     def rows() -> Any:
         nonlocal skipped
-        for user_id in user_ids or _user_ids(database, tenant):
+        for user_id in map(normal_user_id, user_ids) if user_ids else _user_ids(database, tenant):
             try:
                 user = database.read(training_line, tenant, user_id, targets)
             except NotFound:
@@ -292,7 +293,7 @@ def users_rebuild(
 
     database = _open(store)
     try:
-        database.write(rebuild, tenant, user_id, database.now)
+        database.write(rebuild, tenant, normal_user_id(user_id), database.now)
     except NotFound:
         raise _no_user(user_id, tenant) from None
     console.print(f"the summary of {user_id!r} will be written anew", highlight=False, markup=False)
@@ -323,7 +324,7 @@ def users_erase(
     _need_serving()
     from popi.serving.api.service import erase_now
 
-    print(erase_now(_open(store), tenant, user_id).model_dump_json(indent=2))
+    print(erase_now(_open(store), tenant, normal_user_id(user_id)).model_dump_json(indent=2))
 
 
 # -- shared ---------------------------------------------------------------------------------------------------------

@@ -31,8 +31,8 @@ from popi.profiles.models import (
     SummaryEdit,
     UserAnswer,
     VersionsAnswer,
-    checked_user_id,
 )
+from popi.profiles.user_id import normal_user_id
 from popi.screening import visible
 from popi.signals.types import Signal, User
 
@@ -293,7 +293,7 @@ def _named(request: Request) -> str:
 
 
 def _path(user_id: str, *more: str) -> str:
-    name = quote(checked_user_id(user_id), safe="")
+    name = quote(normal_user_id(user_id), safe="")
     # "." and ".." would be resolved away on the way, and the path be another's.
     name = name.replace(".", "%2E") if name in (".", "..") else name
     return "/".join(("/users", name, *more))

@@ -231,9 +231,9 @@ class Gateway:
                 exchange.record.personalized, exchange.record.version = "applied", summary.version
             elif summary is not None:
                 self._not_personalised(exchange.record, "body")
-            looks_on = self._recorder is not None and exchange.path not in COUNTS
-            if looks_on and user_id is not None and not headers.off:
-                exchange.tap = self._recorder.begin(caller.tenant, user_id, api, body, summary if placed else None)
+            recorder = self._recorder if exchange.path not in COUNTS else None
+            if recorder is not None and user_id is not None and not headers.off:
+                exchange.tap = recorder.begin(caller.tenant, user_id, api, body, summary if placed else None)
         return plain if changed is None else changed
 
     def _read(self, plain: bytes) -> tuple[dict[str, Any], dict[str, str]]:
