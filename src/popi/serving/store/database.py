@@ -32,6 +32,7 @@ PAGE = 2**20
 TRIES = 3
 """How often a transaction is run that the database broke off for its own reasons (a deadlock)."""
 BROKEN_OFF = {"40001", "40P01"}
+_WRITER = f"SELECT set_config('lock_timeout', '{BUSY_SECONDS}s', true), set_config('synchronous_commit', 'on', true)"
 CHECKPOINT_SECONDS = 5.0
 """How long a scrub waits for readers of old pages to end."""
 
@@ -109,10 +110,7 @@ class Database:
         raise AssertionError("unreachable")
 
     def _write(self, query: Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        if self._writing is None:
-            with self._engine.begin() as connection:
-                return query(connection, *args, **kwargs)
-        if not self._writing.acquire(timeout=_left()):
+        if self._writing is not None and not self._writing.acquire(timeout=_left()):
             raise StoreError(BUSY)
         try:
             with self._engine.connect() as plain:
@@ -120,7 +118,8 @@ class Database:
                 with connection.begin():
                     return query(connection, *args, **kwargs)
         finally:
-            self._writing.release()
+            if self._writing is not None:
+                self._writing.release()
 
     def size(self) -> int:
         """Bytes of the SQLite file; 0 for PostgreSQL."""
@@ -237,11 +236,13 @@ def _engine(url: URL, connections: int) -> Engine:
             max_overflow=0,
             pool_timeout=BUSY_SECONDS,
             pool_pre_ping=True,  # a connection that died with a restart of the server fails no request
-            connect_args={"connect_timeout": CONNECT_SECONDS},
+            # Behind a pooler (pgbouncer in transaction mode) each transaction may be on another of the server's
+            # connections: nothing may be left on one for the next. That goes for prepared statements, too.
+            connect_args={"connect_timeout": CONNECT_SECONDS, "prepare_threshold": None},
         )
     except ImportError:
         raise StoreError("PostgreSQL needs psycopg; install it with: pip install 'popi[serve]'") from None
-    event.listen(engine, "connect", _postgresql_settings)
+    event.listen(engine, "begin", _postgresql_begin)
     return engine
 
 
@@ -282,13 +283,10 @@ def _sqlite_begin(connection: Connection) -> None:
     cursor.execute("BEGIN IMMEDIATE" if write else "BEGIN")
 
 
-def _postgresql_settings(connection: Any, _record: object) -> None:
-    autocommit, connection.autocommit = connection.autocommit, True
-    cursor = connection.cursor()
-    cursor.execute("SET synchronous_commit = on")
-    cursor.execute(f"SET lock_timeout = '{BUSY_SECONDS}s'")
-    cursor.close()
-    connection.autocommit = autocommit
+def _postgresql_begin(connection: Connection) -> None:
+    """Settings of this transaction alone, in one statement. Readers need none: they wait for no row."""
+    if connection.get_execution_options().get("popi_write"):
+        connection.connection.cursor().execute(_WRITER)
 
 
 def _told(error: Exception) -> StoreError:
