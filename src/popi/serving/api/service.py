@@ -413,7 +413,7 @@ def erase_now(database: Database, tenant: str, user_id: str) -> Receipt:
 
     removed, at = database.write(write)
     done = True
-    if database.kind == "sqlite" and (due := database.read(erasure.scrub_due)) is not None:
+    if (due := database.read(erasure.scrub_due)) is not None:
         done = database.scrub()
         if done:
             database.write(erasure.scrubbed, due)

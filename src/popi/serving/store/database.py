@@ -33,6 +33,8 @@ TRIES = 3
 """How often a transaction is run that the database broke off for its own reasons (a deadlock)."""
 BROKEN_OFF = {"40001", "40P01"}
 _WRITER = f"SELECT set_config('lock_timeout', '{BUSY_SECONDS}s', true), set_config('synchronous_commit', 'on', true)"
+_COUNTED = ("users", "signals", "summaries")
+"""Tables of whose user ids PostgreSQL keeps statistics; of no other column with a user's words or id does it."""
 CHECKPOINT_SECONDS = 5.0
 """How long a scrub waits for readers of old pages to end."""
 
@@ -129,13 +131,21 @@ class Database:
             return 0
 
     def scrub(self) -> bool:
-        """SQLite: rewrite the file without anything deleted, and empty the write-ahead log. Says whether it is done.
+        """Let nothing of deleted rows be left where it can be read. Says whether it is done; it can be tried again.
+
+        PostgreSQL: no deleted user's id stays in `pg_stats`. SQLite: the file is rewritten without anything deleted,
+        and the write-ahead log emptied.
 
         `secure_delete` overwrites deleted rows, but SQLite leaves copies of rows behind in unused parts of pages when
         it moves them between pages; only a rewrite is free of those. Not done where another process keeps reading or
-        writing all the time; it can be tried again. Nothing to do for PostgreSQL: True.
+        writing all the time.
         """
         if self._writing is None:
+            try:
+                for table in _COUNTED:
+                    self.write(_count_again, table)
+            except StoreError:
+                return False
             return True
         try:
             with self._writing:
@@ -244,6 +254,14 @@ def _engine(url: URL, connections: int) -> Engine:
         raise StoreError("PostgreSQL needs psycopg; install it with: pip install 'popi[serve]'") from None
     event.listen(engine, "begin", _postgresql_begin)
     return engine
+
+
+def _count_again(connection: Connection, table: str) -> None:
+    """Have PostgreSQL's statistics of a table's user ids made of the rows that it has now."""
+    if connection.execute(text(f"SELECT 1 FROM {table} LIMIT 1")).first() is not None:
+        connection.execute(text(f"ANALYZE {table} (user_id)"))
+    else:  # of an empty table ANALYZE would keep what there is; the type that a column has already drops it
+        connection.execute(text(f"ALTER TABLE {table} ALTER COLUMN user_id TYPE TEXT"))
 
 
 def _sqlite_settings(connection: Any, _record: object) -> None:

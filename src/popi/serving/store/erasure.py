@@ -11,7 +11,7 @@ from popi.serving.store.tables import answers, chores, erasures, jobs, keys, ses
 from popi.serving.store.tables import users as users_table
 
 SCRUB = "scrub"
-"""The chore of overwriting erased bytes (Database.scrub)."""
+"""The chore of leaving nothing of erased rows to be read (Database.scrub)."""
 NOTED_SECONDS = 3600.0
 """How long the hash of an erased user's id is kept, for chats that were under way and links that were given."""
 

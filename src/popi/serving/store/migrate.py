@@ -1,7 +1,8 @@
 """Bring a database to this popi's schema: numbered SQL files, each applied once, none ever changed.
 
 A file is `migrations/NNNN_name.sql`, in SQL that SQLite and PostgreSQL both run; a statement ends with `;` at the end
-of a line. All of it happens in one transaction under a lock, so that two processes may start together.
+of a line. A file that begins with `-- only: postgresql` does nothing on SQLite. All of it happens in one transaction
+under a lock, so that two processes may start together.
 """
 
 import re
@@ -30,8 +31,10 @@ class Migration:
     def sha256(self) -> str:
         return sha256(self.sql.encode()).hexdigest()
 
-    @property
-    def statements(self) -> list[str]:
+    def statements(self, dialect: str) -> list[str]:
+        """What it does on `sqlite` or `postgresql`."""
+        if (only := re.match(r"-- only: (\w+)$", self.sql, flags=re.MULTILINE)) and only[1] != dialect:
+            return []
         without_comments = re.sub(r"^--.*$", "", self.sql, flags=re.MULTILINE)
         return [part.strip() for part in re.split(r";\s*$", without_comments, flags=re.MULTILINE) if part.strip()]
 
@@ -77,7 +80,7 @@ def migrate(connection: Connection, now: float) -> list[str]:
                     "the database belongs to another build"
                 )
             continue
-        for statement in migration.statements:
+        for statement in migration.statements(connection.dialect.name):
             connection.execute(text(statement))
         connection.execute(
             insert(migrations).values(
