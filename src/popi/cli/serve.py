@@ -316,6 +316,27 @@ def users_renew(
     console.print(f"{revived} renewals begin anew", highlight=False)
 
 
+@users_app.command("merge")
+def users_merge(
+    source: Annotated[str, typer.Argument(help="The user who becomes part of the other, and is gone.")],
+    into: Annotated[str, typer.Option(help="The user who stays; made if need be.")],
+    tenant: Tenant = "default",
+    store: StoreUrl = STORE,
+) -> None:
+    """Make one user part of another: signals, summaries, keys (docs/serving.md). There is no way back."""
+    _need_serving()
+    from popi.serving.api.service import merge
+    from popi.serving.api.stored import NotFound
+    from popi.serving.store.jobs import Debounce
+
+    database, names = _open(store), (normal_user_id(into), normal_user_id(source))
+    try:
+        moved = database.write(lambda c: merge(c, tenant, *names, database.now(c), Debounce()))
+    except NotFound:
+        raise _no_user(source, tenant) from None
+    print(json.dumps(moved.__dict__))
+
+
 @users_app.command("erase")
 def users_erase(
     user_id: Annotated[str, typer.Argument(help="The user.")], tenant: Tenant = "default", store: StoreUrl = STORE

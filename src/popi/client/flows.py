@@ -4,8 +4,9 @@ A flow yields a `Request` and is sent back its `Reply` (or has `NotReached` thro
 value is the call's. `Client` and `AsyncClient` both run the same flows, so that they can't differ.
 
 **Every call may be sent again.** Reading and erasing are idempotent by nature; signals by their ids or content; an
-import by both. Edits and rollbacks always name the version that they replace. So where a connection is cut, the same
-request goes out once more, and if the gateway then finds a newer version, a look at it tells whether it is our own.
+import by both; a merge, since of a user who was merged nothing is left to move. Edits and rollbacks always name the
+version that they replace. So where a connection is cut, the same request goes out once more, and if the gateway then
+finds a newer version, a look at it tells whether it is our own.
 """
 
 import json
@@ -25,6 +26,8 @@ from popi.profiles.models import (
     Import,
     ImportAnswer,
     ImportedUser,
+    Merge,
+    MergeAnswer,
     Receipt,
     SignalsAnswer,
     SummaryAnswer,
@@ -189,6 +192,17 @@ def import_users(retries: Retries, users: Sequence[User | ImportedUser]) -> Flow
 def erase(retries: Retries, user_id: str) -> Flow[Receipt]:
     """Remove all of a user."""
     return (yield from _call(retries, Request("DELETE", _path(user_id)), Receipt))
+
+
+def merge(retries: Retries, source: str, into: str) -> Flow[MergeAnswer]:
+    """Make one user part of another."""
+    content = checked(Merge, source=source).model_dump_json().encode()
+    request = Request("POST", _path(into, "merge"), content=content)
+    reply, unsure = yield from _exchange(retries, request)
+    if unsure and reply.status == 404:  # merged by the try before, or never there
+        there = yield from user(retries, into)
+        return MergeAnswer(signals=0, known=0, summary_versions=0, answers=0, keys=0, user=there)
+    return _read(request, reply, MergeAnswer)
 
 
 # -- shared ---------------------------------------------------------------------------------------------------------

@@ -224,6 +224,13 @@ class Import(_Body):
     users: list[ImportedUser] = Field(fail_fast=True, min_length=1, max_length=MOST_USERS)
 
 
+class Merge(_Body):
+    """Which user is to become part of the one that the path names."""
+
+    source: UserId
+    """Whose signals, summaries and the rest are moved; this user is gone afterwards."""
+
+
 class NewKey(_Body):
     """A key to make."""
 
@@ -362,6 +369,22 @@ class ImportAnswer(_Answer):
     known: int
     summaries: int
     """Summaries that were taken."""
+
+
+class MergeAnswer(_Answer):
+    """What moved from one user to the other; it is on disk."""
+
+    signals: int
+    """How many signals are new to the user who stays."""
+    known: int
+    """How many that user had already."""
+    summary_versions: int
+    answers: int
+    """Kept for feedback."""
+    keys: int
+    """The other user's own keys, which are this user's now."""
+    user: UserAnswer
+    """The user who stays."""
 
 
 class Removed(_Answer):

@@ -14,6 +14,8 @@ from popi.profiles.models import (
     Import,
     ImportAnswer,
     LinkAnswer,
+    Merge,
+    MergeAnswer,
     Page,
     Pause,
     PauseAnswer,
@@ -68,6 +70,12 @@ async def get_user(call: OfUser) -> UserAnswer:
 async def erase_user(call: OfUser) -> Receipt:
     """Erase a user: signals, summaries, renewals, their keys, and the bytes."""
     return await call.profiles.erase(call.tenant, call.user_id)
+
+
+@router.post("/{id}/merge", **route(404, scopes=("admin", "app"), body=Merge))
+async def merge_users(call: OfUser, body: Annotated[Merge, body_of(Merge)]) -> MergeAnswer:
+    """Make another user part of this one: their signals, summaries, keys. The other is gone; there is no way back."""
+    return await call.profiles.merge(call.tenant, call.user_id, body.source, call.caller.key_id)
 
 
 @router.post("/{id}/signals", **route(body=SignalsUpload))
