@@ -45,6 +45,7 @@ def merge(
     debounce: Debounce,
     key_id: str | None = None,
     keep: tuple[int, int] = (VERSIONS_KEPT, VERSIONS_BYTES),
+    bulk: bool = False,
 ) -> Moved | None:
     """Make all of `source` that of `user_id`, who is made if need be. What wins where both have it: docs/serving.md.
 
@@ -57,6 +58,7 @@ def merge(
         debounce: when the renewal is due that reads the signals of both.
         key_id: the key that the renewal is charged to.
         keep: how many versions of the summary stay, and their bytes.
+        bulk: one of many: its renewal comes after the tenant's others.
 
     Returns:
         What was moved; None where there is no such source, and the transaction is to be rolled back.
@@ -68,18 +70,25 @@ def merge(
             return None
     of = _Pair(tenant, user_id, source)
     ours, theirs = (summaries.current(connection, tenant, one) for one in (user_id, source))
+    here, there = (users.reading(connection, tenant, one) for one in (user_id, source))
     newer = _newer(ours, theirs)
     first = source if newer is not None and newer is theirs else user_id  # whose summary stays current
     edited = newer is not None and summaries.by_hand(connection, tenant, first)
-    reading = users.reading(connection, tenant, first).read if edited else None
-    added, known, total, read = _signals(connection, of, first, reading, again=theirs is not None)
+    renamed = ours is None and not here.upto  # there was nothing: all stays as it was, under another id
+    if renamed:
+        read: users.Reading | None = there
+        added, known = connection.execute(of.moving(signals)).rowcount, 0
+    else:
+        before = (there if first == source else here).read if edited else None
+        added, known, read = _signals(connection, of, first, before, again=theirs is not None)
     versions = _versions(connection, of, ours.version if ours is not None else 0)
-    changed = bool(added or versions)
     # Whoever renews now loses the lease, and writes nothing: for the one who goes, and for the one who stays where
     # there is anything that they have not read. Before usage, since renewals lock the two in this order.
-    connection.execute(delete(jobs_table).where(*of.source(jobs_table)))
-    if changed:
+    if read is not None:
         connection.execute(delete(jobs_table).where(*of.target(jobs_table)))
+    if renamed:
+        connection.execute(of.moving(jobs_table, lease=None, lease_until=None))
+    connection.execute(delete(jobs_table).where(*of.source(jobs_table)))
     if ours is not None and theirs is not None and newer is not None:
         older = theirs if newer is ours else ours
         text, clauses, forbidden = merged(newer.text, newer.clauses, newer.forbidden, older.clauses, older.forbidden)
@@ -90,9 +99,9 @@ def merge(
     moved = Moved(added, known, versions, kept, connection.execute(of.moving(keys)).rowcount)
     connection.execute(delete(sessions).where(*of.source(sessions)))
     _usage(connection, of)
-    if changed and total:
-        jobs.request(connection, tenant, user_id, now, debounce, key_id=key_id)
-    _row(connection, of, {"next_position": total, "signals_read": read if edited else None} if changed else {})
+    if read is not None and read.upto and not renamed:
+        jobs.request(connection, tenant, user_id, now, debounce, key_id=key_id, bulk=bulk)
+    _row(connection, of, read)
     erasure.note(connection, tenant, source, now)
     return moved
 
@@ -121,12 +130,12 @@ def _newer(ours: Version | None, theirs: Version | None) -> Version | None:
 
 def _signals(
     connection: Connection, of: _Pair, first: str, reading: int | None, again: bool
-) -> tuple[int, int, int, int]:
+) -> tuple[int, int, users.Reading | None]:
     """Move the signals, and number all of them anew where any is new, or in any case (`again`): by time, but first
     those that the current summary has read.
 
     Returns:
-        How many were moved, were known, there are now, and of these the current summary has read.
+        How many were moved, how many were known, and how far they are read now; None: as before.
     """
     columns = (signals.c.user_id, signals.c.signal_id, signals.c.position, signals.c.added_at)
     rows: list[Any] = [*connection.execute(select(*columns).where(*of.target(signals)))]
@@ -142,7 +151,7 @@ def _signals(
         named = signals.c.signal_id.in_(known[start : start + CHUNK])
         connection.execute(delete(signals).where(*of.source(signals), named))
     if not (new or again):
-        return 0, len(known), len(rows), 0
+        return 0, len(known), None
 
     def in_summary(row: Any) -> bool:
         return reading is not None and row.user_id == first and row.position < reading
@@ -154,7 +163,8 @@ def _signals(
     if moves:
         one = update(signals).where(*of.target(signals), signals.c.signal_id == bindparam("named"))
         connection.execute(one.values(position=bindparam("at")), moves)
-    return len(new), len(known), len(rows), sum(map(in_summary, rows))
+    read = None if reading is None else sum(map(in_summary, rows))
+    return len(new), len(known), users.Reading(len(rows), read)
 
 
 def _versions(connection: Connection, of: _Pair, behind: int) -> int:
@@ -180,12 +190,8 @@ def _usage(connection: Connection, of: _Pair) -> None:
     connection.execute(delete(usage).where(*of.source(usage)))
 
 
-def _row(connection: Connection, of: _Pair, reading: dict[str, int | None]) -> None:
-    """The user's own row; where either paused personalisation, it is paused.
-
-    Args:
-        reading: how far renewals have read from now on; empty: as before.
-    """
+def _row(connection: Connection, of: _Pair, reading: users.Reading | None) -> None:
+    """The user's own row; where either paused personalisation, it is paused."""
     theirs = connection.execute(select(users_table).where(*of.source(users_table))).one()
     ours = connection.execute(select(users_table).where(*of.target(users_table))).one()
     values: dict[str, Any] = {
@@ -194,7 +200,8 @@ def _row(connection: Connection, of: _Pair, reading: dict[str, int | None]) -> N
         "resumed_at": max(ours.resumed_at, theirs.resumed_at),
         "rebuilt_at": max(ours.rebuilt_at, theirs.rebuilt_at),
     }
-    if reading:
-        values |= reading | {"base_version": None, "base_read": None}
+    if reading is not None:
+        values |= {"next_position": reading.upto, "signals_read": reading.read}
+        values |= {"base_version": reading.base_version, "base_read": reading.base_read}
     connection.execute(update(users_table).where(*of.target(users_table)).values(**values))
     connection.execute(delete(users_table).where(*of.source(users_table)))

@@ -1,8 +1,8 @@
 """Bring a database to this popi's schema: numbered SQL files, each applied once, none ever changed.
 
 A file is `migrations/NNNN_name.sql`, in SQL that SQLite and PostgreSQL both run; a statement ends with `;` at the end
-of a line. A file that begins with `-- only: postgresql` does nothing on SQLite. All of it happens in one transaction
-under a lock, so that two processes may start together.
+of a line. A file that begins with `-- only: postgresql` does nothing on SQLite; one that begins with `-- then: NAME`
+goes on in Python (`_then`). All of it happens in one transaction under a lock: two processes may start together.
 """
 
 import re
@@ -71,7 +71,7 @@ def migrate(connection: Connection, now: float) -> list[str]:
             f"the store was made by a newer popi (its schema has step {newer[-1]}, this popi knows {ours[-1].number}); "
             "upgrade popi, or go back to the backup from before the upgrade"
         )
-    applied = []
+    applied: list[Migration] = []
     for migration in ours:
         if (row := there.get(migration.number)) is not None:
             if row.sha256 != migration.sha256:
@@ -87,5 +87,16 @@ def migrate(connection: Connection, now: float) -> list[str]:
                 number=migration.number, name=migration.name, sha256=migration.sha256, applied_at=now
             )
         )
-        applied.append(migration.name)
-    return applied
+        applied.append(migration)
+    for migration in applied:
+        _then(migration, connection, now)
+    return [migration.name for migration in applied]
+
+
+def _then(migration: Migration, connection: Connection, now: float) -> None:
+    """What a migration does beside its SQL, once the schema is the queries' own."""
+    named = re.match(r"-- then: (\w+)$", migration.sql, flags=re.MULTILINE)
+    if named and named[1] == "normal_ids":
+        from popi.serving.store.normal_ids import rename_all  # it works by the queries, which need a database
+
+        rename_all(connection, now)

@@ -75,12 +75,21 @@ def test_every_row_moves_and_none_stays(database: Database) -> None:
 
 
 def test_into_nobody_is_another_name(database: Database) -> None:
+    """Nothing has changed that a renewal would have to read again."""
     say(database, "old", 1.0, "a")
     put(database, "old", 2.0, "Old.", "user")
+    database.write(users.set_signals_read, "t", "old", 1)
+    database.write(users.set_base, "t", "old", 1, 1)
+    job = database.write(jobs.claim, 20.0, 60.0)
+    assert job is not None
+    database.write(lambda c: jobs.postpone(c, job, 99.0, error="no"))
     assert database.write(merge, "t", "new", "old", 3.0, D) == Moved(1, 0, 1, 0, 0)
     current = database.read(summaries.current, "t", "new")
     assert current is not None and (current.version, current.author, current.created_at) == (1, "user", 2.0)
     assert ids(database, "new") == ["a"]
+    assert database.read(users.reading, "t", "new") == users.Reading(1, 1, 1, 1)
+    state = database.read(jobs.state, "t", "new", 30.0)
+    assert state is not None and (state.due_at, state.attempts, state.running) == (99.0, 1, False)
     say(database, "new", 4.0, "b")
     assert ids(database, "new") == ["a", "b"]
 
