@@ -32,7 +32,8 @@ PAGE = 2**20
 TRIES = 3
 """How often a transaction is run that the database broke off for its own reasons (a deadlock)."""
 BROKEN_OFF = {"40001", "40P01"}
-_WRITER = f"SELECT set_config('lock_timeout', '{BUSY_SECONDS}s', true), set_config('synchronous_commit', 'on', true)"
+_BEGIN = f"BEGIN; SET LOCAL lock_timeout = '{BUSY_SECONDS}s'; SET LOCAL synchronous_commit = on"
+"""How a transaction begins on PostgreSQL."""
 _COUNTED = ("users", "signals", "summaries")
 """Tables of whose user ids PostgreSQL keeps statistics; of no other column with a user's words or id does it."""
 CHECKPOINT_SECONDS = 5.0
@@ -252,6 +253,7 @@ def _engine(url: URL, connections: int) -> Engine:
         )
     except ImportError:
         raise StoreError("PostgreSQL needs psycopg; install it with: pip install 'popi[serve]'") from None
+    event.listen(engine, "connect", _postgresql_settings)
     event.listen(engine, "begin", _postgresql_begin)
     return engine
 
@@ -301,10 +303,13 @@ def _sqlite_begin(connection: Connection) -> None:
     cursor.execute("BEGIN IMMEDIATE" if write else "BEGIN")
 
 
+def _postgresql_settings(connection: Any, _record: object) -> None:
+    connection.autocommit = True  # BEGIN is ours to say (_postgresql_begin)
+
+
 def _postgresql_begin(connection: Connection) -> None:
-    """Settings of this transaction alone, in one statement. Readers need none: they wait for no row."""
-    if connection.get_execution_options().get("popi_write"):
-        connection.connection.cursor().execute(_WRITER)
+    # Settings of this transaction alone, in one message with its beginning.
+    connection.connection.cursor().execute(_BEGIN)
 
 
 def _told(error: Exception) -> StoreError:

@@ -4,10 +4,12 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 from pgbouncer import SERVER_CONNECTIONS, Pooler, needs_pooler
 from serving_client import empty_store
 from sqlalchemy import Connection, text
+from sqlalchemy.engine import make_url
 from unit.serving.store.test_database import test_writers_in_many_threads_take_turns
 from unit.serving.store.test_erasure import test_every_row_goes_and_no_other
 from unit.serving.store.test_jobs import (
@@ -97,18 +99,19 @@ def test_gateways_share_the_servers_connections(database: Database, store_url: s
     other.close()
 
 
-def test_no_setting_outlives_its_transaction(database: Database) -> None:
-    def setting(name: str) -> object:
-        return database.read(lambda connection: connection.execute(text(f"SHOW {name}")).scalar_one())
+def test_nothing_is_left_on_a_connection_for_others(database: Database, store_url: str) -> None:
+    def waits(connection: Connection) -> object:
+        return connection.execute(text("SHOW lock_timeout")).scalar_one()
 
-    before = setting("lock_timeout")
-    seen = database.write(lambda connection: connection.execute(text("SHOW lock_timeout")).scalar_one())
-    assert (before, seen) == ("0", "10s")
     for n in range(MANY):
         database.write(keys.ensure_tenant, f"more-{n}", 0.0)
-    assert {setting("lock_timeout") for _ in range(MANY)} == {"0"}
-    prepared = "SELECT count(*) FROM pg_prepared_statements"
-    assert database.read(lambda connection: connection.execute(text(prepared)).scalar_one()) == 0
+        assert database.read(keys.tenant_exists, f"more-{n}")
+    assert (database.read(waits), database.write(waits)) == ("10s", "10s")
+    url = make_url(store_url).set(drivername="postgresql").render_as_string(hide_password=False)
+    with psycopg.connect(url, autocommit=True, prepare_threshold=None) as stranger:
+        for _ in range(2 * SERVER_CONNECTIONS):
+            left = "SELECT current_setting('lock_timeout'), (SELECT count(*) FROM pg_prepared_statements)"
+            assert stranger.execute(left).fetchone() == ("0", 0)
 
 
 def test_a_killed_pooler_costs_what_was_under_way_and_no_more(database: Database, pooler: Pooler) -> None:
