@@ -323,7 +323,9 @@ def users_merge(
     tenant: Tenant = "default",
     store: StoreUrl = STORE,
 ) -> None:
-    """Make one user part of another: signals, summaries, keys (docs/serving.md). There is no way back."""
+    """Make one user part of another: signals, summaries, keys (docs/serving.md). There is no way back.
+
+    Gateways that run notice within a few seconds."""
     _need_serving()
     from popi.serving.api.service import merge
     from popi.serving.api.stored import NotFound
