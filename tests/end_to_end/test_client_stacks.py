@@ -121,15 +121,16 @@ def test_curl(gateway: GatewayProcess, version: str) -> None:
 def litellm_proxy(url: str, key: str, folder: Path) -> Iterator[str]:
     """LiteLLM's proxy in front of a server; where it listens.
 
-    It drops `user` of models that it does not know; the setting has it send the id in `x-litellm-end-user-id`.
+    It drops `user` of models that it does not know, and clients' headers, unless told not to.
     """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     (folder / "litellm.yaml").write_text(
         "model_list:\n"
-        f"  - {{model_name: m, litellm_params: {{model: openai/m, api_base: '{url}/v1', api_key: {key}}}}}\n"
-        f"general_settings: {{master_key: {ADMIN}}}\n"
-        "litellm_settings: {telemetry: false, add_user_information_to_llm_headers: true}\n"
+        "  - model_name: m\n"
+        f"    litellm_params: {{model: openai/m, api_base: '{url}/v1', api_key: {key}, allowed_openai_params: [user]}}\n"
+        f"general_settings: {{master_key: {ADMIN}, forward_client_headers_to_llm_api: true}}\n"
+        "litellm_settings: {telemetry: false}\n"
     )
     command = [
         str(LITELLM / "litellm"),
@@ -156,9 +157,13 @@ def litellm_proxy(url: str, key: str, folder: Path) -> Iterator[str]:
         server.wait(20)
 
 
-def chat(url: str, stream: bool = False, **headers: str) -> str:
-    body = {"model": "m", "user": "ann", "stream": stream, "messages": [{"role": "user", "content": "hello"}]}
-    named = {"Authorization": f"Bearer {ADMIN}", "Content-Type": "application/json"} | headers
+def chat(url: str, stream: bool = False, by: str = "field") -> str:
+    body: dict[str, Any] = {"model": "m", "stream": stream, "messages": [{"role": "user", "content": "hello"}]}
+    named = {"Authorization": f"Bearer {ADMIN}", "Content-Type": "application/json"}
+    if by == "field":
+        body["user"] = "ann"
+    else:
+        named["x-popi-user"] = "ann"
     request = urllib.request.Request(f"{url}/v1/chat/completions", json.dumps(body).encode(), named)
     with urllib.request.urlopen(request, timeout=60) as reply:
         assert isinstance(reply, http.client.HTTPResponse)
@@ -167,7 +172,7 @@ def chat(url: str, stream: bool = False, **headers: str) -> str:
 
 def test_litellms_proxy_in_front(gateway: GatewayProcess, tmp_path: Path) -> None:
     with litellm_proxy(gateway.url, ADMIN, tmp_path) as proxy:
-        assert '"personal"' in chat(proxy)
+        assert '"personal"' in chat(proxy) and '"personal"' in chat(proxy, by="header")
         assert "rsonal" in chat(proxy, stream=True)
 
 

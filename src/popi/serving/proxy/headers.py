@@ -33,9 +33,9 @@ _READ = (
     b"content-encoding",
 )
 # Hold a user id whether or not it counts here.
-_NAMING = (b"x-litellm-end-user-id", b"x-openwebui-user-id")
-# Open WebUI sends names and addresses beside the id.
-_OURS = (b"x-popi-", b"x-openwebui-user-")
+_NAMING = (b"x-litellm-end-user-id", b"x-litellm-user_api_key_end_user_id", b"x-openwebui-user-id")
+# Open WebUI sends names and addresses beside the id, LiteLLM's proxy what it knows of its own key.
+_OURS = (b"x-popi-", b"x-openwebui-user-", b"x-litellm-user_api_key_")
 _OUR_ANSWERS = (b"x-popi-", b"access-control-")
 
 
@@ -116,7 +116,9 @@ class HeaderRules:
         self.counting = tuple(name.encode() for name in settings.identity_headers)
         self.naming = tuple(dict.fromkeys((*self.counting, *_NAMING)))
         self.hashed = frozenset(
-            name for name in self.naming if settings.ids_upstream == "hashed" and not name.startswith(b"x-popi-")
+            name
+            for name in self.naming
+            if settings.ids_upstream == "hashed" and not name.startswith((b"x-popi-", b"x-litellm-user_api_key_"))
         )
         self.jwt = settings.jwt.header.encode() if settings.jwt is not None else None
         self.read = frozenset((*_READ, *self.naming, *((self.jwt,) if self.jwt else ())))

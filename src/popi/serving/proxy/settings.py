@@ -237,7 +237,12 @@ class ProxySettings(Settings):
     """Milliseconds to wait for a summary, and for the key before it, up to half of them. After that the request goes
     on without."""
 
-    identity_headers: tuple[str, ...] = ("x-popi-user", "x-litellm-end-user-id", "x-openwebui-user-id")
+    identity_headers: tuple[str, ...] = (
+        "x-popi-user",
+        "x-litellm-end-user-id",
+        "x-litellm-user_api_key_end_user_id",
+        "x-openwebui-user-id",
+    )
     """Headers that may name the end user; the first that is there counts."""
     identity_fields: tuple[Literal["safety_identifier", "user", "metadata.user_id"], ...] = (
         "safety_identifier",

@@ -38,6 +38,8 @@ def test_what_is_passed_on() -> None:
         (b"x-openwebui-user-id", b"ann"),
         (b"x-openwebui-user-email", b"ann@example.org"),
         (b"x-litellm-end-user-id", b"ann"),
+        (b"x-litellm-user_api_key_end_user_id", b"ann"),
+        (b"x-litellm-user_api_key_user_email", b"ann@example.org"),
     ]
     headers = read([*kept, *dropped])
     assert headers.passed == kept
@@ -84,6 +86,14 @@ def test_ids_in_their_order_and_with_all_their_letters() -> None:
     assert read(raw, identity_headers=()).ids == {}
     assert read(raw, identity_headers=()).named == {b"x-litellm-end-user-id": "Bjørn"}
     assert read([(b"x-popi-user", b"\xe9")]).ids == {"x-popi-user": "é"}
+
+
+def test_what_litellm_says_of_its_own_key_stays_here_even_hashed() -> None:
+    raw = [(b"x-litellm-user_api_key_end_user_id", b"ann"), (b"x-litellm-user_api_key_alias", b"the team's")]
+    headers = read(raw, ids_upstream="hashed")
+    assert headers.ids == {"x-litellm-user_api_key_end_user_id": "ann"} and headers.passed == []
+    rules = HeaderRules(ProxySettings(upstream="http://up", ids_upstream="hashed"))
+    assert rules.hashed == {b"x-litellm-end-user-id", b"x-openwebui-user-id"}
 
 
 def test_two_that_differ_are_refused() -> None:
