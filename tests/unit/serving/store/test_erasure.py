@@ -237,7 +237,7 @@ def fill_all(database: Database, user: str, words: str) -> None:
 
 @without_postgres
 def test_postgresql_keeps_no_copy_in_its_statistics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with empty_store("postgresql", tmp_path) as url:
+    with empty_store("postgresql", tmp_path, schema=False) as url:
         with monkeypatch.context() as patched:  # as an older popi left it
             before = [one for one in migrate.known() if one.number < 7]
             patched.setattr(migrate, "known", lambda: before)

@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from serving_client import STORES, empty_store
 from sqlalchemy import Connection, delete, select
 
 from popi.profiles.models import StoredClause
@@ -43,9 +45,15 @@ def fill(connection: Connection, n: int, user: str) -> None:
     keys.add(connection, replace(record, user_id=user, key_id=f"k{n}"))
 
 
-@pytest.fixture
-def old_store(store_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+@pytest.fixture(params=STORES)
+def old_store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """As the popi before left it; the later in `IDS`, the newer."""
+    with empty_store(request.param, tmp_path, schema=False) as url:
+        filled(url, monkeypatch)
+        yield url
+
+
+def filled(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
         before = [one for one in migrate.known() if one.number < 8]
         patched.setattr(migrate, "known", lambda: before)
@@ -58,7 +66,6 @@ def old_store(store_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     database.write(keys.add, replace(record, user_id="Only@A.key", key_id="alone"))
     database.write(sessions.add, SessionRecord("hash", "t", " ann", None, None, 1e12))
     database.close()
-    yield store_url
 
 
 def test_everybody_is_reachable_by_the_form_of_their_id(old_store: str) -> None:

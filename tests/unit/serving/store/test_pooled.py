@@ -53,8 +53,8 @@ def pooler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pooler]:
 
 @pytest.fixture
 def store_url(pooler: Pooler, tmp_path: Path) -> Iterator[str]:
-    """Of an empty store, by way of the pooler; the fixtures of stores are made of it."""
-    with empty_store("postgresql", tmp_path) as url:
+    """Of a store without tables, by way of the pooler; the fixtures of stores are made of it."""
+    with empty_store("postgresql", tmp_path, schema=False) as url:
         yield pooler.through(url)
 
 
