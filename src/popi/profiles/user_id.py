@@ -22,7 +22,8 @@ LONGEST_GIVEN = 2_000
 """Characters of an id as it comes: with a session in it, it may be longer than the user's own."""
 _JOINERS = "\u200c\u200d"  # letters of Persian and Hindi need them, and emoji
 _ADDRESS = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s.]+")
-# Claude Code before 2.1.78: user_<device>_account_<account, may be empty>_session_<session>
+# Claude Code before 2.1.78: user_<device>_account_<account, may be empty>_session_<session>. Both forms as
+# github.com/coder/aibridge/pull/241 and github.com/ding113/claude-code-hub/pull/939 saw them on the wire.
 _SESSION = re.compile(r"user_([0-9A-Za-z]+)_account_([0-9A-Za-z-]*)_session_[0-9A-Za-z-]+")
 # And since: a JSON object with these members.
 _ACCOUNT, _DEVICE, _OF_SESSION = "account_uuid", "device_id", "session_id"
