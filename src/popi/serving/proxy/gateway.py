@@ -95,7 +95,8 @@ class Gateway:
         meant = path if path in PERSONALISED else canonical(path)
         api = PERSONALISED.get(meant or "") if method == "POST" else None
         models = meant == MODELS and method == "GET"
-        record = Record(api or ("models" if models else "other"), method)
+        route = "count" if api is not None and meant in COUNTS else api
+        record = Record(route or ("models" if models else "other"), method)
         if meant is not None and (api is not None or models):
             path = meant
         exchange = Exchange(scope, receive, send, path, api, record, began)

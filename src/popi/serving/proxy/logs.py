@@ -17,7 +17,8 @@ class Record:
     """What is known of one request, filled in on its way.
 
     Attributes:
-        route: `chat`, `responses`, `messages`, `models` or `other`; never the path, which may hold an id.
+        route: `chat`, `responses`, `messages`, `count` (of tokens), `models` or `other`; never the path, which may hold
+            an id.
         method: of HTTP.
         status: of the answer; 499 where the client hung up before there was one.
         key_id: the key's public id.

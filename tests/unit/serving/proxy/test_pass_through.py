@@ -390,4 +390,7 @@ def test_a_count_of_tokens_is_no_answer_to_look_on_at(upstream: RecordingUpstrea
         for path in ("/v1/responses/input_tokens", "/v1/messages/count_tokens", "/v1/messages"):
             answer = gateway.call(path, b'{"messages":[],"input":"hi"}', {"x-popi-user": "ann"})
             assert answer.header("x-popi-personalized") == "applied"
-    assert looked.at == [("ann", "messages")]
+        assert looked.at == [("ann", "messages")]
+        who = {"status": "200", "personalized": "applied", "upstream": "default"}
+        counted = {one: gateway.counted("popi_requests_total", route=one, **who) for one in ("count", "messages")}
+        assert counted == {"count": 2, "messages": 1}
