@@ -12,6 +12,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 # popi's default model ships with the package: nothing here needs a model hub.
 export HF_HUB_OFFLINE ?= 1
 
+# The tests run in as many processes as there are cores, a file's tests in one of them: they share servers.
+WORKERS ?= -n logical --maxprocesses 4 --dist loadfile
+
 .PHONY: demo test slow check bench bench-gateway docs format clean help
 
 help:  ## this list
@@ -21,7 +24,7 @@ demo: $(VENV)/.stamp  ## the whole loop in minutes: train, evaluate, report in r
 	$(BIN)/popi demo
 
 test: $(VENV)/.stamp-dev  ## all tests but the slow ones
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" $(WORKERS)
 
 slow: $(VENV)/.stamp-dev  ## the slow tests
 	$(BIN)/python -m pytest -m slow

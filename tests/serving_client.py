@@ -1,10 +1,13 @@
 """What tests of the gateway share: stores, a clock to set, and a gateway in this process with keys of every kind."""
 
+import atexit
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +27,54 @@ STORES = ["sqlite", pytest.param("postgresql", marks=without_postgres)]
 
 
 @contextmanager
-def empty_store(kind: str, folder: Path) -> Iterator[str]:
-    """The URL of an empty store: a file in the folder, or a database of its own that is dropped at the end."""
+def empty_store(kind: str, folder: Path, *, schema: bool = True) -> Iterator[str]:
+    """The URL of an empty store: a file in the folder, or a database of its own that is dropped at the end.
+
+    Args:
+        kind: sqlite or postgresql.
+        folder: for the file.
+        schema: it has its tables already, copied from a store that was opened once: opening it takes a fifth of the
+            time.
+    """
     if kind == "sqlite":
+        if schema:
+            (folder / "popi.db").write_bytes(_sqlite_with_schema())
         yield f"sqlite:///{folder}/popi.db"
         return
+    with _postgres_database("TEMPLATE " + _postgres_with_schema() if schema else "") as url:
+        yield url
+
+
+@cache
+def _sqlite_with_schema() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        Database.open(f"sqlite:///{folder}/popi.db").close()
+        return Path(folder, "popi.db").read_bytes()
+
+
+@cache
+def _postgres_with_schema() -> str:
+    """The name of a database that others are copied from; dropped when the tests end."""
+    keep = ExitStack()
+    url = keep.enter_context(_postgres_database())
+    atexit.register(keep.close)
+    Database.open(url).close()
+    return url.rsplit("/", 1)[1]
+
+
+@contextmanager
+def _postgres_database(how: str = "") -> Iterator[str]:
     import psycopg
 
     assert POSTGRES is not None
     name = f"popi_{secrets.token_hex(6)}"
     with psycopg.connect(POSTGRES, autocommit=True) as server:
-        server.execute(f"CREATE DATABASE {name}")
+        server.execute(f"CREATE DATABASE {name} {how}")
+    try:
         yield POSTGRES.rsplit("/", 1)[0] + f"/{name}"
-        server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    finally:
+        with psycopg.connect(POSTGRES, autocommit=True) as server:
+            server.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @dataclass

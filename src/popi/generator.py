@@ -10,7 +10,7 @@ from popi.backends.api import ApiModel
 from popi.backends.batch import values
 from popi.backends.chat import ChatModel, Messages, estimate_tokens
 from popi.errors import ConfigError, PopiError
-from popi.signals.render import Templates
+from popi.signals.render import Templates, flat
 from popi.signals.types import Prompt, TargetPair
 from popi.summary import Summary
 
@@ -140,10 +140,21 @@ class Generator:
         return self.score(_under(self.templates, targets, summaries), batch_size)
 
     def item(self, prefix: Iterable[int], target: TargetPair) -> "ScoringItem":
-        """A target pair under a prefix that was made elsewhere."""
+        """A target pair under a prefix that was made elsewhere.
+
+        Raises:
+            ModelError: prefix and response exceed the model's context.
+        """
         from popi.scoring import ScoringItem
 
-        return ScoringItem(tuple(prefix), self._response(target.chosen), self._response(target.rejected))
+        item = ScoringItem(tuple(prefix), self._response(target.chosen), self._response(target.rejected))
+        longer = max(len(item.chosen), len(item.rejected))
+        self.local.refuse_beyond(
+            len(item.prefix) + longer,
+            f"{len(item.prefix)} tokens of prompt and {longer} of a response (to {flat(target.prompt)[:60]!r})",
+            "leave that target out, or lower summary.max_tokens (raw signals: signals.token_budget)",
+        )
+        return item
 
     def items(self, targets: Sequence[TargetPair], summary: str | Summary | None) -> "list[ScoringItem]":
         """One scoring item per target, with this summary in view."""
@@ -187,7 +198,7 @@ class ApiGenerator:
 
     @classmethod
     def from_config(cls, config: "ApiGeneratorConfig", templates: str) -> "ApiGenerator":
-        """The generator that `[model.api_generator]` names; `auto` templates are `default`.
+        """The generator that `[model.api_generator]` names, asked in the run's own template set.
 
         Raises:
             ConfigError: no model is named, a wrong URL, or a named variable without a key.
@@ -195,7 +206,7 @@ class ApiGenerator:
         if config.url is None or config.name is None:
             raise ConfigError("model.api_generator needs both url and name: the server, and the model as it calls it")
         chat = ApiModel.connect(config.url, config.name, key_env=config.key_env, concurrency=config.concurrency)
-        return cls(chat, "default" if templates == "auto" else templates)
+        return cls(chat, templates)
 
     @property
     def scorer(self) -> "VllmScorer":

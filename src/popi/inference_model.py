@@ -4,7 +4,7 @@ It does not see the task prompt, unless it is conditioned on it (`summary.condit
 not carry (links, code, instructions to a model: popi.screening) is left out of what it wrote: `Summary.left_out`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -28,8 +28,8 @@ if TYPE_CHECKING:  # a model behind an API needs no torch
 
 MAX_TOKENS = 512
 """Longest answer of a model behind an API, in tokens: of eight statements in any language, as JSON."""
-BATCH = 32
-"""Users summarised in one forward."""
+BATCH, WINDOW = 32, 1024
+"""Users summarised in one forward, and users whose prompts are in memory at a time where many are."""
 Old = str | Summary | Previous | None
 """An old summary to renew. Of one without its number of signals (`rests_on`) it is taken that they were very many; a
 `Previous` is shown as it is."""
@@ -148,6 +148,11 @@ class InferenceModel:
         self.conditioned = bool(given)
         self.renews: bool = local.settings.get("renews", not local.settings) if renews is None else renews
 
+    @property
+    def name(self) -> str:
+        """What summaries say they were written by."""
+        return self.local.name
+
     @classmethod
     def from_pretrained(
         cls,
@@ -239,30 +244,79 @@ class InferenceModel:
         """
         asked = [None] * len(users) if prompts is None else prompts
         olds = [None] * len(users) if previous is None else previous
-        encoded = [self.prompt_ids(*one) for one in zip(users, asked, olds, strict=True)]
+        encoded = dict(enumerate(self.prompt_ids(*one) for one in zip(users, asked, olds, strict=True)))
+        written: dict[int, Summary] = {}
+        for batch in self._written(users, encoded, olds, temperature):
+            written |= batch
+            if progress:
+                progress(len(batch))
+        return [written[i] for i in range(len(encoded))]
+
+    def summarize_each(
+        self,
+        users: Sequence[Sequence[Signal]],
+        temperature: float = 0.0,
+        on_result: Callable[[int, Summary | PopiError], None] | None = None,
+    ) -> list[Summary | PopiError]:
+        """For every user a summary, or the error in its place: that the prompt exceeds the model's context, say.
+
+        `on_result` is told each as soon as it is there. Of many users, `WINDOW` are encoded at a time.
+        """
+        results: dict[int, Summary | PopiError] = {}
+
+        def keep(index: int, result: Summary | PopiError) -> None:
+            results[index] = result
+            if on_result:
+                on_result(index, result)
+
+        for start in range(0, len(users), WINDOW):
+            encoded = {}
+            for i, signals in enumerate(users[start : start + WINDOW], start):
+                try:
+                    encoded[i] = self.prompt_ids(signals)
+                    self.local.refuse_beyond(
+                        len(encoded[i][0]) + self.max_tokens,
+                        f"{len(encoded[i][0])} tokens of prompt and {self.max_tokens} new ones",
+                        "lower --token-budget or --max-tokens (a run's signals.token_budget)",
+                    )
+                except PopiError as error:
+                    encoded.pop(i, None)
+                    keep(i, error)
+            for batch in self._written(users, encoded, [None] * len(users), temperature):
+                for i, summary in batch.items():
+                    keep(i, summary)
+        return [results[i] for i in range(len(users))]
+
+    def _written(
+        self,
+        users: Sequence[Sequence[Signal]],
+        encoded: dict[int, tuple[list[int], int, tuple[str, ...]]],
+        olds: Sequence[Old],
+        temperature: float,
+    ) -> Iterator[dict[int, Summary]]:
+        """Summaries of those users who are encoded, batch by batch."""
         count, name, templates = self.local.count_tokens, self.local.name, self.templates
-        written = {
+        unread = {
             i: nothing_new(templates, olds[i], name, count, dropped)
-            for i, (_, used, dropped) in enumerate(encoded)
+            for i, (_, used, dropped) in encoded.items()
             if not used
         }
-        if progress and written:
-            progress(len(written))
-        order = [i for i in range(len(encoded)) if i not in written]
+        if unread:
+            yield unread
+        order = [i for i in encoded if i not in unread]
         order.sort(key=lambda i: len(encoded[i][0]))  # little padding
         for start in range(0, len(order), BATCH):
             batch = order[start : start + BATCH]
             drawn = self.local.generate(
                 [encoded[i][0] for i in batch], max_new_tokens=self.max_tokens, temperature=temperature
             )
+            written = {}
             for i, samples in zip(batch, drawn, strict=True):
                 _, used, dropped = encoded[i]
                 behind = signals_behind(olds[i]) if shown(templates, olds[i], users[i]) else 0
                 text = self.local.decode(samples[0])
                 written[i] = summary_of(templates, text, used, dropped, name, count, behind=behind)
-            if progress:
-                progress(len(batch))
-        return [written[i] for i in range(len(encoded))]
+            yield written
 
     def renewable(self, summary: str) -> bool:
         """Whether this summary can be renewed: model and templates know how, and it names a preference."""
@@ -317,6 +371,11 @@ class ApiInferenceModel:
         self.max_tokens, self.token_budget, self.count_tokens = max_tokens, token_budget, count_tokens
         self.bounds, self._structured = bounds or Bounds(), structured
         self._prose = self.templates.name == NANO
+
+    @property
+    def name(self) -> str:
+        """What summaries say they were written by."""
+        return self.chat.name
 
     def renewable(self, summary: str) -> bool:
         """Whether this summary can be renewed: the templates have a place for it, and it names a preference."""

@@ -285,10 +285,10 @@ def run_stdio(url: str, key_env: str, user_id: str) -> None:
         ConfigError: a wrong URL, or no key in `key_env`.
         DataError: the user id is not one.
     """
-    from popi.profiles.models import checked_user_id
+    from popi.profiles.user_id import normal_user_id
 
     client = AsyncClient(url, key_env=key_env, retries=RETRIES)
-    build(for_one(client, checked_user_id(user_id))).run("stdio")
+    build(for_one(client, normal_user_id(user_id))).run("stdio")
 
 
 def run_http(url: str, host: str, port: int) -> None:

@@ -1,4 +1,4 @@
-"""A file of summaries that is written as they come: what a server was paid for is kept if the command is killed."""
+"""A file of summaries that is written as they come: what was computed or paid for is kept if the command is killed."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from popi.errors import DataError, PopiError
-from popi.inference_model import ApiInferenceModel
+from popi.inference_model import ApiInferenceModel, InferenceModel
 from popi.signals.jsonl import refuse_existing, write_rows
 from popi.signals.types import User
 from popi.summary import Summary
@@ -33,14 +33,24 @@ class SummaryFile:
         model: the model that writes them; a row names it, so that two models' rows are never mixed by a resume.
         force: overwrite a file that exists. That happens with the first summary: a run without one leaves it.
         resume: go on with the file, if it exists.
+        show: without a path, told each row in the users' order, as soon as those before it are there.
 
     Raises:
         DataError: the file exists and neither `force` nor `resume` is set; or it holds something else than
             summaries by this model.
     """
 
-    def __init__(self, path: Path | None, model: str, *, force: bool = False, resume: bool = False) -> None:
-        self.path, self.model = path, model
+    def __init__(
+        self,
+        path: Path | None,
+        model: str,
+        *,
+        force: bool = False,
+        resume: bool = False,
+        show: Callable[[dict[str, Any]], None] | None = None,
+    ) -> None:
+        self.path, self.model, self.show = path, model, show if path is None else None
+        self._next, self._skipped = 0, set[int]()
         self.rows: dict[int, dict[str, Any]] = {}
         self._file: IO[str] | None = None
         self._before: list[dict[str, Any]] = []
@@ -73,12 +83,24 @@ class SummaryFile:
         """Keep the summary of `users[index]`; in the file at once."""
         self.rows[index] = row = summary_row(user.user_id, summary) | {"model": self.model}
         if self.path is None:
+            self._show()
             return
         if self._file is None:
             write_rows(self.path, self._before, force=True)  # without a line that a kill broke off
             self._file = open(self.path, "a", encoding="utf-8")
         self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
         self._file.flush()
+
+    def skip(self, index: int) -> None:
+        """There will be no summary of `users[index]`."""
+        self._skipped.add(index)
+        self._show()
+
+    def _show(self) -> None:
+        while self.show and (self._next in self.rows or self._next in self._skipped):
+            if self._next in self.rows:
+                self.show(self.rows[self._next])
+            self._next += 1
 
     def finish(self) -> list[dict[str, Any]]:
         """Put the rows into the users' order, in the file too, and return them."""
@@ -100,7 +122,7 @@ class SummaryFile:
                 written_by = row["model"], row["user_id"], row["summary"]
             except (ValueError, KeyError, TypeError, RecursionError):
                 raise DataError(
-                    f"{path}: line {number} is no summary by a model behind an API; name another file with --out"
+                    f"{path}: line {number} is no summary that says by which model; name another file with --out"
                 ) from None
             if written_by[0] != self.model:
                 raise DataError(
@@ -112,7 +134,7 @@ class SummaryFile:
 
 
 def write_summaries(
-    model: ApiInferenceModel,
+    model: InferenceModel | ApiInferenceModel,
     users: Sequence[User],
     file: SummaryFile,
     progress: Callable[[int, int], None] = lambda _done, _of: None,
@@ -138,6 +160,7 @@ def write_summaries(
         index = missing[position]
         if isinstance(result, PopiError):
             failures[index] = result
+            file.skip(index)
         else:
             file.add(index, users[index], result)
         progress(done, len(missing))

@@ -22,6 +22,7 @@ from popi.attention import takes_tree_masks
 from popi.head import Head, at_least_float32, tiled_logps, whole_logps
 from popi.last_layer import read_from
 from popi.masks import additive, slides
+from popi.plain import plain_logps, plain_rows
 from popi.soft_prompts import with_soft_prompts
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class TreeBatch:
     source: Tensor  # (N, 2) row and position of the hidden state that predicts the token, row after row
     target: Tensor  # (N,) the token
     segment: Tensor  # (N,) index of its scored segment, counted over the batch
+    place: Tensor  # (N,) where in its row the token stands
     n_segments: int
     soft: Tensor | None = None  # (B, k, d) in place of the embeddings of the first k tokens of each row
 
@@ -108,6 +110,7 @@ class TreeBatch:
             torch.stack([own.to(tokens.device), self.source[tokens, 1]], 1),
             self.target[tokens],
             self.segment[tokens],
+            self.place[tokens],
             self.n_segments,
             None if self.soft is None else self.soft[taken],
         )
@@ -147,6 +150,7 @@ def pack(rows: Sequence[Sequence[Segment]], pad_id: int) -> TreeBatch:
     source: list[tuple[int, int]] = []
     target: list[int] = []
     owner: list[int] = []
+    place: list[int] = []
     scored = [0] * len(rows)
     n_scored = 0
     for r, row in enumerate(rows):
@@ -171,6 +175,7 @@ def pack(rows: Sequence[Sequence[Segment]], pad_id: int) -> TreeBatch:
                 source.extend((r, before if i == 0 else cursor + i - 1) for i in range(n))
                 target.extend(segment.ids)
                 owner.extend([n_scored] * n)
+                place.extend(range(cursor, stop))
                 n_scored += 1
                 scored[r] += n
             cursor = stop
@@ -185,13 +190,14 @@ def pack(rows: Sequence[Sequence[Segment]], pad_id: int) -> TreeBatch:
         torch.tensor(source, dtype=torch.long).reshape(-1, 2),
         torch.tensor(target, dtype=torch.long),
         torch.tensor(owner, dtype=torch.long),
+        torch.tensor(place, dtype=torch.long),
         n_scored,
     )
 
 
 def causal_lm(model: torch.nn.Module) -> torch.nn.Module:
     """The causal LM itself, adapters included, where PEFT wraps it."""
-    return model.get_base_model() if hasattr(model, "peft_config") else model  # type: ignore[operator]
+    return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
 
 
 def through_wrapper(model: torch.nn.Module, compute: Callable[[torch.nn.Module], Result]) -> Result:
@@ -240,9 +246,12 @@ def token_logps_and_entropies(
     vocabularies, whose logits are kept: there `chunk` tokens at a time (by default `chunk_of`) have all their logits at
     once. Without `entropy` the second tensor is empty. A model with SDPA attention is switched to popi's
     (`popi.attention`), and stays so. `roots`: those of the batch's rows, in their order, where the model read them
-    before (`popi.roots`): the branches alone go through it then.
+    before (`popi.roots`): the branches alone go through it then. Rows that no tree holds for go the plain way
+    (`popi.plain`): all of a model that failed the probe at load, and those beyond the limit of LongRoPE.
     """
     causal = causal_lm(model)
+    if apart := plain_rows(causal, batch):
+        return _some_plain(causal, batch, apart, temperature, chunk, entropy)
     hidden = scored_states(causal, batch) if roots is None else roots.scored_states(causal, batch)
     if not len(hidden):
         nothing = at_least_float32(hidden.new_zeros(0))
@@ -261,6 +270,24 @@ def token_logps_and_entropies(
         else:
             parts.append(whole_logps(*arguments))
     return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+
+
+def _some_plain(
+    causal: Any, batch: TreeBatch, apart: list[int], temperature: float, chunk: int | None, entropy: bool
+) -> tuple[Tensor, Tensor]:
+    others = [row for row in range(len(batch.lengths)) if row not in set(apart)]
+    if not others:
+        return plain_logps(causal, batch, temperature, entropy)
+
+    def compute(part: TreeBatch, which: int) -> Tensor:
+        if which:
+            found = plain_logps(causal, part, temperature, entropy)
+        else:
+            found = token_logps_and_entropies(causal, part, temperature, chunk, entropy)
+        return torch.stack(found if entropy else (found[0], found[0].detach()), 1)
+
+    both = in_parts(batch, [others, apart], compute)
+    return both[:, 0], both[:, 1].detach() if entropy else both.new_zeros(0)
 
 
 def scored_states(causal: Any, batch: TreeBatch) -> Tensor:
@@ -286,6 +313,7 @@ def in_parts(batch: TreeBatch, together: Sequence[list[int]], compute: Callable[
 def _tokens_at_once(causal: Any) -> float:
     embed, config = causal.get_input_embeddings().weight, causal.config.get_text_config()
     wide = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    wide = max(wide) if isinstance(wide, list | tuple) else wide  # Gemma 3n: one for each layer
     return LAYER_BYTES.get(embed.device.type, float("inf")) / (wide * embed.element_size())
 
 

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from popi.errors import ModelError
 from popi.head import at_least_float32
+from popi.plain import trees_hold
 from popi.signals.types import User
 from popi.tree import causal_lm
 
@@ -203,6 +204,8 @@ def hidden_states(
         if kept:
             texts[i] = base.local.format.tokens(base.templates.signals_text(kept))
     order = sorted(texts, key=lambda i: len(texts[i]))  # little padding
+    if order and not trees_hold(model, len(texts[order[-1]])):
+        batch_size = 1  # none
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
         longest = max(len(texts[i]) for i in batch)

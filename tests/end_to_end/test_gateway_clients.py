@@ -211,6 +211,42 @@ def test_openai_responses(gateway: RunningGateway, chat: Any) -> None:
     assert gateway.upstream.last.json["instructions"].startswith("Be kind.\n\n<user_preferences>")
 
 
+def test_openai_responses_keep_the_apps_text_in_front(gateway: RunningGateway, chat: Any) -> None:
+    gateway.upstream.reply = json_reply(RESPONSE)
+    asked: dict[str, Any] = {"model": "m", "safety_identifier": "ann"}
+    developer = {"role": "developer", "content": "Be kind."}
+    chat.responses.create(**asked, input=[developer, {"role": "user", "content": "hello"}])
+    got = gateway.upstream.last.json
+    assert got["input"][0]["content"].startswith("Be kind.\n\n<user_preferences>") and "instructions" not in got
+    chat.responses.create(**asked, prompt={"id": "pmpt_1"}, input="hello")
+    got = gateway.upstream.last.json
+    assert [item["role"] for item in got["input"]] == ["developer", "user"] and "instructions" not in got
+    assert SUMMARY in got["input"][0]["content"] and got["prompt"] == {"id": "pmpt_1"}
+
+
+def test_counted_tokens_are_those_of_the_real_call(gateway: RunningGateway, chat: Any, claude: Any) -> None:
+    """What goes upstream to be counted is what goes upstream to be answered."""
+    gateway.upstream.reply = json_reply({"object": "response.input_tokens", "input_tokens": 7})
+    named: dict[str, Any] = {"extra_headers": {"x-popi-user": "ann"}}
+    asked: dict[str, Any] = {"model": "m", "input": "hello", "instructions": "Be kind."}
+    raw = chat.responses.input_tokens.with_raw_response.count(**asked, **named)
+    assert raw.parse().input_tokens == 7 and raw.headers["x-popi-personalized"] == "applied"
+    counted = gateway.upstream.last
+    gateway.upstream.reply = json_reply(RESPONSE)
+    chat.responses.create(**asked, **named)
+    assert counted.target == "/v1/responses/input_tokens" and counted.json == gateway.upstream.last.json
+    gateway.upstream.reply = json_reply({"input_tokens": 9})
+    system = [{"type": "text", "text": "Long rules", "cache_control": {"type": "ephemeral"}}]
+    asked = {"model": "m", "messages": ASK["messages"], "system": system}
+    assert claude.messages.count_tokens(**asked, **named).input_tokens == 9
+    counted = gateway.upstream.last
+    gateway.upstream.reply = json_reply(ANSWER)
+    claude.messages.create(**asked, max_tokens=5, **named)
+    assert counted.target == "/v1/messages/count_tokens"
+    assert counted.json | {"max_tokens": 5} == gateway.upstream.last.json
+    assert SUMMARY in counted.json["system"][1]["text"] and counted.header("x-api-key") == "sk-upstream"
+
+
 def test_openai_models_and_files(gateway: RunningGateway, chat: Any) -> None:
     gateway.upstream.reply = json_reply({"object": "list", "data": [{"id": "m", "object": "model"}]})
     assert [model.id for model in chat.models.list()] == ["m"]

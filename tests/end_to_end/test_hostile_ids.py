@@ -4,6 +4,7 @@ import gzip
 import json
 import socket
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from end_to_end.gateway_process import ADMIN, GatewayProcess, running
 from unit.serving.proxy.recording import RecordingUpstream, recording_upstream
 
 CHAT = "/v1/chat/completions"
+gzipped = partial(gzip.compress, mtime=0)  # a test's name must be the same in every worker
 BODY = b'{"messages":[{"role":"user","content":"hi"}],"user":"bob-the-user"}'
 
 
@@ -88,8 +90,8 @@ def test_paths_that_go_nowhere(stack: Any, path: str) -> None:
         (BODY.decode().encode("utf-16-le"), []),
         (BODY.decode().encode("utf-32-be"), []),
         (BODY, ["Content-Encoding: gzip"]),
-        (gzip.compress(gzip.compress(BODY)), ["Content-Encoding: gzip", "Content-Encoding: gzip"]),
-        (gzip.compress(gzip.compress(BODY)), ["Content-Encoding: gzip, gzip"]),
+        (gzipped(gzipped(BODY)), ["Content-Encoding: gzip", "Content-Encoding: gzip"]),
+        (gzipped(gzipped(BODY)), ["Content-Encoding: gzip, gzip"]),
         (BODY, ["Content-Encoding: br"]),
         (b'{"messages":[]}', ["x_popi_user: bob-the-user"]),
         (b'{"messages":[]}', ["x-popi-user: bob-the-user", "X-Popi-User: ann"]),
@@ -109,4 +111,4 @@ def test_bodies_and_headers_that_are_refused(stack: Any, path: str, body: bytes,
 def test_ids_in_json_of_whatever_type(stack: Any, path: str, kind: str) -> None:
     assert status_of(stack, path, BODY, *([f"Content-Type: {kind}"] if kind else [])) == 200
     assert len(json.loads(stack[1].last.body)["user"]) == 64
-    assert status_of(stack, path, gzip.compress(BODY), "Content-Encoding: gzip") == 200
+    assert status_of(stack, path, gzipped(BODY), "Content-Encoding: gzip") == 200

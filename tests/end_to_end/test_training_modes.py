@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -26,6 +27,9 @@ CONDITIONED = [f"{order}{PER_PROMPT}" for order in ("alternating", "simultaneous
 RENEWED = " renewed"
 CASES = [(o, a) for a in ("none", "lora") for o in ORDERS] + [(o, "none") for o in CONDITIONED]
 CASES += [(f"alternating{RENEWED}", "none"), (f"simultaneous{RENEWED}", "lora")]
+# Each order once, each adapter with some of them; the other cases are slow.
+QUICK = ["population_dpo-lora", "fspo-none", "user_embedding-lora", "user_embedding_from_signals-none"]
+QUICK += ["plug_and_play-lora", f"alternating{PER_PROMPT}-none", f"simultaneous{RENEWED}-lora"]
 STEPS = 4
 QUIET = Console(quiet=True)
 
@@ -62,7 +66,12 @@ def make_config(root: Path, base: Path, order: str, adapter: str, name: str = "w
     )
 
 
-@pytest.fixture(scope="module", params=CASES, ids="-".join)
+def as_parameter(order: str, adapter: str) -> Any:
+    name = f"{order}-{adapter}"
+    return pytest.param((order, adapter), id=name, marks=[] if name in QUICK else pytest.mark.slow)
+
+
+@pytest.fixture(scope="module", params=[as_parameter(*case) for case in CASES])
 def trained(request: pytest.FixtureRequest, tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     order, adapter = request.param
     config = make_config(tmp_path_factory.mktemp("runs"), tiny_base, order, adapter)

@@ -51,7 +51,8 @@ def test_version(run: Any) -> None:
         (["infer", "users.jsonl", "--api", "https://a", "--api-model", "m", "--api-extra", "[]"], "JSON object"),
         (["infer", "users.jsonl", "--api", "https://a", "--api-model", "m", "--key-env", "NO_SUCH_KEY"], "NO_SUCH_KEY"),
         (["infer", "users.jsonl", "--api", "https://a", "--api-model", "m", "--resume"], "--out"),
-        (["infer", "users.jsonl", "--model", "nano", "--resume", "--out", "x"], "--resume"),
+        (["infer", "users.jsonl", "--model", "nano", "--resume"], "--resume"),
+        (["infer", "users.jsonl", "--run", "a", "--check", "--resume", "--out", "x"], "--resume"),
         (["infer", "users.jsonl", "--api", "https://a", "--api-model", "m"], "users.jsonl"),
         (["infer", "users.jsonl", "--run", "a", "--max-tokens", "5"], "a run has its own"),
         (["infer", "users.jsonl", "--run", "a", "--chat-template", "x"], "go with --model"),
@@ -118,16 +119,20 @@ def test_infer_with_bad_users_overwrites_nothing_even_with_force(run: Any, tmp_p
 
 class FakeInferenceModel:
     loaded: dict[str, Any]
+    name = "fake"
 
     @classmethod
     def from_pretrained(cls, name: str, **load: Any) -> "FakeInferenceModel":
         cls.loaded = {"name": name, **load}
         return cls()
 
-    def summarize_many(self, users: list[Any], progress: Any = None) -> list[Any]:
+    def summarize_each(self, users: list[Any], on_result: Any) -> list[Any]:
         from popi.summary import Summary
 
-        return [Summary(f"likes {len(signals)}", 2, len(signals), ("#1",)) for signals in users]
+        made = [Summary(f"likes {len(signals)}", 2, len(signals), ("#1",)) for signals in users]
+        for index in reversed(range(len(made))):  # rows are shown in the users' order all the same
+            on_result(index, made[index])
+        return made
 
 
 def test_infer_writes_one_line_a_user(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,6 +155,7 @@ def test_infer_writes_one_line_a_user(run: Any, tmp_path: Path, monkeypatch: pyt
             "signals_used": 1,
             "signals_dropped": ["#1"],
             "abstained": False,
+            "model": "fake",
         },
         {
             "user_id": "b",
@@ -158,6 +164,7 @@ def test_infer_writes_one_line_a_user(run: Any, tmp_path: Path, monkeypatch: pyt
             "signals_used": 0,
             "signals_dropped": ["#1"],
             "abstained": False,
+            "model": "fake",
         },
     ]
     assert (code, [json.loads(line) for line in out.splitlines()]) == (0, wanted)
@@ -286,10 +293,11 @@ def test_ctrl_c_is_130(tmp_path: Path) -> None:
     assert (process.returncode, "Traceback" in err) == (130, False)
 
 
-def test_infer_never_writes_over_its_own_users(run: Any, tmp_path: Path) -> None:
-    users = write(tmp_path / "users.jsonl", GOOD)
+@pytest.mark.parametrize("name", ["out.jsonl", "out.rejects.jsonl"])
+def test_infer_never_writes_over_its_own_users(run: Any, tmp_path: Path, name: str) -> None:
+    users = write(tmp_path / name, GOOD)
     before = users.read_text()
-    code, _, err = run("infer", users, "--model", "nano", "--out", users, "--force")
+    code, _, err = run("infer", users, "--model", "nano", "--out", tmp_path / "out.jsonl", "--force")
     assert (code, "file of users itself" in err) == (2, True)
     assert users.read_text() == before
 
@@ -305,3 +313,55 @@ def test_nano_build_finds_out_first_whether_it_can_write(run: Any, tmp_path: Pat
     (tmp_path / "file").write_text("x")
     code, _, err = run("nano", "build", "--out", tmp_path / "file" / "base")
     assert (code, "Not a directory" in err) == (2, True)
+
+
+def test_a_user_beyond_the_context_is_a_reject_and_the_others_go_on(
+    run: Any, tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from popi.backends.local import LocalModel
+
+    long = {"type": "statement", "text": "tea please . " * 700}
+    people = [{"user_id": "a", "signals": [GOOD["signals"][0]]}, {"user_id": "long", "signals": [long]}]
+    people.append({"user_id": "c", "signals": [GOOD["signals"][0]]})
+    users, out = write(tmp_path / "users.jsonl", *people), tmp_path / "out.jsonl"
+    command = ["infer", users, "--model", tiny_base, "--out", out, "--max-tokens", "4", "--token-budget", "5000"]
+    code, _, err = run(*command)
+    assert code == 1 and "no summary of 1 users" in err and "  long: " in err
+    assert [json.loads(line)["user_id"] for line in out.read_text().splitlines()] == ["a", "c"]
+    [reject] = map(json.loads, (tmp_path / "out.rejects.jsonl").read_text().splitlines())
+    assert reject["user_id"] == "long" and "exceed its context of 2048" in reject["error"]
+    # What was there is not written again; the user who was beyond gets a summary once the prompt fits.
+    asked: list[int] = []
+    inner = LocalModel.generate
+    monkeypatch.setattr(LocalModel, "generate", lambda self, p, **k: asked.append(len(p)) or inner(self, p, **k))
+    kept = out.read_text()
+    code, _, _ = run(*command[:-1], "100", "--resume")
+    assert code == 0 and not (tmp_path / "out.rejects.jsonl").exists() and asked == []
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["user_id"] for row in rows] == ["a", "long", "c"] and rows[1]["signals_dropped"] == ["#1"]
+    assert set(kept.splitlines()) < set(out.read_text().splitlines())
+
+
+def test_what_was_written_before_a_kill_stays(
+    run: Any, tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import popi.inference_model as module
+    from popi.backends.local import LocalModel
+
+    monkeypatch.setattr(module, "BATCH", 1)
+    inner, calls = LocalModel.generate, []
+
+    def killed(self: LocalModel, prompts: Any, **limits: Any) -> Any:
+        calls.append(prompts)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return inner(self, prompts, **limits)
+
+    people = [{"user_id": name, "signals": [GOOD["signals"][0]]} for name in "abc"]
+    users, out = write(tmp_path / "users.jsonl", *people), tmp_path / "out.jsonl"
+    command = ["infer", users, "--model", tiny_base, "--out", out, "--max-tokens", "4"]
+    monkeypatch.setattr(LocalModel, "generate", killed)
+    assert run(*command)[0] == 130
+    assert [json.loads(line)["user_id"] for line in out.read_text().splitlines()] == ["a"]
+    assert run(*command, "--resume")[0] == 0 and len(calls) == 4
+    assert [json.loads(line)["user_id"] for line in out.read_text().splitlines()] == ["a", "b", "c"]

@@ -54,6 +54,7 @@ class ChatFormat:
     Args:
         tokenizer: a fast tokenizer of transformers, with a chat template.
         name: the model, for messages.
+        rows: how many tokens the model has weights for; None: all.
 
     Attributes:
         end_id: the token that ends an assistant's turn: what the template puts behind its text.
@@ -62,13 +63,16 @@ class ChatFormat:
 
     Raises:
         ModelError: there is no template, it fails on a plain conversation, or it does not put the response right
-            behind the generation prompt; or nothing ends a turn.
+            behind the generation prompt; or nothing ends a turn. Or the tokenizer is another model's, with words that
+            this one has no weights for.
     """
 
-    def __init__(self, tokenizer: Any, name: str) -> None:
+    def __init__(self, tokenizer: Any, name: str, rows: int | None = None) -> None:
+        self.rows = rows
         if not tokenizer.chat_template:
             raise ModelError(f"{name}: the tokenizer has no chat template; {WAY_OUT}")
         self.tokenizer, self.name = tokenizer, name
+        self._refuse_another_models()
         self.takes_system = True
         self.takes_system = self._keeps_system()
         self._user = [{"role": "user", "content": _USER}]
@@ -78,8 +82,16 @@ class ChatFormat:
         self.markers = self._find_markers()
 
     def tokens(self, text: str) -> list[int]:
-        """Ids of a text as it stands: templates write BOS themselves, so none is added."""
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        """Ids of a text as it stands: templates write BOS themselves, so none is added.
+
+        Raises:
+            ModelError: the model has no weights for a token. Gemma 3 of 1B has none for `<image_soft_token>`, say.
+        """
+        ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        if self.rows is not None and ids and max(ids) >= self.rows:
+            token = self.tokenizer.convert_ids_to_tokens(max(ids))
+            raise ModelError(f"{self.name}: a text has the token {token!r}, for which the model has no weights")
+        return ids
 
     def render(self, messages: Sequence[dict[str, Any]], add_generation_prompt: bool = True) -> str:
         """A conversation as text.
@@ -97,6 +109,18 @@ class ChatFormat:
     def response(self, text: str) -> list[int]:
         """Ids of an assistant's text behind the generation prompt, as the template writes it, end of turn included."""
         return [*self._behind(self._anchor, self._body(text)), self.end_id]
+
+    def _refuse_another_models(self) -> None:
+        """Words beyond the model's weights; added tokens there are refused where a text has them."""
+        if self.rows is None or len(self.tokenizer) <= self.rows:
+            return
+        added = self.tokenizer.get_added_vocab()
+        beyond = [word for word, i in self.tokenizer.get_vocab().items() if i >= self.rows and word not in added]
+        if beyond:
+            raise ModelError(
+                f"{self.name}: its tokenizer has {len(self.tokenizer):,} tokens and the model weights for "
+                f"{self.rows:,}: it is another model's ({len(beyond):,} words, {beyond[0]!r} among them, have none)"
+            )
 
     # what the template does
 

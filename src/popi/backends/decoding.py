@@ -4,7 +4,7 @@ The n samples of a prompt are branches of one row: each step appends one token a
 and its own tokens. The prompt's keys and values are neither copied nor read once a sample.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -102,6 +102,7 @@ def decode(
     end_id: int,
     soft: Tensor | None = None,
     roots: Roots | None = None,
+    choose: Callable[[Tensor, int], Tensor] | None = None,
 ) -> Tensor | None:
     """P prompts to (P·n, ≤ steps) tokens, samples of a prompt one after the other; `end_id` behind the end.
 
@@ -111,6 +112,7 @@ def decode(
         stop_ids: tokens that end a sample.
         soft: (P, k, d) in place of the embeddings of the first k tokens of each prompt.
         roots: the prompts, where the model has read them.
+        choose: (P·n, V) logits and the step to tokens, in place of `pick`.
 
     Returns:
         None where some of the model's outputs are not finite.
@@ -131,8 +133,9 @@ def decode(
     stops = torch.tensor(stop_ids, device=device)
     with narrow_linears(model):
         for step in range(steps):
-            token = pick(at_least_float32(logits), temperature, top_p)  # (P·n,)
-            token = torch.where(done, end_id, token)
+            scores = at_least_float32(logits)
+            drawn = pick(scores, temperature, top_p) if choose is None else choose(scores, step)
+            token = torch.where(done, end_id, drawn)  # (P·n,)
             out.append(token)
             done |= torch.isin(token, stops)
             if step + 1 == steps or bool(done.all()):

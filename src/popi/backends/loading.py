@@ -5,7 +5,7 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,7 +101,7 @@ def _gguf(file: Path) -> Source:
 def _on_hub(name: str) -> bool:
     """Whether the hub, or its cache on this machine, gives the model."""
     try:
-        AutoConfig.from_pretrained(name)
+        AutoConfig.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError):
         return False
     return True
@@ -136,14 +136,19 @@ def device_of(name: str) -> torch.device:
         raise ModelError(f"device {name!r} can't be used here ({first_line(error)}); try auto or cpu") from None
 
 
+def refuse_type(name: str, device: torch.device) -> None:
+    """Raise ModelError for a type that a device is not good for."""
+    if name == "float16" and device.type == "cpu":
+        raise ModelError("dtype float16 on a CPU is slow and overflows; use bfloat16, float32 or auto")
+
+
 def dtype_of(name: str, device: torch.device, source: Source, nano: bool) -> torch.dtype:
     """The weights' type; `auto` takes bfloat16 where that is native, and float32 for the nano model.
 
     Raises:
         ModelError: float16 on a CPU.
     """
-    if name == "float16" and device.type == "cpu":
-        raise ModelError("dtype float16 on a CPU is slow and overflows; use bfloat16, float32 or auto")
+    refuse_type(name, device)
     if name != "auto":
         return DTYPES[name]
     if nano:
@@ -167,7 +172,7 @@ def _parameters(source: Source) -> int:
     try:
         if source.gguf is not None:
             return (Path(source.path) / source.gguf).stat().st_size * 2
-        config = AutoConfig.from_pretrained(source.path, **source.arguments())
+        config = AutoConfig.from_pretrained(source.path, trust_remote_code=False, **source.arguments())
         with torch.device("meta"):
             return int(AutoModelForCausalLM.from_config(config).num_parameters())
     except Exception:  # what is wrong with the config is told when the model is loaded
@@ -176,54 +181,69 @@ def _parameters(source: Source) -> int:
 
 def load_tokenizer(source: Source, *, local_files_only: bool = False) -> Any:
     """The tokenizer of a model; transformers' errors pass through."""
-    tokenizer = AutoTokenizer.from_pretrained(source.path, local_files_only=local_files_only, **source.arguments())
+    tokenizer = AutoTokenizer.from_pretrained(
+        source.path, local_files_only=local_files_only, trust_remote_code=False, **source.arguments()
+    )
     if source.gguf is not None and os.path.isdir(source.path):
         mend_tokenizer(tokenizer, Path(source.path) / source.gguf)
     return tokenizer
 
 
-MASKABLE = {"full_attention", "sliding_attention", "attention"}
-"""Kinds of layers, as configs name them, that a mask can keep texts apart in."""
-
-
 def load_weights(source: Source, dtype: torch.dtype) -> Any:
     """The causal LM with plain weights, on the CPU; transformers' errors pass through.
 
-    The attention is transformers' choice (sdpa, or eager as for Gemma 2): both take popi's masks.
+    The attention is transformers' choice (sdpa, or eager as for Gemma 2); `popi.backends.probe` sees how it masks.
     """
     model: Any
+    found: Any
+    take: Any = AutoModelForCausalLM.from_pretrained
+    options: dict[str, Any] = {"dtype": dtype, "trust_remote_code": False, "output_loading_info": True}
     if source.gguf is None:
-        model = AutoModelForCausalLM.from_pretrained(source.path, dtype=dtype)
+        model, found = take(source.path, **options)
     else:
         with redirect_stderr(io.StringIO()):  # the bar of the unpacking can't be switched off
-            model = AutoModelForCausalLM.from_pretrained(
-                source.path, dtype=dtype, gguf_file=source.gguf, quantization_config=unpacked()
-            )
+            model, found = take(source.path, **options, gguf_file=source.gguf, quantization_config=unpacked())
             model = model.to(dtype)
-    refuse_unmaskable(model)
+    refuse_missing(found["missing_keys"], found["unexpected_keys"])
     for module in model.modules():  # one forward scores, another trains: they have to agree
-        if getattr(module, "attention_dropout", None):
+        if isinstance(getattr(module, "attention_dropout", None), float):  # BLOOM has a module there
             module.attention_dropout = 0.0
     return model
 
 
-def refuse_unmaskable(model: Any) -> None:
-    """Texts share a row, and masks keep them apart: that needs attention in every layer, of a kind that takes them.
+def refuse_missing(missing: Iterable[str], unexpected: Iterable[str]) -> None:
+    """transformers fills weights that a file lacks with random ones, and only logs it; tied ones are not lacking.
 
     Raises:
-        ModelError: a state runs along the row (Mamba, linear attention, convolutions), or another kind of attention.
+        ModelError: some are missing.
     """
-    attention = model.config._attn_implementation
-    if attention not in ("sdpa", "eager"):
-        raise ModelError(f"its attention is {attention!r}, and popi's masks need sdpa or eager")
-    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
-    if not kinds and getattr(model, "_is_stateful", False):
-        kinds = {"a state that runs along the text"}
-    if others := kinds - MASKABLE:
-        raise ModelError(
-            f"some of its layers have {', '.join(sorted(others))}; popi puts several texts into one row, which only "
-            "full and sliding attention keep apart: take a model that has no other layers"
-        )
+    if not (lacking := sorted(missing)):
+        return
+    others = sorted(unexpected)
+    known = f"; the file has weights that the model lacks: {_some(others)}" if others else ""
+    raise ModelError(
+        f"the file lacks {len(lacking)} of its weights: {_some(lacking)}{known}; they would be random: is the file "
+        "whole, and do its names fit the architecture in config.json?"
+    )
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+
+
+@contextmanager
+def whole_adapters() -> Iterator[None]:
+    """Within it an adapter whose weights fit no layer is refused; PEFT begins with new ones, and warns.
+
+    Raises:
+        ModelError: weights of an adapter are missing.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "Found missing adapter keys", UserWarning)
+        try:
+            yield
+        except UserWarning as error:
+            raise ModelError(f"the adapter's file lacks weights, which would be new: {str(error)[:200]}") from None
 
 
 def warn_of_another_base(name: str, trained_over: str | None, found: Source) -> None:
@@ -235,4 +255,6 @@ def warn_of_another_base(name: str, trained_over: str | None, found: Source) -> 
 
 def first_line(error: BaseException) -> str:
     """The first line of an error's message that says something."""
+    if "trust_remote_code" in str(error):
+        return "it brings code of its own (trust_remote_code), which popi does not run; take a model without"
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

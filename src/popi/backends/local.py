@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from popi.attention import takes_tree_masks
 from popi.backends.chat_template import ChatFormat, read_template
 from popi.backends.decoding import decode
 from popi.backends.loading import (
@@ -24,11 +23,16 @@ from popi.backends.loading import (
     quiet,
     read_json,
     warn_of_another_base,
+    whole_adapters,
 )
+from popi.backends.probe import probe
 from popi.backends.usage import meter
 from popi.errors import ModelError
+from popi.plain import plain_decode, trees_hold
 from popi.roots import Roots
+from popi.signals.fit import CHARACTERS
 from popi.signals.render import Templates
+from popi.tree import causal_lm
 
 __all__ = ["NANO", "LocalModel", "model_path", "quiet"]
 
@@ -40,7 +44,8 @@ class LocalModel:
     """File beside the weights with what popi must know to use them: template set, budgets."""
 
     def __init__(self, model: Any, tokenizer: Any, name: str, settings: dict[str, Any] | None = None) -> None:
-        self.format = ChatFormat(tokenizer, name)
+        embeddings = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
+        self.format = ChatFormat(tokenizer, name, None if embeddings is None else embeddings.weight.shape[0])
         self.model, self.tokenizer, self.name = model, tokenizer, name
         self.settings = settings or {}
         self.end_id = self.format.end_id
@@ -89,12 +94,14 @@ class LocalModel:
                 if adapter is not None:
                     from peft import PeftModel
 
-                    model = PeftModel.from_pretrained(model, str(adapter))
+                    with whole_adapters():
+                        model = PeftModel.from_pretrained(model, str(adapter))
                 model = model.to(place).eval()
-                takes_tree_masks(model.get_base_model() if adapter is not None else model)
         except Exception as error:  # broken folders make transformers, safetensors and tokenizers raise anything
             where = "" if Path(source.path).is_dir() else "no such folder, and as a hub id it "
             raise ModelError(f"{name_or_path}: {where}can't be loaded as a causal LM ({first_line(error)})") from None
+        if place.type != "meta":  # no weights, nothing to compare
+            probe(causal_lm(model), str(name_or_path))
         if chat_template is not None:
             tokenizer.chat_template = read_template(chat_template)
         return cls(model, tokenizer, str(name_or_path), settings)
@@ -130,19 +137,30 @@ class LocalModel:
     @property
     def context(self) -> int | None:
         """Most tokens of prompt and response together."""
-        limit: int | None = getattr(self.model.config, "max_position_embeddings", None)
+        text = self.model.config.get_text_config()
+        limit: int | None = getattr(text, "max_position_embeddings", None)
         return limit
+
+    def refuse_beyond(self, tokens: int, what: str, way_out: str) -> None:
+        """Raise ModelError for more tokens than the context: rotary models read on without a word, and badly."""
+        if self.context is not None and tokens > self.context:
+            raise ModelError(f"{self.name}: {what} exceed its context of {self.context}; {way_out}")
+
+    def _refuse_characters(self, text: str) -> str:
+        if self.context is not None and len(text) > CHARACTERS * self.context:  # megabytes take minutes to tokenise
+            raise ModelError(f"{self.name}: a text of {len(text):,} characters exceeds its context of {self.context}")
+        return text
 
     def _encode(self, text: str) -> list[int]:
         return self.format.tokens(text)
 
     def encode_chat(self, messages: Sequence[dict[str, Any]], add_generation_prompt: bool = True) -> list[int]:
         """Token ids of chat messages under the chat template."""
-        return self._encode(self.format.render(messages, add_generation_prompt))
+        return self._encode(self._refuse_characters(self.format.render(messages, add_generation_prompt)))
 
     def encode_response(self, text: str) -> list[int]:
         """Token ids of an assistant's text as the template writes it, end-of-turn token included."""
-        return self.format.response(text)
+        return self.format.response(self._refuse_characters(text))
 
     def count_tokens(self, text: str) -> int:
         return len(self._encode(text))
@@ -183,27 +201,20 @@ class LocalModel:
         if soft is not None:  # padding keeps their places
             prompts = [[self.pad_id] * soft.shape[1] + list(prompt) for prompt in prompts]
         width = max(len(prompt) for prompt in prompts)
-        context = self.context
-        if context is not None and width + max_new_tokens > context:
-            raise ModelError(
-                f"{self.name}: {width} tokens of prompt and {max_new_tokens} new ones exceed its context of {context}; "
-                "lower the most tokens to write, or shorten the prompt (signals: signals.token_budget)"
-            )
+        self.refuse_beyond(
+            width + max_new_tokens,
+            f"{width} tokens of prompt and {max_new_tokens} new ones",
+            "lower the most tokens to write, or shorten the prompt (signals: signals.token_budget)",
+        )
         was_training = self.model.training
         self.model.eval()
+        settings: dict[str, Any] = {"steps": max_new_tokens, "temperature": temperature, "top_p": top_p}
+        settings |= {"n": n, "stop_ids": self.stop_ids, "end_id": self.end_id, "soft": soft}
         with torch.inference_mode():
-            drawn = decode(
-                self.model,
-                prompts,
-                n=n,
-                steps=max_new_tokens,
-                temperature=temperature,
-                top_p=top_p,
-                stop_ids=self.stop_ids,
-                end_id=self.end_id,
-                soft=soft,
-                roots=roots,
-            )
+            if trees_hold(causal_lm(self.model), width + max_new_tokens):
+                drawn = decode(self.model, prompts, **settings, roots=roots)
+            else:
+                drawn = plain_decode(causal_lm(self.model), prompts, **settings)
         self.model.train(was_training)
         if drawn is None:
             raise ModelError(

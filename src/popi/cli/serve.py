@@ -12,6 +12,7 @@ import typer
 
 from popi.cli.shared import Force, Method, console, loading, need_training, out
 from popi.errors import ConfigError, DataError, ModelError
+from popi.profiles.user_id import normal_user_id
 
 if TYPE_CHECKING:
     from popi.serving.inference import InferenceSettings
@@ -230,7 +231,7 @@ def users_show(
     from popi.serving.api.stored import NotFound, exported
 
     try:
-        for piece in exported(_open(store).read, tenant, user_id):
+        for piece in exported(_open(store).read, tenant, normal_user_id(user_id)):
             print(piece, end="")
     except NotFound:
         raise _no_user(user_id, tenant) from None
@@ -260,7 +261,7 @@ def users_export(
 
     def rows() -> Any:
         nonlocal skipped
-        for user_id in user_ids or _user_ids(database, tenant):
+        for user_id in map(normal_user_id, user_ids) if user_ids else _user_ids(database, tenant):
             try:
                 user = database.read(training_line, tenant, user_id, targets)
             except NotFound:
@@ -292,7 +293,7 @@ def users_rebuild(
 
     database = _open(store)
     try:
-        database.write(rebuild, tenant, user_id, database.now)
+        database.write(rebuild, tenant, normal_user_id(user_id), database.now)
     except NotFound:
         raise _no_user(user_id, tenant) from None
     console.print(f"the summary of {user_id!r} will be written anew", highlight=False, markup=False)
@@ -315,6 +316,29 @@ def users_renew(
     console.print(f"{revived} renewals begin anew", highlight=False)
 
 
+@users_app.command("merge")
+def users_merge(
+    source: Annotated[str, typer.Argument(help="The user who becomes part of the other, and is gone.")],
+    into: Annotated[str, typer.Option(help="The user who stays; made if need be.")],
+    tenant: Tenant = "default",
+    store: StoreUrl = STORE,
+) -> None:
+    """Make one user part of another: signals, summaries, keys (docs/serving.md). There is no way back.
+
+    Gateways that run notice within a few seconds."""
+    _need_serving()
+    from popi.serving.api.service import merge
+    from popi.serving.api.stored import NotFound
+    from popi.serving.store.jobs import Debounce
+
+    database, names = _open(store), (normal_user_id(into), normal_user_id(source))
+    try:
+        moved = database.write(lambda c: merge(c, tenant, *names, database.now(c), Debounce()))
+    except NotFound:
+        raise _no_user(source, tenant) from None
+    print(json.dumps(moved.__dict__))
+
+
 @users_app.command("erase")
 def users_erase(
     user_id: Annotated[str, typer.Argument(help="The user.")], tenant: Tenant = "default", store: StoreUrl = STORE
@@ -323,7 +347,7 @@ def users_erase(
     _need_serving()
     from popi.serving.api.service import erase_now
 
-    print(erase_now(_open(store), tenant, user_id).model_dump_json(indent=2))
+    print(erase_now(_open(store), tenant, normal_user_id(user_id)).model_dump_json(indent=2))
 
 
 # -- shared ---------------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from popi.backends.api import ApiModel
     from popi.backends.usage import Prices
-    from popi.inference_model import InferenceModel
+    from popi.inference_model import ApiInferenceModel, InferenceModel
     from popi.signals.types import User
     from popi.summary import Summary
     from popi.training.run_directory import RunDirectory
@@ -97,7 +97,7 @@ def infer(
     ] = False,
     output: Annotated[Path | None, typer.Option("--out", help="File to write; stdout by default.")] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="With --api: ask only for users whose summary is not in --out yet.")
+        bool, typer.Option("--resume", help="Write only the summaries of users who are not in --out yet.")
     ] = False,
     force: Force = False,
 ) -> None:
@@ -117,15 +117,16 @@ def infer(
         raise typer.BadParameter("--chat-template, --template, --dtype and --device go with --model; a run has its own")
     if check and run is None:
         raise typer.BadParameter("--check needs the generator of a run: it goes with --run")
-    if resume and (not by_api or output is None or force):
-        raise typer.BadParameter("--resume goes on with the --out file of an --api; it does not go with --force")
+    if resume and (output is None or force or check):
+        raise typer.BadParameter("--resume goes on with an --out file; it does not go with --force or --check")
     from popi.signals.jsonl import read_users, refuse_existing, write_rows
-    from popi.summary_file import SummaryFile, summary_row, write_summaries
+    from popi.summary_file import summary_row
 
     if output is not None:
         refuse_existing(output, force or resume)
-        if output.exists() and users.exists() and output.samefile(users):
-            raise DataError(f"{output}: is the file of users itself; name another file with --out")
+        for file in (output, _rejects(output)):
+            if file.exists() and users.exists() and file.samefile(users):
+                raise DataError(f"{file}: is the file of users itself; name another file with --out")
     if by_api:
         from popi.serving.inference import read
 
@@ -143,16 +144,10 @@ def infer(
         prices, fields = _prices(price_in, price_out), inference.fields() | fields_of(api_extra)
         writer = inference.connect(concurrency=concurrency, prices=prices, extra=fields)
         chat: Any = writer.chat
-        file = SummaryFile(output, chat.name, force=force, resume=resume)
         try:
-            with progress_bars() as progress:
-                task = progress.add_task("users")
-                rows, failures = write_summaries(
-                    writer, read_users(users), file, lambda done, n: progress.update(task, completed=done, total=n)
-                )
+            _write(writer, read_users(users), output, force=force, resume=resume)
         finally:
             console.print(str(chat.usage), highlight=False)  # paid for, however it ended
-        _report(rows, output, failures)
         return
     need_training()
     from popi.inference_model import InferenceModel
@@ -172,17 +167,69 @@ def infer(
             device=device or "auto",
             chat_template=chat_template,
         )
+    if opened is None or not check:
+        _write(inference_model, people, output, force=force, resume=resume)
+        return
     with progress_bars() as progress:
         task = progress.add_task("users", total=len(people))
         summaries = inference_model.summarize_many(
             [user.signals for user in people], progress=lambda done: progress.advance(task, done)
         )
-        if opened is not None and check:
-            summaries = _checked(opened, method, inference_model, people, summaries, progress)
-    rows = [summary_row(user.user_id, summary) for user, summary in zip(people, summaries, strict=True)]
+        summaries = _checked(opened, method, inference_model, people, summaries, progress)
+    name = {"model": inference_model.name}
+    rows = [summary_row(user.user_id, summary) | name for user, summary in zip(people, summaries, strict=True)]
     if output is not None:
         write_rows(output, rows, force=force)
-    _report(rows, output, {})
+        console.print(f"{len(rows)} summaries: {output}", highlight=False)
+    else:
+        for row in rows:
+            _print_row(row)
+
+
+def _write(
+    writer: "InferenceModel | ApiInferenceModel",
+    people: "list[User]",
+    output: Path | None,
+    *,
+    force: bool,
+    resume: bool,
+) -> None:
+    """Summaries to a file or to stdout as they come; users without one to stderr and beside the file, and then exit
+    code 1.
+    """
+    from popi.signals.jsonl import write_rows
+    from popi.summary_file import SummaryFile, write_summaries
+
+    file = SummaryFile(output, writer.name, force=force, resume=resume, show=_print_row)
+    with progress_bars() as progress:
+        task = progress.add_task("users")
+        rows, failures = write_summaries(
+            writer, people, file, lambda done, n: progress.update(task, completed=done, total=n)
+        )
+    if output is not None and rows:
+        console.print(f"{len(rows)} summaries: {output}", highlight=False)
+    rejects = None if output is None else _rejects(output)
+    if rejects is not None:
+        rejects.unlink(missing_ok=True)
+    if not failures:
+        return
+    print(f"no summary of {sum(map(len, failures.values()))} users:", file=sys.stderr)
+    for reason, user_ids in failures.items():
+        print(f"  {', '.join(user_ids)}: {reason}", file=sys.stderr)
+    if rejects is not None:
+        told = [{"user_id": user_id, "error": reason} for reason, ids in failures.items() for user_id in ids]
+        write_rows(rejects, told)
+        print(f"they are in {rejects}; with --resume the same command asks for these alone", file=sys.stderr)
+    raise typer.Exit(1)
+
+
+def _rejects(output: Path) -> Path:
+    """Where users without a summary are listed."""
+    return output.with_name(f"{output.stem}.rejects.jsonl")
+
+
+def _print_row(row: dict[str, Any]) -> None:
+    print(json.dumps(row, ensure_ascii=False), flush=True)
 
 
 def _checked(
@@ -295,19 +342,3 @@ def _prices(price_in: float | None, price_out: float | None) -> "Prices | None":
     from popi.backends.usage import Prices
 
     return Prices(price_in, price_out)
-
-
-def _report(rows: list[dict[str, Any]], output: Path | None, failures: dict[str, list[str]]) -> None:
-    """Rows to stdout or named; users without a summary to stderr, and then exit code 1."""
-    if output is None:
-        for row in rows:
-            print(json.dumps(row, ensure_ascii=False))
-    elif rows:
-        console.print(f"{len(rows)} summaries: {output}", highlight=False)
-    if failures:
-        print(f"no summary of {sum(map(len, failures.values()))} users:", file=sys.stderr)
-        for reason, user_ids in failures.items():
-            print(f"  {', '.join(user_ids)}: {reason}", file=sys.stderr)
-        if output is not None:
-            print("with --resume the same command asks for these alone", file=sys.stderr)
-        raise typer.Exit(1)

@@ -21,6 +21,7 @@ from popi.profiles.models import (
     ExportAnswer,
     ImportAnswer,
     ImportedUser,
+    MergeAnswer,
     Receipt,
     SignalsAnswer,
     SummaryAnswer,
@@ -188,6 +189,14 @@ class Client(_Base[httpx2.Client]):
         """Add users, or signals to users: all or none. Needs an app or admin key."""
         return self._run(flows.import_users(self._retries, users))
 
+    def merge(self, source: str, *, into: str) -> MergeAnswer:
+        """Make one user part of another, who is made if need be: signals, summaries, keys. Needs an app or admin key.
+
+        `source` is gone afterwards; GatewayError of status 404 where there is none. Where a reply was lost and the
+        request went out again, the answer is of the second, which found less to move.
+        """
+        return self._run(flows.merge(self._retries, source, into))
+
     def erase(self, user_id: str) -> Receipt:
         """Remove all of a user.
 
@@ -283,6 +292,10 @@ class AsyncClient(_Base[httpx2.AsyncClient]):
     async def import_users(self, users: Sequence[User | ImportedUser]) -> ImportAnswer:
         """As `Client.import_users`."""
         return await self._run(flows.import_users(self._retries, users))
+
+    async def merge(self, source: str, *, into: str) -> MergeAnswer:
+        """As `Client.merge`."""
+        return await self._run(flows.merge(self._retries, source, into))
 
     async def erase(self, user_id: str) -> Receipt:
         """As `Client.erase`."""

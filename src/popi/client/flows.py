@@ -4,8 +4,9 @@ A flow yields a `Request` and is sent back its `Reply` (or has `NotReached` thro
 value is the call's. `Client` and `AsyncClient` both run the same flows, so that they can't differ.
 
 **Every call may be sent again.** Reading and erasing are idempotent by nature; signals by their ids or content; an
-import by both. Edits and rollbacks always name the version that they replace. So where a connection is cut, the same
-request goes out once more, and if the gateway then finds a newer version, a look at it tells whether it is our own.
+import by both; a merge, since of a user who was merged nothing is left to move. Edits and rollbacks always name the
+version that they replace. So where a connection is cut, the same request goes out once more, and if the gateway then
+finds a newer version, a look at it tells whether it is our own.
 """
 
 import json
@@ -25,14 +26,16 @@ from popi.profiles.models import (
     Import,
     ImportAnswer,
     ImportedUser,
+    Merge,
+    MergeAnswer,
     Receipt,
     SignalsAnswer,
     SummaryAnswer,
     SummaryEdit,
     UserAnswer,
     VersionsAnswer,
-    checked_user_id,
 )
+from popi.profiles.user_id import normal_user_id
 from popi.screening import visible
 from popi.signals.types import Signal, User
 
@@ -191,6 +194,17 @@ def erase(retries: Retries, user_id: str) -> Flow[Receipt]:
     return (yield from _call(retries, Request("DELETE", _path(user_id)), Receipt))
 
 
+def merge(retries: Retries, source: str, into: str) -> Flow[MergeAnswer]:
+    """Make one user part of another."""
+    content = checked(Merge, source=source).model_dump_json().encode()
+    request = Request("POST", _path(into, "merge"), content=content)
+    reply, unsure = yield from _exchange(retries, request)
+    if unsure and reply.status == 404:  # merged by the try before, or never there
+        there = yield from user(retries, into)
+        return MergeAnswer(signals=0, known=0, summary_versions=0, answers=0, keys=0, user=there)
+    return _read(request, reply, MergeAnswer)
+
+
 # -- shared ---------------------------------------------------------------------------------------------------------
 
 
@@ -293,7 +307,7 @@ def _named(request: Request) -> str:
 
 
 def _path(user_id: str, *more: str) -> str:
-    name = quote(checked_user_id(user_id), safe="")
+    name = quote(normal_user_id(user_id), safe="")
     # "." and ".." would be resolved away on the way, and the path be another's.
     name = name.replace(".", "%2E") if name in (".", "..") else name
     return "/".join(("/users", name, *more))

@@ -16,6 +16,7 @@ from popi.evaluation.methods import METHODS, Method, Sources
 from popi.generator import AnyGenerator, ApiGenerator, Generator
 from popi.inference_model import InferenceModel
 from popi.summary import Summary
+from popi.training.templates import template_of
 from popi.users import Person
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ class Other:
         name: a folder, a hub id or a GGUF file; of a model behind an API what its server calls it.
         chat_template: a local model's, where its tokenizer has none.
         api: where the model is, if it is behind an API.
-        templates: its set of prompt templates; `auto`: the one that it was saved with, else `default`.
+        templates: its set of prompt templates; `auto`: of a local model the one that it was saved with, else `default`;
+            behind an API, where none is saved, the run's own.
         protocol: what the API speaks, `openai` or `anthropic`.
         extra: fields to put into each request to the API; None takes one out.
         prices: of a million of the API's tokens.
@@ -58,10 +60,10 @@ class Other:
         """What its folder of results is called."""
         return f"with-{Path(self.name).name}"
 
-    def load(self, loading: Mapping[str, Any]) -> AnyGenerator:
-        """Load it: it brings its own prompt templates."""
+    def load(self, loading: Mapping[str, Any], run_templates: str) -> AnyGenerator:
+        """Load it. `run_templates`: the run's own set, see `templates`."""
         if self.api is not None:
-            return ApiGenerator(self.connect(), "default" if self.templates == "auto" else self.templates)
+            return ApiGenerator(self.connect(), run_templates if self.templates == "auto" else self.templates)
         return Generator.from_pretrained(
             self.name, **{**loading, "templates": self.templates, "chat_template": self.chat_template}
         )
@@ -164,9 +166,9 @@ class Models:
     def _load(self, path: str) -> AnyGenerator:
         templates, api = self.config.signals.template, self.config.model.api_generator
         if self.other is not None:
-            return self.other.load(self.config.model.loading)
+            return self.other.load(self.config.model.loading, template_of(self.config))
         if api.given:
-            return ApiGenerator.from_config(api, templates)
+            return ApiGenerator.from_config(api, template_of(self.config))
         return Generator.from_pretrained(path, templates, **self.config.model.loading)
 
     def inference_model(self, path: str) -> InferenceModel:
@@ -197,7 +199,16 @@ class Models:
         paths = {"generator": self.generator_path(method), "reference": self.untrained}
         if method.has_summary and not method.needs_truth:
             paths["inference_model"] = self.inference_path(method)
-        return {role: identity(path) for role, path in paths.items()}
+        facts = {role: identity(path) for role, path in paths.items()}
+        behind_api = self.config.model.api_generator.given if self.other is None else self.other.api is not None
+        if behind_api and (templates := self._api_templates()) != "default":
+            facts["templates"] = templates
+        return facts
+
+    def _api_templates(self) -> str:
+        """The set in which a generator behind an API is asked."""
+        given = "auto" if self.other is None else self.other.templates
+        return template_of(self.config) if given == "auto" else given
 
 
 def identity(path: str) -> str:

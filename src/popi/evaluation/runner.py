@@ -21,7 +21,7 @@ from popi.evaluation.methods import METHODS, RowKey
 from popi.evaluation.models import Models, Other, Run, trained_models
 from popi.evaluation.progress import evaluation_progress
 from popi.evaluation.users import benchmark_of, held_out
-from popi.training.run_directory import read_jsonl, refuse_other_loader, write_text
+from popi.training.run_directory import locked, read_jsonl, refuse_other_loader, write_text
 from popi.users import Person
 
 
@@ -63,9 +63,21 @@ def evaluate(
         ConfigError, DataError, ModelError: users or models can't be loaded.
         RunError: the run has no metrics.json to compare another generator with; or the evaluation's folder holds that
             of another generator or other users of the same name; or the run was trained on users of another version
-            of the benchmark's loader.
+            of the benchmark's loader; or another process evaluates this run.
         UpstreamError: a model behind an API scored nothing of a method at all.
     """
+    with locked(destination(run)):  # all evaluations of a run share its summaries
+        return _evaluate(run, config, generator, users, console, models)
+
+
+def _evaluate(
+    run: Run,
+    config: RunConfig | None,
+    generator: Other | None,
+    users: str | Path | None,
+    console: Console | None,
+    models: Models | None,
+) -> dict[str, Any]:
     config = config or run.config
     people, facts = held_out(config, users)
     refuse_other_loader(run.path, facts)

@@ -173,6 +173,13 @@ def by_hand(clauses: Sequence[StoredClause]) -> list[str]:
     return [clause.text for clause in clauses if clause.author != "model" and not clause.locked]
 
 
+def free_id(wanted: str, taken: set[str]) -> str:
+    """An id that is not among those that are taken, `wanted` if it can be had; it is taken then."""
+    name = wanted if wanted not in taken else _new_id(taken)
+    taken.add(name)
+    return name
+
+
 def _new(text: str, author: Author) -> StoredClause:
     return StoredClause(id=_new_id(()), text=text, author=author)
 

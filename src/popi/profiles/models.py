@@ -3,12 +3,21 @@
 from datetime import UTC, datetime
 from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    WithJsonSchema,
+    model_validator,
+)
 
 from popi.errors import DataError
+from popi.profiles.user_id import LONGEST_ID, normal_user_id
 from popi.signals.types import Signal, TargetPair
 
-LONGEST_ID = 200
 LONGEST_CLAUSE, MOST_CLAUSES, LONGEST_TEXT = 2_000, 100, 20_000
 MOST_FORBIDDEN = 100
 LONGEST_CLAUSES = 2 * LONGEST_TEXT
@@ -21,7 +30,18 @@ AnswerId = Annotated[str, StringConstraints(min_length=1, max_length=300, patter
 SignalId = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_ID, pattern=r"^[^\x00]*$")]
 NoNul = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$")]
 """PostgreSQL's text holds no NUL."""
-UserId = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_ID, pattern=r"^[^\x00]*\S[^\x00]*$")]
+ANY_ID = {"minLength": 1, "maxLength": LONGEST_ID, "pattern": r"^[^\x00]*\S[^\x00]*$"}
+"""What a JSON Schema can say of a user id; `normal_user_id` says the rest."""
+
+
+def _normal(user_id: str) -> str:
+    try:
+        return normal_user_id(user_id)
+    except DataError as error:
+        raise ValueError(str(error)) from None
+
+
+UserId = Annotated[str, AfterValidator(_normal), WithJsonSchema({"type": "string", **ANY_ID})]
 Tenant = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 ClauseId = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$")]
 ClauseText = Annotated[NoNul, StringConstraints(min_length=1, max_length=LONGEST_CLAUSE, pattern=r"\S")]
@@ -204,6 +224,13 @@ class Import(_Body):
     users: list[ImportedUser] = Field(fail_fast=True, min_length=1, max_length=MOST_USERS)
 
 
+class Merge(_Body):
+    """Which user is to become part of the one that the path names."""
+
+    source: UserId
+    """Whose signals, summaries and the rest are moved; this user is gone afterwards."""
+
+
 class NewKey(_Body):
     """A key to make."""
 
@@ -344,6 +371,22 @@ class ImportAnswer(_Answer):
     """Summaries that were taken."""
 
 
+class MergeAnswer(_Answer):
+    """What moved from one user to the other; it is on disk."""
+
+    signals: int
+    """How many signals are new to the user who stays."""
+    known: int
+    """How many that user had already."""
+    summary_versions: int
+    answers: int
+    """Kept for feedback."""
+    keys: int
+    """The other user's own keys, which are this user's now."""
+    user: UserAnswer
+    """The user who stays."""
+
+
 class Removed(_Answer):
     """How many of each were removed."""
 
@@ -432,20 +475,3 @@ class ErrorAnswer(_Answer):
 def moment(seconds: float) -> datetime:
     """Seconds since 1970 as a time with its zone."""
     return datetime.fromtimestamp(seconds, UTC)
-
-
-def checked_user_id(user_id: str) -> str:
-    """A user id: any text that is not blank, up to 200 characters, without NUL.
-
-    Raises:
-        DataError: it is not one.
-    """
-    if len(user_id) > LONGEST_ID:
-        raise DataError(f"a user id has at most {LONGEST_ID} characters; got {len(user_id)}")
-    try:
-        user_id.encode()
-    except UnicodeEncodeError:
-        raise DataError("a user id must be valid Unicode text") from None
-    if not user_id.strip() or "\x00" in user_id:
-        raise DataError("a user id must not be blank, and has no NUL character")
-    return user_id

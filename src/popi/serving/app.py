@@ -147,8 +147,7 @@ class Gateway:
                 self._proxy.gateway.forget()  # users whom another process erased may be in it
                 self._jobs.update(await self.store.read(count))
                 await self.profiles.expire()
-                if database.kind == "sqlite":
-                    await self.profiles.scrub_if_time()
+                await self.profiles.scrub_if_time()
             except StoreError as error:
                 log.error("the store failed", extra={"fields": {"error": str(error)}})
             except Exception as error:  # a fault of ours ends no chores

@@ -82,13 +82,13 @@ def create(
         DataError: a user key without a user, or another with one; a user id that is none.
         ConfigError: the tenant's name is none.
     """
-    from popi.profiles.models import checked_user_id
+    from popi.profiles.user_id import normal_user_id
 
     checked_tenant(tenant)
     if (scope == "user") != (user_id is not None):
         raise DataError("a key of scope `user` needs its user (--user), and only such a key takes one")
     if user_id is not None:
-        checked_user_id(user_id)
+        user_id = normal_user_id(user_id)
     key, record = new_key(scope, tenant, user_id, time.time())
     return key, record, database.write(keys.add, record)
 

@@ -19,36 +19,52 @@ from datetime import UTC, datetime
 from popi.signals.similarity import normal
 from popi.signals.types import InteractionSignal, PairSignal, Signal
 
+CHARACTERS = 32
+"""Most characters per token of the budget: a longer signal is dropped without counting its tokens, which would take
+memory and minutes. Texts have 3 to 6."""
 NEUTRAL = 0.5
 """The contrast of a signal that puts no two texts side by side."""
 
 
 def fit(
-    signals: Sequence[Signal], texts: Sequence[str], separator: str, budget: int, count: Callable[[str], int]
+    signals: Sequence[Signal], texts: Sequence[str | None], separator: str, budget: int, count: Callable[[str], int]
 ) -> tuple[list[Signal], tuple[str, ...]]:
     """The signals that stay, in the order given, and the names of those dropped.
 
     Args:
         signals: a user's signals.
-        texts: each rendered.
+        texts: each rendered; None where it was too long for that (`too_long`).
         separator: what will stand between two of them.
         budget: most tokens of all together.
         count: text → tokens.
     """
-    costs = [count(text) for text in texts]
+    costs = [budget + 1 if text is None else count(text) for text in texts]
     kept = {index for index, cost in enumerate(costs) if cost <= budget}
     total = sum(costs[index] for index in kept)
     # Separators and tokens across signals' borders count too: the sum finds a start, the whole text decides.
-    if total > budget or count(separator.join(texts[index] for index in sorted(kept))) > budget:
-        going = iter([index for index in _least_worth_first(signals) if index in kept])
+
+    def whole() -> int:
+        return count(separator.join(str(texts[index]) for index in sorted(kept)))
+
+    if total > budget or whole() > budget:
+        going = iter(_least_worth_first(signals, set(kept)))
         while total > budget:
             index = next(going)
             total -= costs[index]
             kept.discard(index)
-        while kept and count(separator.join(texts[index] for index in sorted(kept))) > budget:
+        while kept and whole() > budget:
             kept.discard(next(going))
     dropped = tuple(signals[i].id or f"#{i + 1}" for i in range(len(signals)) if i not in kept)
     return [signals[index] for index in sorted(kept)], dropped
+
+
+def too_long(signal: Signal, budget: int) -> bool:
+    """Whether a signal can't fit, by its characters alone."""
+    texts = (value for _, value in signal)
+    size = sum(
+        len(v) if isinstance(v, str) else sum(len(m.content) for m in v) for v in texts if isinstance(v, str | list)
+    )
+    return size > CHARACTERS * budget
 
 
 def contrast(signal: Signal) -> float:
@@ -63,11 +79,11 @@ def contrast(signal: Signal) -> float:
     return 1 - len(one & other) / len(one | other)
 
 
-def _least_worth_first(signals: Sequence[Signal]) -> list[int]:
+def _least_worth_first(signals: Sequence[Signal], among: set[int]) -> list[int]:
     by_age = oldest_first(signals)
     newest = max(len(signals) - 1, 1)
-    worth = {index: age / newest + contrast(signals[index]) for age, index in enumerate(by_age)}
-    return sorted(by_age, key=worth.__getitem__)  # stable: of equal worth the older stays first in line
+    worth = {index: age / newest + contrast(signals[index]) for age, index in enumerate(by_age) if index in among}
+    return sorted(worth, key=worth.__getitem__)  # stable: of equal worth the older stays first in line
 
 
 def oldest_first(signals: Sequence[Signal]) -> list[int]:

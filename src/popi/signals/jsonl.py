@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from popi.errors import DataError
-from popi.signals.types import User
+from popi.signals.types import InteractionSignal, PairSignal, TargetPair, User, wrong_roles
 from popi.signals.windows import PreferenceRow, cut_windows
 
 SHOWN = 20
@@ -173,7 +173,8 @@ def refuse_existing(path: str | Path, force: bool = False) -> None:
 
 def _parse(line: bytes, number: int) -> User | PreferenceRow | list[Problem]:
     try:
-        return User.model_validate_json(line, strict=True)
+        user = User.model_validate_json(line, strict=True)
+        return _bad_roles(user, number) or user
     except ValidationError as error:
         wrong = error
     try:
@@ -191,6 +192,21 @@ def _parse(line: bytes, number: int) -> User | PreferenceRow | list[Problem]:
         except DataError as error:
             return [Problem(number, "bad line", "", str(error))]
     return explain(wrong, number, line, value, PreferenceRow if is_row else User)
+
+
+def _bad_roles(user: User, number: int) -> list[Problem]:
+    """Conversations that a chat template would refuse, or read otherwise, in the middle of a run."""
+    prompts = [
+        (f"{part}[{i}].prompt", one.prompt)
+        for part, items in (("signals", user.signals), ("targets", user.targets))
+        for i, one in enumerate(items)
+        if isinstance(one, PairSignal | InteractionSignal | TargetPair)
+    ]
+    return [
+        Problem(number, "bad roles", field, wrong, _short(", ".join(message.role for message in prompt)))
+        for field, prompt in prompts
+        if not isinstance(prompt, str) and (wrong := wrong_roles(prompt))
+    ]
 
 
 def explain(error: ValidationError, number: int, line: bytes, value: Any, model: type[BaseModel]) -> list[Problem]:

@@ -23,7 +23,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from popi.errors import ConfigError
 from popi.signals.fading import Previous
-from popi.signals.fit import fit
+from popi.signals.fit import fit, too_long
 from popi.signals.neutralise import neutralise
 from popi.signals.types import Message, Prompt, Signal
 
@@ -212,11 +212,12 @@ class Templates:
             The kept signals in the order given; what was dropped, in the order given: a signal's id, or
             ``#3`` for the third signal where it has none.
         """
-        return fit(signals, list(map(self.signal_text, signals)), self.separator, budget, count)
+        texts = [None if too_long(signal, budget) else self.signal_text(signal) for signal in signals]
+        return fit(signals, texts, self.separator, budget, count)
 
     def any_fits(self, signals: Sequence[Signal], budget: int, count: Callable[[str], int]) -> bool:
         """Whether `fit` would keep any: at the cost of one signal where the first fits."""
-        return any(count(self.signal_text(signal)) <= budget for signal in signals)
+        return any(not too_long(signal, budget) and count(self.signal_text(signal)) <= budget for signal in signals)
 
     # -- inside -----------------------------------------------------------------------------------------------
 

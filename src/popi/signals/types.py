@@ -35,6 +35,28 @@ Prompt = Text | Annotated[list[Message], Field(min_length=1, fail_fast=True)]
 """A task prompt: plain text (one user message) or chat messages."""
 
 
+def wrong_roles(prompt: Prompt) -> str | None:
+    """What is wrong with the order of a task prompt's messages; None if chat templates take it.
+
+    An optional system message, then user and assistant in turns, from a user's message to a user's.
+    """
+    if isinstance(prompt, str):
+        return None
+    roles = [message.role for message in prompt]
+    turns = roles[1:] if roles[0] == "system" else roles
+    if "system" in turns:
+        return "a system message must be the first"
+    if not turns:
+        return "has no user message"
+    if turns[0] != "user":
+        return "must begin with a user message (after the system message, if there is one)"
+    if again := next((one for one, other in zip(turns, turns[1:], strict=False) if one == other), None):
+        return f"two {again} messages in a row; join them into one"
+    if turns[-1] != "user":
+        return "must end with a user message: what the assistant says to it is the response"
+    return None
+
+
 class _Signal(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
     id: str | None = None

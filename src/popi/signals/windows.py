@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pydantic import BaseModel, ConfigDict
 
 from popi.errors import DataError
-from popi.signals.types import Message, PairSignal, Prompt, TargetPair, Text, Time, User
+from popi.signals.types import Message, PairSignal, Prompt, TargetPair, Text, Time, User, wrong_roles
 
 
 class PreferenceRow(BaseModel):
@@ -34,6 +34,12 @@ class PreferenceRow(BaseModel):
         Raises:
             DataError: the row's columns do not make a pair; the message names the column.
         """
+        pair = self._pair()
+        if wrong := wrong_roles(pair.prompt):
+            raise DataError(f"prompt: {wrong}")
+        return pair
+
+    def _pair(self) -> TargetPair:
         prompt, chosen, rejected = self.prompt, self.chosen, self.rejected
         if isinstance(chosen, str) != isinstance(rejected, str):
             raise DataError("chosen, rejected: both must be text, or both chat messages")

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from popi.backends.loading import refuse_missing, whole_adapters
+
 TRAINED = "default"
 
 
@@ -62,15 +64,16 @@ def attach_adapters(base: Any, rank: int, alpha: float, adapters: dict[str, Path
         task_type="CAUSAL_LM",
     )
     model: Any = None
-    for name, folder in adapters.items():
-        if model is None and folder is None:
-            model = get_peft_model(base, config, adapter_name=name)
-        elif model is None:
-            model = PeftModel.from_pretrained(base, str(folder), adapter_name=name, is_trainable=True)
-        elif folder is None:
-            model.add_adapter(name, config)
-        else:
-            model.load_adapter(str(folder), name, is_trainable=False)
+    with whole_adapters():
+        for name, folder in adapters.items():
+            if model is None and folder is None:
+                model = get_peft_model(base, config, adapter_name=name)
+            elif model is None:
+                model = PeftModel.from_pretrained(base, str(folder), adapter_name=name, is_trainable=True)
+            elif folder is None:
+                model.add_adapter(name, config)
+            else:
+                refuse_missing(model.load_adapter(str(folder), name, is_trainable=False).missing_keys, [])
     model.set_adapter(TRAINED)
     return model
 

@@ -108,7 +108,9 @@ def _of_gguf(base: str) -> tuple[Architecture, str]:
 
     source = locate(base)
     try:
-        config = AutoConfig.from_pretrained(source.path, local_files_only=True, **source.arguments())
+        config = AutoConfig.from_pretrained(
+            source.path, local_files_only=True, trust_remote_code=False, **source.arguments()
+        )
     except Exception as error:  # transformers' reader raises anything
         raise ModelError(f"{base}: its shape can't be read ({first_line(error)})") from None
     return Architecture.from_config(config.to_dict(), base), base

@@ -8,9 +8,11 @@ from pathlib import Path
 from popi.backends.loading import locate
 from popi.backends.local import LocalModel, model_path
 from popi.config import RunConfig
+from popi.errors import ModelError
 from popi.generator import AnyGenerator, ApiGenerator, Generator
 from popi.inference_model import InferenceModel
-from popi.training.adapters import TRAINED, attach_adapters, save_adapter
+from popi.training.adapters import TRAINED, attach_adapters, has_adapters, save_adapter
+from popi.training.templates import template_of
 
 INFERENCE, GENERATOR = "inference_model", "generator"
 
@@ -92,7 +94,7 @@ def load_components(
     templates, summary = config.signals.template, config.summary
 
     api = config.model.api_generator
-    remote = ApiGenerator.from_config(api, templates) if api.given else None
+    remote = ApiGenerator.from_config(api, template_of(config)) if api.given else None
 
     def inference_model(local: LocalModel) -> InferenceModel:
         budget = config.signals.token_budget
@@ -100,6 +102,11 @@ def load_components(
         return InferenceModel(local, templates, summary.max_tokens, budget, summary.conditioned_on_prompt, renews)
 
     base = load_base(config)
+    if has_adapters(base.model):
+        raise ModelError(
+            f"model.base: {config.model.base} is an adapter, whose weights are frozen: nothing would train; merge it "
+            "into its base (peft's merge_and_unload) and name that folder, or name its base"
+        )
     if config.model.adapter == "none":
 
         def part(name: str, folder: Path | None) -> LocalModel:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from popi.backends.local import LocalModel
 from popi.errors import ConfigError, DataError
-from popi.generator import Generator
+from popi.generator import AnyGenerator, ApiGenerator, Generator
 from popi.inference_model import InferenceModel, nothing_new
 from popi.scoring import ScoringItem
 from popi.signals.types import User
@@ -124,6 +125,42 @@ def inference_rows(
             prompts[i, read] = tuple(inference_model.prompt_ids(users[i].signals, asked)[0])
         rows.append(InferenceRow(users[i].user_id, prompts[i, read], tuple(targets[i][t] for t in picked)))
     return rows
+
+
+def refuse_beyond_context(
+    rows: Sequence[InferenceRow], inference_model: InferenceModel, generator: AnyGenerator
+) -> None:
+    """Rows must fit both models' contexts with a summary of full length: else a step would fail hours later, or a
+    rotary model train on what it can't read.
+
+    Raises:
+        DataError: some do not; the message names the users.
+    """
+    most = inference_model.max_tokens
+    wide = {row.user_id: len(row.prompt_ids) + most for row in rows}
+    change = "lower signals.token_budget or summary.max_tokens"
+    _refuse_wide(wide, inference_model.local, f"the signals and a summary of {most} tokens", change)
+    if isinstance(generator, ApiGenerator):
+        return
+    guide = len(generator.prompt_ids("x", "x")) - len(generator.prompt_ids("x", None)) + most
+    targets = {(row.user_id, id(target)): target.pair for row in rows for target in row.targets}
+    reach: dict[str, int] = {}
+    for (user_id, _), pair in targets.items():
+        [item] = generator.reference_items([pair])
+        width = len(item.prefix) + max(len(item.chosen), len(item.rejected)) + guide
+        reach[user_id] = max(width, reach.get(user_id, 0))
+    change = "lower summary.max_tokens or leave such targets out"
+    _refuse_wide(reach, generator.local, f"a summary of {most} tokens, task prompt and response", change)
+
+
+def _refuse_wide(tokens: dict[str, int], local: LocalModel, what: str, change: str) -> None:
+    beyond = [user for user, width in tokens.items() if local.context is not None and width > local.context]
+    if beyond:
+        named = ", ".join(beyond[:5]) + (", …" if len(beyond) > 5 else "")
+        raise DataError(
+            f"of {len(beyond)} of {len(tokens)} users, {what} take up to {max(tokens.values()):,} tokens, and the "
+            f"context of {local.name} is {local.context:,}: {change} (users {named})"
+        )
 
 
 def sample_summaries(

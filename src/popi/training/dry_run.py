@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass
 
 from popi.config import RunConfig
+from popi.errors import ModelError
 from popi.training.architecture import Architecture, architecture_of
 from popi.training.fits import GIB, problems
 from popi.training.memory import HALF, Memory, dtype_of, phase_memory
@@ -107,10 +108,20 @@ def dry_run(config: RunConfig, device: Device | None = None) -> RunPlan:
 
 
 def this_device(config: RunConfig) -> Device:
-    """The device that `model.device` names on this machine."""
+    """The device that `model.device` names on this machine.
+
+    Raises:
+        ModelError: it is not there, or not for the type that `model.dtype` names.
+    """
     import torch
 
+    from popi.backends.loading import device_of, refuse_type
+
     name = config.model.device
+    try:
+        refuse_type(config.model.dtype, device_of(name))
+    except ModelError as error:
+        raise ModelError(f"{error}; a plan for a GPU elsewhere takes --gpu-memory") from None
     if name != "cpu" and torch.cuda.is_available():
         index = torch.device(name).index or 0 if name.startswith("cuda:") else 0
         about = torch.cuda.get_device_properties(index)

@@ -75,6 +75,7 @@ class GeneratorTrainer(PhaseTrainer, DPOTrainer):
             learning_rate=settings.learning_rate,
             warmup_steps=settings.warmup_steps,
             max_grad_norm=settings.max_grad_norm,
+            router_aux_loss_coef=0.0,  # a mixture's load balance is no part of the objective, and is not computed
             beta=settings.beta,
             precompute_ref_log_probs=True,  # or TRL keeps a reference model and asks it
             max_length=None,  # TRL: 1024, for the policy alone

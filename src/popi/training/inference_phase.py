@@ -32,6 +32,7 @@ from trl.trainer.utils import split_tensor_dict
 
 from popi.backends.local import LocalModel
 from popi.config import RunConfig
+from popi.plain import trees_hold
 from popi.roots import Roots
 from popi.training.adapters import has_adapters
 from popi.training.dataset import InferenceRow
@@ -40,7 +41,7 @@ from popi.training.reward import SummaryReward
 from popi.training.rollout_check import check_rollouts
 from popi.training.run_directory import PhaseDirectory, RunDirectory, append_jsonl
 from popi.training.vllm_rollouts import base_unchanged, check_log_probs, vllm_arguments
-from popi.tree import Segment, pack, through_wrapper, token_logps_and_entropies
+from popi.tree import Segment, causal_lm, pack, through_wrapper, token_logps_and_entropies
 
 
 def group_logps(
@@ -135,7 +136,8 @@ class InferenceTrainer(PhaseTrainer, GRPOTrainer):
         self.tolerance = config.training.vllm.tolerance
         self.parts = settings.parts
         self.at_once = settings.users_per_step // self.parts
-        self.reads_once = config.training.reads_once
+        longest = max(len(row.prompt_ids) for row in rows) + self.max_tokens
+        self.reads_once = config.training.reads_once and trees_hold(causal_lm(local.model), longest)
         self._roots: Roots | None = None
         arguments = GRPOConfig(
             **common_arguments(config, phase, seed, steps),
@@ -148,6 +150,7 @@ class InferenceTrainer(PhaseTrainer, GRPOTrainer):
             learning_rate=settings.learning_rate,
             warmup_steps=settings.warmup_steps,
             max_grad_norm=settings.max_grad_norm,
+            router_aux_loss_coef=0.0,  # a mixture's load balance is no part of the objective, and is not computed
             scale_rewards="group" if settings.scale_rewards else "none",
             loss_type="dr_grpo",
             beta=0.0,  # set below: TRL would load the anchor a second time, or copy today's adapter as anchor

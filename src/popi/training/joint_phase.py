@@ -46,7 +46,7 @@ class JointTrainer(InferenceTrainer):
     def generator_model(self) -> Any:
         return self.local.model if self._generator is None else self._generator.model
 
-    def _parts(self) -> dict[str, dict[str, torch.nn.Parameter]]:
+    def components(self) -> dict[str, dict[str, torch.nn.Parameter]]:
         model = self.accelerator.unwrap_model(self.model)
         if self._generator is None:
             return {
@@ -59,7 +59,7 @@ class JointTrainer(InferenceTrainer):
         }
 
     def trained_parameters(self) -> dict[str, torch.nn.Parameter]:
-        return {f"{part}.{n}": p for part, parameters in self._parts().items() for n, p in parameters.items()}
+        return {f"{part}.{n}": p for part, parameters in self.components().items() for n, p in parameters.items()}
 
     def scored(self, scores: Scores) -> None:
         self._scores = scores
@@ -77,7 +77,7 @@ class JointTrainer(InferenceTrainer):
         picked = torch.randperm(len(scores.targets))[: self.settings.batch_size]
         trees = [self.item(scores, i).tree for i in picked.tolist()]
         model = self.generator_model
-        for parameter in self._parts()["generator"].values():
+        for parameter in self.components()["generator"].values():
             parameter.grad = None
         with using(model, PARTNER if self._generator is None else None):
             model.train()
@@ -103,7 +103,7 @@ class JointTrainer(InferenceTrainer):
             decay = self.args.weight_decay  # named, as in transformers' own groups: torch's default is not 0
             groups = [
                 {"params": list(p.values()), "lr": rates[part], "weight_decay": decay}
-                for part, p in self._parts().items()
+                for part, p in self.components().items()
             ]
             self.optimizer = kind(groups, **arguments)
         return self.optimizer
@@ -111,7 +111,7 @@ class JointTrainer(InferenceTrainer):
     def _clip_grad_norm(self, model: Any) -> Any:
         norms = {}
         limits = {"inference_model": self.args.max_grad_norm, "generator": self.settings.max_grad_norm}
-        for part, parameters in self._parts().items():
+        for part, parameters in self.components().items():
             norms[part] = self.accelerator.clip_grad_norm_(list(parameters.values()), limits[part])
         self._metrics["train"]["generator_grad_norm"].append(float(norms["generator"]))
         return norms["inference_model"]

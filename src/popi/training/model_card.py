@@ -12,6 +12,7 @@ from popi.backends.names import SMOLLM2, SMOLLM2_ID
 from popi.config import RunConfig
 from popi.training.components import GENERATOR, INFERENCE
 from popi.training.run_directory import RunDirectory, write_text
+from popi.training.templates import template_of
 
 CARD = "README.md"
 _WHAT = {
@@ -83,7 +84,7 @@ def card(run: RunDirectory, phase: str, component: str) -> str:
                 "Base model": f"`{model.base}`",
                 "Trained": f"{how}, phase `{phase}` of the orders {', '.join(config.training.orders)}",
                 "Used by": ", ".join(_used_by(run, phase, component)) or "see the run's methods.json",
-                "Prompt templates": f"`{_templates(config)}`",
+                "Prompt templates": f"`{template_of(config)}`",
                 "Chat template": "of the run's settings" if model.chat_template else "the base tokenizer's own",
                 "Summary": f"at most {config.summary.max_tokens} tokens; signals at most {config.signals.token_budget}",
                 "Users": _users(config),
@@ -116,11 +117,6 @@ def _table(rows: dict[str, str]) -> str:
 
 def _cell(value: str) -> str:
     return " ".join(value.split()).replace("|", "\\|")
-
-
-def _templates(config: RunConfig) -> str:
-    name = config.signals.template
-    return name if name != "auto" else "nano, if the base is the nano model; else default"
 
 
 def _users(config: RunConfig) -> str:

@@ -6,6 +6,7 @@ with TRL's own.
 
 import math
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,8 @@ METRICS = {  # TRL's names -> the run's
 }
 FINITE = ("loss", "grad_norm", "generator_loss", "generator_grad_norm")
 """Metrics that end training where they are no numbers: no later step recovers, and no checkpoint is worth keeping."""
+NORMS = {"generator": "generator_grad_norm"}
+"""Where the gradient's norm of a component is logged, if not as `grad_norm`."""
 Report = Callable[[int, dict[str, Any]], None]
 """Called with a step and its metrics; draws the progress bar."""
 
@@ -76,6 +79,12 @@ def drop_fused_head(model: Any) -> None:
     """
     base = model.get_base_model() if hasattr(model, "peft_config") else model
     vars(base).pop("forward", None)
+
+
+def _fingerprint(parameters: dict[str, torch.nn.Parameter]) -> list[tuple[float, float]]:
+    """Two sums of each parameter, which nearly any update changes."""
+    every = [p.detach() for p in parameters.values()]
+    return [(float(p.sum(dtype=torch.float64)), float(p.norm(dtype=torch.float64))) for p in every]
 
 
 class _Log(TrainerCallback):
@@ -116,9 +125,41 @@ class PhaseTrainer:
         self.add_callback(_Log(run, phase.name, report))  # type: ignore[attr-defined]
 
     def run_phase(self) -> None:
-        """Train to the last step, from the newest complete checkpoint if there is one."""
+        """Train to the last step, from the newest complete checkpoint if there is one.
+
+        Raises:
+            RunError: a component has nothing to train, or gradients changed nothing of it.
+        """
         found = self.phase.checkpoint()
+        before = {component: _fingerprint(parameters) for component, parameters in self.components().items()}
+        if empty := [component for component, parameters in before.items() if not parameters]:
+            raise RunError(f"{self.phase.path.name}: {', '.join(empty)} has no trainable parameters")
         self.train(resume_from_checkpoint=str(found[0]) if found else None)  # type: ignore[attr-defined]
+        for component, parameters in self.components().items():
+            if _fingerprint(parameters) == before[component]:
+                self._explain_unchanged(component)
+
+    def _explain_unchanged(self, component: str) -> None:
+        """Of steps without a learning rate or a gradient nothing else is to be expected: a warning; else an error."""
+        every = self.state.log_history  # type: ignore[attr-defined]  # of all steps, those before a kill included
+        steps = [row for row in every if row.get("learning_rate")]
+        what = f"{self.phase.path.name}: no parameter of {component} has changed"
+        if not steps:
+            warnings.warn(f"{what}: the learning rate was 0, as it is in the first of warmup_steps", stacklevel=3)
+        elif not any(row.get(NORMS.get(component, "grad_norm")) for row in steps):
+            warnings.warn(
+                f"{what}: all gradients were 0; had each group's summaries equal rewards (reward_std in log.jsonl)?",
+                stacklevel=3,
+            )
+        else:
+            raise RunError(
+                f"{what} in {len(steps)} steps with gradients: updates are too small for the weights' type; raise the "
+                "learning_rate, or set model.dtype=float32"
+            )
+
+    def components(self) -> dict[str, dict[str, torch.nn.Parameter]]:
+        """What trains, by component and name."""
+        return {"the model": self.trained_parameters()}
 
     def trained_parameters(self) -> dict[str, torch.nn.Parameter]:
         """What a checkpoint holds: the parameters that train, by name."""

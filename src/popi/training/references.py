@@ -14,7 +14,7 @@ import hashlib
 import json
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ import torch
 
 from popi.generator import AnyGenerator, ApiGenerator, Generator
 from popi.signals.types import TargetPair, User
-from popi.training.run_directory import read_jsonl, write_jsonl
+from popi.training.run_directory import append_jsonl, read_jsonl, write_jsonl
 
 FOLDER = ".references"
 EVERY = 64
@@ -111,23 +111,29 @@ class References:
     ) -> None:
         """Have the untrained `reference` score, on the plain prompt, the targets of those users not scored before.
 
-        The files are written at the end, whole: a killed run computes the same again, to the same bits. Log-probs from
-        behind an API are not shared between runs: what model answers there is not known.
+        The run's own file gets them as they come, so that a killed run goes on with those that are missing; the shared
+        one at the end. Log-probs from behind an API are not shared between runs: what model answers there is not known.
         """
         todo = self.missing(users)
         if not todo:
             return
         if isinstance(reference, ApiGenerator):
-            self._known |= _together(todo, reference, batch_size, report)
-        else:
-            shared = self._shared(reference)
-            cached = shared.matching(todo, reference, batch_size) if shared else {}
-            self._known |= {key: cached[key] for key in map(targets_key, todo) if key in cached}
-            scored = _one_by_one(self.missing(todo), reference, batch_size, report, len(todo))
-            self._known |= scored
-            if shared and scored:
-                shared.add(scored)
-        write_jsonl(self.path, ({"targets": key, "logps": logps} for key, logps in self._known.items()))
+            self._keep(_together(todo, reference, batch_size, report))
+            return
+        shared = self._shared(reference)
+        cached = shared.matching(todo, reference, batch_size) if shared else {}
+        self._known |= {key: cached[key] for key in map(targets_key, todo) if key in cached}
+        missing = self.missing(todo)
+        self._keep(_one_by_one(missing, reference, batch_size, report, len(todo)))
+        if shared and missing:
+            shared.add({key: self._known[key] for key in map(targets_key, users)})
+
+    def _keep(self, parts: Iterator[dict[str, Logps]]) -> None:
+        """Add parts to what is known and to the file, each as soon as it is there."""
+        write_jsonl(self.path, _rows(self._known))  # without a line that a kill broke off
+        for part in parts:
+            self._known |= part
+            append_jsonl(self.path, _rows(part))
 
     def _shared(self, reference: Generator) -> "_Shared | None":
         return None if self.cache is None else _Shared(self.cache, identity(reference))
@@ -197,29 +203,29 @@ def _logps(user: User, reference: AnyGenerator, batch_size: int) -> Logps:
     return list(zip(*reference.pair_logps(targets, [None] * len(targets), batch_size), strict=True))
 
 
+def _rows(logps: dict[str, Logps]) -> Iterator[dict[str, Any]]:
+    return ({"targets": key, "logps": pairs} for key, pairs in logps.items())
+
+
 def _one_by_one(
     users: Sequence[User], reference: Generator, batch_size: int, report: Callable[[int], None] | None, of: int
-) -> dict[str, Logps]:
-    found: dict[str, Logps] = {}
+) -> Iterator[dict[str, Logps]]:
     for n, user in enumerate(users, of - len(users) + 1):
-        found[targets_key(user)] = _logps(user, reference, batch_size)
+        yield {targets_key(user): _logps(user, reference, batch_size)}
         if report and (n % EVERY == 0 or n == of):
             report(n)
     if report and not users:
         report(of)
-    return found
 
 
 def _together(
     users: Sequence[User], reference: ApiGenerator, batch_size: int, report: Callable[[int], None] | None
-) -> dict[str, Logps]:
+) -> Iterator[dict[str, Logps]]:
     """Many users at once: a server answers many requests at a time."""
-    found: dict[str, Logps] = {}
     for start in range(0, len(users), EVERY):
         part = users[start : start + EVERY]
         targets = [target for user in part for target in user.targets]
         pairs = iter(zip(*reference.pair_logps(targets, [None] * len(targets), batch_size), strict=True))
-        found |= {targets_key(user): [next(pairs) for _ in user.targets] for user in part}
+        yield {targets_key(user): [next(pairs) for _ in user.targets] for user in part}
         if report:
             report(start + len(part))
-    return found

@@ -6,12 +6,11 @@ from typing import Any
 import torch
 
 from popi.backends.local import LocalModel
+from popi.backends.probe import TOLERANCE
 from popi.errors import PopiError
 from popi.head import at_least_float32
-
-TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
-"""Largest difference of a token's log-prob, by the weights' type; 0.25 for half precision. float64 has float32's: the
-norms of transformers are float32 in any model."""
+from popi.plain import rope_limit, trees_hold
+from popi.tree import causal_lm
 
 
 class RolloutError(PopiError):
@@ -26,8 +25,13 @@ def check_rollouts(local: LocalModel, trained: Any, prompt: Sequence[int], max_n
     Raises:
         RolloutError: it is too large.
     """
+    limit = rope_limit(local.model.config)
+    if limit is not None and len(prompt) < limit:  # there the model changes for the whole text
+        max_new_tokens = min(max_new_tokens, limit - len(prompt))
+    whole_rows = trees_hold(causal_lm(local.model), len(prompt) + max_new_tokens)
+    generates = local.model if whole_rows else causal_lm(local.model)
     seen: list[torch.Tensor] = []
-    hook = local.model.register_forward_hook(lambda _, __, output: seen.append(at_least_float32(output.logits[0, -1])))
+    hook = generates.register_forward_hook(lambda _, __, output: seen.append(at_least_float32(output.logits[0, -1])))
     try:
         ids = local.generate([prompt], max_new_tokens=max_new_tokens)[0][0]
     finally:

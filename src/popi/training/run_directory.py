@@ -17,9 +17,12 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from popi.config import RunConfig, resolve
 from popi.errors import RunError
@@ -94,6 +97,27 @@ def config_differences(saved: RunConfig, given: RunConfig) -> list[str]:
     """The settings in which two configs differ, as `section.key: saved -> given`; where the run lies is left out."""
     place = {"root", "name"}
     return differences(saved.model_dump(mode="json", exclude=place), given.model_dump(mode="json", exclude=place))
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Within it no other process works in this folder; a kill frees it.
+
+    Raises:
+        RunError: another one does.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"), blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise RunError(f"{folder}: another process is at work there; wait for its end, or name another run") from None
+    except OSError as error:
+        raise RunError(f"{folder.parent}: can't be written to ({error.strerror or error})") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def refuse_other_loader(path: Path, facts: dict[str, Any] | None) -> None:

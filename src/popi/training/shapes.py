@@ -13,6 +13,7 @@ from popi.signals.render import Templates
 from popi.signals.types import Signal, User
 from popi.training.plan import PromptContext
 from popi.training.renewals import new_signals, split_in_time
+from popi.training.templates import template_of
 
 LOOKED_AT = 200
 """Users whose texts are counted, evenly spread over all."""
@@ -21,6 +22,7 @@ PER_MESSAGE = 8
 ASSUMED_PROMPT, ASSUMED_RESPONSE = 128, 512
 """Tokens of a task prompt and of a response where no data is at hand."""
 Count = Callable[[str], int]
+Messages = list[dict[str, str]]
 
 
 @dataclass(frozen=True)
@@ -71,16 +73,35 @@ class Shapes:
         return self.plain_mean + {"none": 0, "summary": self.guide, "raw_signals": self.raw_mean}[context] + soft
 
 
-def counter(config: RunConfig) -> tuple[Count, str]:
-    """Text → tokens by the model's tokenizer, if it lies on this machine; else by a rule of thumb. And which it is."""
+def counter(config: RunConfig) -> tuple[Count, Callable[[Messages], int], str]:
+    """Text → tokens and conversation → tokens by the model's tokenizer and chat template, if they lie on this machine;
+    else by a rule of thumb. And which it is.
+
+    Raises:
+        ModelError: the chat template is not one that popi can use.
+    """
     try:
         from popi.backends.loading import load_tokenizer, locate
 
         tokenizer: Any = load_tokenizer(locate(config.model.base), local_files_only=True)
     except Exception:  # not installed, not at hand, or not a tokenizer: the plan goes on without
-        return estimate_tokens, "tokens estimated at 3 bytes each: the model's tokenizer is not at hand"
+        told = "tokens estimated at 3 bytes each: the model's tokenizer is not at hand"
+        return estimate_tokens, _estimate, told
+    from popi.backends.chat_template import ChatFormat, read_template
+
+    if config.model.chat_template is not None:
+        tokenizer.chat_template = read_template(config.model.chat_template)
+    chat = ChatFormat(tokenizer, config.model.base)
     encode = partial(tokenizer, add_special_tokens=False, verbose=False)  # no warning about texts beyond the context
-    return lambda text: len(encode(text)["input_ids"]), "tokens by the model's tokenizer"
+
+    def count(text: str) -> int:
+        return len(encode(text)["input_ids"])
+
+    return count, lambda turns: count(chat.render(turns)), "tokens by the model's tokenizer and chat template"
+
+
+def _estimate(messages: Messages) -> int:
+    return sum(estimate_tokens(message["content"]) + PER_MESSAGE for message in messages) + PER_MESSAGE
 
 
 def at_hand(config: RunConfig) -> str | None:
@@ -101,15 +122,10 @@ def shapes_of(config: RunConfig) -> Shapes:
     Raises:
         DataError: the data is at hand and has problems.
         ConfigError: no such template set.
+        ModelError: the model's chat template is not one that popi can use.
     """
-    # `auto` is settled before, but for models that say themselves: of these only `nano` ships.
-    name = config.signals.template
-    templates = Templates.load(("nano" if config.model.base == "nano" else "default") if name == "auto" else name)
-    count, how = counter(config)
-
-    def tokens(messages: list[dict[str, str]]) -> int:
-        return sum(count(message["content"]) + PER_MESSAGE for message in messages) + PER_MESSAGE
-
+    templates = Templates.load(template_of(config))
+    count, tokens, how = counter(config)
     bare = tokens(templates.generator_messages("x", None))
     guide = tokens(templates.generator_messages("x", "x")) - bare
     asked, task = ("x", ASSUMED_PROMPT) if config.summary.conditioned_on_prompt else (None, 0)
@@ -166,7 +182,7 @@ def _measured(
     empty: Shapes,
     templates: Templates,
     count: Count,
-    tokens: Callable[[list[dict[str, str]]], int],
+    tokens: Callable[[Messages], int],
 ) -> Shapes:
     from popi.users import users_of
 

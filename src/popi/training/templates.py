@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from popi.backends.names import NANO
 from popi.config import BENCHMARKS, RunConfig
 from popi.signals.render import shipped
 
@@ -16,13 +17,24 @@ def with_template(config: RunConfig) -> RunConfig:
     source = config.data.source
     if config.signals.template != "auto" or source not in BENCHMARKS or source not in shipped():
         return config
-    if config.model.base == "nano" or _names_a_set(Path(config.model.base) / "popi.json"):
+    if _saved_with(config.model.base) is not None:
         return config
     return config.model_copy(update={"signals": config.signals.model_copy(update={"template": source})})
 
 
-def _names_a_set(file: Path) -> bool:
+def template_of(config: RunConfig) -> str:
+    """The set that a run's prompts are made with: `auto` is the one that the base was saved with, else `default`.
+
+    A generator behind an API has no set of its own: it is asked in this one.
+    """
+    name = with_template(config).signals.template
+    return name if name != "auto" else _saved_with(config.model.base) or "default"
+
+
+def _saved_with(base: str) -> str | None:
+    file = (NANO if base == "nano" else Path(base)) / "popi.json"
     try:
-        return "template" in json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # a broken file is refused where the model is loaded
-        return False
+        settings = json.loads(file.read_text(encoding="utf-8"))
+        return str(settings["template"]) if "template" in settings else None
+    except (OSError, ValueError, TypeError):  # a broken file is refused where the model is loaded
+        return None

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -25,18 +26,28 @@ from popi.training.dataset import trainable
 from popi.training.model_card import refresh_cards, write_card
 from popi.training.plan import Phase, models_of, phase_seed, plan, refuse_settings
 from popi.training.progress import PhaseProgress
-from popi.training.run_directory import RunDirectory
+from popi.training.run_directory import RunDirectory, locked
 from popi.training.templates import with_template
 from popi.training.trainers import Job
 from popi.training.vllm_rollouts import refuse_vllm
 from popi.users import users_of
+
+FROM_ACCELERATE = {
+    "ACCELERATE_MIXED_PRECISION": "no",
+    "ACCELERATE_DYNAMO_BACKEND": "no",
+    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "1",
+    "ACCELERATE_USE_MEGATRON_LM": "false",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "false",
+}
+"""What the trainer would take from the environment, and the value at which it changes nothing."""
 
 
 def train(config: RunConfig, resume: bool = False, console: Console | None = None) -> Path:
     """Train every order of the config into its run directory and return the directory's path.
 
     Raises:
-        RunError: the directory exists (and `resume` is not set), or belongs to another config.
+        RunError: the directory exists (and `resume` is not set), belongs to another config, or another process trains
+            there.
         DataError, ConfigError, ModelError: users, settings or models can't be trained with.
     """
     console = console or Console(stderr=True)
@@ -44,9 +55,14 @@ def train(config: RunConfig, resume: bool = False, console: Console | None = Non
     config = with_template(config)
     found = users_of(config, "train")
     users = trainable(found.users)  # before anything is written: a bad file leaves no run behind
+    with locked(config.directory):
+        return _train(config, users, found.facts, resume, console)
+
+
+def _train(config: RunConfig, users: list[User], facts: dict[str, Any] | None, resume: bool, console: Console) -> Path:
     fresh = not (config.directory / "config.json").exists()
     run = RunDirectory.resume(config) if resume else RunDirectory.create(config)
-    run.keep_data(found.facts)
+    run.keep_data(facts)
     with quiet():
         try:
             for order, phases in plan(config).items():
@@ -74,6 +90,13 @@ def refuse(config: RunConfig) -> None:
             raise ConfigError(
                 f"ACCELERATE_USE_{backend} is set, but popi's hooks compute losses of their own beside the trainer's "
                 f"(DeepSpeed, for one, would step inside the first backward); unset it"
+            )
+    for variable, off in FROM_ACCELERATE.items():
+        value = os.environ.get(variable, off)
+        if value.lower() not in (off, ""):
+            raise ConfigError(
+                f"{variable}={value} is set (by accelerate's config?), and would change how the trainer computes; popi "
+                f"has settings of its own (model.dtype, micro_batch): unset it"
             )
     if torch.cuda.device_count() > 1 and config.model.device != "cpu":
         raise ConfigError("several GPUs are visible and popi train uses one; start it with CUDA_VISIBLE_DEVICES=0")

@@ -16,6 +16,7 @@ from popi.training.dataset import (
     inference_rows,
     raw_signals_rows,
     readable,
+    refuse_beyond_context,
     sample_summaries,
 )
 from popi.training.generator_phase import GeneratorTrainer
@@ -102,6 +103,7 @@ def inference_trainer(job: Job) -> InferenceTrainer:
         job.seed,
         renewed(job, users, order),
     )
+    refuse_beyond_context(rows, parts.inference_model, parts.generator)
     reward = SummaryReward(
         parts.generator,
         parts.adapters[GENERATOR],

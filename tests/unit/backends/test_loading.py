@@ -3,12 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 import transformers as tf
 
 from popi.backends.loading import Source, load_weights
-from popi.errors import ModelError
 
 SIZES: dict[str, Any] = {
     "vocab_size": 50,
@@ -32,17 +30,3 @@ def test_attention_drops_nothing_and_the_config_stays(tmp_path: Path) -> None:
     ids = torch.tensor([[3, 4, 5, 6]])
     assert torch.equal(model(input_ids=ids).logits, model(input_ids=ids).logits)
     assert model.config.attention_dropout == 0.5
-
-
-@pytest.mark.parametrize(
-    ("config", "named"),
-    [
-        (tf.MambaConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1, state_size=4), "linear_attention"),
-        (tf.RwkvConfig(vocab_size=50, hidden_size=16, num_hidden_layers=2), "a state that runs along"),
-        (tf.Lfm2Config(**SIZES, layer_types=["conv", "full_attention"]), "conv"),
-    ],
-)
-def test_layers_that_no_mask_keeps_apart_are_refused(config: Any, named: str, tmp_path: Path) -> None:
-    source = saved(tf.AutoModelForCausalLM.from_config(config), tmp_path)
-    with pytest.raises(ModelError, match=named):
-        load_weights(source, torch.float32)

@@ -105,6 +105,11 @@ def test_a_user_from_the_first_signal_to_the_last_byte(gateway: tuple[str, dict[
     assert client.erase(name).removed.users == 0 and client.summary(name) is None
     answer = client.import_users([line, User(user_id=f"{name}2", signals=[StatementSignal(text="hi")])])
     assert (answer.users, answer.added) == (2, 4)
+    moved = client.merge(f"{name}2", into=f" {name}")
+    assert (moved.signals, moved.user.user_id, moved.user.signals) == (1, name, 4)
+    with pytest.raises(GatewayError) as caught:
+        client.merge(f"{name}2", into=name)
+    assert (caught.value.status, caught.value.code) == (404, "no_user")
 
 
 @pytest.mark.parametrize("user_id", [".", "..", "%2E", "a/../b", "?x=1#y", "me"])

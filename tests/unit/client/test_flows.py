@@ -203,6 +203,25 @@ def test_a_rollback_whose_answer_was_lost_is_found_again(ask: Ask) -> None:
         ask(script, "rollback", "ada", 3, more={"version": 3})
 
 
+def test_a_merge_whose_answer_was_lost_has_nothing_left_to_move(ask: Ask) -> None:
+    user = {"user_id": "ann", "created_at": WHEN, "signals": 3, "last_signal_at": None, "summary": None}
+    user |= {"renewal": None, "paused": False}
+    gone = refusal(404, "no_user")
+    script = Script(httpx2.ReadError("cut"), gone, reply(200, user))
+    moved = ask(script, "merge", " ann-2", more={"into": "ann"})
+    assert (moved.signals, moved.user.signals) == (0, 3)
+    assert [(one.method, one.url.path) for one in script.got] == [
+        ("POST", "/users/ann/merge"),
+        ("POST", "/users/ann/merge"),
+        ("GET", "/users/ann"),
+    ]
+    assert json.loads(script.got[0].content) == {"source": "ann-2"}
+    with pytest.raises(GatewayError, match="404"):
+        ask(Script(gone), "merge", "ann-2", more={"into": "ann"})
+    with pytest.raises(DataError, match="U\\+200B"):
+        ask(Script(), "merge", "ann\u200b", more={"into": "ann"})
+
+
 def test_a_change_is_made_anew_on_what_came_between(ask: Ask) -> None:
     script = Script(
         reply(200, version(3, "A.")),

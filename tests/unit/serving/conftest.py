@@ -44,8 +44,9 @@ def people(store_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[People]:
 
 @pytest.fixture
 def sqlite_database(tmp_path: Path) -> Iterator[Any]:
-    opened = Database.open(f"sqlite:///{tmp_path}/popi.db")
-    for tenant in ("default", "t", "other"):
-        opened.write(keys.ensure_tenant, tenant, 0.0)
-    yield opened
-    opened.close()
+    with empty_store("sqlite", tmp_path) as url:
+        opened = Database.open(url)
+        for tenant in ("default", "t", "other"):
+            opened.write(keys.ensure_tenant, tenant, 0.0)
+        yield opened
+        opened.close()

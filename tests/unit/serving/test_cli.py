@@ -73,6 +73,22 @@ def test_users_are_listed_shown_exported_and_erased(run: Any, store: str, tmp_pa
     assert code == 2 and "no user 'ada'" in err
 
 
+def test_users_are_merged(run: Any, store: str) -> None:
+    fill(store)
+    at = ("--tenant", "acme", "--store", store)
+    code, out, _ = run("users", "merge", " ada", "--into", "Ada@Shop.example", *at)
+    assert code == 0 and json.loads(out) == {"signals": 2, "known": 0, "summary_versions": 1, "answers": 0, "keys": 0}
+    assert run("users", "list", *at)[1].splitlines() == ['"ada@shop.example"', '"ben"']
+    shown = json.loads(run("users", "show", "ADA@shop.example", *at)[1])
+    assert len(shown["signals"]) == 2 and shown["versions"][0]["text"] == "One."
+    code, _, err = run("users", "merge", "ada", "--into", "ben", *at)
+    assert code == 2 and "no user 'ada'" in err
+    code, _, err = run("users", "merge", "ben", "--into", "ben ", *at)
+    assert code == 2 and "two spellings of one user id" in err
+    code, _, err = run("users", "show", "a\tb", *at)
+    assert code == 2 and "U+0009" in err
+
+
 def test_what_was_given_up_is_renewed_in_bulk(run: Any, store: str) -> None:
     database = Database.open(store)
     for tenant in ("acme", "other"):

@@ -1,5 +1,6 @@
 """The plan of a run: every shipped config plans without weights, and what can't fit is refused with a way out."""
 
+import functools
 import json
 import re
 import shlex
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+import popi.backends.loading as loading
 import popi.training.architecture as architecture
 from popi.cli import app
 from popi.config import load_config, resolve
@@ -44,8 +46,15 @@ def planned(device: Device | None = None, **tree: Any) -> RunPlan:
     return dry_run(resolve({"data": {"train_users": 40}, **tree}), device or cpu(8))
 
 
+LOAD_ONCE = functools.cache(loading.load_tokenizer)
+"""Out of a GGUF file transformers takes seconds to read a tokenizer: once for all configs that name it."""
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_every_shipped_config_plans_on_the_device_that_its_head_names(path: Path) -> None:
+def test_every_shipped_config_plans_on_the_device_that_its_head_names(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "load_tokenizer", LOAD_ONCE)
     config, text = load_config(path), head(path)
     assert config.name == path.stem
     if path.stem in WORLDS:
@@ -99,7 +108,7 @@ def test_lengths_are_measured_where_data_and_tokenizer_are_at_hand() -> None:
     from popi.users import users_of
 
     plan = planned()
-    assert "tokens by the model's tokenizer" in plan.shapes.told
+    assert "tokens by the model's tokenizer and chat template" in plan.shapes.told
     model = InferenceModel(LocalModel.load("nano", device="cpu"))
     longest = max(len(model.prompt_ids(user.signals)[0]) for user in users_of(plan.config, "train").users)
     assert longest <= plan.shapes.prompt <= longest + 24, "the chat template's own tokens are allowed for"
@@ -307,3 +316,18 @@ def test_the_command_refuses_what_cannot_fit() -> None:
 def test_gpu_memory_goes_with_a_dry_run() -> None:
     done = CliRunner().invoke(app, ["train", str(ROOT / "configs" / "nano.toml"), "--gpu-memory", "24"])
     assert done.exit_code == 2 and "--dry-run" in done.output
+
+
+def test_the_device_and_its_type_must_be_there() -> None:
+    with pytest.raises(ModelError, match="device 'cuda' can't be used here .* --gpu-memory"):
+        dry_run(resolve({"model": {"device": "cuda"}}))
+    with pytest.raises(ModelError, match="float16 on a CPU"):
+        dry_run(resolve({"model": {"device": "cpu", "dtype": "float16"}}))
+
+
+def test_the_chat_template_must_be_one_that_can_be_used(tmp_path: Path) -> None:
+    template = "{% for m in messages %}{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}go{% endif %}"
+    with pytest.raises(ModelError, match="chat template"):
+        dry_run(resolve({"model": {"device": "cpu", "chat_template": template}}))
+    with pytest.raises(ModelError, match="neither Jinja text nor a readable file"):
+        dry_run(resolve({"model": {"device": "cpu", "chat_template": str(tmp_path / "no.jinja")}}))

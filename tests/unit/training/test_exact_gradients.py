@@ -97,39 +97,40 @@ import sys, torch, torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 sys.path[:0] = sys.argv[1].split(":")
 import test_exact_gradients as t
-base, adapter, checkpointing, store, rank = *sys.argv[2:4], sys.argv[4] == "True", sys.argv[5], int(sys.argv[6])
+base, store, rank = *sys.argv[2:4], int(sys.argv[4])
 dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
 half = t.GROUPS * t.SIZE // 2
-for precision in t.PRECISIONS:
-    with t.in_precision(precision):
-        model = DistributedDataParallel(t.model_of(base, adapter, checkpointing))
-        found = t.tree_gradients(model, slice(rank * half, (rank + 1) * half))
-    torch.save(found, f"{store}.{precision}.{rank}")
-    assert "forward" not in vars(model.module)
+for adapter, checkpointing in t.WRAPPED:
+    for precision in t.PRECISIONS:
+        with t.in_precision(precision):
+            model = DistributedDataParallel(t.model_of(base, adapter, checkpointing))
+            found = t.tree_gradients(model, slice(rank * half, (rank + 1) * half))
+        torch.save(found, f"{store}.{adapter}.{precision}.{rank}")
+        assert "forward" not in vars(model.module)
 dist.destroy_process_group()
 """
+WRAPPED = [("none", False), ("lora", True)]
+"""Adapters, and whether with gradient checkpointing, of the models that DDP wraps."""
 
 
-@pytest.mark.parametrize(("adapter", "checkpointing"), [("none", False), ("lora", True)])
-def test_two_processes(tiny_base: Path, tmp_path: Path, adapter: str, checkpointing: bool) -> None:
-    """Each has half of the groups; DDP's gradient, a mean, is half of the whole one, and the same in both."""
-    store = str(tmp_path / "store")
-    command = [
-        sys.executable,
-        "-c",
-        PROCESS,
-        f"{Path(__file__).parent}:{Path(exact.__file__).parent}",
-        str(tiny_base),
-        adapter,
-        str(checkpointing),
-        store,
-    ]
+@pytest.fixture(scope="module")
+def two_processes(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Where two processes under DDP, each with half of the groups, left their gradients."""
+    store = str(tmp_path_factory.mktemp("two") / "store")
+    paths = f"{Path(__file__).parent}:{Path(exact.__file__).parent}"
+    command = [sys.executable, "-c", PROCESS, paths, str(tiny_base), store]
     processes = [subprocess.Popen([*command, str(rank)], stderr=subprocess.PIPE) for rank in range(2)]
     for process in processes:
         _, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors.decode()[-3000:]
+    return store
+
+
+@pytest.mark.parametrize("adapter", [adapter for adapter, _ in WRAPPED])
+def test_two_processes(tiny_base: Path, two_processes: str, adapter: str) -> None:
+    """DDP's gradient, a mean, is half of the whole one, and the same in both."""
     for precision in PRECISIONS:
-        one, other = (torch.load(f"{store}.{precision}.{rank}") for rank in range(2))
+        one, other = (torch.load(f"{two_processes}.{adapter}.{precision}.{rank}") for rank in range(2))
         assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
         with in_precision(precision):
             expected = plain_gradients(model_of(str(tiny_base), adapter, False))

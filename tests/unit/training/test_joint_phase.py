@@ -32,7 +32,7 @@ def make(bench: Callable[..., Any]) -> Make:
         )
         if adapter == "lora":  # LoRA's B starts at zero, and with it the gradient of A
             with torch.no_grad():
-                for part in trainer._parts().values():
+                for part in trainer.components().values():
                     for parameter in part.values():
                         parameter.add_(0.05 * torch.randn_like(parameter))
         return trainer
@@ -51,7 +51,7 @@ def one_step(trainer: JointTrainer) -> dict[str, dict[str, torch.Tensor]]:
     trainer.training_step(trainer.model, rows)
     return {
         part: {n: p.grad.clone() if p.grad is not None else torch.zeros_like(p) for n, p in parameters.items()}
-        for part, parameters in trainer._parts().items()
+        for part, parameters in trainer.components().items()
     }
 
 
@@ -66,7 +66,7 @@ def test_gradients_of_both(
     monkeypatch.setattr(trainer, "scored", lambda scores: (kept.update(scores=scores), scored(scores)))
     monkeypatch.setattr(trainer, "_compute_loss", lambda m, inputs: (kept.update(inputs=inputs), loss(m, inputs))[1])
     found = one_step(trainer)
-    parts = trainer._parts()
+    parts = trainer.components()
     assert {part: set(gradients) for part, gradients in found.items()} == {p: set(v) for p, v in parts.items()}
 
     # the inference model: GRPO alone, nothing of the generator in the graph
@@ -95,7 +95,7 @@ def test_why_one_summed_loss_is_not_enough(make: Make) -> None:
     model.set_adapter(PARTNER)
     second = model(input_ids=ids).logits.float().logsumexp(-1).sum()
     (first + second).backward()
-    parts = trainer._parts()
+    parts = trainer.components()
     assert all(p.grad is None or not p.grad.any() for p in parts["inference_model"].values())
     assert all(p.grad is not None for p in parts["generator"].values())
 
@@ -110,7 +110,7 @@ def test_rates_and_clips_of_their_own(make: Make, adapter: str) -> None:
     groups = trainer.create_optimizer().param_groups
     assert [group["lr"] for group in groups] == [1e-3, 2e-5]
     assert [group["weight_decay"] for group in groups] == [0.0, 0.0]  # torch's own default is 0.01
-    parts = trainer._parts()
+    parts = trainer.components()
     assert [len(group["params"]) for group in groups] == [len(p) for p in parts.values()]
     assert not set(map(id, groups[0]["params"])) & set(map(id, groups[1]["params"]))
     for part in parts.values():

@@ -125,3 +125,30 @@ def test_what_does_not_fit_is_written_anew(users: list[User], base: Generator, t
     for user in users:
         assert again.targets(user) == right.targets(user)
     assert run(tmp_path, "c", users, base).targets(users[0]) == right.targets(users[0])
+
+
+def test_a_kill_loses_no_user_that_was_scored(
+    users: list[User], base: Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run(tmp_path, "whole", users, base)
+    inner, calls = Generator.pair_logps, []
+
+    def killed(self: Generator, targets: list, *rest: object) -> object:
+        calls.append(targets)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return inner(self, targets, *rest)  # type: ignore[arg-type]
+
+    path = tmp_path / "references.jsonl"
+    with monkeypatch.context() as patched:
+        patched.setattr(Generator, "pair_logps", killed)
+        with pytest.raises(KeyboardInterrupt):
+            References(path).compute(users, base)
+    path.write_text(path.read_text() + '{"targets": "brok')  # of the line that it was writing
+    scored = counted(monkeypatch)
+    again = References(path)
+    assert len(again.missing(users)) == 2
+    again.compute(users, base)
+    assert scored == [2, 2]
+    assert [again.targets(user) for user in users] == [whole.targets(user) for user in users]
+    assert not References(path).missing(users)

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from popi.training.run_directory import (
     PhaseDirectory,
     RunDirectory,
     config_differences,
+    locked,
     read_jsonl,
     write_jsonl,
 )
@@ -161,3 +164,28 @@ def test_a_config_that_is_no_table_and_a_file_are_no_runs(tmp_path: Path) -> Non
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises(RunError, match="holds list, not settings"):
         RunDirectory.open(tmp_path)
+
+
+def test_two_processes_in_one_directory(tiny_base: Path, tmp_path: Path) -> None:
+    """Both would append to one log and delete each other's checkpoints."""
+    from popi.evaluation.runner import evaluate
+    from popi.training.train import train
+
+    held = "import sys, time; from pathlib import Path; from popi.training.run_directory import locked\n"
+    held += "with locked(Path(sys.argv[1])), locked(Path(sys.argv[2])): print('held', flush=True); time.sleep(60)"
+    config = resolve({"name": "r", "root": str(tmp_path), "model": {"base": str(tiny_base), "device": "cpu"}})
+    folders = [tmp_path / "r", tmp_path / "s" / "evaluation"]
+    other = subprocess.Popen([sys.executable, "-c", held, *map(str, folders)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout is not None and other.stdout.readline() == "held\n"
+        with pytest.raises(RunError, match="another process is at work there"):
+            train(config, resume=True)
+        with pytest.raises(RunError, match="another process is at work there"):
+            evaluate(RunDirectory(tmp_path / "s", config))
+    finally:
+        other.kill()
+        other.wait()
+    for folder in folders:
+        with locked(folder):  # a kill frees it
+            pass
+    assert not (tmp_path / "r").exists()

@@ -23,7 +23,7 @@ from popi.evaluation.models import trained_models
 from popi.evaluation.users import benchmark_of, held_out
 from popi.signals.render import Templates
 from popi.training.shapes import ASSUMED_PROMPT, ASSUMED_RESPONSE, LOOKED_AT, PER_MESSAGE, at_hand
-from popi.training.templates import with_template
+from popi.training.templates import template_of, with_template
 from popi.users import Person
 
 
@@ -165,7 +165,11 @@ def _plan_cell(cell: Cell, shape: Shape, grid: GridConfig, plan: GridPlan) -> No
         f"generator  {cell.name}: {cell.models.untrained}; {what}",
         f"           methods: {', '.join(cell.methods)}",
     ]
-    templates = Templates.load("default" if generator is None or generator.template == "auto" else generator.template)
+    given = "auto" if generator is None else generator.template
+    if given == "auto":
+        local = generator is not None and generator.url is None
+        given = "default" if local else template_of(cell.benchmark.config)
+    templates = Templates.load(given)
     lengths = {name: _prompt_tokens(name, shape, templates) for name in cell.methods if not METHODS[name].per_user}
     api = generator if generator is not None and generator.url is not None else None
     if api is not None and cell.scored:

@@ -24,7 +24,7 @@ from popi.evaluation.grid.show import markdown
 from popi.evaluation.grid.transfer import write_transfer
 from popi.evaluation.judge.question import told_persona
 from popi.evaluation.judge.truth import TruthJudge
-from popi.training.run_directory import differences, write_text
+from popi.training.run_directory import differences, locked, write_text
 
 FREE = ("name", "root", "concurrency", "price_in", "price_out", "key_env")
 """Settings that change no figure: a grid may go on under others."""
@@ -42,10 +42,16 @@ def run_grid(grid: GridConfig, console: Console) -> dict[str, Any]:
         console: where progress is shown.
 
     Raises:
-        RunError: the directory holds a grid of other settings (the message says which), or a run can't be used.
+        RunError: the directory holds a grid of other settings (the message says which), or another process is at work
+            there, or a run can't be used.
         ConfigError: a key is missing, or a judge can't decide for a benchmark's users.
         DataError: users can't be read, or leak.
     """
+    with locked(grid.directory):
+        return _run_grid(grid, console)
+
+
+def _run_grid(grid: GridConfig, console: Console) -> dict[str, Any]:
     refuse_unjudged(grid)
     keep_config(grid)
     for generator in grid.generators:

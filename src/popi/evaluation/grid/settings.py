@@ -110,7 +110,8 @@ class GridGenerator(_Api):
     """With `url`: the server returns the log-probs of its prompt, as vLLM's does, so that target pairs can be scored.
     Without, what the model writes can be judged. Local models always score."""
     template: Filled = "auto"
-    """Its set of prompt templates. `auto`: the one that it was saved with, else `default`."""
+    """Its set of prompt templates. `auto`: of a local model the one that it was saved with, else `default`; of a model
+    behind an API the set of the run that the cell evaluates."""
     chat_template: str | None = None
     """A Jinja chat template (text, or the path of a file) for a local model whose tokenizer has none."""
 

@@ -32,7 +32,7 @@ from popi.evaluation.models import Models, Other, Run, trained_models
 from popi.evaluation.provenance import commit, stamp_of, versions
 from popi.evaluation.runner import choose_methods, destination
 from popi.evaluation.users import held_out, users_stamp
-from popi.training.run_directory import refuse_other_loader, write_text
+from popi.training.run_directory import locked, refuse_other_loader, write_text
 from popi.users import Person
 
 FILE = ".json"
@@ -99,7 +99,8 @@ def judge_run(
 
     most = max_tokens or run.config.evaluation.answer_tokens
     arena = Arena(people, models, {name: contexts(name) for name in names}, evaluation / "responses", most, prompts)
-    return judge_pair(arena, method, against, judge, folder, resume=resume, export=export, progress=progress)
+    with locked(folder):
+        return judge_pair(arena, method, against, judge, folder, resume=resume, export=export, progress=progress)
 
 
 @dataclass(frozen=True)

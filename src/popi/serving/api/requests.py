@@ -19,15 +19,15 @@ from pydantic import BaseModel, ValidationError
 
 from popi.errors import DataError
 from popi.profiles.models import (
-    LONGEST_ID,
+    ANY_ID,
     Author,
     ErrorAnswer,
     Import,
     ImportedUser,
     InferenceHealth,
     Scope,
-    checked_user_id,
 )
+from popi.profiles.user_id import normal_user_id
 from popi.serving.api.service import Profiles
 from popi.serving.interfaces import Caller
 from popi.serving.keys import KeyRing
@@ -47,7 +47,6 @@ JSONL = "application/jsonl"
 JSONL_TYPES = (JSONL, "application/x-ndjson", "application/x-jsonlines")
 EVERYONE: tuple[Scope, ...] = ("admin", "app", "user")
 EVERY, WITH_BODY = (400, 401, 403, 405, 422, 429, 500, 503), (408, 413, 415)
-ANY_ID = {"minLength": 1, "maxLength": LONGEST_ID, "pattern": r"^[^\x00]*\S[^\x00]*$"}
 
 Body = TypeVar("Body", bound=BaseModel)
 Headers = dict[str, str]
@@ -167,7 +166,7 @@ async def _user_call(
     ],
 ) -> Call:
     try:
-        user_id = checked_user_id(unquote_to_bytes(id).decode())
+        user_id = normal_user_id(unquote_to_bytes(id).decode())
     except UnicodeDecodeError:
         raise Refusal(400, "user_id", "the user id in the path is not UTF-8 text, percent-encoded") from None
     except DataError as error:

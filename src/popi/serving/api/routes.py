@@ -3,6 +3,7 @@
 import json
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
+from unicodedata import normalize
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
@@ -13,6 +14,8 @@ from popi.profiles.models import (
     Import,
     ImportAnswer,
     LinkAnswer,
+    Merge,
+    MergeAnswer,
     Page,
     Pause,
     PauseAnswer,
@@ -24,7 +27,6 @@ from popi.profiles.models import (
     SummaryEdit,
     UserAnswer,
     VersionsAnswer,
-    checked_user_id,
 )
 from popi.serving.api.requests import JSONL, Anybody, OfUser, Seen, body_of, route
 from popi.serving.proxy.refusals import Refusal
@@ -46,6 +48,7 @@ def paged(found: list[Any], limit: int) -> tuple[list[Any], Any]:
 @router.get("", **route(scopes=("admin", "app"), query="prefix after limit"))
 async def list_users(call: Anybody, prefix: After = "", after: After = "", limit: Limit = 100) -> Page[str]:
     """The ids of a tenant's users that begin with `prefix`, in order, page by page."""
+    prefix = normalize("NFC", prefix)
     found = await call.profiles.store.read(users.listed, call.tenant, after or None, limit + 1, prefix)
     page, last = paged(found, limit)
     return Page(items=page, next=last)
@@ -54,8 +57,6 @@ async def list_users(call: Anybody, prefix: After = "", after: After = "", limit
 @router.post("/import", **route(scopes=("admin", "app"), body=Import))
 async def import_users(call: Anybody, body: Annotated[Import, body_of(Import)]) -> ImportAnswer:
     """Add users, or signals to users: JSON, or JSONL with one user per line. All of them or none."""
-    for user in body.users:
-        checked_user_id(user.user_id)
     return await call.profiles.import_users(call.tenant, body.users, call.author, call.caller.key_id)
 
 
@@ -69,6 +70,12 @@ async def get_user(call: OfUser) -> UserAnswer:
 async def erase_user(call: OfUser) -> Receipt:
     """Erase a user: signals, summaries, renewals, their keys, and the bytes."""
     return await call.profiles.erase(call.tenant, call.user_id)
+
+
+@router.post("/{id}/merge", **route(404, scopes=("admin", "app"), body=Merge))
+async def merge_users(call: OfUser, body: Annotated[Merge, body_of(Merge)]) -> MergeAnswer:
+    """Make another user part of this one: their signals, summaries, keys. The other is gone; there is no way back."""
+    return await call.profiles.merge(call.tenant, call.user_id, body.source, call.caller.key_id)
 
 
 @router.post("/{id}/signals", **route(body=SignalsUpload))

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 from sqlalchemy import Connection, select
 
-from popi.errors import StoreError
+from popi.errors import DataError, StoreError
 from popi.profiles import clauses as parts
 from popi.profiles.fit import fit_edit, fit_user
 from popi.profiles.forbidden import Bans
@@ -16,6 +16,7 @@ from popi.profiles.models import (
     Feedback,
     ImportAnswer,
     ImportedUser,
+    MergeAnswer,
     PauseAnswer,
     Receipt,
     Removed,
@@ -29,13 +30,23 @@ from popi.profiles.models import (
 from popi.profiles.training import TARGETS, as_signals
 from popi.screening import checked
 from popi.serving.api import stored
-from popi.serving.api.stored import NotFound, OverBound, found_user, no_user, shown, training_line, user_of
+from popi.serving.api.stored import (
+    NotFound,
+    found_user,
+    no_user,
+    shown,
+    training_line,
+    user_of,
+    within,
+    within_bounds,
+)
 from popi.serving.capture.feedback import as_signals as feedback_signals
 from popi.serving.capture.injected import Injected
 from popi.serving.settings import ProfileSettings
-from popi.serving.store import erasure, expiry, jobs, keys, signals, summaries, users
+from popi.serving.store import erasure, expiry, jobs, keys, merging, signals, summaries, users
 from popi.serving.store.database import Database
 from popi.serving.store.jobs import Debounce
+from popi.serving.store.merging import Moved
 from popi.serving.store.summaries import Version
 from popi.serving.store.threads import Store
 from popi.signals.types import Signal, User
@@ -122,19 +133,12 @@ class Profiles:
     ) -> tuple[list[str], int]:
         for index, signal in enumerate(new):
             length = len(signal.model_dump_json(exclude_none=True))
-            self._within("signal_chars", length, 413, "signal_too_long", f"the characters of signals[{index}] as JSON")
+            what = f"the characters of signals[{index}] as JSON"
+            within(self.bounds, "signal_chars", length, 413, "signal_too_long", what)
         ids, added = signals.add(connection, tenant, user_id, new, now, self.debounce, key_id, bulk)
         if added:  # what goes beyond a bound is rolled back
-            count, size = signals.size(connection, tenant, user_id)
-            self._within("signals", count, 422, "profile_full", "with these the user's signals")
-            self._within("signals_bytes", size, 422, "profile_full", "with these the bytes of the user's signals")
+            within_bounds(connection, tenant, user_id, self.bounds)
         return ids, added
-
-    def _within(self, bound: str, total: int, status: int, code: str, what: str) -> None:
-        most = getattr(self.bounds, bound)
-        if total > most:
-            words = f"{what} would be {total:,}, and may be {most:,} ([profiles] {bound}); nothing was added"
-            raise OverBound(status, code, words)
 
     async def user(self, tenant: str, user_id: str) -> UserAnswer:
         """One user.
@@ -369,6 +373,27 @@ class Profiles:
             self._changed(tenant, user_id)
         return answer
 
+    async def merge(self, tenant: str, user_id: str, source: str, key_id: str | None = None) -> MergeAnswer:
+        """Make another user part of this one, who is made if need be; the other is gone.
+
+        Raises:
+            NotFound: no such other user.
+            OverBound: the user would have too many signals; nothing was moved.
+            DataError: both are the same.
+        """
+
+        def write(connection: Connection) -> tuple[Moved, UserAnswer]:
+            now = self._now(connection)
+            moved = merge(connection, tenant, user_id, source, now, self.debounce, key_id, self.bounds)
+            return moved, user_of(connection, tenant, user_id, now)
+
+        moved, user = await self.store.write(write)
+        for one in (user_id, source):
+            self._changed(tenant, one)
+        self._erased(tenant, source)
+        log.info("merged", extra={"fields": {"tenant": tenant, **moved.__dict__}})
+        return MergeAnswer(**moved.__dict__, user=user)
+
     async def erase(self, tenant: str, user_id: str) -> Receipt:
         """Remove all of a user, and the bytes. Of a user who is not there nothing is removed, and that is no error."""
 
@@ -404,6 +429,34 @@ class Profiles:
             await self.scrub()
 
 
+def merge(
+    connection: Connection,
+    tenant: str,
+    user_id: str,
+    source: str,
+    now: float,
+    debounce: Debounce,
+    key_id: str | None = None,
+    bounds: ProfileSettings | None = None,
+) -> Moved:
+    """`merging.merge` within the bounds; without any, whatever the two have.
+
+    Raises:
+        NotFound: no such source.
+        OverBound: the user would have too many signals.
+        DataError: both are the same.
+    """
+    if user_id == source:
+        raise DataError("these are two spellings of one user id: there is nothing to merge")
+    keep = bounds.keep if bounds is not None else (summaries.VERSIONS_KEPT, summaries.VERSIONS_BYTES)
+    moved = merging.merge(connection, tenant, user_id, source, now, debounce, key_id, keep)
+    if moved is None:
+        raise NotFound("no_user", "there is no such user to merge into this one")
+    if bounds is not None and moved.signals:
+        within_bounds(connection, tenant, user_id, bounds)
+    return moved
+
+
 def erase_now(database: Database, tenant: str, user_id: str) -> Receipt:
     """The erasure for the command line: waits for the bytes, however large the file."""
 
@@ -413,7 +466,7 @@ def erase_now(database: Database, tenant: str, user_id: str) -> Receipt:
 
     removed, at = database.write(write)
     done = True
-    if database.kind == "sqlite" and (due := database.read(erasure.scrub_due)) is not None:
+    if (due := database.read(erasure.scrub_due)) is not None:
         done = database.scrub()
         if done:
             database.write(erasure.scrubbed, due)

@@ -18,6 +18,7 @@ from popi.profiles.models import (
     moment,
 )
 from popi.profiles.training import TARGETS, training_user
+from popi.serving.settings import ProfileSettings
 from popi.serving.store import answers, jobs, signals, summaries, users
 from popi.serving.store.database import PAGE
 from popi.serving.store.jobs import JobState
@@ -144,6 +145,29 @@ def _renewal(job: JobState) -> Renewal:
             "held_by": job.held_by,
         }
     )
+
+
+def within_bounds(connection: Connection, tenant: str, user_id: str, bounds: ProfileSettings) -> None:
+    """Check a user's signals; called where some were added, which is rolled back then.
+
+    Raises:
+        OverBound: there are too many.
+    """
+    count, size = signals.size(connection, tenant, user_id)
+    within(bounds, "signals", count, 422, "profile_full", "with these the user's signals")
+    within(bounds, "signals_bytes", size, 422, "profile_full", "with these the bytes of the user's signals")
+
+
+def within(bounds: ProfileSettings, bound: str, total: int, status: int, code: str, what: str) -> None:
+    """Check one bound of `[profiles]` by its name.
+
+    Raises:
+        OverBound: the total is above it.
+    """
+    most = getattr(bounds, bound)
+    if total > most:
+        words = f"{what} would be {total:,}, and may be {most:,} ([profiles] {bound}); nothing was added"
+        raise OverBound(status, code, words)
 
 
 def found_user(connection: Connection, tenant: str, user_id: str) -> users.UserRecord:

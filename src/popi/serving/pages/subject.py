@@ -6,7 +6,8 @@ from urllib.parse import quote, unquote
 from starlette.requests import Request
 
 from popi.errors import DataError
-from popi.profiles.models import Author, checked_user_id
+from popi.profiles.models import Author
+from popi.profiles.user_id import normal_user_id
 from popi.serving.api.stored import NotFound
 from popi.serving.pages.sessions import Session
 
@@ -61,7 +62,7 @@ def subject_of(request: Request, session: Session) -> tuple[Subject, str]:
     if len(parts) not in (5, 6) or parts[2] != "users":
         raise NotFound("no_page", "there is no such page")
     try:
-        tenant, user_id = unquote(parts[3], errors="strict"), checked_user_id(unquote(parts[4], errors="strict"))
+        tenant, user_id = unquote(parts[3], errors="strict"), normal_user_id(unquote(parts[4], errors="strict"))
     except (UnicodeDecodeError, DataError):
         raise NotFound("no_user", "there is no such user") from None
     return Subject(tenant, user_id, admin_path(tenant, user_id), session, True), parts[5] if len(parts) == 6 else ""

@@ -5,7 +5,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from popi.errors import DataError
-from popi.profiles.models import checked_user_id
+from popi.profiles.user_id import normal_user_id
 from popi.serving.pages.render import Renderer
 from popi.serving.pages.sessions import Session
 from popi.serving.pages.subject import admin_path
@@ -51,7 +51,7 @@ class Team:
 
     async def _there(self, tenant: str, user_id: str) -> bool:
         try:
-            return await self._store.read(users.find, tenant, checked_user_id(user_id)) is not None
+            return await self._store.read(users.find, tenant, normal_user_id(user_id)) is not None
         except DataError:
             return False
 

@@ -39,7 +39,11 @@ PERSONALISED: dict[str, Api] = {
     "/v1/chat/completions": "chat",
     "/v1/responses": "responses",
     "/v1/messages": "messages",
+    "/v1/responses/input_tokens": "responses",
+    "/v1/messages/count_tokens": "messages",
 }
+COUNTS = ("/v1/responses/input_tokens", "/v1/messages/count_tokens")
+"""Those that count a request's tokens, the block's among them, and have no answer to look on at."""
 MODELS = "/v1/models"
 CLIENT_GONE = 499
 """The status that is logged where nobody was left to be answered."""
@@ -227,8 +231,9 @@ class Gateway:
                 exchange.record.personalized, exchange.record.version = "applied", summary.version
             elif summary is not None:
                 self._not_personalised(exchange.record, "body")
-            if self._recorder is not None and user_id is not None and not headers.off:
-                exchange.tap = self._recorder.begin(caller.tenant, user_id, api, body, summary if placed else None)
+            recorder = self._recorder if exchange.path not in COUNTS else None
+            if recorder is not None and user_id is not None and not headers.off:
+                exchange.tap = recorder.begin(caller.tenant, user_id, api, body, summary if placed else None)
         return plain if changed is None else changed
 
     def _read(self, plain: bytes) -> tuple[dict[str, Any], dict[str, str]]:

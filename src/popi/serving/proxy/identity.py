@@ -7,7 +7,7 @@ where its key may speak for users. A user key stands for one user: naming anothe
 from collections.abc import Mapping, Sequence
 
 from popi.errors import AuthError, DataError
-from popi.profiles.models import checked_user_id
+from popi.profiles.user_id import normal_user_id
 from popi.serving.interfaces import Caller
 
 
@@ -18,7 +18,7 @@ def user_of(
     body: Mapping[str, str],
     fields: Sequence[str],
 ) -> str | None:
-    """The end user's id, or None: personalise for nobody. An id that the profile API would not take is nobody's.
+    """The end user's id in its normal form, or None: personalise for nobody. An id that has none is nobody's.
 
     Args:
         caller: whose key it is.
@@ -31,23 +31,27 @@ def user_of(
         AuthError: 403, a user key that names somebody else.
     """
     if caller.speaks_for_users:
-        try:
-            user_id = _first(claimed, headers, body, fields)
-            return None if user_id is None else checked_user_id(user_id)
-        except DataError:
-            return None
+        user_id = _first(claimed, headers, body, fields)
+        return None if user_id is None else _normal(user_id)
     named = [
         *([("the token", claimed)] if claimed is not None else []),
         *headers.items(),
         *((field, user_id) for field, user_id in body.items() if field in fields),
     ]
     for place, user_id in named:
-        if user_id != caller.user_id:
+        if _normal(user_id) != caller.user_id:
             raise AuthError(
                 f"this key is one user's own, and {place} names another user; leave it out, or use an app key",
                 status=403,
             )
     return caller.user_id
+
+
+def _normal(user_id: str) -> str | None:
+    try:
+        return normal_user_id(user_id)
+    except DataError:
+        return None
 
 
 def _first(

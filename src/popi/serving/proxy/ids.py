@@ -7,7 +7,8 @@ from typing import Any
 
 from simplejson import RawJSON
 
-from popi.profiles.models import LONGEST_ID
+from popi.errors import DataError
+from popi.profiles.user_id import LONGEST_ID, normal_user_id
 from popi.serving.proxy.refusals import Refusal
 
 KEPT = 10_000
@@ -17,7 +18,8 @@ _PLACES = ("messages", "instructions", "system", "input")
 
 
 class Pseudonyms:
-    """HMAC-SHA256 of a user id within its tenant, as 64 hexadecimal digits (the most that OpenAI's API takes).
+    """HMAC-SHA256 of a user id in its normal form within its tenant, as 64 hexadecimal digits (the most that OpenAI's
+    API takes).
 
     Args:
         secret: of the deployment; without it ids can't be found by trying all e-mail addresses, say.
@@ -36,6 +38,10 @@ class Pseudonyms:
         self._kept.cache_clear()
 
     def _of(self, tenant: str, user_id: str) -> str:
+        try:
+            user_id = normal_user_id(user_id)
+        except DataError:
+            pass  # nobody's id, and hidden all the same
         # The tenant's length goes first: ("a", "b:c") and ("a:b", "c") are two users.
         text = f"{len(tenant)}:{tenant}:{user_id}"
         return hmac.digest(self._secret, text.encode("utf-8", "surrogatepass"), "sha256").hex()

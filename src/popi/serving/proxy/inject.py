@@ -6,8 +6,13 @@ share the app's system prompt between users; a second system message behind it i
 ("system message must be at the beginning"). Of several system (or developer) messages in a row at the beginning the
 last is taken, for the same reason. Where there is none, one with the block alone is put first.
 
-Responses: behind `instructions`. They hold for one request and are not carried over by `previous_response_id`, so the
-block is there exactly once; as an input item it would be stored again with every turn.
+Responses: the app's text may stand in three places, and the model reads them in this order: `instructions` and the
+stored `prompt` first, then system or developer messages at the beginning of `input`. So the block goes behind the last
+of these: into the last such message; without one but with a `prompt`, into a developer message of its own before the
+rest of `input`; else behind `instructions`. They hold for one request and are not carried over by
+`previous_response_id`, so that there the block is present exactly once, and a pause holds at once in a conversation
+that is under way, too. Where an earlier response holds the app's text and this request holds none, the gateway can't
+see it, and the block stands in `instructions` as well: as an item of `input` it would be stored again with every turn.
 
 Messages (Anthropic): behind `system`: in it where it is a string, as a block of its own where it is a list. The
 client's `cache_control` breakpoints stand before it, and keep covering what they covered. The block gets none of its
@@ -41,6 +46,8 @@ def inject(api: Api, body: dict[str, Any], block: str) -> dict[str, Any] | None:
     """
     if api == "chat":
         return _in_messages(body, block)
+    if api == "responses" and (body.get("prompt") is not None or _system_message(body.get("input")) is not None):
+        return _in_input(body, block)
     name = "instructions" if api == "responses" else "system"
     value = body.get(name)
     if name not in body:
@@ -53,31 +60,58 @@ def inject(api: Api, body: dict[str, Any], block: str) -> dict[str, Any] | None:
 
 def _in_messages(body: dict[str, Any], block: str) -> dict[str, Any] | None:
     messages = body.get("messages")
-    if not isinstance(messages, list) or not messages:
+    if not isinstance(messages, list) or not messages or not isinstance(messages[0], dict):
         return None
-    system = None
-    for message in messages:
-        if not isinstance(message, dict):
-            return None
-        check_spelling(message, ("role", "content"))
-        if message.get("role") not in ("system", "developer"):
-            break
-        system = message
+    system = _system_message(messages)
     if system is None:
         messages.insert(0, {"role": "system", "content": block})
         return body
     return body if _at_the_end(system, "content", block) else None
 
 
-def _at_the_end(holder: dict[str, Any], name: str, block: str) -> dict[str, Any] | None:
-    """Behind a text, or as one more text of a list."""
+def _in_input(body: dict[str, Any], block: str) -> dict[str, Any] | None:
+    """Into the last system message at the beginning of `input`, or a message of its own there."""
+    given = body.get("input")
+    if (system := _system_message(given)) is not None:
+        return body if _at_the_end(system, "content", block, "input_text") else None
+    own = {"role": "developer", "content": block}
+    if given is None:
+        body["input"] = [own]
+    elif isinstance(given, str):
+        body["input"] = [own, {"role": "user", "content": given}]
+    elif isinstance(given, list):
+        given.insert(0, own)
+    else:
+        return None
+    return body
+
+
+def _system_message(messages: Any) -> dict[str, Any] | None:
+    """The last of the system or developer messages that a list begins with.
+
+    Raises:
+        Refusal: 400, the `role` or `content` of one that is looked at is in other case.
+    """
+    system = None
+    for message in messages if isinstance(messages, list) else ():
+        if not isinstance(message, dict):
+            break
+        check_spelling(message, ("role", "content"))
+        if message.get("role") not in ("system", "developer"):
+            break
+        system = message
+    return system
+
+
+def _at_the_end(holder: dict[str, Any], name: str, block: str, part: str = "text") -> dict[str, Any] | None:
+    """Behind a text, or as one more text of a list, whose type is `part`."""
     value = holder.get(name)
     # Some servers join a list's texts with nothing between them.
     after = "\n\n" + block if value else block
     if isinstance(value, str):
         holder[name] = value + after
     elif isinstance(value, list):
-        value.append({"type": "text", "text": after})
+        value.append({"type": part, "text": after})
     else:
         return None
     return holder

@@ -224,7 +224,7 @@ class ProxySettings(Settings):
     """How that key is sent: `Authorization: Bearer`, `x-api-key` or `api-key`. auto: `api-key` at Azure, `x-api-key` on
     Anthropic's API (`/v1/messages`, or an `anthropic-version` header), else Bearer."""
     other_paths: Literal["app", "admin", "nobody"] = "app"
-    """Who may use paths under `/v1/` other than the three that are personalised and `GET /v1/models`: app and admin
+    """Who may use paths under `/v1/` other than those that are personalised and `GET /v1/models`: app and admin
     keys, admin keys alone, or nobody. Behind one upstream key tenants share what lies there (files, batches, stored
     answers): with several tenants, choose `admin`. User keys never may."""
     client_keepalive_s: int = Field(default=75, ge=1)

@@ -32,6 +32,10 @@ PAGE = 2**20
 TRIES = 3
 """How often a transaction is run that the database broke off for its own reasons (a deadlock)."""
 BROKEN_OFF = {"40001", "40P01"}
+_BEGIN = f"BEGIN; SET LOCAL lock_timeout = '{BUSY_SECONDS}s'; SET LOCAL synchronous_commit = on"
+"""How a transaction begins on PostgreSQL."""
+_COUNTED = ("users", "signals", "summaries")
+"""Tables of whose user ids PostgreSQL keeps statistics; of no other column with a user's words or id does it."""
 CHECKPOINT_SECONDS = 5.0
 """How long a scrub waits for readers of old pages to end."""
 
@@ -109,10 +113,7 @@ class Database:
         raise AssertionError("unreachable")
 
     def _write(self, query: Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        if self._writing is None:
-            with self._engine.begin() as connection:
-                return query(connection, *args, **kwargs)
-        if not self._writing.acquire(timeout=_left()):
+        if self._writing is not None and not self._writing.acquire(timeout=_left()):
             raise StoreError(BUSY)
         try:
             with self._engine.connect() as plain:
@@ -120,7 +121,8 @@ class Database:
                 with connection.begin():
                     return query(connection, *args, **kwargs)
         finally:
-            self._writing.release()
+            if self._writing is not None:
+                self._writing.release()
 
     def size(self) -> int:
         """Bytes of the SQLite file; 0 for PostgreSQL."""
@@ -130,13 +132,21 @@ class Database:
             return 0
 
     def scrub(self) -> bool:
-        """SQLite: rewrite the file without anything deleted, and empty the write-ahead log. Says whether it is done.
+        """Let nothing of deleted rows be left where it can be read. Says whether it is done; it can be tried again.
+
+        PostgreSQL: no deleted user's id stays in `pg_stats`. SQLite: the file is rewritten without anything deleted,
+        and the write-ahead log emptied.
 
         `secure_delete` overwrites deleted rows, but SQLite leaves copies of rows behind in unused parts of pages when
         it moves them between pages; only a rewrite is free of those. Not done where another process keeps reading or
-        writing all the time; it can be tried again. Nothing to do for PostgreSQL: True.
+        writing all the time.
         """
         if self._writing is None:
+            try:
+                for table in _COUNTED:
+                    self.write(_count_again, table)
+            except StoreError:
+                return False
             return True
         try:
             with self._writing:
@@ -237,12 +247,23 @@ def _engine(url: URL, connections: int) -> Engine:
             max_overflow=0,
             pool_timeout=BUSY_SECONDS,
             pool_pre_ping=True,  # a connection that died with a restart of the server fails no request
-            connect_args={"connect_timeout": CONNECT_SECONDS},
+            # Behind a pooler (pgbouncer in transaction mode) each transaction may be on another of the server's
+            # connections: nothing may be left on one for the next. That goes for prepared statements, too.
+            connect_args={"connect_timeout": CONNECT_SECONDS, "prepare_threshold": None},
         )
     except ImportError:
         raise StoreError("PostgreSQL needs psycopg; install it with: pip install 'popi[serve]'") from None
     event.listen(engine, "connect", _postgresql_settings)
+    event.listen(engine, "begin", _postgresql_begin)
     return engine
+
+
+def _count_again(connection: Connection, table: str) -> None:
+    """Have PostgreSQL's statistics of a table's user ids made of the rows that it has now."""
+    if connection.execute(text(f"SELECT 1 FROM {table} LIMIT 1")).first() is not None:
+        connection.execute(text(f"ANALYZE {table} (user_id)"))
+    else:  # of an empty table ANALYZE would keep what there is; the type that a column has already drops it
+        connection.execute(text(f"ALTER TABLE {table} ALTER COLUMN user_id TYPE TEXT"))
 
 
 def _sqlite_settings(connection: Any, _record: object) -> None:
@@ -283,12 +304,12 @@ def _sqlite_begin(connection: Connection) -> None:
 
 
 def _postgresql_settings(connection: Any, _record: object) -> None:
-    autocommit, connection.autocommit = connection.autocommit, True
-    cursor = connection.cursor()
-    cursor.execute("SET synchronous_commit = on")
-    cursor.execute(f"SET lock_timeout = '{BUSY_SECONDS}s'")
-    cursor.close()
-    connection.autocommit = autocommit
+    connection.autocommit = True  # BEGIN is ours to say (_postgresql_begin)
+
+
+def _postgresql_begin(connection: Connection) -> None:
+    # Settings of this transaction alone, in one message with its beginning.
+    connection.connection.cursor().execute(_BEGIN)
 
 
 def _told(error: Exception) -> StoreError:

@@ -11,7 +11,7 @@ from popi.serving.store.tables import answers, chores, erasures, jobs, keys, ses
 from popi.serving.store.tables import users as users_table
 
 SCRUB = "scrub"
-"""The chore of overwriting erased bytes (Database.scrub)."""
+"""The chore of leaving nothing of erased rows to be read (Database.scrub)."""
 NOTED_SECONDS = 3600.0
 """How long the hash of an erased user's id is kept, for chats that were under way and links that were given."""
 
@@ -50,12 +50,7 @@ def erase(connection: Connection, tenant: str, user_id: str, now: float) -> Remo
         removed[name] = connection.execute(rows).rowcount
     connection.execute(delete(usage).where(usage.c.tenant == tenant, usage.c.user_id == user_id))
     done = Removed(**removed | {"users": int(there)})  # no row that only the lock made
-    noted = {"erased_at": now, "expires_at": now + NOTED_SECONDS}
-    connection.execute(
-        upsert(connection, erasures)
-        .values(user_hash=_hash(tenant, user_id), **noted)
-        .on_conflict_do_update(index_elements=["user_hash"], set_=noted)
-    )
+    note(connection, tenant, user_id, now)
     if done.any:
         connection.execute(
             upsert(connection, chores)
@@ -63,6 +58,16 @@ def erase(connection: Connection, tenant: str, user_id: str, now: float) -> Remo
             .on_conflict_do_update(index_elements=["chore"], set_={"due_at": now})
         )
     return done
+
+
+def note(connection: Connection, tenant: str, user_id: str, now: float) -> None:
+    """Remember for a while that a user is gone: no chat under way is kept, and no link from before opens."""
+    noted = {"erased_at": now, "expires_at": now + NOTED_SECONDS}
+    connection.execute(
+        upsert(connection, erasures)
+        .values(user_hash=_hash(tenant, user_id), **noted)
+        .on_conflict_do_update(index_elements=["user_hash"], set_=noted)
+    )
 
 
 def erased_since(connection: Connection, tenant: str, user_id: str, since: float) -> bool:

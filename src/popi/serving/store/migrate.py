@@ -1,7 +1,8 @@
 """Bring a database to this popi's schema: numbered SQL files, each applied once, none ever changed.
 
 A file is `migrations/NNNN_name.sql`, in SQL that SQLite and PostgreSQL both run; a statement ends with `;` at the end
-of a line. All of it happens in one transaction under a lock, so that two processes may start together.
+of a line. A file that begins with `-- only: postgresql` does nothing on SQLite; one that begins with `-- then: NAME`
+goes on in Python (`_then`). All of it happens in one transaction under a lock: two processes may start together.
 """
 
 import re
@@ -30,8 +31,10 @@ class Migration:
     def sha256(self) -> str:
         return sha256(self.sql.encode()).hexdigest()
 
-    @property
-    def statements(self) -> list[str]:
+    def statements(self, dialect: str) -> list[str]:
+        """What it does on `sqlite` or `postgresql`."""
+        if (only := re.match(r"-- only: (\w+)$", self.sql, flags=re.MULTILINE)) and only[1] != dialect:
+            return []
         without_comments = re.sub(r"^--.*$", "", self.sql, flags=re.MULTILINE)
         return [part.strip() for part in re.split(r";\s*$", without_comments, flags=re.MULTILINE) if part.strip()]
 
@@ -68,7 +71,7 @@ def migrate(connection: Connection, now: float) -> list[str]:
             f"the store was made by a newer popi (its schema has step {newer[-1]}, this popi knows {ours[-1].number}); "
             "upgrade popi, or go back to the backup from before the upgrade"
         )
-    applied = []
+    applied: list[Migration] = []
     for migration in ours:
         if (row := there.get(migration.number)) is not None:
             if row.sha256 != migration.sha256:
@@ -77,12 +80,23 @@ def migrate(connection: Connection, now: float) -> list[str]:
                     "the database belongs to another build"
                 )
             continue
-        for statement in migration.statements:
+        for statement in migration.statements(connection.dialect.name):
             connection.execute(text(statement))
         connection.execute(
             insert(migrations).values(
                 number=migration.number, name=migration.name, sha256=migration.sha256, applied_at=now
             )
         )
-        applied.append(migration.name)
-    return applied
+        applied.append(migration)
+    for migration in applied:
+        _then(migration, connection, now)
+    return [migration.name for migration in applied]
+
+
+def _then(migration: Migration, connection: Connection, now: float) -> None:
+    """What a migration does beside its SQL, once the schema is the queries' own."""
+    named = re.match(r"-- then: (\w+)$", migration.sql, flags=re.MULTILINE)
+    if named and named[1] == "normal_ids":
+        from popi.serving.store.normal_ids import rename_all  # it works by the queries, which need a database
+
+        rename_all(connection, now)

@@ -1,6 +1,7 @@
 """What a person decides over the profile API: forbid, pause, and a page to do it on."""
 
 from typing import Any
+from urllib.parse import quote
 
 from serving_client import People
 
@@ -62,3 +63,66 @@ def test_paused_personalisation_shows_the_proxy_no_summary(people: People) -> No
     people.ask("PUT", "/users/ada/paused", json={"paused": False})
     assert database.read(summaries.current_text, "acme", "ada") is not None
     assert people.ask("PUT", "/users/nobody/paused", json={"paused": True}).status_code == 404
+
+
+def say(people: People, user: str, *texts: str) -> None:
+    signals = [{"type": "statement", "text": text, "id": text} for text in texts]
+    assert people.ask("POST", f"/users/{user}/signals", json={"signals": signals}).status_code == 200
+
+
+def test_two_users_become_one(people: People) -> None:
+    say(people, "ada", "tea", "rain")
+    say(people, "Ada@Shop.example", "rain", "snow")
+    put(people, 0, text="Likes tea.")
+    reply = people.ask("POST", "/users/Ada@Shop.example/merge", json={"source": " ada "})
+    assert reply.status_code == 200, reply.text
+    answer = reply.json()
+    user = answer.pop("user")
+    assert answer == {"signals": 1, "known": 1, "summary_versions": 1, "answers": 0, "keys": 1}
+    assert (user["user_id"], user["signals"], user["summary"]["text"]) == ("ada@shop.example", 3, "Likes tea.")
+    assert user["renewal"]["state"] == "waiting"
+    assert people.ask("GET", "/users/ada").status_code == 404
+    # Her own key is of the user who stays, in this process at once.
+    assert people.ask("GET", "/users/ada@shop.example", "ada").status_code == 200
+    assert people.ask("GET", "/users/ada", "ada").status_code == 403
+    listed = people.ask("GET", "/keys", "admin", headers={"x-popi-tenant": "acme"}).json()["items"]
+    assert [one["user_id"] for one in listed if one["scope"] == "user"] == ["ada@shop.example"]
+    exported = people.ask("GET", "/users/ADA@SHOP.example/export").json()
+    assert [one["text"] for one in exported["signals"]] == ["tea", "rain", "snow"]
+
+
+def test_a_merge_that_is_refused_changes_nothing(people: People) -> None:
+    say(people, "ada", "tea")
+    path = "/users/bert/merge"
+    for key, source, status, code in (
+        ("ada", "ada", 403, "not_allowed"),
+        (None, "ada", 401, "not_authenticated"),
+        ("other_app", "ada", 404, "no_user"),
+        ("app", "nobody", 404, "no_user"),
+        ("app", " bert", 422, "not_valid"),
+        ("app", "", 422, "not_valid"),
+        ("app", "a\x00", 422, "not_valid"),
+    ):
+        reply = people.ask("POST", path, key, json={"source": source})
+        assert (reply.status_code, reply.json()["error"]["code"]) == (status, code), (key, source)
+    assert people.ask("GET", "/users/bert").status_code == 404  # nor was the one who would stay made
+    assert people.ask("GET", "/users/ada").json()["signals"] == 1
+
+
+def test_every_spelling_of_an_id_is_one_user(people: People) -> None:
+    session = '{"device_id":"d1","account_uuid":"c1","session_id":"s%d"}'
+    for spelt, normal in (
+        (["Jose\u0301", "Jos\u00e9", " Jos\u00e9\u00a0"], "Jos\u00e9"),
+        (["Ann@Shop.Example", "ann@shop.example"], "ann@shop.example"),
+        ([session % 1, session % 2, "user_d1_account_c1_session_s3"], "c1"),
+    ):
+        for n, one in enumerate(spelt):
+            users = [{"user_id": one, "signals": [{"type": "statement", "text": f"said {n}"}]}]
+            assert people.ask("POST", "/users/import", json={"users": users}).status_code == 200
+            assert people.ask("GET", f"/users/{quote(one, safe='')}").json()["user_id"] == normal
+        assert people.ask("GET", f"/users/{quote(normal)}").json()["signals"] == len(spelt)
+        key = people.ask("POST", "/keys", "admin", json={"scope": "user", "tenant": "acme", "user_id": spelt[0]}).json()
+        assert key["user_id"] == normal
+        assert people.ask("GET", f"/users/{quote(spelt[-1], safe='')}", key["key"]).status_code == 200
+    assert people.ask("GET", "/users?prefix=Jose%CC%81").json()["items"] == ["Jos\u00e9"]
+    assert people.ask("GET", "/users/a%E2%80%8Bb").json()["error"]["message"].endswith("U+200B as character 2")

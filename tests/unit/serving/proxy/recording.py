@@ -17,7 +17,7 @@ from starlette.applications import Starlette
 from popi.config.http import HttpConfig
 from popi.errors import AuthError
 from popi.serving.connections import uvicorn_settings
-from popi.serving.interfaces import Caller, StoredSummary
+from popi.serving.interfaces import Caller, Recorder, StoredSummary
 from popi.serving.proxy.routes import Proxy, proxy_routes
 from popi.serving.proxy.settings import ProxySettings
 from popi.serving.settings import ServerSettings
@@ -270,14 +270,16 @@ def recording_upstream(tls: ssl.SSLContext | None = None) -> Iterator[RecordingU
 
 
 @contextmanager
-def running_gateway(upstream: RecordingUpstream, /, **settings: Any) -> Iterator[RunningGateway]:
+def running_gateway(
+    upstream: RecordingUpstream, /, recorder: Recorder | None = None, **settings: Any
+) -> Iterator[RunningGateway]:
     """A gateway in front of an upstream for as long as the block lasts."""
     keys, summaries = FakeKeys(), FakeSummaries()
     given: dict[str, Any] = {"id_secret": SECRET} | settings
     if "upstreams" not in given:
         given.setdefault("upstream", upstream.url)
     http = HttpConfig(**{name: given.pop(name) for name in HttpConfig.model_fields.keys() & given})
-    proxy = proxy_routes(ProxySettings(**given), keys, summaries, http=http)
+    proxy = proxy_routes(ProxySettings(**given), keys, summaries, recorder=recorder, http=http)
     app = Starlette(routes=proxy.routes, lifespan=proxy.lifespan)
     listening = uvicorn_settings(ServerSettings()) | {"timeout_graceful_shutdown": 1}
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="critical", **listening))

@@ -39,6 +39,14 @@ def test_pseudonyms_keep_tenants_and_users_apart() -> None:
     assert PSEUDONYMS.of("a", "\ud800")
 
 
+def test_a_pseudonym_is_of_the_user_however_they_are_spelt() -> None:
+    spelt = ["josé@shop.example", " Jose\u0301@Shop.Example\n"]
+    assert {PSEUDONYMS.of("acme", one) for one in spelt} == {hashed("josé@shop.example")}
+    sessions = [f"user_ab12_account_c-1_session_{n}" for n in range(3)]
+    assert {PSEUDONYMS.of("acme", one) for one in sessions} == {hashed("c-1")}
+    assert PSEUDONYMS.of("acme", "a\x00") == hashed("a\x00")
+
+
 def test_pseudonyms_of_endless_ids_are_not_kept() -> None:
     pseudonyms = Pseudonyms(b"secret")
     for length in (200, 201, 1_000_000):

@@ -121,6 +121,57 @@ def test_anthropic_breakpoints_keep_covering_what_they_covered() -> None:
     assert json.loads(injected("messages", b'{"system": [ ]}') or b"")["system"] == [{"type": "text", "text": TEXT}]
 
 
+INPUT = {"type": "message", "role": "user", "content": "hi"}
+OWN = {"role": "developer", "content": TEXT}
+
+
+@pytest.mark.parametrize("more", [{}, {"instructions": "Be kind."}, {"prompt": {"id": "pmpt_1"}}])
+def test_responses_behind_the_system_messages_in_the_input(more: dict[str, Any]) -> None:
+    done = read("responses", {**more, "input": [SYSTEM, DEVELOPER, INPUT, SYSTEM]})
+    behind = DEVELOPER | {"content": DEVELOPER["content"] + AFTER}
+    assert done == {**more, "input": [SYSTEM, behind, INPUT, SYSTEM]}
+
+
+def test_responses_behind_the_parts_of_a_system_message() -> None:
+    parts = [{"type": "input_text", "text": "Be kind."}]
+    done = read("responses", {"input": [{"type": "message", "role": "system", "content": parts}, INPUT]})
+    assert done["input"][0]["content"] == [*parts, {"type": "input_text", "text": AFTER}]
+
+
+@pytest.mark.parametrize("more", [{}, {"instructions": "Be kind."}])
+def test_responses_behind_a_stored_prompt(more: dict[str, Any]) -> None:
+    body = {**more, "prompt": {"id": "pmpt_1", "version": "2"}}
+    assert read("responses", {**body, "input": "hi"}) == body | {"input": [OWN, {"role": "user", "content": "hi"}]}
+    assert read("responses", {**body, "input": [INPUT]}) == body | {"input": [OWN, INPUT]}
+    assert read("responses", body) == read("responses", {**body, "input": None}) == body | {"input": [OWN]}
+    assert read("responses", {**body, "input": 7}) is None
+
+
+@pytest.mark.parametrize(
+    "given", ["hi", [INPUT], [INPUT, SYSTEM], [{"type": "item_reference", "id": "x"}], ["hi"], [], 7]
+)
+def test_responses_without_text_of_the_app_in_the_input(given: Any) -> None:
+    body = {"input": given, "previous_response_id": "resp_1", "prompt": None}
+    assert read("responses", body) == {**body, "instructions": TEXT}
+    assert read("responses", {**body, "instructions": "Be kind."}) == {**body, "instructions": "Be kind." + AFTER}
+
+
+def test_a_longer_input_begins_with_the_same_bytes() -> None:
+    for more in ({}, {"prompt": {"id": "pmpt_1"}}):
+        turns = [INPUT, {"role": "assistant", "content": "yes"}, INPUT]
+        for first in ([], [DEVELOPER]):
+            short = injected("responses", json.dumps({**more, "input": [*first, *turns[:1]]}).encode())
+            long = injected("responses", json.dumps({**more, "input": [*first, *turns]}).encode())
+            assert short is not None and long is not None
+            assert long.startswith(short.removesuffix(b"]}"))
+
+
+def test_a_system_message_in_the_input_of_another_shape_is_left_alone() -> None:
+    assert read("responses", {"input": [{"role": "system"}], "instructions": "Be kind."}) is None
+    with pytest.raises(Refusal, match="in lower case"):
+        read("responses", {"input": [{"Role": "system", "content": "Be kind."}]})
+
+
 def test_instructions_may_not_be_a_list() -> None:
     assert read("responses", {"instructions": []}) is None
 

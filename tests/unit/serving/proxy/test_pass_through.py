@@ -64,7 +64,11 @@ def test_the_same_bytes_until_the_summary_changes(gateway: RunningGateway) -> No
     ("path", "body", "where"),
     [
         ("/v1/responses", b'{"input":"hi","instructions":"Be kind."}', lambda body: body["instructions"]),
+        ("/v1/responses", b'{"input":[{"role":"developer","content":"a"}]}', lambda body: body["input"][0]["content"]),
+        ("/v1/responses", b'{"input":"hi","prompt":{"id":"a"}}', lambda body: body["input"][0]["content"]),
+        ("/v1/responses/input_tokens", b'{"input":"hi"}', lambda body: body["instructions"]),
         ("/v1/messages", b'{"messages":[],"system":"Be kind."}', lambda body: body["system"]),
+        ("/v1/messages/count_tokens", b'{"messages":[],"system":"Be kind."}', lambda body: body["system"]),
         (
             "/v1/messages",
             b'{"messages":[],"system":[{"type":"text","text":"a"}]}',
@@ -173,7 +177,7 @@ EMBEDDINGS = b'{"input": [1, 2.0], "user":"ann"}'
     ],
 )
 def test_ids_in_json_on_other_paths(gateway: RunningGateway, headers: dict[str, str], pack: Any) -> None:
-    for path in ("/v1/embeddings", "/v1/completions", "/v1/images/generations", "/v1/messages/count_tokens"):
+    for path in ("/v1/embeddings", "/v1/completions", "/v1/images/generations", "/v1/messages/batches"):
         assert gateway.call(path, pack(EMBEDDINGS), headers).status == 200
         got = gateway.upstream.last
         assert got.target == path and got.header("content-encoding") is None
@@ -368,3 +372,22 @@ def test_large_answers_and_bodies(gateway: RunningGateway) -> None:
     answer = gateway.call(body=long, headers={"x-popi-user": "ann"})
     assert answer.body == content
     assert gateway.upstream.last.json["messages"][1:] == json.loads(long)["messages"]
+
+
+class Looked:
+    """Notes which requests would be looked on at."""
+
+    def __init__(self) -> None:
+        self.at: list[tuple[str, str]] = []
+
+    def begin(self, tenant: str, user_id: str, api: str, *_: Any) -> None:
+        self.at.append((user_id, api))
+
+
+def test_a_count_of_tokens_is_no_answer_to_look_on_at(upstream: RecordingUpstream) -> None:
+    looked = Looked()
+    with running_gateway(upstream, recorder=looked) as gateway:
+        for path in ("/v1/responses/input_tokens", "/v1/messages/count_tokens", "/v1/messages"):
+            answer = gateway.call(path, b'{"messages":[],"input":"hi"}', {"x-popi-user": "ann"})
+            assert answer.header("x-popi-personalized") == "applied"
+    assert looked.at == [("ann", "messages")]

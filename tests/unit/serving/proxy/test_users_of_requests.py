@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import json
 import time
 from typing import Any
 
@@ -58,6 +59,32 @@ def test_all_letters(gateway: RunningGateway) -> None:
     ):
         assert gateway.call(body=body, headers=headers).header("x-popi-personalized") == "applied"
     assert set(gateway.summaries.asked) == {("acme", "Bjørn ☃")}
+
+
+def test_every_spelling_is_one_user_here_and_upstream(gateway: RunningGateway) -> None:
+    """As Claude Code writes `metadata.user_id`, before and since 2.1.78; another session each time."""
+    sessions = [
+        "user_d1_account_c1_session_s1",
+        "user_d1_account_c1_session_s2",
+        '{"device_id":"d1","account_uuid":"c1","session_id":"s3"}',
+    ]
+    for path in ("/v1/messages", "/v1/chat/completions"):
+        for user_id in sessions:
+            body = {"messages": [{"role": "user", "content": "hi"}], "metadata": {"user_id": user_id}}
+            gateway.call(path, json.dumps(body).encode())
+            assert gateway.upstream.last.json["metadata"]["user_id"] == pseudonym("c1")
+    assert gateway.summaries.asked == [("acme", "c1")] * 6
+    gateway.summaries.asked.clear()
+    for header in ("jose\u0301@shop.example", " Jos\u00e9@Shop.Example "):
+        gateway.call(body=PLAIN, headers={"x-openwebui-user-id": header})
+        assert gateway.upstream.last.header("x-openwebui-user-id") == pseudonym("jos\u00e9@shop.example")
+    assert gateway.summaries.asked == [("acme", "jos\u00e9@shop.example")] * 2
+
+
+def test_a_session_alone_is_nobody(gateway: RunningGateway) -> None:
+    body = {"messages": [{"role": "user", "content": "hi"}], "metadata": {"user_id": '{"session_id":"s1"}'}}
+    assert gateway.call(body=json.dumps(body).encode()).header("x-popi-personalized") == "none"
+    assert gateway.summaries.asked == [] and "s1" not in gateway.upstream.last.body.decode()
 
 
 def test_of_its_tenant_only(gateway: RunningGateway) -> None:

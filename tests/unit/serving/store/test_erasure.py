@@ -4,15 +4,17 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Connection
+from serving_client import empty_store, without_postgres
+from sqlalchemy import Connection, text
 
 from popi.profiles.models import StoredClause
 from popi.serving.api.service import erase_now
 from popi.serving.keys import create
-from popi.serving.store import answers, erasure, jobs, keys, sessions, signals, summaries, users
+from popi.serving.store import answers, erasure, jobs, keys, migrate, sessions, signals, summaries, usage, users
 from popi.serving.store.answers import KeptAnswer
 from popi.serving.store.database import Database
 from popi.serving.store.erasure import Removed
@@ -202,3 +204,54 @@ def test_a_reader_that_does_not_end_puts_the_scrub_off(tmp_path: Path) -> None:
         module.CHECKPOINT_SECONDS = before
     assert erase_now(database, "t", "u").bytes == "overwritten"
     assert traces(tmp_path, "SECRET") == []
+
+
+SECRET, WHO = "SECRET-WORDS", "someone@example.org"
+
+
+def statistics(database: Database) -> str:
+    """What PostgreSQL shows of the values in our tables, and what it holds of them."""
+    shown = "SELECT string_agg(s::text, ' ') FROM pg_stats s WHERE schemaname = 'public'"
+    held = (
+        "SELECT string_agg(s::text, ' ') FROM pg_statistic s JOIN pg_class c ON c.oid = starelid "
+        "WHERE relnamespace = 'public'::regnamespace"
+    )
+
+    def read(connection: Connection) -> str:
+        connection.execute(text("ANALYZE"))
+        return " ".join(str(connection.execute(text(query)).scalar()) for query in (shown, held))
+
+    return database.write(read)
+
+
+def fill_all(database: Database, user: str, words: str) -> None:
+    """Something in every table that bears a user's words or id."""
+    database.write(keys.ensure_tenant, "t", 0.0)
+    fill(database, "t", user, words)
+    kept = [KeptAnswer(f"{words}-1", words, words, 1)]
+    database.write(answers.put, "t", user, kept, 1.0, 1.0, 1e9)
+    create(database, "user", "t", user)
+    database.write(sessions.add, SessionRecord(sha256(words.encode()).hexdigest(), "t", user, None, None, 1e12))
+    database.write(usage.charge, [usage.Quota("user_quota", ("t", user, ""), usage.DAY)], 1.0)
+
+
+@without_postgres
+def test_postgresql_keeps_no_copy_in_its_statistics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with empty_store("postgresql", tmp_path) as url:
+        with monkeypatch.context() as patched:  # as an older popi left it
+            before = [one for one in migrate.known() if one.number < 7]
+            patched.setattr(migrate, "known", lambda: before)
+            database = Database.open(url)
+            for n in range(4):
+                fill_all(database, f"{n}-{WHO}", f"{n}-{SECRET}")
+            assert SECRET in statistics(database) and WHO in statistics(database)
+            database.close()
+        database = Database.open(url)
+        assert SECRET not in statistics(database)
+        for n in range(4):  # with the last of them the tables are empty
+            assert f"{n}-{WHO}" in statistics(database), "what was there has to be seen"
+            erase_now(database, "t", f"{n}-{WHO}")
+            left = statistics(database)
+            assert f"{n}-{WHO}" not in left and SECRET not in left
+        assert WHO not in statistics(database) and database.read(erasure.scrub_due) is None
+        database.close()

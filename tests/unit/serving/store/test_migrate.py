@@ -1,6 +1,9 @@
 import threading
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from serving_client import STORES, empty_store
 from sqlalchemy import inspect, text
 
 from popi.errors import StoreError
@@ -8,6 +11,13 @@ from popi.serving.store import migrate as module
 from popi.serving.store.database import Database
 from popi.serving.store.migrate import Migration, known
 from popi.serving.store.tables import metadata
+
+
+@pytest.fixture(params=STORES)
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URL of a store without tables."""
+    with empty_store(request.param, tmp_path, schema=False) as url:
+        yield url
 
 
 def test_numbers_follow_each_other_and_no_step_is_changed() -> None:
@@ -19,6 +29,8 @@ def test_numbers_follow_each_other_and_no_step_is_changed() -> None:
         (4, "renewals", SHA_4),
         (5, "bases", SHA_5),
         (6, "quotas", SHA_6),
+        (7, "statistics", SHA_7),
+        (8, "ids", SHA_8),
     ]
 
 
@@ -28,6 +40,8 @@ SHA_3 = "03be42aef026"
 SHA_4 = "20080515daf5"
 SHA_5 = "987a5a514d00"
 SHA_6 = "6e57bfeffcd6"
+SHA_7 = "3bb008f67063"
+SHA_8 = "d13f9873d2f5"
 
 
 def test_schema_is_what_the_queries_expect(store_url: str) -> None:

@@ -1,0 +1,3 @@
+-- then: normal_ids
+-- User ids take the one form that they are looked up by since (popi.profiles.user_id). SQL alone can't tell it: the step
+-- is in popi.serving.store.normal_ids, and runs once all steps in SQL are there.

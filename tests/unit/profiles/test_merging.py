@@ -1,0 +1,71 @@
+"""One summary of two: what wins, and that nothing which a person decided is lost."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from popi.profiles.clauses import join
+from popi.profiles.merging import merged
+from popi.profiles.models import MOST_CLAUSES, Forbidden, StoredClause
+
+
+def clauses(*texts: str) -> list[StoredClause]:
+    """`!` before a text: locked. The ids are the same for each call, as they may be of two users."""
+    return [StoredClause(id=f"c{n}", text=one.lstrip("!"), locked=one[0] == "!") for n, one in enumerate(texts)]
+
+
+def bans(*texts: str) -> list[Forbidden]:
+    return [Forbidden(id=f"f{n}", text=one) for n, one in enumerate(texts)]
+
+
+def of(
+    newer: Sequence[StoredClause],
+    older: Sequence[StoredClause],
+    newer_bans: Sequence[Forbidden] = (),
+    older_bans: Sequence[Forbidden] = (),
+) -> tuple[str, list[str], list[str]]:
+    text, new, forbidden = merged(join(newer), newer, newer_bans, older, older_bans)
+    assert len({one.id for one in new}) == len(new) and len({one.id for one in forbidden}) == len(forbidden)
+    return text, ["!" * one.locked + one.text for one in new], [one.text for one in forbidden]
+
+
+def test_the_newer_stays_and_of_the_older_what_is_locked() -> None:
+    text, new, _ = of(clauses("Likes tea.", "!Wants lists."), clauses("Likes rain.", "!Wants SI units."))
+    assert new == ["Likes tea.", "!Wants lists.", "!Wants SI units."]
+    assert text == "Likes tea. Wants lists. Wants SI units."
+
+
+def test_without_anything_to_add_the_text_is_the_newer_ones_own() -> None:
+    newer, older = clauses("Likes tea."), clauses("Likes rain.", "Is new to Rust.")
+    text, new, _ = merged("Likes  tea,\nas it was written.", newer, (), older, ())
+    assert text == "Likes  tea,\nas it was written." and new == newer
+
+
+def test_the_lock_of_either_holds() -> None:
+    assert of(clauses("Likes tea.", "Wants lists."), clauses("!likes tea"))[1] == ["!Likes tea.", "Wants lists."]
+    assert of(clauses("!Likes tea."), clauses("Likes tea."))[1] == ["!Likes tea."]
+
+
+def test_what_either_forbids_is_forbidden_and_said_by_neither() -> None:
+    text, new, forbidden = of(
+        clauses("Lives in Bonn.", "Prefers short answers."),
+        clauses("!Works as a nurse.", "!Wants SI units."),
+        newer_bans=bans("Works as a nurse."),
+        older_bans=bans("Lives in Bonn.", "works as a nurse"),
+    )
+    assert new == ["Prefers short answers.", "!Wants SI units."]
+    assert forbidden == ["Works as a nurse.", "Lives in Bonn."] and "Bonn" not in text
+
+
+def test_a_ban_of_the_other_takes_out_a_lock() -> None:
+    assert of(clauses("!Lives in Bonn."), [], older_bans=bans("Lives in Bonn."))[1] == []
+    # Of one and the same profile it doesn't: a person may lock what else they forbid.
+    assert of(clauses("!Lives in Bonn."), [], newer_bans=bans("Lives in Bonn."))[1] == ["!Lives in Bonn."]
+
+
+@pytest.mark.parametrize("locked", [0, 3, MOST_CLAUSES])
+def test_not_more_clauses_than_a_person_can_write_back(locked: int) -> None:
+    older = clauses(*(f"!Fact {n}." for n in range(locked))) if locked else []
+    new = of(clauses(*(f"Point {n}." for n in range(MOST_CLAUSES))), older)[1]
+    assert len(new) == MOST_CLAUSES and sum(one.startswith("!") for one in new) == locked
+    assert new[: MOST_CLAUSES - locked] == [f"Point {n}." for n in range(MOST_CLAUSES - locked)]
