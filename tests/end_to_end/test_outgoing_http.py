@@ -200,6 +200,6 @@ def test_try_it_out(tmp_path: Path) -> None:
     with serving(authority.server("127.0.0.1")) as upstream:
         page, proxy = PageSettings(model="m"), ProxySettings(upstream=upstream.url)
         tryout = Tryout(page, proxy, HttpConfig(ca_bundle=str(authority.bundle)))
-        assert asyncio.run(tryout.answers("hello", "Likes tea.")) == ("likes short answers.",) * 2
+        assert asyncio.run(tryout.answers("shop", "hello", "Likes tea.")) == ("likes short answers.",) * 2
         with pytest.raises(UpstreamError, match="an authority that is not trusted here"):
-            asyncio.run(Tryout(page, proxy, HttpConfig()).answers("hello", ""))
+            asyncio.run(Tryout(page, proxy, HttpConfig()).answers("shop", "hello", ""))
