@@ -128,7 +128,8 @@ def litellm_proxy(url: str, key: str, folder: Path) -> Iterator[str]:
     (folder / "litellm.yaml").write_text(
         "model_list:\n"
         "  - model_name: m\n"
-        f"    litellm_params: {{model: openai/m, api_base: '{url}/v1', api_key: {key}, allowed_openai_params: [user]}}\n"
+        f"    litellm_params: {{model: openai/m, api_base: '{url}/v1', api_key: {key},\n"
+        "                     allowed_openai_params: [user]}\n"
         f"general_settings: {{master_key: {ADMIN}, forward_client_headers_to_llm_api: true}}\n"
         "litellm_settings: {telemetry: false}\n"
     )
