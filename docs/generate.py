@@ -21,7 +21,7 @@ from popi.config import RunConfig
 from popi.evaluation.grid.settings import GridConfig
 from popi.serving.api.app import document
 from popi.serving.proxy.settings import JwtSettings, ProxySettings, UpstreamSettings
-from popi.serving.settings import GatewaySettings
+from popi.serving.settings import GatewaySettings, WebhookSettings
 from popi.signals import schema
 
 DOCS = Path(__file__).parent
@@ -70,6 +70,7 @@ def gateway_settings() -> str:
     for name, field in GatewaySettings.model_fields.items():
         if name != "proxy" and isinstance(field.annotation, type):
             lines += [f"## `[{name}]`\n", _about(field.annotation) + "\n", *_section("", field.annotation)]
+    lines += ["## `[[webhooks]]`\n", _about(WebhookSettings) + "\n", *_section("", WebhookSettings)]
     return "\n".join(lines).rstrip() + "\n"
 
 

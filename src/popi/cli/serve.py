@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from popi.serving.inference import InferenceSettings
     from popi.serving.renewal import Worker
     from popi.serving.store.database import Database
+    from popi.serving.webhooks import Deliverer
 
 app = typer.Typer()
 keys_app = typer.Typer(help="Keys of the gateway: make, list, revoke.", no_args_is_help=True)
@@ -138,6 +139,9 @@ def worker(
         renewer = _api_worker(database, settings, inference)
     else:
         renewer = _local_worker(database, settings, run, method, model)
+    deliverer = _deliverer(database, settings)
+    if deliverer is not None:
+        renewer.metrics.registry.register(deliverer.registry)
     if metrics_port is not None:
         from prometheus_client import start_http_server
 
@@ -147,11 +151,15 @@ def worker(
             raise ConfigError(f"can't listen at {metrics_host}:{metrics_port} ({error.strerror})") from None
     signal.signal(signal.SIGTERM, lambda *_: renewer.stop(0))
     renewer.start()
+    if deliverer is not None:
+        deliverer.start()
     console.print("renewing summaries; Ctrl-C ends it", highlight=False)
     try:
         renewer.wait()
     finally:
         renewer.stop()
+        if deliverer is not None:
+            deliverer.stop()
         database.close()
 
 
@@ -430,6 +438,14 @@ def _local_worker(
         opened = RunDirectory.open(run)
         loaded = InferenceModel.from_pretrained(opened.models(method)[0], **loading(opened.config))
     return Worker(database, loaded, given.renewal, explains=explainer(loaded), keep=given.profiles.keep)
+
+
+def _deliverer(database: "Database", settings: Path | None) -> "Deliverer | None":
+    from popi.serving.settings import of_worker
+    from popi.serving.webhooks import Deliverer
+
+    given = of_worker(settings)
+    return Deliverer(database, given.webhooks, given.http) if given.webhooks else None
 
 
 def _user_ids(database: "Database", tenant: str) -> Any:

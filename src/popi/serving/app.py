@@ -34,6 +34,7 @@ from popi.serving.store.settings import id_secret
 from popi.serving.store.threads import Store
 from popi.serving.summaries import SummaryCache
 from popi.serving.throttle import CLIENT, Throttle
+from popi.serving.webhooks import Deliverer
 
 log = logging.getLogger("popi.gateway")
 
@@ -88,6 +89,9 @@ class Gateway:
         self._proxy.metrics.registry.register(_OfTheStore(self._jobs, self.summaries))
         if worker is not None:
             self._proxy.metrics.registry.register(worker.metrics.registry)
+        self._webhooks = Deliverer(database, settings.webhooks, settings.http) if settings.webhooks else None
+        if self._webhooks is not None:
+            self._proxy.metrics.registry.register(self._webhooks.registry)
         self._router = Router(
             routes=self._proxy.routes, redirect_slashes=False, default=profile_api, lifespan=self._lifespan
         )
@@ -117,6 +121,8 @@ class Gateway:
             loop, forget = asyncio.get_running_loop(), self.summaries.forget
             self._worker.changed = lambda tenant, user_id: _tell(loop, forget, tenant, user_id)
             self._worker.start()
+        if self._webhooks is not None:
+            await asyncio.to_thread(self._webhooks.start)
         try:
             async with self._proxy.lifespan(app):
                 yield
@@ -124,6 +130,8 @@ class Gateway:
             chores.cancel()
             if self._worker is not None:
                 await asyncio.to_thread(self._worker.stop)
+            if self._webhooks is not None:
+                await asyncio.to_thread(self._webhooks.stop)
             await self.recorder.settled()
             await asyncio.to_thread(self.store.close)
 

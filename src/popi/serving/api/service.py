@@ -43,7 +43,7 @@ from popi.serving.api.stored import (
 from popi.serving.capture.feedback import as_signals as feedback_signals
 from popi.serving.capture.injected import Injected
 from popi.serving.settings import ProfileSettings
-from popi.serving.store import erasure, expiry, jobs, keys, merging, signals, summaries, users
+from popi.serving.store import erasure, expiry, jobs, keys, merging, outbox, signals, summaries, users
 from popi.serving.store.database import Database
 from popi.serving.store.jobs import Debounce
 from popi.serving.store.merging import Moved
@@ -397,11 +397,11 @@ class Profiles:
     async def erase(self, tenant: str, user_id: str) -> Receipt:
         """Remove all of a user, and the bytes. Of a user who is not there nothing is removed, and that is no error."""
 
-        def write(connection: Connection) -> tuple[erasure.Removed, float]:
+        def write(connection: Connection) -> tuple[erasure.Removed, float, bool]:
             now = self._now(connection)
-            return erasure.erase(connection, tenant, user_id, now), now
+            return erasure.erase(connection, tenant, user_id, now), now, outbox.waits(connection, tenant, user_id)
 
-        removed, at = await self.store.write(write)
+        removed, at, told = await self.store.write(write)
         self._changed(tenant, user_id)
         self._erased(tenant, user_id)
         database = self.store.database
@@ -409,7 +409,7 @@ class Profiles:
             await self.scrub()
         pending = await self.store.read(erasure.scrub_due) if database.kind == "sqlite" else None
         log.info("erased", extra={"fields": {"tenant": tenant, **removed.__dict__}})
-        return receipt(database, removed, at, pending is not None)
+        return receipt(database, removed, at, pending is not None or told)
 
     async def scrub(self) -> bool:
         """Overwrite what erasures left, if anything; says whether nothing is left."""
@@ -460,17 +460,17 @@ def merge(
 def erase_now(database: Database, tenant: str, user_id: str) -> Receipt:
     """The erasure for the command line: waits for the bytes, however large the file."""
 
-    def write(connection: Connection) -> tuple[erasure.Removed, float]:
+    def write(connection: Connection) -> tuple[erasure.Removed, float, bool]:
         now = database.now(connection)
-        return erasure.erase(connection, tenant, user_id, now), now
+        return erasure.erase(connection, tenant, user_id, now), now, outbox.waits(connection, tenant, user_id)
 
-    removed, at = database.write(write)
+    removed, at, told = database.write(write)
     done = True
     if (due := database.read(erasure.scrub_due)) is not None:
         done = database.scrub()
         if done:
             database.write(erasure.scrubbed, due)
-    return receipt(database, removed, at, not done)
+    return receipt(database, removed, at, not done or told)
 
 
 def receipt(database: Database, removed: erasure.Removed, at: float, pending: bool) -> Receipt:

@@ -5,7 +5,7 @@ from hashlib import sha256
 
 from sqlalchemy import Connection, delete, select
 
-from popi.serving.store import users
+from popi.serving.store import outbox, users
 from popi.serving.store.database import upsert
 from popi.serving.store.tables import answers, chores, erasures, jobs, keys, sessions, signals, summaries, usage
 from popi.serving.store.tables import users as users_table
@@ -52,12 +52,18 @@ def erase(connection: Connection, tenant: str, user_id: str, now: float) -> Remo
     done = Removed(**removed | {"users": int(there)})  # no row that only the lock made
     note(connection, tenant, user_id, now)
     if done.any:
-        connection.execute(
-            upsert(connection, chores)
-            .values(chore=SCRUB, due_at=now)
-            .on_conflict_do_update(index_elements=["chore"], set_={"due_at": now})
-        )
+        outbox.add(connection, tenant, user_id, "user.erased", now)
+        scrub_later(connection, now)
     return done
+
+
+def scrub_later(connection: Connection, now: float) -> None:
+    """Note that deleted bytes are to be overwritten."""
+    connection.execute(
+        upsert(connection, chores)
+        .values(chore=SCRUB, due_at=now)
+        .on_conflict_do_update(index_elements=["chore"], set_={"due_at": now})
+    )
 
 
 def note(connection: Connection, tenant: str, user_id: str, now: float) -> None:

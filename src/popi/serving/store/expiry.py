@@ -2,9 +2,10 @@
 
 from sqlalchemy import Connection, delete, select
 
-from popi.serving.store.tables import answers, erasures, opened_links, sessions, usage
+from popi.serving.store import erasure
+from popi.serving.store.tables import answers, erasures, opened_links, outbox, sessions, usage, webhooks
 
-TABLES = (answers, erasures, opened_links, sessions, usage)
+TABLES = (answers, erasures, opened_links, outbox, sessions, usage, webhooks)
 
 
 def any_expired(connection: Connection, now: float) -> bool:
@@ -17,4 +18,7 @@ def any_expired(connection: Connection, now: float) -> bool:
 
 def expire(connection: Connection, now: float) -> int:
     """Delete the rows whose time is over; says how many."""
-    return sum(connection.execute(delete(table).where(table.c.expires_at <= now)).rowcount for table in TABLES)
+    gone = {table: connection.execute(delete(table).where(table.c.expires_at <= now)).rowcount for table in TABLES}
+    if gone[outbox]:  # what was told nobody of somebody who is erased
+        erasure.scrub_later(connection, now)
+    return sum(gone.values())

@@ -31,6 +31,8 @@ def test_numbers_follow_each_other_and_no_step_is_changed() -> None:
         (6, "quotas", SHA_6),
         (7, "statistics", SHA_7),
         (8, "ids", SHA_8),
+        (13, "webhooks", SHA_13),
+        (14, "webhook_statistics", SHA_14),
     ]
 
 
@@ -42,6 +44,8 @@ SHA_5 = "987a5a514d00"
 SHA_6 = "6e57bfeffcd6"
 SHA_7 = "3bb008f67063"
 SHA_8 = "d13f9873d2f5"
+SHA_13 = "beb2e53eb987"
+SHA_14 = "84b416528b33"
 
 
 def test_schema_is_what_the_queries_expect(store_url: str) -> None:
