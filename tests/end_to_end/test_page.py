@@ -29,7 +29,7 @@ def test_a_user_and_their_page(browser: Any, tea: Stack, scripts: bool) -> None:
     # A user gives feedback, the summary changes, the next answer changes.
     first = tea.chat(USER, "How do I make green tea?")
     assert first.headers["x-popi-personalized"] == "none" and first.json()["choices"][0]["message"]["content"] == LONG
-    assert tea.feedback(USER, answer=first.json()["id"], edit=SHORT).status_code == 200
+    assert tea.feedback(USER, answer=first.headers["x-popi-answer-id"], edit=SHORT).status_code == 200
     assert tea.settled(USER)["text"] == "Prefers short answers."
     assert tea.answers(USER, "And black tea?", SHORT)
 
@@ -118,7 +118,7 @@ def test_a_user_and_their_page(browser: Any, tea: Stack, scripts: bool) -> None:
 @pytest.mark.parametrize("width", [1280, 390])
 def test_every_page_is_accessible_and_fits(browser: Any, tea: Stack, width: int, dark: bool) -> None:
     name = f"{'dark' if dark else 'light'}-{width}"
-    first = tea.chat("ada", "How do I make green tea?").json()["id"]
+    first = tea.chat("ada", "How do I make green tea?").headers["x-popi-answer-id"]
     page = new_page(browser, width, dark)
     page.goto(tea.link("ada"))
     shot(page, f"empty-{name}")

@@ -157,7 +157,8 @@ class Feedback(_Body):
     """What a user did with an answer: one of thumbs, edit, replaced_by and rather_than."""
 
     answer: AnswerId
-    """The id of the answer, as the proxied answer itself says: `id` of the response."""
+    """The answer: what its header `x-popi-answer-id` says. The `id` in its body is taken, too, where it fits one answer
+    of this user."""
     thumbs: Literal["up", "down"] | None = None
     edit: Annotated[NoNul, StringConstraints(min_length=1, max_length=LONGEST_TEXT, pattern=r"\S")] | None = None
     """The answer as the user rewrote it."""
@@ -316,6 +317,9 @@ class AnswerKept(_Answer):
     """An answer that feedback may still name (see docs/profiles.md)."""
 
     id: str
+    """As `x-popi-answer-id` said."""
+    upstream_id: str
+    """As the answer itself said; empty where it said none."""
     prompt: str
     answer: str
 

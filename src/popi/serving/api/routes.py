@@ -128,7 +128,7 @@ async def pause(call: OfUser, body: Annotated[Pause, body_of(Pause)]) -> PauseAn
     return await call.profiles.pause(call.tenant, call.user_id, body.paused)
 
 
-@router.post("/{id}/feedback", **route(404, body=Feedback))
+@router.post("/{id}/feedback", **route(404, 409, body=Feedback))
 async def feedback(call: OfUser, body: Annotated[Feedback, body_of(Feedback)]) -> SignalsAnswer:
     """What the user did with a proxied answer becomes a signal. For tenants that opted in to capture."""
     return await call.profiles.feedback(call.tenant, call.user_id, body, call.caller.key_id)

@@ -301,6 +301,7 @@ class Profiles:
         Raises:
             OverBound: the user would have too many.
             NotFound: the answer is not kept: no capture for this tenant, another user's, or its time is over.
+            AmbiguousAnswer: an id of the upstream's fits several answers.
         """
 
         def write(connection: Connection) -> tuple[list[str], int]:

@@ -85,10 +85,14 @@ def exported(read: Read, tenant: str, user_id: str) -> Iterator[str]:
     yield '],"answers":['
     between, behind = "", None
     while rows := read(answers.kept, *who, time.time(), behind):
-        kept = (AnswerKept(id=row.answer_id, prompt=row.prompt, answer=row.answer) for row in rows)
+        kept = (_kept(row) for row in rows)
         yield between + ",".join(one.model_dump_json() for one in kept)
         between, behind = ",", (rows[-1].expires_at, rows[-1].answer_id)
     yield "]}"
+
+
+def _kept(row: Any) -> AnswerKept:
+    return AnswerKept(id=row.answer_id, upstream_id=row.upstream_id, prompt=row.prompt, answer=row.answer)
 
 
 def versions(read: Read, tenant: str, user_id: str) -> Iterator[str]:

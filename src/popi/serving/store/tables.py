@@ -116,6 +116,7 @@ answers = Table(
     _text("answer"),
     _number("version"),
     _time("expires_at"),
+    _text("upstream_id"),
 )
 
 erasures = Table("erasures", metadata, _text("user_hash", key=True), _time("erased_at"), _time("expires_at"))

@@ -35,7 +35,7 @@ def signals(tea: Stack, user: str = "ada") -> list[dict[str, Any]]:
 
 
 def ask(tea: Stack, text: str) -> str:
-    return str(tea.chat("ada", text).json()["id"])
+    return tea.chat("ada", text).headers["x-popi-answer-id"]
 
 
 def test_thumbs_edits_regenerations_and_picks(tea: Stack) -> None:
@@ -99,15 +99,40 @@ def test_of_whom_answers_are_kept(tea: Stack) -> None:
     tea.client.post("/v1/chat/completions", json=body, headers=head)
     off = tea.client.post(
         "/v1/chat/completions", json=body, headers={"x-popi-user": "ada", "x-popi-personalize": "off"}
-    ).json()["id"]
+    )
+    assert "x-popi-answer-id" not in off.headers
     tea.client.put("/users/ada/paused", json={"paused": True})
     paused = ask(tea, "Black tea?")
     tea.client.put("/users/ada/paused", json={"paused": False})
     last = ask(tea, "White tea?")
     tea.feedback("ada", answer=last, thumbs="up")  # so all before it are written, or never will be
     kept = {one["id"] for one in tea.client.get("/users/ada/export").json()["answers"]}
-    assert {name, last} <= kept and not {off, paused} & kept
+    assert {name, last} <= kept and paused not in kept and len(kept) == 2
     assert tea.gateway.store.database.read(users.find, "elsewhere", "ada") is None  # this tenant did not opt in
+
+
+def test_answers_with_the_same_id_of_the_upstreams_are_kept_apart(tea: Stack) -> None:
+    tea.upstream.same_id = "chatcmpl-999"
+    first, second = ask(tea, "Green tea?"), ask(tea, "Black tea?")
+    streamed = tea.chat("ada", "White tea?", stream=True).headers["x-popi-answer-id"]
+    assert len({first, second, streamed}) == 3
+    for name, prompt in ((second, "Black tea?"), (first, "Green tea?"), (streamed, "White tea?")):
+        assert tea.feedback("ada", answer=name, thumbs="up").json()["added"] == 1
+        assert (signals(tea)[-1]["prompt"], signals(tea)[-1]["response"]) == (prompt, LONG)
+    refused = tea.feedback("ada", answer="chatcmpl-999", thumbs="down")
+    assert refused.status_code == 409 and refused.json()["error"]["code"] == "ambiguous_answer"
+    assert "x-popi-answer-id" in refused.json()["error"]["message"]
+    assert {one["rating"] for one in signals(tea)} == {1.0}  # nobody's thumb was turned
+    kept = tea.client.get("/users/ada/export").json()["answers"]
+    assert {one["id"] for one in kept} == {first, second, streamed}
+    assert {one["upstream_id"] for one in kept} == {"chatcmpl-999"}
+
+
+def test_an_id_of_the_upstreams_that_fits_one_answer_is_taken(tea: Stack) -> None:
+    reply = tea.chat("ada", "Green tea?")
+    name = reply.headers["x-popi-answer-id"]
+    assert tea.feedback("ada", answer=reply.json()["id"], thumbs="up").json()["added"] == 1
+    assert tea.feedback("ada", answer=name, thumbs="up").json()["added"] == 0  # the same answer
 
 
 def test_answers_expire_and_go_with_the_user(database: Database) -> None:

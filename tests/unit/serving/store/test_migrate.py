@@ -19,6 +19,7 @@ def test_numbers_follow_each_other_and_no_step_is_changed() -> None:
         (4, "renewals", SHA_4),
         (5, "bases", SHA_5),
         (6, "quotas", SHA_6),
+        (9, "answers", SHA_9),
     ]
 
 
@@ -28,6 +29,7 @@ SHA_3 = "03be42aef026"
 SHA_4 = "20080515daf5"
 SHA_5 = "987a5a514d00"
 SHA_6 = "6e57bfeffcd6"
+SHA_9 = "d4e2c0cb0780"
 
 
 def test_schema_is_what_the_queries_expect(store_url: str) -> None:
@@ -76,7 +78,7 @@ def test_many_may_start_together(store_url: str) -> None:
 def test_a_new_step_is_applied_to_an_old_store(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     Database.open(store_url).close()
     new = Migration(
-        len(known()) + 1, "mood", "-- a comment; with a semicolon\nALTER TABLE users ADD COLUMN mood TEXT;\n"
+        known()[-1].number + 1, "mood", "-- a comment; with a semicolon\nALTER TABLE users ADD COLUMN mood TEXT;\n"
     )
     monkeypatch.setattr(module, "known", lambda: [*known(), new])
     database = Database.open(store_url)
@@ -86,7 +88,7 @@ def test_a_new_step_is_applied_to_an_old_store(store_url: str, monkeypatch: pyte
 
 def test_a_step_that_fails_leaves_nothing(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     Database.open(store_url).close()
-    bad = Migration(len(known()) + 1, "bad", "CREATE TABLE half (a TEXT);\nCREATE NONSENSE;\n")
+    bad = Migration(known()[-1].number + 1, "bad", "CREATE TABLE half (a TEXT);\nCREATE NONSENSE;\n")
     with monkeypatch.context() as patched:
         patched.setattr(module, "known", lambda: [*known(), bad])
         with pytest.raises(StoreError):
