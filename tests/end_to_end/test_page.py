@@ -1,11 +1,11 @@
-"""A user and their page, in Chromium: feedback, renewal, edit, lock, forbid, undo, pause, try, erase; and axe."""
+"""A user and their page, in Chromium: feedback, renewal, edit, lock, forbid, undo, switch off, try, erase; and axe."""
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from chromium import accessible, chromium, clause, needs_chromium, new_page, press, sentences, shot, traces
+from chromium import accessible, chromium, clause, needs_chromium, new_page, press, sentences, shot, switch, traces
 from page_stack import ADMIN, LONG, SHORT, Stack, stack
 
 pytestmark = needs_chromium
@@ -89,11 +89,12 @@ def test_a_user_and_their_page(browser: Any, tea: Stack, scripts: bool) -> None:
     assert SHORT in page.locator(".answer.mine p").inner_text() and page.get_by_text(LONG).count() == 1
     if scripts:
         accessible(page)
-    page.get_by_role("link", name="My data").click()
-    press(page, page, "Pause personalisation")
+    page.get_by_role("link", name="About me").click()
+    switch(page, "Use what you know about me")
     assert tea.chat(USER, "And mint tea?").headers["x-popi-personalized"] == "none"
-    press(page, page, "Resume")
+    switch(page, "Use what you know about me")
     assert tea.chat(USER, "And mint tea?").headers["x-popi-personalized"] == "applied"
+    page.get_by_role("link", name="My data").click()
     if scripts:
         accessible(page)
 
@@ -151,9 +152,9 @@ def test_every_page_is_accessible_and_fits(browser: Any, tea: Stack, width: int,
     press(page, page, "Ask")
     accessible(page)
     shot(page, f"try-{name}")
-    page.goto(f"{tea.url}/me/data")
-    press(page, page, "Pause personalisation")
     page.goto(f"{tea.url}/me")
+    switch(page, "Use what you know about me")
+    switch(page, "Learn from what I do")
     accessible(page)
     shot(page, f"paused-{name}")
     page.goto(f"{tea.url}/admin")
@@ -178,7 +179,7 @@ def test_by_keyboard_alone(browser: Any, tea: Stack) -> None:
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.className") == "skip"
     page.keyboard.press("Enter")
-    for _ in range(3):  # why, edit, keep
+    for _ in range(5):  # use, learn, why, edit, keep
         page.keyboard.press("Tab")
     with page.expect_navigation():
         page.keyboard.press("Enter")

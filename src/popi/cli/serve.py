@@ -280,6 +280,35 @@ def users_export(
         console.print(f"{skipped} users are left out: no pair to hold out as a target", highlight=False)
 
 
+@users_app.command("controls")
+def users_controls(
+    user_id: Annotated[str, typer.Argument(help="The user; nothing need be known of them yet.")],
+    tenant: Tenant = "default",
+    use: Annotated[bool | None, typer.Option("--use/--no-use", help="Use what is known of them.")] = None,
+    learn: Annotated[bool | None, typer.Option("--learn/--no-learn", help="Learn from what they do.")] = None,
+    store: StoreUrl = STORE,
+) -> None:
+    """Set a user's two switches, or show them. Gateways that run take notice within a few seconds."""
+    _need_serving()
+    from popi.profiles.models import checked_user_id
+    from popi.serving.store import controls, keys
+    from popi.serving.store.jobs import Debounce
+
+    checked_user_id(user_id)
+    database = _open(store)
+    if not database.read(keys.tenant_exists, tenant):
+        raise DataError(f"there is no tenant {tenant!r}; `popi keys create` makes one")
+    if use is None and learn is None:
+        found = database.read(controls.find, tenant, user_id)
+    else:
+        found = database.write(
+            lambda connection: controls.put(
+                connection, tenant, user_id, database.now(connection), Debounce(), use=use, learn=learn
+            )
+        )
+    print(json.dumps({"use": found.use, "learn": found.learn}))
+
+
 @users_app.command("rebuild")
 def users_rebuild(
     user_id: Annotated[str, typer.Argument(help="The user.")], tenant: Tenant = "default", store: StoreUrl = STORE

@@ -10,6 +10,7 @@ from popi.client.clients import AsyncClient, Client
 from popi.profiles.models import (
     Clause,
     ClauseEdit,
+    ControlsAnswer,
     ExportAnswer,
     ImportAnswer,
     ImportedUser,
@@ -25,6 +26,7 @@ __all__ = [
     "Clause",
     "ClauseEdit",
     "Client",
+    "ControlsAnswer",
     "ExportAnswer",
     "ImportAnswer",
     "ImportedUser",

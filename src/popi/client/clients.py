@@ -6,7 +6,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, Literal, Self, TypeVar
 
 import httpx2
 from pydantic import SecretStr
@@ -18,6 +18,7 @@ from popi.client.flows import Change, Flow, NotReached, Reply, Request, Wait
 from popi.errors import ConfigError
 from popi.profiles.models import (
     ClauseEdit,
+    ControlsAnswer,
     ExportAnswer,
     ImportAnswer,
     ImportedUser,
@@ -176,6 +177,43 @@ class Client(_Base[httpx2.Client]):
         """Have the summary written anew from all signals, not only from those since the last renewal."""
         return self._run(flows.rebuild(self._retries, user_id))
 
+    def controls(self, user_id: str) -> ControlsAnswer:
+        """How the user's two switches stand, whether or not anything is known of them."""
+        return self._run(flows.controls(self._retries, user_id))
+
+    def set_controls(self, user_id: str, *, use: bool | None = None, learn: bool | None = None) -> ControlsAnswer:
+        """Set the user's switches, also before anything is known of them.
+
+        Args:
+            user_id: whose.
+            use: whether chats get what is known; None leaves it as it is.
+            learn: whether anything is learned, of signals, imports, captured answers or feedback; None likewise.
+        """
+        return self._run(flows.set_controls(self._retries, user_id, use, learn))
+
+    def feedback(
+        self,
+        user_id: str,
+        answer: str,
+        *,
+        thumbs: Literal["up", "down"] | None = None,
+        edit: str | None = None,
+        replaced_by: str | None = None,
+        rather_than: Sequence[str] | None = None,
+    ) -> SignalsAnswer:
+        """What the user did with a proxied answer: one of the four. For tenants that opted in to capture.
+
+        Args:
+            user_id: whose answer.
+            answer: its header `x-popi-answer-id`.
+            thumbs: the user's thumb.
+            edit: the answer as the user rewrote it.
+            replaced_by: the answer that the user asked for instead, and kept.
+            rather_than: answers that the user did not pick.
+        """
+        told = flows.told(thumbs, edit, replaced_by, rather_than)
+        return self._run(flows.feedback(self._retries, user_id, answer, told))
+
     def export(self, user_id: str) -> ExportAnswer:
         """Everything that is stored of a user."""
         return self._run(flows.export(self._retries, user_id))
@@ -271,6 +309,28 @@ class AsyncClient(_Base[httpx2.AsyncClient]):
     async def rebuild(self, user_id: str) -> UserAnswer:
         """As `Client.rebuild`."""
         return await self._run(flows.rebuild(self._retries, user_id))
+
+    async def controls(self, user_id: str) -> ControlsAnswer:
+        """As `Client.controls`."""
+        return await self._run(flows.controls(self._retries, user_id))
+
+    async def set_controls(self, user_id: str, *, use: bool | None = None, learn: bool | None = None) -> ControlsAnswer:
+        """As `Client.set_controls`."""
+        return await self._run(flows.set_controls(self._retries, user_id, use, learn))
+
+    async def feedback(
+        self,
+        user_id: str,
+        answer: str,
+        *,
+        thumbs: Literal["up", "down"] | None = None,
+        edit: str | None = None,
+        replaced_by: str | None = None,
+        rather_than: Sequence[str] | None = None,
+    ) -> SignalsAnswer:
+        """As `Client.feedback`."""
+        told = flows.told(thumbs, edit, replaced_by, rather_than)
+        return await self._run(flows.feedback(self._retries, user_id, answer, told))
 
     async def export(self, user_id: str) -> ExportAnswer:
         """As `Client.export`."""

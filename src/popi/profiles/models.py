@@ -147,8 +147,25 @@ class SummaryEdit(_Body):
         return self
 
 
+class Controls(_Body):
+    """A user's two switches. One that is left out stays as it is. They can be set before anything is known of the user,
+    and hold for all that comes later."""
+
+    use: bool | None = None
+    """Use what is known: chats get the summary."""
+    learn: bool | None = None
+    """Learn: signals are stored, answers kept for feedback, summaries renewed. Off, none of that is done, whatever
+    sends it."""
+
+    @model_validator(mode="after")
+    def _one_at_least(self) -> Self:
+        if self.use is None and self.learn is None:
+            raise ValueError("give use, learn or both")
+        return self
+
+
 class Pause(_Body):
-    """Whether personalisation is paused: the summary is kept, and not used."""
+    """Both switches at once: paused, nothing is used or learned."""
 
     paused: bool
 
@@ -232,6 +249,8 @@ class SignalsAnswer(_Answer):
     added: int
     known: int
     """How many were there already."""
+    not_learned: int = 0
+    """How many were not stored, because the user has switched learning off."""
 
 
 class Clause(_Answer):
@@ -296,12 +315,22 @@ class UserAnswer(_Answer):
     summary: SummaryAnswer | None
     renewal: Renewal | None
     """None: the summary has seen every signal."""
+    controls: "ControlsAnswer"
     paused: bool
-    """Personalisation is paused: chats don't get the summary."""
+    """What is known is not used: chats don't get the summary."""
+
+
+class ControlsAnswer(_Answer):
+    """How a user's two switches stand."""
+
+    use: bool
+    """What is known of them is used."""
+    learn: bool
+    """What they do is learned from."""
 
 
 class PauseAnswer(_Answer):
-    """Whether personalisation is paused now."""
+    """Whether what is known is used now."""
 
     paused: bool
 
@@ -332,6 +361,7 @@ class ExportAnswer(_Answer):
     signals: list[Signal]
     versions: list[SummaryAnswer]
     """Newest first; the first is current."""
+    controls: ControlsAnswer
     paused: bool
     answers: list[AnswerKept]
     """Kept for feedback, where the app opted in."""
@@ -346,6 +376,8 @@ class ImportAnswer(_Answer):
     known: int
     summaries: int
     """Summaries that were taken."""
+    not_learned: int = 0
+    """Users of whom nothing was taken, because they have switched learning off."""
 
 
 class Removed(_Answer):

@@ -95,8 +95,8 @@ def material(
     if not since:
         base, base_read = (base if base is not None and base.author != "model" else None), 0
     found, upto = signals.since(connection, *who, since, SIGNALS_READ, CHARACTERS_READ)
-    if since and upto <= (reading.read or 0):
-        found = []  # those shown anew beside none that came
+    if (since and upto <= (reading.read or 0)) or not users.learns(connection, *who):
+        found = []  # those shown anew beside none that came; or nothing may be learned
     return Material(found, old, clauses, version, base, base_read, reading.read, upto, by_hand)
 
 

@@ -48,6 +48,18 @@ def test_keys_are_made_listed_and_revoked(run: Any, store: str) -> None:
     assert json.loads(run("keys", "list", "--store", store)[1].splitlines()[0])["revoked_at"] is not None
 
 
+def test_switches_are_set_before_anything_is_known(run: Any, store: str) -> None:
+    fill(store)
+    at = ("--tenant", "acme", "--store", store)
+    assert json.loads(run("users", "controls", "eve", *at)[1]) == {"use": True, "learn": True}
+    assert json.loads(run("users", "controls", "eve", "--no-learn", *at)[1]) == {"use": True, "learn": False}
+    assert json.loads(run("users", "controls", "eve", *at)[1]) == {"use": True, "learn": False}
+    code, _, err = run("users", "rebuild", "eve", *at)
+    assert code != 0 and "switched learning off" in err
+    code, _, err = run("users", "controls", "eve", "--no-use", "--tenant", "nobody", "--store", store)
+    assert code != 0 and "no tenant" in err
+
+
 def test_users_are_listed_shown_exported_and_erased(run: Any, store: str, tmp_path: Path) -> None:
     fill(store)
     at = ("--tenant", "acme", "--store", store)

@@ -17,7 +17,7 @@ from popi.serving.api.service import Profiles, rebuild
 from popi.serving.inference import MADE_UP, Provider
 from popi.serving.renewal import Worker
 from popi.serving.settings import RenewalSettings
-from popi.serving.store import erasure, jobs, keys, signals, summaries, usage, users
+from popi.serving.store import controls, erasure, jobs, keys, signals, summaries, usage, users
 from popi.serving.store.database import Database
 from popi.serving.store.jobs import Debounce
 from popi.serving.store.threads import Store
@@ -305,15 +305,47 @@ def test_what_was_forbidden_is_not_shown_and_once_allowed_all_is_read(database: 
     assert model.heard[-1] == ["d"]
 
 
-def test_what_came_in_during_a_pause_is_read_once(database: Database, clock: Clock) -> None:
+def switch(database: Database, clock: Clock, **switches: bool) -> None:
+    database.write(controls.put, "t", "u", clock.now, D, **switches)
+
+
+def test_what_comes_in_while_nothing_is_used_is_read_once(database: Database, clock: Clock) -> None:
     model = Model(lambda: "Likes tea.")
     worker = Worker(database, model, PACE)
     renew(worker, database, clock, "a")
-    database.write(users.pause, "t", "u", True, clock.now)
+    switch(database, clock, use=False)
     renew(worker, database, clock, "b")
-    database.write(users.pause, "t", "u", False, clock.now)
+    switch(database, clock, use=True)
     renew(worker, database, clock, "c")
     assert model.heard == [["a"], ["b"], ["c"]] and model.shown[1:] == [("Likes tea.", 1), ("Likes tea.", 2)]
+
+
+def test_while_nothing_is_learned_no_model_reads_a_signal(database: Database, clock: Clock) -> None:
+    model = Model(lambda: "Likes tea.")
+    worker = Worker(database, model, PACE)
+    renew(worker, database, clock, "a")
+    say(database, clock, "b")  # its renewal waits
+    switch(database, clock, learn=False)
+    assert renew(worker, database, clock, "c") is None  # "c" is not stored
+    assert model.heard == [["a"]] and current(database).version == 1
+    jobs_again = jobs.request  # whatever may call for one
+    database.write(jobs_again, "t", "u", clock.now, D)
+    clock.now += 10
+    assert worker.run_one() == "same" and model.heard == [["a"]]
+    switch(database, clock, learn=True)
+    clock.now += 10
+    assert worker.run_one() == "same"  # the same words
+    assert model.heard == [["a"], ["b"]] and worker.run_one() is None
+
+
+def test_switching_learning_off_during_a_renewal_leaves_nothing_of_it(database: Database, clock: Clock) -> None:
+    def write() -> str:
+        switch(database, clock, learn=False)
+        return "Likes tea."
+
+    worker = Worker(database, Model(write), PACE)
+    assert renew(worker, database, clock, "a") == "lost"
+    assert current(database) is None and database.read(jobs.state, "t", "u", clock.now) is None
 
 
 def test_of_a_user_who_was_erased_nothing_is_shown(database: Database, clock: Clock) -> None:

@@ -8,6 +8,8 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from popi.profiles.models import (
+    Controls,
+    ControlsAnswer,
     ExportAnswer,
     Feedback,
     Import,
@@ -107,7 +109,7 @@ async def rollback(
     return _with_version(response, written)
 
 
-@router.post("/{id}/summary/rebuild", **route(404))
+@router.post("/{id}/summary/rebuild", **route(404, 409))
 async def rebuild(call: OfUser) -> UserAnswer:
     """Have the summary written from all signals, instead of renewed from those that came since."""
     return await call.profiles.rebuild(call.tenant, call.user_id, call.caller.key_id)
@@ -122,10 +124,25 @@ async def export(call: OfUser, format: Literal["json", "jsonl"] = "json") -> Res
     return Response(json.dumps(line.model_dump(exclude_none=True), ensure_ascii=False) + "\n", media_type=JSONL)
 
 
-@router.put("/{id}/paused", **route(404, body=Pause))
+@router.get("/{id}/controls", **route())
+async def get_controls(call: OfUser) -> ControlsAnswer:
+    """How the user's two switches stand; both are on until somebody sets them."""
+    return await call.profiles.controls(call.tenant, call.user_id)
+
+
+@router.put("/{id}/controls", **route(body=Controls))
+async def set_controls(call: OfUser, body: Annotated[Controls, body_of(Controls)]) -> ControlsAnswer:
+    """Whether what is known of a user is used, and whether they are learned from; also of one of whom nothing is known
+    yet."""
+    return await call.profiles.set_controls(call.tenant, call.user_id, body.use, body.learn, call.caller.key_id)
+
+
+@router.put("/{id}/paused", **route(body=Pause))
 async def pause(call: OfUser, body: Annotated[Pause, body_of(Pause)]) -> PauseAnswer:
-    """Pause a user's personalisation, or resume it."""
-    return await call.profiles.pause(call.tenant, call.user_id, body.paused)
+    """Both switches at once: off, or on again."""
+    on = not body.paused
+    now = await call.profiles.set_controls(call.tenant, call.user_id, on, on, call.caller.key_id)
+    return PauseAnswer(paused=not now.use)
 
 
 @router.post("/{id}/feedback", **route(404, 409, body=Feedback))

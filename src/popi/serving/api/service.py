@@ -13,10 +13,10 @@ from popi.profiles.fit import fit_edit, fit_user
 from popi.profiles.forbidden import Bans
 from popi.profiles.models import (
     Author,
+    ControlsAnswer,
     Feedback,
     ImportAnswer,
     ImportedUser,
-    PauseAnswer,
     Receipt,
     Removed,
     SignalsAnswer,
@@ -33,7 +33,8 @@ from popi.serving.api.stored import NotFound, OverBound, found_user, no_user, sh
 from popi.serving.capture.feedback import as_signals as feedback_signals
 from popi.serving.capture.injected import Injected
 from popi.serving.settings import ProfileSettings
-from popi.serving.store import erasure, expiry, jobs, keys, signals, summaries, users
+from popi.serving.store import controls, erasure, expiry, jobs, keys, signals, summaries, users
+from popi.serving.store.controls import Switches
 from popi.serving.store.database import Database
 from popi.serving.store.jobs import Debounce
 from popi.serving.store.summaries import Version
@@ -107,8 +108,7 @@ class Profiles:
         def add(connection: Connection) -> tuple[list[str], int]:
             return self._add(connection, tenant, user_id, new, self._now(connection), key_id)
 
-        ids, added = await self.store.write(add)
-        return SignalsAnswer(ids=ids, added=added, known=len(ids) - added)
+        return _told(new, *await self.store.write(add))
 
     def _add(
         self,
@@ -276,24 +276,28 @@ class Profiles:
 
         Raises:
             NotFound: no such user.
+            OverBound: 409, the user has switched learning off.
         """
         await self.store.write(rebuild, tenant, user_id, self.store.database.now, self.debounce.rebuild, key_id)
         return await self.user(tenant, user_id)
 
-    async def pause(self, tenant: str, user_id: str, paused: bool) -> PauseAnswer:
-        """Pause a user's personalisation, or go on with it.
+    async def controls(self, tenant: str, user_id: str) -> ControlsAnswer:
+        """How a user's switches stand, whether or not anything is known of them."""
+        found = await self.store.read(controls.find, tenant, user_id)
+        return ControlsAnswer(use=found.use, learn=found.learn)
 
-        Raises:
-            NotFound: no such user.
-        """
+    async def set_controls(
+        self, tenant: str, user_id: str, use: bool | None, learn: bool | None, key_id: str | None = None
+    ) -> ControlsAnswer:
+        """Set a user's switches, those that are not None; makes the user if need be."""
 
-        def write(connection: Connection) -> bool:
-            return users.pause(connection, tenant, user_id, paused, self._now(connection))
+        def write(connection: Connection) -> Switches:
+            now = self._now(connection)
+            return controls.put(connection, tenant, user_id, now, self.debounce, use=use, learn=learn, key_id=key_id)
 
-        if not await self.store.write(write):
-            raise no_user()
+        now = await self.store.write(write)
         self._changed(tenant, user_id)
-        return PauseAnswer(paused=paused)
+        return ControlsAnswer(use=now.use, learn=now.learn)
 
     async def feedback(self, tenant: str, user_id: str, told: Feedback, key_id: str | None = None) -> SignalsAnswer:
         """What a user did with an answer, as signals.
@@ -304,16 +308,21 @@ class Profiles:
             AmbiguousAnswer: an id of the upstream's fits several answers.
         """
 
-        def write(connection: Connection) -> tuple[list[str], int]:
+        def write(connection: Connection) -> tuple[list[str], int] | None:
             now = self._now(connection)
             # The user's row before the answers: an erasure waits for us, or is over, and then nothing is kept.
             there = users.lock_existing(connection, tenant, user_id)
+            if there and not users.learns(connection, tenant, user_id):
+                return None
             new = feedback_signals(connection, tenant, user_id, told, now, self._injected) if there else None
             if new is None:
                 raise NotFound("no_answer", "no answer of that id is kept for this user (docs/profiles.md, capture)")
             return self._add(connection, tenant, user_id, new, now, key_id)
 
-        ids, added = await self.store.write(write)
+        stored = await self.store.write(write)
+        if stored is None:
+            return SignalsAnswer(ids=[], added=0, known=0, not_learned=1)
+        ids, added = stored
         return SignalsAnswer(ids=ids, added=added, known=len(ids) - added)
 
     async def expire(self) -> None:
@@ -353,6 +362,9 @@ class Profiles:
             # In one order, so that two imports never wait for each other's users in a circle.
             for one in sorted(fit, key=lambda user: user.user_id):
                 now = self._now(connection)
+                if not users.learns(connection, tenant, one.user_id):
+                    total.not_learned += 1
+                    continue
                 there = signals.newest(connection, tenant, one.user_id) if one.targets else []
                 every = as_signals(one.signals, one.targets, there)
                 ids, added = self._add(connection, tenant, one.user_id, every, now, key_id, bulk=True)
@@ -405,6 +417,11 @@ class Profiles:
             await self.scrub()
 
 
+def _told(sent: Sequence[Signal], ids: list[str], added: int) -> SignalsAnswer:
+    """What became of signals; those of which there are no ids were not learned."""
+    return SignalsAnswer(ids=ids, added=added, known=len(ids) - added, not_learned=len(sent) - len(ids))
+
+
 def erase_now(database: Database, tenant: str, user_id: str) -> Receipt:
     """The erasure for the command line: waits for the bytes, however large the file."""
 
@@ -446,9 +463,13 @@ def rebuild(
 
     Raises:
         NotFound: no such user.
+        OverBound: 409, the user has switched learning off.
     """
     if not users.lock_existing(connection, tenant, user_id):
         raise no_user()
+    if not users.learns(connection, tenant, user_id):
+        words = "the user has switched learning off: summaries are not written until it is on again"
+        raise OverBound(409, "learning_off", words)
     users.set_signals_read(connection, tenant, user_id, None)
     now = clock(connection)
     at = users.next_rebuild(connection, tenant, user_id, now, wait)

@@ -11,6 +11,7 @@ from popi.errors import DataError
 from popi.profiles.models import (
     AnswerKept,
     Clause,
+    ControlsAnswer,
     ForbiddenClause,
     Renewal,
     SummaryAnswer,
@@ -60,7 +61,8 @@ def user_of(connection: Connection, tenant: str, user_id: str, now: float) -> Us
         last_signal_at=None if found.last_signal_at is None else moment(found.last_signal_at),
         summary=None if current is None else shown(current),
         renewal=None if job is None else _renewal(job),
-        paused=found.paused,
+        controls=ControlsAnswer(use=found.use, learn=found.learn),
+        paused=not found.use,
     )
 
 
@@ -75,7 +77,8 @@ def exported(read: Read, tenant: str, user_id: str) -> Iterator[str]:
     who = tenant, user_id
     user = read(found_user, *who)
     yield f'{{"user_id":{json.dumps(user_id)},"created_at":"{moment(user.created_at).isoformat()}"'
-    yield f',"paused":{json.dumps(user.paused)},"signals":['
+    yield f',"controls":{json.dumps({"use": user.use, "learn": user.learn})},"paused":{json.dumps(not user.use)}'
+    yield ',"signals":['
     between, after = "", -1
     while rows := read(signals.stored, *who, after):
         yield between + ",".join(json.dumps(json.loads(row.signal), ensure_ascii=False) for row in rows)

@@ -32,8 +32,8 @@ class Actions:
             **{name: self._change for name in CHANGES},
             "undo": self._undo,
             "restore": self._restore,
-            "pause": self._pause,
-            "resume": self._pause,
+            "use": self._switch,
+            "learn": self._switch,
             "erase": self._erase,
         }
 
@@ -81,10 +81,14 @@ class Actions:
             return back(subject, page, "not_fit")
         return back(subject, page, said)
 
-    async def _pause(self, request: Request, subject: Subject, form: Form) -> Response:
-        name = _last(request)
-        await self._profiles.pause(subject.tenant, subject.user_id, name == "pause")
-        return back(subject, "data" if form.get("from") == "data" else "", name)
+    async def _switch(self, request: Request, subject: Subject, form: Form) -> Response:
+        name, wanted = _last(request), form.get("on")
+        if wanted not in ("yes", "no"):
+            return back(subject, "", "conflict")
+        on = wanted == "yes"
+        use, learn = (on, None) if name == "use" else (None, on)
+        await self._profiles.set_controls(subject.tenant, subject.user_id, use, learn)
+        return back(subject, "", f"{name}_{'on' if on else 'off'}")
 
     async def _erase(self, request: Request, subject: Subject, form: Form) -> Response:
         if form.get("sure") != "yes":

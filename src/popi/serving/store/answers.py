@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, func, insert, or_, select, tuple_
 
-from popi.serving.store import erasure, users
+from popi.serving.store import controls, erasure, users
 from popi.serving.store.database import page
 from popi.serving.store.tables import answers
 
@@ -46,14 +46,17 @@ def put(
 ) -> int:
     """Keep answers for `keep` seconds; says how many.
 
-    None is kept where the user was erased since the chat `began`, or personalisation was paused meanwhile or is now.
+    None is kept where the user was erased since the chat `began`, or learning was off meanwhile or is now. A user of
+    whom nothing else is stored goes with them.
     """
     with connection.begin_nested() as unless_erased:
-        users.lock(connection, tenant, user_id, now)  # first: an erasure waits for us, or is over and can be seen
+        users.lock_for_capture(
+            connection, tenant, user_id, now, now + keep
+        )  # first: an erasure waits for us, or is over and can be seen
         if erasure.erased_since(connection, tenant, user_id, began - SLACK_SECONDS):
             unless_erased.rollback()  # the user whom the lock made
             return 0
-    if users.was_paused(connection, tenant, user_id, began):
+    if not controls.learned_since(connection, tenant, user_id, began):
         return 0
     for one in kept:
         values = {"prompt": one.prompt, "answer": one.answer, "version": one.version, "upstream_id": one.upstream_id}

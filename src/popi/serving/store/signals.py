@@ -42,12 +42,14 @@ def add(
     """Add signals to a user, and call for a renewal where some were new (key_id, bulk: see jobs.request); makes the
     user if need be.
 
-    Of two signals with one id the first is kept.
+    Of two signals with one id the first is kept. Of a user who switched learning off none is.
 
     Returns:
-        The ids of all signals given, in order, and how many were new.
+        The ids of all signals given, in order, and how many were new; no ids where nothing may be learned.
     """
     position = users.lock(connection, tenant, user_id, now)
+    if not users.learns(connection, tenant, user_id):
+        return [], 0
     given = [signal_id(signal) for signal in new]
     known = _known(connection, tenant, user_id, given)
     rows: list[dict[str, object]] = []
@@ -70,7 +72,7 @@ def add(
     if rows:
         connection.execute(insert(signals), rows)
         mine = (users_table.c.tenant == tenant, users_table.c.user_id == user_id)
-        connection.execute(update(users_table).where(*mine).values(next_position=position + len(rows)))
+        connection.execute(update(users_table).where(*mine).values(next_position=position + len(rows), expires_at=None))
         jobs.request(connection, tenant, user_id, now, debounce, key_id=key_id, bulk=bulk)
     return given, len(rows)
 

@@ -46,6 +46,8 @@ users = Table(
     _number("base_version", nullable=True),
     _number("base_read", nullable=True),
     _time("rebuilt_at"),
+    _number("learn_off"),
+    _time("expires_at", nullable=True),
 )
 
 signals = Table(

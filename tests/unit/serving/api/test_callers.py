@@ -18,6 +18,7 @@ BODIES: dict[str, Any] = {
     "put_summary": {"text": "By an intruder."},
     "rollback": {"version": 1},
     "pause": {"paused": True},
+    "set_controls": {"learn": False},
     "feedback": {"answer": "chatcmpl-1", "thumbs": "up"},
     "import_users": {"users": [{"user_id": "ben", "signals": [{"type": "statement", "text": "by an intruder"}]}]},
 }
@@ -42,7 +43,7 @@ def untouched(people: People) -> None:
     whole = people.ask("GET", "/users/ben/export").json()
     assert [one["text"] for one in whole["signals"]] == [SECRET]
     assert [one["version"] for one in whole["versions"]] == [1]
-    assert whole["paused"] is False
+    assert whole["controls"] == {"use": True, "learn": True}
 
 
 WRONG = ["none", "unknown", "revoked", "other tenant", "other user", "other tenant by header", "user of other tenant"]

@@ -61,4 +61,4 @@ def test_paused_personalisation_shows_the_proxy_no_summary(people: People) -> No
     assert people.ask("GET", "/users/ada/summary").json()["text"] == "Likes cats."
     people.ask("PUT", "/users/ada/paused", json={"paused": False})
     assert database.read(summaries.current_text, "acme", "ada") is not None
-    assert people.ask("PUT", "/users/nobody/paused", json={"paused": True}).status_code == 404
+    assert people.ask("GET", "/users/ada/controls").json() == {"use": True, "learn": True}

@@ -20,6 +20,7 @@ def test_numbers_follow_each_other_and_no_step_is_changed() -> None:
         (5, "bases", SHA_5),
         (6, "quotas", SHA_6),
         (9, "answers", SHA_9),
+        (10, "controls", SHA_10),
     ]
 
 
@@ -30,6 +31,7 @@ SHA_4 = "20080515daf5"
 SHA_5 = "987a5a514d00"
 SHA_6 = "6e57bfeffcd6"
 SHA_9 = "d4e2c0cb0780"
+SHA_10 = "d3230ddf93cb"
 
 
 def test_schema_is_what_the_queries_expect(store_url: str) -> None:
