@@ -130,9 +130,9 @@ def test_what_was_exported_can_be_imported(people: People) -> None:
     line = people.ask("GET", "/users/ada/export?format=jsonl").content
     headers = {"content-type": "application/jsonl"}
     answer = people.ask("POST", "/users/import", content=line, headers=headers).json()
-    assert answer == {"users": 1, "added": 0, "known": 3, "summaries": 0}  # they are all there
+    assert answer == {"users": 1, "added": 0, "known": 3, "summaries": 0, "not_learned": 0}  # they are all there
     answer = people.ask("POST", "/users/import", "other_app", content=line, headers=headers).json()
-    assert answer == {"users": 1, "added": 5, "known": 0, "summaries": 0}
+    assert answer == {"users": 1, "added": 5, "known": 0, "summaries": 0, "not_learned": 0}
     assert people.ask("GET", "/users/ada", "other_app").json()["signals"] == 5
 
 

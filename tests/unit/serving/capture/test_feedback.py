@@ -148,7 +148,7 @@ def test_answers_expire_and_go_with_the_user(database: Database) -> None:
     assert database.read(answers.find, "t", "u", "a", 160.0) is None
     assert database.read(answers.find, "other", "u", "a", 159.0) is None
     assert not database.read(expiry.any_expired, 159.0) and database.read(expiry.any_expired, 160.0)
-    assert database.write(expiry.expire, 160.0) == 1
+    assert database.write(expiry.expire, 160.0) == 2  # and the user, of whom nothing else is stored
     database.write(answers.put, "t", "u", KEPT, 100.0, 100.0, 60.0)
     assert database.write(erasure.erase, "t", "u", 200.0).answers == 1
     assert database.read(answers.kept, "t", "u", 0.0) == []
