@@ -113,6 +113,18 @@ class Learner:
             found.append([*new, *(len(signals) + i for i, text in enumerate(before) if text in words)])
         return found
 
+    sends = False
+
+    def said_again(self, statements: Sequence[str], forbidden: Sequence[str]) -> set[int]:
+        """By what a statement is about."""
+        banned = {number for text in forbidden for number, (words, _) in enumerate(self._kinds()) if text in words}
+        return {
+            index
+            for index, text in enumerate(statements)
+            for number, (words, _) in enumerate(self._kinds())
+            if number in banned and text in words
+        }
+
     def _kinds(self) -> "list[tuple[tuple[str, ...], Callable[[Signal], bool]]]":
         return [(self.SHORT, _short), (self.JOKES, _jokes), (self.COOKS, _cooks)]
 
@@ -226,7 +238,7 @@ def stack(folder: Path) -> Iterator[Stack]:
             capture=CaptureSettings(tenants=("shop",)),
             page=PageSettings(name="Teahouse", model="m"),
         )
-        worker = Worker(database, learner, RenewalSettings(idle=0.05), explains=learner)
+        worker = Worker(database, learner, RenewalSettings(idle=0.05), explains=learner, restates=learner)
         gateway = Gateway(database, settings, worker, ADMIN)
         with (
             served(gateway) as url,

@@ -309,6 +309,31 @@ def users_controls(
     print(json.dumps({"use": found.use, "learn": found.learn}))
 
 
+@users_app.command("delete")
+def users_delete(
+    user_id: Annotated[str, typer.Argument(help="The user.")],
+    tenant: Tenant = "default",
+    signal_id: Annotated[
+        str | None, typer.Option("--signal", help="A signal, with what was learned from it.", metavar="ID")
+    ] = None,
+    clause: Annotated[str | None, typer.Option(help="A statement, in every version.", metavar="ID")] = None,
+    version: Annotated[int | None, typer.Option(min=1, help="A version of the summary.")] = None,
+    store: StoreUrl = STORE,
+) -> None:
+    """Delete a part of what is stored of a user: a signal, a statement or a version; prints what went."""
+    _need_serving()
+    from popi.serving.api.service import delete_now
+    from popi.serving.api.stored import NotFound
+
+    if sum(one is not None for one in (signal_id, clause, version)) != 1:
+        raise typer.BadParameter("say what: --signal, --clause or --version, one of the three")
+    try:
+        done = delete_now(_open(store), tenant, user_id, signal=signal_id, clause=clause, version=version)
+    except NotFound as error:
+        raise DataError(str(error)) from None
+    print(done.model_dump_json(indent=2))
+
+
 @users_app.command("rebuild")
 def users_rebuild(
     user_id: Annotated[str, typer.Argument(help="The user.")], tenant: Tenant = "default", store: StoreUrl = STORE
@@ -398,6 +423,7 @@ def _inference(
 def _api_worker(database: "Database", settings: Path | None, inference: "InferenceSettings") -> "Worker":
     from popi.backends.retries import Retries
     from popi.provenance import explainer
+    from popi.restating import restating
     from popi.serving.inference import Provider
     from popi.serving.renewal import Worker
     from popi.serving.settings import of_worker
@@ -413,6 +439,7 @@ def _api_worker(database: "Database", settings: Path | None, inference: "Inferen
         keep=given.profiles.keep,
         provider=Provider(model),
         check=inference.check,
+        restates=restating(model),
     )
 
 
@@ -422,6 +449,7 @@ def _local_worker(
     need_training()
     from popi.inference_model import InferenceModel
     from popi.provenance import explainer
+    from popi.restating import restating
     from popi.serving.renewal import Worker
     from popi.serving.settings import of_worker
 
@@ -433,7 +461,8 @@ def _local_worker(
 
         opened = RunDirectory.open(run)
         loaded = InferenceModel.from_pretrained(opened.models(method)[0], **loading(opened.config))
-    return Worker(database, loaded, given.renewal, explains=explainer(loaded), keep=given.profiles.keep)
+    explains, restates = explainer(loaded), restating(loaded)
+    return Worker(database, loaded, given.renewal, explains=explains, keep=given.profiles.keep, restates=restates)
 
 
 def _user_ids(database: "Database", tenant: str) -> Any:

@@ -23,6 +23,7 @@ from popi.profiles.models import (
     ClauseEdit,
     Controls,
     ControlsAnswer,
+    Deleted,
     ExportAnswer,
     Feedback,
     Import,
@@ -198,6 +199,13 @@ def feedback(retries: Retries, user_id: str, answer: str, what: Mapping[str, obj
     content = checked(Feedback, answer=answer, **what).model_dump_json(exclude_none=True).encode()
     request = Request("POST", _path(user_id, "feedback"), content=content)
     return (yield from _call(retries, request, SignalsAnswer))
+
+
+def delete(retries: Retries, user_id: str, *more: str, **asked: bool) -> Flow[Deleted]:
+    """Delete a part of what is stored of a user: the path behind theirs, and what else is asked."""
+    wanted = "&".join(f"{name}=true" for name, value in asked.items() if value)
+    path = _path(user_id, *(quote(part, safe="") for part in more)) + (f"?{wanted}" if wanted else "")
+    return (yield from _call(retries, Request("DELETE", path), Deleted))
 
 
 def export(retries: Retries, user_id: str) -> Flow[ExportAnswer]:

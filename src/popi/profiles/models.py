@@ -57,11 +57,24 @@ class StoredClause(BaseModel):
 
 
 class Forbidden(BaseModel):
-    """What a summary must not say again, in these words or others."""
+    """What a summary must not say again, as a version of it holds it (popi.profiles.forbidden).
+
+    Attributes:
+        id: its name.
+        hash: HMAC of its normal form, in hex; empty where `text` is there.
+        salt: of the hash.
+        length: in words.
+        tell: the user allows that the model which writes summaries is told it.
+        text: the words themselves, in versions from before there were hashes.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
     id: str
-    text: str
+    hash: str = ""
+    salt: str = ""
+    length: int = 0
+    tell: bool = False
+    text: str | None = None
 
 
 # -- bodies ---------------------------------------------------------------------------------------------------------
@@ -120,7 +133,17 @@ class ForbiddenEdit(_Body):
 
     id: ClauseId | None = None
     """Of an entry that is kept. Without one it gets a new id."""
-    text: ClauseText
+    text: ClauseText | None = None
+    """The user's own words: kept apart, for them to see. May be left out where `id` names an entry that is there."""
+    tell: bool | None = None
+    """Whether the model that writes summaries may be told it, to avoid it in other words as well. Left out, an entry
+    stays as it is; a new one is not told."""
+
+    @model_validator(mode="after")
+    def _names_something(self) -> Self:
+        if self.id is None and self.text is None:
+            raise ValueError("give text, or the id of an entry that is there")
+        return self
 
 
 class SummaryEdit(_Body):
@@ -130,8 +153,8 @@ class SummaryEdit(_Body):
     text: Annotated[NoNul, StringConstraints(max_length=LONGEST_TEXT)] | None = None
     clauses: list[ClauseEdit] | None = Field(fail_fast=True, default=None, max_length=MOST_CLAUSES)
     forbidden: list[ForbiddenEdit] | None = Field(fail_fast=True, default=None, max_length=MOST_FORBIDDEN)
-    """What no renewal may say again, in these words or others. Left out, what is forbidden stays so. Given alone,
-    clauses that say it and are not locked go."""
+    """What no renewal may say again. Left out, what is forbidden stays so. Given alone, clauses that say it in the same
+    words and are not locked go."""
 
     @model_validator(mode="after")
     def _one_of_the_two(self) -> Self:
@@ -142,7 +165,7 @@ class SummaryEdit(_Body):
         if len(ids) != len(set(ids)):
             raise ValueError("two clauses have the same id")
         for name, parts in (("clauses", self.clauses), ("forbidden", self.forbidden)):
-            if sum(len(one.text) for one in parts or ()) > LONGEST_CLAUSES:
+            if sum(len(one.text or "") for one in parts or ()) > LONGEST_CLAUSES:
                 raise ValueError(f"{name}: have more than {LONGEST_CLAUSES:,} characters together")
         return self
 
@@ -272,7 +295,10 @@ class ForbiddenClause(_Answer):
     """What no renewal may say again."""
 
     id: str
-    text: str
+    text: str | None
+    """The user's own words; null once they were deleted: a hash of them is kept."""
+    tell: bool
+    """The model that writes summaries may be told it."""
 
 
 class SummaryAnswer(_Answer):
@@ -403,6 +429,24 @@ class Receipt(_Answer):
     bytes: Literal["overwritten", "scheduled", "left_to_postgresql"]
     """overwritten: no file of the store holds them any more. scheduled: they will be within minutes (a large SQLite
     file, or one that is being read). left_to_postgresql: no query finds them; see docs/serving.md."""
+
+
+class Deleted(_Answer):
+    """What was deleted from every table, and from every version of the summary."""
+
+    signals: int
+    clauses: int
+    """Statements, each counted once however many versions it stood in."""
+    versions: int
+    """Versions that are gone."""
+    rewritten: int
+    """Versions that say less now."""
+    answers: int
+    """Kept for feedback."""
+    version: int
+    """The current version now; 0: there is no summary."""
+    bytes: Literal["overwritten", "scheduled", "left_to_postgresql"]
+    """As a receipt says it."""
 
 
 class Page(_Answer, Generic[Item]):

@@ -9,9 +9,9 @@ import pytest
 from serving_client import Clock
 
 from popi.backends.chat import Reply
-from popi.errors import UpstreamError
+from popi.errors import AnswerError, UpstreamError
 from popi.inference_model import ApiInferenceModel, InferenceModel
-from popi.profiles.models import Forbidden, ForbiddenEdit, StoredClause, SummaryEdit
+from popi.profiles.models import ClauseEdit, Forbidden, ForbiddenEdit, StoredClause, SummaryEdit
 from popi.provenance import explainer
 from popi.serving.api.service import Profiles, rebuild
 from popi.serving.inference import MADE_UP, Provider
@@ -723,10 +723,56 @@ def test_reasons_that_are_not_found_stop_no_renewal(database: Database, clock: C
     assert current(database).clauses[0].found is None
 
 
+class Restating:
+    """Says that some statements are forbidden ones in other words, and keeps what it was asked."""
+
+    def __init__(self, again: set[str], sends: bool = False) -> None:
+        self.again, self.sends, self.about = again, sends, list[list[str]]()
+
+    def said_again(self, statements: Sequence[str], forbidden: Sequence[str]) -> set[int]:
+        self.about.append(list(forbidden))
+        return {index for index, text in enumerate(statements) if text in self.again}
+
+
+def test_a_provider_is_told_what_the_user_allows_and_nothing_else(database: Database, clock: Clock) -> None:
+    chat = Chat("Likes tea.\nHas diabetes.\nCooks.")
+    restates = Restating({"Cooks."}, sends=True)
+    worker = Worker(database, ApiInferenceModel(chat), PACE, restates=restates)  # type: ignore[arg-type]
+    database.write(summaries.put, "t", "u", "Likes tea. has diabetes", [], "user", 1.0, expected=0)
+    edits = [ForbiddenEdit(text="Has diabetes."), ForbiddenEdit(text="A home cook.", tell=True)]
+    clauses = [ClauseEdit(text="Likes tea."), ClauseEdit(text="Likes cake.")]
+    change(database, SummaryEdit(clauses=clauses, forbidden=edits))
+    assert renew(worker, database, clock, "i like tea. has diabetes", "HAS DIABETES!", "cake") == "renewed"
+    assert current(database).text == "Likes tea."
+    [asked] = [one[-1]["content"] for one in chat.asked]
+    assert "diabetes" not in asked.casefold() and "A home cook." in asked and "cake" in asked
+    assert restates.about == [["A home cook."]]
+    private = [ForbiddenEdit(id=one.id, tell=False) for one in current(database).forbidden]
+    change(database, SummaryEdit(forbidden=private))
+    renew(worker, database, clock, "more")
+    assert "not_again" not in chat.asked[-1][-1]["content"] and len(restates.about) == 1
+
+
+def test_what_a_check_fails_to_say_is_not_stored(database: Database, clock: Clock) -> None:
+    class Fails(Restating):
+        def said_again(self, statements: Sequence[str], forbidden: Sequence[str]) -> set[int]:
+            raise errors.pop(0)
+
+    errors: list[Exception] = [UpstreamError("no", passing=True), AnswerError("it can't be read")]
+    edits = [ForbiddenEdit(text="A home cook.", tell=True)]
+    database.write(summaries.put, "t", "u", "Likes tea.", [], "user", 1.0, expected=0)
+    change(database, SummaryEdit(forbidden=edits))
+    worker = Worker(database, Model(lambda: "Cooks at home."), PACE, restates=Fails(set(), sends=True))
+    assert renew(worker, database, clock, "a") == "failed"
+    clock.now += 10
+    assert worker.run_one() == "given_up" and current(database).text == "Likes tea."
+
+
 def test_what_is_forbidden_stays_away_in_other_words_too(database: Database, clock: Clock) -> None:
     banned = [Forbidden(id="f", text="Prefers short answers.")]
     database.write(summaries.put, "t", "u", "Likes tea.", [], "user", 1.0, expected=0, forbidden=banned)
-    worker = Worker(database, Model(lambda: "Wants concise replies. Likes tea. Is brief."), PACE)
+    restates = Restating({"Wants concise replies.", "Is brief."})
+    worker = Worker(database, Model(lambda: "Wants concise replies. Likes tea. Is brief."), PACE, restates=restates)
     for number in range(3):
         say(database, clock, f"s{number}")
         clock.now += 10

@@ -10,11 +10,13 @@ from sqlalchemy import Connection, select
 from popi.errors import StoreError
 from popi.profiles import clauses as parts
 from popi.profiles.fit import fit_edit, fit_user
-from popi.profiles.forbidden import Bans
+from popi.profiles.forbidden import Bans, from_edits
 from popi.profiles.models import (
     Author,
     ControlsAnswer,
+    Deleted,
     Feedback,
+    Forbidden,
     ImportAnswer,
     ImportedUser,
     Receipt,
@@ -33,9 +35,10 @@ from popi.serving.api.stored import NotFound, OverBound, found_user, no_user, sh
 from popi.serving.capture.feedback import as_signals as feedback_signals
 from popi.serving.capture.injected import Injected
 from popi.serving.settings import ProfileSettings
-from popi.serving.store import controls, erasure, expiry, jobs, keys, signals, summaries, users
+from popi.serving.store import controls, erasure, expiry, forbidden, jobs, keys, signals, summaries, users
 from popi.serving.store.controls import Switches
 from popi.serving.store.database import Database
+from popi.serving.store.deletion import Deleting, Deletion
 from popi.serving.store.jobs import Debounce
 from popi.serving.store.summaries import Version
 from popi.serving.store.threads import Store
@@ -157,7 +160,7 @@ class Profiles:
             if current is None:
                 found_user(connection, tenant, user_id)
                 raise NotFound("no_summary", "this user has no summary yet")
-            return shown(current)
+            return shown(current, forbidden.words(connection, tenant, user_id))
 
         return await self.store.read(read)
 
@@ -178,13 +181,14 @@ class Profiles:
             DataError: it carries what a summary may not (popi.screening).
         """
 
-        def write(connection: Connection) -> Version:
-            return self._put(connection, tenant, user_id, fit, author, expected or 0)
+        def write(connection: Connection) -> SummaryAnswer:
+            written = self._put(connection, tenant, user_id, fit, author, expected or 0)
+            return shown(written, forbidden.words(connection, tenant, user_id))
 
         fit = await asyncio.to_thread(fit_edit, edit)  # before anything is locked
         written = await self.store.write(write)
         self._changed(tenant, user_id)
-        return shown(written)
+        return written
 
     def _put(
         self, connection: Connection, tenant: str, user_id: str, edit: SummaryEdit, author: Author, expected: int
@@ -193,11 +197,12 @@ class Profiles:
         users.lock(connection, tenant, user_id, now)
         current = summaries.current(connection, tenant, user_id)
         before = current.clauses if current is not None else ()
-        banned = None
+        banned: list[Forbidden] | None = None
+        said: dict[str, str] = {}
         if edit.forbidden is not None:
             was = current.forbidden if current is not None else ()
-            banned = parts.forbidden_from(edit.forbidden, was)
-            if {one.text for one in was} - {one.text for one in banned}:  # what was kept out may be said again
+            banned, said = from_edits(edit.forbidden, was, forbidden.drawn_secret(connection))
+            if {one.id for one in was} - {one.id for one in banned}:  # what was kept out may be said again
                 users.set_signals_read(connection, tenant, user_id, None)
         if edit.clauses is not None:
             new = parts.from_edit(edit.clauses, before, author)
@@ -206,14 +211,16 @@ class Profiles:
             text = edit.text.strip()
             new = parts.from_text(text, before, author)
         else:
-            bans = Bans(one.text for one in banned or ())
+            bans = Bans(banned or (), forbidden.secret(connection))
             new = [one for one in before if one.locked or not bans.hit(one.text)]
             unchanged = current is not None and len(new) == len(before)
             text = current.text if current is not None and unchanged else parts.join(new)
         keep = self.bounds.keep
-        return summaries.put(
+        written = summaries.put(
             connection, tenant, user_id, text, new, author, now, expected=expected, forbidden=banned, keep=keep
         )
+        forbidden.keep(connection, tenant, user_id, said)
+        return written
 
     async def versions(self, tenant: str, user_id: str) -> VersionsAnswer:
         """A user's newest versions, of about `versions_bytes`.
@@ -225,7 +232,8 @@ class Profiles:
         def read(connection: Connection) -> VersionsAnswer:
             found_user(connection, tenant, user_id)
             newest = summaries.versions(connection, tenant, user_id, most=self.bounds.versions_bytes)
-            return VersionsAnswer(versions=[shown(one) for one in newest])
+            words = forbidden.words(connection, tenant, user_id)
+            return VersionsAnswer(versions=[shown(one, words) for one in newest])
 
         return await self.store.read(read)
 
@@ -244,7 +252,7 @@ class Profiles:
             DataError: that version carries what a summary may not.
         """
 
-        def write(connection: Connection) -> Version:
+        def write(connection: Connection) -> SummaryAnswer:
             if not users.lock_existing(connection, tenant, user_id):
                 raise no_user()
             old = summaries.find(connection, tenant, user_id, version)
@@ -252,7 +260,7 @@ class Profiles:
                 raise NotFound("no_version", f"version {version} of this summary is not there")
             checked(old.text)
             now = self._now(connection)
-            return summaries.put(
+            written = summaries.put(
                 connection,
                 tenant,
                 user_id,
@@ -265,10 +273,16 @@ class Profiles:
                 forbidden=old.forbidden,
                 keep=self.bounds.keep,
             )
+            return shown(written, forbidden.words(connection, tenant, user_id))
 
         written = await self.store.write(write)
         self._changed(tenant, user_id)
-        return shown(written)
+        return written
+
+    async def version_before(self, tenant: str, user_id: str, version: int) -> int | None:
+        """The newest version that is older than this one; None: none is kept."""
+        found = await self.store.read(summaries.below, tenant, user_id, version)
+        return None if found is None else found.version
 
     async def rebuild(self, tenant: str, user_id: str, key_id: str | None = None) -> UserAnswer:
         """Call for a renewal that reads all signals, whatever the summary rests on by now. Where there was a rebuild
@@ -399,6 +413,79 @@ class Profiles:
         log.info("erased", extra={"fields": {"tenant": tenant, **removed.__dict__}})
         return receipt(database, removed, at, pending is not None)
 
+    async def delete_clause(
+        self, tenant: str, user_id: str, name: str, author: Author, *, signals: bool = False, forbid: bool = False
+    ) -> Deleted:
+        """Delete a statement from every version; the signals that it rests on, too, if wanted; and never to be said
+        again, if wanted, without its words being kept.
+
+        Raises:
+            NotFound: no version has it.
+        """
+        words = "no version of this user's summary has a clause of this id"
+
+        def delete(deleting: Deleting) -> bool:
+            return deleting.clause(name, author, with_signals=signals, ban=forbid)
+
+        return await self._delete(tenant, user_id, delete, NotFound("no_clause", words))
+
+    async def delete_version(self, tenant: str, user_id: str, version: int, author: Author) -> Deleted:
+        """Delete a version; instead of the current one the one before it is current.
+
+        Raises:
+            NotFound: it is not kept.
+        """
+        missing = NotFound("no_version", f"version {version} of this summary is not there")
+        return await self._delete(tenant, user_id, lambda deleting: deleting.version(version, author), missing)
+
+    async def delete_signal(self, tenant: str, user_id: str, name: str, key_id: str | None = None) -> Deleted:
+        """Delete a signal, and the statements that rest on it.
+
+        Raises:
+            NotFound: there is no such signal.
+        """
+        missing = NotFound("no_signal", "this user has no signal of this id; an export lists those that they have")
+        return await self._delete(tenant, user_id, lambda deleting: deleting.signal(name), missing, key_id)
+
+    async def delete_words(self, tenant: str, user_id: str, name: str, author: Author) -> Deleted:
+        """Delete the words of what is forbidden; it stays forbidden.
+
+        Raises:
+            NotFound: there is no such entry.
+        """
+        missing = NotFound("no_forbidden", "the current summary forbids nothing of this id")
+        return await self._delete(tenant, user_id, lambda deleting: deleting.words(name, author), missing)
+
+    async def _delete(
+        self,
+        tenant: str,
+        user_id: str,
+        delete: Callable[[Deleting], bool],
+        missing: NotFound,
+        key_id: str | None = None,
+    ) -> Deleted:
+        def write(connection: Connection) -> Deletion:
+            if not users.lock_existing(connection, tenant, user_id):
+                raise no_user()
+            deleting = Deleting(connection, tenant, user_id, self._now(connection), self.debounce, key_id)
+            if not delete(deleting):
+                raise missing
+            return deleting.done
+
+        done = await self.store.write(write)
+        self._changed(tenant, user_id)
+        self._erased(tenant, user_id)
+        return Deleted.model_validate(done.__dict__ | {"bytes": await self._bytes()})
+
+    async def _bytes(self) -> str:
+        """Overwrite what was deleted, if that is soon done; how it stands with the disk."""
+        database = self.store.database
+        if database.kind == "postgresql":
+            return "left_to_postgresql"
+        if database.size() <= SCRUB_AT_ONCE:
+            await self.scrub()
+        return "scheduled" if await self.store.read(erasure.scrub_due) is not None else "overwritten"
+
     async def scrub(self) -> bool:
         """Overwrite what erasures left, if anything; says whether nothing is left."""
         due = await self.store.read(erasure.scrub_due)
@@ -430,22 +517,63 @@ def erase_now(database: Database, tenant: str, user_id: str) -> Receipt:
         return erasure.erase(connection, tenant, user_id, now), now
 
     removed, at = database.write(write)
-    done = True
-    if database.kind == "sqlite" and (due := database.read(erasure.scrub_due)) is not None:
-        done = database.scrub()
-        if done:
-            database.write(erasure.scrubbed, due)
-    return receipt(database, removed, at, not done)
+    return receipt(database, removed, at, not _scrubbed(database))
+
+
+def delete_now(
+    database: Database,
+    tenant: str,
+    user_id: str,
+    *,
+    signal: str | None = None,
+    clause: str | None = None,
+    version: int | None = None,
+) -> Deleted:
+    """A deletion for the command line: waits for the bytes, however large the file.
+
+    Raises:
+        NotFound: there is no such user, or nothing of what was named.
+    """
+
+    def write(connection: Connection) -> Deletion:
+        if not users.lock_existing(connection, tenant, user_id):
+            raise no_user()
+        deleting = Deleting(connection, tenant, user_id, database.now(connection), Debounce())
+        if signal is not None:
+            there = deleting.signal(signal)
+        elif clause is not None:
+            there = deleting.clause(clause, "admin")
+        else:
+            there = deleting.version(version or 0, "admin")
+        if not there:
+            raise NotFound("nothing", "this user has nothing of that id; `popi users show` lists what they have")
+        return deleting.done
+
+    done = database.write(write)
+    return Deleted.model_validate(done.__dict__ | {"bytes": _on_disk(database, not _scrubbed(database))})
+
+
+def _scrubbed(database: Database) -> bool:
+    """Overwrite what was deleted; says whether it is done."""
+    if database.kind == "postgresql" or (due := database.read(erasure.scrub_due)) is None:
+        return True
+    done = database.scrub()
+    if done:
+        database.write(erasure.scrubbed, due)
+    return done
+
+
+def _on_disk(database: Database, pending: bool) -> str:
+    return "left_to_postgresql" if database.kind == "postgresql" else "scheduled" if pending else "overwritten"
 
 
 def receipt(database: Database, removed: erasure.Removed, at: float, pending: bool) -> Receipt:
     """What was removed, and how it stands with the bytes."""
-    on_disk = "scheduled" if pending else "overwritten"
     return Receipt.model_validate(
         {
             "erased_at": moment(at),
             "removed": Removed(**removed.__dict__),
-            "bytes": "left_to_postgresql" if database.kind == "postgresql" else on_disk,
+            "bytes": _on_disk(database, pending),
         }
     )
 

@@ -2,12 +2,13 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from sqlalchemy import Connection
 
 from popi.errors import DataError
+from popi.profiles.forbidden import in_words
 from popi.profiles.models import (
     AnswerKept,
     Clause,
@@ -19,7 +20,7 @@ from popi.profiles.models import (
     moment,
 )
 from popi.profiles.training import TARGETS, training_user
-from popi.serving.store import answers, jobs, signals, summaries, users
+from popi.serving.store import answers, forbidden, jobs, signals, summaries, users
 from popi.serving.store.database import PAGE
 from popi.serving.store.jobs import JobState
 from popi.serving.store.summaries import Version
@@ -59,7 +60,7 @@ def user_of(connection: Connection, tenant: str, user_id: str, now: float) -> Us
         created_at=moment(found.created_at),
         signals=found.signals,
         last_signal_at=None if found.last_signal_at is None else moment(found.last_signal_at),
-        summary=None if current is None else shown(current),
+        summary=None if current is None else shown(current, forbidden.words(connection, tenant, user_id)),
         renewal=None if job is None else _renewal(job),
         controls=ControlsAnswer(use=found.use, learn=found.learn),
         paused=not found.use,
@@ -111,9 +112,9 @@ def versions(read: Read, tenant: str, user_id: str) -> Iterator[str]:
 
 
 def _versions(read: Read, tenant: str, user_id: str) -> Iterator[str]:
-    between, below = "", 2**62
+    between, below, words = "", 2**62, read(forbidden.words, tenant, user_id)
     while page := read(summaries.versions, tenant, user_id, below=below, most=PAGE):
-        yield between + ",".join(shown(one).model_dump_json() for one in page)
+        yield between + ",".join(shown(one, words).model_dump_json() for one in page)
         between, below = ",", page[-1].version
 
 
@@ -127,8 +128,9 @@ def training_line(connection: Connection, tenant: str, user_id: str, targets: in
     return training_user(user_id, signals.newest(connection, tenant, user_id), targets)
 
 
-def shown(version: Version) -> SummaryAnswer:
-    """A stored version as it is answered."""
+def shown(version: Version, words: Mapping[str, str]) -> SummaryAnswer:
+    """A stored version as it is answered, with the words of what it forbids (store.forbidden.words)."""
+    said = in_words(version.forbidden, words)
     listed = [Clause.model_validate(one.model_dump() | {"signals": list(one.signals)}) for one in version.clauses]
     return SummaryAnswer(
         version=version.version,
@@ -136,7 +138,7 @@ def shown(version: Version) -> SummaryAnswer:
         clauses=listed,
         updated_at=moment(version.created_at),
         author=version.author,
-        forbidden=[ForbiddenClause(id=one.id, text=one.text) for one in version.forbidden],
+        forbidden=[ForbiddenClause(id=one.id, text=said.get(one.id), tell=one.tell) for one in version.forbidden],
     )
 
 

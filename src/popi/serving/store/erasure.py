@@ -7,7 +7,18 @@ from sqlalchemy import Connection, delete, select
 
 from popi.serving.store import users
 from popi.serving.store.database import upsert
-from popi.serving.store.tables import answers, chores, erasures, jobs, keys, sessions, signals, summaries, usage
+from popi.serving.store.tables import (
+    answers,
+    chores,
+    erasures,
+    forbidden_words,
+    jobs,
+    keys,
+    sessions,
+    signals,
+    summaries,
+    usage,
+)
 from popi.serving.store.tables import users as users_table
 
 SCRUB = "scrub"
@@ -37,6 +48,9 @@ def erase(connection: Connection, tenant: str, user_id: str, now: float) -> Remo
     """Remove a user. A worker that is at their renewal has lost its lease with the job, and writes nothing."""
     there = users.lock_even_absent(connection, tenant, user_id, now)  # who writes for this user now is waited for
     removed: dict[str, int] = {}
+    connection.execute(
+        delete(forbidden_words).where(forbidden_words.c.tenant == tenant, forbidden_words.c.user_id == user_id)
+    )
     for name, table in (
         ("renewal_jobs", jobs),
         ("summary_versions", summaries),
@@ -57,12 +71,17 @@ def erase(connection: Connection, tenant: str, user_id: str, now: float) -> Remo
         .on_conflict_do_update(index_elements=["user_hash"], set_=noted)
     )
     if done.any:
-        connection.execute(
-            upsert(connection, chores)
-            .values(chore=SCRUB, due_at=now)
-            .on_conflict_do_update(index_elements=["chore"], set_={"due_at": now})
-        )
+        scrub_later(connection, now)
     return done
+
+
+def scrub_later(connection: Connection, now: float) -> None:
+    """Note that deleted bytes are to be overwritten."""
+    connection.execute(
+        upsert(connection, chores)
+        .values(chore=SCRUB, due_at=now)
+        .on_conflict_do_update(index_elements=["chore"], set_={"due_at": now})
+    )
 
 
 def erased_since(connection: Connection, tenant: str, user_id: str, since: float) -> bool:

@@ -1,7 +1,7 @@
 """A user's signals. Each has an id: the caller's own, or one made of its content, so that an upload may be repeated."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from hashlib import sha256
 from typing import Any
 
@@ -103,6 +103,11 @@ def newest(connection: Connection, tenant: str, user_id: str, limit: int | None 
         .limit(limit)
     )
     return [_SIGNAL.validate_json(text) for text in connection.execute(query).scalars()][::-1]
+
+
+def parsed(texts: Iterable[str]) -> list[Signal]:
+    """Signals as they are stored."""
+    return [_SIGNAL.validate_json(text) for text in texts]
 
 
 def stored(connection: Connection, tenant: str, user_id: str, after: int = -1) -> list[Row[Any]]:

@@ -121,6 +121,15 @@ answers = Table(
     _text("upstream_id"),
 )
 
+forbidden_words = Table(
+    "forbidden_words",
+    metadata,
+    _text("tenant", key=True),
+    _text("user_id", key=True),
+    _text("hash", key=True),
+    _text("words"),
+)
+
 erasures = Table("erasures", metadata, _text("user_hash", key=True), _time("erased_at"), _time("expires_at"))
 
 sessions = Table(

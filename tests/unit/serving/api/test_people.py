@@ -15,14 +15,15 @@ def put(people: People, version: int, **body: Any) -> Any:
 
 def test_forbidding_alone_takes_out_what_says_it_and_is_not_locked(people: People) -> None:
     clauses = [
-        {"text": "Likes brief replies.", "locked": True},
-        {"text": "Prefers short answers."},
+        {"text": "Wants concise answers!", "locked": True},
+        {"text": "wants concise answers"},
+        {"text": "Always wants concise answers, she says."},
         {"text": "Cooks at home."},
     ]
     put(people, 0, clauses=clauses)
     found = put(people, 1, forbidden=[{"text": "Wants concise answers."}])
-    assert [one["text"] for one in found["clauses"]] == ["Likes brief replies.", "Cooks at home."]
-    assert found["text"] == "Likes brief replies. Cooks at home."
+    assert [one["text"] for one in found["clauses"]] == ["Wants concise answers!", "Cooks at home."]
+    assert found["text"] == "Wants concise answers! Cooks at home."
     assert [one["text"] for one in found["forbidden"]] == ["Wants concise answers."]
 
 

@@ -21,6 +21,7 @@ def test_numbers_follow_each_other_and_no_step_is_changed() -> None:
         (6, "quotas", SHA_6),
         (9, "answers", SHA_9),
         (10, "controls", SHA_10),
+        (11, "forbidden", SHA_11),
     ]
 
 
@@ -32,6 +33,7 @@ SHA_5 = "987a5a514d00"
 SHA_6 = "6e57bfeffcd6"
 SHA_9 = "d4e2c0cb0780"
 SHA_10 = "d3230ddf93cb"
+SHA_11 = "5094992e3f5b"
 
 
 def test_schema_is_what_the_queries_expect(store_url: str) -> None:
