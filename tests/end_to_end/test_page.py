@@ -38,7 +38,7 @@ def test_a_user_and_their_page(browser: Any, tea: Stack, scripts: bool) -> None:
     page.goto(tea.link(USER))
     assert page.url.endswith("/me") and sentences(page) == ["Prefers short answers."]
     page.get_by_text("Why? Learned from 1 thing you did").click()
-    assert page.get_by_text("You rewrote the answer to “How do I make green tea?”.").is_visible()
+    assert page.get_by_text("You rewrote the answer to “How do I make green tea?”.", exact=True).is_visible()
     assert page.get_by_text("How we know: the model that wrote this sentence named these").is_visible()
 
     # They edit and keep it.
@@ -168,6 +168,61 @@ def test_every_page_is_accessible_and_fits(browser: Any, tea: Stack, width: int,
     page.get_by_role("link", name="ada").click()
     accessible(page)
     shot(page, f"team-{name}")
+    assert page.troubles == []
+
+
+def test_what_they_decide_before_anything_is_known_and_what_they_delete(browser: Any, tea: Stack) -> None:
+    # The switches come first, and hold for what comes later.
+    page = new_page(browser, 390)
+    page.goto(tea.link("ada"))
+    use, learn = (page.get_by_role("switch", name=name) for name in ("Use what you know", "Learn from what I do"))
+    assert use.get_attribute("aria-checked") == learn.get_attribute("aria-checked") == "true"
+    switch(page, "Learn from what I do")
+    assert learn.get_attribute("aria-checked") == "false" and use.get_attribute("aria-checked") == "true"
+    assert page.get_by_role("status").filter(has_text="We learn nothing").is_visible()
+    tea.say("ada", "i like a joke now and then")
+    assert tea.client.get("/users/ada").json()["signals"] == 0
+    switch(page, "Learn from what I do")
+
+    # Forbidden: the model is not told, unless they let it know; the words can go, and it stays forbidden.
+    tea.say("ada", "i like a joke now and then", "i cook at home for two")
+    tea.settled("ada")
+    page.goto(f"{tea.url}/me")
+    press(page, clause(page, "joke"), "Don’t use again")
+    assert page.get_by_text("Only these very words are kept away.").is_visible()
+    press(page, page, "Let the model know")
+    assert page.get_by_text("is told them, so that it avoids them in other words").is_visible()
+    accessible(page)
+    press(page, page, "Delete the words")
+    assert page.locator(".forbidden .words").all_inner_texts() == ["A sentence that you deleted"]
+    now = tea.summary("ada")["forbidden"]
+    assert [(one["text"], one["tell"]) for one in now] == [(None, True)]
+
+    # A sentence is deleted with what it was learned from; nothing of it is on disk.
+    assert traces(tea.folder, "Cooks at home", "cook at home for two")
+    clause(page, "Cooks").locator("details.delete > summary").click()
+    accessible(page)
+    clause(page, "Cooks").get_by_label("Delete the one thing that it was learned from").check()
+    press(page, clause(page, "Cooks"), "Delete for good")
+    assert sentences(page) == [] and page.get_by_role("status").filter(has_text="Deleted for good.").is_visible()
+    assert traces(tea.folder, "Cooks at home", "cook at home for two") == []
+
+    # One thing that they did goes, and what rested on it.
+    tea.say("ada", "i cook at home for three")
+    tea.settled("ada")
+    page.goto(f"{tea.url}/me")
+    clause(page, "Cooks").get_by_text("Why?").click()
+    press(page, clause(page, "Cooks"), "Delete this, and what was learned from it")
+    assert sentences(page) == [] and traces(tea.folder, "for three") == []
+    tea.settled("ada")
+
+    # A version goes.
+    page.goto(f"{tea.url}/me/history")
+    before = page.locator(".versions > li").count()
+    page.locator(".versions > li").last.locator("details.delete > summary").click()
+    accessible(page)
+    press(page, page.locator(".versions > li").last, "Delete this version for good")
+    assert page.locator(".versions > li").count() == before - 1
     assert page.troubles == []
 
 

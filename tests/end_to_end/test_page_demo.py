@@ -95,7 +95,7 @@ def test_a_user_of_the_demo(browser: Any, tmp_path: Path) -> None:
         page.goto(dora.link())
         [said] = sentences(page)
         page.get_by_text("Why? Learned from").click()
-        assert page.get_by_text(f"You rewrote the answer to “{PROMPTS[0]}”.").is_visible()
+        assert page.get_by_text(f"You rewrote the answer to “{PROMPTS[0]}”.", exact=True).is_visible()
         assert page.get_by_text("we left out each thing you did in turn").is_visible()
         accessible(page)
         kept = "wants a casual tone"

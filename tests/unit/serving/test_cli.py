@@ -60,6 +60,20 @@ def test_switches_are_set_before_anything_is_known(run: Any, store: str) -> None
     assert code != 0 and "no tenant" in err
 
 
+def test_a_part_of_a_user_is_deleted(run: Any, store: str, tmp_path: Path) -> None:
+    fill(store)
+    at = ("--tenant", "acme", "--store", store)
+    shown = json.loads(run("users", "show", "ada", *at)[1])
+    name = shown["signals"][0]["id"]
+    done = json.loads(run("users", "delete", "ada", "--signal", name, *at)[1])
+    assert (done["signals"], done["bytes"]) == (1, "overwritten")
+    assert b"a amber" not in b"".join(file.read_bytes() for file in tmp_path.glob("popi.db*"))
+    code, _, err = run("users", "delete", "ada", "--signal", name, *at)
+    assert code != 0 and "nothing of that id" in err
+    assert json.loads(run("users", "delete", "ada", "--version", "1", *at)[1])["version"] == 2
+    assert run("users", "delete", "ada", *at)[0] != 0 and run("users", "delete", "eve", "--version", "1", *at)[0] != 0
+
+
 def test_users_are_listed_shown_exported_and_erased(run: Any, store: str, tmp_path: Path) -> None:
     fill(store)
     at = ("--tenant", "acme", "--store", store)
