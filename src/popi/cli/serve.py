@@ -247,18 +247,19 @@ def users_export(
     force: Force = False,
     store: StoreUrl = STORE,
 ) -> None:
-    """Write users as the JSONL that `popi train` reads. Users without a pair to hold out are left out, and counted."""
+    """Write users as the JSONL that `popi train` reads. Users without a pair to hold out are left out, and those who
+    do not want to be learned from; both are counted."""
     _need_serving()
-    from popi.serving.api.stored import NotFound, training_line
+    from popi.serving.api.stored import NotFound, OverBound, training_line
     from popi.signals.jsonl import refuse_existing, write_rows
 
     if output is not None:
         refuse_existing(output, force)
     database = _open(store)
-    skipped = 0
+    skipped = unwilling = 0
 
     def rows() -> Any:
-        nonlocal skipped
+        nonlocal skipped, unwilling
         for user_id in user_ids or _user_ids(database, tenant):
             try:
                 user = database.read(training_line, tenant, user_id, targets)
@@ -266,6 +267,9 @@ def users_export(
                 if user_ids:
                     raise _no_user(user_id, tenant) from None
                 continue  # erased meanwhile
+            except OverBound:
+                unwilling += 1
+                continue
             if not user.signals or (targets and not user.targets):
                 skipped += 1
             else:
@@ -278,6 +282,8 @@ def users_export(
             print(json.dumps(row, ensure_ascii=False))
     if skipped:
         console.print(f"{skipped} users are left out: no pair to hold out as a target", highlight=False)
+    if unwilling:
+        console.print(f"{unwilling} users are left out: they do not want to be learned from", highlight=False)
 
 
 @users_app.command("controls")

@@ -31,7 +31,7 @@ from popi.serving.inference import Provider, passes, reason_of
 from popi.serving.material import Material, material
 from popi.serving.proxy.metrics import RenewalMetrics
 from popi.serving.settings import RenewalSettings
-from popi.serving.store import jobs, summaries, usage, users
+from popi.serving.store import forbidden, jobs, summaries, usage, users
 from popi.serving.store.database import Database
 from popi.serving.store.jobs import Job
 from popi.serving.store.summaries import Version, VersionConflict
@@ -338,6 +338,7 @@ class Worker:
         summaries.put(
             connection, *who, text, clauses, "model", now, expected=version, model=summary.model, keep=self._keep
         )
+        forbidden.keep(connection, *who, {})  # words that only a version forbade which is not kept any more
         return "renewed"
 
     def _worked(self) -> None:

@@ -54,6 +54,9 @@ def test_switches_are_set_before_anything_is_known(run: Any, store: str) -> None
     assert json.loads(run("users", "controls", "eve", *at)[1]) == {"use": True, "learn": True}
     assert json.loads(run("users", "controls", "eve", "--no-learn", *at)[1]) == {"use": True, "learn": False}
     assert json.loads(run("users", "controls", "eve", *at)[1]) == {"use": True, "learn": False}
+    run("users", "controls", "ada", "--no-learn", *at)
+    code, out, err = run("users", "export", *at)
+    assert code == 0 and "2 users are left out: they do not want to be learned from" in err and '"ada"' not in out
     code, _, err = run("users", "rebuild", "eve", *at)
     assert code != 0 and "switched learning off" in err
     code, _, err = run("users", "controls", "eve", "--no-use", "--tenant", "nobody", "--store", store)

@@ -144,7 +144,7 @@ async def delete_signal(call: OfUser, signal_id: Annotated[str, Path(json_schema
     return await call.profiles.delete_signal(call.tenant, call.user_id, _plain(signal_id), call.caller.key_id)
 
 
-@router.get("/{id}/export", response_model=ExportAnswer, **route(404, query="format", answer=LINE))
+@router.get("/{id}/export", response_model=ExportAnswer, **route(404, 409, query="format", answer=LINE))
 async def export(call: OfUser, format: Literal["json", "jsonl"] = "json") -> Response:
     """Everything stored of a user as JSON; or (format=jsonl) as the line that `popi train` reads."""
     if format == "json":

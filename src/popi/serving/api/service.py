@@ -273,6 +273,7 @@ class Profiles:
                 forbidden=old.forbidden,
                 keep=self.bounds.keep,
             )
+            forbidden.keep(connection, tenant, user_id, {})
             return shown(written, forbidden.words(connection, tenant, user_id))
 
         written = await self.store.write(write)

@@ -123,8 +123,10 @@ def training_line(connection: Connection, tenant: str, user_id: str, targets: in
 
     Raises:
         NotFound: no such user.
+        OverBound: 409, the user does not want to be learned from.
     """
-    found_user(connection, tenant, user_id)
+    if not found_user(connection, tenant, user_id).learn:
+        raise OverBound(409, "learning_off", "the user does not want to be learned from: there is no line to train on")
     return training_user(user_id, signals.newest(connection, tenant, user_id), targets)
 
 

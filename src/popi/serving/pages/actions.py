@@ -90,6 +90,8 @@ class Actions:
             await done
         except NotFound:
             return back(subject, page, "conflict")
+        except DataError:
+            return back(subject, page, "too_many")
         return back(subject, page, said)
 
     async def _undo(self, request: Request, subject: Subject, form: Form) -> Response:

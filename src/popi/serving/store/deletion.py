@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from sqlalchemy import ColumnElement, Connection, delete, or_, select, update
 from sqlalchemy.sql.schema import Table
 
+from popi.errors import DataError
 from popi.profiles.clauses import join
 from popi.profiles.forbidden import from_edits
-from popi.profiles.models import MOST_REASONS, Author, Forbidden, ForbiddenEdit, StoredClause
+from popi.profiles.models import MOST_FORBIDDEN, MOST_REASONS, Author, Forbidden, ForbiddenEdit, StoredClause
 from popi.serving.store import controls, erasure, forbidden, jobs, signals, summaries, users
 from popi.serving.store.jobs import Debounce
 from popi.serving.store.summaries import Version
@@ -131,7 +132,7 @@ class Deleting:
         row = self._connection.execute(select(signals_table).where(*mine)).first()
         if row is None:
             return False
-        self._connection.execute(delete(signals_table).where(*mine))
+        signals.delete_for_good(self._connection, *self._who, name)
         self.done.signals += 1
         older = {c.id for v in self._versions() if v.created_at < row.added_at for c in v.clauses}
 
@@ -211,6 +212,8 @@ class Deleting:
         was = current.forbidden if current is not None else ()
         edits = [ForbiddenEdit(id=one.id) for one in was] + [ForbiddenEdit(text=text) for text in texts]
         banned, _ = from_edits(edits, was, forbidden.drawn_secret(self._connection))
+        if len(banned) > MOST_FORBIDDEN:
+            raise DataError(f"a user may forbid {MOST_FORBIDDEN} statements; allow one again first")
         if current is not None:
             self._set_forbidden(current.version, banned)
 

@@ -10,6 +10,7 @@ from popi.serving.store.database import upsert
 from popi.serving.store.tables import (
     answers,
     chores,
+    deleted_signals,
     erasures,
     forbidden_words,
     jobs,
@@ -48,9 +49,8 @@ def erase(connection: Connection, tenant: str, user_id: str, now: float) -> Remo
     """Remove a user. A worker that is at their renewal has lost its lease with the job, and writes nothing."""
     there = users.lock_even_absent(connection, tenant, user_id, now)  # who writes for this user now is waited for
     removed: dict[str, int] = {}
-    connection.execute(
-        delete(forbidden_words).where(forbidden_words.c.tenant == tenant, forbidden_words.c.user_id == user_id)
-    )
+    for apart in (forbidden_words, deleted_signals):
+        connection.execute(delete(apart).where(apart.c.tenant == tenant, apart.c.user_id == user_id))
     for name, table in (
         ("renewal_jobs", jobs),
         ("summary_versions", summaries),

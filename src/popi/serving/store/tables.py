@@ -130,6 +130,10 @@ forbidden_words = Table(
     _text("words"),
 )
 
+deleted_signals = Table(
+    "deleted_signals", metadata, _text("tenant", key=True), _text("user_id", key=True), _text("hash", key=True)
+)
+
 erasures = Table("erasures", metadata, _text("user_hash", key=True), _time("erased_at"), _time("expires_at"))
 
 sessions = Table(

@@ -234,7 +234,7 @@ def test_too_long_and_of_another_kind(people: People) -> None:
 
 
 def test_paths_and_methods_that_are_not(people: People) -> None:
-    for path in ("/users/", "/users/a/b", "/users/a/summary/versions/1", "/keys/", "/keys/1/2", "/nothing"):
+    for path in ("/users/", "/users/a/b", "/users/a/summary/versions/1/2", "/keys/", "/keys/1/2", "/nothing"):
         error(people.ask("GET", path), 404, "no_such_path")
     reply = people.ask("PATCH", "/users/a/summary")
     error(reply, 405, "no_such_method")

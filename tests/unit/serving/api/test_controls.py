@@ -69,6 +69,8 @@ def test_off_takes_back_what_was_under_way_and_on_reads_what_was_not_read(people
     assert people.ask("GET", "/users/ada").json()["renewal"] is None
     refused = people.ask("POST", "/users/ada/summary/rebuild")
     assert refused.status_code == 409 and refused.json()["error"]["code"] == "learning_off"
+    refused = people.ask("GET", "/users/ada/export?format=jsonl")  # to train on
+    assert refused.status_code == 409 and refused.json()["error"]["code"] == "learning_off"
     put(people, use=False)
     assert people.ask("GET", "/users/ada").json()["renewal"] is None
     put(people, learn=True)

@@ -239,6 +239,22 @@ def test_a_renewal_under_way_writes_nothing_and_begins_anew(database: Database) 
     assert database.read(jobs.state, *WHO, 100.0) is None  # nothing may be learned
 
 
+def test_a_signal_that_was_deleted_is_not_added_again(database: Database) -> None:
+    say(database, one="i grow trees", two="i like tea")
+    same = StatementSignal(text="by its content")
+    [name], _ = database.write(signals.add, *WHO, [same], 1.0, D)
+    for one in ("one", name):
+        delete(database, lambda deleting, one=one: deleting.signal(one))
+    say(database, one="i grow trees", three="more")
+    assert database.write(signals.add, *WHO, [same], 1.0, D) == ([name], 0)
+    assert [one.id for one in database.read(signals.newest, *WHO)] == ["two", "three"]
+    assert gone(database, name, "grow trees")  # not even its id is kept
+    database.write(signals.add, "t", "v", [same], 1.0, D)  # somebody else's own
+    database.write(erasure.erase, *WHO, 200.0)
+    say(database, one="a new life")
+    assert [one.id for one in database.read(signals.newest, *WHO)] == ["one"]
+
+
 def test_the_last_signal_leaves_nothing_to_renew(database: Database) -> None:
     say(database, one="i grow trees")
     put(database, clause("c1", "Grows trees.", "one"))

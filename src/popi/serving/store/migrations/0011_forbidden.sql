@@ -8,3 +8,12 @@ CREATE TABLE forbidden_words (
     PRIMARY KEY (tenant, user_id, hash),
     FOREIGN KEY (tenant, user_id) REFERENCES users (tenant, user_id)
 );
+
+-- Signals that a user deleted, so that an upload that is sent again does not bring them back. hash: HMAC of the id.
+CREATE TABLE deleted_signals (
+    tenant TEXT NOT NULL,
+    user_id TEXT NOT NULL,
+    hash TEXT NOT NULL,
+    PRIMARY KEY (tenant, user_id, hash),
+    FOREIGN KEY (tenant, user_id) REFERENCES users (tenant, user_id)
+);
