@@ -204,7 +204,7 @@ def feedback(retries: Retries, user_id: str, answer: str, what: Mapping[str, obj
 def delete(retries: Retries, user_id: str, *more: str, **asked: bool) -> Flow[Deleted]:
     """Delete a part of what is stored of a user: the path behind theirs, and what else is asked."""
     wanted = "&".join(f"{name}=true" for name, value in asked.items() if value)
-    path = _path(user_id, *(quote(part, safe="") for part in more)) + (f"?{wanted}" if wanted else "")
+    path = _path(user_id, *map(_quoted, more)) + (f"?{wanted}" if wanted else "")
     return (yield from _call(retries, Request("DELETE", path), Deleted))
 
 
@@ -332,10 +332,12 @@ def _named(request: Request) -> str:
 
 
 def _path(user_id: str, *more: str) -> str:
-    name = quote(checked_user_id(user_id), safe="")
+    return "/".join(("/users", _quoted(checked_user_id(user_id)), *more))
+
+
+def _quoted(name: str) -> str:
     # "." and ".." would be resolved away on the way, and the path be another's.
-    name = name.replace(".", "%2E") if name in (".", "..") else name
-    return "/".join(("/users", name, *more))
+    return name.replace(".", "%2E") if name in (".", "..") else quote(name, safe="")
 
 
 def _if_match(version: int) -> dict[str, str]:

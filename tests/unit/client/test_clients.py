@@ -115,6 +115,9 @@ def test_a_user_from_the_first_signal_to_the_last_byte(gateway: tuple[str, dict[
     assert client.delete_version(name, 1).versions == 1
     client.add_signals(name, [StatementSignal(id="a/b ☃?", text="hi")])
     assert client.delete_signal(name, "a/b ☃?").signals == 1
+    for nasty in (".", "..", "a/../..", "?signals=true"):
+        client.add_signals(name, [StatementSignal(id=nasty, text="hi")])
+        assert client.delete_signal(name, nasty).signals == 1
     with pytest.raises(GatewayError) as caught:
         client.delete_signal(name, "a/b ☃?")
     assert (caught.value.status, caught.value.code) == (404, "no_signal")

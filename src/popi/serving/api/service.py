@@ -377,6 +377,7 @@ class Profiles:
             # In one order, so that two imports never wait for each other's users in a circle.
             for one in sorted(fit, key=lambda user: user.user_id):
                 now = self._now(connection)
+                users.lock(connection, tenant, one.user_id, now)
                 if not users.learns(connection, tenant, one.user_id):
                     total.not_learned += 1
                     continue

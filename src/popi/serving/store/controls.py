@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, Connection, delete, select, update
 
-from popi.serving.store import jobs, signals, users
+from popi.serving.store import jobs, opt_outs, signals, users
 from popi.serving.store.jobs import Debounce
 from popi.serving.store.tables import answers
 from popi.serving.store.tables import jobs as jobs_table
@@ -30,7 +30,8 @@ def find(connection: Connection, tenant: str, user_id: str) -> Switches:
     """How a user's switches stand, whether or not anything is known of them."""
     columns = select(users_table.c.paused, users_table.c.learn_off)
     row = connection.execute(columns.where(*_mine(tenant, user_id))).first()
-    return Switches() if row is None else Switches(not row.paused, not row.learn_off)
+    off = row if row is not None else opt_outs.find(connection, tenant, user_id)
+    return Switches() if off is None else Switches(not off.paused, not off.learn_off)
 
 
 def put(

@@ -134,6 +134,8 @@ deleted_signals = Table(
     "deleted_signals", metadata, _text("tenant", key=True), _text("user_id", key=True), _text("hash", key=True)
 )
 
+opt_outs = Table("opt_outs", metadata, _text("hash", key=True), _number("paused"), _number("learn_off"))
+
 erasures = Table("erasures", metadata, _text("user_hash", key=True), _time("erased_at"), _time("expires_at"))
 
 sessions = Table(

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, case, delete, func, select, update
 
+from popi.serving.store import opt_outs
 from popi.serving.store.database import upsert
 from popi.serving.store.tables import signals, users
 
@@ -29,9 +30,20 @@ def lock(connection: Connection, tenant: str, user_id: str, now: float) -> int:
         upsert(connection, users)
         .values(**_new(tenant, user_id, now))
         .on_conflict_do_update(index_elements=["tenant", "user_id"], set_={"tenant": tenant})
-        .returning(users.c.next_position)
+        .returning(users.c.next_position, users.c.created_at)
     )
-    return int(connection.execute(query).scalar_one())
+    row = connection.execute(query).one()
+    if row.created_at == now:
+        _take_opt_out(connection, tenant, user_id)
+    return int(row.next_position)
+
+
+def _take_opt_out(connection: Connection, tenant: str, user_id: str) -> None:
+    """What was off before an erasure is off for the user who was just made."""
+    if (off := opt_outs.take(connection, tenant, user_id)) is not None:
+        mine = (users.c.tenant == tenant, users.c.user_id == user_id)
+        values = {"paused": off.paused, "learn_off": off.learn_off, "expires_at": None}
+        connection.execute(update(users).where(*mine).values(**values))
 
 
 def lock_for_capture(connection: Connection, tenant: str, user_id: str, now: float, until: float) -> None:
@@ -39,7 +51,9 @@ def lock_for_capture(connection: Connection, tenant: str, user_id: str, now: flo
     else is stored, goes with it (store.expiry)."""
     made = upsert(connection, users).values(**_new(tenant, user_id, now) | {"expires_at": until})
     later = case((users.c.expires_at.is_not(None), until))
-    connection.execute(made.on_conflict_do_update(index_elements=["tenant", "user_id"], set_={"expires_at": later}))
+    query = made.on_conflict_do_update(index_elements=["tenant", "user_id"], set_={"expires_at": later})
+    if connection.execute(query.returning(users.c.created_at)).scalar_one() == now:
+        _take_opt_out(connection, tenant, user_id)
 
 
 def lock_existing(connection: Connection, tenant: str, user_id: str) -> bool:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from serving_client import People
+from serving_client import People, whole_store
 
 from popi.serving.api.service import rebuild
 from popi.serving.store import answers, jobs, summaries, users
@@ -95,7 +95,31 @@ def test_a_user_key_sets_its_own(people: People) -> None:
     assert people.ask("GET", "/users/ada/controls", "ada").json()["learn"] is False
 
 
-def test_erasing_leaves_no_switch(people: People) -> None:
+def test_what_is_off_stays_off_after_an_erasure_and_no_id_is_kept_for_it(people: People) -> None:
+    name = "eve-who-opted-out"
+    put(people, name, learn=False)
+    put(people, "bo", use=True)
+    for user in (name, "bo"):
+        assert people.ask("DELETE", f"/users/{user}").json()["removed"]["users"] == 1
+    database = people.gateway.store.database
+    assert name not in whole_store(database) and people.ask("GET", f"/users/{name}").status_code == 404
+    assert people.ask("GET", f"/users/{name}/controls").json() == {"use": True, "learn": False}
+    assert people.ask("GET", "/users/bo/controls").json() == {"use": True, "learn": True}
+    assert people.ask("DELETE", f"/users/{name}").json()["removed"]["users"] == 0  # again: it stays off
+    imported = {"users": [{"user_id": name, **TEA, "summary": {"text": "Likes tea."}}]}
+    assert people.ask("POST", "/users/import", json=imported).json()["not_learned"] == 1
+    assert people.ask("GET", f"/users/{name}").json()["summary"] is None
+    assert people.ask("POST", f"/users/{name}/signals", json=TEA).json()["not_learned"] == 1
+    put(people, name, learn=True)
+    assert people.ask("POST", f"/users/{name}/signals", json=TEA).json()["added"] == 1
+    people.ask("DELETE", f"/users/{name}")
+    assert people.ask("GET", f"/users/{name}/controls").json() == {"use": True, "learn": True}
+
+
+def test_after_an_erasure_a_chat_is_not_captured_either(people: People) -> None:
     put(people, "eve", learn=False)
-    assert people.ask("DELETE", "/users/eve").json()["removed"]["users"] == 1
-    assert people.ask("GET", "/users/eve/controls").json() == {"use": True, "learn": True}
+    people.ask("DELETE", "/users/eve")
+    database = people.gateway.store.database
+    one, began = [KeptAnswer("a", "ask", "answer", 0)], database.read(database.now) + 60.0
+    assert database.write(lambda c: answers.put(c, "acme", "eve", one, began, began, 60.0)) == 0
+    assert people.ask("GET", "/users/eve/controls").json()["learn"] is False
