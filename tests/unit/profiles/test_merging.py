@@ -64,7 +64,7 @@ def test_bans_that_are_hashes_are_told_apart_by_the_words_that_are_kept(tells: t
     one, same = (
         ban(text, secret, name="f0", tell=tell) for text, tell in zip(("A nurse.", "a nurse"), tells, strict=True)
     )
-    wordless = ban("a nurse", secret, name="f0")  # of which only the hash is left: it may be another's
+    wordless = ban("a nurse", secret, name="f1")  # of which only the hash is left: it may be another's
     said = {one.hash: "A nurse.", same.hash: "a nurse"}
     newer = clauses("Works as a nurse.", "Likes tea.")
     _, new, forbidden = merged(join(newer), newer, [one], clauses("A nurse."), [same, wordless], secret, said)
