@@ -25,9 +25,21 @@ export interface Operations {
   rollback(userId: string, body: Body<"rollback">, options?: Options<"rollback">): Promise<Answer<"rollback">>;
   /** Have the summary written from all signals, instead of renewed from those that came since. */
   rebuild(userId: string, options?: Options<"rebuild">): Promise<Answer<"rebuild">>;
+  /** Delete a statement from every version. `signals`: what it rests on, too. `forbid`: it must not be said again, and no words of it are kept. */
+  deleteClause(userId: string, clauseId: string, options?: Options<"delete_clause">): Promise<Answer<"delete_clause">>;
+  /** Delete a version. Instead of the current one the one before it is current, under the next number. */
+  deleteVersion(userId: string, version: number, options?: Options<"delete_version">): Promise<Answer<"delete_version">>;
+  /** Delete the words of what is forbidden, from every version, too. It stays forbidden: a hash is kept. */
+  deleteWords(userId: string, forbiddenId: string, options?: Options<"delete_words">): Promise<Answer<"delete_words">>;
+  /** Delete a signal, and the statements that rest on it, from every version. */
+  deleteSignal(userId: string, signalId: string, options?: Options<"delete_signal">): Promise<Answer<"delete_signal">>;
   /** Everything stored of a user as JSON; or (format=jsonl) as the line that `popi train` reads. */
   export(userId: string, options?: Options<"export">): Promise<Answer<"export">>;
-  /** Pause a user's personalisation, or resume it. */
+  /** How the user's two switches stand; both are on until somebody sets them. */
+  getControls(userId: string, options?: Options<"get_controls">): Promise<Answer<"get_controls">>;
+  /** Whether what is known of a user is used, and whether they are learned from; also of one of whom nothing is known yet. */
+  setControls(userId: string, body: Body<"set_controls">, options?: Options<"set_controls">): Promise<Answer<"set_controls">>;
+  /** Both switches at once: off, or on again. */
   pause(userId: string, body: Body<"pause">, options?: Options<"pause">): Promise<Answer<"pause">>;
   /** What the user did with a proxied answer becomes a signal. For tenants that opted in to capture. */
   feedback(userId: string, body: Body<"feedback">, options?: Options<"feedback">): Promise<Answer<"feedback">>;

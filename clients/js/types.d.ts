@@ -192,6 +192,87 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/users/{id}/summary/clauses/{clause_id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post?: never;
+        /**
+         * Delete Clause
+         * @description Delete a statement from every version. `signals`: what it rests on, too. `forbid`: it must not be said again, and
+         *     no words of it are kept.
+         */
+        delete: operations["delete_clause"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/users/{id}/summary/versions/{version}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post?: never;
+        /**
+         * Delete Version
+         * @description Delete a version. Instead of the current one the one before it is current, under the next number.
+         */
+        delete: operations["delete_version"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/users/{id}/summary/forbidden/{forbidden_id}/words": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post?: never;
+        /**
+         * Delete Words
+         * @description Delete the words of what is forbidden, from every version, too. It stays forbidden: a hash is kept.
+         */
+        delete: operations["delete_words"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/users/{id}/signals/{signal_id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post?: never;
+        /**
+         * Delete Signal
+         * @description Delete a signal, and the statements that rest on it, from every version.
+         */
+        delete: operations["delete_signal"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/users/{id}/export": {
         parameters: {
             query?: never;
@@ -212,6 +293,31 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/users/{id}/controls": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Controls
+         * @description How the user's two switches stand; both are on until somebody sets them.
+         */
+        get: operations["get_controls"];
+        /**
+         * Set Controls
+         * @description Whether what is known of a user is used, and whether they are learned from; also of one of whom nothing is known
+         *     yet.
+         */
+        put: operations["set_controls"];
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/users/{id}/paused": {
         parameters: {
             query?: never;
@@ -222,7 +328,7 @@ export interface paths {
         get?: never;
         /**
          * Pause
-         * @description Pause a user's personalisation, or resume it.
+         * @description Both switches at once: off, or on again.
          */
         put: operations["pause"];
         post?: never;
@@ -382,7 +488,10 @@ export interface components {
     schemas: {
         /** @description An answer that feedback may still name (see docs/profiles.md). */
         AnswerKept: {
+            /** @description As `x-popi-answer-id` said. */
             id: string;
+            /** @description As the answer itself said; empty where it said none. */
+            upstream_id: string;
             prompt: string;
             answer: string;
         };
@@ -403,6 +512,32 @@ export interface components {
              * @enum {string}
              */
             author: "model" | "user" | "admin";
+        };
+        /** @description How a user's two switches stand. */
+        ControlsAnswer: {
+            /** @description What is known of them is used. */
+            use: boolean;
+            /** @description What they do is learned from. */
+            learn: boolean;
+        };
+        /** @description What was deleted from every table, and from every version of the summary. */
+        Deleted: {
+            signals: number;
+            /** @description Statements, each counted once however many versions it stood in. */
+            clauses: number;
+            /** @description Versions that are gone. */
+            versions: number;
+            /** @description Versions that say less now. */
+            rewritten: number;
+            /** @description Kept for feedback. */
+            answers: number;
+            /** @description The current version now; 0: there is no summary. */
+            version: number;
+            /**
+             * @description As a receipt says it.
+             * @enum {string}
+             */
+            bytes: "overwritten" | "scheduled" | "left_to_postgresql";
         };
         /** @description A demographic fact about the user. */
         DemographicSignal: {
@@ -434,6 +569,7 @@ export interface components {
             signals: (components["schemas"]["PairSignal"] | components["schemas"]["InteractionSignal"] | components["schemas"]["PostSignal"] | components["schemas"]["StatementSignal"] | components["schemas"]["DemographicSignal"])[];
             /** @description Newest first; the first is current. */
             versions: components["schemas"]["SummaryAnswer"][];
+            controls: components["schemas"]["ControlsAnswer"];
             paused: boolean;
             /** @description Kept for feedback, where the app opted in. */
             answers: components["schemas"]["AnswerKept"][];
@@ -441,7 +577,10 @@ export interface components {
         /** @description What no renewal may say again. */
         ForbiddenClause: {
             id: string;
-            text: string;
+            /** @description The user's own words; null once they were deleted: a hash of them is kept. */
+            text: string | null;
+            /** @description The model that writes summaries may be told it. */
+            tell: boolean;
         };
         /** @description The gateway is up. */
         Health: {
@@ -459,6 +598,11 @@ export interface components {
             known: number;
             /** @description Summaries that were taken. */
             summaries: number;
+            /**
+             * @description Users of whom nothing was taken, because they have switched learning off.
+             * @default 0
+             */
+            not_learned?: number;
         };
         /** @description The LLM that writes summaries, by its latest answer. */
         InferenceHealth: {
@@ -560,7 +704,7 @@ export interface components {
             chosen: string;
             rejected: string;
         };
-        /** @description Whether personalisation is paused now. */
+        /** @description Whether what is known is used now. */
         PauseAnswer: {
             paused: boolean;
         };
@@ -633,6 +777,11 @@ export interface components {
             added: number;
             /** @description How many were there already. */
             known: number;
+            /**
+             * @description How many were not stored, because the user has switched learning off.
+             * @default 0
+             */
+            not_learned?: number;
         };
         /** @description What the user says of themselves or of their wishes. */
         StatementSignal: {
@@ -669,7 +818,8 @@ export interface components {
             summary: components["schemas"]["SummaryAnswer"] | null;
             /** @description None: the summary has seen every signal. */
             renewal: components["schemas"]["Renewal"] | null;
-            /** @description Personalisation is paused: chats don't get the summary. */
+            controls: components["schemas"]["ControlsAnswer"];
+            /** @description What is known is not used: chats don't get the summary. */
             paused: boolean;
         };
         /** @description A user's versions, newest first. */
@@ -702,6 +852,23 @@ export interface components {
              */
             author?: ("model" | "user" | "admin") | null;
         };
+        /**
+         * @description A user's two switches. One that is left out stays as it is. They can be set before anything is known of the user,
+         *     and hold for all that comes later.
+         */
+        "Controls-Input": {
+            /**
+             * @description Use what is known: chats get the summary.
+             * @default null
+             */
+            use?: boolean | null;
+            /**
+             * @description Learn: signals are stored, answers kept for feedback, summaries renewed. Off, none of that is done, whatever
+             *     sends it.
+             * @default null
+             */
+            learn?: boolean | null;
+        };
         /** @description A demographic fact about the user. */
         "DemographicSignal-Input": {
             /**
@@ -723,7 +890,10 @@ export interface components {
         };
         /** @description What a user did with an answer: one of thumbs, edit, replaced_by and rather_than. */
         "Feedback-Input": {
-            /** @description The id of the answer, as the proxied answer itself says: `id` of the response. */
+            /**
+             * @description The answer: what its header `x-popi-answer-id` says. The `id` in its body is taken, too, where it fits one answer
+             *     of this user.
+             */
             answer: string;
             /** @default null */
             thumbs?: ("up" | "down") | null;
@@ -750,7 +920,17 @@ export interface components {
              * @default null
              */
             id?: string | null;
-            text: string;
+            /**
+             * @description The user's own words: kept apart, for them to see. May be left out where `id` names an entry that is there.
+             * @default null
+             */
+            text?: string | null;
+            /**
+             * @description Whether the model that writes summaries may be told it, to avoid it in other words as well. Left out, an entry
+             *     stays as it is; a new one is not told.
+             * @default null
+             */
+            tell?: boolean | null;
         };
         /** @description Users to add, or to add signals to: all of them or, where one is wrong, none. */
         "Import-Input": {
@@ -845,7 +1025,7 @@ export interface components {
             chosen: string;
             rejected: string;
         };
-        /** @description Whether personalisation is paused: the summary is kept, and not used. */
+        /** @description Both switches at once: paused, nothing is used or learned. */
         "Pause-Input": {
             paused: boolean;
         };
@@ -911,8 +1091,8 @@ export interface components {
             /** @default null */
             clauses?: components["schemas"]["ClauseEdit-Input"][] | null;
             /**
-             * @description What no renewal may say again, in these words or others. Left out, what is forbidden stays so. Given alone,
-             *     clauses that say it and are not locked go.
+             * @description What no renewal may say again. Left out, what is forbidden stays so. Given alone, clauses that say it in the same
+             *     words and are not locked go.
              * @default null
              */
             forbidden?: components["schemas"]["ForbiddenEdit-Input"][] | null;
@@ -1253,6 +1433,117 @@ export interface operations {
             };
         };
     };
+    delete_clause: {
+        parameters: {
+            query?: {
+                signals?: boolean;
+                forbid?: boolean;
+            };
+            header?: {
+                /** @description Of an admin key: another tenant than its own. */
+                "x-popi-tenant"?: string | null;
+            };
+            path: {
+                clause_id: string;
+                /** @description The user: any text, percent-encoded (a slash is %2F). */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Deleted"];
+                };
+            };
+        };
+    };
+    delete_version: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Of an admin key: another tenant than its own. */
+                "x-popi-tenant"?: string | null;
+            };
+            path: {
+                version: number;
+                /** @description The user: any text, percent-encoded (a slash is %2F). */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Deleted"];
+                };
+            };
+        };
+    };
+    delete_words: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Of an admin key: another tenant than its own. */
+                "x-popi-tenant"?: string | null;
+            };
+            path: {
+                forbidden_id: string;
+                /** @description The user: any text, percent-encoded (a slash is %2F). */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Deleted"];
+                };
+            };
+        };
+    };
+    delete_signal: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Of an admin key: another tenant than its own. */
+                "x-popi-tenant"?: string | null;
+            };
+            path: {
+                signal_id: string;
+                /** @description The user: any text, percent-encoded (a slash is %2F). */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Deleted"];
+                };
+            };
+        };
+    };
     export: {
         parameters: {
             query?: {
@@ -1278,6 +1569,62 @@ export interface operations {
                 content: {
                     "application/json": components["schemas"]["ExportAnswer"];
                     "application/jsonl": components["schemas"]["User-Input"];
+                };
+            };
+        };
+    };
+    get_controls: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Of an admin key: another tenant than its own. */
+                "x-popi-tenant"?: string | null;
+            };
+            path: {
+                /** @description The user: any text, percent-encoded (a slash is %2F). */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ControlsAnswer"];
+                };
+            };
+        };
+    };
+    set_controls: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Of an admin key: another tenant than its own. */
+                "x-popi-tenant"?: string | null;
+            };
+            path: {
+                /** @description The user: any text, percent-encoded (a slash is %2F). */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Controls-Input"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ControlsAnswer"];
                 };
             };
         };

@@ -24,6 +24,9 @@ from popi.errors import DataError, GatewayError
 from popi.profiles.models import (
     MOST_SIGNALS,
     ClauseEdit,
+    Controls,
+    ControlsAnswer,
+    Deleted,
     ExportAnswer,
     Feedback,
     Import,
@@ -110,13 +113,14 @@ def user(retries: Retries, user_id: str) -> Flow[UserAnswer]:
 
 def add_signals(retries: Retries, user_id: str, signals: Sequence[Signal]) -> Flow[SignalsAnswer]:
     """Upload signals, in as many requests as they need."""
-    total = SignalsAnswer(ids=[], added=0, known=0)
+    total = SignalsAnswer(ids=[], added=0, known=0, not_learned=0)
     for upload in _uploads(signals):
         sent = Request("POST", _path(user_id, "signals"), content=upload)
         answer = yield from _call(retries, sent, SignalsAnswer)
         total.ids += answer.ids
         total.added += answer.added
         total.known += answer.known
+        total.not_learned += answer.not_learned
     return total
 
 
@@ -185,6 +189,18 @@ def rebuild(retries: Retries, user_id: str) -> Flow[UserAnswer]:
     return (yield from _call(retries, Request("POST", _path(user_id, "summary", "rebuild")), UserAnswer))
 
 
+def controls(retries: Retries, user_id: str) -> Flow[ControlsAnswer]:
+    """How a user's switches stand."""
+    return (yield from _call(retries, Request("GET", _path(user_id, "controls")), ControlsAnswer))
+
+
+def set_controls(retries: Retries, user_id: str, use: bool | None, learn: bool | None) -> Flow[ControlsAnswer]:
+    """Set a user's switches."""
+    content = checked(Controls, use=use, learn=learn).model_dump_json(exclude_none=True).encode()
+    request = Request("PUT", _path(user_id, "controls"), content=content)
+    return (yield from _call(retries, request, ControlsAnswer))
+
+
 def told(
     thumbs: str | None, edit: str | None, replaced_by: str | None, rather_than: Sequence[str] | None
 ) -> dict[str, object]:
@@ -198,6 +214,13 @@ def feedback(retries: Retries, user_id: str, answer: str, what: Mapping[str, obj
     content = checked(Feedback, answer=answer, **what).model_dump_json(exclude_none=True).encode()
     request = Request("POST", _path(user_id, "feedback"), content=content)
     return (yield from _call(retries, request, SignalsAnswer))
+
+
+def delete(retries: Retries, user_id: str, *more: str, **asked: bool) -> Flow[Deleted]:
+    """Delete a part of what is stored of a user: the path behind theirs, and what else is asked."""
+    wanted = "&".join(f"{name}=true" for name, value in asked.items() if value)
+    path = _path(user_id, *map(_quoted, more)) + (f"?{wanted}" if wanted else "")
+    return (yield from _call(retries, Request("DELETE", path), Deleted))
 
 
 def export(retries: Retries, user_id: str) -> Flow[ExportAnswer]:

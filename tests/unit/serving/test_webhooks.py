@@ -165,6 +165,21 @@ def test_a_merge_is_an_erasure_that_says_into_whom(told: People, receiver: Recei
     assert set(receiver.told()[2:]) == {("user.erased", "ann-2", "ann"), ("summary.changed", "ann", 3)}
 
 
+def test_a_deletion_makes_a_version_that_is_told_of(told: People, receiver: Receiver) -> None:
+    put(told, "ann", "Likes tea. Likes cake.")
+    clause = told.ask("GET", "/users/ann/summary").json()["clauses"][0]["id"]
+    receiver.wait(1)
+    assert told.ask("DELETE", f"/users/ann/summary/clauses/{clause}").status_code == 200
+    receiver.wait(2)
+    assert told.ask("DELETE", "/users/ann/summary/versions/2").status_code == 200
+    receiver.wait(3)
+    assert [version for *_, version in receiver.told()] == [
+        1,
+        2,
+        told.ask("GET", "/users/ann/summary").json()["version"],
+    ]
+
+
 SHORT = "whsec_" + base64.b64encode(b"short").decode()
 
 
