@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from popi.backends.key import key_in
 from popi.errors import StoreError
 from popi.profiles.models import InferenceHealth
 from popi.serving.api.app import ProfileApi
@@ -156,9 +157,11 @@ class Gateway:
 
 
 def _with_secret(proxy: ProxySettings, database: Database) -> ProxySettings:
-    """The settings with the store's secret for hashed ids, where they bring none and one is needed."""
+    """The settings with the secret for hashed ids, where one is needed: their own, or else the store's."""
     if proxy.id_secret is not None or proxy.ids_upstream != "hashed":
         return proxy
+    if proxy.id_secret_env is not None:
+        return proxy.model_copy(update={"id_secret": key_in(proxy.id_secret_env)})
     return proxy.model_copy(update={"id_secret": SecretStr(id_secret(database))})
 
 
