@@ -31,6 +31,7 @@ from popi.serving.renewal import Worker
 from popi.serving.settings import GatewaySettings
 from popi.serving.store import jobs
 from popi.serving.store.database import Database
+from popi.serving.store.marks import draw
 from popi.serving.store.settings import id_secret
 from popi.serving.store.threads import Store
 from popi.serving.summaries import SummaryCache
@@ -62,6 +63,7 @@ class Gateway:
         self, database: Database, settings: GatewaySettings, worker: Worker | None = None, admin_key: str | None = None
     ) -> None:
         self.ending = False
+        draw(database)
         self.store = Store(database)
         throttle = Throttle(settings.server)
         self.keys = KeyRing(self.store, admin_key, throttle)

@@ -46,6 +46,7 @@ from popi.serving.settings import ProfileSettings
 from popi.serving.store import erasure, expiry, jobs, keys, merging, signals, summaries, users
 from popi.serving.store.database import Database
 from popi.serving.store.jobs import Debounce
+from popi.serving.store.marks import marks
 from popi.serving.store.merging import Moved
 from popi.serving.store.summaries import Version
 from popi.serving.store.threads import Store
@@ -53,6 +54,8 @@ from popi.signals.types import Signal, User
 
 log = logging.getLogger("popi.gateway.profiles")
 
+Line = dict[str, object]
+"""Fields of a line of the log."""
 SCRUB_AT_ONCE = 64 * 2**20
 """Up to this many bytes a SQLite file is rewritten before an erasure is answered; larger ones are soon after."""
 SCRUB_SHARE = 0.1
@@ -291,12 +294,16 @@ class Profiles:
             NotFound: no such user.
         """
 
-        def write(connection: Connection) -> bool:
-            return users.pause(connection, tenant, user_id, paused, self._now(connection))
+        def write(connection: Connection) -> Line | None:
+            now = self._now(connection)
+            there = users.pause(connection, tenant, user_id, paused, now)
+            return marks(connection).line(tenant, user_id, now) if there else None
 
-        if not await self.store.write(write):
+        line = await self.store.write(write)
+        if line is None:
             raise no_user()
         self._changed(tenant, user_id)
+        log.info("paused", extra={"fields": {**line, "paused": paused}})
         return PauseAnswer(paused=paused)
 
     async def feedback(self, tenant: str, user_id: str, told: Feedback, key_id: str | None = None) -> SignalsAnswer:
@@ -382,33 +389,39 @@ class Profiles:
             DataError: both are the same.
         """
 
-        def write(connection: Connection) -> tuple[Moved, UserAnswer]:
+        def write(connection: Connection) -> tuple[Moved, UserAnswer, Line]:
             now = self._now(connection)
             moved = merge(connection, tenant, user_id, source, now, self.debounce, key_id, self.bounds)
-            return moved, user_of(connection, tenant, user_id, now)
+            return (
+                moved,
+                user_of(connection, tenant, user_id, now),
+                merged_line(connection, tenant, user_id, source, now),
+            )
 
-        moved, user = await self.store.write(write)
+        moved, user, line = await self.store.write(write)
         for one in (user_id, source):
             self._changed(tenant, one)
         self._erased(tenant, source)
-        log.info("merged", extra={"fields": {"tenant": tenant, **moved.__dict__}})
+        log.info("merged", extra={"fields": {**line, **moved.__dict__}})
         return MergeAnswer(**moved.__dict__, user=user)
 
     async def erase(self, tenant: str, user_id: str) -> Receipt:
         """Remove all of a user, and the bytes. Of a user who is not there nothing is removed, and that is no error."""
 
-        def write(connection: Connection) -> tuple[erasure.Removed, float]:
+        def write(connection: Connection) -> tuple[erasure.Removed, float, Line]:
             now = self._now(connection)
-            return erasure.erase(connection, tenant, user_id, now), now
+            line = marks(connection).line(tenant, user_id, now)
+            return erasure.erase(connection, tenant, user_id, now), now, line
 
-        removed, at = await self.store.write(write)
+        removed, at, line = await self.store.write(write)
+        # At once, whatever becomes of the bytes: after a restored backup it is erased again by this line.
+        log.info("erased", extra={"fields": {**line, **removed.__dict__}})
         self._changed(tenant, user_id)
         self._erased(tenant, user_id)
         database = self.store.database
         if database.kind == "sqlite" and database.size() <= SCRUB_AT_ONCE:
             await self.scrub()
         pending = await self.store.read(erasure.scrub_due) if database.kind == "sqlite" else None
-        log.info("erased", extra={"fields": {"tenant": tenant, **removed.__dict__}})
         return receipt(database, removed, at, pending is not None)
 
     async def scrub(self) -> bool:
@@ -460,29 +473,60 @@ def merge(
 def erase_now(database: Database, tenant: str, user_id: str) -> Receipt:
     """The erasure for the command line: waits for the bytes, however large the file."""
 
-    def write(connection: Connection) -> tuple[erasure.Removed, float]:
+    def write(connection: Connection) -> tuple[erasure.Removed, float, Line]:
         now = database.now(connection)
-        return erasure.erase(connection, tenant, user_id, now), now
+        line = marks(connection).line(tenant, user_id, now)
+        return erasure.erase(connection, tenant, user_id, now), now, line
 
-    removed, at = database.write(write)
-    done = True
-    if (due := database.read(erasure.scrub_due)) is not None:
-        done = database.scrub()
-        if done:
-            database.write(erasure.scrubbed, due)
-    return receipt(database, removed, at, not done)
+    removed, at, line = database.write(write)
+    log.info("erased", extra={"fields": {**line, **removed.__dict__}})
+    return receipt(database, removed, at, not scrub_now(database))
+
+
+def merge_now(database: Database, tenant: str, user_id: str, source: str) -> Moved:
+    """The merge for the command line: whatever the two have.
+
+    Raises:
+        NotFound, DataError: as `merge`.
+    """
+
+    def write(connection: Connection) -> tuple[Moved, Line]:
+        now = database.now(connection)
+        moved = merge(connection, tenant, user_id, source, now, Debounce())
+        return moved, merged_line(connection, tenant, user_id, source, now)
+
+    moved, line = database.write(write)
+    log.info("merged", extra={"fields": {**line, **moved.__dict__}})
+    return moved
+
+
+def merged_line(connection: Connection, tenant: str, user_id: str, source: str, now: float) -> Line:
+    """What the log says of a merge, for serving.replay."""
+    own = marks(connection)
+    return {**own.line(tenant, user_id, now), "source": own.of(tenant, source)}
+
+
+def scrub_now(database: Database) -> bool:
+    """Overwrite what erasures left, however large the file; says whether nothing is left."""
+    due = database.read(erasure.scrub_due)
+    if due is None:
+        return True
+    done = database.scrub()
+    if done:
+        database.write(erasure.scrubbed, due)
+    return done
 
 
 def receipt(database: Database, removed: erasure.Removed, at: float, pending: bool) -> Receipt:
     """What was removed, and how it stands with the bytes."""
+    told = {"erased_at": moment(at), "removed": Removed(**removed.__dict__), "bytes": bytes_of(database, pending)}
+    return Receipt.model_validate(told)
+
+
+def bytes_of(database: Database, pending: bool) -> str:
+    """How it stands with the bytes of what was erased, as receipts say it."""
     on_disk = "scheduled" if pending else "overwritten"
-    return Receipt.model_validate(
-        {
-            "erased_at": moment(at),
-            "removed": Removed(**removed.__dict__),
-            "bytes": "left_to_postgresql" if database.kind == "postgresql" else on_disk,
-        }
-    )
+    return "left_to_postgresql" if database.kind == "postgresql" else on_disk
 
 
 def rebuild(

@@ -3,6 +3,8 @@
 import json
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
@@ -74,6 +76,20 @@ class JsonLines(logging.Formatter):
             if value is not None:
                 line[name] = round(value, 3) if isinstance(value, float) else value
         return json.dumps(line)
+
+
+@contextmanager
+def on_stderr() -> Iterator[None]:
+    """Show the gateway's log on stderr while a command runs that is over soon."""
+    handler, level = logging.StreamHandler(sys.stderr), LOGGER.level
+    handler.setFormatter(JsonLines())
+    LOGGER.addHandler(handler)
+    LOGGER.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        LOGGER.removeHandler(handler)
+        LOGGER.setLevel(level)
 
 
 def to_stderr(level: int = logging.INFO) -> None:
