@@ -69,6 +69,12 @@ def press(page: Any, where: Any, name: str) -> None:
         where.get_by_role("button", name=name, exact=False).click()
 
 
+def switch(page: Any, name: str) -> None:
+    """Turn one of the two switches."""
+    with page.expect_navigation():
+        page.get_by_role("switch", name=name).click()
+
+
 def traces(folder: Path, *words: str) -> list[str]:
     """Files under a folder in which one of the words stands, as UTF-8 or escaped as JSON has it."""
     wanted = [word.encode() for word in words]

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -38,10 +39,16 @@ LONG = (
 
 
 class Upstream:
-    """Answers in short where the system message says that the user likes it so, and keeps what it was sent."""
+    """Answers in short where the system message says that the user likes it so, and keeps what it was sent.
+
+    Attributes:
+        seen: the bodies that it was sent.
+        same_id: the id of every answer, as some servers have it; None: each gets its own.
+    """
 
     def __init__(self) -> None:
         self.seen: list[dict[str, Any]] = []
+        self.same_id: str | None = None
         self._numbers = itertools.count(1)
         self.app = Starlette(routes=[Route("/v1/chat/completions", self._chat, methods=["POST"])])
 
@@ -54,8 +61,13 @@ class Upstream:
             text += " For example, a spoon of sencha in a small cup."
         message = {"role": "assistant", "content": text}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
-        answer = {"id": f"chatcmpl-{next(self._numbers)}", "object": "chat.completion", "choices": [choice]}
-        return JSONResponse(answer)
+        name = self.same_id or f"chatcmpl-{next(self._numbers)}"
+        if not body.get("stream"):
+            return JSONResponse({"id": name, "object": "chat.completion", "choices": [choice]})
+        pieces = [{"index": 0, "delta": {"content": word}} for word in re.findall(r"\S+\s*", text)]
+        events = [{"id": name, "object": "chat.completion.chunk", "choices": [piece]} for piece in pieces]
+        lines = [f"data: {json.dumps(event)}\n\n" for event in events]
+        return Response("".join(lines) + "data: [DONE]\n\n", media_type="text/event-stream")
 
 
 class Learner:
@@ -101,6 +113,18 @@ class Learner:
             found.append([*new, *(len(signals) + i for i, text in enumerate(before) if text in words)])
         return found
 
+    sends = False
+
+    def said_again(self, statements: Sequence[str], forbidden: Sequence[str]) -> set[int]:
+        """By what a statement is about."""
+        banned = {number for text in forbidden for number, (words, _) in enumerate(self._kinds()) if text in words}
+        return {
+            index
+            for index, text in enumerate(statements)
+            for number, (words, _) in enumerate(self._kinds())
+            if number in banned and text in words
+        }
+
     def _kinds(self) -> "list[tuple[tuple[str, ...], Callable[[Signal], bool]]]":
         return [(self.SHORT, _short), (self.JOKES, _jokes), (self.COOKS, _cooks)]
 
@@ -131,9 +155,9 @@ class Stack:
     folder: Path
     client: httpx2.Client = field(repr=False)
 
-    def chat(self, user: str, text: str) -> httpx2.Response:
+    def chat(self, user: str, text: str, **more: Any) -> httpx2.Response:
         """Ask; again where this machine was too busy to read the summary in time."""
-        body = {"model": "m", "messages": [{"role": "user", "content": text}]}
+        body = {"model": "m", "messages": [{"role": "user", "content": text}], **more}
         for _ in range(20):
             reply = self.client.post("/v1/chat/completions", json=body, headers={"x-popi-user": user})
             if reply.headers["x-popi-personalized"] != "failed":
@@ -214,7 +238,7 @@ def stack(folder: Path) -> Iterator[Stack]:
             capture=CaptureSettings(tenants=("shop",)),
             page=PageSettings(name="Teahouse", model="m"),
         )
-        worker = Worker(database, learner, RenewalSettings(idle=0.05), explains=learner)
+        worker = Worker(database, learner, RenewalSettings(idle=0.05), explains=learner, restates=learner)
         gateway = Gateway(database, settings, worker, ADMIN)
         with (
             served(gateway) as url,

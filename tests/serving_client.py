@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection, select
 from starlette.testclient import TestClient
 
 from popi.serving.app import Gateway
 from popi.serving.keys import create
 from popi.serving.settings import read
 from popi.serving.store.database import Database
+from popi.serving.store.tables import metadata
 
 ADMIN = "an-admin-key-of-the-tests"
 POSTGRES = os.environ.get("POPI_TEST_POSTGRES")
@@ -75,6 +77,18 @@ def _postgres_database(how: str = "") -> Iterator[str]:
     finally:
         with psycopg.connect(POSTGRES, autocommit=True) as server:
             server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def whole_store(database: Database) -> str:
+    """All that a store holds: the bytes of SQLite's files, as they are; every row of PostgreSQL's tables."""
+    if database.file is not None:
+        files = sorted(database.file.parent.glob(database.file.name + "*"))
+        return "".join(file.read_bytes().decode("utf-8", "replace") for file in files)
+
+    def rows(connection: Connection) -> str:
+        return "\n".join(str(row) for table in metadata.tables.values() for row in connection.execute(select(table)))
+
+    return database.read(rows)
 
 
 @dataclass

@@ -11,6 +11,7 @@ its own, and the user's id, in the headers that the profile API and the proxy ta
 - goes clause by clause: what it does not name stays;
 - never touches a clause that the user locked, neither its words nor its lock, and locks nothing. That is checked on the
   version that it names, so no lock can come between the check and the edit: a lock makes a new version;
+- is refused where the user does not want to be learned from, as reading is where they want nothing to be used;
 - becomes a version of its own, which the user sees in the history and can undo. Until then it is used: where a user
   should be asked first, that is the MCP host's work, which is told by the tool's annotations that this one writes.
 """
@@ -93,6 +94,8 @@ def build(speaker: Speaker) -> MCPServer:
     async def read_summary(ctx: Context) -> ShownSummary:
         """Read what is known of the user's preferences: the summary, its clauses, and which of them are locked."""
         async with _told(speaker(ctx)) as (client, user_id):
+            if not (await client.controls(user_id)).use:
+                raise DataError("the user does not want what is known of them to be used: answer without it")
             return _shown(await client.summary(user_id))
 
     @server.tool(annotations=adds)
@@ -108,6 +111,8 @@ def build(speaker: Speaker) -> MCPServer:
         """
         async with _told(speaker(ctx)) as (client, user_id):
             answer = await client.add_signals(user_id, [signal])
+        if answer.not_learned:
+            return "the user does not want to be learned from; nothing was added"
         return "added" if answer.added else "known already; nothing was added"
 
     @server.tool(annotations=edits)
@@ -122,6 +127,8 @@ def build(speaker: Speaker) -> MCPServer:
         can undo it.
         """
         async with _told(speaker(ctx)) as (client, user_id):
+            if not (await client.controls(user_id)).learn:
+                raise DataError("the user does not want to be learned from; only they can change the summary")
             current = await client.summary(user_id)
             clauses = proposed(current, version, changes)
             return _shown(await client.put_summary(user_id, clauses=clauses, version=version))

@@ -52,12 +52,10 @@ max_tokens = 6
 orders = ["population_dpo", "plug_and_play"]
 [training.inference]
 steps = 1
-warmup_steps = 0
 users_per_step = 2
 group_size = 2
 [training.generator]
 steps = 1
-warmup_steps = 0
 batch_size = 2
 [evaluation]
 batch_size = 2

@@ -121,6 +121,16 @@ def test_on_stdio_with_a_user_key(world: World) -> None:
                 refused = await client.call_tool(tool, more)
                 assert refused.is_error and "does not allow" in words(refused) and "shy" not in words(refused)
 
+        async with on_stdio(world, "app", "switched") as client:
+            assert words(await client.call_tool("add_signal", {"signal": {"type": "post", "text": "hi"}})) == "added"
+            world.app.set_controls("switched", use=False, learn=False)
+            told = await client.call_tool("add_signal", {"signal": {"type": "post", "text": "more"}})
+            assert "does not want to be learned from" in words(told) and world.app.user("switched").signals == 1
+            edit = await client.call_tool("propose_edit", {"version": 0, "changes": [{"text": "Likes tea."}]})
+            assert edit.is_error and "learned from" in words(edit) and world.app.summary("switched") is None
+            read = await client.call_tool("read_summary", {})
+            assert read.is_error and "does not want" in words(read)
+
     asyncio.run(run())
     ben = world.app.summary("ben")
     assert ben is not None and ben.version == 1 and not world.app.export("ben").signals

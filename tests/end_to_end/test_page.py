@@ -1,11 +1,11 @@
-"""A user and their page, in Chromium: feedback, renewal, edit, lock, forbid, undo, pause, try, erase; and axe."""
+"""A user and their page, in Chromium: feedback, renewal, edit, lock, forbid, undo, switch off, try, erase; and axe."""
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from chromium import accessible, chromium, clause, needs_chromium, new_page, press, sentences, shot, traces
+from chromium import accessible, chromium, clause, needs_chromium, new_page, press, sentences, shot, switch, traces
 from page_stack import ADMIN, LONG, SHORT, Stack, stack
 
 pytestmark = needs_chromium
@@ -29,7 +29,7 @@ def test_a_user_and_their_page(browser: Any, tea: Stack, scripts: bool) -> None:
     # A user gives feedback, the summary changes, the next answer changes.
     first = tea.chat(USER, "How do I make green tea?")
     assert first.headers["x-popi-personalized"] == "none" and first.json()["choices"][0]["message"]["content"] == LONG
-    assert tea.feedback(USER, answer=first.json()["id"], edit=SHORT).status_code == 200
+    assert tea.feedback(USER, answer=first.headers["x-popi-answer-id"], edit=SHORT).status_code == 200
     assert tea.settled(USER)["text"] == "Prefers short answers."
     assert tea.answers(USER, "And black tea?", SHORT)
 
@@ -38,7 +38,7 @@ def test_a_user_and_their_page(browser: Any, tea: Stack, scripts: bool) -> None:
     page.goto(tea.link(USER))
     assert page.url.endswith("/me") and sentences(page) == ["Prefers short answers."]
     page.get_by_text("Why? Learned from 1 thing you did").click()
-    assert page.get_by_text("You rewrote the answer to “How do I make green tea?”.").is_visible()
+    assert page.get_by_text("You rewrote the answer to “How do I make green tea?”.", exact=True).is_visible()
     assert page.get_by_text("How we know: the model that wrote this sentence named these").is_visible()
 
     # They edit and keep it.
@@ -89,11 +89,12 @@ def test_a_user_and_their_page(browser: Any, tea: Stack, scripts: bool) -> None:
     assert SHORT in page.locator(".answer.mine p").inner_text() and page.get_by_text(LONG).count() == 1
     if scripts:
         accessible(page)
-    page.get_by_role("link", name="My data").click()
-    press(page, page, "Pause personalisation")
+    page.get_by_role("link", name="About me").click()
+    switch(page, "Use what you know about me")
     assert tea.chat(USER, "And mint tea?").headers["x-popi-personalized"] == "none"
-    press(page, page, "Resume")
+    switch(page, "Use what you know about me")
     assert tea.chat(USER, "And mint tea?").headers["x-popi-personalized"] == "applied"
+    page.get_by_role("link", name="My data").click()
     if scripts:
         accessible(page)
 
@@ -118,7 +119,7 @@ def test_a_user_and_their_page(browser: Any, tea: Stack, scripts: bool) -> None:
 @pytest.mark.parametrize("width", [1280, 390])
 def test_every_page_is_accessible_and_fits(browser: Any, tea: Stack, width: int, dark: bool) -> None:
     name = f"{'dark' if dark else 'light'}-{width}"
-    first = tea.chat("ada", "How do I make green tea?").json()["id"]
+    first = tea.chat("ada", "How do I make green tea?").headers["x-popi-answer-id"]
     page = new_page(browser, width, dark)
     page.goto(tea.link("ada"))
     shot(page, f"empty-{name}")
@@ -151,9 +152,9 @@ def test_every_page_is_accessible_and_fits(browser: Any, tea: Stack, width: int,
     press(page, page, "Ask")
     accessible(page)
     shot(page, f"try-{name}")
-    page.goto(f"{tea.url}/me/data")
-    press(page, page, "Pause personalisation")
     page.goto(f"{tea.url}/me")
+    switch(page, "Use what you know about me")
+    switch(page, "Learn from what I do")
     accessible(page)
     shot(page, f"paused-{name}")
     page.goto(f"{tea.url}/admin")
@@ -170,6 +171,61 @@ def test_every_page_is_accessible_and_fits(browser: Any, tea: Stack, width: int,
     assert page.troubles == []
 
 
+def test_what_they_decide_before_anything_is_known_and_what_they_delete(browser: Any, tea: Stack) -> None:
+    # The switches come first, and hold for what comes later.
+    page = new_page(browser, 390)
+    page.goto(tea.link("ada"))
+    use, learn = (page.get_by_role("switch", name=name) for name in ("Use what you know", "Learn from what I do"))
+    assert use.get_attribute("aria-checked") == learn.get_attribute("aria-checked") == "true"
+    switch(page, "Learn from what I do")
+    assert learn.get_attribute("aria-checked") == "false" and use.get_attribute("aria-checked") == "true"
+    assert page.get_by_role("status").filter(has_text="We learn nothing").is_visible()
+    tea.say("ada", "i like a joke now and then")
+    assert tea.client.get("/users/ada").json()["signals"] == 0
+    switch(page, "Learn from what I do")
+
+    # Forbidden: the model is not told, unless they let it know; the words can go, and it stays forbidden.
+    tea.say("ada", "i like a joke now and then", "i cook at home for two")
+    tea.settled("ada")
+    page.goto(f"{tea.url}/me")
+    press(page, clause(page, "joke"), "Don’t use again")
+    assert page.get_by_text("Only these very words are kept away.").is_visible()
+    press(page, page, "Let the model know")
+    assert page.get_by_text("is told them, so that it avoids them in other words").is_visible()
+    accessible(page)
+    press(page, page, "Delete the words")
+    assert page.locator(".forbidden .words").all_inner_texts() == ["A sentence that you deleted"]
+    now = tea.summary("ada")["forbidden"]
+    assert [(one["text"], one["tell"]) for one in now] == [(None, True)]
+
+    # A sentence is deleted with what it was learned from; nothing of it is on disk.
+    assert traces(tea.folder, "Cooks at home", "cook at home for two")
+    clause(page, "Cooks").locator("details.delete > summary").click()
+    accessible(page)
+    clause(page, "Cooks").get_by_label("Delete the one thing that it was learned from").check()
+    press(page, clause(page, "Cooks"), "Delete for good")
+    assert sentences(page) == [] and page.get_by_role("status").filter(has_text="Deleted for good.").is_visible()
+    assert traces(tea.folder, "Cooks at home", "cook at home for two") == []
+
+    # One thing that they did goes, and what rested on it.
+    tea.say("ada", "i cook at home for three")
+    tea.settled("ada")
+    page.goto(f"{tea.url}/me")
+    clause(page, "Cooks").get_by_text("Why?").click()
+    press(page, clause(page, "Cooks"), "Delete this, and what was learned from it")
+    assert sentences(page) == [] and traces(tea.folder, "for three") == []
+    tea.settled("ada")
+
+    # A version goes.
+    page.goto(f"{tea.url}/me/history")
+    before = page.locator(".versions > li").count()
+    page.locator(".versions > li").last.locator("details.delete > summary").click()
+    accessible(page)
+    press(page, page.locator(".versions > li").last, "Delete this version for good")
+    assert page.locator(".versions > li").count() == before - 1
+    assert page.troubles == []
+
+
 def test_by_keyboard_alone(browser: Any, tea: Stack) -> None:
     tea.say("ada", "i cook at home for two")
     tea.settled("ada")
@@ -178,7 +234,7 @@ def test_by_keyboard_alone(browser: Any, tea: Stack) -> None:
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.className") == "skip"
     page.keyboard.press("Enter")
-    for _ in range(3):  # why, edit, keep
+    for _ in range(5):  # use, learn, why, edit, keep
         page.keyboard.press("Tab")
     with page.expect_navigation():
         page.keyboard.press("Enter")

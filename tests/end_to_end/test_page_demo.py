@@ -36,8 +36,8 @@ class User:
     def ask(self, prompt: str) -> tuple[str, str]:
         """The answer's id and text."""
         body = {"model": "nano", "messages": [{"role": "user", "content": prompt}]}
-        answer = self._client.post("/v1/chat/completions", json=body, headers={"x-popi-user": USER}).json()
-        return answer["id"], answer["choices"][0]["message"]["content"]
+        reply = self._client.post("/v1/chat/completions", json=body, headers={"x-popi-user": USER})
+        return reply.headers["x-popi-answer-id"], reply.json()["choices"][0]["message"]["content"]
 
     def rewrite(self, prompt: str, pattern: str, wanted: str) -> bool:
         """Ask, and put `wanted` in place of what the answer has; says whether there was something to put right."""
@@ -95,7 +95,7 @@ def test_a_user_of_the_demo(browser: Any, tmp_path: Path) -> None:
         page.goto(dora.link())
         [said] = sentences(page)
         page.get_by_text("Why? Learned from").click()
-        assert page.get_by_text(f"You rewrote the answer to “{PROMPTS[0]}”.").is_visible()
+        assert page.get_by_text(f"You rewrote the answer to “{PROMPTS[0]}”.", exact=True).is_visible()
         assert page.get_by_text("we left out each thing you did in turn").is_visible()
         accessible(page)
         kept = "wants a casual tone"

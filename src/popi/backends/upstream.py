@@ -24,6 +24,8 @@ TOTAL_S = 300.0
 """Seconds for one try of one request, from the first byte sent to the last one read."""
 FOR_ALL = {401: "key", 402: "credit", 403: "permission", 404: "URL and model"}
 """Statuses that every request of this kind would meet, and what they are about."""
+MAX_ANSWER_BYTES = 2**26
+"""Longest answer, unpacked; log-probs of a full context take a few MiB."""
 SHOWN = 300
 """Most characters of a server's own words in an error message."""
 
@@ -145,7 +147,7 @@ class Session:
             async with asyncio.timeout(upstream.total_s):
                 reply = await self._client.send("POST", url, upstream.headers_with_key(), content)
                 try:
-                    await reply.whole()
+                    await reply.whole(MAX_ANSWER_BYTES)
                 finally:
                     reply.close()
         except TimeoutError:
@@ -153,7 +155,7 @@ class Session:
         except HttpFault as fault:
             message = upstream.scrub(f"{target}: the server {fault}")
             if fault.lasting:
-                raise UpstreamError(message, fault=fault.kind, for_all=True) from None
+                raise UpstreamError(message, fault=fault.kind, for_all=fault.kind != "broken") from None
             raise _Passing(message, fault=fault.kind) from None
         if 200 <= reply.status < 300:
             answer = _json(reply.body)

@@ -256,18 +256,19 @@ def users_export(
     force: Force = False,
     store: StoreUrl = STORE,
 ) -> None:
-    """Write users as the JSONL that `popi train` reads. Users without a pair to hold out are left out, and counted."""
+    """Write users as the JSONL that `popi train` reads. Users without a pair to hold out are left out, and those who
+    do not want to be learned from; both are counted."""
     _need_serving()
-    from popi.serving.api.stored import NotFound, training_line
+    from popi.serving.api.stored import NotFound, OverBound, training_line
     from popi.signals.jsonl import refuse_existing, write_rows
 
     if output is not None:
         refuse_existing(output, force)
     database = _open(store)
-    skipped = 0
+    skipped = unwilling = 0
 
     def rows() -> Any:
-        nonlocal skipped
+        nonlocal skipped, unwilling
         for user_id in map(normal_user_id, user_ids) if user_ids else _user_ids(database, tenant):
             try:
                 user = database.read(training_line, tenant, user_id, targets)
@@ -275,6 +276,9 @@ def users_export(
                 if user_ids:
                     raise _no_user(user_id, tenant) from None
                 continue  # erased meanwhile
+            except OverBound:
+                unwilling += 1
+                continue
             if not user.signals or (targets and not user.targets):
                 skipped += 1
             else:
@@ -287,6 +291,60 @@ def users_export(
             print(json.dumps(row, ensure_ascii=False))
     if skipped:
         console.print(f"{skipped} users are left out: no pair to hold out as a target", highlight=False)
+    if unwilling:
+        console.print(f"{unwilling} users are left out: they do not want to be learned from", highlight=False)
+
+
+@users_app.command("controls")
+def users_controls(
+    user_id: Annotated[str, typer.Argument(help="The user; nothing need be known of them yet.")],
+    tenant: Tenant = "default",
+    use: Annotated[bool | None, typer.Option("--use/--no-use", help="Use what is known of them.")] = None,
+    learn: Annotated[bool | None, typer.Option("--learn/--no-learn", help="Learn from what they do.")] = None,
+    store: StoreUrl = STORE,
+) -> None:
+    """Set a user's two switches, or show them. Gateways that run take notice within a few seconds.
+
+    The line on stderr is for `popi replay`, as that of the gateway's log: keep it with the log."""
+    _need_serving()
+    from popi.serving.api.service import switch_now
+    from popi.serving.proxy.logs import on_stderr
+    from popi.serving.store import controls, keys
+
+    database, user_id = _open(store), normal_user_id(user_id)
+    if not database.read(keys.tenant_exists, tenant):
+        raise DataError(f"there is no tenant {tenant!r}; `popi keys create` makes one")
+    if use is None and learn is None:
+        found = database.read(controls.find, tenant, user_id)
+    else:
+        with on_stderr():
+            found = switch_now(database, tenant, user_id, use, learn)
+    print(json.dumps({"use": found.use, "learn": found.learn}))
+
+
+@users_app.command("delete")
+def users_delete(
+    user_id: Annotated[str, typer.Argument(help="The user.")],
+    tenant: Tenant = "default",
+    signal_id: Annotated[
+        str | None, typer.Option("--signal", help="A signal, with what was learned from it.", metavar="ID")
+    ] = None,
+    clause: Annotated[str | None, typer.Option(help="A statement, in every version.", metavar="ID")] = None,
+    version: Annotated[int | None, typer.Option(min=1, help="A version of the summary.")] = None,
+    store: StoreUrl = STORE,
+) -> None:
+    """Delete a part of what is stored of a user: a signal, a statement or a version; prints what went."""
+    _need_serving()
+    from popi.serving.api.service import delete_now
+    from popi.serving.api.stored import NotFound
+
+    if sum(one is not None for one in (signal_id, clause, version)) != 1:
+        raise typer.BadParameter("say what: --signal, --clause or --version, one of the three")
+    try:
+        done = delete_now(_open(store), tenant, user_id, signal=signal_id, clause=clause, version=version)
+    except NotFound as error:
+        raise DataError(str(error)) from None
+    print(done.model_dump_json(indent=2))
 
 
 @users_app.command("rebuild")
@@ -372,7 +430,7 @@ def replay(
     ],
     store: StoreUrl = STORE,
 ) -> None:
-    """After a backup was restored: erase, merge, pause and revoke again what the logs say was since the backup.
+    """After a backup was restored: erase, merge, switch off and revoke again what the logs say was since the backup.
 
     Run it before gateways and workers start (docs/deploying.md). It prints what was done; a second run does nothing.
     """
@@ -437,6 +495,7 @@ def _inference(
 def _api_worker(database: "Database", settings: Path | None, inference: "InferenceSettings") -> "Worker":
     from popi.backends.retries import Retries
     from popi.provenance import explainer
+    from popi.restating import restating
     from popi.serving.inference import Provider
     from popi.serving.renewal import Worker
     from popi.serving.settings import of_worker
@@ -452,6 +511,7 @@ def _api_worker(database: "Database", settings: Path | None, inference: "Inferen
         keep=given.profiles.keep,
         provider=Provider(model),
         check=inference.check,
+        restates=restating(model),
     )
 
 
@@ -461,6 +521,7 @@ def _local_worker(
     need_training()
     from popi.inference_model import InferenceModel
     from popi.provenance import explainer
+    from popi.restating import restating
     from popi.serving.renewal import Worker
     from popi.serving.settings import of_worker
 
@@ -472,7 +533,8 @@ def _local_worker(
 
         opened = RunDirectory.open(run)
         loaded = InferenceModel.from_pretrained(opened.models(method)[0], **loading(opened.config))
-    return Worker(database, loaded, given.renewal, explains=explainer(loaded), keep=given.profiles.keep)
+    explains, restates = explainer(loaded), restating(loaded)
+    return Worker(database, loaded, given.renewal, explains=explains, keep=given.profiles.keep, restates=restates)
 
 
 def _user_ids(database: "Database", tenant: str) -> Any:

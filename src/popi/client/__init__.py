@@ -10,6 +10,8 @@ from popi.client.clients import AsyncClient, Client
 from popi.profiles.models import (
     Clause,
     ClauseEdit,
+    ControlsAnswer,
+    Deleted,
     ExportAnswer,
     ImportAnswer,
     ImportedUser,
@@ -26,6 +28,8 @@ __all__ = [
     "Clause",
     "ClauseEdit",
     "Client",
+    "ControlsAnswer",
+    "Deleted",
     "ExportAnswer",
     "ImportAnswer",
     "ImportedUser",

@@ -6,7 +6,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, Literal, Self, TypeVar
 
 import httpx2
 from pydantic import SecretStr
@@ -18,6 +18,8 @@ from popi.client.flows import Change, Flow, NotReached, Reply, Request, Wait
 from popi.errors import ConfigError
 from popi.profiles.models import (
     ClauseEdit,
+    ControlsAnswer,
+    Deleted,
     ExportAnswer,
     ImportAnswer,
     ImportedUser,
@@ -177,6 +179,68 @@ class Client(_Base[httpx2.Client]):
         """Have the summary written anew from all signals, not only from those since the last renewal."""
         return self._run(flows.rebuild(self._retries, user_id))
 
+    def delete_clause(self, user_id: str, clause_id: str, *, signals: bool = False, forbid: bool = False) -> Deleted:
+        """Delete a statement from every version of the summary.
+
+        Args:
+            user_id: whose.
+            clause_id: its id.
+            signals: delete the signals that it rests on, too.
+            forbid: it must not be said again: a hash of its words is kept, and no word.
+        """
+        return self._run(
+            flows.delete(self._retries, user_id, "summary", "clauses", clause_id, signals=signals, forbid=forbid)
+        )
+
+    def delete_version(self, user_id: str, version: int) -> Deleted:
+        """Delete a version of the summary; instead of the current one the one before it is current."""
+        return self._run(flows.delete(self._retries, user_id, "summary", "versions", str(version)))
+
+    def delete_signal(self, user_id: str, signal_id: str) -> Deleted:
+        """Delete a signal, and the statements that rest on it, from every version."""
+        return self._run(flows.delete(self._retries, user_id, "signals", signal_id))
+
+    def delete_words(self, user_id: str, forbidden_id: str) -> Deleted:
+        """Delete the words of what is forbidden; it stays forbidden."""
+        return self._run(flows.delete(self._retries, user_id, "summary", "forbidden", forbidden_id, "words"))
+
+    def controls(self, user_id: str) -> ControlsAnswer:
+        """How the user's two switches stand, whether or not anything is known of them."""
+        return self._run(flows.controls(self._retries, user_id))
+
+    def set_controls(self, user_id: str, *, use: bool | None = None, learn: bool | None = None) -> ControlsAnswer:
+        """Set the user's switches, also before anything is known of them.
+
+        Args:
+            user_id: whose.
+            use: whether chats get what is known; None leaves it as it is.
+            learn: whether anything is learned, of signals, imports, captured answers or feedback; None likewise.
+        """
+        return self._run(flows.set_controls(self._retries, user_id, use, learn))
+
+    def feedback(
+        self,
+        user_id: str,
+        answer: str,
+        *,
+        thumbs: Literal["up", "down"] | None = None,
+        edit: str | None = None,
+        replaced_by: str | None = None,
+        rather_than: Sequence[str] | None = None,
+    ) -> SignalsAnswer:
+        """What the user did with a proxied answer: one of the four. For tenants that opted in to capture.
+
+        Args:
+            user_id: whose answer.
+            answer: its header `x-popi-answer-id`.
+            thumbs: the user's thumb.
+            edit: the answer as the user rewrote it.
+            replaced_by: the answer that the user asked for instead, and kept.
+            rather_than: answers that the user did not pick.
+        """
+        told = flows.told(thumbs, edit, replaced_by, rather_than)
+        return self._run(flows.feedback(self._retries, user_id, answer, told))
+
     def export(self, user_id: str) -> ExportAnswer:
         """Everything that is stored of a user."""
         return self._run(flows.export(self._retries, user_id))
@@ -280,6 +344,48 @@ class AsyncClient(_Base[httpx2.AsyncClient]):
     async def rebuild(self, user_id: str) -> UserAnswer:
         """As `Client.rebuild`."""
         return await self._run(flows.rebuild(self._retries, user_id))
+
+    async def delete_clause(
+        self, user_id: str, clause_id: str, *, signals: bool = False, forbid: bool = False
+    ) -> Deleted:
+        """As `Client.delete_clause`."""
+        return await self._run(
+            flows.delete(self._retries, user_id, "summary", "clauses", clause_id, signals=signals, forbid=forbid)
+        )
+
+    async def delete_version(self, user_id: str, version: int) -> Deleted:
+        """As `Client.delete_version`."""
+        return await self._run(flows.delete(self._retries, user_id, "summary", "versions", str(version)))
+
+    async def delete_signal(self, user_id: str, signal_id: str) -> Deleted:
+        """As `Client.delete_signal`."""
+        return await self._run(flows.delete(self._retries, user_id, "signals", signal_id))
+
+    async def delete_words(self, user_id: str, forbidden_id: str) -> Deleted:
+        """As `Client.delete_words`."""
+        return await self._run(flows.delete(self._retries, user_id, "summary", "forbidden", forbidden_id, "words"))
+
+    async def controls(self, user_id: str) -> ControlsAnswer:
+        """As `Client.controls`."""
+        return await self._run(flows.controls(self._retries, user_id))
+
+    async def set_controls(self, user_id: str, *, use: bool | None = None, learn: bool | None = None) -> ControlsAnswer:
+        """As `Client.set_controls`."""
+        return await self._run(flows.set_controls(self._retries, user_id, use, learn))
+
+    async def feedback(
+        self,
+        user_id: str,
+        answer: str,
+        *,
+        thumbs: Literal["up", "down"] | None = None,
+        edit: str | None = None,
+        replaced_by: str | None = None,
+        rather_than: Sequence[str] | None = None,
+    ) -> SignalsAnswer:
+        """As `Client.feedback`."""
+        told = flows.told(thumbs, edit, replaced_by, rather_than)
+        return await self._run(flows.feedback(self._retries, user_id, answer, told))
 
     async def export(self, user_id: str) -> ExportAnswer:
         """As `Client.export`."""

@@ -22,7 +22,11 @@ from popi.errors import DataError, GatewayError
 from popi.profiles.models import (
     MOST_SIGNALS,
     ClauseEdit,
+    Controls,
+    ControlsAnswer,
+    Deleted,
     ExportAnswer,
+    Feedback,
     Import,
     ImportAnswer,
     ImportedUser,
@@ -97,13 +101,14 @@ def user(retries: Retries, user_id: str) -> Flow[UserAnswer]:
 
 def add_signals(retries: Retries, user_id: str, signals: Sequence[Signal]) -> Flow[SignalsAnswer]:
     """Upload signals, in as many requests as they need."""
-    total = SignalsAnswer(ids=[], added=0, known=0)
+    total = SignalsAnswer(ids=[], added=0, known=0, not_learned=0)
     for upload in _uploads(signals):
         sent = Request("POST", _path(user_id, "signals"), content=upload)
         answer = yield from _call(retries, sent, SignalsAnswer)
         total.ids += answer.ids
         total.added += answer.added
         total.known += answer.known
+        total.not_learned += answer.not_learned
     return total
 
 
@@ -170,6 +175,40 @@ def rollback(retries: Retries, user_id: str, to: int, version: int | None) -> Fl
 def rebuild(retries: Retries, user_id: str) -> Flow[UserAnswer]:
     """Have a summary written anew from all signals."""
     return (yield from _call(retries, Request("POST", _path(user_id, "summary", "rebuild")), UserAnswer))
+
+
+def controls(retries: Retries, user_id: str) -> Flow[ControlsAnswer]:
+    """How a user's switches stand."""
+    return (yield from _call(retries, Request("GET", _path(user_id, "controls")), ControlsAnswer))
+
+
+def set_controls(retries: Retries, user_id: str, use: bool | None, learn: bool | None) -> Flow[ControlsAnswer]:
+    """Set a user's switches."""
+    content = checked(Controls, use=use, learn=learn).model_dump_json(exclude_none=True).encode()
+    request = Request("PUT", _path(user_id, "controls"), content=content)
+    return (yield from _call(retries, request, ControlsAnswer))
+
+
+def told(
+    thumbs: str | None, edit: str | None, replaced_by: str | None, rather_than: Sequence[str] | None
+) -> dict[str, object]:
+    """What a user did, as the fields of a feedback."""
+    several = None if rather_than is None else list(rather_than)
+    return {"thumbs": thumbs, "edit": edit, "replaced_by": replaced_by, "rather_than": several}
+
+
+def feedback(retries: Retries, user_id: str, answer: str, what: Mapping[str, object]) -> Flow[SignalsAnswer]:
+    """What a user did with a proxied answer."""
+    content = checked(Feedback, answer=answer, **what).model_dump_json(exclude_none=True).encode()
+    request = Request("POST", _path(user_id, "feedback"), content=content)
+    return (yield from _call(retries, request, SignalsAnswer))
+
+
+def delete(retries: Retries, user_id: str, *more: str, **asked: bool) -> Flow[Deleted]:
+    """Delete a part of what is stored of a user: the path behind theirs, and what else is asked."""
+    wanted = "&".join(f"{name}=true" for name, value in asked.items() if value)
+    path = _path(user_id, *map(_quoted, more)) + (f"?{wanted}" if wanted else "")
+    return (yield from _call(retries, Request("DELETE", path), Deleted))
 
 
 def export(retries: Retries, user_id: str) -> Flow[ExportAnswer]:
@@ -307,10 +346,12 @@ def _named(request: Request) -> str:
 
 
 def _path(user_id: str, *more: str) -> str:
-    name = quote(normal_user_id(user_id), safe="")
+    return "/".join(("/users", _quoted(normal_user_id(user_id)), *more))
+
+
+def _quoted(name: str) -> str:
     # "." and ".." would be resolved away on the way, and the path be another's.
-    name = name.replace(".", "%2E") if name in (".", "..") else name
-    return "/".join(("/users", name, *more))
+    return name.replace(".", "%2E") if name in (".", "..") else quote(name, safe="")
 
 
 def _if_match(version: int) -> dict[str, str]:

@@ -7,15 +7,12 @@ import re
 import secrets
 from collections.abc import Container, Sequence
 
-from popi.profiles.forbidden import Bans
 from popi.profiles.models import (
     LONGEST_CLAUSE,
     LONGEST_TEXT,
     MOST_CLAUSES,
     Author,
     ClauseEdit,
-    Forbidden,
-    ForbiddenEdit,
     StoredClause,
 )
 from popi.statements import ended, lines, normal
@@ -125,40 +122,26 @@ def from_edit(edits: Sequence[ClauseEdit], before: Sequence[StoredClause], autho
     return clauses
 
 
-def renewed(
-    text: str, said: Sequence[str], before: Sequence[StoredClause], forbidden: Sequence[Forbidden] = ()
-) -> tuple[str, list[StoredClause]]:
-    """What the inference model wrote, without what is forbidden; the locked clauses word for word, and first.
+def renewed(text: str, said: Sequence[str], before: Sequence[StoredClause]) -> tuple[str, list[StoredClause]]:
+    """What the inference model wrote; the locked clauses word for word, and first.
 
     Args:
         text: as it wrote it.
         said: the same in parts; none where it says that it knows too little, and then nothing but the locked clauses is
             left.
         before: the clauses of the current version.
-        forbidden: what the user does not want said.
 
     Returns:
-        The text as it is stored, and its clauses. With nothing locked or forbidden the text is the model's own.
+        The text as it is stored, and its clauses. With nothing locked the text is the model's own.
     """
     locked = [clause for clause in before if clause.locked]
     written = _clauses(said, before, "model")
-    bans = Bans(one.text for one in forbidden)
     kept = {clause.id for clause in locked}
-    new = [clause for clause in written if clause.id not in kept and not bans.hit(clause.text)]
-    if not locked and len(new) == len(written) and new:
+    new = [clause for clause in written if clause.id not in kept]
+    if not locked and new:
         return text.strip()[:LONGEST_TEXT], written
     clauses = [*locked, *new][: max(MOST_CLAUSES, len(locked))]
     return join(clauses), clauses
-
-
-def forbidden_from(edits: Sequence[ForbiddenEdit], before: Sequence[Forbidden]) -> list[Forbidden]:
-    """What a person forbids from now on; an entry that stays keeps its id, and the same words stand there once."""
-    ids = {normal(one.text): one.id for one in before}
-    named = {normal(edit.text): edit for edit in edits}
-    return [
-        Forbidden(id=edit.id or ids.get(key) or _new_id(set(ids.values())), text=edit.text.strip())
-        for key, edit in named.items()
-    ]
 
 
 def unlocked(clauses: Sequence[StoredClause]) -> list[StoredClause]:

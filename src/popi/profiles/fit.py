@@ -19,8 +19,10 @@ def fit_edit(edit: SummaryEdit) -> SummaryEdit:
         if not all(one.text.strip() for one in clauses):
             raise DataError("a clause must not be blank")
         checked(" ".join(one.text for one in clauses))  # what is good in parts may not be as a whole
-    if edit.forbidden is not None:  # an LLM is told them
-        fit["forbidden"] = [one.model_copy(update={"text": checked(one.text)}) for one in edit.forbidden]
+    if edit.forbidden is not None:  # an LLM may be told them
+        fit["forbidden"] = [
+            one if one.text is None else one.model_copy(update={"text": checked(one.text)}) for one in edit.forbidden
+        ]
     return edit.model_copy(update=fit)
 
 

@@ -1,171 +1,120 @@
-"""Whether a clause says again what the user has forbidden, in the same words or in others.
+"""What a user does not want said: kept as a keyed hash, and compared word by word.
 
-No model is asked. The same words count in any language, however they are written (popi.statements.normal). Then
-content words are compared, which is of English. Both texts are folded (NFKC, no case), words that carry no preference
-("the user prefers ... answers") are left out, endings are cut, and words of one meaning count as one (`MEANINGS`). A
-word counts as denied behind "no", "not", "avoid" and their like, up to the next comma, "but" or end of a sentence.
-Alike are texts of which the smaller shares at least `THRESHOLD` of its content words with the other (the overlap
-coefficient); a word is shared where both affirm it or both deny it. docs/profiles.md states what it catches and what
-it takes wrongly.
+Of a forbidden statement a version of the summary holds the HMAC of its normal form (popi.statements.normal), with a
+salt and the secret of the store: enough to know the same words again, in any language and however they are written, and
+nothing that can be read. No model sees them, unless the user allows it (`Forbidden.tell`). Whether a clause says the
+same in other words only a model can tell: popi.restating.
 """
 
-import re
-import unicodedata
-from collections.abc import Iterable
-from typing import NamedTuple
+import hmac
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
 
-from popi.statements import normal
+from popi.errors import DataError
+from popi.profiles.models import Forbidden, ForbiddenEdit
+from popi.statements import lines, normal
+from popi.statements.phrases import words
 
 LEAST_WORDS = 3
 """Of so many words or more, a statement counts as said where its words stand within another's."""
-THRESHOLD = 0.5
-"""From this share of common content words on two texts are alike: one of two, two of three or four, three of five."""
-
-EMPTY = frozenset(
-    """a about after again all also always an and any anything are as ask asks at be been being both but by can cares
-    care choose chooses come comes could do does doing done each else enjoy enjoys ever every everything find finds
-    for from general generally get gets give gives given good has have having he her him his how if in into is it
-    its itself just keep keeps kept kind like liked likes love loves make makes many may me mention mentions might
-    more most mostly much must my need needs of often on one ones only or other out over own people please possible
-    prefer preference preferences preferred prefers quite rather really reply replies response responses answer
-    answers answering say says said see seem seems several she should so some someone something sort sometimes such
-    tend tends text texts than that the their them then there these they thing things this those to too tone try
-    tries up us use user users uses using usually very want wants was way ways we well were what when where which
-    while who whom whose will wish wishes with would write writes writing written you your yours appreciate
-    appreciates value values favour favours favor favors expect expects seek seeks look looks go goes went show
-    shows shown here whenever wherever i am style included include includes especially particularly lean leans
-    toward towards fan happy person somebody assistant""".split()
-)
-DENY = frozenset(
-    """no not never avoid avoids avoiding without dislike dislikes hate hates skip skips against cannot stop stops leave
-    leaves omit omits drop""".split()
-)
-MEANINGS = tuple(
-    frozenset(line.split())
-    for line in """short brief concise terse succinct compact briefly shortly laconic snappy crisp
-    long lengthy detailed detail thorough extensive exhaustive elaborate comprehensive depth
-    simple plain easy basic beginner jargon-free simply layman uncomplicated
-    technical expert advanced specialist jargon
-    formal polite official formally professional businesslike courteous
-    casual informal relaxed friendly chatty colloquial
-    playful funny humour humor joke jokes witty jokey humorous fun
-    serious earnest sober solemn sobriety gravity grave
-    list bullet bullets bulleted itemised itemized points enumerate
-    table tabular tables spreadsheet
-    paragraph prose paragraphs flowing
-    example instance illustration illustrate exemplify
-    number figure statistic data quantitative numeric digits
-    story anecdote narrative tale
-    code snippet programming coding programmer developer software programs
-    emoji emojis emoticon smiley smileys
-    question ask questions query
-    step steps stepwise walkthrough
-    picture image diagram drawing visual
-    link url source citation reference cite
-    vegetarian meatless meat
-    vegan plant-based
-    child kid children kids son daughter
-    doctor physician medic
-    lawyer attorney solicitor
-    teacher schoolteacher instructor
-    student pupil undergraduate
-    spouse wife husband partner married
-    dog puppy dogs
-    cat kitten cats
-    car automobile vehicle
-    job profession occupation work works career employed
-    live reside lives resident based
-    quick fast rapid quickly swift
-    metaphor analogy comparison analogies
-    summary summarise summarize recap overview tldr
-    warning caution caveat disclaimer warn
-    diabetes diabetic
-    pregnant pregnancy expecting
-    depression depressed
-    religious faith church
-    gay homosexual
-    anxious anxiety nervous
-    money budget cheap cost inexpensive affordable price
-    elderly old aged senior
-    direct straightforward blunt frank candid""".splitlines()
-)
-_WORD = re.compile(
-    r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W_\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+(?:-[^\W_]+)*"
-)
-ENDS_DENIAL = frozenset({".", ",", ";", ":", "!", "?", "(", ")", "but", "yet", "although"})
-_TOKEN = re.compile(rf"{_WORD.pattern}|[.,;:!?()]")
-_NOT_ONLY = re.compile(r"\bnot (?:only|just|merely)\b")
-_INSTEAD = re.compile(r"\b(?:rather than|instead of|free of|free from)\b")
-_ENDINGS = ("ically", "ations", "ation", "ings", "ing", "ies", "edly", "ed", "ly", "es", "s")
-
-
-class Content(NamedTuple):
-    """What a text says: of each content word whether it is affirmed (True), denied (False), or perhaps both."""
-
-    words: dict[str, set[bool]]
-    folded: str
 
 
 class Bans:
-    """What is forbidden, ready to be compared with many clauses.
+    """What is forbidden, ready to be compared with many texts.
 
     Args:
         forbidden: the statements.
+        secret: of the store.
     """
 
-    def __init__(self, forbidden: Iterable[str]) -> None:
-        listed = list(forbidden)
-        self._normal = [f" {normal(one)} " for one in listed]
-        self._contents = [_content(one) for one in listed]
+    def __init__(self, forbidden: Iterable[Forbidden], secret: bytes = b"") -> None:
+        self._secret = secret
+        self._hashes: dict[tuple[str, int], set[str]] = {}
+        self._plain: list[str] = []  # of versions from before there were hashes
+        for one in forbidden:
+            if one.hash:
+                self._hashes.setdefault((one.salt, one.length), set()).add(one.hash)
+            elif one.text is not None:
+                self._plain.append(normal(one.text))
 
     def hit(self, text: str) -> bool:
-        """Whether `text` says one of them: in the same words of any language, alone or within others, or in others."""
-        plain = f" {normal(text)} "
-        if any(one == plain or (one.count(" ") > LEAST_WORDS and one in plain) for one in self._normal):
-            return True
-        content = _content(text)
-        return any(_alike(content, one) >= THRESHOLD for one in self._contents)
+        """Whether `text` says one of them in the same words, alone or, if it has `LEAST_WORDS`, within others."""
+        plain, said = normal(text), words(text)
+        for ban in self._plain:
+            if ban == plain or (ban.count(" ") + 1 >= LEAST_WORDS and f" {ban} " in f" {plain} "):
+                return True
+        for (salt, length), hashes in self._hashes.items():
+            runs = {plain}
+            if length >= LEAST_WORDS:
+                runs |= {" ".join(said[at : at + length]) for at in range(len(said) - length + 1)}
+            if any(_hash(self._secret, salt, run) in hashes for run in runs):
+                return True
+        return False
+
+    def within(self, text: str) -> bool:
+        """Whether one of them stands anywhere in a longer text, as a sentence or a line of its own at least."""
+        return bool(self._hashes or self._plain) and (self.hit(text) or any(map(self.hit, lines(text))))
 
 
-def similarity(one: str, other: str) -> float:
-    """How much two texts say the same, 0 to 1."""
-    return _alike(_content(one), _content(other))
+def ban(text: str, secret: bytes, *, name: str, salt: str = "", tell: bool = False) -> Forbidden:
+    """A statement as it is stored.
+
+    Args:
+        text: the user's words.
+        secret: of the store.
+        name: its id.
+        salt: of others of this user; a new one where there is none.
+        tell: whether the model that writes summaries may be told it.
+    """
+    salt = salt or secrets.token_hex(8)
+    return Forbidden(id=name, hash=_hash(secret, salt, normal(text)), salt=salt, length=len(words(text)), tell=tell)
 
 
-def _alike(a: Content, b: Content) -> float:
-    if a.folded == b.folded:
-        return 1.0
-    if not a.words or not b.words:
-        return 0.0
-    shared = [word for word in a.words.keys() & b.words.keys() if a.words[word] & b.words[word]]
-    return len(shared) / min(len(a.words), len(b.words))
+def from_edits(
+    edits: Sequence[ForbiddenEdit], before: Sequence[Forbidden], secret: bytes
+) -> tuple[list[Forbidden], dict[str, str]]:
+    """What a person forbids from now on, and their words by hash.
+
+    An entry that stays keeps its id, and the same words stand there once.
+
+    Raises:
+        DataError: an entry without words is named that is not there.
+    """
+    by_id = {one.id: one for one in before}
+    salt = next((one.salt for one in before if one.salt), "")
+    banned: dict[str, Forbidden] = {}
+    said: dict[str, str] = {}
+    for edit in edits:
+        if edit.text is None:
+            old = by_id.get(edit.id or "")
+            if old is None:
+                raise DataError(f"forbidden: there is no entry of the id {edit.id!r}; give its text to add one")
+            banned[old.hash or old.id] = _told(old, edit)
+            continue
+        old = next((one for one in before if Bans([one], secret).hit(edit.text) and _same(one, edit.text)), None)
+        taken = by_id.keys() | {one.id for one in banned.values()}
+        name = old.id if old is not None else edit.id if edit.id not in (None, *taken) else f"f{secrets.token_hex(6)}"
+        hashed = old if old is not None and old.hash else ban(edit.text, secret, name=str(name), salt=salt)
+        salt = hashed.salt
+        banned[hashed.hash] = _told(hashed, edit)
+        said[hashed.hash] = edit.text.strip()
+    return list(banned.values()), said
 
 
-def _content(text: str) -> Content:
-    folded = unicodedata.normalize("NFKC", text).casefold().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
-    folded = re.sub(r"\b(can|won|shan)'?t\b", r"\1 not", re.sub(r"n't\b", " not", folded))
-    plain = _INSTEAD.sub("without", _NOT_ONLY.sub("", folded))
-    found: dict[str, set[bool]] = {}
-    affirmed = {True}
-    for token in _TOKEN.findall(plain):
-        if token in ENDS_DENIAL:
-            affirmed = {True}
-        elif token in DENY:
-            affirmed = {False}
-        elif token == "and" and True not in affirmed:
-            affirmed = {True, False}  # "no jokes and puns" denies both, "no jokes and keep it short" does not
-        elif token not in EMPTY:
-            stem = _stem(token)
-            found.setdefault(_MEANING.get(token) or _MEANING.get(stem) or stem, set()).update(affirmed)
-    return Content(found, " ".join(_WORD.findall(folded)))
+def in_words(forbidden: Iterable[Forbidden], said: Mapping[str, str]) -> dict[str, str]:
+    """The words of those entries whose words are kept, by id."""
+    found = {one.id: one.text if one.text is not None else said.get(one.hash) for one in forbidden}
+    return {name: text for name, text in found.items() if text is not None}
 
 
-def _stem(word: str) -> str:
-    """Cut one ending; what is left has three letters or more."""
-    for ending in _ENDINGS:
-        if word.endswith(ending) and len(word) - len(ending) >= 3 and not word.endswith("ss"):
-            return word[: -len(ending)]
-    return word[:-1] if word.endswith("e") and len(word) > 4 else word
+def _told(one: Forbidden, edit: ForbiddenEdit) -> Forbidden:
+    return one if edit.tell is None else one.model_copy(update={"tell": edit.tell})
 
 
-_MEANING = {form: min(group) for group in MEANINGS for word in group for form in (word, _stem(word))}
+def _same(one: Forbidden, text: str) -> bool:
+    """Not only within it."""
+    return normal(one.text) == normal(text) if one.text is not None else one.length == len(words(text))
+
+
+def _hash(secret: bytes, salt: str, text: str) -> str:
+    return hmac.digest(secret, f"forbidden:{salt}:{text}".encode("utf-8", "surrogatepass"), "sha256").hex()

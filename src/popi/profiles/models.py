@@ -77,11 +77,24 @@ class StoredClause(BaseModel):
 
 
 class Forbidden(BaseModel):
-    """What a summary must not say again, in these words or others."""
+    """What a summary must not say again, as a version of it holds it (popi.profiles.forbidden).
+
+    Attributes:
+        id: its name.
+        hash: HMAC of its normal form, in hex; empty where `text` is there.
+        salt: of the hash.
+        length: in words.
+        tell: the user allows that the model which writes summaries is told it.
+        text: the words themselves, in versions from before there were hashes.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
     id: str
-    text: str
+    hash: str = ""
+    salt: str = ""
+    length: int = 0
+    tell: bool = False
+    text: str | None = None
 
 
 # -- bodies ---------------------------------------------------------------------------------------------------------
@@ -140,7 +153,17 @@ class ForbiddenEdit(_Body):
 
     id: ClauseId | None = None
     """Of an entry that is kept. Without one it gets a new id."""
-    text: ClauseText
+    text: ClauseText | None = None
+    """The user's own words: kept apart, for them to see. May be left out where `id` names an entry that is there."""
+    tell: bool | None = None
+    """Whether the model that writes summaries may be told it, to avoid it in other words as well. Left out, an entry
+    stays as it is; a new one is not told."""
+
+    @model_validator(mode="after")
+    def _names_something(self) -> Self:
+        if self.id is None and self.text is None:
+            raise ValueError("give text, or the id of an entry that is there")
+        return self
 
 
 class SummaryEdit(_Body):
@@ -150,8 +173,8 @@ class SummaryEdit(_Body):
     text: Annotated[NoNul, StringConstraints(max_length=LONGEST_TEXT)] | None = None
     clauses: list[ClauseEdit] | None = Field(fail_fast=True, default=None, max_length=MOST_CLAUSES)
     forbidden: list[ForbiddenEdit] | None = Field(fail_fast=True, default=None, max_length=MOST_FORBIDDEN)
-    """What no renewal may say again, in these words or others. Left out, what is forbidden stays so. Given alone,
-    clauses that say it and are not locked go."""
+    """What no renewal may say again. Left out, what is forbidden stays so. Given alone, clauses that say it in the same
+    words and are not locked go."""
 
     @model_validator(mode="after")
     def _one_of_the_two(self) -> Self:
@@ -162,13 +185,30 @@ class SummaryEdit(_Body):
         if len(ids) != len(set(ids)):
             raise ValueError("two clauses have the same id")
         for name, parts in (("clauses", self.clauses), ("forbidden", self.forbidden)):
-            if sum(len(one.text) for one in parts or ()) > LONGEST_CLAUSES:
+            if sum(len(one.text or "") for one in parts or ()) > LONGEST_CLAUSES:
                 raise ValueError(f"{name}: have more than {LONGEST_CLAUSES:,} characters together")
         return self
 
 
+class Controls(_Body):
+    """A user's two switches. One that is left out stays as it is. They can be set before anything is known of the user,
+    and hold for all that comes later."""
+
+    use: bool | None = None
+    """Use what is known: chats get the summary."""
+    learn: bool | None = None
+    """Learn: signals are stored, answers kept for feedback, summaries renewed. Off, none of that is done, whatever
+    sends it."""
+
+    @model_validator(mode="after")
+    def _one_at_least(self) -> Self:
+        if self.use is None and self.learn is None:
+            raise ValueError("give use, learn or both")
+        return self
+
+
 class Pause(_Body):
-    """Whether personalisation is paused: the summary is kept, and not used."""
+    """Both switches at once: paused, nothing is used or learned."""
 
     paused: bool
 
@@ -177,7 +217,8 @@ class Feedback(_Body):
     """What a user did with an answer: one of thumbs, edit, replaced_by and rather_than."""
 
     answer: AnswerId
-    """The id of the answer, as the proxied answer itself says: `id` of the response."""
+    """The answer: what its header `x-popi-answer-id` says. The `id` in its body is taken, too, where it fits one answer
+    of this user."""
     thumbs: Literal["up", "down"] | None = None
     edit: Annotated[NoNul, StringConstraints(min_length=1, max_length=LONGEST_TEXT, pattern=r"\S")] | None = None
     """The answer as the user rewrote it."""
@@ -258,6 +299,8 @@ class SignalsAnswer(_Answer):
     added: int
     known: int
     """How many were there already."""
+    not_learned: int = 0
+    """How many were not stored, because the user has switched learning off."""
 
 
 class Clause(_Answer):
@@ -279,7 +322,10 @@ class ForbiddenClause(_Answer):
     """What no renewal may say again."""
 
     id: str
-    text: str
+    text: str | None
+    """The user's own words; null once they were deleted: a hash of them is kept."""
+    tell: bool
+    """The model that writes summaries may be told it."""
 
 
 class SummaryAnswer(_Answer):
@@ -322,12 +368,22 @@ class UserAnswer(_Answer):
     summary: SummaryAnswer | None
     renewal: Renewal | None
     """None: the summary has seen every signal."""
+    controls: "ControlsAnswer"
     paused: bool
-    """Personalisation is paused: chats don't get the summary."""
+    """What is known is not used: chats don't get the summary."""
+
+
+class ControlsAnswer(_Answer):
+    """How a user's two switches stand."""
+
+    use: bool
+    """What is known of them is used."""
+    learn: bool
+    """What they do is learned from."""
 
 
 class PauseAnswer(_Answer):
-    """Whether personalisation is paused now."""
+    """Whether what is known is used now."""
 
     paused: bool
 
@@ -343,6 +399,9 @@ class AnswerKept(_Answer):
     """An answer that feedback may still name (see docs/profiles.md)."""
 
     id: str
+    """As `x-popi-answer-id` said."""
+    upstream_id: str
+    """As the answer itself said; empty where it said none."""
     prompt: str
     answer: str
 
@@ -355,6 +414,7 @@ class ExportAnswer(_Answer):
     signals: list[Signal]
     versions: list[SummaryAnswer]
     """Newest first; the first is current."""
+    controls: ControlsAnswer
     paused: bool
     answers: list[AnswerKept]
     """Kept for feedback, where the app opted in."""
@@ -369,6 +429,8 @@ class ImportAnswer(_Answer):
     known: int
     summaries: int
     """Summaries that were taken."""
+    not_learned: int = 0
+    """Users of whom nothing was taken, because they have switched learning off."""
 
 
 class MergeAnswer(_Answer):
@@ -410,6 +472,24 @@ class Receipt(_Answer):
     bytes: Literal["overwritten", "scheduled", "left_to_postgresql"]
     """overwritten: no file of the store holds them any more. scheduled: they will be within minutes (a large SQLite
     file, or one that is being read). left_to_postgresql: no query finds them; see docs/serving.md."""
+
+
+class Deleted(_Answer):
+    """What was deleted from every table, and from every version of the summary."""
+
+    signals: int
+    clauses: int
+    """Statements, each counted once however many versions it stood in."""
+    versions: int
+    """Versions that are gone."""
+    rewritten: int
+    """Versions that say less now."""
+    answers: int
+    """Kept for feedback."""
+    version: int
+    """The current version now; 0: there is no summary."""
+    bytes: Literal["overwritten", "scheduled", "left_to_postgresql"]
+    """As a receipt says it."""
 
 
 class Page(_Answer, Generic[Item]):

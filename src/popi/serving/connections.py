@@ -166,7 +166,7 @@ class Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         method = self.parser.get_method()
         if method in (b"CONNECT", b"TRACE"):
-            raise Refusal(501, "no_such_method", f"{method.decode()} is not served here")
+            raise Refusal(405, "no_such_method", f"{method.decode()} is not served here")
         if self.parser.get_http_version() not in ("1.0", "1.1"):
             raise Refusal(505, "http_version", "HTTP/1.1 and HTTP/1.0 are served here")
         if len(self.pipeline) >= MOST_PIPELINED:

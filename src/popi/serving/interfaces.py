@@ -43,7 +43,13 @@ class StoredSummary:
 
 
 class Tap(Protocol):
-    """Looks on while one answer passes."""
+    """Looks on while one answer passes.
+
+    Attributes:
+        answer_id: what feedback may call the answer.
+    """
+
+    answer_id: str
 
     def feed(self, piece: bytes) -> None:
         """A piece of the answer has passed."""

@@ -1,12 +1,14 @@
 """What a renewal reads: which signals, and beside which of the old summaries (popi.signals.base)."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
 from popi.profiles import clauses as parts
 from popi.profiles.models import StoredClause
-from popi.serving.store import signals, summaries, users
+from popi.serving.store import forbidden, signals, summaries, users
+from popi.serving.store.forbidden import Rules
 from popi.serving.store.summaries import Version
 from popi.serving.writer import Writes
 from popi.signals.base import becomes_base, first_read
@@ -33,6 +35,8 @@ class Material:
         base_read: the position up to which signals are in the base.
         read, upto: the position up to which signals were in the current summary, and will be.
         by_hand: a person wrote one of the versions that are kept.
+        rules: what must not be said. What forbids a provider to be told it is in none of the above either, where it
+            stands there in the same words.
     """
 
     signals: list[Signal]
@@ -44,16 +48,14 @@ class Material:
     read: int | None
     upto: int
     by_hand: bool
-
-    @property
-    def forbidden(self) -> list[str]:
-        return [one.text for one in self.version.forbidden] if self.version is not None else []
+    rules: Rules
 
     @property
     def heard(self) -> list[Signal]:
         """What a person wrote and did not lock: the inference model hears it as statements, and may put it anew."""
         start = self.base or self.version
-        return [StatementSignal(text=text) for text in parts.by_hand(start.clauses if start is not None else ())]
+        written = parts.by_hand(start.clauses if start is not None else ())
+        return [StatementSignal(text=text) for text in written if not self.rules.private.hit(text)]
 
     def next_base(self, written: int, least: int) -> tuple[int | None, int]:
         """Version and position from which the next renewal starts, where this one made version `written`."""
@@ -82,10 +84,11 @@ def material(
     who = tenant, user_id
     version, reading = summaries.current(connection, *who), users.reading(connection, *who)
     by_hand = summaries.by_hand(connection, *who)
+    rules = forbidden.rules(connection, *who, version.forbidden if version is not None else ())
     base, base_read = (None, 0) if whole or version is None else _base(connection, who, version, reading)
     since, old, clauses = 0, None, []
     if base is not None and base_read and model is not None and model.renews:
-        unlocked = parts.unlocked(base.clauses)
+        unlocked = [one for one in parts.unlocked(base.clauses) if not rules.bans.hit(one.text)]
         text = parts.join(unlocked)
         can = bool(text) and model.renewable(text)
         if can or base.author != "model":
@@ -95,9 +98,19 @@ def material(
     if not since:
         base, base_read = (base if base is not None and base.author != "model" else None), 0
     found, upto = signals.since(connection, *who, since, SIGNALS_READ, CHARACTERS_READ)
-    if since and upto <= (reading.read or 0):
-        found = []  # those shown anew beside none that came
-    return Material(found, old, clauses, version, base, base_read, reading.read, upto, by_hand)
+    if (since and upto <= (reading.read or 0)) or not users.learns(connection, *who):
+        found = []  # those shown anew beside none that came; or nothing may be learned
+    sent = [one for one in found if not any(map(rules.private.within, _texts(one)))]
+    return Material(sent, old, clauses, version, base, base_read, reading.read, upto, by_hand, rules)
+
+
+def _texts(signal: Signal) -> Iterator[str]:
+    """All that a signal says."""
+    for value in signal.model_dump(exclude={"id", "time", "type"}, exclude_none=True).values():
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, list):
+            yield from (str(message.get("content", "")) for message in value if isinstance(message, dict))
 
 
 def _base(

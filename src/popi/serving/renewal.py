@@ -25,12 +25,13 @@ from popi.errors import AnswerError, BatchError, DataError, PopiError, StoreErro
 from popi.profiles import clauses as parts
 from popi.profiles.models import LONGEST_TEXT, StoredClause
 from popi.provenance import Explains
+from popi.restating import Restates
 from popi.screening import screened
 from popi.serving.inference import Provider, passes, reason_of
 from popi.serving.material import Material, material
 from popi.serving.proxy.metrics import RenewalMetrics
 from popi.serving.settings import RenewalSettings
-from popi.serving.store import jobs, summaries, usage, users
+from popi.serving.store import forbidden, jobs, summaries, usage, users
 from popi.serving.store.database import Database
 from popi.serving.store.jobs import Job
 from popi.serving.store.summaries import Version, VersionConflict
@@ -60,6 +61,7 @@ class Worker:
         threads: renewals at once.
         changed: called with tenant and user id when a summary was written, from the worker's threads; may be set anew.
         explains: finds the signals behind what the model wrote; None: nobody does.
+        restates: finds in what the model wrote what is forbidden, in other words; None: the same words are found alone.
         keep: how many versions of a summary stay, and their bytes.
         provider: how the model does, where it is behind an API; checked at the start if `check`.
         check: see `provider`.
@@ -76,9 +78,11 @@ class Worker:
         keep: tuple[int, int] = (summaries.VERSIONS_KEPT, summaries.VERSIONS_BYTES),
         provider: Provider | None = None,
         check: bool = False,
+        restates: Restates | None = None,
     ) -> None:
         self._database, self._model, self._settings = database, model, settings or RenewalSettings()
         self._explains = explains if self._settings.reasons else None
+        self._restates = restates
         self._wishes = getattr(getattr(model, "templates", None), "name", None) == NANO
         self._prices = Prices(self._settings.input_price, self._settings.output_price)
         self.changed = changed
@@ -207,7 +211,8 @@ class Worker:
                 if not summary.statements and read.old is not None and not read.by_hand:
                     read = database.read(self._material, job, whole=True)
                     summary = self._asked(read)
-                behind = {} if _as_before(summary, read.version) else self._behind(read, summary)
+                said = self._allowed(read, summary)
+                behind = {} if _as_before(summary, said, read.version) else self._behind(read, summary, said)
         except Exception as error:
             if isinstance(error, BatchError):
                 error = next(one for one in error.results if isinstance(one, PopiError))
@@ -218,7 +223,7 @@ class Worker:
         if not summary.statements and read.old is not None:
             return self._finished(job, "same")
         try:
-            written = database.write(self._write, job, summary, read, behind)
+            written = database.write(self._write, job, summary, said, read, behind)
         except VersionConflict:
             again = database.write(
                 lambda connection: jobs.postpone(connection, job, database.now(connection) + self._settings.edited)
@@ -240,7 +245,7 @@ class Worker:
         Shown an old summary, it may say so of the new signals alone: then it is asked again with all signals, or,
         where a person has changed the summary, this stays as it is and the signals are read again with the next.
         """
-        summary = write(self._model, [*read.signals, *read.heard], read.forbidden, read.old)
+        summary = write(self._model, [*read.signals, *read.heard], read.rules.told, read.old)
         text = screened(storable(summary.text)).text.strip()[:LONGEST_TEXT]
         if not text:  # or nothing that a summary may carry: the old one stays
             raise AnswerError("nothing in the answer can be used: a summary may not carry what it says")
@@ -252,11 +257,26 @@ class Worker:
     def _finished(self, job: Job, outcome: Outcome) -> tuple[Outcome, None]:
         return (outcome if self._database.write(jobs.finish, job) else "lost"), None
 
-    def _behind(self, read: Material, summary: Summary) -> dict[str, tuple[str, ...]]:
+    def _allowed(self, read: Material, summary: Summary) -> tuple[str, ...]:
+        """The statements that say nothing forbidden: not in the same words; nor in others, as far as there is a model
+        that may be asked.
+
+        Raises:
+            UpstreamError: the model gave no answer.
+            AnswerError: its answer can't be read: what it wrote is not used then.
+        """
+        said = tuple(text for text in summary.statements if not read.rules.bans.hit(text))
+        ask = self._restates
+        about = () if ask is None else read.rules.told if ask.sends else read.rules.words
+        if ask is None or not about or not said:
+            return said
+        again = ask.said_again(said, about)
+        return tuple(text for index, text in enumerate(said) if index not in again)
+
+    def _behind(self, read: Material, summary: Summary, texts: Sequence[str]) -> dict[str, tuple[str, ...]]:
         """Ids of the signals that each clause rests on, by its text; by way of the old summary's clauses, too, those
         that these rest on. That they are not found stops no renewal.
         """
-        texts = summary.statements
         if self._explains is None or not texts:
             return {}
         shown = [one for one in read.signals if one.id not in summary.signals_dropped]
@@ -288,6 +308,7 @@ class Worker:
         connection: Connection,
         job: Job,
         summary: Summary,
+        said: tuple[str, ...],
         read: Material,
         behind: dict[str, tuple[str, ...]],
     ) -> Outcome:
@@ -296,8 +317,8 @@ class Worker:
         if not users.lock_existing(connection, job.tenant, job.user_id) or not jobs.finish(connection, job):
             return "lost"
         before = read.version
-        old, banned, version = (before.clauses, before.forbidden, before.version) if before else ((), (), 0)
-        text, clauses = parts.renewed(summary.text, summary.statements, old, banned)
+        old, version = (before.clauses, before.version) if before else ((), 0)
+        text, clauses = parts.renewed(_text(summary, said), said, old)
         same = before is not None and text == before.text
         if summary.statements:  # else the signals are in no summary, and are read again
             users.set_signals_read(connection, job.tenant, job.user_id, read.upto, read.read)
@@ -317,6 +338,7 @@ class Worker:
         summaries.put(
             connection, *who, text, clauses, "model", now, expected=version, model=summary.model, keep=self._keep
         )
+        forbidden.keep(connection, *who, {})  # words that only a version forbade which is not kept any more
         return "renewed"
 
     def _worked(self) -> None:
@@ -368,10 +390,13 @@ class Worker:
             thread.join()
 
 
-def _as_before(new: Summary, before: Version | None) -> bool:
-    if before is None:
-        return False
-    return parts.renewed(new.text, new.statements, before.clauses, before.forbidden)[0] == before.text
+def _as_before(new: Summary, said: tuple[str, ...], before: Version | None) -> bool:
+    return before is not None and parts.renewed(_text(new, said), said, before.clauses)[0] == before.text
+
+
+def _text(new: Summary, said: tuple[str, ...]) -> str:
+    """The model's own text, unless something was taken out."""
+    return new.text if said == new.statements else "\n".join(said)
 
 
 def _each_once(ids: Iterable[Iterable[str]]) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """After a backup was restored: what the log says was taken away since is taken away again.
 
-A backup brings back erased users, merged ones as two, pauses that were not yet made, and keys that were revoked since.
-Each of these left a line in the log (`erased`, `merged`, `paused`, `key revoked`). Lines name users by their marks
+A backup brings back erased users, merged ones as two, switches as they stood, and keys that were revoked since. Each of
+these left a line in the log (`erased`, `merged`, `switched`, `key revoked`). Lines name users by their marks
 (store.marks), so each user of the store is marked, and those are found whom a line means.
 """
 
@@ -14,15 +14,18 @@ from sqlalchemy import Connection, delete
 
 from popi.errors import DataError
 from popi.serving.api.service import bytes_of, merge, scrub_now
-from popi.serving.store import erasure, keys, users
+from popi.serving.store import controls, erasure, keys, opt_outs, users
+from popi.serving.store.controls import Switches
 from popi.serving.store.database import Database
 from popi.serving.store.jobs import Debounce
 from popi.serving.store.marks import Marks, marks
 from popi.serving.store.tables import sessions
 
-USER_EVENTS = ("erased", "merged", "paused")
+USER_EVENTS = ("erased", "merged", "switched")
 KEY_EVENT = "key revoked"
-EVENTS = (*USER_EVENTS, KEY_EVENT)
+WHO = ("tenant", "user", "store")
+NEEDED = {"erased": WHO, "merged": (*WHO, "source"), "switched": (*WHO, "use", "learn"), "key revoked": ("key_id",)}
+EVENTS = tuple(NEEDED)
 ROUNDED = 0.001
 """Times in the log have milliseconds."""
 
@@ -38,7 +41,8 @@ class Line(BaseModel):
     user: str = ""
     store: str = ""
     source: str = ""
-    paused: bool = False
+    use: bool = True
+    learn: bool = True
     key_id: str = ""
 
 
@@ -50,7 +54,7 @@ class Replayed:
         lines: that were read, of the time since the backup.
         erased: users who were in the backup and are gone again.
         merged: users who were merged into another again.
-        paused: users whose pause was set, or taken off, again.
+        switched: users whose switches were set again; of those who are not in the backup, too.
         revoked: keys that were good in the backup.
         sessions: of people signed in on the pages, all of which were ended.
         not_merged: users who should be part of another, who came after the backup: they stay what they are.
@@ -61,7 +65,7 @@ class Replayed:
     lines: int = 0
     erased: int = 0
     merged: int = 0
-    paused: int = 0
+    switched: int = 0
     revoked: int = 0
     sessions: int = 0
     not_merged: int = 0
@@ -93,8 +97,7 @@ def read_lines(text: Iterable[str], since: float, name: str = "the log") -> Iter
             line = Line(**found)
         except ValueError:  # pydantic's errors are such
             raise DataError(f"{where}: is cut, or none that popi wrote; mend it, or take it out") from None
-        needed = ("key_id",) if line.event == KEY_EVENT else ("tenant", "user", "store")
-        missing = [one for one in (*needed, *(("source",) * (line.event == "merged"))) if not getattr(line, one)]
+        missing = [one for one in NEEDED[line.event] if one not in found]
         if missing:
             raise DataError(f"{where}: {line.event!r} without {missing[0]}; is it of an older popi?")
         if line.at >= since - ROUNDED:
@@ -149,8 +152,8 @@ def replay(database: Database, lines: Iterable[Line]) -> Replayed:
             _merge_again(database, line, people, done)
         elif line.store == own.store:
             ids = people.ids.get((line.tenant, line.user), [])
-            if line.event == "paused":
-                done.paused += sum(database.write(_pause, line, user_id) for user_id in ids)
+            if line.event == "switched":
+                done.switched += database.write(_switch, line, ids, database.now)
             else:
                 gone = {user_id for user_id in ids if database.write(_erase, line, user_id, database.now)}
                 done.erased += len(gone)
@@ -188,11 +191,16 @@ def _from_before(connection: Connection, line: Line, user_id: str) -> bool:
     return found is not None and found.created_at <= line.at + ROUNDED
 
 
-def _pause(connection: Connection, line: Line, user_id: str) -> bool:
-    found = users.find(connection, line.tenant, user_id)
-    if found is None or found.paused == line.paused:
-        return False
-    return users.pause(connection, line.tenant, user_id, line.paused, line.at)
+def _switch(connection: Connection, line: Line, ids: list[str], now: Callable[[Connection], float]) -> bool:
+    """Of somebody whom the backup does not know, it is kept by their mark: it holds when they come."""
+    wanted = Switches(line.use, line.learn)
+    if not ids:
+        opt_outs.keep(connection, line.user, int(not line.use), int(not line.learn))
+        return True
+    behind = [user_id for user_id in ids if controls.find(connection, line.tenant, user_id) != wanted]
+    for user_id in behind:
+        controls.put(connection, line.tenant, user_id, now(connection), Debounce(), use=line.use, learn=line.learn)
+    return bool(behind)
 
 
 def _revoke(connection: Connection, line: Line) -> bool:

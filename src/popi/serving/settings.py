@@ -81,7 +81,7 @@ class CaptureSettings(Settings):
     tenants: tuple[str, ...] = ()
     """Tenants that opted in; `*` stands for all."""
     hours: float = Field(default=24.0, gt=0, le=24 * 30)
-    """How long answers are kept."""
+    """How long answers are kept, and users of whom nothing else is stored."""
 
 
 class PageSettings(Settings):

@@ -32,8 +32,8 @@ def write(
 ) -> Summary:
     """A user's summary; with `previous` that one, renewed by the signals that came since.
 
-    An LLM behind an API is told in words. A model of our own reads the prompt that it was trained on and no other:
-    what it says again is taken out of what it wrote (profiles.forbidden), as it is with an LLM that does not listen.
+    An LLM behind an API is told in words what the user allows it to be told. A model of our own reads the prompt that
+    it was trained on and no other. What either says again is taken out of what it wrote (Worker).
 
     Raises:
         UpstreamError: the server gave none.

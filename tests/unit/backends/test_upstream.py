@@ -1,6 +1,7 @@
 """Asking a server, and what happens when it does not answer well: real sockets, a server of our own."""
 
 import asyncio
+import gzip
 import logging
 import time
 import traceback
@@ -162,6 +163,18 @@ def test_answers_that_are_none_are_errors(upstream: FakeUpstream, protocol: str,
     upstream.faults = [content(body)]
     assert words in str(fails(connect(upstream, protocol)))
     assert len(upstream.received) == 1
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_an_answer_without_end_is_given_up_for_its_own_user_alone(
+    packed: bool, upstream: FakeUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("popi.backends.upstream.MAX_ANSWER_BYTES", 100_000)
+    text = b'{"x": "' + b" " * 200_000
+    headers = {"Content-Encoding": "gzip"} if packed else {}
+    upstream.faults = [lambda handler: handler.send(200, gzip.compress(text) if packed else text, headers), None]
+    first, second = ask(connect(upstream, concurrency=1), 2)
+    assert "sent more than 100,000 bytes" in str(first) and isinstance(second, Reply) and len(upstream.received) == 2
 
 
 def test_never_more_requests_under_way_than_allowed(upstream: FakeUpstream) -> None:

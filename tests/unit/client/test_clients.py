@@ -12,7 +12,7 @@ import uvicorn
 
 from popi import AsyncClient, Client, PairSignal, Signal, StatementSignal, User
 from popi.client import ClauseEdit, SummaryEdit
-from popi.errors import GatewayError
+from popi.errors import DataError, GatewayError
 from popi.serving.app import Gateway
 from popi.serving.connections import uvicorn_settings
 from popi.serving.keys import create
@@ -98,10 +98,33 @@ def test_a_user_from_the_first_signal_to_the_last_byte(gateway: tuple[str, dict[
     assert told == client.user(name)
     assert told.signals == 3 and told.summary.version == 4 and told.renewal is not None
     assert len(client.export(name).signals) == 3
+    assert client.controls(name).learn and client.set_controls(name, learn=False).use
+    assert client.add_signals(name, [StatementSignal(text="hi")]).not_learned == 1
+    assert client.set_controls(name, use=False, learn=True) == client.controls(name)
+    with pytest.raises(GatewayError) as caught:
+        client.feedback(name, "popi-1", thumbs="up")
+    assert (caught.value.status, caught.value.code) == (404, "no_answer")
+    with pytest.raises(DataError, match="one of thumbs"):
+        client.feedback(name, "popi-1", thumbs="up", edit="x")
+    with pytest.raises(DataError, match="use, learn or both"):
+        client.set_controls(name)
+    done = client.delete_clause(name, first.clauses[1].id, forbid=True)
+    assert (done.clauses, done.version, done.bytes) == (1, 5, "overwritten")
+    [banned] = client.summary(name).forbidden
+    assert banned.text is None and client.delete_words(name, banned.id).version == 5
+    assert client.delete_version(name, 1).versions == 1
+    client.add_signals(name, [StatementSignal(id="a/b ☃?", text="hi")])
+    assert client.delete_signal(name, "a/b ☃?").signals == 1
+    for nasty in (".", "..", "a/../..", "?signals=true"):
+        client.add_signals(name, [StatementSignal(id=nasty, text="hi")])
+        assert client.delete_signal(name, nasty).signals == 1
+    with pytest.raises(GatewayError) as caught:
+        client.delete_signal(name, "a/b ☃?")
+    assert (caught.value.status, caught.value.code) == (404, "no_signal")
     line = client.training_line(name)
     assert line.user_id == name and len(line.signals) == 1 and len(line.targets) == 2
     receipt = client.erase(name)
-    assert receipt.removed.signals == 3 and receipt.removed.summary_versions == 4
+    assert receipt.removed.signals == 3 and receipt.removed.summary_versions == 3
     assert client.erase(name).removed.users == 0 and client.summary(name) is None
     answer = client.import_users([line, User(user_id=f"{name}2", signals=[StatementSignal(text="hi")])])
     assert (answer.users, answer.added) == (2, 4)

@@ -205,7 +205,7 @@ def test_a_rollback_whose_answer_was_lost_is_found_again(ask: Ask) -> None:
 
 def test_a_merge_whose_answer_was_lost_has_nothing_left_to_move(ask: Ask) -> None:
     user = {"user_id": "ann", "created_at": WHEN, "signals": 3, "last_signal_at": None, "summary": None}
-    user |= {"renewal": None, "paused": False}
+    user |= {"renewal": None, "controls": {"use": True, "learn": True}, "paused": False}
     gone = refusal(404, "no_user")
     script = Script(httpx2.ReadError("cut"), gone, reply(200, user))
     moved = ask(script, "merge", " ann-2", more={"into": "ann"})

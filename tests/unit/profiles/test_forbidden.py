@@ -1,55 +1,83 @@
-import tomllib
-from pathlib import Path
-from typing import Any
+import json
 
 import pytest
 
-from popi.profiles.forbidden import THRESHOLD, similarity
+from popi.errors import DataError
+from popi.profiles.forbidden import Bans, ban, from_edits, in_words
+from popi.profiles.models import Forbidden, ForbiddenEdit
 
-DATA = Path(__file__).parents[2] / "data" / "paraphrases.toml"
+KEY = b"k" * 32
+
+
+def bans(*texts: str) -> Bans:
+    return Bans([ban(text, KEY, name="f", salt="s") for text in texts], KEY)
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "wanted"),
+    ("forbidden", "text", "wanted"),
     [
-        ("Prefers short answers.", "prefers SHORT answers", 1.0),
-        ("Prefers short answers.", "Likes brief replies.", 1.0),  # {brief} and {brief}
-        ("Prefers short answers.", "Prefers long answers.", 0.0),
-        ("Likes emojis.", "Avoid emojis.", 0.0),  # the opposite
-        ("Don't use emojis.", "Avoid emojis.", 1.0),  # both deny
-        ("Lives in Berlin with a dog.", "Has a dog.", 1.0),  # {live, berlin, dog} holds {dog}
-        ("Works as a nurse in Leeds.", "A nurse in York.", 0.5),  # {job, nurse, leed} and {nurse, york}: 1 of 2
-        ("Likes it.", "Wants it.", 0.0),  # no content to compare
-        ("Prefers short answers.", "Wants brief replies without filler.", 1.0),  # {+brief} of {+brief, -filler}
-        ("Prefers short answers.", "Avoid jargon, be concise.", 1.0),  # the comma ends what is avoided
-        ("Prefers long answers.", "Wants short answers rather than long ones.", 0.0),  # {+long} and {+brief, -long}
-        ("No jokes.", "Avoid tables and jokes.", 1.0),  # "and" may go on denying
-        ("Likes jokes.", "Not only tables but also jokes.", 1.0),
+        ("Prefers short answers.", "prefers SHORT answers", True),
+        ("Prefers short answers.", "Prefers  “short” answers!", True),
+        ("Prefers short answers.", "The user prefers short answers, with examples.", True),
+        ("Prefers short answers.", "Likes brief replies.", False),  # in other words: a model is asked
+        ("Prefers short answers.", "Prefers short, sweet answers.", False),
+        ("Likes tea.", "The user likes tea in the morning.", False),  # two words meet by chance
+        ("Likes tea.", "likes tea", True),
+        ("Mag kurze Antworten", "mag kurze antworten.", True),
+        ("好短的回答", "他喜欢好短的回答", True),
+        ("ﬁne print", "Fine Print", True),  # compatibility forms
+        ("🎉", "🎉", True),
+        ("…", "…", True),
+        ("…", "!", False),
     ],
 )
-def test_numbers_by_hand(one: str, other: str, wanted: float) -> None:
-    assert similarity(one, other) == similarity(other, one) == wanted
+def test_the_same_words_however_they_are_written(forbidden: str, text: str, wanted: bool) -> None:
+    assert bans("Something else.", forbidden).hit(text) is wanted
+    assert Bans([Forbidden(id="f", text=forbidden)]).hit(text) is wanted  # as older versions hold it
 
 
-def found(part: str) -> list[tuple[int, int]]:
-    """How many of how many: paraphrases caught; near things taken wrongly; things about something else altogether."""
-    entries: list[dict[str, Any]] = tomllib.loads(DATA.read_text(encoding="utf-8"))[part]
-    same = [similarity(text, one["forbidden"]) >= THRESHOLD for one in entries for text in one["same"]]
-    near = [similarity(text, one["forbidden"]) >= THRESHOLD for one in entries for text in one["other"]]
-    far = [
-        similarity(text, one["forbidden"]) >= THRESHOLD
-        for one in entries
-        for stranger in entries
-        if stranger is not one
-        for text in (*stranger["same"], *stranger["other"], stranger["forbidden"])
-    ]
-    return [(sum(hits), len(hits)) for hits in (same, near, far)]
+def test_a_statement_within_a_longer_text() -> None:
+    found = bans("Has diabetes.")
+    assert not found.hit("I cook at home. Has diabetes. Likes tea.")
+    assert found.within("I cook at home. Has diabetes. Likes tea.") and found.within("- tea\n- has diabetes")
+    assert not found.within("He has diabetes, I do not.") and not Bans([]).within("anything")
 
 
-def test_paraphrases_as_docs_state() -> None:
-    """docs/profiles.md has these numbers: of held-out ones, and of clauses that affirm one thing and deny another."""
-    assert THRESHOLD == 0.5
-    assert found("held_out") == [(35, 41), (5, 42), (5, 837)]
-    assert found("mixed") == [(22, 22), (2, 21), (1, 245)]
-    caught, of = found("tuned")[0]
-    assert caught == of
+def test_a_hash_says_nothing_without_the_secret() -> None:
+    one, other = ban("Has diabetes.", KEY, name="f"), ban("Has diabetes.", KEY, name="f")
+    assert one.hash != other.hash and "diabetes" not in one.model_dump_json()
+    assert Bans([one], KEY).hit("has diabetes") and not Bans([one], b"x" * 32).hit("has diabetes")
+
+
+def test_edits_keep_what_stays_and_words_stand_apart() -> None:
+    first, said = from_edits([ForbiddenEdit(text=" Likes cats. "), ForbiddenEdit(text="Dogs.", tell=True)], (), KEY)
+    assert [one.tell for one in first] == [False, True] and len({one.salt for one in first}) == 1
+    assert said == {first[0].hash: "Likes cats.", first[1].hash: "Dogs."}
+    assert "cats" not in json.dumps([one.model_dump() for one in first])
+    assert in_words(first, said) == {first[0].id: "Likes cats.", first[1].id: "Dogs."}
+    again, said = from_edits(
+        [ForbiddenEdit(id=first[1].id, tell=False), ForbiddenEdit(text="likes CATS"), ForbiddenEdit(text="Birds.")],
+        first,
+        KEY,
+    )
+    assert [one.id for one in again[:2]] == [first[1].id, first[0].id] and len(again) == 3
+    assert again[0] == first[1].model_copy(update={"tell": False}) and again[1] == first[0]
+    assert set(said.values()) == {"likes CATS", "Birds."}
+    with pytest.raises(DataError, match="no entry of the id 'nope'"):
+        from_edits([ForbiddenEdit(id="nope")], first, KEY)
+
+
+def test_a_longer_statement_is_another() -> None:
+    first, _ = from_edits([ForbiddenEdit(text="Prefers short answers.")], (), KEY)
+    both, _ = from_edits(
+        [ForbiddenEdit(id=first[0].id), ForbiddenEdit(text="Prefers short answers, with examples.")], first, KEY
+    )
+    assert len(both) == 2 and both[0] == first[0]
+
+
+def test_what_older_versions_hold_is_hashed_with_the_next_edit() -> None:
+    old = [Forbidden(id="a", text="Likes cats."), Forbidden(id="b", text="Dogs.")]
+    assert in_words(old, {}) == {"a": "Likes cats.", "b": "Dogs."}
+    new, said = from_edits([ForbiddenEdit(text="likes cats"), ForbiddenEdit(id="b")], old, KEY)
+    assert (new[0].id, new[0].text) == ("a", None) and new[0].hash and new[1] == old[1]
+    assert said == {new[0].hash: "likes cats"}

@@ -48,6 +48,35 @@ def test_keys_are_made_listed_and_revoked(run: Any, store: str) -> None:
     assert json.loads(run("keys", "list", "--store", store)[1].splitlines()[0])["revoked_at"] is not None
 
 
+def test_switches_are_set_before_anything_is_known(run: Any, store: str) -> None:
+    fill(store)
+    at = ("--tenant", "acme", "--store", store)
+    assert json.loads(run("users", "controls", "eve", *at)[1]) == {"use": True, "learn": True}
+    assert json.loads(run("users", "controls", "eve", "--no-learn", *at)[1]) == {"use": True, "learn": False}
+    assert json.loads(run("users", "controls", "eve", *at)[1]) == {"use": True, "learn": False}
+    run("users", "controls", "ada", "--no-learn", *at)
+    code, out, err = run("users", "export", *at)
+    assert code == 0 and "2 users are left out: they do not want to be learned from" in err and '"ada"' not in out
+    code, _, err = run("users", "rebuild", "eve", *at)
+    assert code != 0 and "switched learning off" in err
+    code, _, err = run("users", "controls", "eve", "--no-use", "--tenant", "nobody", "--store", store)
+    assert code != 0 and "no tenant" in err
+
+
+def test_a_part_of_a_user_is_deleted(run: Any, store: str, tmp_path: Path) -> None:
+    fill(store)
+    at = ("--tenant", "acme", "--store", store)
+    shown = json.loads(run("users", "show", "ada", *at)[1])
+    name = shown["signals"][0]["id"]
+    done = json.loads(run("users", "delete", "ada", "--signal", name, *at)[1])
+    assert (done["signals"], done["bytes"]) == (1, "overwritten")
+    assert b"a amber" not in b"".join(file.read_bytes() for file in tmp_path.glob("popi.db*"))
+    code, _, err = run("users", "delete", "ada", "--signal", name, *at)
+    assert code != 0 and "nothing of that id" in err
+    assert json.loads(run("users", "delete", "ada", "--version", "1", *at)[1])["version"] == 2
+    assert run("users", "delete", "ada", *at)[0] != 0 and run("users", "delete", "eve", "--version", "1", *at)[0] != 0
+
+
 def test_users_are_listed_shown_exported_and_erased(run: Any, store: str, tmp_path: Path) -> None:
     fill(store)
     at = ("--tenant", "acme", "--store", store)

@@ -109,8 +109,8 @@ BELOW: dict[str, tuple[int, str, str]] = {
     "two lengths": (400, "bad_request", "invalid_request_error"),
     "many headers": (431, "headers", "request_too_large"),
     "long headers": (431, "headers", "request_too_large"),
-    "CONNECT": (501, "no_such_method", "invalid_request_error"),
-    "TRACE": (501, "no_such_method", "invalid_request_error"),
+    "CONNECT": (405, "no_such_method", "invalid_request_error"),
+    "TRACE": (405, "no_such_method", "invalid_request_error"),
     "HTTP/2.0": (505, "http_version", "invalid_request_error"),
     "amid the body": (400, "bad_request", "invalid_request_error"),
 }

@@ -9,15 +9,15 @@ import pytest
 from serving_client import Clock
 
 from popi.backends.chat import Reply
-from popi.errors import UpstreamError
+from popi.errors import AnswerError, UpstreamError
 from popi.inference_model import ApiInferenceModel, InferenceModel
-from popi.profiles.models import Forbidden, ForbiddenEdit, StoredClause, SummaryEdit
+from popi.profiles.models import ClauseEdit, Forbidden, ForbiddenEdit, StoredClause, SummaryEdit
 from popi.provenance import explainer
 from popi.serving.api.service import Profiles, rebuild
 from popi.serving.inference import MADE_UP, Provider
 from popi.serving.renewal import Worker
 from popi.serving.settings import RenewalSettings
-from popi.serving.store import erasure, jobs, keys, signals, summaries, usage, users
+from popi.serving.store import controls, erasure, jobs, keys, signals, summaries, usage, users
 from popi.serving.store.database import Database
 from popi.serving.store.jobs import Debounce
 from popi.serving.store.threads import Store
@@ -305,15 +305,47 @@ def test_what_was_forbidden_is_not_shown_and_once_allowed_all_is_read(database: 
     assert model.heard[-1] == ["d"]
 
 
-def test_what_came_in_during_a_pause_is_read_once(database: Database, clock: Clock) -> None:
+def switch(database: Database, clock: Clock, **switches: bool) -> None:
+    database.write(controls.put, "t", "u", clock.now, D, **switches)
+
+
+def test_what_comes_in_while_nothing_is_used_is_read_once(database: Database, clock: Clock) -> None:
     model = Model(lambda: "Likes tea.")
     worker = Worker(database, model, PACE)
     renew(worker, database, clock, "a")
-    database.write(users.pause, "t", "u", True, clock.now)
+    switch(database, clock, use=False)
     renew(worker, database, clock, "b")
-    database.write(users.pause, "t", "u", False, clock.now)
+    switch(database, clock, use=True)
     renew(worker, database, clock, "c")
     assert model.heard == [["a"], ["b"], ["c"]] and model.shown[1:] == [("Likes tea.", 1), ("Likes tea.", 2)]
+
+
+def test_while_nothing_is_learned_no_model_reads_a_signal(database: Database, clock: Clock) -> None:
+    model = Model(lambda: "Likes tea.")
+    worker = Worker(database, model, PACE)
+    renew(worker, database, clock, "a")
+    say(database, clock, "b")  # its renewal waits
+    switch(database, clock, learn=False)
+    assert renew(worker, database, clock, "c") is None  # "c" is not stored
+    assert model.heard == [["a"]] and current(database).version == 1
+    jobs_again = jobs.request  # whatever may call for one
+    database.write(jobs_again, "t", "u", clock.now, D)
+    clock.now += 10
+    assert worker.run_one() == "same" and model.heard == [["a"]]
+    switch(database, clock, learn=True)
+    clock.now += 10
+    assert worker.run_one() == "same"  # the same words
+    assert model.heard == [["a"], ["b"]] and worker.run_one() is None
+
+
+def test_switching_learning_off_during_a_renewal_leaves_nothing_of_it(database: Database, clock: Clock) -> None:
+    def write() -> str:
+        switch(database, clock, learn=False)
+        return "Likes tea."
+
+    worker = Worker(database, Model(write), PACE)
+    assert renew(worker, database, clock, "a") == "lost"
+    assert current(database) is None and database.read(jobs.state, "t", "u", clock.now) is None
 
 
 def test_of_a_user_who_was_erased_nothing_is_shown(database: Database, clock: Clock) -> None:
@@ -691,10 +723,56 @@ def test_reasons_that_are_not_found_stop_no_renewal(database: Database, clock: C
     assert current(database).clauses[0].found is None
 
 
+class Restating:
+    """Says that some statements are forbidden ones in other words, and keeps what it was asked."""
+
+    def __init__(self, again: set[str], sends: bool = False) -> None:
+        self.again, self.sends, self.about = again, sends, list[list[str]]()
+
+    def said_again(self, statements: Sequence[str], forbidden: Sequence[str]) -> set[int]:
+        self.about.append(list(forbidden))
+        return {index for index, text in enumerate(statements) if text in self.again}
+
+
+def test_a_provider_is_told_what_the_user_allows_and_nothing_else(database: Database, clock: Clock) -> None:
+    chat = Chat("Likes tea.\nHas diabetes.\nCooks.")
+    restates = Restating({"Cooks."}, sends=True)
+    worker = Worker(database, ApiInferenceModel(chat), PACE, restates=restates)  # type: ignore[arg-type]
+    database.write(summaries.put, "t", "u", "Likes tea. has diabetes", [], "user", 1.0, expected=0)
+    edits = [ForbiddenEdit(text="Has diabetes."), ForbiddenEdit(text="A home cook.", tell=True)]
+    clauses = [ClauseEdit(text="Likes tea."), ClauseEdit(text="Likes cake.")]
+    change(database, SummaryEdit(clauses=clauses, forbidden=edits))
+    assert renew(worker, database, clock, "i like tea. has diabetes", "HAS DIABETES!", "cake") == "renewed"
+    assert current(database).text == "Likes tea."
+    [asked] = [one[-1]["content"] for one in chat.asked]
+    assert "diabetes" not in asked.casefold() and "A home cook." in asked and "cake" in asked
+    assert restates.about == [["A home cook."]]
+    private = [ForbiddenEdit(id=one.id, tell=False) for one in current(database).forbidden]
+    change(database, SummaryEdit(forbidden=private))
+    renew(worker, database, clock, "more")
+    assert "not_again" not in chat.asked[-1][-1]["content"] and len(restates.about) == 1
+
+
+def test_what_a_check_fails_to_say_is_not_stored(database: Database, clock: Clock) -> None:
+    class Fails(Restating):
+        def said_again(self, statements: Sequence[str], forbidden: Sequence[str]) -> set[int]:
+            raise errors.pop(0)
+
+    errors: list[Exception] = [UpstreamError("no", passing=True), AnswerError("it can't be read")]
+    edits = [ForbiddenEdit(text="A home cook.", tell=True)]
+    database.write(summaries.put, "t", "u", "Likes tea.", [], "user", 1.0, expected=0)
+    change(database, SummaryEdit(forbidden=edits))
+    worker = Worker(database, Model(lambda: "Cooks at home."), PACE, restates=Fails(set(), sends=True))
+    assert renew(worker, database, clock, "a") == "failed"
+    clock.now += 10
+    assert worker.run_one() == "given_up" and current(database).text == "Likes tea."
+
+
 def test_what_is_forbidden_stays_away_in_other_words_too(database: Database, clock: Clock) -> None:
     banned = [Forbidden(id="f", text="Prefers short answers.")]
     database.write(summaries.put, "t", "u", "Likes tea.", [], "user", 1.0, expected=0, forbidden=banned)
-    worker = Worker(database, Model(lambda: "Wants concise replies. Likes tea. Is brief."), PACE)
+    restates = Restating({"Wants concise replies.", "Is brief."})
+    worker = Worker(database, Model(lambda: "Wants concise replies. Likes tea. Is brief."), PACE, restates=restates)
     for number in range(3):
         say(database, clock, f"s{number}")
         clock.now += 10

@@ -119,7 +119,8 @@ def test_a_restored_backup_and_what_is_done_again(run: Any, url: str, log: Log, 
         client.post("/users/nea/merge", json={"source": "ben"})  # who is not in the backup ...
         client.delete("/users/nea")  # ... and with her what was ben's
         client.post("/users/cat/merge", json={"source": "bob"})
-        client.put("/users/cy/paused", json={"paused": True})
+        client.put("/users/cy/controls", json={"use": False})
+        client.put("/users/gil/controls", json={"learn": False})  # of whom nothing is known
         client.put("/users/dee/summary", json={"text": "Likes coffee."}, headers={"if-match": '"1"'})
         say(client, "zoe", "I am new.")
         client.delete(f"/keys/{leaked.split('_')[1]}")
@@ -133,7 +134,7 @@ def test_a_restored_backup_and_what_is_done_again(run: Any, url: str, log: Log, 
         with gateway(again) as client:  # what a backup brings back
             assert client.get("/users").json()["items"] == everyone
             assert status(client, good) == status(client, leaked) == 200
-            assert not client.get("/users/cy").json()["paused"]
+            assert client.get("/users/cy/controls").json() == {"use": True, "learn": True}
             assert client.get("/users/dee/summary").json()["text"] == "Likes tea."
             say(client, "ada", "A signal that an app sent too soon.")
 
@@ -142,10 +143,10 @@ def test_a_restored_backup_and_what_is_done_again(run: Any, url: str, log: Log, 
         done = json.loads(out)
         assert done.pop("bytes") == ("overwritten" if again.startswith("sqlite") else "left_to_postgresql")
         assert done == {
-            "lines": 7,
+            "lines": 8,
             "erased": 3,  # ada, ben, fay
             "merged": 1,
-            "paused": 1,
+            "switched": 2,
             "revoked": 1,
             "sessions": 0,
             "not_merged": 1,
@@ -155,7 +156,8 @@ def test_a_restored_backup_and_what_is_done_again(run: Any, url: str, log: Log, 
             assert client.get("/users").json()["items"] == ["cat", "cy", "dee", "eve"]
             assert client.get("/users/cat").json()["signals"] == 2
             assert (status(client, good), status(client, leaked)) == (200, 401)
-            assert client.get("/users/cy").json()["paused"]
+            assert client.get("/users/cy").json()["controls"] == {"use": False, "learn": True}
+            assert client.get("/users/gil/controls").json() == {"use": True, "learn": False}
             assert client.get("/users/dee/summary").json()["text"] == "Likes tea."  # an edit is gone for good
         if again.startswith("sqlite"):
             held = b"".join(one.read_bytes() for one in (tmp_path / "restored").iterdir())
@@ -164,7 +166,7 @@ def test_a_restored_backup_and_what_is_done_again(run: Any, url: str, log: Log, 
         # Again, with lines from before the backup: eve, who came again after her erasure, stays.
         code, out, _ = run("replay", file, "--since", "1970-01-01T00:00:00Z", "--store", again)
         done = json.loads(out)
-        assert (done["lines"], done["erased"], done["merged"], done["paused"], done["revoked"]) == (8, 0, 0, 0, 0)
+        assert (done["lines"], done["erased"], done["merged"], done["switched"], done["revoked"]) == (9, 0, 0, 1, 0)
 
 
 def test_lines_that_can_not_be_read_are_not_passed_over(run: Any, log: Log, tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from popi.serving.proxy.body import ClientGone
 from popi.serving.proxy.limits import Limits
 from popi.serving.proxy.logs import log_fault
 from popi.serving.proxy.refusals import Refusal, not_authenticated
+from popi.serving.store.answers import AmbiguousAnswer
 from popi.serving.store.summaries import VersionConflict
 
 log = logging.getLogger("popi.gateway.profiles")
@@ -202,6 +203,9 @@ def _refusal(request: Request, error: Exception) -> Refusal:
         case VersionConflict(current=version):
             words = f'there is a summary, version {version}: read it, and send If-Match: "{version}"'
             return Refusal(428, "if_match_needed", words)
+        case AmbiguousAnswer():
+            words = "several answers have this id of the model's: name the one by its x-popi-answer-id header"
+            return Refusal(409, "ambiguous_answer", words)
         case StoreError():
             log_fault("the store failed", error)
             return Refusal(503, "store", str(error), retry_after=1)
@@ -239,6 +243,7 @@ for error in (
     RequestValidationError,
     NotFound,
     VersionConflict,
+    AmbiguousAnswer,
     PopiError,
     ClientGone,
     Exception,

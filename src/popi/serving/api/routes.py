@@ -4,11 +4,16 @@ import json
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
 from unicodedata import normalize
+from urllib.parse import unquote
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from popi.profiles.models import (
+    ClauseId,
+    Controls,
+    ControlsAnswer,
+    Deleted,
     ExportAnswer,
     Feedback,
     Import,
@@ -28,7 +33,7 @@ from popi.profiles.models import (
     UserAnswer,
     VersionsAnswer,
 )
-from popi.serving.api.requests import JSONL, Anybody, OfUser, Seen, body_of, route
+from popi.serving.api.requests import ANY_ID, JSONL, Anybody, OfUser, Seen, body_of, route
 from popi.serving.proxy.refusals import Refusal
 from popi.serving.store import users
 
@@ -114,13 +119,39 @@ async def rollback(
     return _with_version(response, written)
 
 
-@router.post("/{id}/summary/rebuild", **route(404))
+@router.post("/{id}/summary/rebuild", **route(404, 409))
 async def rebuild(call: OfUser) -> UserAnswer:
     """Have the summary written from all signals, instead of renewed from those that came since."""
     return await call.profiles.rebuild(call.tenant, call.user_id, call.caller.key_id)
 
 
-@router.get("/{id}/export", response_model=ExportAnswer, **route(404, query="format", answer=LINE))
+@router.delete("/{id}/summary/clauses/{clause_id}", **route(404, query="signals forbid"))
+async def delete_clause(call: OfUser, clause_id: ClauseId, signals: bool = False, forbid: bool = False) -> Deleted:
+    """Delete a statement from every version. `signals`: what it rests on, too. `forbid`: it must not be said again, and
+    no words of it are kept."""
+    who = call.tenant, call.user_id
+    return await call.profiles.delete_clause(*who, clause_id, call.author, signals=signals, forbid=forbid)
+
+
+@router.delete("/{id}/summary/versions/{version}", **route(404))
+async def delete_version(call: OfUser, version: Annotated[int, Path(ge=1, le=2**62)]) -> Deleted:
+    """Delete a version. Instead of the current one the one before it is current, under the next number."""
+    return await call.profiles.delete_version(call.tenant, call.user_id, version, call.author)
+
+
+@router.delete("/{id}/summary/forbidden/{forbidden_id}/words", **route(404))
+async def delete_words(call: OfUser, forbidden_id: ClauseId) -> Deleted:
+    """Delete the words of what is forbidden, from every version, too. It stays forbidden: a hash is kept."""
+    return await call.profiles.delete_words(call.tenant, call.user_id, forbidden_id, call.author)
+
+
+@router.delete("/{id}/signals/{signal_id}", **route(404))
+async def delete_signal(call: OfUser, signal_id: Annotated[str, Path(json_schema_extra=dict(ANY_ID))]) -> Deleted:
+    """Delete a signal, and the statements that rest on it, from every version."""
+    return await call.profiles.delete_signal(call.tenant, call.user_id, _plain(signal_id), call.caller.key_id)
+
+
+@router.get("/{id}/export", response_model=ExportAnswer, **route(404, 409, query="format", answer=LINE))
 async def export(call: OfUser, format: Literal["json", "jsonl"] = "json") -> Response:
     """Everything stored of a user as JSON; or (format=jsonl) as the line that `popi train` reads."""
     if format == "json":
@@ -129,13 +160,28 @@ async def export(call: OfUser, format: Literal["json", "jsonl"] = "json") -> Res
     return Response(json.dumps(line.model_dump(exclude_none=True), ensure_ascii=False) + "\n", media_type=JSONL)
 
 
-@router.put("/{id}/paused", **route(404, body=Pause))
+@router.get("/{id}/controls", **route())
+async def get_controls(call: OfUser) -> ControlsAnswer:
+    """How the user's two switches stand; both are on until somebody sets them."""
+    return await call.profiles.controls(call.tenant, call.user_id)
+
+
+@router.put("/{id}/controls", **route(body=Controls))
+async def set_controls(call: OfUser, body: Annotated[Controls, body_of(Controls)]) -> ControlsAnswer:
+    """Whether what is known of a user is used, and whether they are learned from; also of one of whom nothing is known
+    yet."""
+    return await call.profiles.set_controls(call.tenant, call.user_id, body.use, body.learn, call.caller.key_id)
+
+
+@router.put("/{id}/paused", **route(body=Pause))
 async def pause(call: OfUser, body: Annotated[Pause, body_of(Pause)]) -> PauseAnswer:
-    """Pause a user's personalisation, or resume it."""
-    return await call.profiles.pause(call.tenant, call.user_id, body.paused)
+    """Both switches at once: off, or on again."""
+    on = not body.paused
+    now = await call.profiles.set_controls(call.tenant, call.user_id, on, on, call.caller.key_id)
+    return PauseAnswer(paused=not now.use)
 
 
-@router.post("/{id}/feedback", **route(404, body=Feedback))
+@router.post("/{id}/feedback", **route(404, 409, body=Feedback))
 async def feedback(call: OfUser, body: Annotated[Feedback, body_of(Feedback)]) -> SignalsAnswer:
     """What the user did with a proxied answer becomes a signal. For tenants that opted in to capture."""
     return await call.profiles.feedback(call.tenant, call.user_id, body, call.caller.key_id)
@@ -147,6 +193,14 @@ async def make_link(call: OfUser, request: Request) -> LinkAnswer:
     if call.services.link is None:
         raise Refusal(404, "no_pages", "this gateway serves no pages")
     return await call.services.link(call.tenant, call.user_id, dict(request.headers))
+
+
+def _plain(name: str) -> str:
+    """An id in a path, which is percent-encoded."""
+    try:
+        return unquote(name, errors="strict")
+    except UnicodeDecodeError:
+        raise Refusal(400, "signal_id", "the signal's id in the path is not UTF-8 text, percent-encoded") from None
 
 
 def _with_version(response: Response, answer: SummaryAnswer) -> SummaryAnswer:

@@ -10,14 +10,16 @@ from sqlalchemy import Connection, select
 from popi.errors import DataError, StoreError
 from popi.profiles import clauses as parts
 from popi.profiles.fit import fit_edit, fit_user
-from popi.profiles.forbidden import Bans
+from popi.profiles.forbidden import Bans, from_edits
 from popi.profiles.models import (
     Author,
+    ControlsAnswer,
+    Deleted,
     Feedback,
+    Forbidden,
     ImportAnswer,
     ImportedUser,
     MergeAnswer,
-    PauseAnswer,
     Receipt,
     Removed,
     SignalsAnswer,
@@ -32,6 +34,7 @@ from popi.screening import checked
 from popi.serving.api import stored
 from popi.serving.api.stored import (
     NotFound,
+    OverBound,
     found_user,
     no_user,
     shown,
@@ -43,8 +46,10 @@ from popi.serving.api.stored import (
 from popi.serving.capture.feedback import as_signals as feedback_signals
 from popi.serving.capture.injected import Injected
 from popi.serving.settings import ProfileSettings
-from popi.serving.store import erasure, expiry, jobs, keys, merging, signals, summaries, users
+from popi.serving.store import controls, erasure, expiry, forbidden, jobs, keys, merging, signals, summaries, users
+from popi.serving.store.controls import Switches
 from popi.serving.store.database import Database
+from popi.serving.store.deletion import Deleting, Deletion
 from popi.serving.store.jobs import Debounce
 from popi.serving.store.marks import marks
 from popi.serving.store.merging import Moved
@@ -121,8 +126,7 @@ class Profiles:
         def add(connection: Connection) -> tuple[list[str], int]:
             return self._add(connection, tenant, user_id, new, self._now(connection), key_id)
 
-        ids, added = await self.store.write(add)
-        return SignalsAnswer(ids=ids, added=added, known=len(ids) - added)
+        return _told(new, *await self.store.write(add))
 
     def _add(
         self,
@@ -164,7 +168,7 @@ class Profiles:
             if current is None:
                 found_user(connection, tenant, user_id)
                 raise NotFound("no_summary", "this user has no summary yet")
-            return shown(current)
+            return shown(current, forbidden.words(connection, tenant, user_id))
 
         return await self.store.read(read)
 
@@ -185,13 +189,14 @@ class Profiles:
             DataError: it carries what a summary may not (popi.screening).
         """
 
-        def write(connection: Connection) -> Version:
-            return self._put(connection, tenant, user_id, fit, author, expected or 0)
+        def write(connection: Connection) -> SummaryAnswer:
+            written = self._put(connection, tenant, user_id, fit, author, expected or 0)
+            return shown(written, forbidden.words(connection, tenant, user_id))
 
         fit = await asyncio.to_thread(fit_edit, edit)  # before anything is locked
         written = await self.store.write(write)
         self._changed(tenant, user_id)
-        return shown(written)
+        return written
 
     def _put(
         self, connection: Connection, tenant: str, user_id: str, edit: SummaryEdit, author: Author, expected: int
@@ -200,11 +205,12 @@ class Profiles:
         users.lock(connection, tenant, user_id, now)
         current = summaries.current(connection, tenant, user_id)
         before = current.clauses if current is not None else ()
-        banned = None
+        banned: list[Forbidden] | None = None
+        said: dict[str, str] = {}
         if edit.forbidden is not None:
             was = current.forbidden if current is not None else ()
-            banned = parts.forbidden_from(edit.forbidden, was)
-            if {one.text for one in was} - {one.text for one in banned}:  # what was kept out may be said again
+            banned, said = from_edits(edit.forbidden, was, forbidden.drawn_secret(connection))
+            if {one.id for one in was} - {one.id for one in banned}:  # what was kept out may be said again
                 users.set_signals_read(connection, tenant, user_id, None)
         if edit.clauses is not None:
             new = parts.from_edit(edit.clauses, before, author)
@@ -213,14 +219,16 @@ class Profiles:
             text = edit.text.strip()
             new = parts.from_text(text, before, author)
         else:
-            bans = Bans(one.text for one in banned or ())
+            bans = Bans(banned or (), forbidden.secret(connection))
             new = [one for one in before if one.locked or not bans.hit(one.text)]
             unchanged = current is not None and len(new) == len(before)
             text = current.text if current is not None and unchanged else parts.join(new)
         keep = self.bounds.keep
-        return summaries.put(
+        written = summaries.put(
             connection, tenant, user_id, text, new, author, now, expected=expected, forbidden=banned, keep=keep
         )
+        forbidden.keep(connection, tenant, user_id, said)
+        return written
 
     async def versions(self, tenant: str, user_id: str) -> VersionsAnswer:
         """A user's newest versions, of about `versions_bytes`.
@@ -232,7 +240,8 @@ class Profiles:
         def read(connection: Connection) -> VersionsAnswer:
             found_user(connection, tenant, user_id)
             newest = summaries.versions(connection, tenant, user_id, most=self.bounds.versions_bytes)
-            return VersionsAnswer(versions=[shown(one) for one in newest])
+            words = forbidden.words(connection, tenant, user_id)
+            return VersionsAnswer(versions=[shown(one, words) for one in newest])
 
         return await self.store.read(read)
 
@@ -251,7 +260,7 @@ class Profiles:
             DataError: that version carries what a summary may not.
         """
 
-        def write(connection: Connection) -> Version:
+        def write(connection: Connection) -> SummaryAnswer:
             if not users.lock_existing(connection, tenant, user_id):
                 raise no_user()
             old = summaries.find(connection, tenant, user_id, version)
@@ -259,7 +268,7 @@ class Profiles:
                 raise NotFound("no_version", f"version {version} of this summary is not there")
             checked(old.text)
             now = self._now(connection)
-            return summaries.put(
+            written = summaries.put(
                 connection,
                 tenant,
                 user_id,
@@ -272,10 +281,17 @@ class Profiles:
                 forbidden=old.forbidden,
                 keep=self.bounds.keep,
             )
+            forbidden.keep(connection, tenant, user_id, {})
+            return shown(written, forbidden.words(connection, tenant, user_id))
 
         written = await self.store.write(write)
         self._changed(tenant, user_id)
-        return shown(written)
+        return written
+
+    async def version_before(self, tenant: str, user_id: str, version: int) -> int | None:
+        """The newest version that is older than this one; None: none is kept."""
+        found = await self.store.read(summaries.below, tenant, user_id, version)
+        return None if found is None else found.version
 
     async def rebuild(self, tenant: str, user_id: str, key_id: str | None = None) -> UserAnswer:
         """Call for a renewal that reads all signals, whatever the summary rests on by now. Where there was a rebuild
@@ -283,28 +299,30 @@ class Profiles:
 
         Raises:
             NotFound: no such user.
+            OverBound: 409, the user has switched learning off.
         """
         await self.store.write(rebuild, tenant, user_id, self.store.database.now, self.debounce.rebuild, key_id)
         return await self.user(tenant, user_id)
 
-    async def pause(self, tenant: str, user_id: str, paused: bool) -> PauseAnswer:
-        """Pause a user's personalisation, or go on with it.
+    async def controls(self, tenant: str, user_id: str) -> ControlsAnswer:
+        """How a user's switches stand, whether or not anything is known of them."""
+        found = await self.store.read(controls.find, tenant, user_id)
+        return ControlsAnswer(use=found.use, learn=found.learn)
 
-        Raises:
-            NotFound: no such user.
-        """
+    async def set_controls(
+        self, tenant: str, user_id: str, use: bool | None, learn: bool | None, key_id: str | None = None
+    ) -> ControlsAnswer:
+        """Set a user's switches, those that are not None; makes the user if need be."""
 
-        def write(connection: Connection) -> Line | None:
+        def write(connection: Connection) -> tuple[Switches, Line]:
             now = self._now(connection)
-            there = users.pause(connection, tenant, user_id, paused, now)
-            return marks(connection).line(tenant, user_id, now) if there else None
+            after = controls.put(connection, tenant, user_id, now, self.debounce, use=use, learn=learn, key_id=key_id)
+            return after, switched_line(connection, tenant, user_id, after, now)
 
-        line = await self.store.write(write)
-        if line is None:
-            raise no_user()
+        after, line = await self.store.write(write)
         self._changed(tenant, user_id)
-        log.info("paused", extra={"fields": {**line, "paused": paused}})
-        return PauseAnswer(paused=paused)
+        log.info("switched", extra={"fields": line})
+        return ControlsAnswer(use=after.use, learn=after.learn)
 
     async def feedback(self, tenant: str, user_id: str, told: Feedback, key_id: str | None = None) -> SignalsAnswer:
         """What a user did with an answer, as signals.
@@ -312,18 +330,24 @@ class Profiles:
         Raises:
             OverBound: the user would have too many.
             NotFound: the answer is not kept: no capture for this tenant, another user's, or its time is over.
+            AmbiguousAnswer: an id of the upstream's fits several answers.
         """
 
-        def write(connection: Connection) -> tuple[list[str], int]:
+        def write(connection: Connection) -> tuple[list[str], int] | None:
             now = self._now(connection)
             # The user's row before the answers: an erasure waits for us, or is over, and then nothing is kept.
             there = users.lock_existing(connection, tenant, user_id)
+            if there and not users.learns(connection, tenant, user_id):
+                return None
             new = feedback_signals(connection, tenant, user_id, told, now, self._injected) if there else None
             if new is None:
                 raise NotFound("no_answer", "no answer of that id is kept for this user (docs/profiles.md, capture)")
             return self._add(connection, tenant, user_id, new, now, key_id)
 
-        ids, added = await self.store.write(write)
+        stored = await self.store.write(write)
+        if stored is None:
+            return SignalsAnswer(ids=[], added=0, known=0, not_learned=1)
+        ids, added = stored
         return SignalsAnswer(ids=ids, added=added, known=len(ids) - added)
 
     async def expire(self) -> None:
@@ -363,6 +387,10 @@ class Profiles:
             # In one order, so that two imports never wait for each other's users in a circle.
             for one in sorted(fit, key=lambda user: user.user_id):
                 now = self._now(connection)
+                users.lock(connection, tenant, one.user_id, now)
+                if not users.learns(connection, tenant, one.user_id):
+                    total.not_learned += 1
+                    continue
                 there = signals.newest(connection, tenant, one.user_id) if one.targets else []
                 every = as_signals(one.signals, one.targets, there)
                 ids, added = self._add(connection, tenant, one.user_id, every, now, key_id, bulk=True)
@@ -424,6 +452,79 @@ class Profiles:
         pending = await self.store.read(erasure.scrub_due) if database.kind == "sqlite" else None
         return receipt(database, removed, at, pending is not None)
 
+    async def delete_clause(
+        self, tenant: str, user_id: str, name: str, author: Author, *, signals: bool = False, forbid: bool = False
+    ) -> Deleted:
+        """Delete a statement from every version; the signals that it rests on, too, if wanted; and never to be said
+        again, if wanted, without its words being kept.
+
+        Raises:
+            NotFound: no version has it.
+        """
+        words = "no version of this user's summary has a clause of this id"
+
+        def delete(deleting: Deleting) -> bool:
+            return deleting.clause(name, author, with_signals=signals, ban=forbid)
+
+        return await self._delete(tenant, user_id, delete, NotFound("no_clause", words))
+
+    async def delete_version(self, tenant: str, user_id: str, version: int, author: Author) -> Deleted:
+        """Delete a version; instead of the current one the one before it is current.
+
+        Raises:
+            NotFound: it is not kept.
+        """
+        missing = NotFound("no_version", f"version {version} of this summary is not there")
+        return await self._delete(tenant, user_id, lambda deleting: deleting.version(version, author), missing)
+
+    async def delete_signal(self, tenant: str, user_id: str, name: str, key_id: str | None = None) -> Deleted:
+        """Delete a signal, and the statements that rest on it.
+
+        Raises:
+            NotFound: there is no such signal.
+        """
+        missing = NotFound("no_signal", "this user has no signal of this id; an export lists those that they have")
+        return await self._delete(tenant, user_id, lambda deleting: deleting.signal(name), missing, key_id)
+
+    async def delete_words(self, tenant: str, user_id: str, name: str, author: Author) -> Deleted:
+        """Delete the words of what is forbidden; it stays forbidden.
+
+        Raises:
+            NotFound: there is no such entry.
+        """
+        missing = NotFound("no_forbidden", "the current summary forbids nothing of this id")
+        return await self._delete(tenant, user_id, lambda deleting: deleting.words(name, author), missing)
+
+    async def _delete(
+        self,
+        tenant: str,
+        user_id: str,
+        delete: Callable[[Deleting], bool],
+        missing: NotFound,
+        key_id: str | None = None,
+    ) -> Deleted:
+        def write(connection: Connection) -> Deletion:
+            if not users.lock_existing(connection, tenant, user_id):
+                raise no_user()
+            deleting = Deleting(connection, tenant, user_id, self._now(connection), self.debounce, key_id)
+            if not delete(deleting):
+                raise missing
+            return deleting.done
+
+        done = await self.store.write(write)
+        self._changed(tenant, user_id)
+        self._erased(tenant, user_id)
+        return Deleted.model_validate(done.__dict__ | {"bytes": await self._bytes()})
+
+    async def _bytes(self) -> str:
+        """Overwrite what was deleted, if that is soon done; how it stands with the disk."""
+        database = self.store.database
+        if database.kind == "postgresql":
+            return "left_to_postgresql"
+        if database.size() <= SCRUB_AT_ONCE:
+            await self.scrub()
+        return "scheduled" if await self.store.read(erasure.scrub_due) is not None else "overwritten"
+
     async def scrub(self) -> bool:
         """Overwrite what erasures left, if anything; says whether nothing is left."""
         due = await self.store.read(erasure.scrub_due)
@@ -470,6 +571,11 @@ def merge(
     return moved
 
 
+def _told(sent: Sequence[Signal], ids: list[str], added: int) -> SignalsAnswer:
+    """What became of signals; those of which there are no ids were not learned."""
+    return SignalsAnswer(ids=ids, added=added, known=len(ids) - added, not_learned=len(sent) - len(ids))
+
+
 def erase_now(database: Database, tenant: str, user_id: str) -> Receipt:
     """The erasure for the command line: waits for the bytes, however large the file."""
 
@@ -500,16 +606,66 @@ def merge_now(database: Database, tenant: str, user_id: str, source: str) -> Mov
     return moved
 
 
+def switch_now(database: Database, tenant: str, user_id: str, use: bool | None, learn: bool | None) -> Switches:
+    """Set a user's switches, for the command line."""
+
+    def write(connection: Connection) -> tuple[Switches, Line]:
+        now = database.now(connection)
+        after = controls.put(connection, tenant, user_id, now, Debounce(), use=use, learn=learn)
+        return after, switched_line(connection, tenant, user_id, after, now)
+
+    after, line = database.write(write)
+    log.info("switched", extra={"fields": line})
+    return after
+
+
+def switched_line(connection: Connection, tenant: str, user_id: str, after: Switches, now: float) -> Line:
+    """What the log says of switches, for serving.replay."""
+    return {**marks(connection).line(tenant, user_id, now), "use": after.use, "learn": after.learn}
+
+
 def merged_line(connection: Connection, tenant: str, user_id: str, source: str, now: float) -> Line:
     """What the log says of a merge, for serving.replay."""
     own = marks(connection)
     return {**own.line(tenant, user_id, now), "source": own.of(tenant, source)}
 
 
+def delete_now(
+    database: Database,
+    tenant: str,
+    user_id: str,
+    *,
+    signal: str | None = None,
+    clause: str | None = None,
+    version: int | None = None,
+) -> Deleted:
+    """A deletion for the command line: waits for the bytes, however large the file.
+
+    Raises:
+        NotFound: there is no such user, or nothing of what was named.
+    """
+
+    def write(connection: Connection) -> Deletion:
+        if not users.lock_existing(connection, tenant, user_id):
+            raise no_user()
+        deleting = Deleting(connection, tenant, user_id, database.now(connection), Debounce())
+        if signal is not None:
+            there = deleting.signal(signal)
+        elif clause is not None:
+            there = deleting.clause(clause, "admin")
+        else:
+            there = deleting.version(version or 0, "admin")
+        if not there:
+            raise NotFound("nothing", "this user has nothing of that id; `popi users show` lists what they have")
+        return deleting.done
+
+    done = database.write(write)
+    return Deleted.model_validate(done.__dict__ | {"bytes": bytes_of(database, not scrub_now(database))})
+
+
 def scrub_now(database: Database) -> bool:
-    """Overwrite what erasures left, however large the file; says whether nothing is left."""
-    due = database.read(erasure.scrub_due)
-    if due is None:
+    """Overwrite what was deleted, however large the file; says whether nothing is left."""
+    if (due := database.read(erasure.scrub_due)) is None:
         return True
     done = database.scrub()
     if done:
@@ -524,9 +680,8 @@ def receipt(database: Database, removed: erasure.Removed, at: float, pending: bo
 
 
 def bytes_of(database: Database, pending: bool) -> str:
-    """How it stands with the bytes of what was erased, as receipts say it."""
-    on_disk = "scheduled" if pending else "overwritten"
-    return "left_to_postgresql" if database.kind == "postgresql" else on_disk
+    """How it stands with the bytes of what was deleted, as receipts say it."""
+    return "left_to_postgresql" if database.kind == "postgresql" else "scheduled" if pending else "overwritten"
 
 
 def rebuild(
@@ -542,9 +697,13 @@ def rebuild(
 
     Raises:
         NotFound: no such user.
+        OverBound: 409, the user has switched learning off.
     """
     if not users.lock_existing(connection, tenant, user_id):
         raise no_user()
+    if not users.learns(connection, tenant, user_id):
+        words = "the user has switched learning off: summaries are not written until it is on again"
+        raise OverBound(409, "learning_off", words)
     users.set_signals_read(connection, tenant, user_id, None)
     now = clock(connection)
     at = users.next_rebuild(connection, tenant, user_id, now, wait)

@@ -2,15 +2,17 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from sqlalchemy import Connection
 
 from popi.errors import DataError
+from popi.profiles.forbidden import in_words
 from popi.profiles.models import (
     AnswerKept,
     Clause,
+    ControlsAnswer,
     ForbiddenClause,
     Renewal,
     SummaryAnswer,
@@ -19,7 +21,7 @@ from popi.profiles.models import (
 )
 from popi.profiles.training import TARGETS, training_user
 from popi.serving.settings import ProfileSettings
-from popi.serving.store import answers, jobs, signals, summaries, users
+from popi.serving.store import answers, forbidden, jobs, signals, summaries, users
 from popi.serving.store.database import PAGE
 from popi.serving.store.jobs import JobState
 from popi.serving.store.summaries import Version
@@ -59,9 +61,10 @@ def user_of(connection: Connection, tenant: str, user_id: str, now: float) -> Us
         created_at=moment(found.created_at),
         signals=found.signals,
         last_signal_at=None if found.last_signal_at is None else moment(found.last_signal_at),
-        summary=None if current is None else shown(current),
+        summary=None if current is None else shown(current, forbidden.words(connection, tenant, user_id)),
         renewal=None if job is None else _renewal(job),
-        paused=found.paused,
+        controls=ControlsAnswer(use=found.use, learn=found.learn),
+        paused=not found.use,
     )
 
 
@@ -76,7 +79,8 @@ def exported(read: Read, tenant: str, user_id: str) -> Iterator[str]:
     who = tenant, user_id
     user = read(found_user, *who)
     yield f'{{"user_id":{json.dumps(user_id)},"created_at":"{moment(user.created_at).isoformat()}"'
-    yield f',"paused":{json.dumps(user.paused)},"signals":['
+    yield f',"controls":{json.dumps({"use": user.use, "learn": user.learn})},"paused":{json.dumps(not user.use)}'
+    yield ',"signals":['
     between, after = "", -1
     while rows := read(signals.stored, *who, after):
         yield between + ",".join(json.dumps(json.loads(row.signal), ensure_ascii=False) for row in rows)
@@ -86,10 +90,14 @@ def exported(read: Read, tenant: str, user_id: str) -> Iterator[str]:
     yield '],"answers":['
     between, behind = "", None
     while rows := read(answers.kept, *who, time.time(), behind):
-        kept = (AnswerKept(id=row.answer_id, prompt=row.prompt, answer=row.answer) for row in rows)
+        kept = (_kept(row) for row in rows)
         yield between + ",".join(one.model_dump_json() for one in kept)
         between, behind = ",", (rows[-1].expires_at, rows[-1].answer_id)
     yield "]}"
+
+
+def _kept(row: Any) -> AnswerKept:
+    return AnswerKept(id=row.answer_id, upstream_id=row.upstream_id, prompt=row.prompt, answer=row.answer)
 
 
 def versions(read: Read, tenant: str, user_id: str) -> Iterator[str]:
@@ -105,9 +113,9 @@ def versions(read: Read, tenant: str, user_id: str) -> Iterator[str]:
 
 
 def _versions(read: Read, tenant: str, user_id: str) -> Iterator[str]:
-    between, below = "", 2**62
+    between, below, words = "", 2**62, read(forbidden.words, tenant, user_id)
     while page := read(summaries.versions, tenant, user_id, below=below, most=PAGE):
-        yield between + ",".join(shown(one).model_dump_json() for one in page)
+        yield between + ",".join(shown(one, words).model_dump_json() for one in page)
         between, below = ",", page[-1].version
 
 
@@ -116,13 +124,16 @@ def training_line(connection: Connection, tenant: str, user_id: str, targets: in
 
     Raises:
         NotFound: no such user.
+        OverBound: 409, the user does not want to be learned from.
     """
-    found_user(connection, tenant, user_id)
+    if not found_user(connection, tenant, user_id).learn:
+        raise OverBound(409, "learning_off", "the user does not want to be learned from: there is no line to train on")
     return training_user(user_id, signals.newest(connection, tenant, user_id), targets)
 
 
-def shown(version: Version) -> SummaryAnswer:
-    """A stored version as it is answered."""
+def shown(version: Version, words: Mapping[str, str]) -> SummaryAnswer:
+    """A stored version as it is answered, with the words of what it forbids (store.forbidden.words)."""
+    said = in_words(version.forbidden, words)
     listed = [Clause.model_validate(one.model_dump() | {"signals": list(one.signals)}) for one in version.clauses]
     return SummaryAnswer(
         version=version.version,
@@ -130,7 +141,7 @@ def shown(version: Version) -> SummaryAnswer:
         clauses=listed,
         updated_at=moment(version.created_at),
         author=version.author,
-        forbidden=[ForbiddenClause(id=one.id, text=one.text) for one in version.forbidden],
+        forbidden=[ForbiddenClause(id=one.id, text=said.get(one.id), tell=one.tell) for one in version.forbidden],
     )
 
 

@@ -1,4 +1,4 @@
-"""The ids and texts of a proxied answer, of each API, in one piece or as server-sent events."""
+"""The id and texts of a proxied answer, of each API, in one piece or as server-sent events."""
 
 import json
 from collections import defaultdict
@@ -13,30 +13,45 @@ MOST = 2**22
 """Most bytes of an answer once unpacked."""
 
 
-def read_answer(api: Api, raw: bytes, encoding: str) -> dict[str, str]:
-    """Text by answer id; several of a chat completion's choices are `id`, `id#1`, `id#2`. Empty: nothing readable."""
+Choices = dict[int, str]
+"""Text by the number of the choice; Anthropic's answers and OpenAI's responses have one, 0."""
+
+
+def named(answer_id: str, choice: int) -> str:
+    """The id of a choice: `id`, `id#1`, `id#2`."""
+    return f"{answer_id}#{choice}" if answer_id and choice else answer_id
+
+
+def read_answer(api: Api, raw: bytes, encoding: str) -> tuple[str, Choices]:
+    """The id that the upstream gave an answer, empty where it gave none, and the answer's texts. No text: nothing
+    readable."""
     body = _unpacked(raw, encoding)
     if body is None:
-        return {}
+        return "", {}
     try:
         if body.lstrip()[:1] == b"{":
-            return _STEPS[api](json.loads(body))
+            whole = json.loads(body)
+            return _id_of(whole), _STEPS[api](whole)
         return _joined(api, body)
     except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
-        return {}
+        return "", {}
 
 
-def _chat(answer: dict[str, Any]) -> dict[str, str]:
-    found: dict[str, str] = {}
+def _id_of(answer: dict[str, Any]) -> str:
+    found = answer.get("id")
+    return found if isinstance(found, str) else ""
+
+
+def _chat(answer: dict[str, Any]) -> Choices:
+    found: Choices = {}
     for choice in answer.get("choices") or ():
         text = (choice.get("message") or choice.get("delta") or {}).get("content")
-        if isinstance(text, str) and isinstance(answer.get("id"), str):
-            index = choice.get("index") or 0
-            found[answer["id"] if index == 0 else f"{answer['id']}#{index}"] = text
+        if isinstance(text, str):
+            found[int(choice.get("index") or 0)] = text
     return found
 
 
-def _responses(answer: dict[str, Any]) -> dict[str, str]:
+def _responses(answer: dict[str, Any]) -> Choices:
     texts = [
         part["text"]
         for item in answer.get("output") or ()
@@ -44,33 +59,34 @@ def _responses(answer: dict[str, Any]) -> dict[str, str]:
         for part in item.get("content") or ()
         if part.get("type") == "output_text"
     ]
-    return {answer["id"]: "".join(texts)} if texts and isinstance(answer.get("id"), str) else {}
+    return {0: "".join(texts)} if texts else {}
 
 
-def _messages(answer: dict[str, Any]) -> dict[str, str]:
+def _messages(answer: dict[str, Any]) -> Choices:
     texts = [part["text"] for part in answer.get("content") or () if part.get("type") == "text"]
-    return {answer["id"]: "".join(texts)} if texts and isinstance(answer.get("id"), str) else {}
+    return {0: "".join(texts)} if texts else {}
 
 
 _STEPS = {"chat": _chat, "responses": _responses, "messages": _messages}
 
 
-def _joined(api: Api, body: bytes) -> dict[str, str]:
+def _joined(api: Api, body: bytes) -> tuple[str, Choices]:
     """The answer that a stream adds up to."""
-    found: defaultdict[str, str] = defaultdict(str)
+    found: defaultdict[int, str] = defaultdict(str)
     answer_id = ""
     for event in _events(body):
         if api == "chat":
-            for name, text in _chat(event).items():
-                found[name] += text
+            answer_id = answer_id or _id_of(event)  # some servers give each piece another
+            for choice, text in _chat(event).items():
+                found[choice] += text
         elif api == "messages":
             if event.get("type") == "message_start":
-                answer_id = event["message"]["id"]
+                answer_id = _id_of(event["message"])
             elif event.get("type") == "content_block_delta" and event["delta"].get("type") == "text_delta":
-                found[answer_id] += event["delta"]["text"]
+                found[0] += event["delta"]["text"]
         elif event.get("type") == "response.completed":
-            return _responses(event["response"])
-    return {name: text for name, text in found.items() if name}
+            return _id_of(event["response"]), _responses(event["response"])
+    return answer_id, dict(found)
 
 
 def _events(body: bytes) -> Iterator[dict[str, Any]]:

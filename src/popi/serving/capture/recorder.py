@@ -2,13 +2,14 @@
 
 import asyncio
 import logging
+import secrets
 import time
 from collections.abc import Mapping
 from typing import Any
 
 from popi.errors import StoreError
 from popi.profiles.clauses import in_any_parts
-from popi.serving.capture.answers import read_answer
+from popi.serving.capture.answers import named, read_answer
 from popi.serving.capture.injected import Injected
 from popi.serving.capture.texts import LONGEST_TEXT, last_message, own_words
 from popi.serving.interfaces import StoredSummary
@@ -24,6 +25,8 @@ LONGEST_ANSWER = 2**20
 """Most bytes of an answer that are held while it passes."""
 UNDER_WAY = 256
 """Answers that may wait to be written; further ones are not kept."""
+LONGEST_ID = 280
+"""Characters of an upstream's id; of a longer one nothing is kept."""
 LONGEST_CHAT = 3000.0
 """Seconds after which an answer is not kept: erasures are noted for an hour."""
 
@@ -84,23 +87,32 @@ class Recorder:
         if not prompt:
             return []
         version = tap.summary.version if tap.summary is not None else 0
-        found = read_answer(tap.api, bytes(tap.answer), encoding)
-        clean = {name: self._injected.out_of(text, said) for name, text in found.items()}
+        upstream_id, choices = read_answer(tap.api, bytes(tap.answer), encoding)
+        if len(upstream_id) > LONGEST_ID or "\x00" in upstream_id:
+            upstream_id = ""
+        clean = {choice: self._injected.out_of(text, said) for choice, text in choices.items()}
         return [
-            KeptAnswer(name, _storable(prompt), _storable(text), version)
-            for name, text in clean.items()
-            if text and 0 < len(name) <= 300 and "\x00" not in name
+            KeptAnswer(
+                named(tap.answer_id, choice), _storable(prompt), _storable(text), version, named(upstream_id, choice)
+            )
+            for choice, text in clean.items()
+            if text
         ]
 
 
 class Tap:
-    """One answer on its way."""
+    """One answer on its way.
+
+    Attributes:
+        answer_id: ours, which the client is told in a header.
+    """
 
     def __init__(
         self, recorder: Recorder, tenant: str, user_id: str, api: Api, message: str, summary: StoredSummary | None
     ) -> None:
         self._recorder = recorder
         self.tenant, self.user_id, self.api, self.message, self.summary = tenant, user_id, api, message, summary
+        self.answer_id = f"popi-{secrets.token_hex(12)}"
         self.answer, self._too_long = bytearray(), False
         self.began = time.time()
 

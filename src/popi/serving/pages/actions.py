@@ -7,6 +7,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from popi.errors import DataError
+from popi.profiles.models import Deleted
 from popi.serving.api.service import Profiles
 from popi.serving.api.stored import NotFound
 from popi.serving.pages.changes import CHANGES, BadForm
@@ -32,8 +33,12 @@ class Actions:
             **{name: self._change for name in CHANGES},
             "undo": self._undo,
             "restore": self._restore,
-            "pause": self._pause,
-            "resume": self._pause,
+            "delete": self._delete_clause,
+            "delete-signal": self._delete_signal,
+            "delete-version": self._delete_version,
+            "delete-words": self._delete_words,
+            "use": self._switch,
+            "learn": self._switch,
             "erase": self._erase,
         }
 
@@ -60,10 +65,39 @@ class Actions:
             return back(subject, "", "not_fit")
         return back(subject, "", name)
 
+    async def _delete_clause(self, request: Request, subject: Subject, form: Form) -> Response:
+        more = {"signals": form.get("signals") == "yes", "forbid": form.get("forbid") == "yes"}
+        name = form.get("clause", "")
+        done = self._profiles.delete_clause(subject.tenant, subject.user_id, name, subject.author, **more)
+        return await self._deleted(subject, "", "delete", done)
+
+    async def _delete_signal(self, request: Request, subject: Subject, form: Form) -> Response:
+        done = self._profiles.delete_signal(subject.tenant, subject.user_id, form.get("signal", ""))
+        return await self._deleted(subject, "", "delete_signal", done)
+
+    async def _delete_version(self, request: Request, subject: Subject, form: Form) -> Response:
+        which = _number(form, "to") or 0
+        done = self._profiles.delete_version(subject.tenant, subject.user_id, which, subject.author)
+        return await self._deleted(subject, "history", "delete_version", done)
+
+    async def _delete_words(self, request: Request, subject: Subject, form: Form) -> Response:
+        name = form.get("clause", "")
+        done = self._profiles.delete_words(subject.tenant, subject.user_id, name, subject.author)
+        return await self._deleted(subject, "", "delete_words", done)
+
+    async def _deleted(self, subject: Subject, page: str, said: str, done: Awaitable[Deleted]) -> Response:
+        try:
+            await done
+        except NotFound:
+            return back(subject, page, "conflict")
+        except DataError:
+            return back(subject, page, "too_many")
+        return back(subject, page, said)
+
     async def _undo(self, request: Request, subject: Subject, form: Form) -> Response:
-        """Versions follow each other without a gap."""
         seen = _number(form, "version")
-        return await self._go_back(subject, seen and seen - 1, seen, "", "undo")
+        before = await self._profiles.version_before(subject.tenant, subject.user_id, seen or 0)
+        return await self._go_back(subject, before, seen, "", "undo")
 
     async def _restore(self, request: Request, subject: Subject, form: Form) -> Response:
         return await self._go_back(subject, _number(form, "to"), _number(form, "version"), "history", "restore")
@@ -81,10 +115,14 @@ class Actions:
             return back(subject, page, "not_fit")
         return back(subject, page, said)
 
-    async def _pause(self, request: Request, subject: Subject, form: Form) -> Response:
-        name = _last(request)
-        await self._profiles.pause(subject.tenant, subject.user_id, name == "pause")
-        return back(subject, "data" if form.get("from") == "data" else "", name)
+    async def _switch(self, request: Request, subject: Subject, form: Form) -> Response:
+        name, wanted = _last(request), form.get("on")
+        if wanted not in ("yes", "no"):
+            return back(subject, "", "conflict")
+        on = wanted == "yes"
+        use, learn = (on, None) if name == "use" else (None, on)
+        await self._profiles.set_controls(subject.tenant, subject.user_id, use, learn)
+        return back(subject, "", f"{name}_{'on' if on else 'off'}")
 
     async def _erase(self, request: Request, subject: Subject, form: Form) -> Response:
         if form.get("sure") != "yes":

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-from popi.profiles.forbidden import Bans
 from popi.profiles.models import LONGEST_CLAUSE, ClauseEdit, ForbiddenEdit, SummaryAnswer, SummaryEdit
+from popi.statements import normal
 
 Form = dict[str, str]
 
@@ -50,11 +50,11 @@ def add(summary: SummaryAnswer | None, form: Form) -> SummaryEdit:
 
 
 def forbid(summary: SummaryAnswer | None, form: Form) -> SummaryEdit:
-    """Take a clause out and never use it again; other clauses that say the same go with it, unless they are locked."""
+    """Take a clause out and never use it again; others in the same words go with it, unless they are locked."""
     clauses = kept(summary)
     one = _named(clauses, form)
-    bans = Bans([one.text])
-    rest = [each for each in clauses if each is not one and (each.locked or not bans.hit(each.text))]
+    same = normal(one.text)
+    rest = [each for each in clauses if each is not one and (each.locked or normal(each.text) != same)]
     return SummaryEdit(clauses=rest, forbidden=[*_forbidden(summary), ForbiddenEdit(text=one.text)])
 
 
@@ -64,6 +64,21 @@ def allow(summary: SummaryAnswer | None, form: Form) -> SummaryEdit:
     return SummaryEdit(clauses=kept(summary), forbidden=banned)
 
 
+def tell(summary: SummaryAnswer | None, form: Form, told: bool = True) -> SummaryEdit:
+    """Let the model that writes summaries know of something that is forbidden."""
+    banned = _forbidden(summary)
+    for one in banned:
+        if one.id == form.get("clause"):
+            one.tell = told
+            return SummaryEdit(clauses=kept(summary), forbidden=banned)
+    raise BadForm("conflict")
+
+
+def untell(summary: SummaryAnswer | None, form: Form) -> SummaryEdit:
+    """Let it know no longer."""
+    return tell(summary, form, False)
+
+
 CHANGES: dict[str, Callable[[SummaryAnswer | None, Form], SummaryEdit]] = {
     "lock": lock,
     "unlock": unlock,
@@ -71,12 +86,14 @@ CHANGES: dict[str, Callable[[SummaryAnswer | None, Form], SummaryEdit]] = {
     "add": add,
     "forbid": forbid,
     "allow": allow,
+    "tell": tell,
+    "untell": untell,
 }
 """By the last part of the form's path."""
 
 
 def _forbidden(summary: SummaryAnswer | None) -> list[ForbiddenEdit]:
-    return [ForbiddenEdit(id=one.id, text=one.text) for one in (summary.forbidden if summary is not None else ())]
+    return [ForbiddenEdit(id=one.id, tell=one.tell) for one in (summary.forbidden if summary is not None else ())]
 
 
 def _named(clauses: list[ClauseEdit], form: Form) -> ClauseEdit:

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from popi.errors import UpstreamError
-from popi.profiles.models import Renewal
+from popi.profiles.models import ControlsAnswer, Renewal
 from popi.serving.api.routes import streamed
 from popi.serving.api.service import Profiles
 from popi.serving.api.stored import NotFound
@@ -69,6 +69,7 @@ class ProfilePages:
                 summary=summary,
                 version=summary.version if summary is not None else 0,
                 clauses=clause_views(summary, there.reasons if there is not None else ()),
+                controls=user.controls if user is not None else ControlsAnswer(use=True, learn=True),
                 can_undo=there is not None and there.versions > 1,
                 renewing=_renewing(user.renewal if user is not None else None),
             )
@@ -108,7 +109,7 @@ class ProfilePages:
     async def tried(self, request: Request, subject: Subject, form: dict[str, str]) -> Response:
         """The page with the answers to a prompt, if the form brings one."""
         there = await self._known(subject)
-        user = there.user if there is not None and not there.user.paused else None
+        user = there.user if there is not None and there.user.controls.use else None
         summary = user.summary.text if user is not None and user.summary is not None else ""
         prompt, answers, told = form.get("prompt", "").strip()[:LONGEST_PROMPT], None, None
         if prompt:

@@ -27,7 +27,26 @@ HEADERS = {
     "cache-control": "no-store",
 }
 TROUBLES = ("conflict", "empty", "too_long", "too_many", "not_fit", "slow", "upstream")
-DONE = ("edit", "add", "lock", "unlock", "forbid", "allow", "undo", "restore", "pause", "resume")
+DONE = (
+    "edit",
+    "add",
+    "lock",
+    "unlock",
+    "forbid",
+    "allow",
+    "undo",
+    "restore",
+    "tell",
+    "untell",
+    "delete",
+    "delete_signal",
+    "delete_version",
+    "delete_words",
+    "use_on",
+    "use_off",
+    "learn_on",
+    "learn_off",
+)
 SAYINGS = TROUBLES + DONE
 """What `?said=` may name: a page never shows words of its address."""
 

@@ -1,7 +1,7 @@
 """A profile in sentences: what the templates show. Plain values only; the templates escape them."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from difflib import SequenceMatcher
 from typing import Literal
@@ -26,10 +26,12 @@ class Reason:
     Attributes:
         said: the sentence.
         quotes: label and text of what it quotes.
+        signal: its id.
     """
 
     said: str
     quotes: list[tuple[str, str]] = field(default_factory=list)
+    signal: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,8 @@ def clause_views(summary: SummaryAnswer | None, signals: Sequence[Signal]) -> li
     views = []
     for clause in summary.clauses if summary is not None else ():
         found = [by_id[name] for name in clause.signals if name in by_id]
-        views.append(ClauseView(clause, [reason(one) for one in found], len(clause.signals) - len(found)))
+        reasons = [replace(reason(one), signal=one.id or "") for one in found]
+        views.append(ClauseView(clause, reasons, len(clause.signals) - len(found)))
     return views
 
 
@@ -136,10 +139,10 @@ def differences(
         if earlier.locked != clause.locked:
             changes.append(Change("locked" if clause.locked else "unlocked", [("same", clause.text)]))
     changes += [Change("removed", [("removed", one.text)]) for name, one in old.items() if name not in new]
-    was = {one.text for one in before.forbidden} if before is not None else set()
-    now = {one.text for one in after.forbidden}
-    changes += [Change("forbidden", [("same", text)]) for text in sorted(now - was)]
-    changes += [Change("allowed", [("same", text)]) for text in sorted(was - now)]
+    was = {one.id: one.text or say("forbidden_deleted") for one in before.forbidden} if before is not None else {}
+    now = {one.id: one.text or say("forbidden_deleted") for one in after.forbidden}
+    changes += [Change("forbidden", [("same", text)]) for name, text in now.items() if name not in was]
+    changes += [Change("allowed", [("same", text)]) for name, text in was.items() if name not in now]
     return changes
 
 

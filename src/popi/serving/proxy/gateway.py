@@ -355,8 +355,10 @@ class Gateway:
                 headers.append((b"x-popi-personalized", record.personalized.encode()))
                 if record.version is not None:
                     headers.append((b"x-popi-summary-version", b"%d" % record.version))
-            await exchange.start(reply.status, headers)
             tap, more = exchange.tap if reply.status == 200 else None, True
+            if tap is not None:
+                headers.append((b"x-popi-answer-id", tap.answer_id.encode()))
+            await exchange.start(reply.status, headers)
             while more:
                 piece, more = await reply.read()
                 await exchange.send({"type": "http.response.body", "body": piece, "more_body": more})

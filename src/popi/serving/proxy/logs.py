@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Literal, TextIO
 
 LOGGER = logging.getLogger("popi.gateway")
 
@@ -78,10 +78,22 @@ class JsonLines(logging.Formatter):
         return json.dumps(line)
 
 
+class _ToStderr(logging.StreamHandler[TextIO]):
+    """Writes to stderr, whatever that is now. A line that can't be written is lost: what logging would print in its
+    place has the messages of exceptions in it, which may quote a user."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass
+
+
 @contextmanager
 def on_stderr() -> Iterator[None]:
     """Show the gateway's log on stderr while a command runs that is over soon."""
-    handler, level = logging.StreamHandler(sys.stderr), LOGGER.level
+    handler, level = _ToStderr(), LOGGER.level
     handler.setFormatter(JsonLines())
     LOGGER.addHandler(handler)
     LOGGER.setLevel(logging.INFO)
@@ -97,6 +109,6 @@ def to_stderr(level: int = logging.INFO) -> None:
     LOGGER.setLevel(level)
     LOGGER.propagate = False
     if not any(isinstance(handler.formatter, JsonLines) for handler in LOGGER.handlers):
-        handler = logging.StreamHandler(sys.stderr)
+        handler = _ToStderr()
         handler.setFormatter(JsonLines())
         LOGGER.addHandler(handler)

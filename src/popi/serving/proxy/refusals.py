@@ -15,13 +15,13 @@ _TYPES = {
     401: ("authentication_error", "authentication_error"),
     403: ("permission_error", "permission_error"),
     404: ("invalid_request_error", "not_found_error"),
+    405: ("invalid_request_error", "invalid_request_error"),
     408: ("invalid_request_error", "invalid_request_error"),
     413: ("invalid_request_error", "request_too_large"),
     415: ("invalid_request_error", "invalid_request_error"),
     429: ("rate_limit_error", "rate_limit_error"),
     431: ("invalid_request_error", "request_too_large"),
     500: ("server_error", "api_error"),
-    501: ("invalid_request_error", "invalid_request_error"),
     502: ("server_error", "api_error"),
     503: ("server_error", "api_error"),
     504: ("server_error", "timeout_error"),
@@ -70,6 +70,8 @@ def answer(refusal: Refusal, dialect: Dialect) -> tuple[list[tuple[bytes, bytes]
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     if refusal.retry_after is not None:
         headers.append((b"retry-after", b"%d" % refusal.retry_after))
+    if refusal.status == 405:
+        headers.append((b"allow", b"DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"))
     if refusal.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
     return headers, body

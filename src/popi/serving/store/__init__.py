@@ -4,8 +4,9 @@
     threads      the same for an event loop
     migrate      numbered, append-only changes of the schema (migrations/*.sql)
     tables       the schema as the queries see it
-    keys, users, signals, summaries, jobs, answers, sessions, settings     the queries: functions of a connection
-    erasure, expiry     what goes, and when
+    keys, users, controls, signals, summaries, jobs, answers, sessions, settings     the queries: functions of a
+                 connection
+    erasure, deletion, expiry     what goes, and when
 
 Every query on a user's data takes the tenant. SQLAlchemy Core writes the SQL, so that there is one code path.
 """

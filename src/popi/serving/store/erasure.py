@@ -5,9 +5,21 @@ from hashlib import sha256
 
 from sqlalchemy import Connection, delete, select
 
-from popi.serving.store import users
+from popi.serving.store import opt_outs, users
 from popi.serving.store.database import upsert
-from popi.serving.store.tables import answers, chores, erasures, jobs, keys, sessions, signals, summaries, usage
+from popi.serving.store.tables import (
+    answers,
+    chores,
+    deleted_signals,
+    erasures,
+    forbidden_words,
+    jobs,
+    keys,
+    sessions,
+    signals,
+    summaries,
+    usage,
+)
 from popi.serving.store.tables import users as users_table
 
 SCRUB = "scrub"
@@ -34,9 +46,18 @@ class Removed:
 
 
 def erase(connection: Connection, tenant: str, user_id: str, now: float) -> Removed:
-    """Remove a user. A worker that is at their renewal has lost its lease with the job, and writes nothing."""
+    """Remove a user. A worker that is at their renewal has lost its lease with the job, and writes nothing.
+
+    What they had switched off stays off, should the id come again (store.opt_outs).
+    """
     there = users.lock_even_absent(connection, tenant, user_id, now)  # who writes for this user now is waited for
+    mine = (users_table.c.tenant == tenant, users_table.c.user_id == user_id)
+    off = connection.execute(select(users_table.c.paused, users_table.c.learn_off).where(*mine)).first()
+    if off is not None and (off.paused or off.learn_off):
+        opt_outs.remember(connection, tenant, user_id, off.paused, off.learn_off)
     removed: dict[str, int] = {}
+    for apart in (forbidden_words, deleted_signals):
+        connection.execute(delete(apart).where(apart.c.tenant == tenant, apart.c.user_id == user_id))
     for name, table in (
         ("renewal_jobs", jobs),
         ("summary_versions", summaries),
@@ -52,11 +73,7 @@ def erase(connection: Connection, tenant: str, user_id: str, now: float) -> Remo
     done = Removed(**removed | {"users": int(there)})  # no row that only the lock made
     note(connection, tenant, user_id, now)
     if done.any:
-        connection.execute(
-            upsert(connection, chores)
-            .values(chore=SCRUB, due_at=now)
-            .on_conflict_do_update(index_elements=["chore"], set_={"due_at": now})
-        )
+        scrub_later(connection, now)
     return done
 
 
@@ -67,6 +84,15 @@ def note(connection: Connection, tenant: str, user_id: str, now: float) -> None:
         upsert(connection, erasures)
         .values(user_hash=_hash(tenant, user_id), **noted)
         .on_conflict_do_update(index_elements=["user_hash"], set_=noted)
+    )
+
+
+def scrub_later(connection: Connection, now: float) -> None:
+    """Note that deleted bytes are to be overwritten."""
+    connection.execute(
+        upsert(connection, chores)
+        .values(chore=SCRUB, due_at=now)
+        .on_conflict_do_update(index_elements=["chore"], set_={"due_at": now})
     )
 
 

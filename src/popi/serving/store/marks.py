@@ -1,7 +1,7 @@
-"""What stands for a user in the log: a keyed hash, whose secret the store and its backups alone hold.
+"""What stands for a user of whom nothing may be kept: a keyed hash, whose secret the store and its backups alone hold.
 
-A restored backup brings back who was erased since. The log says who that was, to those who have the backup and to
-nobody else (serving.replay).
+Opt-outs outlive an erasure by it (store.opt_outs), and it stands in the log. A restored backup brings back who was
+erased since; the log says who that was, to those who have the backup and to nobody else (serving.replay).
 """
 
 import hmac
@@ -14,7 +14,8 @@ from sqlalchemy import Connection
 from popi.serving.store.database import Database
 from popi.serving.store.settings import keep_first, kept
 
-MARK_SECRET = "mark_secret"
+SECRET = "opt_out_secret"
+"""Named for what it was drawn for first."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Marks:
     def of(self, tenant: str, user_id: str) -> str:
         """A user's mark: HMAC-SHA256 of tenant and id, 64 hexadecimal digits."""
         text = f"{len(tenant)}:{tenant}:{user_id}"
-        return hmac.digest(self.secret.encode(), text.encode(), "sha256").hex()
+        return hmac.digest(bytes.fromhex(self.secret), text.encode("utf-8", "surrogatepass"), "sha256").hex()
 
     def line(self, tenant: str, user_id: str, at: float) -> dict[str, object]:
         """What a line of the log says of whom, and of when (seconds since 1970)."""
@@ -44,7 +45,7 @@ class Marks:
 
 def marks(connection: Connection) -> Marks:
     """Those of this store; the secret is drawn by the first that asks, in a transaction that writes."""
-    return Marks(kept(connection, MARK_SECRET) or keep_first(connection, MARK_SECRET, secrets.token_hex(32)))
+    return Marks(kept(connection, SECRET) or keep_first(connection, SECRET, secrets.token_hex(32)))
 
 
 def draw(database: Database) -> None:
@@ -53,5 +54,5 @@ def draw(database: Database) -> None:
     Raises:
         StoreError: the database can't be reached or failed.
     """
-    if database.read(kept, MARK_SECRET) is None:
+    if database.read(kept, SECRET) is None:
         database.write(marks)

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Table, Update, bindparam, case, delete, select, update
+from sqlalchemy import ColumnElement, Connection, Table, Update, and_, bindparam, case, delete, or_, select, update
 
 from popi.profiles.merging import merged
-from popi.serving.store import erasure, jobs, summaries, users
+from popi.serving.store import erasure, forbidden, jobs, summaries, users
 from popi.serving.store.database import upsert
 from popi.serving.store.jobs import Debounce
 from popi.serving.store.summaries import VERSIONS_BYTES, VERSIONS_KEPT, Version
-from popi.serving.store.tables import answers, keys, sessions, signals, usage
+from popi.serving.store.tables import answers, deleted_signals, forbidden_words, keys, sessions, signals, usage
 from popi.serving.store.tables import jobs as jobs_table
 from popi.serving.store.tables import summaries as summaries_table
 from popi.serving.store.tables import users as users_table
@@ -69,6 +69,7 @@ def merge(
         elif not users.lock_existing(connection, tenant, source):
             return None
     of = _Pair(tenant, user_id, source)
+    learns = all(users.learns(connection, tenant, one) for one in (user_id, source))
     ours, theirs = (summaries.current(connection, tenant, one) for one in (user_id, source))
     here, there = (users.reading(connection, tenant, one) for one in (user_id, source))
     newer = _newer(ours, theirs)
@@ -82,26 +83,36 @@ def merge(
         before = (there if first == source else here).read if edited else None
         added, known, read = _signals(connection, of, first, before, again=theirs is not None)
     versions = _versions(connection, of, ours.version if ours is not None else 0)
+    for apart in (forbidden_words, deleted_signals):
+        there_too = select(apart.c.hash).where(*of.target(apart))
+        connection.execute(delete(apart).where(*of.source(apart), apart.c.hash.in_(there_too)))
+        connection.execute(of.moving(apart))
     # Whoever renews now loses the lease, and writes nothing: for the one who goes, and for the one who stays where
     # there is anything that they have not read. Before usage, since renewals lock the two in this order.
-    if read is not None:
+    if read is not None or not learns:
         connection.execute(delete(jobs_table).where(*of.target(jobs_table)))
-    if renamed:
+    if renamed and learns:
         connection.execute(of.moving(jobs_table, lease=None, lease_until=None))
     connection.execute(delete(jobs_table).where(*of.source(jobs_table)))
     if ours is not None and theirs is not None and newer is not None:
         older = theirs if newer is ours else ours
-        text, clauses, forbidden = merged(newer.text, newer.clauses, newer.forbidden, older.clauses, older.forbidden)
+        key, said = forbidden.secret(connection), forbidden.words(connection, tenant, user_id)
+        text, clauses, banned = merged(
+            newer.text, newer.clauses, newer.forbidden, older.clauses, older.forbidden, key, said
+        )
         who, more = (tenant, user_id), (newer.author, now)
         put = partial(summaries.put, connection, *who, text, clauses, *more, expected=None, keep=keep)
-        put(model=newer.model, forbidden=forbidden)
-    kept = _answers(connection, of, ours.version if ours is not None else 0)
+        put(model=newer.model, forbidden=banned)
+        forbidden.keep(connection, tenant, user_id, {})  # words of what no version holds any more go
+    kept = _answers(connection, of, ours.version if ours is not None else 0) if learns else 0
+    if not learns:
+        connection.execute(delete(answers).where(or_(and_(*of.source(answers)), and_(*of.target(answers)))))
     moved = Moved(added, known, versions, kept, connection.execute(of.moving(keys)).rowcount)
     connection.execute(delete(sessions).where(*of.source(sessions)))
     _usage(connection, of)
-    if read is not None and read.upto and not renamed:
+    if learns and read is not None and read.upto and not renamed:
         jobs.request(connection, tenant, user_id, now, debounce, key_id=key_id, bulk=bulk)
-    _row(connection, of, read)
+    _row(connection, of, read, now)
     erasure.note(connection, tenant, source, now)
     return moved
 
@@ -190,16 +201,20 @@ def _usage(connection: Connection, of: _Pair) -> None:
     connection.execute(delete(usage).where(*of.source(usage)))
 
 
-def _row(connection: Connection, of: _Pair, reading: users.Reading | None) -> None:
-    """The user's own row; where either paused personalisation, it is paused."""
+def _row(connection: Connection, of: _Pair, reading: users.Reading | None, now: float) -> None:
+    """The user's own row; what either has switched off is off."""
     theirs = connection.execute(select(users_table).where(*of.source(users_table))).one()
     ours = connection.execute(select(users_table).where(*of.target(users_table))).one()
     values: dict[str, Any] = {
         "created_at": min(ours.created_at, theirs.created_at),
         "paused": max(ours.paused, theirs.paused),
+        "learn_off": max(ours.learn_off, theirs.learn_off),
         "resumed_at": max(ours.resumed_at, theirs.resumed_at),
         "rebuilt_at": max(ours.rebuilt_at, theirs.rebuilt_at),
     }
+    # One of whom only captured answers are stored goes with those (store.expiry), unless the other stays.
+    times = [row.expires_at for row in (ours, theirs) if row is theirs or row.created_at != now]
+    values["expires_at"] = None if None in times or values["learn_off"] else max(times)
     if reading is not None:
         values |= {"next_position": reading.upto, "signals_read": reading.read}
         values |= {"base_version": reading.base_version, "base_read": reading.base_read}

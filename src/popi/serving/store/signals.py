@@ -1,20 +1,24 @@
 """A user's signals. Each has an id: the caller's own, or one made of its content, so that an upload may be repeated."""
 
+import hmac
 import json
-from collections.abc import Sequence
+import secrets
+from collections.abc import Iterable, Sequence
 from hashlib import sha256
 from typing import Any
 
 from pydantic import TypeAdapter
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
-from popi.serving.store import jobs, summaries, users
-from popi.serving.store.database import page
-from popi.serving.store.tables import signals
+from popi.serving.store import jobs, settings, summaries, users
+from popi.serving.store.database import page, upsert
+from popi.serving.store.tables import deleted_signals, signals
 from popi.serving.store.tables import users as users_table
 from popi.signals.types import Signal
 
 _SIGNAL: TypeAdapter[Signal] = TypeAdapter(Signal)
+SECRET = "deleted_secret"
+"""The secret of the hashes of ids of deleted signals."""
 CHUNK = 500
 """Ids asked for in one query."""
 AT_ONCE = 8
@@ -42,14 +46,17 @@ def add(
     """Add signals to a user, and call for a renewal where some were new (key_id, bulk: see jobs.request); makes the
     user if need be.
 
-    Of two signals with one id the first is kept.
+    Of two signals with one id the first is kept, and none that the user has deleted. Of a user who switched learning
+    off none is.
 
     Returns:
-        The ids of all signals given, in order, and how many were new.
+        The ids of all signals given, in order, and how many were new; no ids where nothing may be learned.
     """
     position = users.lock(connection, tenant, user_id, now)
+    if not users.learns(connection, tenant, user_id):
+        return [], 0
     given = [signal_id(signal) for signal in new]
-    known = _known(connection, tenant, user_id, given)
+    known = _known(connection, tenant, user_id, given) | _deleted(connection, tenant, user_id, given)
     rows: list[dict[str, object]] = []
     for name, signal in zip(given, new, strict=True):
         if name in known:
@@ -70,9 +77,32 @@ def add(
     if rows:
         connection.execute(insert(signals), rows)
         mine = (users_table.c.tenant == tenant, users_table.c.user_id == user_id)
-        connection.execute(update(users_table).where(*mine).values(next_position=position + len(rows)))
+        connection.execute(update(users_table).where(*mine).values(next_position=position + len(rows), expires_at=None))
         jobs.request(connection, tenant, user_id, now, debounce, key_id=key_id, bulk=bulk)
     return given, len(rows)
+
+
+def delete_for_good(connection: Connection, tenant: str, user_id: str, name: str) -> None:
+    """Delete a signal; one of the same id is not added again."""
+    key = bytes.fromhex(settings.keep_first(connection, SECRET, secrets.token_hex(32)))
+    where = (signals.c.tenant == tenant, signals.c.user_id == user_id, signals.c.signal_id == name)
+    connection.execute(delete(signals).where(*where))
+    row = {"tenant": tenant, "user_id": user_id, "hash": _hash(key, name)}
+    connection.execute(upsert(connection, deleted_signals).values(**row).on_conflict_do_nothing())
+
+
+def _deleted(connection: Connection, tenant: str, user_id: str, asked: Sequence[str]) -> set[str]:
+    """Those of these ids that the user has deleted."""
+    where = (deleted_signals.c.tenant == tenant, deleted_signals.c.user_id == user_id)
+    gone = set(connection.execute(select(deleted_signals.c.hash).where(*where)).scalars())
+    if not gone:
+        return set()
+    key = bytes.fromhex(settings.kept(connection, SECRET) or "")
+    return {name for name in asked if _hash(key, name) in gone}
+
+
+def _hash(key: bytes, name: str) -> str:
+    return hmac.digest(key, name.encode("utf-8", "surrogatepass"), "sha256").hex()
 
 
 def remove(connection: Connection, tenant: str, user_id: str, name: str) -> bool:
@@ -101,6 +131,11 @@ def newest(connection: Connection, tenant: str, user_id: str, limit: int | None 
         .limit(limit)
     )
     return [_SIGNAL.validate_json(text) for text in connection.execute(query).scalars()][::-1]
+
+
+def parsed(texts: Iterable[str]) -> list[Signal]:
+    """Signals as they are stored."""
+    return [_SIGNAL.validate_json(text) for text in texts]
 
 
 def stored(connection: Connection, tenant: str, user_id: str, after: int = -1) -> list[Row[Any]]:

@@ -124,6 +124,19 @@ def _version(row: Row[Any]) -> Version:
     )
 
 
+def all_forbidden(connection: Connection, tenant: str, user_id: str) -> list[Forbidden]:
+    """What any of the versions that are kept forbids."""
+    query = select(summaries.c.forbidden).where(summaries.c.tenant == tenant, summaries.c.user_id == user_id).distinct()
+    listed = [json.loads(text) for text in connection.execute(query).scalars()]
+    return [Forbidden.model_validate(one) for each in listed for one in each]
+
+
+def below(connection: Connection, tenant: str, user_id: str, version: int) -> Version | None:
+    """The newest version that is older than this one, if any is kept."""
+    found = versions(connection, tenant, user_id, limit=1, below=version)
+    return found[0] if found else None
+
+
 def find(connection: Connection, tenant: str, user_id: str, version: int) -> Version | None:
     """One version, if it is kept."""
     query = select(summaries).where(
@@ -198,7 +211,7 @@ def put(
             author=author,
             model=model,
             created_at=now,
-            forbidden=json.dumps([one.model_dump(mode="json") for one in forbidden]),
+            forbidden=json.dumps([one.model_dump(mode="json", exclude_defaults=True) for one in forbidden]),
         )
     )
     length = func.length

@@ -46,6 +46,8 @@ users = Table(
     _number("base_version", nullable=True),
     _number("base_read", nullable=True),
     _time("rebuilt_at"),
+    _number("learn_off"),
+    _time("expires_at", nullable=True),
 )
 
 signals = Table(
@@ -116,7 +118,23 @@ answers = Table(
     _text("answer"),
     _number("version"),
     _time("expires_at"),
+    _text("upstream_id"),
 )
+
+forbidden_words = Table(
+    "forbidden_words",
+    metadata,
+    _text("tenant", key=True),
+    _text("user_id", key=True),
+    _text("hash", key=True),
+    _text("words"),
+)
+
+deleted_signals = Table(
+    "deleted_signals", metadata, _text("tenant", key=True), _text("user_id", key=True), _text("hash", key=True)
+)
+
+opt_outs = Table("opt_outs", metadata, _text("hash", key=True), _number("paused"), _number("learn_off"))
 
 erasures = Table("erasures", metadata, _text("user_hash", key=True), _time("erased_at"), _time("expires_at"))
 

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, delete, func, select, update
+from sqlalchemy import Connection, case, delete, func, select, update
 
+from popi.serving.store import opt_outs
 from popi.serving.store.database import upsert
 from popi.serving.store.tables import signals, users
 
@@ -16,7 +17,8 @@ class UserRecord:
     created_at: float
     signals: int
     last_signal_at: float | None
-    paused: bool = False
+    use: bool = True
+    learn: bool = True
 
 
 def lock(connection: Connection, tenant: str, user_id: str, now: float) -> int:
@@ -28,9 +30,30 @@ def lock(connection: Connection, tenant: str, user_id: str, now: float) -> int:
         upsert(connection, users)
         .values(**_new(tenant, user_id, now))
         .on_conflict_do_update(index_elements=["tenant", "user_id"], set_={"tenant": tenant})
-        .returning(users.c.next_position)
+        .returning(users.c.next_position, users.c.created_at)
     )
-    return int(connection.execute(query).scalar_one())
+    row = connection.execute(query).one()
+    if row.created_at == now:
+        _take_opt_out(connection, tenant, user_id)
+    return int(row.next_position)
+
+
+def _take_opt_out(connection: Connection, tenant: str, user_id: str) -> None:
+    """What was off before an erasure is off for the user who was just made."""
+    if (off := opt_outs.take(connection, tenant, user_id)) is not None:
+        mine = (users.c.tenant == tenant, users.c.user_id == user_id)
+        values = {"paused": off.paused, "learn_off": off.learn_off, "expires_at": None}
+        connection.execute(update(users).where(*mine).values(**values))
+
+
+def lock_for_capture(connection: Connection, tenant: str, user_id: str, now: float, until: float) -> None:
+    """The same for what is kept until a time (seconds since 1970) only: a user who is made for it, or of whom nothing
+    else is stored, goes with it (store.expiry)."""
+    made = upsert(connection, users).values(**_new(tenant, user_id, now) | {"expires_at": until})
+    later = case((users.c.expires_at.is_not(None), until))
+    query = made.on_conflict_do_update(index_elements=["tenant", "user_id"], set_={"expires_at": later})
+    if connection.execute(query.returning(users.c.created_at)).scalar_one() == now:
+        _take_opt_out(connection, tenant, user_id)
 
 
 def lock_existing(connection: Connection, tenant: str, user_id: str) -> bool:
@@ -61,33 +84,24 @@ def unlock_absent(connection: Connection, tenant: str, user_id: str) -> None:
 
 def _new(tenant: str, user_id: str, now: float) -> dict[str, object]:
     known: dict[str, object] = {"tenant": tenant, "user_id": user_id, "created_at": now}
-    return known | {"next_position": 0, "paused": 0, "resumed_at": 0.0}
+    return known | {"next_position": 0, "paused": 0, "resumed_at": 0.0, "learn_off": 0}
 
 
 def find(connection: Connection, tenant: str, user_id: str) -> UserRecord | None:
     """One user."""
     where = (users.c.tenant == tenant, users.c.user_id == user_id)
-    row = connection.execute(select(users.c.created_at, users.c.paused).where(*where)).first()
+    row = connection.execute(select(users.c.created_at, users.c.paused, users.c.learn_off).where(*where)).first()
     if row is None:
         return None
     mine = (signals.c.tenant == tenant, signals.c.user_id == user_id)
     count, last = connection.execute(select(func.count(), func.max(signals.c.added_at)).where(*mine)).one()
-    return UserRecord(user_id, row.created_at, count, last, bool(row.paused))
+    return UserRecord(user_id, row.created_at, count, last, not row.paused, not row.learn_off)
 
 
-def pause(connection: Connection, tenant: str, user_id: str, paused: bool, now: float) -> bool:
-    """Pause a user's personalisation, or go on with it; False where there is no such user."""
+def learns(connection: Connection, tenant: str, user_id: str) -> bool:
+    """Whether anything may be learned of a user (store.controls)."""
     where = (users.c.tenant == tenant, users.c.user_id == user_id)
-    if not paused:
-        connection.execute(update(users).where(*where, users.c.paused == 1).values(resumed_at=now))
-    return connection.execute(update(users).where(*where).values(paused=int(paused))).rowcount > 0
-
-
-def was_paused(connection: Connection, tenant: str, user_id: str, since: float) -> bool:
-    """Whether personalisation is paused, or was at any time from `since` (seconds since 1970) on."""
-    where = (users.c.tenant == tenant, users.c.user_id == user_id)
-    row = connection.execute(select(users.c.paused, users.c.resumed_at).where(*where)).first()
-    return row is not None and (bool(row.paused) or row.resumed_at > since)
+    return not connection.execute(select(users.c.learn_off).where(*where)).scalar()
 
 
 def listed(

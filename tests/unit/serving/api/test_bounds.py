@@ -53,7 +53,12 @@ def test_more_signals_than_a_user_may_have(bounded: People) -> None:
     assert send(bounded, *map(said, range(4))).json()["added"] == 4
     refused(send(bounded, said(4), said(5)), 422, "profile_full", "6", "may be 5", "[profiles] signals")
     assert bounded.ask("GET", "/users/u").json()["signals"] == 4
-    assert send(bounded, *map(said, range(5))).json() == {"ids": list("01234"), "added": 1, "known": 4}
+    assert send(bounded, *map(said, range(5))).json() == {
+        "ids": list("01234"),
+        "added": 1,
+        "known": 4,
+        "not_learned": 0,
+    }
     assert send(bounded, *map(said, range(5))).status_code == 200  # those that are known are no more
     line = {"user_id": "u", "signals": [said(6)]}
     refused(bounded.ask("POST", "/users/import", json={"users": [{"user_id": "v"}, line]}), 422, "profile_full")

@@ -19,6 +19,7 @@ BODIES: dict[str, Any] = {
     "rollback": {"version": 1},
     "pause": {"paused": True},
     "merge_users": {"source": "nobody"},
+    "set_controls": {"learn": False},
     "feedback": {"answer": "chatcmpl-1", "thumbs": "up"},
     "import_users": {"users": [{"user_id": "ben", "signals": [{"type": "statement", "text": "by an intruder"}]}]},
 }
@@ -34,7 +35,8 @@ def ben(people: People) -> People:
 
 
 def knock(people: People, route: APIRoute, key: str | None, headers: dict[str, str] | None = None) -> Any:
-    path = route.path.replace("{id}", "ben")
+    path = route.path.replace("{id}", "ben").replace("{version}", "1")
+    path = path.replace("{signal_id}", SECRET).replace("{clause_id}", "c1").replace("{forbidden_id}", "f1")
     more = {"json": BODIES[route.name]} if route.name in BODIES else {}
     return people.ask(next(iter(route.methods or ())), path, key, headers={"if-match": '"1"'} | (headers or {}), **more)
 
@@ -43,7 +45,7 @@ def untouched(people: People) -> None:
     whole = people.ask("GET", "/users/ben/export").json()
     assert [one["text"] for one in whole["signals"]] == [SECRET]
     assert [one["version"] for one in whole["versions"]] == [1]
-    assert whole["paused"] is False
+    assert whole["controls"] == {"use": True, "learn": True}
 
 
 WRONG = ["none", "unknown", "revoked", "other tenant", "other user", "other tenant by header", "user of other tenant"]
@@ -83,7 +85,9 @@ def test_the_right_callers(ben: People, route: APIRoute) -> None:
         wanted = 403 if key == own and route.name in NOT_FOR_USERS else 200
         if route.name in ("feedback", "merge_users") and wanted == 200:
             wanted = 404  # nobody opted in to capture here, nor is there anybody to merge
-        if route.name in ("erase_user", "put_summary", "rollback") and key != own:
+        if route.name in ("delete_clause", "delete_words"):
+            wanted = 404  # there is none of that id
+        if route.name in ("erase_user", "put_summary", "rollback", "delete_version", "delete_signal") and key != own:
             continue  # they change what the next would find
         assert knock(ben, route, key, headers).status_code == wanted
 

@@ -15,9 +15,10 @@ from popi.profiles.models import Feedback, SignalsAnswer
 from popi.serving.api.service import Profiles
 from popi.serving.api.stored import NotFound
 from popi.serving.keys import create
-from popi.serving.store import answers, erasure, expiry, users
+from popi.serving.store import answers, controls, erasure, expiry, users
 from popi.serving.store.answers import KeptAnswer
 from popi.serving.store.database import Database
+from popi.serving.store.jobs import Debounce
 from popi.serving.store.threads import Store
 
 KEPT = [KeptAnswer("a", "ask", "answer", 0)]
@@ -35,7 +36,7 @@ def signals(tea: Stack, user: str = "ada") -> list[dict[str, Any]]:
 
 
 def ask(tea: Stack, text: str) -> str:
-    return str(tea.chat("ada", text).json()["id"])
+    return tea.chat("ada", text).headers["x-popi-answer-id"]
 
 
 def test_thumbs_edits_regenerations_and_picks(tea: Stack) -> None:
@@ -86,7 +87,7 @@ def test_the_injected_summary_is_in_no_signal(tea: Stack) -> None:
     assert tea.feedback("ada", answer=pasted, thumbs="up").json()["added"] == 1
     assert "marmalade" not in str(signals(tea)) and "user_preferences" not in str(signals(tea))
     only = ask(tea, "One more?")
-    assert tea.feedback("ada", answer=only, edit=secret).json() == {"ids": [], "added": 0, "known": 0}
+    assert tea.feedback("ada", answer=only, edit=secret).json()["added"] == 0
 
 
 def test_of_whom_answers_are_kept(tea: Stack) -> None:
@@ -99,15 +100,46 @@ def test_of_whom_answers_are_kept(tea: Stack) -> None:
     tea.client.post("/v1/chat/completions", json=body, headers=head)
     off = tea.client.post(
         "/v1/chat/completions", json=body, headers={"x-popi-user": "ada", "x-popi-personalize": "off"}
-    ).json()["id"]
-    tea.client.put("/users/ada/paused", json={"paused": True})
-    paused = ask(tea, "Black tea?")
-    tea.client.put("/users/ada/paused", json={"paused": False})
+    )
+    assert "x-popi-answer-id" not in off.headers
+    tea.client.put("/users/ada/controls", json={"use": False})
+    unused = ask(tea, "Mint tea?")
     last = ask(tea, "White tea?")
     tea.feedback("ada", answer=last, thumbs="up")  # so all before it are written, or never will be
     kept = {one["id"] for one in tea.client.get("/users/ada/export").json()["answers"]}
-    assert {name, last} <= kept and not {off, paused} & kept
+    assert {name, unused, last} == kept
+    tea.client.put("/users/ada/paused", json={"paused": True})
+    assert tea.client.get("/users/ada/export").json()["answers"] == []  # kept to learn from
+    paused = ask(tea, "Black tea?")
+    tea.client.put("/users/ada/paused", json={"paused": False})
+    last = ask(tea, "Oolong?")
+    tea.feedback("ada", answer=last, thumbs="up")
+    assert {one["id"] for one in tea.client.get("/users/ada/export").json()["answers"]} == {last} != {paused}
     assert tea.gateway.store.database.read(users.find, "elsewhere", "ada") is None  # this tenant did not opt in
+
+
+def test_answers_with_the_same_id_of_the_upstreams_are_kept_apart(tea: Stack) -> None:
+    tea.upstream.same_id = "chatcmpl-999"
+    first, second = ask(tea, "Green tea?"), ask(tea, "Black tea?")
+    streamed = tea.chat("ada", "White tea?", stream=True).headers["x-popi-answer-id"]
+    assert len({first, second, streamed}) == 3
+    for name, prompt in ((second, "Black tea?"), (first, "Green tea?"), (streamed, "White tea?")):
+        assert tea.feedback("ada", answer=name, thumbs="up").json()["added"] == 1
+        assert (signals(tea)[-1]["prompt"], signals(tea)[-1]["response"]) == (prompt, LONG)
+    refused = tea.feedback("ada", answer="chatcmpl-999", thumbs="down")
+    assert refused.status_code == 409 and refused.json()["error"]["code"] == "ambiguous_answer"
+    assert "x-popi-answer-id" in refused.json()["error"]["message"]
+    assert {one["rating"] for one in signals(tea)} == {1.0}  # nobody's thumb was turned
+    kept = tea.client.get("/users/ada/export").json()["answers"]
+    assert {one["id"] for one in kept} == {first, second, streamed}
+    assert {one["upstream_id"] for one in kept} == {"chatcmpl-999"}
+
+
+def test_an_id_of_the_upstreams_that_fits_one_answer_is_taken(tea: Stack) -> None:
+    reply = tea.chat("ada", "Green tea?")
+    name = reply.headers["x-popi-answer-id"]
+    assert tea.feedback("ada", answer=reply.json()["id"], thumbs="up").json()["added"] == 1
+    assert tea.feedback("ada", answer=name, thumbs="up").json()["added"] == 0  # the same answer
 
 
 def test_answers_expire_and_go_with_the_user(database: Database) -> None:
@@ -116,7 +148,7 @@ def test_answers_expire_and_go_with_the_user(database: Database) -> None:
     assert database.read(answers.find, "t", "u", "a", 160.0) is None
     assert database.read(answers.find, "other", "u", "a", 159.0) is None
     assert not database.read(expiry.any_expired, 159.0) and database.read(expiry.any_expired, 160.0)
-    assert database.write(expiry.expire, 160.0) == 1
+    assert database.write(expiry.expire, 160.0) == 2  # and the user, of whom nothing else is stored
     database.write(answers.put, "t", "u", KEPT, 100.0, 100.0, 60.0)
     assert database.write(erasure.erase, "t", "u", 200.0).answers == 1
     assert database.read(answers.kept, "t", "u", 0.0) == []
@@ -163,13 +195,11 @@ def test_feedback_during_an_erasure_brings_nothing_back(database: Database) -> N
     assert database.read(users.find, "t", "u") is None
 
 
-def test_a_chat_from_within_a_pause_is_not_written_down(database: Database) -> None:
+def test_a_chat_from_a_time_without_learning_is_not_written_down(database: Database) -> None:
     assert database.write(answers.put, "t", "u", KEPT, 100.0, 101.0, 60.0) == 1
-    assert database.write(users.pause, "t", "u", True, 110.0)
-    assert database.write(users.pause, "t", "u", False, 120.0)
-    assert database.write(users.pause, "t", "u", False, 130.0)  # said again: nothing went on then
+    for now, learn in ((110.0, False), (120.0, True), (130.0, True)):  # said again: nothing went on then
+        database.write(controls.put, "t", "u", now, Debounce(), learn=learn)
     chats = {"before": 105.0, "within": 115.0, "after": 121.0}
     for name, began in chats.items():
         database.write(answers.put, "t", "u", [KeptAnswer(name, "ask", "answer", 0)], began, 140.0, 60.0)
-    assert {one.answer_id for one in database.read(answers.kept, "t", "u", 140.0)} == {"a", "after"}
-    assert not database.write(users.pause, "t", "nobody", True, 1.0)
+    assert {one.answer_id for one in database.read(answers.kept, "t", "u", 140.0)} == {"after"}

@@ -308,7 +308,7 @@ def test_every_string_is_used_and_every_string_there_is() -> None:
     used = {key for key in used if not key.endswith("_")}  # the beginnings of families
     assert used <= known, used - known
     assert {f"said_{one}" for one in SAYINGS} <= known
-    families = ("said_", "change_", "author_", "found_", "message_", "signal_", "erased_", "nav_", "why_")
+    families = ("said_", "change_", "author_", "found_", "message_", "signal_", "erased_", "nav_", "why_", "switch_")
     for key in known:
         quoted = f"'{key}'" in text or f'"{key}"' in text
         assert quoted or key.startswith(families), f"{key} is used nowhere"

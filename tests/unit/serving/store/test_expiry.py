@@ -2,11 +2,13 @@
 
 from sqlalchemy import Connection, func, select
 
-from popi.serving.store import answers, erasure, expiry, sessions, usage
+from popi.serving.store import answers, controls, erasure, expiry, sessions, signals, summaries, usage, users
 from popi.serving.store.answers import KeptAnswer
 from popi.serving.store.database import Database
+from popi.serving.store.jobs import Debounce
 from popi.serving.store.sessions import SessionRecord
 from popi.serving.store.usage import HOUR, Quota
+from popi.signals.types import StatementSignal
 
 
 def rows(connection: Connection) -> dict[str, int]:
@@ -25,9 +27,39 @@ def test_each_table_in_its_time(database: Database) -> None:
     assert not database.read(expiry.any_expired, 109.0) and database.write(expiry.expire, 109.0) == 0
     times = {"answers": 110.0, "sessions": 120.0, "opened_links": 130.0, "usage": 3600.0, "erasures": 3700.0}
     for gone, now in times.items():
-        assert database.read(expiry.any_expired, now) and database.write(expiry.expire, now) == 1
+        with_user = 2 if gone == "answers" else 1  # of whom nothing else was stored
+        assert database.read(expiry.any_expired, now) and database.write(expiry.expire, now) == with_user
         assert database.read(rows)[gone] == 0
     assert not database.read(expiry.any_expired, 1e9)
+
+
+def test_a_user_who_gave_no_feedback_goes_with_their_answers(database: Database) -> None:
+    def keep(user: str, at: float, name: str = "a") -> None:
+        database.write(answers.put, "t", user, [KeptAnswer(f"{user}-{name}", "ask", "answer", 0)], at, at, 10.0)
+
+    for user in ("asked", "again", "told", "wrote", "off"):
+        keep(user, 100.0)
+    keep("again", 105.0, "b")
+    database.write(signals.add, "t", "told", [StatementSignal(text="tea")], 101.0, Debounce())
+    database.write(summaries.put, "t", "wrote", "Likes tea.", [], "user", 101.0, expected=0)
+    database.write(controls.put, "t", "off", 101.0, Debounce(), learn=False)
+    assert database.read(users.listed, "t") == ["again", "asked", "off", "told", "wrote"]
+    assert database.read(expiry.any_expired, 110.0)
+    database.write(expiry.expire, 110.0)
+    assert database.read(users.listed, "t") == ["again", "off", "told", "wrote"]
+    database.write(expiry.expire, 115.0)
+    assert database.read(users.listed, "t") == ["off", "told", "wrote"]
+    assert not database.read(expiry.any_expired, 1e9)
+    keep("told", 200.0)
+    database.write(expiry.expire, 1e9)
+    assert database.read(users.listed, "t") == ["off", "told", "wrote"]
+
+
+def test_who_opted_out_stays_until_everything_is_on_again(database: Database) -> None:
+    for learn, there in ((False, ["u"]), (True, [])):
+        database.write(controls.put, "t", "u", 100.0, Debounce(), learn=learn)
+        database.write(expiry.expire, 100.0 + controls.NOTED_SECONDS)
+        assert database.read(users.listed, "t") == there
 
 
 def test_a_link_is_taken_once(database: Database) -> None:

@@ -6,10 +6,25 @@ from collections.abc import Callable
 import pytest
 from sqlalchemy import select
 
+from popi.profiles.forbidden import ban
 from popi.profiles.models import Forbidden, StoredClause
 from popi.serving.keys import create
-from popi.serving.store import answers, erasure, jobs, keys, sessions, signals, summaries, usage, users
+from popi.serving.store import (
+    answers,
+    controls,
+    erasure,
+    forbidden,
+    jobs,
+    keys,
+    sessions,
+    signals,
+    summaries,
+    tables,
+    usage,
+    users,
+)
 from popi.serving.store.answers import KeptAnswer
+from popi.serving.store.controls import Switches
 from popi.serving.store.database import Database
 from popi.serving.store.jobs import Debounce
 from popi.serving.store.merging import Moved, merge
@@ -114,16 +129,63 @@ def test_the_newer_summary_stays_current_and_the_other_is_history(
     assert seen is not None and seen.text == "Old."  # the version that the model saw, under its new number
 
 
-@pytest.mark.parametrize("paused", ["old", "new"])
-def test_the_stricter_consent_holds(database: Database, paused: str) -> None:
+@pytest.mark.parametrize("off", ["old", "new"])
+def test_the_stricter_consent_holds(database: Database, off: str) -> None:
     for user in ("old", "new"):
         say(database, user, 1.0, user)
         put(database, user, 2.0, f"{user}.")
-    database.write(users.pause, "t", paused, True, 3.0)
+    database.write(controls.put, "t", off, 3.0, D, use=False)
     database.write(merge, "t", "new", "old", 10.0, D)
     assert database.read(summaries.current_text, "t", "new") is None
-    person = database.read(users.find, "t", "new")
-    assert person is not None and person.paused
+    assert database.read(controls.find, "t", "new") == Switches(use=False, learn=True)
+    assert database.read(jobs.state, "t", "new", 10.0) is not None
+
+
+@pytest.mark.parametrize("off", ["old", "new"])
+def test_one_who_is_not_learned_from_keeps_no_answer_and_no_renewal(database: Database, off: str) -> None:
+    for user in ("old", "new"):
+        say(database, user, 1.0, user)
+        database.write(answers.put, "t", user, [KeptAnswer(f"r of {user}", "q", "a", 0)], 1.0, 1.0, 1e9)
+    database.write(controls.put, "t", off, 3.0, D, learn=False)
+    assert database.write(merge, "t", "new", "old", 10.0, D) == Moved(1, 0, 0, 0, 0)
+    assert database.read(controls.find, "t", "new") == Switches(use=True, learn=False)
+    assert database.read(jobs.state, "t", "new", 10.0) is None
+    assert all(database.read(answers.find, "t", "new", f"r of {user}", 10.0) is None for user in ("old", "new"))
+
+
+def test_words_of_what_is_forbidden_and_deleted_signals_move_along(database: Database) -> None:
+    secret = database.write(forbidden.drawn_secret)
+    bans = {text: ban(text, secret, name="f") for text in ("of old", "of both", "Of both.", "of new")}
+    for user, texts_, at in (("old", ("of old", "of both"), 2.0), ("new", ("of new", "Of both."), 3.0)):
+        say(database, user, 1.0, user, f"deleted by {user}")
+        listed = [bans[text].model_copy(update={"id": f"f{n}"}) for n, text in enumerate(texts_)]
+        database.write(summaries.put, "t", user, "Tea.", [], "user", at, expected=None, model="m", forbidden=listed)
+        database.write(forbidden.keep, "t", user, {bans[text].hash: text for text in texts_})
+        database.write(signals.delete_for_good, "t", user, f"deleted by {user}")
+    database.write(merge, "t", "new", "old", 10.0, D)
+    version = database.read(summaries.current, "t", "new")
+    assert version is not None and len(version.forbidden) == 3
+    rules = database.read(forbidden.rules, "t", "new", version.forbidden)
+    assert sorted(rules.words) == ["Of both.", "of new", "of old"]
+    say(database, "new", 11.0, "deleted by old", "deleted by new")  # an upload that is sent again
+    assert sorted(map(str, ids(database, "new"))) == ["new", "old"]
+
+
+def test_one_with_captured_answers_alone_goes_with_them_whoever_they_are_merged_into(database: Database) -> None:
+    def until(user: str) -> float | None:
+        found = select(tables.users.c.expires_at).where(tables.users.c.tenant == "t", tables.users.c.user_id == user)
+        return database.read(lambda connection: connection.execute(found).scalar_one())
+
+    for user, at in (("old", 1.0), ("other", 2.0)):
+        database.write(users.lock_for_capture, "t", user, at, at + 100)
+        database.write(answers.put, "t", user, [KeptAnswer(f"r of {user}", "q", "a", 0)], at, at, 100.0)
+    database.write(merge, "t", "new", "old", 10.0, D)
+    assert until("new") == 101.0
+    database.write(merge, "t", "new", "other", 11.0, D)
+    assert until("new") == 102.0
+    say(database, "known", 1.0, "a")
+    database.write(merge, "t", "known", "new", 12.0, D)
+    assert until("known") is None
 
 
 def test_signals_stand_in_the_order_of_their_time(database: Database) -> None:

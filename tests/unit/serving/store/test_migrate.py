@@ -7,6 +7,7 @@ from serving_client import STORES, empty_store
 from sqlalchemy import inspect, text
 
 from popi.errors import StoreError
+from popi.serving.store import answers, controls, expiry, forbidden, keys, summaries, users
 from popi.serving.store import migrate as module
 from popi.serving.store.database import Database
 from popi.serving.store.migrate import Migration, known
@@ -31,6 +32,10 @@ def test_numbers_follow_each_other_and_no_step_is_changed() -> None:
         (6, "quotas", SHA_6),
         (7, "statistics", SHA_7),
         (8, "ids", SHA_8),
+        (9, "answers", SHA_9),
+        (10, "controls", SHA_10),
+        (11, "forbidden", SHA_11),
+        (12, "opt_outs", SHA_12),
     ]
 
 
@@ -42,6 +47,10 @@ SHA_5 = "987a5a514d00"
 SHA_6 = "6e57bfeffcd6"
 SHA_7 = "3bb008f67063"
 SHA_8 = "d13f9873d2f5"
+SHA_9 = "d4e2c0cb0780"
+SHA_10 = "d3230ddf93cb"
+SHA_11 = "ebdc8eaeb4f0"
+SHA_12 = "1b48f0ff962f"
 
 
 def test_schema_is_what_the_queries_expect(store_url: str) -> None:
@@ -90,7 +99,7 @@ def test_many_may_start_together(store_url: str) -> None:
 def test_a_new_step_is_applied_to_an_old_store(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     Database.open(store_url).close()
     new = Migration(
-        len(known()) + 1, "mood", "-- a comment; with a semicolon\nALTER TABLE users ADD COLUMN mood TEXT;\n"
+        known()[-1].number + 1, "mood", "-- a comment; with a semicolon\nALTER TABLE users ADD COLUMN mood TEXT;\n"
     )
     monkeypatch.setattr(module, "known", lambda: [*known(), new])
     database = Database.open(store_url)
@@ -98,9 +107,42 @@ def test_a_new_step_is_applied_to_an_old_store(store_url: str, monkeypatch: pyte
     database.close()
 
 
+def test_who_was_there_before_the_switches(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who had paused is not learned from; who was captured alone goes with the answers, and these keep their id."""
+    all_steps = known()
+    monkeypatch.setattr(module, "known", lambda: [one for one in all_steps if one.number < 9])
+    database = Database.open(store_url, clock=lambda: 100.0)
+    database.write(keys.ensure_tenant, "t", 0.0)
+    columns = "tenant, user_id, created_at, next_position, paused, resumed_at"
+    row = f"INSERT INTO users ({columns}) VALUES ('t', '{{}}', 0, 0, {{}}, 0)"
+    answer = "INSERT INTO answers VALUES ('t', '{}', 'chatcmpl-1', 'ask', 'told', 0, 150)"
+    summary = (
+        "INSERT INTO summaries VALUES ('t', 'wrote', 1, 'Tea.', '[]', 'user', NULL, 0, "
+        '\'[{"id": "f", "text": "Has diabetes."}]\')'
+    )
+    statements = [row.format("paused", 1), row.format("captured", 0), answer.format("captured"), row.format("wrote", 0)]
+    for statement in (*statements, summary):
+        database.write(lambda c, statement=statement: c.exec_driver_sql(statement) and None)
+    database.close()
+    monkeypatch.undo()
+    database = Database.open(store_url, clock=lambda: 100.0)
+    assert database.read(controls.find, "t", "paused") == controls.Switches(use=False, learn=False)
+    assert database.read(controls.find, "t", "captured") == controls.Switches()
+    found = database.read(answers.find, "t", "captured", "chatcmpl-1", 100.0)
+    assert found is not None and found.answer_id == found.upstream_id == "chatcmpl-1"
+    version = database.read(summaries.current, "t", "wrote")
+    assert version is not None
+    rules = database.read(forbidden.rules, "t", "wrote", version.forbidden)
+    assert rules.bans.hit("has diabetes") and rules.told == () and rules.private.hit("has diabetes")
+    for now, there in ((100.0, ["captured", "paused", "wrote"]), (150.0, ["paused", "wrote"])):
+        database.write(expiry.expire, now)
+        assert database.read(users.listed, "t") == there
+    database.close()
+
+
 def test_a_step_that_fails_leaves_nothing(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     Database.open(store_url).close()
-    bad = Migration(len(known()) + 1, "bad", "CREATE TABLE half (a TEXT);\nCREATE NONSENSE;\n")
+    bad = Migration(known()[-1].number + 1, "bad", "CREATE TABLE half (a TEXT);\nCREATE NONSENSE;\n")
     with monkeypatch.context() as patched:
         patched.setattr(module, "known", lambda: [*known(), bad])
         with pytest.raises(StoreError):

@@ -4,8 +4,9 @@ import pytest
 
 from popi.profiles.models import StoredClause
 from popi.serving.interfaces import StoredSummary
-from popi.serving.store import summaries, users
+from popi.serving.store import controls, summaries
 from popi.serving.store.database import Database
+from popi.serving.store.jobs import Debounce
 from popi.serving.store.summaries import VersionConflict
 
 
@@ -54,7 +55,7 @@ def test_of_many_at_once_each_gets_what_one_by_one_gets(database: Database, monk
     for user, texts in (("empty", ("x", "")), ("paused", ("x",)), ("v", ("x", "y", "z"))):
         for version, text in enumerate(texts):
             put(database, text, version, user=user)
-    database.write(users.pause, "t", "paused", True, 1.0)
+    database.write(controls.put, "t", "paused", 1.0, Debounce(), use=False)
     wanted = {("t", user) for user in ("u", "empty", "paused", "v", "nobody")} | {("other", "u"), ("none", "u")}
     one_by_one = {key: found for key in wanted if (found := database.read(summaries.current_text, *key)) is not None}
     assert database.read(summaries.current_texts, wanted) == one_by_one

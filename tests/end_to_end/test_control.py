@@ -1,0 +1,174 @@
+"""A user who decides, before `popi serve` in a process of its own: opt out before the first message, opt in, feedback,
+forbid, delete; and what the provider was sent meanwhile, and what is left on disk."""
+
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from chromium import traces
+from end_to_end.gateway_process import GatewayProcess, running
+from fake_upstream import FakeUpstream, serving
+
+from popi import Client, StatementSignal
+from popi.client import SummaryAnswer, SummaryEdit
+from popi.errors import GatewayError
+from popi.profiles.models import ForbiddenEdit
+from popi.serving.keys import create
+from popi.serving.store.database import Database
+
+KINDS = {"tea": "Likes tea.", "diabetes": "Has diabetes.", "sweet": "Watches what is sweet.", "poem": "Writes poems."}
+SETTINGS = """
+[renewal]
+quiet = 0
+longest = 0
+idle = 0.05
+least_signals = 1
+[capture]
+tenants = ["shop"]
+"""
+
+
+def answer(messages: Sequence[Mapping[str, Any]]) -> str:
+    """Of a summary: a statement for each word of `KINDS` in the prompt, and what it should not say; of the reasons: the
+    signals with the word; of what is forbidden: whatever is about sweet things. To anybody else an answer."""
+    text = str(messages[-1]["content"])
+    if "has forbidden stand between" in text:
+        return _lines(text, lambda statement: "1" if "sweet" in statement else "none")
+    if text.startswith("Numbered signals"):
+        signals = re.findall(r"^\[(\d+)\] (.*(?:\n(?!\[|</).*)*)", text, re.MULTILINE)
+
+        def rests_on(statement: str) -> str:
+            word = next((word for word, said in KINDS.items() if said.rstrip(".") in statement), "nothing")
+            return ", ".join(number for number, said in signals if word in said.casefold()) or "none"
+
+        return _lines(text, rests_on)
+    if "Give at most" in text:
+        return "\n".join(dict.fromkeys([*(said for word, said in KINDS.items() if word in text), "has DIABETES"]))
+    return f"An answer to: {text}"
+
+
+def _lines(prompt: str, of: Callable[[str], str]) -> str:
+    statements = re.findall(r"<statements>\n(.*?)\n</statements>", prompt, re.DOTALL)[-1].splitlines()
+    return "\n".join(f"{number}: {of(statement)}" for number, statement in enumerate(statements, 1))
+
+
+class World:
+    """A gateway, its folder, and the server behind it, which writes summaries, too."""
+
+    def __init__(self, gateway: GatewayProcess, upstream: FakeUpstream, folder: Path, key: str) -> None:
+        self.gateway, self.upstream, self.folder, self.key = gateway, upstream, folder, key
+        self.client = Client(gateway.url, key)
+
+    def chat(self, user: str, text: str) -> Any:
+        body = {"model": "m", "messages": [{"role": "user", "content": text}]}
+        headers = {"authorization": f"Bearer {self.key}", "x-popi-user": user}
+        return httpx2.post(f"{self.gateway.url}/v1/chat/completions", json=body, headers=headers, timeout=30)
+
+    def settled(self, user: str) -> SummaryAnswer:
+        give_up = time.monotonic() + 60
+        while self.client.user(user).renewal is not None:
+            assert time.monotonic() < give_up, self.client.user(user).renewal
+            time.sleep(0.05)
+        found = self.client.summary(user)
+        assert found is not None
+        return found
+
+    def say(self, user: str, **texts: str) -> SummaryAnswer:
+        self.client.add_signals(user, [StatementSignal(id=name, text=text) for name, text in texts.items()])
+        return self.settled(user)
+
+    def sent_since(self, number: int) -> str:
+        """All that the server was sent about summaries, in one text."""
+        sent = [str(one.body["messages"]) for one in self.upstream.received[number:]]
+        return "\n".join(text for text in sent if "statements" in text).casefold()
+
+
+@contextmanager
+def world(folder: Path) -> Iterator[World]:
+    store, file = f"sqlite:///{folder}/popi.db", folder / "gateway.toml"
+    file.write_text(SETTINGS)
+    database = Database.open(store)
+    key = create(database, "app", "shop")[0]
+    database.close()
+    with serving() as upstream:
+        upstream.answer = answer  # type: ignore[assignment]
+        upstream.change = lambda reply: reply | {"id": "chatcmpl-999"}
+        inference = ("--inference-url", f"{upstream.url}/v1", "--inference-model", "m")
+        with running(store, "--config", str(file), *inference, upstream=f"{upstream.url}/v1") as gateway:
+            yield World(gateway, upstream, folder, key)
+
+
+def texts(summary: SummaryAnswer) -> list[str]:
+    return [one.text for one in summary.clauses]
+
+
+def test_a_user_decides(tmp_path: Path) -> None:
+    with world(tmp_path) as here:
+        client, eve = here.client, "eve-of-the-story"
+
+        # Opted out before the first message: nothing is learned, whatever comes.
+        assert client.set_controls(eve, learn=False).learn is False
+        first = here.chat(eve, "A poem, please?").headers["x-popi-answer-id"]
+        assert client.feedback(eve, first, thumbs="up").not_learned == 1
+        assert client.add_signals(eve, [StatementSignal(text="i like poems")]).not_learned == 1
+        assert (client.user(eve).signals, client.user(eve).renewal) == (0, None)
+
+        # Opted in: two answers with the same id of the upstream's are two; a thumb goes to the right question.
+        client.set_controls(eve, learn=True)
+        one, two = (here.chat(eve, text).headers["x-popi-answer-id"] for text in ("Black or green?", "Two or three?"))
+        captured(client, eve, one, two)
+        assert client.feedback(eve, two, thumbs="up").added == 1
+        [thumb] = client.export(eve).signals
+        assert "Two or three?" in str(thumb.model_dump()) and "Black or green?" not in str(thumb.model_dump())
+        with pytest.raises(GatewayError) as refused:
+            client.feedback(eve, "chatcmpl-999", thumbs="down")
+        assert (refused.value.status, refused.value.code) == (409, "ambiguous_answer")
+
+        # Statements, and what they rest on.
+        here.settled(eve)
+        said = here.say(eve, s1="i have diabetes", s2="i like tea")
+        assert {one.casefold().rstrip(".") for one in texts(said)} >= {"likes tea", "has diabetes"}
+        assert next(clause.signals for clause in said.clauses if clause.text == "Likes tea.") == ["s2"]
+
+        # Forbidden: the words are not sent again, and are not said again, though the model says them each time.
+        sent = len(here.upstream.received)
+        edits = [ForbiddenEdit(text="Has diabetes.")]
+        client.edit_summary(eve, lambda _: SummaryEdit(forbidden=edits))
+        assert texts(here.say(eve, s3="more tea")) == ["Likes tea."]
+        assert "diabetes" not in here.sent_since(sent) and "more tea" in here.sent_since(sent)
+
+        # What the model may be told is known in other words, too: it is asked.
+        told = [ForbiddenEdit(id=client.summary(eve).forbidden[0].id), ForbiddenEdit(text="Avoids sugar.", tell=True)]  # type: ignore[union-attr]
+        client.edit_summary(eve, lambda _: SummaryEdit(forbidden=told))
+        assert texts(here.say(eve, s4="nothing sweet")) == ["Likes tea."]
+        assert "avoids sugar." in here.sent_since(sent) and "diabetes" not in here.sent_since(sent)
+
+        # A signal goes, and with it what rests on it; a statement is deleted, and forbidden without its words.
+        for name in ("s2", "s3"):
+            client.delete_signal(eve, name)
+        assert "Likes tea." not in here.settled(eve).text
+        client.delete_signal(eve, "s1")
+        now = here.settled(eve)
+        client.delete_words(eve, next(one.id for one in now.forbidden if one.text == "Has diabetes."))
+        here.settled(eve)
+        assert traces(tmp_path, "diabetes", "Diabetes", "Likes tea") == []
+        assert {one.text for one in client.summary(eve).forbidden} == {None, "Avoids sugar."}  # type: ignore[union-attr]
+        assert "diabetes" not in here.say(eve, s5="i write a poem").text.casefold()
+
+        # Everything goes.
+        assert traces(tmp_path, eve, "poem")
+        client.erase(eve)
+        assert traces(tmp_path, eve, "poem", "sugar") == []
+
+
+def captured(client: Client, user: str, *names: str) -> None:
+    """Answers are written down a moment after they have passed."""
+    give_up = time.monotonic() + 60
+    while {one.id for one in client.export(user).answers} != set(names):
+        assert time.monotonic() < give_up
+        time.sleep(0.05)

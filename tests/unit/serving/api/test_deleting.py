@@ -1,0 +1,93 @@
+"""Deleting over the profile API: what is named goes, who saw it can't write it back, and the proxy hears of it."""
+
+from typing import Any
+
+from serving_client import People, whole_store
+
+from popi.serving.store import summaries
+
+SECRET = "marmalade addiction"
+
+
+def fill(people: People) -> dict[str, Any]:
+    sent = {"signals": [{"type": "statement", "text": f"i fight my {SECRET}", "id": "a/b c"}]}
+    assert people.ask("POST", "/users/ada/signals", json=sent).status_code == 200
+    clauses = [{"text": f"Fights a {SECRET}.", "signals": ["a/b c"]}, {"text": "Likes tea."}]
+    reply = people.ask("PUT", "/users/ada/summary", json={"clauses": clauses})
+    assert reply.status_code == 200
+    return dict(reply.json())
+
+
+def test_each_is_deleted_and_nothing_is_left(people: People) -> None:
+    first = fill(people)
+    name = first["clauses"][0]["id"]
+    done = people.ask("DELETE", f"/users/ada/summary/clauses/{name}?signals=true")
+    assert done.status_code == 200, done.text
+    kind = people.gateway.store.database.kind
+    on_disk = "overwritten" if kind == "sqlite" else "left_to_postgresql"
+    wanted = {"signals": 1, "clauses": 1, "versions": 0, "rewritten": 1, "answers": 0, "version": 2, "bytes": on_disk}
+    assert done.json() == wanted
+    assert SECRET not in whole_store(people.gateway.store.database)
+    back = people.ask("PUT", "/users/ada/summary", json={"clauses": first["clauses"]}, headers={"if-match": '"1"'})
+    assert back.status_code == 412  # who saw it can't write it back unseen
+    assert SECRET not in people.ask("GET", "/users/ada/export").text
+    found = people.gateway.store.database.read(summaries.current_text, "acme", "ada")
+    assert found is not None and (found.text, found.version) == ("Likes tea.", 2)
+
+
+def test_a_signal_by_its_id_whatever_that_is(people: People) -> None:
+    fill(people)
+    assert people.ask("DELETE", "/users/ada/signals/a%2Fb%20c").json()["signals"] == 1
+    again = people.ask("DELETE", "/users/ada/signals/a%2Fb%20c")
+    assert again.status_code == 404 and again.json()["error"]["code"] == "no_signal"
+    assert people.ask("GET", "/users/ada").json()["signals"] == 0
+
+
+def test_a_version(people: People) -> None:
+    fill(people)
+    people.ask("PUT", "/users/ada/summary", json={"text": "Likes tea."}, headers={"if-match": '"1"'})
+    assert people.ask("DELETE", "/users/ada/summary/versions/1").json()["versions"] == 1
+    assert people.ask("DELETE", "/users/ada/summary/versions/1").json()["error"]["code"] == "no_version"
+    kept = people.ask("GET", "/users/ada/summary/versions").json()["versions"]
+    assert [one["version"] for one in kept] == [2]
+    assert people.ask("DELETE", "/users/ada/summary/versions/0").status_code == 400
+
+
+def test_what_is_forbidden_and_whose_words_are_whose_to_see(people: People) -> None:
+    fill(people)
+    body = {"forbidden": [{"text": f"Fights a {SECRET}."}]}
+    put = people.ask("PUT", "/users/ada/summary", json=body, headers={"if-match": '"1"'}).json()
+    [one] = put["forbidden"]
+    assert one["text"] == f"Fights a {SECRET}." and one["tell"] is False and put["text"] == "Likes tea."
+    assert people.ask("DELETE", f"/users/ada/summary/forbidden/{one['id']}/words").json()["rewritten"] == 1
+    now = people.ask("GET", "/users/ada/summary").json()
+    assert now["forbidden"] == [{"id": one["id"], "text": None, "tell": False}]
+    # What was read can be written back.
+    seen = {"if-match": f'"{now["version"]}"'}
+    again = people.ask("PUT", "/users/ada/summary", json={"forbidden": now["forbidden"]}, headers=seen).json()
+    assert again["forbidden"] == now["forbidden"]
+    people.ask("DELETE", "/users/ada/signals/a%2Fb%20c")
+    assert SECRET not in whole_store(people.gateway.store.database)
+    assert people.ask("DELETE", "/users/ada/summary/forbidden/nope/words").status_code == 404
+
+
+def test_a_statement_is_deleted_and_forbidden_at_once(people: People) -> None:
+    name = fill(people)["clauses"][0]["id"]
+    people.ask("DELETE", f"/users/ada/summary/clauses/{name}?forbid=true&signals=true")
+    [one] = people.ask("GET", "/users/ada/summary").json()["forbidden"]
+    assert one["text"] is None and SECRET not in whole_store(people.gateway.store.database)
+
+
+def test_who_may(people: People) -> None:
+    name = fill(people)["clauses"][0]["id"]
+    for path in (
+        f"summary/clauses/{name}",
+        "summary/versions/1",
+        "signals/a%2Fb%20c",
+        f"summary/forbidden/{name}/words",
+    ):
+        assert people.ask("DELETE", f"/users/ada/{path}", None).status_code == 401
+        assert people.ask("DELETE", f"/users/ada/{path}", "other_app").status_code == 404
+        assert people.ask("DELETE", f"/users/bo/{path}", "ada").status_code == 403
+        assert people.ask("DELETE", f"/users/nobody/{path}").json()["error"]["code"] == "no_user"
+    assert people.ask("DELETE", f"/users/ada/summary/clauses/{name}", "ada").status_code == 200
