@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from popi.backends.key import key_in
 from popi.errors import StoreError
 from popi.profiles.models import InferenceHealth
 from popi.serving.api.app import ProfileApi
@@ -30,6 +31,7 @@ from popi.serving.renewal import Worker
 from popi.serving.settings import GatewaySettings
 from popi.serving.store import jobs
 from popi.serving.store.database import Database
+from popi.serving.store.marks import draw
 from popi.serving.store.settings import id_secret
 from popi.serving.store.threads import Store
 from popi.serving.summaries import SummaryCache
@@ -62,6 +64,7 @@ class Gateway:
         self, database: Database, settings: GatewaySettings, worker: Worker | None = None, admin_key: str | None = None
     ) -> None:
         self.ending = False
+        draw(database)
         self.store = Store(database)
         throttle = Throttle(settings.server)
         self.keys = KeyRing(self.store, admin_key, throttle)
@@ -164,9 +167,11 @@ class Gateway:
 
 
 def _with_secret(proxy: ProxySettings, database: Database) -> ProxySettings:
-    """The settings with the store's secret for hashed ids, where they bring none and one is needed."""
+    """The settings with the secret for hashed ids, where one is needed: their own, or else the store's."""
     if proxy.id_secret is not None or proxy.ids_upstream != "hashed":
         return proxy
+    if proxy.id_secret_env is not None:
+        return proxy.model_copy(update={"id_secret": key_in(proxy.id_secret_env)})
     return proxy.model_copy(update={"id_secret": SecretStr(id_secret(database))})
 
 
