@@ -130,5 +130,5 @@ def load_components(
         if used:
             folders[adapters[name] or ""] = sources[name]
     model = config.model
-    base.model = attach_adapters(base.model, model.lora_rank, model.lora_alpha, folders)
+    base.model = attach_adapters(base.model, model.lora_rank, model.lora_alpha, folders, model.lora_target_modules)
     return Components(inference_model(base), remote or Generator(base, templates), Generator(base, templates), adapters)

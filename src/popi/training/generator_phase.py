@@ -22,7 +22,7 @@ from trl import DPOConfig, DPOTrainer
 from popi.backends.local import LocalModel
 from popi.config import RunConfig
 from popi.scoring import ScoringItem
-from popi.training.adapters import TRAINED, has_adapters
+from popi.training.adapters import TRAINED, has_adapters, set_dropout
 from popi.training.dataset import GeneratorRow
 from popi.training.objective import generator_loss, margin
 from popi.training.phase import PhaseTrainer, Report, common_arguments
@@ -69,12 +69,9 @@ class GeneratorTrainer(PhaseTrainer, DPOTrainer):
     ) -> None:
         self.settings = settings = config.training.generator
         arguments = DPOConfig(
-            **common_arguments(config, phase, seed, steps),
+            **common_arguments(config, settings, phase, seed, steps),
             per_device_train_batch_size=settings.batch_size // settings.parts,
             gradient_accumulation_steps=settings.parts,
-            learning_rate=settings.learning_rate,
-            warmup_steps=settings.warmup_steps,
-            max_grad_norm=settings.max_grad_norm,
             router_aux_loss_coef=0.0,  # a mixture's load balance is no part of the objective, and is not computed
             beta=settings.beta,
             precompute_ref_log_probs=True,  # or TRL keeps a reference model and asks it
@@ -98,6 +95,8 @@ class GeneratorTrainer(PhaseTrainer, DPOTrainer):
         if has_adapters(local.model) and "ref" in local.model.peft_config:
             local.model.delete_adapter("ref")  # TRL's copy of the adapter; our references are cached
             local.model.set_adapter(TRAINED)
+        if settings.lora_dropout:  # TRL has switched all dropout off
+            set_dropout(local.model, TRAINED, settings.lora_dropout)
         self.attach(run, phase, report)
 
     def trees(self, inputs: dict[str, Any]) -> TreeBatch:

@@ -140,16 +140,13 @@ class InferenceTrainer(PhaseTrainer, GRPOTrainer):
         self.reads_once = config.training.reads_once and trees_hold(causal_lm(local.model), longest)
         self._roots: Roots | None = None
         arguments = GRPOConfig(
-            **common_arguments(config, phase, seed, steps),
+            **common_arguments(config, settings, phase, seed, steps),
             per_device_train_batch_size=self.at_once * settings.group_size,
             gradient_accumulation_steps=self.parts,
             num_generations=settings.group_size,
             max_completion_length=config.summary.max_tokens,
             temperature=config.summary.temperature,
             top_p=config.summary.top_p,
-            learning_rate=settings.learning_rate,
-            warmup_steps=settings.warmup_steps,
-            max_grad_norm=settings.max_grad_norm,
             router_aux_loss_coef=0.0,  # a mixture's load balance is no part of the objective, and is not computed
             scale_rewards="group" if settings.scale_rewards else "none",
             loss_type="dr_grpo",

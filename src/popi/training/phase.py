@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch.utils.data import SequentialSampler
 from transformers import TrainerCallback
 
-from popi.config import RunConfig
+from popi.config import GeneratorPhaseConfig, InferencePhaseConfig, RunConfig
 from popi.errors import RunError
 from popi.training.run_directory import PhaseDirectory, RunDirectory
 
@@ -47,7 +47,13 @@ Report = Callable[[int, dict[str, Any]], None]
 """Called with a step and its metrics; draws the progress bar."""
 
 
-def common_arguments(config: RunConfig, phase: PhaseDirectory, seed: int, steps: int) -> dict[str, Any]:
+def common_arguments(
+    config: RunConfig,
+    settings: InferencePhaseConfig | GeneratorPhaseConfig,
+    phase: PhaseDirectory,
+    seed: int,
+    steps: int,
+) -> dict[str, Any]:
     """Arguments that both trainers get; those that override a TRL default say so."""
     return {
         "output_dir": str(phase.checkpoints),
@@ -56,12 +62,16 @@ def common_arguments(config: RunConfig, phase: PhaseDirectory, seed: int, steps:
         "save_strategy": "steps",
         "save_steps": config.training.save_steps,
         "logging_steps": 1,
-        "lr_scheduler_type": "cosine",
-        "optim": "adamw_torch",
-        "weight_decay": 0.0,
+        "learning_rate": settings.learning_rate,
+        "warmup_steps": settings.warmup_steps,
+        "lr_scheduler_type": settings.lr_scheduler_type,
+        "lr_scheduler_kwargs": settings.lr_scheduler_kwargs,
+        "optim": settings.optim,
+        "weight_decay": settings.weight_decay,
+        "max_grad_norm": settings.max_grad_norm,
         "gradient_checkpointing": config.training.gradient_checkpointing,  # TRL: True
         "bf16": False,  # TRL: True, even on a CPU; weights train in the type they were loaded in
-        "use_cpu": config.model.device == "cpu" or not torch.cuda.is_available(),
+        "use_cpu": on_cpu(config),
         "disable_dropout": True,  # one forward scores, another trains: they have to agree
         "remove_unused_columns": False,
         "dataloader_pin_memory": False,
@@ -69,6 +79,11 @@ def common_arguments(config: RunConfig, phase: PhaseDirectory, seed: int, steps:
         "report_to": [],
         "disable_tqdm": True,
     }
+
+
+def on_cpu(config: RunConfig) -> bool:
+    """Whether the trainers work on the CPU."""
+    return config.model.device == "cpu" or not torch.cuda.is_available()
 
 
 def drop_fused_head(model: Any) -> None:
@@ -164,6 +179,16 @@ class PhaseTrainer:
     def trained_parameters(self) -> dict[str, torch.nn.Parameter]:
         """What a checkpoint holds: the parameters that train, by name."""
         return {n: p for n, p in self.model.named_parameters() if p.requires_grad}  # type: ignore[attr-defined]
+
+    def groups(
+        self, model: Any, parameters: dict[str, torch.nn.Parameter], rate: float, decay: float
+    ) -> list[dict[str, Any]]:
+        """Parameters of a model, by name, as an optimizer takes them; norms and biases do not decay."""
+        decays = set(self.get_decay_parameter_names(model)) if decay else set()  # type: ignore[attr-defined]
+        spared = [p for name, p in parameters.items() if name not in decays]
+        rest = [p for name, p in parameters.items() if name in decays]
+        split = ((rest, decay), (spared, 0.0))  # 0 is named, too: torch's default is another
+        return [{"params": p, "lr": rate, "weight_decay": of} for p, of in split if p]
 
     # hooks
 

@@ -24,6 +24,7 @@ from popi.signals.types import User
 from popi.training.components import GENERATOR, INFERENCE, load_components
 from popi.training.dataset import trainable
 from popi.training.model_card import refresh_cards, write_card
+from popi.training.optimizers import refuse_optimizers
 from popi.training.plan import Phase, models_of, phase_seed, plan, refuse_settings
 from popi.training.progress import PhaseProgress
 from popi.training.run_directory import RunDirectory, locked
@@ -100,6 +101,7 @@ def refuse(config: RunConfig) -> None:
             )
     if torch.cuda.device_count() > 1 and config.model.device != "cpu":
         raise ConfigError("several GPUs are visible and popi train uses one; start it with CUDA_VISIBLE_DEVICES=0")
+    refuse_optimizers(config)
 
 
 @contextmanager
