@@ -2,11 +2,13 @@
 
     {root}/{name}/config.json        the resolved config
                  data.json           of a benchmark: its loader's version, what became of its rows, a hash of the users
-                 log.jsonl           metrics, one line a step: {"phase", "step", ...}
+                 log.jsonl           metrics, one line a step: {"phase", "step", ...}; of evaluations while a phase
+                                     trains one more, its metrics begin with eval_
                  tensorboard/        the same, where tensorboard is installed
                  references.jsonl    reference log-probs, once a target ({root}/.references: those of all runs)
-                 phases/{phase}/     checkpoints/ (while it runs), inference_model/ or generator/ or both,
-                                     samples.jsonl (sampled summaries with their rewards), done.json
+                 phases/{phase}/     checkpoints/ (while it runs, or as many as training.save_total_limit),
+                                     inference_model/ or generator/ or both, samples.jsonl
+                                     (sampled summaries with their rewards), done.json
                  methods.json        {method: {"inference_model": path, "generator": path}}
 
 Every file that a later step trusts is written aside and renamed into place, and `done.json` and a checkpoint's
@@ -173,14 +175,18 @@ class PhaseDirectory:
                 best = folder, step
         return best
 
-    def seal(self, step: int) -> None:
-        """Declare a checkpoint complete, then remove the older ones."""
-        newest = self.checkpoints / f"checkpoint-{step}"
-        write_text(newest / COMPLETE, str(step))
-        for folder in self.checkpoints.glob("checkpoint-*"):
-            if folder != newest:
-                (folder / COMPLETE).unlink(missing_ok=True)  # first: a half-removed one must not look complete
-                shutil.rmtree(folder)
+    def seal(self, step: int, best: int | None = None, limit: int | None = None) -> None:
+        """Declare a checkpoint complete, then remove the older ones but `best` and the newest `limit` (1 if None)."""
+        write_text(self.at(step) / COMPLETE, str(step))
+        steps = sorted(int(folder.name.rpartition("-")[2]) for folder in self.checkpoints.glob("checkpoint-*"))
+        for old in steps[: -(limit or 1)]:
+            if old != best:
+                (self.at(old) / COMPLETE).unlink(missing_ok=True)  # first: a half-removed one must not look complete
+                shutil.rmtree(self.at(old))
+
+    def at(self, step: int) -> Path:
+        """The folder of a step's checkpoint."""
+        return self.checkpoints / f"checkpoint-{step}"
 
     def save(self, component: str, write: Callable[[Path], None]) -> Path:
         """Save a trained component (`inference_model` or `generator`) whole or not at all. Returns its folder."""
@@ -193,10 +199,11 @@ class PhaseDirectory:
         os.replace(aside, final)
         return final
 
-    def finish(self, facts: dict[str, Any]) -> None:
-        """Mark the phase as done and drop its checkpoints."""
+    def finish(self, facts: dict[str, Any], keep: bool = False) -> None:
+        """Mark the phase as done and drop its checkpoints, unless they are to stay."""
         write_text(self.path / "done.json", json.dumps(facts, indent=2) + "\n")
-        shutil.rmtree(self.checkpoints, ignore_errors=True)
+        if not keep:
+            shutil.rmtree(self.checkpoints, ignore_errors=True)
 
 
 class RunDirectory:
