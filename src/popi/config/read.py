@@ -49,7 +49,8 @@ def _value(raw: str, kind: Any) -> Any:
     if not isinstance(value, str | list | dict) and _fits(raw, kind):  # name=2026
         return raw
     bare = get_args(kind)[0] if get_origin(kind) is Annotated else kind
-    return raw.split(",") if get_origin(bare) is list and value == raw else value
+    a_list = any(get_origin(one) is list for one in (bare, *get_args(bare)))
+    return raw.split(",") if a_list and value == raw else value
 
 
 def _fits(value: Any, kind: Any) -> bool:

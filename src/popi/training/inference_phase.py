@@ -201,7 +201,10 @@ class InferenceTrainer(PhaseTrainer, GRPOTrainer):
         log_metric("margin", float(scores.margins.mean()))
         log_metric("reward_accuracy", accuracy(scores.margins))
         step = self.state.global_step + 1
-        append_jsonl(self.phase.samples, scores.table(step))
+        table = scores.table(step)
+        append_jsonl(self.phase.samples, table)
+        if step == 1 or step % self.args.save_steps == 0:
+            self.run.show(self.phase.name, step, table)
         return scores.rewards.tolist()
 
     def measure(self) -> dict[str, float]:

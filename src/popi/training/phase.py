@@ -157,6 +157,7 @@ class _Best(TrainerCallback):
 class PhaseTrainer:
     """Mixed into a TRL trainer, before it in the bases."""
 
+    run: RunDirectory
     phase: PhaseDirectory
     limit: int | None = None
     """Checkpoints to keep."""
@@ -165,7 +166,7 @@ class PhaseTrainer:
         """After construction: TRL's extras off, the run's logs on."""
         from transformers import PrinterCallback
 
-        self.phase, self.limit = phase, run.config.training.save_total_limit
+        self.run, self.phase, self.limit = run, phase, run.config.training.save_total_limit
         drop_fused_head(self.model)  # type: ignore[attr-defined]
         self.remove_callback(PrinterCallback)  # type: ignore[attr-defined]
         self.add_callback(_Log(run, phase.name, report))  # type: ignore[attr-defined]
@@ -187,11 +188,11 @@ class PhaseTrainer:
             self.state = TrainerState.load_from_json(str(found[0] / "trainer_state.json"))
         if not found or not self.best.given_up(self.state):
             self.train(resume_from_checkpoint=str(found[0]) if found else None)  # type: ignore[attr-defined]
+            for component, parameters in self.components().items():
+                if _fingerprint(parameters) == before[component]:
+                    self._explain_unchanged(component)
         if self.state.best_global_step:
             self._load_from_checkpoint(str(self.phase.at(self.state.best_global_step)))
-        for component, parameters in self.components().items():
-            if _fingerprint(parameters) == before[component]:
-                self._explain_unchanged(component)
 
     def facts(self) -> dict[str, Any]:
         """What done.json says of how training went."""

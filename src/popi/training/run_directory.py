@@ -4,7 +4,7 @@
                  data.json           of a benchmark: its loader's version, what became of its rows, a hash of the users
                  log.jsonl           metrics, one line a step: {"phase", "step", ...}; of evaluations while a phase
                                      trains one more, its metrics begin with eval_
-                 tensorboard/        the same, where tensorboard is installed
+                 tensorboard/, wandb/     the same, for those (`training.report_to`)
                  references.jsonl    reference log-probs, once a target ({root}/.references: those of all runs)
                  phases/{phase}/     checkpoints/ (while it runs, or as many as training.save_total_limit),
                                      inference_model/ or generator/ or both, samples.jsonl
@@ -28,6 +28,7 @@ from filelock import FileLock, Timeout
 
 from popi.config import RunConfig, resolve
 from popi.errors import RunError
+from popi.training.reporters import Reporter, open_reporters
 
 COMPLETE = "complete"
 METHOD_ORDER = (
@@ -211,7 +212,7 @@ class RunDirectory:
 
     def __init__(self, path: Path, config: RunConfig) -> None:
         self.path, self.config = path, config
-        self._writers: dict[str, Any] = {}
+        self._reporters: dict[str, list[Reporter]] = {}
 
     @classmethod
     def create(cls, config: RunConfig) -> "RunDirectory":
@@ -349,31 +350,33 @@ class RunDirectory:
         return self.path / "log.jsonl"
 
     def log(self, row: dict[str, Any]) -> None:
-        """One step's metrics, `phase` and `step` among them, to log.jsonl and tensorboard."""
+        """One step's metrics, `phase` and `step` among them, to log.jsonl and what the run reports to."""
         clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
         append_jsonl(self.log_file, [clean])
-        writer = self._writer(row["phase"], row["step"])
-        if writer is not None:
-            for key, value in clean.items():
-                if key not in ("phase", "step") and isinstance(value, int | float):
-                    writer.add_scalar(key, value, row["step"])
+        numbers = {k: v for k, v in clean.items() if k not in ("phase", "step") and isinstance(v, int | float)}
+        for reporter in self.reporters(row["phase"], row["step"]):
+            reporter.log(row["step"], numbers)
 
-    def _writer(self, phase: str, step: int) -> Any:
-        if phase not in self._writers:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError:
-                self._writers[phase] = None
-            else:  # purge_step hides what a killed process logged past its last checkpoint
-                folder = str(self.path / "tensorboard" / phase)
-                self._writers[phase] = SummaryWriter(folder, purge_step=step)
-        return self._writers[phase]
+    def show(self, phase: str, step: int, rows: list[dict[str, Any]]) -> None:
+        """A step's sampled summaries, one row each, to what the run reports to."""
+        for reporter in self.reporters(phase, step):
+            reporter.table(step, rows)
+
+    def reporters(self, phase: str, step: int) -> list[Reporter]:
+        """What a phase reports to, opened for it where `step` is its next; those of the phase before are closed.
+
+        Raises:
+            ConfigError: one can't be used.
+        """
+        if phase not in self._reporters:
+            self.close()
+            self._reporters[phase] = open_reporters(self.config, self.path, phase, step)
+        return self._reporters[phase]
 
     def close(self) -> None:
-        for writer in self._writers.values():
-            if writer is not None:
-                writer.close()
-        self._writers.clear()
+        for reporter in (one for opened in self._reporters.values() for one in opened):
+            reporter.close()
+        self._reporters.clear()
 
     def rewind(self, phase: str, step: int) -> None:
         """Forget what was logged and sampled in `phase` after `step`: the resumed run writes it again."""

@@ -27,6 +27,7 @@ from popi.training.model_card import refresh_cards, write_card
 from popi.training.optimizers import refuse_optimizers
 from popi.training.plan import Phase, models_of, phase_seed, plan, refuse_settings
 from popi.training.progress import PhaseProgress
+from popi.training.reporters import reporters_of
 from popi.training.run_directory import RunDirectory, locked
 from popi.training.templates import with_template
 from popi.training.trainers import Job
@@ -112,6 +113,7 @@ def refuse(config: RunConfig) -> None:
     if torch.cuda.device_count() > 1 and config.model.device != "cpu":
         raise ConfigError("several GPUs are visible and popi train uses one; start it with CUDA_VISIBLE_DEVICES=0")
     refuse_optimizers(config)
+    reporters_of(config)
 
 
 @contextmanager
@@ -142,6 +144,7 @@ def run_phase(phase: Phase, run: RunDirectory, users: list[User], held_out: list
     run.rewind(phase.name, found[1] if found else 0)
     if found is None and directory.path.exists():
         shutil.rmtree(directory.checkpoints, ignore_errors=True)
+    run.reporters(phase.name, found[1] + 1 if found else 1)  # what can't be reported to is told before models load
     seed = phase_seed(config.seed, phase.name)
     set_seed(seed)
     parts = load_components(

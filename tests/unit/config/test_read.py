@@ -39,6 +39,8 @@ def test_overrides_win_over_the_file_and_keep_their_types(tmp_path: Path) -> Non
         ("model.lora_target_modules=q_proj", "q_proj"),
         ("model.lora_target_modules=['q_proj']", ["q_proj"]),
         ("training.generator.lr_scheduler_kwargs.min_lr_rate=0.1", {"min_lr_rate": 0.1}),
+        ("training.report_to=wandb,trackio", ["wandb", "trackio"]),
+        ("training.report_to=[]", []),
         ("training.inference.kl=0", 0.0),
     ],
 )

@@ -85,6 +85,16 @@ def test_the_inference_model_that_is_saved_is_the_best(tiny_base: Path, tmp_path
     assert float(scores.rewards.mean()) == pytest.approx(facts["best_metric"], abs=1e-4)
 
 
+def test_the_best_may_be_before_anything_changed(tiny_base: Path, tmp_path: Path) -> None:
+    generator = {"steps": 3, "warmup_steps": 1, "batch_size": 4, "learning_rate": 0.3}  # none in step 1, then too much
+    run = train(config(tiny_base, tmp_path, generator=generator))
+    assert done(run, "population-dpo")["best_step"] == 1
+    base, saved = (
+        load_file(folder / "model.safetensors") for folder in (tiny_base, run / "phases/population-dpo/generator")
+    )
+    assert all(torch.equal(base[name], saved[name]) for name in saved)
+
+
 def test_nobody_set_aside_is_trained_on(tiny_base: Path, tmp_path: Path) -> None:
     settings = config(tiny_base, tmp_path, orders=["plug_and_play"])
     run = train(settings)
