@@ -246,3 +246,20 @@ def push(
     for name, size in files:
         out.print(f"{size:>12,} {name}", highlight=False)
     console.print(f"{'would go' if dry_run else 'pushed'} to {to}: {folder}", highlight=False)
+
+
+@app.command()
+def merge(
+    adapter: Annotated[
+        Path, typer.Argument(help="Folder of an adapter, such as RUN/phases/inference-1/inference_model.")
+    ],
+    output: Annotated[Path, typer.Option("--out", help="Folder to write; must not exist.")],
+    dtype: Annotated[str, typer.Option(help="Type of the weights: auto, float32, bfloat16 or float16.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
+) -> None:
+    """Merge a trained adapter into its base and write the whole model."""
+    need_training()
+    from popi.training.merging import merge as write_merged
+
+    write_merged(adapter, output, dtype, device)
+    console.print(f"merged: {output}", highlight=False)

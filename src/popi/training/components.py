@@ -105,7 +105,7 @@ def load_components(
     if has_adapters(base.model):
         raise ModelError(
             f"model.base: {config.model.base} is an adapter, whose weights are frozen: nothing would train; merge it "
-            "into its base (peft's merge_and_unload) and name that folder, or name its base"
+            "into its base (popi merge) and name that folder, or name its base"
         )
     if config.model.adapter == "none":
 
