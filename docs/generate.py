@@ -38,7 +38,10 @@ def configuration() -> str:
         "# Configuration\n",
         "A run is described by a TOML file: `popi train configs/nano.toml`. Every setting has a default; any can be",
         "overridden on the command line by its dotted name: `popi train configs/nano.toml seed=1",
-        "training.inference.steps=100`. The resolved config is saved in the run directory as `config.json`.",
+        "training.inference.steps=100`. Values are TOML; where the setting is text, quotes can be left out",
+        "(`name=2026`), where it is a list, brackets too (`training.orders=plug_and_play,alternating`). An empty",
+        "value takes the file's away, so that the default applies: `training.inference.micro_batch=`.",
+        "The resolved config is saved in the run directory as `config.json`.",
         "A wrong key, type or value is refused with the names and values allowed.\n",
         *_section("", RunConfig),
         "# Grids\n",
@@ -111,7 +114,8 @@ def _kind(annotation: Any) -> str:
     if inner and all(isinstance(value, str) for value in inner):
         return ", ".join(f"`{value}`" for value in inner)
     if inner:
-        return " or ".join(_kind(kind) for kind in inner if kind is not type(None)) + ", or unset"
+        kinds = " or ".join(_kind(kind) for kind in inner if kind is not type(None))
+        return kinds + (", or unset" if type(None) in inner else "")
     names = {"int": "integer", "float": "number", "str": "text", "bool": "true or false"}
     return (
         names
