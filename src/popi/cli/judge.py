@@ -158,7 +158,7 @@ def judge_command(
         if chat is not None:
             console.print(str(chat.usage), highlight=False)
     out.print(judge_table(result))
-    console.print(f"written: {Path(result['folder']) / 'judge.json'}", highlight=False)
+    console.print(f"written: {Path(result['folder']) / 'judge.json'}", highlight=False, soft_wrap=True)
     _report_missing(result)
 
 

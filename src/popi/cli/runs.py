@@ -71,7 +71,7 @@ def train(
 
         out.print(seeds_table(train_seeds(settings, seeds_of(seeds), resume, console)))
         written = f"{settings.root}/{settings.name}-seeds.json"
-        console.print(f"written: {written}", highlight=False)
+        console.print(f"written: {written}", highlight=False, soft_wrap=True)
         return
     from popi.training.train import train as run_training
 
@@ -166,7 +166,7 @@ def evaluate(
     if other is None and users is None:
         refresh_cards(opened)
     print_table(result, out)
-    console.print(f"written: {metrics_path(opened, other, users)}", highlight=False)
+    console.print(f"written: {metrics_path(opened, other, users)}", highlight=False, soft_wrap=True)
     missing = {name: entry["missing"] for name, entry in result["methods"].items() if entry["missing"]}
     _tell_missing("target pairs", missing)
 
@@ -187,7 +187,7 @@ def _evaluate_grid(file: Path, overrides: list[str] | None, dry_run: bool) -> No
 
     result = run_grid(settings, console)
     out.print(grid_table(result))
-    console.print(f"written: {settings.directory / 'grid.json'}", highlight=False)
+    console.print(f"written: {settings.directory / 'grid.json'}", highlight=False, soft_wrap=True)
     for one in result["failed"]:
         print(f"not done: {one['benchmark']}, generator {one['generator']}: {one['reason']}", file=sys.stderr)
     rows = result["rows"]

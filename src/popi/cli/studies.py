@@ -163,4 +163,4 @@ def _show(study: "Study", file: str, result: dict[str, Any]) -> None:
     from popi.evaluation.study import result_table
 
     out.print(result_table(result))
-    console.print(f"written: {study.folder / file}", highlight=False)
+    console.print(f"written: {study.folder / file}", highlight=False, soft_wrap=True)
