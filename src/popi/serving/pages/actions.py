@@ -8,14 +8,17 @@ from starlette.responses import RedirectResponse, Response
 
 from popi.errors import DataError
 from popi.profiles.models import Deleted
+from popi.screening import Unfit
 from popi.serving.api.service import Profiles
 from popi.serving.api.stored import NotFound
 from popi.serving.pages.changes import CHANGES, BadForm
+from popi.serving.pages.drafts import TYPED, Draft, draft_of
 from popi.serving.pages.render import Renderer
 from popi.serving.pages.subject import Subject
 from popi.serving.store.summaries import VersionConflict
 
 Form = dict[str, str]
+Again = Callable[[Request, Subject, Draft], Awaitable[Response]]
 Action = Callable[[Request, Subject, Form], Awaitable[Response]]
 
 
@@ -25,10 +28,11 @@ class Actions:
     Args:
         profiles: the service.
         render: makes pages.
+        again: the first page with what was typed and not taken.
     """
 
-    def __init__(self, profiles: Profiles, render: Renderer) -> None:
-        self._profiles, self._render = profiles, render
+    def __init__(self, profiles: Profiles, render: Renderer, again: Again) -> None:
+        self._profiles, self._render, self._again = profiles, render, again
         self.actions: dict[str, Action] = {
             **{name: self._change for name in CHANGES},
             "undo": self._undo,
@@ -44,6 +48,15 @@ class Actions:
 
     async def _change(self, request: Request, subject: Subject, form: Form) -> Response:
         name = _last(request)
+        trouble, unfit = await self._changed(subject, name, form)
+        if trouble is None:
+            return back(subject, "", name)
+        if name in TYPED:
+            return await self._again(request, subject, draft_of(name, form, trouble, unfit))
+        return back(subject, "", trouble)
+
+    async def _changed(self, subject: Subject, name: str, form: Form) -> tuple[str | None, Unfit | None]:
+        """Make a change; returns what stood in its way (render.TROUBLES), if anything did."""
         try:
             user = await self._profiles.user(subject.tenant, subject.user_id)
             summary = user.summary
@@ -51,19 +64,21 @@ class Actions:
             summary = None
         version = summary.version if summary is not None else 0
         if form.get("version") != str(version):
-            return back(subject, "", "conflict")
+            return "conflict", None
         try:
             wanted = CHANGES[name](summary, form)
             await self._profiles.put_summary(subject.tenant, subject.user_id, wanted, subject.author, version)
         except BadForm as bad:
-            return back(subject, "", bad.saying)
+            return bad.saying, None
         except VersionConflict:
-            return back(subject, "", "conflict")
+            return "conflict", None
         except ValidationError:  # every text is of a good length, so there are too many
-            return back(subject, "", "too_many")
-        except DataError:  # it carries what a summary may not (popi.screening)
-            return back(subject, "", "not_fit")
-        return back(subject, "", name)
+            return "too_many", None
+        except Unfit as unfit:
+            return "not_fit", unfit
+        except DataError:  # nothing in it that anybody sees
+            return "empty", None
+        return None, None
 
     async def _delete_clause(self, request: Request, subject: Subject, form: Form) -> Response:
         more = {"signals": form.get("signals") == "yes", "forbid": form.get("forbid") == "yes"}

@@ -57,7 +57,7 @@ class Pages:
         self._render = Renderer(settings.page.name, tryout.there)
         self._team = Team(store, self._render)
         profile = ProfilePages(profiles, self._render, tryout)
-        self._gets, self._posts = profile.pages, Actions(profiles, self._render).actions
+        self._gets, self._posts = profile.pages, Actions(profiles, self._render, profile.profile).actions
         if tryout.there:
             self._posts["try"] = profile.tried
 
@@ -115,6 +115,7 @@ class Pages:
         if path == "/me" and method == "GET" and "link" in request.query_params:
             return await self._enter(request, request.query_params["link"])
         form = await read_form(request, self._settings.url) if method == "POST" else {}
+        request.state.typed = form.get("text") or form.get("prompt")
         if path == "/admin/sign-in" and method == "POST":
             return await self._sign_in(request, form)
         session = await self._sessions.of(request.cookies.get(COOKIES[admin]), admin)

@@ -5,13 +5,14 @@ from collections.abc import Awaitable, Callable
 from sqlalchemy import Connection
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 
 from popi.errors import UpstreamError
 from popi.profiles.models import ControlsAnswer, Renewal
 from popi.serving.api.routes import streamed
 from popi.serving.api.service import Profiles
 from popi.serving.api.stored import NotFound
+from popi.serving.pages.drafts import Draft
 from popi.serving.pages.known import Known, known
 from popi.serving.pages.render import Renderer
 from popi.serving.pages.subject import Subject
@@ -46,7 +47,9 @@ class ProfilePages:
         self._profiles, self._render, self._tryout = profiles, render, tryout
         self._tries = Limits(0.5, 6, 2)
         self.pages: dict[str, Page] = {
-            "": self._profile,
+            "": self.profile,
+            "add": self._first,
+            "edit": self._first,
             "history": self._history,
             "data": self._data,
             "export": self._export,
@@ -56,7 +59,12 @@ class ProfilePages:
         if tryout.there:
             self.pages["try"] = self._try
 
-    async def _profile(self, request: Request, subject: Subject) -> Response:
+    async def _first(self, request: Request, subject: Subject) -> Response:
+        """From the address of a form that was not taken, to the first page."""
+        return RedirectResponse(subject.base, 303)
+
+    async def profile(self, request: Request, subject: Subject, draft: Draft | None = None) -> Response:
+        """The first page; with what was typed and not taken, if there is a draft."""
         there = await self._known(subject)
         user = there.user if there is not None else None
         summary = user.summary if user is not None else None
@@ -64,6 +72,8 @@ class ProfilePages:
             lambda: self._render.page(
                 request,
                 "profile.html",
+                200 if draft is None else 409 if draft.trouble == "conflict" else 422,
+                draft=draft.on(summary) if draft is not None else None,
                 subject=subject,
                 user=user,
                 summary=summary,

@@ -81,8 +81,9 @@ class Renderer:
         return Response(text, status, media_type="text/html")
 
     def message(self, request: Request, what: str, status: int) -> Response:
-        """A page that says one thing."""
-        return self.page(request, "message.html", status, what=what)
+        """A page that says one thing; and what the person had typed, so that they can copy it."""
+        typed = getattr(request.state, "typed", None)
+        return self.page(request, "message.html", status, what=what, typed=typed)
 
     def file(self, name: str) -> Response | None:
         """A style sheet, script or picture; None: there is no such file."""

@@ -14,7 +14,19 @@ from sqlalchemy import Connection, text
 from popi.profiles.models import StoredClause
 from popi.serving.api.service import erase_now
 from popi.serving.keys import create
-from popi.serving.store import answers, erasure, jobs, keys, migrate, sessions, signals, summaries, usage, users
+from popi.serving.store import (
+    answers,
+    erasure,
+    jobs,
+    keys,
+    migrate,
+    outbox,
+    sessions,
+    signals,
+    summaries,
+    usage,
+    users,
+)
 from popi.serving.store.answers import KeptAnswer
 from popi.serving.store.database import Database
 from popi.serving.store.erasure import Removed
@@ -227,6 +239,7 @@ def statistics(database: Database) -> str:
 def fill_all(database: Database, user: str, words: str) -> None:
     """Something in every table that bears a user's words or id."""
     database.write(keys.ensure_tenant, "t", 0.0)
+    database.write(outbox.register, "crm", outbox.EVENTS, 1e12, 0.0)
     fill(database, "t", user, words)
     kept = [KeptAnswer(f"{words}-1", words, words, 1)]
     database.write(answers.put, "t", user, kept, 1.0, 1.0, 1e9)
@@ -239,7 +252,8 @@ def fill_all(database: Database, user: str, words: str) -> None:
 def test_postgresql_keeps_no_copy_in_its_statistics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with empty_store("postgresql", tmp_path, schema=False) as url:
         with monkeypatch.context() as patched:  # as an older popi left it
-            before = [one for one in migrate.known() if one.number < 7]
+            # Later ones, too: the queries need them.
+            before = [one for one in migrate.known() if one.name != "statistics"]
             patched.setattr(migrate, "known", lambda: before)
             database = Database.open(url)
             for n in range(4):

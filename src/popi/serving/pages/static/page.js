@@ -20,6 +20,7 @@ const left = sessionStorage.getItem(place);
 const said = document.querySelector(".said");
 sessionStorage.removeItem(place);
 said?.focus({ preventScroll: true });
+document.querySelector("[aria-invalid]")?.focus();
 if (left !== null && !said?.matches(".trouble")) {
   scrollTo(0, Number(left));
   if (said !== null && said.getBoundingClientRect().top < 0) {
