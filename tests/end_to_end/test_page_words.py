@@ -69,3 +69,23 @@ def test_what_was_typed_is_never_lost(browser: Any, tea: Stack) -> None:
     shot(page, "conflict")
     press(page, clause(page, "fruit cake"), "Save")
     assert "Likes cake on Sundays." in sentences(page) and troubles(page) == []
+
+
+def test_undo_and_redo(browser: Any, tea: Stack) -> None:
+    written(tea, "undoer", "Likes tea.", "Likes cake.", "Likes soup.")
+    page = new_page(browser)
+    page.goto(tea.link("undoer"))
+    for kind in ("tea", "cake"):
+        press(page, clause(page, kind), "Don’t use again")
+    assert sentences(page) == ["Likes soup."] and page.get_by_role("button", name="Redo").count() == 0
+    press(page, page, "Undo last change")
+    press(page, page, "Undo last change")
+    assert sentences(page) == ["Likes tea.", "Likes cake.", "Likes soup."]
+    assert page.locator(".forbidden li").count() == 0
+    assert page.get_by_role("button", name="Undo").count() == 0
+    press(page, page, "Redo")
+    assert sentences(page) == ["Likes cake.", "Likes soup."]
+    accessible(page)
+    press(page, page, "Redo")
+    assert sentences(page) == ["Likes soup."] and page.get_by_role("button", name="Redo").count() == 0
+    assert page.get_by_role("status").filter(has_text="Done again.").is_visible() and page.troubles == []

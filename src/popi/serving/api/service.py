@@ -46,7 +46,19 @@ from popi.serving.api.stored import (
 from popi.serving.capture.feedback import as_signals as feedback_signals
 from popi.serving.capture.injected import Injected
 from popi.serving.settings import ProfileSettings
-from popi.serving.store import controls, erasure, expiry, forbidden, jobs, keys, merging, signals, summaries, users
+from popi.serving.store import (
+    controls,
+    erasure,
+    expiry,
+    forbidden,
+    jobs,
+    keys,
+    merging,
+    signals,
+    summaries,
+    undo,
+    users,
+)
 from popi.serving.store.controls import Switches
 from popi.serving.store.database import Database
 from popi.serving.store.deletion import Deleting, Deletion
@@ -54,6 +66,7 @@ from popi.serving.store.jobs import Debounce
 from popi.serving.store.merging import Moved
 from popi.serving.store.summaries import Version
 from popi.serving.store.threads import Store
+from popi.serving.store.undo import Steps
 from popi.signals.types import Signal, User
 
 log = logging.getLogger("popi.gateway.profiles")
@@ -247,9 +260,9 @@ class Profiles:
         return self.store.stream(stored.versions(self.store.database.read, tenant, user_id))
 
     async def rollback(
-        self, tenant: str, user_id: str, version: int, author: Author, expected: int | None
+        self, tenant: str, user_id: str, version: int, author: Author, expected: int | None, step: bool = False
     ) -> SummaryAnswer:
-        """Write an old version's content as the next version.
+        """Write an old version's content as the next version. `step`: it is an undo or a redo (`steps`).
 
         Raises:
             NotFound: no such user, or the version is not kept.
@@ -276,6 +289,7 @@ class Profiles:
                 expected=expected,
                 model=old.model,
                 forbidden=old.forbidden,
+                restores=version if step else None,
                 keep=self.bounds.keep,
             )
             forbidden.keep(connection, tenant, user_id, {})
@@ -285,10 +299,9 @@ class Profiles:
         self._changed(tenant, user_id)
         return written
 
-    async def version_before(self, tenant: str, user_id: str, version: int) -> int | None:
-        """The newest version that is older than this one; None: none is kept."""
-        found = await self.store.read(summaries.below, tenant, user_id, version)
-        return None if found is None else found.version
+    async def steps(self, tenant: str, user_id: str) -> Steps:
+        """The versions that an undo and a redo lead to."""
+        return await self.store.read(undo.steps, tenant, user_id)
 
     async def rebuild(self, tenant: str, user_id: str, key_id: str | None = None) -> UserAnswer:
         """Call for a renewal that reads all signals, whatever the summary rests on by now. Where there was a rebuild

@@ -35,7 +35,8 @@ class Actions:
         self._profiles, self._render, self._again = profiles, render, again
         self.actions: dict[str, Action] = {
             **{name: self._change for name in CHANGES},
-            "undo": self._undo,
+            "undo": self._step,
+            "redo": self._step,
             "restore": self._restore,
             "delete": self._delete_clause,
             "delete-signal": self._delete_signal,
@@ -109,21 +110,22 @@ class Actions:
             return back(subject, page, "too_many")
         return back(subject, page, said)
 
-    async def _undo(self, request: Request, subject: Subject, form: Form) -> Response:
-        seen = _number(form, "version")
-        before = await self._profiles.version_before(subject.tenant, subject.user_id, seen or 0)
-        return await self._go_back(subject, before, seen, "", "undo")
+    async def _step(self, request: Request, subject: Subject, form: Form) -> Response:
+        name = _last(request)
+        steps = await self._profiles.steps(subject.tenant, subject.user_id)
+        to = steps.undo if name == "undo" else steps.redo
+        return await self._go_back(subject, to, _number(form, "version"), "", name, step=True)
 
     async def _restore(self, request: Request, subject: Subject, form: Form) -> Response:
         return await self._go_back(subject, _number(form, "to"), _number(form, "version"), "history", "restore")
 
     async def _go_back(
-        self, subject: Subject, version: int | None, expected: int | None, page: str, said: str
+        self, subject: Subject, version: int | None, expected: int | None, page: str, said: str, step: bool = False
     ) -> Response:
         if version is None or expected is None:
             return back(subject, page, "conflict")
         try:
-            await self._profiles.rollback(subject.tenant, subject.user_id, version, subject.author, expected)
+            await self._profiles.rollback(subject.tenant, subject.user_id, version, subject.author, expected, step)
         except (VersionConflict, NotFound):
             return back(subject, page, "conflict")
         except DataError:

@@ -21,6 +21,7 @@ from popi.serving.pages.view import clause_views, version_views
 from popi.serving.proxy.limits import Limits
 from popi.serving.proxy.logs import log_fault
 from popi.serving.proxy.refusals import Refusal
+from popi.serving.store.undo import Steps
 
 Page = Callable[[Request, Subject], Awaitable[Response]]
 
@@ -80,7 +81,7 @@ class ProfilePages:
                 version=summary.version if summary is not None else 0,
                 clauses=clause_views(summary, there.reasons if there is not None else ()),
                 controls=user.controls if user is not None else ControlsAnswer(use=True, learn=True),
-                can_undo=there is not None and there.versions > 1,
+                steps=there.steps if there is not None else Steps(),
                 renewing=_renewing(user.renewal if user is not None else None),
             )
         )

@@ -35,6 +35,7 @@ DONE = (
     "forbid",
     "allow",
     "undo",
+    "redo",
     "restore",
     "tell",
     "untell",

@@ -232,6 +232,32 @@ def test_going_back_to_what_is_not_there_changes_nothing(people: People) -> None
     assert people.ask("GET", "/users/ada/summary").json()["version"] == 1
 
 
+def test_undo_undoes_and_redo_redoes(people: People) -> None:
+    summary(people, text="Likes 0.")
+    signed_in(people)
+
+    def do(name: str, **more: str) -> str:
+        assert post(people, f"/me/{name}", fields(people) | more).headers["location"] == f"/me?said={name}"
+        return str(people.ask("GET", "/users/ada/summary").json()["text"])
+
+    def offered() -> set[str]:
+        return set(re.findall(r'action="/me/(undo|redo)"', page(people)))
+
+    assert offered() == set()
+    said = [do("edit", text=f"Likes {n}.") for n in (1, 2, 3)]
+    assert said == ["Likes 1.", "Likes 2.", "Likes 3."] and offered() == {"undo"}
+    assert [do("undo") for _ in range(3)] == ["Likes 2.", "Likes 1.", "Likes 0."] and offered() == {"redo"}
+    assert [do("redo") for _ in range(2)] == ["Likes 1.", "Likes 2."] and offered() == {"undo", "redo"}
+    assert [do("undo"), do("redo")] == ["Likes 1.", "Likes 2."]
+    # A new change: what had been undone is not offered any more; and before it was what stood there.
+    assert do("edit", text="Likes 4.") == "Likes 4." and offered() == {"undo"}
+    assert [do("undo"), do("undo"), do("redo"), do("redo")] == ["Likes 2.", "Likes 1.", "Likes 2.", "Likes 4."]
+    # Going back in history is a change as any other.
+    assert post(people, "/me/restore", fields(people) | {"to": "1"}).status_code == 303
+    assert [do("undo"), do("redo")] == ["Likes 4.", "Likes 0."]
+    assert post(people, "/me/redo", fields(people)).headers["location"] == "/me?said=conflict"  # nothing is left
+
+
 def test_a_hundred_sentences_are_the_most(people: People) -> None:
     summary(people, clauses=[{"text": f"Likes {n}."} for n in range(100)])
     signed_in(people)

@@ -36,6 +36,7 @@ def test_numbers_follow_each_other_and_no_step_is_changed() -> None:
         (10, "controls", SHA_10),
         (11, "forbidden", SHA_11),
         (12, "opt_outs", SHA_12),
+        (16, "undo", SHA_16),
     ]
 
 
@@ -51,6 +52,7 @@ SHA_9 = "d4e2c0cb0780"
 SHA_10 = "d3230ddf93cb"
 SHA_11 = "ebdc8eaeb4f0"
 SHA_12 = "1b48f0ff962f"
+SHA_16 = "811a610f69d5"
 
 
 def test_schema_is_what_the_queries_expect(store_url: str) -> None:
