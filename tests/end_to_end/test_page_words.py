@@ -89,3 +89,25 @@ def test_undo_and_redo(browser: Any, tea: Stack) -> None:
     press(page, page, "Redo")
     assert sentences(page) == ["Likes soup."] and page.get_by_role("button", name="Redo").count() == 0
     assert page.get_by_role("status").filter(has_text="Done again.").is_visible() and page.troubles == []
+
+
+def test_what_they_did_is_listed_searched_and_deleted(browser: Any, tea: Stack) -> None:
+    tea.say("doer", *(f"i like a joke of kind {n}" for n in range(24)), "Ich koche oft GRÜNEN Tee, i cook")
+    tea.settled("doer")
+    page = new_page(browser, 390)
+    page.goto(tea.link("doer"))
+    clause(page, "Cooks").get_by_text("Why?").click()
+    clause(page, "Cooks").get_by_role("link", name="Everything that is learned from").click()
+    assert page.locator(".all > ul > li").count() == 20
+    page.get_by_role("link", name="Older").click()
+    assert page.locator(".all > ul > li").count() == 5 and page.get_by_role("link", name="Older").count() == 0
+    page.get_by_label("Find").fill("grünen")
+    press(page, page, "Search")
+    assert page.locator(".all dd").all_inner_texts() == ["Ich koche oft GRÜNEN Tee, i cook"]
+    accessible(page)
+    shot(page, "signals")
+    press(page, page, "Delete this, and what was learned from it")
+    assert page.get_by_text("Nothing that you did has these words.").is_visible()
+    assert page.get_by_label("Find").input_value() == "grünen"
+    assert tea.client.get("/users/doer/signals", params={"contains": "tee"}).json() == {"items": [], "next": None}
+    assert not any("Cooks" in one["text"] for one in tea.settled("doer")["clauses"]) and page.troubles == []

@@ -157,6 +157,21 @@ class Profiles:
             within_bounds(connection, tenant, user_id, self.bounds)
         return ids, added
 
+    async def signals(
+        self, tenant: str, user_id: str, limit: int, before: int | None = None, contains: str = ""
+    ) -> list[tuple[int, Signal]]:
+        """A user's signals with their positions (store.signals.listed).
+
+        Raises:
+            NotFound: no such user.
+        """
+
+        def read(connection: Connection) -> list[tuple[int, Signal]]:
+            found_user(connection, tenant, user_id)
+            return signals.listed(connection, tenant, user_id, limit, before, contains)
+
+        return await self.store.read(read)
+
     async def user(self, tenant: str, user_id: str) -> UserAnswer:
         """One user.
 

@@ -1,6 +1,7 @@
 """What the forms of a profile's pages do; each ends on a page that says what was done."""
 
 from collections.abc import Awaitable, Callable
+from urllib.parse import urlencode
 
 from pydantic import ValidationError
 from starlette.requests import Request
@@ -89,7 +90,8 @@ class Actions:
 
     async def _delete_signal(self, request: Request, subject: Subject, form: Form) -> Response:
         done = self._profiles.delete_signal(subject.tenant, subject.user_id, form.get("signal", ""))
-        return await self._deleted(subject, "", "delete_signal", done)
+        page = "signals" if form.get("listed") == "yes" else ""
+        return await self._deleted(subject, page, "delete_signal", done, form.get("q", ""))
 
     async def _delete_version(self, request: Request, subject: Subject, form: Form) -> Response:
         which = _number(form, "to") or 0
@@ -101,14 +103,14 @@ class Actions:
         done = self._profiles.delete_words(subject.tenant, subject.user_id, name, subject.author)
         return await self._deleted(subject, "", "delete_words", done)
 
-    async def _deleted(self, subject: Subject, page: str, said: str, done: Awaitable[Deleted]) -> Response:
+    async def _deleted(self, subject: Subject, page: str, said: str, done: Awaitable[Deleted], q: str = "") -> Response:
         try:
             await done
         except NotFound:
             return back(subject, page, "conflict")
         except DataError:
             return back(subject, page, "too_many")
-        return back(subject, page, said)
+        return back(subject, page, said, q)
 
     async def _step(self, request: Request, subject: Subject, form: Form) -> Response:
         name = _last(request)
@@ -148,10 +150,10 @@ class Actions:
         return self._render.page(request, "erased.html", receipt=receipt, admin=subject.admin)
 
 
-def back(subject: Subject, page: str, said: str) -> Response:
-    """To a page of the profile, which then says what was done (render.SAYINGS)."""
+def back(subject: Subject, page: str, said: str, q: str = "") -> Response:
+    """To a page of the profile, which then says what was done (render.SAYINGS); `q`: what was looked for there."""
     path = f"{subject.base}/{page}" if page else subject.base
-    return RedirectResponse(f"{path}?said={said}", 303)
+    return RedirectResponse(f"{path}?said={said}{'&' + urlencode({'q': q}) if q else ''}", 303)
 
 
 def _last(request: Request) -> str:

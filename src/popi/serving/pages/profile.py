@@ -1,6 +1,7 @@
 """The pages of one profile: what is known, history, data, trying it."""
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 from sqlalchemy import Connection
 from starlette.concurrency import run_in_threadpool
@@ -17,11 +18,14 @@ from popi.serving.pages.known import Known, known
 from popi.serving.pages.render import Renderer
 from popi.serving.pages.subject import Subject
 from popi.serving.pages.tryout import LONGEST_PROMPT, Tryout
-from popi.serving.pages.view import clause_views, version_views
+from popi.serving.pages.view import clause_views, reason, version_views
 from popi.serving.proxy.limits import Limits
 from popi.serving.proxy.logs import log_fault
 from popi.serving.proxy.refusals import Refusal
 from popi.serving.store.undo import Steps
+
+SIGNALS = 20
+"""Of one page."""
 
 Page = Callable[[Request, Subject], Awaitable[Response]]
 
@@ -51,6 +55,7 @@ class ProfilePages:
             "": self.profile,
             "add": self._first,
             "edit": self._first,
+            "signals": self._signals,
             "history": self._history,
             "data": self._data,
             "export": self._export,
@@ -83,6 +88,26 @@ class ProfilePages:
                 controls=user.controls if user is not None else ControlsAnswer(use=True, learn=True),
                 steps=there.steps if there is not None else Steps(),
                 renewing=_renewing(user.renewal if user is not None else None),
+            )
+        )
+
+    async def _signals(self, request: Request, subject: Subject) -> Response:
+        """What the user did, newest first, page by page."""
+        wanted, after = request.query_params.get("q", "").strip(), request.query_params.get("after", "")
+        before = int(after) if after.isascii() and after.isdigit() and len(after) < 18 else None
+        try:
+            found = await self._profiles.signals(subject.tenant, subject.user_id, SIGNALS + 1, before, wanted)
+        except NotFound:
+            found = []
+        return await run_in_threadpool(
+            lambda: self._render.page(
+                request,
+                "signals.html",
+                subject=subject,
+                list=[replace(reason(signal), signal=signal.id or "") for _, signal in found[:SIGNALS]],
+                wanted=wanted,
+                more=found[SIGNALS - 1][0] if len(found) > SIGNALS else None,
+                later=before is not None,
             )
         )
 
