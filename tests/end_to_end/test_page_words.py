@@ -6,7 +6,11 @@ from typing import Any
 
 import pytest
 from chromium import accessible, chromium, clause, needs_chromium, new_page, press, sentences, shot
-from page_stack import Stack, stack
+from page_stack import Stack, served, stack
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import Route
 
 pytestmark = needs_chromium
 
@@ -25,7 +29,9 @@ def tea(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 def written(tea: Stack, user: str, *texts: str) -> None:
     """Give a user a summary of these clauses."""
-    reply = tea.client.put(f"/users/{user}/summary", json={"clauses": [{"text": text} for text in texts]})
+    seen = {"if-match": str(tea.summary(user)["version"])}
+    sent = {"clauses": [{"text": text} for text in texts]}
+    reply = tea.client.put(f"/users/{user}/summary", json=sent, headers=seen)
     assert reply.status_code == 200
 
 
@@ -111,3 +117,64 @@ def test_what_they_did_is_listed_searched_and_deleted(browser: Any, tea: Stack) 
     assert page.get_by_label("Find").input_value() == "grünen"
     assert tea.client.get("/users/doer/signals", params={"contains": "tee"}).json() == {"items": [], "next": None}
     assert not any("Cooks" in one["text"] for one in tea.settled("doer")["clauses"]) and page.troubles == []
+
+
+def test_newcomers_choose_instead_of_writing(browser: Any, tea: Stack) -> None:
+    page = new_page(browser, 390)
+    page.goto(tea.link("newcomer"))
+    accessible(page)
+    shot(page, "newcomer")
+    page.get_by_label("I like short answers.").check()
+    page.get_by_role("group", name="Form").get_by_label("I like answers with examples.").check()
+    press(page, page, "Save my choice")
+    assert sentences(page) == ["I like short answers.", "I like answers with examples."]
+    assert "sencha" in tea.answer("newcomer", "How do I make tea?") and page.troubles == []
+
+
+def test_it_fits_320_pixels_and_shows_every_script_from_its_own_side(browser: Any, tea: Stack) -> None:
+    long = "Donaudampfschifffahrtselektrizitätenhauptbetriebswerkbauunterbeamtengesellschaft"
+    tea.say("narrow", f"{long} i cook")
+    tea.settled("narrow")
+    written(tea, "narrow", "يفضل إجابات قصيرة.", f"Works at {long}.", "Likes tea.")
+    page = new_page(browser, 320)
+    page.goto(tea.link("narrow"))
+    directions = page.locator(".sentence").evaluate_all("all => all.map(one => getComputedStyle(one).direction)")
+    assert directions == ["rtl", "ltr", "ltr"]
+    press(page, clause(page, "Likes tea."), "Don’t use again")
+    clause(page, long).locator("details.edit > summary").click()
+    clause(page, long).locator("details.delete > summary").click()
+    accessible(page)
+    shot(page, "narrow")
+    for path in ("history", "data", "signals", "try", "erase"):
+        page.goto(f"{tea.url}/me/{path}")
+        accessible(page)
+    assert page.troubles == []
+
+
+def test_an_app_embeds_the_page_and_there_is_a_way_back(browser: Any, tmp_path: Path) -> None:
+    links: list[str] = []
+
+    async def app(request: Request) -> Response:
+        return HTMLResponse(f"<title>Shop</title><h1>Shop</h1><iframe src='{links[-1]}' width=600 height=800></iframe>")
+
+    with served(Starlette(routes=[Route("/", app)])) as shop:
+        shop = shop.replace("127.0.0.1", "localhost")  # another site than the gateway's
+        with stack(tmp_path, app=f"{shop}/?back", frame_ancestors=(shop,)) as tea:
+            links.append(tea.link("ada"))
+            page = new_page(browser)
+            page.goto(shop)
+            frame = page.frame_locator("iframe")
+            frame.get_by_label("Your sentence").fill("Likes tea.")
+            frame.get_by_role("button", name="Add", exact=True).click()
+            frame.get_by_text("Added.").wait_for()
+            assert frame.locator(".sentence").all_inner_texts() == ["Likes tea."]
+            links.append(tea.link("ben"))
+            frame.get_by_role("link", name="Back to Teahouse").click()
+            page.wait_for_url("**/?back")
+            assert [line for line in page.troubles if "favicon" not in line and "404" not in line] == []
+            # Another site may not.
+            links.append(tea.link("ada"))
+            other = new_page(browser)
+            with served(Starlette(routes=[Route("/", app)])) as stranger:
+                other.goto(stranger.replace("127.0.0.1", "localhost"))
+                assert any("frame-ancestors" in line for line in other.troubles)

@@ -15,6 +15,7 @@ from popi.serving.proxy.settings import ProxySettings, Settings, read_toml
 from popi.serving.store.jobs import Debounce
 from popi.signals.base import LEAST
 
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s\"'<>]+")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]+)?")
 
 
@@ -93,6 +94,11 @@ class PageSettings(Settings):
     """The product's name, as users know it."""
     url: str | None = None
     """Where users reach the gateway (`https://chat.example`); unset: the host that asked for a link."""
+    app: str | None = None
+    """Where the way back to the app leads (`https://shop.example/chat`, or the app's own scheme); unset: none."""
+    frame_ancestors: tuple[str, ...] = ()
+    """Origins whose pages may embed a user's page in a frame (`https://shop.example`); it then needs TLS, and its
+    cookie is `SameSite=None; Secure; Partitioned`. The team's pages are never embedded."""
     link_minutes: float = Field(default=10.0, gt=0, le=60)  # an erasure is noted for an hour, and ends older links
     """How long a link to a user's page can be opened, once."""
     session_minutes: float = Field(default=60.0, gt=0, le=7 * 24 * 60)
@@ -106,6 +112,22 @@ class PageSettings(Settings):
     @classmethod
     def _is_url(cls, value: str | None) -> str | None:
         return value if value is None else checked_url(value).rstrip("/")
+
+    @field_validator("app")
+    @classmethod
+    def _is_address(cls, value: str | None) -> str | None:
+        scheme = "" if value is None else value.partition(":")[0].lower()
+        if value is not None and (not _ADDRESS.fullmatch(value) or scheme in ("javascript", "data", "vbscript")):
+            raise ValueError(f"give an address such as https://shop.example/chat; got {value!r}")
+        return value
+
+    @field_validator("frame_ancestors")
+    @classmethod
+    def _are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"an origin is a scheme and a host, such as https://shop.example; got {origin!r}")
+        return value
 
 
 class ProfileSettings(Settings):

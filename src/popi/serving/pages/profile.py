@@ -13,6 +13,7 @@ from popi.profiles.models import ControlsAnswer, Renewal
 from popi.serving.api.routes import streamed
 from popi.serving.api.service import Profiles
 from popi.serving.api.stored import NotFound
+from popi.serving.pages.changes import CHOICES
 from popi.serving.pages.drafts import Draft
 from popi.serving.pages.known import Known, known
 from popi.serving.pages.render import Renderer
@@ -85,6 +86,7 @@ class ProfilePages:
                 summary=summary,
                 version=summary.version if summary is not None else 0,
                 clauses=clause_views(summary, there.reasons if there is not None else ()),
+                choices=CHOICES,
                 controls=user.controls if user is not None else ControlsAnswer(use=True, learn=True),
                 steps=there.steps if there is not None else Steps(),
                 renewing=_renewing(user.renewal if user is not None else None),

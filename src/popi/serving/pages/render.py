@@ -1,5 +1,6 @@
 """From values to a page: templates, the files beside them, and the headers of every answer."""
 
+from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from popi.serving.pages.strings import say
+from popi.serving.settings import PageSettings
 
 HERE = Path(__file__).parent
 STATIC = {
@@ -26,10 +28,25 @@ HEADERS = {
     "permissions-policy": "camera=(), geolocation=(), microphone=()",
     "cache-control": "no-store",
 }
-TROUBLES = ("conflict", "empty", "too_long", "too_many", "not_fit", "slow", "upstream")
+
+
+def headers(path: str, ancestors: Sequence[str]) -> dict[str, str]:
+    """The headers of an answer; a user's page may be embedded by `ancestors`, none of the team's by anybody."""
+    if not ancestors or not (path == "/me" or path.startswith("/me/")):
+        return HEADERS
+    policy = HEADERS["content-security-policy"].replace(
+        "frame-ancestors 'none'", f"frame-ancestors {' '.join(ancestors)}"
+    )
+    return {name: value for name, value in HEADERS.items() if name != "x-frame-options"} | {
+        "content-security-policy": policy
+    }
+
+
+TROUBLES = ("conflict", "empty", "none_chosen", "too_long", "too_many", "not_fit", "slow", "upstream")
 DONE = (
     "edit",
     "add",
+    "choose",
     "lock",
     "unlock",
     "forbid",
@@ -56,11 +73,11 @@ class Renderer:
     """Makes pages.
 
     Args:
-        product: the product's name.
+        page: the product's name, and where its app is.
         can_try: whether there is "Try it".
     """
 
-    def __init__(self, product: str, can_try: bool) -> None:
+    def __init__(self, page: PageSettings, can_try: bool) -> None:
         self._static = {name: (HERE / "static" / name).read_bytes() for name in STATIC}
         stamp = sha256(b"".join(self._static.values())).hexdigest()[:12]
         self._templates = Environment(
@@ -71,7 +88,9 @@ class Renderer:
             lstrip_blocks=True,
             auto_reload=False,
         )
-        self._templates.globals.update(t=say, product=product, stamp=stamp, can_try=can_try, troubles=TROUBLES)
+        self._templates.globals.update(
+            t=say, product=page.name, stamp=stamp, can_try=can_try, troubles=TROUBLES, app_url=page.app
+        )
         self._templates.filters.update(when=lambda at: f"{at:%-d %B %Y, %H:%M} UTC", iso=lambda at: at.isoformat())
 
     def page(self, request: Request, template: str, status: int = 200, **values: Any) -> Response:

@@ -10,15 +10,16 @@ import pytest
 from serving_client import ADMIN, People
 from starlette.testclient import TestClient
 
+from popi.errors import ConfigError
 from popi.profiles.models import Author, Forbidden, Found, Receipt, StoredClause
 from popi.screening.patterns import Kind
 from popi.serving.app import Gateway
 from popi.serving.keys import create
 from popi.serving.pages import strings
-from popi.serving.pages.render import SAYINGS
+from popi.serving.pages.render import SAYINGS, headers
 from popi.serving.pages.strings import say
 from popi.serving.pages.view import Change
-from popi.serving.settings import read
+from popi.serving.settings import PageSettings, read
 from popi.serving.store import jobs, keys, summaries
 
 PAGES = Path(strings.__file__).parent
@@ -71,6 +72,30 @@ def test_headers_of_every_page(people: People) -> None:
         assert "default-src 'none'" in policy and "unsafe" not in policy and "frame-ancestors 'none'" in policy
         assert headers["x-content-type-options"] == "nosniff" and headers["referrer-policy"] == "no-referrer"
         assert ("immutable" if "pages" in path else "no-store") in headers["cache-control"]
+
+
+def test_who_may_embed_a_page() -> None:
+    none, some = headers("/me", ()), headers("/me/history", ("https://shop.example", "https://b.example"))
+    assert "frame-ancestors 'none'" in none["content-security-policy"] and none["x-frame-options"] == "DENY"
+    assert "frame-ancestors https://shop.example https://b.example" in some["content-security-policy"]
+    assert "x-frame-options" not in some
+    for path in ("/admin", "/mean", "/pages/style.css"):
+        assert headers(path, ("https://shop.example",)) == none
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"frame_ancestors": ("https://shop.example/path",)},
+        {"frame_ancestors": ("*",)},
+        {"frame_ancestors": ("https://a.example; script-src *",)},
+        {"app": "javascript://x%0aalert(1)"},
+        {"app": "shop.example"},
+    ],
+)
+def test_settings_that_are_no_origin_and_no_address(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        PageSettings(**wrong)
 
 
 @pytest.mark.parametrize("path", ["/me", "/me/history", "/me/data", "/me/erase", "/me/export", "/me/state"])
@@ -230,6 +255,19 @@ def test_going_back_to_what_is_not_there_changes_nothing(people: People) -> None
         reply = post(people, "/me/restore", form | {"to": to})
         assert reply.headers["location"] == "/me/history?said=conflict"
     assert people.ask("GET", "/users/ada/summary").json()["version"] == 1
+
+
+def test_what_newcomers_choose(people: People) -> None:
+    signed_in(people)
+    form = fields(people)
+    assert post(people, "/me/choose", form | {"tone": ""}).headers["location"] == "/me?said=none_chosen"
+    assert post(people, "/me/choose", form | {"tone": "rude"}).headers["location"] == "/me?said=none_chosen"
+    chosen = {"length": "short", "tone": "", "format": "examples"}
+    assert post(people, "/me/choose", form | chosen).headers["location"] == "/me?said=choose"
+    clauses = people.ask("GET", "/users/ada/summary").json()["clauses"]
+    wanted = [say("choice_length_short"), say("choice_format_examples")]
+    assert [(one["text"], one["locked"], one["author"]) for one in clauses] == [(one, True, "user") for one in wanted]
+    assert "/me/choose" not in page(people)
 
 
 def test_undo_undoes_and_redo_redoes(people: People) -> None:
@@ -392,6 +430,7 @@ def test_every_string_is_used_and_every_string_there_is() -> None:
         "why_",
         "switch_",
         "unfit_",
+        "choice_",
     )
     for key in known:
         quoted = f"'{key}'" in text or f'"{key}"' in text
