@@ -12,6 +12,8 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
+from popi.serving.pages.strings import strings
+
 pytestmark = needs_chromium
 
 
@@ -149,6 +151,47 @@ def test_it_fits_320_pixels_and_shows_every_script_from_its_own_side(browser: An
         page.goto(f"{tea.url}/me/{path}")
         accessible(page)
     assert page.troubles == []
+
+
+@pytest.mark.parametrize("name", ["de", "es", "fr", "zh-CN", "ja", "ar"])
+def test_it_speaks_the_browsers_language(browser: Any, tea: Stack, name: str) -> None:
+    user = f"speaks-{name}"
+    page = new_page(browser, 320 if name == "de" else 390, language=name)
+    page.goto(tea.link(user))
+    accessible(page)
+    shot(page, f"newcomer-{name}")
+    words = strings(name[:2])
+    page.get_by_label(words["choice_length_short"]).check()
+    press(page, page, words["choose_button"])
+    assert sentences(page) == [words["choice_length_short"]]
+    assert page.locator("html").get_attribute("lang") == words["lang"]
+    clause(page, words["choice_length_short"]).locator("details.edit > summary").click()
+    accessible(page)
+    shot(page, f"profile-{name}")
+    if name == "ar":
+        left = page.locator(".sentence").evaluate("one => getComputedStyle(one).direction")
+        assert left == "rtl" and page.locator(".product").bounding_box()["x"] > 195
+    assert page.troubles == []
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_a_products_logo_and_colour(browser: Any, tmp_path: Path, dark: bool) -> None:
+    logo = tmp_path / "logo.svg"
+    logo.write_text(
+        "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 9 9'><circle cx='4' cy='4' r='4' fill='#7a1fa2'/></svg>"
+    )
+    with stack(tmp_path, logo=logo, colour="#7a1fa2", language="fr") as tea:
+        page = new_page(browser, 390, dark)
+        page.goto(tea.link("ada"))
+        assert page.locator("html").get_attribute("lang") == "fr"
+        page.get_by_label(strings("fr")["choice_tone_formal"]).check()
+        press(page, page, strings("fr")["choose_button"])
+        assert page.locator(".product img").evaluate("image => image.complete && image.naturalWidth > 0")
+        accent = page.evaluate("getComputedStyle(document.documentElement).getPropertyValue('--accent').trim()")
+        assert (accent == "#7a1fa2") is not dark
+        accessible(page)
+        shot(page, f"colour-{'dark' if dark else 'light'}")
+        assert page.troubles == []
 
 
 def test_an_app_embeds_the_page_and_there_is_a_way_back(browser: Any, tmp_path: Path) -> None:

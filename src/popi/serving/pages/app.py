@@ -17,6 +17,7 @@ from popi.serving.pages.forms import check_token, read_form
 from popi.serving.pages.profile import ProfilePages
 from popi.serving.pages.render import Renderer, headers
 from popi.serving.pages.sessions import Session, Sessions
+from popi.serving.pages.strings import language, preferred
 from popi.serving.pages.subject import NoSession, subject_of
 from popi.serving.pages.team import Team
 from popi.serving.pages.tryout import Tryout
@@ -76,6 +77,9 @@ class Pages:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
+        mine = not request.url.path.startswith("/admin")
+        wanted = self._settings.language or preferred(request.headers.get("accept-language", ""))
+        language.set(wanted if mine else "en")
         try:
             response = await self._serve(request)
         except ClientGone:

@@ -9,8 +9,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.requests import Request
 from starlette.responses import Response
 
-from popi.serving.pages.strings import say
-from popi.serving.settings import PageSettings
+from popi.errors import ConfigError
+from popi.serving.pages.colour import style
+from popi.serving.pages.strings import say, when
+from popi.serving.settings import LOGOS, PageSettings
 
 HERE = Path(__file__).parent
 STATIC = {
@@ -78,8 +80,12 @@ class Renderer:
     """
 
     def __init__(self, page: PageSettings, can_try: bool) -> None:
-        self._static = {name: (HERE / "static" / name).read_bytes() for name in STATIC}
-        stamp = sha256(b"".join(self._static.values())).hexdigest()[:12]
+        self._files = {name: ((HERE / "static" / name).read_bytes(), kind) for name, kind in STATIC.items()}
+        if page.colour is not None:
+            self._files["colour.css"] = style(page.colour).encode(), STATIC["style.css"]
+        if page.logo is not None:
+            self._files["logo"] = _read(page.logo), LOGOS[page.logo.suffix.lower()]
+        stamp = sha256(b"".join(content for content, _ in self._files.values())).hexdigest()[:12]
         self._templates = Environment(
             loader=FileSystemLoader(HERE / "templates"),
             autoescape=True,
@@ -89,9 +95,16 @@ class Renderer:
             auto_reload=False,
         )
         self._templates.globals.update(
-            t=say, product=page.name, stamp=stamp, can_try=can_try, troubles=TROUBLES, app_url=page.app
+            t=say,
+            product=page.name,
+            stamp=stamp,
+            can_try=can_try,
+            troubles=TROUBLES,
+            app_url=page.app,
+            colour=page.colour,
+            logo=page.logo,
         )
-        self._templates.filters.update(when=lambda at: f"{at:%-d %B %Y, %H:%M} UTC", iso=lambda at: at.isoformat())
+        self._templates.filters.update(when=when, iso=lambda at: at.isoformat())
 
     def page(self, request: Request, template: str, status: int = 200, **values: Any) -> Response:
         """A template with its values; they are escaped."""
@@ -107,7 +120,15 @@ class Renderer:
 
     def file(self, name: str) -> Response | None:
         """A style sheet, script or picture; None: there is no such file."""
-        if name not in STATIC:
+        if name not in self._files:
             return None
-        forever = {"cache-control": "public, max-age=31536000, immutable", "content-type": STATIC[name]}
-        return Response(self._static[name], headers=forever)
+        content, kind = self._files[name]
+        forever = {"cache-control": "public, max-age=31536000, immutable", "content-type": kind}
+        return Response(content, headers=forever)
+
+
+def _read(logo: Path) -> bytes:
+    try:
+        return logo.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"page.logo {str(logo)!r} can't be read: {error.strerror}") from None
