@@ -104,7 +104,7 @@ def _kind(annotation: Any) -> str:
         return ", ".join(f"`{value}`" for value in inner)
     if inner:
         return " or ".join(_kind(kind) for kind in inner if kind is not type(None)) + ", or unset"
-    names = {"int": "integer", "float": "number", "str": "text", "bool": "true or false"}
+    names = {"int": "integer", "float": "number", "str": "text", "bool": "true or false", "Path": "path"}
     return (
         names
         | {"SecretStr": "text", "JwtSettings": "a table, `[proxy.jwt]`", "UpstreamSettings": "`[[proxy.upstreams]]`"}

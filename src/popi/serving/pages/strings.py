@@ -43,7 +43,7 @@ def say(key: str, **values: object) -> str:
         name = "en"
     found = strings(name)[key]
     if isinstance(found, dict):
-        found = found.get(Locale(name).plural_form(values["n"]), found["other"])
+        found = found.get(Locale(name).plural_form(int(str(values["n"]))), found["other"])
     return str(found).format(**values)
 
 
