@@ -47,6 +47,7 @@ bench-gateway: $(VENV)/.stamp-dev  ## the gateway against the upstream alone and
 
 docs: $(VENV)/.stamp-dev  ## regenerate the generated parts of docs/ and the JSON Schemas
 	$(BIN)/python docs/generate.py
+	if [ -d clients/js/node_modules ]; then cd clients/js && npm run --silent generate; fi
 
 clean:  ## remove the environment and caches; runs/ stays
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -63,7 +63,10 @@ def test_version(run: Any) -> None:
         (["evaluate", "--run", "a", "--key-env", "KEY"], "goes with --api"),
         (["push", "--run", "nowhere", "--to", "a/b"], "is not a run directory"),
         (["generate", "hello", "--run", "a", "--api-model", "m"], "with --api alone"),
-        (["generate", "hello", "--run", "a", "--api", "https://a"], "one of the two"),
+        (["generate", "hello", "--run", "a", "--api", "https://a"], "one of the three"),
+        (["generate", "hello", "--run", "a", "--model", "nano"], "one of the three"),
+        (["generate", "hello", "--model", "nano", "--method", "x"], "--method"),
+        (["generate", "hello", "--run", "a", "--dtype", "float32"], "go with --model"),
         (["generate", "hello", "--api", "https://a", "--method", "x", "--api-model", "m"], "--method"),
         (["generate", "hello"], "--run"),
         (["evaluate", "--run", "nowhere"], "nowhere"),
@@ -97,6 +100,17 @@ def test_a_wrong_setting_is_refused_before_anything_is_made(
     assert code == 2
     assert "training.inference.steps" in err
     assert not (tmp_path / "runs").exists()
+
+
+def test_generate_with_a_model(run: Any, tiny_base: Path) -> None:
+    from popi.generator import Generator
+
+    expected = Generator.from_pretrained(tiny_base, device="cpu").generate(
+        "which pan ?", "likes iron", max_new_tokens=4
+    )
+    options = ["--summary", "likes iron", "--max-tokens", "4", "--device", "cpu"]
+    code, out, err = run("generate", "which pan ?", "--model", tiny_base, *options)
+    assert (code, out.rstrip("\n")) == (0, expected), err
 
 
 def test_infer_leaves_an_existing_file_alone(run: Any, tmp_path: Path) -> None:

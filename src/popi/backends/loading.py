@@ -189,15 +189,18 @@ def load_tokenizer(source: Source, *, local_files_only: bool = False) -> Any:
     return tokenizer
 
 
-def load_weights(source: Source, dtype: torch.dtype) -> Any:
+def load_weights(source: Source, dtype: torch.dtype, attention: str = "auto") -> Any:
     """The causal LM with plain weights, on the CPU; transformers' errors pass through.
 
-    The attention is transformers' choice (sdpa, or eager as for Gemma 2); `popi.backends.probe` sees how it masks.
+    The attention is transformers' choice (sdpa, or eager as for Gemma 2) where it is `auto`; `popi.backends.probe` sees
+    how it masks.
     """
     model: Any
     found: Any
     take: Any = AutoModelForCausalLM.from_pretrained
     options: dict[str, Any] = {"dtype": dtype, "trust_remote_code": False, "output_loading_info": True}
+    if attention != "auto":
+        options["attn_implementation"] = attention
     if source.gguf is None:
         model, found = take(source.path, **options)
     else:

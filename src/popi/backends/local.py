@@ -60,6 +60,7 @@ class LocalModel:
         dtype: str = "auto",
         device: str = "auto",
         chat_template: str | None = None,
+        attn_implementation: str = "auto",
         adapter: str | Path | None = None,
     ) -> "LocalModel":
         """Load a model; a folder with an `adapter_config.json` is an adapter over its base.
@@ -69,6 +70,7 @@ class LocalModel:
             dtype: `auto`, `float32`, `bfloat16` or `float16`.
             device: `auto`, `cpu`, `cuda`, `cuda:1`, …
             chat_template: Jinja text or a file, in place of the tokenizer's own.
+            attn_implementation: attention by transformers' name; `auto` is its choice.
             adapter: the folder of an adapter to put over the model.
 
         Raises:
@@ -90,7 +92,7 @@ class LocalModel:
         try:
             with quiet():
                 tokenizer = load_tokenizer(tokenizer_from)
-                model = load_weights(source, torch_dtype)
+                model = load_weights(source, torch_dtype, attn_implementation)
                 if adapter is not None:
                     from peft import PeftModel
 

@@ -42,6 +42,13 @@ def train(
         list[str] | None, typer.Argument(help="Settings that replace the file's: training.inference.steps=100 …")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was interrupted.")] = False,
+    seeds: Annotated[
+        str | None,
+        typer.Option(
+            help="Train and evaluate a run for each of these seeds (0-2, or 0,1,7), in {root}/{name}-seed0 …, and show "
+            "means and intervals over them."
+        ),
+    ] = None,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Only say what it would do and need, and refuse what can't fit: no weights."),
@@ -58,6 +65,13 @@ def train(
         raise typer.BadParameter("--gpu-memory goes with --dry-run")
     if dry_run:
         _show_plan(settings, gpu_memory)
+        return
+    if seeds is not None:
+        from popi.evaluation.seeds import seeds_of, seeds_table, train_seeds
+
+        out.print(seeds_table(train_seeds(settings, seeds_of(seeds), resume, console)))
+        written = f"{settings.root}/{settings.name}-seeds.json"
+        console.print(f"written: {written}", highlight=False)
         return
     from popi.training.train import train as run_training
 
@@ -232,3 +246,20 @@ def push(
     for name, size in files:
         out.print(f"{size:>12,} {name}", highlight=False)
     console.print(f"{'would go' if dry_run else 'pushed'} to {to}: {folder}", highlight=False)
+
+
+@app.command()
+def merge(
+    adapter: Annotated[
+        Path, typer.Argument(help="Folder of an adapter, such as RUN/phases/inference-1/inference_model.")
+    ],
+    output: Annotated[Path, typer.Option("--out", help="Folder to write; must not exist.")],
+    dtype: Annotated[str, typer.Option(help="Type of the weights: auto, float32, bfloat16 or float16.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
+) -> None:
+    """Merge a trained adapter into its base and write the whole model."""
+    need_training()
+    from popi.training.merging import merge as write_merged
+
+    write_merged(adapter, output, dtype, device)
+    console.print(f"merged: {output}", highlight=False)

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import signal
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from popi.serving.inference import InferenceSettings
     from popi.serving.renewal import Worker
     from popi.serving.store.database import Database
+    from popi.serving.webhooks import Deliverer
 
 app = typer.Typer()
 keys_app = typer.Typer(help="Keys of the gateway: make, list, revoke.", no_args_is_help=True)
@@ -138,6 +140,9 @@ def worker(
         renewer = _api_worker(database, settings, inference)
     else:
         renewer = _local_worker(database, settings, run, method, model)
+    deliverer = _deliverer(database, settings)
+    if deliverer is not None:
+        renewer.metrics.registry.register(deliverer.registry)
     if metrics_port is not None:
         from prometheus_client import start_http_server
 
@@ -147,11 +152,15 @@ def worker(
             raise ConfigError(f"can't listen at {metrics_host}:{metrics_port} ({error.strerror})") from None
     signal.signal(signal.SIGTERM, lambda *_: renewer.stop(0))
     renewer.start()
+    if deliverer is not None:
+        deliverer.start()
     console.print("renewing summaries; Ctrl-C ends it", highlight=False)
     try:
         renewer.wait()
     finally:
         renewer.stop()
+        if deliverer is not None:
+            deliverer.stop()
         database.close()
 
 
@@ -202,12 +211,18 @@ def keys_revoke(
     key_id: Annotated[str, typer.Argument(help="The key's id, as `popi keys list` shows it.")],
     store: StoreUrl = STORE,
 ) -> None:
-    """Revoke a key: gateways that run refuse it within a second or two."""
+    """Revoke a key: gateways that run refuse it within a second or two.
+
+    The line on stderr is for `popi replay`, as that of the gateway's log: keep it with the log."""
     _need_serving()
+    from popi.serving.keys import log_revoked
+    from popi.serving.proxy.logs import on_stderr
     from popi.serving.store import keys
 
     database = _open(store)
     record = database.write(lambda connection: keys.revoke(connection, key_id, database.now(connection)))
+    with on_stderr():
+        log_revoked(record)
     console.print(f"{record.scope} key {key_id} is revoked", highlight=False, markup=False)
 
 
@@ -296,10 +311,13 @@ def users_controls(
     learn: Annotated[bool | None, typer.Option("--learn/--no-learn", help="Learn from what they do.")] = None,
     store: StoreUrl = STORE,
 ) -> None:
-    """Set a user's two switches, or show them. Gateways that run take notice within a few seconds."""
+    """Set a user's two switches, or show them. Gateways that run take notice within a few seconds.
+
+    The line on stderr is for `popi replay`, as that of the gateway's log: keep it with the log."""
     _need_serving()
+    from popi.serving.api.service import switch_now
+    from popi.serving.proxy.logs import on_stderr
     from popi.serving.store import controls, keys
-    from popi.serving.store.jobs import Debounce
 
     database, user_id = _open(store), normal_user_id(user_id)
     if not database.read(keys.tenant_exists, tenant):
@@ -307,11 +325,8 @@ def users_controls(
     if use is None and learn is None:
         found = database.read(controls.find, tenant, user_id)
     else:
-        found = database.write(
-            lambda connection: controls.put(
-                connection, tenant, user_id, database.now(connection), Debounce(), use=use, learn=learn
-            )
-        )
+        with on_stderr():
+            found = switch_now(database, tenant, user_id, use, learn)
     print(json.dumps({"use": found.use, "learn": found.learn}))
 
 
@@ -383,15 +398,15 @@ def users_merge(
 ) -> None:
     """Make one user part of another: signals, summaries, keys (docs/serving.md). There is no way back.
 
-    Gateways that run notice within a few seconds."""
+    Gateways that run notice within a few seconds. The line on stderr is for `popi replay`: keep it with the log."""
     _need_serving()
-    from popi.serving.api.service import merge
+    from popi.serving.api.service import merge_now
     from popi.serving.api.stored import NotFound
-    from popi.serving.store.jobs import Debounce
+    from popi.serving.proxy.logs import on_stderr
 
-    database, names = _open(store), (normal_user_id(into), normal_user_id(source))
     try:
-        moved = database.write(lambda c: merge(c, tenant, *names, database.now(c), Debounce()))
+        with on_stderr():
+            moved = merge_now(_open(store), tenant, normal_user_id(into), normal_user_id(source))
     except NotFound:
         raise _no_user(source, tenant) from None
     print(json.dumps(moved.__dict__))
@@ -401,11 +416,47 @@ def users_merge(
 def users_erase(
     user_id: Annotated[str, typer.Argument(help="The user.")], tenant: Tenant = "default", store: StoreUrl = STORE
 ) -> None:
-    """Erase a user, and print the receipt. Gateways that run forget them within a few seconds."""
+    """Erase a user, and print the receipt. Gateways that run forget them within a few seconds.
+
+    The line on stderr is for `popi replay`, as that of the gateway's log: keep it with the log."""
     _need_serving()
     from popi.serving.api.service import erase_now
+    from popi.serving.proxy.logs import on_stderr
 
-    print(erase_now(_open(store), tenant, normal_user_id(user_id)).model_dump_json(indent=2))
+    with on_stderr():
+        receipt = erase_now(_open(store), tenant, normal_user_id(user_id))
+    print(receipt.model_dump_json(indent=2))
+
+
+@app.command()
+def replay(
+    logs: Annotated[
+        list[Path], typer.Argument(help="Logs of the gateways, and lines that commands printed; - is stdin.")
+    ],
+    since: Annotated[
+        str, typer.Option(help="When the backup was begun, or earlier: 2026-11-30T03:00:00Z.", metavar="TIME")
+    ],
+    store: StoreUrl = STORE,
+) -> None:
+    """After a backup was restored: erase, merge, switch off and revoke again what the logs say was since the backup.
+
+    Run it before gateways and workers start (docs/deploying.md). It prints what was done; a second run does nothing.
+    """
+    _need_serving()
+    from popi.serving.replay import Line, read_lines
+    from popi.serving.replay import replay as replayed
+
+    try:
+        begun = datetime.fromisoformat(since)
+    except ValueError:
+        raise typer.BadParameter(f"--since is a time like 2026-11-30T03:00:00Z; got {since!r}") from None
+    if begun.tzinfo is None:
+        raise typer.BadParameter(f"--since needs its zone: {since}Z, or {since}+01:00")
+    lines: list[Line] = []
+    for log in logs:
+        with sys.stdin if str(log) == "-" else log.open(encoding="utf-8") as text:
+            lines += read_lines(text, begun.timestamp(), str(log))
+    print(json.dumps(replayed(_open(store), lines).__dict__, indent=2))
 
 
 # -- shared ---------------------------------------------------------------------------------------------------------
@@ -492,6 +543,14 @@ def _local_worker(
         loaded = InferenceModel.from_pretrained(opened.models(method)[0], **loading(opened.config))
     explains, restates = explainer(loaded), restating(loaded)
     return Worker(database, loaded, given.renewal, explains=explains, keep=given.profiles.keep, restates=restates)
+
+
+def _deliverer(database: "Database", settings: Path | None) -> "Deliverer | None":
+    from popi.serving.settings import of_worker
+    from popi.serving.webhooks import Deliverer
+
+    given = of_worker(settings)
+    return Deliverer(database, given.webhooks, given.http) if given.webhooks else None
 
 
 def _user_ids(database: "Database", tenant: str) -> Any:

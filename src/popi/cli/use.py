@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from popi.backends.api import ApiModel
     from popi.backends.usage import Prices
+    from popi.generator import AnyGenerator
     from popi.inference_model import ApiInferenceModel, InferenceModel
     from popi.signals.types import User
     from popi.summary import Summary
@@ -259,6 +260,19 @@ def _checked(
 def generate(
     prompt: Annotated[str, typer.Argument(help="The task prompt.")],
     run: Annotated[Path | None, typer.Option("--run", help="Directory of a trained run.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Instead of --run: `nano`, `smollm2`, a folder, a GGUF file or a hub id.")
+    ] = None,
+    chat_template: ChatTemplate = None,
+    template: Annotated[
+        str | None, typer.Option(help="With --model: the set of prompt templates (nano, default, or a folder).")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="With --model: auto, float32, bfloat16 or float16; auto if not given.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="With --model: auto, cpu, cuda, cuda:1 ...; auto if not given.")
+    ] = None,
     summary: Annotated[
         str | None, typer.Option(help="The user's preference summary; without one, the plain prompt.")
     ] = None,
@@ -278,10 +292,14 @@ def generate(
         raise typer.BadParameter("the task prompt is empty; give it as text in quotes")
     if not math.isfinite(temperature):
         raise typer.BadParameter(f"--temperature must be a finite number; got {temperature}")
-    if (run is None) == (api is None):
-        raise typer.BadParameter("name a trained run with --run, or a model API with --api: one of the two")
-    if api is not None and method is not None:
-        raise typer.BadParameter("--method names a method of a run; it does not go with --api")
+    if [run is None, model is None, api is None].count(True) != 2:
+        raise typer.BadParameter(
+            "name a trained run with --run, a model with --model, or a model API with --api: one of the three"
+        )
+    if run is None and method is not None:
+        raise typer.BadParameter("--method names a method of a run; it does not go with --model or --api")
+    if model is None and any(value is not None for value in (chat_template, template, dtype, device)):
+        raise typer.BadParameter("--chat-template, --template, --dtype and --device go with --model; a run has its own")
     if api is not None:
         chat = connect(api, api_model, protocol, key_env, api_extra, 1, price_in, price_out)
         from popi.generator import ApiGenerator
@@ -291,11 +309,18 @@ def generate(
         return
     _only_with_api(api_model, key_env, api_extra, price_in, price_out)
     need_training()
-    from popi.evaluation.models import Models
-    from popi.training.run_directory import RunDirectory
+    generator: AnyGenerator
+    if model is not None:
+        from popi.generator import Generator
 
-    opened = RunDirectory.open(Path(str(run)))
-    generator = Models(opened.config, {}).generator(opened.models(method)[1])
+        load = {"dtype": dtype or "auto", "device": device or "auto", "chat_template": chat_template}
+        generator = Generator.from_pretrained(model, template or "auto", **load)
+    else:
+        from popi.evaluation.models import Models
+        from popi.training.run_directory import RunDirectory
+
+        opened = RunDirectory.open(Path(str(run)))
+        generator = Models(opened.config, {}).generator(opened.models(method)[1])
     print(generator.generate(prompt, summary=summary, max_new_tokens=max_tokens, temperature=temperature))
 
 

@@ -4,7 +4,7 @@ import asyncio
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Generic, Literal, Self, TypeVar
 
@@ -23,8 +23,13 @@ from popi.profiles.models import (
     ExportAnswer,
     ImportAnswer,
     ImportedUser,
+    KeyAnswer,
+    LinkAnswer,
     MergeAnswer,
+    NewKeyAnswer,
+    PauseAnswer,
     Receipt,
+    Scope,
     SignalsAnswer,
     SummaryAnswer,
     UserAnswer,
@@ -90,8 +95,8 @@ class Client(_Base[httpx2.Client]):
     """The profile API of a gateway.
 
     Failures are `GatewayError`, with the HTTP `status` and the gateway's `code`; a user id or body that can't be right
-    is a `DataError`, before anything is sent. Every call is safe to repeat, and is repeated by itself where that may
-    help (see `retries`). May be used from several threads.
+    is a `DataError`, before anything is sent. Every call but `create_key` is safe to repeat, and is repeated by itself
+    where that may help (see `retries`). May be used from several threads.
     """
 
     @staticmethod
@@ -268,6 +273,54 @@ class Client(_Base[httpx2.Client]):
         """
         return self._run(flows.erase(self._retries, user_id))
 
+    def pause(self, user_id: str, paused: bool = True) -> PauseAnswer:
+        """Both switches at once: paused, nothing is used or learned; `paused=False`: both are on again."""
+        return self._run(flows.pause(self._retries, user_id, paused))
+
+    def link(self, user_id: str) -> LinkAnswer:
+        """A link that opens the user's own page for a short time: hand it to them alone. Needs an app or admin key."""
+        return self._run(flows.link(self._retries, user_id))
+
+    def users(self, prefix: str = "") -> Iterator[str]:
+        """The ids of the tenant's users that begin with `prefix`, in order. Needs an app or admin key."""
+        after: str | None = ""
+        while after is not None:
+            page = self._run(flows.users(self._retries, prefix, after))
+            yield from page.items
+            after = page.next
+
+    def tenants(self) -> Iterator[str]:
+        """The names of all tenants, in order. Needs an admin key."""
+        after: str | None = ""
+        while after is not None:
+            page = self._run(flows.tenants(self._retries, after))
+            yield from page.items
+            after = page.next
+
+    def keys(self, tenant: str | None = None) -> Iterator[KeyAnswer]:
+        """The keys of a tenant, or of all, oldest first, revoked ones among them. Needs an admin key."""
+        after: str | None = ""
+        while after is not None:
+            page = self._run(flows.keys(self._retries, tenant, after))
+            yield from page.items
+            after = page.next
+
+    def create_key(self, scope: Scope, *, tenant: str | None = None, user_id: str | None = None) -> NewKeyAnswer:
+        """Make a key; its text is in this answer alone. Needs an admin key.
+
+        Not repeated where the answer was lost: `keys` shows whether there is one more then.
+
+        Args:
+            scope: admin: everything; app: speaks for its tenant's users; user: one user's profile.
+            tenant: whose, made with its first key; None: the client's.
+            user_id: of a user key, and of no other.
+        """
+        return self._run(flows.create_key(self._retries, scope, tenant, user_id))
+
+    def revoke_key(self, key_id: str) -> KeyAnswer:
+        """Revoke a key: the gateway asked refuses it at once, others within seconds. Needs an admin key."""
+        return self._run(flows.revoke_key(self._retries, key_id))
+
 
 class AsyncClient(_Base[httpx2.AsyncClient]):
     """`Client` for asyncio: the same calls, awaited."""
@@ -406,6 +459,49 @@ class AsyncClient(_Base[httpx2.AsyncClient]):
     async def erase(self, user_id: str) -> Receipt:
         """As `Client.erase`."""
         return await self._run(flows.erase(self._retries, user_id))
+
+    async def pause(self, user_id: str, paused: bool = True) -> PauseAnswer:
+        """As `Client.pause`."""
+        return await self._run(flows.pause(self._retries, user_id, paused))
+
+    async def link(self, user_id: str) -> LinkAnswer:
+        """As `Client.link`."""
+        return await self._run(flows.link(self._retries, user_id))
+
+    async def users(self, prefix: str = "") -> AsyncIterator[str]:
+        """As `Client.users`."""
+        after: str | None = ""
+        while after is not None:
+            page = await self._run(flows.users(self._retries, prefix, after))
+            for one in page.items:
+                yield one
+            after = page.next
+
+    async def tenants(self) -> AsyncIterator[str]:
+        """As `Client.tenants`."""
+        after: str | None = ""
+        while after is not None:
+            page = await self._run(flows.tenants(self._retries, after))
+            for one in page.items:
+                yield one
+            after = page.next
+
+    async def keys(self, tenant: str | None = None) -> AsyncIterator[KeyAnswer]:
+        """As `Client.keys`."""
+        after: str | None = ""
+        while after is not None:
+            page = await self._run(flows.keys(self._retries, tenant, after))
+            for one in page.items:
+                yield one
+            after = page.next
+
+    async def create_key(self, scope: Scope, *, tenant: str | None = None, user_id: str | None = None) -> NewKeyAnswer:
+        """As `Client.create_key`."""
+        return await self._run(flows.create_key(self._retries, scope, tenant, user_id))
+
+    async def revoke_key(self, key_id: str) -> KeyAnswer:
+        """As `Client.revoke_key`."""
+        return await self._run(flows.revoke_key(self._retries, key_id))
 
 
 def _checked_key(key: str | None, variable: str) -> str:

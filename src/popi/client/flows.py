@@ -3,17 +3,19 @@
 A flow yields a `Request` and is sent back its `Reply` (or has `NotReached` thrown in), or yields a `Wait`; its return
 value is the call's. `Client` and `AsyncClient` both run the same flows, so that they can't differ.
 
-**Every call may be sent again.** Reading and erasing are idempotent by nature; signals by their ids or content; an
-import by both; a merge, since of a user who was merged nothing is left to move. Edits and rollbacks always name the
-version that they replace. So where a connection is cut, the same request goes out once more, and if the gateway then
-finds a newer version, a look at it tells whether it is our own.
+**Every call but one may be sent again.** Reading and erasing are idempotent by nature; signals and feedback by their
+ids or content; an import by both; a merge, since of a user who was merged nothing is left to move. Edits and rollbacks
+always name the version that they replace. So where a connection is cut, the same request goes out once more, and if the
+gateway then finds a newer version, a look at it tells whether it is our own. Only a new key is never asked for twice
+where the first request may have been served: nobody would know of the key that it made.
 """
 
 import json
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
-from urllib.parse import quote
+from unicodedata import normalize
+from urllib.parse import quote, urlencode
 
 from pydantic import BaseModel, ValidationError
 
@@ -30,9 +32,17 @@ from popi.profiles.models import (
     Import,
     ImportAnswer,
     ImportedUser,
+    KeyAnswer,
+    LinkAnswer,
     Merge,
     MergeAnswer,
+    NewKey,
+    NewKeyAnswer,
+    Page,
+    Pause,
+    PauseAnswer,
     Receipt,
+    Scope,
     SignalsAnswer,
     SummaryAnswer,
     SummaryEdit,
@@ -49,6 +59,8 @@ CONFLICTS = (412, 428)
 """Another version of the summary is current, or there is one where the caller saw none."""
 UPLOAD_BYTES = 3 * 2**20
 """Signals above this go in several uploads; the gateway takes 4 MiB."""
+PAGE = 1000
+"""Entries of a list that are asked for at once; the gateway gives no more."""
 EDITS = 5
 """How often an edit is made anew because another came first."""
 SHOWN = 300
@@ -244,6 +256,47 @@ def merge(retries: Retries, source: str, into: str) -> Flow[MergeAnswer]:
     return _read(request, reply, MergeAnswer)
 
 
+def pause(retries: Retries, user_id: str, paused: bool) -> Flow[PauseAnswer]:
+    """Pause a user's personalisation, or resume it."""
+    content = Pause(paused=paused).model_dump_json().encode()
+    return (yield from _call(retries, Request("PUT", _path(user_id, "paused"), content=content), PauseAnswer))
+
+
+def link(retries: Retries, user_id: str) -> Flow[LinkAnswer]:
+    """A link to the user's own page."""
+    return (yield from _call(retries, Request("POST", _path(user_id, "link")), LinkAnswer))
+
+
+def users(retries: Retries, prefix: str, after: str) -> Flow[Page[str]]:
+    """A page of a tenant's user ids."""
+    path = _listing("/users", prefix=normalize("NFC", prefix), after=after)
+    return (yield from _call(retries, Request("GET", path), Page[str]))
+
+
+def tenants(retries: Retries, after: str) -> Flow[Page[str]]:
+    """A page of the tenants' names."""
+    return (yield from _call(retries, Request("GET", _listing("/tenants", after=after)), Page[str]))
+
+
+def keys(retries: Retries, tenant: str | None, after: str) -> Flow[Page[KeyAnswer]]:
+    """A page of keys."""
+    path = _listing("/keys", tenant=tenant or "", after=after)
+    return (yield from _call(retries, Request("GET", path), Page[KeyAnswer]))
+
+
+def create_key(retries: Retries, scope: Scope, tenant: str | None, user_id: str | None) -> Flow[NewKeyAnswer]:
+    """Make a key; sent again only where the gateway says that it did not serve it."""
+    content = checked(NewKey, scope=scope, tenant=tenant, user_id=user_id).model_dump_json(exclude_none=True).encode()
+    request = Request("POST", "/keys", content=content)
+    reply, _ = yield from _exchange(retries, request, repeatable=False)
+    return _read(request, reply, NewKeyAnswer)
+
+
+def revoke_key(retries: Retries, key_id: str) -> Flow[KeyAnswer]:
+    """Revoke a key."""
+    return (yield from _call(retries, Request("DELETE", "/keys/" + _quoted(key_id)), KeyAnswer))
+
+
 # -- shared ---------------------------------------------------------------------------------------------------------
 
 
@@ -285,8 +338,11 @@ def checked(model: type[Answer], **values: object) -> Answer:
         raise DataError(f"{where}: {message}" if where else message) from None
 
 
-def _exchange(retries: Retries, request: Request) -> Flow[tuple[Reply, bool]]:
-    """A reply that is worth reading, and whether an earlier try may have been served as well."""
+def _exchange(retries: Retries, request: Request, *, repeatable: bool = True) -> Flow[tuple[Reply, bool]]:
+    """A reply that is worth reading, and whether an earlier try may have been served as well.
+
+    What is not `repeatable` is given up where it may have been served.
+    """
     unsure, retry = False, 0
     while True:
         try:
@@ -301,6 +357,9 @@ def _exchange(retries: Retries, request: Request) -> Flow[tuple[Reply, bool]]:
             status, asked = reply.status, retry_after(reply.headers)
             code, words = _words(reply)
             told = f"{status}: {words}"
+        if unsure and not repeatable:
+            words = f"{_named(request)}: {told}; it may have been served all the same, so it is not sent again"
+            raise GatewayError(words, status=status, code=code)
         wait = retries.wait(retry, asked)
         if wait is None:
             end = f"given up after {retry + 1} {'try' if retry == 0 else 'tries'}"
@@ -352,6 +411,11 @@ def _path(user_id: str, *more: str) -> str:
 def _quoted(name: str) -> str:
     # "." and ".." would be resolved away on the way, and the path be another's.
     return name.replace(".", "%2E") if name in (".", "..") else quote(name, safe="")
+
+
+def _listing(path: str, **query: str) -> str:
+    given = urlencode({name: value for name, value in {**query, "limit": str(PAGE)}.items() if value})
+    return f"{path}?{given}"
 
 
 def _if_match(version: int) -> dict[str, str]:

@@ -13,7 +13,7 @@ from popi.config.benchmark import BENCHMARKS
 from popi.config.data import DataConfig
 from popi.config.evaluation import PerUserLoraConfig
 from popi.config.model import ApiGeneratorConfig
-from popi.config.phases import InferencePhaseConfig
+from popi.config.phases import GeneratorPhaseConfig, InferencePhaseConfig
 from popi.config.read import explain, load_config, read_tree, resolve
 from popi.config.run import RunConfig, with_per_user_lora
 from popi.config.section import Filled, FolderName
@@ -25,6 +25,7 @@ __all__ = [
     "DataConfig",
     "Filled",
     "FolderName",
+    "GeneratorPhaseConfig",
     "InferencePhaseConfig",
     "Order",
     "PerUserLoraConfig",

@@ -41,6 +41,12 @@ class ModelConfig(Section):
     """Rank of each LoRA adapter."""
     lora_alpha: PositiveFloat = 32.0
     """LoRA scaling numerator."""
+    lora_target_modules: str | list[Filled] = "all-linear"
+    """The layers that get adapters: names (`["q_proj", "v_proj"]`), a regular expression, or `all-linear`: every linear
+    layer but the LM head."""
+    attn_implementation: Filled = "auto"
+    """Attention, by transformers' name: `sdpa`, `eager`, `flash_attention_2`, … `auto`: sdpa where the model has it.
+    With others than sdpa and eager popi may have to run each text in a row of its own, and says so."""
     chat_template: str | None = None
     """A Jinja chat template (text, or the path of a file) for a tokenizer that has none, or instead of its own."""
     api_generator: ApiGeneratorConfig = ApiGeneratorConfig()
@@ -49,4 +55,9 @@ class ModelConfig(Section):
     @property
     def loading(self) -> dict[str, Any]:
         """How a run's models are loaded, as `LocalModel.load` takes it."""
-        return {"dtype": self.dtype, "device": self.device, "chat_template": self.chat_template}
+        return {
+            "dtype": self.dtype,
+            "device": self.device,
+            "chat_template": self.chat_template,
+            "attn_implementation": self.attn_implementation,
+        }

@@ -1,6 +1,6 @@
 """`[training.inference]` and `[training.generator]`: the two phases, each also its half of simultaneous training."""
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
@@ -13,20 +13,35 @@ def _refuse_uneven(name: str, whole: int, part: int | None) -> None:
         raise ValueError(f"micro_batch = {part} does not divide {name} = {whole}; divisors: {fits}")
 
 
-class InferencePhaseConfig(Section):
+class OptimizerConfig(Section):
+    """What both phases say of their optimizer, by the names that it has in TRL. The defaults differ."""
+
+    optim: str = Field(default="adamw_torch", min_length=1)
+    """Optimizer, by transformers' name: `adamw_torch`, `adafactor`, `adamw_8bit` (needs bitsandbytes), …"""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Weight decay; norms and biases are spared."""
+    lr_scheduler_type: str = Field(default="cosine", min_length=1)
+    """How the learning rate falls behind its warm-up, by transformers' name: `cosine`, `linear`,
+    `constant_with_warmup`, `cosine_with_min_lr`, …"""
+    lr_scheduler_kwargs: dict[str, Any] = {}
+    """Arguments of that scheduler, such as `min_lr_rate = 0.1`."""
+
+
+class InferencePhaseConfig(OptimizerConfig):
     steps: PositiveInt = 60
     """Optimizer steps of one inference-model phase."""
     users_per_step: PositiveInt = 16
     """Distinct users whose signals are summarised in one step."""
     micro_batch: int | None = Field(default=None, gt=0)
     """Users of a step that go through the models at once, a divisor of `users_per_step`: memory grows with it, the
-    step's gradient is the sum over its parts. Unset: all at once. Simultaneous training takes all at once."""
+    step's gradient is accumulated over its parts (TRL's `gradient_accumulation_steps` is `users_per_step` divided by
+    it). Unset: all at once. Simultaneous training takes all at once."""
     group_size: int = Field(default=8, ge=2)
     """Summaries sampled from one user's signals (G)."""
     targets_per_summary: PositiveInt = 4
     """Target pairs of the same user over which one summary's reward is averaged (the release uses 1)."""
     learning_rate: PositiveFloat = 3e-4
-    """Peak learning rate (cosine, linear warm-up)."""
+    """Peak learning rate."""
     warmup_steps: int = Field(default=5, ge=0)
     """Linear warm-up."""
     beta: PositiveFloat = 0.1
@@ -59,18 +74,22 @@ class InferencePhaseConfig(Section):
         return self.users_per_step // (self.micro_batch or self.users_per_step)
 
 
-class GeneratorPhaseConfig(Section):
+class GeneratorPhaseConfig(OptimizerConfig):
     steps: PositiveInt = 100
     """Optimizer steps of one generator phase."""
     batch_size: PositiveInt = 32
     """Target pairs a step."""
     micro_batch: int | None = Field(default=None, gt=0)
-    """Target pairs of a step that go through the generator at once, a divisor of `batch_size`. Unset: all at once, as
-    always in simultaneous training."""
+    """Target pairs of a step that go through the generator at once, a divisor of `batch_size`
+    (`gradient_accumulation_steps` is `batch_size` divided by it). Unset: all at once, as always in simultaneous
+    training."""
     learning_rate: PositiveFloat = 1e-4
-    """Peak learning rate (cosine, linear warm-up). In simultaneous training: the generator's own."""
+    """Peak learning rate. In simultaneous training: the generator's own, as is the weight decay."""
     warmup_steps: int = Field(default=5, ge=0)
-    """Linear warm-up. Simultaneous training takes the inference model's for both."""
+    """Linear warm-up. Simultaneous training takes the inference model's for both, and its optimizer and scheduler."""
+    lora_dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Dropout in front of the generator's adapter while it trains, in simultaneous training too. The inference model
+    has none: its samples come from the very weights that train."""
     loss: Literal["dpo", "ipo"] = "dpo"
     """DPO: −log σ(βh), TRL's `sigmoid` (β times the method's loss); IPO: (h − 1/(2β))²."""
     beta: PositiveFloat = 0.1

@@ -3,28 +3,62 @@
 import json
 import tomllib
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from popi.config.run import RunConfig
 from popi.errors import ConfigError
 
 
-def _set_dotted(tree: dict[str, Any], override: str) -> None:
+def _set_dotted(tree: dict[str, Any], override: str, root: type[BaseModel]) -> None:
     key, equals, raw = override.partition("=")
     if not equals or not all(key.split(".")):
         raise ConfigError(f"override {override!r} is not of the form section.key=value")
-    try:
-        value = tomllib.loads(f"value = {raw}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = raw  # a bare word is a string: run names and paths need no quotes
     *sections, last = key.split(".")
     for section in sections:
         tree = tree.setdefault(section, {})
         if not isinstance(tree, dict):
             raise ConfigError(f"override {override!r}: {section!r} is a setting, not a section")
-    tree[last] = value
+    kind = _annotation(key.split("."), root)
+    if not raw.strip() and (last in tree or kind is not Any):
+        tree.pop(last, None)  # TOML has no null: an empty value takes the setting out, and its default applies
+    else:
+        tree[last] = _value(raw, kind)
+
+
+def _annotation(path: list[str], root: type[BaseModel]) -> Any:
+    """The type of the setting at `path`; Any where there is none."""
+    kind: Any = root
+    for part in path:
+        field = kind.model_fields.get(part) if hasattr(kind, "model_fields") else None
+        if field is None:
+            return Any
+        kind = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+    return kind
+
+
+def _value(raw: str, kind: Any) -> Any:
+    """What `raw` means where a `kind` is due: TOML, or text without quotes, or a list without brackets."""
+    try:
+        value = tomllib.loads(f"value = {raw}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = raw  # a bare word is a string: run names and paths need no quotes
+    if _fits(value, kind):
+        return value
+    if not isinstance(value, str | list | dict) and _fits(raw, kind):  # name=2026
+        return raw
+    bare = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+    a_list = any(get_origin(one) is list for one in (bare, *get_args(bare)))
+    return raw.split(",") if a_list and value == raw else value
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    try:
+        TypeAdapter(kind).validate_python(value, strict=True)
+    except ValidationError:
+        return False
+    return True
 
 
 def _allowed(path: tuple[str | int, ...], root: type[BaseModel]) -> str:
@@ -70,12 +104,14 @@ def load_config(
     Raises:
         ConfigError: the file can't be read, or a key, type or value is wrong.
     """
-    tree = read_tree(path, overrides) if path is not None else set_all(tree or {}, overrides)
+    tree = read_tree(path, overrides) if path is not None else set_all(tree or {}, overrides, RunConfig)
     return resolve(tree, source=str(path or "config"))
 
 
-def read_tree(path: str | Path, overrides: list[str] | None = None) -> dict[str, Any]:
-    """The tables of a TOML or JSON file, with `section.key=value` overrides.
+def read_tree(
+    path: str | Path, overrides: list[str] | None = None, root: type[BaseModel] = RunConfig
+) -> dict[str, Any]:
+    """The tables of a TOML or JSON file that describes a `root`, with `section.key=value` overrides.
 
     Raises:
         ConfigError: the file can't be read, or an override is none.
@@ -93,11 +129,11 @@ def read_tree(path: str | Path, overrides: list[str] | None = None) -> dict[str,
         raise ConfigError(f"{path}: not valid {kind}: {error}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: must be a table of settings; got {type(tree).__name__}")
-    return set_all(tree, overrides)
+    return set_all(tree, overrides, root)
 
 
-def set_all(tree: dict[str, Any], overrides: list[str] | None) -> dict[str, Any]:
-    """The tree with `section.key=value` overrides set in it."""
+def set_all(tree: dict[str, Any], overrides: list[str] | None, root: type[BaseModel]) -> dict[str, Any]:
+    """The tree with `section.key=value` overrides set in it; what each value means depends on the setting's type."""
     for override in overrides or []:
-        _set_dotted(tree, override)
+        _set_dotted(tree, override, root)
     return tree

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from popi.config.phases import GeneratorPhaseConfig, InferencePhaseConfig
-from popi.config.section import Section
+from popi.config.section import Filled, Section
 
 Order = Literal[
     "population_dpo",
@@ -64,6 +64,25 @@ class TrainingConfig(Section):
     """Optimizer steps of simultaneous training."""
     save_steps: PositiveInt = 20
     """Steps between checkpoints (what a killed run resumes from)."""
+    report_to: list[Literal["tensorboard", "wandb", "trackio"]] | None = None
+    """Where metrics go beside log.jsonl; `wandb` and `trackio` also get tables of sampled summaries, every
+    `save_steps`. Logins, servers and offline modes are those services' own (`WANDB_MODE=offline`). Unset: tensorboard,
+    where it is installed."""
+    report_project: Filled = "popi"
+    """Project there; every phase is a run of it, in a group named after popi's run."""
+    save_total_limit: PositiveInt | None = None
+    """Keep so many of a phase's newest checkpoints, and its best, after its end, too. Unset: one while it trains."""
+    eval_steps: PositiveInt | None = None
+    """Steps between evaluations while a phase trains, on users set aside for it: their summaries are greedy. The phase
+    is then saved as it was at its best evaluation. Unset: no evaluations, and the last step's weights."""
+    eval_users: PositiveInt = 64
+    """With `eval_steps`: training users to set aside. Nothing trains on them; the test users are left for
+    `popi evaluate`."""
+    metric_for_best_model: Literal["reward", "reward_accuracy"] = "reward"
+    """With `eval_steps`: what is best. The mean summary reward, with the β of the phase, has less noise than the reward
+    accuracy."""
+    early_stopping_patience: PositiveInt | None = None
+    """With `eval_steps`: end a phase after so many evaluations in a row that were no better. Unset: all steps."""
     gradient_checkpointing: bool = False
     """Trade compute for memory in the backward pass."""
     share_references: bool = True

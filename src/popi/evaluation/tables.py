@@ -24,8 +24,8 @@ def methods_table(metrics: Mapping[str, Any]) -> Table:
         table.add_column(head, justify="right", no_wrap=True)
     for name, entry in metrics["methods"].items():
         cells = [
-            _with_reach(entry["reward_accuracy"], 100, 1),
-            _with_reach(entry["margin"], 1, 2),
+            with_reach(entry["reward_accuracy"], 100, 1),
+            with_reach(entry["margin"], 1, 2),
             f"{entry['context_overhead_tokens']:.1f}",
         ]
         if truth:
@@ -70,7 +70,8 @@ def _value_and_interval(estimate: Mapping[str, Any], scale: float, unit: str) ->
     return value, f"{scale * estimate['low']:.1f} to {scale * estimate['high']:.1f}"
 
 
-def _with_reach(estimate: Mapping[str, Any], scale: float, digits: int) -> str:
+def with_reach(estimate: Mapping[str, Any], scale: float, digits: int) -> str:
+    """An estimate's value with half the width of its interval."""
     value = f"{scale * estimate['value']:.{digits}f}"
     if estimate["low"] is None:
         return value

@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from popi.backends.key import key_in
 from popi.errors import StoreError
 from popi.profiles.models import InferenceHealth
 from popi.serving.api.app import ProfileApi
@@ -30,10 +31,12 @@ from popi.serving.renewal import Worker
 from popi.serving.settings import GatewaySettings
 from popi.serving.store import jobs
 from popi.serving.store.database import Database
+from popi.serving.store.marks import draw
 from popi.serving.store.settings import id_secret
 from popi.serving.store.threads import Store
 from popi.serving.summaries import SummaryCache
 from popi.serving.throttle import CLIENT, Throttle
+from popi.serving.webhooks import Deliverer
 
 log = logging.getLogger("popi.gateway")
 
@@ -61,6 +64,7 @@ class Gateway:
         self, database: Database, settings: GatewaySettings, worker: Worker | None = None, admin_key: str | None = None
     ) -> None:
         self.ending = False
+        draw(database)
         self.store = Store(database)
         throttle = Throttle(settings.server)
         self.keys = KeyRing(self.store, admin_key, throttle)
@@ -88,6 +92,9 @@ class Gateway:
         self._proxy.metrics.registry.register(_OfTheStore(self._jobs, self.summaries))
         if worker is not None:
             self._proxy.metrics.registry.register(worker.metrics.registry)
+        self._webhooks = Deliverer(database, settings.webhooks, settings.http) if settings.webhooks else None
+        if self._webhooks is not None:
+            self._proxy.metrics.registry.register(self._webhooks.registry)
         self._router = Router(
             routes=self._proxy.routes, redirect_slashes=False, default=profile_api, lifespan=self._lifespan
         )
@@ -117,6 +124,8 @@ class Gateway:
             loop, forget = asyncio.get_running_loop(), self.summaries.forget
             self._worker.changed = lambda tenant, user_id: _tell(loop, forget, tenant, user_id)
             self._worker.start()
+        if self._webhooks is not None:
+            await asyncio.to_thread(self._webhooks.start)
         try:
             async with self._proxy.lifespan(app):
                 yield
@@ -124,6 +133,8 @@ class Gateway:
             chores.cancel()
             if self._worker is not None:
                 await asyncio.to_thread(self._worker.stop)
+            if self._webhooks is not None:
+                await asyncio.to_thread(self._webhooks.stop)
             await self.recorder.settled()
             await asyncio.to_thread(self.store.close)
 
@@ -156,9 +167,11 @@ class Gateway:
 
 
 def _with_secret(proxy: ProxySettings, database: Database) -> ProxySettings:
-    """The settings with the store's secret for hashed ids, where they bring none and one is needed."""
+    """The settings with the secret for hashed ids, where one is needed: their own, or else the store's."""
     if proxy.id_secret is not None or proxy.ids_upstream != "hashed":
         return proxy
+    if proxy.id_secret_env is not None:
+        return proxy.model_copy(update={"id_secret": key_in(proxy.id_secret_env)})
     return proxy.model_copy(update={"id_secret": SecretStr(id_secret(database))})
 
 

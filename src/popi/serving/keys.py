@@ -93,6 +93,11 @@ def create(
     return key, record, database.write(keys.add, record)
 
 
+def log_revoked(record: KeyRecord) -> None:
+    """Say in the log that a key is revoked: after a restored backup it is revoked again by this line."""
+    log.info("key revoked", extra={"fields": {"key_id": record.key_id, "at": record.revoked_at}})
+
+
 def first_admin_key(database: Database) -> str | None:
     """At the first start: a new admin key, unless POPI_ADMIN_KEY holds one or there is one already."""
     if os.environ.get(ADMIN_VARIABLE):

@@ -14,6 +14,7 @@ from popi.serving.inference import InferenceSettings
 from popi.serving.pages.colour import checked_colour
 from popi.serving.proxy.settings import ProxySettings, Settings, read_toml
 from popi.serving.store.jobs import Debounce
+from popi.serving.store.outbox import EVENTS, Event
 from popi.signals.base import LEAST
 
 LOGOS = {
@@ -240,6 +241,31 @@ class ServerSettings(Settings):
         return value
 
 
+class WebhookSettings(Settings):
+    """Endpoints that are told when a summary changed or a user was erased (docs/serving.md, "Webhooks"), by `popi
+    serve` and `popi worker` alike. The URL is your own choice: private addresses are allowed."""
+
+    table = "webhooks"
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")
+    """Its name in logs and metrics. What waits for it in the store waits under this name."""
+    url: str
+    """Where events are sent by POST."""
+    secret_env: str = Field(pattern=r"\S")
+    """Environment variable with the secret that signs them, `whsec_` and 24 to 64 bytes in base64; or with several,
+    blanks between, while one replaces another."""
+    events: tuple[Event, ...] = Field(default=EVENTS, min_length=1)
+    """What it is told."""
+    hours: float = Field(default=24.0, gt=0, le=72)
+    """How long an event that the endpoint does not take is tried again; so long an erased user's id stays stored."""
+
+    @field_validator("url")
+    @classmethod
+    def _is_url(cls, value: str) -> str:
+        checked_url(value, "webhook")
+        return value
+
+
 class GatewaySettings(Settings):
     """All tables."""
 
@@ -251,6 +277,16 @@ class GatewaySettings(Settings):
     capture: CaptureSettings = CaptureSettings()
     page: PageSettings = PageSettings()
     profiles: ProfileSettings = ProfileSettings()
+    webhooks: tuple[WebhookSettings, ...] = ()
+    """Endpoints that are told of changes."""
+
+    @field_validator("webhooks")
+    @classmethod
+    def _names_of_their_own(cls, value: tuple[WebhookSettings, ...]) -> tuple[WebhookSettings, ...]:
+        names = [one.name for one in value]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"the name {min(twice)!r} is there twice; each needs a name of its own")
+        return value
 
     @property
     def debounce(self) -> Debounce:
@@ -281,10 +317,11 @@ def of_worker(file: Path | None) -> GatewaySettings:
     return read(file, upstream=None if "upstream" in proxy or "upstreams" in proxy else "http://localhost")
 
 
-def _tables(file: Path | None) -> dict[str, dict[str, Any]]:
+def _tables(file: Path | None) -> dict[str, Any]:
     tables = read_toml(file) if file is not None else {}
     for name, table in tables.items():
-        if name not in GatewaySettings.model_fields or not isinstance(table, dict):
-            known = "], [".join(GatewaySettings.model_fields)
-            raise ConfigError(f"{file}: has tables [{known}] alone; got {name!r}")
+        listed = name == "webhooks"
+        if name not in GatewaySettings.model_fields or not isinstance(table, list if listed else dict):
+            known = ", ".join(f"[[{one}]]" if one == "webhooks" else f"[{one}]" for one in GatewaySettings.model_fields)
+            raise ConfigError(f"{file}: has tables {known} alone; got {name!r}")
     return tables

@@ -1,12 +1,15 @@
 """Reading and writing users as JSON Lines: strictly, and saying of each bad line what is wrong with it.
 
 A line is a user (`popi.signals.types.User`) or one of TRL's preference rows with a `user_id`
-(`popi.signals.windows.PreferenceRow`); one file holds one kind.
+(`popi.signals.windows.PreferenceRow`); one file holds one kind. A file may be packed (`.gz`), or be parquet, of which
+each row is a line.
 """
 
+import gzip
 import json
 import os
 import re
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,14 +65,47 @@ def read_lines(path: str | Path) -> Iterator[tuple[int, User | PreferenceRow | l
         DataError: the file can't be read at all.
     """
     try:
-        with open(path, "rb") as file:
-            for number, line in enumerate(file, start=1):
-                if number == 1:
-                    line = line.removeprefix(b"\xef\xbb\xbf")
-                if line.strip():
-                    yield number, _parse(line.rstrip(), number)
-    except OSError as error:
-        raise DataError(f"{path}: can't be read ({error.strerror or error})") from None
+        for number, line in enumerate(_lines(Path(path)), start=1):
+            if number == 1:
+                line = line.removeprefix(b"\xef\xbb\xbf")
+            if line.strip():
+                yield number, _parse(line.rstrip(), number)
+    except (OSError, EOFError, zlib.error) as error:  # of a .gz file that is none, or is cut short
+        raise DataError(f"{path}: can't be read ({getattr(error, 'strerror', None) or error})") from None
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    """The lines of a JSONL file, which may be packed (.gz); the rows of a parquet file as such lines."""
+    if path.suffix == ".parquet":
+        yield from _parquet_lines(path)
+        return
+    opened: Any = gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")
+    with opened as file:
+        yield from file
+
+
+def _parquet_lines(path: Path) -> Iterator[bytes]:
+    try:
+        import pyarrow.parquet
+    except ImportError:
+        raise DataError(f"{path}: reading parquet needs pyarrow; pip install 'popi[train]', or pass JSONL") from None
+    try:
+        for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=1000):
+            for row in batch.to_pylist():
+                yield json.dumps(_given(row), ensure_ascii=False, default=_as_text).encode()
+    except pyarrow.ArrowException as error:
+        raise DataError(f"{path}: can't be read as parquet ({str(error).splitlines()[0]})") from None
+
+
+def _given(value: Any) -> Any:
+    """A parquet value without its nulls: all structs of a column have all fields."""
+    if isinstance(value, dict):
+        return {key: _given(one) for key, one in value.items() if one is not None}
+    return [_given(one) for one in value] if isinstance(value, list) else value
+
+
+def _as_text(value: Any) -> str:
+    return value.isoformat() if hasattr(value, "isoformat") else str(value)
 
 
 def read_users(path: str | Path, *, signals_per_user: int = 4, targets_per_user: int = 4) -> list[User]:

@@ -105,7 +105,7 @@ def load_components(
     if has_adapters(base.model):
         raise ModelError(
             f"model.base: {config.model.base} is an adapter, whose weights are frozen: nothing would train; merge it "
-            "into its base (peft's merge_and_unload) and name that folder, or name its base"
+            "into its base (popi merge) and name that folder, or name its base"
         )
     if config.model.adapter == "none":
 
@@ -130,5 +130,5 @@ def load_components(
         if used:
             folders[adapters[name] or ""] = sources[name]
     model = config.model
-    base.model = attach_adapters(base.model, model.lora_rank, model.lora_alpha, folders)
+    base.model = attach_adapters(base.model, model.lora_rank, model.lora_alpha, folders, model.lora_target_modules)
     return Components(inference_model(base), remote or Generator(base, templates), Generator(base, templates), adapters)

@@ -75,6 +75,19 @@ def trainable(users: Sequence[User]) -> list[User]:
     return kept
 
 
+def hold_out(users: Sequence[User], n: int, seed: int) -> tuple[list[User], list[User]]:
+    """Users to train on, and `n` others to evaluate on meanwhile; all that is known of one user lies on one side.
+
+    Raises:
+        DataError: there are not more than `n`.
+    """
+    ids = list(dict.fromkeys(user.user_id for user in users))
+    if n >= len(ids):
+        raise DataError(f"training.eval_users={n} leaves nobody to train on of {len(ids)} users; lower it")
+    held = set(random.Random(f"held out/{seed}").sample(ids, n))
+    return [user for user in users if user.user_id not in held], [user for user in users if user.user_id in held]
+
+
 def readable(users: Sequence[User], inference_model: InferenceModel) -> list[User]:
     """The users with a signal that fits the inference model's token budget. Of all others no summary is asked of it
     (see `nothing_new`), and there is nothing to train on.

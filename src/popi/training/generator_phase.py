@@ -22,9 +22,9 @@ from trl import DPOConfig, DPOTrainer
 from popi.backends.local import LocalModel
 from popi.config import RunConfig
 from popi.scoring import ScoringItem
-from popi.training.adapters import TRAINED, has_adapters
+from popi.training.adapters import TRAINED, has_adapters, set_dropout
 from popi.training.dataset import GeneratorRow
-from popi.training.objective import generator_loss, margin
+from popi.training.objective import accuracy, generator_loss, margin, summary_reward
 from popi.training.phase import PhaseTrainer, Report, common_arguments
 from popi.training.run_directory import PhaseDirectory, RunDirectory
 from popi.tree import TreeBatch, pack, segment_logps
@@ -45,12 +45,27 @@ def collate(pad_id: int, soft: int = 0) -> Any:
     return call
 
 
+def columns(rows: Sequence[GeneratorRow]) -> Dataset:
+    """Rows as TRL's columns."""
+    return Dataset.from_dict(
+        {
+            "prompt_ids": [row.item.prefix for row in rows],
+            "chosen_ids": [row.item.chosen for row in rows],
+            "rejected_ids": [row.item.rejected for row in rows],
+            "user": [row.user for row in rows],
+            "ref_chosen_logps": [row.ref_chosen for row in rows],
+            "ref_rejected_logps": [row.ref_rejected for row in rows],
+        }
+    )
+
+
 class GeneratorTrainer(PhaseTrainer, DPOTrainer):
     """DPO, IPO or conservative DPO on target pairs under summaries.
 
     Args:
         local: the generator; with adapters, `default` is trained.
         rows: in training order, `batch_size` a step.
+        held_out: of users to evaluate on while it trains.
         soft: vectors of the soft prompt in front of each row's prompt.
     """
 
@@ -65,45 +80,53 @@ class GeneratorTrainer(PhaseTrainer, DPOTrainer):
         seed: int,
         steps: int,
         report: Report,
+        held_out: Sequence[GeneratorRow] = (),
         soft: int = 0,
     ) -> None:
         self.settings = settings = config.training.generator
         arguments = DPOConfig(
-            **common_arguments(config, phase, seed, steps),
+            **common_arguments(config, settings, phase, seed, steps),
             per_device_train_batch_size=settings.batch_size // settings.parts,
             gradient_accumulation_steps=settings.parts,
-            learning_rate=settings.learning_rate,
-            warmup_steps=settings.warmup_steps,
-            max_grad_norm=settings.max_grad_norm,
             router_aux_loss_coef=0.0,  # a mixture's load balance is no part of the objective, and is not computed
             beta=settings.beta,
             precompute_ref_log_probs=True,  # or TRL keeps a reference model and asks it
             max_length=None,  # TRL: 1024, for the policy alone
         )
-        columns = {
-            "prompt_ids": [row.item.prefix for row in rows],
-            "chosen_ids": [row.item.chosen for row in rows],
-            "rejected_ids": [row.item.rejected for row in rows],
-            "user": [row.user for row in rows],
-            "ref_chosen_logps": [row.ref_chosen for row in rows],
-            "ref_rejected_logps": [row.ref_rejected for row in rows],
-        }
         super().__init__(
             model=local.model,
             args=arguments,
             data_collator=collate(local.pad_id, soft),
-            train_dataset=Dataset.from_dict(columns),
+            train_dataset=columns(rows),
+            eval_dataset=columns(held_out) if held_out else None,
             processing_class=local.tokenizer,
         )
         if has_adapters(local.model) and "ref" in local.model.peft_config:
             local.model.delete_adapter("ref")  # TRL's copy of the adapter; our references are cached
             local.model.set_adapter(TRAINED)
+        if settings.lora_dropout:  # TRL has switched all dropout off
+            set_dropout(local.model, TRAINED, settings.lora_dropout)
         self.attach(run, phase, report)
 
     def trees(self, inputs: dict[str, Any]) -> TreeBatch:
         """What the generator reads of a batch."""
         trees: TreeBatch = inputs["trees"]
         return trees
+
+    def margins(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        """(B,) h of each row."""
+        logps = segment_logps(model, self.trees(inputs)).reshape(-1, 2)  # (B, 2): chosen, rejected
+        return margin(logps[:, 0], logps[:, 1], inputs["ref_chosen_logps"], inputs["ref_rejected_logps"])
+
+    def measure(self) -> dict[str, float]:
+        plain, size = self.accelerator.unwrap_model(self.model), self.args.per_device_train_batch_size
+        rows: Any = self.eval_dataset
+        found = []
+        for start in range(0, len(rows), size):
+            batch = self.data_collator([rows[i] for i in range(start, min(start + size, len(rows)))])
+            found.append(self.margins(plain, {name: value.to(plain.device) for name, value in batch.items()}))
+        h = torch.cat(found)
+        return {"reward": float(summary_reward(h, self.settings.beta).mean()), "reward_accuracy": accuracy(h)}
 
     # hooks
 
@@ -115,11 +138,10 @@ class GeneratorTrainer(PhaseTrainer, DPOTrainer):
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False) -> Any:
         plain = self.accelerator.unwrap_model(model)
-        logps = segment_logps(plain, self.trees(inputs)).reshape(-1, 2)  # (B, 2): chosen, rejected
-        h = margin(logps[:, 0], logps[:, 1], inputs["ref_chosen_logps"], inputs["ref_rejected_logps"])
+        h = self.margins(plain, inputs)
         settings = self.settings
         loss = generator_loss(h, settings.loss, settings.beta, settings.label_smoothing).mean()
         metrics = self._metrics["train" if plain.training else "eval"]
         metrics["margin"].append(float(h.detach().mean()))
-        metrics["reward_accuracy"].append(float(((h.detach().sign() + 1) / 2).mean()))
+        metrics["reward_accuracy"].append(accuracy(h.detach()))
         return (loss, None) if return_outputs else loss

@@ -36,6 +36,7 @@ from popi.plain import trees_hold
 from popi.roots import Roots
 from popi.training.adapters import has_adapters
 from popi.training.dataset import InferenceRow
+from popi.training.objective import accuracy
 from popi.training.phase import PhaseTrainer, Report, common_arguments
 from popi.training.reward import SummaryReward
 from popi.training.rollout_check import check_rollouts
@@ -106,12 +107,18 @@ def completion_logps(
     return group_logps(model, ids.to(device), mask.to(device), right, pad_id, temperature, False)[0]
 
 
+def columns(rows: Sequence[InferenceRow]) -> Dataset:
+    """Rows as TRL's columns."""
+    return Dataset.from_dict({"prompt": [list(row.prompt_ids) for row in rows], "row": list(range(len(rows)))})
+
+
 class InferenceTrainer(PhaseTrainer, GRPOTrainer):
     """GRPO on the summaries of one inference model.
 
     Args:
         local: the inference model; with adapters, `default` is trained.
         rows: in training order, `users_per_step` a step.
+        held_out: of users to evaluate on while it trains.
         reward: scores summaries with the generator of this phase.
         anchor: the initial inference model for the KL; None with adapters: then it is the base without them.
     """
@@ -129,9 +136,10 @@ class InferenceTrainer(PhaseTrainer, GRPOTrainer):
         seed: int,
         steps: int,
         report: Report,
+        held_out: Sequence[InferenceRow] = (),
     ) -> None:
         settings = config.training.inference
-        self.local, self.rows, self.reward = local, rows, reward
+        self.local, self.rows, self.reward, self.held_out = local, rows, reward, held_out
         self.max_tokens = config.summary.max_tokens
         self.tolerance = config.training.vllm.tolerance
         self.parts = settings.parts
@@ -140,16 +148,14 @@ class InferenceTrainer(PhaseTrainer, GRPOTrainer):
         self.reads_once = config.training.reads_once and trees_hold(causal_lm(local.model), longest)
         self._roots: Roots | None = None
         arguments = GRPOConfig(
-            **common_arguments(config, phase, seed, steps),
+            **common_arguments(config, settings, phase, seed, steps),
             per_device_train_batch_size=self.at_once * settings.group_size,
+            per_device_eval_batch_size=settings.group_size,
             gradient_accumulation_steps=self.parts,
             num_generations=settings.group_size,
             max_completion_length=config.summary.max_tokens,
             temperature=config.summary.temperature,
             top_p=config.summary.top_p,
-            learning_rate=settings.learning_rate,
-            warmup_steps=settings.warmup_steps,
-            max_grad_norm=settings.max_grad_norm,
             router_aux_loss_coef=0.0,  # a mixture's load balance is no part of the objective, and is not computed
             scale_rewards="group" if settings.scale_rewards else "none",
             loss_type="dr_grpo",
@@ -160,12 +166,12 @@ class InferenceTrainer(PhaseTrainer, GRPOTrainer):
             **vllm_arguments(config, local, [row.prompt_ids for row in rows]),
             shuffle_dataset=False,  # the rows come in training order
         )
-        table = {"prompt": [list(row.prompt_ids) for row in rows], "row": list(range(len(rows)))}
         super().__init__(
             model=local.model,
             reward_funcs=[self.summary_reward],
             args=arguments,
-            train_dataset=Dataset.from_dict(table),
+            train_dataset=columns(rows),
+            eval_dataset=columns(held_out) if held_out else None,
             processing_class=local.tokenizer,
         )
         self.beta = settings.kl
@@ -193,10 +199,29 @@ class InferenceTrainer(PhaseTrainer, GRPOTrainer):
         if scores.penalties is not None:
             log_metric("length_penalty", float(scores.penalties.mean()))
         log_metric("margin", float(scores.margins.mean()))
-        log_metric("reward_accuracy", float(((scores.margins.sign() + 1) / 2).mean()))
+        log_metric("reward_accuracy", accuracy(scores.margins))
         step = self.state.global_step + 1
-        append_jsonl(self.phase.samples, scores.table(step))
+        table = scores.table(step)
+        append_jsonl(self.phase.samples, table)
+        if step == 1 or step % self.args.save_steps == 0:
+            self.run.show(self.phase.name, step, table)
         return scores.rewards.tolist()
+
+    def measure(self) -> dict[str, float]:
+        """Of one greedy summary of each held-out user."""
+        prompts = [row.prompt_ids for row in self.held_out]
+        written = [
+            ids
+            for start in range(0, len(prompts), self.at_once)
+            for [ids] in self.local.generate(prompts[start : start + self.at_once], max_new_tokens=self.max_tokens)
+        ]
+        lengths = [self.local.length(ids) for ids in written]
+        scores = self.reward.score([self.local.decode(ids) for ids in written], self.held_out, lengths)
+        return {
+            "reward": float(scores.rewards.mean()),
+            "reward_accuracy": accuracy(scores.margins),
+            "summary_tokens": sum(lengths) / len(lengths),
+        }
 
     def scored(self, scores: Any) -> None:
         """For subclasses that go on with the step's scores."""

@@ -15,7 +15,7 @@ from trl.trainer.utils import disable_dropout_in_model
 from popi.backends.local import LocalModel
 from popi.generator import Generator
 from popi.scoring import ScoringItem
-from popi.training.adapters import TRAINED, adapter_parameters, using
+from popi.training.adapters import TRAINED, adapter_parameters, set_dropout, using
 from popi.training.inference_phase import InferenceTrainer
 from popi.training.objective import generator_loss, margin
 from popi.training.reward import Scores
@@ -41,6 +41,8 @@ class JointTrainer(InferenceTrainer):
             disable_dropout_in_model(generator.model)  # TRL does it for the model that it was given
             if arguments["config"].training.gradient_checkpointing:
                 generator.model.gradient_checkpointing_enable()
+        elif self.settings.lora_dropout:
+            set_dropout(self.local.model, PARTNER, self.settings.lora_dropout)
 
     @property
     def generator_model(self) -> Any:
@@ -99,12 +101,14 @@ class JointTrainer(InferenceTrainer):
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
             kind, arguments = self.get_optimizer_cls_and_kwargs(self.args)
-            rates = {"inference_model": self.args.learning_rate, "generator": self.settings.learning_rate}
-            decay = self.args.weight_decay  # named, as in transformers' own groups: torch's default is not 0
-            groups = [
-                {"params": list(p.values()), "lr": rates[part], "weight_decay": decay}
-                for part, p in self.components().items()
-            ]
+            trained = {
+                "inference_model": (self.accelerator.unwrap_model(self.model), self.args),
+                "generator": (self.generator_model, self.settings),
+            }
+            groups = []
+            for part, parameters in self.components().items():
+                of_part, settings = trained[part]
+                groups += self.groups(of_part, parameters, settings.learning_rate, settings.weight_decay)
             self.optimizer = kind(groups, **arguments)
         return self.optimizer
 

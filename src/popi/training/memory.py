@@ -9,7 +9,8 @@ head_dim, kv = kv_heads · head_dim, V vocabulary:
                trains or was trained before); LoRA: w·P once, and 4 bytes a weight of each adapter.
                Learned user embeddings: 4·k·d bytes for the generic user and each user of the table, or d times that for
                the map from the signals.
-- gradients    as much as what trains; optimizer: AdamW's two moments, twice that, in the type of what trains.
+- gradients    as much as what trains (of adapters: as if all linear layers had them); optimizer: AdamW's two moments,
+               twice that, in the type of what trains.
 - a forward    of T token positions in B rows of width W, N of them scored. Held at one time: T·w·(6d + 3i + 2q) of one
                layer; the mask, B·S·W·(2 + w) (indexed, boolean and additive; `popi.tree`) with S the branches' tokens
                and a quarter of W for roots of different lengths; float32 logits, n·V·4 two times, n = N, at most

@@ -30,6 +30,11 @@ def summary_reward(h: Tensor, beta: float) -> Tensor:
     return F.logsigmoid(beta * h) / beta
 
 
+def accuracy(h: Tensor) -> float:
+    """Share of margins that are positive; one of zero counts half."""
+    return float(((h.sign() + 1) / 2).mean())
+
+
 def length_penalty(tokens: Tensor, target: int, per_token: float) -> Tensor:
     """per_token · max(0, tokens − target): what a summary's reward loses for its length, in units of the reward."""
     return per_token * (tokens - target).clamp(min=0).float()

@@ -98,6 +98,15 @@ def refuse_settings(config: RunConfig) -> None:
             f"training.generator.label_smoothing={generator.label_smoothing} belongs to loss='dpo' (conservative DPO); "
             "with loss='ipo' set it to 0"
         )
+    if generator.lora_dropout and config.model.adapter == "none":
+        raise ConfigError(
+            f"training.generator.lora_dropout={generator.lora_dropout} goes with adapters: set model.adapter=lora"
+        )
+    if config.training.early_stopping_patience and not config.training.eval_steps:
+        raise ConfigError(
+            f"training.early_stopping_patience={config.training.early_stopping_patience} counts evaluations, and there "
+            "are none: set training.eval_steps"
+        )
     if config.summary.conditioned_on_prompt and config.training.inference.targets_per_summary != 1:
         raise ConfigError(
             f"training.inference.targets_per_summary={config.training.inference.targets_per_summary} does not go with "

@@ -2,11 +2,13 @@
 
     {root}/{name}/config.json        the resolved config
                  data.json           of a benchmark: its loader's version, what became of its rows, a hash of the users
-                 log.jsonl           metrics, one line a step: {"phase", "step", ...}
-                 tensorboard/        the same, where tensorboard is installed
+                 log.jsonl           metrics, one line a step: {"phase", "step", ...}; of evaluations while a phase
+                                     trains one more, its metrics begin with eval_
+                 tensorboard/, wandb/     the same, for those (`training.report_to`)
                  references.jsonl    reference log-probs, once a target ({root}/.references: those of all runs)
-                 phases/{phase}/     checkpoints/ (while it runs), inference_model/ or generator/ or both,
-                                     samples.jsonl (sampled summaries with their rewards), done.json
+                 phases/{phase}/     checkpoints/ (while it runs, or as many as training.save_total_limit),
+                                     inference_model/ or generator/ or both, samples.jsonl
+                                     (sampled summaries with their rewards), done.json
                  methods.json        {method: {"inference_model": path, "generator": path}}
 
 Every file that a later step trusts is written aside and renamed into place, and `done.json` and a checkpoint's
@@ -26,6 +28,7 @@ from filelock import FileLock, Timeout
 
 from popi.config import RunConfig, resolve
 from popi.errors import RunError
+from popi.training.reporters import Reporter, open_reporters
 
 COMPLETE = "complete"
 METHOD_ORDER = (
@@ -173,14 +176,18 @@ class PhaseDirectory:
                 best = folder, step
         return best
 
-    def seal(self, step: int) -> None:
-        """Declare a checkpoint complete, then remove the older ones."""
-        newest = self.checkpoints / f"checkpoint-{step}"
-        write_text(newest / COMPLETE, str(step))
-        for folder in self.checkpoints.glob("checkpoint-*"):
-            if folder != newest:
-                (folder / COMPLETE).unlink(missing_ok=True)  # first: a half-removed one must not look complete
-                shutil.rmtree(folder)
+    def seal(self, step: int, best: int | None = None, limit: int | None = None) -> None:
+        """Declare a checkpoint complete, then remove the older ones but `best` and the newest `limit` (1 if None)."""
+        write_text(self.at(step) / COMPLETE, str(step))
+        steps = sorted(int(folder.name.rpartition("-")[2]) for folder in self.checkpoints.glob("checkpoint-*"))
+        for old in steps[: -(limit or 1)]:
+            if old != best:
+                (self.at(old) / COMPLETE).unlink(missing_ok=True)  # first: a half-removed one must not look complete
+                shutil.rmtree(self.at(old))
+
+    def at(self, step: int) -> Path:
+        """The folder of a step's checkpoint."""
+        return self.checkpoints / f"checkpoint-{step}"
 
     def save(self, component: str, write: Callable[[Path], None]) -> Path:
         """Save a trained component (`inference_model` or `generator`) whole or not at all. Returns its folder."""
@@ -193,10 +200,11 @@ class PhaseDirectory:
         os.replace(aside, final)
         return final
 
-    def finish(self, facts: dict[str, Any]) -> None:
-        """Mark the phase as done and drop its checkpoints."""
+    def finish(self, facts: dict[str, Any], keep: bool = False) -> None:
+        """Mark the phase as done and drop its checkpoints, unless they are to stay."""
         write_text(self.path / "done.json", json.dumps(facts, indent=2) + "\n")
-        shutil.rmtree(self.checkpoints, ignore_errors=True)
+        if not keep:
+            shutil.rmtree(self.checkpoints, ignore_errors=True)
 
 
 class RunDirectory:
@@ -204,7 +212,7 @@ class RunDirectory:
 
     def __init__(self, path: Path, config: RunConfig) -> None:
         self.path, self.config = path, config
-        self._writers: dict[str, Any] = {}
+        self._reporters: dict[str, list[Reporter]] = {}
 
     @classmethod
     def create(cls, config: RunConfig) -> "RunDirectory":
@@ -342,31 +350,33 @@ class RunDirectory:
         return self.path / "log.jsonl"
 
     def log(self, row: dict[str, Any]) -> None:
-        """One step's metrics, `phase` and `step` among them, to log.jsonl and tensorboard."""
+        """One step's metrics, `phase` and `step` among them, to log.jsonl and what the run reports to."""
         clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
         append_jsonl(self.log_file, [clean])
-        writer = self._writer(row["phase"], row["step"])
-        if writer is not None:
-            for key, value in clean.items():
-                if key not in ("phase", "step") and isinstance(value, int | float):
-                    writer.add_scalar(key, value, row["step"])
+        numbers = {k: v for k, v in clean.items() if k not in ("phase", "step") and isinstance(v, int | float)}
+        for reporter in self.reporters(row["phase"], row["step"]):
+            reporter.log(row["step"], numbers)
 
-    def _writer(self, phase: str, step: int) -> Any:
-        if phase not in self._writers:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError:
-                self._writers[phase] = None
-            else:  # purge_step hides what a killed process logged past its last checkpoint
-                folder = str(self.path / "tensorboard" / phase)
-                self._writers[phase] = SummaryWriter(folder, purge_step=step)
-        return self._writers[phase]
+    def show(self, phase: str, step: int, rows: list[dict[str, Any]]) -> None:
+        """A step's sampled summaries, one row each, to what the run reports to."""
+        for reporter in self.reporters(phase, step):
+            reporter.table(step, rows)
+
+    def reporters(self, phase: str, step: int) -> list[Reporter]:
+        """What a phase reports to, opened for it where `step` is its next; those of the phase before are closed.
+
+        Raises:
+            ConfigError: one can't be used.
+        """
+        if phase not in self._reporters:
+            self.close()
+            self._reporters[phase] = open_reporters(self.config, self.path, phase, step)
+        return self._reporters[phase]
 
     def close(self) -> None:
-        for writer in self._writers.values():
-            if writer is not None:
-                writer.close()
-        self._writers.clear()
+        for reporter in (one for opened in self._reporters.values() for one in opened):
+            reporter.close()
+        self._reporters.clear()
 
     def rewind(self, phase: str, step: int) -> None:
         """Forget what was logged and sampled in `phase` after `step`: the resumed run writes it again."""

@@ -22,10 +22,12 @@ from popi.config import RunConfig
 from popi.errors import ConfigError, PopiError
 from popi.signals.types import User
 from popi.training.components import GENERATOR, INFERENCE, load_components
-from popi.training.dataset import trainable
+from popi.training.dataset import hold_out, trainable
 from popi.training.model_card import refresh_cards, write_card
+from popi.training.optimizers import refuse_optimizers
 from popi.training.plan import Phase, models_of, phase_seed, plan, refuse_settings
 from popi.training.progress import PhaseProgress
+from popi.training.reporters import reporters_of
 from popi.training.run_directory import RunDirectory, locked
 from popi.training.templates import with_template
 from popi.training.trainers import Job
@@ -54,12 +56,22 @@ def train(config: RunConfig, resume: bool = False, console: Console | None = Non
     refuse(config)
     config = with_template(config)
     found = users_of(config, "train")
+    held_out: list[User] = []
     users = trainable(found.users)  # before anything is written: a bad file leaves no run behind
+    if config.training.eval_steps:
+        users, held_out = hold_out(users, config.training.eval_users, config.seed)
     with locked(config.directory):
-        return _train(config, users, found.facts, resume, console)
+        return _train(config, users, held_out, found.facts, resume, console)
 
 
-def _train(config: RunConfig, users: list[User], facts: dict[str, Any] | None, resume: bool, console: Console) -> Path:
+def _train(
+    config: RunConfig,
+    users: list[User],
+    held_out: list[User],
+    facts: dict[str, Any] | None,
+    resume: bool,
+    console: Console,
+) -> Path:
     fresh = not (config.directory / "config.json").exists()
     run = RunDirectory.resume(config) if resume else RunDirectory.create(config)
     run.keep_data(facts)
@@ -67,7 +79,7 @@ def _train(config: RunConfig, users: list[User], facts: dict[str, Any] | None, r
         try:
             for order, phases in plan(config).items():
                 for phase in phases:
-                    run_phase(phase, run, users, console)
+                    run_phase(phase, run, users, held_out, console)
                 run.set_method(order, *models_of(phases, config))
             refresh_cards(run)  # now that it is known which methods use which model
         except PopiError:
@@ -100,6 +112,8 @@ def refuse(config: RunConfig) -> None:
             )
     if torch.cuda.device_count() > 1 and config.model.device != "cpu":
         raise ConfigError("several GPUs are visible and popi train uses one; start it with CUDA_VISIBLE_DEVICES=0")
+    refuse_optimizers(config)
+    reporters_of(config)
 
 
 @contextmanager
@@ -120,7 +134,7 @@ def quiet() -> Iterator[None]:
         datasets.enable_progress_bars()
 
 
-def run_phase(phase: Phase, run: RunDirectory, users: list[User], console: Console) -> None:
+def run_phase(phase: Phase, run: RunDirectory, users: list[User], held_out: list[User], console: Console) -> None:
     """Run one phase to its end, or skip it if it is done."""
     directory = run.phase(phase.name)
     if directory.done:
@@ -130,6 +144,7 @@ def run_phase(phase: Phase, run: RunDirectory, users: list[User], console: Conso
     run.rewind(phase.name, found[1] if found else 0)
     if found is None and directory.path.exists():
         shutil.rmtree(directory.checkpoints, ignore_errors=True)
+    run.reporters(phase.name, found[1] + 1 if found else 1)  # what can't be reported to is told before models load
     seed = phase_seed(config.seed, phase.name)
     set_seed(seed)
     parts = load_components(
@@ -137,12 +152,15 @@ def run_phase(phase: Phase, run: RunDirectory, users: list[User], console: Conso
     )
     steps = phase.steps(config)
     with PhaseProgress(console, phase.name, steps, found[1] if found else 0) as progress:
-        trainer = Job(phase, run, directory, users, parts, seed, steps, progress).trainer()
+        trainer = Job(phase, run, directory, users, parts, seed, steps, progress, held_out).trainer()
         trainer.run_phase()
         for component in sorted(phase.trains):
             folder = directory.save(component, parts.saver(component, config.model.base))
             write_card(folder, run, phase.name, component)
-        directory.finish({"phase": phase.name, "steps": steps, "seed": seed})
+        facts = {"phase": phase.name, "seed": seed, **trainer.facts()}
+        directory.finish(facts, keep=config.training.save_total_limit is not None)
+        if "best_step" in facts:
+            progress.say(f"{phase.name}: best at step {facts['best_step']} of {facts['steps']}, saved as it was there")
     del trainer, parts
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from popi.signals.types import User
@@ -44,6 +44,8 @@ class Job:
     seed: int
     steps: int
     progress: PhaseProgress
+    held_out: list[User] = field(default_factory=list)
+    """Users to evaluate on while it trains."""
 
     def trainer(self) -> GeneratorTrainer | InferenceTrainer:
         return generator_trainer(self) if self.phase.kind == "generator" else inference_trainer(self)
@@ -93,7 +95,8 @@ def inference_trainer(job: Job) -> InferenceTrainer:
         why = "no signal of theirs fits signals.token_budget"
         job.progress.say(f"{job.phase.name}: {left_out} of {len(job.users)} users left out: {why}")
     order = draw(len(users), settings.users_per_step, job.steps, job.seed)
-    references = references_for([users[i] for i in order], run, parts, job.progress)
+    held_out = readable(job.held_out, parts.inference_model) if job.held_out else []
+    references = references_for([users[i] for i in order] + held_out, run, parts, job.progress)
     rows = inference_rows(
         users,
         order,
@@ -103,7 +106,10 @@ def inference_trainer(job: Job) -> InferenceTrainer:
         job.seed,
         renewed(job, users, order),
     )
-    refuse_beyond_context(rows, parts.inference_model, parts.generator)
+    per_summary = settings.targets_per_summary
+    everyone = range(len(held_out))
+    held_rows = inference_rows(held_out, everyone, parts.inference_model, references, per_summary, job.seed)
+    refuse_beyond_context(rows + held_rows, parts.inference_model, parts.generator)
     reward = SummaryReward(
         parts.generator,
         parts.adapters[GENERATOR],
@@ -114,6 +120,7 @@ def inference_trainer(job: Job) -> InferenceTrainer:
     arguments: dict[str, Any] = {
         "local": parts.inference_model.local,
         "rows": rows,
+        "held_out": held_rows,
         "reward": reward,
         "anchor": parts.base.local.model,
         **job.arguments(),
@@ -136,8 +143,9 @@ def generator_trainer(job: Job) -> GeneratorTrainer:
             break
         chosen.append(users[i])
         pairs += len(users[i].targets)
-    references = references_for(chosen, run, parts, progress)
-    summaries = None
+    held_out = job.held_out
+    references = references_for(chosen + held_out, run, parts, progress)
+    summaries = held_summaries = None
     if job.phase.context == "summary":
         file = job.directory.path / "summaries.jsonl"
         written = read_jsonl(file)
@@ -158,18 +166,32 @@ def generator_trainer(job: Job) -> GeneratorTrainer:
             written = [{"user_id": u.user_id, "summaries": texts} for u, texts in zip(chosen, drawn, strict=True)]
             write_jsonl(file, written)
         summaries = [row["summaries"] for row in written]
+        if held_out:
+            held_summaries = greedy_summaries(job)
     generator = parts.local_generator
     if job.phase.context == "raw_signals":
-        pool = raw_signals_rows(chosen, generator, references, config.signals.token_budget)
+        budget = config.signals.token_budget
+        pool, held_rows = (raw_signals_rows(some, generator, references, budget) for some in (chosen, held_out))
     else:
         pool = generator_rows(chosen, summaries, generator, references)
+        held_rows = generator_rows(held_out, held_summaries, generator, references)
     rows = [pool[i] for i in draw(len(pool), batch_size, job.steps, job.seed + 1)]
     if job.phase.embedding is not None:
-        return user_embedding_trainer(job, chosen, rows)
-    return GeneratorTrainer(local=generator.local, rows=rows, **job.arguments())
+        return user_embedding_trainer(job, chosen, rows, held_rows)
+    return GeneratorTrainer(local=generator.local, rows=rows, held_out=held_rows, **job.arguments())
 
 
-def user_embedding_trainer(job: Job, users: list[User], rows: list[GeneratorRow]) -> UserEmbeddingTrainer:
+def greedy_summaries(job: Job) -> list[list[str]]:
+    """A summary of each held-out user, once for each of their targets."""
+    model, config, users = job.parts.inference_model, job.run.config, job.held_out
+    with job.progress.preparing("summaries to evaluate on", len(users)) as report:
+        with using(model.local.model, job.parts.adapters[INFERENCE]):
+            return sample_summaries(users, model, 0.0, 1.0, report, config.evaluation.users_at_once)
+
+
+def user_embedding_trainer(
+    job: Job, users: list[User], rows: list[GeneratorRow], held_out: list[GeneratorRow]
+) -> UserEmbeddingTrainer:
     """The trainer of a user-embedding phase: new embeddings, and which of the rows train the generic user's."""
     config, parts, generator = job.run.config, job.parts, job.parts.local_generator
     settings = config.training.user_embedding
@@ -178,16 +200,19 @@ def user_embedding_trainer(job: Job, users: list[User], rows: list[GeneratorRow]
     embedding: UserEmbedding
     if job.phase.embedding == "user_id":
         embedding = UserIdEmbedding(generic, [UserIdEmbedding.key(user) for user in users])
-        inputs = embedding.inputs(users, parts.base, config.signals.token_budget)
+        inputs = embedding.inputs([*users, *job.held_out], parts.base, config.signals.token_budget)
     else:
-        with job.progress.preparing("signals read by the base", len(users)) as report:
+        everyone = [*users, *job.held_out]
+        with job.progress.preparing("signals read by the base", len(everyone)) as report:
             with using(parts.base.local.model, None):
                 states = hidden_states(
-                    users, parts.base, config.signals.token_budget, config.evaluation.users_at_once, report
+                    everyone, parts.base, config.signals.token_budget, config.evaluation.users_at_once, report
                 )
-        embedding = SignalsEmbedding.of(generic, states)
+        embedding = SignalsEmbedding.of(generic, states[: len(users)])
         inputs = embedding.standardised(states)
     picker = random.Random(job.seed + 2)
     rows = [replace(row, user=-1) if picker.random() < settings.generic_share else row for row in rows]
     generator.embedding = embedding.to(generator.local.device)
-    return UserEmbeddingTrainer(local=generator.local, rows=rows, embedding=embedding, inputs=inputs, **job.arguments())
+    arguments = {"rows": rows, "embedding": embedding, "inputs": inputs, **job.arguments()}
+    held_out = [replace(row, user=len(users) + row.user) for row in held_out]
+    return UserEmbeddingTrainer(local=generator.local, held_out=held_out, **arguments)

@@ -55,9 +55,11 @@ class UserEmbeddingTrainer(GeneratorTrainer):
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
             kind, arguments = self.get_optimizer_cls_and_kwargs(self.args)
-            own = list(self.embedding.parameters())
-            rest = [p for name, p in self.trained_parameters().items() if not name.startswith(f"{NAME}.")]
-            decay = self.args.weight_decay  # named, as in transformers' own groups: torch's default is not 0
+            every = self.trained_parameters()
+            own = {name: p for name, p in every.items() if name.startswith(f"{NAME}.")}
+            rest = {name: p for name, p in every.items() if name not in own}
             rates = ((rest, self.args.learning_rate), (own, self.embedding_rate))
-            self.optimizer = kind([{"params": p, "lr": lr, "weight_decay": decay} for p, lr in rates], **arguments)
+            decay = self.args.weight_decay
+            groups = [one for p, rate in rates for one in self.groups(self.model, p, rate, decay)]
+            self.optimizer = kind(groups, **arguments)
         return self.optimizer

@@ -1,12 +1,15 @@
 """Both clients against a gateway in this process: every call does what it says, and a key reaches what it may."""
 
 import asyncio
+import inspect
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 import uvicorn
 
@@ -63,7 +66,8 @@ class Awaited:
             async def run() -> Any:
                 url, key, settings = self.made
                 async with AsyncClient(url, key, **settings) as client:
-                    return await getattr(client, name)(*args, **more)
+                    called = getattr(client, name)(*args, **more)
+                    return [one async for one in called] if inspect.isasyncgen(called) else await called
 
             return asyncio.run(run())
 
@@ -156,3 +160,127 @@ def test_a_key_reaches_what_it_may(gateway: tuple[str, dict[str, str]], kind: An
     assert kind(url, keys["admin"], tenant="acme").summary("ada").author == "user"
     with pytest.raises(GatewayError, match="check the key"):
         kind(url, "popi_0000_nonsense").summary("ada")
+
+
+@pytest.mark.parametrize("kind", [Client, Awaited])
+def test_an_admin_makes_lists_and_revokes_keys(gateway: tuple[str, dict[str, str]], kind: Any) -> None:
+    url, keys = gateway
+    admin = kind(url, keys["admin"])
+    tenant = f"new-{kind.__name__}"
+    made = admin.create_key("app", tenant=tenant)
+    assert made.tenant == tenant and tenant in list(admin.tenants())
+    client = kind(url, made.key)
+    users = [f"u{n:04}" for n in range(1001)]  # more than a page
+    client.import_users([User(user_id=name, signals=[StatementSignal(text="hi")]) for name in [*users, "v"]])
+    assert list(client.users("u")) == users and list(client.users()) == [*users, "v"]
+    own = admin.create_key("user", tenant=tenant, user_id="v")
+    assert [one.key_id for one in admin.keys(tenant)] == [made.key_id, own.key_id]
+    assert kind(url, own.key).user("v").signals == 1
+    assert admin.revoke_key(own.key_id).revoked_at is not None
+    with pytest.raises(GatewayError, match="check the key"):
+        kind(url, own.key).user("v")
+    with pytest.raises(DataError, match="user_id"):
+        admin.create_key("user", tenant=tenant)
+
+
+def test_a_user_pauses_and_opens_their_page(gateway: tuple[str, dict[str, str]]) -> None:
+    url, keys = gateway
+    with Client(url, keys["app"]) as client:
+        client.put_summary("pia", "Likes tea.")
+        assert client.pause("pia").paused and client.user("pia").paused
+        assert not client.pause("pia", paused=False).paused and not client.user("pia").paused
+        page = httpx2.get(client.link("pia").url, follow_redirects=True)
+        assert page.status_code == 200 and "Likes tea." in page.text
+
+
+# -- every operation ------------------------------------------------------------------------------------------------
+
+WITHOUT_A_METHOD = {
+    "healthz": "for load balancers, which ask without a key",
+    "readyz": "likewise",
+}
+CALLS: dict[str, tuple[Any, ...]] = {
+    "user": ("ann",),
+    "add_signals": ("ann", PAIRS),
+    "summary": ("ann",),
+    "put_summary": ("ann", "Likes tea."),
+    "edit_summary": ("ann", lambda now: "Likes green tea."),
+    "versions": ("ann",),
+    "rollback": ("ann", 1),
+    "rebuild": ("ann",),
+    "delete_clause": ("ann", "a-clause"),
+    "delete_version": ("ann", 99),
+    "delete_signal": ("ann", "a-signal"),
+    "delete_words": ("ann", "a-ban"),
+    "controls": ("ann",),
+    "set_controls": ("ann",),
+    "feedback": ("ann", "an-answer"),
+    "export": ("ann",),
+    "training_line": ("ann",),
+    "import_users": ([User(user_id="ann", signals=PAIRS)],),
+    "merge": ("ben",),
+    "erase": ("ann",),
+    "pause": ("ann",),
+    "link": ("ann",),
+    "users": ("a",),
+    "tenants": (),
+    "keys": ("acme",),
+    "create_key": ("app",),
+    "revoke_key": ("a-key",),
+}
+"""A call of each method; by name, what else it takes: `MORE`."""
+MORE: dict[str, dict[str, Any]] = {
+    "delete_clause": {"signals": True, "forbid": True},
+    "set_controls": {"learn": True},
+    "feedback": {"thumbs": "up"},
+    "merge": {"into": "ann"},
+}
+
+
+def methods_of(client: type) -> dict[str, inspect.Signature]:
+    found = {name: one for name, one in vars(client).items() if callable(one) and not name.startswith("_")}
+    return {name: inspect.signature(one) for name, one in found.items() if name != "close"}
+
+
+def test_every_operation_of_the_gateway_has_a_method(gateway: tuple[str, dict[str, str]]) -> None:
+    """What the methods send, against what the OpenAPI document lists. Whoever adds an operation adds a method, or says
+    in WITHOUT_A_METHOD why there is none.
+    """
+    url, keys = gateway
+    document = httpx2.get(f"{url}/openapi.json").json()
+    assert methods_of(Client).keys() == CALLS.keys()
+    sent: list[httpx2.Request] = []
+
+    class Noted(httpx2.HTTPTransport):
+        def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+            sent.append(request)
+            return super().handle_request(request)
+
+    with Client(url, keys["admin"], tenant="acme", transport=Noted()) as client:
+        for name, args in CALLS.items():
+            try:
+                called = getattr(client, name)(*args, **MORE.get(name, {}))
+                list(called) if inspect.isgenerator(called) else None
+            except GatewayError as error:  # refused by the operation itself
+                assert error.status == 404 and error.code != "no_such_path", (name, error)
+
+    def operation(request: httpx2.Request) -> str:
+        path, _, query = request.url.raw_path.decode().partition("?")
+        for template, operations in document["paths"].items():
+            if request.method.lower() in operations and re.fullmatch(re.sub(r"{\w+}", "[^/]+", template), path):
+                found = operations[request.method.lower()]
+                taken = {one["name"] for one in found.get("parameters", ()) if one["in"] == "query"}
+                assert {one.partition("=")[0] for one in query.split("&") if one} <= taken
+                return str(found["operationId"])
+        raise AssertionError(f"{request.method} {path} is not in the OpenAPI document")
+
+    listed = {one["operationId"] for operations in document["paths"].values() for one in operations.values()}
+    assert {operation(one) for one in sent} == listed - WITHOUT_A_METHOD.keys()
+    assert listed >= WITHOUT_A_METHOD.keys()
+
+
+def test_both_clients_have_the_same_methods() -> None:
+    def taken(client: type) -> dict[str, list[inspect.Parameter]]:
+        return {name: list(signature.parameters.values()) for name, signature in methods_of(client).items()}
+
+    assert taken(Client) == taken(AsyncClient)

@@ -222,6 +222,18 @@ def test_a_merge_whose_answer_was_lost_has_nothing_left_to_move(ask: Ask) -> Non
         ask(Script(), "merge", "ann\u200b", more={"into": "ann"})
 
 
+def test_a_key_is_never_made_twice(ask: Ask, waited: list[float]) -> None:
+    made = {"key_id": "k", "scope": "app", "tenant": "shop", "user_id": None, "created_at": WHEN, "revoked_at": None}
+    script = Script(refusal(429, "too_many"), reply(201, made | {"key": "popi_k_secret"}))  # 429: not served
+    assert ask(script, "create_key", "app", more={"tenant": "shop"}).key == "popi_k_secret"
+    assert json.loads(script.got[1].content) == {"scope": "app", "tenant": "shop"} and len(waited) == 1
+    for lost in (httpx2.ReadError("cut"), refusal(503, "store")):
+        script = Script(lost)
+        with pytest.raises(GatewayError, match="may have been served all the same"):
+            ask(script, "create_key", "app")
+        assert len(script.got) == 1
+
+
 def test_a_change_is_made_anew_on_what_came_between(ask: Ask) -> None:
     script = Script(
         reply(200, version(3, "A.")),

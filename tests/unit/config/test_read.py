@@ -25,6 +25,40 @@ def test_overrides_win_over_the_file_and_keep_their_types(tmp_path: Path) -> Non
     assert config.directory == Path("runs/my-run")
 
 
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("name=2026", "2026"),
+        ("name=true", "true"),
+        ("name='2026'", "2026"),
+        ("data.test=7", "7"),
+        ("model.chat_template=1.5", "1.5"),
+        ("training.orders=alternating", ["alternating"]),
+        ("training.orders=alternating,fspo", ["alternating", "fspo"]),
+        ("training.orders=['alternating']", ["alternating"]),
+        ("model.lora_target_modules=q_proj", "q_proj"),
+        ("model.lora_target_modules=['q_proj']", ["q_proj"]),
+        ("training.generator.lr_scheduler_kwargs.min_lr_rate=0.1", {"min_lr_rate": 0.1}),
+        ("training.report_to=wandb,trackio", ["wandb", "trackio"]),
+        ("training.report_to=[]", []),
+        ("training.inference.kl=0", 0.0),
+    ],
+)
+def test_a_value_is_what_its_setting_takes(override: str, value: object) -> None:
+    found: object = load_config(None, [override])
+    for part in override.partition("=")[0].removesuffix(".min_lr_rate").split("."):
+        found = getattr(found, part)
+    assert found == value
+
+
+def test_an_empty_value_takes_a_setting_of_the_file_away(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text('name = "a"\n[training.inference]\nmicro_batch = 4\nsteps = 7\n[data.benchmark]\nsplit_seed = 3\n')
+    config = load_config(file, ["training.inference.micro_batch=", "training.inference.steps=", "data.benchmark="])
+    assert config.training.inference == load_config(None).training.inference
+    assert config.data == load_config(None).data and config.name == "a"
+
+
 def test_a_saved_config_reads_back_as_the_same_run(tmp_path: Path) -> None:
     config = load_config(None, ["seed=3", "training.inference.kl=0.5"])
     saved = tmp_path / "config.json"
@@ -54,13 +88,14 @@ def test_a_saved_config_reads_back_as_the_same_run(tmp_path: Path) -> None:
         ("training.inference.kl=nan", ["kl", "nan"]),
         ("summary.top_p=0", ["summary.top_p", "greater than 0"]),
         ("summary.top_p=nan", ["summary.top_p", "nan"]),
-        ("training.orders=plug_and_play", ["training.orders", "list"]),
-        ("name=", ["name", "one folder", "got ''"]),
+        ("training.orders=plug,play", ["training.orders", "plug_and_play", "got 'plug"]),
+        ("training.orderz=", ["training.orderz", "no such setting"]),
+        ('name=""', ["name", "one folder", "got ''"]),
         ("name=..", ["name", "one folder", "got '..'"]),
         ("name=a/b", ["name", "one folder", "got 'a/b'"]),
         ('name="a\\nb"', ["name", "one folder"]),
-        ("model.base=", ["model.base", "at least 1 character"]),
-        ("data.source=", ["data.source", "at least 1 character"]),
+        ('model.base=""', ["model.base", "at least 1 character"]),
+        ('data.source=""', ["data.source", "at least 1 character"]),
     ],
 )
 def test_a_wrong_key_type_or_value_names_itself_and_what_is_allowed(override: str, words: list[str]) -> None:

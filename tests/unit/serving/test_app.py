@@ -8,7 +8,7 @@ from pydantic import SecretStr
 from serving_client import ADMIN
 from starlette.testclient import TestClient
 
-from popi.errors import StoreError, UpstreamError
+from popi.errors import ConfigError, StoreError, UpstreamError
 from popi.serving import app as module
 from popi.serving.api import service
 from popi.serving.app import Gateway
@@ -177,6 +177,20 @@ def test_hashed_ids_are_the_same_after_a_restart_and_in_every_process(store_url:
     secret = database.read(kept, ID_SECRET)
     assert secret is not None and found[0] == Pseudonyms(secret.encode()).of("default", "ada")
     database.close()
+
+
+def test_the_secret_of_hashed_ids_may_be_in_the_environment(
+    sqlite_database: Database, upstream: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = GatewaySettings(proxy=ProxySettings(upstream=upstream.url, id_secret_env="POPI_TEST_SECRET"))
+    with pytest.raises(ConfigError, match="POPI_TEST_SECRET"):
+        Gateway(sqlite_database, settings)
+    monkeypatch.setenv("POPI_TEST_SECRET", "ours")
+    sqlite_database.write(keys.ensure_tenant, "default", 0.0)
+    with TestClient(Gateway(sqlite_database, settings, None, ADMIN), headers=HEADERS) as client:
+        assert hashed(client, upstream) == Pseudonyms(b"ours").of("default", "ada")
+    with pytest.raises(ConfigError, match="either id_secret or id_secret_env"):
+        ProxySettings(upstream=upstream.url, id_secret_env="POPI_TEST_SECRET", id_secret="ours")
 
 
 def test_no_secret_is_drawn_where_none_is_needed(sqlite_database: Database) -> None:

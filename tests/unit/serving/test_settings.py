@@ -31,10 +31,19 @@ def test_a_file_with_everything(tmp_path: Path) -> None:
     assert (found.debounce.quiet, found.debounce.longest, found.renewal.tries) == (5, 60.5, 3)
 
 
+HOOK = "[[webhooks]]\nname = 'crm'\nurl = 'http://10.0.0.1/hook'\nsecret_env = 'HOOK'\n"
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("x = 1", "\\[proxy\\], .*\\[profiles\\] alone"),
+        ("x = 1", "\\[proxy\\], .*\\[profiles\\], \\[\\[webhooks\\]\\] alone"),
+        ("[webhooks]\nname = 'crm'", "\\[\\[webhooks\\]\\] alone"),
+        (HOOK + "events = []", "events.*at least 1 item"),
+        (HOOK + "events = ['summary.red']", "summary.changed"),
+        (HOOK + "hours = 100", "less than or equal to 72"),
+        (HOOK + HOOK, "'crm' is there twice"),
+        (HOOK.replace("http:", "ftp:"), "URL of the webhook must begin with"),
         ("[capture]\ntenant = ['a']", "no setting 'tenant'.*tenants"),
         ("[capture]\ntenants = 'shop'", "capture.tenants.*valid tuple.*'shop'"),
         ("[capture]\nhours = 0", "capture.hours.*greater than 0; got 0"),

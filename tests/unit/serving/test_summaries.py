@@ -282,8 +282,9 @@ def test_an_old_summary_bridges_a_slow_store_and_is_read_again(store: Store, slo
     asyncio.run(ask())
 
 
-def test_a_store_that_answers_is_believed(store: Store, slow: SlowStore) -> None:
+def test_a_store_that_answers_is_believed(store: Store, slow: SlowStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another process's erasure is seen when the fresh seconds are over, and not when the old ones are."""
+    monkeypatch.setattr(module, "PATIENCE_SECONDS", 20.0)
     clock = Clock()
     cache = SummaryCache(store, fresh_seconds=2.0, stale_seconds=30.0, clock=clock)
 

@@ -1,3 +1,4 @@
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -199,3 +200,40 @@ def test_a_user_on_two_lines_is_refused(tmp_path: Path) -> None:
 
 def test_a_problem_of_the_whole_file_names_no_line() -> None:
     assert str(Problem(0, "nothing to use", "", "no users in this file")) == "no users in this file"
+
+
+TWO = [
+    {
+        "user_id": "a",
+        "signals": [{"type": "statement", "text": "keep it short"}, {"type": "post", "text": "hm", "id": "p"}],
+    },
+    {"user_id": "b", "signals": [{"type": "demographic", "text": "retired", "time": 5.0}]},
+]
+
+
+def test_packed_files_and_parquet_hold_the_same_users(tmp_path: Path) -> None:
+    lines = "".join(json.dumps(row) + "\n" for row in TWO)
+    (tmp_path / "u.jsonl").write_text(lines)
+    with gzip.open(tmp_path / "u.jsonl.gz", "wt") as file:
+        file.write("\ufeff" + lines)
+    parquet, arrow = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
+    parquet.write_table(arrow.Table.from_pylist(TWO), tmp_path / "u.parquet")
+    plain, packed, table = (read_users(tmp_path / f"u.{kind}") for kind in ("jsonl", "jsonl.gz", "parquet"))
+    assert [user.user_id for user in plain] == ["a", "b"]
+    assert plain == packed == table
+
+
+def test_a_bad_row_of_parquet_is_named(tmp_path: Path) -> None:
+    parquet, arrow = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
+    rows = [TWO[0], TWO[1] | {"user_id": None}]
+    parquet.write_table(arrow.Table.from_pylist(rows), tmp_path / "u.parquet")
+    with pytest.raises(DataError, match="line 2.*user_id.*required"):
+        read_users(tmp_path / "u.parquet")
+
+
+@pytest.mark.parametrize("name", ["u.jsonl.gz", "u.parquet"])
+@pytest.mark.parametrize("content", [b"not packed", gzip.compress(b"x" * 9999)[:-9]])
+def test_files_that_are_not_what_their_name_says(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=f"{name}: can't be read"):
+        read_users(tmp_path / name)

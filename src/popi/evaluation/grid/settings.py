@@ -225,7 +225,7 @@ def load_grid(path: str | Path, overrides: list[str] | None = None) -> GridConfi
     Raises:
         ConfigError: the file can't be read, is a run's config, or a key, type or value is wrong.
     """
-    tree = read_tree(path, overrides)
+    tree = read_tree(path, overrides, GridConfig)
     if "benchmarks" not in tree and set(tree) & set(RunConfig.model_fields) - {"name", "root"}:
         raise ConfigError(
             f"{path}: is the config of a run and no grid; evaluate its run with popi evaluate --run DIRECTORY, or name "

@@ -16,6 +16,7 @@ from popi.evaluation.tables import REASONS
 
 CURVES = (
     ("reward", "Summary reward", "Mean over the step's sampled summaries; higher is better."),
+    ("eval_reward_accuracy", "Reward accuracy while training", "Of the training users set aside, greedy summaries."),
     ("kl", "KL to the initial inference model", "How far the summaries' writer has moved; nats a summary or token."),
     ("loss", "Loss", "What the phase's optimizer minimises. Losses of different phases are not comparable."),
     ("summary_tokens", "Length of sampled summaries", "Tokens, the end token included."),

@@ -9,7 +9,7 @@ from popi.errors import DataError
 from popi.profiles.models import KeyAnswer, NewKey, NewKeyAnswer, Page, Tenant, moment
 from popi.serving.api.requests import Anybody, body_of, route
 from popi.serving.api.routes import Limit, Text, paged
-from popi.serving.keys import new_key
+from popi.serving.keys import log_revoked, new_key
 from popi.serving.proxy.refusals import Refusal
 from popi.serving.store import keys
 
@@ -43,6 +43,7 @@ async def revoke_key(call: Anybody, key_id: str) -> KeyAnswer:
     except DataError:
         raise Refusal(404, "no_key", "there is no key of this id; GET /keys lists those that there are") from None
     call.services.keys.revoked(key_id)
+    log_revoked(record)
     return _shown(record)
 
 

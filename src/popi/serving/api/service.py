@@ -54,6 +54,7 @@ from popi.serving.store import (
     jobs,
     keys,
     merging,
+    outbox,
     signals,
     summaries,
     undo,
@@ -63,6 +64,7 @@ from popi.serving.store.controls import Switches
 from popi.serving.store.database import Database
 from popi.serving.store.deletion import Deleting, Deletion
 from popi.serving.store.jobs import Debounce
+from popi.serving.store.marks import marks
 from popi.serving.store.merging import Moved
 from popi.serving.store.summaries import Version
 from popi.serving.store.threads import Store
@@ -71,6 +73,8 @@ from popi.signals.types import Signal, User
 
 log = logging.getLogger("popi.gateway.profiles")
 
+Line = dict[str, object]
+"""Fields of a line of the log."""
 SCRUB_AT_ONCE = 64 * 2**20
 """Up to this many bytes a SQLite file is rewritten before an erasure is answered; larger ones are soon after."""
 SCRUB_SHARE = 0.1
@@ -339,13 +343,15 @@ class Profiles:
     ) -> ControlsAnswer:
         """Set a user's switches, those that are not None; makes the user if need be."""
 
-        def write(connection: Connection) -> Switches:
+        def write(connection: Connection) -> tuple[Switches, Line]:
             now = self._now(connection)
-            return controls.put(connection, tenant, user_id, now, self.debounce, use=use, learn=learn, key_id=key_id)
+            after = controls.put(connection, tenant, user_id, now, self.debounce, use=use, learn=learn, key_id=key_id)
+            return after, switched_line(connection, tenant, user_id, after, now)
 
-        now = await self.store.write(write)
+        after, line = await self.store.write(write)
         self._changed(tenant, user_id)
-        return ControlsAnswer(use=now.use, learn=now.learn)
+        log.info("switched", extra={"fields": line})
+        return ControlsAnswer(use=after.use, learn=after.learn)
 
     async def feedback(self, tenant: str, user_id: str, told: Feedback, key_id: str | None = None) -> SignalsAnswer:
         """What a user did with an answer, as signals.
@@ -440,34 +446,41 @@ class Profiles:
             DataError: both are the same.
         """
 
-        def write(connection: Connection) -> tuple[Moved, UserAnswer]:
+        def write(connection: Connection) -> tuple[Moved, UserAnswer, Line]:
             now = self._now(connection)
             moved = merge(connection, tenant, user_id, source, now, self.debounce, key_id, self.bounds)
-            return moved, user_of(connection, tenant, user_id, now)
+            return (
+                moved,
+                user_of(connection, tenant, user_id, now),
+                merged_line(connection, tenant, user_id, source, now),
+            )
 
-        moved, user = await self.store.write(write)
+        moved, user, line = await self.store.write(write)
         for one in (user_id, source):
             self._changed(tenant, one)
         self._erased(tenant, source)
-        log.info("merged", extra={"fields": {"tenant": tenant, **moved.__dict__}})
+        log.info("merged", extra={"fields": {**line, **moved.__dict__}})
         return MergeAnswer(**moved.__dict__, user=user)
 
     async def erase(self, tenant: str, user_id: str) -> Receipt:
         """Remove all of a user, and the bytes. Of a user who is not there nothing is removed, and that is no error."""
 
-        def write(connection: Connection) -> tuple[erasure.Removed, float]:
+        def write(connection: Connection) -> tuple[erasure.Removed, float, Line, bool]:
             now = self._now(connection)
-            return erasure.erase(connection, tenant, user_id, now), now
+            line = marks(connection).line(tenant, user_id, now)
+            removed = erasure.erase(connection, tenant, user_id, now)
+            return removed, now, line, outbox.waits(connection, tenant, user_id)
 
-        removed, at = await self.store.write(write)
+        removed, at, line, told = await self.store.write(write)
+        # At once, whatever becomes of the bytes: after a restored backup it is erased again by this line.
+        log.info("erased", extra={"fields": {**line, **removed.__dict__}})
         self._changed(tenant, user_id)
         self._erased(tenant, user_id)
         database = self.store.database
         if database.kind == "sqlite" and database.size() <= SCRUB_AT_ONCE:
             await self.scrub()
         pending = await self.store.read(erasure.scrub_due) if database.kind == "sqlite" else None
-        log.info("erased", extra={"fields": {"tenant": tenant, **removed.__dict__}})
-        return receipt(database, removed, at, pending is not None)
+        return receipt(database, removed, at, pending is not None or told)
 
     async def delete_clause(
         self, tenant: str, user_id: str, name: str, author: Author, *, signals: bool = False, forbid: bool = False
@@ -596,12 +609,56 @@ def _told(sent: Sequence[Signal], ids: list[str], added: int) -> SignalsAnswer:
 def erase_now(database: Database, tenant: str, user_id: str) -> Receipt:
     """The erasure for the command line: waits for the bytes, however large the file."""
 
-    def write(connection: Connection) -> tuple[erasure.Removed, float]:
+    def write(connection: Connection) -> tuple[erasure.Removed, float, Line, bool]:
         now = database.now(connection)
-        return erasure.erase(connection, tenant, user_id, now), now
+        line = marks(connection).line(tenant, user_id, now)
+        removed = erasure.erase(connection, tenant, user_id, now)
+        return removed, now, line, outbox.waits(connection, tenant, user_id)
 
-    removed, at = database.write(write)
-    return receipt(database, removed, at, not _scrubbed(database))
+    removed, at, line, told = database.write(write)
+    log.info("erased", extra={"fields": {**line, **removed.__dict__}})
+    return receipt(database, removed, at, not scrub_now(database) or told)
+
+
+def merge_now(database: Database, tenant: str, user_id: str, source: str) -> Moved:
+    """The merge for the command line: whatever the two have.
+
+    Raises:
+        NotFound, DataError: as `merge`.
+    """
+
+    def write(connection: Connection) -> tuple[Moved, Line]:
+        now = database.now(connection)
+        moved = merge(connection, tenant, user_id, source, now, Debounce())
+        return moved, merged_line(connection, tenant, user_id, source, now)
+
+    moved, line = database.write(write)
+    log.info("merged", extra={"fields": {**line, **moved.__dict__}})
+    return moved
+
+
+def switch_now(database: Database, tenant: str, user_id: str, use: bool | None, learn: bool | None) -> Switches:
+    """Set a user's switches, for the command line."""
+
+    def write(connection: Connection) -> tuple[Switches, Line]:
+        now = database.now(connection)
+        after = controls.put(connection, tenant, user_id, now, Debounce(), use=use, learn=learn)
+        return after, switched_line(connection, tenant, user_id, after, now)
+
+    after, line = database.write(write)
+    log.info("switched", extra={"fields": line})
+    return after
+
+
+def switched_line(connection: Connection, tenant: str, user_id: str, after: Switches, now: float) -> Line:
+    """What the log says of switches, for serving.replay."""
+    return {**marks(connection).line(tenant, user_id, now), "use": after.use, "learn": after.learn}
+
+
+def merged_line(connection: Connection, tenant: str, user_id: str, source: str, now: float) -> Line:
+    """What the log says of a merge, for serving.replay."""
+    own = marks(connection)
+    return {**own.line(tenant, user_id, now), "source": own.of(tenant, source)}
 
 
 def delete_now(
@@ -634,11 +691,11 @@ def delete_now(
         return deleting.done
 
     done = database.write(write)
-    return Deleted.model_validate(done.__dict__ | {"bytes": _on_disk(database, not _scrubbed(database))})
+    return Deleted.model_validate(done.__dict__ | {"bytes": bytes_of(database, not scrub_now(database))})
 
 
-def _scrubbed(database: Database) -> bool:
-    """Overwrite what was deleted; says whether it is done."""
+def scrub_now(database: Database) -> bool:
+    """Overwrite what was deleted, however large the file; says whether nothing is left."""
     if (due := database.read(erasure.scrub_due)) is None:
         return True
     done = database.scrub()
@@ -647,19 +704,15 @@ def _scrubbed(database: Database) -> bool:
     return done
 
 
-def _on_disk(database: Database, pending: bool) -> str:
-    return "left_to_postgresql" if database.kind == "postgresql" else "scheduled" if pending else "overwritten"
-
-
 def receipt(database: Database, removed: erasure.Removed, at: float, pending: bool) -> Receipt:
     """What was removed, and how it stands with the bytes."""
-    return Receipt.model_validate(
-        {
-            "erased_at": moment(at),
-            "removed": Removed(**removed.__dict__),
-            "bytes": _on_disk(database, pending),
-        }
-    )
+    told = {"erased_at": moment(at), "removed": Removed(**removed.__dict__), "bytes": bytes_of(database, pending)}
+    return Receipt.model_validate(told)
+
+
+def bytes_of(database: Database, pending: bool) -> str:
+    """How it stands with the bytes of what was deleted, as receipts say it."""
+    return "left_to_postgresql" if database.kind == "postgresql" else "scheduled" if pending else "overwritten"
 
 
 def rebuild(

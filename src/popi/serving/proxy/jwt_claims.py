@@ -31,11 +31,11 @@ class Tokens:
         fetch: gets the bytes at a URL; needed with `jwks_url`.
 
     Raises:
-        ConfigError: the public key can't be read.
+        ConfigError: the public key can't be read, or the variable with the shared secret is not set.
     """
 
     def __init__(self, settings: JwtSettings, fetch: Fetch) -> None:
-        self._settings = settings
+        self._settings = settings = settings.with_key()
         self._key: Any = None
         self._issuer = _IssuerKeys(settings.jwks_url, fetch) if settings.jwks_url is not None else None
         if settings.key is not None:

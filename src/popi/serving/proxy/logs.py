@@ -3,9 +3,11 @@
 import json
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Literal, TextIO
 
 LOGGER = logging.getLogger("popi.gateway")
 
@@ -76,11 +78,37 @@ class JsonLines(logging.Formatter):
         return json.dumps(line)
 
 
+class _ToStderr(logging.StreamHandler[TextIO]):
+    """Writes to stderr, whatever that is now. A line that can't be written is lost: what logging would print in its
+    place has the messages of exceptions in it, which may quote a user."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass
+
+
+@contextmanager
+def on_stderr() -> Iterator[None]:
+    """Show the gateway's log on stderr while a command runs that is over soon."""
+    handler, level = _ToStderr(), LOGGER.level
+    handler.setFormatter(JsonLines())
+    LOGGER.addHandler(handler)
+    LOGGER.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        LOGGER.removeHandler(handler)
+        LOGGER.setLevel(level)
+
+
 def to_stderr(level: int = logging.INFO) -> None:
     """Send the gateway's log to stderr as lines of JSON. A second call adds no second handler."""
     LOGGER.setLevel(level)
     LOGGER.propagate = False
     if not any(isinstance(handler.formatter, JsonLines) for handler in LOGGER.handlers):
-        handler = logging.StreamHandler(sys.stderr)
+        handler = _ToStderr()
         handler.setFormatter(JsonLines())
         LOGGER.addHandler(handler)

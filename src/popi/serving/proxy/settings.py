@@ -91,7 +91,8 @@ def read_toml(file: Path) -> dict[str, Any]:
 
 
 class JwtSettings(Settings):
-    """Tokens that say who the end user is, signed by your identity provider. One of `jwks_url` and `key` is needed."""
+    """Tokens that say who the end user is, signed by your identity provider. One of `jwks_url`, `key` and `key_env` is
+    needed."""
 
     table = "proxy.jwt"
     hides_texts = True
@@ -101,6 +102,8 @@ class JwtSettings(Settings):
     an hour, and when a token names a key that is not among them (at most every 30 seconds)."""
     key: SecretStr | None = None
     """A public key (PEM), or the secret shared with the issuer (HS256 and its kin; 32 bytes or more)."""
+    key_env: str | None = Field(default=None, pattern=r"\S")
+    """Environment variable with the shared secret."""
     algorithms: tuple[str, ...] = ("RS256", "ES256", "EdDSA")
     """Signatures that count, and no others. With a shared secret: `["HS256"]`."""
     claim: str = Field(default="sub", min_length=1)
@@ -122,15 +125,16 @@ class JwtSettings(Settings):
 
     @model_validator(mode="after")
     def _one_kind_of_key(self) -> Self:
-        if (self.jwks_url is None) == (self.key is None):
-            raise ValueError("give either jwks_url or key")
+        if sum(one is not None for one in (self.jwks_url, self.key, self.key_env)) != 1:
+            raise ValueError("give one of jwks_url, key and key_env")
         if self.jwks_url is not None:
             checked_url(self.jwks_url)
         unknown = set(self.algorithms) - {*SYMMETRIC, *ASYMMETRIC}
         if unknown or not self.algorithms:
             raise ValueError(f"algorithms must be of {', '.join((*SYMMETRIC, *ASYMMETRIC))}; got {self.algorithms}")
         # A public key taken for a shared secret would let anyone sign: one kind of algorithm, and it must fit the key.
-        secret = self.key is not None and "-----BEGIN" not in self.key.get_secret_value()
+        public = self.key is not None and "-----BEGIN" in self.key.get_secret_value()
+        secret = self.jwks_url is None and not public
         allowed = SYMMETRIC if secret else ASYMMETRIC
         if not set(self.algorithms) <= set(allowed):
             kind = "a shared secret" if secret else "public keys"
@@ -138,6 +142,16 @@ class JwtSettings(Settings):
         if secret and self.key is not None and len(self.key.get_secret_value().encode()) < 32:
             raise ValueError("a shared secret must have 32 bytes or more, or it can be guessed")
         return self
+
+    def with_key(self) -> "JwtSettings":
+        """The same with the key that `key_env` names in its place.
+
+        Raises:
+            ConfigError: the variable is not set, or holds what no shared secret is.
+        """
+        if self.key_env is None:
+            return self
+        return JwtSettings(**self.model_dump(exclude={"key_env"}) | {"key": key_in(self.key_env)})
 
 
 class UpstreamSettings(Settings):
@@ -255,6 +269,8 @@ class ProxySettings(Settings):
     id_secret: SecretStr | None = Field(default=None)
     """Secret of those hashes. Unset: the store keeps one, drawn at the first start, the same for all processes on
     it."""
+    id_secret_env: str | None = Field(default=None, pattern=r"\S")
+    """Environment variable with that secret."""
     jwt: JwtSettings | None = None
     """Tokens that name the end user; unset: none are read."""
 
@@ -307,6 +323,8 @@ class ProxySettings(Settings):
             raise ValueError(f"upstreams: {min(twice)!r} is there twice; each needs a name of its own")
         if self.upstream is not None:
             ApiUrl.parse(self.upstream, what="upstream")
+        if self.id_secret is not None and self.id_secret_env is not None:
+            raise ValueError("give either id_secret or id_secret_env")
         return self
 
     @field_validator("identity_headers")

@@ -6,6 +6,7 @@
     tables       the schema as the queries see it
     keys, users, controls, signals, summaries, jobs, answers, sessions, settings     the queries: functions of a
                  connection
+    outbox       what webhooks are still to be told
     erasure, deletion, expiry     what goes, and when
 
 Every query on a user's data takes the tenant. SQLAlchemy Core writes the SQL, so that there is one code path.

@@ -15,7 +15,7 @@ from popi.errors import DataError
 from popi.profiles.clauses import join
 from popi.profiles.forbidden import from_edits
 from popi.profiles.models import MOST_FORBIDDEN, MOST_REASONS, Author, Forbidden, ForbiddenEdit, StoredClause
-from popi.serving.store import controls, erasure, forbidden, jobs, signals, summaries, users
+from popi.serving.store import controls, erasure, forbidden, jobs, outbox, signals, summaries, users
 from popi.serving.store.jobs import Debounce
 from popi.serving.store.summaries import Version
 from popi.serving.store.tables import answers
@@ -205,6 +205,7 @@ class Deleting:
         reading = users.reading(self._connection, *self._who)
         if reading.base_version == before:
             users.set_base(self._connection, *self._who, after, reading.base_read)
+        outbox.add(self._connection, *self._who, "summary.changed", self._now, version=after)
 
     def _ban(self, texts: Collection[str], author: Author) -> None:
         """Forbid texts from the current version on, without keeping their words."""

@@ -5,7 +5,7 @@ from hashlib import sha256
 
 from sqlalchemy import Connection, delete, select
 
-from popi.serving.store import opt_outs, users
+from popi.serving.store import opt_outs, outbox, users
 from popi.serving.store.database import upsert
 from popi.serving.store.tables import (
     answers,
@@ -73,8 +73,18 @@ def erase(connection: Connection, tenant: str, user_id: str, now: float) -> Remo
     done = Removed(**removed | {"users": int(there)})  # no row that only the lock made
     note(connection, tenant, user_id, now)
     if done.any:
+        outbox.add(connection, tenant, user_id, "user.erased", now)
         scrub_later(connection, now)
     return done
+
+
+def scrub_later(connection: Connection, now: float) -> None:
+    """Note that deleted bytes are to be overwritten."""
+    connection.execute(
+        upsert(connection, chores)
+        .values(chore=SCRUB, due_at=now)
+        .on_conflict_do_update(index_elements=["chore"], set_={"due_at": now})
+    )
 
 
 def note(connection: Connection, tenant: str, user_id: str, now: float) -> None:
@@ -84,15 +94,6 @@ def note(connection: Connection, tenant: str, user_id: str, now: float) -> None:
         upsert(connection, erasures)
         .values(user_hash=_hash(tenant, user_id), **noted)
         .on_conflict_do_update(index_elements=["user_hash"], set_=noted)
-    )
-
-
-def scrub_later(connection: Connection, now: float) -> None:
-    """Note that deleted bytes are to be overwritten."""
-    connection.execute(
-        upsert(connection, chores)
-        .values(chore=SCRUB, due_at=now)
-        .on_conflict_do_update(index_elements=["chore"], set_={"due_at": now})
     )
 
 

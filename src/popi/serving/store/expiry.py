@@ -7,20 +7,23 @@ the answers, id included.
 from sqlalchemy import Connection, Exists, and_, delete, exists, or_, select, update
 from sqlalchemy.sql.schema import Table
 
+from popi.serving.store import erasure
 from popi.serving.store.tables import (
     answers,
     erasures,
     jobs,
     keys,
     opened_links,
+    outbox,
     sessions,
     signals,
     summaries,
     usage,
     users,
+    webhooks,
 )
 
-TABLES = (answers, erasures, opened_links, sessions, usage)
+TABLES = (answers, erasures, opened_links, outbox, sessions, usage, webhooks)
 
 
 def any_expired(connection: Connection, now: float) -> bool:
@@ -32,11 +35,13 @@ def any_expired(connection: Connection, now: float) -> bool:
 
 def expire(connection: Connection, now: float) -> int:
     """Delete the rows whose time is over; says how many."""
-    gone = sum(connection.execute(delete(table).where(table.c.expires_at <= now)).rowcount for table in TABLES)
+    gone = {table: connection.execute(delete(table).where(table.c.expires_at <= now)).rowcount for table in TABLES}
+    if gone[outbox]:  # what nobody was told of somebody who is erased
+        erasure.scrub_later(connection, now)
     due = and_(users.c.expires_at <= now, ~_of_user(answers))
     more = or_(users.c.paused == 1, users.c.learn_off == 1, *map(_of_user, (signals, summaries, jobs, keys)))
     connection.execute(update(users).where(due, more).values(expires_at=None))
-    return gone + connection.execute(delete(users).where(due)).rowcount
+    return sum(gone.values()) + connection.execute(delete(users).where(due)).rowcount
 
 
 def _of_user(table: Table) -> Exists:

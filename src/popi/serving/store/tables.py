@@ -154,6 +154,27 @@ opened_links = Table("opened_links", metadata, _text("link_hash", key=True), _ti
 
 chores = Table("chores", metadata, _text("chore", key=True), _time("due_at"))
 
+webhooks = Table("webhooks", metadata, _text("name", key=True), _text("events"), _time("seconds"), _time("expires_at"))
+
+outbox = Table(
+    "outbox",
+    metadata,
+    _text("endpoint", key=True),
+    _text("event_id", key=True),
+    _text("event"),
+    _text("tenant"),
+    _text("user_id"),
+    _number("position"),
+    _number("version", nullable=True),
+    _text("merged_into", nullable=True),
+    _time("happened_at"),
+    _time("due_at"),
+    _number("attempts"),
+    _text("lease", nullable=True),
+    _time("lease_until", nullable=True),
+    _time("expires_at"),
+)
+
 settings = Table("settings", metadata, _text("name", key=True), _text("value"))
 
 migrations = Table(

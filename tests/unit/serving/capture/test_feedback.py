@@ -131,7 +131,7 @@ def test_answers_with_the_same_id_of_the_upstreams_are_kept_apart(tea: Stack) ->
     assert "x-popi-answer-id" in refused.json()["error"]["message"]
     assert {one["rating"] for one in signals(tea)} == {1.0}  # nobody's thumb was turned
     kept = tea.client.get("/users/ada/export").json()["answers"]
-    assert {one["id"] for one in kept} == {first, second, streamed}
+    assert {first, second, streamed} <= {one["id"] for one in kept}  # and those that a busy machine was asked again for
     assert {one["upstream_id"] for one in kept} == {"chatcmpl-999"}
 
 

@@ -109,6 +109,25 @@ def test_a_key_that_is_none() -> None:
         Tokens(JwtSettings(key=broken), no_fetch)
 
 
+def test_the_shared_secret_may_be_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = "a shared secret of thirty-two bytes"
+    settings = JwtSettings(key_env="POPI_TEST_JWT", algorithms=("HS256",))
+    with pytest.raises(ConfigError, match="POPI_TEST_JWT"):
+        Tokens(settings, no_fetch)
+    monkeypatch.setenv("POPI_TEST_JWT", "too short")
+    with pytest.raises(ConfigError, match="POPI_TEST_JWT"):  # with a blank in it
+        Tokens(settings, no_fetch)
+    monkeypatch.setenv("POPI_TEST_JWT", "short")
+    with pytest.raises(ConfigError, match="32 bytes"):
+        Tokens(settings, no_fetch)
+    monkeypatch.setenv("POPI_TEST_JWT", secret.replace(" ", "-"))
+    assert user_id(settings, jwt.encode(claims(), secret.replace(" ", "-"), "HS256")) == claims()["sub"]
+    with pytest.raises(ConfigError, match="one of jwks_url, key and key_env"):
+        JwtSettings(key_env="POPI_TEST_JWT", key=secret, algorithms=("HS256",))
+    with pytest.raises(ConfigError, match="with a shared secret"):
+        JwtSettings(key_env="POPI_TEST_JWT", algorithms=("RS256",))
+
+
 class Issuer:
     """An issuer whose list of keys can be changed, and be out of reach."""
 

@@ -1,7 +1,9 @@
 """Lines of the log."""
 
+import io
 import json
 import logging
+import sys
 
 import pytest
 
@@ -31,6 +33,27 @@ def test_a_request_is_one_line_of_json(caplog: pytest.LogCaptureFixture) -> None
         "version": 3,
         "total_ms": 1.235,
     }
+
+
+def test_a_line_that_can_not_be_written_is_lost_and_quotes_nobody(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    handlers = list(logs.LOGGER.handlers)
+    closed = io.StringIO()
+    closed.close()
+    try:
+        to_stderr()
+        with monkeypatch.context() as patched:
+            patched.setattr(sys, "stderr", closed)
+            try:
+                raise ValueError("the user wrote: my secret")
+            except ValueError as error:
+                log_fault("broken", error)
+        log_fault("next", ValueError())  # stderr is as it was
+    finally:
+        logs.LOGGER.handlers, logs.LOGGER.propagate = handlers, True
+    written = capsys.readouterr().err
+    assert "secret" not in written and '"event": "next"' in written
 
 
 def test_a_fault_says_what_and_where_and_not_its_words(caplog: pytest.LogCaptureFixture) -> None:

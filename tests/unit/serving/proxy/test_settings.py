@@ -51,8 +51,8 @@ def test_wrong_settings_are_named(settings: dict[str, object], named: str) -> No
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({}, "either jwks_url or key"),
-        ({"jwks_url": "https://h/k", "key": "x" * 32}, "either jwks_url or key"),
+        ({}, "one of jwks_url, key and key_env"),
+        ({"jwks_url": "https://h/k", "key": "x" * 32}, "one of jwks_url, key and key_env"),
         ({"jwks_url": "https://h/k", "algorithms": ("HS256",)}, "with public keys"),
         ({"key": PEM, "algorithms": ("HS256",)}, "with public keys"),
         ({"key": PEM, "algorithms": ("RS256", "HS256")}, "with public keys"),

@@ -55,6 +55,7 @@ def test_one_that_the_upstream_closed_meanwhile_is_not(upstream: RecordingUpstre
         for n in range(1, 4):
             upstream.reply = then_close
             assert gateway.call(body=CHAT).status == 200 and upstream.connections == n
+            time.sleep(0.2)  # until the gateway has seen it, too
 
 
 def test_an_answer_that_was_not_read_to_its_end_takes_its_connection_with_it(upstream: RecordingUpstream) -> None:

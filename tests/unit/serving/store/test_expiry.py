@@ -2,7 +2,7 @@
 
 from sqlalchemy import Connection, func, select
 
-from popi.serving.store import answers, controls, erasure, expiry, sessions, signals, summaries, usage, users
+from popi.serving.store import answers, controls, erasure, expiry, outbox, sessions, signals, summaries, usage, users
 from popi.serving.store.answers import KeptAnswer
 from popi.serving.store.database import Database
 from popi.serving.store.jobs import Debounce
@@ -23,9 +23,12 @@ def test_each_table_in_its_time(database: Database) -> None:
     assert database.write(sessions.take_link, "link", 130.0)
     database.write(erasure.erase, "other", "v", 100.0)
     database.write(usage.charge, [Quota("user_quota", ("t", "u", ""), HOUR)], 100.0)
-    assert database.read(rows) == {"answers": 1, "sessions": 1, "opened_links": 1, "erasures": 1, "usage": 1}
+    database.write(outbox.register, "crm", ["summary.changed"], 4000.0, 100.0)
+    database.write(outbox.add, "t", "u", "summary.changed", 90.0, version=1)
+    assert database.read(rows) == dict.fromkeys((table.name for table in expiry.TABLES), 1)
     assert not database.read(expiry.any_expired, 109.0) and database.write(expiry.expire, 109.0) == 0
     times = {"answers": 110.0, "sessions": 120.0, "opened_links": 130.0, "usage": 3600.0, "erasures": 3700.0}
+    times |= {"outbox": 4090.0, "webhooks": 4100.0}
     for gone, now in times.items():
         with_user = 2 if gone == "answers" else 1  # of whom nothing else was stored
         assert database.read(expiry.any_expired, now) and database.write(expiry.expire, now) == with_user

@@ -36,6 +36,8 @@ def test_numbers_follow_each_other_and_no_step_is_changed() -> None:
         (10, "controls", SHA_10),
         (11, "forbidden", SHA_11),
         (12, "opt_outs", SHA_12),
+        (13, "webhooks", SHA_13),
+        (14, "webhook_statistics", SHA_14),
         (16, "undo", SHA_16),
     ]
 
@@ -52,6 +54,8 @@ SHA_9 = "d4e2c0cb0780"
 SHA_10 = "d3230ddf93cb"
 SHA_11 = "ebdc8eaeb4f0"
 SHA_12 = "1b48f0ff962f"
+SHA_13 = "beb2e53eb987"
+SHA_14 = "84b416528b33"
 SHA_16 = "811a610f69d5"
 
 
