@@ -116,7 +116,7 @@ def _kind(annotation: Any) -> str:
     if inner:
         kinds = " or ".join(_kind(kind) for kind in inner if kind is not type(None))
         return kinds + (", or unset" if type(None) in inner else "")
-    names = {"int": "integer", "float": "number", "str": "text", "bool": "true or false"}
+    names = {"int": "integer", "float": "number", "str": "text", "bool": "true or false", "Path": "path"}
     return (
         names
         | {"SecretStr": "text", "JwtSettings": "a table, `[proxy.jwt]`", "UpstreamSettings": "`[[proxy.upstreams]]`"}

@@ -27,11 +27,12 @@ def chromium() -> Iterator[Any]:
         opened.close()
 
 
-def new_page(browser: Any, width: int = 1280, dark: bool = False, scripts: bool = True) -> Any:
+def new_page(browser: Any, width: int = 1280, dark: bool = False, scripts: bool = True, language: str = "en-GB") -> Any:
     """A page that fails the test on any error of its own: a script, a refused style, a form that goes astray."""
     context = browser.new_context(
         viewport={"width": width, "height": 844 if width < 500 else 900},
         color_scheme="dark" if dark else "light",
+        locale=language,
         java_script_enabled=scripts,
         timezone_id="UTC",
     )

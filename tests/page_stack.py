@@ -226,8 +226,8 @@ def served(app: Any) -> Iterator[str]:
 
 
 @contextmanager
-def stack(folder: Path) -> Iterator[Stack]:
-    """Everything, on a store in `folder`."""
+def stack(folder: Path, **page: Any) -> Iterator[Stack]:
+    """Everything, on a store in `folder`; `page`: settings of the pages."""
     upstream, learner = Upstream(), Learner()
     with served(upstream.app) as behind:
         database = Database.open(f"sqlite:///{folder}/popi.db")
@@ -236,7 +236,7 @@ def stack(folder: Path) -> Iterator[Stack]:
             proxy=ProxySettings(upstream=behind),
             renewal=RenewalSettings(quiet=0.05, longest=0.5),
             capture=CaptureSettings(tenants=("shop",)),
-            page=PageSettings(name="Teahouse", model="m"),
+            page=PageSettings(**{"name": "Teahouse", "model": "m"} | page),
         )
         worker = Worker(database, learner, RenewalSettings(idle=0.05), explains=learner, restates=learner)
         gateway = Gateway(database, settings, worker, ADMIN)

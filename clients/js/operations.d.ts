@@ -15,6 +15,8 @@ export interface Operations {
   mergeUsers(userId: string, body: Body<"merge_users">, options?: Options<"merge_users">): Promise<Answer<"merge_users">>;
   /** Add signals. Sending the same again changes nothing. */
   addSignals(userId: string, body: Body<"add_signals">, options?: Options<"add_signals">): Promise<Answer<"add_signals">>;
+  /** A user's signals, newest first, page by page; `contains`: those with these words, in any case. */
+  listSignals(userId: string, options?: Options<"list_signals">): Promise<Answer<"list_signals">>;
   /** The current summary. */
   getSummary(userId: string, options?: Options<"get_summary">): Promise<Answer<"get_summary">>;
   /** Write a summary by hand. Where there is one, If-Match must name the version that was seen. */

@@ -7,6 +7,7 @@ export const operations = {
   eraseUser: {"method": "DELETE", "path": "/users/{id}", "body": false, "query": [], "headers": ["tenant"]},
   mergeUsers: {"method": "POST", "path": "/users/{id}/merge", "body": true, "query": [], "headers": ["tenant"]},
   addSignals: {"method": "POST", "path": "/users/{id}/signals", "body": true, "query": [], "headers": ["tenant"]},
+  listSignals: {"method": "GET", "path": "/users/{id}/signals", "body": false, "query": ["contains", "after", "limit"], "headers": ["tenant"]},
   getSummary: {"method": "GET", "path": "/users/{id}/summary", "body": false, "query": [], "headers": ["tenant"]},
   putSummary: {"method": "PUT", "path": "/users/{id}/summary", "body": true, "query": [], "headers": ["tenant", "version"]},
   getVersions: {"method": "GET", "path": "/users/{id}/summary/versions", "body": false, "query": [], "headers": ["tenant"]},

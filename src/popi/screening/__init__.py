@@ -11,6 +11,6 @@ own instructions, makers or limits, or asks for secrecy, a tool call or a fixed 
 Text is looked at folded (`popi.signals.lookalikes`), so that no alphabet or invisible character hides it.
 """
 
-from popi.screening.screen import Screened, checked, found_in, screened, screened_parts, visible
+from popi.screening.screen import Screened, Unfit, checked, found_in, screened, screened_parts, visible
 
-__all__ = ["Screened", "checked", "found_in", "screened", "screened_parts", "visible"]
+__all__ = ["Screened", "Unfit", "checked", "found_in", "screened", "screened_parts", "visible"]

@@ -21,6 +21,19 @@ _TOLD: dict[Kind, str] = {
 }
 
 
+class Unfit(DataError):
+    """A text carries what a summary may not.
+
+    Attributes:
+        kind: of what.
+        part: the sentence that does, at most 80 characters of it.
+    """
+
+    def __init__(self, kind: Kind, part: str) -> None:
+        super().__init__(f"a summary may not carry {_TOLD[kind]}, and {part!r} does; say it in plain words")
+        self.kind, self.part = kind, part
+
+
 @dataclass(frozen=True)
 class Screened:
     """A summary fit for use.
@@ -57,14 +70,14 @@ def checked(text: str) -> str:
     """What a person wrote, without invisible characters.
 
     Raises:
-        DataError: it carries what a summary may not; the message says in which sentence, and what to do.
+        Unfit: it carries what a summary may not; the message says in which sentence, and what to do.
     """
     text = visible(text)
     if whole := found_in(text):
         part, kinds = next(((one, here) for one in _sentences(text) if (here := found_in(one))), (text, whole))
         shown = " ".join(part.split())
         shown = shown if len(shown) <= 80 else f"{shown[:79]}…"
-        raise DataError(f"a summary may not carry {_TOLD[kinds[0]]}, and {shown!r} does; say it in plain words")
+        raise Unfit(kinds[0], shown)
     return text
 
 

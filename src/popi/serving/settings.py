@@ -11,11 +11,21 @@ from popi.backends.key import checked_url
 from popi.config.http import HttpConfig
 from popi.errors import ConfigError
 from popi.serving.inference import InferenceSettings
+from popi.serving.pages.colour import checked_colour
 from popi.serving.proxy.settings import ProxySettings, Settings, read_toml
 from popi.serving.store.jobs import Debounce
 from popi.serving.store.outbox import EVENTS, Event
 from popi.signals.base import LEAST
 
+LOGOS = {
+    ".svg": "image/svg+xml",
+    ".png": "image/png",
+    ".webp": "image/webp",
+    ".jpg": "image/jpeg",
+    ".jpeg": "image/jpeg",
+}
+"""Media types of logos by the ending of their names."""
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s\"'<>]+")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]+)?")
 
 
@@ -94,6 +104,19 @@ class PageSettings(Settings):
     """The product's name, as users know it."""
     url: str | None = None
     """Where users reach the gateway (`https://chat.example`); unset: the host that asked for a link."""
+    app: str | None = None
+    """Where the way back to the app leads (`https://shop.example/chat`, or the app's own scheme); unset: none."""
+    language: Literal["en", "de", "es", "fr", "zh", "ja", "ar"] | None = None
+    """The language of users' pages; unset: of those there are, the one that the user's browser asks for. The team's
+    pages are in English."""
+    logo: Path | None = None
+    """A picture that stands beside the product's name: a file in SVG, PNG, WebP or JPEG."""
+    colour: str | None = None
+    """The product's colour as `#rrggbb`; one that can't be read on light paper (WCAG, 4.5) is refused, and in the dark
+    it is made lighter. Unset: green."""
+    frame_ancestors: tuple[str, ...] = ()
+    """Origins whose pages may embed a user's page in a frame (`https://shop.example`); it then needs TLS, and its
+    cookie is `SameSite=None; Secure; Partitioned`. The team's pages are never embedded."""
     link_minutes: float = Field(default=10.0, gt=0, le=60)  # an erasure is noted for an hour, and ends older links
     """How long a link to a user's page can be opened, once."""
     session_minutes: float = Field(default=60.0, gt=0, le=7 * 24 * 60)
@@ -107,6 +130,34 @@ class PageSettings(Settings):
     @classmethod
     def _is_url(cls, value: str | None) -> str | None:
         return value if value is None else checked_url(value).rstrip("/")
+
+    @field_validator("app")
+    @classmethod
+    def _is_address(cls, value: str | None) -> str | None:
+        scheme = "" if value is None else value.partition(":")[0].lower()
+        if value is not None and (not _ADDRESS.fullmatch(value) or scheme in ("javascript", "data", "vbscript")):
+            raise ValueError(f"give an address such as https://shop.example/chat; got {value!r}")
+        return value
+
+    @field_validator("logo")
+    @classmethod
+    def _is_picture(cls, value: Path | None) -> Path | None:
+        if value is not None and value.suffix.lower() not in LOGOS:
+            raise ValueError(f"a logo is a file of {', '.join(LOGOS)}; got {value.name!r}")
+        return value
+
+    @field_validator("colour")
+    @classmethod
+    def _is_colour(cls, value: str | None) -> str | None:
+        return value if value is None else checked_colour(value)
+
+    @field_validator("frame_ancestors")
+    @classmethod
+    def _are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"an origin is a scheme and a host, such as https://shop.example; got {origin!r}")
+        return value
 
 
 class ProfileSettings(Settings):

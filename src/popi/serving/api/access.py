@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from popi.errors import DataError
 from popi.profiles.models import KeyAnswer, NewKey, NewKeyAnswer, Page, Tenant, moment
 from popi.serving.api.requests import Anybody, body_of, route
-from popi.serving.api.routes import After, Limit, paged
+from popi.serving.api.routes import Limit, Text, paged
 from popi.serving.keys import log_revoked, new_key
 from popi.serving.proxy.refusals import Refusal
 from popi.serving.store import keys
@@ -26,7 +26,7 @@ async def make_key(call: Anybody, body: Annotated[NewKey, body_of(NewKey)]) -> N
 
 @router.get("/keys", **route(scopes=("admin",), query="tenant after limit"))
 async def list_keys(
-    call: Anybody, tenant: Tenant | None = None, after: After = "", limit: Limit = 100
+    call: Anybody, tenant: Tenant | None = None, after: Text = "", limit: Limit = 100
 ) -> Page[KeyAnswer]:
     """The keys of a tenant, or of all, oldest first, page by page. Revoked ones are among them."""
     found = await call.profiles.store.read(keys.listed, tenant, after or None, limit + 1)
@@ -48,7 +48,7 @@ async def revoke_key(call: Anybody, key_id: str) -> KeyAnswer:
 
 
 @router.get("/tenants", **route(scopes=("admin",), query="after limit"))
-async def list_tenants(call: Anybody, after: After = "", limit: Limit = 100) -> Page[str]:
+async def list_tenants(call: Anybody, after: Text = "", limit: Limit = 100) -> Page[str]:
     """The names of all tenants, in order, page by page."""
     page, last = paged(await call.profiles.store.read(keys.tenants_listed, after, limit + 1), limit)
     return Page(items=page, next=last)

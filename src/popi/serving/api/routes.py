@@ -36,8 +36,9 @@ from popi.profiles.models import (
 from popi.serving.api.requests import ANY_ID, JSONL, Anybody, OfUser, Seen, body_of, route
 from popi.serving.proxy.refusals import Refusal
 from popi.serving.store import users
+from popi.signals.types import Signal
 
-After = Annotated[str, Query(max_length=200, pattern=r"^[^\x00]*$")]
+Text = Annotated[str, Query(max_length=200, pattern=r"^[^\x00]*$")]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 ETAG = {"headers": {"ETag": {"schema": {"type": "string"}, "description": "The version, for If-Match."}}}
 LINE = {"content": {JSONL: {"schema": {"$ref": "#/components/schemas/User-Input"}}}}
@@ -51,7 +52,7 @@ def paged(found: list[Any], limit: int) -> tuple[list[Any], Any]:
 
 
 @router.get("", **route(scopes=("admin", "app"), query="prefix after limit"))
-async def list_users(call: Anybody, prefix: After = "", after: After = "", limit: Limit = 100) -> Page[str]:
+async def list_users(call: Anybody, prefix: Text = "", after: Text = "", limit: Limit = 100) -> Page[str]:
     """The ids of a tenant's users that begin with `prefix`, in order, page by page."""
     prefix = normalize("NFC", prefix)
     found = await call.profiles.store.read(users.listed, call.tenant, after or None, limit + 1, prefix)
@@ -87,6 +88,18 @@ async def merge_users(call: OfUser, body: Annotated[Merge, body_of(Merge)]) -> M
 async def add_signals(call: OfUser, body: Annotated[SignalsUpload, body_of(SignalsUpload)]) -> SignalsAnswer:
     """Add signals. Sending the same again changes nothing."""
     return await call.profiles.add_signals(call.tenant, call.user_id, body.signals, call.caller.key_id)
+
+
+@router.get("/{id}/signals", **route(404, query="contains after limit"))
+async def list_signals(
+    call: OfUser,
+    contains: Text = "",
+    after: Annotated[int | None, Query(ge=0, le=2**62)] = None,
+    limit: Limit = 100,
+) -> Page[Signal]:
+    """A user's signals, newest first, page by page; `contains`: those with these words, in any case."""
+    page, last = paged(await call.profiles.signals(call.tenant, call.user_id, limit + 1, after, contains), limit)
+    return Page(items=[signal for _, signal in page], next=None if last is None else str(last[0]))
 
 
 @router.get("/{id}/summary", **route(404, answer=ETAG))

@@ -57,6 +57,7 @@ from popi.serving.store import (
     outbox,
     signals,
     summaries,
+    undo,
     users,
 )
 from popi.serving.store.controls import Switches
@@ -67,6 +68,7 @@ from popi.serving.store.marks import marks
 from popi.serving.store.merging import Moved
 from popi.serving.store.summaries import Version
 from popi.serving.store.threads import Store
+from popi.serving.store.undo import Steps
 from popi.signals.types import Signal, User
 
 log = logging.getLogger("popi.gateway.profiles")
@@ -158,6 +160,21 @@ class Profiles:
         if added:  # what goes beyond a bound is rolled back
             within_bounds(connection, tenant, user_id, self.bounds)
         return ids, added
+
+    async def signals(
+        self, tenant: str, user_id: str, limit: int, before: int | None = None, contains: str = ""
+    ) -> list[tuple[int, Signal]]:
+        """A user's signals with their positions (store.signals.listed).
+
+        Raises:
+            NotFound: no such user.
+        """
+
+        def read(connection: Connection) -> list[tuple[int, Signal]]:
+            found_user(connection, tenant, user_id)
+            return signals.listed(connection, tenant, user_id, limit, before, contains)
+
+        return await self.store.read(read)
 
     async def user(self, tenant: str, user_id: str) -> UserAnswer:
         """One user.
@@ -262,9 +279,9 @@ class Profiles:
         return self.store.stream(stored.versions(self.store.database.read, tenant, user_id))
 
     async def rollback(
-        self, tenant: str, user_id: str, version: int, author: Author, expected: int | None
+        self, tenant: str, user_id: str, version: int, author: Author, expected: int | None, step: bool = False
     ) -> SummaryAnswer:
-        """Write an old version's content as the next version.
+        """Write an old version's content as the next version. `step`: it is an undo or a redo (`steps`).
 
         Raises:
             NotFound: no such user, or the version is not kept.
@@ -291,6 +308,7 @@ class Profiles:
                 expected=expected,
                 model=old.model,
                 forbidden=old.forbidden,
+                restores=version if step else None,
                 keep=self.bounds.keep,
             )
             forbidden.keep(connection, tenant, user_id, {})
@@ -300,10 +318,9 @@ class Profiles:
         self._changed(tenant, user_id)
         return written
 
-    async def version_before(self, tenant: str, user_id: str, version: int) -> int | None:
-        """The newest version that is older than this one; None: none is kept."""
-        found = await self.store.read(summaries.below, tenant, user_id, version)
-        return None if found is None else found.version
+    async def steps(self, tenant: str, user_id: str) -> Steps:
+        """The versions that an undo and a redo lead to."""
+        return await self.store.read(undo.steps, tenant, user_id)
 
     async def rebuild(self, tenant: str, user_id: str, key_id: str | None = None) -> UserAnswer:
         """Call for a renewal that reads all signals, whatever the summary rests on by now. Where there was a rebuild

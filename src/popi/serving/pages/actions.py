@@ -1,6 +1,7 @@
 """What the forms of a profile's pages do; each ends on a page that says what was done."""
 
 from collections.abc import Awaitable, Callable
+from urllib.parse import urlencode
 
 from pydantic import ValidationError
 from starlette.requests import Request
@@ -8,14 +9,17 @@ from starlette.responses import RedirectResponse, Response
 
 from popi.errors import DataError
 from popi.profiles.models import Deleted
+from popi.screening import Unfit
 from popi.serving.api.service import Profiles
 from popi.serving.api.stored import NotFound
 from popi.serving.pages.changes import CHANGES, BadForm
+from popi.serving.pages.drafts import TYPED, Draft, draft_of
 from popi.serving.pages.render import Renderer
 from popi.serving.pages.subject import Subject
 from popi.serving.store.summaries import VersionConflict
 
 Form = dict[str, str]
+Again = Callable[[Request, Subject, Draft], Awaitable[Response]]
 Action = Callable[[Request, Subject, Form], Awaitable[Response]]
 
 
@@ -25,13 +29,15 @@ class Actions:
     Args:
         profiles: the service.
         render: makes pages.
+        again: the first page with what was typed and not taken.
     """
 
-    def __init__(self, profiles: Profiles, render: Renderer) -> None:
-        self._profiles, self._render = profiles, render
+    def __init__(self, profiles: Profiles, render: Renderer, again: Again) -> None:
+        self._profiles, self._render, self._again = profiles, render, again
         self.actions: dict[str, Action] = {
             **{name: self._change for name in CHANGES},
-            "undo": self._undo,
+            "undo": self._step,
+            "redo": self._step,
             "restore": self._restore,
             "delete": self._delete_clause,
             "delete-signal": self._delete_signal,
@@ -44,6 +50,15 @@ class Actions:
 
     async def _change(self, request: Request, subject: Subject, form: Form) -> Response:
         name = _last(request)
+        trouble, unfit = await self._changed(subject, name, form)
+        if trouble is None:
+            return back(subject, "", name)
+        if name in TYPED:
+            return await self._again(request, subject, draft_of(name, form, trouble, unfit))
+        return back(subject, "", trouble)
+
+    async def _changed(self, subject: Subject, name: str, form: Form) -> tuple[str | None, Unfit | None]:
+        """Make a change; returns what stood in its way (render.TROUBLES), if anything did."""
         try:
             user = await self._profiles.user(subject.tenant, subject.user_id)
             summary = user.summary
@@ -51,19 +66,21 @@ class Actions:
             summary = None
         version = summary.version if summary is not None else 0
         if form.get("version") != str(version):
-            return back(subject, "", "conflict")
+            return "conflict", None
         try:
             wanted = CHANGES[name](summary, form)
             await self._profiles.put_summary(subject.tenant, subject.user_id, wanted, subject.author, version)
         except BadForm as bad:
-            return back(subject, "", bad.saying)
+            return bad.saying, None
         except VersionConflict:
-            return back(subject, "", "conflict")
+            return "conflict", None
         except ValidationError:  # every text is of a good length, so there are too many
-            return back(subject, "", "too_many")
-        except DataError:  # it carries what a summary may not (popi.screening)
-            return back(subject, "", "not_fit")
-        return back(subject, "", name)
+            return "too_many", None
+        except Unfit as unfit:
+            return "not_fit", unfit
+        except DataError:  # nothing in it that anybody sees
+            return "empty", None
+        return None, None
 
     async def _delete_clause(self, request: Request, subject: Subject, form: Form) -> Response:
         more = {"signals": form.get("signals") == "yes", "forbid": form.get("forbid") == "yes"}
@@ -73,7 +90,8 @@ class Actions:
 
     async def _delete_signal(self, request: Request, subject: Subject, form: Form) -> Response:
         done = self._profiles.delete_signal(subject.tenant, subject.user_id, form.get("signal", ""))
-        return await self._deleted(subject, "", "delete_signal", done)
+        page = "signals" if form.get("listed") == "yes" else ""
+        return await self._deleted(subject, page, "delete_signal", done, form.get("q", ""))
 
     async def _delete_version(self, request: Request, subject: Subject, form: Form) -> Response:
         which = _number(form, "to") or 0
@@ -85,30 +103,31 @@ class Actions:
         done = self._profiles.delete_words(subject.tenant, subject.user_id, name, subject.author)
         return await self._deleted(subject, "", "delete_words", done)
 
-    async def _deleted(self, subject: Subject, page: str, said: str, done: Awaitable[Deleted]) -> Response:
+    async def _deleted(self, subject: Subject, page: str, said: str, done: Awaitable[Deleted], q: str = "") -> Response:
         try:
             await done
         except NotFound:
             return back(subject, page, "conflict")
         except DataError:
             return back(subject, page, "too_many")
-        return back(subject, page, said)
+        return back(subject, page, said, q)
 
-    async def _undo(self, request: Request, subject: Subject, form: Form) -> Response:
-        seen = _number(form, "version")
-        before = await self._profiles.version_before(subject.tenant, subject.user_id, seen or 0)
-        return await self._go_back(subject, before, seen, "", "undo")
+    async def _step(self, request: Request, subject: Subject, form: Form) -> Response:
+        name = _last(request)
+        steps = await self._profiles.steps(subject.tenant, subject.user_id)
+        to = steps.undo if name == "undo" else steps.redo
+        return await self._go_back(subject, to, _number(form, "version"), "", name, step=True)
 
     async def _restore(self, request: Request, subject: Subject, form: Form) -> Response:
         return await self._go_back(subject, _number(form, "to"), _number(form, "version"), "history", "restore")
 
     async def _go_back(
-        self, subject: Subject, version: int | None, expected: int | None, page: str, said: str
+        self, subject: Subject, version: int | None, expected: int | None, page: str, said: str, step: bool = False
     ) -> Response:
         if version is None or expected is None:
             return back(subject, page, "conflict")
         try:
-            await self._profiles.rollback(subject.tenant, subject.user_id, version, subject.author, expected)
+            await self._profiles.rollback(subject.tenant, subject.user_id, version, subject.author, expected, step)
         except (VersionConflict, NotFound):
             return back(subject, page, "conflict")
         except DataError:
@@ -131,10 +150,10 @@ class Actions:
         return self._render.page(request, "erased.html", receipt=receipt, admin=subject.admin)
 
 
-def back(subject: Subject, page: str, said: str) -> Response:
-    """To a page of the profile, which then says what was done (render.SAYINGS)."""
+def back(subject: Subject, page: str, said: str, q: str = "") -> Response:
+    """To a page of the profile, which then says what was done (render.SAYINGS); `q`: what was looked for there."""
     path = f"{subject.base}/{page}" if page else subject.base
-    return RedirectResponse(f"{path}?said={said}", 303)
+    return RedirectResponse(f"{path}?said={said}{'&' + urlencode({'q': q}) if q else ''}", 303)
 
 
 def _last(request: Request) -> str:

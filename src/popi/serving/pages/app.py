@@ -15,8 +15,9 @@ from popi.serving.keys import KeyRing
 from popi.serving.pages.actions import Actions, Form
 from popi.serving.pages.forms import check_token, read_form
 from popi.serving.pages.profile import ProfilePages
-from popi.serving.pages.render import HEADERS, Renderer
+from popi.serving.pages.render import Renderer, headers
 from popi.serving.pages.sessions import Session, Sessions
+from popi.serving.pages.strings import language, preferred
 from popi.serving.pages.subject import NoSession, subject_of
 from popi.serving.pages.team import Team
 from popi.serving.pages.tryout import Tryout
@@ -54,10 +55,10 @@ class Pages:
         self._log_requests = settings.proxy.log_requests
         self._sessions = Sessions(store, keys, throttle, settings.page)
         tryout = Tryout(settings.page, settings.proxy, settings.http)
-        self._render = Renderer(settings.page.name, tryout.there)
+        self._render = Renderer(settings.page, tryout.there)
         self._team = Team(store, self._render)
         profile = ProfilePages(profiles, self._render, tryout)
-        self._gets, self._posts = profile.pages, Actions(profiles, self._render).actions
+        self._gets, self._posts = profile.pages, Actions(profiles, self._render, profile.profile).actions
         if tryout.there:
             self._posts["try"] = profile.tried
 
@@ -76,6 +77,9 @@ class Pages:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
+        mine = not request.url.path.startswith("/admin")
+        wanted = self._settings.language or preferred(request.headers.get("accept-language", ""))
+        language.set(wanted if mine else "en")
         try:
             response = await self._serve(request)
         except ClientGone:
@@ -96,7 +100,7 @@ class Pages:
         except Exception as error:
             log_fault("a page failed", error)
             response = self._render.message(request, "fault", 500)
-        for name, value in HEADERS.items():
+        for name, value in headers(request.url.path, self._settings.frame_ancestors).items():
             response.headers.setdefault(name, value)
         await response(scope, receive, send)
         if self._log_requests:
@@ -115,6 +119,7 @@ class Pages:
         if path == "/me" and method == "GET" and "link" in request.query_params:
             return await self._enter(request, request.query_params["link"])
         form = await read_form(request, self._settings.url) if method == "POST" else {}
+        request.state.typed = form.get("text") or form.get("prompt")
         if path == "/admin/sign-in" and method == "POST":
             return await self._sign_in(request, form)
         session = await self._sessions.of(request.cookies.get(COOKIES[admin]), admin)
@@ -171,7 +176,8 @@ class Pages:
         return self._with_cookie(request, goodbye, session.user_id is None, "")
 
     def _with_cookie(self, request: Request, response: Response, admin: bool, cookie: str) -> Response:
-        secure = (urlsplit(f"//{request.headers.get('host', '')}").hostname or "") not in LOOPBACK
+        embedded = bool(self._settings.frame_ancestors) and not admin
+        secure = embedded or (urlsplit(f"//{request.headers.get('host', '')}").hostname or "") not in LOOPBACK
         secure = secure or (self._settings.url or "").startswith("https:")
         response.set_cookie(
             COOKIES[admin],
@@ -181,6 +187,9 @@ class Pages:
             secure=secure or request.headers.get("x-forwarded-proto", "").lower() == "https",
             httponly=True,
             # Not strict: a link from the app's own page has to arrive signed in.
-            samesite="strict" if admin else "lax",
+            samesite="strict" if admin else "none" if embedded else "lax",
         )
+        if embedded:  # one for each site that embeds the page, where browsers take no cookie of a third party
+            name, value = response.raw_headers[-1]
+            response.raw_headers[-1] = name, value + b"; Partitioned"
         return response

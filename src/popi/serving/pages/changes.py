@@ -3,9 +3,18 @@
 from collections.abc import Callable
 
 from popi.profiles.models import LONGEST_CLAUSE, ClauseEdit, ForbiddenEdit, SummaryAnswer, SummaryEdit
+from popi.serving.pages.strings import say
 from popi.statements import normal
 
 Form = dict[str, str]
+
+
+CHOICES = {
+    "length": ("short", "medium", "long"),
+    "tone": ("friendly", "plain", "formal"),
+    "format": ("lists", "prose", "examples"),
+}
+"""What newcomers may choose, by what it is about; the words of each are a clause (strings.toml, `choice_…`)."""
 
 
 class BadForm(Exception):
@@ -49,6 +58,14 @@ def add(summary: SummaryAnswer | None, form: Form) -> SummaryEdit:
     return SummaryEdit(clauses=[*kept(summary), ClauseEdit(text=_text(form), locked=form.get("lock") == "yes")])
 
 
+def choose(summary: SummaryAnswer | None, form: Form) -> SummaryEdit:
+    """Add the clauses that were chosen, one for each kind at most; they are locked."""
+    chosen = [f"choice_{kind}_{form[kind]}" for kind, options in CHOICES.items() if form.get(kind) in options]
+    if not chosen:
+        raise BadForm("none_chosen")
+    return SummaryEdit(clauses=[*kept(summary), *(ClauseEdit(text=say(one), locked=True) for one in chosen)])
+
+
 def forbid(summary: SummaryAnswer | None, form: Form) -> SummaryEdit:
     """Take a clause out and never use it again; others in the same words go with it, unless they are locked."""
     clauses = kept(summary)
@@ -84,6 +101,7 @@ CHANGES: dict[str, Callable[[SummaryAnswer | None, Form], SummaryEdit]] = {
     "unlock": unlock,
     "edit": edit,
     "add": add,
+    "choose": choose,
     "forbid": forbid,
     "allow": allow,
     "tell": tell,

@@ -6,7 +6,8 @@ from sqlalchemy import Connection
 
 from popi.profiles.models import UserAnswer
 from popi.serving.api.stored import NotFound, user_of
-from popi.serving.store import answers, signals, summaries
+from popi.serving.store import answers, signals, summaries, undo
+from popi.serving.store.undo import Steps
 from popi.signals.types import Signal
 
 
@@ -17,12 +18,14 @@ class Known:
     Attributes:
         user: as the profile API answers.
         reasons: the signals that clauses of the summary rest on.
+        steps: where "Undo" and "Redo" lead.
         versions: how many versions are kept.
         answers: how many answers are kept for feedback.
     """
 
     user: UserAnswer
     reasons: list[Signal]
+    steps: Steps
     versions: int
     answers: int
 
@@ -38,6 +41,7 @@ def known(connection: Connection, tenant: str, user_id: str, now: float) -> Know
     return Known(
         user,
         signals.named(connection, tenant, user_id, ids),
+        undo.steps(connection, tenant, user_id),
         summaries.count(connection, tenant, user_id),
         answers.count(connection, tenant, user_id, now),
     )

@@ -1,25 +1,32 @@
 """The pages of one profile: what is known, history, data, trying it."""
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 from sqlalchemy import Connection
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 
 from popi.errors import UpstreamError
 from popi.profiles.models import ControlsAnswer, Renewal
 from popi.serving.api.routes import streamed
 from popi.serving.api.service import Profiles
 from popi.serving.api.stored import NotFound
+from popi.serving.pages.changes import CHOICES
+from popi.serving.pages.drafts import Draft
 from popi.serving.pages.known import Known, known
 from popi.serving.pages.render import Renderer
 from popi.serving.pages.subject import Subject
 from popi.serving.pages.tryout import LONGEST_PROMPT, Tryout
-from popi.serving.pages.view import clause_views, version_views
+from popi.serving.pages.view import clause_views, reason, version_views
 from popi.serving.proxy.limits import Limits
 from popi.serving.proxy.logs import log_fault
 from popi.serving.proxy.refusals import Refusal
+from popi.serving.store.undo import Steps
+
+SIGNALS = 20
+"""Of one page."""
 
 Page = Callable[[Request, Subject], Awaitable[Response]]
 
@@ -46,7 +53,10 @@ class ProfilePages:
         self._profiles, self._render, self._tryout = profiles, render, tryout
         self._tries = Limits(0.5, 6, 2)
         self.pages: dict[str, Page] = {
-            "": self._profile,
+            "": self.profile,
+            "add": self._first,
+            "edit": self._first,
+            "signals": self._signals,
             "history": self._history,
             "data": self._data,
             "export": self._export,
@@ -56,7 +66,12 @@ class ProfilePages:
         if tryout.there:
             self.pages["try"] = self._try
 
-    async def _profile(self, request: Request, subject: Subject) -> Response:
+    async def _first(self, request: Request, subject: Subject) -> Response:
+        """From the address of a form that was not taken, to the first page."""
+        return RedirectResponse(subject.base, 303)
+
+    async def profile(self, request: Request, subject: Subject, draft: Draft | None = None) -> Response:
+        """The first page; with what was typed and not taken, if there is a draft."""
         there = await self._known(subject)
         user = there.user if there is not None else None
         summary = user.summary if user is not None else None
@@ -64,14 +79,37 @@ class ProfilePages:
             lambda: self._render.page(
                 request,
                 "profile.html",
+                200 if draft is None else 409 if draft.trouble == "conflict" else 422,
+                draft=draft.on(summary) if draft is not None else None,
                 subject=subject,
                 user=user,
                 summary=summary,
                 version=summary.version if summary is not None else 0,
                 clauses=clause_views(summary, there.reasons if there is not None else ()),
+                choices=CHOICES,
                 controls=user.controls if user is not None else ControlsAnswer(use=True, learn=True),
-                can_undo=there is not None and there.versions > 1,
+                steps=there.steps if there is not None else Steps(),
                 renewing=_renewing(user.renewal if user is not None else None),
+            )
+        )
+
+    async def _signals(self, request: Request, subject: Subject) -> Response:
+        """What the user did, newest first, page by page."""
+        wanted, after = request.query_params.get("q", "").strip(), request.query_params.get("after", "")
+        before = int(after) if after.isascii() and after.isdigit() and len(after) < 18 else None
+        try:
+            found = await self._profiles.signals(subject.tenant, subject.user_id, SIGNALS + 1, before, wanted)
+        except NotFound:
+            found = []
+        return await run_in_threadpool(
+            lambda: self._render.page(
+                request,
+                "signals.html",
+                subject=subject,
+                list=[replace(reason(signal), signal=signal.id or "") for _, signal in found[:SIGNALS]],
+                wanted=wanted,
+                more=found[SIGNALS - 1][0] if len(found) > SIGNALS else None,
+                later=before is not None,
             )
         )
 

@@ -1,5 +1,6 @@
 """From values to a page: templates, the files beside them, and the headers of every answer."""
 
+from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.requests import Request
 from starlette.responses import Response
 
-from popi.serving.pages.strings import say
+from popi.errors import ConfigError
+from popi.serving.pages.colour import style
+from popi.serving.pages.strings import say, when
+from popi.serving.settings import LOGOS, PageSettings
 
 HERE = Path(__file__).parent
 STATIC = {
@@ -26,15 +30,31 @@ HEADERS = {
     "permissions-policy": "camera=(), geolocation=(), microphone=()",
     "cache-control": "no-store",
 }
-TROUBLES = ("conflict", "empty", "too_long", "too_many", "not_fit", "slow", "upstream")
+
+
+def headers(path: str, ancestors: Sequence[str]) -> dict[str, str]:
+    """The headers of an answer; a user's page may be embedded by `ancestors`, none of the team's by anybody."""
+    if not ancestors or not (path == "/me" or path.startswith("/me/")):
+        return HEADERS
+    policy = HEADERS["content-security-policy"].replace(
+        "frame-ancestors 'none'", f"frame-ancestors {' '.join(ancestors)}"
+    )
+    return {name: value for name, value in HEADERS.items() if name != "x-frame-options"} | {
+        "content-security-policy": policy
+    }
+
+
+TROUBLES = ("conflict", "empty", "none_chosen", "too_long", "too_many", "not_fit", "slow", "upstream")
 DONE = (
     "edit",
     "add",
+    "choose",
     "lock",
     "unlock",
     "forbid",
     "allow",
     "undo",
+    "redo",
     "restore",
     "tell",
     "untell",
@@ -55,13 +75,17 @@ class Renderer:
     """Makes pages.
 
     Args:
-        product: the product's name.
+        page: the product's name, and where its app is.
         can_try: whether there is "Try it".
     """
 
-    def __init__(self, product: str, can_try: bool) -> None:
-        self._static = {name: (HERE / "static" / name).read_bytes() for name in STATIC}
-        stamp = sha256(b"".join(self._static.values())).hexdigest()[:12]
+    def __init__(self, page: PageSettings, can_try: bool) -> None:
+        self._files = {name: ((HERE / "static" / name).read_bytes(), kind) for name, kind in STATIC.items()}
+        if page.colour is not None:
+            self._files["colour.css"] = style(page.colour).encode(), STATIC["style.css"]
+        if page.logo is not None:
+            self._files["logo"] = _read(page.logo), LOGOS[page.logo.suffix.lower()]
+        stamp = sha256(b"".join(content for content, _ in self._files.values())).hexdigest()[:12]
         self._templates = Environment(
             loader=FileSystemLoader(HERE / "templates"),
             autoescape=True,
@@ -70,8 +94,17 @@ class Renderer:
             lstrip_blocks=True,
             auto_reload=False,
         )
-        self._templates.globals.update(t=say, product=product, stamp=stamp, can_try=can_try, troubles=TROUBLES)
-        self._templates.filters.update(when=lambda at: f"{at:%-d %B %Y, %H:%M} UTC", iso=lambda at: at.isoformat())
+        self._templates.globals.update(
+            t=say,
+            product=page.name,
+            stamp=stamp,
+            can_try=can_try,
+            troubles=TROUBLES,
+            app_url=page.app,
+            colour=page.colour,
+            logo=page.logo,
+        )
+        self._templates.filters.update(when=when, iso=lambda at: at.isoformat())
 
     def page(self, request: Request, template: str, status: int = 200, **values: Any) -> Response:
         """A template with its values; they are escaped."""
@@ -81,12 +114,21 @@ class Renderer:
         return Response(text, status, media_type="text/html")
 
     def message(self, request: Request, what: str, status: int) -> Response:
-        """A page that says one thing."""
-        return self.page(request, "message.html", status, what=what)
+        """A page that says one thing; and what the person had typed, so that they can copy it."""
+        typed = getattr(request.state, "typed", None)
+        return self.page(request, "message.html", status, what=what, typed=typed)
 
     def file(self, name: str) -> Response | None:
         """A style sheet, script or picture; None: there is no such file."""
-        if name not in STATIC:
+        if name not in self._files:
             return None
-        forever = {"cache-control": "public, max-age=31536000, immutable", "content-type": STATIC[name]}
-        return Response(self._static[name], headers=forever)
+        content, kind = self._files[name]
+        forever = {"cache-control": "public, max-age=31536000, immutable", "content-type": kind}
+        return Response(content, headers=forever)
+
+
+def _read(logo: Path) -> bytes:
+    try:
+        return logo.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"page.logo {str(logo)!r} can't be read: {error.strerror}") from None

@@ -1,26 +1,63 @@
-"""Every word of the pages: strings.toml. A page of another language is another such file."""
+"""Every word of the pages: strings.toml, and languages/*.toml with the same keys.
 
+The team's pages are in English: their keys (TEAMS) are in no other language.
+"""
+
+import re
 import tomllib
+from contextvars import ContextVar
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-FILE = Path(__file__).parent / "strings.toml"
+from babel import Locale
+from babel.dates import format_date
+
+HERE = Path(__file__).parent
+FILES = {"en": HERE / "strings.toml"} | {file.stem: file for file in sorted(HERE.glob("languages/*.toml"))}
+"""By language."""
+TEAMS = ("admin_", "team_", "nav_people", "erased_admin_back", "profile_title_team")
+"""How keys begin that only the team sees."""
+MOST_LANGUAGES = 50
+"""Entries of an Accept-Language header that are looked at."""
+
+language: ContextVar[str] = ContextVar("language", default="en")
+"""Of the page that is being made."""
 
 
 @cache
-def strings() -> dict[str, Any]:
-    """The strings by key; one that counts is a table of `one` and `other`."""
-    return tomllib.loads(FILE.read_text(encoding="utf-8"))
+def strings(name: str = "en") -> dict[str, Any]:
+    """The strings of a language by key; one that counts is a table by the language's plural forms (CLDR)."""
+    return tomllib.loads(FILES[name].read_text(encoding="utf-8"))
 
 
 def say(key: str, **values: object) -> str:
-    """A string with its values put in; `n` chooses between `one` and `other`.
+    """A string in the page's language with its values put in; `n` chooses the plural form.
 
     Raises:
         KeyError: there is no such string, or a value is missing.
     """
-    found = strings()[key]
+    name = language.get()
+    if key.startswith(TEAMS):
+        name = "en"
+    found = strings(name)[key]
     if isinstance(found, dict):
-        found = found["one" if values.get("n") == 1 else "other"]
+        found = found.get(Locale(name).plural_form(int(str(values["n"]))), found["other"])
     return str(found).format(**values)
+
+
+def when(at: datetime) -> str:
+    """A time (UTC) for pages without script."""
+    return f"{format_date(at, 'long', locale=say('lang').replace('-', '_'))}, {at:%H:%M} UTC"
+
+
+def preferred(accepted: str) -> str:
+    """The language that an Accept-Language header (RFC 9110) likes best of those that there are; else English."""
+    best, name = 0.0, "en"
+    for entry in accepted.split(",")[:MOST_LANGUAGES]:
+        read = re.fullmatch(r"\s*([A-Za-z]{1,8})(?:-[A-Za-z0-9-]*)?\s*(?:;\s*q\s*=\s*([01](?:\.\d{0,3})?)\s*)?", entry)
+        weight = float(read[2] or 1) if read else 0.0
+        if read and weight > best and read[1].lower() in FILES:
+            best, name = weight, read[1].lower()
+    return name

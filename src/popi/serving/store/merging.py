@@ -183,7 +183,8 @@ def _signals(
 
 def _versions(connection: Connection, of: _Pair, behind: int) -> int:
     """Move the versions of the summary behind those that are there, so that these keep their numbers."""
-    moving = of.moving(summaries_table, version=summaries_table.c.version + behind)
+    columns = summaries_table.c
+    moving = of.moving(summaries_table, version=columns.version + behind, restores=columns.restores + behind)
     return connection.execute(moving).rowcount
 
 

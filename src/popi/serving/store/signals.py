@@ -3,9 +3,10 @@
 import hmac
 import json
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
 from typing import Any
+from unicodedata import normalize
 
 from pydantic import TypeAdapter
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
@@ -143,6 +144,51 @@ def stored(connection: Connection, tenant: str, user_id: str, after: int = -1) -
     mine = (signals.c.tenant == tenant, signals.c.user_id == user_id, signals.c.position > after)
     query = select(signals.c.position, signals.c.signal).where(*mine).order_by(signals.c.position).limit(1000)
     return page(connection, query, "signal")
+
+
+def listed(
+    connection: Connection, tenant: str, user_id: str, limit: int, before: int | None = None, contains: str = ""
+) -> list[tuple[int, Signal]]:
+    """Up to `limit` signals with their positions, newest first.
+
+    Args:
+        connection: to read with.
+        tenant: whose user.
+        user_id: the user.
+        limit: how many at most.
+        before: a position: only those that came before it.
+        contains: only those in one of whose texts this stands, in whatever case.
+    """
+    mine = [signals.c.tenant == tenant, signals.c.user_id == user_id]
+    if before is not None:
+        mine.append(signals.c.position < before)
+    query = select(signals.c.position, signals.c.signal).where(*mine).order_by(signals.c.position.desc())
+    wanted, found = _folded(contains), list[tuple[int, Signal]]()
+    with connection.execute(query, execution_options={"yield_per": AT_ONCE}) as rows:
+        for position, text in rows:
+            # Looked for in Python: neither database folds the case of all scripts alike.
+            if wanted and not any(wanted in _folded(one) for one in _texts(json.loads(text))):
+                continue
+            found.append((position, _SIGNAL.validate_json(text)))
+            if len(found) == limit:
+                break
+    return found
+
+
+def _folded(text: str) -> str:
+    return normalize("NFKC", text).casefold()
+
+
+def _texts(value: Any, key: str = "") -> Iterator[str]:
+    """What people wrote in a signal's JSON."""
+    if isinstance(value, str) and key not in ("id", "type", "time", "role"):
+        yield value
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _texts(inner, name)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _texts(inner)
 
 
 def size(connection: Connection, tenant: str, user_id: str) -> tuple[int, int]:

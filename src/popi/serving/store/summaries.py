@@ -171,6 +171,7 @@ def put(
     expected: int | None,
     model: str | None = None,
     forbidden: Sequence[Forbidden] | None = None,
+    restores: int | None = None,
     keep: tuple[int, int] = (VERSIONS_KEPT, VERSIONS_BYTES),
 ) -> Version:
     """Write the next version; makes the user if need be.
@@ -186,6 +187,7 @@ def put(
         expected: the current version as the author saw it, 0 for none; None writes whatever stands there.
         model: of a model's version, the inference model's name.
         forbidden: what it must not say again; None: what the current version has.
+        restores: of an undo or redo, the version whose content this is (store.undo).
         keep: how many versions stay, and their bytes.
 
     Raises:
@@ -212,6 +214,7 @@ def put(
             model=model,
             created_at=now,
             forbidden=json.dumps([one.model_dump(mode="json", exclude_defaults=True) for one in forbidden]),
+            restores=restores,
         )
     )
     outbox.add(connection, tenant, user_id, "summary.changed", now, version=written.version)

@@ -73,6 +73,7 @@ summaries = Table(
     _text("model", nullable=True),
     _time("created_at"),
     _text("forbidden"),
+    _number("restores", nullable=True),
 )
 
 jobs = Table(

@@ -35,6 +35,29 @@ def test_each_is_deleted_and_nothing_is_left(people: People) -> None:
     assert found is not None and (found.text, found.version) == ("Likes tea.", 2)
 
 
+def test_signals_are_listed_page_by_page_and_found_by_their_words(people: People) -> None:
+    assert people.ask("GET", "/users/ada/signals").status_code == 404
+    chat = [{"role": "system", "content": "Be KIND."}, {"role": "user", "content": "Wo ist die Straße?"}]
+    sent: list[dict[str, Any]] = [{"type": "statement", "text": f"tea {n}", "id": f"x{n}"} for n in range(5)]
+    sent.append({"type": "pair", "prompt": chat, "chosen": "Dort.", "rejected": "Nirgends.", "id": "p"})
+    assert people.ask("POST", "/users/ada/signals", json={"signals": sent}).status_code == 200
+
+    def ids(query: str) -> tuple[list[str], Any]:
+        reply = people.ask("GET", f"/users/ada/signals?{query}")
+        assert reply.status_code == 200, reply.text
+        return [one["id"] for one in reply.json()["items"]], reply.json()["next"]
+
+    first, following = ids("limit=4")
+    assert first == ["p", "x4", "x3", "x2"] and ids(f"limit=4&after={following}") == (["x1", "x0"], None)
+    assert ids("contains=STRASSE") == ids("contains=be%20kind") == ids("contains=nirgends") == (["p"], None)
+    assert ids("contains=TEA&limit=2")[0] == ["x4", "x3"]
+    # Neither ids nor the names of types and roles are words of theirs.
+    assert ids("contains=statement") == ids("contains=x1") == ids("contains=system") == ([], None)
+    assert people.ask("GET", "/users/ada/signals", people.ada).status_code == 200
+    for wrong in ("after=-1", "after=x", "limit=0", "contains=%00", "what=1"):
+        assert people.ask("GET", f"/users/ada/signals?{wrong}").status_code in (400, 422), wrong
+
+
 def test_a_signal_by_its_id_whatever_that_is(people: People) -> None:
     fill(people)
     assert people.ask("DELETE", "/users/ada/signals/a%2Fb%20c").json()["signals"] == 1

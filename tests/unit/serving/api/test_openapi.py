@@ -54,6 +54,7 @@ def test_answers_are_what_it_says(people: People) -> None:
     }
     steps: list[tuple[str, str, int, dict[str, Any]]] = [
         ("post", "/users/{id}/signals", 200, {"json": sent}),
+        ("get", "/users/{id}/signals", 200, {}),
         ("get", "/users/{id}", 200, {}),
         ("get", "/users/{id}/summary", 404, {}),
         ("put", "/users/{id}/summary", 200, {"json": {"text": "One. Two."}}),

@@ -16,10 +16,12 @@ for (const area of document.querySelectorAll("textarea")) {
 
 // After a form the page stands where it stood; what was done is said there, and read out. Trouble is shown at its place.
 const place = "popi-place " + location.pathname;
-const left = sessionStorage.getItem(place);
+const storage = (() => { try { return sessionStorage; } catch { return null; } })(); // embedded, browsers may deny it
+const left = storage?.getItem(place) ?? null;
 const said = document.querySelector(".said");
-sessionStorage.removeItem(place);
+storage?.removeItem(place);
 said?.focus({ preventScroll: true });
+document.querySelector("[aria-invalid]")?.focus();
 if (left !== null && !said?.matches(".trouble")) {
   scrollTo(0, Number(left));
   if (said !== null && said.getBoundingClientRect().top < 0) {
@@ -27,7 +29,7 @@ if (left !== null && !said?.matches(".trouble")) {
     setTimeout(() => said.classList.remove("floating"), 6000);
   }
 }
-document.addEventListener("submit", () => sessionStorage.setItem(place, String(scrollY)));
+document.addEventListener("submit", () => storage?.setItem(place, String(scrollY)));
 document.addEventListener("toggle", (event) => {
   if (event.target.matches("details.edit") && event.target.open) event.target.querySelector("textarea").focus();
 }, true);
