@@ -95,7 +95,11 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        get?: never;
+        /**
+         * List Signals
+         * @description A user's signals, newest first, page by page; `contains`: those with these words, in any case.
+         */
+        get: operations["list_signals"];
         put?: never;
         /**
          * Add Signals
@@ -679,6 +683,11 @@ export interface components {
             /** @description Its text, shown this once: the store keeps a hash. */
             key: string;
         };
+        Page_Annotated_Union_PairSignal__InteractionSignal__PostSignal__StatementSignal__DemographicSignal___FieldInfo_annotation_NoneType__required_True__discriminator__type____: {
+            items: (components["schemas"]["PairSignal"] | components["schemas"]["InteractionSignal"] | components["schemas"]["PostSignal"] | components["schemas"]["StatementSignal"] | components["schemas"]["DemographicSignal"])[];
+            /** @description `after` of the next page; null: this is the last. */
+            next: string | null;
+        };
         Page_KeyAnswer_: {
             items: components["schemas"]["KeyAnswer"][];
             /** @description `after` of the next page; null: this is the last. */
@@ -1251,6 +1260,36 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["MergeAnswer"];
+                };
+            };
+        };
+    };
+    list_signals: {
+        parameters: {
+            query?: {
+                contains?: string;
+                after?: number | null;
+                limit?: number;
+            };
+            header?: {
+                /** @description Of an admin key: another tenant than its own. */
+                "x-popi-tenant"?: string | null;
+            };
+            path: {
+                /** @description The user: any text, percent-encoded (a slash is %2F). */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_Annotated_Union_PairSignal__InteractionSignal__PostSignal__StatementSignal__DemographicSignal___FieldInfo_annotation_NoneType__required_True__discriminator__type____"];
                 };
             };
         };

@@ -289,6 +289,14 @@ class Client(_Base[httpx2.Client]):
             yield from page.items
             after = page.next
 
+    def signals(self, user_id: str, contains: str = "") -> Iterator[Signal]:
+        """A user's signals, newest first; of these, those with the words `contains` in one of their texts."""
+        after: str | None = ""
+        while after is not None:
+            page = self._run(flows.signals(self._retries, user_id, contains, after))
+            yield from page.items
+            after = page.next
+
     def tenants(self) -> Iterator[str]:
         """The names of all tenants, in order. Needs an admin key."""
         after: str | None = ""
@@ -473,6 +481,15 @@ class AsyncClient(_Base[httpx2.AsyncClient]):
         after: str | None = ""
         while after is not None:
             page = await self._run(flows.users(self._retries, prefix, after))
+            for one in page.items:
+                yield one
+            after = page.next
+
+    async def signals(self, user_id: str, contains: str = "") -> AsyncIterator[Signal]:
+        """As `Client.signals`."""
+        after: str | None = ""
+        while after is not None:
+            page = await self._run(flows.signals(self._retries, user_id, contains, after))
             for one in page.items:
                 yield one
             after = page.next

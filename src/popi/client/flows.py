@@ -273,6 +273,12 @@ def users(retries: Retries, prefix: str, after: str) -> Flow[Page[str]]:
     return (yield from _call(retries, Request("GET", path), Page[str]))
 
 
+def signals(retries: Retries, user_id: str, contains: str, after: str) -> Flow[Page[Signal]]:
+    """A page of a user's signals."""
+    path = _listing(_path(user_id, "signals"), contains=contains, after=after)
+    return (yield from _call(retries, Request("GET", path), Page[Signal]))
+
+
 def tenants(retries: Retries, after: str) -> Flow[Page[str]]:
     """A page of the tenants' names."""
     return (yield from _call(retries, Request("GET", _listing("/tenants", after=after)), Page[str]))

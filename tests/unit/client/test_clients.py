@@ -202,6 +202,7 @@ WITHOUT_A_METHOD = {
 CALLS: dict[str, tuple[Any, ...]] = {
     "user": ("ann",),
     "add_signals": ("ann", PAIRS),
+    "signals": ("ann", "tea"),
     "summary": ("ann",),
     "put_summary": ("ann", "Likes tea."),
     "edit_summary": ("ann", lambda now: "Likes green tea."),
