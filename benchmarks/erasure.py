@@ -13,7 +13,7 @@ import threading
 import time
 from pathlib import Path
 
-from popi.serving.api.service import erase_now
+from popi.serving.api.commands import erase_now
 from popi.serving.store import keys
 from popi.serving.store.database import Database
 

@@ -315,7 +315,7 @@ def users_controls(
 
     The line on stderr is for `popi replay`, as that of the gateway's log: keep it with the log."""
     _need_serving()
-    from popi.serving.api.service import switch_now
+    from popi.serving.api.commands import switch_now
     from popi.serving.proxy.logs import on_stderr
     from popi.serving.store import controls, keys
 
@@ -343,7 +343,7 @@ def users_delete(
 ) -> None:
     """Delete a part of what is stored of a user: a signal, a statement or a version; prints what went."""
     _need_serving()
-    from popi.serving.api.service import delete_now
+    from popi.serving.api.commands import delete_now
     from popi.serving.api.stored import NotFound
 
     if sum(one is not None for one in (signal_id, clause, version)) != 1:
@@ -361,7 +361,7 @@ def users_rebuild(
 ) -> None:
     """Have a user's summary written anew from all signals; a worker does it. Locked clauses stay."""
     _need_serving()
-    from popi.serving.api.service import rebuild
+    from popi.serving.api.commands import rebuild
     from popi.serving.api.stored import NotFound
 
     database = _open(store)
@@ -400,7 +400,7 @@ def users_merge(
 
     Gateways that run notice within a few seconds. The line on stderr is for `popi replay`: keep it with the log."""
     _need_serving()
-    from popi.serving.api.service import merge_now
+    from popi.serving.api.commands import merge_now
     from popi.serving.api.stored import NotFound
     from popi.serving.proxy.logs import on_stderr
 
@@ -420,7 +420,7 @@ def users_erase(
 
     The line on stderr is for `popi replay`, as that of the gateway's log: keep it with the log."""
     _need_serving()
-    from popi.serving.api.service import erase_now
+    from popi.serving.api.commands import erase_now
     from popi.serving.proxy.logs import on_stderr
 
     with on_stderr():

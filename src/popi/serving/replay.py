@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from sqlalchemy import Connection, delete
 
 from popi.errors import DataError
-from popi.serving.api.service import bytes_of, merge, scrub_now
+from popi.serving.api.commands import bytes_of, merge, scrub_now
 from popi.serving.store import controls, erasure, keys, opt_outs, users
 from popi.serving.store.controls import Switches
 from popi.serving.store.database import Database

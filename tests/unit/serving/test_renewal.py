@@ -13,7 +13,8 @@ from popi.errors import AnswerError, UpstreamError
 from popi.inference_model import ApiInferenceModel, InferenceModel
 from popi.profiles.models import ClauseEdit, Forbidden, ForbiddenEdit, StoredClause, SummaryEdit
 from popi.provenance import explainer
-from popi.serving.api.service import Profiles, rebuild
+from popi.serving.api.commands import rebuild
+from popi.serving.api.service import Profiles
 from popi.serving.inference import MADE_UP, Provider
 from popi.serving.renewal import Worker
 from popi.serving.settings import RenewalSettings

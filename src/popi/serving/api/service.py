@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 from sqlalchemy import Connection, select
 
-from popi.errors import DataError, StoreError
+from popi.errors import StoreError
 from popi.profiles import clauses as parts
 from popi.profiles.fit import fit_edit, fit_user
 from popi.profiles.forbidden import Bans, from_edits
@@ -21,20 +21,18 @@ from popi.profiles.models import (
     ImportedUser,
     MergeAnswer,
     Receipt,
-    Removed,
     SignalsAnswer,
     SummaryAnswer,
     SummaryEdit,
     UserAnswer,
     VersionsAnswer,
-    moment,
 )
 from popi.profiles.training import TARGETS, as_signals
 from popi.screening import checked
 from popi.serving.api import stored
+from popi.serving.api.commands import Line, merge, merged_line, rebuild, receipt, switched_line
 from popi.serving.api.stored import (
     NotFound,
-    OverBound,
     found_user,
     no_user,
     shown,
@@ -51,9 +49,7 @@ from popi.serving.store import (
     erasure,
     expiry,
     forbidden,
-    jobs,
     keys,
-    merging,
     outbox,
     signals,
     summaries,
@@ -61,7 +57,6 @@ from popi.serving.store import (
     users,
 )
 from popi.serving.store.controls import Switches
-from popi.serving.store.database import Database
 from popi.serving.store.deletion import Deleting, Deletion
 from popi.serving.store.jobs import Debounce
 from popi.serving.store.marks import marks
@@ -73,8 +68,6 @@ from popi.signals.types import Signal, User
 
 log = logging.getLogger("popi.gateway.profiles")
 
-Line = dict[str, object]
-"""Fields of a line of the log."""
 SCRUB_AT_ONCE = 64 * 2**20
 """Up to this many bytes a SQLite file is rewritten before an erasure is answered; larger ones are soon after."""
 SCRUB_SHARE = 0.1
@@ -573,169 +566,6 @@ class Profiles:
             await self.scrub()
 
 
-def merge(
-    connection: Connection,
-    tenant: str,
-    user_id: str,
-    source: str,
-    now: float,
-    debounce: Debounce,
-    key_id: str | None = None,
-    bounds: ProfileSettings | None = None,
-) -> Moved:
-    """`merging.merge` within the bounds; without any, whatever the two have.
-
-    Raises:
-        NotFound: no such source.
-        OverBound: the user would have too many signals.
-        DataError: both are the same.
-    """
-    if user_id == source:
-        raise DataError("these are two spellings of one user id: there is nothing to merge")
-    keep = bounds.keep if bounds is not None else (summaries.VERSIONS_KEPT, summaries.VERSIONS_BYTES)
-    moved = merging.merge(connection, tenant, user_id, source, now, debounce, key_id, keep)
-    if moved is None:
-        raise NotFound("no_user", "there is no such user to merge into this one")
-    if bounds is not None and moved.signals:
-        within_bounds(connection, tenant, user_id, bounds)
-    return moved
-
-
 def _told(sent: Sequence[Signal], ids: list[str], added: int) -> SignalsAnswer:
     """What became of signals; those of which there are no ids were not learned."""
     return SignalsAnswer(ids=ids, added=added, known=len(ids) - added, not_learned=len(sent) - len(ids))
-
-
-def erase_now(database: Database, tenant: str, user_id: str) -> Receipt:
-    """The erasure for the command line: waits for the bytes, however large the file."""
-
-    def write(connection: Connection) -> tuple[erasure.Removed, float, Line, bool]:
-        now = database.now(connection)
-        line = marks(connection).line(tenant, user_id, now)
-        removed = erasure.erase(connection, tenant, user_id, now)
-        return removed, now, line, outbox.waits(connection, tenant, user_id)
-
-    removed, at, line, told = database.write(write)
-    log.info("erased", extra={"fields": {**line, **removed.__dict__}})
-    return receipt(database, removed, at, not scrub_now(database) or told)
-
-
-def merge_now(database: Database, tenant: str, user_id: str, source: str) -> Moved:
-    """The merge for the command line: whatever the two have.
-
-    Raises:
-        NotFound, DataError: as `merge`.
-    """
-
-    def write(connection: Connection) -> tuple[Moved, Line]:
-        now = database.now(connection)
-        moved = merge(connection, tenant, user_id, source, now, Debounce())
-        return moved, merged_line(connection, tenant, user_id, source, now)
-
-    moved, line = database.write(write)
-    log.info("merged", extra={"fields": {**line, **moved.__dict__}})
-    return moved
-
-
-def switch_now(database: Database, tenant: str, user_id: str, use: bool | None, learn: bool | None) -> Switches:
-    """Set a user's switches, for the command line."""
-
-    def write(connection: Connection) -> tuple[Switches, Line]:
-        now = database.now(connection)
-        after = controls.put(connection, tenant, user_id, now, Debounce(), use=use, learn=learn)
-        return after, switched_line(connection, tenant, user_id, after, now)
-
-    after, line = database.write(write)
-    log.info("switched", extra={"fields": line})
-    return after
-
-
-def switched_line(connection: Connection, tenant: str, user_id: str, after: Switches, now: float) -> Line:
-    """What the log says of switches, for serving.replay."""
-    return {**marks(connection).line(tenant, user_id, now), "use": after.use, "learn": after.learn}
-
-
-def merged_line(connection: Connection, tenant: str, user_id: str, source: str, now: float) -> Line:
-    """What the log says of a merge, for serving.replay."""
-    own = marks(connection)
-    return {**own.line(tenant, user_id, now), "source": own.of(tenant, source)}
-
-
-def delete_now(
-    database: Database,
-    tenant: str,
-    user_id: str,
-    *,
-    signal: str | None = None,
-    clause: str | None = None,
-    version: int | None = None,
-) -> Deleted:
-    """A deletion for the command line: waits for the bytes, however large the file.
-
-    Raises:
-        NotFound: there is no such user, or nothing of what was named.
-    """
-
-    def write(connection: Connection) -> Deletion:
-        if not users.lock_existing(connection, tenant, user_id):
-            raise no_user()
-        deleting = Deleting(connection, tenant, user_id, database.now(connection), Debounce())
-        if signal is not None:
-            there = deleting.signal(signal)
-        elif clause is not None:
-            there = deleting.clause(clause, "admin")
-        else:
-            there = deleting.version(version or 0, "admin")
-        if not there:
-            raise NotFound("nothing", "this user has nothing of that id; `popi users show` lists what they have")
-        return deleting.done
-
-    done = database.write(write)
-    return Deleted.model_validate(done.__dict__ | {"bytes": bytes_of(database, not scrub_now(database))})
-
-
-def scrub_now(database: Database) -> bool:
-    """Overwrite what was deleted, however large the file; says whether nothing is left."""
-    if (due := database.read(erasure.scrub_due)) is None:
-        return True
-    done = database.scrub()
-    if done:
-        database.write(erasure.scrubbed, due)
-    return done
-
-
-def receipt(database: Database, removed: erasure.Removed, at: float, pending: bool) -> Receipt:
-    """What was removed, and how it stands with the bytes."""
-    told = {"erased_at": moment(at), "removed": Removed(**removed.__dict__), "bytes": bytes_of(database, pending)}
-    return Receipt.model_validate(told)
-
-
-def bytes_of(database: Database, pending: bool) -> str:
-    """How it stands with the bytes of what was deleted, as receipts say it."""
-    return "left_to_postgresql" if database.kind == "postgresql" else "scheduled" if pending else "overwritten"
-
-
-def rebuild(
-    connection: Connection,
-    tenant: str,
-    user_id: str,
-    clock: Callable[[Connection], float],
-    wait: float = 0.0,
-    key_id: str | None = None,
-) -> None:
-    """Call for a renewal that reads all of a user's signals: at once, or `wait` seconds after the last rebuild.
-    Locked clauses stay.
-
-    Raises:
-        NotFound: no such user.
-        OverBound: 409, the user has switched learning off.
-    """
-    if not users.lock_existing(connection, tenant, user_id):
-        raise no_user()
-    if not users.learns(connection, tenant, user_id):
-        words = "the user has switched learning off: summaries are not written until it is on again"
-        raise OverBound(409, "learning_off", words)
-    users.set_signals_read(connection, tenant, user_id, None)
-    now = clock(connection)
-    at = users.next_rebuild(connection, tenant, user_id, now, wait)
-    jobs.request(connection, tenant, user_id, now, Debounce(), key_id=key_id, at=at)

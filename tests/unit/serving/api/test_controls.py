@@ -4,7 +4,7 @@ from typing import Any
 
 from serving_client import People, whole_store
 
-from popi.serving.api.service import rebuild
+from popi.serving.api.commands import rebuild
 from popi.serving.store import answers, jobs, summaries, users
 from popi.serving.store.answers import KeptAnswer
 

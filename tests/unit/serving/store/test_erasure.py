@@ -12,7 +12,7 @@ from serving_client import empty_store, without_postgres
 from sqlalchemy import Connection, text
 
 from popi.profiles.models import StoredClause
-from popi.serving.api.service import erase_now
+from popi.serving.api.commands import erase_now
 from popi.serving.keys import create
 from popi.serving.store import (
     answers,
