@@ -56,7 +56,7 @@ class Pages:
         self._sessions = Sessions(store, keys, throttle, settings.page)
         tryout = Tryout(settings.page, settings.proxy, settings.http)
         self._render = Renderer(settings.page, tryout.there)
-        self._team = Team(store, self._render)
+        self._team = Team(store, self._render, settings.renewal)
         profile = ProfilePages(profiles, self._render, tryout)
         self._gets, self._posts = profile.pages, Actions(profiles, self._render, profile.profile).actions
         if tryout.there:
@@ -131,8 +131,10 @@ class Pages:
             check_token(form, session)
             if path in ("/me/sign-out", "/admin/sign-out"):
                 return await self._sign_out(request, session)
-        if path == "/admin":
-            return await self._team.people(request, session)
+        if method == "POST" and path in self._team.actions:
+            return await self._team.actions[path](request, session, form)
+        if method != "POST" and path in self._team.pages:
+            return await self._team.pages[path](request, session)
         return await self._of_profile(request, session, form)
 
     async def _of_profile(self, request: Request, session: Session, form: Form) -> Response:

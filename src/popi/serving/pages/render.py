@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from popi.errors import ConfigError
+from popi.profiles.models import moment
 from popi.serving.pages.colour import style
 from popi.serving.pages.strings import say, when
 from popi.serving.settings import LOGOS, PageSettings
@@ -67,7 +68,9 @@ DONE = (
     "learn_on",
     "learn_off",
 )
-SAYINGS = TROUBLES + DONE
+TEAM_TROUBLES = ("nothing_to_retry",)
+TEAM_DONE = ("retried",)
+SAYINGS = TROUBLES + DONE + TEAM_TROUBLES + TEAM_DONE
 """What `?said=` may name: a page never shows words of its address."""
 
 
@@ -99,12 +102,13 @@ class Renderer:
             product=page.name,
             stamp=stamp,
             can_try=can_try,
-            troubles=TROUBLES,
+            troubles=TROUBLES + TEAM_TROUBLES,
             app_url=page.app,
             colour=page.colour,
             logo=page.logo,
         )
         self._templates.filters.update(when=when, iso=lambda at: at.isoformat())
+        self._templates.filters.update(at=moment, number=lambda value: f"{value:,}")
 
     def page(self, request: Request, template: str, status: int = 200, **values: Any) -> Response:
         """A template with its values; they are escaped."""

@@ -1,6 +1,6 @@
 """Every word of the pages: strings.toml, and languages/*.toml with the same keys.
 
-The team's pages are in English: their keys (TEAMS) are in no other language.
+The team's pages are in English: their keys (TEAMS, most of them in team.toml) are in no other language.
 """
 
 import re
@@ -17,7 +17,11 @@ from babel.dates import format_date
 HERE = Path(__file__).parent
 FILES = {"en": HERE / "strings.toml"} | {file.stem: file for file in sorted(HERE.glob("languages/*.toml"))}
 """By language."""
-TEAMS = ("admin_", "team_", "nav_people", "erased_admin_back", "profile_title_team")
+TEAM_FILE = HERE / "team.toml"
+TEAMS = (
+    *("admin_", "team_", "tenants_", "renewals_", "said_retried", "said_nothing_to_retry"),
+    *("nav_people", "erased_admin_back", "profile_title_team"),
+)
 """How keys begin that only the team sees."""
 MOST_LANGUAGES = 50
 """Entries of an Accept-Language header that are looked at."""
@@ -29,7 +33,8 @@ language: ContextVar[str] = ContextVar("language", default="en")
 @cache
 def strings(name: str = "en") -> dict[str, Any]:
     """The strings of a language by key; one that counts is a table by the language's plural forms (CLDR)."""
-    return tomllib.loads(FILES[name].read_text(encoding="utf-8"))
+    found = tomllib.loads(FILES[name].read_text(encoding="utf-8"))
+    return found | tomllib.loads(TEAM_FILE.read_text(encoding="utf-8")) if name == "en" else found
 
 
 def say(key: str, **values: object) -> str:

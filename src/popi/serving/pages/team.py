@@ -1,60 +1,161 @@
-"""The team's list of users."""
+"""The team's pages: users, tenants, renewals."""
 
-from sqlalchemy import Connection
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+from unicodedata import normalize
+from urllib.parse import urlencode
+
+from sqlalchemy import Connection, Row
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from popi.errors import DataError
-from popi.profiles.user_id import normal_user_id
+from popi.serving.api.stored import NotFound
 from popi.serving.pages.render import Renderer
 from popi.serving.pages.sessions import Session
+from popi.serving.pages.strings import say
 from popi.serving.pages.subject import admin_path
-from popi.serving.store import users
-from popi.serving.store.tables import tenants
+from popi.serving.settings import RenewalSettings
+from popi.serving.store import jobs, keys, overview, users
+from popi.serving.store.overview import TenantCounts
 from popi.serving.store.threads import Store
+from popi.serving.store.usage import DAY, TENANT_DAYS
 
-USERS_SHOWN = 50
+ROWS_SHOWN = 50
+PERIODS = (1, 7, 30, TENANT_DAYS)
+"""Days that the tenants' page can count."""
+Page = Callable[[Request, Session], Awaitable[Response]]
+Action = Callable[[Request, Session, dict[str, str]], Awaitable[Response]]
+
+
+@dataclass(frozen=True)
+class RenewalRow:
+    """A renewal as the page shows it; `at`: when it failed, or is due (seconds since 1970)."""
+
+    user_id: str
+    path: str
+    reason: str
+    attempts: int
+    at: float
+    can_retry: bool
 
 
 class Team:
-    """`/admin`.
+    """Answers to GET and POST by path.
 
     Args:
         store: of all tenants.
         render: makes pages.
+        settings: prices of renewals.
     """
 
-    def __init__(self, store: Store, render: Renderer) -> None:
-        self._store, self._render = store, render
+    def __init__(self, store: Store, render: Renderer, settings: RenewalSettings) -> None:
+        self._store, self._render, self._settings = store, render, settings
+        self.pages: dict[str, Page] = {
+            "/admin": self._people,
+            "/admin/tenants": self._tenants,
+            "/admin/renewals": self._renewals,
+        }
+        self.actions: dict[str, Action] = {"/admin/renewals/retry": self._retry}
 
-    async def people(self, request: Request, session: Session) -> Response:
-        """Users of a tenant in order of their ids, or the one that was asked for."""
+    async def _people(self, request: Request, session: Session) -> Response:
+        """Users of a tenant in order of their ids, those that begin with what was asked for; where that is the only
+        one, their page.
+        """
         asked = request.query_params
-        names = await self._store.read(_tenants)
-        tenant = asked.get("tenant", "")
-        if tenant not in names:
-            tenant = session.tenant if session.tenant in names else names[0]
-        wanted = asked.get("user", "").strip()
-        if wanted and await self._there(tenant, wanted):
+        names, tenant = await self._chosen(request, session)
+        wanted = normalize("NFC", asked.get("user", "").strip().replace("\x00", ""))
+        after = asked.get("after") or None
+        listed = await self._store.read(users.listed, tenant, after, ROWS_SHOWN + 1, wanted)
+        if wanted and listed == [wanted] and after is None:
             return RedirectResponse(admin_path(tenant, wanted), 303)
-        listed = await self._store.read(users.listed, tenant, asked.get("after") or None, USERS_SHOWN + 1)
         return self._render.page(
             request,
             "people.html",
             session=session,
             tenants=names,
             tenant=tenant,
-            people=[(one, admin_path(tenant, one)) for one in listed[:USERS_SHOWN]],
-            more=listed[USERS_SHOWN - 1] if len(listed) > USERS_SHOWN else None,
+            people=[(one, admin_path(tenant, one)) for one in listed[:ROWS_SHOWN]],
+            more=listed[ROWS_SHOWN - 1] if len(listed) > ROWS_SHOWN else None,
             wanted=wanted,
         )
 
-    async def _there(self, tenant: str, user_id: str) -> bool:
-        try:
-            return await self._store.read(users.find, tenant, normal_user_id(user_id)) is not None
-        except DataError:
-            return False
+    async def _tenants(self, request: Request, session: Session) -> Response:
+        """Counts, tokens and cost of every tenant."""
+        asked = request.query_params.get("days", "")
+        days = next((one for one in PERIODS if str(one) == asked), 30)
+
+        def read(connection: Connection) -> list[TenantCounts]:
+            now = self._store.database.now(connection)
+            return overview.of_tenants(connection, now - now % DAY - (days - 1) * DAY)
+
+        counted = await self._store.read(read)
+        if len(counted) > 1:
+            numbers = [list(vars(one).values())[1:] for one in counted]
+            counted.append(TenantCounts("", *map(sum, zip(*numbers, strict=True))))
+        prices = self._settings.input_price, self._settings.output_price
+        return self._render.page(
+            request,
+            "tenants.html",
+            session=session,
+            tenant=None,
+            rows=[(one, one.cost(*prices)) for one in counted],
+            priced=any(prices),
+            periods=PERIODS,
+            days=days,
+        )
+
+    async def _renewals(self, request: Request, session: Session) -> Response:
+        """Renewals of a tenant that failed, or wait, and why."""
+        asked = request.query_params
+        names, tenant = await self._chosen(request, session)
+        state: overview.State = "waiting" if asked.get("state") == "waiting" else "failed"
+        after = asked.get("after", "").replace("\x00", "")
+        found = await self._store.read(overview.renewals, tenant, state, after, ROWS_SHOWN + 1)
+        return self._render.page(
+            request,
+            "renewals.html",
+            session=session,
+            tenants=names,
+            tenant=tenant,
+            state=state,
+            rows=[_renewal(one) for one in found[:ROWS_SHOWN]],
+            more=found[ROWS_SHOWN - 1].user_id if len(found) > ROWS_SHOWN else None,
+        )
+
+    async def _retry(self, request: Request, session: Session, form: dict[str, str]) -> Response:
+        """Try failed renewals again: one user's, or all of a tenant."""
+        tenant, user_id = form.get("tenant", ""), form.get("user")
+        if not await self._store.read(keys.tenant_exists, tenant):
+            raise NotFound("no_tenant", "there is no such tenant")
+
+        def write(connection: Connection) -> int:
+            return jobs.retry(connection, self._store.database.now(connection), tenant, user_id)
+
+        said = "retried" if await self._store.write(write) else "nothing_to_retry"
+        return RedirectResponse(f"/admin/renewals?{urlencode({'tenant': tenant, 'said': said})}", 303)
+
+    async def _chosen(self, request: Request, session: Session) -> tuple[list[str], str]:
+        """All tenants, and the one that was asked for, or the session's own."""
+        names = await self._store.read(keys.tenants_listed)
+        tenant = request.query_params.get("tenant", "")
+        if tenant not in names:
+            tenant = session.tenant if session.tenant in names else names[0]
+        return names, tenant
 
 
-def _tenants(connection: Connection) -> list[str]:
-    return sorted(connection.execute(tenants.select().with_only_columns(tenants.c.tenant)).scalars())
+def _renewal(row: Row[Any]) -> RenewalRow:
+    failed = row.failed_at is not None
+    running = row.lease is not None and not failed and row.lease_until > time.time()
+    if running:
+        reason = say("renewals_running")
+    elif row.held_by is not None:
+        reason = say(f"renewals_{row.held_by}")
+    elif row.error is not None:
+        reason = say("renewals_error", error=row.error)
+    else:
+        reason = say("renewals_new")
+    can_retry = failed or (row.attempts > 0 and not running and row.held_by is None)
+    at = row.failed_at if failed else row.due_at
+    return RenewalRow(row.user_id, admin_path(row.tenant, row.user_id), reason, row.attempts, at, can_retry)

@@ -255,6 +255,17 @@ def revive(connection: Connection, now: float, tenant: str | None = None) -> int
     return connection.execute(given_up.values(failed_at=None, attempts=0, due_at=now)).rowcount
 
 
+def retry(connection: Connection, now: float, tenant: str, user_id: str | None = None) -> int:
+    """Try at once what was given up, and what waits after a failure: of one user, or of all of the tenant's; says how
+    many. What is under way, or waits for a quota, stays as it is.
+    """
+    failed = (jobs.c.tenant == tenant, or_(jobs.c.failed_at.is_not(None), jobs.c.attempts > 0))
+    again = update(jobs).where(*failed, jobs.c.lease.is_(None), jobs.c.held_by.is_(None))
+    if user_id is not None:
+        again = again.where(jobs.c.user_id == user_id)
+    return connection.execute(again.values(failed_at=None, attempts=0, due_at=now)).rowcount
+
+
 def hasten(connection: Connection, now: float) -> None:
     """Let what waits after a failure be tried at once."""
     waits = (jobs.c.attempts > 0, jobs.c.failed_at.is_(None), jobs.c.held_by.is_(None), jobs.c.lease.is_(None))

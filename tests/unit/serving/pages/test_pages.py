@@ -431,6 +431,7 @@ def test_every_string_is_used_and_every_string_there_is() -> None:
         "switch_",
         "unfit_",
         "choice_",
+        "renewals_",
     )
     for key in known:
         quoted = f"'{key}'" in text or f'"{key}"' in text
