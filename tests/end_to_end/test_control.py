@@ -1,5 +1,5 @@
 """A user who decides, before `popi serve` in a process of its own: opt out before the first message, opt in, feedback,
-forbid, delete; and what the provider was sent meanwhile, and what is left on disk."""
+edit, lock, undo, forbid, delete, erase; and what the provider was sent meanwhile, and what is left on disk."""
 
 import re
 import time
@@ -17,7 +17,7 @@ from fake_upstream import FakeUpstream, serving
 from popi import Client, StatementSignal
 from popi.client import SummaryAnswer, SummaryEdit
 from popi.errors import GatewayError
-from popi.profiles.models import ForbiddenEdit
+from popi.profiles.models import ClauseEdit, ForbiddenEdit
 from popi.serving.keys import create
 from popi.serving.store.database import Database
 
@@ -135,23 +135,34 @@ def test_a_user_decides(tmp_path: Path) -> None:
         assert {one.casefold().rstrip(".") for one in texts(said)} >= {"likes tea", "has diabetes"}
         assert next(clause.signals for clause in said.clauses if clause.text == "Likes tea.") == ["s2"]
 
+        # A statement of her own in two languages, edited, undone and done again, and locked: it stays word for word.
+        own = "Duzen, bitte; and no titles in English."
+        for text, locked in (("Siezen, bitte.", False), (own, False), (own, True)):
+            edit = with_own(text, locked)
+            client.edit_summary(eve, edit)
+        versions = client.versions(eve)
+        assert own in versions[1].text and "Siezen" in versions[2].text
+        assert "Siezen" in client.rollback(eve, versions[2].version).text
+        assert own in client.rollback(eve, versions[0].version).text
+        assert texts(here.say(eve, s2b="tea at noon"))[:2] == [own, "Likes tea."]
+
         # Forbidden: the words are not sent again, and are not said again, though the model says them each time.
         sent = len(here.upstream.received)
         edits = [ForbiddenEdit(text="Has diabetes.")]
         client.edit_summary(eve, lambda _: SummaryEdit(forbidden=edits))
-        assert texts(here.say(eve, s3="more tea")) == ["Likes tea."]
+        assert texts(here.say(eve, s3="more tea")) == [own, "Likes tea."]
         assert "diabetes" not in here.sent_since(sent) and "more tea" in here.sent_since(sent)
 
         # What the model may be told is known in other words, too: it is asked.
         told = [ForbiddenEdit(id=client.summary(eve).forbidden[0].id), ForbiddenEdit(text="Avoids sugar.", tell=True)]  # type: ignore[union-attr]
         client.edit_summary(eve, lambda _: SummaryEdit(forbidden=told))
-        assert texts(here.say(eve, s4="nothing sweet")) == ["Likes tea."]
+        assert texts(here.say(eve, s4="nothing sweet")) == [own, "Likes tea."]
         assert "avoids sugar." in here.sent_since(sent) and "diabetes" not in here.sent_since(sent)
 
         # A signal goes, and with it what rests on it; a statement is deleted, and forbidden without its words.
-        for name in ("s2", "s3"):
+        for name in ("s2", "s2b", "s3"):
             client.delete_signal(eve, name)
-        assert "Likes tea." not in here.settled(eve).text
+        assert "Likes tea." not in here.settled(eve).text and own in here.settled(eve).text
         client.delete_signal(eve, "s1")
         now = here.settled(eve)
         client.delete_words(eve, next(one.id for one in now.forbidden if one.text == "Has diabetes."))
@@ -161,9 +172,21 @@ def test_a_user_decides(tmp_path: Path) -> None:
         assert "diabetes" not in here.say(eve, s5="i write a poem").text.casefold()
 
         # Everything goes.
-        assert traces(tmp_path, eve, "poem")
+        assert traces(tmp_path, eve, "poem", "Duzen")
         client.erase(eve)
-        assert traces(tmp_path, eve, "poem", "sugar") == []
+        assert traces(tmp_path, eve, "poem", "sugar", "Duzen", "Siezen") == []
+
+
+def with_own(text: str, locked: bool) -> Callable[[SummaryAnswer | None], SummaryEdit]:
+    """The clauses that there are, and one of one's own, last; in place of the last of her own."""
+
+    def edit(now: SummaryAnswer | None) -> SummaryEdit:
+        assert now is not None
+        mine = next((one.id for one in now.clauses if one.author == "user" or "zen, bitte" in one.text), None)
+        others = [ClauseEdit(id=one.id, text=one.text) for one in now.clauses if one.id != mine]
+        return SummaryEdit(clauses=[*others, ClauseEdit(id=mine, text=text, locked=locked)])
+
+    return edit
 
 
 def captured(client: Client, user: str, *names: str) -> None:
