@@ -55,6 +55,8 @@ export interface Operations {
   revokeKey(keyId: string, options?: Options<"revoke_key">): Promise<Answer<"revoke_key">>;
   /** The names of all tenants, in order, page by page. */
   listTenants(options?: Options<"list_tenants">): Promise<Answer<"list_tenants">>;
+  /** Who read or changed whom, newest first, page by page: of all tenants, of one, or of one user of it, also of one who was erased. */
+  listAudit(options?: Options<"list_audit">): Promise<Answer<"list_audit">>;
   /** The process is up. */
   healthz(options?: Options<"healthz">): Promise<Answer<"healthz">>;
   /** The store answers, too, and the process goes on. */

@@ -27,6 +27,7 @@ export const operations = {
   listKeys: {"method": "GET", "path": "/keys", "body": false, "query": ["tenant", "after", "limit"], "headers": ["tenant"]},
   revokeKey: {"method": "DELETE", "path": "/keys/{key_id}", "body": false, "query": [], "headers": ["tenant"]},
   listTenants: {"method": "GET", "path": "/tenants", "body": false, "query": ["after", "limit"], "headers": ["tenant"]},
+  listAudit: {"method": "GET", "path": "/audit", "body": false, "query": ["tenant", "user", "after", "limit"], "headers": ["tenant"]},
   healthz: {"method": "GET", "path": "/healthz", "body": false, "query": [], "headers": []},
   readyz: {"method": "GET", "path": "/readyz", "body": false, "query": [], "headers": []},
 };

@@ -446,6 +446,27 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/audit": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Audit
+         * @description Who read or changed whom, newest first, page by page: of all tenants, of one, or of one user of it, also of one
+         *     who was erased.
+         */
+        get: operations["list_audit"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/healthz": {
         parameters: {
             query?: never;
@@ -498,6 +519,25 @@ export interface components {
             upstream_id: string;
             prompt: string;
             answer: string;
+        };
+        /** @description Somebody read or changed something. */
+        AuditEntry: {
+            /** @description Names the entry; entries are in the order of time. */
+            entry: string;
+            /** Format: date-time */
+            at: string;
+            /** @description `key:` and a key's id, `page` of a user on their own page, `oidc:` and a name, `cli:` and an account. */
+            actor: string;
+            /** @enum {string} */
+            role: "admin" | "viewer" | "app" | "user" | "operator";
+            /** @enum {string} */
+            way: "api" | "page" | "cli";
+            action: string;
+            tenant: string;
+            /** @description The user; null where it is about none in particular, or about one who is not there (any more). */
+            user_id: string | null;
+            /** @description A keyed hash of the user's id, which outlasts an erasure. */
+            user_hash: string | null;
         };
         /** @description One statement of a summary. */
         Clause: {
@@ -685,6 +725,11 @@ export interface components {
         };
         Page_Annotated_Union_PairSignal__InteractionSignal__PostSignal__StatementSignal__DemographicSignal___FieldInfo_annotation_NoneType__required_True__discriminator__type____: {
             items: (components["schemas"]["PairSignal"] | components["schemas"]["InteractionSignal"] | components["schemas"]["PostSignal"] | components["schemas"]["StatementSignal"] | components["schemas"]["DemographicSignal"])[];
+            /** @description `after` of the next page; null: this is the last. */
+            next: string | null;
+        };
+        Page_AuditEntry_: {
+            items: components["schemas"]["AuditEntry"][];
             /** @description `after` of the next page; null: this is the last. */
             next: string | null;
         };
@@ -1855,6 +1900,34 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Page_str_"];
+                };
+            };
+        };
+    };
+    list_audit: {
+        parameters: {
+            query?: {
+                tenant?: string | null;
+                user?: string;
+                after?: string;
+                limit?: number;
+            };
+            header?: {
+                /** @description Of an admin key: another tenant than its own. */
+                "x-popi-tenant"?: string | null;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_AuditEntry_"];
                 };
             };
         };

@@ -1,8 +1,10 @@
 """The team at /admin, in Chromium: users, tenants, renewals; on a laptop, a phone and in the dark, with axe."""
 
+import json
 import re
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -87,4 +89,14 @@ def test_the_team_at_work(browser: Any, tea: Stack, width: int, dark: bool) -> N
     tea.settled("ada")
     tea.settled("adam")
     accessible(page)
+
+    # Who did that.
+    page.get_by_role("link", name="Activity").click()
+    assert page.get_by_role("row", name="adam").filter(has_text="retry").first.is_visible()
+    accessible(page)
+    shot(page, f"admin-activity-{name}")
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download all as JSONL").click()
+    lines = [json.loads(line) for line in Path(download.value.path()).read_text().splitlines()]
+    assert {"add_signals", "retry"} <= {one["action"] for one in lines}
     assert page.troubles == []

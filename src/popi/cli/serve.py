@@ -5,7 +5,9 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -233,7 +235,9 @@ def keys_revoke(
 def users_list(tenant: Tenant = "default", store: StoreUrl = STORE) -> None:
     """List a tenant's user ids, one a line (as JSON strings)."""
     _need_serving()
-    for user_id in _user_ids(_open(store), tenant):
+    database = _open_as_operator(store)
+    _saw(database, "list", tenant)
+    for user_id in _user_ids(database, tenant):
         print(json.dumps(user_id, ensure_ascii=False))
 
 
@@ -245,8 +249,10 @@ def users_show(
     _need_serving()
     from popi.serving.api.stored import NotFound, exported
 
+    database = _open_as_operator(store)
+    _saw(database, "read", tenant, [normal_user_id(user_id)])
     try:
-        for piece in exported(_open(store).read, tenant, normal_user_id(user_id)):
+        for piece in exported(database.read, tenant, normal_user_id(user_id)):
             print(piece, end="")
     except NotFound:
         raise _no_user(user_id, tenant) from None
@@ -272,12 +278,13 @@ def users_export(
 
     if output is not None:
         refuse_existing(output, force)
-    database = _open(store)
+    database = _open_as_operator(store)
     skipped = unwilling = 0
 
     def rows() -> Any:
         nonlocal skipped, unwilling
-        for user_id in map(normal_user_id, user_ids) if user_ids else _user_ids(database, tenant):
+        named = map(normal_user_id, user_ids) if user_ids else _user_ids(database, tenant)
+        for user_id in _each_noted(database, "export", tenant, named):
             try:
                 user = database.read(training_line, tenant, user_id, targets)
             except NotFound:
@@ -319,10 +326,11 @@ def users_controls(
     from popi.serving.proxy.logs import on_stderr
     from popi.serving.store import controls, keys
 
-    database, user_id = _open(store), normal_user_id(user_id)
+    database, user_id = _open_as_operator(store), normal_user_id(user_id)
     if not database.read(keys.tenant_exists, tenant):
         raise DataError(f"there is no tenant {tenant!r}; `popi keys create` makes one")
     if use is None and learn is None:
+        _saw(database, "read", tenant, [user_id])
         found = database.read(controls.find, tenant, user_id)
     else:
         with on_stderr():
@@ -349,7 +357,7 @@ def users_delete(
     if sum(one is not None for one in (signal_id, clause, version)) != 1:
         raise typer.BadParameter("say what: --signal, --clause or --version, one of the three")
     try:
-        done = delete_now(_open(store), tenant, user_id, signal=signal_id, clause=clause, version=version)
+        done = delete_now(_open_as_operator(store), tenant, user_id, signal=signal_id, clause=clause, version=version)
     except NotFound as error:
         raise DataError(str(error)) from None
     print(done.model_dump_json(indent=2))
@@ -364,7 +372,7 @@ def users_rebuild(
     from popi.serving.api.commands import rebuild
     from popi.serving.api.stored import NotFound
 
-    database = _open(store)
+    database = _open_as_operator(store)
     try:
         database.write(rebuild, tenant, normal_user_id(user_id), database.now)
     except NotFound:
@@ -384,7 +392,7 @@ def users_renew(
 
     if not failed:
         raise typer.BadParameter("say whose: --failed, those whose renewals were given up")
-    database = _open(store)
+    database = _open_as_operator(store)
     revived = database.write(lambda connection: jobs.revive(connection, database.now(connection), tenant))
     console.print(f"{revived} renewals begin anew", highlight=False)
 
@@ -406,7 +414,7 @@ def users_merge(
 
     try:
         with on_stderr():
-            moved = merge_now(_open(store), tenant, normal_user_id(into), normal_user_id(source))
+            moved = merge_now(_open_as_operator(store), tenant, normal_user_id(into), normal_user_id(source))
     except NotFound:
         raise _no_user(source, tenant) from None
     print(json.dumps(moved.__dict__))
@@ -424,7 +432,7 @@ def users_erase(
     from popi.serving.proxy.logs import on_stderr
 
     with on_stderr():
-        receipt = erase_now(_open(store), tenant, normal_user_id(user_id))
+        receipt = erase_now(_open_as_operator(store), tenant, normal_user_id(user_id))
     print(receipt.model_dump_json(indent=2))
 
 
@@ -459,6 +467,24 @@ def replay(
     print(json.dumps(replayed(_open(store), lines).__dict__, indent=2))
 
 
+@app.command("audit")
+def audit_list(
+    tenant: Annotated[str | None, typer.Option(help="Of one tenant alone.")] = None,
+    user: Annotated[str | None, typer.Option(help="Of one user of that tenant, also one who was erased.")] = None,
+    store: StoreUrl = STORE,
+) -> None:
+    """Print the audit log: who read or changed whom, newest first, one JSON object a line."""
+    _need_serving()
+    from popi.serving.api.access import audit_entry
+    from popi.serving.store import audit
+
+    if user is not None and tenant is None:
+        raise typer.BadParameter("--user needs --tenant")
+    for rows in audit.pages(_open(store).read, tenant, None if user is None else normal_user_id(user)):
+        for row in rows:
+            print(audit_entry(row).model_dump_json())
+
+
 # -- shared ---------------------------------------------------------------------------------------------------------
 
 
@@ -471,6 +497,38 @@ def _open(store: str) -> "Database":
     from popi.serving.store.database import Database
 
     return Database.open(store)
+
+
+def _open_as_operator(store: str) -> "Database":
+    """The same; what is read or changed from here on is noted in the audit log, under the account of this machine."""
+    import getpass
+
+    from popi.serving.store.audit import ACTOR, Actor
+
+    try:
+        account = getpass.getuser()
+    except (KeyError, OSError):  # in a container, an account may have no name
+        account = str(os.getuid())
+    ACTOR.set(Actor(f"cli:{account}", "operator", "cli"))
+    return _open(store)
+
+
+def _saw(database: "Database", action: str, tenant: str, user_ids: Sequence[str] = ("",)) -> None:
+    """Note what is about to be read."""
+    from popi.serving.store.audit import ACTOR, Seen, note_seen
+
+    actor = ACTOR.get()
+    assert actor is not None, "opened by _open_as_operator"
+    seen = [Seen(actor, action, tenant, one) for one in user_ids]
+    database.write(lambda connection: note_seen(connection, database.now(connection), seen))
+
+
+def _each_noted(database: "Database", action: str, tenant: str, user_ids: Iterable[str]) -> Iterator[str]:
+    """Users one after another, each noted before."""
+    left = iter(user_ids)
+    while some := list(islice(left, 500)):
+        _saw(database, action, tenant, some)
+        yield from some
 
 
 def _key(variable: str | None) -> Any:

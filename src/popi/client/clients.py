@@ -17,6 +17,7 @@ from popi.client import flows
 from popi.client.flows import Change, Flow, NotReached, Reply, Request, Wait
 from popi.errors import ConfigError
 from popi.profiles.models import (
+    AuditEntry,
     ClauseEdit,
     ControlsAnswer,
     Deleted,
@@ -313,6 +314,14 @@ class Client(_Base[httpx2.Client]):
             yield from page.items
             after = page.next
 
+    def audit(self, tenant: str | None = None, user_id: str | None = None) -> Iterator[AuditEntry]:
+        """Who read or changed whom, newest first: of all tenants, of one, or of one user of it. Needs an admin key."""
+        after: str | None = ""
+        while after is not None:
+            page = self._run(flows.audit(self._retries, tenant, user_id, after))
+            yield from page.items
+            after = page.next
+
     def create_key(self, scope: Scope, *, tenant: str | None = None, user_id: str | None = None) -> NewKeyAnswer:
         """Make a key; its text is in this answer alone. Needs an admin key.
 
@@ -508,6 +517,15 @@ class AsyncClient(_Base[httpx2.AsyncClient]):
         after: str | None = ""
         while after is not None:
             page = await self._run(flows.keys(self._retries, tenant, after))
+            for one in page.items:
+                yield one
+            after = page.next
+
+    async def audit(self, tenant: str | None = None, user_id: str | None = None) -> AsyncIterator[AuditEntry]:
+        """As `Client.audit`."""
+        after: str | None = ""
+        while after is not None:
+            page = await self._run(flows.audit(self._retries, tenant, user_id, after))
             for one in page.items:
                 yield one
             after = page.next

@@ -23,6 +23,7 @@ from popi.backends.retries import Retries, retry_after
 from popi.errors import DataError, GatewayError
 from popi.profiles.models import (
     MOST_SIGNALS,
+    AuditEntry,
     ClauseEdit,
     Controls,
     ControlsAnswer,
@@ -288,6 +289,13 @@ def keys(retries: Retries, tenant: str | None, after: str) -> Flow[Page[KeyAnswe
     """A page of keys."""
     path = _listing("/keys", tenant=tenant or "", after=after)
     return (yield from _call(retries, Request("GET", path), Page[KeyAnswer]))
+
+
+def audit(retries: Retries, tenant: str | None, user_id: str | None, after: str) -> Flow[Page[AuditEntry]]:
+    """A page of the audit log."""
+    user = "" if user_id is None else normal_user_id(user_id)
+    path = _listing("/audit", tenant=tenant or "", user=user, after=after)
+    return (yield from _call(retries, Request("GET", path), Page[AuditEntry]))
 
 
 def create_key(retries: Retries, scope: Scope, tenant: str | None, user_id: str | None) -> Flow[NewKeyAnswer]:

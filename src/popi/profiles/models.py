@@ -500,6 +500,24 @@ class Page(_Answer, Generic[Item]):
     """`after` of the next page; null: this is the last."""
 
 
+class AuditEntry(_Answer):
+    """Somebody read or changed something."""
+
+    entry: str
+    """Names the entry; entries are in the order of time."""
+    at: datetime
+    actor: str
+    """`key:` and a key's id, `page` of a user on their own page, `oidc:` and a name, `cli:` and an account."""
+    role: Literal["admin", "viewer", "app", "user", "operator"]
+    way: Literal["api", "page", "cli"]
+    action: str
+    tenant: str
+    user_id: str | None
+    """The user; null where it is about none in particular, or about one who is not there (any more)."""
+    user_hash: str | None
+    """A keyed hash of the user's id, which outlasts an erasure."""
+
+
 class KeyAnswer(_Answer):
     """A key, without its text."""
 

@@ -28,7 +28,7 @@ from popi.serving.proxy.logs import log_fault
 from popi.serving.proxy.routes import proxy_routes
 from popi.serving.proxy.settings import ProxySettings
 from popi.serving.renewal import Worker
-from popi.serving.settings import GatewaySettings
+from popi.serving.settings import AuditSettings, GatewaySettings
 from popi.serving.store import jobs
 from popi.serving.store.database import Database
 from popi.serving.store.marks import draw
@@ -73,7 +73,7 @@ class Gateway:
         self.profiles = Profiles(
             self.store, settings.debounce, self.summaries.forget, self._erased, injected, settings.profiles
         )
-        self._worker = worker
+        self._worker, self._audit = worker, settings.audit
         proxy = _with_secret(settings.proxy, database)
         limits = Limits.of(proxy)
         self.pages = Pages(self.store, self.profiles, self.keys, throttle, settings)
@@ -86,6 +86,7 @@ class Gateway:
             proxy.log_requests,
             self._inference,
             lambda: self.ending,
+            settings.audit,
         )
         self._proxy = proxy_routes(proxy, self.keys, self.summaries, limits, self.recorder, settings.http)
         self._jobs: dict[str, int] = {}
@@ -119,7 +120,7 @@ class Gateway:
 
     @asynccontextmanager
     async def _lifespan(self, app: Any) -> AsyncIterator[None]:
-        chores = asyncio.create_task(self._chores())
+        chores = asyncio.create_task(self._chores(self._audit))
         if self._worker is not None:
             loop, forget = asyncio.get_running_loop(), self.summaries.forget
             self._worker.changed = lambda tenant, user_id: _tell(loop, forget, tenant, user_id)
@@ -136,6 +137,7 @@ class Gateway:
             if self._webhooks is not None:
                 await asyncio.to_thread(self._webhooks.stop)
             await self.recorder.settled()
+            await self.profiles.reads.settled()
             await asyncio.to_thread(self.store.close)
 
     def _inference(self) -> InferenceHealth | None:
@@ -144,9 +146,10 @@ class Gateway:
 
     def _erased(self, tenant: str, user_id: str) -> None:
         self.keys.forget(tenant, user_id)
+        self.profiles.reads.forget(tenant, user_id)
         self._proxy.gateway.forget()
 
-    async def _chores(self) -> None:
+    async def _chores(self, settings: AuditSettings) -> None:
         database = self.store.database
 
         def count(connection: Connection) -> dict[str, int]:
@@ -158,6 +161,7 @@ class Gateway:
                 self._proxy.gateway.forget()  # users whom another process erased may be in it
                 self._jobs.update(await self.store.read(count))
                 await self.profiles.expire()
+                await self.profiles.expire_audit(settings.days)
                 await self.profiles.scrub_if_time()
             except StoreError as error:
                 log.error("the store failed", extra={"fields": {"error": str(error)}})

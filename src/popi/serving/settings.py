@@ -95,6 +95,18 @@ class CaptureSettings(Settings):
     """How long answers are kept, and users of whom nothing else is stored."""
 
 
+class AuditSettings(Settings):
+    """The log of who read or changed whom, by the profile API, the pages and the command line (docs/serving.md)."""
+
+    table = "audit"
+
+    days: float = Field(default=30.0, ge=0)
+    """How long entries are kept; 0 keeps none."""
+    of: tuple[Literal["admin", "app", "user"], ...] = ("admin", "app", "user")
+    """Whose reads and changes are noted: of the team, of apps, of users themselves. Apps that send many signals make
+    many entries."""
+
+
 class PageSettings(Settings):
     """The pages `/me` and `/admin`."""
 
@@ -277,6 +289,7 @@ class GatewaySettings(Settings):
     capture: CaptureSettings = CaptureSettings()
     page: PageSettings = PageSettings()
     profiles: ProfileSettings = ProfileSettings()
+    audit: AuditSettings = AuditSettings()
     webhooks: tuple[WebhookSettings, ...] = ()
     """Endpoints that are told of changes."""
 

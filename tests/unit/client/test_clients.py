@@ -226,6 +226,7 @@ CALLS: dict[str, tuple[Any, ...]] = {
     "users": ("a",),
     "tenants": (),
     "keys": ("acme",),
+    "audit": ("acme", "ann"),
     "create_key": ("app",),
     "revoke_key": ("a-key",),
 }

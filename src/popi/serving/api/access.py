@@ -1,17 +1,19 @@
-"""Keys and tenants over HTTP, for admin keys: no other key can make, see or revoke any."""
+"""Keys, tenants and the audit log over HTTP, for admin keys: no other key can make, see or revoke any."""
 
 import time
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter
+from sqlalchemy import Row
 
 from popi.errors import DataError
-from popi.profiles.models import KeyAnswer, NewKey, NewKeyAnswer, Page, Tenant, moment
+from popi.profiles.models import AuditEntry, KeyAnswer, NewKey, NewKeyAnswer, Page, Tenant, moment
+from popi.profiles.user_id import normal_user_id
 from popi.serving.api.requests import Anybody, body_of, route
 from popi.serving.api.routes import Limit, Text, paged
 from popi.serving.keys import log_revoked, new_key
 from popi.serving.proxy.refusals import Refusal
-from popi.serving.store import keys
+from popi.serving.store import audit, keys
 
 router = APIRouter()
 
@@ -52,6 +54,38 @@ async def list_tenants(call: Anybody, after: Text = "", limit: Limit = 100) -> P
     """The names of all tenants, in order, page by page."""
     page, last = paged(await call.profiles.store.read(keys.tenants_listed, after, limit + 1), limit)
     return Page(items=page, next=last)
+
+
+@router.get("/audit", **route(scopes=("admin",), query="tenant user after limit"))
+async def list_audit(
+    call: Anybody, tenant: Tenant | None = None, user: Text = "", after: Text = "", limit: Limit = 100
+) -> Page[AuditEntry]:
+    """Who read or changed whom, newest first, page by page: of all tenants, of one, or of one user of it, also of one
+    who was erased."""
+    if user and tenant is None:
+        raise Refusal(400, "query", "name the user's tenant, too")
+    user_id = checked_id(user) if user else None
+    found = await call.profiles.store.read(audit.listed, tenant, user_id, after or None, limit + 1)
+    page, last = paged(list(found), limit)
+    return Page(items=[audit_entry(one) for one in page], next=last and last.entry)
+
+
+def checked_id(user: str) -> str:
+    """A user id of a query, in its normal form.
+
+    Raises:
+        Refusal: it is none.
+    """
+    try:
+        return normal_user_id(user)
+    except DataError as error:
+        raise Refusal(400, "user_id", str(error)) from None
+
+
+def audit_entry(row: Row[Any]) -> AuditEntry:
+    """An entry of the audit log as it is answered."""
+    values = dict(row._mapping)
+    return AuditEntry.model_validate(values | {"at": moment(row.at), "user_hash": row.user_hash or None})
 
 
 def _shown(record: keys.KeyRecord) -> KeyAnswer:

@@ -30,19 +30,21 @@ from popi.serving.proxy.body import ClientGone
 from popi.serving.proxy.limits import Limits
 from popi.serving.proxy.logs import log_fault
 from popi.serving.proxy.refusals import Refusal, not_authenticated
+from popi.serving.settings import AuditSettings
 from popi.serving.store.answers import AmbiguousAnswer
+from popi.serving.store.audit import ACTOR, Actor
 from popi.serving.store.summaries import VersionConflict
 
 log = logging.getLogger("popi.gateway.profiles")
 
-NEEDS_KEY = ("/users/", "/keys/", "/tenants/")
+NEEDS_KEY = ("/users/", "/keys/", "/tenants/", "/audit/")
 READY_SECONDS = 2.0
 ONCE = ("authorization", "x-api-key", "x-popi-key", "x-popi-tenant", "if-match")
 """Headers that must not come twice with different values."""
 
 
 class ProfileApi:
-    """The ASGI application of `/users`, `/keys`, `/tenants`, `/healthz`, `/readyz` and `/openapi.json`.
+    """The ASGI application of `/users`, `/keys`, `/tenants`, `/audit`, `/healthz`, `/readyz` and `/openapi.json`.
 
     Args:
         profiles: the service.
@@ -51,6 +53,7 @@ class ProfileApi:
         link: makes links to a user's page: tenant, user id, the request's headers.
         log_requests: write a line of log per request.
         inference, ending: as Services has them.
+        noted: whose reads and changes the audit log notes.
     """
 
     def __init__(
@@ -62,8 +65,10 @@ class ProfileApi:
         log_requests: bool = True,
         inference: Callable[[], InferenceHealth | None] = lambda: None,
         ending: Callable[[], bool] = lambda: False,
+        noted: AuditSettings | None = None,
     ) -> None:
         self._keys, self._limits, self._log_requests = keys, limits, log_requests
+        self._noted = noted or AuditSettings()
         self._services = Services(profiles, keys, link, inference, ending)
         document()  # and with it what FastAPI makes of the routes: not at the first request
 
@@ -91,6 +96,8 @@ class ProfileApi:
 
         try:
             caller = await self._caller(scope["headers"])
+            kept = self._noted.days > 0 and caller.scope in self._noted.of
+            ACTOR.set(Actor(f"key:{caller.key_id}", caller.scope, "api") if kept else None)
             self._limits.enter(caller.key_id)
             scope["state"] |= {"caller": caller, "hold": hold}
             try:

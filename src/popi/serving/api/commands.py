@@ -9,7 +9,7 @@ from popi.errors import DataError
 from popi.profiles.models import Deleted, Receipt, Removed, moment
 from popi.serving.api.stored import NotFound, OverBound, no_user, within_bounds
 from popi.serving.settings import ProfileSettings
-from popi.serving.store import controls, erasure, jobs, merging, outbox, summaries, users
+from popi.serving.store import audit, controls, erasure, jobs, merging, outbox, summaries, users
 from popi.serving.store.controls import Switches
 from popi.serving.store.database import Database
 from popi.serving.store.deletion import Deleting, Deletion
@@ -88,6 +88,7 @@ def switch_now(database: Database, tenant: str, user_id: str, use: bool | None, 
     def write(connection: Connection) -> tuple[Switches, Line]:
         now = database.now(connection)
         after = controls.put(connection, tenant, user_id, now, Debounce(), use=use, learn=learn)
+        audit.note(connection, now, "set_controls", tenant, [user_id])
         return after, switched_line(connection, tenant, user_id, after, now)
 
     after, line = database.write(write)
@@ -133,6 +134,8 @@ def delete_now(
             there = deleting.version(version or 0, "admin")
         if not there:
             raise NotFound("nothing", "this user has nothing of that id; `popi users show` lists what they have")
+        what = "signal" if signal is not None else "clause" if clause is not None else "version"
+        audit.note(connection, database.now(connection), f"delete_{what}", tenant, [user_id])
         return deleting.done
 
     done = database.write(write)
@@ -184,3 +187,4 @@ def rebuild(
     now = clock(connection)
     at = users.next_rebuild(connection, tenant, user_id, now, wait)
     jobs.request(connection, tenant, user_id, now, Debounce(), key_id=key_id, at=at)
+    audit.note(connection, now, "rebuild", tenant, [user_id])

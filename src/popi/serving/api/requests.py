@@ -49,6 +49,7 @@ EVERYONE: tuple[Scope, ...] = ("admin", "app", "user")
 EVERY, WITH_BODY = (400, 401, 403, 405, 422, 429, 500, 503), (408, 413, 415)
 
 Body = TypeVar("Body", bound=BaseModel)
+Answer = TypeVar("Answer")
 Headers = dict[str, str]
 BODIES: set[type[BaseModel]] = {User}
 """Models that the OpenAPI document describes as they are sent."""
@@ -100,6 +101,11 @@ class Call:
     def author(self) -> Author:
         """Who writes: an app speaks for its user."""
         return "admin" if self.caller.scope == "admin" else "user"
+
+    def saw(self, action: str, answer: Answer) -> Answer:
+        """Note in the audit log that the user was read; returns the answer."""
+        self.profiles.reads.saw(action, self.tenant, self.user_id)
+        return answer
 
 
 def route(

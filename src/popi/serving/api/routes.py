@@ -56,6 +56,7 @@ async def list_users(call: Anybody, prefix: Text = "", after: Text = "", limit: 
     """The ids of a tenant's users that begin with `prefix`, in order, page by page."""
     prefix = normalize("NFC", prefix)
     found = await call.profiles.store.read(users.listed, call.tenant, after or None, limit + 1, prefix)
+    call.profiles.reads.saw("list", call.tenant)
     page, last = paged(found, limit)
     return Page(items=page, next=last)
 
@@ -69,7 +70,7 @@ async def import_users(call: Anybody, body: Annotated[Import, body_of(Import)]) 
 @router.get("/{id}", **route(404))
 async def get_user(call: OfUser) -> UserAnswer:
     """One user."""
-    return await call.profiles.user(call.tenant, call.user_id)
+    return call.saw("read", await call.profiles.user(call.tenant, call.user_id))
 
 
 @router.delete("/{id}", **route())
@@ -99,13 +100,13 @@ async def list_signals(
 ) -> Page[Signal]:
     """A user's signals, newest first, page by page; `contains`: those with these words, in any case."""
     page, last = paged(await call.profiles.signals(call.tenant, call.user_id, limit + 1, after, contains), limit)
-    return Page(items=[signal for _, signal in page], next=None if last is None else str(last[0]))
+    return call.saw("read", Page(items=[signal for _, signal in page], next=None if last is None else str(last[0])))
 
 
 @router.get("/{id}/summary", **route(404, answer=ETAG))
 async def get_summary(call: OfUser, response: Response) -> SummaryAnswer:
     """The current summary."""
-    return _with_version(response, await call.profiles.summary(call.tenant, call.user_id))
+    return _with_version(response, call.saw("read", await call.profiles.summary(call.tenant, call.user_id)))
 
 
 @router.put("/{id}/summary", **route(412, 428, body=SummaryEdit, answer=ETAG))
@@ -120,7 +121,7 @@ async def put_summary(
 @router.get("/{id}/summary/versions", response_model=VersionsAnswer, **route(404))
 async def get_versions(call: OfUser) -> Response:
     """The versions of a summary, newest first."""
-    return await streamed(call.profiles.all_versions(call.tenant, call.user_id))
+    return call.saw("read", await streamed(call.profiles.all_versions(call.tenant, call.user_id)))
 
 
 @router.post("/{id}/summary/rollback", **route(404, 412, body=Rollback, answer=ETAG))
@@ -168,15 +169,15 @@ async def delete_signal(call: OfUser, signal_id: Annotated[str, Path(json_schema
 async def export(call: OfUser, format: Literal["json", "jsonl"] = "json") -> Response:
     """Everything stored of a user as JSON; or (format=jsonl) as the line that `popi train` reads."""
     if format == "json":
-        return await streamed(call.profiles.export(call.tenant, call.user_id))
-    line = await call.profiles.training_line(call.tenant, call.user_id)
+        return call.saw("export", await streamed(call.profiles.export(call.tenant, call.user_id)))
+    line = call.saw("export", await call.profiles.training_line(call.tenant, call.user_id))
     return Response(json.dumps(line.model_dump(exclude_none=True), ensure_ascii=False) + "\n", media_type=JSONL)
 
 
 @router.get("/{id}/controls", **route())
 async def get_controls(call: OfUser) -> ControlsAnswer:
     """How the user's two switches stand; both are on until somebody sets them."""
-    return await call.profiles.controls(call.tenant, call.user_id)
+    return call.saw("read", await call.profiles.controls(call.tenant, call.user_id))
 
 
 @router.put("/{id}/controls", **route(body=Controls))
@@ -205,7 +206,7 @@ async def make_link(call: OfUser, request: Request) -> LinkAnswer:
     """Make a link that opens the user's page for a short time."""
     if call.services.link is None:
         raise Refusal(404, "no_pages", "this gateway serves no pages")
-    return await call.services.link(call.tenant, call.user_id, dict(request.headers))
+    return call.saw("link", await call.services.link(call.tenant, call.user_id, dict(request.headers)))
 
 
 def _plain(name: str) -> str:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from typing import TypeVar
 
 from sqlalchemy import Connection, select
 
@@ -43,8 +44,10 @@ from popi.serving.api.stored import (
 )
 from popi.serving.capture.feedback import as_signals as feedback_signals
 from popi.serving.capture.injected import Injected
+from popi.serving.reads import Reads
 from popi.serving.settings import ProfileSettings
 from popi.serving.store import (
+    audit,
     controls,
     erasure,
     expiry,
@@ -64,7 +67,10 @@ from popi.serving.store.merging import Moved
 from popi.serving.store.summaries import Version
 from popi.serving.store.threads import Store
 from popi.serving.store.undo import Steps
+from popi.serving.store.usage import DAY
 from popi.signals.types import Signal, User
+
+T = TypeVar("T")
 
 log = logging.getLogger("popi.gateway.profiles")
 
@@ -98,11 +104,22 @@ class Profiles:
         self.store, self.debounce, self.bounds = store, debounce or Debounce(), bounds or ProfileSettings()
         self._injected = injected or Injected()
         self._changed, self._erased = changed, erased
+        self.reads = Reads(store)
         self._scrub_after = 0.0
         self._probe: asyncio.Task[bool] | None = None
 
     def _now(self, connection: Connection) -> float:
         return self.store.database.now(connection)
+
+    async def _write(self, action: str, tenant: str, user_id: str, query: Callable[[Connection], T]) -> T:
+        """Change something of a user, and note it in the audit log: both, or neither."""
+
+        def write(connection: Connection) -> T:
+            done = query(connection)
+            audit.note(connection, self._now(connection), action, tenant, [user_id])
+            return done
+
+        return await self.store.write(write)
 
     async def tenant_exists(self, tenant: str) -> bool:
         """Whether there is this tenant."""
@@ -133,7 +150,7 @@ class Profiles:
         def add(connection: Connection) -> tuple[list[str], int]:
             return self._add(connection, tenant, user_id, new, self._now(connection), key_id)
 
-        return _told(new, *await self.store.write(add))
+        return _told(new, *await self._write("add_signals", tenant, user_id, add))
 
     def _add(
         self,
@@ -216,7 +233,7 @@ class Profiles:
             return shown(written, forbidden.words(connection, tenant, user_id))
 
         fit = await asyncio.to_thread(fit_edit, edit)  # before anything is locked
-        written = await self.store.write(write)
+        written = await self._write("edit_summary", tenant, user_id, write)
         self._changed(tenant, user_id)
         return written
 
@@ -307,7 +324,7 @@ class Profiles:
             forbidden.keep(connection, tenant, user_id, {})
             return shown(written, forbidden.words(connection, tenant, user_id))
 
-        written = await self.store.write(write)
+        written = await self._write("roll_back", tenant, user_id, write)
         self._changed(tenant, user_id)
         return written
 
@@ -341,7 +358,7 @@ class Profiles:
             after = controls.put(connection, tenant, user_id, now, self.debounce, use=use, learn=learn, key_id=key_id)
             return after, switched_line(connection, tenant, user_id, after, now)
 
-        after, line = await self.store.write(write)
+        after, line = await self._write("set_controls", tenant, user_id, write)
         self._changed(tenant, user_id)
         log.info("switched", extra={"fields": line})
         return ControlsAnswer(use=after.use, learn=after.learn)
@@ -366,7 +383,7 @@ class Profiles:
                 raise NotFound("no_answer", "no answer of that id is kept for this user (docs/profiles.md, capture)")
             return self._add(connection, tenant, user_id, new, now, key_id)
 
-        stored = await self.store.write(write)
+        stored = await self._write("feedback", tenant, user_id, write)
         if stored is None:
             return SignalsAnswer(ids=[], added=0, known=0, not_learned=1)
         ids, added = stored
@@ -380,6 +397,15 @@ class Profiles:
 
         if await self.store.read(due):
             await self.store.write(lambda connection: expiry.expire(connection, self._now(connection)))
+
+    async def expire_audit(self, days: float) -> None:
+        """Delete entries of the audit log that are older."""
+
+        def old(connection: Connection) -> bool:
+            return audit.any_older(connection, self._now(connection) - days * DAY)
+
+        if await self.store.read(old):
+            await self.store.write(lambda connection: audit.expire(connection, self._now(connection) - days * DAY))
 
     def export(self, tenant: str, user_id: str) -> AsyncIterator[str]:
         """`stored.exported`."""
@@ -422,6 +448,7 @@ class Profiles:
                     self._put(connection, tenant, one.user_id, one.summary, author, 0)
                     total.summaries += 1
                     changed.append(one.user_id)
+            audit.note(connection, self._now(connection), "import", tenant, [one.user_id for one in fit])
             return total, changed
 
         fit = await asyncio.to_thread(lambda: [fit_user(one) for one in imported])
@@ -489,7 +516,7 @@ class Profiles:
         def delete(deleting: Deleting) -> bool:
             return deleting.clause(name, author, with_signals=signals, ban=forbid)
 
-        return await self._delete(tenant, user_id, delete, NotFound("no_clause", words))
+        return await self._delete(tenant, user_id, delete, NotFound("no_clause", words), what="clause")
 
     async def delete_version(self, tenant: str, user_id: str, version: int, author: Author) -> Deleted:
         """Delete a version; instead of the current one the one before it is current.
@@ -498,7 +525,9 @@ class Profiles:
             NotFound: it is not kept.
         """
         missing = NotFound("no_version", f"version {version} of this summary is not there")
-        return await self._delete(tenant, user_id, lambda deleting: deleting.version(version, author), missing)
+        return await self._delete(
+            tenant, user_id, lambda deleting: deleting.version(version, author), missing, what="version"
+        )
 
     async def delete_signal(self, tenant: str, user_id: str, name: str, key_id: str | None = None) -> Deleted:
         """Delete a signal, and the statements that rest on it.
@@ -507,7 +536,9 @@ class Profiles:
             NotFound: there is no such signal.
         """
         missing = NotFound("no_signal", "this user has no signal of this id; an export lists those that they have")
-        return await self._delete(tenant, user_id, lambda deleting: deleting.signal(name), missing, key_id)
+        return await self._delete(
+            tenant, user_id, lambda deleting: deleting.signal(name), missing, key_id, what="signal"
+        )
 
     async def delete_words(self, tenant: str, user_id: str, name: str, author: Author) -> Deleted:
         """Delete the words of what is forbidden; it stays forbidden.
@@ -516,7 +547,7 @@ class Profiles:
             NotFound: there is no such entry.
         """
         missing = NotFound("no_forbidden", "the current summary forbids nothing of this id")
-        return await self._delete(tenant, user_id, lambda deleting: deleting.words(name, author), missing)
+        return await self._delete(tenant, user_id, lambda deleting: deleting.words(name, author), missing, what="words")
 
     async def _delete(
         self,
@@ -525,6 +556,8 @@ class Profiles:
         delete: Callable[[Deleting], bool],
         missing: NotFound,
         key_id: str | None = None,
+        *,
+        what: str,
     ) -> Deleted:
         def write(connection: Connection) -> Deletion:
             if not users.lock_existing(connection, tenant, user_id):
@@ -534,7 +567,7 @@ class Profiles:
                 raise missing
             return deleting.done
 
-        done = await self.store.write(write)
+        done = await self._write(f"delete_{what}", tenant, user_id, write)
         self._changed(tenant, user_id)
         self._erased(tenant, user_id)
         return Deleted.model_validate(done.__dict__ | {"bytes": await self._bytes()})

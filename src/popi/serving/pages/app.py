@@ -25,6 +25,7 @@ from popi.serving.proxy.body import ClientGone
 from popi.serving.proxy.logs import log_fault
 from popi.serving.proxy.refusals import Refusal
 from popi.serving.settings import GatewaySettings
+from popi.serving.store.audit import ACTOR
 from popi.serving.store.threads import Store
 from popi.serving.throttle import Throttle
 
@@ -51,12 +52,12 @@ class Pages:
     def __init__(
         self, store: Store, profiles: Profiles, keys: KeyRing, throttle: Throttle, settings: GatewaySettings
     ) -> None:
-        self._profiles, self._settings = profiles, settings.page
+        self._profiles, self._settings, self._noted = profiles, settings.page, settings.audit
         self._log_requests = settings.proxy.log_requests
         self._sessions = Sessions(store, keys, throttle, settings.page)
         tryout = Tryout(settings.page, settings.proxy, settings.http)
         self._render = Renderer(settings.page, tryout.there)
-        self._team = Team(store, self._render, settings.renewal)
+        self._team = Team(store, self._render, settings.renewal, profiles.reads)
         profile = ProfilePages(profiles, self._render, tryout)
         self._gets, self._posts = profile.pages, Actions(profiles, self._render, profile.profile).actions
         if tryout.there:
@@ -127,6 +128,7 @@ class Pages:
             if path == "/admin":
                 return self._render.page(request, "sign_in.html", wrong=False)
             raise NoSession
+        ACTOR.set(session.actor if self._noted.days and session.actor.role in self._noted.of else None)
         if method == "POST":
             check_token(form, session)
             if path in ("/me/sign-out", "/admin/sign-out"):
@@ -146,7 +148,10 @@ class Pages:
             erased = name == "erase" and response.status_code == 200
             return self._with_cookie(request, response, False, "") if erased and not subject.admin else response
         if request.method != "POST" and name in self._gets:
-            return await self._gets[name](request, subject)
+            page = await self._gets[name](request, subject)
+            if name != "state":
+                self._profiles.reads.saw("export" if name == "export" else "read", subject.tenant, subject.user_id)
+            return page
         raise NotFound("no_page", "there is no such page")
 
     def _file(self, path: str) -> Response:

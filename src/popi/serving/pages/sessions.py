@@ -20,6 +20,7 @@ from popi.errors import AuthError
 from popi.serving.keys import KeyRing, digest
 from popi.serving.settings import PageSettings
 from popi.serving.store import sessions, settings
+from popi.serving.store.audit import Actor
 from popi.serving.store.sessions import SessionRecord
 from popi.serving.store.threads import Store
 from popi.serving.throttle import Throttle
@@ -37,12 +38,14 @@ class Session:
         user_id: of a user's session; None: the team's.
         csrf: what every form must send back.
         session_hash: names the session in the store.
+        actor: who they are in the audit log.
     """
 
     tenant: str
     user_id: str | None
     csrf: str
     session_hash: str
+    actor: Actor
 
 
 class Sessions:
@@ -140,7 +143,8 @@ class Sessions:
         if admin and not await self._keys.is_admin(record.key_id or "", record.key_hash or ""):
             return None
         csrf = sha256(b"csrf:" + cookie.encode()).hexdigest()
-        return Session(record.tenant, record.user_id, csrf, hashed)
+        actor = Actor(f"key:{record.key_id}", "admin", "page") if admin else Actor("page", "user", "page")
+        return Session(record.tenant, record.user_id, csrf, hashed, actor)
 
     async def end(self, session: Session) -> None:
         """Sign out."""

@@ -19,7 +19,7 @@ FILES = {"en": HERE / "strings.toml"} | {file.stem: file for file in sorted(HERE
 """By language."""
 TEAM_FILE = HERE / "team.toml"
 TEAMS = (
-    *("admin_", "team_", "tenants_", "renewals_", "said_retried", "said_nothing_to_retry"),
+    *("admin_", "team_", "tenants_", "renewals_", "activity_", "said_retried", "said_nothing_to_retry"),
     *("nav_people", "erased_admin_back", "profile_title_team"),
 )
 """How keys begin that only the team sees."""

@@ -1,4 +1,4 @@
-"""The team's pages: users, tenants, renewals."""
+"""The team's pages: users, tenants, renewals, and who read or changed whom."""
 
 import time
 from collections.abc import Awaitable, Callable
@@ -9,15 +9,19 @@ from urllib.parse import urlencode
 
 from sqlalchemy import Connection, Row
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response, StreamingResponse
 
+from popi.errors import DataError
+from popi.profiles.user_id import normal_user_id
+from popi.serving.api.access import audit_entry
 from popi.serving.api.stored import NotFound
 from popi.serving.pages.render import Renderer
 from popi.serving.pages.sessions import Session
 from popi.serving.pages.strings import say
 from popi.serving.pages.subject import admin_path
+from popi.serving.reads import Reads
 from popi.serving.settings import RenewalSettings
-from popi.serving.store import jobs, keys, overview, users
+from popi.serving.store import audit, jobs, keys, overview, users
 from popi.serving.store.overview import TenantCounts
 from popi.serving.store.threads import Store
 from popi.serving.store.usage import DAY, TENANT_DAYS
@@ -48,15 +52,17 @@ class Team:
         store: of all tenants.
         render: makes pages.
         settings: prices of renewals.
+        reads: notes who was listed.
     """
 
-    def __init__(self, store: Store, render: Renderer, settings: RenewalSettings) -> None:
-        self._store, self._render, self._settings = store, render, settings
+    def __init__(self, store: Store, render: Renderer, settings: RenewalSettings, reads: Reads) -> None:
+        self._store, self._render, self._settings, self._reads = store, render, settings, reads
         self.pages: dict[str, Page] = {
             "/admin": self._people,
             "/admin/tenants": self._tenants,
             "/admin/renewals": self._renewals,
         }
+        self.pages |= {"/admin/activity": self._activity, "/admin/activity/export": self._export}
         self.actions: dict[str, Action] = {"/admin/renewals/retry": self._retry}
 
     async def _people(self, request: Request, session: Session) -> Response:
@@ -68,6 +74,7 @@ class Team:
         wanted = normalize("NFC", asked.get("user", "").strip().replace("\x00", ""))
         after = asked.get("after") or None
         listed = await self._store.read(users.listed, tenant, after, ROWS_SHOWN + 1, wanted)
+        self._reads.saw("list", tenant)
         if wanted and listed == [wanted] and after is None:
             return RedirectResponse(admin_path(tenant, wanted), 303)
         return self._render.page(
@@ -131,10 +138,49 @@ class Team:
             raise NotFound("no_tenant", "there is no such tenant")
 
         def write(connection: Connection) -> int:
-            return jobs.retry(connection, self._store.database.now(connection), tenant, user_id)
+            now = self._store.database.now(connection)
+            retried = jobs.retry(connection, now, tenant, user_id)
+            if retried and user_id is not None:
+                audit.note_one_there(connection, now, "retry", tenant, user_id)
+            elif retried:
+                audit.note(connection, now, "retry", tenant)
+            return retried
 
         said = "retried" if await self._store.write(write) else "nothing_to_retry"
         return RedirectResponse(f"/admin/renewals?{urlencode({'tenant': tenant, 'said': said})}", 303)
+
+    async def _activity(self, request: Request, session: Session) -> Response:
+        """Who read or changed whom."""
+        names, tenant, user_id = await self._asked_of_log(request)
+        after = request.query_params.get("after") or None
+        found = await self._store.read(audit.listed, tenant, user_id, after, ROWS_SHOWN + 1)
+        return self._render.page(
+            request,
+            "activity.html",
+            session=session,
+            tenants=["", *names],
+            tenant=tenant or "",
+            wanted=user_id or "",
+            rows=[(one, admin_path(one.tenant, one.user_id) if one.user_id else None) for one in found[:ROWS_SHOWN]],
+            more=found[ROWS_SHOWN - 1].entry if len(found) > ROWS_SHOWN else None,
+        )
+
+    async def _export(self, request: Request, session: Session) -> Response:
+        """The same as JSONL, all of it."""
+        _, tenant, user_id = await self._asked_of_log(request)
+        pages = audit.pages(self._store.database.read, tenant, user_id)
+        lines = ("".join(audit_entry(row).model_dump_json() + "\n" for row in rows) for rows in pages)
+        headers = {"content-disposition": 'attachment; filename="audit.jsonl"'}
+        return StreamingResponse(self._store.stream(lines), headers=headers, media_type="application/jsonl")
+
+    async def _asked_of_log(self, request: Request) -> tuple[list[str], str | None, str | None]:
+        names = await self._store.read(keys.tenants_listed)
+        tenant = request.query_params.get("tenant", "")
+        try:
+            user_id = normal_user_id(request.query_params.get("user", ""))
+        except DataError:
+            user_id = None
+        return (names, tenant, user_id) if tenant in names else (names, None, None)
 
     async def _chosen(self, request: Request, session: Session) -> tuple[list[str], str]:
         """All tenants, and the one that was asked for, or the session's own."""

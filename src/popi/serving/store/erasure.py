@@ -5,7 +5,7 @@ from hashlib import sha256
 
 from sqlalchemy import Connection, delete, select
 
-from popi.serving.store import opt_outs, outbox, users
+from popi.serving.store import audit, opt_outs, outbox, users
 from popi.serving.store.database import upsert
 from popi.serving.store.tables import (
     answers,
@@ -72,6 +72,8 @@ def erase(connection: Connection, tenant: str, user_id: str, now: float) -> Remo
     connection.execute(delete(usage).where(usage.c.tenant == tenant, usage.c.user_id == user_id))
     done = Removed(**removed | {"users": int(there)})  # no row that only the lock made
     note(connection, tenant, user_id, now)
+    audit.forget(connection, tenant, user_id)
+    audit.note(connection, now, "erase", tenant, [user_id], gone=True)
     if done.any:
         outbox.add(connection, tenant, user_id, "user.erased", now)
         scrub_later(connection, now)

@@ -7,7 +7,7 @@ the answers, id included.
 from sqlalchemy import Connection, Exists, and_, delete, exists, or_, select, update
 from sqlalchemy.sql.schema import Table
 
-from popi.serving.store import erasure
+from popi.serving.store import audit, erasure
 from popi.serving.store.tables import (
     answers,
     erasures,
@@ -41,7 +41,10 @@ def expire(connection: Connection, now: float) -> int:
     due = and_(users.c.expires_at <= now, ~_of_user(answers))
     more = or_(users.c.paused == 1, users.c.learn_off == 1, *map(_of_user, (signals, summaries, jobs, keys)))
     connection.execute(update(users).where(due, more).values(expires_at=None))
-    return sum(gone.values()) + connection.execute(delete(users).where(due)).rowcount
+    left = connection.execute(delete(users).where(due).returning(users.c.tenant, users.c.user_id)).all()
+    for row in left:
+        audit.forget(connection, row.tenant, row.user_id)
+    return sum(gone.values()) + len(left)
 
 
 def _of_user(table: Table) -> Exists:

@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Table, Update, and_, bindparam, case, delete, or_, select, update
 
 from popi.profiles.merging import merged
-from popi.serving.store import erasure, forbidden, jobs, outbox, summaries, users
+from popi.serving.store import audit, erasure, forbidden, jobs, outbox, summaries, users
 from popi.serving.store.database import upsert
 from popi.serving.store.jobs import Debounce
 from popi.serving.store.summaries import VERSIONS_BYTES, VERSIONS_KEPT, Version
@@ -114,6 +114,9 @@ def merge(
         jobs.request(connection, tenant, user_id, now, debounce, key_id=key_id, bulk=bulk)
     _row(connection, of, read, now)
     erasure.note(connection, tenant, source, now)
+    audit.forget(connection, tenant, source)
+    audit.note(connection, now, "merge", tenant, [user_id])
+    audit.note(connection, now, "merge_away", tenant, [source], gone=True)
     outbox.add(connection, tenant, source, "user.erased", now, merged_into=user_id)
     if theirs is not None and (current := summaries.current(connection, tenant, user_id)) is not None:
         outbox.add(connection, tenant, user_id, "summary.changed", now, version=current.version)

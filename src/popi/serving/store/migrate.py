@@ -1,8 +1,9 @@
 """Bring a database to this popi's schema: numbered SQL files, each applied once, none ever changed.
 
 A file is `migrations/NNNN_name.sql`, in SQL that SQLite and PostgreSQL both run; a statement ends with `;` at the end
-of a line. A file that begins with `-- only: postgresql` does nothing on SQLite; one that begins with `-- then: NAME`
-goes on in Python (`_then`). All of it happens in one transaction under a lock: two processes may start together.
+of a line; a line that begins with `-- postgresql: ` is one there alone. A file that begins with `-- only: postgresql`
+does nothing on SQLite; one that begins with `-- then: NAME` goes on in Python (`_then`). All of it happens in one
+transaction under a lock: two processes may start together.
 """
 
 import re
@@ -35,7 +36,8 @@ class Migration:
         """What it does on `sqlite` or `postgresql`."""
         if (only := re.match(r"-- only: (\w+)$", self.sql, flags=re.MULTILINE)) and only[1] != dialect:
             return []
-        without_comments = re.sub(r"^--.*$", "", self.sql, flags=re.MULTILINE)
+        sql = re.sub(rf"^-- {dialect}: ", "", self.sql, flags=re.MULTILINE)
+        without_comments = re.sub(r"^--.*$", "", sql, flags=re.MULTILINE)
         return [part.strip() for part in re.split(r";\s*$", without_comments, flags=re.MULTILINE) if part.strip()]
 
 

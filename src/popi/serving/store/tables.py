@@ -152,6 +152,20 @@ sessions = Table(
 
 opened_links = Table("opened_links", metadata, _text("link_hash", key=True), _time("expires_at"))
 
+audit = Table(
+    "audit",
+    metadata,
+    _text("entry", key=True),
+    _time("at"),
+    _text("actor"),
+    _text("role"),
+    _text("way"),
+    _text("action"),
+    _text("tenant"),
+    _text("user_id", nullable=True),
+    _text("user_hash"),
+)
+
 chores = Table("chores", metadata, _text("chore", key=True), _time("due_at"))
 
 webhooks = Table("webhooks", metadata, _text("name", key=True), _text("events"), _time("seconds"), _time("expires_at"))

@@ -39,6 +39,7 @@ def test_numbers_follow_each_other_and_no_step_is_changed() -> None:
         (13, "webhooks", SHA_13),
         (14, "webhook_statistics", SHA_14),
         (15, "undo", SHA_15),
+        (16, "audit", SHA_16),
     ]
 
 
@@ -57,6 +58,7 @@ SHA_12 = "1b48f0ff962f"
 SHA_13 = "beb2e53eb987"
 SHA_14 = "84b416528b33"
 SHA_15 = "811a610f69d5"
+SHA_16 = "aaed737c9e36"
 
 
 def test_schema_is_what_the_queries_expect(store_url: str) -> None:
