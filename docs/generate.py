@@ -21,7 +21,7 @@ from popi.config import RunConfig
 from popi.evaluation.grid.settings import GridConfig
 from popi.serving.api.app import document
 from popi.serving.proxy.settings import JwtSettings, ProxySettings, UpstreamSettings
-from popi.serving.settings import GatewaySettings, WebhookSettings
+from popi.serving.settings import GatewaySettings, OidcSettings, WebhookSettings
 from popi.signals import schema
 
 DOCS = Path(__file__).parent
@@ -74,6 +74,8 @@ def gateway_settings() -> str:
     for name, field in GatewaySettings.model_fields.items():
         if name != "proxy" and isinstance(field.annotation, type):
             lines += [f"## `[{name}]`\n", _about(field.annotation) + "\n", *_section("", field.annotation)]
+        if name == "page":
+            lines += ["## `[page.oidc]`\n", _about(OidcSettings) + "\n", *_section("", OidcSettings)]
     lines += ["## `[[webhooks]]`\n", _about(WebhookSettings) + "\n", *_section("", WebhookSettings)]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -119,7 +121,12 @@ def _kind(annotation: Any) -> str:
     names = {"int": "integer", "float": "number", "str": "text", "bool": "true or false", "Path": "path"}
     return (
         names
-        | {"SecretStr": "text", "JwtSettings": "a table, `[proxy.jwt]`", "UpstreamSettings": "`[[proxy.upstreams]]`"}
+        | {
+            "SecretStr": "text",
+            "JwtSettings": "a table, `[proxy.jwt]`",
+            "UpstreamSettings": "`[[proxy.upstreams]]`",
+            "OidcSettings": "a table, `[page.oidc]`",
+        }
     )[annotation.__name__]
 
 

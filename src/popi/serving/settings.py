@@ -3,9 +3,9 @@
 import re
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from popi.backends.key import checked_url
 from popi.config.http import HttpConfig
@@ -107,6 +107,51 @@ class AuditSettings(Settings):
     many entries."""
 
 
+class OidcSettings(Settings):
+    """Sign-in to `/admin` at your identity provider, beside admin keys. Register `[page] url` +
+    `/admin/oidc/callback` there as the redirect URI."""
+
+    table = "page.oidc"
+
+    issuer: str
+    """The provider, whose `/.well-known/openid-configuration` says the rest."""
+    client_id: str = Field(pattern=r"\S")
+    """The gateway's own id there."""
+    client_secret_env: str | None = None
+    """Environment variable with the client's secret; unset: a public client, protected by PKCE alone."""
+    auth: Literal["client_secret_basic", "client_secret_post"] = "client_secret_basic"
+    """How the secret is sent."""
+    scopes: tuple[str, ...] = ("openid", "email", "profile")
+    """What is asked for; some providers need one more for groups."""
+    claim: str = "groups"
+    """The claim that decides on the role, of the ID token or else of the provider's userinfo: a text or a list."""
+    admins: tuple[str, ...] = ()
+    """Values of that claim that make an admin, who may do what an admin key may on these pages."""
+    viewers: tuple[str, ...] = ()
+    """Values that make a viewer, who may read everything there and change nothing. All others are refused."""
+    name_claim: str = "email"
+    """The claim that names somebody in the audit log; `sub` where it is missing."""
+
+    @field_validator("issuer")
+    @classmethod
+    def _is_issuer(cls, value: str) -> str:
+        checked_url(value)
+        return value
+
+    @field_validator("scopes")
+    @classmethod
+    def _with_openid(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if "openid" not in value:
+            raise ValueError(f"must have 'openid' among them; got {list(value)}")
+        return value
+
+    @model_validator(mode="after")
+    def _lets_somebody_in(self) -> Self:
+        if not self.admins and not self.viewers:
+            raise ValueError("name values of the claim in admins or viewers: without any, nobody can sign in")
+        return self
+
+
 class PageSettings(Settings):
     """The pages `/me` and `/admin`."""
 
@@ -137,6 +182,14 @@ class PageSettings(Settings):
     """The upstream's model that answers on "Try it"; unset: no such page."""
     protocol: Literal["openai", "anthropic"] = "openai"
     """What the upstream speaks, for that page."""
+    oidc: OidcSettings | None = None
+    """Sign-in of the team at an identity provider; needs `url`."""
+
+    @model_validator(mode="after")
+    def _has_an_address(self) -> Self:
+        if self.oidc is not None and self.url is None:
+            raise ValueError("oidc needs url: the address that the provider sends browsers back to")
+        return self
 
     @field_validator("url")
     @classmethod

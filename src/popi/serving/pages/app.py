@@ -1,19 +1,22 @@
 """From an HTTP request to a page or a change. Who may see what is settled before anything is read."""
 
 import logging
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from popi.errors import AuthError, StoreError
+from popi.config.http import HttpConfig
+from popi.errors import AuthError, ConfigError, StoreError
 from popi.profiles.models import LinkAnswer, moment
 from popi.serving.api.service import Profiles
 from popi.serving.api.stored import NotFound
 from popi.serving.keys import KeyRing
 from popi.serving.pages.actions import Actions, Form
 from popi.serving.pages.forms import check_token, read_form
+from popi.serving.pages.login import CALLBACK, LOGIN_SECONDS, NotAMember, SignInFailed
 from popi.serving.pages.profile import ProfilePages
 from popi.serving.pages.render import Renderer, headers
 from popi.serving.pages.sessions import Session, Sessions
@@ -24,15 +27,19 @@ from popi.serving.pages.tryout import Tryout
 from popi.serving.proxy.body import ClientGone
 from popi.serving.proxy.logs import log_fault
 from popi.serving.proxy.refusals import Refusal
-from popi.serving.settings import GatewaySettings
+from popi.serving.settings import GatewaySettings, PageSettings
 from popi.serving.store.audit import ACTOR
 from popi.serving.store.threads import Store
 from popi.serving.throttle import Throttle
+
+if TYPE_CHECKING:
+    from popi.serving.pages.oidc import Oidc
 
 log = logging.getLogger("popi.gateway.pages")
 
 COOKIES = {False: "popi_me", True: "popi_admin"}
 """By whether it is the team's."""
+LOGIN_COOKIE = "popi_login"
 LONGEST_QUERY = 4096
 LOOPBACK = ("localhost", "127.0.0.1", "::1", "testserver")
 """Hosts that browsers trust without TLS, and where a cookie need not be `Secure`."""
@@ -54,7 +61,8 @@ class Pages:
     ) -> None:
         self._profiles, self._settings, self._noted = profiles, settings.page, settings.audit
         self._log_requests = settings.proxy.log_requests
-        self._sessions = Sessions(store, keys, throttle, settings.page)
+        oidc = _oidc(settings.page, settings.http) if settings.page.oidc is not None else None
+        self._sessions = Sessions(store, keys, throttle, settings.page, oidc)
         tryout = Tryout(settings.page, settings.proxy, settings.http)
         self._render = Renderer(settings.page, tryout.there)
         self._team = Team(store, self._render, settings.renewal, profiles.reads)
@@ -123,16 +131,21 @@ class Pages:
         request.state.typed = form.get("text") or form.get("prompt")
         if path == "/admin/sign-in" and method == "POST":
             return await self._sign_in(request, form)
+        if self._sessions.oidc is not None and method == "GET" and path in ("/admin/oidc", CALLBACK):
+            return await (self._to_provider(request) if path == "/admin/oidc" else self._from_provider(request))
         session = await self._sessions.of(request.cookies.get(COOKIES[admin]), admin)
         if session is None:
             if path == "/admin":
-                return self._render.page(request, "sign_in.html", wrong=False)
+                return self._sign_in_page(request)
             raise NoSession
-        ACTOR.set(session.actor if self._noted.days and session.actor.role in self._noted.of else None)
+        kind = "admin" if session.actor.role == "viewer" else session.actor.role
+        ACTOR.set(session.actor if self._noted.days and kind in self._noted.of else None)
         if method == "POST":
             check_token(form, session)
             if path in ("/me/sign-out", "/admin/sign-out"):
                 return await self._sign_out(request, session)
+            if session.actor.role == "viewer":
+                return self._render.message(request, "read_only", 403)
         if method == "POST" and path in self._team.actions:
             return await self._team.actions[path](request, session, form)
         if method != "POST" and path in self._team.pages:
@@ -174,8 +187,49 @@ class Pages:
         except AuthError as error:
             if error.status in (429, 503):
                 raise
-            return self._render.page(request, "sign_in.html", 403, wrong=True)
+            return self._sign_in_page(request, wrong=True)
         return self._with_cookie(request, RedirectResponse("/admin", 303), True, cookie)
+
+    def _sign_in_page(self, request: Request, wrong: bool = False) -> Response:
+        by_provider = self._sessions.oidc is not None
+        return self._render.page(request, "sign_in.html", 403 if wrong else 200, wrong=wrong, by_provider=by_provider)
+
+    async def _to_provider(self, request: Request) -> Response:
+        try:
+            url, cookie = await self._sessions.begin_login()
+        except SignInFailed as failed:
+            return self._not_signed_in(request, failed)
+        response = RedirectResponse(url, 303)
+        # Not strict: it comes back from the provider's site.
+        response.set_cookie(
+            LOGIN_COOKIE,
+            cookie,
+            max_age=int(LOGIN_SECONDS),
+            path=CALLBACK,
+            secure=self._secure(request),
+            httponly=True,
+            samesite="lax",
+        )
+        return response
+
+    async def _from_provider(self, request: Request) -> Response:
+        query = request.scope["query_string"].decode("latin-1")
+        try:
+            cookie = await self._sessions.open_member(query, request.cookies.get(LOGIN_COOKIE))
+        except SignInFailed as failed:
+            return self._not_signed_in(request, failed)
+        except NotAMember:
+            return self._render.message(request, "not_a_member", 403)
+        if cookie is None:
+            return self._render.message(request, "sign_in_failed", 403)
+        # A page, not a redirect: a strict cookie does not go along where another site has sent the browser.
+        response = self._with_cookie(request, self._render.page(request, "continue.html"), True, cookie)
+        response.delete_cookie(LOGIN_COOKIE, path=CALLBACK)
+        return response
+
+    def _not_signed_in(self, request: Request, failed: SignInFailed) -> Response:
+        log.warning("a sign-in at the identity provider failed", extra={"fields": {"reason": str(failed)}})
+        return self._render.message(request, "sign_in_failed", 403)
 
     async def _sign_out(self, request: Request, session: Session) -> Response:
         await self._sessions.end(session)
@@ -184,14 +238,12 @@ class Pages:
 
     def _with_cookie(self, request: Request, response: Response, admin: bool, cookie: str) -> Response:
         embedded = bool(self._settings.frame_ancestors) and not admin
-        secure = embedded or (urlsplit(f"//{request.headers.get('host', '')}").hostname or "") not in LOOPBACK
-        secure = secure or (self._settings.url or "").startswith("https:")
         response.set_cookie(
             COOKIES[admin],
             cookie,
             max_age=int(self._settings.session_minutes * 60) if cookie else 0,
             path="/admin" if admin else "/me",
-            secure=secure or request.headers.get("x-forwarded-proto", "").lower() == "https",
+            secure=embedded or self._secure(request),
             httponly=True,
             # Not strict: a link from the app's own page has to arrive signed in.
             samesite="strict" if admin else "none" if embedded else "lax",
@@ -200,3 +252,23 @@ class Pages:
             name, value = response.raw_headers[-1]
             response.raw_headers[-1] = name, value + b"; Partitioned"
         return response
+
+    def _secure(self, request: Request) -> bool:
+        """Whether a cookie is for TLS alone."""
+        far = (urlsplit(f"//{request.headers.get('host', '')}").hostname or "") not in LOOPBACK
+        forwarded = request.headers.get("x-forwarded-proto", "").lower() == "https"
+        return far or forwarded or (self._settings.url or "").startswith("https:")
+
+
+def _oidc(page: PageSettings, http: HttpConfig) -> "Oidc":
+    """The team's identity provider; only who has one needs Authlib.
+
+    Raises:
+        ConfigError: Authlib is not installed, or the client's secret is not set.
+    """
+    try:
+        from popi.serving.pages.oidc import Oidc
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"[page.oidc] needs {error.name}; install it with: pip install 'popi[serve]'") from None
+    assert page.oidc is not None and page.url is not None, "checked by the settings"
+    return Oidc(page.oidc, page.url, http)

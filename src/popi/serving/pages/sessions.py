@@ -3,27 +3,32 @@
 A link is `tenant, user, when it was made, when it ends` and random bits, signed with a secret of the store
 (HMAC-SHA256). It opens once, and not after the user was erased. Opened, it starts a session: a random cookie, of which
 the store has the SHA-256. Sessions end by themselves, at sign-out, when the user is erased, and for the team when their
-admin key is revoked.
+admin key is revoked. The team signs in by an admin key, or at an identity provider (pages.oidc).
 """
 
 import base64
 import hmac
 import json
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection
 
 from popi.errors import AuthError
-from popi.serving.keys import KeyRing, digest
+from popi.serving.keys import DEFAULT_TENANT, KeyRing, digest
+from popi.serving.pages.login import Login
 from popi.serving.settings import PageSettings
 from popi.serving.store import sessions, settings
 from popi.serving.store.audit import Actor
 from popi.serving.store.sessions import SessionRecord
 from popi.serving.store.threads import Store
 from popi.serving.throttle import Throttle
+
+if TYPE_CHECKING:
+    from popi.serving.pages.oidc import Oidc
 
 LINK_SECRET = "link_secret"
 """The store's setting that signs links: the same for all gateways on it."""
@@ -56,9 +61,13 @@ class Sessions:
         keys: checks admin keys.
         throttle: slows down who tries wrong links and cookies.
         settings: how long they last.
+        oidc: signs in the team at an identity provider.
     """
 
-    def __init__(self, store: Store, keys: KeyRing, throttle: Throttle, settings: PageSettings) -> None:
+    def __init__(
+        self, store: Store, keys: KeyRing, throttle: Throttle, settings: PageSettings, oidc: "Oidc | None" = None
+    ) -> None:
+        self.oidc = oidc
         self._store, self._keys, self._throttle, self._settings = store, keys, throttle, settings
         self._secret: bytes | None = None
 
@@ -125,6 +134,42 @@ class Sessions:
         await self._store.write(write)
         return cookie
 
+    async def begin_login(self) -> tuple[str, str]:
+        """Where the browser is sent to sign in at the identity provider, and the cookie that it keeps meanwhile.
+
+        Raises:
+            SignInFailed: the provider can't be reached.
+        """
+        assert self.oidc is not None, "there is no provider"
+        url, login = await self.oidc.begin()
+        text = login.text()
+        return url, f"{_encode(text)}.{_encode(await self._sign(text, b'login:'))}"
+
+    async def open_member(self, query: str, cookie: str | None) -> str | None:
+        """Open the team's session for whom the provider sends back: the cookie; None where this browser did not begin
+        a sign-in.
+
+        Raises:
+            SignInFailed: the provider did not sign them in, or what it says does not hold.
+            NotAMember: they have no role here.
+        """
+        assert self.oidc is not None, "there is no provider"
+        try:
+            text, signature = (_decode(part) for part in (cookie or "").split("."))
+        except ValueError:
+            return None
+        if not hmac.compare_digest(await self._sign(text, b"login:"), signature):
+            return None
+        member = await self.oidc.finish(query, Login.read(text))
+        new, database = secrets.token_urlsafe(32), self._store.database
+
+        def write(connection: Connection) -> None:
+            record = self._record(new, DEFAULT_TENANT, None, database.now(connection))
+            sessions.add(connection, replace(record, member=member.name, role=member.role))
+
+        await self._store.write(write)
+        return new
+
     async def of(self, cookie: str | None, admin: bool) -> Session | None:
         """Who a cookie stands for; None: nobody.
 
@@ -140,10 +185,13 @@ class Sessions:
         record = await self._store.check(lambda connection: sessions.find(connection, hashed, database.now(connection)))
         if record is None or (record.user_id is None) != admin:
             return None
-        if admin and not await self._keys.is_admin(record.key_id or "", record.key_hash or ""):
+        by_provider = record.member is not None and self.oidc is not None
+        if admin and not by_provider and not await self._keys.is_admin(record.key_id or "", record.key_hash or ""):
             return None
         csrf = sha256(b"csrf:" + cookie.encode()).hexdigest()
         actor = Actor(f"key:{record.key_id}", "admin", "page") if admin else Actor("page", "user", "page")
+        if by_provider:
+            actor = Actor(f"oidc:{record.member}", "admin" if record.role == "admin" else "viewer", "page")
         return Session(record.tenant, record.user_id, csrf, hashed, actor)
 
     async def end(self, session: Session) -> None:
@@ -162,13 +210,13 @@ class Sessions:
         end = now + self._settings.session_minutes * 60
         return SessionRecord(digest(cookie), tenant, user_id, key_id, key_hash, end)
 
-    async def _sign(self, text: bytes) -> bytes:
+    async def _sign(self, text: bytes, purpose: bytes = b"link:") -> bytes:
         if self._secret is None:
             kept = await self._store.read(settings.kept, LINK_SECRET)
             if kept is None:
                 kept = await self._store.write(settings.keep_first, LINK_SECRET, secrets.token_hex(32))
             self._secret = bytes.fromhex(kept)
-        return hmac.digest(self._secret, b"link:" + text, "sha256")
+        return hmac.digest(self._secret, purpose + text, "sha256")
 
 
 def _encode(data: bytes) -> str:

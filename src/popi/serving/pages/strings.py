@@ -1,6 +1,6 @@
 """Every word of the pages: strings.toml, and languages/*.toml with the same keys.
 
-The team's pages are in English: their keys (TEAMS, most of them in team.toml) are in no other language.
+The team's pages are in English: their keys (team.toml, and TEAMS) are in no other language.
 """
 
 import re
@@ -18,16 +18,19 @@ HERE = Path(__file__).parent
 FILES = {"en": HERE / "strings.toml"} | {file.stem: file for file in sorted(HERE.glob("languages/*.toml"))}
 """By language."""
 TEAM_FILE = HERE / "team.toml"
-TEAMS = (
-    *("admin_", "team_", "tenants_", "renewals_", "activity_", "said_retried", "said_nothing_to_retry"),
-    *("nav_people", "erased_admin_back", "profile_title_team"),
-)
-"""How keys begin that only the team sees."""
+TEAMS = ("admin_", "team_", "nav_people", "erased_admin_back", "profile_title_team")
+"""How keys of strings.toml begin that only the team sees."""
 MOST_LANGUAGES = 50
 """Entries of an Accept-Language header that are looked at."""
 
 language: ContextVar[str] = ContextVar("language", default="en")
 """Of the page that is being made."""
+
+
+@cache
+def for_the_team(key: str) -> bool:
+    """Whether a string is of the team's pages, which are in English."""
+    return key.startswith(TEAMS) or key in tomllib.loads(TEAM_FILE.read_text(encoding="utf-8"))
 
 
 @cache
@@ -44,7 +47,7 @@ def say(key: str, **values: object) -> str:
         KeyError: there is no such string, or a value is missing.
     """
     name = language.get()
-    if key.startswith(TEAMS):
+    if for_the_team(key):
         name = "en"
     found = strings(name)[key]
     if isinstance(found, dict):

@@ -21,6 +21,8 @@ class SessionRecord:
         key_id: of the team's: the admin key it was opened with.
         key_hash: of that key.
         expires_at: the end.
+        member: of the team's without a key: who it is, by the identity provider.
+        role: of those: admin or viewer.
     """
 
     session_hash: str
@@ -29,6 +31,8 @@ class SessionRecord:
     key_id: str | None
     key_hash: str | None
     expires_at: float
+    member: str | None = None
+    role: str | None = None
 
 
 def add(connection: Connection, record: SessionRecord) -> None:

@@ -148,6 +148,8 @@ sessions = Table(
     _text("key_id", nullable=True),
     _text("key_hash", nullable=True),
     _time("expires_at"),
+    _text("member", nullable=True),
+    _text("role", nullable=True),
 )
 
 opened_links = Table("opened_links", metadata, _text("link_hash", key=True), _time("expires_at"))

@@ -14,11 +14,11 @@ from popi.screening import checked
 from popi.serving.pages import colour
 from popi.serving.pages.changes import CHOICES
 from popi.serving.pages.render import Renderer
-from popi.serving.pages.strings import FILES, TEAMS, language, preferred, say, strings, when
+from popi.serving.pages.strings import FILES, for_the_team, language, preferred, say, strings, when
 from popi.serving.settings import PageSettings
 
 OTHERS = sorted(set(FILES) - {"en"})
-USERS = {key: text for key, text in strings().items() if not key.startswith(TEAMS)}
+USERS = {key: text for key, text in strings().items() if not for_the_team(key)}
 
 
 def placeholders(text: str) -> list[str]:

@@ -58,7 +58,7 @@ SHA_12 = "1b48f0ff962f"
 SHA_13 = "beb2e53eb987"
 SHA_14 = "84b416528b33"
 SHA_15 = "811a610f69d5"
-SHA_16 = "aaed737c9e36"
+SHA_16 = "3a2d00f759dd"
 
 
 def test_schema_is_what_the_queries_expect(store_url: str) -> None:

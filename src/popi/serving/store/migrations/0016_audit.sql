@@ -13,3 +13,7 @@ CREATE TABLE audit (
 );
 CREATE INDEX audit_of_user ON audit (user_hash, entry);
 -- postgresql: ALTER TABLE audit ALTER COLUMN user_id SET STATISTICS 0;
+
+-- Of a session that was opened at an identity provider, without a key: who it is, and what they may do (admin, viewer).
+ALTER TABLE sessions ADD COLUMN member TEXT;
+ALTER TABLE sessions ADD COLUMN role TEXT;
