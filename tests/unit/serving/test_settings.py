@@ -37,14 +37,13 @@ HOOK = "[[webhooks]]\nname = 'crm'\nurl = 'http://10.0.0.1/hook'\nsecret_env = '
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("x = 1", "\\[proxy\\], .*\\[profiles\\], \\[\\[webhooks\\]\\] alone"),
+        ("x = 1", "\\[proxy\\], .*\\[audit\\], \\[\\[webhooks\\]\\] alone"),
         ("[webhooks]\nname = 'crm'", "\\[\\[webhooks\\]\\] alone"),
         (HOOK + "events = []", "events.*at least 1 item"),
         (HOOK + "events = ['summary.red']", "summary.changed"),
         (HOOK + "hours = 100", "less than or equal to 72"),
         (HOOK + HOOK, "'crm' is there twice"),
         (HOOK.replace("http:", "ftp:"), "URL of the webhook must begin with"),
-        ("x = 1", "\\[proxy\\], .*\\[audit\\] alone"),
         ("[capture]\ntenant = ['a']", "no setting 'tenant'.*tenants"),
         ("[capture]\ntenants = 'shop'", "capture.tenants.*valid tuple.*'shop'"),
         ("[capture]\nhours = 0", "capture.hours.*greater than 0; got 0"),
