@@ -7,7 +7,6 @@ from transformers import Trainer, TrainingArguments, get_scheduler
 
 from popi.config import RunConfig
 from popi.errors import ConfigError
-from popi.training.phase import on_cpu
 
 
 def refuse_optimizers(config: RunConfig) -> None:
@@ -18,7 +17,7 @@ def refuse_optimizers(config: RunConfig) -> None:
         asked = f"training.{phase}.optim = {settings.optim!r}"
         try:
             with tempfile.TemporaryDirectory() as folder:
-                arguments = TrainingArguments(folder, optim=settings.optim, use_cpu=on_cpu(config))
+                arguments = TrainingArguments(folder, optim=settings.optim, use_cpu=True)
             kind, more = Trainer.get_optimizer_cls_and_kwargs(arguments)
             optimizer = kind([weight], **more)
             asked = f"training.{phase}.lr_scheduler_type = {settings.lr_scheduler_type!r}, lr_scheduler_kwargs = "
