@@ -28,16 +28,19 @@ language: ContextVar[str] = ContextVar("language", default="en")
 
 
 @cache
+def _read(file: Path) -> dict[str, Any]:
+    return tomllib.loads(file.read_text(encoding="utf-8"))
+
+
 def for_the_team(key: str) -> bool:
     """Whether a string is of the team's pages, which are in English."""
-    return key.startswith(TEAMS) or key in tomllib.loads(TEAM_FILE.read_text(encoding="utf-8"))
+    return key.startswith(TEAMS) or key in _read(TEAM_FILE)
 
 
 @cache
 def strings(name: str = "en") -> dict[str, Any]:
     """The strings of a language by key; one that counts is a table by the language's plural forms (CLDR)."""
-    found = tomllib.loads(FILES[name].read_text(encoding="utf-8"))
-    return found | tomllib.loads(TEAM_FILE.read_text(encoding="utf-8")) if name == "en" else found
+    return _read(FILES[name]) | _read(TEAM_FILE) if name == "en" else _read(FILES[name])
 
 
 def say(key: str, **values: object) -> str:
