@@ -81,12 +81,15 @@ def _columns(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 class _Tensorboard:
     def __init__(self, config: RunConfig, folder: Path, phase: str, step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        # purge_step hides what a killed process logged past its last checkpoint
-        self.writer = SummaryWriter(str(folder / "tensorboard" / phase), purge_step=step)
+        self.folder, self.step = folder / "tensorboard" / phase, step
+        self.writer: Any = None
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
+        if self.writer is None:  # not before: a run that is refused has nothing to log, and is left as it is
+            from torch.utils.tensorboard import SummaryWriter
+
+            # purge_step hides what a killed process logged past its last checkpoint
+            self.writer = SummaryWriter(str(self.folder), purge_step=self.step)
         for name, value in metrics.items():
             self.writer.add_scalar(name, value, step)
 
@@ -94,7 +97,8 @@ class _Tensorboard:
         pass  # it has none; they are in samples.jsonl
 
     def close(self) -> None:
-        self.writer.close()
+        if self.writer is not None:
+            self.writer.close()
 
 
 class _Wandb:

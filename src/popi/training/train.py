@@ -144,8 +144,7 @@ def run_phase(phase: Phase, run: RunDirectory, users: list[User], held_out: list
     run.rewind(phase.name, found[1] if found else 0)
     if found is None and directory.path.exists():
         shutil.rmtree(directory.checkpoints, ignore_errors=True)
-    if set(reporters_of(config)) - {"tensorboard"}:  # a service that can't be used is told before models load
-        run.reporters(phase.name, found[1] + 1 if found else 1)
+    run.reporters(phase.name, found[1] + 1 if found else 1)  # a service that can't be used is told before models load
     seed = phase_seed(config.seed, phase.name)
     set_seed(seed)
     parts = load_components(
