@@ -41,6 +41,14 @@ Api = Annotated[
         "--api", help="URL of a model API instead of a run: https://host/v1 (docs/api_models.md).", metavar="URL"
     ),
 ]
+LocalModel = Annotated[
+    str | None, typer.Option(help="Instead of --run: `nano`, `smollm2`, a folder, a GGUF file or a hub id.")
+]
+TemplateSet = Annotated[
+    str | None, typer.Option(help="With --model: the set of prompt templates (nano, default, or a folder).")
+]
+Dtype = Annotated[str | None, typer.Option(help="With --model: auto, float32, bfloat16 or float16; auto if not given.")]
+Device = Annotated[str | None, typer.Option(help="With --model: auto, cpu, cuda, cuda:1 ...; auto if not given.")]
 Protocol = Annotated[str, typer.Option(help="What the API speaks: openai or anthropic.")]
 Extra = Annotated[
     str | None,
@@ -54,19 +62,11 @@ PriceOut = Annotated[float | None, typer.Option(help="Price of a million output 
 def infer(
     users: Annotated[Path, typer.Argument(help="JSONL file of users (docs/data.md).")],
     run: Annotated[Path | None, typer.Option("--run", help="Directory of a trained run.")] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Instead of --run: `nano`, `smollm2`, a folder, a GGUF file or a hub id.")
-    ] = None,
+    model: LocalModel = None,
     chat_template: ChatTemplate = None,
-    template: Annotated[
-        str | None, typer.Option(help="With --model: the set of prompt templates (nano, default, or a folder).")
-    ] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="With --model: auto, float32, bfloat16 or float16; auto if not given.")
-    ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="With --model: auto, cpu, cuda, cuda:1 ...; auto if not given.")
-    ] = None,
+    template: TemplateSet = None,
+    dtype: Dtype = None,
+    device: Device = None,
     method: Method = None,
     api: Api = None,
     api_model: ApiName = None,
@@ -260,19 +260,11 @@ def _checked(
 def generate(
     prompt: Annotated[str, typer.Argument(help="The task prompt.")],
     run: Annotated[Path | None, typer.Option("--run", help="Directory of a trained run.")] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Instead of --run: `nano`, `smollm2`, a folder, a GGUF file or a hub id.")
-    ] = None,
+    model: LocalModel = None,
     chat_template: ChatTemplate = None,
-    template: Annotated[
-        str | None, typer.Option(help="With --model: the set of prompt templates (nano, default, or a folder).")
-    ] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="With --model: auto, float32, bfloat16 or float16; auto if not given.")
-    ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="With --model: auto, cpu, cuda, cuda:1 ...; auto if not given.")
-    ] = None,
+    template: TemplateSet = None,
+    dtype: Dtype = None,
+    device: Device = None,
     summary: Annotated[
         str | None, typer.Option(help="The user's preference summary; without one, the plain prompt.")
     ] = None,
