@@ -51,16 +51,21 @@ def merge(
     return moved
 
 
+def erase(connection: Connection, tenant: str, user_id: str, now: float) -> tuple[erasure.Removed, Line, bool]:
+    """What was removed, what the log says of it, and whether an endpoint is still to be told."""
+    line = marks(connection).line(tenant, user_id, now)
+    removed = erasure.erase(connection, tenant, user_id, now)
+    return removed, line, outbox.waits(connection, tenant, user_id)
+
+
 def erase_now(database: Database, tenant: str, user_id: str) -> Receipt:
     """The erasure for the command line: waits for the bytes, however large the file."""
 
-    def write(connection: Connection) -> tuple[erasure.Removed, float, Line, bool]:
+    def write(connection: Connection) -> tuple[float, tuple[erasure.Removed, Line, bool]]:
         now = database.now(connection)
-        line = marks(connection).line(tenant, user_id, now)
-        removed = erasure.erase(connection, tenant, user_id, now)
-        return removed, now, line, outbox.waits(connection, tenant, user_id)
+        return now, erase(connection, tenant, user_id, now)
 
-    removed, at, line, told = database.write(write)
+    at, (removed, line, told) = database.write(write)
     log.info("erased", extra={"fields": {**line, **removed.__dict__}})
     return receipt(database, removed, at, not scrub_now(database) or told)
 

@@ -31,7 +31,7 @@ from popi.profiles.models import (
 from popi.profiles.training import TARGETS, as_signals
 from popi.screening import checked
 from popi.serving.api import stored
-from popi.serving.api.commands import Line, merge, merged_line, rebuild, receipt, switched_line
+from popi.serving.api.commands import Line, erase, merge, merged_line, rebuild, receipt, switched_line
 from popi.serving.api.stored import (
     NotFound,
     found_user,
@@ -53,7 +53,6 @@ from popi.serving.store import (
     expiry,
     forbidden,
     keys,
-    outbox,
     signals,
     summaries,
     undo,
@@ -62,7 +61,6 @@ from popi.serving.store import (
 from popi.serving.store.controls import Switches
 from popi.serving.store.deletion import Deleting, Deletion
 from popi.serving.store.jobs import Debounce
-from popi.serving.store.marks import marks
 from popi.serving.store.merging import Moved
 from popi.serving.store.summaries import Version
 from popi.serving.store.threads import Store
@@ -485,13 +483,11 @@ class Profiles:
     async def erase(self, tenant: str, user_id: str) -> Receipt:
         """Remove all of a user, and the bytes. Of a user who is not there nothing is removed, and that is no error."""
 
-        def write(connection: Connection) -> tuple[erasure.Removed, float, Line, bool]:
+        def write(connection: Connection) -> tuple[float, tuple[erasure.Removed, Line, bool]]:
             now = self._now(connection)
-            line = marks(connection).line(tenant, user_id, now)
-            removed = erasure.erase(connection, tenant, user_id, now)
-            return removed, now, line, outbox.waits(connection, tenant, user_id)
+            return now, erase(connection, tenant, user_id, now)
 
-        removed, at, line, told = await self.store.write(write)
+        at, (removed, line, told) = await self.store.write(write)
         # At once, whatever becomes of the bytes: after a restored backup it is erased again by this line.
         log.info("erased", extra={"fields": {**line, **removed.__dict__}})
         self._changed(tenant, user_id)
