@@ -33,7 +33,7 @@ from popi.serving.proxy.refusals import Refusal, answer, not_authenticated
 from popi.serving.proxy.settings import ProxySettings
 from popi.serving.proxy.strict_json import parsed, written
 from popi.serving.proxy.tracing import Tracing
-from popi.serving.proxy.upstream import Upstreams, model_of
+from popi.serving.proxy.upstream import Upstreams
 
 PERSONALISED: dict[str, Api] = {
     "/v1/chat/completions": "chat",
@@ -173,8 +173,7 @@ class Gateway:
 
     def _route(self, exchange: Exchange, tenant: str, model: str | None) -> None:
         """Choose where a request goes."""
-        only = self._upstreams.only
-        chosen = exchange.upstream = only or self._upstreams.choose(tenant, exchange.dialect, model)
+        chosen = exchange.upstream = self._upstreams.choose(tenant, exchange.dialect, model)
         exchange.record.upstream = chosen.name
 
     async def _list_models(self, exchange: Exchange, tenant: str) -> None:
@@ -223,7 +222,7 @@ class Gateway:
         self._name_user_upstream(headers, caller)
         async with self._bodies.turn(len(plain), caller.key_id) as run:
             body, ids = await run(self._read, plain)
-            self._route(exchange, caller.tenant, model_of(body) if self._upstreams.only is None else None)
+            self._route(exchange, caller.tenant, self._upstreams.model(body))
             user_id = user_of(caller, claimed, headers.ids, ids, settings.identity_fields)
             summary = await self._summary(exchange, caller.tenant, user_id)
             block = self._blocks.text(summary.text) if summary is not None else None
@@ -252,7 +251,7 @@ class Gateway:
     def _without_ids(self, plain: bytes, tenant: str) -> tuple[bytes, str | None]:
         """A body that is not personalised, with no user id; and the model that it names."""
         body = parsed(plain, self._settings.max_body_values, self._settings.max_body_depth)
-        model = model_of(body) if self._upstreams.only is None else None
+        model = self._upstreams.model(body)
         return written(body) if replace_ids(body, self._pseudonym(tenant)) else plain, model
 
     def _pseudonym(self, tenant: str) -> Callable[[str], str] | None:

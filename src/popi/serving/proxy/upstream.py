@@ -151,21 +151,22 @@ class Upstreams:
             raise Refusal(404, "no_upstream", "nothing behind this gateway serves this path to you")
         raise Refusal(404, "model_not_found", f"the model {model[:100]!r} does not exist here, or you may not use it")
 
+    def model(self, body: Mapping[str, Any]) -> str | None:
+        """The model that a request names; None where it names none, or where all go to one upstream.
 
-def model_of(body: Mapping[str, Any]) -> str | None:
-    """The model that a request names.
-
-    Raises:
-        Refusal: 400, the name of the field is in another case, as some servers take it; the model is too long.
-    """
-    if any(name != "model" and name.casefold() == "model" for name in body):
-        raise Refusal(400, "body_name", "spell the name 'model' in lower case")
-    model = body.get("model")
-    if not isinstance(model, str):
-        return None
-    if len(model) > LONGEST_MODEL:
-        raise Refusal(404, "model_not_found", f"no model has a name of {len(model)} characters")
-    return model
+        Raises:
+            Refusal: 400, the name of the field is in another case, as some servers take it; the model is too long.
+        """
+        if self.only is not None:
+            return None
+        if any(name != "model" and name.casefold() == "model" for name in body):
+            raise Refusal(400, "body_name", "spell the name 'model' in lower case")
+        model = body.get("model")
+        if not isinstance(model, str):
+            return None
+        if len(model) > LONGEST_MODEL:
+            raise Refusal(404, "model_not_found", f"no model has a name of {len(model)} characters")
+        return model
 
 
 def _text(value: bytes) -> str:
