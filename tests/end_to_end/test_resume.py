@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from popi.training.run_directory import read_jsonl
+from popi.runs.run_directory import read_jsonl
 
 ALL = [
     "population_dpo",

@@ -19,15 +19,15 @@ import torch
 from datasets import Dataset
 from trl import DPOConfig, DPOTrainer
 
-from popi.backends.local import LocalModel
 from popi.config import RunConfig
-from popi.scoring import ScoringItem
-from popi.training.adapters import TRAINED, has_adapters, set_dropout
+from popi.engine.scoring import ScoringItem
+from popi.engine.tree import TreeBatch, pack, segment_logps
+from popi.models.local.adapters import TRAINED, has_adapters, set_dropout
+from popi.models.local.model import LocalModel
+from popi.runs.run_directory import PhaseDirectory, RunDirectory
 from popi.training.dataset import GeneratorRow
 from popi.training.objective import accuracy, generator_loss, margin, summary_reward
 from popi.training.phase import PhaseTrainer, Report, common_arguments
-from popi.training.run_directory import PhaseDirectory, RunDirectory
-from popi.tree import TreeBatch, pack, segment_logps
 
 
 def collate(pad_id: int, soft: int = 0) -> Any:

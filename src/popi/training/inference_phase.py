@@ -14,8 +14,8 @@ Where it departs from TRL's defaults, and why:
   `summary.top_p` below 1 log-probs stay those of the whole distribution, as in TRL: a small bias.
 - A summary that reaches `summary.max_tokens` without its end token is cut there, as it is in use: it is scored and
   trained on as it stands (TRL's `mask_truncated_completions` is off), and its length is the limit.
-- The hooks below: one pass over the signals of a group serves its rollouts and their log-probs (`popi.roots`), or, in
-  parts or under gradient checkpointing, one for the rollouts and one for the log-probs.
+- The hooks below: one pass over the signals of a group serves its rollouts and their log-probs (`popi.engine.roots`),
+  or, in parts or under gradient checkpointing, one for the rollouts and one for the log-probs.
 - Or rollouts by vLLM, checked against the model that trains (`vllm_rollouts`).
 - A step may go through the models in parts (`micro_batch`), each of whole groups. All of a step is sampled and rewarded
   before its first part trains, and TRL's loss is divided by the number of parts: the gradient is that of the whole.
@@ -30,19 +30,19 @@ from torch import Tensor
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import split_tensor_dict
 
-from popi.backends.local import LocalModel
 from popi.config import RunConfig
-from popi.plain import trees_hold
-from popi.roots import Roots
-from popi.training.adapters import has_adapters
+from popi.engine.plain import trees_hold
+from popi.engine.roots import Roots
+from popi.engine.tree import Segment, causal_lm, pack, through_wrapper, token_logps_and_entropies
+from popi.models.local.adapters import has_adapters
+from popi.models.local.model import LocalModel
+from popi.runs.run_directory import PhaseDirectory, RunDirectory, append_jsonl
 from popi.training.dataset import InferenceRow
 from popi.training.objective import accuracy
 from popi.training.phase import PhaseTrainer, Report, common_arguments
 from popi.training.reward import SummaryReward
 from popi.training.rollout_check import check_rollouts
-from popi.training.run_directory import PhaseDirectory, RunDirectory, append_jsonl
 from popi.training.vllm_rollouts import base_unchanged, check_log_probs, vllm_arguments
-from popi.tree import Segment, causal_lm, pack, through_wrapper, token_logps_and_entropies
 
 
 def group_logps(

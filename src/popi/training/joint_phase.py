@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from trl.trainer.utils import disable_dropout_in_model
 
-from popi.backends.local import LocalModel
+from popi.engine.scoring import ScoringItem
+from popi.engine.tree import pack, segment_logps
 from popi.generator import Generator
-from popi.scoring import ScoringItem
-from popi.training.adapters import TRAINED, adapter_parameters, set_dropout, using
+from popi.models.local.adapters import TRAINED, adapter_parameters, set_dropout, using
+from popi.models.local.model import LocalModel
 from popi.training.inference_phase import InferenceTrainer
 from popi.training.objective import generator_loss, margin
 from popi.training.reward import Scores
-from popi.tree import pack, segment_logps
 
 PARTNER = "generator"
 

@@ -18,7 +18,7 @@ from transformers import TrainerCallback, TrainerState
 
 from popi.config import GeneratorPhaseConfig, InferencePhaseConfig, RunConfig
 from popi.errors import RunError
-from popi.training.run_directory import PhaseDirectory, RunDirectory
+from popi.runs.run_directory import PhaseDirectory, RunDirectory
 
 WEIGHTS = "weights.safetensors"
 METRICS = {  # TRL's names -> the run's
@@ -95,7 +95,7 @@ def drop_fused_head(model: Any) -> None:
     """Take TRL's fused LM head off again.
 
     It is patched onto the base, where two adapters (and the next phase) would share it; the last trainer built
-    would decide the temperature of all. `popi.tree` reads hidden states and never needs it.
+    would decide the temperature of all. `popi.engine.tree` reads hidden states and never needs it.
     """
     base = model.get_base_model() if hasattr(model, "peft_config") else model
     vars(base).pop("forward", None)

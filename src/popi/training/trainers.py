@@ -6,8 +6,16 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from popi.models.local.adapters import using
+from popi.models.local.user_embedding import (
+    SignalsEmbedding,
+    UserEmbedding,
+    UserIdEmbedding,
+    generic_embedding,
+    hidden_states,
+)
+from popi.runs.run_directory import PhaseDirectory, RunDirectory, read_jsonl, write_jsonl
 from popi.signals.types import User
-from popi.training.adapters import using
 from popi.training.components import GENERATOR, INFERENCE, Components
 from popi.training.dataset import (
     GeneratorRow,
@@ -22,14 +30,12 @@ from popi.training.dataset import (
 from popi.training.generator_phase import GeneratorTrainer
 from popi.training.inference_phase import InferenceTrainer
 from popi.training.joint_phase import JointTrainer
-from popi.training.plan import Phase
+from popi.training.planning.plan import Phase
 from popi.training.progress import PhaseProgress
 from popi.training.references import FOLDER, References
 from popi.training.renewals import Renewal, renewals
 from popi.training.reward import LengthBudget, SummaryReward
-from popi.training.run_directory import PhaseDirectory, RunDirectory, read_jsonl, write_jsonl
 from popi.training.user_embedding_phase import UserEmbeddingTrainer
-from popi.user_embedding import SignalsEmbedding, UserEmbedding, UserIdEmbedding, generic_embedding, hidden_states
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from popi.engine.tree import TreeBatch
+from popi.models.local.user_embedding import UserEmbedding
 from popi.training.generator_phase import GeneratorTrainer
-from popi.tree import TreeBatch
-from popi.user_embedding import UserEmbedding
 
 NAME = "user_embedding"
 """As which submodule of the model the embedding trains."""
