@@ -33,6 +33,7 @@ check: $(VENV)/.stamp-dev  ## lint, format, types, generated docs up to date
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(BIN)/python docs/generate.py --check
 
 format: $(VENV)/.stamp-dev  ## rewrite the sources as `make check` wants them
