@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from popi.errors import ConfigError, PopiError
+from popi.models.backend import ChatModel, Messages, estimate_tokens
 from popi.models.remote.api import ApiModel
 from popi.models.remote.batch import values
-from popi.models.remote.chat import ChatModel, Messages, estimate_tokens
 from popi.signals.render import Templates, flat
 from popi.signals.types import Prompt, TargetPair
 from popi.summary import Summary

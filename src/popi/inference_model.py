@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from popi.errors import AnswerError, DataError, PopiError
+from popi.models.backend import ChatModel, Reply, estimate_tokens
 from popi.models.remote.api import ApiModel
 from popi.models.remote.batch import values
-from popi.models.remote.chat import ChatModel, Reply, estimate_tokens
 from popi.profiles.screening import Screened, screened, screened_parts, visible
 from popi.profiles.statements import SCHEMA, Bounds, read, request
 from popi.signals.fading import Previous

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from popi.inference_model import ApiInferenceModel, InferenceModel
-from popi.models.remote.chat import Reply, estimate_tokens
+from popi.models.backend import Reply, estimate_tokens
 from popi.nano.world import make_users
 from popi.signals.types import StatementSignal
 from popi.summary import Summary

@@ -12,7 +12,7 @@ from popi.config import Order
 from popi.data.users import Person
 from popi.errors import PopiError, RunError
 from popi.generator import AnyGenerator, ApiGenerator
-from popi.models.remote.chat import Messages
+from popi.models.backend import Messages
 from popi.signals.types import Signal, TargetPair
 from popi.summary import Summary
 

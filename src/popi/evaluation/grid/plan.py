@@ -1,6 +1,6 @@
 """`popi evaluate GRID --dry-run`: what a grid would train, score, ask and pay; no weights, no key, no network.
 
-Tokens are estimated (`popi.models.remote.chat.estimate_tokens`), answers counted as long as they may be, and nothing
+Tokens are estimated (`popi.models.backend.estimate_tokens`), answers counted as long as they may be, and nothing
 that is done already is taken off: the costs are upper bounds but for that estimate, and for models that reason at
 length beyond their `max_tokens`.
 """
@@ -20,7 +20,7 @@ from popi.evaluation.judge.responses import asked
 from popi.evaluation.methods import METHODS, plain_prompts, raw_signals
 from popi.evaluation.models import trained_models
 from popi.evaluation.users import benchmark_of, held_out
-from popi.models.remote.chat import Messages, estimate_tokens
+from popi.models.backend import Messages, estimate_tokens
 from popi.models.remote.usage import Prices
 from popi.signals.render import Templates
 from popi.training.planning.shapes import ASSUMED_PROMPT, ASSUMED_RESPONSE, LOOKED_AT, PER_MESSAGE, at_hand

@@ -10,7 +10,7 @@ from popi.errors import ModelError
 from popi.evaluation.judge.question import Missing, OnVerdict, Question, Told, Verdict, told_persona
 from popi.evaluation.models import weights_stamp
 from popi.generator import Generator
-from popi.models.remote.chat import Messages
+from popi.models.backend import Messages
 
 TIE = 1e-4
 """Nats per token below which two means are one: scores of one text differ by that much from batch to batch."""

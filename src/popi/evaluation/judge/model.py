@@ -7,8 +7,8 @@ from popi.data.users import Person
 from popi.errors import PopiError
 from popi.evaluation.judge.prompt import JudgePrompt, read_verdict
 from popi.evaluation.judge.question import Missing, OnVerdict, Question, Told, told_persona
+from popi.models.backend import Reply, estimate_tokens
 from popi.models.remote.api import ApiModel
-from popi.models.remote.chat import Reply, estimate_tokens
 
 
 class ModelJudge:

@@ -16,7 +16,7 @@ from popi.evaluation.models import Models
 from popi.evaluation.runner import evaluated_summaries
 from popi.evaluation.users import users_stamp
 from popi.generator import AnyGenerator, Generator
-from popi.models.remote.chat import Messages
+from popi.models.backend import Messages
 from popi.runs.provenance import commit, stamp_of
 from popi.runs.rows import KeptRows
 from popi.signals.render import flat

@@ -6,10 +6,10 @@ from typing import Any, Protocol
 
 from popi.config.http import HttpConfig
 from popi.errors import ConfigError, PopiError, UpstreamError
+from popi.models.backend import Messages, Reply, estimate_tokens
 from popi.models.remote import api_url
 from popi.models.remote.anthropic import Anthropic
 from popi.models.remote.batch import send_all
-from popi.models.remote.chat import Messages, Reply, estimate_tokens
 from popi.models.remote.key import read_key
 from popi.models.remote.openai import OpenAI
 from popi.models.remote.retries import Retries

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from popi.errors import UpstreamError
+from popi.models.backend import Messages, Reply
 from popi.models.remote.api_url import Protocol
-from popi.models.remote.chat import Messages, Reply
 from popi.models.remote.usage import token_count
 
 

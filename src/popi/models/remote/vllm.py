@@ -15,10 +15,10 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from popi.errors import BatchError, ConfigError, PopiError, UpstreamError
+from popi.models.backend import Messages
 from popi.models.remote.api import ApiModel
 from popi.models.remote.api_url import ApiUrl
 from popi.models.remote.batch import send_all, values
-from popi.models.remote.chat import Messages
 from popi.models.remote.openai import OpenAI
 from popi.models.remote.upstream import Session
 

@@ -4,8 +4,8 @@ import asyncio
 
 from popi.config.http import HttpConfig
 from popi.errors import UpstreamError
+from popi.models.backend import Messages
 from popi.models.remote.api import PROTOCOLS, ApiModel
-from popi.models.remote.chat import Messages
 from popi.models.remote.retries import Retries
 from popi.models.remote.upstream import Upstream
 from popi.serving.proxy.block import Blocks

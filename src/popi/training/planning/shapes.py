@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from popi.config import BENCHMARKS, RunConfig
-from popi.models.remote.chat import estimate_tokens
+from popi.models.backend import estimate_tokens
 from popi.signals.fading import Previous, worth
 from popi.signals.render import Templates
 from popi.signals.types import Signal, User

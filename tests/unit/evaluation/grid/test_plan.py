@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 from popi.cli import app
 from popi.evaluation.grid.plan import Calls, plan_grid
 from popi.evaluation.grid.settings import load_grid
+from popi.models.backend import estimate_tokens
 from popi.models.remote import upstream
-from popi.models.remote.chat import estimate_tokens
 from popi.models.remote.usage import Prices
 from popi.signals.render import Templates
 from popi.training.planning.shapes import PER_MESSAGE

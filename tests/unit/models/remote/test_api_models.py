@@ -9,7 +9,7 @@ from fake_upstream import FakeUpstream, status
 from popi.errors import BatchError, UpstreamError
 from popi.generator import ApiGenerator, Generator
 from popi.inference_model import ApiInferenceModel, InferenceModel
-from popi.models.remote.chat import Reply, estimate_tokens
+from popi.models.backend import Reply, estimate_tokens
 from popi.models.remote.retries import Retries
 from popi.profiles.statements import SCHEMA, request
 from popi.signals.types import StatementSignal

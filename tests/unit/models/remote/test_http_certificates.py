@@ -12,8 +12,8 @@ from private_ca import DAY, PrivateCa
 
 from popi.config.http import HttpConfig
 from popi.errors import ConfigError, PopiError, UpstreamError
+from popi.models.backend import Reply
 from popi.models.remote.api import ApiModel
-from popi.models.remote.chat import Reply
 from popi.models.remote.http import HttpClient
 from popi.models.remote.retries import Retries
 

@@ -10,8 +10,8 @@ from private_ca import PrivateCa
 
 from popi.config.http import HttpConfig
 from popi.errors import PopiError, UpstreamError
+from popi.models.backend import Reply
 from popi.models.remote.api import ApiModel
-from popi.models.remote.chat import Reply
 from popi.models.remote.retries import Retries
 
 HELLO = [{"role": "user", "content": "hello"}]

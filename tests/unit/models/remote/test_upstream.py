@@ -13,9 +13,9 @@ from fake_upstream import KEY, USAGE, FakeUpstream, content, cut, drip, hang, st
 
 from popi.config.http import HttpConfig
 from popi.errors import BatchError, ConfigError, PopiError, UpstreamError
+from popi.models.backend import Reply, estimate_tokens
 from popi.models.remote.api import ApiModel
 from popi.models.remote.batch import GIVE_UP
-from popi.models.remote.chat import Reply, estimate_tokens
 from popi.models.remote.key import checked_url
 from popi.models.remote.retries import Retries, retry_after
 from popi.models.remote.usage import Prices, Usage

@@ -5,7 +5,7 @@ import pytest
 from exact import nearly
 
 from popi.inference_model import ApiInferenceModel, InferenceModel
-from popi.models.remote.chat import Messages, Reply
+from popi.models.backend import Messages, Reply
 from popi.nano.truth import is_evidence, named_attributes
 from popi.nano.world import make_users
 from popi.profiles.clauses import split

@@ -10,7 +10,7 @@ from serving_client import Clock
 
 from popi.errors import AnswerError, UpstreamError
 from popi.inference_model import ApiInferenceModel, InferenceModel
-from popi.models.remote.chat import Reply
+from popi.models.backend import Reply
 from popi.profiles.models import ClauseEdit, Forbidden, ForbiddenEdit, StoredClause, SummaryEdit
 from popi.serving.api.commands import rebuild
 from popi.serving.api.service import Profiles

@@ -7,7 +7,7 @@ import pytest
 
 from popi.errors import AnswerError, UpstreamError
 from popi.inference_model import ApiInferenceModel
-from popi.models.remote.chat import Reply
+from popi.models.backend import Reply
 from popi.serving.worker.restating import Asked, SameValue, restating
 
 SAID = ["Wants concise replies.", "Likes tea.", "Is brief."]
