@@ -26,8 +26,8 @@ if TYPE_CHECKING:
         RunError,
         UpstreamError,
     )
-    from popi.generator import ApiGenerator, Generator
-    from popi.inference_model import ApiInferenceModel, InferenceModel
+    from popi.generator import Generator
+    from popi.inference_model import InferenceModel
     from popi.models.remote.api import ApiModel
     from popi.models.remote.usage import Prices
     from popi.models.remote.vllm import VllmScorer
@@ -49,8 +49,8 @@ __version__ = "0.1.0"
 
 _HOME = {
     "popi.client": ["AsyncClient", "Client"],
-    "popi.inference_model": ["ApiInferenceModel", "InferenceModel"],
-    "popi.generator": ["ApiGenerator", "Generator"],
+    "popi.inference_model": ["InferenceModel"],
+    "popi.generator": ["Generator"],
     "popi.models.remote.api": ["ApiModel"],
     "popi.models.remote.usage": ["Prices"],
     "popi.models.remote.vllm": ["VllmScorer"],
@@ -83,8 +83,6 @@ _HOME = {
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
-    "ApiGenerator",
-    "ApiInferenceModel",
     "ApiModel",
     "AsyncClient",
     "BatchError",

@@ -17,7 +17,7 @@ import httpx2
 import pytest
 from end_to_end.gateway_process import ADMIN, running
 
-from popi.inference_model import ApiInferenceModel
+from popi.inference_model import InferenceModel
 from popi.models.local.gguf import packaged_smollm2
 from popi.profiles.statements import normal
 from popi.profiles.statements.phrases import words
@@ -126,7 +126,7 @@ def test_few_statements_none_twice_none_of_our_own_and_each_users_own(server: tu
                 assert why is None or "answer" in why["error"] or "refused" in why["error"], why
                 assert client.post(f"/users/{user}/summary/rebuild").status_code == 200
         assert not without, shown
-        own = ApiInferenceModel(object())._own  # type: ignore[arg-type]
+        own = InferenceModel.from_api("http://localhost", "m")._own
         ours = {normal(line) for line in own.splitlines()}
         for one in shown.values():
             clauses = [clause["text"] for clause in one["summary"]["clauses"]]

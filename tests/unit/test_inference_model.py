@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from popi.inference_model import ApiInferenceModel, InferenceModel
-from popi.models.backend import Reply, estimate_tokens
+from popi.inference_model import InferenceModel
+from popi.models.backend import Backend, Reply, estimate_tokens
 from popi.nano.world import make_users
 from popi.signals.types import StatementSignal
 from popi.summary import Summary
@@ -42,7 +42,7 @@ def test_what_names_no_preference_is_said_in_one_way(tiny_base: Path, monkeypatc
     assert (numbers.text, numbers.abstained) == ("wants numbers and any level.", False)
 
 
-class Answers:
+class Answers(Backend):
     """A model behind an API that gives the same answer to all."""
 
     name = "m"
@@ -58,12 +58,12 @@ class Answers:
 
 def test_a_model_behind_an_api_is_not_asked_either() -> None:
     chat = Answers("likes short answers.")
-    model = ApiInferenceModel(chat)  # type: ignore[arg-type]
+    model = InferenceModel(chat)
     unknown, known = model.summarize_many([[], [StatementSignal(text="keep it short")]])
     assert chat.asked == 1
     assert (unknown.text, unknown.abstained) == ("No preference is known.", True)
     assert (known.text, known.tokens, known.abstained) == ("likes short answers.", 7, False)
-    silent = ApiInferenceModel(Answers("no preference is known"))  # type: ignore[arg-type]
+    silent = InferenceModel(Answers("no preference is known"))
     summary = silent.summarize([StatementSignal(text="it rains")])
     assert (summary.text, summary.abstained, summary.signals_used) == ("No preference is known.", True, 1)
 
@@ -84,7 +84,7 @@ def test_a_model_behind_an_api_is_not_asked_either() -> None:
 def test_screening_comes_before_abstention(
     said: str, text: str, tokens: int, abstained: bool, left_out: tuple[str, ...]
 ) -> None:
-    model = ApiInferenceModel(Answers(said))  # type: ignore[arg-type]
+    model = InferenceModel(Answers(said))
     summary = model.summarize([StatementSignal(text="it rains")])
     assert summary == Summary(text, tokens, 1, (), "m", abstained, left_out, rests_on=1)
     # Neither kind of silence changes the prompt.

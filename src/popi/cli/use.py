@@ -25,8 +25,7 @@ from popi.errors import DataError
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from popi.generator import AnyGenerator
-    from popi.inference_model import ApiInferenceModel, InferenceModel
+    from popi.inference_model import InferenceModel
     from popi.models.remote.api import ApiModel
     from popi.models.remote.usage import Prices
     from popi.runs.run_directory import RunDirectory
@@ -144,11 +143,10 @@ def infer(
         )
         prices, fields = _prices(price_in, price_out), inference.fields() | fields_of(api_extra)
         writer = inference.connect(concurrency=concurrency, prices=prices, extra=fields)
-        chat: Any = writer.chat
         try:
             _write(writer, read_users(users), output, force=force, resume=resume)
         finally:
-            console.print(str(chat.usage), highlight=False)  # paid for, however it ended
+            console.print(str(writer.backend.usage), highlight=False)  # paid for, however it ended
         return
     need_training()
     from popi.inference_model import InferenceModel
@@ -188,7 +186,7 @@ def infer(
 
 
 def _write(
-    writer: "InferenceModel | ApiInferenceModel",
+    writer: "InferenceModel",
     people: "list[User]",
     output: Path | None,
     *,
@@ -294,17 +292,16 @@ def generate(
         raise typer.BadParameter("--chat-template, --template, --dtype and --device go with --model; a run has its own")
     if api is not None:
         chat = connect(api, api_model, protocol, key_env, api_extra, 1, price_in, price_out)
-        from popi.generator import ApiGenerator
+        from popi.generator import Generator
 
-        print(ApiGenerator(chat).generate(prompt, summary, max_new_tokens=max_tokens, temperature=temperature))
+        print(Generator(chat).generate(prompt, summary, max_new_tokens=max_tokens, temperature=temperature))
         console.print(str(chat.usage), highlight=False)
         return
     _only_with_api(api_model, key_env, api_extra, price_in, price_out)
     need_training()
-    generator: AnyGenerator
-    if model is not None:
-        from popi.generator import Generator
+    from popi.generator import Generator
 
+    if model is not None:
         load = {"dtype": dtype or "auto", "device": device or "auto", "chat_template": chat_template}
         generator = Generator.from_pretrained(model, template or "auto", **load)
     else:

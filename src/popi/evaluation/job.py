@@ -17,11 +17,11 @@ from popi.data.users import Person
 from popi.errors import RunError, UpstreamError
 from popi.evaluation.figures import measure
 from popi.evaluation.methods import METHODS, REFERENCE, Context, RowKey, score_blocks
-from popi.evaluation.models import Models, revision
+from popi.evaluation.models import Models
 from popi.evaluation.per_user import per_user_blocks
 from popi.evaluation.summaries import kept_summaries
 from popi.evaluation.users import named_attributes, users_stamp
-from popi.generator import AnyGenerator, Generator
+from popi.generator import Generator
 from popi.runs.provenance import commit, stamp_of, versions
 from popi.runs.rows import KeptRows, settings_of
 from popi.runs.run_directory import differences, write_text
@@ -150,7 +150,6 @@ class Job:
         facts |= {"seed": self.config.seed, "commit": self.commit}
         if method.per_user:
             generator = self.models.generator(self.models.untrained)
-            assert isinstance(generator, Generator), "behind an API there are no weights (choose_methods)"
             people = self.people[: self.config.evaluation.per_user_lora.users]
             facts |= made_by(generator)
             for block in per_user_blocks(generator, people, self._reference(), self.config, done):
@@ -283,7 +282,7 @@ def brief(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {key: stamp_of(value) if key == "oracles" else value for key, value in settings.items()}
 
 
-def made_by(generator: AnyGenerator) -> dict[str, Any]:
+def made_by(generator: Generator) -> dict[str, Any]:
     """What a row says of the model that it was made by, beyond its name."""
     templates = generator.templates
-    return {"template": templates.name, "template_stamp": templates.stamp, "revision": revision(generator)}
+    return {"template": templates.name, "template_stamp": templates.stamp, "revision": generator.backend.revision}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from popi.config import Order
 from popi.data.users import Person
 from popi.errors import PopiError, RunError
-from popi.generator import AnyGenerator, ApiGenerator
+from popi.generator import Generator
 from popi.models.backend import Messages
 from popi.signals.types import Signal, TargetPair
 from popi.summary import Summary
@@ -62,7 +62,7 @@ class Sources:
     """Greedy summaries by the method's inference model, of each user one, or one for each target."""
     embed: "Callable[[Sequence[Person]], Tensor]"
     """(n, k, d) soft prompts by the method's user embeddings."""
-    generator: AnyGenerator
+    generator: Generator
     token_budget: int
     """Most tokens of rendered raw signals."""
 
@@ -151,7 +151,7 @@ METHODS: dict[str, Method] = {
 }
 
 
-def personalized(generator: AnyGenerator, target: TargetPair, context: Context, index: int = 0) -> Messages:
+def personalized(generator: Generator, target: TargetPair, context: Context, index: int = 0) -> Messages:
     """A target's task prompt in that context; `index` is the target's among those of the user."""
     if context.signals is not None:
         return generator.templates.raw_signals_messages(target.prompt, context.signals)
@@ -160,7 +160,7 @@ def personalized(generator: AnyGenerator, target: TargetPair, context: Context, 
 
 
 def score_rows(
-    generator: AnyGenerator,
+    generator: Generator,
     users: Sequence[Person],
     contexts: Sequence[Context],
     reference: Mapping[RowKey, tuple[float, float]] | None,
@@ -174,7 +174,7 @@ def score_rows(
 
 
 def score_blocks(
-    generator: AnyGenerator,
+    generator: Generator,
     users: Sequence[Person],
     contexts: Sequence[Context],
     reference: Mapping[RowKey, tuple[float, float]] | None,
@@ -226,12 +226,13 @@ def score_blocks(
         plain_lengths: Sequence[int | PopiError]
         if down is None:
             pairs = [(prompts[i], targets[i]) for i in unknown]
-            scores = _score(generator, pairs, [contexts[keys[i][0]].soft for i in unknown], batch_size)
+            soft = stacked([contexts[keys[i][0]].soft for i in unknown])
+            scores = generator.score_each(pairs, batch_size, soft)
             found |= zip(unknown, scores, strict=True)
             failed = [score for score in scores if isinstance(score, PopiError)]
             down = failed[0] if failed and len(failed) == len(scores) else None
         if down is None:
-            lengths, plain_lengths = _lengths(generator, prompts), _lengths(generator, plain)
+            lengths, plain_lengths = generator.prompt_tokens_each(prompts), generator.prompt_tokens_each(plain)
         else:  # the server gave nothing at all: of the rest nothing is asked
             found |= {i: down for i in unknown}
             lengths = plain_lengths = [down] * len(keys)
@@ -268,18 +269,6 @@ def score_blocks(
         yield rows
 
 
-def _score(
-    generator: AnyGenerator,
-    pairs: Sequence[tuple[Messages, TargetPair]],
-    soft: "Sequence[Tensor | None]",
-    batch_size: int,
-) -> Sequence[tuple[float, float] | PopiError]:
-    """Log-probs of chosen and of rejected responses, each behind its soft prompt where there are any."""
-    if isinstance(generator, ApiGenerator):
-        return generator.score_each(pairs)
-    return list(zip(*generator.score(pairs, batch_size, stacked(soft)), strict=True))
-
-
 def stacked(soft: "Sequence[Tensor | None]") -> "Tensor | None":
     """(n, k, d) soft prompts of n contexts; None where they have none."""
     given = [one for one in soft if one is not None]
@@ -288,10 +277,3 @@ def stacked(soft: "Sequence[Tensor | None]") -> "Tensor | None":
     import torch
 
     return torch.stack(given)
-
-
-def _lengths(generator: AnyGenerator, prompts: Sequence[Messages]) -> Sequence[int | PopiError]:
-    """Tokens of each prompt."""
-    if isinstance(generator, ApiGenerator):
-        return generator.prompt_tokens_each(prompts)
-    return generator.prompt_tokens(prompts)

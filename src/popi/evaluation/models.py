@@ -11,7 +11,7 @@ from popi.config import ApiGeneratorConfig, RunConfig
 from popi.data.users import Person
 from popi.errors import ConfigError
 from popi.evaluation.methods import METHODS, Method, Sources
-from popi.generator import AnyGenerator, ApiGenerator, Generator
+from popi.generator import Generator
 from popi.inference_model import InferenceModel
 from popi.models.local.model import LocalModel
 from popi.models.remote.api import ApiModel
@@ -60,10 +60,10 @@ class Other:
         """What its folder of results is called."""
         return f"with-{Path(self.name).name}"
 
-    def load(self, loading: Mapping[str, Any], run_templates: str) -> AnyGenerator:
+    def load(self, loading: Mapping[str, Any], run_templates: str) -> Generator:
         """Load it. `run_templates`: the run's own set, see `templates`."""
         if self.api is not None:
-            return ApiGenerator(self.connect(), run_templates if self.templates == "auto" else self.templates)
+            return Generator(self.connect(), run_templates if self.templates == "auto" else self.templates)
         return Generator.from_pretrained(
             self.name, **{**loading, "templates": self.templates, "chat_template": self.chat_template}
         )
@@ -120,7 +120,7 @@ class Models:
     config: RunConfig
     trained: Mapping[str, tuple[str, str]]
     other: Other | None = None
-    _generators: dict[str, AnyGenerator] = field(default_factory=dict)
+    _generators: dict[str, Generator] = field(default_factory=dict)
 
     @property
     def untrained(self) -> str:
@@ -142,33 +142,33 @@ class Models:
             return self.config.model.base
         return self.trained[method.order][0]
 
-    def generator(self, path: str) -> AnyGenerator:
+    def generator(self, path: str) -> Generator:
         """Load a generator. The untrained one is kept, of the others the last: a GPU need hold no more."""
         if path not in self._generators:
             self._generators = {p: g for p, g in self._generators.items() if p == self.untrained}
             self._generators[path] = self._load(path)
         return self._generators[path]
 
-    def loaded(self, path: str) -> AnyGenerator | None:
+    def loaded(self, path: str) -> Generator | None:
         """A generator, if it is loaded by now."""
         return self._generators.get(path)
 
     def usage(self) -> Usage | None:
         """What was asked of the generator, if it is behind an API and was asked anything."""
         found = self.loaded(self.untrained)
-        usage = found.chat.usage if isinstance(found, ApiGenerator) and isinstance(found.chat, ApiModel) else None
+        usage = None if found is None else found.backend.usage
         return usage if usage is not None and usage.requests else None
 
     def release(self) -> None:
         """Let go of the generators; they are loaded again when asked for."""
         self._generators.clear()
 
-    def _load(self, path: str) -> AnyGenerator:
+    def _load(self, path: str) -> Generator:
         templates, api = self.config.signals.template, self.config.model.api_generator
         if self.other is not None:
             return self.other.load(self.config.model.loading, template_of(self.config))
         if api.given:
-            return ApiGenerator.from_config(api, template_of(self.config))
+            return Generator.from_config(api, template_of(self.config))
         return Generator.from_pretrained(path, templates, **self.config.model.loading)
 
     def inference_model(self, path: str) -> InferenceModel:
@@ -188,7 +188,6 @@ class Models:
     def soft_prompts(self, method: Method, users: Sequence[Person]) -> "Tensor":
         """(n, k, d) soft prompts by the user embeddings that a method's generator was trained with."""
         generator, base = self.generator(self.generator_path(method)), self.generator(self.untrained)
-        assert isinstance(generator, Generator) and isinstance(base, Generator), "embeddings belong to local models"
         assert generator.embedding is not None, "the order saves them beside its generator"
         budget, size = self.config.signals.token_budget, self.config.evaluation.users_at_once
         return generator.embedding.soft_prompts([person.user for person in users], base, budget, size)
@@ -214,14 +213,6 @@ class Models:
 def identity(path: str) -> str:
     """A model's name or path, with a stamp of the weights that lie there."""
     return f"{path} {weights_stamp(path)}".strip()
-
-
-def revision(generator: AnyGenerator) -> str | None:
-    """The commit that a model from the hub was loaded at; None of all others."""
-    if not isinstance(generator, Generator):
-        return None
-    found = getattr(getattr(generator.local.model, "config", None), "_commit_hash", None)
-    return str(found) if found else None
 
 
 def weights_stamp(path: str) -> str:

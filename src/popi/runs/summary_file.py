@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from popi.errors import DataError, PopiError
-from popi.inference_model import ApiInferenceModel, InferenceModel
+from popi.inference_model import InferenceModel
 from popi.data.jsonl import refuse_existing, write_rows
 from popi.signals.types import User
 from popi.summary import Summary
@@ -134,7 +134,7 @@ class SummaryFile:
 
 
 def write_summaries(
-    model: InferenceModel | ApiInferenceModel,
+    model: InferenceModel,
     users: Sequence[User],
     file: SummaryFile,
     progress: Callable[[int, int], None] = lambda _done, _of: None,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from popi.config import RunConfig
 from popi.errors import ModelError
-from popi.generator import AnyGenerator, ApiGenerator, Generator
+from popi.generator import Generator
 from popi.inference_model import InferenceModel
 from popi.models.local.adapters import TRAINED, attach_adapters, has_adapters, save_adapter
 from popi.models.local.loading import locate
@@ -27,24 +27,18 @@ class Components:
     """
 
     inference_model: InferenceModel
-    generator: AnyGenerator
+    generator: Generator
     base: Generator
     adapters: dict[str, str | None]
 
     @property
-    def local_generator(self) -> Generator:
-        """The generator where it trains; settings that would train one behind an API are refused before."""
-        assert isinstance(self.generator, Generator)
-        return self.generator
-
-    @property
-    def reference(self) -> AnyGenerator:
+    def reference(self) -> Generator:
         """What knows nothing of the user: the base, or the generator behind an API on the plain prompt."""
-        return self.base if isinstance(self.generator, Generator) else self.generator
+        return self.base if self.generator.trainable else self.generator
 
     def saver(self, component: str, base: str) -> Callable[[Path], None]:
         """Writes one trained component into an empty folder, loadable by `from_pretrained`."""
-        part: InferenceModel | Generator = self.inference_model if component == INFERENCE else self.local_generator
+        part: InferenceModel | Generator = self.inference_model if component == INFERENCE else self.generator
         adapter = self.adapters[component]
 
         def write(path: Path) -> None:
@@ -57,10 +51,10 @@ class Components:
             unpacked = locate(base).gguf
             if unpacked is not None:
                 settings["base_weights"] = unpacked  # the adapter fits these, not the original weights
-            if isinstance(part, InferenceModel):
-                settings |= part.saved_settings()
-            elif part.embedding is not None:
-                part.embedding.save(path)
+            if component == INFERENCE:
+                settings |= self.inference_model.saved_settings()
+            elif self.generator.embedding is not None:
+                self.generator.embedding.save(path)
             (path / LocalModel.SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
         return write
@@ -94,7 +88,7 @@ def load_components(
     templates, summary = config.signals.template, config.summary
 
     api = config.model.api_generator
-    remote = ApiGenerator.from_config(api, template_of(config)) if api.given else None
+    remote = Generator.from_config(api, template_of(config)) if api.given else None
 
     def inference_model(local: LocalModel) -> InferenceModel:
         budget = config.signals.token_budget

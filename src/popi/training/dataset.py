@@ -12,7 +12,7 @@ from typing import Any
 
 from popi.engine.scoring import ScoringItem
 from popi.errors import ConfigError, DataError
-from popi.generator import AnyGenerator, ApiGenerator, Generator
+from popi.generator import Generator
 from popi.inference_model import InferenceModel, nothing_new
 from popi.models.local.model import LocalModel
 from popi.signals.types import User
@@ -140,9 +140,7 @@ def inference_rows(
     return rows
 
 
-def refuse_beyond_context(
-    rows: Sequence[InferenceRow], inference_model: InferenceModel, generator: AnyGenerator
-) -> None:
+def refuse_beyond_context(rows: Sequence[InferenceRow], inference_model: InferenceModel, generator: Generator) -> None:
     """Rows must fit both models' contexts with a summary of full length: else a step would fail hours later, or a
     rotary model train on what it can't read.
 
@@ -153,8 +151,8 @@ def refuse_beyond_context(
     wide = {row.user_id: len(row.prompt_ids) + most for row in rows}
     change = "lower signals.token_budget or summary.max_tokens"
     _refuse_wide(wide, inference_model.local, f"the signals and a summary of {most} tokens", change)
-    if isinstance(generator, ApiGenerator):
-        return
+    if not generator.trainable:
+        return  # the server knows its context
     guide = len(generator.prompt_ids("x", "x")) - len(generator.prompt_ids("x", None)) + most
     targets = {(row.user_id, id(target)): target.pair for row in rows for target in row.targets}
     reach: dict[str, int] = {}

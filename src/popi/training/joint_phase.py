@@ -14,7 +14,6 @@ from trl.trainer.utils import disable_dropout_in_model
 
 from popi.engine.scoring import ScoringItem
 from popi.engine.tree import pack, segment_logps
-from popi.generator import Generator
 from popi.models.local.adapters import TRAINED, adapter_parameters, set_dropout, using
 from popi.models.local.model import LocalModel
 from popi.training.inference_phase import InferenceTrainer
@@ -69,7 +68,6 @@ class JointTrainer(InferenceTrainer):
     def item(self, scores: Scores, i: int) -> ScoringItem:
         """The i-th of a step's pairs, encoded under its summary."""
         generator = self.reward.generator
-        assert isinstance(generator, Generator), "a generator behind an API is not trained (training.plan)"
         return generator.items([scores.targets[i]], scores.summaries[int(scores.owner[i])])[0]
 
     def generator_backward(self) -> None:

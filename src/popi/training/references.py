@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from popi.generator import AnyGenerator, ApiGenerator, Generator
+from popi.generator import Generator
 from popi.runs.run_directory import append_jsonl, read_jsonl, write_jsonl
 from popi.signals.types import TargetPair, User
 
@@ -105,7 +105,7 @@ class References:
     def compute(
         self,
         users: Sequence[User],
-        reference: AnyGenerator,
+        reference: Generator,
         batch_size: int = 64,
         report: Callable[[int], None] | None = None,
     ) -> None:
@@ -117,7 +117,7 @@ class References:
         todo = self.missing(users)
         if not todo:
             return
-        if isinstance(reference, ApiGenerator):
+        if not reference.trainable:
             self._keep(_together(todo, reference, batch_size, report))
             return
         shared = self._shared(reference)
@@ -198,7 +198,7 @@ class _Shared:
         write_jsonl(self.path, [{"reference": self.reference}, *rows])
 
 
-def _logps(user: User, reference: AnyGenerator, batch_size: int) -> Logps:
+def _logps(user: User, reference: Generator, batch_size: int) -> Logps:
     targets = user.targets
     return list(zip(*reference.pair_logps(targets, [None] * len(targets), batch_size), strict=True))
 
@@ -219,7 +219,7 @@ def _one_by_one(
 
 
 def _together(
-    users: Sequence[User], reference: ApiGenerator, batch_size: int, report: Callable[[int], None] | None
+    users: Sequence[User], reference: Generator, batch_size: int, report: Callable[[int], None] | None
 ) -> Iterator[dict[str, Logps]]:
     """Many users at once: a server answers many requests at a time."""
     for start in range(0, len(users), EVERY):

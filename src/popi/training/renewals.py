@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from popi.inference_model import BATCH, InferenceModel
+from popi.inference_model import InferenceModel
+from popi.models.backend import BATCH
 from popi.runs.run_directory import read_jsonl, write_jsonl
 from popi.signals.fit import oldest_first
 from popi.signals.types import Signal, User

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from popi.config import InferencePhaseConfig
-from popi.generator import AnyGenerator, ApiGenerator
+from popi.generator import Generator
 from popi.models.local.adapters import using
 from popi.signals.types import TargetPair
 from popi.training.dataset import InferenceRow
@@ -84,7 +84,7 @@ class SummaryReward:
 
     def __init__(
         self,
-        generator: AnyGenerator,
+        generator: Generator,
         adapter: str | None,
         beta: float,
         batch_size: int = 64,
@@ -121,7 +121,7 @@ class SummaryReward:
     @contextmanager
     def _frozen(self) -> Iterator[None]:
         """A local model scores in evaluation mode, under its adapter."""
-        if isinstance(self.generator, ApiGenerator):
+        if not self.generator.trainable:
             yield
             return
         model = self.generator.local.model

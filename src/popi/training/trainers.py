@@ -134,7 +134,7 @@ def inference_trainer(job: Job) -> InferenceTrainer:
     if job.phase.kind == "inference":
         return InferenceTrainer(**arguments)
     separate = parts.adapters[GENERATOR] is None
-    return JointTrainer(generator=parts.local_generator.local if separate else None, **arguments)
+    return JointTrainer(generator=parts.generator.local if separate else None, **arguments)
 
 
 def generator_trainer(job: Job) -> GeneratorTrainer:
@@ -174,7 +174,7 @@ def generator_trainer(job: Job) -> GeneratorTrainer:
         summaries = [row["summaries"] for row in written]
         if held_out:
             held_summaries = greedy_summaries(job)
-    generator = parts.local_generator
+    generator = parts.generator
     if job.phase.context == "raw_signals":
         budget = config.signals.token_budget
         pool, held_rows = (raw_signals_rows(some, generator, references, budget) for some in (chosen, held_out))
@@ -199,7 +199,7 @@ def user_embedding_trainer(
     job: Job, users: list[User], rows: list[GeneratorRow], held_out: list[GeneratorRow]
 ) -> UserEmbeddingTrainer:
     """The trainer of a user-embedding phase: new embeddings, and which of the rows train the generic user's."""
-    config, parts, generator = job.run.config, job.parts, job.parts.local_generator
+    config, parts, generator = job.run.config, job.parts, job.parts.generator
     settings = config.training.user_embedding
     weights = generator.local.model.get_input_embeddings().weight
     generic = generic_embedding(weights, settings.tokens, job.seed)

@@ -359,7 +359,7 @@ def test_a_user_beyond_the_context_is_a_reject_and_the_others_go_on(
 def test_what_was_written_before_a_kill_stays(
     run: Any, tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import popi.inference_model as module
+    import popi.models.local.model as module
     from popi.models.local.model import LocalModel
 
     monkeypatch.setattr(module, "BATCH", 1)

@@ -62,7 +62,7 @@ class LogProbJudge:
         for start in range(0, len(questions), self.batch_size):
             items: dict[int, ScoringItem] = {}
             for index, question in enumerate(questions[start : start + self.batch_size], start):
-                prefix = local.encode_chat([dict(m) for m in self._messages(question)])
+                prefix = local.encode_chat(self._messages(question))
                 first, second = map(local.encode_response, (question.first, question.second))
                 item = ScoringItem(tuple(prefix), tuple(first), tuple(second))
                 longest = len(prefix) + max(len(first), len(second))

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from popi.config import RunConfig
 from popi.data.users import Person
@@ -15,15 +15,10 @@ from popi.evaluation.methods import METHODS, Context, RowKey, personalized, plai
 from popi.evaluation.models import Models
 from popi.evaluation.runner import evaluated_summaries
 from popi.evaluation.users import users_stamp
-from popi.generator import AnyGenerator, Generator
-from popi.models.backend import Messages
 from popi.runs.provenance import commit, stamp_of
 from popi.runs.rows import KeptRows
 from popi.signals.render import flat
 from popi.summary import Summary
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 Responses = dict[RowKey, str | None]
 """(window, target) → response; None where there is none."""
@@ -92,7 +87,8 @@ def respond(
         prompts = [personalized(generator, people[w].user.targets[t], contexts[w], t) for w, t in batch]
         results: Sequence[str | PopiError]
         try:
-            results = _reply(generator, prompts, [contexts[w].soft for w, _ in batch], most)
+            soft = stacked([contexts[w].soft for w, _ in batch])
+            results = generator.reply_many(prompts, max_new_tokens=most, soft=soft)
         except BatchError as error:
             results = error.results
         answered = []
@@ -155,11 +151,3 @@ def responses_of_file(path: Path, keys: Sequence[RowKey], people: Sequence[Perso
 
 def _no_summaries(users: Sequence[Person]) -> list[tuple[Summary, ...]]:
     raise AssertionError("methods with summaries are read from the evaluation's files")
-
-
-def _reply(
-    generator: AnyGenerator, prompts: Sequence[Messages], soft: "Sequence[Tensor | None]", most: int
-) -> list[str]:
-    if isinstance(generator, Generator):
-        return generator.reply_many(prompts, max_new_tokens=most, soft=stacked(soft))
-    return generator.reply_many(prompts, max_new_tokens=most)

@@ -1,7 +1,8 @@
 """A local causal LM with its tokenizer and chat template: load, encode, generate, save."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ from torch import Tensor
 from popi.engine.decoding import decode
 from popi.engine.plain import plain_decode, trees_hold
 from popi.engine.roots import Roots
+from popi.engine.scoring import ScoringItem, pair_logps, soft_pair_logps
 from popi.engine.tree import causal_lm
-from popi.errors import ModelError
+from popi.errors import ModelError, PopiError
+from popi.models.backend import BATCH, Backend, Messages, OnReply, Reply
 from popi.models.local.chat_template import ChatFormat, read_template
 from popi.models.local.loading import (
     NANO,
@@ -32,13 +35,24 @@ from popi.models.local.loading import (
 from popi.models.local.probe import probe
 from popi.models.remote.usage import meter
 from popi.signals.fit import CHARACTERS
-from popi.signals.render import Templates
+from popi.signals.render import Templates, flat
+from popi.signals.types import TargetPair
+
+WINDOW = 1024
+"""Conversations whose prompts are worth having in memory at once."""
+PROMPTS, RESPONSES = 1024, 100_000
+"""Maximum conversations and responses whose token ids are remembered: groups repeat summaries, epochs targets, and what
+is scored is counted too."""
 
 __all__ = ["NANO", "LocalModel", "model_path", "quiet"]
 
 
-class LocalModel:
+class LocalModel(Backend):
     """A causal LM, its tokenizer and its chat template. Several jobs can share one (see adapters in training)."""
+
+    trainable = True
+    prompted = False  # what was trained reads the prompt that it was trained on, and no other
+    window = WINDOW
 
     SETTINGS = "popi.json"
     """File beside the weights with what popi must know to use them: template set, budgets."""
@@ -47,10 +61,12 @@ class LocalModel:
         embeddings = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
         self.format = ChatFormat(tokenizer, name, None if embeddings is None else embeddings.weight.shape[0])
         self.model, self.tokenizer, self.name = model, tokenizer, name
-        self.settings = settings or {}
+        self.settings: dict[str, Any] = settings or {}
         self.end_id = self.format.end_id
         self.stop_ids = self._find_stop_ids()
         self.pad_id: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.end_id
+        self._response = lru_cache(RESPONSES)(lambda text: tuple(self.encode_response(text)))
+        self._prompt = lru_cache(PROMPTS)(lambda turns: tuple(self.encode_chat([dict(turn) for turn in turns])))
 
     @classmethod
     def load(
@@ -120,6 +136,19 @@ class LocalModel:
         return source
 
     @property
+    def local(self) -> "LocalModel":
+        return self
+
+    @property
+    def scorer(self) -> "LocalModel":
+        return self
+
+    @property
+    def revision(self) -> str | None:
+        found = getattr(getattr(self.model, "config", None), "_commit_hash", None)
+        return str(found) if found else None
+
+    @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
@@ -148,6 +177,14 @@ class LocalModel:
         if self.context is not None and tokens > self.context:
             raise ModelError(f"{self.name}: {what} exceed its context of {self.context}; {way_out}")
 
+    def _refuse_prompt(self, width: int, new: int) -> None:
+        self.refuse_beyond(
+            width + new,
+            f"{width} tokens of prompt and {new} new ones",
+            "lower the maximum tokens to write (--max-tokens, summary.max_tokens), or those of the signals "
+            "(--token-budget, signals.token_budget)",
+        )
+
     def _refuse_characters(self, text: str) -> str:
         if self.context is not None and len(text) > CHARACTERS * self.context:  # megabytes take minutes to tokenise
             raise ModelError(f"{self.name}: a text of {len(text):,} characters exceeds its context of {self.context}")
@@ -156,9 +193,11 @@ class LocalModel:
     def _encode(self, text: str) -> list[int]:
         return self.format.tokens(text)
 
-    def encode_chat(self, messages: Sequence[dict[str, Any]], add_generation_prompt: bool = True) -> list[int]:
+    def encode_chat(self, messages: Messages, add_generation_prompt: bool = True) -> list[int]:
         """Token ids of chat messages under the chat template."""
-        return self._encode(self._refuse_characters(self.format.render(messages, add_generation_prompt)))
+        return self._encode(
+            self._refuse_characters(self.format.render([dict(turn) for turn in messages], add_generation_prompt))
+        )
 
     def encode_response(self, text: str) -> list[int]:
         """Token ids of an assistant's text as the template writes it, end-of-turn token included."""
@@ -203,11 +242,7 @@ class LocalModel:
         if soft is not None:  # padding keeps their places
             prompts = [[self.pad_id] * soft.shape[1] + list(prompt) for prompt in prompts]
         width = max(len(prompt) for prompt in prompts)
-        self.refuse_beyond(
-            width + max_new_tokens,
-            f"{width} tokens of prompt and {max_new_tokens} new ones",
-            "lower the most tokens to write, or shorten the prompt (signals: signals.token_budget)",
-        )
+        self._refuse_prompt(width, max_new_tokens)
         was_training = self.model.training
         self.model.eval()
         settings: dict[str, Any] = {"steps": max_new_tokens, "temperature": temperature, "top_p": top_p}
@@ -228,6 +263,86 @@ class LocalModel:
         used.requests += len(prompts)
         used.add((sum(map(len, prompts)), sum(map(len, cut))))
         return [cut[i * n : (i + 1) * n] for i in range(len(prompts))]
+
+    def chat_many(
+        self,
+        conversations: Sequence[Messages],
+        *,
+        max_tokens: int,
+        temperature: float = 0.0,
+        on_result: OnReply | None = None,
+        soft: Tensor | None = None,
+    ) -> list[Reply | PopiError]:
+        """Answer every conversation, or put in its place the error that it exceeds the context (see `Backend`).
+
+        `soft`: (n, k, d) soft prompts to stand in front of the n prompts.
+        """
+        results: dict[int, Reply | PopiError] = {}
+        encoded: dict[int, list[int]] = {}
+
+        def keep(index: int, result: Reply | PopiError) -> None:
+            results[index] = result
+            if on_result:
+                on_result(index, result)
+
+        for i, messages in enumerate(conversations):
+            try:
+                ids = self.encode_chat(messages)
+                self._refuse_prompt(len(ids) + (0 if soft is None else soft.shape[1]), max_tokens)
+                encoded[i] = ids
+            except ModelError as error:
+                keep(i, error)
+        order = sorted(encoded, key=lambda i: len(encoded[i]))  # little padding
+        for start in range(0, len(order), BATCH):
+            batch = order[start : start + BATCH]
+            drawn = self.generate(
+                [encoded[i] for i in batch],
+                max_new_tokens=max_tokens,
+                temperature=temperature,
+                soft=None if soft is None else soft[batch],
+            )
+            for i, [ids] in zip(batch, drawn, strict=True):
+                keep(i, Reply(self.decode(ids), cut=not ids or ids[-1] not in self.stop_ids))
+        return [results[i] for i in range(len(conversations))]
+
+    def prompt_tokens_each(self, conversations: Sequence[Messages]) -> list[int | PopiError]:
+        """How many tokens each conversation takes as a prompt."""
+        return [len(self.prompt(messages)) for messages in conversations]
+
+    def prompt(self, messages: Messages) -> tuple[int, ...]:
+        """Token ids of a conversation, remembered."""
+        ids: tuple[int, ...] = self._prompt(tuple(tuple(turn.items()) for turn in messages))
+        return ids
+
+    def score_each(
+        self, pairs: Sequence[tuple[Messages, TargetPair]], batch_size: int = 64, soft: Tensor | None = None
+    ) -> list[tuple[float, float] | PopiError]:
+        """See `Scorer`; `soft` as `chat_many` takes it.
+
+        Raises:
+            ModelError: a prompt and its response exceed the context.
+        """
+        items = [self.item(self.prompt(messages), target) for messages, target in pairs]
+        if soft is None:
+            both = pair_logps(self.model, items, self.pad_id, batch_size)
+        else:
+            both = soft_pair_logps(self.model, items, soft, self.pad_id, batch_size)
+        return list(zip(*(side.tolist() for side in both), strict=True))
+
+    def item(self, prefix: Iterable[int], target: TargetPair) -> ScoringItem:
+        """A target pair under a prefix that was made elsewhere.
+
+        Raises:
+            ModelError: prefix and response exceed the model's context.
+        """
+        item = ScoringItem(tuple(prefix), self._response(target.chosen), self._response(target.rejected))
+        longer = max(len(item.chosen), len(item.rejected))
+        self.refuse_beyond(
+            len(item.prefix) + longer,
+            f"{len(item.prefix)} tokens of prompt and {longer} of a response (to {flat(target.prompt)[:60]!r})",
+            "leave that target out, or lower summary.max_tokens (raw signals: signals.token_budget)",
+        )
+        return item
 
     def save(self, path: str | Path) -> None:
         """An ordinary Hugging Face folder (or adapter folder), loadable without popi; plus `popi.json`."""

@@ -1,12 +1,13 @@
 """A chat model behind an API: the counterpart of `LocalModel`, without weights, tokenizer or torch."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
 
 from popi.config.http import HttpConfig
 from popi.errors import ConfigError, PopiError, UpstreamError
-from popi.models.backend import Messages, Reply, estimate_tokens
+from popi.models.backend import Backend, Messages, OnReply, Reply, estimate_tokens
 from popi.models.remote import api_url
 from popi.models.remote.anthropic import Anthropic
 from popi.models.remote.batch import send_all
@@ -15,6 +16,9 @@ from popi.models.remote.openai import OpenAI
 from popi.models.remote.retries import Retries
 from popi.models.remote.upstream import TOTAL_S, Session, Upstream
 from popi.models.remote.usage import Prices, Usage, meter
+
+if TYPE_CHECKING:
+    from popi.models.remote.vllm import VllmScorer
 
 
 class WireFormat(Protocol):
@@ -47,7 +51,7 @@ _OF_A_SCHEMA = re.compile(r"response_?format|output_?(?:config|format)|json_?sch
 """Words of a server that refuses to follow a JSON schema."""
 
 
-class ApiModel:
+class ApiModel(Backend):
     """A model on a server.
 
     Args:
@@ -125,6 +129,13 @@ class ApiModel:
         """What was asked of the server so far."""
         return self.upstream.usage
 
+    @cached_property
+    def scorer(self) -> "VllmScorer":
+        """Raises ConfigError where the server is spoken to in another protocol than `openai`."""
+        from popi.models.remote.vllm import VllmScorer
+
+        return VllmScorer(self)
+
     async def chat(
         self,
         session: Session,
@@ -172,10 +183,10 @@ class ApiModel:
         *,
         max_tokens: int,
         temperature: float = 0.0,
-        on_result: Callable[[int, Reply | PopiError], None] | None = None,
+        on_result: OnReply | None = None,
         schema: Mapping[str, Any] | None = None,
     ) -> list[Reply | PopiError]:
-        """Answer every conversation: aligned with them, a reply or the error in its place (see `ChatModel`). `schema`:
+        """Answer every conversation: aligned with them, a reply or the error in its place (see `Backend`). `schema`:
         as `chat` takes it.
         """
 

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from popi.errors import BatchError, PopiError, UpstreamError
+from popi.errors import PopiError, UpstreamError
 from popi.models.remote.upstream import Session, Upstream
 
 Item = TypeVar("Item")
@@ -71,18 +71,6 @@ def send_all(
 
     run(all_of_them())
     return [results[index] for index in range(len(items))]
-
-
-def values(results: Sequence[Value | PopiError]) -> list[Value]:
-    """The values of a batch.
-
-    Raises:
-        BatchError: some are errors; it holds all results.
-    """
-    good = [result for result in results if not isinstance(result, PopiError)]
-    if len(good) < len(results):
-        raise BatchError(list(results))
-    return good
 
 
 def run(job: Coroutine[Any, Any, None]) -> None:

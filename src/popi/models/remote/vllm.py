@@ -15,12 +15,13 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from popi.errors import BatchError, ConfigError, PopiError, UpstreamError
-from popi.models.backend import Messages
+from popi.models.backend import Messages, values
 from popi.models.remote.api import ApiModel
 from popi.models.remote.api_url import ApiUrl
-from popi.models.remote.batch import send_all, values
+from popi.models.remote.batch import send_all
 from popi.models.remote.openai import OpenAI
 from popi.models.remote.upstream import Session
+from popi.signals.types import TargetPair
 
 NEVER = -9999.0
 """What vLLM says for a log-prob of minus infinity, which JSON can't hold."""
@@ -101,16 +102,15 @@ class VllmScorer:
         scored = dict(zip(distinct, send_all(self.api.upstream, self._score, distinct), strict=True))
         return [ids if isinstance(ids, PopiError) else scored[ids] for ids in encoded]
 
-    def prompt_tokens(self, conversations: Sequence[Messages]) -> list[int]:
-        """How many tokens each conversation takes, up to where the answer begins.
-
-        Raises:
-            BatchError: some could not be counted.
-        """
-        return values(self.prompt_tokens_each(conversations))
+    def score_each(
+        self, pairs: Sequence[tuple[Messages, TargetPair]], batch_size: int = 64
+    ) -> list[tuple[float, float] | PopiError]:
+        """See `Scorer`. `batch_size` has no effect: the server makes its own batches."""
+        logps = self.logps_each([(messages, text) for messages, t in pairs for text in (t.chosen, t.rejected)])
+        return [_both(chosen, rejected) for chosen, rejected in zip(logps[::2], logps[1::2], strict=True)]
 
     def prompt_tokens_each(self, conversations: Sequence[Messages]) -> list[int | PopiError]:
-        """As `prompt_tokens`, with the error in the place of a conversation that could not be counted."""
+        """How many tokens each conversation takes, up to where the answer begins; or the error in its place."""
         if self.encoder is not None:
             return [len(self.encoder.encode_chat(list(messages))) for messages in conversations]
         chats = [self._chat(messages) for messages in conversations]
@@ -205,6 +205,12 @@ class VllmScorer:
         }
         answer = await session.post("/completions", body, self.api.wire.tokens)
         return math.fsum(read_logps(answer, ids)[len(prefix) - 1 :])
+
+
+def _both(chosen: float | PopiError, rejected: float | PopiError) -> tuple[float, float] | PopiError:
+    if isinstance(chosen, PopiError):
+        return chosen
+    return rejected if isinstance(rejected, PopiError) else (chosen, rejected)
 
 
 def read_logps(answer: dict[str, Any], ids: Sequence[int]) -> list[float]:

@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 from pydantic import Field, field_validator
 
 from popi.errors import AnswerError, ConfigError, PopiError, UpstreamError
-from popi.inference_model import MAX_TOKENS, ApiInferenceModel, InferenceModel
+from popi.inference_model import MAX_TOKENS, InferenceModel
 from popi.models.remote.api_url import ApiUrl, Auth
 from popi.profiles.statements import Bounds
 from popi.serving.proxy.settings import Settings, read_toml
@@ -82,7 +82,7 @@ class InferenceSettings(Settings):
             fields["reasoning_effort"] = self.reasoning_effort
         return fields | self.extra
 
-    def connect(self, **more: Any) -> ApiInferenceModel:
+    def connect(self, **more: Any) -> InferenceModel:
         """The model. `more`: as ApiModel.connect takes it.
 
         Raises:

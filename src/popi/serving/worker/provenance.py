@@ -15,7 +15,7 @@ from popi.signals.neutralise import neutralise
 from popi.signals.types import Signal
 
 if TYPE_CHECKING:
-    from popi.inference_model import ApiInferenceModel, InferenceModel
+    from popi.inference_model import InferenceModel
 
 MOST_SIGNALS = 32
 """Signals that are weighed; of more, the newest."""
@@ -165,7 +165,7 @@ class Named:
 
     how: Literal["leave_one_out", "named"] = "named"
 
-    def __init__(self, model: "ApiInferenceModel") -> None:
+    def __init__(self, model: "InferenceModel") -> None:
         self._model = model
 
     def explain(
@@ -196,7 +196,7 @@ class Named:
         ]
         asked = ASK.format(signals="\n".join(shown), statements="\n".join(said))
         messages = [{"role": "user", "content": asked}]
-        reply = self._model.chat.chat_many([messages], max_tokens=32 + 16 * len(clauses))[0]
+        reply = model.backend.chat_many([messages], max_tokens=32 + 16 * len(clauses))[0]
         if isinstance(reply, PopiError):
             raise reply
         named = read_numbers(without_thoughts(reply.text), len(clauses), len(places))
@@ -242,11 +242,11 @@ def read_numbers(text: str, clauses: int, signals: int) -> list[list[int]]:
 
 def explainer(model: object) -> "Explains | None":
     """The way to explain what a model wrote; None for a model that popi does not know."""
-    from popi.inference_model import ApiInferenceModel, InferenceModel
+    from popi.inference_model import InferenceModel
 
-    if isinstance(model, InferenceModel):
-        return LeaveOneOut(model)
-    return Named(model) if isinstance(model, ApiInferenceModel) else None
+    if not isinstance(model, InferenceModel):  # the worker takes anything that writes
+        return None
+    return LeaveOneOut(model) if model.backend.trainable else Named(model)
 
 
 def _shown(items: Sequence[Signal | str], worth: int) -> tuple[list[Signal], Previous | None]:

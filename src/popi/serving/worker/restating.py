@@ -13,7 +13,7 @@ from popi.signals.neutralise import neutralise
 from popi.signals.render import NANO
 
 if TYPE_CHECKING:
-    from popi.inference_model import ApiInferenceModel
+    from popi.inference_model import InferenceModel
 
 
 class Restates(Protocol):
@@ -44,7 +44,7 @@ class Asked:
 
     sends = True
 
-    def __init__(self, model: "ApiInferenceModel") -> None:
+    def __init__(self, model: "InferenceModel") -> None:
         self._model = model
 
     def said_again(self, statements: Sequence[str], forbidden: Sequence[str]) -> set[int]:
@@ -57,7 +57,7 @@ class Asked:
         )
         asked = ASK.format(**dict(zip(("forbidden", "statements"), listed, strict=True)))
         room = max(model.max_tokens, 32 + 16 * len(statements))
-        reply = model.chat.chat_many([[{"role": "user", "content": asked}]], max_tokens=room)[0]
+        reply = model.backend.chat_many([[{"role": "user", "content": asked}]], max_tokens=room)[0]
         if isinstance(reply, PopiError):
             raise reply
         found: dict[int, bool] = {}
@@ -105,8 +105,10 @@ class SameValue:
 
 def restating(model: object) -> Restates | None:
     """The way to find what a model says again; None for a model that can't be asked: the same words are found alone."""
-    from popi.inference_model import ApiInferenceModel, InferenceModel
+    from popi.inference_model import InferenceModel
 
-    if isinstance(model, (ApiInferenceModel, InferenceModel)) and model.templates.name == NANO:
+    if not isinstance(model, InferenceModel):  # the worker takes anything that writes
+        return None
+    if model.templates.name == NANO:
         return SameValue()
-    return Asked(model) if isinstance(model, ApiInferenceModel) else None
+    return Asked(model) if model.backend.prompted else None

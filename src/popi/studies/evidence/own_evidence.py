@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from popi.generator import AnyGenerator
+from popi.generator import Generator
 from popi.inference_model import InferenceModel
 from popi.signals.types import Signal, TargetPair
 from popi.summary import Summary
@@ -62,7 +62,7 @@ def _softplus(x: float) -> float:
 
 def checked_summaries(
     inference_model: InferenceModel,
-    generator: AnyGenerator,
+    generator: Generator,
     users: Sequence[Sequence[Signal]],
     summaries: Sequence[Summary],
     beta: float,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from popi.config import RunConfig
-from popi.inference_model import BATCH
+from popi.models.backend import BATCH
 from popi.training.planning.architecture import Architecture
 from popi.training.planning.plan import Phase
 from popi.training.planning.shapes import Shapes

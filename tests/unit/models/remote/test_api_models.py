@@ -7,9 +7,9 @@ import pytest
 from fake_upstream import FakeUpstream, status
 
 from popi.errors import BatchError, UpstreamError
-from popi.generator import ApiGenerator, Generator
-from popi.inference_model import ApiInferenceModel, InferenceModel
-from popi.models.backend import Reply, estimate_tokens
+from popi.generator import Generator
+from popi.inference_model import InferenceModel
+from popi.models.backend import Backend, Reply, estimate_tokens
 from popi.models.remote.retries import Retries
 from popi.profiles.statements import SCHEMA, request
 from popi.signals.types import StatementSignal
@@ -18,7 +18,7 @@ QUICK = Retries(most=1, base=0.001)
 USERS = [[StatementSignal(text=f"i like tea number {n}.")] for n in range(4)]
 
 
-def inference_model(upstream: FakeUpstream, **settings: Any) -> ApiInferenceModel:
+def inference_model(upstream: FakeUpstream, **settings: Any) -> InferenceModel:
     return InferenceModel.from_api(f"{upstream.url}/v1", "some-model", **{"retries": QUICK} | settings)
 
 
@@ -108,7 +108,7 @@ def test_many_answers(upstream: FakeUpstream) -> None:
 def test_any_chat_model_will_do() -> None:
     """The narrow protocol: what popi needs of a chat model is one method and a name."""
 
-    class Canned:
+    class Canned(Backend):
         name = "canned"
 
         def chat_many(
@@ -120,8 +120,8 @@ def test_any_chat_model_will_do() -> None:
                     on_result(index, reply)
             return replies
 
-    assert ApiInferenceModel(Canned()).summarize(USERS[0]).model == "canned"
-    assert ApiGenerator(Canned()).generate("hello", "likes jokes") == "2 messages"
+    assert InferenceModel(Canned()).summarize(USERS[0]).model == "canned"
+    assert Generator(Canned()).generate("hello", "likes jokes") == "2 messages"
 
 
 def test_what_a_summary_may_not_carry_is_left_out_and_told(upstream: FakeUpstream) -> None:

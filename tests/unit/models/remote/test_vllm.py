@@ -10,7 +10,7 @@ from fake_upstream import FakeUpstream, status
 
 from popi.engine.scoring import pair_logps
 from popi.errors import BatchError, ConfigError, UpstreamError
-from popi.generator import ApiGenerator, Generator
+from popi.generator import Generator
 from popi.models.local.model import LocalModel
 from popi.models.remote.api import ApiModel
 from popi.models.remote.retries import Retries
@@ -49,9 +49,9 @@ def scorer(server: FakeUpstream, **settings: Any) -> VllmScorer:
     return VllmScorer(api, **settings)
 
 
-def remote_generator(server: FakeUpstream, templates: str | Templates, **settings: Any) -> ApiGenerator:
+def remote_generator(server: FakeUpstream, templates: str | Templates, **settings: Any) -> Generator:
     made = scorer(server, **settings)
-    return ApiGenerator(made.api, templates, made)
+    return Generator(made.api, templates, scorer=made)
 
 
 @pytest.mark.parametrize("encode", ["here", "on the server"])
@@ -91,7 +91,7 @@ def test_margins_and_rewards_are_those_of_training(
 
 
 def test_rewards_do_not_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
-    remote = ApiGenerator(None)  # type: ignore[arg-type]
+    remote = Generator.from_api("http://localhost", "m")
     monkeypatch.setattr(remote, "margins", lambda *_: [-1e5, 0.0, 1e5])
     h = torch.tensor([-1e5, 0.0, 1e5])
     assert remote.rewards([], [], 1.0) == pytest.approx(summary_reward(h, 1.0).tolist())

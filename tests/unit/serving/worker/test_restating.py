@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 
 from popi.errors import AnswerError, UpstreamError
-from popi.inference_model import ApiInferenceModel
-from popi.models.backend import Reply
+from popi.inference_model import InferenceModel
+from popi.models.backend import Backend, Reply
 from popi.serving.worker.restating import Asked, SameValue, restating
 
 SAID = ["Wants concise replies.", "Likes tea.", "Is brief."]
 
 
-class Chat:
+class Chat(Backend):
     name = "fake"
 
     def __init__(self, answer: Any) -> None:
@@ -26,7 +26,7 @@ class Chat:
 
 def asked(answer: Any) -> tuple[Asked, Chat]:
     chat = Chat(answer)
-    return Asked(ApiInferenceModel(chat)), chat  # type: ignore[arg-type]
+    return Asked(InferenceModel(chat)), chat
 
 
 @pytest.mark.parametrize(
@@ -65,6 +65,6 @@ def test_the_nano_world_knows_its_values() -> None:
 
 
 def test_who_is_asked() -> None:
-    assert isinstance(restating(ApiInferenceModel(Chat(""))), Asked)  # type: ignore[arg-type]
-    assert isinstance(restating(ApiInferenceModel(Chat(""), "nano")), SameValue)  # type: ignore[arg-type]
+    assert isinstance(restating(InferenceModel(Chat(""))), Asked)
+    assert isinstance(restating(InferenceModel(Chat(""), "nano")), SameValue)
     assert restating(object()) is None
