@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from popi.models.remote.api import ApiModel
     from popi.models.remote.usage import Prices
     from popi.models.remote.vllm import VllmScorer
+    from popi.models.spec import ModelSpec
     from popi.signals.render import Templates
     from popi.signals.types import (
         DemographicSignal,
@@ -54,6 +55,7 @@ _HOME = {
     "popi.models.remote.api": ["ApiModel"],
     "popi.models.remote.usage": ["Prices"],
     "popi.models.remote.vllm": ["VllmScorer"],
+    "popi.models.spec": ["ModelSpec"],
     "popi.summary": ["Summary"],
     "popi.signals.types": [
         "DemographicSignal",
@@ -96,6 +98,7 @@ __all__ = [
     "InteractionSignal",
     "Message",
     "ModelError",
+    "ModelSpec",
     "PairSignal",
     "PopiError",
     "PostSignal",

@@ -5,8 +5,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from popi.errors import ConfigError, PopiError
+from popi.errors import PopiError
 from popi.models.backend import Backend, Messages, Scorer, values
+from popi.models.spec import ModelSpec
 from popi.signals.render import Templates
 from popi.signals.types import Prompt, TargetPair
 from popi.summary import Summary
@@ -14,7 +15,6 @@ from popi.summary import Summary
 if TYPE_CHECKING:  # a model behind an API needs no torch
     from torch import Tensor
 
-    from popi.config import ApiGeneratorConfig
     from popi.engine.scoring import ScoringItem
     from popi.models.local.model import LocalModel
     from popi.models.local.user_embedding import UserEmbedding
@@ -47,36 +47,29 @@ class Generator:
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path, templates: str = "auto", **load: Any) -> "Generator":
-        """Load by folder, GGUF file or hub id (`nano` is the shipped base). `load`: as LocalModel.load takes it."""
-        from popi.models.local.model import LocalModel
-        from popi.models.local.user_embedding import UserEmbedding
-
-        return cls(LocalModel.load(name_or_path, **load), templates, UserEmbedding.load(name_or_path))
+        """Load by folder, GGUF file or hub id (`nano` is the shipped base). `load`: further fields of `ModelSpec`."""
+        return cls.from_spec(ModelSpec(str(name_or_path), templates, **load))
 
     @classmethod
     def from_api(
         cls, url: str, model: str, protocol: str = "openai", templates: str | Templates = "auto", **connect: Any
     ) -> "Generator":
-        """Use a model on a server, without its weights. `connect`: as ApiModel.connect takes it.
+        """Use a model on a server, without its weights. `connect`: further fields of `ModelSpec`.
 
         Raises:
             ConfigError: a wrong URL, an unknown protocol, or a named variable without a key.
         """
-        from popi.models.remote.api import ApiModel
-
-        return cls(ApiModel.connect(url, model, protocol, **connect), templates)
+        return cls(ModelSpec(model, url=url, protocol=protocol, **connect).connect(), templates)
 
     @classmethod
-    def from_config(cls, config: "ApiGeneratorConfig", templates: str) -> "Generator":
-        """The generator that `[model.api_generator]` names, asked in the run's own template set.
+    def from_spec(cls, spec: ModelSpec) -> "Generator":
+        """The generator that a description names, with the user embeddings beside its weights; see `ModelSpec.load`."""
+        backend = spec.load()
+        if not backend.trainable:
+            return cls(backend, spec.templates)
+        from popi.models.local.user_embedding import UserEmbedding
 
-        Raises:
-            ConfigError: no model is named, a wrong URL, or a named variable without a key.
-        """
-        if config.url is None or config.name is None:
-            raise ConfigError("model.api_generator needs both url and name: the server, and the model as it calls it")
-        more: dict[str, Any] = {"key_env": config.key_env, "concurrency": config.concurrency}
-        return cls.from_api(config.url, config.name, templates=templates, **more)
+        return cls(backend, spec.templates, UserEmbedding.load(spec.name))
 
     @property
     def name(self) -> str:

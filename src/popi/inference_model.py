@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from popi.errors import AnswerError, DataError, ModelError, PopiError
 from popi.models.backend import Backend, Messages, Reply, values
+from popi.models.spec import ModelSpec
 from popi.profiles.screening import Screened, screened
 from popi.profiles.statements import SCHEMA, Bounds
 from popi.profiles.statements.asked import also_told, statements_of
@@ -182,10 +183,8 @@ class InferenceModel:
         token_budget: int | None = None,
         **load: Any,
     ) -> "InferenceModel":
-        """Load by folder, GGUF file or hub id (`nano` is the shipped base). `load`: as LocalModel.load takes it."""
-        from popi.models.local.model import LocalModel
-
-        return cls(LocalModel.load(name_or_path, **load), templates, max_tokens, token_budget)
+        """Load by folder, GGUF file or hub id (`nano` is the shipped base). `load`: further fields of `ModelSpec`."""
+        return cls(ModelSpec(str(name_or_path), **load).load(), templates, max_tokens, token_budget)
 
     @classmethod
     def from_api(
@@ -202,15 +201,19 @@ class InferenceModel:
         structured: bool = True,
         **connect: Any,
     ) -> "InferenceModel":
-        """Use a model on a server, without its weights. `connect`: as ApiModel.connect takes it.
+        """Use a model on a server, without its weights. `connect`: further fields of `ModelSpec`.
 
         Raises:
             ConfigError: a wrong URL, an unknown protocol, or a named variable without a key.
         """
-        from popi.models.remote.api import ApiModel
-
+        backend = ModelSpec(model, url=url, protocol=protocol, **connect).connect()
         reads: dict[str, Any] = {"count_tokens": count_tokens, "bounds": bounds, "structured": structured}
-        return cls(ApiModel.connect(url, model, protocol, **connect), templates, max_tokens, token_budget, **reads)
+        return cls(backend, templates, max_tokens, token_budget, **reads)
+
+    @classmethod
+    def from_spec(cls, spec: ModelSpec, **reads: Any) -> "InferenceModel":
+        """The inference model that a description names; see `ModelSpec.load`. `reads`: as this class takes them."""
+        return cls(spec.load(), spec.templates, **reads)
 
     @property
     def name(self) -> str:

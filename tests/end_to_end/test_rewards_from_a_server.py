@@ -13,9 +13,9 @@ from torch.testing import assert_close
 
 from popi.config import ApiGeneratorConfig, RunConfig, resolve
 from popi.errors import ConfigError, PopiError
-from popi.evaluation.models import Other
 from popi.evaluation.runner import evaluate
 from popi.models.local.model import LocalModel
+from popi.models.spec import ModelSpec
 from popi.runs.run_directory import RunDirectory, read_jsonl
 from popi.training.train import train
 
@@ -81,7 +81,7 @@ def test_another_generator_behind_an_api_reads_the_summaries(
 ) -> None:
     run = RunDirectory.open(train(make_config(tmp_path, tiny_base, "here"), console=QUIET))
     own = evaluate(run)
-    other = Other("org/tiny", api=ApiGeneratorConfig(**behind(server)["api_generator"]))
+    other = ModelSpec.of_api(ApiGeneratorConfig(**behind(server)["api_generator"]))
     result = evaluate(run, generator=other)
     assert result["generator"] == f"org/tiny at {server.url}/v1"
     assert (run.path / "evaluation" / "with-tiny" / "metrics.json").is_file()

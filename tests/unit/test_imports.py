@@ -34,7 +34,7 @@ def imported(file: Path) -> set[str]:
         "import popi.cli",
         "import popi.data.users, popi.data.benchmarks.registry",
         "import popi.data.check, popi.data.schema, popi.signals.render, popi.data.jsonl",
-        "import popi.inference_model, popi.generator, popi.runs.summary_file",
+        "import popi.inference_model, popi.generator, popi.runs.summary_file, popi.models.spec, popi.models.backend",
         "import popi; popi.Client('http://localhost:8600', 'key'); popi.AsyncClient",
         "import popi; popi.InferenceModel.from_api('https://example.org/v1', 'm').templates.signals_text([])",
         "import popi; popi.Generator.from_api('https://example.org', 'm', 'anthropic').messages('hello', 'short')",

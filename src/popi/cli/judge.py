@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from popi.cli.shared import ApiName, Concurrency, KeyEnv, Run, console, need_training, out, progress_bars, trained_run
-from popi.cli.use import Extra, PriceIn, PriceOut, Protocol, connect, fields_of
+from popi.cli.use import Extra, PriceIn, PriceOut, Protocol, api_spec
 from popi.errors import ConfigError
 
 if TYPE_CHECKING:
-    from popi.config import RunConfig
-    from popi.evaluation.judge.question import Judge, Told
+    from popi.evaluation.judge.question import Judge
 
 app = typer.Typer()
 
@@ -105,10 +104,11 @@ def judge_command(
     if api is not None and api_model is None:
         raise typer.BadParameter("--api needs --api-model: the model, as the API calls it")
     need_training()
-    from popi.config import ApiGeneratorConfig
+    from popi.evaluation.judge.log_probs import LogProbJudge
     from popi.evaluation.judge.run import judge_run
-    from popi.evaluation.models import Models, Other, trained_models
+    from popi.evaluation.models import Models, trained_models
     from popi.evaluation.tables import judge_table
+    from popi.models.spec import ModelSpec
 
     opened = trained_run(run)
     chat = None
@@ -117,15 +117,15 @@ def judge_command(
         from popi.evaluation.judge.model import ModelJudge
         from popi.evaluation.judge.prompt import JudgePrompt
 
-        chat = connect(judge_url, judge_model, protocol, key_env, judge_extra, concurrency, price_in, price_out)
+        spec = api_spec(judge_url, judge_model, protocol, key_env, judge_extra, concurrency, price_in, price_out)
+        chat = spec.connect()
         budget = opened.config.signals.token_budget
         decides = ModelJudge(chat, told, JudgePrompt(judge_prompt), judge_tokens, budget)
     else:
-        decides = _truth() if judge == "truth" else _local(judge_model, opened.config, told)
-    other = None if generator is None else Other(generator)
+        decides = _truth() if judge == "truth" else LogProbJudge.of(opened.config, judge_model, told)
+    other = None if generator is None else ModelSpec(generator)
     if api is not None and api_model is not None:
-        server = ApiGeneratorConfig(url=api, name=api_model, key_env=api_key_env, concurrency=concurrency)
-        other = Other(api_model, api=server, protocol=api_protocol, extra=fields_of(api_extra), scores=False)
+        other = api_spec(api, api_model, api_protocol, api_key_env, api_extra, concurrency)
         other.connect()  # a missing key is told before anything is done
     models = Models(opened.config, trained_models(opened), other)
     tasks: dict[str, Any] = {}
@@ -186,19 +186,6 @@ def _truth() -> "Judge":
     from popi.evaluation.judge.truth import TruthJudge
 
     return TruthJudge()
-
-
-def _local(name: str | None, config: "RunConfig", told: "Told") -> "Judge":
-    from popi.evaluation.judge.log_probs import LogProbJudge
-    from popi.generator import Generator
-
-    model = config.model
-    template = config.signals.template if name is None else "auto"
-    chat_template = model.chat_template if name is None else None
-    loaded = Generator.from_pretrained(
-        name or model.base, template, dtype=model.dtype, device=model.device, chat_template=chat_template
-    )
-    return LogProbJudge(loaded, told, config.signals.token_budget, config.evaluation.batch_size)
 
 
 def _report_missing(result: dict[str, Any]) -> None:

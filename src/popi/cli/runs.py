@@ -148,19 +148,18 @@ def evaluate(
     if key_env is not None and api is None:
         raise typer.BadParameter("--key-env goes with --api")
     need_training()
-    from popi.config import ApiGeneratorConfig, with_per_user_lora
-    from popi.evaluation.models import Other
+    from popi.config import with_per_user_lora
     from popi.evaluation.report import print_table
     from popi.evaluation.runner import evaluate as run_evaluation
     from popi.evaluation.runner import metrics_path
+    from popi.models.spec import ModelSpec
     from popi.training.model_card import refresh_cards
 
     assert run is not None, "a grid was refused above"
     opened = trained_run(run)
-    other = None if generator is None else Other(generator, chat_template)
+    other = None if generator is None else ModelSpec(generator, chat_template=chat_template)
     if api is not None and api_model is not None:
-        server = ApiGeneratorConfig(url=api, name=api_model, key_env=key_env, concurrency=concurrency)
-        other = Other(api_model, api=server)
+        other = ModelSpec(api_model, url=api, key_env=key_env, concurrency=concurrency)
     config = with_per_user_lora(opened.config) if per_user_lora else None
     result = run_evaluation(opened, config, generator=other, users=users, console=console)
     if other is None and users is None:

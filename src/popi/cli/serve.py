@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from popi.cli.shared import Force, Method, console, loading, need_training, out
+from popi.cli.shared import Force, Method, console, need_training, out
 from popi.errors import ConfigError, DataError, ModelError
 from popi.profiles.user_id import normal_user_id
 
@@ -586,6 +586,7 @@ def _local_worker(
 ) -> "Worker":
     need_training()
     from popi.inference_model import InferenceModel
+    from popi.models.spec import ModelSpec
     from popi.serving.settings import of_worker
     from popi.serving.worker.provenance import explainer
     from popi.serving.worker.renewal import Worker
@@ -593,12 +594,13 @@ def _local_worker(
 
     given = of_worker(settings)
     if run is None:
-        loaded = InferenceModel.from_pretrained(str(model))
+        spec = ModelSpec(str(model))
     else:
         from popi.runs.run_directory import RunDirectory
 
         opened = RunDirectory.open(run)
-        loaded = InferenceModel.from_pretrained(opened.models(method)[0], **loading(opened.config))
+        spec = ModelSpec.of(opened.config, opened.models(method)[0])
+    loaded = InferenceModel.from_spec(spec)
     explains, restates = explainer(loaded), restating(loaded)
     return Worker(database, loaded, given.renewal, explains=explains, keep=given.profiles.keep, restates=restates)
 

@@ -3,13 +3,12 @@
 import importlib.util
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from popi.config import RunConfig
 from popi.errors import ModelError
 from popi.runs.bars import Bars
 
@@ -47,11 +46,6 @@ def progress_bars() -> Progress:
     """Bars on stderr, gone when the work is done; lines where stderr is no terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Bars(*columns, console=console, transient=True)
-
-
-def loading(config: RunConfig) -> dict[str, Any]:
-    """How a run's inference model or generator is loaded."""
-    return {"templates": config.signals.template} | config.model.loading
 
 
 def trained_run(path: Path) -> "RunDirectory":

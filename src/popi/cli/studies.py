@@ -144,7 +144,7 @@ def _study(
     users: Path | None,
     summaries_only: bool = False,
 ) -> "Study":
-    from popi.evaluation.models import Other
+    from popi.models.spec import ModelSpec
     from popi.studies.study import Study
 
     opened = trained_run(run)
@@ -152,7 +152,7 @@ def _study(
         opened,
         methods=methods,
         test_users=test_users,
-        generator=None if generator is None else Other(generator),
+        generator=None if generator is None else ModelSpec(generator),
         users=users,
         summaries_only=summaries_only,
         report=lambda what: console.print(f"  {what}", highlight=False, style="dim"),

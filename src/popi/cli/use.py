@@ -16,7 +16,6 @@ from popi.cli.shared import (
     KeyEnv,
     Method,
     console,
-    loading,
     need_training,
     progress_bars,
 )
@@ -26,8 +25,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from popi.inference_model import InferenceModel
-    from popi.models.remote.api import ApiModel
     from popi.models.remote.usage import Prices
+    from popi.models.spec import ModelSpec
     from popi.runs.run_directory import RunDirectory
     from popi.signals.types import User
     from popi.summary import Summary
@@ -150,22 +149,16 @@ def infer(
         return
     need_training()
     from popi.inference_model import InferenceModel
+    from popi.models.spec import ModelSpec
     from popi.runs.run_directory import RunDirectory
 
     opened = None if run is None else RunDirectory.open(run)
     people = read_users(users) if opened is None else read_users(users, **opened.config.data.windows())
     if opened is not None:
-        inference_model = InferenceModel.from_pretrained(opened.models(method)[0], **loading(opened.config))
+        spec = ModelSpec.of(opened.config, opened.models(method)[0])
     else:
-        inference_model = InferenceModel.from_pretrained(
-            str(model),
-            templates=template or "auto",
-            max_tokens=max_tokens,
-            token_budget=token_budget,
-            dtype=dtype or "auto",
-            device=device or "auto",
-            chat_template=chat_template,
-        )
+        spec = _local_spec(str(model), template, dtype, device, chat_template)
+    inference_model = InferenceModel.from_spec(spec, max_tokens=max_tokens, token_budget=token_budget)
     if opened is None or not check:
         _write(inference_model, people, output, force=force, resume=resume)
         return
@@ -291,19 +284,19 @@ def generate(
     if model is None and any(value is not None for value in (chat_template, template, dtype, device)):
         raise typer.BadParameter("--chat-template, --template, --dtype and --device go with --model; a run has its own")
     if api is not None:
-        chat = connect(api, api_model, protocol, key_env, api_extra, 1, price_in, price_out)
+        spec = api_spec(api, api_model, protocol, key_env, api_extra, 1, price_in, price_out)
         from popi.generator import Generator
 
-        print(Generator(chat).generate(prompt, summary, max_new_tokens=max_tokens, temperature=temperature))
-        console.print(str(chat.usage), highlight=False)
+        asked = Generator.from_spec(spec)
+        print(asked.generate(prompt, summary, max_new_tokens=max_tokens, temperature=temperature))
+        console.print(str(asked.backend.usage), highlight=False)
         return
     _only_with_api(api_model, key_env, api_extra, price_in, price_out)
     need_training()
     from popi.generator import Generator
 
     if model is not None:
-        load = {"dtype": dtype or "auto", "device": device or "auto", "chat_template": chat_template}
-        generator = Generator.from_pretrained(model, template or "auto", **load)
+        generator = Generator.from_spec(_local_spec(model, template, dtype, device, chat_template))
     else:
         from popi.evaluation.models import Models
         from popi.runs.run_directory import RunDirectory
@@ -329,23 +322,33 @@ def fields_of(extra: str | None) -> dict[str, Any]:
     return fields
 
 
-def connect(
+def api_spec(
     url: str,
     name: str | None,
     protocol: str,
     key_env: str | None,
     extra: str | None,
     concurrency: int,
-    price_in: float | None,
-    price_out: float | None,
-) -> "ApiModel":
-    """The model that a command's options name."""
+    price_in: float | None = None,
+    price_out: float | None = None,
+) -> "ModelSpec":
+    """The model behind an API that a command's options name."""
     if name is None:
         raise typer.BadParameter("--api needs --api-model: the model, as the API calls it")
     prices, fields = _prices(price_in, price_out), fields_of(extra)
-    from popi.models.remote.api import ApiModel
+    from popi.models.spec import ModelSpec
 
-    return ApiModel.connect(url, name, protocol, key_env=key_env, concurrency=concurrency, prices=prices, extra=fields)
+    asked: dict[str, Any] = {"key_env": key_env, "concurrency": concurrency, "prices": prices, "extra": fields}
+    return ModelSpec(name, url=url, protocol=protocol, **asked)
+
+
+def _local_spec(
+    model: str, template: str | None, dtype: str | None, device: str | None, chat_template: str | None
+) -> "ModelSpec":
+    """The local model that a command's options name."""
+    from popi.models.spec import ModelSpec
+
+    return ModelSpec(model, template or "auto", dtype or "auto", device or "auto", chat_template=chat_template)
 
 
 def _prices(price_in: float | None, price_out: float | None) -> "Prices | None":

@@ -1,6 +1,6 @@
 """`[model]`: the base model, how it is adapted, and a generator behind an API instead."""
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
@@ -51,13 +51,3 @@ class ModelConfig(Section):
     """A Jinja chat template (text, or the path of a file) for a tokenizer that has none, or instead of its own."""
     api_generator: ApiGeneratorConfig = ApiGeneratorConfig()
     """A frozen generator behind an API instead of the base."""
-
-    @property
-    def loading(self) -> dict[str, Any]:
-        """How a run's models are loaded, as `LocalModel.load` takes it."""
-        return {
-            "dtype": self.dtype,
-            "device": self.device,
-            "chat_template": self.chat_template,
-            "attn_implementation": self.attn_implementation,
-        }

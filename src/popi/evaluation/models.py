@@ -2,20 +2,18 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from popi.config import ApiGeneratorConfig, RunConfig
+from popi.config import RunConfig
 from popi.data.users import Person
-from popi.errors import ConfigError
 from popi.evaluation.methods import METHODS, Method, Sources
 from popi.generator import Generator
 from popi.inference_model import InferenceModel
-from popi.models.local.model import LocalModel
-from popi.models.remote.api import ApiModel
-from popi.models.remote.usage import Prices, Usage
+from popi.models.remote.usage import Usage
+from popi.models.spec import ModelSpec
 from popi.summary import Summary
 from popi.training.templates import template_of
 
@@ -23,68 +21,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 WEIGHTS = (".safetensors", ".bin", ".gguf")
-
-
-@dataclass(frozen=True)
-class Other:
-    """Another generator, which did not train with a run's summaries and reads them.
-
-    Attributes:
-        name: a folder, a hub id or a GGUF file; of a model behind an API what its server calls it.
-        chat_template: a local model's, where its tokenizer has none.
-        api: where the model is, if it is behind an API.
-        templates: its set of prompt templates; `auto`: of a local model the one that it was saved with, else `default`;
-            behind an API, where none is saved, the run's own.
-        protocol: what the API speaks, `openai` or `anthropic`.
-        extra: fields to put into each request to the API; None takes one out.
-        prices: of a million of the API's tokens.
-        scores: it gives log-probs. Without, its responses can be judged, and no pair be scored.
-    """
-
-    name: str
-    chat_template: str | None = None
-    api: ApiGeneratorConfig | None = None
-    templates: str = "auto"
-    protocol: str = "openai"
-    extra: Mapping[str, Any] = field(default_factory=dict)
-    prices: Prices | None = None
-    scores: bool = True
-
-    @property
-    def label(self) -> str:
-        """What metrics.json calls it."""
-        return api_label(self.api) if self.api else self.name
-
-    @property
-    def folder(self) -> str:
-        """What its folder of results is called."""
-        return f"with-{Path(self.name).name}"
-
-    def load(self, loading: Mapping[str, Any], run_templates: str) -> Generator:
-        """Load it. `run_templates`: the run's own set, see `templates`."""
-        if self.api is not None:
-            return Generator(self.connect(), run_templates if self.templates == "auto" else self.templates)
-        return Generator.from_pretrained(
-            self.name, **{**loading, "templates": self.templates, "chat_template": self.chat_template}
-        )
-
-    def connect(self) -> ApiModel:
-        """The model behind the API; nothing is sent yet.
-
-        Raises:
-            ConfigError: it is behind none, a wrong URL, or a named variable without a key.
-        """
-        if self.api is None or self.api.url is None:
-            raise ConfigError(f"{self.name}: is behind no API; name its url")
-        return ApiModel.connect(
-            self.api.url,
-            self.name,
-            self.protocol,
-            key_env=self.api.key_env,
-            concurrency=self.api.concurrency,
-            prices=self.prices,
-            extra=self.extra,
-        )
 
 
 class Run(Protocol):
@@ -102,11 +38,6 @@ def trained_models(run: Run) -> dict[str, tuple[str, str]]:
     return {order: run.models(order) for order in run.methods()}
 
 
-def api_label(api: ApiGeneratorConfig) -> str:
-    """What identifies a model behind an API."""
-    return f"{api.name} at {api.url}"
-
-
 @dataclass
 class Models:
     """The models of one evaluation, by path.
@@ -114,25 +45,35 @@ class Models:
     Attributes:
         config: the run's; says how to load.
         trained: training order → paths of its inference model and its generator.
-        other: another, untrained generator, which then stands in for every generator of the run.
+        other: another, untrained generator, which did not train with the run's summaries and stands in for every
+            generator of the run. A local one is loaded in the type and on the device of the run; one behind an API,
+            where no template set is saved, is asked in the run's own.
     """
 
     config: RunConfig
     trained: Mapping[str, tuple[str, str]]
-    other: Other | None = None
+    other: ModelSpec | None = None
     _generators: dict[str, Generator] = field(default_factory=dict)
 
     @property
     def untrained(self) -> str:
         """The untrained generator, which is also the reference."""
-        if self.other is not None:
-            return self.other.label
-        api = self.config.model.api_generator
-        return api_label(api) if api.given else self.config.model.base
+        return self._untrained.label
+
+    @property
+    def _untrained(self) -> ModelSpec:
+        api, base = self.config.model.api_generator, ModelSpec.of(self.config)
+        if self.other is None:
+            return ModelSpec.of_api(api, template_of(self.config)) if api.given else base
+        if self.other.url is None:
+            attention = base.attn_implementation
+            return replace(self.other, dtype=base.dtype, device=base.device, attn_implementation=attention)
+        auto = self.other.templates == "auto"
+        return replace(self.other, templates=template_of(self.config)) if auto else self.other
 
     def generator_path(self, method: Method) -> str:
         """Path of the generator that a method answers with; of one behind an API its label."""
-        if method.order is None or self.other is not None or self.config.model.api_generator.given:
+        if method.order is None or self.other is not None or self._untrained.url is not None:
             return self.untrained
         return self.trained[method.order][1]
 
@@ -146,7 +87,8 @@ class Models:
         """Load a generator. The untrained one is kept, of the others the last: a GPU need hold no more."""
         if path not in self._generators:
             self._generators = {p: g for p, g in self._generators.items() if p == self.untrained}
-            self._generators[path] = self._load(path)
+            fixed = self.other is not None or self._untrained.url is not None  # nothing of the run's takes its place
+            self._generators[path] = Generator.from_spec(self._untrained if fixed else ModelSpec.of(self.config, path))
         return self._generators[path]
 
     def loaded(self, path: str) -> Generator | None:
@@ -163,22 +105,11 @@ class Models:
         """Let go of the generators; they are loaded again when asked for."""
         self._generators.clear()
 
-    def _load(self, path: str) -> Generator:
-        templates, api = self.config.signals.template, self.config.model.api_generator
-        if self.other is not None:
-            return self.other.load(self.config.model.loading, template_of(self.config))
-        if api.given:
-            return Generator.from_config(api, template_of(self.config))
-        return Generator.from_pretrained(path, templates, **self.config.model.loading)
-
     def inference_model(self, path: str) -> InferenceModel:
         """Load an inference model."""
-        config = self.config
-        local = LocalModel.load(path, **self.config.model.loading)
-        summary, signals = config.summary, config.signals
-        return InferenceModel(
-            local, signals.template, summary.max_tokens, signals.token_budget, summary.conditioned_on_prompt
-        )
+        summary, budget = self.config.summary, self.config.signals.token_budget
+        reads = {"max_tokens": summary.max_tokens, "conditioned": summary.conditioned_on_prompt, "token_budget": budget}
+        return InferenceModel.from_spec(ModelSpec.of(self.config, path), **reads)
 
     def sources(self, method: Method, summarize: Callable[[Sequence[Person]], list[tuple[Summary, ...]]]) -> Sources:
         """What a method draws its contexts from; `summarize` writes summaries, or reads those that are kept."""
@@ -199,15 +130,10 @@ class Models:
         if method.has_summary and not method.needs_truth:
             paths["inference_model"] = self.inference_path(method)
         facts = {role: identity(path) for role, path in paths.items()}
-        behind_api = self.config.model.api_generator.given if self.other is None else self.other.api is not None
-        if behind_api and (templates := self._api_templates()) != "default":
-            facts["templates"] = templates
+        untrained = self._untrained
+        if untrained.url is not None and untrained.templates != "default":
+            facts["templates"] = untrained.templates
         return facts
-
-    def _api_templates(self) -> str:
-        """The set in which a generator behind an API is asked."""
-        given = "auto" if self.other is None else self.other.templates
-        return template_of(self.config) if given == "auto" else given
 
 
 def identity(path: str) -> str:

@@ -19,20 +19,21 @@ from popi.evaluation import metrics
 from popi.evaluation.examples import write_examples
 from popi.evaluation.job import SUMMARIES, Job
 from popi.evaluation.methods import METHODS, RowKey
-from popi.evaluation.models import Models, Other, Run, trained_models
+from popi.evaluation.models import Models, Run, trained_models
 from popi.evaluation.progress import evaluation_progress
 from popi.evaluation.users import benchmark_of, held_out
+from popi.models.spec import ModelSpec
 from popi.runs.run_directory import locked, read_jsonl, refuse_other_loader, write_text
 
 
-def destination(run: Run, generator: Other | None = None, users: str | Path | None = None) -> Path:
+def destination(run: Run, generator: ModelSpec | None = None, users: str | Path | None = None) -> Path:
     """Folder of an evaluation: the run's own `evaluation/`, or one beside it for another generator or other users."""
-    parts = [generator.folder] if generator else []
+    parts = [f"with-{Path(generator.name).name}"] if generator else []
     parts += [f"on-{Path(users).stem}"] if users else []
     return run.path / "evaluation" / "-".join(parts) if parts else run.path / "evaluation"
 
 
-def metrics_path(run: Run, generator: Other | None = None, users: str | Path | None = None) -> Path:
+def metrics_path(run: Run, generator: ModelSpec | None = None, users: str | Path | None = None) -> Path:
     """metrics.json of an evaluation: in the run directory itself for the run's own."""
     own = generator is None and users is None
     return (run.path if own else destination(run, generator, users)) / "metrics.json"
@@ -42,7 +43,7 @@ def evaluate(
     run: Run,
     config: RunConfig | None = None,
     *,
-    generator: Other | None = None,
+    generator: ModelSpec | None = None,
     users: str | Path | None = None,
     console: Console | None = None,
     models: Models | None = None,
@@ -73,7 +74,7 @@ def evaluate(
 def _evaluate(
     run: Run,
     config: RunConfig | None,
-    generator: Other | None,
+    generator: ModelSpec | None,
     users: str | Path | None,
     console: Console | None,
     models: Models | None,
@@ -149,7 +150,7 @@ def training_seconds(log: Path) -> float:
     return round(sum(row.get("seconds") or 0.0 for row in read_jsonl(log)), 2)
 
 
-def _refuse_another(path: Path, generator: Other | None, users: str | Path | None) -> None:
+def _refuse_another(path: Path, generator: ModelSpec | None, users: str | Path | None) -> None:
     """Two generators (or files of users) can have one name: the second may not replace the first's evaluation."""
     try:
         there = json.loads(path.read_text(encoding="utf-8"))

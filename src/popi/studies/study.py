@@ -25,10 +25,11 @@ from popi.errors import ConfigError, RunError
 from popi.evaluation.job import logps_of, read_rows
 from popi.evaluation.methods import METHODS, REFERENCE, Context, RowKey, score_rows
 from popi.evaluation.metrics import Estimate
-from popi.evaluation.models import Models, Other, Run, trained_models
+from popi.evaluation.models import Models, Run, trained_models
 from popi.evaluation.runner import choose_methods, destination
 from popi.evaluation.users import held_out, users_stamp
 from popi.inference_model import InferenceModel
+from popi.models.spec import ModelSpec
 from popi.runs.provenance import commit, stamp_of, versions
 from popi.runs.run_directory import refuse_other_loader, write_jsonl, write_text
 from popi.signals.types import Prompt, Signal
@@ -84,7 +85,7 @@ class Study:
         *,
         methods: Sequence[str] | None = None,
         test_users: int | None = None,
-        generator: Other | None = None,
+        generator: ModelSpec | None = None,
         users: str | Path | None = None,
         models: Models | None = None,
         summaries_only: bool = False,

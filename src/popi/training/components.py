@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from popi.config import RunConfig
@@ -11,7 +11,8 @@ from popi.generator import Generator
 from popi.inference_model import InferenceModel
 from popi.models.local.adapters import TRAINED, attach_adapters, has_adapters, save_adapter
 from popi.models.local.loading import locate
-from popi.models.local.model import LocalModel, model_path
+from popi.models.local.model import LocalModel
+from popi.models.spec import ModelSpec, model_path
 from popi.training.templates import template_of
 
 INFERENCE, GENERATOR = "inference_model", "generator"
@@ -73,7 +74,7 @@ def _load(config: RunConfig, path: str | Path) -> LocalModel:
     model = config.model
     # Full weights in half precision would round small updates away: 0.02 less 3e-5 is still 0.02 in bfloat16.
     dtype = "float32" if model.dtype == "auto" and model.adapter == "none" else model.dtype
-    return LocalModel.load(path, **model.loading | {"dtype": dtype})
+    return replace(ModelSpec.of(config, path), dtype=dtype).load().local
 
 
 def load_components(
@@ -88,7 +89,7 @@ def load_components(
     templates, summary = config.signals.template, config.summary
 
     api = config.model.api_generator
-    remote = Generator.from_config(api, template_of(config)) if api.given else None
+    remote = Generator.from_spec(ModelSpec.of_api(api, template_of(config))) if api.given else None
 
     def inference_model(local: LocalModel) -> InferenceModel:
         budget = config.signals.token_budget

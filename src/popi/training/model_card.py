@@ -9,7 +9,7 @@ from typing import Any
 
 import popi
 from popi.config import RunConfig
-from popi.models.names import SMOLLM2, SMOLLM2_ID
+from popi.models.spec import SMOLLM2, SMOLLM2_ID
 from popi.runs.run_directory import RunDirectory, write_text
 from popi.training.components import GENERATOR, INFERENCE
 from popi.training.templates import template_of

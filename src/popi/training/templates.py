@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from popi.config import BENCHMARKS, RunConfig
-from popi.models.names import NANO
+from popi.models.spec import NANO
 from popi.signals.render import shipped
 
 

@@ -136,8 +136,9 @@ class FakeInferenceModel:
     name = "fake"
 
     @classmethod
-    def from_pretrained(cls, name: str, **load: Any) -> "FakeInferenceModel":
-        cls.loaded = {"name": name, **load}
+    def from_spec(cls, spec: Any, **reads: Any) -> "FakeInferenceModel":
+        described = ("name", "templates", "dtype", "device", "chat_template")
+        cls.loaded = {field: getattr(spec, field) for field in described} | reads
         return cls()
 
     def summarize_each(self, users: list[Any], on_result: Any) -> list[Any]:

@@ -205,12 +205,12 @@ def test_a_worker_writes_with_a_run(
         def summarize(self, signals: Any, temperature: float = 0.0, previous: Summary | None = None) -> Summary:
             return Summary(f"Heard {len(signals)}.", 3, model="fake")
 
-    def load(name: str, **more: Any) -> Fake:
-        loaded.append((name, more["templates"]))
+    def load(spec: Any) -> Fake:
+        loaded.append((spec.name, spec.templates))
         return Fake()
 
     if kind == "fake":
-        monkeypatch.setattr(InferenceModel, "from_pretrained", load)
+        monkeypatch.setattr(InferenceModel, "from_spec", load)
     database = Database.open(store)
     database.write(keys.ensure_tenant, "acme", 0.0)
     words = ("tea", "soup", "bees")

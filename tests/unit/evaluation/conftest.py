@@ -12,10 +12,11 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from popi.config import RunConfig, resolve
-from popi.evaluation.models import Models, Other
+from popi.evaluation.models import Models
 from popi.generator import Generator
 from popi.inference_model import InferenceModel
 from popi.models.local.model import LocalModel
+from popi.models.spec import ModelSpec
 from popi.nano.tokenizer import build_tokenizer
 
 METHODS = {  # reward accuracy, margin, tokens, precision, recall
@@ -247,7 +248,7 @@ def run(tmp_path: Path) -> FakeRun:
 @pytest.fixture
 def tiny():
     def make(run: FakeRun, other: str | None = None) -> TinyModels:
-        another = None if other is None else Other(other)
+        another = None if other is None else ModelSpec(other)
         return TinyModels(run.config, {order: run.models(order) for order in run.methods()}, another)
 
     return make

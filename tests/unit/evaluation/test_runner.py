@@ -10,11 +10,11 @@ from popi.engine.scoring import pair_logps_plain, soft_pair_logps
 from popi.errors import ConfigError, DataError, RunError
 from popi.evaluation.job import check_rows, read_rows
 from popi.evaluation.methods import METHODS
-from popi.evaluation.models import Other
 from popi.evaluation.runner import evaluate, metrics_path, training_seconds
 from popi.evaluation.users import held_out
 from popi.generator import Generator
 from popi.models.local.user_embedding import UserIdEmbedding
+from popi.models.spec import ModelSpec
 from popi.runs.provenance import commit
 
 EVALUATED = [
@@ -31,9 +31,9 @@ EVALUATED = [
 def scored(monkeypatch):
     """How many target pairs each call of the generator's scoring was given."""
     counts = []
-    real = Generator.score
+    real = Generator.score_each
     monkeypatch.setattr(
-        Generator, "score", lambda self, pairs, *a: (counts.append(len(pairs)), real(self, pairs, *a))[1]
+        Generator, "score_each", lambda self, pairs, *a: (counts.append(len(pairs)), real(self, pairs, *a))[1]
     )
     return counts
 
@@ -260,10 +260,10 @@ def test_a_row_that_is_missing_or_twice_is_an_error() -> None:
 
 def test_another_generator_has_its_own_reference_and_keeps_a_share_of_the_gain(run, tiny) -> None:
     with pytest.raises(RunError, match="popi evaluate --run"):
-        evaluate(run, generator=Other("second"), models=tiny(run, "second"))
+        evaluate(run, generator=ModelSpec("second"), models=tiny(run, "second"))
     own = evaluate(run, models=tiny(run))
     models = tiny(run, "second")
-    result = evaluate(run, generator=Other("second"), models=models)
+    result = evaluate(run, generator=ModelSpec("second"), models=models)
     folder = run.path / "evaluation" / "with-second"
     assert json.loads((folder / "metrics.json").read_text()) == result
     assert json.loads((run.path / "metrics.json").read_text()) == own
@@ -285,11 +285,11 @@ def test_another_generator_has_its_own_reference_and_keeps_a_share_of_the_gain(r
 
 def test_a_namesake_does_not_replace_another_generators_evaluation(run, tiny) -> None:
     evaluate(run, models=tiny(run))
-    first = evaluate(run, generator=Other("one/second"), models=tiny(run, "one/second"))
+    first = evaluate(run, generator=ModelSpec("one/second"), models=tiny(run, "one/second"))
     with pytest.raises(RunError, match="one/second, not two/second"):
-        evaluate(run, generator=Other("two/second"), models=tiny(run, "two/second"))
+        evaluate(run, generator=ModelSpec("two/second"), models=tiny(run, "two/second"))
     assert json.loads((run.path / "evaluation" / "with-second" / "metrics.json").read_text()) == first
-    evaluate(run, generator=Other("one/second"), models=tiny(run, "one/second"))
+    evaluate(run, generator=ModelSpec("one/second"), models=tiny(run, "one/second"))
 
 
 def write_users(path: Path, *user_ids: str) -> Path:
@@ -379,5 +379,5 @@ def test_damaged_stamps_score_again(run, tiny, scored) -> None:
 
 def test_a_refused_evaluation_leaves_no_folder(run, tiny) -> None:
     with pytest.raises(RunError, match="popi evaluate --run"):
-        evaluate(run, generator=Other("other"), models=tiny(run))
+        evaluate(run, generator=ModelSpec("other"), models=tiny(run))
     assert not (run.path / "evaluation").exists()

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from popi.config import resolve
-from popi.evaluation.models import Other
 from popi.evaluation.runner import evaluate
 from popi.evaluation.summaries import kept_summaries
 from popi.evaluation.users import held_out
+from popi.models.spec import ModelSpec
 
 
 def one_at_a_time(run: Any) -> None:
@@ -69,5 +69,5 @@ def test_what_was_left_out_is_kept_with_the_summary(
 def test_another_generator_reads_those_that_are_there(run: Any, tiny: Any) -> None:
     evaluate(run, models=tiny(run))
     models = tiny(run, "second")
-    evaluate(run, generator=Other("second"), models=models)
+    evaluate(run, generator=ModelSpec("second"), models=models)
     assert not [ask for ask in models.asked if ask.startswith("inference")]

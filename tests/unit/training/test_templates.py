@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from popi.config import ApiGeneratorConfig, RunConfig, resolve
-from popi.evaluation.models import Models, Other
+from popi.evaluation.models import Models
+from popi.models.spec import ModelSpec
 from popi.training.components import load_components
 from popi.training.templates import template_of
 
@@ -29,7 +30,7 @@ def test_auto_is_the_set_that_the_base_was_saved_with(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("asked", "expected"), [("auto", "nano"), ("default", "default")])
 def test_another_generator_behind_an_api_is_asked_in_the_runs_own_set(asked: str, expected: str) -> None:
     """It was asked in `default`: the oracle then had 0.539 where it has 0.986."""
-    other = Other("org/other", api=ApiGeneratorConfig(**SERVER), templates=asked)
+    other = ModelSpec.of_api(ApiGeneratorConfig(**SERVER), asked)
     models = Models(config(), {}, other)
     assert models.generator(models.untrained).templates.name == expected
     told = models.describe("oracle").get("templates")

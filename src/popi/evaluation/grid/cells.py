@@ -2,20 +2,17 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
-from popi.config import ApiGeneratorConfig
 from popi.evaluation.grid.benchmarks import Benchmark
 from popi.evaluation.grid.settings import OWN, REFERENCE, GridConfig, GridGenerator
 from popi.evaluation.job import SUMMARIES, Job
 from popi.evaluation.methods import METHODS, Context
-from popi.evaluation.models import Models, Other
+from popi.evaluation.models import Models
 from popi.evaluation.progress import evaluation_progress
 from popi.evaluation.runner import choose_methods
-from popi.models.remote.usage import Prices
 from popi.runs.run_directory import write_text
 
 
@@ -92,7 +89,7 @@ def cells_of(benchmark: Benchmark, grid: GridConfig) -> list[Cell]:
 
 
 def _cell(benchmark: Benchmark, generator: GridGenerator | None, grid: GridConfig) -> Cell:
-    other = None if generator is None else as_other(generator)
+    other = None if generator is None else generator.spec
     models = Models(benchmark.config, benchmark.trained, other)
     chosen, left_out = choose_methods(models, benchmark.people, transfer=other is not None)
     wanted = set(METHODS if grid.methods is None else [REFERENCE, *grid.methods])
@@ -110,24 +107,3 @@ def _cell(benchmark: Benchmark, generator: GridGenerator | None, grid: GridConfi
     )
     methods = [method for method in chosen if method in wanted]
     return Cell(benchmark, generator, models, methods, left_out, place / name, job)
-
-
-def as_other(generator: GridGenerator) -> Other:
-    """A grid's generator as evaluation takes it."""
-    if generator.url is None:
-        return Other(generator.model, generator.chat_template, templates=generator.template)
-    api: dict[str, Any] = {"url": generator.url, "name": generator.model}
-    return Other(
-        generator.model,
-        api=ApiGeneratorConfig(**api, key_env=generator.key_env, concurrency=generator.concurrency),
-        templates=generator.template,
-        protocol=generator.protocol,
-        extra=generator.fields,
-        prices=prices_of(generator.price_in, generator.price_out),
-        scores=generator.scored,
-    )
-
-
-def prices_of(price_in: float | None, price_out: float | None) -> Prices | None:
-    """Prices, where both are given."""
-    return None if price_in is None or price_out is None else Prices(price_in, price_out)

@@ -7,7 +7,7 @@ from typing import Any
 
 from popi.config import RunConfig
 from popi.errors import RunError
-from popi.evaluation.grid.cells import Cell, prices_of
+from popi.evaluation.grid.cells import Cell
 from popi.evaluation.grid.settings import REFERENCE, GridJudge
 from popi.evaluation.judge.question import Judge, Progress
 from popi.evaluation.judge.run import Arena, judge_pair
@@ -41,17 +41,7 @@ def connect(judge: GridJudge) -> ApiModel | None:
     Raises:
         ConfigError: a wrong URL, or a named variable without a key.
     """
-    if judge.url is None or judge.model is None:
-        return None
-    return ApiModel.connect(
-        judge.url,
-        judge.model,
-        judge.protocol,
-        key_env=judge.key_env,
-        concurrency=judge.concurrency,
-        prices=prices_of(judge.price_in, judge.price_out),
-        extra=judge.fields,
-    )
+    return None if judge.url is None or judge.model is None else judge.described(judge.model).connect()
 
 
 def make_judge(settings: GridJudge, config: RunConfig, chat: ApiModel | None) -> Judge:
@@ -71,16 +61,8 @@ def make_judge(settings: GridJudge, config: RunConfig, chat: ApiModel | None) ->
 
         return TruthJudge()
     from popi.evaluation.judge.log_probs import LogProbJudge
-    from popi.generator import Generator
 
-    model = config.model
-    template = config.signals.template if settings.model is None else "auto"
-    chat_template = model.chat_template if settings.model is None else None
-    name = settings.model or model.base
-    loaded = Generator.from_pretrained(
-        name, template, dtype=model.dtype, device=model.device, chat_template=chat_template
-    )
-    return LogProbJudge(loaded, settings.told, config.signals.token_budget, config.evaluation.batch_size)
+    return LogProbJudge.of(config, settings.model, settings.told)
 
 
 def judge_cell(cell: Cell, settings: GridJudge, judge: Judge, progress: Progress) -> None:

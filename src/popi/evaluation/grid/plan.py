@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from popi.config import RunConfig
 from popi.data.users import Person
 from popi.evaluation.grid.benchmarks import Benchmark, evaluation_config, is_trained, opened
-from popi.evaluation.grid.cells import Cell, cells_of, prices_of
+from popi.evaluation.grid.cells import Cell, cells_of
 from popi.evaluation.grid.judged import applies, pairs_of
 from popi.evaluation.grid.settings import GridBenchmark, GridConfig, GridGenerator, GridJudge
 from popi.evaluation.judge.prompt import JudgePrompt
@@ -174,7 +174,7 @@ def _plan_cell(cell: Cell, shape: Shape, grid: GridConfig, plan: GridPlan) -> No
     api = generator if generator is not None and generator.url is not None else None
     if api is not None and cell.scored:
         for name in cell.methods:  # chosen and rejected; one token is the least that is generated
-            _count(plan, api).add(2 * shape.targets, lengths[name] + shape.response, 1, _prices(api))
+            _count(plan, api).add(2 * shape.targets, lengths[name] + shape.response, 1, api.prices)
     answers: dict[tuple[str, int], int] = {}
     for judge in (judge for judge in grid.judges if applies(judge, cell)):
         most = judge.max_tokens or shape.config.evaluation.answer_tokens
@@ -187,18 +187,14 @@ def _plan_cell(cell: Cell, shape: Shape, grid: GridConfig, plan: GridPlan) -> No
         if judge.url is not None:
             tokens = _judge_tokens(judge, shape) + 2 * most
             calls = plan.calls.setdefault(f"judge {judge.name}", Calls())
-            calls.add(2 * prompts * len(pairs), tokens, _longest(judge, judge.judge_tokens), _prices(judge))
+            calls.add(2 * prompts * len(pairs), tokens, _longest(judge, judge.judge_tokens), judge.prices)
     if api is not None:
         for (name, most), prompts in answers.items():
-            _count(plan, api).add(prompts, lengths[name], _longest(api, most), _prices(api))
+            _count(plan, api).add(prompts, lengths[name], _longest(api, most), api.prices)
 
 
 def _count(plan: GridPlan, generator: GridGenerator) -> Calls:
     return plan.calls.setdefault(f"generator {generator.name}", Calls())
-
-
-def _prices(model: GridGenerator | GridJudge) -> Prices | None:
-    return prices_of(model.price_in, model.price_out)
 
 
 def _longest(model: GridGenerator | GridJudge, most: int) -> int:

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from popi.errors import ConfigError, ModelError, RunError, UpstreamError
 from popi.evaluation.grid.benchmarks import open_benchmark
-from popi.evaluation.grid.cells import Cell, as_other, cells_of
+from popi.evaluation.grid.cells import Cell, cells_of
 from popi.evaluation.grid.judged import applies, connect, judge_cell, make_judge
 from popi.evaluation.grid.result import grid_result
 from popi.evaluation.grid.settings import GridConfig
@@ -56,7 +56,7 @@ def _run_grid(grid: GridConfig, console: Console) -> dict[str, Any]:
     keep_config(grid)
     for generator in grid.generators:
         if generator.url is not None:
-            as_other(generator).connect()  # a missing key is told now, and not after hours of training
+            generator.spec.connect()  # a missing key is told now, and not after hours of training
     chats = {judge.name: connect(judge) for judge in grid.judges}
     benchmarks = [open_benchmark(entry, grid, console) for entry in grid.benchmarks]
     cells = [cell for benchmark in benchmarks for cell in cells_of(benchmark, grid)]

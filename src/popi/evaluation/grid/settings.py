@@ -4,6 +4,7 @@ A grid is described by a TOML file, `popi evaluate GRID.toml`; `load_grid` is th
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -11,6 +12,8 @@ from pydantic import BaseModel, Field, PositiveInt, ValidationError, model_valid
 
 from popi.config import Filled, FolderName, RunConfig, explain, read_tree
 from popi.errors import ConfigError
+from popi.models.remote.usage import Prices
+from popi.models.spec import ModelSpec
 
 OWN = "own"
 """What a grid calls a run's own generator."""
@@ -94,9 +97,21 @@ class _Api(_Section):
         return self
 
     @property
-    def fields(self) -> dict[str, Any]:
-        """`extra` and `without` as a request's fields: None takes one out."""
-        return self.extra | dict.fromkeys(self.without)
+    def prices(self) -> Prices | None:
+        """Prices, where both are given."""
+        return None if self.price_in is None or self.price_out is None else Prices(self.price_in, self.price_out)
+
+    def described(self, name: str) -> ModelSpec:
+        """The model of that name, on the server if there is one; fields in `without` are taken out of each request."""
+        return ModelSpec(
+            name,
+            url=self.url,
+            protocol=self.protocol,
+            key_env=self.key_env,
+            concurrency=self.concurrency,
+            extra=self.extra | dict.fromkeys(self.without),
+            prices=self.prices,
+        )
 
 
 class GridGenerator(_Api):
@@ -126,6 +141,11 @@ class GridGenerator(_Api):
         if self.url is not None and self.chat_template is not None:
             raise ValueError("chat_template belongs to a local model; a server has its own")
         return self
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The model."""
+        return replace(self.described(self.model), templates=self.template, chat_template=self.chat_template)
 
     @property
     def scored(self) -> bool:

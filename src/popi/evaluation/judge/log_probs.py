@@ -2,15 +2,18 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from popi.config import RunConfig
 from popi.data.users import Person
 from popi.errors import ModelError
 from popi.evaluation.judge.question import Missing, OnVerdict, Question, Told, Verdict, told_persona
 from popi.evaluation.models import weights_stamp
 from popi.generator import Generator
 from popi.models.backend import Messages
+from popi.models.spec import ModelSpec
 
 TIE = 1e-4
 """Nats per token below which two means are one: scores of one text differ by that much from batch to batch."""
@@ -37,12 +40,24 @@ class LogProbJudge:
         self.generator, self.told = generator, told
         self.token_budget, self.batch_size = token_budget, batch_size
 
+    @classmethod
+    def of(cls, config: RunConfig, name: str | None, told: Told) -> "LogProbJudge":
+        """The judge of a run: a model of that name, by default the run's base.
+
+        Raises:
+            ModelError: it can't be loaded.
+        """
+        spec = replace(ModelSpec.of(config), attn_implementation="auto")
+        if name is not None:
+            spec = replace(spec, name=name, templates="auto", chat_template=None)
+        return cls(Generator.from_spec(spec), told, config.signals.token_budget, config.evaluation.batch_size)
+
     @property
     def label(self) -> str:
-        return f"log-probs-{Path(self.generator.local.name).name}"
+        return f"log-probs-{Path(self.generator.name).name}"
 
     def settings(self) -> dict[str, Any]:
-        name = self.generator.local.name
+        name = self.generator.name
         return {
             "kind": "local",
             "model": f"{name} {weights_stamp(name)}".strip(),
@@ -84,5 +99,5 @@ class LogProbJudge:
     def _likelier(self, first: float, second: float) -> Verdict:
         gain = first - second
         if not math.isfinite(gain):
-            raise ModelError(f"{self.generator.local.name}: its log-probs are not numbers: its weights are damaged")
+            raise ModelError(f"{self.generator.name}: its log-probs are not numbers: its weights are damaged")
         return "tie" if abs(gain) <= TIE else "first" if gain > 0 else "second"

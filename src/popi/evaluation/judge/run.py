@@ -28,9 +28,10 @@ from popi.evaluation.judge.responses import (
 )
 from popi.evaluation.judge.result import figures
 from popi.evaluation.methods import METHODS, Context
-from popi.evaluation.models import Models, Other, Run, trained_models
+from popi.evaluation.models import Models, Run, trained_models
 from popi.evaluation.runner import choose_methods, destination
 from popi.evaluation.users import held_out, users_stamp
+from popi.models.spec import ModelSpec
 from popi.runs.provenance import commit, stamp_of, versions
 from popi.runs.rows import KeptRows
 from popi.runs.run_directory import locked, refuse_other_loader, write_text
@@ -50,7 +51,7 @@ def judge_run(
     out: str | Path | None = None,
     resume: bool = False,
     export: bool = False,
-    generator: Other | None = None,
+    generator: ModelSpec | None = None,
     users: str | Path | None = None,
     models: Models | None = None,
     progress: Progress = lambda what, done, of: None,

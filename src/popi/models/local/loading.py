@@ -17,7 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from popi.errors import ModelError
 from popi.models.local.gguf import mend_tokenizer, need_gguf, packaged_smollm2, unpacked
-from popi.models.names import NANO, SMOLLM2, SMOLLM2_ID
+from popi.models.spec import SMOLLM2, SMOLLM2_ID, model_path
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 BIG = 50_000_000
@@ -50,11 +50,6 @@ class Source:
 
     def arguments(self) -> dict[str, Any]:
         return {} if self.gguf is None else {"gguf_file": self.gguf}
-
-
-def model_path(name: str | Path) -> str:
-    """A name as other libraries take it: `nano` is the folder shipped with popi, `smollm2` its hub id."""
-    return {"nano": str(NANO), SMOLLM2: SMOLLM2_ID}.get(str(name), str(name))
 
 
 def locate(name: str | Path) -> Source:

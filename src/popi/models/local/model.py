@@ -18,7 +18,6 @@ from popi.errors import ModelError, PopiError
 from popi.models.backend import BATCH, Backend, Messages, OnReply, Reply
 from popi.models.local.chat_template import ChatFormat, read_template
 from popi.models.local.loading import (
-    NANO,
     Source,
     device_of,
     dtype_of,
@@ -26,7 +25,6 @@ from popi.models.local.loading import (
     load_tokenizer,
     load_weights,
     locate,
-    model_path,
     quiet,
     read_json,
     warn_of_another_base,
@@ -43,8 +41,6 @@ WINDOW = 1024
 PROMPTS, RESPONSES = 1024, 100_000
 """Maximum conversations and responses whose token ids are remembered: groups repeat summaries, epochs targets, and what
 is scored is counted too."""
-
-__all__ = ["NANO", "LocalModel", "model_path", "quiet"]
 
 
 class LocalModel(Backend):

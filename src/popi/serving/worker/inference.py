@@ -16,6 +16,7 @@ from pydantic import Field, field_validator
 from popi.errors import AnswerError, ConfigError, PopiError, UpstreamError
 from popi.inference_model import MAX_TOKENS, InferenceModel
 from popi.models.remote.api_url import ApiUrl, Auth
+from popi.models.spec import ModelSpec
 from popi.profiles.statements import Bounds
 from popi.serving.proxy.settings import Settings, read_toml
 from popi.signals.types import Signal, StatementSignal
@@ -83,7 +84,7 @@ class InferenceSettings(Settings):
         return fields | self.extra
 
     def connect(self, **more: Any) -> InferenceModel:
-        """The model. `more`: as ApiModel.connect takes it.
+        """The model. `more`: further fields of `ModelSpec`.
 
         Raises:
             ConfigError: URL or model are missing, or the key's variable is not set.
@@ -91,17 +92,13 @@ class InferenceSettings(Settings):
         if self.url is None or self.model is None:
             missing = "model" if self.model is None else "url"
             raise ConfigError(f"the inference model needs a {missing}: set {missing} under [inference]")
-        return InferenceModel.from_api(
-            self.url,
-            self.model,
-            self.protocol,
-            key_env=self.key_env,
-            auth=self.auth,
+        asked = {"protocol": self.protocol, "key_env": self.key_env, "auth": self.auth, "extra": self.fields()}
+        return InferenceModel.from_spec(
+            ModelSpec(self.model, url=self.url, **asked | more),
             max_tokens=self.max_tokens,
             token_budget=self.token_budget,
             bounds=Bounds(self.max_clauses, self.max_clause_characters),
             structured=self.structured,
-            **{"extra": self.fields(), **more},
         )
 
 

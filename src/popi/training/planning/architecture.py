@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from popi.errors import ConfigError, ModelError
-from popi.models.names import NANO
+from popi.models.spec import NANO
 
 TABLE = Path(__file__).with_name("known_models.toml")
 """Models whose shape is known where their config.json is not at hand."""

@@ -6,27 +6,27 @@ from typing import Any
 
 import pytest
 
-from popi.errors import BatchError, RunError, UpstreamError
+from popi.errors import RunError, UpstreamError
 from popi.evaluation.judge.responses import asked, contexts_of, respond, response_settings
 from popi.evaluation.methods import METHODS
 from popi.evaluation.runner import evaluate
 from popi.evaluation.users import held_out
+from popi.generator import Generator
+from popi.models.backend import Backend, Reply
 from popi.runs.rows import KeptRows
-from popi.signals.render import Templates
 
 
-class Failing:
-    """A generator that answers what it is told to."""
+class Failing(Backend):
+    """A model behind an API that answers what it is told to."""
+
+    name = "failing"
 
     def __init__(self, *results: list[Any]) -> None:
-        self.results, self.asked, self.templates = list(results), [], Templates.load("nano")
+        self.results, self.asked = list(results), []
 
-    def reply_many(self, conversations: Sequence[Any], max_new_tokens: int) -> list[str]:
+    def chat_many(self, conversations: Sequence[Any], **limits: Any) -> list[Any]:
         self.asked.append(len(conversations))
-        results = self.results.pop(0)
-        if any(isinstance(result, Exception) for result in results):
-            raise BatchError(results)
-        return results
+        return [Reply(result) if isinstance(result, str) else result for result in self.results.pop(0)]
 
 
 def test_responses_are_the_generators_own_and_generated_once(run: Any, tiny: Any) -> None:
@@ -76,8 +76,8 @@ def test_what_a_server_did_not_answer_is_missing_and_asked_again(
     settings = response_settings("no_personalization", people, contexts, models, 4)
     down = UpstreamError("no server")
 
-    def ask(generator: Failing) -> tuple[dict[Any, Any], dict[str, int]]:
-        monkeypatch.setattr(models, "generator", lambda path: generator)
+    def ask(answers: Failing) -> tuple[dict[Any, Any], dict[str, int]]:
+        monkeypatch.setattr(models, "generator", lambda path: Generator(answers, "nano"))
         kept = KeptRows(tmp_path / "r.jsonl", settings, ("window", "target"), resume=True)
         return respond("no_personalization", keys, people, contexts, models, kept, lambda *_: None)
 
