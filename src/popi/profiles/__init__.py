@@ -7,4 +7,5 @@ fit        what a person may write into a summary
 merging    one summary of two
 user_id    the one form of a user id
 training   a user as the JSONL line that `popi train` reads
+written    what a model wrote, as a summary
 """

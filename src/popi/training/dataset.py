@@ -13,8 +13,9 @@ from typing import Any
 from popi.engine.scoring import ScoringItem
 from popi.errors import ConfigError, DataError
 from popi.generator import Generator
-from popi.inference_model import InferenceModel, nothing_new
+from popi.inference_model import InferenceModel
 from popi.models.local.model import LocalModel
+from popi.profiles.written import nothing_new
 from popi.signals.types import User
 from popi.training.references import ReferencedTarget, References
 from popi.training.renewals import Renewal
