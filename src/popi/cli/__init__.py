@@ -7,7 +7,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import popi
-from popi.cli import data, judge, mcp, nano, runs, serve, studies, use
+from popi.cli import data, generate, infer, judge, keys, models, operations, runs, serve, studies, users
 from popi.cli.shared import out
 from popi.errors import PopiError
 
@@ -23,13 +23,16 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(runs.app)
-app.add_typer(use.app)
+app.add_typer(infer.app)
+app.add_typer(generate.app)
 app.add_typer(judge.app)
 app.add_typer(studies.app)
 app.add_typer(data.app, name="data")
-app.add_typer(nano.app, name="nano")
+app.add_typer(models.app)
 app.add_typer(serve.app)
-app.add_typer(mcp.app)
+app.add_typer(operations.app)
+app.add_typer(keys.app, name="keys")
+app.add_typer(users.app, name="users")
 
 
 @app.callback(invoke_without_command=True)

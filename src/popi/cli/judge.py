@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from popi.cli.shared import ApiName, Concurrency, KeyEnv, Run, console, need_training, out, progress_bars, trained_run
-from popi.cli.use import Extra, PriceIn, PriceOut, Protocol, connect, fields_of
+from popi.cli.api import ApiName, Concurrency, Extra, KeyEnv, PriceIn, PriceOut, Protocol, connect, fields_of
+from popi.cli.shared import Run, console, need_training, out, progress_bars, trained_run
 from popi.errors import ConfigError
 
 if TYPE_CHECKING:

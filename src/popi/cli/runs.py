@@ -6,18 +6,8 @@ from typing import Annotated
 
 import typer
 
-from popi.cli.shared import (
-    ApiName,
-    ChatTemplate,
-    Concurrency,
-    KeyEnv,
-    Method,
-    Run,
-    console,
-    need_training,
-    out,
-    trained_run,
-)
+from popi.cli.api import ApiName, Concurrency, KeyEnv
+from popi.cli.shared import ChatTemplate, console, need_training, out, trained_run
 from popi.config import RunConfig, load_config
 from popi.errors import ConfigError
 
@@ -223,43 +213,3 @@ def report(
 
     for written in write_reports(run, against or []):
         out.print(str(written), highlight=False, soft_wrap=True)
-
-
-@app.command()
-def push(
-    run: Run,
-    to: Annotated[str, typer.Option("--to", help="Repository on the Hugging Face hub: owner/name.")],
-    method: Method = None,
-    part: Annotated[
-        str | None, typer.Option(help="inference_model or generator, where the method trained both.")
-    ] = None,
-    private: Annotated[bool, typer.Option("--private", help="A new repository is private.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the files and send nothing.")] = False,
-) -> None:
-    """Upload a trained model of a run, with its model card, to the Hugging Face hub."""
-    need_training()
-    from popi.runs.run_directory import RunDirectory
-    from popi.training.push import part_to_push, push_folder
-
-    folder = part_to_push(RunDirectory.open(run), method, part)
-    files = push_folder(folder, to, private=private, dry_run=dry_run)
-    for name, size in files:
-        out.print(f"{size:>12,} {name}", highlight=False)
-    console.print(f"{'would go' if dry_run else 'pushed'} to {to}: {folder}", highlight=False)
-
-
-@app.command()
-def merge(
-    adapter: Annotated[
-        Path, typer.Argument(help="Folder of an adapter, such as RUN/phases/inference-1/inference_model.")
-    ],
-    output: Annotated[Path, typer.Option("--out", help="Folder to write; must not exist.")],
-    dtype: Annotated[str, typer.Option(help="Type of the weights: auto, float32, bfloat16 or float16.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
-) -> None:
-    """Merge a trained adapter into its base and write the whole model."""
-    need_training()
-    from popi.training.merging import merge as write_merged
-
-    write_merged(adapter, output, dtype, device)
-    console.print(f"merged: {output}", highlight=False)

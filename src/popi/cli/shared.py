@@ -34,12 +34,14 @@ ChatTemplate = Annotated[
         show_default=False,
     ),
 ]
-ApiName = Annotated[str | None, typer.Option("--api-model", help="The model, as the API calls it.")]
-KeyEnv = Annotated[
-    str | None,
-    typer.Option(help="Environment variable with the key; by default OPENAI_API_KEY or ANTHROPIC_API_KEY, if set."),
+LocalModel = Annotated[
+    str | None, typer.Option(help="Instead of --run: `nano`, `smollm2`, a folder, a GGUF file or a hub id.")
 ]
-Concurrency = Annotated[int, typer.Option(min=1, help="Most requests to the API under way at once.")]
+TemplateSet = Annotated[
+    str | None, typer.Option(help="With --model: the set of prompt templates (nano, default, or a folder).")
+]
+Dtype = Annotated[str | None, typer.Option(help="With --model: auto, float32, bfloat16 or float16; auto if not given.")]
+Device = Annotated[str | None, typer.Option(help="With --model: auto, cpu, cuda, cuda:1 ...; auto if not given.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite an output file that exists.")]
 
 

@@ -1,20 +1,32 @@
-"""Commands that use a model: infer, generate; of a run, of a folder, or behind an API."""
+"""Command `infer`: summaries by a trained run, a local model, or one behind an API."""
 
 import json
-import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from popi.cli.shared import (
+from popi.cli.api import (
+    Api,
     ApiName,
-    ChatTemplate,
     Concurrency,
-    Force,
+    Extra,
     KeyEnv,
+    PriceIn,
+    PriceOut,
+    fields_of,
+    only_with_api,
+    prices_of,
+)
+from popi.cli.shared import (
+    ChatTemplate,
+    Device,
+    Dtype,
+    Force,
+    LocalModel,
     Method,
+    TemplateSet,
     console,
     loading,
     need_training,
@@ -25,37 +37,12 @@ from popi.errors import DataError
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from popi.generator import AnyGenerator
     from popi.inference_model import ApiInferenceModel, InferenceModel
-    from popi.models.remote.api import ApiModel
-    from popi.models.remote.usage import Prices
     from popi.runs.run_directory import RunDirectory
     from popi.signals.types import User
     from popi.summary import Summary
 
 app = typer.Typer()
-
-Api = Annotated[
-    str | None,
-    typer.Option(
-        "--api", help="URL of a model API instead of a run: https://host/v1 (docs/api_models.md).", metavar="URL"
-    ),
-]
-LocalModel = Annotated[
-    str | None, typer.Option(help="Instead of --run: `nano`, `smollm2`, a folder, a GGUF file or a hub id.")
-]
-TemplateSet = Annotated[
-    str | None, typer.Option(help="With --model: the set of prompt templates (nano, default, or a folder).")
-]
-Dtype = Annotated[str | None, typer.Option(help="With --model: auto, float32, bfloat16 or float16; auto if not given.")]
-Device = Annotated[str | None, typer.Option(help="With --model: auto, cpu, cuda, cuda:1 ...; auto if not given.")]
-Protocol = Annotated[str, typer.Option(help="What the API speaks: openai or anthropic.")]
-Extra = Annotated[
-    str | None,
-    typer.Option("--api-extra", help="JSON object of fields to put into each request; null takes a field out."),
-]
-PriceIn = Annotated[float | None, typer.Option(help="Price of a million input tokens, to reckon the cost.")]
-PriceOut = Annotated[float | None, typer.Option(help="Price of a million output tokens.")]
 
 
 @app.command()
@@ -111,7 +98,7 @@ def infer(
     if run is None and method is not None:
         raise typer.BadParameter("--method names a method of a run; it does not go with --model or --api")
     if not by_api:
-        _only_with_api(api_model, key_env, api_extra, price_in, price_out)
+        only_with_api(api_model, key_env, api_extra, price_in, price_out)
     if run is not None and (max_tokens or token_budget):
         raise typer.BadParameter("--max-tokens and --token-budget go with --api or --model; a run has its own")
     if model is None and any(value is not None for value in (chat_template, template, dtype, device)):
@@ -142,7 +129,7 @@ def infer(
             max_tokens=max_tokens,
             token_budget=token_budget,
         )
-        prices, fields = _prices(price_in, price_out), inference.fields() | fields_of(api_extra)
+        prices, fields = prices_of(price_in, price_out), inference.fields() | fields_of(api_extra)
         writer = inference.connect(concurrency=concurrency, prices=prices, extra=fields)
         chat: Any = writer.chat
         try:
@@ -254,108 +241,3 @@ def _checked(
         run.config.training.inference.beta,
         progress=lambda done: progress.advance(task, done),
     )
-
-
-@app.command()
-def generate(
-    prompt: Annotated[str, typer.Argument(help="The task prompt.")],
-    run: Annotated[Path | None, typer.Option("--run", help="Directory of a trained run.")] = None,
-    model: LocalModel = None,
-    chat_template: ChatTemplate = None,
-    template: TemplateSet = None,
-    dtype: Dtype = None,
-    device: Device = None,
-    summary: Annotated[
-        str | None, typer.Option(help="The user's preference summary; without one, the plain prompt.")
-    ] = None,
-    method: Method = None,
-    api: Api = None,
-    api_model: ApiName = None,
-    protocol: Protocol = "openai",
-    key_env: KeyEnv = None,
-    api_extra: Extra = None,
-    price_in: PriceIn = None,
-    price_out: PriceOut = None,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of the response.")] = 256,
-    temperature: Annotated[float, typer.Option(min=0, help="0 decodes greedily.")] = 0.0,
-) -> None:
-    """Answer a task prompt for the user that a summary describes."""
-    if not prompt.strip():
-        raise typer.BadParameter("the task prompt is empty; give it as text in quotes")
-    if not math.isfinite(temperature):
-        raise typer.BadParameter(f"--temperature must be a finite number; got {temperature}")
-    if [run is None, model is None, api is None].count(True) != 2:
-        raise typer.BadParameter(
-            "name a trained run with --run, a model with --model, or a model API with --api: one of the three"
-        )
-    if run is None and method is not None:
-        raise typer.BadParameter("--method names a method of a run; it does not go with --model or --api")
-    if model is None and any(value is not None for value in (chat_template, template, dtype, device)):
-        raise typer.BadParameter("--chat-template, --template, --dtype and --device go with --model; a run has its own")
-    if api is not None:
-        chat = connect(api, api_model, protocol, key_env, api_extra, 1, price_in, price_out)
-        from popi.generator import ApiGenerator
-
-        print(ApiGenerator(chat).generate(prompt, summary, max_new_tokens=max_tokens, temperature=temperature))
-        console.print(str(chat.usage), highlight=False)
-        return
-    _only_with_api(api_model, key_env, api_extra, price_in, price_out)
-    need_training()
-    generator: AnyGenerator
-    if model is not None:
-        from popi.generator import Generator
-
-        load = {"dtype": dtype or "auto", "device": device or "auto", "chat_template": chat_template}
-        generator = Generator.from_pretrained(model, template or "auto", **load)
-    else:
-        from popi.evaluation.models import Models
-        from popi.runs.run_directory import RunDirectory
-
-        opened = RunDirectory.open(Path(str(run)))
-        generator = Models(opened.config, {}).generator(opened.models(method)[1])
-    print(generator.generate(prompt, summary=summary, max_new_tokens=max_tokens, temperature=temperature))
-
-
-def _only_with_api(*given: object) -> None:
-    if any(value is not None for value in given):
-        raise typer.BadParameter("--api-model, --key-env, --api-extra, --price-in and --price-out go with --api alone")
-
-
-def fields_of(extra: str | None) -> dict[str, Any]:
-    """The fields of an option that holds a JSON object."""
-    try:
-        fields = json.loads(extra or "{}")
-    except ValueError as error:
-        raise typer.BadParameter(f"the fields for each request are not JSON ({error}); got {extra}") from None
-    if not isinstance(fields, dict):
-        raise typer.BadParameter(f"the fields for each request must be a JSON object; got {extra}")
-    return fields
-
-
-def connect(
-    url: str,
-    name: str | None,
-    protocol: str,
-    key_env: str | None,
-    extra: str | None,
-    concurrency: int,
-    price_in: float | None,
-    price_out: float | None,
-) -> "ApiModel":
-    """The model that a command's options name."""
-    if name is None:
-        raise typer.BadParameter("--api needs --api-model: the model, as the API calls it")
-    prices, fields = _prices(price_in, price_out), fields_of(extra)
-    from popi.models.remote.api import ApiModel
-
-    return ApiModel.connect(url, name, protocol, key_env=key_env, concurrency=concurrency, prices=prices, extra=fields)
-
-
-def _prices(price_in: float | None, price_out: float | None) -> "Prices | None":
-    if price_in is None and price_out is None:
-        return None
-    if price_in is None or price_out is None:
-        raise typer.BadParameter("a cost needs both prices: --price-in and --price-out")
-    from popi.models.remote.usage import Prices
-
-    return Prices(price_in, price_out)
