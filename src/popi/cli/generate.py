@@ -1,4 +1,4 @@
-"""Command `generate`: a response by a trained run, a local model, or one behind an API."""
+"""Command `generate`: a response by a trained run, a local model or a model API."""
 
 import math
 from pathlib import Path
@@ -31,10 +31,7 @@ from popi.cli.shared import (
 if TYPE_CHECKING:
     from popi.generator import AnyGenerator
 
-app = typer.Typer()
 
-
-@app.command()
 def generate(
     prompt: Annotated[str, typer.Argument(help="The task prompt.")],
     run: Annotated[Path | None, typer.Option("--run", help="Directory of a trained run.")] = None,
@@ -44,7 +41,7 @@ def generate(
     dtype: Dtype = None,
     device: Device = None,
     summary: Annotated[
-        str | None, typer.Option(help="The user's preference summary; without one, the plain prompt.")
+        str | None, typer.Option(help="The user's preference summary. Without it, the prompt is answered as it is.")
     ] = None,
     method: Method = None,
     api: Api = None,
@@ -54,17 +51,17 @@ def generate(
     api_extra: Extra = None,
     price_in: PriceIn = None,
     price_out: PriceOut = None,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of the response.")] = 256,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Maximum tokens of the response.")] = 256,
     temperature: Annotated[float, typer.Option(min=0, help="0 decodes greedily.")] = 0.0,
 ) -> None:
-    """Answer a task prompt for the user that a summary describes."""
+    """Answer a task prompt for the user whom a summary describes."""
     if not prompt.strip():
         raise typer.BadParameter("the task prompt is empty; give it as text in quotes")
     if not math.isfinite(temperature):
         raise typer.BadParameter(f"--temperature must be a finite number; got {temperature}")
     if [run is None, model is None, api is None].count(True) != 2:
         raise typer.BadParameter(
-            "name a trained run with --run, a model with --model, or a model API with --api: one of the three"
+            "name exactly one of the three: a trained run with --run, a model with --model, or a model API with --api"
         )
     if run is None and method is not None:
         raise typer.BadParameter("--method names a method of a run; it does not go with --model or --api")

@@ -1,4 +1,4 @@
-"""Command `infer`: summaries by a trained run, a local model, or one behind an API."""
+"""Command `infer`: summaries by a trained run, a local model or a model API."""
 
 import json
 import sys
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from popi.cli.api import (
+    PANEL,
     Api,
     ApiName,
     Concurrency,
@@ -42,10 +43,7 @@ if TYPE_CHECKING:
     from popi.signals.types import User
     from popi.summary import Summary
 
-app = typer.Typer()
 
-
-@app.command()
 def infer(
     users: Annotated[Path, typer.Argument(help="JSONL file of users (docs/data.md).")],
     run: Annotated[Path | None, typer.Option("--run", help="Directory of a trained run.")] = None,
@@ -58,42 +56,48 @@ def infer(
     api: Api = None,
     api_model: ApiName = None,
     protocol: Annotated[
-        str | None, typer.Option(help="What the API speaks: openai (if not given) or anthropic.")
+        str | None,
+        typer.Option(help="The API's protocol: openai (default) or anthropic.", rich_help_panel=PANEL),
     ] = None,
     key_env: KeyEnv = None,
     api_extra: Extra = None,
     settings: Annotated[
         Path | None,
-        typer.Option("--config", help="TOML file whose [inference] names a model API (docs/gateway_settings.md)."),
+        typer.Option(
+            "--config",
+            help="TOML file whose [inference] table names a model API (docs/gateway_settings.md).",
+            rich_help_panel=PANEL,
+        ),
     ] = None,
     concurrency: Concurrency = 8,
     price_in: PriceIn = None,
     price_out: PriceOut = None,
     max_tokens: Annotated[
         int | None,
-        typer.Option(min=1, help="Maximum tokens of a summary; if not given, 512 with --api and 256 with --model."),
+        typer.Option(min=1, help="Maximum tokens per summary. Default: 512 with --api, 256 with --model."),
     ] = None,
     token_budget: Annotated[
         int | None,
-        typer.Option(min=1, help="With --api or --model: most tokens of a user's signals; 8192 if not given."),
+        typer.Option(min=1, help="With --api or --model: maximum tokens of a user's signals. Default: 8192."),
     ] = None,
     check: Annotated[
         bool,
         typer.Option(
-            "--check", help="With --run: keep a summary only if it fits the user's own pairs (docs/evidence.md)."
+            "--check", help="With --run: drop a summary that does not fit the user's own pairs (docs/evidence.md)."
         ),
     ] = False,
-    output: Annotated[Path | None, typer.Option("--out", help="File to write; stdout by default.")] = None,
+    output: Annotated[Path | None, typer.Option("--out", help="File to write. Default: stdout.")] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Write only the summaries of users who are not in --out yet.")
+        bool, typer.Option("--resume", help="Add summaries only for users who are not in --out yet.")
     ] = False,
     force: Force = False,
 ) -> None:
-    """Write a preference summary for every user of a file, one JSON object a line."""
+    """Write a preference summary for each user of a file, one JSON object per line."""
     by_api = api is not None or settings is not None
     if [run is None, model is None, not by_api].count(True) != 2:
         raise typer.BadParameter(
-            "name a trained run with --run, a model with --model, or --api (or --config): one of the three"
+            "name exactly one of the three: a trained run with --run, a model with --model, or a model API with --api "
+            "or --config"
         )
     if run is None and method is not None:
         raise typer.BadParameter("--method names a method of a run; it does not go with --model or --api")
@@ -106,7 +110,7 @@ def infer(
     if check and run is None:
         raise typer.BadParameter("--check needs the generator of a run: it goes with --run")
     if resume and (output is None or force or check):
-        raise typer.BadParameter("--resume goes on with an --out file; it does not go with --force or --check")
+        raise typer.BadParameter("--resume continues an --out file; it does not go with --force or --check")
     from popi.data.jsonl import read_users, refuse_existing, write_rows
     from popi.runs.summary_file import summary_row
 
@@ -119,7 +123,7 @@ def infer(
         from popi.serving.worker.inference import read
 
         if settings is None and api_model is None:
-            raise typer.BadParameter("--api needs --api-model: the model, as the API calls it")
+            raise typer.BadParameter("--api needs --api-model, the model's name at the API")
         inference = read(
             settings,
             url=api,
@@ -135,7 +139,7 @@ def infer(
         try:
             _write(writer, read_users(users), output, force=force, resume=resume)
         finally:
-            console.print(str(chat.usage), highlight=False)  # paid for, however it ended
+            console.print(str(chat.usage), highlight=False)  # however it ended, it was paid for
         return
     need_training()
     from popi.inference_model import InferenceModel
@@ -182,8 +186,9 @@ def _write(
     force: bool,
     resume: bool,
 ) -> None:
-    """Summaries to a file or to stdout as they come; users without one to stderr and beside the file, and then exit
-    code 1.
+    """Write summaries as they arrive, to a file or to stdout.
+
+    Users without a summary are reported on stderr and in a file beside `output`; the exit code is then 1.
     """
     from popi.data.jsonl import write_rows
     from popi.runs.summary_file import SummaryFile, write_summaries
@@ -205,14 +210,14 @@ def _write(
     for reason, user_ids in failures.items():
         print(f"  {', '.join(user_ids)}: {reason}", file=sys.stderr)
     if rejects is not None:
-        told = [{"user_id": user_id, "error": reason} for reason, ids in failures.items() for user_id in ids]
-        write_rows(rejects, told)
-        print(f"they are in {rejects}; with --resume the same command asks for these alone", file=sys.stderr)
+        listed = [{"user_id": user_id, "error": reason} for reason, ids in failures.items() for user_id in ids]
+        write_rows(rejects, listed)
+        print(f"they are listed in {rejects}; run the same command with --resume to retry only these", file=sys.stderr)
     raise typer.Exit(1)
 
 
 def _rejects(output: Path) -> Path:
-    """Where users without a summary are listed."""
+    """The file that lists users without a summary."""
     return output.with_name(f"{output.stem}.rejects.jsonl")
 
 

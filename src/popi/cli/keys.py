@@ -1,4 +1,4 @@
-"""Commands about keys: keys create, keys list, keys revoke."""
+"""Commands of `popi keys`: create, list, revoke."""
 
 import json
 from typing import Annotated
@@ -8,19 +8,19 @@ import typer
 from popi.cli.shared import console, out
 from popi.cli.store import STORE, StoreUrl, Tenant, moment, need_serving, open_store
 
-app = typer.Typer(help="Keys of the gateway: make, list, revoke.", no_args_is_help=True)
+app = typer.Typer(help="Create, list and revoke keys of the gateway.", no_args_is_help=True)
 
 
 @app.command("create")
 def keys_create(
     scope: Annotated[
-        str, typer.Option(help="app: speaks for its tenant's users; user: one user's profile; admin: everything.")
+        str, typer.Option(help="app: acts for all users of its tenant; user: one user's profile; admin: everything.")
     ],
     tenant: Tenant = "default",
-    user: Annotated[str | None, typer.Option(help="Of a user key: the user's id.")] = None,
+    user: Annotated[str | None, typer.Option(help="With --scope user: the user's id.")] = None,
     store: StoreUrl = STORE,
 ) -> None:
-    """Make a key, and its tenant if that is new. It is shown once: the store keeps a hash."""
+    """Create a key, and its tenant if that is new. The key is shown only once: the store keeps a hash."""
     need_serving()
     from popi.serving.keys import create
 
@@ -29,7 +29,7 @@ def keys_create(
     key, record, new = create(open_store(store), scope, tenant, user)  # type: ignore[arg-type]
     of = f" of user {user}" if user is not None else ""
     console.print(
-        f"{scope} key {record.key_id}{of} for {'the new ' if new else ''}tenant {tenant}; it is shown this once:",
+        f"{scope} key {record.key_id}{of} for {'the new ' if new else ''}tenant {tenant}; it is shown only once:",
         highlight=False,
         markup=False,
     )
@@ -38,9 +38,10 @@ def keys_create(
 
 @app.command("list")
 def keys_list(
-    tenant: Annotated[str | None, typer.Option(help="Of one tenant alone.")] = None, store: StoreUrl = STORE
+    tenant: Annotated[str | None, typer.Option(help="Only this tenant.", metavar="NAME")] = None,
+    store: StoreUrl = STORE,
 ) -> None:
-    """List keys, one JSON object a line."""
+    """List keys, one JSON object per line."""
     need_serving()
     from popi.serving.store import keys
 
@@ -52,12 +53,13 @@ def keys_list(
 
 @app.command("revoke")
 def keys_revoke(
-    key_id: Annotated[str, typer.Argument(help="The key's id, as `popi keys list` shows it.")],
+    key_id: Annotated[str, typer.Argument(help="The key's id, from `popi keys list`.")],
     store: StoreUrl = STORE,
 ) -> None:
-    """Revoke a key: gateways that run refuse it within a second or two.
+    """Revoke a key. Running gateways refuse it within a second or two.
 
-    The line on stderr is for `popi replay`, as that of the gateway's log: keep it with the log."""
+    Keep the line on stderr with the gateway's log, for `popi replay`.
+    """
     need_serving()
     from popi.serving.keys import log_revoked
     from popi.serving.proxy.logs import on_stderr

@@ -1,4 +1,4 @@
-"""Commands of operators: replay, audit."""
+"""Commands for operators of the gateway: replay, audit."""
 
 import json
 import sys
@@ -11,22 +11,20 @@ import typer
 from popi.cli.store import STORE, StoreUrl, need_serving, open_store
 from popi.profiles.user_id import normal_user_id
 
-app = typer.Typer()
 
-
-@app.command()
 def replay(
     logs: Annotated[
-        list[Path], typer.Argument(help="Logs of the gateways, and lines that commands printed; - is stdin.")
+        list[Path], typer.Argument(help="Logs of the gateways, and saved output of popi commands; - reads stdin.")
     ],
     since: Annotated[
-        str, typer.Option(help="When the backup was begun, or earlier: 2026-11-30T03:00:00Z.", metavar="TIME")
+        str, typer.Option(help="When the backup began, or earlier, such as 2026-11-30T03:00:00Z.", metavar="TIME")
     ],
     store: StoreUrl = STORE,
 ) -> None:
-    """After a backup was restored: erase, merge, switch off and revoke again what the logs say was since the backup.
+    """Repeat the erasures, merges, switches and revocations since a backup that was restored.
 
-    Run it before gateways and workers start (docs/deploying.md). It prints what was done; a second run does nothing.
+    They are read from the logs. Run it before gateways and workers start (docs/deploying.md). It prints what it did;
+    running it again does nothing.
     """
     need_serving()
     from popi.serving.replay import Line, read_lines
@@ -35,9 +33,9 @@ def replay(
     try:
         begun = datetime.fromisoformat(since)
     except ValueError:
-        raise typer.BadParameter(f"--since is a time like 2026-11-30T03:00:00Z; got {since!r}") from None
+        raise typer.BadParameter(f"--since must be a time such as 2026-11-30T03:00:00Z; got {since!r}") from None
     if begun.tzinfo is None:
-        raise typer.BadParameter(f"--since needs its zone: {since}Z, or {since}+01:00")
+        raise typer.BadParameter(f"--since needs a time zone: {since}Z or {since}+01:00")
     lines: list[Line] = []
     for log in logs:
         with sys.stdin if str(log) == "-" else log.open(encoding="utf-8") as text:
@@ -45,13 +43,12 @@ def replay(
     print(json.dumps(replayed(open_store(store), lines).__dict__, indent=2))
 
 
-@app.command("audit")
-def audit_list(
-    tenant: Annotated[str | None, typer.Option(help="Of one tenant alone.")] = None,
-    user: Annotated[str | None, typer.Option(help="Of one user of that tenant, also one who was erased.")] = None,
+def audit(
+    tenant: Annotated[str | None, typer.Option(help="Only this tenant.", metavar="NAME")] = None,
+    user: Annotated[str | None, typer.Option(help="Only this user of the tenant, who may have been erased.")] = None,
     store: StoreUrl = STORE,
 ) -> None:
-    """Print the audit log: who read or changed whom, newest first, one JSON object a line."""
+    """Print the audit log: who read or changed which user, newest first, one JSON object per line."""
     need_serving()
     from popi.serving.api.access import audit_entry
     from popi.serving.store import audit

@@ -1,4 +1,4 @@
-"""Commands that start servers: serve, worker, mcp. Imports nothing of it until a command runs."""
+"""Commands that start servers: serve, worker, mcp. The gateway is imported when a command runs."""
 
 import importlib.util
 import os
@@ -18,41 +18,65 @@ if TYPE_CHECKING:
     from popi.serving.worker.inference import InferenceSettings
     from popi.serving.worker.renewal import Worker
 
-app = typer.Typer()
-
+UPSTREAM, INFERENCE = "Upstream", "Inference model"
+"""Help panels."""
 Settings = Annotated[Path | None, typer.Option("--config", help="TOML file of settings (docs/gateway_settings.md).")]
 InferenceUrl = Annotated[
     str | None,
-    typer.Option("--inference-url", help="URL of the LLM that writes summaries: https://host/v1.", metavar="URL"),
+    typer.Option(
+        "--inference-url",
+        help="URL of the model API that writes summaries, such as https://host/v1.",
+        metavar="URL",
+        rich_help_panel=INFERENCE,
+    ),
 ]
-InferenceModelName = Annotated[str | None, typer.Option(help="That LLM, as its API calls it.")]
-InferenceProtocol = Annotated[str | None, typer.Option(help="What its API speaks: openai or anthropic.")]
-InferenceKeyEnv = Annotated[str | None, typer.Option(help="Environment variable with the key for it.")]
+InferenceModelName = Annotated[
+    str | None, typer.Option(help="The model's name at that API.", metavar="NAME", rich_help_panel=INFERENCE)
+]
+InferenceProtocol = Annotated[
+    str | None, typer.Option(help="Its protocol: openai (default) or anthropic.", rich_help_panel=INFERENCE)
+]
+InferenceKeyEnv = Annotated[
+    str | None,
+    typer.Option(help="Environment variable that holds its key.", metavar="VARIABLE", rich_help_panel=INFERENCE),
+]
 
 
-@app.command()
 def serve(
     upstream: Annotated[
         str | None,
-        typer.Option(help="The model API behind the gateway: https://host/v1 (docs/serving.md).", metavar="URL"),
+        typer.Option(
+            help="URL of the model API behind the gateway, such as https://host/v1 (docs/serving.md).",
+            metavar="URL",
+            rich_help_panel=UPSTREAM,
+        ),
     ] = None,
-    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 for all of this machine's.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any that is free.")] = 8600,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 listens on all.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.", metavar="N")
+    ] = 8600,
     store: StoreUrl = STORE,
     upstream_key_env: Annotated[
-        str | None, typer.Option(help="Environment variable with the gateway's own key for the upstream.")
+        str | None,
+        typer.Option(
+            help="Environment variable that holds the gateway's own key for the upstream.",
+            metavar="VARIABLE",
+            rich_help_panel=UPSTREAM,
+        ),
     ] = None,
     settings: Settings = None,
     inference_url: InferenceUrl = None,
     inference_model: InferenceModelName = None,
     inference_protocol: InferenceProtocol = None,
     inference_key_env: InferenceKeyEnv = None,
-    worker: Annotated[bool, typer.Option("--worker/--no-worker", help="Renew summaries in this process.")] = True,
+    worker: Annotated[
+        bool, typer.Option("--worker/--no-worker", help="Whether to renew summaries in this process.")
+    ] = True,
     demo: Annotated[
-        bool, typer.Option("--demo", help="Try it offline: the nano model as upstream and inference model.")
+        bool, typer.Option("--demo", help="Try it offline, with the nano model as upstream and inference model.")
     ] = False,
 ) -> None:
-    """Start the gateway: any OpenAI or Anthropic client, personalised by its end users' summaries."""
+    """Start the gateway, which personalises any OpenAI or Anthropic client with its users' summaries."""
     need_serving()
     from popi.serving.proxy.logs import to_stderr
     from popi.serving.server import run
@@ -60,7 +84,9 @@ def serve(
     to_stderr()
     if demo:
         if upstream is not None or inference_url is not None:
-            raise typer.BadParameter("--demo brings its own upstream and inference model; leave out --upstream")
+            raise typer.BadParameter(
+                "--demo has its own upstream and inference model; remove --upstream and --inference-url"
+            )
         need_training()
         from popi.serving.demo import run_demo
 
@@ -68,7 +94,7 @@ def serve(
         return
     from popi.serving.settings import read
 
-    found = read(settings, upstream=upstream, upstream_key=_key(upstream_key_env))
+    loaded = read(settings, upstream=upstream, upstream_key=_key(upstream_key_env))
     database = open_store(store)
     inference = _inference(settings, inference_url, inference_model, inference_protocol, inference_key_env)
     renewer = None
@@ -76,41 +102,42 @@ def serve(
         renewer = _api_worker(database, settings, inference)
     elif worker:
         console.print(
-            "no inference model: signals are stored, but summaries are not renewed here; name one with "
+            "no inference model: signals are stored, but summaries are not renewed here; name a model with "
             "--inference-url and --inference-model, or start `popi worker`",
             highlight=False,
         )
-    run(database, found, host, port, renewer)
+    run(database, loaded, host, port, renewer)
 
 
-@app.command()
 def worker(
     store: StoreUrl = STORE,
     run: Annotated[Path | None, typer.Option("--run", help="Directory of a trained run that writes summaries.")] = None,
     method: Method = None,
-    model: Annotated[str | None, typer.Option(help="Or a model: `nano`, a folder, a GGUF file or a hub id.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Local model that writes summaries: `nano`, a folder, a GGUF file or a hub id.")
+    ] = None,
     inference_url: InferenceUrl = None,
     inference_model: InferenceModelName = None,
     inference_protocol: InferenceProtocol = None,
     inference_key_env: InferenceKeyEnv = None,
     settings: Settings = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Renewals at once: 4 with --inference-url, else always 1.")
+        int | None, typer.Option(min=1, help="Parallel renewals. Default: 4 with --inference-url; otherwise always 1.")
     ] = None,
     metrics_port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="Port with metrics for Prometheus; none by default.")
+        int | None, typer.Option(min=1, max=65535, help="Port that serves Prometheus metrics. Default: none.")
     ] = None,
     metrics_host: Annotated[str, typer.Option(help="Address of that port.")] = "127.0.0.1",
 ) -> None:
-    """Renew stale summaries, until stopped. Any number of workers may share a store."""
+    """Renew stale summaries until stopped. Any number of workers can share a store."""
     need_serving()
     if sum(one is not None for one in (run, model, inference_url)) > 1:
-        raise typer.BadParameter("name what writes summaries: --run, --model or --inference-url, one of the three")
+        raise typer.BadParameter("name exactly one of --run, --model and --inference-url, which writes the summaries")
     local = run is not None or model is not None
     inference = _inference(settings, inference_url, inference_model, inference_protocol, inference_key_env, threads)
     if not local and inference.url is None:
         raise typer.BadParameter(
-            "name what writes summaries: --run, --model or --inference-url (or [inference]), one of the three"
+            "name exactly one of --run, --model and --inference-url (or [inference]), which writes the summaries"
         )
     if local and threads not in (None, 1):
         raise typer.BadParameter("--threads goes with --inference-url; a model in this process writes one at a time")
@@ -136,7 +163,7 @@ def worker(
     renewer.start()
     if deliverer is not None:
         deliverer.start()
-    console.print("renewing summaries; Ctrl-C ends it", highlight=False)
+    console.print("renewing summaries; press Ctrl-C to stop", highlight=False)
     try:
         renewer.wait()
     finally:
@@ -146,22 +173,23 @@ def worker(
         database.close()
 
 
-@app.command()
 def mcp(
-    url: Annotated[str, typer.Option(help="The gateway: http://localhost:8600.", metavar="URL")],
+    url: Annotated[str, typer.Option(help="URL of the gateway, such as http://localhost:8600.", metavar="URL")],
     user: Annotated[
-        str | None, typer.Option(help="Whose profile; over HTTP each request names it in x-popi-user.")
+        str | None,
+        typer.Option(help="The user whose profile it serves. With --http, each request names the user in x-popi-user."),
     ] = None,
     key_env: Annotated[
-        str | None, typer.Option(help="Environment variable with the key, POPI_KEY by default; best a user key.")
+        str | None,
+        typer.Option(help="Environment variable that holds the key, preferably a user key. Default: POPI_KEY."),
     ] = None,
     http: Annotated[
-        bool, typer.Option("--http", help="Streamable HTTP, not stdio: each request brings its own key.")
+        bool, typer.Option("--http", help="Serve streamable HTTP instead of stdio; each request brings its own key.")
     ] = False,
-    host: Annotated[str, typer.Option(help="With --http: address to listen at.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="With --http: port to listen at.")] = 8601,
+    host: Annotated[str, typer.Option(help="With --http: address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="With --http: port to listen on.")] = 8601,
 ) -> None:
-    """Start an MCP server: read a user's summary, add a signal, propose an edit."""
+    """Start an MCP server whose tools read a user's summary, add a signal and propose an edit."""
     if any(importlib.util.find_spec(name) is None for name in ("mcp", "uvicorn", "starlette")):
         raise ModelError("this command needs the MCP SDK; install it with: pip install 'popi[mcp]'")
     from popi.client.mcp_server import run_http, run_stdio
@@ -169,14 +197,14 @@ def mcp(
     if http:
         if user is not None or key_env is not None:
             raise typer.BadParameter(
-                "with --http each request brings its key (Authorization: Bearer) and its user (x-popi-user); leave out "
+                "with --http each request brings its key (Authorization: Bearer) and its user (x-popi-user); remove "
                 "--user and --key-env"
             )
-        console.print(f"MCP at http://{host}:{port}/mcp; Ctrl-C ends it", highlight=False, markup=False)
+        console.print(f"MCP at http://{host}:{port}/mcp; press Ctrl-C to stop", highlight=False, markup=False)
         run_http(url, host, port)
         return
     if user is None:
-        raise typer.BadParameter("name the user whose profile it is about with --user ID")
+        raise typer.BadParameter("name the user whose profile it serves with --user ID")
     run_stdio(url, key_env or "POPI_KEY", user)
 
 
@@ -187,7 +215,9 @@ def _key(variable: str | None) -> Any:
 
     key = os.environ.get(variable, "").strip()
     if not key:
-        raise ConfigError(f"the key for the upstream should be in the environment variable {variable}; it is not set")
+        raise ConfigError(
+            f"the environment variable {variable}, which should hold the key for the upstream, is not set"
+        )
     return SecretStr(key)
 
 
@@ -201,10 +231,10 @@ def _inference(
 ) -> "InferenceSettings":
     from popi.serving.worker.inference import read
 
-    found = read(settings, url=url, model=model, protocol=protocol, key_env=key_env, threads=threads)
-    if found.url is not None and found.model is None:
-        raise typer.BadParameter("--inference-url needs --inference-model: the model, as the API calls it")
-    return found
+    inference = read(settings, url=url, model=model, protocol=protocol, key_env=key_env, threads=threads)
+    if inference.url is not None and inference.model is None:
+        raise typer.BadParameter("--inference-url needs --inference-model, the model's name at the API")
+    return inference
 
 
 def _api_worker(database: "Database", settings: Path | None, inference: "InferenceSettings") -> "Worker":
@@ -216,7 +246,7 @@ def _api_worker(database: "Database", settings: Path | None, inference: "Inferen
     from popi.serving.worker.restating import restating
 
     given = of_worker(settings)
-    model = inference.connect(retries=Retries(1), http=given.http)  # the worker tries again
+    model = inference.connect(retries=Retries(1), http=given.http)  # the worker retries
     return Worker(
         database,
         model,

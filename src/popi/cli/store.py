@@ -20,42 +20,42 @@ StoreUrl = Annotated[
     typer.Option(
         "--store",
         envvar="POPI_STORE",
-        help="Where users are kept: sqlite:///FILE or postgresql://…; with a password, rather in POPI_STORE.",
+        help="Database: sqlite:///FILE or postgresql://HOST/NAME. Put a URL with a password into POPI_STORE instead.",
         metavar="URL",
     ),
 ]
-Tenant = Annotated[str, typer.Option(help="Whose users: the name of an app or team.")]
+Tenant = Annotated[str, typer.Option(help="The tenant: the app or team whose users are meant.", metavar="NAME")]
 
 
 def need_serving() -> None:
-    """Refuse, with what to install, where the gateway's packages are missing."""
+    """Raise ModelError, saying what to install, if the gateway's packages are missing."""
     if any(importlib.util.find_spec(name) is None for name in ("sqlalchemy", "fastapi", "uvicorn", "httptools")):
         raise ModelError("this command needs the gateway's packages; install them with: pip install 'popi[serve]'")
 
 
 def open_store(store: str) -> "Database":
-    """The store at a URL."""
+    """Open the store at a URL."""
     from popi.serving.store.database import Database
 
     return Database.open(store)
 
 
 def open_as_operator(store: str) -> "Database":
-    """The same; what is read or changed from here on is noted in the audit log, under the account of this machine."""
+    """Open the store; the audit log names this machine's account for everything read or changed from here on."""
     import getpass
 
     from popi.serving.store.audit import ACTOR, Actor
 
     try:
         account = getpass.getuser()
-    except (KeyError, OSError):  # in a container, an account may have no name
+    except (KeyError, OSError):  # in a container the account may have no name
         account = str(os.getuid())
     ACTOR.set(Actor(f"cli:{account}", "operator", "cli"))
     return open_store(store)
 
 
 def saw(database: "Database", action: str, tenant: str, user_ids: Sequence[str] = ("",)) -> None:
-    """Note what is about to be read."""
+    """Record in the audit log what is about to be read."""
     from popi.serving.store.audit import ACTOR, Seen, note_seen
 
     actor = ACTOR.get()
@@ -65,7 +65,7 @@ def saw(database: "Database", action: str, tenant: str, user_ids: Sequence[str] 
 
 
 def each_noted(database: "Database", action: str, tenant: str, user_ids: Iterable[str]) -> Iterator[str]:
-    """Users one after another, each noted before."""
+    """Yield user ids; each is recorded in the audit log before it is yielded."""
     left = iter(user_ids)
     while some := list(islice(left, 500)):
         saw(database, action, tenant, some)
@@ -84,7 +84,7 @@ def user_ids_of(database: "Database", tenant: str) -> Iterator[str]:
 
 def no_user(user_id: str, tenant: str) -> DataError:
     """The error about a user who is not in the store."""
-    return DataError(f"tenant {tenant!r} has no user {user_id!r}; `popi users list` shows those that it has")
+    return DataError(f"tenant {tenant!r} has no user {user_id!r}; `popi users list` lists its users")
 
 
 def moment(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""Commands about the users of a store: users list, show, export, controls, delete, rebuild, renew, merge, erase."""
+"""Commands of `popi users`: list, show, export, controls, delete, rebuild, renew, merge, erase."""
 
 import json
 from pathlib import Path
@@ -21,12 +21,12 @@ from popi.cli.store import (
 from popi.errors import DataError
 from popi.profiles.user_id import normal_user_id
 
-app = typer.Typer(help="Users of the gateway: list, show, export, erase.", no_args_is_help=True)
+app = typer.Typer(help="List, show, export, change and erase users of the gateway.", no_args_is_help=True)
 
 
 @app.command("list")
 def users_list(tenant: Tenant = "default", store: StoreUrl = STORE) -> None:
-    """List a tenant's user ids, one a line (as JSON strings)."""
+    """List a tenant's user ids as JSON strings, one per line."""
     need_serving()
     database = open_as_operator(store)
     saw(database, "list", tenant)
@@ -38,7 +38,7 @@ def users_list(tenant: Tenant = "default", store: StoreUrl = STORE) -> None:
 def users_show(
     user_id: Annotated[str, typer.Argument(help="The user.")], tenant: Tenant = "default", store: StoreUrl = STORE
 ) -> None:
-    """Show a user: their signals and every version of their summary, as JSON."""
+    """Show a user's signals and all versions of the summary, as JSON."""
     need_serving()
     from popi.serving.api.stored import NotFound, exported
 
@@ -54,17 +54,19 @@ def users_show(
 
 @app.command("export")
 def users_export(
-    user_ids: Annotated[list[str] | None, typer.Argument(help="The users; by default all of the tenant.")] = None,
+    user_ids: Annotated[list[str] | None, typer.Argument(help="The users. Default: all users of the tenant.")] = None,
     tenant: Tenant = "default",
-    output: Annotated[Path | None, typer.Option("--out", help="File to write; stdout by default.")] = None,
+    output: Annotated[Path | None, typer.Option("--out", help="File to write. Default: stdout.")] = None,
     targets: Annotated[
-        int, typer.Option(min=0, help="Most pairs of a user to hold out as targets; 0 holds out none.")
+        int, typer.Option(min=0, help="Maximum pairs to hold out per user as targets; 0 holds out none.")
     ] = 4,
     force: Force = False,
     store: StoreUrl = STORE,
 ) -> None:
-    """Write users as the JSONL that `popi train` reads. Users without a pair to hold out are left out, and those who
-    do not want to be learned from; both are counted."""
+    """Write users as the JSONL that `popi train` reads.
+
+    Users without a pair to hold out, and users who switched learning off, are skipped and counted.
+    """
     need_serving()
     from popi.data.jsonl import refuse_existing, write_rows
     from popi.serving.api.stored import NotFound, OverBound, training_line
@@ -83,7 +85,7 @@ def users_export(
             except NotFound:
                 if user_ids:
                     raise no_user(user_id, tenant) from None
-                continue  # erased meanwhile
+                continue  # erased in the meantime
             except OverBound:
                 unwilling += 1
                 continue
@@ -98,22 +100,27 @@ def users_export(
         for row in rows():
             print(json.dumps(row, ensure_ascii=False))
     if skipped:
-        console.print(f"{skipped} users are left out: no pair to hold out as a target", highlight=False)
+        console.print(f"{skipped} users skipped: no pair to hold out as a target", highlight=False)
     if unwilling:
-        console.print(f"{unwilling} users are left out: they do not want to be learned from", highlight=False)
+        console.print(f"{unwilling} users skipped: they switched learning off", highlight=False)
 
 
 @app.command("controls")
 def users_controls(
-    user_id: Annotated[str, typer.Argument(help="The user; nothing need be known of them yet.")],
+    user_id: Annotated[str, typer.Argument(help="The user, who need not be stored yet.")],
     tenant: Tenant = "default",
-    use: Annotated[bool | None, typer.Option("--use/--no-use", help="Use what is known of them.")] = None,
-    learn: Annotated[bool | None, typer.Option("--learn/--no-learn", help="Learn from what they do.")] = None,
+    use: Annotated[
+        bool | None, typer.Option("--use/--no-use", help="Whether to use what is stored about the user.")
+    ] = None,
+    learn: Annotated[
+        bool | None, typer.Option("--learn/--no-learn", help="Whether to learn from what the user does.")
+    ] = None,
     store: StoreUrl = STORE,
 ) -> None:
-    """Set a user's two switches, or show them. Gateways that run take notice within a few seconds.
+    """Show or set a user's two switches. Running gateways follow within a few seconds.
 
-    The line on stderr is for `popi replay`, as that of the gateway's log: keep it with the log."""
+    Keep the line on stderr with the gateway's log, for `popi replay`.
+    """
     need_serving()
     from popi.serving.api.commands import switch_now
     from popi.serving.proxy.logs import on_stderr
@@ -121,7 +128,7 @@ def users_controls(
 
     database, user_id = open_as_operator(store), normal_user_id(user_id)
     if not database.read(keys.tenant_exists, tenant):
-        raise DataError(f"there is no tenant {tenant!r}; `popi keys create` makes one")
+        raise DataError(f"there is no tenant {tenant!r}; create it with `popi keys create`")
     if use is None and learn is None:
         saw(database, "read", tenant, [user_id])
         found = database.read(controls.find, tenant, user_id)
@@ -136,19 +143,19 @@ def users_delete(
     user_id: Annotated[str, typer.Argument(help="The user.")],
     tenant: Tenant = "default",
     signal_id: Annotated[
-        str | None, typer.Option("--signal", help="A signal, with what was learned from it.", metavar="ID")
+        str | None, typer.Option("--signal", help="Delete a signal and everything learned from it.", metavar="ID")
     ] = None,
-    clause: Annotated[str | None, typer.Option(help="A statement, in every version.", metavar="ID")] = None,
-    version: Annotated[int | None, typer.Option(min=1, help="A version of the summary.")] = None,
+    clause: Annotated[str | None, typer.Option(help="Delete a statement from every version.", metavar="ID")] = None,
+    version: Annotated[int | None, typer.Option(min=1, help="Delete a version of the summary.")] = None,
     store: StoreUrl = STORE,
 ) -> None:
-    """Delete a part of what is stored of a user: a signal, a statement or a version; prints what went."""
+    """Delete a signal, a statement or a version of a user's summary, and print what was deleted."""
     need_serving()
     from popi.serving.api.commands import delete_now
     from popi.serving.api.stored import NotFound
 
     if sum(one is not None for one in (signal_id, clause, version)) != 1:
-        raise typer.BadParameter("say what: --signal, --clause or --version, one of the three")
+        raise typer.BadParameter("name exactly one of --signal, --clause and --version")
     try:
         done = delete_now(open_as_operator(store), tenant, user_id, signal=signal_id, clause=clause, version=version)
     except NotFound as error:
@@ -160,7 +167,7 @@ def users_delete(
 def users_rebuild(
     user_id: Annotated[str, typer.Argument(help="The user.")], tenant: Tenant = "default", store: StoreUrl = STORE
 ) -> None:
-    """Have a user's summary written anew from all signals; a worker does it. Locked clauses stay."""
+    """Ask a worker to rewrite a user's summary from all signals. Locked clauses stay."""
     need_serving()
     from popi.serving.api.commands import rebuild
     from popi.serving.api.stored import NotFound
@@ -170,36 +177,37 @@ def users_rebuild(
         database.write(rebuild, tenant, normal_user_id(user_id), database.now)
     except NotFound:
         raise no_user(user_id, tenant) from None
-    console.print(f"the summary of {user_id!r} will be written anew", highlight=False, markup=False)
+    console.print(f"the summary of {user_id!r} will be rewritten", highlight=False, markup=False)
 
 
 @app.command("renew")
 def users_renew(
-    failed: Annotated[bool, typer.Option("--failed", help="Those whose renewals were given up.")] = False,
-    tenant: Annotated[str | None, typer.Option(help="Of one tenant alone; by default of all.")] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="Retry renewals that were given up.")] = False,
+    tenant: Annotated[str | None, typer.Option(help="Only this tenant. Default: all.", metavar="NAME")] = None,
     store: StoreUrl = STORE,
 ) -> None:
-    """Have summaries renewed that are behind; a worker does it. For one user: `popi users rebuild`."""
+    """Ask a worker to renew summaries that are out of date. For one user: `popi users rebuild`."""
     need_serving()
     from popi.serving.store import jobs
 
     if not failed:
-        raise typer.BadParameter("say whose: --failed, those whose renewals were given up")
+        raise typer.BadParameter("name whose summaries: --failed retries renewals that were given up")
     database = open_as_operator(store)
     revived = database.write(lambda connection: jobs.revive(connection, database.now(connection), tenant))
-    console.print(f"{revived} renewals begin anew", highlight=False)
+    console.print(f"{revived} renewals will be retried", highlight=False)
 
 
 @app.command("merge")
 def users_merge(
-    source: Annotated[str, typer.Argument(help="The user who becomes part of the other, and is gone.")],
-    into: Annotated[str, typer.Option(help="The user who stays; made if need be.")],
+    source: Annotated[str, typer.Argument(help="The user to merge, who is then gone.")],
+    into: Annotated[str, typer.Option(help="The user who stays. Created if necessary.")],
     tenant: Tenant = "default",
     store: StoreUrl = STORE,
 ) -> None:
-    """Make one user part of another: signals, summaries, keys (docs/serving.md). There is no way back.
+    """Merge one user into another: signals, summaries and keys (docs/serving.md). This can't be undone.
 
-    Gateways that run notice within a few seconds. The line on stderr is for `popi replay`: keep it with the log."""
+    Running gateways follow within a few seconds. Keep the line on stderr with the gateway's log, for `popi replay`.
+    """
     need_serving()
     from popi.serving.api.commands import merge_now
     from popi.serving.api.stored import NotFound
@@ -217,9 +225,10 @@ def users_merge(
 def users_erase(
     user_id: Annotated[str, typer.Argument(help="The user.")], tenant: Tenant = "default", store: StoreUrl = STORE
 ) -> None:
-    """Erase a user, and print the receipt. Gateways that run forget them within a few seconds.
+    """Erase a user and print the receipt. Running gateways forget the user within a few seconds.
 
-    The line on stderr is for `popi replay`, as that of the gateway's log: keep it with the log."""
+    Keep the line on stderr with the gateway's log, for `popi replay`.
+    """
     need_serving()
     from popi.serving.api.commands import erase_now
     from popi.serving.proxy.logs import on_stderr
