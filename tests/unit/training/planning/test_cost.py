@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from popi.config import resolve
-from popi.training.planning.architecture import architecture_of
-from popi.training.planning.memory import OVERHEAD, dtype_of, phase_memory
+from popi.models.architecture import architecture_of
+from popi.training.planning.cost import OVERHEAD, dtype_of, phase_memory
 from popi.training.planning.plan import Phase
 from popi.training.planning.shapes import Shapes
 

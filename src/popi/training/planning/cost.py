@@ -30,14 +30,15 @@ head_dim, kv = kv_heads · head_dim, V vocabulary:
 - the optimizer's step   one more copy of what trains, on a GPU (torch's foreach kernels).
 
 Sizes are those of the longest prompt and of summaries at `summary.max_tokens`: an upper bound of a step, not its mean.
-`tests/unit/training/test_memory.py` and docs/recipes.md hold it to measured peaks.
+`tests/unit/training/planning/test_cost.py` and docs/recipes.md hold it to measured peaks.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from popi.config import RunConfig
-from popi.training.planning.architecture import Architecture
+from popi.inference_model import BATCH
+from popi.models.architecture import Architecture
 from popi.training.planning.plan import Phase
 from popi.training.planning.shapes import Shapes
 
@@ -48,6 +49,12 @@ HEAP, MAPPED = 1.6, 2**25
 LOGITS_BYTES, LARGE_VOCABULARY = {False: 2**26, True: 2**28}, 8192
 """By whether there is a GPU; as in `popi.engine.tree`, which is not imported: it imports torch."""
 HALF = ("bfloat16", "float16")
+SPEED = {("gpu", 2): 1.5e14, ("gpu", 4): 3e13, ("cpu", 2): 5e11, ("cpu", 4): 2e11}
+"""Floating-point operations a second that a model reaches: (device, bytes a weight). Assumed for one GPU of an H100's
+kind (a sixth of its peak in bfloat16, half of it in float32 without TF32); for two CPU cores, below what one machine
+with AMX was measured at: 240 GFLOP/s in float32, 570 to 800 in bfloat16."""
+DECODE = {"gpu": 0.03, "cpu": 0.03}
+"""Seconds that one token of a batch takes beside its arithmetic: layers are launched one by one."""
 
 
 @dataclass(frozen=True)
@@ -93,12 +100,12 @@ def phase_memory(config: RunConfig, phase: Phase, model: Architecture, shapes: S
     weights = w * model.parameters + len(used) * each + table
     trained = len(phase.trains) * each + table
     step = {"optimizer's step": float(trained)} if gpu else {}
-    work = _Work(config, model, shapes, w, gpu)
+    work = _Activities(config, model, shapes, w, gpu)
     return Memory(weights, trained, 2 * trained, work.of(phase) | step)
 
 
 @dataclass(frozen=True)
-class _Work:
+class _Activities:
     config: RunConfig
     model: Architecture
     shapes: Shapes
@@ -175,3 +182,66 @@ class _Work:
         cache = positions * 2 * m.layers * m.kv_heads * m.head_dim + positions * 2 * m.heads * m.head_dim
         logits = users * samples * m.vocab * 4 * 3
         return w * cache + self._layer(users * shapes.prompt) + users * shapes.prompt**2 + logits
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a phase does in all its steps. Lengths are means, summaries of full length: more than will be."""
+
+    steps: int
+    samples: int
+    """Summaries that are sampled, or target pairs that train."""
+    decoded: float
+    """Positions that only sampling adds: tokens written one by one, for a whole batch at a time."""
+    read: float
+    """Tokens that go forward, without gradient."""
+    trained: float
+    """Tokens that go forward and backward."""
+
+    def operations(self, model: Architecture, checkpointing: bool) -> float:
+        """2 a weight and token forward, 4 backward, 2 more where the forward is done again."""
+        return model.parameters * (2 * (self.read) + (8 if checkpointing else 6) * self.trained)
+
+    def hours(self, model: Architecture, checkpointing: bool, gpu: bool, half: bool) -> float:
+        """How long it may take, to an order of magnitude; `half`: two bytes a weight."""
+        device = "gpu" if gpu else "cpu"
+        seconds = self.operations(model, checkpointing) / SPEED[device, 2 if half else 4]
+        return (seconds + self.decoded * DECODE[device]) / 3600
+
+
+def work_of(config: RunConfig, phase: Phase, shapes: Shapes) -> Work:
+    """What a phase does: tokens by the means of the lengths."""
+    settings, generator = config.training.inference, config.training.generator
+    steps = phase.steps(config)
+    if phase.kind == "generator":
+        pairs = steps * generator.batch_size
+        users = min(shapes.users, -(-pairs // max(shapes.targets, 1)))
+        row = shapes.row_mean(phase.context, phase.soft(config))
+        read, decoded = users * shapes.targets * shapes.plain_mean, 0.0
+        if phase.embedding == "signals":
+            read += users * shapes.raw_mean
+        if phase.context == "summary":
+            written = users * shapes.targets if config.summary.conditioned_on_prompt else users  # prompts to write from
+            read += written * shapes.prompt_mean + users * shapes.targets * shapes.summary
+            decoded = -(-written // config.evaluation.users_at_once) * shapes.summary
+            read, decoded = read + _old(config, shapes, users).read, decoded + _old(config, shapes, users).decoded
+        return Work(steps, pairs, decoded, read, pairs * row)
+    users = settings.users_per_step
+    tree = users * (shapes.prompt_mean + settings.group_size * shapes.summary)
+    targets = min(settings.targets_per_summary, shapes.targets)
+    scored = users * settings.group_size * targets * shapes.row_mean()
+    references = min(steps * users, shapes.users) * shapes.targets * shapes.plain_mean
+    read = steps * (tree + scored + (tree if settings.kl else 0)) + references
+    trained = steps * tree
+    old = _old(config, shapes, steps * users)
+    read, decoded = read + old.read, steps * settings.parts * shapes.summary + old.decoded
+    if phase.kind == "joint":
+        trained += steps * generator.batch_size * shapes.row_mean()
+    return Work(steps, steps * users * settings.group_size, decoded, read, trained)
+
+
+def _old(config: RunConfig, shapes: Shapes, rows: int) -> Work:
+    """Writing the old summaries that a share of the rows renew."""
+    written = config.training.renewal.share * rows
+    decoded = -(-written // BATCH) * shapes.summary
+    return Work(0, 0, decoded, written * (shapes.earlier_mean + shapes.summary), 0.0)
