@@ -133,6 +133,13 @@ class _Activities:
         if local:
             found["scoring"] = self.forward(min(config.training.rows_at_once, pairs), shapes.row(), shapes.responses)
         found["training"] = self.backward(users, width, scored)
+        if shapes.held_out:
+            found["evaluating"] = self.sampling(users, 1)
+            if local:
+                targets = shapes.held_out * min(settings.targets_per_summary, shapes.targets)
+                rows = min(config.training.rows_at_once, targets)
+                scoring = self.forward(rows, shapes.row(), shapes.responses)
+                found["evaluating"] = max(found["evaluating"], scoring)
         if config.training.reads_once:
             read = self._kept(users * shapes.prompt)
             found |= {name: found[name] + read for name in ("sampling", "scoring") if name in found}
@@ -185,6 +192,17 @@ class _Activities:
 
 
 @dataclass(frozen=True)
+class Forward:
+    """Tokens that are read, and positions that are decoded, as `Work` counts them."""
+
+    read: float
+    decoded: float = 0.0
+
+    def __add__(self, other: "Forward") -> "Forward":
+        return Forward(self.read + other.read, self.decoded + other.decoded)
+
+
+@dataclass(frozen=True)
 class Work:
     """What a phase does in all its steps. Lengths are means, summaries of full length: more than will be."""
 
@@ -197,6 +215,8 @@ class Work:
     """Tokens that go forward, without gradient."""
     trained: float
     """Tokens that go forward and backward."""
+    evaluations: int = 0
+    """Evaluations on the users set aside, if none ends the phase early; `decoded` and `read` count them."""
 
     def operations(self, model: Architecture, checkpointing: bool) -> float:
         """2 a weight and token forward, 4 backward, 2 more where the forward is done again."""
@@ -213,35 +233,61 @@ def work_of(config: RunConfig, phase: Phase, shapes: Shapes) -> Work:
     """What a phase does: tokens by the means of the lengths."""
     settings, generator = config.training.inference, config.training.generator
     steps = phase.steps(config)
+    evaluations, evaluated = _evaluated(config, phase, shapes)
     if phase.kind == "generator":
         pairs = steps * generator.batch_size
         users = min(shapes.users, -(-pairs // max(shapes.targets, 1)))
-        row = shapes.row_mean(phase.context, phase.soft(config))
-        read, decoded = users * shapes.targets * shapes.plain_mean, 0.0
-        if phase.embedding == "signals":
-            read += users * shapes.raw_mean
+        prepared = _prepared(config, phase, shapes, users)
         if phase.context == "summary":
-            written = users * shapes.targets if config.summary.conditioned_on_prompt else users  # prompts to write from
-            read += written * shapes.prompt_mean + users * shapes.targets * shapes.summary
-            decoded = -(-written // config.evaluation.users_at_once) * shapes.summary
-            read, decoded = read + _old(config, shapes, users).read, decoded + _old(config, shapes, users).decoded
-        return Work(steps, pairs, decoded, read, pairs * row)
+            prepared += _old(config, shapes, users)
+        done = prepared + evaluated
+        row = shapes.row_mean(phase.context, phase.soft(config))
+        return Work(steps, pairs, done.decoded, done.read, pairs * row, evaluations)
     users = settings.users_per_step
     tree = users * (shapes.prompt_mean + settings.group_size * shapes.summary)
     targets = min(settings.targets_per_summary, shapes.targets)
     scored = users * settings.group_size * targets * shapes.row_mean()
-    references = min(steps * users, shapes.users) * shapes.targets * shapes.plain_mean
-    read = steps * (tree + scored + (tree if settings.kl else 0)) + references
+    sampled = Forward(steps * (tree + scored + (tree if settings.kl else 0)), steps * settings.parts * shapes.summary)
+    done = _prepared(config, phase, shapes, min(steps * users, shapes.users)) + sampled + evaluated
+    done += _old(config, shapes, steps * users)
     trained = steps * tree
-    old = _old(config, shapes, steps * users)
-    read, decoded = read + old.read, steps * settings.parts * shapes.summary + old.decoded
     if phase.kind == "joint":
         trained += steps * generator.batch_size * shapes.row_mean()
-    return Work(steps, steps * users * settings.group_size, decoded, read, trained)
+    return Work(steps, steps * users * settings.group_size, done.decoded, done.read, trained, evaluations)
 
 
-def _old(config: RunConfig, shapes: Shapes, rows: int) -> Work:
+def _prepared(config: RunConfig, phase: Phase, shapes: Shapes, users: int) -> Forward:
+    """Before the first step: reference log-probs of users' targets; for a generator also signals or summaries."""
+    pairs = users * shapes.targets
+    found = Forward(pairs * shapes.plain_mean)
+    if phase.embedding == "signals":
+        found += Forward(users * shapes.raw_mean)
+    if phase.kind == "generator" and phase.context == "summary":
+        prompts = pairs if config.summary.conditioned_on_prompt else users
+        batches = -(-prompts // config.evaluation.users_at_once)
+        found += Forward(prompts * shapes.prompt_mean + pairs * shapes.summary, batches * shapes.summary)
+    return found
+
+
+def _evaluated(config: RunConfig, phase: Phase, shapes: Shapes) -> tuple[int, Forward]:
+    """How many evaluations there are while a phase trains, if none ends it early; and all that they take: each scores
+    all targets of the users set aside, or in an inference phase writes a summary and scores it on its targets.
+    """
+    training, users = config.training, shapes.held_out
+    if training.eval_steps is None:
+        return 0, Forward(0.0)
+    n = phase.steps(config) // training.eval_steps
+    if phase.kind == "generator":
+        each = Forward(users * shapes.targets * shapes.row_mean(phase.context, phase.soft(config)))
+    else:
+        settings = training.inference
+        scored = min(settings.targets_per_summary, shapes.targets) * shapes.row_mean()
+        batches = -(-users // (settings.users_per_step // settings.parts))
+        each = Forward(users * (shapes.prompt_mean + shapes.summary + scored), batches * shapes.summary)
+    return n, _prepared(config, phase, shapes, users) + Forward(n * each.read, n * each.decoded)
+
+
+def _old(config: RunConfig, shapes: Shapes, rows: int) -> Forward:
     """Writing the old summaries that a share of the rows renew."""
     written = config.training.renewal.share * rows
-    decoded = -(-written // BATCH) * shapes.summary
-    return Work(0, 0, decoded, written * (shapes.earlier_mean + shapes.summary), 0.0)
+    return Forward(written * (shapes.earlier_mean + shapes.summary), -(-written // BATCH) * shapes.summary)

@@ -72,6 +72,8 @@ class RunPlan:
         for one in self.phases:
             work, memory = one.work, one.memory
             what = "target pairs" if one.phase.kind == "generator" else "summaries"
+            if work.evaluations:
+                what += f", {work.evaluations:,} evaluations on {shapes.held_out:,} users set aside"
             found += [
                 f"phase    {one.phase.name}: {work.steps:,} steps, {work.samples:,} {what}; tokens: {_si(work.read)} "
                 f"read, {_si(work.trained)} trained on; {_time(one.hours)}",

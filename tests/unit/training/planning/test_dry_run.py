@@ -150,6 +150,19 @@ def test_work_by_hand() -> None:
     assert phase.work.read == pytest.approx(5 * (tree + scored) + references)
 
 
+def test_users_set_aside_are_counted_apart() -> None:
+    training: dict[str, Any] = {"eval_steps": 2, "eval_users": 10, "inference": {"steps": 5, "users_per_step": 4}}
+    plan = planned(training=training)
+    assert (plan.shapes.users, plan.shapes.held_out) == (30, 10) and plan.phases[0].work.evaluations == 2
+    assert "2 evaluations on 10 users set aside" in "\n".join(plan.lines())
+    training["inference"]["users_per_step"] = 31
+    assert "needs 31 different users and there are 30" in planned(training=training).problems[0]
+    with pytest.raises(DataError, match="eval_users=40 leaves nobody to train on of 40 users"):
+        planned(training={"eval_steps": 2, "eval_users": 40})
+    with pytest.raises(ConfigError, match="eval_users=64 leaves nobody to train on of data.train_users=40"):
+        planned(training={"eval_steps": 2}, data={"source": "elix", "train_users": 40})
+
+
 def test_work_of_the_baselines_by_hand() -> None:
     orders = ["population_dpo", "fspo", "user_embedding", "user_embedding_from_signals"]
     training = {"orders": orders, "generator": {"steps": 5, "batch_size": 8}, "user_embedding": {"tokens": 3}}
