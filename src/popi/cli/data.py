@@ -27,8 +27,8 @@ def data_check(
     file: Annotated[
         str | None,
         typer.Argument(
-            help="JSONL file of users, or of preference rows with a user_id. With --source: a folder, a file or a hub "
-            "id. Default: the benchmark's own."
+            help="File of users, or of preference rows with a user_id: JSONL, parquet, or a hub id. With --source: "
+            "a folder, a file or a hub id. Default: the benchmark's own."
         ),
     ] = None,
     against: Annotated[

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 
 def infer(
-    users: Annotated[Path, typer.Argument(help="JSONL file of users (docs/data.md).")],
+    users: Annotated[Path, typer.Argument(help="File of users: JSONL, parquet, or a hub id (docs/data.md).")],
     run: Annotated[Path | None, typer.Option("--run", help="Directory of a trained run.")] = None,
     model: LocalModel = None,
     chat_template: ChatTemplate = None,

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from popi.config import BENCHMARKS, RunConfig
-from popi.errors import ConfigError
+from popi.data.places import hub_files
+from popi.errors import ConfigError, DataError
 from popi.models.remote.chat import estimate_tokens
 from popi.signals.fading import Previous, worth
 from popi.signals.render import Templates
@@ -113,10 +114,17 @@ def at_hand(config: RunConfig) -> str | None:
     if data.source == "nano":
         return None
     if data.source not in BENCHMARKS:
-        return None if Path(data.source).exists() else f"{data.source} is not here"
+        return None if Path(data.source).exists() or _downloaded(data.source) else f"{data.source} is not here"
     if data.benchmark.path is None:
         return f"{data.source} lies on the hub"
     return None if Path(data.benchmark.path).exists() else f"{data.benchmark.path} is not here"
+
+
+def _downloaded(source: str) -> bool:
+    try:
+        return bool(hub_files(source, cached=True))
+    except DataError:
+        return False
 
 
 def shapes_of(config: RunConfig) -> Shapes:
