@@ -175,13 +175,13 @@ def _command(name: str, command: Any) -> list[str]:
     if arguments or options:
         lines += ["| | |", "|---|---|"]
         lines += [f"| `{_usage(p)}` | {p.help} |" for p in arguments]
-        lines += [f"| `{'`, `'.join(p.opts)}` | {p.help}{_default(p)} |" for p in options]
+        lines += [f"| `{'`, `'.join([*p.opts, *p.secondary_opts])}` | {p.help}{_default(p)} |" for p in options]
         lines.append("")
     return lines
 
 
 def _usage(argument: Any) -> str:
-    name = argument.name.upper() + ("…" if argument.nargs == -1 else "")
+    name = (argument.metavar or argument.name.upper()) + ("…" if argument.nargs == -1 else "")
     return name if argument.required else f"[{name}]"
 
 
@@ -189,6 +189,8 @@ def _default(option: Any) -> str:
     if option.required:
         return " Required."
     default = option.default
+    if default is True:
+        return f" Default: `{option.opts[0]}`."
     return "" if default is None or default is False or default in ([], ()) else f" Default: `{default}`."
 
 

@@ -115,7 +115,7 @@ def judge_command(
         str | None,
         typer.Option(help="As --judge-extra, for --api.", metavar="JSON", rich_help_panel=OTHER),
     ] = None,
-    users: Annotated[Path | None, typer.Option(help="As in popi evaluate: JSONL file of other users.")] = None,
+    users: Annotated[Path | None, typer.Option(help="As in popi evaluate: file of other users.")] = None,
     output: Annotated[
         Path | None, typer.Option("--out", help="Folder for judge.json and comparisons.jsonl. Default: inside the run.")
     ] = None,

@@ -100,7 +100,7 @@ def evaluate(
         ),
     ] = None,
     users: Annotated[
-        Path | None, typer.Option(help="Evaluate on the users of this JSONL file instead of the run's held-out users.")
+        Path | None, typer.Option(help="Evaluate on the users of this file instead of the run's held-out users.")
     ] = None,
     chat_template: ChatTemplate = None,
     api: Annotated[

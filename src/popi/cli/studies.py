@@ -25,7 +25,7 @@ OtherGenerator = Annotated[
     str | None,
     typer.Option("--generator", help="As in popi evaluate: generate with another model from the run's summaries."),
 ]
-Users = Annotated[Path | None, typer.Option("--users", help="As in popi evaluate: JSONL file of other users.")]
+Users = Annotated[Path | None, typer.Option("--users", help="As in popi evaluate: file of other users.")]
 
 
 @app.command()

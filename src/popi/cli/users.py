@@ -131,11 +131,11 @@ def users_controls(
         raise DataError(f"there is no tenant {tenant!r}; create it with `popi keys create`")
     if use is None and learn is None:
         saw(database, "read", tenant, [user_id])
-        found = database.read(controls.find, tenant, user_id)
+        switches = database.read(controls.find, tenant, user_id)
     else:
         with on_stderr():
-            found = switch_now(database, tenant, user_id, use, learn)
-    print(json.dumps({"use": found.use, "learn": found.learn}))
+            switches = switch_now(database, tenant, user_id, use, learn)
+    print(json.dumps({"use": switches.use, "learn": switches.learn}))
 
 
 @app.command("delete")
