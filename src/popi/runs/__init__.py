@@ -1,1 +1,1 @@
-"""Run directories, their files, and rows that can be resumed; used by training and evaluation."""
+"""Run directories, their files and the stores of resumable rows."""
