@@ -1,5 +1,6 @@
 """The generator: answers a task prompt with a user's preference summary in view."""
 
+import json
 import math
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -44,7 +45,7 @@ class Generator:
         self.local, self.embedding = local, embedding
         self.templates = local.templates(templates)
         self._response = lru_cache(maxsize=100_000)(lambda text: tuple(local.encode_response(text)))
-        self._prompt = lru_cache(maxsize=PROMPTS)(lambda turns: tuple(local.encode_chat(list(map(dict, turns)))))
+        self._prompt = lru_cache(maxsize=PROMPTS)(lambda turns: tuple(local.encode_chat(json.loads(turns))))
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path, templates: str = "auto", **load: Any) -> "Generator":
@@ -166,7 +167,7 @@ class Generator:
 
     def _encode(self, messages: Messages) -> tuple[int, ...]:
         """Token ids of a conversation; a group repeats summaries, and what is scored is counted too."""
-        encoded: tuple[int, ...] = self._prompt(tuple(tuple(turn.items()) for turn in messages))
+        encoded: tuple[int, ...] = self._prompt(json.dumps(messages))
         return encoded
 
     def save(self, path: str | Path) -> None:

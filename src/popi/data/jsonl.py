@@ -21,7 +21,7 @@ from pydantic import BaseModel, ValidationError
 from popi.data.places import hub_files, on_hub
 from popi.data.windows import PreferenceRow, cut_windows
 from popi.errors import DataError
-from popi.signals.types import InteractionSignal, PairSignal, TargetPair, User, wrong_roles
+from popi.signals.types import KINDS, InteractionSignal, PairSignal, TargetPair, User, wrong_roles
 
 SHOWN = 20
 """How many problems an error message spells out."""
@@ -315,8 +315,8 @@ def _field(loc: tuple[str | int, ...], value: Any) -> str:
         if isinstance(part, int):
             name += f"[{part}]"
             value = value[part] if isinstance(value, list) and part < len(value) else None
-        elif depth == 2 and loc[0] == "signals":
-            continue  # the tag of the union of signals
+        elif part in KINDS or (depth == 2 and loc[0] == "signals"):
+            continue  # the tags of the unions of messages and of signals
         elif isinstance(value, dict):
             name += ("." if name else "") + part[:LONGEST_NAME]
             value = value.get(part)

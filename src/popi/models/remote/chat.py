@@ -1,5 +1,6 @@
 """What popi asks of a chat model that it holds no weights of. Imports no HTTP: a stand-in needs only these types."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -46,6 +47,24 @@ class ChatModel(Protocol):
         `on_result` is told an index and a result as soon as that is there.
         """
         ...
+
+
+def openai_messages(messages: Messages) -> list[dict[str, Any]]:
+    """Messages as OpenAI's API takes them: tool calls have ids, and their arguments are JSON text."""
+    sent: list[dict[str, Any]] = []
+    open_calls: list[str] = []
+    for message in map(dict, messages):
+        if "tool_calls" in message:
+            calls = []
+            for n, call in enumerate(message["tool_calls"]):
+                arguments = json.dumps(call["function"]["arguments"], ensure_ascii=False)
+                name = call.get("id") or f"call_{len(sent)}_{n}"
+                calls.append(call | {"id": name, "function": call["function"] | {"arguments": arguments}})
+            message["tool_calls"], open_calls = calls, [call["id"] for call in calls]
+        elif message["role"] == "tool":
+            message["tool_call_id"] = open_calls.pop(0)
+        sent.append(message)
+    return sent
 
 
 def estimate_tokens(text: str) -> int:

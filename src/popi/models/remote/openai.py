@@ -5,7 +5,7 @@ from typing import Any
 
 from popi.errors import UpstreamError
 from popi.models.remote.api_url import Protocol
-from popi.models.remote.chat import Messages, Reply
+from popi.models.remote.chat import Messages, Reply, openai_messages
 from popi.models.remote.usage import token_count
 
 
@@ -20,7 +20,7 @@ class OpenAI:
     @staticmethod
     def body(messages: Messages, max_tokens: int, temperature: float) -> dict[str, Any]:
         """The request, but for the model's name."""
-        return {"messages": [dict(m) for m in messages], "max_tokens": max_tokens, "temperature": temperature}
+        return {"messages": openai_messages(messages), "max_tokens": max_tokens, "temperature": temperature}
 
     @staticmethod
     def structured(schema: Mapping[str, Any]) -> dict[str, Any]:
