@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from popi.cli.api import PANEL, ApiName, Concurrency, KeyEnv
-from popi.cli.shared import ChatTemplate, console, need_training, out, trained_run
+from popi.cli.shared import LOCAL, ChatTemplate, console, need_training, out, trained_run
 from popi.config import RunConfig, load_config
 from popi.errors import ConfigError
 
@@ -96,7 +96,9 @@ def evaluate(
     generator: Annotated[
         str | None,
         typer.Option(
-            help="Generate with another model (`nano`, a folder, a GGUF file or a hub id) from the run's summaries."
+            help="Generate with another model (`nano`, a folder, a GGUF file or a hub id) from the run's summaries.",
+            metavar="MODEL",
+            rich_help_panel=LOCAL,
         ),
     ] = None,
     users: Annotated[

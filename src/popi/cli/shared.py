@@ -36,6 +36,7 @@ ChatTemplate = Annotated[
         help="Jinja chat template (a file or text) for a model whose tokenizer has none.",
         metavar="FILE",
         show_default=False,
+        rich_help_panel=LOCAL,
     ),
 ]
 LocalModel = Annotated[
