@@ -210,7 +210,9 @@ class Stack:
 def served(app: Any) -> Iterator[str]:
     """An ASGI application under uvicorn, in a thread."""
     port = free_port()
-    config = uvicorn.Config(app, port=port, log_level="warning", lifespan="auto", **uvicorn_settings(ServerSettings()))
+    settings = uvicorn_settings(ServerSettings())
+    # An upstream that hangs up while a busy machine lets the client wait would look like one that fails.
+    config = uvicorn.Config(app, port=port, log_level="warning", lifespan="auto", timeout_keep_alive=75, **settings)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve()), daemon=True)
     thread.start()

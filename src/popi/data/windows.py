@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pydantic import BaseModel, ConfigDict
 
 from popi.errors import DataError
-from popi.signals.types import Message, PairSignal, Prompt, TargetPair, Text, Time, User, wrong_roles
+from popi.signals.types import PairSignal, Prompt, TargetPair, Text, Time, ToolCallMessage, Turn, User, wrong_roles
 
 
 class PreferenceRow(BaseModel):
@@ -21,9 +21,9 @@ class PreferenceRow(BaseModel):
     """Whose preference it is."""
     prompt: Prompt | None = None
     """The task prompt; may be missing where `chosen` and `rejected` are whole conversations."""
-    chosen: Text | list[Message]
+    chosen: Text | list[Turn]
     """The preferred response: text, one assistant message, or a whole conversation."""
-    rejected: Text | list[Message]
+    rejected: Text | list[Turn]
     """The other response, in the form of `chosen`."""
     id: str | None = None
     time: Time | None = None
@@ -55,7 +55,7 @@ class PreferenceRow(BaseModel):
                 raise DataError("prompt: missing, and chosen and rejected do not begin with the same messages")
             prompt, chosen, rejected = chosen[:shared], chosen[shared:], rejected[shared:]
         for name, messages in (("chosen", chosen), ("rejected", rejected)):
-            if len(messages) != 1 or messages[0].role != "assistant":
+            if len(messages) != 1 or messages[0].role != "assistant" or isinstance(messages[0], ToolCallMessage):
                 roles = ", ".join(message.role for message in messages) or "nothing"
                 raise DataError(f"{name}: must be one assistant message after the prompt; got {roles}")
         return TargetPair(prompt=prompt, chosen=chosen[0].content, rejected=rejected[0].content)

@@ -50,7 +50,7 @@ def problems(path: Path, line: Any) -> list[Problem]:
         (signal(chosen=None), "signals[0].chosen", "must be text", "null"),
         (signal(prompt=7), "signals[0].prompt", "must be text or a list of chat messages", "7"),
         (signal(prompt=[]), "signals[0].prompt", "must not be empty", "[]"),
-        (signal(prompt=[{"role": "tool", "content": "x"}]), "signals[0].prompt[0].role", "'user'", "tool"),
+        (signal(prompt=[{"role": "robot", "content": "x"}]), "signals[0].prompt[0].role", "'user'", "robot"),
         (signal(prompt=[{"role": "user"}]), "signals[0].prompt[0].content", "required", ""),
         (signal(pair=1), "signals[0].pair", "no such field", "1"),
         (signal(time="yesterday"), "signals[0].time", "ISO 8601", "yesterday"),

@@ -9,6 +9,11 @@ from popi.data.jsonl import read_lines
 from popi.data.schema import FOLDER, as_text, schemas
 
 PAIR = {"type": "pair", "prompt": "p", "chosen": "c", "rejected": "r"}
+TOOLS = [
+    {"role": "user", "content": "weather?"},
+    {"role": "assistant", "tool_calls": [{"function": {"name": "weather", "arguments": {"city": "Rome"}}}]},
+    {"role": "tool", "content": "21"},
+]
 
 
 def test_shipped_schemas_are_those_of_the_types() -> None:
@@ -26,12 +31,17 @@ def test_shipped_schemas_are_those_of_the_types() -> None:
         ({"user_id": "a", "signals": [{**PAIR, "prompt": [{"role": "user", "content": "p"}], "time": 5}]}, True),
         ({"user_id": "a", "signals": [{"type": "interaction", "prompt": "p", "response": "r", "rating": 4}]}, True),
         ({"user_id": "a", "signals": [{"type": "demographic", "text": "t"}]}, True),
+        ({"user_id": "a", "signals": [{**PAIR, "prompt": TOOLS}]}, True),
+        (
+            {"user_id": "a", "signals": [{**PAIR, "prompt": [TOOLS[0], {**TOOLS[1], "tool_calls": []}, TOOLS[2]]}]},
+            False,
+        ),
         ({"user_id": "a"}, False),
         ({"user_id": "", "signals": []}, False),
         ({"user_id": " ", "signals": []}, False),
         ({"user_id": "a", "signals": [{**PAIR, "type": "post"}]}, False),
         ({"user_id": "a", "signals": [{**PAIR, "prompt": []}]}, False),
-        ({"user_id": "a", "signals": [{**PAIR, "prompt": [{"role": "tool", "content": "p"}]}]}, False),
+        ({"user_id": "a", "signals": [{**PAIR, "prompt": [{"role": "robot", "content": "p"}]}]}, False),
         ({"user_id": "a", "signals": [], "age": 3}, False),
         ({"user_id": "a", "signals": [], "targets": [PAIR]}, False),
     ],

@@ -17,7 +17,7 @@ from popi.data.benchmarks.rows import PairRow, good_rows
 from popi.data.benchmarks.splits import hash_splits, own_splits
 from popi.data.windows import PreferenceRow
 from popi.errors import DataError
-from popi.signals.types import Message, Prompt, TargetPair, Text
+from popi.signals.types import Prompt, TargetPair, Text, Turn
 
 VERSION = "preferences/1"
 
@@ -48,8 +48,8 @@ class OwnedRow(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
     owner: Text | int
     prompt: Prompt | None = None
-    chosen: Text | list[Message]
-    rejected: Text | list[Message]
+    chosen: Text | list[Turn]
+    rejected: Text | list[Turn]
 
     def pair(self) -> TargetPair:
         return PreferenceRow(

@@ -8,6 +8,7 @@ off. What it then does not keep to is refused with the way out.
 import warnings
 from collections.abc import Sequence
 from datetime import date
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,11 @@ class ChatFormat:
             ModelError: the template refuses it.
         """
         placed = list(messages) if self.takes_system else _into_first_user_turn(messages)
+        if any(message["role"] == "tool" for message in placed) and not self.takes_tools:
+            raise ModelError(
+                f"{self.name}: its chat template leaves tool calls or their results out; {WAY_OUT}, or drop "
+                "the prompts with tool turns"
+            )
         try:
             return self._apply(placed, add_generation_prompt)
         except Exception as error:  # a template may raise anything
@@ -140,6 +146,26 @@ class ChatFormat:
             return _SYSTEM in self._apply(turns, True)
         except Exception:
             return False
+
+    @cached_property
+    def takes_tools(self) -> bool:
+        """Whether the template writes tool calls, their arguments and their results: many drop them silently."""
+        call = {"name": "popi_reads_this_call", "arguments": {"name": "popi_reads_this_argument"}}
+        turns: list[dict[str, Any]] = [
+            *self._user,
+            {
+                "role": "assistant",
+                "content": "",
+                "tool_calls": [{"id": "popi00000", "type": "function", "function": call}],
+            },
+            {"role": "tool", "content": "popi_reads_this_result", "tool_call_id": "popi00000", "name": call["name"]},
+        ]
+        wanted = ("popi_reads_this_call", "popi_reads_this_argument", "popi_reads_this_result")
+        try:
+            text = self._apply(turns, True)
+        except Exception:  # a template may raise anything; so it will of the real turns, and says why
+            return True
+        return all(word in text for word in wanted)
 
     def _after_prompt(self, text: str) -> str:
         """What stands behind the generation prompt where the assistant says `text`."""

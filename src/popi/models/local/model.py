@@ -62,7 +62,7 @@ class LocalModel(Backend):
         self.stop_ids = self._find_stop_ids()
         self.pad_id: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.end_id
         self._response = lru_cache(RESPONSES)(lambda text: tuple(self.encode_response(text)))
-        self._prompt = lru_cache(PROMPTS)(lambda turns: tuple(self.encode_chat([dict(turn) for turn in turns])))
+        self._prompt = lru_cache(PROMPTS)(lambda turns: tuple(self.encode_chat(json.loads(turns))))
 
     @classmethod
     def load(
@@ -307,7 +307,7 @@ class LocalModel(Backend):
 
     def prompt(self, messages: Messages) -> tuple[int, ...]:
         """Token ids of a conversation, remembered."""
-        ids: tuple[int, ...] = self._prompt(tuple(tuple(turn.items()) for turn in messages))
+        ids: tuple[int, ...] = self._prompt(json.dumps([dict(turn) for turn in messages]))
         return ids
 
     def score_each(

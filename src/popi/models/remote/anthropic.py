@@ -1,14 +1,38 @@
 """The messages API of Anthropic."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from popi.errors import UpstreamError
 from popi.models.backend import Messages, Reply
 from popi.models.remote.api_url import Protocol
+from popi.models.remote.openai import openai_messages
 from popi.models.remote.usage import token_count
 
 _INPUT = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
+
+
+def _turns(messages: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Tool calls are blocks of the assistant's turn, and their results blocks of one user turn."""
+    turns: list[dict[str, Any]] = []
+    for message in messages:
+        if "tool_calls" in message:
+            blocks: list[dict[str, Any]] = [{"type": "text", "text": message["content"]}] if message["content"] else []
+            for call in message["tool_calls"]:
+                function = call["function"]
+                arguments = json.loads(function["arguments"])
+                blocks.append({"type": "tool_use", "id": call["id"], "name": function["name"], "input": arguments})
+            turns.append({"role": "assistant", "content": blocks})
+        elif message["role"] == "tool":
+            result = {"type": "tool_result", "tool_use_id": message["tool_call_id"], "content": message["content"]}
+            if turns[-1]["role"] == "user":
+                turns[-1]["content"].append(result)
+            else:
+                turns.append({"role": "user", "content": [result]})
+        else:
+            turns.append(message)
+    return turns
 
 
 class Anthropic:
@@ -23,8 +47,12 @@ class Anthropic:
     def body(messages: Messages, max_tokens: int, temperature: float) -> dict[str, Any]:
         """The request, but for the model's name. System messages go into a field of their own."""
         system = "\n\n".join(str(m["content"]) for m in messages if m["role"] == "system")
-        turns = [dict(m) for m in messages if m["role"] != "system"]
+        turns = _turns(m for m in openai_messages(messages) if m["role"] != "system")
         request = {"messages": turns, "max_tokens": max_tokens, "temperature": temperature}
+        called = dict.fromkeys(c["function"]["name"] for m in messages for c in m.get("tool_calls", ()))
+        if called:  # the API wants them declared; the answer is to be text
+            request["tools"] = [{"name": name, "input_schema": {"type": "object"}} for name in called]
+            request["tool_choice"] = {"type": "none"}
         return request | ({"system": system} if system else {})
 
     @staticmethod

@@ -1,5 +1,6 @@
 """The chat completions of OpenAI, which most servers speak: vLLM, SGLang, llama.cpp, Ollama, and the big gateways."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,7 +21,7 @@ class OpenAI:
     @staticmethod
     def body(messages: Messages, max_tokens: int, temperature: float) -> dict[str, Any]:
         """The request, but for the model's name."""
-        return {"messages": [dict(m) for m in messages], "max_tokens": max_tokens, "temperature": temperature}
+        return {"messages": openai_messages(messages), "max_tokens": max_tokens, "temperature": temperature}
 
     @staticmethod
     def structured(schema: Mapping[str, Any]) -> dict[str, Any]:
@@ -68,3 +69,21 @@ class OpenAI:
         details = answer["usage"].get("completion_tokens_details") if tokens else None
         hidden = token_count(details.get("reasoning_tokens")) if isinstance(details, dict) else None
         return Reply(content.strip(), max(0, tokens[1] - (hidden or 0)) if tokens else None, reason == "length")
+
+
+def openai_messages(messages: Messages) -> list[dict[str, Any]]:
+    """Messages as OpenAI's API takes them: tool calls have ids, and their arguments are JSON text."""
+    sent: list[dict[str, Any]] = []
+    open_calls: list[str] = []
+    for message in map(dict, messages):
+        if "tool_calls" in message:
+            calls = []
+            for n, call in enumerate(message["tool_calls"]):
+                arguments = json.dumps(call["function"]["arguments"], ensure_ascii=False)
+                name = call.get("id") or f"call_{len(sent)}_{n}"
+                calls.append(call | {"id": name, "function": call["function"] | {"arguments": arguments}})
+            message["tool_calls"], open_calls = calls, [call["id"] for call in calls]
+        elif message["role"] == "tool":
+            message["tool_call_id"] = open_calls.pop(0)
+        sent.append(message)
+    return sent

@@ -19,7 +19,7 @@ from popi.models.backend import Messages, values
 from popi.models.remote.api import ApiModel
 from popi.models.remote.api_url import ApiUrl
 from popi.models.remote.batch import send_all
-from popi.models.remote.openai import OpenAI
+from popi.models.remote.openai import OpenAI, openai_messages
 from popi.models.remote.upstream import Session
 from popi.signals.types import TargetPair
 
@@ -148,7 +148,7 @@ class VllmScorer:
         return found
 
     def _chat(self, messages: Messages, add_generation_prompt: bool = True) -> str:
-        body = {"messages": [dict(m) for m in messages], "add_generation_prompt": add_generation_prompt}
+        body = {"messages": openai_messages(messages), "add_generation_prompt": add_generation_prompt}
         template = {field: self.api.extra[field] for field in _TEMPLATE if field in self.api.extra}
         return json.dumps(body | {"add_special_tokens": False} | template)
 

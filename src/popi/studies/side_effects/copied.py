@@ -12,7 +12,7 @@ import re
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from popi.signals.types import Message, Signal
+from popi.signals.types import Prompt, Signal
 
 KINDS = ("email", "url", "phone", "number", "name")
 WORDS = 8
@@ -50,7 +50,7 @@ def text_of(signals: Iterable[Signal]) -> list[str]:
     for signal in signals:
         values = signal.model_dump(exclude={"type", "id", "time", "prompt"}).values()
         texts += [value for value in values if isinstance(value, str)]
-        prompt: str | list[Message] = getattr(signal, "prompt", "")
+        prompt: Prompt = getattr(signal, "prompt", "")
         texts += [prompt] if isinstance(prompt, str) else [message.content for message in prompt]
     return [text for text in texts if text]
 

@@ -22,6 +22,8 @@ from yarl import URL
 from popi.config.http import HttpConfig
 from popi.models.remote.http import MAX_HEADER_BYTES, MAX_HEADERS, Answer, Body, HttpClient, HttpFault, HttpSession
 
+pytestmark = pytest.mark.timed
+
 MOST_WAITING = 2**18
 
 Step = bytes | float | Callable[[asyncio.StreamWriter], object]

@@ -20,6 +20,8 @@ from popi.models.remote.key import checked_url
 from popi.models.remote.retries import Retries, retry_after
 from popi.models.remote.usage import Prices, Usage
 
+pytestmark = pytest.mark.timed
+
 QUICK = Retries(most=3, base=0.001)
 HELLO = [{"role": "system", "content": "be kind"}, {"role": "user", "content": "hello"}]
 

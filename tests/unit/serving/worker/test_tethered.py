@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.timed
+
 TETHERED = [sys.executable, "-m", "popi.serving.worker.tethered"]
 
 
