@@ -16,7 +16,7 @@ from popi.models.backend import Backend, Messages, Reply, values
 from popi.models.spec import ModelSpec
 from popi.profiles.statements import SCHEMA, Bounds
 from popi.profiles.statements.asked import also_told, statements_of
-from popi.profiles.written import Old, nothing_new, shown, signals_behind, summary_of, summary_of_screened
+from popi.profiles.written import Old, nothing_new, shown, signals_behind, summary_of
 from popi.signals.fading import Previous
 from popi.signals.render import NANO, Templates
 from popi.signals.types import Prompt, Signal
@@ -299,12 +299,13 @@ class InferenceModel:
         return "\n".join(message["content"] for message in self._messages(_Read([], (), None, old, None), [""]))
 
     def _summary(self, reply: Reply, read: _Read) -> Summary:
-        counts: tuple[Any, ...] = (self.count_tokens, reply.tokens, read.behind)
-        facts = (len(read.signals), read.dropped, self.name, *counts)
-        if self._prose:
-            return summary_of(self.templates, reply.text, *facts)
-        fit, parts = statements_of(reply.text, reply.cut, self._own, read.signals, self.bounds, self.templates)
-        summary = summary_of_screened(self.templates, fit, reply.text, *facts)
+        templates, used, count = self.templates, len(read.signals), self.count_tokens
+        fit, parts = None, tuple[str, ...]()
+        if not self._prose:
+            fit, parts = statements_of(reply.text, reply.cut, self._own, read.signals, self.bounds, templates)
+        summary = summary_of(
+            templates, reply.text, used, read.dropped, self.name, count, reply.tokens, read.behind, fit
+        )
         return summary if summary.abstained else replace(summary, statements=parts)
 
     def save(self, path: str | Path) -> None:

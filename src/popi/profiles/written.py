@@ -24,6 +24,7 @@ def summary_of(
     count: Callable[[str], int],
     tokens: int | None = None,
     behind: int | None = 0,
+    fit: Screened | None = None,
 ) -> Summary:
     """What a model wrote, as a summary.
 
@@ -40,22 +41,9 @@ def summary_of(
         count: text → tokens.
         tokens: of the whole text, where the server counted them.
         behind: how many signals the old summary rests on that it renews; None: not known.
+        fit: what screening leaves of the text, where that is known.
     """
-    return summary_of_screened(templates, screened(text), text, used, dropped, model, count, tokens, behind)
-
-
-def summary_of_screened(
-    templates: Templates,
-    fit: Screened,
-    text: str,
-    used: int,
-    dropped: tuple[str, ...],
-    model: str,
-    count: Callable[[str], int],
-    tokens: int | None,
-    behind: int | None,
-) -> Summary:
-    """As `summary_of`, where `fit` is what screening left of `text`."""
+    fit = screened(text) if fit is None else fit
     rests_on = 0 if behind is None else behind + used
     if fit.left_out and not fit.text:
         return Summary("", 0, used, dropped, model, left_out=fit.left_out, rests_on=rests_on)

@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
-from popi.models.names import NANO
 
 import popi.models.architecture as architecture
 from popi.errors import ConfigError, ModelError
 from popi.models.architecture import Architecture, architecture_of, known_models
+from popi.models.spec import NANO
 
 
 @pytest.mark.parametrize("name", known_models())

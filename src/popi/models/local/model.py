@@ -75,15 +75,8 @@ class LocalModel(Backend):
         attn_implementation: str = "auto",
         adapter: str | Path | None = None,
     ) -> "LocalModel":
-        """Load a model; a folder with an `adapter_config.json` is an adapter over its base.
-
-        Args:
-            name_or_path: `nano`, `smollm2`, a folder, a GGUF file or a hub id (see `loading.locate`).
-            dtype: `auto`, `float32`, `bfloat16` or `float16`.
-            device: `auto`, `cpu`, `cuda`, `cuda:1`, …
-            chat_template: Jinja text or a file, in place of the tokenizer's own.
-            attn_implementation: attention by transformers' name; `auto` is its choice.
-            adapter: the folder of an adapter to put over the model.
+        """Load a model, as the fields of `ModelSpec` say; a folder with an `adapter_config.json` is an adapter over its
+        base.
 
         Raises:
             ModelError: nothing can be loaded from there, or there is no chat template that popi can use.

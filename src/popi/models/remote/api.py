@@ -83,21 +83,7 @@ class ApiModel(Backend):
         prices: Prices | None = None,
         extra: Mapping[str, Any] | None = None,
     ) -> "ApiModel":
-        """Name a model on a server; nothing is sent yet.
-
-        Args:
-            url: as far as the part before /chat/completions or, for `anthropic`, before /v1/messages (see `ApiUrl`).
-            model: the model, as the server calls it.
-            protocol: `openai` or `anthropic`.
-            key_env: the environment variable that holds the key; else OPENAI_API_KEY or ANTHROPIC_API_KEY, and
-                no key where that is not set.
-            auth: how the key is sent; see `ApiUrl.key_header`.
-            concurrency: most requests under way at once.
-            http: proxies, certificates, time limits; by default as POPI_HTTP says.
-            total_s: time limit of one try of one request.
-            retries: when to ask again.
-            prices: per million tokens, for `usage.cost`.
-            extra: fields to put into every request, or (None) to take out.
+        """Name a model on a server, as the fields of `ModelSpec` say; nothing is sent yet.
 
         Raises:
             ConfigError: a wrong URL, an unknown protocol, or a named variable that is not set.
