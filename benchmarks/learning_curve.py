@@ -23,7 +23,7 @@ from torch import Tensor
 
 import popi.backends.local
 import popi.scoring
-import popi.training.inference_phase
+import popi.training.phases.inference
 from popi.backends.decoding import pick
 from popi.config import load_config
 from popi.config.training import TrainingConfig
@@ -45,7 +45,7 @@ def group_logps(
     entropy: bool,
     roots: None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """As popi.training.inference_phase has it, each completion behind its own prompt."""
+    """As popi.training.phases.inference has it, each completion behind its own prompt."""
     positions = (attention_mask.cumsum(1) - 1).clamp(min=0)
     logits = model(input_ids=input_ids, attention_mask=attention_mask, position_ids=positions).logits
     every = torch.log_softmax(logits[:, -kept - 1 : -1].float() / temperature, -1)
@@ -138,7 +138,7 @@ def main() -> None:
     options = parser.parse_args()
     curves = {"popi": curve("popi", options)}
     TrainingConfig.reads_once = property(lambda _: False)  # type: ignore[assignment, method-assign]
-    popi.training.inference_phase.group_logps = group_logps  # type: ignore[assignment]
+    popi.training.phases.inference.group_logps = group_logps  # type: ignore[assignment]
     popi.scoring.pair_logps = pair_logps
     popi.backends.local.decode = decode  # type: ignore[assignment]
     curves["plain"] = curve("plain", options)

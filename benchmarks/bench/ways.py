@@ -14,7 +14,7 @@ from bench.cases import BETA, PAIRS, SUMMARY, Case, load
 from popi.backends.local import LocalModel
 from popi.roots import Roots
 from popi.scoring import ScoringItem, pair_logps
-from popi.training.inference_phase import group_logps
+from popi.training.phases.inference import group_logps
 from popi.tree import pack, segment_logps
 
 SAMPLED = 256

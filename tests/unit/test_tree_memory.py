@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from popi.scoring import ScoringItem, pair_logps
-from popi.training.inference_phase import group_logps
+from popi.training.phases.inference import group_logps
 
 
 class Peak(TorchDispatchMode):

@@ -12,7 +12,7 @@ from exact import assert_exact, in_precision
 
 from popi.backends.local import LocalModel
 from popi.training.adapters import TRAINED, attach_adapters
-from popi.training.inference_phase import group_logps
+from popi.training.phases.inference import group_logps
 
 GROUPS, SIZE, KEPT = 4, 3, 5
 PRECISIONS = ("float64", "float32")

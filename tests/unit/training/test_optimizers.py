@@ -14,8 +14,8 @@ from popi.config import resolve
 from popi.errors import ConfigError, ModelError
 from popi.training.adapters import TRAINED, attach_adapters, save_adapter, set_dropout
 from popi.training.components import load_components
-from popi.training.generator_phase import GeneratorTrainer
-from popi.training.joint_phase import PARTNER, JointTrainer
+from popi.training.phases.generator import GeneratorTrainer
+from popi.training.phases.joint import PARTNER, JointTrainer
 from popi.training.plan import refuse_settings
 from popi.training.reward import SummaryReward
 from popi.training.train import refuse

@@ -12,7 +12,7 @@ from popi.backends.decoding import decode
 from popi.config import resolve
 from popi.errors import ConfigError
 from popi.training import vllm_rollouts
-from popi.training.inference_phase import InferenceTrainer
+from popi.training.phases.inference import InferenceTrainer
 from popi.training.reward import SummaryReward
 from popi.training.rollout_check import RolloutError
 from popi.training.train import refuse

@@ -12,10 +12,10 @@ from rich.console import Console
 from popi.generator import Generator
 from popi.training.dataset import GeneratorRow
 from popi.training.objective import dpo_loss, margin
+from popi.training.phases.user_embedding import UserEmbeddingTrainer
 from popi.training.plan import Phase
 from popi.training.progress import PhaseProgress
 from popi.training.trainers import Job, generator_trainer
-from popi.training.user_embedding_phase import UserEmbeddingTrainer
 from popi.user_embedding import SignalsEmbedding, UserEmbedding, UserIdEmbedding
 from popi.users import users_of
 

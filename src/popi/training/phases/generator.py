@@ -1,7 +1,7 @@
 """The generator's phase: DPO with the summary in the policy's prompt and the plain prompt in the reference's.
 
 The baselines train here too: without a summary (population DPO), with raw signals in its place (FSPO), or behind a
-soft prompt (`user_embedding_phase`).
+soft prompt (`user_embedding`).
 
 On TRL's `DPOTrainer`, with these departures:
 - Reference log-probs come with the rows. TRL would recompute them under the policy's prompt, summary included, or
@@ -25,7 +25,7 @@ from popi.scoring import ScoringItem
 from popi.training.adapters import TRAINED, has_adapters, set_dropout
 from popi.training.dataset import GeneratorRow
 from popi.training.objective import accuracy, generator_loss, margin, summary_reward
-from popi.training.phase import PhaseTrainer, Report, common_arguments
+from popi.training.phases.trainer import PhaseTrainer, Report, common_arguments
 from popi.training.run_directory import PhaseDirectory, RunDirectory
 from popi.tree import TreeBatch, pack, segment_logps
 

@@ -14,8 +14,8 @@ from trl import DPOConfig, DPOTrainer
 from popi.backends.local import LocalModel
 from popi.scoring import ScoringItem, pair_logps_plain
 from popi.training.dataset import GeneratorRow
-from popi.training.generator_phase import GeneratorTrainer
 from popi.training.objective import dpo_loss, ipo_loss, margin
+from popi.training.phases.generator import GeneratorTrainer
 
 Make = Callable[..., GeneratorTrainer]
 SUMMARY = "likes short sentences"

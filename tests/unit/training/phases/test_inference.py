@@ -15,8 +15,8 @@ from popi.backends.local import LocalModel
 from popi.generator import Generator
 from popi.scoring import pair_logps_plain
 from popi.training.adapters import TRAINED, save_adapter, using
-from popi.training.inference_phase import InferenceTrainer, group_logps
 from popi.training.objective import group_advantages, margin, summary_reward
+from popi.training.phases.inference import InferenceTrainer, group_logps
 from popi.training.reward import SummaryReward
 from popi.training.rollout_check import RolloutError, check_rollouts
 from popi.training.run_directory import read_jsonl

@@ -10,8 +10,8 @@ from exact import assert_exact
 from popi.backends.local import LocalModel
 from popi.scoring import pair_logps_plain
 from popi.training.adapters import using
-from popi.training.joint_phase import PARTNER, JointTrainer
 from popi.training.objective import dpo_loss, margin
+from popi.training.phases.joint import PARTNER, JointTrainer
 
 Make = Callable[..., JointTrainer]
 

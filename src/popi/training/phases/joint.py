@@ -16,8 +16,8 @@ from popi.backends.local import LocalModel
 from popi.generator import Generator
 from popi.scoring import ScoringItem
 from popi.training.adapters import TRAINED, adapter_parameters, set_dropout, using
-from popi.training.inference_phase import InferenceTrainer
 from popi.training.objective import generator_loss, margin
+from popi.training.phases.inference import InferenceTrainer
 from popi.training.reward import Scores
 from popi.tree import pack, segment_logps
 

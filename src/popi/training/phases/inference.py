@@ -37,7 +37,7 @@ from popi.roots import Roots
 from popi.training.adapters import has_adapters
 from popi.training.dataset import InferenceRow
 from popi.training.objective import accuracy
-from popi.training.phase import PhaseTrainer, Report, common_arguments
+from popi.training.phases.trainer import PhaseTrainer, Report, common_arguments
 from popi.training.reward import SummaryReward
 from popi.training.rollout_check import check_rollouts
 from popi.training.run_directory import PhaseDirectory, RunDirectory, append_jsonl

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from popi.training.generator_phase import GeneratorTrainer
+from popi.training.phases.generator import GeneratorTrainer
 from popi.tree import TreeBatch
 from popi.user_embedding import UserEmbedding
 
