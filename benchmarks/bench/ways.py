@@ -14,7 +14,8 @@ from bench.cases import BETA, PAIRS, SUMMARY, Case, load
 from popi.backends.local import LocalModel
 from popi.roots import Roots
 from popi.scoring import ScoringItem, pair_logps
-from popi.training.phases.inference import group_logps
+from popi.training.phases.inference import summary_logps
+from popi.training.phases.scorer import TreeScorer
 from popi.tree import pack, segment_logps
 
 SAMPLED = 256
@@ -178,7 +179,10 @@ class Ours(Way):
         return found
 
     def logps(self, model: Any, train: bool) -> Tensor:
-        return group_logps(model, *self.batch(), SUMMARY, 0, 1.0, train, self.roots if train else None)[0]
+        summaries = self.case.summaries(self.vocabulary)
+        prompts = [self.case.signal_ids(self.vocabulary)] * len(summaries)
+        roots = self.roots if train else None
+        return summary_logps(TreeScorer(model), prompts, summaries, 0, 1.0, train, roots)[0]
 
     def generator_step(self) -> Found:
         trees = [ScoringItem(*map(tuple, item)).tree for item in self.items(PAIRS)]

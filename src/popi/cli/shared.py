@@ -69,7 +69,7 @@ def trained_run(path: Path) -> "RunDirectory":
 
 def need_training() -> None:
     """Refuse, with what to install, where the packages that load models are missing."""
-    if any(importlib.util.find_spec(name) is None for name in ("torch", "transformers", "trl")):
-        raise ModelError("this command needs torch, transformers and trl; install them with: pip install 'popi[train]'")
+    if any(importlib.util.find_spec(name) is None for name in ("torch", "transformers", "peft")):
+        raise ModelError("this command needs torch, transformers and peft; install them: pip install 'popi[train]'")
     # Names that these libraries use of each other until they drop them: nothing that a user could do anything about.
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|trl|torch)\b")
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|torch)\b")

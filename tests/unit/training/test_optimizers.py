@@ -37,9 +37,9 @@ def test_optimizer_scheduler_and_decay_of_a_phase(bench: Callable[..., Any]) -> 
     trainer = joint(bench({"inference_model", "generator"}, inference=wanted, generator={"weight_decay": 0.3}), "none")
     optimizer = trainer.create_optimizer()
     assert isinstance(optimizer, Adafactor)
-    names = {id(p): name for name, p in trainer.trained_parameters().items()}
+    names = {id(p): name for name, p in trainer.scorer.trained_parameters().items()}
     decay = {names[id(p)]: group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
-    assert decay.keys() == trainer.trained_parameters().keys()
+    assert decay.keys() == trainer.scorer.trained_parameters().keys()
     for name, value in decay.items():
         own = 0.1 if name.startswith("inference_model.") else 0.3
         assert value == (0.0 if "norm" in name else own), name

@@ -10,18 +10,56 @@ group and its own gradient clip.
 from typing import Any
 
 import torch
-from trl.trainer.utils import disable_dropout_in_model
+from torch import Tensor
+from torch.nn import Parameter
 
 from popi.backends.local import LocalModel
 from popi.generator import Generator
+from popi.roots import Roots
 from popi.scoring import ScoringItem
 from popi.training.adapters import TRAINED, adapter_parameters, set_dropout, using
+from popi.training.components import GENERATOR, INFERENCE
+from popi.training.dataset import InferenceRow
 from popi.training.objective import generator_loss, margin
 from popi.training.phases.inference import InferenceTrainer
+from popi.training.phases.scorer import TreeScorer, pair_sums
 from popi.training.reward import Scores
-from popi.tree import pack, segment_logps
+from popi.tree import TreeBatch, pack, token_logps_and_entropies
 
 PARTNER = "generator"
+
+
+class JointScorer(TreeScorer):
+    """Scores tree rows with the inference model, or with the generator that trains along.
+
+    `generator`: a model of its own, or None where it is the adapter `generator` of the inference model's base. That
+    adapter has to be the active one from before the generator's forward until after its backward (`using`).
+    """
+
+    def __init__(self, model: Any, generator: Any | None) -> None:
+        super().__init__(model)
+        self.generator = generator
+
+    def forward(
+        self,
+        batch: TreeBatch,
+        temperature: float = 1.0,
+        entropy: bool = False,
+        roots: Roots | None = None,
+        generator: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        model = self.generator_model if generator else self.model
+        return token_logps_and_entropies(model, batch, temperature, entropy=entropy, roots=roots)
+
+    @property
+    def generator_model(self) -> Any:
+        return self.model if self.generator is None else self.generator
+
+    def components(self) -> dict[str, dict[str, Parameter]]:
+        if self.generator is not None:
+            return {INFERENCE: dict(self.model.named_parameters()), GENERATOR: dict(self.generator.named_parameters())}
+        adapters = {INFERENCE: TRAINED, GENERATOR: PARTNER}
+        return {part: adapter_parameters(self.model, adapter) for part, adapter in adapters.items()}
 
 
 class JointTrainer(InferenceTrainer):
@@ -32,39 +70,26 @@ class JointTrainer(InferenceTrainer):
     (summary, target) pairs, drawn without replacement.
     """
 
-    def __init__(self, *, generator: LocalModel | None, **arguments: Any) -> None:
-        self.settings = arguments["config"].training.generator
-        self._generator = generator
-        self._scores: Scores | None = None
-        super().__init__(**arguments)
-        if generator is not None:
-            disable_dropout_in_model(generator.model)  # TRL does it for the model that it was given
-            if arguments["config"].training.gradient_checkpointing:
-                generator.model.gradient_checkpointing_enable()
-        elif self.settings.lora_dropout:
-            set_dropout(self.local.model, PARTNER, self.settings.lora_dropout)
+    def __init__(self, *, local: LocalModel, generator: LocalModel | None, **arguments: Any) -> None:
+        training = arguments["config"].training
+        self.settings = training.generator
+        self.limits = {INFERENCE: training.inference.max_grad_norm, GENERATOR: self.settings.max_grad_norm}
+        self.both = JointScorer(local.model, None if generator is None else generator.model)
+        # Each component is clipped to a norm of its own (`clip`), and not both to one.
+        super().__init__(local=local, scorer=self.both, max_grad_norm=0.0, **arguments)
+        if generator is None and self.settings.lora_dropout:
+            set_dropout(local.model, PARTNER, self.settings.lora_dropout)
 
-    @property
-    def generator_model(self) -> Any:
-        return self.local.model if self._generator is None else self._generator.model
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        """The inference model's backward pass, then the generator's on the same samples."""
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self.generator_backward(model)
+        self.clip()
+        return loss
 
-    def components(self) -> dict[str, dict[str, torch.nn.Parameter]]:
-        model = self.accelerator.unwrap_model(self.model)
-        if self._generator is None:
-            return {
-                name: adapter_parameters(model, adapter)
-                for name, adapter in (("inference_model", TRAINED), ("generator", PARTNER))
-            }
-        return {
-            "inference_model": dict(model.named_parameters()),
-            "generator": dict(self._generator.model.named_parameters()),
-        }
-
-    def trained_parameters(self) -> dict[str, torch.nn.Parameter]:
-        return {f"{part}.{n}": p for part, parameters in self.components().items() for n, p in parameters.items()}
-
-    def scored(self, scores: Scores) -> None:
-        self._scores = scores
+    def score(self, rows: list[InferenceRow], summaries: list[list[int]]) -> Scores:
+        self.scores: Scores | None = super().score(rows, summaries)
+        return self.scores
 
     def item(self, scores: Scores, i: int) -> ScoringItem:
         """The i-th of a step's pairs, encoded under its summary."""
@@ -72,50 +97,33 @@ class JointTrainer(InferenceTrainer):
         assert isinstance(generator, Generator), "a generator behind an API is not trained (training.plan)"
         return generator.items([scores.targets[i]], scores.summaries[int(scores.owner[i])])[0]
 
-    def generator_backward(self) -> None:
+    def generator_backward(self, model: Any) -> None:
         """Forward and backward of the generator on pairs of this step's samples; leaves gradients, takes no step."""
-        scores, self._scores = self._scores, None
+        scores, self.scores = self.scores, None
         assert scores is not None, "each training step scores its own samples once"
         picked = torch.randperm(len(scores.targets))[: self.settings.batch_size]
-        trees = [self.item(scores, i).tree for i in picked.tolist()]
-        model = self.generator_model
-        for parameter in self.components()["generator"].values():
-            parameter.grad = None
-        with using(model, PARTNER if self._generator is None else None):
-            model.train()
-            logps = segment_logps(model, pack(trees, self.local.pad_id).to(self.local.device)).reshape(-1, 2)
+        trees = pack([self.item(scores, i).tree for i in picked.tolist()], self.local.pad_id).to(self.local.device)
+        with using(self.both.generator_model, PARTNER if self.both.generator is None else None):
+            logps = pair_sums(model(trees, generator=True)[0], trees)  # (B, 2): chosen, rejected
             references = scores.ref_chosen[picked].to(logps.device), scores.ref_rejected[picked].to(logps.device)
             h = margin(logps[:, 0], logps[:, 1], *references)
             settings = self.settings
             loss = generator_loss(h, settings.loss, settings.beta, settings.label_smoothing).mean()
             self.accelerator.backward(loss)
-        self._metrics["train"]["generator_loss"].append(float(loss.detach()))
+        self.note(generator_loss=float(loss.detach()))
 
-    # hooks
-
-    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
-        loss = super().training_step(model, inputs, num_items_in_batch)
-        self.generator_backward()
-        return loss
+    def clip(self) -> None:
+        """Clip each component's gradient to its own largest norm."""
+        norms = {
+            part: float(self.accelerator.clip_grad_norm_(list(parameters.values()), self.limits[part]))
+            for part, parameters in self.scorer.components().items()
+        }
+        self.note(grad_norm=norms[INFERENCE], generator_grad_norm=norms[GENERATOR])
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        if self.optimizer is None:
-            kind, arguments = self.get_optimizer_cls_and_kwargs(self.args)
-            trained = {
-                "inference_model": (self.accelerator.unwrap_model(self.model), self.args),
-                "generator": (self.generator_model, self.settings),
-            }
-            groups = []
-            for part, parameters in self.components().items():
-                of_part, settings = trained[part]
-                groups += self.groups(of_part, parameters, settings.learning_rate, settings.weight_decay)
-            self.optimizer = kind(groups, **arguments)
-        return self.optimizer
-
-    def _clip_grad_norm(self, model: Any) -> Any:
-        norms = {}
-        limits = {"inference_model": self.args.max_grad_norm, "generator": self.settings.max_grad_norm}
-        for part, parameters in self.components().items():
-            norms[part] = self.accelerator.clip_grad_norm_(list(parameters.values()), limits[part])
-        self._metrics["train"]["generator_grad_norm"].append(float(norms["generator"]))
-        return norms["inference_model"]
+        """With learning rate and decay of each component's own."""
+        parts, args, own = self.scorer.components(), self.args, self.settings
+        return self.optimizer_of(
+            (parts[INFERENCE], args.learning_rate, args.weight_decay),
+            (parts[GENERATOR], own.learning_rate, own.weight_decay),
+        )

@@ -1,44 +1,29 @@
-"""What popi changes in a TRL trainer, whichever it is: checkpoints that survive a kill, logs of the run, data order.
+"""What all phases share, on `transformers.Trainer`: checkpoints that survive a kill, the run's log, the order of rows.
 
-TRL is pinned: the methods overridden here and in the phases are private to it, and each has a test that compares it
-with TRL's own.
+Only public methods are overridden. A phase adds its loss (`compute_loss`) and, where a step is more than one forward
+and backward, its `training_step`.
 """
 
 import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch.utils.data import SequentialSampler
-from transformers import TrainerCallback, TrainerState
+from torch.nn import Parameter
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 from popi.config import GeneratorPhaseConfig, InferencePhaseConfig, RunConfig
 from popi.errors import RunError
+from popi.training.adapters import has_adapters
+from popi.training.phases.scorer import TreeScorer
 from popi.training.run_directory import PhaseDirectory, RunDirectory
 
-WEIGHTS = "weights.safetensors"
-METRICS = {  # TRL's names -> the run's
-    "loss": "loss",
-    "grad_norm": "grad_norm",
-    "learning_rate": "learning_rate",
-    "reward": "reward",
-    "reward_std": "reward_std",
-    "frac_reward_zero_std": "groups_without_spread",
-    "kl": "kl",
-    "entropy": "entropy",
-    "completions/mean_length": "summary_tokens",
-    "completions/clipped_ratio": "summaries_cut",
-    "length_penalty": "length_penalty",
-    "rollout_difference": "rollout_difference",
-    "margin": "margin",
-    "reward_accuracy": "reward_accuracy",
-    "generator_loss": "generator_loss",
-    "generator_grad_norm": "generator_grad_norm",
-}
+WEIGHTS = "model.safetensors"
+"""A checkpoint's parameters, under the name by which `Trainer.train` finds them."""
 FINITE = ("loss", "grad_norm", "generator_loss", "generator_grad_norm")
 """Metrics that end training where they are no numbers: no later step recovers, and no checkpoint is worth keeping."""
 NORMS = {"generator": "generator_grad_norm"}
@@ -47,61 +32,20 @@ Report = Callable[[int, dict[str, Any]], None]
 """Called with a step and its metrics; draws the progress bar."""
 
 
-def common_arguments(
-    config: RunConfig,
-    settings: InferencePhaseConfig | GeneratorPhaseConfig,
-    phase: PhaseDirectory,
-    seed: int,
-    steps: int,
-) -> dict[str, Any]:
-    """Arguments that both trainers get; those that override a TRL default say so."""
-    training = config.training
-    evaluation: dict[str, Any] = {}
-    if training.eval_steps:
-        evaluation = {"eval_strategy": "steps", "eval_steps": training.eval_steps, "greater_is_better": True}
-        evaluation["metric_for_best_model"] = training.metric_for_best_model
-    return {
-        "output_dir": str(phase.checkpoints),
-        "max_steps": steps,
-        "seed": seed,
-        "save_strategy": "steps",
-        "save_steps": config.training.save_steps,
-        "logging_steps": 1,
-        "learning_rate": settings.learning_rate,
-        "warmup_steps": settings.warmup_steps,
-        "lr_scheduler_type": settings.lr_scheduler_type,
-        "lr_scheduler_kwargs": settings.lr_scheduler_kwargs,
-        "optim": settings.optim,
-        "weight_decay": settings.weight_decay,
-        "max_grad_norm": settings.max_grad_norm,
-        "gradient_checkpointing": config.training.gradient_checkpointing,  # TRL: True
-        "bf16": False,  # TRL: True, even on a CPU; weights train in the type they were loaded in
-        "use_cpu": on_cpu(config),
-        "disable_dropout": True,  # one forward scores, another trains: they have to agree
-        "remove_unused_columns": False,
-        "dataloader_pin_memory": False,
-        "logging_nan_inf_filter": False,  # a NaN is to be seen
-        "report_to": [],
-        "disable_tqdm": True,
-    } | evaluation
+def prepare(scorer: TreeScorer, checkpointing: bool) -> None:
+    """Take dropout off (one forward scores, another trains: they have to agree) and put gradient checkpointing on."""
+    for module in scorer.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    model: Any
+    for model in scorer.children():
+        if checkpointing and hasattr(model, "activation_checkpointing_enable"):
+            model.activation_checkpointing_enable()
+            if has_adapters(model):
+                model.enable_input_require_grads()
 
 
-def on_cpu(config: RunConfig) -> bool:
-    """Whether the trainers work on the CPU."""
-    return config.model.device == "cpu" or not torch.cuda.is_available()
-
-
-def drop_fused_head(model: Any) -> None:
-    """Take TRL's fused LM head off again.
-
-    It is patched onto the base, where two adapters (and the next phase) would share it; the last trainer built
-    would decide the temperature of all. `popi.tree` reads hidden states and never needs it.
-    """
-    base = model.get_base_model() if hasattr(model, "peft_config") else model
-    vars(base).pop("forward", None)
-
-
-def _fingerprint(parameters: dict[str, torch.nn.Parameter]) -> list[tuple[float, float]]:
+def _fingerprint(parameters: dict[str, Parameter]) -> list[tuple[float, float]]:
     """Two sums of each parameter, which nearly any update changes."""
     every = [p.detach() for p in parameters.values()]
     return [(float(p.sum(dtype=torch.float64)), float(p.norm(dtype=torch.float64))) for p in every]
@@ -121,7 +65,7 @@ class _Log(TrainerCallback):
             self.run.log({"phase": self.phase, "step": state.global_step, **row})
         if not logs or "loss" not in logs:  # an evaluation, or the summary at the end of training
             return
-        row = {name: logs[key] for key, name in METRICS.items() if key in logs}
+        row = {name: value for name, value in logs.items() if name != "epoch"}
         broken = [f"{name} {row[name]}" for name in FINITE if not math.isfinite(row.get(name) or 0.0)]
         if broken:
             raise RunError(
@@ -133,16 +77,18 @@ class _Log(TrainerCallback):
         self.report(state.global_step, row)
 
 
-class _Best(TrainerCallback):
-    """Every evaluation is followed by a checkpoint, and enough of them without a better one by the end."""
+class _Checkpoints(TrainerCallback):
+    """Every evaluation is followed by a checkpoint, and enough of them without a better one by the end. A checkpoint is
+    sealed once all of it is written."""
 
-    def __init__(self, patience: int | None) -> None:
-        self.patience = patience
+    def __init__(self, phase: PhaseDirectory, limit: int | None, patience: int | None) -> None:
+        self.phase, self.limit, self.patience = phase, limit, patience
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         control.should_save = True
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.phase.seal(state.global_step, state.best_global_step, self.limit)
         if self.given_up(state):
             control.should_training_stop = True
 
@@ -154,24 +100,72 @@ class _Best(TrainerCallback):
         return self.patience is not None and behind >= self.patience
 
 
-class PhaseTrainer:
-    """Mixed into a TRL trainer, before it in the bases."""
+class PhaseTrainer(Trainer):
+    """Trains a scorer on rows, one pass in their order.
 
-    run: RunDirectory
-    phase: PhaseDirectory
-    limit: int | None = None
-    """Checkpoints to keep."""
+    Args:
+        scorer: the models that train.
+        rows: in training order.
+        held_out: of users to evaluate on while it trains.
+        collate: a batch of rows -> what `training_step` gets.
+        settings: of the phase.
+        steps: optimizer steps.
+        report: see `Report`.
+        arguments: more of transformers' own.
+    """
 
-    def attach(self, run: RunDirectory, phase: PhaseDirectory, report: Report) -> None:
-        """After construction: TRL's extras off, the run's logs on."""
-        from transformers import PrinterCallback
-
-        self.run, self.phase, self.limit = run, phase, run.config.training.save_total_limit
-        drop_fused_head(self.model)  # type: ignore[attr-defined]
-        self.remove_callback(PrinterCallback)  # type: ignore[attr-defined]
-        self.add_callback(_Log(run, phase.name, report))  # type: ignore[attr-defined]
-        self.best = _Best(run.config.training.early_stopping_patience)
-        self.add_callback(self.best)  # type: ignore[attr-defined]
+    def __init__(
+        self,
+        scorer: TreeScorer,
+        rows: Sequence[Any],
+        held_out: Sequence[Any],
+        collate: Callable[[list[Any]], Any],
+        settings: InferencePhaseConfig | GeneratorPhaseConfig,
+        *,
+        config: RunConfig,
+        run: RunDirectory,
+        phase: PhaseDirectory,
+        seed: int,
+        steps: int,
+        report: Report,
+        **arguments: Any,
+    ) -> None:
+        self.scorer, self.rows, self.held_out, self.run, self.phase = scorer, rows, held_out, run, phase
+        self.metrics: dict[str, list[float]] = {}
+        training = config.training
+        prepare(scorer, training.gradient_checkpointing)
+        if training.eval_steps:
+            arguments |= {"eval_strategy": "steps", "eval_steps": training.eval_steps, "greater_is_better": True}
+            arguments["metric_for_best_model"] = training.metric_for_best_model
+        transformers_own: dict[str, Any] = {
+            "output_dir": str(phase.checkpoints),
+            "max_steps": steps,
+            "seed": seed,
+            "save_strategy": "steps",
+            "save_steps": training.save_steps,
+            "logging_steps": 1,
+            "learning_rate": settings.learning_rate,
+            "warmup_steps": settings.warmup_steps,
+            "lr_scheduler_type": settings.lr_scheduler_type,
+            "lr_scheduler_kwargs": settings.lr_scheduler_kwargs,
+            "optim": settings.optim,
+            "weight_decay": settings.weight_decay,
+            "max_grad_norm": settings.max_grad_norm,
+            "use_cpu": config.model.device == "cpu" or not torch.cuda.is_available(),
+            # The rows come in training order. A shuffle would not be restored beyond its first pass.
+            "train_sampling_strategy": "sequential",
+            "remove_unused_columns": False,
+            "dataloader_pin_memory": False,
+            "logging_nan_inf_filter": False,  # a NaN is to be seen
+            "report_to": [],
+            "disable_tqdm": True,
+        }
+        args = TrainingArguments(**transformers_own | arguments)
+        super().__init__(scorer, args, collate, train_dataset=rows, eval_dataset=held_out or None)
+        self.remove_callback(PrinterCallback)
+        self.add_callback(_Log(run, phase.name, report))
+        self.checkpoints = _Checkpoints(phase, training.save_total_limit, training.early_stopping_patience)
+        self.add_callback(self.checkpoints)
 
     def run_phase(self) -> None:
         """Train to the last step, from the newest complete checkpoint if there is one; then back to the best
@@ -181,18 +175,18 @@ class PhaseTrainer:
             RunError: a component has nothing to train, or gradients changed nothing of it.
         """
         found = self.phase.checkpoint()
-        before = {component: _fingerprint(parameters) for component, parameters in self.components().items()}
+        before = {component: _fingerprint(parameters) for component, parameters in self.scorer.components().items()}
         if empty := [component for component, parameters in before.items() if not parameters]:
             raise RunError(f"{self.phase.path.name}: {', '.join(empty)} has no trainable parameters")
         if found:
             self.state = TrainerState.load_from_json(str(found[0] / "trainer_state.json"))
-        if not found or not self.best.given_up(self.state):
-            self.train(resume_from_checkpoint=str(found[0]) if found else None)  # type: ignore[attr-defined]
-            for component, parameters in self.components().items():
+        if not found or not self.checkpoints.given_up(self.state):
+            self.train(resume_from_checkpoint=str(found[0]) if found else None)
+            for component, parameters in self.scorer.components().items():
                 if _fingerprint(parameters) == before[component]:
                     self._explain_unchanged(component)
         if self.state.best_global_step:
-            self._load_from_checkpoint(str(self.phase.at(self.state.best_global_step)))
+            self.scorer.load_state_dict(load_file(self.phase.at(self.state.best_global_step) / WEIGHTS))
 
     def facts(self) -> dict[str, Any]:
         """What done.json says of how training went."""
@@ -202,16 +196,13 @@ class PhaseTrainer:
 
     def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
         """Measure the held-out users; the randomness of training goes on as if nothing had been measured."""
-        model: Any = self.model  # type: ignore[attr-defined]
-        was_training = model.training
-        model.eval()
+        was_training = self.scorer.training
+        self.scorer.eval()
         with torch.random.fork_rng(), torch.no_grad():
             metrics = {f"{metric_key_prefix}_{name}": value for name, value in self.measure().items()}
-        model.train(was_training)
-        trainer: Any = self
-        trainer.log(metrics)
-        handler = trainer.callback_handler
-        trainer.control = handler.on_evaluate(trainer.args, self.state, trainer.control, metrics)
+        self.scorer.train(was_training)
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     def measure(self) -> dict[str, float]:
@@ -236,56 +227,36 @@ class PhaseTrainer:
                 "learning_rate, or set model.dtype=float32"
             )
 
-    def components(self) -> dict[str, dict[str, torch.nn.Parameter]]:
-        """What trains, by component and name."""
-        return {"the model": self.trained_parameters()}
+    def note(self, **values: float) -> None:
+        """Metrics of this step, or of a part of it: the log has their means."""
+        for name, value in values.items():
+            self.metrics.setdefault(name, []).append(value)
 
-    def trained_parameters(self) -> dict[str, torch.nn.Parameter]:
-        """What a checkpoint holds: the parameters that train, by name."""
-        return {n: p for n, p in self.model.named_parameters() if p.requires_grad}  # type: ignore[attr-defined]
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the step's own metrics."""
+        if "loss" in logs:
+            logs |= {name: sum(values) / len(values) for name, values in self.metrics.items()}
+            self.metrics.clear()
+        super().log(logs, start_time)
 
-    def groups(
-        self, model: Any, parameters: dict[str, torch.nn.Parameter], rate: float, decay: float
-    ) -> list[dict[str, Any]]:
-        """Parameters of a model, by name, as an optimizer takes them; norms and biases do not decay."""
-        decays = set(self.get_decay_parameter_names(model)) if decay else set()  # type: ignore[attr-defined]
-        spared = [p for name, p in parameters.items() if name not in decays]
-        rest = [p for name, p in parameters.items() if name in decays]
-        split = ((rest, decay), (spared, 0.0))  # 0 is named, too: torch's default is another
-        return [{"params": p, "lr": rate, "weight_decay": of} for p, of in split if p]
-
-    # hooks
-
-    def _get_train_sampler(self, dataset: Any = None) -> Any:
-        # The rows come in training order. A sampler's own shuffling is not restored beyond its first pass.
-        return SequentialSampler(self.train_dataset if dataset is None else dataset)  # type: ignore[attr-defined]
-
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        folder = Path(output_dir or self.args.output_dir)  # type: ignore[attr-defined]
+    def save_model(self, output_dir: str | None = None, *_: Any, **__: Any) -> None:
+        """Write what a checkpoint holds of the models."""
+        folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({n: p.detach().cpu().contiguous() for n, p in self.trained_parameters().items()}, folder / WEIGHTS)
+        parameters = self.scorer.trained_parameters()
+        save_file({name: p.detach().cpu().contiguous() for name, p in parameters.items()}, folder / WEIGHTS)
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        saved = load_file(Path(resume_from_checkpoint) / WEIGHTS)
-        parameters = self.trained_parameters()
-        if saved.keys() != parameters.keys():
-            different = sorted(saved.keys() ^ parameters.keys())
-            raise RuntimeError(f"{resume_from_checkpoint}: parameters {different} differ")
-        with torch.no_grad():
-            for name, parameter in parameters.items():
-                parameter.copy_(saved[name])
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        self.before_save()
-        super()._save_checkpoint(model, trial)  # type: ignore[misc]
-        self.phase.seal(self.state.global_step, self.state.best_global_step, self.limit)
-
-    def before_save(self) -> None:
-        """For checks of what is about to be saved."""
-
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """No card for each checkpoint."""
-
-    def floating_point_ops(self, inputs: Any) -> int:
-        """Not counted."""
-        return 0
+    def optimizer_of(self, *groups: tuple[dict[str, Parameter], float, float]) -> torch.optim.Optimizer:
+        """The optimizer over (parameters, learning rate, weight decay); norms and biases do not decay."""
+        if self.optimizer is None:
+            kind, arguments = self.get_optimizer_cls_and_kwargs(self.args)
+            names = set(self.get_decay_parameter_names(self.scorer))
+            decaying = {id(p) for name, p in self.scorer.named_parameters() if name in names}
+            split = []
+            for parameters, rate, decay in groups:
+                spared = [p for p in parameters.values() if not decay or id(p) not in decaying]
+                rest = [p for p in parameters.values() if decay and id(p) in decaying]
+                # 0 is named, too: torch's default is another
+                split += [{"params": p, "lr": rate, "weight_decay": d} for p, d in ((rest, decay), (spared, 0.0)) if p]
+            self.optimizer = kind(split, **arguments)
+        return self.optimizer

@@ -7,17 +7,37 @@ with ℓ the generator's loss (DPO or IPO). The two terms are drawn and not both
 e_0 with probability 1 − α, so a step costs as much as one of population DPO and its gradient is the same on average.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
+from popi.backends.local import LocalModel
 from popi.training.phases.generator import GeneratorTrainer
+from popi.training.phases.scorer import TreeScorer
 from popi.tree import TreeBatch
 from popi.user_embedding import UserEmbedding
 
-NAME = "user_embedding"
-"""As which submodule of the model the embedding trains."""
+
+class EmbeddingScorer(TreeScorer):
+    """Scores tree rows behind their users' soft prompts; embeddings and generator train."""
+
+    def __init__(self, model: Any, embedding: UserEmbedding) -> None:
+        super().__init__(model)
+        self.user_embedding = embedding
+
+    def forward(self, batch: TreeBatch, users: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        """`users`: (B, …) what the embedding reads of each row's user."""
+        return super().forward(replace(batch, soft=self.user_embedding(users)))
+
+    def own(self) -> dict[str, Parameter]:
+        """The embedding's parameters, by name."""
+        return {f"user_embedding.{name}": p for name, p in self.user_embedding.named_parameters()}
+
+    def components(self) -> dict[str, dict[str, Parameter]]:
+        return {"the model": super().components()["the model"] | self.own()}
 
 
 class UserEmbeddingTrainer(GeneratorTrainer):
@@ -25,41 +45,24 @@ class UserEmbeddingTrainer(GeneratorTrainer):
 
     Takes its arguments, and
 
-        embedding: on the generator's device. While the phase runs it is a submodule of the model: gradients are cleared
-            and clipped, and checkpoints kept, for both at once.
+        embedding: on the generator's device.
         inputs: (n, …) what the embedding reads of each of the phase's users.
     """
 
-    def __init__(self, *, embedding: UserEmbedding, inputs: Tensor, **arguments: Any) -> None:
-        super().__init__(soft=embedding.tokens, **arguments)
+    def __init__(self, *, local: LocalModel, embedding: UserEmbedding, inputs: Tensor, **arguments: Any) -> None:
         self.embedding = embedding
         self.embedding_rate: float = arguments["config"].training.user_embedding.learning_rate
-        device = embedding.generic.device
         # A row of an unknown user has index −1: the last.
-        self.inputs = torch.cat([inputs.to(device), embedding.unknown().to(device)[None]])
-        setattr(self.model, NAME, embedding)
+        self.inputs = torch.cat([inputs.to(local.device), embedding.unknown().to(local.device)[None]])
+        self.trained = EmbeddingScorer(local.model, embedding)
+        super().__init__(local=local, scorer=self.trained, soft=embedding.tokens, **arguments)
 
-    def trees(self, inputs: dict[str, Any]) -> TreeBatch:
-        batch = super().trees(inputs)
-        batch.soft = self.embedding(self.inputs[inputs["users"]])
-        return batch
-
-    def run_phase(self) -> None:
-        try:
-            super().run_phase()
-        finally:
-            delattr(self.model, NAME)  # saved beside the model, and not in it
-
-    # hooks
+    def score(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        logps: Tensor = model(inputs["trees"], self.inputs[inputs["users"]])[0]
+        return logps
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        if self.optimizer is None:
-            kind, arguments = self.get_optimizer_cls_and_kwargs(self.args)
-            every = self.trained_parameters()
-            own = {name: p for name, p in every.items() if name.startswith(f"{NAME}.")}
-            rest = {name: p for name, p in every.items() if name not in own}
-            rates = ((rest, self.args.learning_rate), (own, self.embedding_rate))
-            decay = self.args.weight_decay
-            groups = [one for p, rate in rates for one in self.groups(self.model, p, rate, decay)]
-            self.optimizer = kind(groups, **arguments)
-        return self.optimizer
+        """With the embeddings' own learning rate."""
+        own, every, decay = self.trained.own(), self.scorer.trained_parameters(), self.args.weight_decay
+        rest = {name: p for name, p in every.items() if name not in own}
+        return self.optimizer_of((rest, self.args.learning_rate, decay), (own, self.embedding_rate, decay))
