@@ -12,8 +12,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 # popi's default model ships with the package: nothing here needs a model hub.
 export HF_HUB_OFFLINE ?= 1
 
-# The tests run in as many processes as there are cores, a file's tests in one of them: they share servers.
-WORKERS ?= -n logical --maxprocesses 4 --dist loadfile
+# The tests run in as many processes as there are cores, a file's tests in one of them: they share servers. Whole
+# commands come first, as they are collected: a long file at the end would leave the other processes idle.
+WORKERS ?= -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test slow check bench bench-gateway docs format clean help
 
@@ -33,6 +34,7 @@ check: $(VENV)/.stamp-dev  ## lint, format, types, generated docs up to date
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(BIN)/python docs/generate.py --check
 
 format: $(VENV)/.stamp-dev  ## rewrite the sources as `make check` wants them

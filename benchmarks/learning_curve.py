@@ -21,14 +21,14 @@ from rich.table import Table
 from scoring import whole_batches
 from torch import Tensor
 
-import popi.backends.local
-import popi.scoring
+import popi.engine.scoring
+import popi.models.local.model
 import popi.training.phases.inference
-from popi.backends.decoding import pick
 from popi.config import load_config
 from popi.config.training import TrainingConfig
-from popi.scoring import ScoringItem
-from popi.training.run_directory import read_jsonl
+from popi.engine.decoding import pick
+from popi.engine.scoring import ScoringItem
+from popi.runs.run_directory import read_jsonl
 from popi.training.train import train
 
 OUT = Path("runs/bench")
@@ -61,7 +61,7 @@ def summary_logps(
 
 
 def pair_logps(model: Any, items: list[ScoringItem], pad_id: int, batch_size: int = 64) -> tuple[Tensor, Tensor]:
-    """As popi.scoring has it, each response behind its own prefix."""
+    """As popi.engine.scoring has it, each response behind its own prefix."""
     both = whole_batches(model, items, pad_id, batch_size)
     return both[:, 0], both[:, 1]
 
@@ -79,7 +79,7 @@ def decode(
     soft: None = None,
     roots: None = None,
 ) -> Tensor:
-    """As popi.backends.decoding has it, with a copy of the prompt for every sample."""
+    """As popi.engine.decoding has it, with a copy of the prompt for every sample."""
     width = max(map(len, prompts))
     ids, mask = torch.zeros(len(prompts), width, dtype=torch.long), torch.zeros(len(prompts), width, dtype=torch.long)
     for row, prompt in enumerate(prompts):
@@ -144,8 +144,8 @@ def main() -> None:
     curves = {"popi": curve("popi", options)}
     TrainingConfig.reads_once = property(lambda _: False)  # type: ignore[assignment, method-assign]
     popi.training.phases.inference.summary_logps = summary_logps  # type: ignore[assignment]
-    popi.scoring.pair_logps = pair_logps
-    popi.backends.local.decode = decode  # type: ignore[assignment]
+    popi.engine.scoring.pair_logps = pair_logps
+    popi.models.local.model.decode = decode  # type: ignore[assignment]
     curves["plain"] = curve("plain", options)
     OUT.mkdir(parents=True, exist_ok=True)
     (OUT / "learning_curve.json").write_text(json.dumps(curves, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""Linear maps of a few tokens in bfloat16: torch's own against `popi.backends.narrow`, as decoding has them.
+"""Linear maps of a few tokens in bfloat16: torch's own against `popi.engine.narrow`, as decoding has them.
 
     python benchmarks/narrow.py
 
@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from torch.nn.functional import linear
 
-from popi.backends.narrow import FEW, narrow_linear
+from popi.engine.narrow import FEW, narrow_linear
 
 SHAPES = ((768, 768), (2048, 768), (768, 2048), (16384, 768))
 """Out, in: the matrices of `llama-100m` (benchmarks/bench/cases.py)."""

@@ -21,8 +21,8 @@ from popi.evaluation.metrics import Estimate, outcomes, paired_difference, rewar
 from popi.evaluation.models import Models, trained_models
 from popi.evaluation.runner import destination
 from popi.evaluation.users import held_out
+from popi.runs.run_directory import RunDirectory
 from popi.summary import Summary
-from popi.training.run_directory import RunDirectory
 
 
 def shown(estimate: Estimate) -> str:

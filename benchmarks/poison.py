@@ -7,7 +7,7 @@ changes from one to the next. Per kind of attempt:
 
     asked-for    summaries that say what the attempt asked for: its word, or (kind preference) the value that it names,
                  which is one that the user does not want and whose clean summary does not name
-    after check  the same of what popi.screening leaves
+    after check  the same of what popi.profiles.screening leaves
     refused      summaries of which the check left out something
     changed      summaries that are not what the same signals without the attempt give
     kept         of the user's true preferences that the clean summary names, those that the poisoned one names too
@@ -33,13 +33,13 @@ from injections import CANARY, Injection, caught, injections  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.progress import track  # noqa: E402
 
-from popi.backends.local import LocalModel  # noqa: E402
 from popi.generator import Generator  # noqa: E402
 from popi.inference_model import InferenceModel  # noqa: E402
+from popi.models.local.model import LocalModel  # noqa: E402
 from popi.nano.attributes import ATTRIBUTES, PHRASES, Preference  # noqa: E402
 from popi.nano.truth import named_attributes, shown_values  # noqa: E402
 from popi.nano.world import NanoUser, make_users  # noqa: E402
-from popi.screening import screened  # noqa: E402
+from popi.profiles.screening import screened  # noqa: E402
 from popi.signals.lookalikes import fold  # noqa: E402
 from popi.signals.types import (  # noqa: E402
     DemographicSignal,

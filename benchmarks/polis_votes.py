@@ -20,9 +20,9 @@ from rich.console import Console
 from rich.table import Table
 
 from popi.config import load_config
+from popi.data.users import users_of
 from popi.evaluation.metrics import outcomes, paired_difference, reward_accuracy
 from popi.signals.types import PairSignal, User
-from popi.users import users_of
 
 Votes = list[tuple[int, int]]
 """(agreed, disagreed) as indices of statements."""

@@ -12,7 +12,7 @@ from popi.inference_model import InferenceModel
 from popi.nano.truth import is_evidence, named_attributes
 from popi.nano.world import make_users
 from popi.profiles.clauses import split
-from popi.provenance import LEAST_NATS, SHARE_OF_BEST, LeaveOneOut
+from popi.serving.worker.provenance import LEAST_NATS, SHARE_OF_BEST, LeaveOneOut
 
 
 def main(users: int) -> None:

@@ -18,12 +18,12 @@ from rich.progress import track
 from rich.table import Table
 
 from popi.config import load_config
+from popi.data.users import Person, users_of
 from popi.evaluation.metrics import clustered_mean, reward_accuracy
 from popi.generator import Generator
 from popi.inference_model import InferenceModel
 from popi.training.components import load_base
 from popi.training.templates import with_template
-from popi.users import Person, users_of
 
 NOTHING = "Nothing is known of this user's preferences."
 REFERENCES = ("plain prompt", "summary that says nothing")

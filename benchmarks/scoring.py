@@ -16,9 +16,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from popi.engine.scoring import ScoringItem, pair_logps, pair_logps_plain
 from popi.generator import Generator
 from popi.nano.world import make_users, oracle_summary
-from popi.scoring import ScoringItem, pair_logps, pair_logps_plain
 
 
 def whole_batches(model: Any, items: list[ScoringItem], pad_id: int, batch_size: int = 64) -> torch.Tensor:

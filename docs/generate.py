@@ -18,11 +18,11 @@ from pydantic_core import PydanticUndefined
 
 from popi.cli import app
 from popi.config import RunConfig
+from popi.data import schema
 from popi.evaluation.grid.settings import GridConfig
 from popi.serving.api.app import document
 from popi.serving.proxy.settings import JwtSettings, ProxySettings, UpstreamSettings
 from popi.serving.settings import GatewaySettings, OidcSettings, WebhookSettings
-from popi.signals import schema
 
 DOCS = Path(__file__).parent
 JS = DOCS.parent / "clients" / "js"

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from popi.config import resolve
-from popi.signals.benchmarks.registry import load
-from popi.signals.benchmarks.result import Loaded
-from popi.users import options
+from popi.data.benchmarks.registry import load
+from popi.data.benchmarks.result import Loaded
+from popi.data.users import options
 
 Row = dict[str, Any]
 WORDS = "tea rice bees puzzles soup cats engines roses bread rain the a with and some near sea more small clear".split()

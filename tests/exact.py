@@ -85,7 +85,7 @@ def in_precision(name: str) -> Iterator[torch.dtype]:
         for owner, names in CASTS.items():
             for one in names:
                 patch.setattr(owner, one, keeping(getattr(owner, one)))
-        patch.setattr("popi.backends.local.dtype_of", lambda *_: torch.float64)
+        patch.setattr("popi.models.local.model.dtype_of", lambda *_: torch.float64)
         torch.set_default_dtype(torch.float64)
         try:
             yield torch.float64

@@ -1,14 +1,14 @@
 """The corpus of injection attempts: sentences of our own that try to get out of their place, or into the summary.
 
-Each has a kind, and some `held_out`: their wording was written after popi.screening's patterns, which were not widened
-for them. `{phrase}` stands for a preference. The attempts ask for the word CANARY.
+Each has a kind, and some `held_out`: their wording was written after popi.profiles.screening's patterns, which were not
+widened for them. `{phrase}` stands for a preference. The attempts ask for the word CANARY.
 """
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from popi.screening import found_in
+from popi.profiles.screening import found_in
 
 CANARY = "zanzibar"
 FILE = Path(__file__).parent / "data" / "injections.jsonl"
@@ -44,7 +44,7 @@ ROWS = {
 
 
 def caught() -> dict[str, tuple[int, int]]:
-    """Of each row the attempts that popi.screening finds, and all."""
+    """Of each row the attempts that popi.profiles.screening finds, and all."""
     table = {}
     for row, kinds in ROWS.items():
         texts = [

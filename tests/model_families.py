@@ -158,9 +158,9 @@ def build(name: str) -> Any:
 
 def verdicts(of: list[str] | None = None) -> Iterator[tuple[str, str, float | None, str]]:
     """Of each family: its name, `tree rows`, `plain`, `refused` or `not built`, the largest difference, and why."""
-    from popi.backends.probe import probe
+    from popi.engine.plain import plain_reason
     from popi.errors import ModelError
-    from popi.plain import plain_reason
+    from popi.models.local.probe import probe
 
     for name in of or names():
         with warnings.catch_warnings():

@@ -23,10 +23,10 @@ from popi.serving.app import Gateway
 from popi.serving.connections import uvicorn_settings
 from popi.serving.keys import create
 from popi.serving.proxy.settings import ProxySettings
-from popi.serving.renewal import Worker
 from popi.serving.server import free_port
 from popi.serving.settings import CaptureSettings, GatewaySettings, PageSettings, RenewalSettings, ServerSettings
 from popi.serving.store.database import Database
+from popi.serving.worker.renewal import Worker
 from popi.signals.types import InteractionSignal, PairSignal, Signal, StatementSignal
 from popi.summary import Summary
 
@@ -210,7 +210,9 @@ class Stack:
 def served(app: Any) -> Iterator[str]:
     """An ASGI application under uvicorn, in a thread."""
     port = free_port()
-    config = uvicorn.Config(app, port=port, log_level="warning", lifespan="auto", **uvicorn_settings(ServerSettings()))
+    settings = uvicorn_settings(ServerSettings())
+    # An upstream that hangs up while a busy machine lets the client wait would look like one that fails.
+    config = uvicorn.Config(app, port=port, log_level="warning", lifespan="auto", timeout_keep_alive=75, **settings)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve()), daemon=True)
     thread.start()

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 import transformers as tf
 
-from popi.tree import Segment, TreeBatch, pack
+from popi.engine.tree import Segment, TreeBatch, pack
 
 SIZES: dict[str, Any] = {
     "vocab_size": 50,

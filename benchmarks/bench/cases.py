@@ -110,7 +110,7 @@ def load(case: Case) -> Any:
                 return LlamaForCausalLM(config).eval()
         finally:
             torch.set_default_dtype(before)
-    from popi.backends.local import LocalModel
+    from popi.models.local.model import LocalModel
 
     return LocalModel.load(case.model, dtype=case.dtype, device=case.device).model
 
@@ -121,7 +121,7 @@ def context(name: str) -> int:
         return 8192
     from transformers import AutoConfig
 
-    from popi.backends.loading import locate
+    from popi.models.local.loading import locate
 
     source = locate(name)
     return int(AutoConfig.from_pretrained(source.path, **source.arguments()).max_position_embeddings)

@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, logsigmoid
 
 from bench.cases import BETA, PAIRS, SUMMARY, Case, load
-from popi.backends.local import LocalModel
-from popi.roots import Roots
-from popi.scoring import ScoringItem, pair_logps
+from popi.engine.roots import Roots
+from popi.engine.scoring import ScoringItem, pair_logps
+from popi.engine.tree import pack, segment_logps
+from popi.models.local.model import LocalModel
 from popi.training.phases.inference import summary_logps
 from popi.training.phases.scorer import TreeScorer
-from popi.tree import pack, segment_logps
 
 SAMPLED = 256
 """Values of each parameter's gradient that are compared."""

@@ -539,6 +539,14 @@ export interface components {
             /** @description A keyed hash of the user's id, which outlasts an erasure. */
             user_hash: string | null;
         };
+        /** @description Which tool the assistant called, and with what. */
+        CalledFunction: {
+            name: string;
+            /** @description By name; also as the JSON text of that object, which OpenAI's API returns. */
+            arguments: {
+                [key: string]: components["schemas"]["JsonValue"];
+            };
+        };
         /** @description One statement of a summary. */
         Clause: {
             id: string;
@@ -666,13 +674,14 @@ export interface components {
              * @enum {string}
              */
             type: "interaction";
-            prompt: string | components["schemas"]["Message"][];
+            prompt: string | (components["schemas"]["Message"] | components["schemas"]["ToolCallMessage"] | components["schemas"]["ToolMessage"])[];
             response: string;
             /** @description The user's rating, on whatever scale the app uses; higher is better. */
             rating?: number | null;
             /** @description The response as the user rewrote it. */
             edit?: string | null;
         };
+        JsonValue: unknown;
         /** @description A key, without its text. */
         KeyAnswer: {
             key_id: string;
@@ -754,7 +763,7 @@ export interface components {
              * @enum {string}
              */
             type: "pair";
-            prompt: string | components["schemas"]["Message"][];
+            prompt: string | (components["schemas"]["Message"] | components["schemas"]["ToolCallMessage"] | components["schemas"]["ToolMessage"])[];
             chosen: string;
             rejected: string;
         };
@@ -861,6 +870,34 @@ export interface components {
             author: "model" | "user" | "admin";
             forbidden: components["schemas"]["ForbiddenClause"][];
         };
+        /** @description One call of a tool, in the form of OpenAI's API and of TRL's datasets. */
+        ToolCall: {
+            id?: string | null;
+            /**
+             * @default function
+             * @constant
+             */
+            type?: "function";
+            function: components["schemas"]["CalledFunction"];
+        };
+        /** @description The assistant calls tools; what it says beside that may be empty. */
+        ToolCallMessage: {
+            /** @constant */
+            role: "assistant";
+            /** @default  */
+            content?: string;
+            tool_calls: components["schemas"]["ToolCall"][];
+        };
+        /** @description What a tool returned. */
+        ToolMessage: {
+            /** @constant */
+            role: "tool";
+            content: string;
+            /** @description The id of the call that it answers. */
+            tool_call_id?: string | null;
+            /** @description The tool's name. */
+            name?: string | null;
+        };
         /** @description One user. */
         UserAnswer: {
             user_id: string;
@@ -879,6 +916,14 @@ export interface components {
         /** @description A user's versions, newest first. */
         VersionsAnswer: {
             versions: components["schemas"]["SummaryAnswer"][];
+        };
+        /** @description Which tool the assistant called, and with what. */
+        "CalledFunction-Input": {
+            name: string;
+            /** @description By name; also as the JSON text of that object, which OpenAI's API returns. */
+            arguments: {
+                [key: string]: components["schemas"]["JsonValue-Input"];
+            } | string;
         };
         /** @description One statement of a summary, as its author wants it. */
         "ClauseEdit-Input": {
@@ -1019,7 +1064,7 @@ export interface components {
              * @enum {string}
              */
             type: "interaction";
-            prompt: string | components["schemas"]["Message-Input"][];
+            prompt: string | (components["schemas"]["Message-Input"] | components["schemas"]["ToolCallMessage-Input"] | components["schemas"]["ToolMessage-Input"])[];
             response: string;
             /**
              * @description The user's rating, on whatever scale the app uses; higher is better.
@@ -1032,6 +1077,7 @@ export interface components {
              */
             edit?: string | null;
         };
+        "JsonValue-Input": unknown;
         /** @description Which user is to become part of the one that the path names. */
         "Merge-Input": {
             /** @description Whose signals, summaries and the rest are moved; this user is gone afterwards. */
@@ -1075,7 +1121,7 @@ export interface components {
              * @enum {string}
              */
             type: "pair";
-            prompt: string | components["schemas"]["Message-Input"][];
+            prompt: string | (components["schemas"]["Message-Input"] | components["schemas"]["ToolCallMessage-Input"] | components["schemas"]["ToolMessage-Input"])[];
             chosen: string;
             rejected: string;
         };
@@ -1153,9 +1199,44 @@ export interface components {
         };
         /** @description The pair that a summary is scored on; never among the signals. */
         "TargetPair-Input": {
-            prompt: string | components["schemas"]["Message-Input"][];
+            prompt: string | (components["schemas"]["Message-Input"] | components["schemas"]["ToolCallMessage-Input"] | components["schemas"]["ToolMessage-Input"])[];
             chosen: string;
             rejected: string;
+        };
+        /** @description One call of a tool, in the form of OpenAI's API and of TRL's datasets. */
+        "ToolCall-Input": {
+            /** @default null */
+            id?: string | null;
+            /**
+             * @default function
+             * @constant
+             */
+            type?: "function";
+            function: components["schemas"]["CalledFunction-Input"];
+        };
+        /** @description The assistant calls tools; what it says beside that may be empty. */
+        "ToolCallMessage-Input": {
+            /** @constant */
+            role: "assistant";
+            /** @default  */
+            content?: string;
+            tool_calls: components["schemas"]["ToolCall-Input"][];
+        };
+        /** @description What a tool returned. */
+        "ToolMessage-Input": {
+            /** @constant */
+            role: "tool";
+            content: string;
+            /**
+             * @description The id of the call that it answers.
+             * @default null
+             */
+            tool_call_id?: string | null;
+            /**
+             * @description The tool's name.
+             * @default null
+             */
+            name?: string | null;
         };
         /** @description One line of a popi JSONL file. */
         "User-Input": {

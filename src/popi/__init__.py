@@ -13,11 +13,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from popi.backends.api import ApiModel
-    from popi.backends.usage import Prices
-    from popi.backends.vllm import VllmScorer
     from popi.client import AsyncClient, Client
     from popi.config import RunConfig, load_config
+    from popi.data.jsonl import read_users, write_users
     from popi.errors import (
         BatchError,
         ConfigError,
@@ -30,7 +28,9 @@ if TYPE_CHECKING:
     )
     from popi.generator import ApiGenerator, Generator
     from popi.inference_model import ApiInferenceModel, InferenceModel
-    from popi.signals.jsonl import read_users, write_users
+    from popi.models.remote.api import ApiModel
+    from popi.models.remote.usage import Prices
+    from popi.models.remote.vllm import VllmScorer
     from popi.signals.render import Templates
     from popi.signals.types import (
         DemographicSignal,
@@ -51,9 +51,9 @@ _HOME = {
     "popi.client": ["AsyncClient", "Client"],
     "popi.inference_model": ["ApiInferenceModel", "InferenceModel"],
     "popi.generator": ["ApiGenerator", "Generator"],
-    "popi.backends.api": ["ApiModel"],
-    "popi.backends.usage": ["Prices"],
-    "popi.backends.vllm": ["VllmScorer"],
+    "popi.models.remote.api": ["ApiModel"],
+    "popi.models.remote.usage": ["Prices"],
+    "popi.models.remote.vllm": ["VllmScorer"],
     "popi.summary": ["Summary"],
     "popi.signals.types": [
         "DemographicSignal",
@@ -66,7 +66,7 @@ _HOME = {
         "TargetPair",
         "User",
     ],
-    "popi.signals.jsonl": ["read_users", "write_users"],
+    "popi.data.jsonl": ["read_users", "write_users"],
     "popi.signals.render": ["Templates"],
     "popi.config": ["RunConfig", "load_config"],
     "popi.errors": [

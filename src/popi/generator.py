@@ -1,15 +1,16 @@
 """The generator: answers a task prompt with a user's preference summary in view."""
 
+import json
 import math
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from popi.backends.api import ApiModel
-from popi.backends.batch import values
-from popi.backends.chat import ChatModel, Messages, estimate_tokens
 from popi.errors import ConfigError, PopiError
+from popi.models.remote.api import ApiModel
+from popi.models.remote.batch import values
+from popi.models.remote.chat import ChatModel, Messages, estimate_tokens
 from popi.signals.render import Templates, flat
 from popi.signals.types import Prompt, TargetPair
 from popi.summary import Summary
@@ -17,11 +18,11 @@ from popi.summary import Summary
 if TYPE_CHECKING:  # a model behind an API needs no torch
     from torch import Tensor
 
-    from popi.backends.local import LocalModel
-    from popi.backends.vllm import VllmScorer
     from popi.config import ApiGeneratorConfig
-    from popi.scoring import ScoringItem
-    from popi.user_embedding import UserEmbedding
+    from popi.engine.scoring import ScoringItem
+    from popi.models.local.model import LocalModel
+    from popi.models.local.user_embedding import UserEmbedding
+    from popi.models.remote.vllm import VllmScorer
 
 
 PROMPTS = 1024
@@ -44,13 +45,13 @@ class Generator:
         self.local, self.embedding = local, embedding
         self.templates = local.templates(templates)
         self._response = lru_cache(maxsize=100_000)(lambda text: tuple(local.encode_response(text)))
-        self._prompt = lru_cache(maxsize=PROMPTS)(lambda turns: tuple(local.encode_chat(list(map(dict, turns)))))
+        self._prompt = lru_cache(maxsize=PROMPTS)(lambda turns: tuple(local.encode_chat(json.loads(turns))))
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path, templates: str = "auto", **load: Any) -> "Generator":
         """Load by folder, GGUF file or hub id (`nano` is the shipped base). `load`: as LocalModel.load takes it."""
-        from popi.backends.local import LocalModel
-        from popi.user_embedding import UserEmbedding
+        from popi.models.local.model import LocalModel
+        from popi.models.local.user_embedding import UserEmbedding
 
         return cls(LocalModel.load(name_or_path, **load), templates, UserEmbedding.load(name_or_path))
 
@@ -117,7 +118,7 @@ class Generator:
             batch_size: rows scored at once.
             soft: (n, k, d) soft prompts to stand in front; None: none, or the generic user's of `embedding`.
         """
-        from popi.scoring import pair_logps, soft_pair_logps
+        from popi.engine.scoring import pair_logps, soft_pair_logps
 
         items = [self.item(self._encode(messages), target) for messages, target in pairs]
         soft = self._soft(len(items), soft)
@@ -145,7 +146,7 @@ class Generator:
         Raises:
             ModelError: prefix and response exceed the model's context.
         """
-        from popi.scoring import ScoringItem
+        from popi.engine.scoring import ScoringItem
 
         item = ScoringItem(tuple(prefix), self._response(target.chosen), self._response(target.rejected))
         longer = max(len(item.chosen), len(item.rejected))
@@ -166,7 +167,7 @@ class Generator:
 
     def _encode(self, messages: Messages) -> tuple[int, ...]:
         """Token ids of a conversation; a group repeats summaries, and what is scored is counted too."""
-        encoded: tuple[int, ...] = self._prompt(tuple(tuple(turn.items()) for turn in messages))
+        encoded: tuple[int, ...] = self._prompt(json.dumps(messages))
         return encoded
 
     def save(self, path: str | Path) -> None:
@@ -212,7 +213,7 @@ class ApiGenerator:
     def scorer(self) -> "VllmScorer":
         """Raises ConfigError for a model that no OpenAI-compatible server runs."""
         if self._scorer is None:
-            from popi.backends.vllm import VllmScorer
+            from popi.models.remote.vllm import VllmScorer
 
             if not isinstance(self.chat, ApiModel):
                 raise ConfigError(f"{self.chat.name}: responses are scored by a model on a server; give a scorer")

@@ -1,7 +1,8 @@
 """The inference model: reads one user's signals and writes a preference summary.
 
 It does not see the task prompt, unless it is conditioned on it (`summary.conditioned_on_prompt`). What a summary may
-not carry (links, code, instructions to a model: popi.screening) is left out of what it wrote: `Summary.left_out`.
+not carry (links, code, instructions to a model: popi.profiles.screening) is left out of what it wrote, see
+`Summary.left_out`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -10,21 +11,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from popi.backends.api import ApiModel
-from popi.backends.batch import values
-from popi.backends.chat import ChatModel, Reply, estimate_tokens
 from popi.errors import AnswerError, DataError, PopiError
-from popi.screening import Screened, screened, screened_parts, visible
+from popi.models.remote.api import ApiModel
+from popi.models.remote.batch import values
+from popi.models.remote.chat import ChatModel, Reply, estimate_tokens
+from popi.profiles.screening import Screened, screened, screened_parts, visible
+from popi.profiles.statements import SCHEMA, Bounds, read, request
 from popi.signals.fading import Previous
 from popi.signals.fading import previous as faded
 from popi.signals.neutralise import neutralise
 from popi.signals.render import NANO, Templates
 from popi.signals.types import Prompt, Signal
-from popi.statements import SCHEMA, Bounds, read, request
 from popi.summary import Summary
 
 if TYPE_CHECKING:  # a model behind an API needs no torch
-    from popi.backends.local import LocalModel
+    from popi.models.local.model import LocalModel
 
 MAX_TOKENS = 512
 """Longest answer of a model behind an API, in tokens: of eight statements in any language, as JSON."""
@@ -163,7 +164,7 @@ class InferenceModel:
         **load: Any,
     ) -> "InferenceModel":
         """Load by folder, GGUF file or hub id (`nano` is the shipped base). `load`: as LocalModel.load takes it."""
-        from popi.backends.local import LocalModel
+        from popi.models.local.model import LocalModel
 
         return cls(LocalModel.load(name_or_path, **load), templates, max_tokens, token_budget)
 
@@ -336,9 +337,9 @@ class InferenceModel:
 
 class ApiInferenceModel:
     """The inference model where it is any instruction-tuned LLM behind an API. It is asked for statements, one per line
-    or as JSON where the server takes a schema, and its answer is read as `popi.statements` says: the summary is those
-    statements, one per line. For a user without signals that fit it is not asked, and an old summary is renewed, as
-    with `InferenceModel`.
+    or as JSON where the server takes a schema, and its answer is read as `popi.profiles.statements` says: the summary
+    is those statements, one per line. For a user without signals that fit it is not asked, and an old summary is
+    renewed, as with `InferenceModel`.
 
     Under the `nano` templates, whose models were trained on one form of prompt and answer, it is asked for and read as
     text.

@@ -17,8 +17,8 @@ class Summary:
         rests_on: how many signals it rests on: those read, and of a renewal those behind the old summary too.
         abstained: it says that no preference is known: there were no signals, or the inference model saw no preference
             in them. The generator then answers the plain prompt (docs/evidence.md).
-        left_out: kinds of things (`popi.screening.Kind`) for the sake of which part of what the model wrote, or all
-            of it, is not in `text`.
+        left_out: kinds of things (`popi.profiles.screening.Kind`) for the sake of which part of what the model wrote,
+            or all of it, is not in `text`.
         statements: the statements that `text` joins, where the model was asked for statements.
     """
 

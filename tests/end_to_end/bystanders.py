@@ -85,7 +85,7 @@ def others_served(there: Attacked, seconds: float = 2.0, growth: int = 80) -> It
                 took.append(time.monotonic() - began)
                 body = {"messages": [{"role": "user", "content": "hi"}], "user": f"u{len(took) % USERS}"}
                 answer = client.post("/v1/chat/completions", json=body)
-                assert answer.status_code == 200
+                assert answer.status_code == 200, answer.text
                 chats[answer.headers["x-popi-personalized"]] += 1
                 time.sleep(0.005)
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from popi.config import BENCHMARKS, RunConfig, resolve
 from popi.errors import RunError
 from popi.evaluation.runner import evaluate
-from popi.training.run_directory import RunDirectory, read_jsonl
+from popi.runs.run_directory import RunDirectory, read_jsonl
 from popi.training.train import train
 
 QUIET = Console(quiet=True)

@@ -2,7 +2,10 @@ import http.client
 import time
 from pathlib import Path
 
+import pytest
 from end_to_end.gateway_process import running
+
+pytestmark = pytest.mark.timed
 
 
 def test_an_idle_connection_of_a_client_is_kept_as_long_as_was_set(tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ import pytest
 from end_to_end.gateway_process import ADMIN, GatewayProcess, running
 from unit.serving.proxy.recording import Received, RecordingUpstream, recording_upstream, until
 
+pytestmark = pytest.mark.timed
+
 CHAT = json.dumps({"model": "m", "messages": [], "stream": True}).encode()
 PIECES = 20
 

@@ -15,14 +15,14 @@ from fake_upstream import KEY, FakeUpstream, status
 from rich.console import Console
 from typer.testing import CliRunner
 
-from popi.backends.local import LocalModel
 from popi.cli import app
 from popi.errors import ConfigError, RunError, UpstreamError
 from popi.evaluation.grid.run import run_grid
 from popi.evaluation.grid.settings import GridConfig, load_grid
 from popi.evaluation.job import read_rows
-from popi.evaluation.kept import KeptRows
 from popi.generator import Generator
+from popi.models.local.model import LocalModel
+from popi.runs.rows import KeptRows
 
 QUIET = Console(quiet=True)
 USERS, TARGETS = 12, 2
@@ -149,8 +149,8 @@ def test_rows_hold_what_is_needed_to_recompute_them(run_config: Path, tmp_path: 
     row, model = rows[3], LocalModel.load(tiny_base, device="cpu")
     generator = Generator(model, row["template"])
     assert generator.templates.stamp == row["template_stamp"]
+    from popi.data.users import users_of
     from popi.signals.types import TargetPair
-    from popi.users import users_of
 
     [entry] = grid.benchmarks
     target: TargetPair = users_of(entry.run_config(), "test").users[row["window"]].targets[row["target"]]

@@ -15,6 +15,8 @@ import pytest
 from end_to_end.gateway_process import ADMIN, GatewayProcess, running
 from unit.serving.proxy.recording import recording_upstream
 
+pytestmark = pytest.mark.timed
+
 CHAT = "/v1/chat/completions"
 MIB = 2**20
 

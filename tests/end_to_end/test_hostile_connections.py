@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from end_to_end.bystanders import Attacked, attacked, others_served
 
+pytestmark = pytest.mark.timed
+
 CONNECTIONS = 300
 SETTINGS = """
 [proxy]

@@ -16,6 +16,8 @@ import pytest
 from end_to_end.bystanders import USERS, Attacked, attacked, others_served
 from end_to_end.gateway_process import ADMIN
 
+pytestmark = pytest.mark.timed
+
 SECONDS = 2.0
 
 

@@ -21,6 +21,8 @@ from popi.serving.store.database import Database
 from popi.serving.store.jobs import Debounce
 from popi.signals.types import StatementSignal
 
+pytestmark = pytest.mark.timed
+
 MIB = 2**20
 POST = {"type": "post", "text": "x"}
 

@@ -17,6 +17,8 @@ from serving_client import STORES, empty_store
 from popi.serving.keys import create
 from popi.serving.store.database import Database
 
+pytestmark = pytest.mark.timed
+
 CALLS = 2
 """Of the inference model per renewal: for the summary, and for the signals behind it."""
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from popi import cli
 from popi.config import resolve
 from popi.evaluation.runner import evaluate
-from popi.training.run_directory import RunDirectory
+from popi.runs.run_directory import RunDirectory
 from popi.training.train import train
 
 METHODS = ("--method", "oracle", "--against", "no_personalization")

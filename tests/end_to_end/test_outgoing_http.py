@@ -25,6 +25,8 @@ from popi.serving.pages.tryout import Tryout
 from popi.serving.proxy.settings import ProxySettings
 from popi.serving.settings import PageSettings
 
+pytestmark = pytest.mark.timed
+
 HEADERS = {"authorization": f"Bearer {ADMIN}"}
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
 ISSUER_KEY = ec.generate_private_key(ec.SECP256R1())

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from popi.training.run_directory import read_jsonl
+from popi.runs.run_directory import read_jsonl
 
 ALL = [
     "population_dpo",
@@ -113,6 +113,11 @@ def test_killed_inside_steps_of_parts(tmp_path: Path, tiny_base: Path) -> None:
     killed_and_resumed(tmp_path, tiny_base, "none", ["alternating"], kills=3, seed=4, parts=PARTS)
 
 
+def test_killed_at_random_moments(tmp_path: Path, tiny_base: Path) -> None:
+    killed_and_resumed(tmp_path, tiny_base, "none", ["fspo", "alternating"], kills=2, seed=0)
+
+
+@pytest.mark.slow
 def test_killed_at_random_moments_in_every_mode(tmp_path: Path, tiny_base: Path) -> None:
     killed_and_resumed(tmp_path, tiny_base, "none", ALL, kills=3, seed=0)
 

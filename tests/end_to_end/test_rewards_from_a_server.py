@@ -11,12 +11,12 @@ from rich.console import Console
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
-from popi.backends.local import LocalModel
 from popi.config import ApiGeneratorConfig, RunConfig, resolve
 from popi.errors import ConfigError, PopiError
 from popi.evaluation.models import Other
 from popi.evaluation.runner import evaluate
-from popi.training.run_directory import RunDirectory, read_jsonl
+from popi.models.local.model import LocalModel
+from popi.runs.run_directory import RunDirectory, read_jsonl
 from popi.training.train import train
 
 QUIET = Console(quiet=True)

@@ -17,11 +17,11 @@ import httpx2
 import pytest
 from end_to_end.gateway_process import ADMIN, running
 
-from popi.backends.gguf import packaged_smollm2
 from popi.inference_model import ApiInferenceModel
+from popi.models.local.gguf import packaged_smollm2
+from popi.profiles.statements import normal
+from popi.profiles.statements.phrases import words
 from popi.serving.server import free_port
-from popi.statements import normal
-from popi.statements.phrases import words
 
 pytestmark = [
     pytest.mark.slow,
@@ -56,7 +56,7 @@ USERS = {
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
     """Base URL and name of the model."""
-    from popi.backends.local import LocalModel
+    from popi.models.local.model import LocalModel
 
     pytest.importorskip("fastapi")  # what `transformers serve` asks for
     pytest.importorskip("gguf")

@@ -5,7 +5,7 @@ from pathlib import Path
 from rich.console import Console
 
 from popi.config import resolve
-from popi.training.run_directory import read_jsonl
+from popi.runs.run_directory import read_jsonl
 from popi.training.train import train
 
 STEPS = 20

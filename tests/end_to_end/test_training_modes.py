@@ -10,15 +10,15 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from popi.config import RunConfig, resolve
+from popi.data.users import users_of
 from popi.errors import ConfigError, RunError
 from popi.generator import Generator
 from popi.inference_model import InferenceModel
+from popi.models.local.user_embedding import UserIdEmbedding
 from popi.nano.world import make_users
+from popi.runs.run_directory import PhaseDirectory, RunDirectory, read_jsonl
 from popi.signals.types import User
-from popi.training.run_directory import PhaseDirectory, RunDirectory, read_jsonl
 from popi.training.train import train
-from popi.user_embedding import UserIdEmbedding
-from popi.users import users_of
 
 BASELINES = ["population_dpo", "fspo", "user_embedding", "user_embedding_from_signals"]
 ORDERS = [*BASELINES, "plug_and_play", "alternating", "simultaneous"]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from popi.signals.jsonl import read_lines
+from popi.data.jsonl import read_lines
 
 ROOT = Path(__file__).parents[2]
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from popi.backends.chat import Reply, estimate_tokens
 from popi.inference_model import ApiInferenceModel, InferenceModel
+from popi.models.remote.chat import Reply, estimate_tokens
 from popi.nano.world import make_users
 from popi.signals.types import StatementSignal
 from popi.summary import Summary

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from popi.backends.local import LocalModel
 from popi.errors import DataError
 from popi.generator import Generator
 from popi.inference_model import InferenceModel
+from popi.models.local.model import LocalModel
 from popi.nano.world import make_users
 from popi.signals.types import StatementSignal
 from popi.summary import Summary

@@ -49,14 +49,14 @@ def data_check(
     if source is not None:
         if against:
             raise typer.BadParameter("--against compares JSONL files; a benchmark's own splits are compared anyway")
-        from popi.users import look_at
+        from popi.data.users import look_at
 
         loaded = look_at(_benchmark(source, file, settings, given))
         problems, summary = loaded.problems, loaded.summary()
     else:
         if file is None or settings:
             raise typer.BadParameter("name a JSONL file; --set goes with --source")
-        from popi.signals.check import check
+        from popi.data.check import check
 
         found = check(
             file, against or [], signals_per_user=signals_per_user or 4, targets_per_user=targets_per_user or 4
@@ -86,8 +86,8 @@ def data_convert(
     force: Force = False,
 ) -> None:
     """Write one split of a benchmark as a JSONL file of users. Windows of one user become users NAME#1, NAME#2, ..."""
-    from popi.signals.jsonl import refuse_existing, write_users
-    from popi.users import look_at, one_line_each
+    from popi.data.jsonl import refuse_existing, write_users
+    from popi.data.users import look_at, one_line_each
 
     refuse_existing(output, force)
     given = {"signals_per_user": signals_per_user, "targets_per_user": targets_per_user}

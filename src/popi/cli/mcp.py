@@ -29,7 +29,7 @@ def mcp(
     """Start an MCP server: read a user's summary, add a signal, propose an edit."""
     if any(importlib.util.find_spec(name) is None for name in ("mcp", "uvicorn", "starlette")):
         raise ModelError("this command needs the MCP SDK; install it with: pip install 'popi[mcp]'")
-    from popi.mcp_server import run_http, run_stdio
+    from popi.client.mcp_server import run_http, run_stdio
 
     if http:
         if user is not None or key_env is not None:

@@ -28,7 +28,7 @@ app = typer.Typer()
 def demo(root: Annotated[Path, typer.Option(help="Where the run directory `demo` is made.")] = Path("runs")) -> None:
     """Train, evaluate and report on the nano world, in minutes on two cores."""
     need_training()
-    from popi.demo import run_demo
+    from popi.evaluation.demo import run_demo
 
     run_demo(root=str(root))
 
@@ -80,7 +80,7 @@ def train(
 
 
 def _show_plan(settings: RunConfig, gpu_memory: float | None) -> None:
-    from popi.training.dry_run import GIB, Device, dry_run
+    from popi.training.planning.dry_run import GIB, Device, dry_run
     from popi.training.train import refuse
 
     if gpu_memory is None:
@@ -238,8 +238,8 @@ def push(
 ) -> None:
     """Upload a trained model of a run, with its model card, to the Hugging Face hub."""
     need_training()
+    from popi.runs.run_directory import RunDirectory
     from popi.training.push import part_to_push, push_folder
-    from popi.training.run_directory import RunDirectory
 
     folder = part_to_push(RunDirectory.open(run), method, part)
     files = push_folder(folder, to, private=private, dry_run=dry_run)

@@ -18,10 +18,10 @@ from popi.errors import ConfigError, DataError, ModelError
 from popi.profiles.user_id import normal_user_id
 
 if TYPE_CHECKING:
-    from popi.serving.inference import InferenceSettings
-    from popi.serving.renewal import Worker
     from popi.serving.store.database import Database
     from popi.serving.webhooks import Deliverer
+    from popi.serving.worker.inference import InferenceSettings
+    from popi.serving.worker.renewal import Worker
 
 app = typer.Typer()
 keys_app = typer.Typer(help="Keys of the gateway: make, list, revoke.", no_args_is_help=True)
@@ -273,8 +273,8 @@ def users_export(
     """Write users as the JSONL that `popi train` reads. Users without a pair to hold out are left out, and those who
     do not want to be learned from; both are counted."""
     _need_serving()
+    from popi.data.jsonl import refuse_existing, write_rows
     from popi.serving.api.stored import NotFound, OverBound, training_line
-    from popi.signals.jsonl import refuse_existing, write_rows
 
     if output is not None:
         refuse_existing(output, force)
@@ -550,7 +550,7 @@ def _inference(
     key_env: str | None,
     threads: int | None = None,
 ) -> "InferenceSettings":
-    from popi.serving.inference import read
+    from popi.serving.worker.inference import read
 
     found = read(settings, url=url, model=model, protocol=protocol, key_env=key_env, threads=threads)
     if found.url is not None and found.model is None:
@@ -559,12 +559,12 @@ def _inference(
 
 
 def _api_worker(database: "Database", settings: Path | None, inference: "InferenceSettings") -> "Worker":
-    from popi.backends.retries import Retries
-    from popi.provenance import explainer
-    from popi.restating import restating
-    from popi.serving.inference import Provider
-    from popi.serving.renewal import Worker
+    from popi.models.remote.retries import Retries
     from popi.serving.settings import of_worker
+    from popi.serving.worker.inference import Provider
+    from popi.serving.worker.provenance import explainer
+    from popi.serving.worker.renewal import Worker
+    from popi.serving.worker.restating import restating
 
     given = of_worker(settings)
     model = inference.connect(retries=Retries(1), http=given.http)  # the worker tries again
@@ -586,16 +586,16 @@ def _local_worker(
 ) -> "Worker":
     need_training()
     from popi.inference_model import InferenceModel
-    from popi.provenance import explainer
-    from popi.restating import restating
-    from popi.serving.renewal import Worker
     from popi.serving.settings import of_worker
+    from popi.serving.worker.provenance import explainer
+    from popi.serving.worker.renewal import Worker
+    from popi.serving.worker.restating import restating
 
     given = of_worker(settings)
     if run is None:
         loaded = InferenceModel.from_pretrained(str(model))
     else:
-        from popi.training.run_directory import RunDirectory
+        from popi.runs.run_directory import RunDirectory
 
         opened = RunDirectory.open(run)
         loaded = InferenceModel.from_pretrained(opened.models(method)[0], **loading(opened.config))

@@ -9,12 +9,12 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from popi.bars import Bars
 from popi.config import RunConfig
 from popi.errors import ModelError
+from popi.runs.bars import Bars
 
 if TYPE_CHECKING:
-    from popi.training.run_directory import RunDirectory
+    from popi.runs.run_directory import RunDirectory
 
 # Results go to stdout, so that they can be piped; all else goes to stderr.
 out = Console(soft_wrap=True)
@@ -60,7 +60,7 @@ def trained_run(path: Path) -> "RunDirectory":
     Raises:
         RunError: it is none, or nothing in it is trained.
     """
-    from popi.training.run_directory import RunDirectory
+    from popi.runs.run_directory import RunDirectory
 
     run = RunDirectory.open(path)
     run.models()

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from popi.cli.shared import Run, console, need_training, out, trained_run
-from popi.signals.base import LEAST
+from popi.signals.renewal import LEAST
 
 if TYPE_CHECKING:
-    from popi.evaluation.side_effects.facts import Fact
-    from popi.evaluation.study import Study
+    from popi.studies.side_effects.facts import Fact
+    from popi.studies.study import Study
 
 app = typer.Typer()
 
@@ -45,9 +45,9 @@ def evidence(
 ) -> None:
     """Reward accuracy against the number of signals that a method sees of a user: evaluation/evidence.json."""
     need_training()
-    from popi.evaluation.evidence.curve import FILE
-    from popi.evaluation.evidence.curve import evidence as measure
-    from popi.evaluation.evidence.cut import read_sizes
+    from popi.studies.evidence.curve import FILE
+    from popi.studies.evidence.curve import evidence as measure
+    from popi.studies.evidence.cut import read_sizes
 
     sizes = None if signals is None else read_sizes(signals)
     study = _study(run, method, test_users, generator, users)
@@ -71,9 +71,9 @@ def streaming(
 ) -> None:
     """Summaries renewed batch by batch against summaries from scratch: evaluation/streaming.json."""
     need_training()
-    from popi.evaluation.streaming.batches import read_batches
-    from popi.evaluation.streaming.run import FILE
-    from popi.evaluation.streaming.run import streaming as measure
+    from popi.studies.streaming.batches import read_batches
+    from popi.studies.streaming.run import FILE
+    from popi.studies.streaming.run import streaming as measure
 
     counts = read_batches(batches)
     study = _study(run, method, test_users, generator, users, summaries_only=True)
@@ -97,8 +97,8 @@ def abstention(
 ) -> None:
     """What users of whom nothing is known get, and what it costs the others: evaluation/abstention.json."""
     need_training()
-    from popi.evaluation.evidence.abstention import FILE
-    from popi.evaluation.evidence.abstention import abstention as measure
+    from popi.studies.evidence.abstention import FILE
+    from popi.studies.evidence.abstention import abstention as measure
 
     study = _study(run, method, test_users, generator, users, summaries_only=True)
     _show(study, FILE, measure(study, check, no_evidence, threshold))
@@ -120,8 +120,8 @@ def side_effects(
 ) -> None:
     """Facts, wrong opinions, copied private text: what personalising spoils. evaluation/side_effects.json."""
     need_training()
-    from popi.evaluation.side_effects.run import FILE
-    from popi.evaluation.side_effects.run import side_effects as measure
+    from popi.studies.side_effects.run import FILE
+    from popi.studies.side_effects.run import side_effects as measure
 
     study = _study(run, method, test_users, generator, users)
     questions = _facts(facts or ("nano" if study.config.data.source == "nano" else "english"), seed)
@@ -129,7 +129,7 @@ def side_effects(
 
 
 def _facts(named: str, seed: int) -> "list[Fact]":
-    from popi.evaluation.side_effects.facts import nano_facts, read_facts
+    from popi.studies.side_effects.facts import nano_facts, read_facts
 
     if named == "nano":
         return nano_facts(seed)
@@ -145,7 +145,7 @@ def _study(
     summaries_only: bool = False,
 ) -> "Study":
     from popi.evaluation.models import Other
-    from popi.evaluation.study import Study
+    from popi.studies.study import Study
 
     opened = trained_run(run)
     return Study.open(
@@ -160,7 +160,7 @@ def _study(
 
 
 def _show(study: "Study", file: str, result: dict[str, Any]) -> None:
-    from popi.evaluation.study import result_table
+    from popi.studies.study import result_table
 
     out.print(result_table(result))
     console.print(f"written: {study.folder / file}", highlight=False, soft_wrap=True)

@@ -25,13 +25,13 @@ from popi.errors import DataError
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from popi.backends.api import ApiModel
-    from popi.backends.usage import Prices
     from popi.generator import AnyGenerator
     from popi.inference_model import ApiInferenceModel, InferenceModel
+    from popi.models.remote.api import ApiModel
+    from popi.models.remote.usage import Prices
+    from popi.runs.run_directory import RunDirectory
     from popi.signals.types import User
     from popi.summary import Summary
-    from popi.training.run_directory import RunDirectory
 
 app = typer.Typer()
 
@@ -120,8 +120,8 @@ def infer(
         raise typer.BadParameter("--check needs the generator of a run: it goes with --run")
     if resume and (output is None or force or check):
         raise typer.BadParameter("--resume goes on with an --out file; it does not go with --force or --check")
-    from popi.signals.jsonl import read_users, refuse_existing, write_rows
-    from popi.summary_file import summary_row
+    from popi.data.jsonl import read_users, refuse_existing, write_rows
+    from popi.runs.summary_file import summary_row
 
     if output is not None:
         refuse_existing(output, force or resume)
@@ -129,7 +129,7 @@ def infer(
             if file.exists() and users.exists() and file.samefile(users):
                 raise DataError(f"{file}: is the file of users itself; name another file with --out")
     if by_api:
-        from popi.serving.inference import read
+        from popi.serving.worker.inference import read
 
         if settings is None and api_model is None:
             raise typer.BadParameter("--api needs --api-model: the model, as the API calls it")
@@ -152,7 +152,7 @@ def infer(
         return
     need_training()
     from popi.inference_model import InferenceModel
-    from popi.training.run_directory import RunDirectory
+    from popi.runs.run_directory import RunDirectory
 
     opened = None if run is None else RunDirectory.open(run)
     people = read_users(users) if opened is None else read_users(users, **opened.config.data.windows())
@@ -198,8 +198,8 @@ def _write(
     """Summaries to a file or to stdout as they come; users without one to stderr and beside the file, and then exit
     code 1.
     """
-    from popi.signals.jsonl import write_rows
-    from popi.summary_file import SummaryFile, write_summaries
+    from popi.data.jsonl import write_rows
+    from popi.runs.summary_file import SummaryFile, write_summaries
 
     file = SummaryFile(output, writer.name, force=force, resume=resume, show=_print_row)
     with progress_bars() as progress:
@@ -241,8 +241,8 @@ def _checked(
     summaries: "list[Summary]",
     progress: "Progress",
 ) -> "list[Summary]":
-    from popi.evaluation.evidence.own_evidence import checked_summaries
     from popi.evaluation.models import Models
+    from popi.studies.evidence.own_evidence import checked_summaries
 
     generator = Models(run.config, {}).generator(run.models(method)[1])
     task = progress.add_task("checked", total=len(people))
@@ -309,7 +309,7 @@ def generate(
         generator = Generator.from_pretrained(model, template or "auto", **load)
     else:
         from popi.evaluation.models import Models
-        from popi.training.run_directory import RunDirectory
+        from popi.runs.run_directory import RunDirectory
 
         opened = RunDirectory.open(Path(str(run)))
         generator = Models(opened.config, {}).generator(opened.models(method)[1])
@@ -346,7 +346,7 @@ def connect(
     if name is None:
         raise typer.BadParameter("--api needs --api-model: the model, as the API calls it")
     prices, fields = _prices(price_in, price_out), fields_of(extra)
-    from popi.backends.api import ApiModel
+    from popi.models.remote.api import ApiModel
 
     return ApiModel.connect(url, name, protocol, key_env=key_env, concurrency=concurrency, prices=prices, extra=fields)
 
@@ -356,6 +356,6 @@ def _prices(price_in: float | None, price_out: float | None) -> "Prices | None":
         return None
     if price_in is None or price_out is None:
         raise typer.BadParameter("a cost needs both prices: --price-in and --price-out")
-    from popi.backends.usage import Prices
+    from popi.models.remote.usage import Prices
 
     return Prices(price_in, price_out)

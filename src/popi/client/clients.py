@@ -11,11 +11,11 @@ from typing import Any, Generic, Literal, Self, TypeVar
 import httpx2
 from pydantic import SecretStr
 
-from popi.backends.key import checked_url
-from popi.backends.retries import Retries
 from popi.client import flows
 from popi.client.flows import Change, Flow, NotReached, Reply, Request, Wait
 from popi.errors import ConfigError
+from popi.models.remote.key import checked_url
+from popi.models.remote.retries import Retries
 from popi.profiles.models import (
     AuditEntry,
     ClauseEdit,

@@ -19,8 +19,8 @@ from urllib.parse import quote, urlencode
 
 from pydantic import BaseModel, ValidationError
 
-from popi.backends.retries import Retries, retry_after
 from popi.errors import DataError, GatewayError
+from popi.models.remote.retries import Retries, retry_after
 from popi.profiles.models import (
     MOST_SIGNALS,
     AuditEntry,
@@ -50,8 +50,8 @@ from popi.profiles.models import (
     UserAnswer,
     VersionsAnswer,
 )
+from popi.profiles.screening import visible
 from popi.profiles.user_id import normal_user_id
-from popi.screening import visible
 from popi.signals.types import Signal, User
 
 PASSING = (429, 502, 503, 504)

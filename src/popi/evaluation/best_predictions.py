@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from popi.config import RunConfig
+from popi.data.users import Person
 from popi.evaluation.loss_terms import FOLDS
 from popi.evaluation.methods import METHODS
-from popi.users import Person
 
 if TYPE_CHECKING:
     from popi.nano.bayes import Belief

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from popi.config import RunConfig
+from popi.data.users import Person
 from popi.evaluation.methods import METHODS, RowKey
 from popi.evaluation.models import Models
 from popi.evaluation.users import named_attributes
-from popi.users import Person
 
 ANSWERED = 2
 """Task prompts a user that are answered."""

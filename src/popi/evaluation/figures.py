@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from popi.config import RunConfig
+from popi.data.users import Person
 from popi.evaluation import calibration, metrics
 from popi.evaluation.best_predictions import BestPredictions
 from popi.evaluation.loss_terms import fitted_predictions, split_loss
 from popi.evaluation.methods import METHODS
-from popi.users import Person
 
 Row = Mapping[str, Any]
 COMPARED_WITH = ("no_personalization", "untrained_summary", "raw_signals", "population_dpo")

@@ -13,19 +13,19 @@ from typing import Any
 from rich.progress import Progress, TaskID
 
 from popi.config import RunConfig
+from popi.data.users import Person
 from popi.errors import RunError, UpstreamError
 from popi.evaluation.figures import measure
-from popi.evaluation.kept import KeptRows, settings_of
 from popi.evaluation.methods import METHODS, REFERENCE, Context, RowKey, score_blocks
 from popi.evaluation.models import Models, revision
 from popi.evaluation.per_user import per_user_blocks
-from popi.evaluation.provenance import commit, stamp_of, versions
 from popi.evaluation.summaries import kept_summaries
 from popi.evaluation.users import named_attributes, users_stamp
 from popi.generator import AnyGenerator, Generator
+from popi.runs.provenance import commit, stamp_of, versions
+from popi.runs.rows import KeptRows, settings_of
+from popi.runs.run_directory import differences, write_text
 from popi.summary import Summary
-from popi.training.run_directory import differences, write_text
-from popi.users import Person
 
 Row = dict[str, Any]
 FINISHED = "finished.json"

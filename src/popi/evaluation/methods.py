@@ -8,13 +8,13 @@ from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from popi.backends.chat import Messages
 from popi.config import Order
+from popi.data.users import Person
 from popi.errors import PopiError, RunError
 from popi.generator import AnyGenerator, ApiGenerator
+from popi.models.remote.chat import Messages
 from popi.signals.types import Signal, TargetPair
 from popi.summary import Summary
-from popi.users import Person
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,17 +7,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from popi.backends.api import ApiModel
-from popi.backends.local import LocalModel
-from popi.backends.usage import Prices, Usage
 from popi.config import ApiGeneratorConfig, RunConfig
+from popi.data.users import Person
 from popi.errors import ConfigError
 from popi.evaluation.methods import METHODS, Method, Sources
 from popi.generator import AnyGenerator, ApiGenerator, Generator
 from popi.inference_model import InferenceModel
+from popi.models.local.model import LocalModel
+from popi.models.remote.api import ApiModel
+from popi.models.remote.usage import Prices, Usage
 from popi.summary import Summary
 from popi.training.templates import template_of
-from popi.users import Person
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -88,7 +88,7 @@ class Other:
 
 
 class Run(Protocol):
-    """What is asked of a `popi.training.run_directory.RunDirectory`."""
+    """What is asked of a `popi.runs.run_directory.RunDirectory`."""
 
     path: Path
     config: RunConfig

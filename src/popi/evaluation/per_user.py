@@ -8,11 +8,11 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from popi.config import RunConfig
+from popi.data.users import Person
 from popi.evaluation.methods import Context, RowKey, score_rows
 from popi.generator import Generator
 from popi.training.per_user import own_pairs, user_adapter
-from popi.training.plan import phase_seed
-from popi.users import Person
+from popi.training.planning.plan import phase_seed
 
 
 def per_user_blocks(

@@ -5,7 +5,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from popi.bars import Bars
+from popi.runs.bars import Bars
 
 
 def evaluation_progress(console: Console | None) -> Bars:

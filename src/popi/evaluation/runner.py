@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from popi.config import RunConfig
+from popi.data.users import Person
 from popi.errors import RunError
 from popi.evaluation import metrics
 from popi.evaluation.examples import write_examples
@@ -21,8 +22,7 @@ from popi.evaluation.methods import METHODS, RowKey
 from popi.evaluation.models import Models, Other, Run, trained_models
 from popi.evaluation.progress import evaluation_progress
 from popi.evaluation.users import benchmark_of, held_out
-from popi.training.run_directory import locked, read_jsonl, refuse_other_loader, write_text
-from popi.users import Person
+from popi.runs.run_directory import locked, read_jsonl, refuse_other_loader, write_text
 
 
 def destination(run: Run, generator: Other | None = None, users: str | Path | None = None) -> Path:

@@ -20,7 +20,7 @@ from popi.evaluation.methods import METHODS
 from popi.evaluation.metrics import clustered_mean
 from popi.evaluation.runner import evaluate
 from popi.evaluation.tables import with_reach
-from popi.training.run_directory import RunDirectory, write_text
+from popi.runs.run_directory import RunDirectory, write_text
 from popi.training.train import train
 
 FIGURES = {"reward_accuracy": (100, 1), "margin": (1, 2), "context_overhead_tokens": (1, 1)}

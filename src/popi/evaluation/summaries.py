@@ -4,11 +4,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from popi.evaluation.kept import KeptRows
+from popi.data.users import Person
 from popi.evaluation.models import Models, identity
-from popi.evaluation.provenance import stamp_of
+from popi.runs.provenance import stamp_of
+from popi.runs.rows import KeptRows
 from popi.summary import Summary
-from popi.users import Person
 
 
 def kept_summaries(

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from popi.config import BENCHMARKS, RunConfig
+from popi.data.leaks import refuse_leaks
+from popi.data.users import Person, users_of
 from popi.errors import ConfigError, DataError
-from popi.evaluation.leaks import refuse_leaks
-from popi.evaluation.provenance import stamp_of
-from popi.users import Person, users_of
+from popi.runs.provenance import stamp_of
 
 
 def held_out(config: RunConfig, path: str | Path | None = None) -> tuple[list[Person], dict[str, Any] | None]:
@@ -38,7 +38,7 @@ def held_out(config: RunConfig, path: str | Path | None = None) -> tuple[list[Pe
             trained = users_of(config, "train").users
         refuse_leaks(found.users, data.source if data.test is None else data.test, trained)
         return found.people, found.facts
-    from popi.signals.check import load_users
+    from popi.data.check import load_users
 
     trained_on = [] if data.source == "nano" or data.source in BENCHMARKS else [data.source]
     users = load_users(path, against=trained_on, **data.windows())

@@ -16,10 +16,10 @@ from random import Random
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from popi.engine.tree import Segment, pack, token_logps
 from popi.nano.tasks import Asked, Writer
 from popi.nano.tokenizer import build_tokenizer
 from popi.signals.render import Templates
-from popi.tree import Segment, pack, token_logps
 
 TreeRow = list[Segment]
 Batch = tuple[list[TreeRow], list[TreeRow]]

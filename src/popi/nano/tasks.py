@@ -17,12 +17,12 @@ from random import Random
 
 from transformers import PreTrainedTokenizerBase
 
+from popi.engine.tree import Segment
 from popi.nano.attributes import ATTRIBUTES, KEYWORDS, Preference
 from popi.nano.grammar import TEST_TOPICS, random_values, realise, task_prompt, topics
 from popi.nano.world import NanoUser, PairFacts, make_user, profile, split_of, state
 from popi.signals.render import Templates
 from popi.signals.types import PairSignal, PostSignal, StatementSignal
-from popi.tree import Segment
 
 READ = "what does the {} have?"
 COMPARE = "compare the two."

@@ -15,7 +15,7 @@ from popi.profiles.models import (
     ClauseEdit,
     StoredClause,
 )
-from popi.statements import ended, lines, normal
+from popi.profiles.statements import ended, lines, normal
 
 # "wants a formal tone, any level, humor and stories."
 _LIST = re.compile(r"((?:(?:the|this) user )?(?:prefers|likes|wants|enjoys)) ([^.!?;:()\"]+)\.?", re.IGNORECASE)

@@ -2,7 +2,7 @@
 
 from popi.errors import DataError
 from popi.profiles.models import ImportedUser, SummaryEdit
-from popi.screening import checked
+from popi.profiles.screening import checked
 
 
 def fit_edit(edit: SummaryEdit) -> SummaryEdit:

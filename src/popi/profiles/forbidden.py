@@ -1,9 +1,9 @@
 """What a user does not want said: kept as a keyed hash, and compared word by word.
 
-Of a forbidden statement a version of the summary holds the HMAC of its normal form (popi.statements.normal), with a
-salt and the secret of the store: enough to know the same words again, in any language and however they are written, and
-nothing that can be read. No model sees them, unless the user allows it (`Forbidden.tell`). Whether a clause says the
-same in other words only a model can tell: popi.restating.
+Of a forbidden statement a version of the summary holds the HMAC of its normal form (popi.profiles.statements.normal),
+with a salt and the secret of the store: enough to know the same words again, in any language and however they are
+written, and nothing that can be read. No model sees them, unless the user allows it (`Forbidden.tell`). Whether a
+clause says the same in other words only a model can tell: popi.serving.worker.restating.
 """
 
 import hmac
@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from popi.errors import DataError
 from popi.profiles.models import Forbidden, ForbiddenEdit
-from popi.statements import lines, normal
-from popi.statements.phrases import words
+from popi.profiles.statements import lines, normal
+from popi.profiles.statements.phrases import words
 
 LEAST_WORDS = 3
 """Of so many words or more, a statement counts as said where its words stand within another's."""

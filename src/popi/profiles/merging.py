@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from popi.profiles import clauses as parts
 from popi.profiles.forbidden import Bans, in_words
 from popi.profiles.models import MOST_CLAUSES, Forbidden, StoredClause
-from popi.statements import normal
+from popi.profiles.statements import normal
 
 
 def merged(

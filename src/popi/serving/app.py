@@ -13,8 +13,8 @@ from sqlalchemy import Connection
 from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from popi.backends.key import key_in
 from popi.errors import StoreError
+from popi.models.remote.key import key_in
 from popi.profiles.models import InferenceHealth
 from popi.serving.api.app import ProfileApi
 from popi.serving.api.service import Profiles
@@ -27,7 +27,6 @@ from popi.serving.proxy.limits import Limits
 from popi.serving.proxy.logs import log_fault
 from popi.serving.proxy.routes import proxy_routes
 from popi.serving.proxy.settings import ProxySettings
-from popi.serving.renewal import Worker
 from popi.serving.settings import AuditSettings, GatewaySettings
 from popi.serving.store import jobs
 from popi.serving.store.database import Database
@@ -37,6 +36,7 @@ from popi.serving.store.threads import Store
 from popi.serving.summaries import SummaryCache
 from popi.serving.throttle import CLIENT, Throttle
 from popi.serving.webhooks import Deliverer
+from popi.serving.worker.renewal import Worker
 
 log = logging.getLogger("popi.gateway")
 

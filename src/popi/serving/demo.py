@@ -84,7 +84,7 @@ def _fill(database: Database) -> None:
 @contextmanager
 def _process(module: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
     """A module as a process that ends with the block, or with this process, however that ends."""
-    command = [sys.executable, "-m", "popi.serving.tethered", module, *arguments]
+    command = [sys.executable, "-m", "popi.serving.worker.tethered", module, *arguments]
     process = subprocess.Popen(command, stdin=subprocess.PIPE)
     try:
         yield process

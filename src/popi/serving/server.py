@@ -12,9 +12,9 @@ from popi.errors import ConfigError
 from popi.serving.app import Gateway
 from popi.serving.connections import Connections, uvicorn_settings
 from popi.serving.keys import first_admin_key
-from popi.serving.renewal import Worker
 from popi.serving.settings import GatewaySettings
 from popi.serving.store.database import Database
+from popi.serving.worker.renewal import Worker
 
 NEW_OBJECTS = 10_000
 """So many new objects, and Python looks for garbage in cycles; its own 700 are a request's or two."""

@@ -7,15 +7,15 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from popi.backends.key import checked_url
 from popi.config.http import HttpConfig
 from popi.errors import ConfigError
-from popi.serving.inference import InferenceSettings
+from popi.models.remote.key import checked_url
 from popi.serving.pages.colour import checked_colour
 from popi.serving.proxy.settings import ProxySettings, Settings, read_toml
 from popi.serving.store.jobs import Debounce
 from popi.serving.store.outbox import EVENTS, Event
-from popi.signals.base import LEAST
+from popi.serving.worker.inference import InferenceSettings
+from popi.signals.renewal import LEAST
 
 LOGOS = {
     ".svg": "image/svg+xml",

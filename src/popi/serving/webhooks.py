@@ -25,10 +25,10 @@ from sqlalchemy import Connection
 from yarl import URL
 
 import popi
-from popi.backends.http import HttpClient, HttpFault, HttpSession
-from popi.backends.retries import Retries, retry_after
 from popi.config.http import HttpConfig
 from popi.errors import ConfigError, StoreError
+from popi.models.remote.http import HttpClient, HttpFault, HttpSession
+from popi.models.remote.retries import Retries, retry_after
 from popi.profiles.models import moment
 from popi.serving.proxy.logs import log_fault
 from popi.serving.settings import WebhookSettings

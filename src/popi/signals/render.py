@@ -25,7 +25,7 @@ from popi.errors import ConfigError
 from popi.signals.fading import Previous
 from popi.signals.fit import fit, too_long
 from popi.signals.neutralise import neutralise
-from popi.signals.types import Message, Prompt, Signal
+from popi.signals.types import Prompt, Signal, ToolCallMessage, ToolMessage, Turn
 
 SHIPPED = Path(__file__).parent / "templates"
 NANO = "nano"
@@ -247,14 +247,34 @@ class Templates:
     def _clean(self, text: str) -> str:
         return neutralise(text, self.delimiters, single_line=self.single_line)
 
-    def _prompt_messages(self, prompt: Prompt) -> list[dict[str, str]]:
+    def _prompt_messages(self, prompt: Prompt) -> list[dict[str, Any]]:
         # A task prompt keeps its lines and may speak of the block's tags: it stands outside of the block.
         if isinstance(prompt, str):
             return [{"role": "user", "content": neutralise(prompt)}]
-        return [{"role": message.role, "content": neutralise(message.content)} for message in prompt]
+        return [_message(turn) for turn in prompt]
 
 
-def _with_system(text: str, messages: list[dict[str, str]]) -> list[dict[str, str]]:
+def _message(turn: Turn) -> dict[str, Any]:
+    """A message as chat templates take it: a call's arguments as an object, every text neutralised."""
+    message: dict[str, Any] = {"role": turn.role, "content": neutralise(turn.content)}
+    if isinstance(turn, ToolCallMessage):
+        calls = [call.model_dump(exclude_none=True) for call in turn.tool_calls]
+        message["tool_calls"] = [call | {"function": _neutral(call["function"])} for call in calls]
+    if isinstance(turn, ToolMessage):
+        message |= turn.model_dump(include={"tool_call_id", "name"}, exclude_none=True)
+    return message
+
+
+def _neutral(value: Any) -> Any:
+    """JSON with every text in it neutralised."""
+    if isinstance(value, dict):
+        return {neutralise(name): _neutral(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_neutral(one) for one in value]
+    return neutralise(value) if isinstance(value, str) else value
+
+
+def _with_system(text: str, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """`text` as system message; joined with the prompt's own, since chat templates allow but one."""
     if not text:
         return messages
@@ -264,13 +284,21 @@ def _with_system(text: str, messages: list[dict[str, str]]) -> list[dict[str, st
     return [{"role": "system", "content": text}, *messages]
 
 
-def flat(prompt: str | list[Message]) -> str:
-    """A task prompt inside a signal: a lone user message as it is, several with their roles."""
+def flat(prompt: Prompt) -> str:
+    """A task prompt inside a signal: a lone user message as it is, several with their roles and tool calls."""
     if isinstance(prompt, str):
         return prompt
     if len(prompt) == 1 and prompt[0].role == "user":
         return prompt[0].content
-    return "\n".join(f"{message.role}: {message.content}" for message in prompt)
+    return "\n".join(f"{turn.role}: {_said(turn)}" for turn in prompt)
+
+
+def _said(turn: Turn) -> str:
+    if not isinstance(turn, ToolCallMessage):
+        return turn.content
+    functions = [call.function for call in turn.tool_calls]
+    calls = [f"calls {one.name}({json.dumps(one.arguments, ensure_ascii=False)})" for one in functions]
+    return " ".join([turn.content, *calls] if turn.content else calls)
 
 
 def shipped() -> list[str]:

@@ -3,10 +3,22 @@
 The wire format is one JSON object a signal, told apart by ``type``; see docs/data.md.
 """
 
+import json
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    FiniteFloat,
+    JsonValue,
+    StringConstraints,
+    Tag,
+)
 
 # The pattern says to readers of the JSON Schema what stripping does here: blank text is empty text.
 Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True, pattern=r"\S")]
@@ -31,29 +43,114 @@ class Message(BaseModel):
     content: Text
 
 
-Prompt = Text | Annotated[list[Message], Field(min_length=1, fail_fast=True)]
+def _arguments(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        raise ValueError("must be a JSON object, or the text of one") from None
+
+
+class CalledFunction(BaseModel):
+    """Which tool the assistant called, and with what."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    name: Text
+    arguments: Annotated[
+        dict[str, JsonValue], BeforeValidator(_arguments, json_schema_input_type=dict[str, JsonValue] | str)
+    ]
+    """By name; also as the JSON text of that object, which OpenAI's API returns."""
+
+
+class ToolCall(BaseModel):
+    """One call of a tool, in the form of OpenAI's API and of TRL's datasets."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    id: str | None = None
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
+class ToolCallMessage(BaseModel):
+    """The assistant calls tools; what it says beside that may be empty."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    role: Literal["assistant"]
+    content: Annotated[str, StringConstraints(strip_whitespace=True)] = ""
+    tool_calls: Annotated[list[ToolCall], Field(min_length=1)]
+
+
+class ToolMessage(BaseModel):
+    """What a tool returned."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    role: Literal["tool"]
+    content: Text
+    tool_call_id: str | None = None
+    """The id of the call that it answers."""
+    name: str | None = None
+    """The tool's name."""
+
+
+KINDS = ("message", "message with tool calls", "message of a tool")
+"""What pydantic calls the three kinds of messages in its errors."""
+
+
+def _kind(value: Any) -> str:
+    get = value.get if isinstance(value, dict) else lambda field: getattr(value, field, None)
+    if get("role") == "tool":
+        return KINDS[2]
+    return KINDS[get("tool_calls") is not None]
+
+
+Turn = Annotated[
+    Annotated[Message, Tag(KINDS[0])]
+    | Annotated[ToolCallMessage, Tag(KINDS[1])]
+    | Annotated[ToolMessage, Tag(KINDS[2])],
+    Discriminator(_kind),
+]
+"""One message of a conversation."""
+Prompt = Text | Annotated[list[Turn], Field(min_length=1, fail_fast=True)]
 """A task prompt: plain text (one user message) or chat messages."""
 
 
 def wrong_roles(prompt: Prompt) -> str | None:
-    """What is wrong with the order of a task prompt's messages; None if chat templates take it.
+    """What is wrong with the order of a task prompt's messages; `None` if chat templates take it.
 
-    An optional system message, then user and assistant in turns, from a user's message to a user's.
+    An optional system message, then user and assistant in turns. Where the assistant calls tools, one tool message for
+    each call comes next. The last message is a user's or a tool's.
     """
     if isinstance(prompt, str):
         return None
-    roles = [message.role for message in prompt]
-    turns = roles[1:] if roles[0] == "system" else roles
-    if "system" in turns:
+    turns = prompt[1:] if prompt[0].role == "system" else prompt
+    roles = [message.role for message in turns]
+    if "system" in roles:
         return "a system message must be the first"
-    if not turns:
+    if not roles:
         return "has no user message"
-    if turns[0] != "user":
+    if roles[0] != "user":
         return "must begin with a user message (after the system message, if there is one)"
-    if again := next((one for one, other in zip(turns, turns[1:], strict=False) if one == other), None):
-        return f"two {again} messages in a row; join them into one"
-    if turns[-1] != "user":
-        return "must end with a user message: what the assistant says to it is the response"
+    calls: list[ToolCall] = []  # without an answer so far
+    for before, message in zip([None, *turns], turns, strict=False):
+        if isinstance(message, ToolMessage):
+            if not calls:
+                return "a tool message must follow an assistant message with as many tool_calls"
+            first = calls.pop(0)
+            if None not in (first.id, message.tool_call_id) and first.id != message.tool_call_id:
+                return f"tool_call_id {message.tool_call_id!r} answers another call than {first.id!r}; keep their order"
+            continue
+        if calls:
+            return f"the call of {calls[0].function.name!r} has no tool message with its result"
+        if before is not None and before.role == message.role:
+            return f"two {message.role} messages in a row; join them into one"
+        if isinstance(before, ToolMessage) and message.role == "user":
+            return "a user message follows a tool message; the assistant must answer first"
+        calls = list(message.tool_calls) if isinstance(message, ToolCallMessage) else []
+    if calls:
+        return f"the call of {calls[0].function.name!r} has no tool message with its result"
+    if roles[-1] == "assistant":
+        return "must end with a user message (or a tool's): what the assistant says to it is the response"
     return None
 
 

@@ -5,13 +5,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from popi.backends.loading import locate
-from popi.backends.local import LocalModel, model_path
 from popi.config import RunConfig
 from popi.errors import ModelError
 from popi.generator import AnyGenerator, ApiGenerator, Generator
 from popi.inference_model import InferenceModel
-from popi.training.adapters import TRAINED, attach_adapters, has_adapters, save_adapter
+from popi.models.local.adapters import TRAINED, attach_adapters, has_adapters, save_adapter
+from popi.models.local.loading import locate
+from popi.models.local.model import LocalModel, model_path
 from popi.training.templates import template_of
 
 INFERENCE, GENERATOR = "inference_model", "generator"

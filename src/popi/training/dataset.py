@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from popi.backends.local import LocalModel
+from popi.engine.scoring import ScoringItem
 from popi.errors import ConfigError, DataError
 from popi.generator import AnyGenerator, ApiGenerator, Generator
 from popi.inference_model import InferenceModel, nothing_new
-from popi.scoring import ScoringItem
+from popi.models.local.model import LocalModel
 from popi.signals.types import User
 from popi.training.references import ReferencedTarget, References
 from popi.training.renewals import Renewal

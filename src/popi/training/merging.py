@@ -4,10 +4,10 @@ import os
 import shutil
 from pathlib import Path
 
-from popi.backends.local import LocalModel
 from popi.errors import RunError
-from popi.training.adapters import has_adapters
-from popi.user_embedding import UserEmbedding
+from popi.models.local.adapters import has_adapters
+from popi.models.local.model import LocalModel
+from popi.models.local.user_embedding import UserEmbedding
 
 
 def merge(adapter: Path, out: Path, dtype: str = "auto", device: str = "auto") -> None:

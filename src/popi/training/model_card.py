@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import popi
-from popi.backends.names import SMOLLM2, SMOLLM2_ID
 from popi.config import RunConfig
+from popi.models.names import SMOLLM2, SMOLLM2_ID
+from popi.runs.run_directory import RunDirectory, write_text
 from popi.training.components import GENERATOR, INFERENCE
-from popi.training.run_directory import RunDirectory, write_text
 from popi.training.templates import template_of
 
 CARD = "README.md"

@@ -13,14 +13,14 @@ from contextlib import contextmanager
 import torch
 
 from popi.config import PerUserLoraConfig
+from popi.engine.scoring import pair_logps
+from popi.engine.tree import pack, segment_logps
 from popi.errors import ConfigError, RunError
 from popi.generator import Generator
-from popi.scoring import pair_logps
+from popi.models.local.adapters import TRAINED, attach_adapters, has_adapters
 from popi.signals.types import InteractionSignal, PairSignal, Signal, TargetPair
-from popi.training.adapters import TRAINED, attach_adapters, has_adapters
 from popi.training.dataset import draw
 from popi.training.objective import dpo_loss, margin
-from popi.tree import pack, segment_logps
 
 MAX_GRAD_NORM = 10.0
 """Gradient clip, that of a generator phase."""

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
-from popi.bars import Bars
+from popi.runs.bars import Bars
 
 SHOWN = {"reward": "reward", "kl": "KL", "loss": "loss", "reward_accuracy": "accuracy"}
 

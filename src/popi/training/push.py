@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from popi.errors import RunError, UpstreamError
+from popi.runs.run_directory import RunDirectory
 from popi.training.components import GENERATOR, INFERENCE
-from popi.training.run_directory import RunDirectory
 
 PARTS = (INFERENCE, GENERATOR)
 

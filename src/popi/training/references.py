@@ -22,8 +22,8 @@ from typing import Any
 import torch
 
 from popi.generator import AnyGenerator, ApiGenerator, Generator
+from popi.runs.run_directory import append_jsonl, read_jsonl, write_jsonl
 from popi.signals.types import TargetPair, User
-from popi.training.run_directory import append_jsonl, read_jsonl, write_jsonl
 
 FOLDER = ".references"
 EVERY = 64

@@ -14,10 +14,10 @@ from pathlib import Path
 from random import Random
 
 from popi.inference_model import BATCH, InferenceModel
+from popi.runs.run_directory import read_jsonl, write_jsonl
 from popi.signals.fit import oldest_first
 from popi.signals.types import Signal, User
 from popi.summary import Summary
-from popi.training.run_directory import read_jsonl, write_jsonl
 
 FILE = "renewals.jsonl"
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from popi.config import InferencePhaseConfig
 from popi.generator import AnyGenerator, ApiGenerator
+from popi.models.local.adapters import using
 from popi.signals.types import TargetPair
-from popi.training.adapters import using
 from popi.training.dataset import InferenceRow
 from popi.training.objective import length_penalty, margin, summary_reward
 

@@ -5,12 +5,12 @@ from typing import Any
 
 import torch
 
-from popi.backends.local import LocalModel
-from popi.backends.probe import TOLERANCE
+from popi.engine.head import at_least_float32
+from popi.engine.plain import rope_limit, trees_hold
+from popi.engine.tree import causal_lm
 from popi.errors import PopiError
-from popi.head import at_least_float32
-from popi.plain import rope_limit, trees_hold
-from popi.tree import causal_lm
+from popi.models.local.model import LocalModel
+from popi.models.local.probe import TOLERANCE
 
 
 class RolloutError(PopiError):

@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from popi.backends.names import NANO
 from popi.config import BENCHMARKS, RunConfig
+from popi.models.names import NANO
 from popi.signals.render import shipped
 
 

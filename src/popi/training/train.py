@@ -17,22 +17,22 @@ from rich.console import Console
 from transformers import logging as transformers_logging
 from transformers import set_seed
 
-from popi.backends.local import quiet as no_bars
 from popi.config import RunConfig
+from popi.data.users import users_of
 from popi.errors import ConfigError, PopiError
+from popi.models.local.model import quiet as no_bars
+from popi.runs.reporters import reporters_of
+from popi.runs.run_directory import RunDirectory, locked
 from popi.signals.types import User
 from popi.training.components import GENERATOR, INFERENCE, load_components
 from popi.training.dataset import hold_out, trainable
 from popi.training.model_card import refresh_cards, write_card
 from popi.training.optimizers import refuse_optimizers
-from popi.training.plan import Phase, models_of, phase_seed, plan, refuse_settings
+from popi.training.planning.plan import Phase, models_of, phase_seed, plan, refuse_settings
 from popi.training.progress import PhaseProgress
-from popi.training.reporters import reporters_of
-from popi.training.run_directory import RunDirectory, locked
 from popi.training.templates import with_template
 from popi.training.trainers import Job
 from popi.training.vllm_rollouts import refuse_vllm
-from popi.users import users_of
 
 FROM_ACCELERATE = {
     "ACCELERATE_MIXED_PRECISION": "no",

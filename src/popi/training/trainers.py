@@ -6,8 +6,16 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from popi.models.local.adapters import using
+from popi.models.local.user_embedding import (
+    SignalsEmbedding,
+    UserEmbedding,
+    UserIdEmbedding,
+    generic_embedding,
+    hidden_states,
+)
+from popi.runs.run_directory import PhaseDirectory, RunDirectory, read_jsonl, write_jsonl
 from popi.signals.types import User
-from popi.training.adapters import using
 from popi.training.components import GENERATOR, INFERENCE, Components
 from popi.training.dataset import (
     GeneratorRow,
@@ -23,13 +31,11 @@ from popi.training.phases.generator import GeneratorTrainer
 from popi.training.phases.inference import InferenceTrainer
 from popi.training.phases.joint import JointTrainer
 from popi.training.phases.user_embedding import UserEmbeddingTrainer
-from popi.training.plan import Phase
+from popi.training.planning.plan import Phase
 from popi.training.progress import PhaseProgress
 from popi.training.references import FOLDER, References
 from popi.training.renewals import Renewal, renewals
 from popi.training.reward import LengthBudget, SummaryReward
-from popi.training.run_directory import PhaseDirectory, RunDirectory, read_jsonl, write_jsonl
-from popi.user_embedding import SignalsEmbedding, UserEmbedding, UserIdEmbedding, generic_embedding, hidden_states
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from popi.backends.loading import locate
-from popi.backends.local import LocalModel
 from popi.config import RunConfig
 from popi.errors import ConfigError
-from popi.training.adapters import has_adapters
+from popi.models.local.adapters import has_adapters
+from popi.models.local.loading import locate
+from popi.models.local.model import LocalModel
 from popi.training.rollout_check import RolloutError
 
 

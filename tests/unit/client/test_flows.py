@@ -10,11 +10,11 @@ import httpx2
 import pytest
 
 from popi import AsyncClient, Client, StatementSignal
-from popi.backends.retries import Retries
 from popi.client import ClauseEdit
 from popi.client import clients as clients_module
 from popi.client.flows import UPLOAD_BYTES
 from popi.errors import ConfigError, DataError, GatewayError
+from popi.models.remote.retries import Retries
 
 KEY = "popi_abc_SECRET"
 WHEN = datetime(2026, 1, 31, tzinfo=UTC).isoformat()

@@ -14,8 +14,6 @@ import pytest
 from helm import CHART, Rendered, needs_helm, render
 
 from popi.config.http import HttpConfig
-from popi.serving.inference import InferenceSettings
-from popi.serving.inference import read as read_inference
 from popi.serving.proxy.settings import JwtSettings, ProxySettings, UpstreamSettings
 from popi.serving.server import free_port
 from popi.serving.settings import (
@@ -28,6 +26,8 @@ from popi.serving.settings import (
     of_worker,
     read,
 )
+from popi.serving.worker.inference import InferenceSettings
+from popi.serving.worker.inference import read as read_inference
 
 pytestmark = needs_helm
 

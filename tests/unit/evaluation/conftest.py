@@ -11,11 +11,11 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from popi.backends.local import LocalModel
 from popi.config import RunConfig, resolve
 from popi.evaluation.models import Models, Other
 from popi.generator import Generator
 from popi.inference_model import InferenceModel
+from popi.models.local.model import LocalModel
 from popi.nano.tokenizer import build_tokenizer
 
 METHODS = {  # reward accuracy, margin, tokens, precision, recall

@@ -11,13 +11,13 @@ from typer.testing import CliRunner
 
 from popi.cli import app
 from popi.config import PerUserLoraConfig, resolve, with_per_user_lora
+from popi.engine.scoring import pair_logps_plain
 from popi.evaluation import per_user
 from popi.evaluation.job import read_rows
 from popi.evaluation.runner import evaluate
 from popi.evaluation.users import held_out
-from popi.scoring import pair_logps_plain
 from popi.training.per_user import own_pairs, user_adapter
-from popi.training.plan import phase_seed
+from popi.training.planning.plan import phase_seed
 
 LORA = {"enabled": True, "rank": 2, "steps": 2, "batch_size": 2, "learning_rate": 1e-2}
 

@@ -6,16 +6,16 @@ import torch
 from exact import nearly
 
 from popi.config import resolve
+from popi.engine.scoring import pair_logps_plain, soft_pair_logps
 from popi.errors import ConfigError, DataError, RunError
 from popi.evaluation.job import check_rows, read_rows
 from popi.evaluation.methods import METHODS
 from popi.evaluation.models import Other
-from popi.evaluation.provenance import commit
 from popi.evaluation.runner import evaluate, metrics_path, training_seconds
 from popi.evaluation.users import held_out
 from popi.generator import Generator
-from popi.scoring import pair_logps_plain, soft_pair_logps
-from popi.user_embedding import UserIdEmbedding
+from popi.models.local.user_embedding import UserIdEmbedding
+from popi.runs.provenance import commit
 
 EVALUATED = [
     "no_personalization",

@@ -5,13 +5,13 @@ from random import Random
 import pytest
 
 from popi.config import resolve
+from popi.data.users import users_of
 from popi.errors import ConfigError
 from popi.nano.bayes import values_of
 from popi.nano.change import before_change, make_changing_users, middle, some_changing
 from popi.nano.grammar import topic_of, topics
 from popi.nano.world import NanoUser, make_users, split_of
 from popi.signals.types import InteractionSignal, PairSignal
-from popi.users import users_of
 
 USERS = make_changing_users(200, 0, "test")
 PLAIN = make_users(200, 0, "test")

@@ -5,6 +5,7 @@ from random import Random
 import pytest
 
 from popi.config import resolve
+from popi.data.users import users_of
 from popi.errors import ConfigError
 from popi.nano.attributes import ATTRIBUTES
 from popi.nano.no_evidence import (
@@ -16,7 +17,6 @@ from popi.nano.no_evidence import (
 from popi.nano.truth import named_attributes, shown_values
 from popi.nano.world import OTHERS, make_users
 from popi.signals.types import InteractionSignal, PairSignal, PostSignal, StatementSignal
-from popi.users import users_of
 
 USERS = make_users_without_evidence(200, 0, "test")
 

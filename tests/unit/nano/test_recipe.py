@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from popi.backends.local import NANO, LocalModel
+from popi.models.local.model import NANO, LocalModel
 from popi.nano import truth
 from popi.nano.recipe import Course, Recipe, Stage, build, recipe_hash
 from popi.nano.tasks import SAME, UNCARED, Asked, Writer, _counts, _most, each, stated, written_summary

@@ -2,7 +2,7 @@ import pytest
 
 from popi.profiles.clauses import by_hand, from_edit, from_text, join, renewed, split
 from popi.profiles.models import LONGEST_CLAUSE, LONGEST_TEXT, MOST_CLAUSES, ClauseEdit, StoredClause, SummaryEdit
-from popi.statements import says_nothing
+from popi.profiles.statements import says_nothing
 
 
 def clause(name: str, text: str, locked: bool = False, author: str = "model") -> StoredClause:

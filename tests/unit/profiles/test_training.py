@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from popi.data.check import load_users
+from popi.data.jsonl import read_users, write_users
 from popi.nano.world import make_users
 from popi.profiles.training import as_signals, training_user
-from popi.signals.check import load_users
-from popi.signals.jsonl import read_users, write_users
 from popi.signals.types import InteractionSignal, PairSignal, Signal, StatementSignal, TargetPair
 
 

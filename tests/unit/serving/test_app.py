@@ -12,15 +12,15 @@ from popi.errors import ConfigError, StoreError, UpstreamError
 from popi.serving import app as module
 from popi.serving.api import service
 from popi.serving.app import Gateway
-from popi.serving.inference import Provider
 from popi.serving.keys import create
 from popi.serving.proxy.ids import Pseudonyms
-from popi.serving.renewal import Worker
 from popi.serving.settings import GatewaySettings, ProxySettings, RenewalSettings
 from popi.serving.store import erasure, keys, signals, summaries
 from popi.serving.store.database import Database
 from popi.serving.store.jobs import Debounce
 from popi.serving.store.settings import ID_SECRET, kept
+from popi.serving.worker.inference import Provider
+from popi.serving.worker.renewal import Worker
 from popi.signals.types import Signal, StatementSignal
 from popi.summary import Summary
 

@@ -16,6 +16,8 @@ from popi.serving import connections as module
 from popi.serving.connections import uvicorn_settings
 from popi.serving.settings import ServerSettings
 
+pytestmark = pytest.mark.timed
+
 CHAT = b"POST /chat HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\nhello"
 GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 

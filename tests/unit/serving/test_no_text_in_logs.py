@@ -11,10 +11,10 @@ from starlette.testclient import TestClient
 
 from popi.errors import UpstreamError
 from popi.serving.app import Gateway
-from popi.serving.renewal import Worker
 from popi.serving.settings import GatewaySettings, ProxySettings, RenewalSettings
 from popi.serving.store import keys
 from popi.serving.store.database import Database
+from popi.serving.worker.renewal import Worker
 from popi.signals.types import Signal
 from popi.summary import Summary
 

@@ -2,8 +2,12 @@
 
 import time
 
+import pytest
+
 from popi.signals.render import Templates
 from popi.signals.types import PairSignal, StatementSignal
+
+pytestmark = pytest.mark.timed
 
 
 def test_a_signal_of_megabytes_is_dropped_before_anything_reads_it() -> None:

@@ -9,18 +9,18 @@ import torch
 from safetensors.torch import load_file
 
 from popi.config import RunConfig, resolve
+from popi.data.users import users_of
 from popi.errors import ConfigError, DataError
 from popi.generator import Generator
 from popi.inference_model import InferenceModel
+from popi.runs.run_directory import PhaseDirectory, RunDirectory, read_jsonl
 from popi.training.components import load_components
 from popi.training.dataset import hold_out, inference_rows
 from popi.training.objective import margin, summary_reward
-from popi.training.plan import refuse_settings
+from popi.training.planning.plan import refuse_settings
 from popi.training.references import References
 from popi.training.reward import SummaryReward
-from popi.training.run_directory import PhaseDirectory, RunDirectory, read_jsonl
 from popi.training.train import train
-from popi.users import users_of
 
 ALL = ["fspo", "user_embedding", "user_embedding_from_signals", "alternating", "simultaneous"]
 

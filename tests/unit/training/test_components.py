@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from popi.backends.local import LocalModel
 from popi.config import resolve
+from popi.models.local.model import LocalModel
 from popi.training.components import GENERATOR, INFERENCE, load_components
 
 

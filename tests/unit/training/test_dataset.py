@@ -5,12 +5,12 @@ import pytest
 import torch
 from exact import assert_exact
 
-from popi.backends.local import LocalModel
+from popi.engine.scoring import pair_logps_plain
 from popi.errors import ConfigError, DataError
 from popi.generator import Generator
 from popi.inference_model import InferenceModel
+from popi.models.local.model import LocalModel
 from popi.nano.world import make_users
-from popi.scoring import pair_logps_plain
 from popi.signals.types import StatementSignal, User
 from popi.summary import Summary
 from popi.training.dataset import (

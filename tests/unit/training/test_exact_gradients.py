@@ -10,8 +10,8 @@ import pytest
 import torch
 from exact import assert_exact, in_precision
 
-from popi.backends.local import LocalModel
-from popi.training.adapters import TRAINED, attach_adapters
+from popi.models.local.adapters import TRAINED, attach_adapters
+from popi.models.local.model import LocalModel
 from popi.training.phases.inference import summary_logps
 from popi.training.phases.scorer import TreeScorer
 
@@ -76,13 +76,13 @@ def test_one_process(
     checkpointing: bool,
     recompute: str,
 ) -> None:
-    monkeypatch.setattr("popi.tree.FEW", 8)  # so that short and long rows go apart
+    monkeypatch.setattr("popi.engine.tree.FEW", 8)  # so that short and long rows go apart
     if recompute:
-        monkeypatch.setattr("popi.tree.LARGE_VOCABULARY", 10)
-        monkeypatch.setattr("popi.head.TILE", {"cpu": (7, 30)})
+        monkeypatch.setattr("popi.engine.tree.LARGE_VOCABULARY", 10)
+        monkeypatch.setattr("popi.engine.head.TILE", {"cpu": (7, 30)})
     if recompute == "chunks":  # as heads go that are more than their weights
-        monkeypatch.setattr("popi.head.Head.tiles", False)
-        monkeypatch.setattr("popi.tree.chunk_of", lambda *_: 7)
+        monkeypatch.setattr("popi.engine.head.Head.tiles", False)
+        monkeypatch.setattr("popi.engine.tree.chunk_of", lambda *_: 7)
     found = tree_gradients(TreeScorer(model_of(str(tiny_base), adapter, checkpointing)), slice(None))
     expected = plain_gradients(model_of(str(tiny_base), adapter, False))
     assert len(found) > 10 and all(gradient.abs().max() > 0 for gradient in expected.values())

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from exact import assert_exact
 
-from popi.backends.local import LocalModel
 from popi.config import resolve
 from popi.inference_model import InferenceModel
+from popi.models.local.model import LocalModel
 from popi.training.components import load_components
 
 IDS = torch.tensor([[5, 9, 17, 30]])

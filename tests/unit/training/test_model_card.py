@@ -12,14 +12,14 @@ from huggingface_hub import ModelCard
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from popi.backends.local import LocalModel
 from popi.config import resolve
 from popi.errors import RunError, UpstreamError
-from popi.training.adapters import using
+from popi.models.local.adapters import using
+from popi.models.local.model import LocalModel
+from popi.runs.run_directory import RunDirectory
 from popi.training.components import GENERATOR, INFERENCE, load_components
 from popi.training.model_card import card, refresh_cards, write_card
 from popi.training.push import part_to_push, push_folder
-from popi.training.run_directory import RunDirectory
 
 IDS = torch.tensor([[5, 9, 17, 30]])
 

@@ -9,14 +9,14 @@ import pytest
 import torch
 from transformers import Adafactor
 
-from popi.backends.local import LocalModel
 from popi.config import resolve
 from popi.errors import ConfigError, ModelError
-from popi.training.adapters import TRAINED, attach_adapters, save_adapter, set_dropout
+from popi.models.local.adapters import TRAINED, attach_adapters, save_adapter, set_dropout
+from popi.models.local.model import LocalModel
 from popi.training.components import load_components
 from popi.training.phases.generator import GeneratorTrainer
 from popi.training.phases.joint import PARTNER, JointTrainer
-from popi.training.plan import refuse_settings
+from popi.training.planning.plan import refuse_settings
 from popi.training.reward import SummaryReward
 from popi.training.train import refuse
 
@@ -131,9 +131,9 @@ def test_dropout_acts_in_training_alone(tiny_base: Path) -> None:
 
 
 def test_a_generator_phase_trains_with_its_dropout(bench: Callable[..., Any]) -> None:
+    from popi.data.users import users_of
     from popi.training.dataset import generator_rows
     from popi.training.references import References
-    from popi.users import users_of
 
     b = bench({"generator"}, "lora", generator={"lora_dropout": 0.25})
     users = users_of(b.config, "train").users[:2]

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from popi.config import PerUserLoraConfig
+from popi.engine.scoring import pair_logps, pair_logps_plain
 from popi.errors import ConfigError, RunError
 from popi.generator import Generator
+from popi.models.local.adapters import TRAINED, attach_adapters
 from popi.nano.world import make_users
-from popi.scoring import pair_logps, pair_logps_plain
 from popi.signals.types import InteractionSignal, PairSignal, PostSignal, TargetPair, User
-from popi.training.adapters import TRAINED, attach_adapters
 from popi.training.dataset import draw
 from popi.training.objective import dpo_loss, margin
 from popi.training.per_user import own_pairs, user_adapter

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from popi.backends.local import LocalModel
 from popi.generator import Generator
+from popi.models.local.adapters import TRAINED, attach_adapters
+from popi.models.local.model import LocalModel
 from popi.nano.world import make_users
 from popi.signals.types import User
-from popi.training.adapters import TRAINED, attach_adapters
 from popi.training.references import References, identity, weights_stamp
 
 

@@ -10,10 +10,10 @@ import torch
 from model_families import family
 from safetensors.torch import load_file, save_file
 
-from popi.backends.local import LocalModel
 from popi.config import RunConfig, resolve
 from popi.errors import ConfigError, DataError, ModelError, RunError
 from popi.generator import Generator
+from popi.models.local.model import LocalModel
 from popi.nano.tokenizer import build_tokenizer
 from popi.signals.types import TargetPair
 from popi.training.train import refuse, train

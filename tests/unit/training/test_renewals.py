@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from popi.backends.local import LocalModel
 from popi.config import resolve
 from popi.errors import ConfigError
 from popi.generator import Generator
 from popi.inference_model import InferenceModel
+from popi.models.local.model import LocalModel
 from popi.nano.world import make_users
 from popi.signals.types import StatementSignal, User
 from popi.training.dataset import inference_rows, sample_summaries
-from popi.training.plan import refuse_settings
+from popi.training.planning.plan import refuse_settings
 from popi.training.references import References
 from popi.training.renewals import FILE, Renewal, cuts, new_signals, renewals, split_in_time
 

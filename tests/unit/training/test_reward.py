@@ -8,10 +8,10 @@ import pytest
 import torch
 from exact import assert_exact
 
-from popi.backends.local import LocalModel
 from popi.config import InferencePhaseConfig, resolve
 from popi.errors import ConfigError
-from popi.training.plan import refuse_settings
+from popi.models.local.model import LocalModel
+from popi.training.planning.plan import refuse_settings
 from popi.training.reward import LengthBudget, SummaryReward
 
 

@@ -7,10 +7,10 @@ import pytest
 
 from popi.config import Order, resolve
 from popi.errors import ConfigError, DataError, PopiError, RunError
+from popi.runs.run_directory import RunDirectory
 from popi.training.phases.trainer import _Log
-from popi.training.plan import models_of, phase_seed, plan
+from popi.training.planning.plan import models_of, phase_seed, plan
 from popi.training.references import FOLDER
-from popi.training.run_directory import RunDirectory
 from popi.training.train import refuse, train
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from popi.backends.decoding import decode
 from popi.config import resolve
+from popi.engine.decoding import decode
 from popi.errors import ConfigError
 from popi.training import vllm_rollouts
 from popi.training.phases.inference import InferenceTrainer

@@ -7,13 +7,13 @@ from typing import Any
 from rich.console import Console
 
 from popi.config import RunConfig, load_config, with_per_user_lora
+from popi.data.users import Person
 from popi.errors import RunError
 from popi.evaluation.grid.settings import GridBenchmark, GridConfig
 from popi.evaluation.models import trained_models
 from popi.evaluation.users import benchmark_of, held_out
-from popi.training.run_directory import RunDirectory, config_differences, refuse_other_loader
+from popi.runs.run_directory import RunDirectory, config_differences, refuse_other_loader
 from popi.training.templates import with_template
-from popi.users import Person
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
-from popi.backends.usage import Prices
 from popi.config import ApiGeneratorConfig
 from popi.evaluation.grid.benchmarks import Benchmark
 from popi.evaluation.grid.settings import OWN, REFERENCE, GridConfig, GridGenerator
@@ -16,7 +15,8 @@ from popi.evaluation.methods import METHODS, Context
 from popi.evaluation.models import Models, Other
 from popi.evaluation.progress import evaluation_progress
 from popi.evaluation.runner import choose_methods
-from popi.training.run_directory import write_text
+from popi.models.remote.usage import Prices
+from popi.runs.run_directory import write_text
 
 
 @dataclass

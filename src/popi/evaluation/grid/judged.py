@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from popi.backends.api import ApiModel
 from popi.config import RunConfig
 from popi.errors import RunError
 from popi.evaluation.grid.cells import Cell, prices_of
@@ -14,8 +13,9 @@ from popi.evaluation.judge.question import Judge, Progress
 from popi.evaluation.judge.run import Arena, judge_pair
 from popi.evaluation.methods import Context
 from popi.evaluation.progress import evaluation_progress
-from popi.evaluation.provenance import stamp_of
-from popi.training.run_directory import write_text
+from popi.models.remote.api import ApiModel
+from popi.runs.provenance import stamp_of
+from popi.runs.run_directory import write_text
 
 ADVICE = "give the grid another name=…"
 AGAIN = ("failed", "no response")

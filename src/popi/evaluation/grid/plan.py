@@ -1,16 +1,15 @@
 """`popi evaluate GRID --dry-run`: what a grid would train, score, ask and pay; no weights, no key, no network.
 
-Tokens are estimated (`popi.backends.chat.estimate_tokens`), answers counted as long as they may be, and nothing that is
-done already is taken off: the costs are upper bounds but for that estimate, and for models that reason at length
-beyond their `max_tokens`.
+Tokens are estimated (`popi.models.remote.chat.estimate_tokens`), answers counted as long as they may be, and nothing
+that is done already is taken off: the costs are upper bounds but for that estimate, and for models that reason at
+length beyond their `max_tokens`.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from popi.backends.chat import Messages, estimate_tokens
-from popi.backends.usage import Prices
 from popi.config import RunConfig
+from popi.data.users import Person
 from popi.evaluation.grid.benchmarks import Benchmark, evaluation_config, is_trained, opened
 from popi.evaluation.grid.cells import Cell, cells_of, prices_of
 from popi.evaluation.grid.judged import applies, pairs_of
@@ -21,10 +20,11 @@ from popi.evaluation.judge.responses import asked
 from popi.evaluation.methods import METHODS, plain_prompts, raw_signals
 from popi.evaluation.models import trained_models
 from popi.evaluation.users import benchmark_of, held_out
+from popi.models.remote.chat import Messages, estimate_tokens
+from popi.models.remote.usage import Prices
 from popi.signals.render import Templates
-from popi.training.shapes import ASSUMED_PROMPT, ASSUMED_RESPONSE, LOOKED_AT, PER_MESSAGE, at_hand
+from popi.training.planning.shapes import ASSUMED_PROMPT, ASSUMED_RESPONSE, LOOKED_AT, PER_MESSAGE, at_hand
 from popi.training.templates import template_of, with_template
-from popi.users import Person
 
 
 @dataclass

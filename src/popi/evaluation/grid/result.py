@@ -9,7 +9,7 @@ from popi.evaluation.grid.judged import AGAIN, applies, folder_of, pairs_of, rea
 from popi.evaluation.grid.settings import OWN, GridConfig
 from popi.evaluation.methods import METHODS
 from popi.evaluation.metrics import gain_kept
-from popi.evaluation.provenance import commit, versions
+from popi.runs.provenance import commit, versions
 
 Row = dict[str, Any]
 FIGURES = ("win_rate", "length_controlled_win_rate", "agreement", "judged", "comparisons", "missing_verdicts")

@@ -13,7 +13,6 @@ from typing import Any
 
 from rich.console import Console
 
-from popi.backends.api import ApiModel
 from popi.errors import ConfigError, ModelError, RunError, UpstreamError
 from popi.evaluation.grid.benchmarks import open_benchmark
 from popi.evaluation.grid.cells import Cell, as_other, cells_of
@@ -24,7 +23,8 @@ from popi.evaluation.grid.show import markdown
 from popi.evaluation.grid.transfer import write_transfer
 from popi.evaluation.judge.question import told_persona
 from popi.evaluation.judge.truth import TruthJudge
-from popi.training.run_directory import differences, locked, write_text
+from popi.models.remote.api import ApiModel
+from popi.runs.run_directory import differences, locked, write_text
 
 FREE = ("name", "root", "concurrency", "price_in", "price_out", "key_env")
 """Settings that change no figure: a grid may go on under others."""

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from popi.data.users import Person
 from popi.errors import RunError
 from popi.evaluation.judge.question import Judge, Missing, Progress, Question, Verdict
-from popi.evaluation.kept import KeptRows, Row
 from popi.evaluation.methods import RowKey
+from popi.runs.rows import KeptRows, Row
 from popi.signals.render import flat
-from popi.users import Person
 
 KEY = ("window", "target", "order")
 ORDERS = ("method first", "against first")

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from popi.backends.chat import Messages
+from popi.data.users import Person
 from popi.errors import ModelError
 from popi.evaluation.judge.question import Missing, OnVerdict, Question, Told, Verdict, told_persona
 from popi.evaluation.models import weights_stamp
 from popi.generator import Generator
-from popi.users import Person
+from popi.models.remote.chat import Messages
 
 TIE = 1e-4
 """Nats per token below which two means are one: scores of one text differ by that much from batch to batch."""
@@ -56,7 +56,7 @@ class LogProbJudge:
             told_persona(person, self.told)
 
     def ask(self, questions: Sequence[Question], on_verdict: OnVerdict) -> None:
-        from popi.scoring import ScoringItem, pair_logps
+        from popi.engine.scoring import ScoringItem, pair_logps
 
         local = self.generator.local
         for start in range(0, len(questions), self.batch_size):

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-from popi.backends.api import ApiModel
-from popi.backends.chat import Reply, estimate_tokens
+from popi.data.users import Person
 from popi.errors import PopiError
 from popi.evaluation.judge.prompt import JudgePrompt, read_verdict
 from popi.evaluation.judge.question import Missing, OnVerdict, Question, Told, told_persona
-from popi.users import Person
+from popi.models.remote.api import ApiModel
+from popi.models.remote.chat import Reply, estimate_tokens
 
 
 class ModelJudge:

@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from popi.data.users import Person
 from popi.errors import ConfigError
 from popi.signals.types import Prompt
-from popi.users import Person
 
 Verdict = Literal["first", "second", "tie"]
 Told = Literal["auto", "persona", "signals"]

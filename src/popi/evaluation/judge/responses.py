@@ -5,22 +5,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from popi.backends.chat import Messages
 from popi.config import RunConfig
+from popi.data.users import Person
 from popi.errors import BatchError, DataError, PopiError, RunError
 from popi.evaluation.job import made_by
 from popi.evaluation.judge.alpaca_eval import read_model_outputs
 from popi.evaluation.judge.question import Progress
-from popi.evaluation.kept import KeptRows
 from popi.evaluation.methods import METHODS, Context, RowKey, personalized, plain_prompts, stacked
 from popi.evaluation.models import Models
-from popi.evaluation.provenance import commit, stamp_of
 from popi.evaluation.runner import evaluated_summaries
 from popi.evaluation.users import users_stamp
 from popi.generator import AnyGenerator, Generator
+from popi.models.remote.chat import Messages
+from popi.runs.provenance import commit, stamp_of
+from popi.runs.rows import KeptRows
 from popi.signals.render import flat
 from popi.summary import Summary
-from popi.users import Person
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from popi.data.users import Person
 from popi.errors import ConfigError, RunError
 from popi.evaluation.judge import alpaca_eval
 from popi.evaluation.judge.comparisons import KEY, Comparison, ask_again, compare
@@ -26,14 +27,13 @@ from popi.evaluation.judge.responses import (
     responses_of_file,
 )
 from popi.evaluation.judge.result import figures
-from popi.evaluation.kept import KeptRows
 from popi.evaluation.methods import METHODS, Context
 from popi.evaluation.models import Models, Other, Run, trained_models
-from popi.evaluation.provenance import commit, stamp_of, versions
 from popi.evaluation.runner import choose_methods, destination
 from popi.evaluation.users import held_out, users_stamp
-from popi.training.run_directory import locked, refuse_other_loader, write_text
-from popi.users import Person
+from popi.runs.provenance import commit, stamp_of, versions
+from popi.runs.rows import KeptRows
+from popi.runs.run_directory import locked, refuse_other_loader, write_text
 
 FILE = ".json"
 """What `against` ends in where it is a file of alpaca_eval's model outputs and no method."""

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
+from popi.data.users import Person
 from popi.errors import ConfigError
 from popi.evaluation.judge.question import OnVerdict, Question, Verdict
 from popi.nano.truth import wanted_shown
-from popi.users import Person
 
 
 class TruthJudge:

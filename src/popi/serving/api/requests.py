@@ -17,6 +17,7 @@ from fastapi import Depends, Header, Path, Request
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ValidationError
 
+from popi.data.jsonl import explain
 from popi.errors import DataError
 from popi.profiles.models import (
     ANY_ID,
@@ -34,7 +35,6 @@ from popi.serving.keys import KeyRing
 from popi.serving.proxy.body import read_whole
 from popi.serving.proxy.refusals import Refusal
 from popi.serving.proxy.strict_json import has_more_values
-from popi.signals.jsonl import explain
 from popi.signals.types import User
 
 SHOWN = 10

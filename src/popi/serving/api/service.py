@@ -28,8 +28,8 @@ from popi.profiles.models import (
     UserAnswer,
     VersionsAnswer,
 )
+from popi.profiles.screening import checked
 from popi.profiles.training import TARGETS, as_signals
-from popi.screening import checked
 from popi.serving.api import stored
 from popi.serving.api.commands import Line, erase, merge, merged_line, rebuild, receipt, switched_line
 from popi.serving.api.stored import (
@@ -223,7 +223,7 @@ class Profiles:
 
         Raises:
             VersionConflict: another is current; or they did not say, and there is one.
-            DataError: it carries what a summary may not (popi.screening).
+            DataError: it carries what a summary may not (popi.profiles.screening).
         """
 
         def write(connection: Connection) -> SummaryAnswer:

@@ -9,7 +9,7 @@ from starlette.responses import RedirectResponse, Response
 
 from popi.errors import DataError
 from popi.profiles.models import Deleted
-from popi.screening import Unfit
+from popi.profiles.screening import Unfit
 from popi.serving.api.service import Profiles
 from popi.serving.api.stored import NotFound
 from popi.serving.pages.changes import CHANGES, BadForm

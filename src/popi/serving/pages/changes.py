@@ -3,8 +3,8 @@
 from collections.abc import Callable
 
 from popi.profiles.models import LONGEST_CLAUSE, ClauseEdit, ForbiddenEdit, SummaryAnswer, SummaryEdit
+from popi.profiles.statements import normal
 from popi.serving.pages.strings import say
-from popi.statements import normal
 
 Form = dict[str, str]
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from popi.profiles.models import SummaryAnswer
-from popi.screening import Unfit
+from popi.profiles.screening import Unfit
 
 TYPED = ("edit", "add")
 """Forms that bring a text."""

@@ -1,7 +1,7 @@
 """Sign-in of the team by OpenID Connect: the authorization code flow with PKCE, state and nonce.
 
-Authlib speaks the protocol and checks the ID token; requests go out as all of popi's do (popi.backends.http), with the
-proxies, certificates and limits of `[http]`.
+Authlib speaks the protocol and checks the ID token; requests go out as all of popi's do (popi.models.remote.http), with
+the proxies, certificates and limits of `[http]`.
 """
 
 import asyncio
@@ -25,9 +25,9 @@ from joserfc.jwk import KeySet
 from joserfc.jws import JWSRegistry
 from yarl import URL
 
-from popi.backends.http import Headers, HttpClient, HttpFault
 from popi.config.http import HttpConfig
 from popi.errors import ConfigError
+from popi.models.remote.http import Headers, HttpClient, HttpFault
 from popi.serving.pages.login import CALLBACK, LOGIN_SECONDS, Login, Member, NotAMember, SignInFailed
 from popi.serving.settings import OidcSettings
 

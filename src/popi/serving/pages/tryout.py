@@ -2,12 +2,12 @@
 
 import asyncio
 
-from popi.backends.api import PROTOCOLS, ApiModel
-from popi.backends.chat import Messages
-from popi.backends.retries import Retries
-from popi.backends.upstream import Upstream
 from popi.config.http import HttpConfig
 from popi.errors import UpstreamError
+from popi.models.remote.api import PROTOCOLS, ApiModel
+from popi.models.remote.chat import Messages
+from popi.models.remote.retries import Retries
+from popi.models.remote.upstream import Upstream
 from popi.serving.proxy.block import Blocks
 from popi.serving.proxy.settings import ProxySettings, UpstreamSettings
 from popi.serving.settings import PageSettings

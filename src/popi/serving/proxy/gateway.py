@@ -13,8 +13,8 @@ from typing import Any, cast
 
 from starlette.types import Receive, Scope, Send
 
-from popi.backends.http import Body, HttpFault
 from popi.errors import AuthError
+from popi.models.remote.http import Body, HttpFault
 from popi.serving.interfaces import Caller, Keys, Recorder, StoredSummary, Summaries
 from popi.serving.proxy.block import Blocks
 from popi.serving.proxy.body import Bodies, ClientGone, Hold, may_be_json, pass_on, peeked, read_whole, too_long

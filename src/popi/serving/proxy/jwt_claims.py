@@ -8,8 +8,8 @@ from typing import Any
 
 import jwt
 
-from popi.backends.http import HttpFault
 from popi.errors import AuthError, ConfigError
+from popi.models.remote.http import HttpFault
 from popi.serving.proxy.logs import LOGGER
 from popi.serving.proxy.settings import JwtSettings
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import unquote
 
-from popi.backends.http import HttpFault
+from popi.models.remote.http import HttpFault
 from popi.serving.proxy.headers import Raw
 from popi.serving.proxy.logs import LOGGER
 from popi.serving.proxy.refusals import Dialect, Refusal

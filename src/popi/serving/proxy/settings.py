@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
-from popi.backends.api_url import ApiUrl, Auth, Protocol
-from popi.backends.key import checked_url, key_in
 from popi.errors import ConfigError
+from popi.models.remote.api_url import ApiUrl, Auth, Protocol
+from popi.models.remote.key import checked_url, key_in
 from popi.serving.proxy.block import DEFAULT_BLOCK
 
 if TYPE_CHECKING:

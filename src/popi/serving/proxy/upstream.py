@@ -7,8 +7,8 @@ from typing import Any
 
 from yarl import URL
 
-from popi.backends.http import Answer, Body, HttpClient, HttpFault, HttpSession
 from popi.config.http import HttpConfig
+from popi.models.remote.http import Answer, Body, HttpClient, HttpFault, HttpSession
 from popi.serving.proxy.headers import Raw
 from popi.serving.proxy.logs import LOGGER
 from popi.serving.proxy.refusals import Dialect, Refusal

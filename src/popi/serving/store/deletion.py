@@ -15,6 +15,7 @@ from popi.errors import DataError
 from popi.profiles.clauses import join
 from popi.profiles.forbidden import from_edits
 from popi.profiles.models import MOST_FORBIDDEN, MOST_REASONS, Author, Forbidden, ForbiddenEdit, StoredClause
+from popi.profiles.statements import normal
 from popi.serving.store import controls, erasure, forbidden, jobs, outbox, signals, summaries, users
 from popi.serving.store.jobs import Debounce
 from popi.serving.store.summaries import Version
@@ -23,7 +24,6 @@ from popi.serving.store.tables import jobs as jobs_table
 from popi.serving.store.tables import signals as signals_table
 from popi.serving.store.tables import summaries as summaries_table
 from popi.signals.types import InteractionSignal, PairSignal, Signal
-from popi.statements import normal
 
 Change = Callable[[Version, StoredClause], StoredClause | None]
 """A clause of a version as it is from now on; None: it goes."""

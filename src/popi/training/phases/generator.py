@@ -14,14 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from popi.backends.local import LocalModel
 from popi.config import RunConfig
-from popi.training.adapters import TRAINED, set_dropout
+from popi.engine.tree import pack
+from popi.models.local.adapters import TRAINED, set_dropout
+from popi.models.local.model import LocalModel
 from popi.training.dataset import GeneratorRow
 from popi.training.objective import accuracy, generator_loss, margin, summary_reward
 from popi.training.phases.scorer import TreeScorer, pair_sums
 from popi.training.phases.trainer import PhaseTrainer
-from popi.tree import pack
 
 
 def collate(pad_id: int, soft: int = 0) -> Callable[[list[GeneratorRow]], dict[str, Any]]:

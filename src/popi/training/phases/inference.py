@@ -9,8 +9,8 @@ that has read it ranks the user's targets, takes a group's mean off its rewards,
 - A summary that reaches `summary.max_tokens` without its end token is cut there, as it is in use: it is scored and
   trained on as it stands, and its length is the limit.
 - What a token does to the KL of the tokens behind it is left out, as everywhere in GRPO.
-- One pass over the signals of a group serves its rollouts and their log-probs (`popi.roots`), or, in parts or under
-  gradient checkpointing, one for the rollouts and one for the log-probs.
+- One pass over the signals of a group serves its rollouts and their log-probs (`popi.engine.roots`), or, in parts or
+  under gradient checkpointing, one for the rollouts and one for the log-probs.
 - A step may go through the models in parts (`micro_batch`), each of whole groups. All of a step is sampled and rewarded
   before its first part trains, and each part's loss is divided by their number: the gradient is that of the whole.
 """
@@ -23,20 +23,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from popi.backends.local import LocalModel
 from popi.config import RunConfig
-from popi.plain import trees_hold
-from popi.roots import Roots
-from popi.training.adapters import has_adapters, using
+from popi.engine.plain import trees_hold
+from popi.engine.roots import Roots
+from popi.engine.tree import Segment, causal_lm, pack
+from popi.models.local.adapters import has_adapters, using
+from popi.models.local.model import LocalModel
+from popi.runs.run_directory import PhaseDirectory, append_jsonl
 from popi.training.dataset import InferenceRow
 from popi.training.objective import accuracy, group_advantages, policy_loss, token_kl
 from popi.training.phases.scorer import TreeScorer
 from popi.training.phases.trainer import PhaseTrainer
 from popi.training.reward import Scores, SummaryReward
 from popi.training.rollout_check import check_rollouts
-from popi.training.run_directory import PhaseDirectory, append_jsonl
 from popi.training.vllm_rollouts import VllmRollouts, check_log_probs
-from popi.tree import Segment, causal_lm, pack
 
 
 def summary_logps(

@@ -13,18 +13,18 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from popi.backends.local import LocalModel
+from popi.engine.roots import Roots
+from popi.engine.scoring import ScoringItem
+from popi.engine.tree import TreeBatch, pack, token_logps_and_entropies
 from popi.generator import Generator
-from popi.roots import Roots
-from popi.scoring import ScoringItem
-from popi.training.adapters import TRAINED, adapter_parameters, set_dropout, using
+from popi.models.local.adapters import TRAINED, adapter_parameters, set_dropout, using
+from popi.models.local.model import LocalModel
 from popi.training.components import GENERATOR, INFERENCE
 from popi.training.dataset import InferenceRow
 from popi.training.objective import generator_loss, margin
 from popi.training.phases.inference import InferenceTrainer
 from popi.training.phases.scorer import TreeScorer, pair_sums
 from popi.training.reward import Scores
-from popi.tree import TreeBatch, pack, token_logps_and_entropies
 
 PARTNER = "generator"
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from popi.roots import Roots
-from popi.tree import TreeBatch, token_logps_and_entropies
+from popi.engine.roots import Roots
+from popi.engine.tree import TreeBatch, token_logps_and_entropies
 
 
 class TreeScorer(torch.nn.Module):
@@ -26,7 +26,7 @@ class TreeScorer(torch.nn.Module):
     def forward(
         self, batch: TreeBatch, temperature: float = 1.0, entropy: bool = False, roots: Roots | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Log-prob and entropy of each scored token: (N,) and (N,). See `popi.tree.token_logps_and_entropies`."""
+        """Log-prob and entropy of each scored token: (N,) and (N,). See `popi.engine.tree`."""
         return token_logps_and_entropies(self.model, batch, temperature, entropy=entropy, roots=roots)
 
     def components(self) -> dict[str, dict[str, Parameter]]:

@@ -18,9 +18,9 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState
 
 from popi.config import GeneratorPhaseConfig, InferencePhaseConfig, RunConfig
 from popi.errors import RunError
-from popi.training.adapters import has_adapters
+from popi.models.local.adapters import has_adapters
+from popi.runs.run_directory import PhaseDirectory, RunDirectory
 from popi.training.phases.scorer import TreeScorer
-from popi.training.run_directory import PhaseDirectory, RunDirectory
 
 WEIGHTS = "model.safetensors"
 """A checkpoint's parameters, under the name by which `Trainer.train` finds them."""

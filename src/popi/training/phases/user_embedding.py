@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from popi.backends.local import LocalModel
+from popi.engine.tree import TreeBatch
+from popi.models.local.model import LocalModel
+from popi.models.local.user_embedding import UserEmbedding
 from popi.training.phases.generator import GeneratorTrainer
 from popi.training.phases.scorer import TreeScorer
-from popi.tree import TreeBatch
-from popi.user_embedding import UserEmbedding
 
 
 class EmbeddingScorer(TreeScorer):

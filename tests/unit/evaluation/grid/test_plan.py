@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from popi.backends import upstream
-from popi.backends.chat import estimate_tokens
-from popi.backends.usage import Prices
 from popi.cli import app
 from popi.evaluation.grid.plan import Calls, plan_grid
 from popi.evaluation.grid.settings import load_grid
+from popi.models.remote import upstream
+from popi.models.remote.chat import estimate_tokens
+from popi.models.remote.usage import Prices
 from popi.signals.render import Templates
-from popi.training.shapes import PER_MESSAGE
+from popi.training.planning.shapes import PER_MESSAGE
 
 ROOT = Path(__file__).parents[4]
 

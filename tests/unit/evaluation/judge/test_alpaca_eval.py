@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from popi.data.users import Person
 from popi.errors import DataError
 from popi.evaluation.judge.alpaca_eval import annotations, model_outputs, read_annotations, read_model_outputs
 from popi.evaluation.judge.comparisons import Comparison
@@ -11,7 +12,6 @@ from popi.evaluation.judge.responses import responses_of_file
 from popi.evaluation.judge.result import figures, figures_of_annotations
 from popi.evaluation.judge.run import write_alpaca_eval
 from popi.signals.types import TargetPair, User
-from popi.users import Person
 
 COMPARISONS = [
     Comparison((0, 0), "a", "tea?", "hot water", "no", ("first", "second")),

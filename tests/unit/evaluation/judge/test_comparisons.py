@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
+from popi.data.users import Person
 from popi.errors import RunError
 from popi.evaluation.judge.comparisons import KEY, Comparison, ask_again, compare
 from popi.evaluation.judge.question import Missing, OnVerdict, Question
 from popi.evaluation.judge.responses import asked
 from popi.evaluation.judge.result import figures
-from popi.evaluation.kept import KeptRows
+from popi.runs.rows import KeptRows
 from popi.signals.types import TargetPair, User
-from popi.users import Person
 
 
 class Scripted:

@@ -7,17 +7,17 @@ from typing import Any
 import pytest
 from fake_upstream import FakeUpstream, status
 
-from popi.backends.api import ApiModel
+from popi.data.users import Person
 from popi.errors import ConfigError, ModelError
 from popi.evaluation.judge.log_probs import LogProbJudge
 from popi.evaluation.judge.model import ModelJudge
 from popi.evaluation.judge.question import Judge, Missing, Question, Verdict
 from popi.evaluation.judge.truth import TruthJudge
 from popi.generator import Generator
+from popi.models.remote.api import ApiModel
 from popi.nano.grammar import random_values, realise
 from popi.nano.world import make_users, oracle_summary
 from popi.signals.types import PostSignal, User
-from popi.users import Person
 
 PERSON = Person(
     User(user_id="u", signals=[PostSignal(text="finally short answers again.")]),

@@ -3,11 +3,11 @@ from pathlib import Path
 
 import pytest
 
+from popi.data.users import Person
 from popi.errors import ConfigError
 from popi.evaluation.judge.prompt import JudgePrompt, read_verdict
 from popi.evaluation.judge.question import Missing, Question
 from popi.signals.types import Message, PairSignal, PostSignal, User
-from popi.users import Person
 
 SIGNALS = [
     PairSignal(prompt="tea?", chosen="hot", rejected="cold"),

@@ -8,10 +8,10 @@ import pytest
 
 from popi.errors import BatchError, RunError, UpstreamError
 from popi.evaluation.judge.responses import asked, contexts_of, respond, response_settings
-from popi.evaluation.kept import KeptRows
 from popi.evaluation.methods import METHODS
 from popi.evaluation.runner import evaluate
 from popi.evaluation.users import held_out
+from popi.runs.rows import KeptRows
 from popi.signals.render import Templates
 
 

@@ -9,10 +9,10 @@ from urllib.parse import quote
 import pytest
 from serving_client import People, gateway_client
 
+from popi.data.check import load_users
 from popi.errors import StoreError
 from popi.serving.store import database as database_module
 from popi.serving.store.database import Database
-from popi.signals.check import load_users
 
 SAID = {"type": "statement", "text": "keep it short"}
 

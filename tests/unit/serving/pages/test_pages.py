@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 
 from popi.errors import ConfigError
 from popi.profiles.models import Author, Forbidden, Found, Receipt, StoredClause
-from popi.screening.patterns import Kind
+from popi.profiles.screening.patterns import Kind
 from popi.serving.app import Gateway
 from popi.serving.keys import create
 from popi.serving.pages import strings

@@ -10,7 +10,7 @@ from babel import Locale
 from serving_client import ADMIN, People
 
 from popi.errors import ConfigError
-from popi.screening import checked
+from popi.profiles.screening import checked
 from popi.serving.pages import colour
 from popi.serving.pages.changes import CHOICES
 from popi.serving.pages.render import Renderer

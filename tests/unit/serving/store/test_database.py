@@ -17,6 +17,8 @@ from popi.serving.store import keys, threads
 from popi.serving.store.database import Database
 from popi.serving.store.threads import Store
 
+pytestmark = pytest.mark.timed
+
 
 @contextmanager
 def locked(file: Path) -> Iterator[None]:

@@ -9,7 +9,6 @@ from serving_client import Clock, whole_store
 
 from popi.profiles.models import Forbidden, ForbiddenEdit, StoredClause, SummaryEdit
 from popi.serving.api.service import Profiles
-from popi.serving.renewal import Worker
 from popi.serving.settings import RenewalSettings
 from popi.serving.store import answers, controls, erasure, forbidden, jobs, signals, summaries, users
 from popi.serving.store.answers import KeptAnswer
@@ -18,6 +17,7 @@ from popi.serving.store.deletion import Deleting, Deletion
 from popi.serving.store.jobs import Debounce
 from popi.serving.store.summaries import Version
 from popi.serving.store.threads import Store
+from popi.serving.worker.renewal import Worker
 from popi.signals.types import InteractionSignal, PairSignal, StatementSignal
 from popi.summary import Summary
 

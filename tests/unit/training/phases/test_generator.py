@@ -12,8 +12,8 @@ from datasets import Dataset
 from exact import assert_exact
 from trl import DPOConfig, DPOTrainer
 
-from popi.backends.local import LocalModel
-from popi.scoring import pair_logps_plain
+from popi.engine.scoring import pair_logps_plain
+from popi.models.local.model import LocalModel
 from popi.training.dataset import GeneratorRow
 from popi.training.objective import dpo_loss, ipo_loss, margin
 from popi.training.phases.generator import GeneratorTrainer

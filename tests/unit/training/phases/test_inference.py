@@ -11,16 +11,16 @@ from exact import assert_exact
 from torch.testing import assert_close
 from trl import GRPOConfig, GRPOTrainer
 
-from popi.backends.local import LocalModel
+from popi.engine.scoring import pair_logps_plain
 from popi.generator import Generator
-from popi.scoring import pair_logps_plain
-from popi.training.adapters import TRAINED, save_adapter, using
+from popi.models.local.adapters import TRAINED, save_adapter, using
+from popi.models.local.model import LocalModel
+from popi.runs.run_directory import read_jsonl
 from popi.training.objective import margin, summary_reward
 from popi.training.phases.inference import InferenceTrainer, Samples, summary_logps
 from popi.training.phases.scorer import TreeScorer
 from popi.training.reward import SummaryReward
 from popi.training.rollout_check import RolloutError, check_rollouts
-from popi.training.run_directory import read_jsonl
 
 Make = Callable[..., InferenceTrainer]
 

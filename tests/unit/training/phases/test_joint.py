@@ -7,9 +7,9 @@ import pytest
 import torch
 from exact import assert_exact
 
-from popi.backends.local import LocalModel
-from popi.scoring import pair_logps_plain
-from popi.training.adapters import using
+from popi.engine.scoring import pair_logps_plain
+from popi.models.local.adapters import using
+from popi.models.local.model import LocalModel
 from popi.training.objective import dpo_loss, margin
 from popi.training.phases.joint import PARTNER, JointTrainer
 

@@ -9,15 +9,15 @@ import torch
 from exact import assert_exact
 from rich.console import Console
 
+from popi.data.users import users_of
 from popi.generator import Generator
+from popi.models.local.user_embedding import SignalsEmbedding, UserEmbedding, UserIdEmbedding
 from popi.training.dataset import GeneratorRow
 from popi.training.objective import dpo_loss, margin
 from popi.training.phases.user_embedding import UserEmbeddingTrainer
-from popi.training.plan import Phase
+from popi.training.planning.plan import Phase
 from popi.training.progress import PhaseProgress
 from popi.training.trainers import Job, generator_trainer
-from popi.user_embedding import SignalsEmbedding, UserEmbedding, UserIdEmbedding
-from popi.users import users_of
 
 K, WIDTH = 2, 32
 

@@ -1,0 +1,212 @@
+"""Rows of one split of a set: a folder of files, one file, or a set on the Hugging Face hub.
+
+JSON Lines need nothing but Python; parquet needs pyarrow, the hub needs datasets (both come with popi[train]).
+"""
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from popi.data.jsonl import Problem, explain
+from popi.errors import DataError
+
+SUFFIXES = (".parquet", ".jsonl", ".json")
+"""Kinds of file, the first one taken where a split stands in several: the same rows are not read twice."""
+SPLITS = {"train", "training", "test", "testing", "validation", "valid", "val", "dev", "eval"}
+"""Words that say in a file's or a folder's name which split it holds."""
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_SHARD = re.compile(r"(\d+)-of-(\d+)")
+Model = TypeVar("Model", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row as it arrived.
+
+    Attributes:
+        file: path, or `hub id:split`.
+        unit: what `number` counts, from 1: a `line` of text or a `row` of a table.
+        values: column → value.
+    """
+
+    file: str
+    unit: str
+    number: int
+    values: dict[str, Any]
+
+
+def parse(row: Row, model: type[Model]) -> Model | list[Problem]:
+    """The row as a `model`, strictly; or what is wrong with it, one problem a field."""
+    try:
+        return model.model_validate(row.values, strict=True)
+    except ValidationError as error:
+        found = explain(error, row.number, b"", row.values, model)
+        return [replace(problem, kind="bad row", file=row.file, unit=row.unit) for problem in found]
+
+
+def has_split(place: str, split: str) -> bool:
+    """Whether a local folder or file holds a split; of the hub it is assumed."""
+    path = Path(place)
+    return not path.exists() or (path.is_file() and split == "train") or bool(path.is_dir() and _of(path, split))
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What is read of a table; no other column is."""
+
+    needed: tuple[str, ...]
+    optional: tuple[str, ...] = ()
+
+    def of(self, file: str, names: list[str]) -> list[str] | Problem:
+        """Those that a table has; a problem where it lacks a needed one."""
+        if lacking := [name for name in self.needed if name not in names]:
+            message = f"no column {', '.join(map(repr, lacking))}; its columns: {', '.join(names)}"
+            return Problem(0, "bad file", "", message, file=file)
+        return [name for name in (*self.needed, *self.optional) if name in names]
+
+
+def read(place: str, split: str, columns: Columns, *, own_file: bool = False) -> Iterator[Row | Problem]:
+    """Every row of a split; lines that are not JSON objects, and tables that lack a column, as problems.
+
+    Args:
+        place: a folder, a file, or a hub id (`owner/name`).
+        split: in a folder the files that carry this word in their name or folder (`test-00000-of-00001.parquet`,
+            `test.jsonl`, `test/0.parquet`); where no file names a split, all are `train`.
+        columns: what is read of a table. Rows of JSON come whole.
+        own_file: `place` was named for this split, so that one file alone is it.
+
+    Raises:
+        DataError: nothing is there, a shard is missing, a file can't be read, or the hub can't be reached.
+    """
+    path = Path(place)
+    if path.is_file():
+        if split != "train" and not own_file:
+            raise DataError(f"{place}: is one file, read as the train split; say where the split {split!r} lies")
+        files = [path]
+    elif path.is_dir():
+        files = _of(path, split)
+        if not files:
+            held = ", ".join(sorted({_split_of(path, file) or "no split named" for file in _files(path)})) or "no files"
+            raise DataError(f"{place}: no parquet or JSONL file of split {split!r} in this folder; it holds: {held}")
+    else:
+        yield from _hub(place, split, columns)
+        return
+    for file in files:
+        yield from (_parquet(file, columns) if file.suffix == ".parquet" else _json(file))
+
+
+# -- which files ----------------------------------------------------------------------------------------------------
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.rglob("*") if file.suffix in SUFFIXES and not file.name.startswith("."))
+
+
+def _split_of(folder: Path, file: Path) -> str | None:
+    """The split that a file's name, or else a folder between it and `folder`, says."""
+    for part in reversed(file.relative_to(folder).parts):
+        for word in re.split(r"[-_.]", part.lower()):
+            if word in SPLITS:
+                return word
+    return None
+
+
+def _of(folder: Path, split: str) -> list[Path]:
+    """The files of a split, of one kind, complete."""
+    files = _files(folder)
+    named = {file: _split_of(folder, file) for file in files}
+    if split not in SPLITS:  # a split of another name: as the name's beginning
+        mine = [file for file in files if re.match(rf"{re.escape(split)}\b", file.relative_to(folder).as_posix())]
+    else:
+        mine = [file for file in files if named[file] == split]
+    if not mine and split == "train" and not any(named.values()):
+        mine = files
+    mine = [file for file in mine if file.suffix == next(s for s in SUFFIXES if any(f.suffix == s for f in mine))]
+    shards = [(int(found[1]), int(found[2])) for file in mine if (found := _SHARD.search(file.stem))]
+    if shards and len({of for _, of in shards}) == 1 and len({number for number, _ in shards}) < shards[0][1]:
+        missing = sorted(set(range(shards[0][1])) - {number for number, _ in shards})
+        raise DataError(f"{folder}: split {split!r} lacks shard {missing[0]:05d} of {shards[0][1]:05d}; copy all of it")
+    return mine
+
+
+# -- kinds of file --------------------------------------------------------------------------------------------------
+
+
+def _json(file: Path) -> Iterator[Row | Problem]:
+    """JSON Lines; or a file that is one list of objects."""
+    try:
+        with open(file, encoding="utf-8-sig") as lines:
+            if file.suffix == ".json" and lines.read(1) == "[":
+                lines.seek(0)
+                yield from _rows(str(file), "row", json.load(lines))
+                return
+            lines.seek(0)
+            for number, line in enumerate(lines, start=1):
+                if not line.strip():
+                    continue
+                try:
+                    yield from _rows(str(file), "line", [json.loads(line)], number)
+                except (ValueError, RecursionError) as error:
+                    told = str(error).replace("line 1 ", "")
+                    yield Problem(number, "bad row", "", f"not JSON: {told}", repr(line.strip()[:80]), str(file))
+    except OSError as error:
+        raise DataError(f"{file}: can't be read ({error.strerror or error})") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
+    except ValueError as error:
+        raise DataError(f"{file}: not JSON: {error}") from None
+
+
+def _rows(file: str, unit: str, values: Iterable[Any], start: int = 1) -> Iterator[Row | Problem]:
+    for number, value in enumerate(values, start):
+        if isinstance(value, dict):
+            yield Row(file, unit, number, value)
+        else:
+            yield Problem(number, "bad row", "", "must be a JSON object", repr(value)[:80], file, unit)
+
+
+def _parquet(file: Path, columns: Columns) -> Iterator[Row | Problem]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise DataError(f"{file}: reading parquet needs pyarrow; pip install 'popi[train]', or pass JSONL") from None
+    try:
+        table = pyarrow.parquet.ParquetFile(file)
+        wanted = columns.of(str(file), table.schema_arrow.names)
+        if isinstance(wanted, Problem):
+            yield wanted
+            return
+        number = 1
+        for batch in table.iter_batches(batch_size=1024, columns=wanted):
+            yield from _rows(str(file), "row", batch.to_pylist(), number)
+            number += batch.num_rows
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"{file}: can't be read as parquet ({str(error).splitlines()[0]})") from None
+
+
+def _hub(place: str, split: str, columns: Columns) -> Iterator[Row | Problem]:
+    if not HUB_ID.fullmatch(place):
+        raise DataError(f"{place}: there is no such file or folder, and it is no hub id (owner/name)")
+    try:
+        import datasets
+    except ImportError:
+        raise DataError(f"{place}: reading from the hub needs datasets; pip install 'popi[train]'") from None
+    try:
+        table = datasets.load_dataset(place, split=split)
+    except Exception as error:  # the hub's client raises errors of many libraries, none of them the user's fault
+        told = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(
+            f"{place}: not a file or folder here, and as a hub set its split {split!r} can't be loaded ({told}); "
+            "pass the path of a local copy (parquet or JSONL) instead"
+        ) from None
+    wanted = columns.of(f"{place}:{split}", table.column_names)
+    if isinstance(wanted, Problem):
+        yield wanted
+    else:
+        yield from _rows(f"{place}:{split}", "row", table.select_columns(wanted))

@@ -1,0 +1,326 @@
+"""Reading and writing users as JSON Lines: strictly, and saying of each bad line what is wrong with it.
+
+A line is a user (`popi.signals.types.User`) or one of TRL's preference rows with a `user_id`
+(`popi.data.windows.PreferenceRow`); one file holds one kind. A file may be packed (`.gz`), or be parquet, of which
+each row is a line.
+"""
+
+import gzip
+import json
+import os
+import re
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from popi.data.windows import PreferenceRow, cut_windows
+from popi.errors import DataError
+from popi.signals.types import KINDS, InteractionSignal, PairSignal, TargetPair, User, wrong_roles
+
+SHOWN = 20
+"""How many problems an error message spells out."""
+LONGEST_NAME = 80
+"""Characters of an unknown field's name that a message quotes."""
+LOOKED_AT = 1_000
+"""Maximum validation errors explained per line."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with a file.
+
+    Attributes:
+        line: line number, from 1; 0 for the file as a whole.
+        kind: `bad line`, `bad row`, or what popi.data.check found.
+        field: where in the line (``signals[2].prompt``); empty for the line as a whole.
+        message: what is wrong, and what would be right.
+        arrived: what stood there, shortened.
+        file: which file, where there are several.
+        unit: what `line` counts: lines of text, or rows of a table.
+    """
+
+    line: int
+    kind: str
+    field: str
+    message: str
+    arrived: str = ""
+    file: str = ""
+    unit: str = "line"
+
+    def __str__(self) -> str:
+        parts = (self.file, f"{self.unit} {self.line}" if self.line else "", self.field)
+        where = ", ".join(part for part in parts if part)
+        told = f"{where}: {self.message}" if where else self.message
+        return told + (f"; got {self.arrived}" if self.arrived else "")
+
+
+def read_lines(path: str | Path) -> Iterator[tuple[int, User | PreferenceRow | list[Problem]]]:
+    """Every line that is not blank: its number, and the user or row on it or what is wrong with it.
+
+    Raises:
+        DataError: the file can't be read at all.
+    """
+    try:
+        for number, line in enumerate(_lines(Path(path)), start=1):
+            if number == 1:
+                line = line.removeprefix(b"\xef\xbb\xbf")
+            if line.strip():
+                yield number, _parse(line.rstrip(), number)
+    except (OSError, EOFError, zlib.error) as error:  # of a .gz file that is none, or is cut short
+        raise DataError(f"{path}: can't be read ({getattr(error, 'strerror', None) or error})") from None
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    """The lines of a JSONL file, which may be packed (.gz); the rows of a parquet file as such lines."""
+    if path.suffix == ".parquet":
+        yield from _parquet_lines(path)
+        return
+    opened: Any = gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")
+    with opened as file:
+        yield from file
+
+
+def _parquet_lines(path: Path) -> Iterator[bytes]:
+    try:
+        import pyarrow.parquet
+    except ImportError:
+        raise DataError(f"{path}: reading parquet needs pyarrow; pip install 'popi[train]', or pass JSONL") from None
+    try:
+        for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=1000):
+            for row in batch.to_pylist():
+                yield json.dumps(_given(row), ensure_ascii=False, default=_as_text).encode()
+    except pyarrow.ArrowException as error:
+        raise DataError(f"{path}: can't be read as parquet ({str(error).splitlines()[0]})") from None
+
+
+def _given(value: Any) -> Any:
+    """A parquet value without its nulls: all structs of a column have all fields."""
+    if isinstance(value, dict):
+        return {key: _given(one) for key, one in value.items() if one is not None}
+    return [_given(one) for one in value] if isinstance(value, list) else value
+
+
+def _as_text(value: Any) -> str:
+    return value.isoformat() if hasattr(value, "isoformat") else str(value)
+
+
+def read_users(path: str | Path, *, signals_per_user: int = 4, targets_per_user: int = 4) -> list[User]:
+    """Read users; preference rows are cut into windows of `signals_per_user` signals and `targets_per_user` targets.
+
+    Looks into no user: `popi.data.check.load_users` also refuses duplicate signals and leaks.
+
+    Raises:
+        DataError: the file can't be read, holds nothing, has bad lines, or a user on two; the message lists them.
+    """
+    users: list[User] = []
+    rows: list[PreferenceRow] = []
+    problems: list[Problem] = []
+    first_line: dict[str, int] = {}
+    for number, parsed in read_lines(path):
+        if isinstance(parsed, User):
+            users.append(parsed)
+            if (seen := first_line.setdefault(parsed.user_id, number)) != number:
+                problems.append(duplicate_user(parsed.user_id, number, seen))
+        elif isinstance(parsed, PreferenceRow):
+            rows.append(parsed)
+        else:
+            problems.extend(parsed)
+        if users and rows:
+            raise DataError(f"{path}: line {number}: {MIXED}")
+    if problems:
+        raise DataError(listing(path, problems))
+    if rows:
+        users, left = cut_windows(rows, signals_per_user, targets_per_user)
+        if not users:
+            need = signals_per_user + targets_per_user
+            raise DataError(f"{path}: {left} preference rows, but no user has the {need} rows that one window takes")
+    if not users:
+        raise DataError(f"{path}: no users in this file")
+    return users
+
+
+def duplicate_user(user_id: str, line: int, first: int) -> Problem:
+    """A user who stands on two lines."""
+    message = f"user {user_id!r} already stands on line {first}; put all signals on one line"
+    return Problem(line, "duplicate user", "user_id", message)
+
+
+MIXED = "users and preference rows in one file; put each kind in a file of its own"
+
+
+def listing(path: str | Path, problems: list[Problem]) -> str:
+    """The problems of a file as one message; the first ones spelled out."""
+    lines = [f"{path}: {len(problems)} problem{'s' if len(problems) != 1 else ''}"]
+    lines += [f"  {problem}" for problem in problems[:SHOWN]]
+    if len(problems) > SHOWN:
+        lines.append(f"  … and {len(problems) - SHOWN} more; `popi data check` lists them all")
+    return "\n".join(lines)
+
+
+def write_users(path: str | Path, users: Iterable[User], *, force: bool = False) -> None:
+    """Write users, one a line; fields that are None are left out.
+
+    Raises:
+        DataError: the file exists and `force` is not set, or it can't be written.
+    """
+    write_rows(path, (user.model_dump(exclude_none=True) for user in users), force=force)
+
+
+def write_rows(path: str | Path, rows: Iterable[dict[str, Any]], *, force: bool = False) -> None:
+    """Write one JSON object a line. The file appears whole or not at all.
+
+    Raises:
+        DataError: the file exists and `force` is not set, or it can't be written.
+    """
+    path = Path(path)
+    refuse_existing(path, force)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        try:
+            with open(partial, "w", encoding="utf-8") as file:
+                for row in rows:
+                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise DataError(f"{path}: can't be written ({error.strerror or error})") from None
+
+
+def refuse_existing(path: str | Path, force: bool = False) -> None:
+    """Raise DataError where writing `path` would overwrite something, unless `force`, or has no folder to go to."""
+    path = Path(path)
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder; name a file")
+    if not path.parent.is_dir():
+        raise DataError(f"{path}: there is no folder {path.parent}; make it first, or name another file")
+    if not os.access(path.parent, os.W_OK):
+        raise DataError(f"{path}: the folder {path.parent} can't be written to; name another file")
+    if path.exists() and not force:
+        raise DataError(f"{path}: exists and is left as it is; name another file, or overwrite with --force")
+
+
+# -- one line -----------------------------------------------------------------------------------------------------
+
+
+def _parse(line: bytes, number: int) -> User | PreferenceRow | list[Problem]:
+    try:
+        user = User.model_validate_json(line, strict=True)
+        return _bad_roles(user, number) or user
+    except ValidationError as error:
+        wrong = error
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        value = None
+    is_row = isinstance(value, dict) and "signals" not in value and ("chosen" in value or "rejected" in value)
+    if is_row:
+        try:
+            row = PreferenceRow.model_validate_json(line, strict=True)
+            row.pair()
+            return row
+        except ValidationError as error:
+            wrong = error
+        except DataError as error:
+            return [Problem(number, "bad line", "", str(error))]
+    return explain(wrong, number, line, value, PreferenceRow if is_row else User)
+
+
+def _bad_roles(user: User, number: int) -> list[Problem]:
+    """Conversations that a chat template would refuse, or read otherwise, in the middle of a run."""
+    prompts = [
+        (f"{part}[{i}].prompt", one.prompt)
+        for part, items in (("signals", user.signals), ("targets", user.targets))
+        for i, one in enumerate(items)
+        if isinstance(one, PairSignal | InteractionSignal | TargetPair)
+    ]
+    return [
+        Problem(number, "bad roles", field, wrong, _short(", ".join(message.role for message in prompt)))
+        for field, prompt in prompts
+        if not isinstance(prompt, str) and (wrong := wrong_roles(prompt))
+    ]
+
+
+def explain(error: ValidationError, number: int, line: bytes, value: Any, model: type[BaseModel]) -> list[Problem]:
+    """Pydantic's errors as problems, one per field, of the first `LOOKED_AT`: unions are told apart by what arrived.
+
+    Args:
+        error: what the validation of `model` said.
+        number: the line's number.
+        line: the line as it stands in the file, for errors of JSON itself.
+        value: the line as a value.
+        model: what the line should be.
+    """
+    found: dict[str, Problem] = {}
+    lists: set[str] = set()  # fields with a problem in one of their items
+    for item in error.errors(include_url=False)[:LOOKED_AT]:
+        kind, arrived = item["type"], item["input"]
+        if kind == "json_invalid":
+            text = re.sub(r"line 1 column", "column", item["msg"])
+            try:
+                line.decode()
+            except UnicodeDecodeError as broken:
+                text = f"not UTF-8 text ({broken.reason} at byte {broken.start + 1}); save the file as UTF-8"
+            return [Problem(number, "bad line", "", text, _short(line.decode("utf-8", "replace").strip()))]
+        field = _field(item["loc"], value)
+        name = field.rpartition(".")[2]
+        of_union = item["loc"][-1:] != (name,)  # else the field takes text alone
+        if kind in ("string_type", "list_type") and name in ("prompt", "chosen", "rejected") and of_union:
+            # The other half of "text or messages": what arrived decides which half speaks.
+            wanted = str if kind == "string_type" else list
+            if isinstance(arrived, (str, list)) and not isinstance(arrived, wanted):
+                continue
+            message = "must be text or a list of chat messages"
+        elif kind == "missing":
+            message, arrived = "required, but missing", None
+        elif kind == "extra_forbidden":
+            message = "no such field"
+        elif kind in ("model_type", "dict_type", "model_attributes_type"):
+            wanted_fields = ", ".join(model.model_fields)
+            message = "must be a JSON object" + ("" if field else f" with {wanted_fields}")
+        elif kind == "union_tag_invalid":
+            message = f"no such signal type; allowed: {item['ctx']['expected_tags']}"
+            field, arrived = f"{field}.type", arrived.get("type") if isinstance(arrived, dict) else arrived
+        elif kind == "union_tag_not_found":
+            message = "has no type; allowed: pair, interaction, post, statement, demographic"
+        elif kind.startswith("string_type"):
+            message = "must be text"
+        elif kind in ("string_too_short", "string_pattern_mismatch", "too_short"):
+            message = "must not be empty"
+        else:
+            message = item["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+        if field in found or (field in lists and kind in ("string_type", "list_type")):
+            continue
+        lists.update(_field(item["loc"][:n], value) for n, part in enumerate(item["loc"]) if isinstance(part, int))
+        found[field] = Problem(number, "bad line", field, message, "" if kind == "missing" else _short(arrived))
+    return list(found.values())
+
+
+def _field(loc: tuple[str | int, ...], value: Any) -> str:
+    """``('signals', 0, 'pair', 'prompt', 'constrained-str')`` → ``signals[0].prompt``: only what stands in the line."""
+    name = ""
+    for depth, part in enumerate(loc):
+        if isinstance(part, int):
+            name += f"[{part}]"
+            value = value[part] if isinstance(value, list) and part < len(value) else None
+        elif part in KINDS or (depth == 2 and loc[0] == "signals"):
+            continue  # the tags of the unions of messages and of signals
+        elif isinstance(value, dict):
+            name += ("." if name else "") + part[:LONGEST_NAME]
+            value = value.get(part)
+    return name
+
+
+def _short(value: Any, limit: int = 80) -> str:
+    text = value if isinstance(value, str) else ""
+    if not isinstance(value, str):
+        for piece in json.JSONEncoder(ensure_ascii=False, default=str).iterencode(value):
+            text += piece[: limit + 1]
+            if len(text) > limit:
+                break
+    text = text if len(text) <= limit else text[: limit - 1] + "…"
+    return repr(text) if isinstance(value, str) else text

@@ -1,0 +1,273 @@
+"""Sampling several continuations of each prompt: one prefill a prompt, then its branches side by side.
+
+The n samples of a prompt are branches of one row: each step appends one token a branch, and a branch sees the prompt
+and its own tokens. The prompt's keys and values are neither copied nor read once a sample.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+from transformers.cache_utils import Cache, DynamicLayer
+
+from popi.engine.head import at_least_float32
+from popi.engine.masks import additive, slides
+from popi.engine.narrow import narrow_linears
+from popi.engine.roots import Roots
+from popi.engine.soft_prompts import with_soft_prompts
+
+GREEDY = 1e-5
+"""Below this temperature decoding is greedy: the quotient would overflow, and the limit is the same."""
+PREFILL = 2048
+"""Prompts go through the model together up to so many tokens, padding included: more of them are not faster."""
+RUN = 512
+"""Tokens of a run of the vocabulary, in sampling."""
+RESERVED = 64
+"""Steps for which masks are made and the cache has room at first."""
+
+
+@dataclass
+class Columns:
+    """Where a forward's keys and values go, the same in all layers."""
+
+    rows: int
+    width: int
+    """Columns of the prompts, padding on their left included."""
+    reserved: int
+    """Columns to have room for behind the prompts at first."""
+    prefilled: tuple[Tensor, int] | None = None
+    """The rows of this prefill, and the column at which they begin; None: all rows, behind what is there."""
+
+
+class ReservedLayer(DynamicLayer):
+    """Keys and values of one layer, with room for what is to come: appending copies the new ones alone."""
+
+    def __init__(self, columns: Columns) -> None:
+        super().__init__()
+        self.columns, self.filled = columns, 0
+        self.buffers: list[Tensor] = []
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Append keys and values of (rows, kv_heads, new, head_dim); returns all so far, in a prefill the new ones."""
+        both, new = (key_states, value_states), key_states.shape[2]
+        columns = self.columns
+        if not self.buffers:  # zeros, since a column that is masked out must still hold numbers
+            shape = (columns.rows, key_states.shape[1], columns.width + columns.reserved)
+            self.buffers = [states.new_zeros(*shape, states.shape[-1]) for states in both]
+            self.dtype, self.device, self.is_initialized = key_states.dtype, key_states.device, True
+        if columns.prefilled is not None:
+            rows, start = columns.prefilled
+            for buffer, states in zip(self.buffers, both, strict=True):
+                buffer[rows, :, start : start + new] = states
+            self.filled = columns.width
+            return both
+        stop = self.filled + new
+        if stop > self.buffers[0].shape[2]:
+            more = max(RESERVED * new, stop // 4)
+            self.buffers = [torch.cat([b, b.new_empty(*b.shape[:2], more, b.shape[3])], 2) for b in self.buffers]
+        for buffer, states in zip(self.buffers, both, strict=True):
+            buffer[:, :, self.filled : stop] = states
+        self.filled = stop
+        self.keys, self.values = (buffer[:, :, :stop] for buffer in self.buffers)
+        return self.keys, self.values
+
+    def get_seq_length(self) -> int:
+        return 0 if self.columns.prefilled is not None else self.filled
+
+
+def prefill_parts(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Which prompts go through the model together: neighbours in length, as far as `PREFILL` tokens hold them."""
+    part: list[int] = []
+    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        if part and (len(part) + 1) * lengths[i] > PREFILL:
+            yield part
+            part = []
+        part.append(i)
+    yield part
+
+
+def decode(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    n: int,
+    steps: int,
+    temperature: float,
+    top_p: float,
+    stop_ids: Sequence[int],
+    end_id: int,
+    soft: Tensor | None = None,
+    roots: Roots | None = None,
+    choose: Callable[[Tensor, int], Tensor] | None = None,
+) -> Tensor | None:
+    """P prompts to (P·n, ≤ steps) tokens, samples of a prompt one after the other; `end_id` behind the end.
+
+    Call it in inference mode, with the model in evaluation mode.
+
+    Args:
+        stop_ids: tokens that end a sample.
+        soft: (P, k, d) in place of the embeddings of the first k tokens of each prompt.
+        roots: the prompts, where the model has read them.
+        choose: (P·n, V) logits and the step to tokens, in place of `pick`.
+
+    Returns:
+        None where some of the model's outputs are not finite.
+    """
+    device = model.get_input_embeddings().weight.device
+    columns = Columns(len(prompts), max(map(len, prompts)), n * min(steps, RESERVED))
+    cache = Cache(layer_class_to_replicate=partial(ReservedLayer, columns))  # type: ignore[arg-type]
+    logits = (
+        _prefill(model, prompts, columns, cache, soft)
+        if roots is None
+        else _copied(model, roots, prompts, columns, cache)
+    ).repeat_interleave(n, 0)  # (P·n, V)
+    if not _finite(logits):
+        return None
+    masks = BranchMasks(model, [len(prompt) for prompt in prompts], n)
+    out: list[Tensor] = []
+    done = torch.zeros(len(logits), dtype=torch.bool, device=device)
+    stops = torch.tensor(stop_ids, device=device)
+    with narrow_linears(model):
+        for step in range(steps):
+            scores = at_least_float32(logits)
+            drawn = pick(scores, temperature, top_p) if choose is None else choose(scores, step)
+            token = torch.where(done, end_id, drawn)  # (P·n,)
+            out.append(token)
+            done |= torch.isin(token, stops)
+            if step + 1 == steps or bool(done.all()):
+                break
+            logits = model(
+                input_ids=token.reshape(-1, n),
+                attention_mask=masks.mask(step),
+                position_ids=masks.positions(step),
+                past_key_values=cache,
+                use_cache=True,
+            ).logits.flatten(0, 1)
+            if not _finite(logits):
+                return None
+    return torch.stack(out, 1)
+
+
+def _prefill(
+    model: Any, prompts: Sequence[Sequence[int]], columns: Columns, cache: Cache, soft: Tensor | None
+) -> Tensor:
+    """Fill the cache, each prompt up to the last column; the logits behind each prompt: (P, V)."""
+    embed = model.get_input_embeddings()
+    device = embed.weight.device
+    behind: Tensor | None = None
+    for part in prefill_parts([len(prompt) for prompt in prompts]):
+        own = max(len(prompts[i]) for i in part)
+        ids = torch.zeros((len(part), own), dtype=torch.long)
+        mask = torch.zeros((len(part), own), dtype=torch.long)
+        for row, i in enumerate(part):  # padded on the left: all rows end together
+            ids[row, own - len(prompts[i]) :] = torch.tensor(prompts[i])
+            mask[row, own - len(prompts[i]) :] = 1
+        ids, mask, rows = ids.to(device), mask.to(device), torch.tensor(part, device=device)
+        inputs: dict[str, Tensor] = {"input_ids": ids}
+        if soft is not None:
+            inputs = {"inputs_embeds": with_soft_prompts(embed, ids, soft[part], own - mask.sum(1))}
+        columns.prefilled = rows, columns.width - own
+        logits = model(
+            **inputs,
+            attention_mask=mask,
+            position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+        behind = logits.new_empty(len(prompts), logits.shape[-1]) if behind is None else behind
+        behind[rows] = logits
+    columns.prefilled = None
+    assert behind is not None
+    return behind
+
+
+def _copied(model: Any, roots: Roots, prompts: Sequence[Sequence[int]], columns: Columns, cache: Cache) -> Tensor:
+    """`_prefill` by what is known of the prompts."""
+    which = [roots.index[tuple(prompt)] for prompt in prompts]
+    behind: Tensor | None = None
+    for part in roots.parts:
+        rows = [p for p, root in enumerate(which) if root in part.rows]
+        if not rows:
+            continue
+        taken = [part.rows.index(which[p]) for p in rows]
+        layers = part.to_the_right(taken)
+        columns.prefilled = torch.tensor(rows, device=part.behind.device), columns.width - layers[0][0].shape[2]
+        for i, layer in enumerate(layers):
+            cache.update(*layer, i)
+        logits = roots.logits(model, part)[taken]
+        behind = logits.new_empty(len(prompts), logits.shape[-1]) if behind is None else behind
+        behind[rows] = logits
+    columns.prefilled = None
+    assert behind is not None
+    return behind
+
+
+class BranchMasks:
+    """Positions and masks of the steps of P·n branches, made for many steps at once.
+
+    Args:
+        lengths: P lengths of the prompts.
+        n: branches of each.
+    """
+
+    def __init__(self, model: Any, lengths: Sequence[int], n: int) -> None:
+        weight = model.get_input_embeddings().weight
+        self.config, self.dtype, self.n = model.config.get_text_config(), weight.dtype, n
+        self.device = weight.device
+        self.first = torch.tensor(lengths, device=self.device)[:, None]  # (P, 1) position of the first token
+        self.width = max(lengths)
+        self.keys = torch.arange(self.width, device=self.device) - self.width + self.first  # < 0: padding
+        self.steps = 0
+        self._whole: Any = None
+
+    def positions(self, step: int) -> Tensor:
+        """Of the tokens that step `step` (from 0) appends: (P, n)."""
+        return (self.first + step).expand(-1, self.n)
+
+    def mask(self, step: int) -> Any:
+        """What they attend to, as a decoder takes it: (P, 1, n, width + n·(step + 1))."""
+        if slides(self.config):  # the window moves on with each step
+            return self._additive(step + 1, step)
+        if step >= self.steps:
+            self.steps = max(RESERVED, 2 * self.steps)
+            self._whole = self._additive(self.steps, step)
+        return self._whole[..., : self.width + self.n * (step + 1)]
+
+    def _additive(self, steps: int, step: int) -> Any:
+        own = torch.eye(self.n, dtype=torch.bool, device=self.device).repeat(1, steps)
+        prompt = (self.keys >= 0)[:, None, None].expand(-1, 1, self.n, -1)
+        allowed = torch.cat([prompt, own.expand(len(self.keys), 1, -1, -1)], -1)
+        behind = torch.cat([self.positions(s) for s in range(steps)], -1)
+        return additive(self.config, allowed, self.positions(step), torch.cat([self.keys, behind], -1), self.dtype)
+
+
+def pick(logits: Tensor, temperature: float, top_p: float) -> Tensor:
+    """One token a row: greedy at temperature 0, else sampled from the nucleus. (rows, V) -> (rows,).
+
+    By `torch.multinomial`, a race of exponentials: a rounding changes the winner only where two are next to each other.
+    It draws one of them for each competitor, on a CPU as slowly as a forward where the vocabulary is large. So runs of
+    `RUN` tokens compete first, by their sums, and then the tokens of the one that won.
+    """
+    if temperature < GREEDY:
+        return logits.argmax(-1)
+    probs = torch.softmax(logits / temperature, dim=-1)
+    if top_p < 1:
+        ranked, order = probs.sort(dim=-1, descending=True)
+        ranked = ranked.masked_fill(ranked.cumsum(-1) - ranked >= top_p, 0.0)  # the first token always stays
+        probs = torch.zeros_like(probs).scatter(-1, order, ranked)
+    runs = probs[:, None] if probs.shape[1] <= RUN else pad(probs, (0, -probs.shape[1] % RUN)).unflatten(1, (-1, RUN))
+    won = torch.zeros(len(probs), dtype=torch.long, device=probs.device)
+    if runs.shape[1] > 1:
+        won = torch.multinomial(runs.sum(-1), 1)[:, 0]
+    inside = torch.multinomial(runs[torch.arange(len(probs), device=probs.device), won], 1)[:, 0]
+    return won * runs.shape[2] + inside
+
+
+def _finite(logits: Tensor) -> bool:
+    """Whether they can be sampled from: the largest of some is NaN where one is."""
+    return bool(logits.amax(-1).isfinite().all())

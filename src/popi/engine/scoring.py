@@ -1,0 +1,89 @@
+"""Log-probs of responses under many summaries: the hot path.
+
+A target pair under one summary is one tree row (prefix, chosen, rejected). Sums are over response tokens,
+the end-of-turn token included.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from popi.engine.head import at_least_float32
+from popi.engine.tree import Segment, pack, segment_logps
+
+
+@dataclass(frozen=True)
+class ScoringItem:
+    """Token ids of one target pair under one prefix (summary and task prompt, templated)."""
+
+    prefix: tuple[int, ...]
+    chosen: tuple[int, ...]
+    rejected: tuple[int, ...]
+
+    @property
+    def tree(self) -> list[Segment]:
+        return [Segment(self.prefix), Segment(self.chosen, 0, True), Segment(self.rejected, 0, True)]
+
+    def behind(self, soft: int, pad_id: int) -> "ScoringItem":
+        """The same item behind a soft prompt, for whose vectors `soft` padding tokens keep the place."""
+        return replace(self, prefix=(pad_id,) * soft + self.prefix)
+
+    def __len__(self) -> int:
+        return len(self.prefix) + len(self.chosen) + len(self.rejected)
+
+
+def pair_logps(
+    model: torch.nn.Module, items: Sequence[ScoringItem], pad_id: int, batch_size: int = 64
+) -> tuple[Tensor, Tensor]:
+    """Summed log-probs of chosen and of rejected responses, two (n,) tensors, without gradient.
+
+    Equal items are scored once; rows are bucketed by length, so that little padding is computed.
+    """
+    distinct = sorted(set(items), key=len)
+    index = {item: i for i, item in enumerate(distinct)}
+    sums = []
+    device = next(model.parameters()).device
+    with torch.no_grad():
+        for start in range(0, len(distinct), batch_size):
+            batch = pack([item.tree for item in distinct[start : start + batch_size]], pad_id)
+            sums.append(segment_logps(model, batch.to(device)).reshape(-1, 2))
+    both = (torch.cat(sums) if sums else torch.zeros(0, 2)).cpu()  # (distinct, 2)
+    order = torch.tensor([index[item] for item in items], dtype=torch.long)
+    return both[order, 0], both[order, 1]
+
+
+def soft_pair_logps(
+    model: torch.nn.Module, items: Sequence[ScoringItem], soft: Tensor, pad_id: int, batch_size: int = 64
+) -> tuple[Tensor, Tensor]:
+    """`pair_logps` of n items behind the soft prompt of each.
+
+    Args:
+        soft: (n, k, d) vectors that stand in front of the items' prefixes, as token embeddings.
+    """
+    device = next(model.parameters()).device
+    order = sorted(range(len(items)), key=lambda i: len(items[i]))
+    sums = []
+    with torch.no_grad():
+        for start in range(0, len(order), batch_size):
+            part = order[start : start + batch_size]
+            batch = pack([items[i].behind(soft.shape[1], pad_id).tree for i in part], pad_id)
+            batch.soft = soft[part]
+            sums.append(segment_logps(model, batch.to(device)).reshape(-1, 2))
+    both = (torch.cat(sums) if sums else torch.zeros(0, 2)).cpu()[torch.tensor(order, dtype=torch.long).argsort()]
+    return both[:, 0], both[:, 1]
+
+
+def pair_logps_plain(model: torch.nn.Module, items: Sequence[ScoringItem]) -> tuple[Tensor, Tensor]:
+    """The same sums from whole sequences through the plain model, one at a time: the tests' truth. Differentiable."""
+    device = next(model.parameters()).device
+
+    def one(prefix: Sequence[int], response: Sequence[int]) -> Tensor:
+        ids = torch.tensor([[*prefix, *response]], device=device)
+        logps = torch.log_softmax(at_least_float32(model(input_ids=ids).logits[0]), dim=-1)
+        return logps[len(prefix) - 1 : -1].gather(1, ids[0, len(prefix) :, None]).sum()
+
+    chosen = torch.stack([one(item.prefix, item.chosen) for item in items])
+    rejected = torch.stack([one(item.prefix, item.rejected) for item in items])
+    return chosen, rejected

@@ -1,0 +1,228 @@
+"""One client for every model API: how many requests at once, how long, how often again, and what they took.
+
+Knows nothing of what is sent: that is `openai`, `anthropic` and `vllm`.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from functools import cached_property
+from typing import Any
+
+from pydantic import SecretStr
+from yarl import URL
+
+from popi.config.http import HttpConfig, http_of_environment
+from popi.errors import ConfigError, UpstreamError
+from popi.models.remote.api_url import ApiUrl
+from popi.models.remote.http import HttpClient, HttpFault, HttpSession
+from popi.models.remote.retries import Retries, retry_after, worth_a_retry
+from popi.models.remote.usage import Prices, Usage
+
+TOTAL_S = 300.0
+"""Seconds for one try of one request, from the first byte sent to the last one read."""
+FOR_ALL = {401: "key", 402: "credit", 403: "permission", 404: "URL and model"}
+"""Statuses that every request of this kind would meet, and what they are about."""
+MAX_ANSWER_BYTES = 2**26
+"""Longest answer, unpacked; log-probs of a full context take a few MiB."""
+SHOWN = 300
+"""Most characters of a server's own words in an error message."""
+
+ReadTokens = Callable[[dict[str, Any]], tuple[int, int] | None]
+
+
+class Upstream:
+    """A server with a model API.
+
+    Args:
+        api: what the paths of requests are put behind.
+        key: sent as `key_header`, shown nowhere; None sends none.
+        key_header: name and form of the header, as ``("Authorization", "Bearer {}")``.
+        headers: further headers.
+        concurrency: most requests under way at once, in one session.
+        http: proxies, certificates, time limits; by default as POPI_HTTP says.
+        total_s: time limit of one try of one request.
+        retries: when to ask again.
+        prices: per million tokens, for `usage.cost`.
+
+    Raises:
+        ConfigError: `concurrency` is below 1, or the file in POPI_HTTP is wrong.
+    """
+
+    def __init__(
+        self,
+        api: ApiUrl,
+        *,
+        key: SecretStr | None = None,
+        key_header: tuple[str, str] = ("Authorization", "Bearer {}"),
+        headers: Mapping[str, str] | None = None,
+        concurrency: int = 8,
+        http: HttpConfig | None = None,
+        total_s: float = TOTAL_S,
+        retries: Retries | None = None,
+        prices: Prices | None = None,
+    ) -> None:
+        if concurrency < 1:
+            raise ConfigError(f"concurrency must be at least 1; got {concurrency}")
+        self.api = api
+        self.concurrency = concurrency
+        self.http, self.total_s, self.retries = http or http_of_environment(), total_s, retries or Retries()
+        self.usage = Usage(prices)
+        self._key, self._key_header, self._headers = key, key_header, dict(headers or {})
+
+    def __repr__(self) -> str:
+        return f"Upstream({self.url!r})"
+
+    @property
+    def url(self) -> str:
+        """Where it is, without the query of its URL: fit to be shown."""
+        return self.api.base
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator["Session"]:
+        """Connections that live as long as the `async with` block, in one event loop."""
+        async with self._client.session() as client:
+            yield Session(self, client)
+
+    @cached_property
+    def _client(self) -> HttpClient:
+        return HttpClient(self.http, decompress=True)
+
+    def headers_with_key(self) -> list[tuple[str, str]]:
+        """What a request is sent with. Put together at the last moment: nothing that is kept holds the key."""
+        headers = {"content-type": "application/json", "accept": "*/*", "user-agent": "popi"} | self._headers
+        if self._key is not None:
+            name, form = self._key_header
+            headers[name] = form.format(self._key.get_secret_value())
+        return list(headers.items())
+
+    def scrub(self, text: str) -> str:
+        """`text` without the key, should a server have put it in."""
+        key = self._key.get_secret_value() if self._key is not None else ""
+        return text.replace(key, "[key]") if key else text
+
+
+class Session:
+    """An upstream's open connections (see `Upstream.session`)."""
+
+    def __init__(self, upstream: Upstream, client: HttpSession) -> None:
+        self.upstream, self._client = upstream, client
+        # Waiting for a connection would eat up a request's time limits.
+        self._slots = asyncio.Semaphore(min(upstream.concurrency, upstream.http.connections))
+
+    async def post(
+        self, path: str, body: Mapping[str, Any], tokens: ReadTokens | None = None, api: ApiUrl | None = None
+    ) -> dict[str, Any]:
+        """Send JSON, get JSON; with retries, all of them in one of the `concurrency` places.
+
+        Args:
+            path: put behind the upstream's URL.
+            body: the request.
+            tokens: reads (input, output) tokens off the answer, for `usage`.
+            api: put before `path` instead of the upstream's own.
+
+        Raises:
+            UpstreamError: refused, not reached in time or at all, or answered with something other than an object.
+        """
+        upstream, api = self.upstream, api or self.upstream.api
+        async with self._slots:
+            retry = 0
+            while True:
+                upstream.usage.requests += 1
+                upstream.usage.retries += retry > 0
+                try:
+                    return await self._try(api, path, body, tokens)
+                except _Passing as failure:
+                    wait = upstream.retries.wait(retry, failure.asked)
+                    if wait is None:
+                        raise _given_up(failure, retry, upstream.retries) from None
+                retry += 1
+                await asyncio.sleep(wait)
+
+    async def _try(self, api: ApiUrl, path: str, body: Mapping[str, Any], tokens: ReadTokens | None) -> dict[str, Any]:
+        upstream, content = self.upstream, json.dumps(body).encode()
+        url, target = URL(api.at(path), encoded=True), api.base + path  # messages don't show the query
+        try:
+            async with asyncio.timeout(upstream.total_s):
+                reply = await self._client.send("POST", url, upstream.headers_with_key(), content)
+                try:
+                    await reply.whole(MAX_ANSWER_BYTES)
+                finally:
+                    reply.close()
+        except TimeoutError:
+            raise _Passing(f"{target}: no whole answer within {upstream.total_s:g} seconds") from None
+        except HttpFault as fault:
+            message = upstream.scrub(f"{target}: the server {fault}")
+            if fault.lasting:
+                raise UpstreamError(message, fault=fault.kind, for_all=fault.kind != "broken") from None
+            raise _Passing(message, fault=fault.kind) from None
+        if 200 <= reply.status < 300:
+            answer = _json(reply.body)
+            if not isinstance(answer, dict):
+                shown = upstream.scrub(reply.body.decode(errors="replace"))[:SHOWN]
+                raise UpstreamError(
+                    f"{target}: answered no JSON object but {shown!r}; is this the URL of a model API?",
+                    status=reply.status,
+                )
+            if answer.get("error"):  # gateways report what failed behind them in an answer that is none
+                words = upstream.scrub(_words(reply.body))
+                message = upstream.scrub(f"{target}: the answer is an error: {words}")
+                raise UpstreamError(message, status=reply.status, words=words)
+            if tokens is not None:
+                upstream.usage.add(tokens(answer))
+            return answer
+        status = reply.status
+        words = upstream.scrub(_words(reply.body))
+        message = upstream.scrub(f"{target}: {status} {reply.reason}: {words}")
+        if worth_a_retry(status):
+            raise _Passing(message, status, retry_after(reply.named), words=words)
+        if status in FOR_ALL:
+            message += f"; check the {FOR_ALL[status]}"
+            if status in (401, 403) and upstream._key is None:
+                message += " (no key was sent: name its environment variable with key_env, --key-env)"
+        raise UpstreamError(message, status=status, for_all=status in FOR_ALL, words=words)
+
+
+class _Passing(Exception):
+    """A failure that a retry may cure; `asked` is the wait in seconds that the server asked for."""
+
+    def __init__(
+        self,
+        message: str,
+        status: int | None = None,
+        asked: float | None = None,
+        fault: str | None = None,
+        words: str = "",
+    ) -> None:
+        super().__init__(message)
+        self.status, self.asked, self.fault, self.words = status, asked, fault, words
+
+
+def _given_up(failure: _Passing, retries: int, policy: Retries) -> UpstreamError:
+    if failure.asked is not None and failure.asked > policy.longest:
+        end = f"the server asks to wait {failure.asked:g} seconds, longer than {policy.longest:g}; try again later"
+    else:
+        end = f"given up after {retries + 1} tries"
+    return UpstreamError(
+        f"{failure}; {end}", status=failure.status, fault=failure.fault, passing=True, words=failure.words
+    )
+
+
+def _json(content: bytes) -> Any:
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _words(content: bytes) -> str:
+    """A server's own words about an error: each of them has its own place for them."""
+    answer = _json(content)
+    if isinstance(answer, list) and answer:  # Gemini's OpenAI path
+        answer = answer[0]
+    found = answer if isinstance(answer, dict) else {}
+    error = found.get("error", found)
+    words = error.get("message") or error.get("detail") if isinstance(error, dict) else error
+    text = words if isinstance(words, str) else content.decode(errors="replace")
+    return " ".join(text.split())[:SHOWN] or "(no message)"

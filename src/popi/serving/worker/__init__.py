@@ -1,0 +1,1 @@
+"""The worker: renews summaries in the background, and says where their statements come from."""

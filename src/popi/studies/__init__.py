@@ -1,0 +1,1 @@
+"""Experiments upon the rest: evidence, streaming, abstention, side effects. Nothing imports them."""

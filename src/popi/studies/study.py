@@ -1,0 +1,281 @@
+"""What the studies of a run share: evidence, abstention, side effects.
+
+A study asks what becomes of a method's figures when what it sees of the users is changed: fewer signals, none, others.
+Each change is a list of users to score (`Study.rows`), and so a method's own code says what stands in its prompts.
+Rows are kept in `evaluation/studies/`, a file a method and list of users, named by a stamp of everything that they
+depend on: a study that was cut short goes on with the files that are missing.
+
+A result has one form: `{"title", "columns", "labels", "percent", "rows", "notes", …}`, rows being flat dictionaries.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from popi.config import RunConfig
+from popi.data.users import Person
+from popi.errors import ConfigError, RunError
+from popi.evaluation.job import logps_of, read_rows
+from popi.evaluation.methods import METHODS, REFERENCE, Context, RowKey, score_rows
+from popi.evaluation.metrics import Estimate
+from popi.evaluation.models import Models, Other, Run, trained_models
+from popi.evaluation.runner import choose_methods, destination
+from popi.evaluation.users import held_out, users_stamp
+from popi.inference_model import InferenceModel
+from popi.runs.provenance import commit, stamp_of, versions
+from popi.runs.run_directory import refuse_other_loader, write_jsonl, write_text
+from popi.signals.types import Prompt, Signal
+from popi.summary import Summary
+
+Row = dict[str, Any]
+Report = Callable[[str], None]
+"""Told what is being scored."""
+
+
+@dataclass
+class _Writer:
+    """The inference model that was used last, with the summaries that it wrote."""
+
+    path: str
+    model: InferenceModel
+    written: dict[str, Summary] = field(default_factory=dict)
+
+    def write(self, asked: Sequence[tuple[Sequence[Signal], Prompt | None]]) -> list[Summary]:
+        keys = [_content_of(signals, prompt) for signals, prompt in asked]
+        todo = {key: one for key, one in zip(keys, asked, strict=True) if key not in self.written}
+        prompts = [prompt for _, prompt in todo.values() if prompt is not None] or None
+        found = self.model.summarize_many([signals for signals, _ in todo.values()], prompts=prompts)
+        self.written |= zip(todo, found, strict=True)
+        return [self.written[key] for key in keys]
+
+
+@dataclass
+class Study:
+    """The users, models and kept rows of one study.
+
+    Attributes:
+        config: the run's.
+        people: its held-out users.
+        models: loads its models.
+        folder: of the evaluation; results lie in it, kept rows in its `studies/`.
+        names: the methods studied.
+        report: told what is being scored.
+    """
+
+    config: RunConfig
+    people: list[Person]
+    models: Models
+    folder: Path
+    names: list[str]
+    report: Report = lambda what: None
+    _writer: "_Writer | None" = None
+
+    @classmethod
+    def open(
+        cls,
+        run: Run,
+        *,
+        methods: Sequence[str] | None = None,
+        test_users: int | None = None,
+        generator: Other | None = None,
+        users: str | Path | None = None,
+        models: Models | None = None,
+        summaries_only: bool = False,
+        report: Report = lambda what: None,
+    ) -> "Study":
+        """Open a run for a study.
+
+        Args:
+            run: the run directory.
+            methods: names of methods; None: all of the run's that read signals.
+            test_users: most held-out users, the first ones; None: all.
+            generator, users, models: as `popi.evaluation.runner.evaluate` takes them.
+            summaries_only: only methods whose contexts are summaries.
+            report: told what is being scored.
+
+        Raises:
+            ConfigError: a method is none, or does not read signals.
+            RunError: a method was not trained; or the run was trained on users of another version of the loader.
+            DataError, ModelError: users or models can't be loaded.
+        """
+        people, facts = held_out(run.config, users)
+        refuse_other_loader(run.path, facts)
+        models = models or Models(run.config, trained_models(run), generator)
+        chosen, _ = choose_methods(models, people, transfer=generator is not None)
+        able = [name for name in chosen if reads_signals(name) and (METHODS[name].has_summary or not summaries_only)]
+        for name in methods or []:
+            if name not in able:
+                error = RunError if name in METHODS and reads_signals(name) and not summaries_only else ConfigError
+                raise error(f"--method {name}: not one that can be studied here; those are: {', '.join(able)}")
+        people = people[:test_users]
+        return cls(run.config, people, models, destination(run, generator, users), list(methods or able), report=report)
+
+    @property
+    def is_nano(self) -> bool:
+        """Whether the users are the nano world's."""
+        return all(person.preferences is not None for person in self.people)
+
+    def rows(self, name: str, people: Sequence[Person], what: str) -> list[Row]:
+        """The rows of `score_rows` for users under a method, in the order of users and targets.
+
+        A row has `abstained`, too: the method writes summaries, and this one names no preference.
+
+        Args:
+            name: of a method.
+            people: users as the method shall see them.
+            what: how they differ from the held-out ones; part of the file's name.
+        """
+        return self.kept(name, what, {"users": users_stamp(people)}, lambda: self._score(name, people))
+
+    def scored(self, name: str, people: Sequence[Person], summaries: Sequence[Summary], what: str) -> list[Row]:
+        """The same rows under these summaries, one for each of `people`, in place of those that the method writes."""
+        facts = {"users": users_stamp(people), "summaries": [summary.text for summary in summaries]}
+        contexts = [Context((summary,), dropped=summary.signals_dropped) for summary in summaries]
+        return self.kept(name, what, facts, lambda: self._score(name, people, contexts))
+
+    def kept(self, name: str, what: str, facts: Mapping[str, Any], make: Callable[[], list[Row]]) -> list[Row]:
+        """Rows about a method, made only where they are not kept.
+
+        Args:
+            name: of the method.
+            what: the rows are of; part of the file's name.
+            facts: what they depend on beside the method's models and the run's settings.
+            make: makes them.
+        """
+        settings = self.config.model_dump(mode="json", include={"model", "signals", "summary"})
+        whole = {"method": name, "models": self.models.describe(name), **facts, **settings}
+        path = self.folder / "studies" / f"{name}-{re.sub(r'[^a-z0-9]+', '-', what)}-{stamp_of(whole)}.jsonl"
+        if path.is_file():
+            return read_rows(path)
+        self.report(f"{METHODS[name].label}: {what}")
+        rows = make()
+        write_jsonl(path, rows)
+        return rows
+
+    def inference_model(self, name: str) -> InferenceModel:
+        """The inference model that writes a method's summaries."""
+        return self.models.inference_model(self.models.inference_path(METHODS[name]))
+
+    def reference(self, people: Sequence[Person]) -> dict[RowKey, tuple[float, float]]:
+        """The reference's log-probs of the users' targets; they depend on nothing else."""
+        bare = [_bare(person) for person in people]
+        return logps_of(self.rows(REFERENCE, bare, "plain"))
+
+    def plain_rows(self, name: str, people: Sequence[Person]) -> list[Row]:
+        """The rows of a method for users without any signals: what its generator does by itself."""
+        return self.rows(name, [_bare(person) for person in people], "no signals")
+
+    def _score(self, name: str, people: Sequence[Person], contexts: Sequence[Context] | None = None) -> list[Row]:
+        reference = None if name == REFERENCE else self.reference(people)
+        method = METHODS[name]
+        path = self.models.generator_path(method)
+        generator = self.models.generator(path)
+
+        def summarize(users: Sequence[Person]) -> list[tuple[Summary, ...]]:
+            return self._summaries(self.models.inference_path(method), users)
+
+        contexts = contexts or method.contexts(self.models.sources(method, summarize), people)
+        scored = score_rows(
+            generator,
+            people,
+            contexts,
+            reference,
+            untrained=path == self.models.untrained,
+            batch_size=self.config.evaluation.batch_size,
+        )
+        says_nothing = generator.templates.names_no_preference
+        return [
+            row | {"abstained": row["summary"] is not None and says_nothing(row["summary"])}
+            for row in scored
+            if row["margin"] is not None  # a server gave no log-probs
+        ]
+
+    def _summaries(self, path: str, people: Sequence[Person]) -> list[tuple[Summary, ...]]:
+        """Greedy summaries: of each user one, or one for each target; none is written twice."""
+        if self._writer is None or self._writer.path != path:
+            self._writer = _Writer(path, self.models.inference_model(path))
+        users = [person.user for person in people]
+        if self.config.summary.conditioned_on_prompt:
+            found = iter(
+                self._writer.write([(user.signals, target.prompt) for user in users for target in user.targets])
+            )
+            return [tuple(islice(found, len(user.targets))) for user in users]
+        return [(one,) for one in self._writer.write([(user.signals, None) for user in users])]
+
+    def write(self, file: str, result: Mapping[str, Any]) -> dict[str, Any]:
+        """Write a result into the evaluation's folder, with what made it; return it."""
+        made = {"commit": commit(), "versions": versions(), "seed": self.config.seed, "test_users": len(self.people)}
+        whole = {**result, **made}
+        write_text(self.folder / file, json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
+        return whole
+
+
+def reads_signals(name: str) -> bool:
+    """Whether a method's answers depend on a held-out user's signals, without training for that user."""
+    return METHODS[name].tells in ("signals", "summary") and not METHODS[name].per_user
+
+
+def with_signals(person: Person, signals: Sequence[Signal]) -> Person:
+    """The same person and targets, seen through other signals."""
+    user = person.user.model_copy(update={"signals": list(signals)})
+    return Person(user, person.preferences, person.oracle)
+
+
+def _bare(person: Person) -> Person:
+    return with_signals(person, [])
+
+
+def _content_of(signals: Sequence[Signal], prompt: Prompt | None) -> str:
+    asked = prompt if prompt is None or isinstance(prompt, str) else [m.model_dump() for m in prompt]
+    return stamp_of([[signal.model_dump(mode="json") for signal in signals], asked])
+
+
+def interval(estimate: Estimate, name: str = "") -> dict[str, float | None]:
+    """An estimate as three entries of a row: `value`, `low`, `high`, or `NAME`, `NAME_low`, `NAME_high`."""
+    keys = (name, f"{name}_low", f"{name}_high") if name else ("value", "low", "high")
+    return dict(zip(keys, (estimate.value, estimate.low, estimate.high), strict=True))
+
+
+def result_table(result: Mapping[str, Any]) -> Table:
+    """A result in the terminal: values with half the width of their interval. Where it is narrow, words wrap alone."""
+    table = Table(title=result["title"], title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=0)
+    bounds = {name: _bounds(name) for name in result["columns"]}
+    shown = [name for name in result["columns"] if not any(name in pair for pair in bounds.values())]
+    for name in shown:
+        text = any(isinstance(row.get(name), str) for row in result["rows"])
+        style: dict[str, Any] = {"justify": "left" if text else "right", "vertical": "bottom", "no_wrap": not text}
+        table.add_column(result["labels"].get(name, name), overflow="fold", **style)
+    last = None
+    for row in result["rows"]:
+        if last not in (None, row["method"]):
+            table.add_section()
+        cells = [_cell(row, name, bounds[name], name in result["percent"]) for name in shown]
+        table.add_row(*(["", *cells[1:]] if row["method"] == last else cells))
+        last = row["method"]
+    table.caption, table.caption_justify = "\n".join(result["notes"]), "left"
+    return table
+
+
+def _bounds(name: str) -> tuple[str, str]:
+    return ("low", "high") if name == "value" else (f"{name}_low", f"{name}_high")
+
+
+def _cell(row: Mapping[str, Any], name: str, bounds: tuple[str, str], percent: bool) -> str:
+    value = row.get(name)
+    if value is None:
+        return "–"
+    if isinstance(value, str):
+        return value.split(" (")[0]
+    if isinstance(value, int):
+        return str(value)
+    scale = 100 if percent else 1
+    low, high = (row.get(bound) for bound in bounds)
+    reach = "" if low is None or high is None else f" ± {scale * (high - low) / 2:.1f}"
+    return f"{scale * value:.1f}{reach}"

@@ -1,0 +1,237 @@
+"""How many users there are, and how long what the models read is: measured where data and tokenizer are at hand."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from popi.config import BENCHMARKS, RunConfig
+from popi.models.remote.chat import estimate_tokens
+from popi.signals.fading import Previous, worth
+from popi.signals.render import Templates
+from popi.signals.types import Signal, User
+from popi.training.planning.plan import PromptContext
+from popi.training.renewals import new_signals, split_in_time
+from popi.training.templates import template_of
+
+LOOKED_AT = 200
+"""Users whose texts are counted, evenly spread over all."""
+PER_MESSAGE = 8
+"""Tokens that a chat template puts around a message; Llama's take 4 to 5, ChatML's 5."""
+ASSUMED_PROMPT, ASSUMED_RESPONSE = 128, 512
+"""Tokens of a task prompt and of a response where no data is at hand."""
+Count = Callable[[str], int]
+Messages = list[dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Counts, and lengths in tokens. Lengths are those of the longest; `*_mean` are means.
+
+    Attributes:
+        users: training users; windows of one user count as users.
+        signals, targets: most of a user.
+        prompt: the inference model's prompt; the longest of a whole reading and of a renewal, the mean of both by
+            `training.renewal.share`.
+        earlier_mean: the prompt from which an old summary is written, the earlier signals; 0 without
+            renewals.
+        summary: `summary.max_tokens`.
+        plain: task prompt and both responses, as the reference model reads them.
+        guide: what the generator's template and a summary add to that.
+        raw, raw_mean: what raw signals in the generator's prompt add.
+        responses: both responses of a target.
+        reach: task prompt and the longer response: the positions that they take without a summary.
+        dropped: users of those looked at whose signals did not all fit the budget.
+        unread: those of them of whose signals none fits.
+        told: how these numbers came about, in lines.
+    """
+
+    users: int
+    signals: int
+    targets: int
+    prompt: int
+    prompt_mean: float
+    summary: int
+    plain: int
+    plain_mean: float
+    guide: int
+    raw: int
+    raw_mean: float
+    responses: int
+    reach: int
+    dropped: int
+    told: tuple[str, ...]
+    earlier_mean: float = 0.0
+    unread: int = 0
+
+    def row(self, context: PromptContext = "summary", soft: int = 0) -> int:
+        """A target in its context, behind `soft` vectors: what the generator reads at once."""
+        return self.plain + {"none": 0, "summary": self.guide, "raw_signals": self.raw}[context] + soft
+
+    def row_mean(self, context: PromptContext = "summary", soft: int = 0) -> float:
+        return self.plain_mean + {"none": 0, "summary": self.guide, "raw_signals": self.raw_mean}[context] + soft
+
+
+def counter(config: RunConfig) -> tuple[Count, Callable[[Messages], int], str]:
+    """Text → tokens and conversation → tokens by the model's tokenizer and chat template, if they lie on this machine;
+    else by a rule of thumb. And which it is.
+
+    Raises:
+        ModelError: the chat template is not one that popi can use.
+    """
+    try:
+        from popi.models.local.loading import load_tokenizer, locate
+
+        tokenizer: Any = load_tokenizer(locate(config.model.base), local_files_only=True)
+    except Exception:  # not installed, not at hand, or not a tokenizer: the plan goes on without
+        told = "tokens estimated at 3 bytes each: the model's tokenizer is not at hand"
+        return estimate_tokens, _estimate, told
+    from popi.models.local.chat_template import ChatFormat, read_template
+
+    if config.model.chat_template is not None:
+        tokenizer.chat_template = read_template(config.model.chat_template)
+    chat = ChatFormat(tokenizer, config.model.base)
+    encode = partial(tokenizer, add_special_tokens=False, verbose=False)  # no warning about texts beyond the context
+
+    def count(text: str) -> int:
+        return len(encode(text)["input_ids"])
+
+    return count, lambda turns: count(chat.render(turns)), "tokens by the model's tokenizer and chat template"
+
+
+def _estimate(messages: Messages) -> int:
+    return sum(estimate_tokens(message["content"]) + PER_MESSAGE for message in messages) + PER_MESSAGE
+
+
+def at_hand(config: RunConfig) -> str | None:
+    """None if the training users can be read without a network; else why not."""
+    data = config.data
+    if data.source == "nano":
+        return None
+    if data.source not in BENCHMARKS:
+        return None if Path(data.source).exists() else f"{data.source} is not here"
+    if data.benchmark.path is None:
+        return f"{data.source} lies on the hub"
+    return None if Path(data.benchmark.path).exists() else f"{data.benchmark.path} is not here"
+
+
+def shapes_of(config: RunConfig) -> Shapes:
+    """Shapes of the training users; the most that the settings allow where these can't be read offline.
+
+    Raises:
+        DataError: the data is at hand and has problems.
+        ConfigError: no such template set.
+        ModelError: the model's chat template is not one that popi can use.
+    """
+    templates = Templates.load(template_of(config))
+    count, tokens, how = counter(config)
+    bare = tokens(templates.generator_messages("x", None))
+    guide = tokens(templates.generator_messages("x", "x")) - bare
+    asked, task = ("x", ASSUMED_PROMPT) if config.summary.conditioned_on_prompt else (None, 0)
+    raw = config.signals.token_budget + tokens(templates.raw_signals_messages("x", [])) - bare
+    empty = Shapes(
+        users=config.data.train_users,
+        signals=config.data.signals_per_user,
+        targets=config.data.targets_per_user,
+        prompt=(bound := config.signals.token_budget + tokens(templates.inference_messages([], asked)) + task),
+        prompt_mean=bound,
+        summary=config.summary.max_tokens,
+        plain=(plain := ASSUMED_PROMPT + 2 * ASSUMED_RESPONSE),
+        plain_mean=plain,
+        guide=guide + config.summary.max_tokens,
+        raw=raw,
+        raw_mean=raw,
+        responses=2 * ASSUMED_RESPONSE,
+        reach=ASSUMED_PROMPT + ASSUMED_RESPONSE,
+        dropped=0,
+        told=(how,),
+    )
+    missing = at_hand(config)
+    if missing is None:
+        return _measured(config, empty, templates, count, tokens)
+    if share := config.training.renewal.share:  # at most half of the signals, and an old summary of full length
+        old = _old_summary(config, templates, count)
+        half, rest = config.signals.token_budget / 2, bound - config.signals.token_budget
+        mean = (1 - share) * bound + share * (half + rest + old)
+        empty = replace(empty, prompt=bound + old, prompt_mean=mean, earlier_mean=half + rest)
+    told = (
+        f"{missing}, so users are those of data.train_users, prompts as long as signals.token_budget allows, task "
+        f"prompts of {ASSUMED_PROMPT} and responses of {ASSUMED_RESPONSE} tokens",
+        how,
+    )
+    return replace(empty, told=told)
+
+
+def _old_summary(config: RunConfig, templates: Templates, count: Count) -> int:
+    """Most tokens that an old summary adds to the inference model's prompt."""
+    plain, with_old = (
+        sum(count(message["content"]) for message in templates.inference_messages([], previous=previous))
+        for previous in (None, Previous("", int(worth(None, 1))))
+    )
+    return with_old - plain + config.summary.max_tokens
+
+
+def _typical_split(signals: Sequence[Signal]) -> tuple[list[Signal], list[Signal]]:
+    """The earlier and the new signals of a row that is a renewal, as many as the median row has."""
+    return split_in_time(signals, len(signals) - new_signals(len(signals), 0.5) if len(signals) > 1 else 0)
+
+
+def _measured(
+    config: RunConfig,
+    empty: Shapes,
+    templates: Templates,
+    count: Count,
+    tokens: Callable[[Messages], int],
+) -> Shapes:
+    from popi.data.users import users_of
+
+    users = [user for user in users_of(config, "train").users if user.targets]
+    if not users:  # training says so
+        return replace(empty, users=0)
+    looked_at: list[User] = users[:: -(-len(users) // LOOKED_AT)]
+    conditioned = config.summary.conditioned_on_prompt
+    prompts, raw, plain, responses, reach, dropped, unread = [], [], [], [], 0, 0, 0
+    share = config.training.renewal.share
+    earlier: list[int] = []
+    later: list[int] = []
+    bare = tokens(templates.generator_messages("x", None))
+    for user in looked_at:
+        kept, left = templates.fit(user.signals, config.signals.token_budget, count)
+        dropped += bool(left)
+        unread += not kept
+        read = [target.prompt for target in user.targets] if conditioned else [None]
+        prompts += [tokens(templates.inference_messages(kept, prompt)) for prompt in read]
+        if share:
+            for side, part in zip((earlier, later), _typical_split(kept), strict=True):
+                side.append(tokens(templates.inference_messages(part)))
+        raw.append(tokens(templates.raw_signals_messages("x", kept)) - bare)
+        for target in user.targets:
+            chosen, rejected = count(target.chosen) + 1, count(target.rejected) + 1
+            asked = tokens(templates.generator_messages(target.prompt, None))
+            responses.append(chosen + rejected)
+            plain.append(asked + chosen + rejected)
+            reach = max(reach, asked + max(chosen, rejected))
+    longest, mean, earlier_mean = max(prompts), sum(prompts) / len(prompts), 0.0
+    if share:  # at worst a row is split behind the first signal
+        old = _old_summary(config, templates, count)
+        longest, earlier_mean = longest + old, sum(earlier) / len(earlier)
+        mean = (1 - share) * mean + share * (sum(later) / len(later) + old)
+    return replace(
+        empty,
+        users=len(users),
+        signals=max(len(user.signals) for user in users),
+        targets=max(len(user.targets) for user in users),
+        prompt=longest,
+        prompt_mean=mean,
+        earlier_mean=earlier_mean,
+        raw=max(raw),
+        raw_mean=sum(raw) / len(raw),
+        plain=max(plain),
+        plain_mean=sum(plain) / len(plain),
+        responses=max(responses),
+        reach=reach,
+        dropped=dropped,
+        unread=unread,
+        told=(f"lengths of {len(looked_at)} users", *empty.told),
+    )
