@@ -15,8 +15,8 @@ import torch
 from rich.console import Console
 
 from popi.config import load_config
+from popi.training.planning.cost import OVERHEAD
 from popi.training.planning.dry_run import GIB, dry_run
-from popi.training.planning.memory import OVERHEAD
 from popi.training.train import train
 
 NANO = Path(__file__).parents[1] / "configs" / "nano.toml"

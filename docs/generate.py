@@ -16,7 +16,7 @@ import typer.main
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from popi.cli import app
+from popi.cli import COMMANDS, app
 from popi.config import RunConfig
 from popi.data import schema
 from popi.evaluation.grid.settings import GridConfig
@@ -154,11 +154,14 @@ def commands() -> str:
     lines = [
         NOTE.format(source="src/popi/cli/"),
         "# Command line\n",
-        "Results go to stdout, everything else to stderr. Exit codes: 0 done; 1 some users could not be done,",
-        "who are listed with the reason; 2 something that you can put right (the message says what was wrong, what",
-        "arrived and what to do); 130 interrupted. Nothing is overwritten unless `--force` says so.\n",
-        *_command("popi", typer.main.get_command(app)),
+        "Results go to stdout, everything else to stderr. Exit codes: 0 success; 1 some users or items failed and are",
+        "listed with the reason; 2 an error that you can fix (the message says what was wrong, which value arrived and",
+        "what to do); 130 interrupted. Nothing is overwritten without `--force`.\n",
     ]
+    children = typer.main.get_command(app).commands
+    for panel, names in COMMANDS.items():
+        lines.append(f"## {panel}\n")
+        lines += [line for name in names for line in _command(f"popi {name}", children[name])]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -168,17 +171,17 @@ def _command(name: str, command: Any) -> list[str]:
     arguments = [p for p in command.params if p.param_type_name == "argument"]
     options = [p for p in command.params if p.param_type_name == "option" and p.name != "help"]
     usage = [name, *(_usage(p) for p in arguments), *(["[OPTIONS]"] if options else [])]
-    lines = [f"## `{name}`\n", f"{command.help}\n", f"    {' '.join(usage)}\n"]
+    lines = [f"### `{name}`\n", f"{command.help}\n", f"    {' '.join(usage)}\n"]
     if arguments or options:
         lines += ["| | |", "|---|---|"]
         lines += [f"| `{_usage(p)}` | {p.help} |" for p in arguments]
-        lines += [f"| `{'`, `'.join(p.opts)}` | {p.help}{_default(p)} |" for p in options]
+        lines += [f"| `{'`, `'.join([*p.opts, *p.secondary_opts])}` | {p.help}{_default(p)} |" for p in options]
         lines.append("")
     return lines
 
 
 def _usage(argument: Any) -> str:
-    name = argument.name.upper() + ("…" if argument.nargs == -1 else "")
+    name = (argument.metavar or argument.name.upper()) + ("…" if argument.nargs == -1 else "")
     return name if argument.required else f"[{name}]"
 
 
@@ -186,6 +189,8 @@ def _default(option: Any) -> str:
     if option.required:
         return " Required."
     default = option.default
+    if default is True:
+        return f" Default: `{option.opts[0]}`."
     return "" if default is None or default is False or default in ([], ()) else f" Default: `{default}`."
 
 

@@ -40,7 +40,7 @@ def imported(file: Path) -> set[str]:
         "import popi; popi.Generator.from_api('https://example.org', 'm', 'anthropic').messages('hello', 'short')",
         "import popi; popi.Generator.from_api('https://example.org/v1', 'm').scorer",
         "import popi.serving.server, popi.serving.worker.renewal, popi.serving.demo, popi.cli.serve",
-        "import popi.client.mcp_server, popi.cli.mcp",
+        "import popi.client.mcp_server, popi.cli.serve",
         "import sys; sys.argv = ['popi', '--help']\nfrom popi.cli import main\ntry: main()\nexcept SystemExit: pass",
     ],
 )

@@ -1,4 +1,4 @@
-"""Commands about files of users and benchmarks: data check, data convert."""
+"""Commands on files of users and on benchmarks: data check, data convert."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,7 +8,7 @@ import typer
 from popi.cli.shared import Force, console
 from popi.config import BENCHMARKS, DataConfig, load_config
 
-app = typer.Typer(help="Files of users.", no_args_is_help=True)
+app = typer.Typer(help="Check files of users; convert benchmarks to JSONL.", no_args_is_help=True)
 
 Source = Annotated[
     str | None,
@@ -16,7 +16,9 @@ Source = Annotated[
 ]
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", help="With --source: a setting of [data.benchmark], user_column=who; may be repeated."),
+    typer.Option(
+        "--set", help="With --source: a setting of [data.benchmark], such as user_column=who. Can be repeated."
+    ),
 ]
 
 
@@ -25,30 +27,31 @@ def data_check(
     file: Annotated[
         str | None,
         typer.Argument(
-            help="JSONL file of users, or of preference rows with a user_id; with --source: a folder, a file or a hub "
-            "id, by default the benchmark's own."
+            help="File of users, or of preference rows with a user_id: JSONL, parquet, or a hub id. With --source: "
+            "a folder, a file or a hub id. Default: the benchmark's own."
         ),
     ] = None,
     against: Annotated[
-        list[Path] | None, typer.Option(help="File of another split that may share no user with FILE; may be repeated.")
+        list[Path] | None,
+        typer.Option(help="File of another split, which must share no user with FILE. Can be repeated."),
     ] = None,
     signals_per_user: Annotated[
-        int | None, typer.Option(min=1, help="Preference rows: signals of a window. By default 4, or the benchmark's.")
+        int | None, typer.Option(min=1, help="Signals per window of preference rows. Default: 4, or the benchmark's.")
     ] = None,
     targets_per_user: Annotated[
-        int | None, typer.Option(min=1, help="Preference rows: targets of a window. By default 4, or the benchmark's.")
+        int | None, typer.Option(min=1, help="Targets per window of preference rows. Default: 4, or the benchmark's.")
     ] = None,
     source: Source = None,
     settings: Settings = None,
 ) -> None:
-    """Report everything wrong with a file: bad lines, duplicates, targets among the signals, users in two splits.
+    """Report all problems of a file: bad lines, duplicates, targets among the signals, users in two splits.
 
-    Of a benchmark: bad rows; and what became of all others, rule by rule.
+    For a benchmark: bad rows, and how many rows each rule kept or dropped.
     """
     given = {"signals_per_user": signals_per_user, "targets_per_user": targets_per_user}
     if source is not None:
         if against:
-            raise typer.BadParameter("--against compares JSONL files; a benchmark's own splits are compared anyway")
+            raise typer.BadParameter("--against compares JSONL files; the splits of a benchmark are always compared")
         from popi.data.users import look_at
 
         loaded = look_at(_benchmark(source, file, settings, given))
@@ -58,10 +61,10 @@ def data_check(
             raise typer.BadParameter("name a JSONL file; --set goes with --source")
         from popi.data.check import check
 
-        found = check(
+        report = check(
             file, against or [], signals_per_user=signals_per_user or 4, targets_per_user=targets_per_user or 4
         )
-        problems, summary = found.problems, found.summary()
+        problems, summary = report.problems, report.summary()
     for problem in problems:
         print(f"{problem}" if problem.file else f"{file}: {problem}")
     print("\n".join(summary))
@@ -77,15 +80,24 @@ def data_convert(
     ],
     place: Annotated[
         str | None,
-        typer.Argument(metavar="FILE", help="Folder, file or hub id; by default the benchmark's set on the hub."),
+        typer.Argument(metavar="FILE", help="Folder, file or hub id. Default: the benchmark's data set on the hub."),
     ] = None,
-    split: Annotated[str, typer.Option(help="train, test, or another split of the benchmark (interpolated).")] = "test",
-    signals_per_user: Annotated[int | None, typer.Option(min=1, help="By default the benchmark's.")] = None,
-    targets_per_user: Annotated[int | None, typer.Option(min=1, help="By default the benchmark's.")] = None,
+    split: Annotated[
+        str, typer.Option(help="Split to write: train, test, or another one of the benchmark, such as interpolated.")
+    ] = "test",
+    signals_per_user: Annotated[
+        int | None, typer.Option(min=1, help="Signals per window. Default: the benchmark's.")
+    ] = None,
+    targets_per_user: Annotated[
+        int | None, typer.Option(min=1, help="Targets per window. Default: the benchmark's.")
+    ] = None,
     settings: Settings = None,
     force: Force = False,
 ) -> None:
-    """Write one split of a benchmark as a JSONL file of users. Windows of one user become users NAME#1, NAME#2, ..."""
+    """Write one split of a benchmark as a JSONL file of users.
+
+    If a user has several windows, each becomes a user of its own: NAME#1, NAME#2 and so on.
+    """
     from popi.data.jsonl import refuse_existing, write_users
     from popi.data.users import look_at, one_line_each
 
@@ -97,7 +109,7 @@ def data_convert(
 
 
 def _benchmark(source: str, place: str | None, settings: list[str] | None, given: dict[str, int | None]) -> DataConfig:
-    """The settings of a benchmark named on the command line."""
+    """The settings of the benchmark that the command line names."""
     if source not in BENCHMARKS:
         raise typer.BadParameter(f"--source must be one of {', '.join(BENCHMARKS)}; got {source!r}")
     tree: dict[str, Any] = {"source": source} | {name: value for name, value in given.items() if value is not None}

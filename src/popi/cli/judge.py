@@ -1,4 +1,4 @@
-"""Commands about judged comparisons: judge, win-rate."""
+"""Commands on judged comparisons: judge, win-rate."""
 
 import sys
 from pathlib import Path
@@ -6,92 +6,127 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from popi.cli.shared import ApiName, Concurrency, KeyEnv, Run, console, need_training, out, progress_bars, trained_run
-from popi.cli.use import Extra, PriceIn, PriceOut, Protocol, connect, fields_of
+from popi.cli.api import Concurrency, KeyEnv, PriceIn, PriceOut, Protocol, connect, fields_of
+from popi.cli.shared import Run, console, need_training, out, progress_bars, trained_run
 from popi.errors import ConfigError
 
 if TYPE_CHECKING:
     from popi.config import RunConfig
     from popi.evaluation.judge.question import Judge, Told
 
-app = typer.Typer()
+JUDGE, OTHER = "Judge", "Another generator"
+"""Help panels."""
 
 
-@app.command("judge")
 def judge_command(
     run: Run,
-    method: Annotated[str, typer.Option(help="The method that is judged, as metrics.json calls it.")],
-    against: Annotated[
-        str, typer.Option(help="The method it is compared with; or a .json file of alpaca_eval's model outputs.")
-    ],
+    method: Annotated[str, typer.Option(help="Method to judge, by its name in metrics.json.")],
+    against: Annotated[str, typer.Option(help="Method to compare with, or a .json file of alpaca_eval model outputs.")],
     judge: Annotated[
         Literal["truth", "local", "api"],
-        typer.Option(help="Who decides: the nano world's truth, a local model's log-probs, or an LLM behind an API."),
+        typer.Option(
+            help="The judge: the truth of the synthetic users, the log-probs of a local model, or an LLM behind an API."
+        ),
     ],
     judge_url: Annotated[
-        str | None, typer.Option(help="With --judge api: URL of the API (docs/api_models.md).", metavar="URL")
+        str | None,
+        typer.Option(
+            help="With --judge api: URL of the API (docs/api_models.md).", metavar="URL", rich_help_panel=JUDGE
+        ),
     ] = None,
     judge_model: Annotated[
         str | None,
         typer.Option(
-            help="With --judge api: the model, as the API calls it; with --judge local: `nano`, a folder, a GGUF file "
-            "or a hub id, by default the run's base."
+            help="With --judge api: the model's name at the API. With --judge local: `nano`, a folder, a GGUF file or "
+            "a hub id. Default: the run's base.",
+            metavar="NAME",
+            rich_help_panel=JUDGE,
         ),
     ] = None,
     protocol: Protocol = "openai",
     key_env: KeyEnv = None,
     judge_extra: Annotated[
         str | None,
-        typer.Option(help="With --judge api: JSON object of fields to put into each request; null takes a field out."),
+        typer.Option(
+            help="With --judge api: JSON object of fields to add to each request; null removes a field.",
+            metavar="JSON",
+            rich_help_panel=JUDGE,
+        ),
     ] = None,
     concurrency: Concurrency = 8,
     price_in: PriceIn = None,
     price_out: PriceOut = None,
     judge_prompt: Annotated[
-        Path | None, typer.Option(help="With --judge api: a Jinja file instead of the prompt that ships.")
+        Path | None,
+        typer.Option(help="With --judge api: Jinja file that replaces the built-in prompt.", rich_help_panel=JUDGE),
     ] = None,
     judge_tokens: Annotated[
-        int, typer.Option(min=1, help="With --judge api: most tokens of the judge's answer, its reasons included.")
+        int,
+        typer.Option(
+            min=1,
+            help="With --judge api: maximum tokens of the judge's answer, its reasoning included.",
+            metavar="N",
+            rich_help_panel=JUDGE,
+        ),
     ] = 512,
     told: Annotated[
         Literal["auto", "persona", "signals"],
-        typer.Option(help="What the judge learns of a user; auto: the oracle persona where it is known, else signals."),
+        typer.Option(
+            help="What the judge reads about a user; auto: the true persona if it is known, else the signals.",
+            rich_help_panel=JUDGE,
+        ),
     ] = "auto",
     prompts: Annotated[
-        int | None, typer.Option(min=1, help="Most task prompts a user; all of the user's targets if not given.")
+        int | None, typer.Option(min=1, help="Maximum task prompts per user. Default: all targets of the user.")
     ] = None,
     max_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Most tokens of a response; evaluation.answer_tokens if not given.")
+        int | None, typer.Option(min=1, help="Maximum tokens per response. Default: evaluation.answer_tokens.")
     ] = None,
     generator: Annotated[
-        str | None, typer.Option(help="As for popi evaluate: another model that reads the run's summaries.")
+        str | None,
+        typer.Option(
+            help="As in popi evaluate: generate with another model from the run's summaries.", rich_help_panel=OTHER
+        ),
     ] = None,
     api: Annotated[
         str | None,
         typer.Option(
             "--api",
-            help="Instead of --generator: URL of a model API that reads the run's summaries; log-probs are not needed.",
+            help="Generate with a model API from the run's summaries; it need not return log-probs.",
             metavar="URL",
+            rich_help_panel=OTHER,
         ),
     ] = None,
-    api_model: ApiName = None,
-    api_protocol: Annotated[str, typer.Option(help="With --api: what it speaks, openai or anthropic.")] = "openai",
-    api_key_env: Annotated[
-        str | None, typer.Option(help="With --api: environment variable with its key; by default as --key-env.")
+    api_model: Annotated[
+        str | None, typer.Option(help="The model's name at --api.", metavar="NAME", rich_help_panel=OTHER)
     ] = None,
-    api_extra: Extra = None,
-    users: Annotated[Path | None, typer.Option(help="As for popi evaluate: JSONL file of other users.")] = None,
+    api_protocol: Annotated[
+        str, typer.Option(help="Protocol of --api: openai or anthropic.", rich_help_panel=OTHER)
+    ] = "openai",
+    api_key_env: Annotated[
+        str | None,
+        typer.Option(
+            help="Environment variable that holds the key of --api. Default: as for --key-env.",
+            metavar="VARIABLE",
+            rich_help_panel=OTHER,
+        ),
+    ] = None,
+    api_extra: Annotated[
+        str | None,
+        typer.Option(help="As --judge-extra, for --api.", metavar="JSON", rich_help_panel=OTHER),
+    ] = None,
+    users: Annotated[Path | None, typer.Option(help="As in popi evaluate: file of other users.")] = None,
     output: Annotated[
-        Path | None, typer.Option("--out", help="Folder of judge.json and comparisons.jsonl; else inside the run.")
+        Path | None, typer.Option("--out", help="Folder for judge.json and comparisons.jsonl. Default: inside the run.")
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with comparisons that were interrupted or failed in part.")
+        bool, typer.Option("--resume", help="Resume comparisons that were interrupted or failed in part.")
     ] = False,
     alpaca_eval: Annotated[
-        bool, typer.Option("--alpaca-eval", help="Write the comparisons as files of alpaca_eval, too.")
+        bool, typer.Option("--alpaca-eval", help="Also write the comparisons as alpaca_eval files.")
     ] = False,
 ) -> None:
-    """Win rate of one method's responses against another's, judged for each held-out user in both orders."""
+    """Judge one method's responses against another's, per held-out user and in both orders: the win rate."""
     if judge != "api" and any(value is not None for value in (judge_url, judge_prompt, key_env, judge_extra)):
         raise typer.BadParameter("--judge-url, --judge-prompt, --key-env and --judge-extra go with --judge api")
     if judge == "api" and (judge_url is None or judge_model is None):
@@ -99,11 +134,11 @@ def judge_command(
     if judge == "truth" and judge_model is not None:
         raise typer.BadParameter("--judge-model does not go with --judge truth, which asks no model")
     if generator is not None and api is not None:
-        raise typer.BadParameter("name another generator with --generator or with --api: one of the two")
+        raise typer.BadParameter("name another generator either with --generator or with --api")
     if api is None and any(value is not None for value in (api_model, api_key_env, api_extra)):
         raise typer.BadParameter("--api-model, --api-key-env and --api-extra go with --api")
     if api is not None and api_model is None:
-        raise typer.BadParameter("--api needs --api-model: the model, as the API calls it")
+        raise typer.BadParameter("--api needs --api-model, the model's name at the API")
     need_training()
     from popi.config import ApiGeneratorConfig
     from popi.evaluation.judge.run import judge_run
@@ -126,7 +161,7 @@ def judge_command(
     if api is not None and api_model is not None:
         server = ApiGeneratorConfig(url=api, name=api_model, key_env=api_key_env, concurrency=concurrency)
         other = Other(api_model, api=server, protocol=api_protocol, extra=fields_of(api_extra), scores=False)
-        other.connect()  # a missing key is told before anything is done
+        other.connect()  # report a missing key before any work
     models = Models(opened.config, trained_models(opened), other)
     tasks: dict[str, Any] = {}
     try:
@@ -151,7 +186,7 @@ def judge_command(
                 models=models,
                 progress=progress,
             )
-    finally:  # paid for, however it ended
+    finally:  # however it ended, it was paid for
         answers = models.usage()
         if answers is not None:
             console.print(f"generator: {answers}", highlight=False)
@@ -162,11 +197,10 @@ def judge_command(
     _report_missing(result)
 
 
-@app.command("win-rate")
 def win_rate(
-    annotations: Annotated[Path, typer.Argument(help="JSON file of alpaca_eval's annotations.")],
+    annotations: Annotated[Path, typer.Argument(help="JSON file of alpaca_eval annotations.")],
 ) -> None:
-    """Win rates, plain and at equal length, from annotations made elsewhere (docs/judging.md)."""
+    """Compute win rates, plain and length-controlled, from annotations made elsewhere (docs/judging.md)."""
     need_training()
     from popi.evaluation.judge.alpaca_eval import read_annotations
     from popi.evaluation.judge.result import figures_of_annotations
@@ -176,7 +210,7 @@ def win_rate(
     names = {(row.generator_2, row.generator_1) for row in rows}
     if len(names) > 1:
         shown = "; ".join(sorted(f"{mine} against {other}" for mine, other in names))
-        raise ConfigError(f"{annotations}: holds more than one comparison ({shown}); give each a file of its own")
+        raise ConfigError(f"{annotations}: holds more than one comparison ({shown}); put each into its own file")
     ((mine, other),) = names
     titles = {"method": mine or "output_2", "against": other or "output_1"}
     out.print(judge_table(titles | figures_of_annotations(rows)))
@@ -202,7 +236,7 @@ def _local(name: str | None, config: "RunConfig", told: "Told") -> "Judge":
 
 
 def _report_missing(result: dict[str, Any]) -> None:
-    """Reasons to stderr; exit code 1 where a resume would ask again."""
+    """Report the reasons on stderr; exit with code 1 if --resume would retry any."""
     kinds = result["missing_verdicts"]
     for method, reasons in result["failed_responses"].items():
         for reason, n in reasons.items():
@@ -210,5 +244,5 @@ def _report_missing(result: dict[str, Any]) -> None:
     for reason, n in result["reasons"].items():
         print(f"no verdict on {n} questions: {reason}", file=sys.stderr)
     if kinds.get("failed") or kinds.get("no response"):
-        print("with --resume the same command asks for these alone", file=sys.stderr)
+        print("run the same command with --resume to retry only these", file=sys.stderr)
         raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""Commands about runs: demo, train, evaluate, report."""
+"""Commands on runs: demo, train, evaluate, report."""
 
 import sys
 from pathlib import Path
@@ -6,59 +6,49 @@ from typing import Annotated
 
 import typer
 
-from popi.cli.shared import (
-    ApiName,
-    ChatTemplate,
-    Concurrency,
-    KeyEnv,
-    Method,
-    Run,
-    console,
-    need_training,
-    out,
-    trained_run,
-)
+from popi.cli.api import PANEL, ApiName, Concurrency, KeyEnv
+from popi.cli.shared import LOCAL, ChatTemplate, console, need_training, out, trained_run
 from popi.config import RunConfig, load_config
 from popi.errors import ConfigError
 
-app = typer.Typer()
 
-
-@app.command()
-def demo(root: Annotated[Path, typer.Option(help="Where the run directory `demo` is made.")] = Path("runs")) -> None:
-    """Train, evaluate and report on the nano world, in minutes on two cores."""
+def demo(root: Annotated[Path, typer.Option(help="Parent of the run directory `demo`.")] = Path("runs")) -> None:
+    """Train, evaluate and report on synthetic users, within minutes on two cores."""
     need_training()
     from popi.evaluation.demo import run_demo
 
     run_demo(root=str(root))
 
 
-@app.command()
 def train(
     config: Annotated[
-        Path, typer.Argument(help="TOML file of settings (docs/configuration.md), or a run's config.json.")
+        Path, typer.Argument(help="TOML file of settings (docs/configuration.md), or the config.json of a run.")
     ],
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="Settings that replace the file's: training.inference.steps=100 …")
+        list[str] | None,
+        typer.Argument(help="Settings that override the file's, such as training.inference.steps=100."),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was interrupted.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted run.")] = False,
     seeds: Annotated[
         str | None,
         typer.Option(
-            help="Train and evaluate a run for each of these seeds (0-2, or 0,1,7), in {root}/{name}-seed0 …, and show "
-            "means and intervals over them."
+            help="Train and evaluate one run per seed (0-2 or 0,1,7), in {root}/{name}-seed0 and so on, and show means "
+            "and intervals over the seeds."
         ),
     ] = None,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Only say what it would do and need, and refuse what can't fit: no weights."),
+        typer.Option(
+            "--dry-run",
+            help="Only report what the run would do and need, without loading weights; fail if it can't fit.",
+        ),
     ] = False,
     gpu_memory: Annotated[
         float | None,
-        typer.Option(help="With --dry-run: plan for one GPU of that many GiB and not for this machine.", min=1),
+        typer.Option(help="With --dry-run: plan for a GPU with this many GiB instead of this machine.", min=1),
     ] = None,
 ) -> None:
-    """Train inference model, generator, or both, into the run directory {root}/{name}."""
+    """Train the inference model, the generator or both, in the run directory {root}/{name}."""
     settings = load_config(config, overrides)
     need_training()
     if gpu_memory is not None and not dry_run:
@@ -93,58 +83,70 @@ def _show_plan(settings: RunConfig, gpu_memory: float | None) -> None:
         raise ConfigError("this run can't fit:\n  " + "\n  ".join(plan.problems))
 
 
-@app.command()
 def evaluate(
     grid: Annotated[
         Path | None, typer.Argument(help="TOML file of a grid: benchmarks x methods x generators (docs/evaluation.md).")
     ] = None,
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="With a grid: settings that replace the file's: name=mine max_users=50 …")
+        list[str] | None, typer.Argument(help="With a grid: settings that override the file's, such as max_users=50.")
     ] = None,
-    run: Annotated[Path | None, typer.Option("--run", help="Instead of a grid: directory of one trained run.")] = None,
+    run: Annotated[
+        Path | None, typer.Option("--run", help="Evaluate one trained run, in this directory, instead of a grid.")
+    ] = None,
     generator: Annotated[
         str | None,
-        typer.Option(help="Another model (`nano`, folder, GGUF file, hub id) to read the run's summaries instead."),
+        typer.Option(
+            help="Generate with another model (`nano`, a folder, a GGUF file or a hub id) from the run's summaries.",
+            metavar="MODEL",
+            rich_help_panel=LOCAL,
+        ),
     ] = None,
-    users: Annotated[Path | None, typer.Option(help="JSONL file of users to evaluate on instead of the run's.")] = None,
+    users: Annotated[
+        Path | None, typer.Option(help="Evaluate on the users of this file instead of the run's held-out users.")
+    ] = None,
     chat_template: ChatTemplate = None,
     api: Annotated[
         str | None,
-        typer.Option(help="Instead of --generator: URL of a server that scores responses, as vLLM's.", metavar="URL"),
+        typer.Option(
+            help="Generate with the model of a server that can score responses, such as vLLM.",
+            metavar="URL",
+            rich_help_panel=PANEL,
+        ),
     ] = None,
     api_model: ApiName = None,
     key_env: KeyEnv = None,
     concurrency: Concurrency = 8,
     per_user_lora: Annotated[
-        bool, typer.Option("--per-user-lora", help="Also train and score an adapter for each user: slow.")
+        bool, typer.Option("--per-user-lora", help="Also train and score one adapter per user (slow).")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="With a grid: only say what it would do, ask and cost. Needs no key.")
+        bool,
+        typer.Option("--dry-run", help="With a grid: only report the work, the requests and their cost. Needs no key."),
     ] = False,
 ) -> None:
-    """Measure every method: of a run on its held-out users, or of a whole grid of runs and generators.
+    """Evaluate every method of a run on held-out users, or of a whole grid of runs and generators.
 
-    Of a run: metrics.json and evaluation/ in the run directory. Of a grid: grid.json, grid.md and a row an item in the
-    grid's own directory; runs that are not there are trained first. Either goes on where it was killed.
+    A run gets metrics.json and evaluation/ in its directory. A grid gets grid.json, grid.md and one row per item in its
+    own directory; missing runs are trained first. Both resume if they are interrupted.
     """
     of_a_run = (generator, users, chat_template, api, api_model, key_env)
     if (grid is None) == (run is None):
-        raise typer.BadParameter("name a grid's TOML file, or a trained run with --run: one of the two")
+        raise typer.BadParameter("name either a grid's TOML file, or a trained run with --run")
     if grid is not None:
         if any(value is not None for value in of_a_run) or per_user_lora:
             raise typer.BadParameter(
-                "a grid's generators, users and methods stand in its file; the options go with --run"
+                "a grid's file sets its generators, users and methods; these options go with --run"
             )
         _evaluate_grid(grid, overrides, dry_run)
         return
     if dry_run:
         raise typer.BadParameter("--dry-run goes with a grid")
     if chat_template is not None and generator is None:
-        raise typer.BadParameter("--chat-template goes with --generator; the run's models have theirs")
+        raise typer.BadParameter("--chat-template goes with --generator; the run's models have their own")
     if generator is not None and api is not None:
-        raise typer.BadParameter("name another generator with --generator or with --api: one of the two")
+        raise typer.BadParameter("name another generator either with --generator or with --api")
     if (api is None) != (api_model is None):
-        raise typer.BadParameter("--api and --api-model go together: the server, and the model as it calls it")
+        raise typer.BadParameter("--api and --api-model go together: the server, and the model's name there")
     if key_env is not None and api is None:
         raise typer.BadParameter("--key-env goes with --api")
     need_training()
@@ -168,7 +170,7 @@ def evaluate(
     print_table(result, out)
     console.print(f"written: {metrics_path(opened, other, users)}", highlight=False, soft_wrap=True)
     missing = {name: entry["missing"] for name, entry in result["methods"].items() if entry["missing"]}
-    _tell_missing("target pairs", missing)
+    _report_missing("target pairs", missing)
 
 
 def _evaluate_grid(file: Path, overrides: list[str] | None, dry_run: bool) -> None:
@@ -192,74 +194,33 @@ def _evaluate_grid(file: Path, overrides: list[str] | None, dry_run: bool) -> No
         print(f"not done: {one['benchmark']}, generator {one['generator']}: {one['reason']}", file=sys.stderr)
     rows = result["rows"]
     missing = {f"{r['benchmark']}, {r['generator']}, {r['method']}": r["missing"] + r["missing_verdicts"] for r in rows}
-    _tell_missing("items", {name: n for name, n in missing.items() if n})
+    _report_missing("items", {name: n for name, n in missing.items() if n})
     if result["failed"]:
         raise typer.Exit(1)
 
 
-def _tell_missing(what: str, missing: dict[str, int]) -> None:
-    """What did not come, to stderr; exit code 1 where there is any."""
+def _report_missing(what: str, missing: dict[str, int]) -> None:
+    """Report missing results on stderr, and exit with code 1 if there are any."""
     for name, n in missing.items():
         print(f"missing: {n} {what} of {name}", file=sys.stderr)
     if missing:
-        print("the same command asks for these alone", file=sys.stderr)
+        print("run the same command again to retry only these", file=sys.stderr)
         raise typer.Exit(1)
 
 
-@app.command()
 def report(
-    run: Annotated[Path, typer.Argument(help="Directory of an evaluated run, of a grid or of a grid's cell.")],
+    run: Annotated[Path, typer.Argument(help="Directory of an evaluated run, of a grid, or of a cell of a grid.")],
     against: Annotated[
         list[Path] | None,
-        typer.Option(help="Directory of another evaluated run to show beside it; may be repeated.", show_default=False),
+        typer.Option(help="Directory of another evaluated run to compare with. Can be repeated.", show_default=False),
     ] = None,
 ) -> None:
-    """Write report.html and report.md from a run's files alone; with --against, of runs side by side.
+    """Write report.html and report.md from a run's files; with --against, compare runs side by side.
 
-    Of a grid, one for each benchmark, in the cell of the run's own generator.
+    A grid gets one report per benchmark, in the cell of the run's own generator.
     """
     need_training()
     from popi.evaluation.report import write_reports
 
     for written in write_reports(run, against or []):
         out.print(str(written), highlight=False, soft_wrap=True)
-
-
-@app.command()
-def push(
-    run: Run,
-    to: Annotated[str, typer.Option("--to", help="Repository on the Hugging Face hub: owner/name.")],
-    method: Method = None,
-    part: Annotated[
-        str | None, typer.Option(help="inference_model or generator, where the method trained both.")
-    ] = None,
-    private: Annotated[bool, typer.Option("--private", help="A new repository is private.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the files and send nothing.")] = False,
-) -> None:
-    """Upload a trained model of a run, with its model card, to the Hugging Face hub."""
-    need_training()
-    from popi.runs.run_directory import RunDirectory
-    from popi.training.push import part_to_push, push_folder
-
-    folder = part_to_push(RunDirectory.open(run), method, part)
-    files = push_folder(folder, to, private=private, dry_run=dry_run)
-    for name, size in files:
-        out.print(f"{size:>12,} {name}", highlight=False)
-    console.print(f"{'would go' if dry_run else 'pushed'} to {to}: {folder}", highlight=False)
-
-
-@app.command()
-def merge(
-    adapter: Annotated[
-        Path, typer.Argument(help="Folder of an adapter, such as RUN/phases/inference-1/inference_model.")
-    ],
-    output: Annotated[Path, typer.Option("--out", help="Folder to write; must not exist.")],
-    dtype: Annotated[str, typer.Option(help="Type of the weights: auto, float32, bfloat16 or float16.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
-) -> None:
-    """Merge a trained adapter into its base and write the whole model."""
-    need_training()
-    from popi.training.merging import merge as write_merged
-
-    write_merged(adapter, output, dtype, device)
-    console.print(f"merged: {output}", highlight=False)

@@ -1,4 +1,4 @@
-"""What several commands share: the consoles, the bars, options, and what must be installed."""
+"""What several commands share: consoles, progress bars, options, and the check that packages are installed."""
 
 import importlib.util
 import warnings
@@ -16,35 +16,47 @@ from popi.runs.bars import Bars
 if TYPE_CHECKING:
     from popi.runs.run_directory import RunDirectory
 
-# Results go to stdout, so that they can be piped; all else goes to stderr.
+# Results go to stdout, so that they can be piped; everything else goes to stderr.
 out = Console(soft_wrap=True)
 console = Console(stderr=True)
 
+LOCAL = "Local model"
+"""The help panel of options for a model that is loaded on this machine."""
 Run = Annotated[Path, typer.Option("--run", help="Directory of a trained run.", show_default=False)]
 Method = Annotated[
     str | None,
-    typer.Option(help="Which of the run's methods, e.g. plug_and_play; by default the fullest that it trained."),
+    typer.Option(
+        help="One of the run's methods, such as plug_and_play. Default: the most complete one that was trained."
+    ),
 ]
 ChatTemplate = Annotated[
     str | None,
     typer.Option(
         "--chat-template",
-        help="Jinja chat template (a file, or text) for a model whose tokenizer has none.",
+        help="Jinja chat template (a file or text) for a model whose tokenizer has none.",
         metavar="FILE",
         show_default=False,
+        rich_help_panel=LOCAL,
     ),
 ]
-ApiName = Annotated[str | None, typer.Option("--api-model", help="The model, as the API calls it.")]
-KeyEnv = Annotated[
+LocalModel = Annotated[
     str | None,
-    typer.Option(help="Environment variable with the key; by default OPENAI_API_KEY or ANTHROPIC_API_KEY, if set."),
+    typer.Option(
+        help="Use this model instead of a run: `nano`, `smollm2`, a folder, a GGUF file or a hub id.",
+        metavar="MODEL",
+        rich_help_panel=LOCAL,
+    ),
 ]
-Concurrency = Annotated[int, typer.Option(min=1, help="Most requests to the API under way at once.")]
+TemplateSet = Annotated[
+    str | None, typer.Option(help="Set of prompt templates: nano, default or a folder.", rich_help_panel=LOCAL)
+]
+Dtype = Annotated[str | None, typer.Option(help="auto (default), float32, bfloat16 or float16.", rich_help_panel=LOCAL)]
+Device = Annotated[str | None, typer.Option(help="auto (default), cpu, cuda, cuda:1 and so on.", rich_help_panel=LOCAL)]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite an output file that exists.")]
 
 
 def progress_bars() -> Progress:
-    """Bars on stderr, gone when the work is done; lines where stderr is no terminal."""
+    """Progress bars on stderr, removed when the work is done; plain lines if stderr is not a terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Bars(*columns, console=console, transient=True)
 
@@ -55,10 +67,10 @@ def loading(config: RunConfig) -> dict[str, Any]:
 
 
 def trained_run(path: Path) -> "RunDirectory":
-    """A run's directory.
+    """The directory of a trained run.
 
     Raises:
-        RunError: it is none, or nothing in it is trained.
+        RunError: it is not a run directory, or nothing in it is trained.
     """
     from popi.runs.run_directory import RunDirectory
 
@@ -68,8 +80,8 @@ def trained_run(path: Path) -> "RunDirectory":
 
 
 def need_training() -> None:
-    """Refuse, with what to install, where the packages that load models are missing."""
+    """Raise ModelError, saying what to install, if the packages that load models are missing."""
     if any(importlib.util.find_spec(name) is None for name in ("torch", "transformers", "peft")):
         raise ModelError("this command needs torch, transformers and peft; install them: pip install 'popi[train]'")
-    # Names that these libraries use of each other until they drop them: nothing that a user could do anything about.
+    # These libraries warn about their own use of deprecated names; a user can do nothing about it.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|torch)\b")

@@ -1,4 +1,4 @@
-"""Commands that ask what personalising rests on and what it costs: evidence, streaming, abstention, side-effects."""
+"""Commands of `popi study`: evidence, streaming, abstention, side-effects."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -12,19 +12,20 @@ if TYPE_CHECKING:
     from popi.studies.side_effects.facts import Fact
     from popi.studies.study import Study
 
-app = typer.Typer()
+app = typer.Typer(help="Study what personalisation rests on, and what it costs.", no_args_is_help=True)
 
 Methods = Annotated[
     list[str] | None,
-    typer.Option("--method", help="A method, as metrics.json calls it; can be repeated. All that apply if not given."),
+    typer.Option("--method", help="Method, by its name in metrics.json. Can be repeated. Default: all that apply."),
 ]
 TestUsers = Annotated[
-    int | None, typer.Option(min=1, help="Most held-out users, the first ones; data.test_users if not given.")
+    int | None, typer.Option(min=1, help="Maximum held-out users, in file order. Default: data.test_users.")
 ]
 OtherGenerator = Annotated[
-    str | None, typer.Option("--generator", help="As for popi evaluate: another model that reads the run's summaries.")
+    str | None,
+    typer.Option("--generator", help="As in popi evaluate: generate with another model from the run's summaries."),
 ]
-Users = Annotated[Path | None, typer.Option("--users", help="As for popi evaluate: JSONL file of other users.")]
+Users = Annotated[Path | None, typer.Option("--users", help="As in popi evaluate: file of other users.")]
 
 
 @app.command()
@@ -32,18 +33,19 @@ def evidence(
     run: Run,
     signals: Annotated[
         str | None,
-        typer.Option(help="Numbers of signals, as 0,1,2,4,8; doubling up to all that a user has if not given."),
+        typer.Option(help="Numbers of signals, such as 0,1,2,4,8. Default: doubling up to all signals of a user."),
     ] = None,
     order: Annotated[
-        Literal["given", "shuffled"], typer.Option(help="A user's first signals as they stand, or in a drawn order.")
+        Literal["given", "shuffled"],
+        typer.Option(help="Take a user's first signals in file order, or in random order."),
     ] = "given",
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the drawn order.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random order.")] = 0,
     method: Methods = None,
     test_users: TestUsers = None,
     generator: OtherGenerator = None,
     users: Users = None,
 ) -> None:
-    """Reward accuracy against the number of signals that a method sees of a user: evaluation/evidence.json."""
+    """Measure reward accuracy by the number of signals per user. Writes evaluation/evidence.json."""
     need_training()
     from popi.studies.evidence.curve import FILE
     from popi.studies.evidence.curve import evidence as measure
@@ -57,19 +59,23 @@ def evidence(
 @app.command()
 def streaming(
     run: Run,
-    batches: Annotated[str, typer.Option(help="Numbers of batches in which the same signals come.")] = "1,2,4,8,16",
+    batches: Annotated[str, typer.Option(help="Numbers of batches in which the same signals arrive.")] = "1,2,4,8,16",
     signals: Annotated[
-        int | None, typer.Option(min=5, help="Nano world: signals of a user, 16 if not given.", show_default=False)
+        int | None, typer.Option(min=5, help="Signals per synthetic user. Default: 16.", show_default=False)
     ] = None,
     least: Annotated[
-        int, typer.Option(min=1, help="Signals until a summary is renewed upon; 1: each is made of the one before.")
+        int,
+        typer.Option(
+            min=1,
+            help="Minimum signals behind a summary that is renewed; 1 renews every summary from the one before.",
+        ),
     ] = LEAST,
     method: Methods = None,
     test_users: TestUsers = None,
     generator: OtherGenerator = None,
     users: Users = None,
 ) -> None:
-    """Summaries renewed batch by batch against summaries from scratch: evaluation/streaming.json."""
+    """Compare summaries renewed batch by batch with summaries from scratch. Writes evaluation/streaming.json."""
     need_training()
     from popi.studies.streaming.batches import read_batches
     from popi.studies.streaming.run import FILE
@@ -84,18 +90,21 @@ def streaming(
 def abstention(
     run: Run,
     check: Annotated[
-        bool, typer.Option(help="Also with summaries checked on each user's own pairs (docs/evidence.md).")
+        bool, typer.Option(help="Also measure summaries that are checked on each user's own pairs (docs/evidence.md).")
     ] = True,
-    threshold: Annotated[float, typer.Option(help="The check keeps a summary above this log ratio, in nats.")] = 0.5,
+    threshold: Annotated[
+        float, typer.Option(help="The check keeps a summary if its log ratio, in nats, is above this.")
+    ] = 0.5,
     no_evidence: Annotated[
-        int | None, typer.Option(min=1, help="Nano world: users without evidence to make; as many as held-out ones.")
+        int | None,
+        typer.Option(min=1, help="Number of synthetic users without evidence. Default: as many as held-out users."),
     ] = None,
     method: Methods = None,
     test_users: TestUsers = None,
     generator: OtherGenerator = None,
     users: Users = None,
 ) -> None:
-    """What users of whom nothing is known get, and what it costs the others: evaluation/abstention.json."""
+    """Measure what users without evidence get, and what that costs the others. Writes evaluation/abstention.json."""
     need_training()
     from popi.studies.evidence.abstention import FILE
     from popi.studies.evidence.abstention import abstention as measure
@@ -109,16 +118,23 @@ def side_effects(
     run: Run,
     facts: Annotated[
         str | None,
-        typer.Option(help="`english`, `nano`, or a JSONL file; nano for runs on the nano world, else english."),
+        typer.Option(
+            help="`english`, `nano` or a JSONL file. Default: nano for runs on synthetic users, else english."
+        ),
     ] = None,
-    opinions: Annotated[int, typer.Option(min=0, help="Facts on which each user gets a wrong opinion.")] = 4,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the nano world's facts, and of who has which opinion.")] = 0,
+    opinions: Annotated[
+        int, typer.Option(min=0, help="Number of facts per user on which the user holds a wrong opinion.")
+    ] = 4,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the synthetic facts, and of who holds which opinion.")] = 0,
     method: Methods = None,
     test_users: TestUsers = None,
     generator: OtherGenerator = None,
     users: Users = None,
 ) -> None:
-    """Facts, wrong opinions, copied private text: what personalising spoils. evaluation/side_effects.json."""
+    """Measure what personalisation spoils: facts, flattery of wrong opinions, copied private text.
+
+    Writes evaluation/side_effects.json.
+    """
     need_training()
     from popi.studies.side_effects.run import FILE
     from popi.studies.side_effects.run import side_effects as measure

@@ -11,10 +11,10 @@ from popi.config.section import Filled, Section
 class DataConfig(Section):
     source: Filled = "nano"
     """`nano` (synthetic users with known preferences), a benchmark (`elix`, `review`, `roleplay`, `alignx`, `polis`,
-    `mtbench`, or `preferences` for any TRL preference set with a user column), or the path of a JSONL file of training
-    users."""
+    `mtbench`, or `preferences` for any TRL preference set with a user column), or a JSONL or parquet file of training
+    users: a path, or the train split of a data set on the hub (`owner/name`)."""
     test: str | None = None
-    """JSONL file of test users, where `source` is a file; none of them may stand in it."""
+    """File of test users, where `source` is a file or on the hub (`owner/name:test`); none of them may stand in it."""
     train_users: PositiveInt = 2000
     """How many users to train on (`nano` makes that many; a file is cut to the first ones)."""
     test_users: PositiveInt = 400

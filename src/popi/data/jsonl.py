@@ -2,7 +2,8 @@
 
 A line is a user (`popi.signals.types.User`) or one of TRL's preference rows with a `user_id`
 (`popi.data.windows.PreferenceRow`); one file holds one kind. A file may be packed (`.gz`), or be parquet, of which
-each row is a line.
+each row is a line; or a split of a data set on the Hugging Face hub (`owner/name`, `owner/name:test`), whose lines are
+counted through its files.
 """
 
 import gzip
@@ -17,6 +18,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from popi.data.places import hub_files, on_hub
 from popi.data.windows import PreferenceRow, cut_windows
 from popi.errors import DataError
 from popi.signals.types import KINDS, InteractionSignal, PairSignal, TargetPair, User, wrong_roles
@@ -75,7 +77,13 @@ def read_lines(path: str | Path) -> Iterator[tuple[int, User | PreferenceRow | l
 
 
 def _lines(path: Path) -> Iterator[bytes]:
-    """The lines of a JSONL file, which may be packed (.gz); the rows of a parquet file as such lines."""
+    """The lines of a JSONL file, which may be packed (.gz); the rows of a parquet file as such lines. On the hub, those
+    of all files of a split.
+    """
+    if on_hub(path):
+        for file in hub_files(path):
+            yield from _lines(file)
+        return
     if path.suffix == ".parquet":
         yield from _parquet_lines(path)
         return

@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from popi.data.jsonl import refuse_existing, write_rows
 from popi.errors import DataError, PopiError
 from popi.inference_model import ApiInferenceModel, InferenceModel
-from popi.data.jsonl import refuse_existing, write_rows
 from popi.signals.types import User
 from popi.summary import Summary
 

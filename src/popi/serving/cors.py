@@ -14,6 +14,7 @@ EXPOSED = (
     "etag",
     "request-id",
     "retry-after",
+    "x-popi-answer-id",
     "x-popi-personalized",
     "x-popi-summary-version",
     "x-request-id",

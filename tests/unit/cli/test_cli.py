@@ -59,7 +59,10 @@ def test_version(run: Any) -> None:
         (["infer", "users.jsonl", "--model", "nano", "--price-in", "5"], "with --api alone"),
         (["evaluate", "--run", "a", "--chat-template", "x"], "--generator"),
         (["evaluate", "--run", "a", "--api", "https://a"], "--api-model go together"),
-        (["evaluate", "--run", "a", "--generator", "nano", "--api", "https://a", "--api-model", "m"], "one of the two"),
+        (
+            ["evaluate", "--run", "a", "--generator", "nano", "--api", "https://a", "--api-model", "m"],
+            "either with --gen",
+        ),
         (["evaluate", "--run", "a", "--key-env", "KEY"], "goes with --api"),
         (["push", "--run", "nowhere", "--to", "a/b"], "is not a run directory"),
         (["generate", "hello", "--run", "a", "--api-model", "m"], "with --api alone"),

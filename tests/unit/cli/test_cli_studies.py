@@ -1,4 +1,4 @@
-"""evidence, streaming, abstention, side-effects on the command line: senseless calls are refused in one line."""
+"""`popi study` on the command line: senseless calls are refused in one line."""
 
 import json
 from pathlib import Path
@@ -33,14 +33,14 @@ def trained(tmp_path: Path) -> Path:
     ],
 )
 def test_refused(run: Any, trained: Path, args: list[str], words: str) -> None:
-    code, out, err = run(*args, "--run", trained)
+    code, out, err = run("study", *args, "--run", trained)
     assert (code, out) == (2, "")
     assert words in err and "Traceback" not in err
 
 
 def test_a_run_that_is_none(run: Any, tmp_path: Path) -> None:
     for command in ("evidence", "streaming", "abstention", "side-effects"):
-        code, _, err = run(command, "--run", tmp_path / "none")
+        code, _, err = run("study", command, "--run", tmp_path / "none")
         assert code == 2 and str(tmp_path / "none") in err
 
 

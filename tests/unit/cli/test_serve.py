@@ -56,7 +56,7 @@ def test_switches_are_set_before_anything_is_known(run: Any, store: str) -> None
     assert json.loads(run("users", "controls", "eve", *at)[1]) == {"use": True, "learn": False}
     run("users", "controls", "ada", "--no-learn", *at)
     code, out, err = run("users", "export", *at)
-    assert code == 0 and "2 users are left out: they do not want to be learned from" in err and '"ada"' not in out
+    assert code == 0 and "2 users skipped: they switched learning off" in err and '"ada"' not in out
     code, _, err = run("users", "rebuild", "eve", *at)
     assert code != 0 and "switched learning off" in err
     code, _, err = run("users", "controls", "eve", "--no-use", "--tenant", "nobody", "--store", store)
@@ -85,12 +85,12 @@ def test_users_are_listed_shown_exported_and_erased(run: Any, store: str, tmp_pa
     shown = json.loads(run("users", "show", "ada", *at)[1])
     assert len(shown["signals"]) == 2 and shown["versions"][0]["text"] == "One."
     code, _, err = run("users", "export", "--out", tmp_path / "users.jsonl", *at)
-    assert code == 0 and "1 users are left out" in err
+    assert code == 0 and "1 users skipped" in err
     assert [user.user_id for user in load_users(tmp_path / "users.jsonl")] == ["ada"]
     every = run("users", "export", "--targets", "0", *at)[1]
     assert [json.loads(line)["user_id"] for line in every.splitlines()] == ["ada", "ben"]
     code, _, err = run("users", "rebuild", "ada", *at)
-    assert code == 0 and "'ada' will be written anew" in err
+    assert code == 0 and "'ada' will be rewritten" in err
     code, _, err = run("users", "rebuild", "zoe", *at)
     assert code == 2 and "no user 'zoe'" in err
     receipt = json.loads(run("users", "erase", "ada", *at)[1])
@@ -127,8 +127,8 @@ def test_what_was_given_up_is_renewed_in_bulk(run: Any, store: str) -> None:
         assert job is not None
         database.write(lambda connection, job=job: jobs.postpone(connection, job, 9.0, error="no", give_up_at=2.0))
     code, _, err = run("users", "renew", "--failed", "--tenant", "acme", "--store", store)
-    assert code == 0 and "1 renewals begin anew" in err
-    assert "1 renewals begin anew" in run("users", "renew", "--failed", "--store", store)[2]
+    assert code == 0 and "1 renewals will be retried" in err
+    assert "1 renewals will be retried" in run("users", "renew", "--failed", "--store", store)[2]
     assert run("users", "renew", "--store", store)[0] == 2
     assert database.read(lambda connection: jobs.counts(connection, database.now(connection)))["due"] == 2
     database.close()
@@ -139,13 +139,13 @@ def test_what_was_given_up_is_renewed_in_bulk(run: Any, store: str) -> None:
     [
         (["serve"], "--upstream"),
         (["serve", "--upstream", "nonsense"], "http"),
-        (["serve", "--demo", "--upstream", "http://a"], "leave out --upstream"),
+        (["serve", "--demo", "--upstream", "http://a"], "remove --upstream"),
         (["serve", "--upstream", "http://a", "--upstream-key-env", "NO_SUCH_KEY"], "NO_SUCH_KEY"),
         (["serve", "--upstream", "http://a", "--store", "mysql://a"], "sqlite:///"),
         (["serve", "--upstream", "http://a", "--inference-url", "http://b"], "--inference-model"),
         (["serve", "--upstream", "http://a", "--config", "nothing.toml"], "nothing.toml"),
-        (["worker"], "one of the three"),
-        (["worker", "--run", "a", "--model", "b"], "one of the three"),
+        (["worker"], "exactly one of --run"),
+        (["worker", "--run", "a", "--model", "b"], "exactly one of --run"),
         (["worker", "--model", "nano", "--threads", "3"], "--inference-url"),
         (["keys", "create", "--scope", "god"], "admin, app or user"),
         (["keys", "create", "--scope", "user"], "--user"),

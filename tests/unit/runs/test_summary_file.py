@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from popi.errors import DataError
+from popi.runs.summary_file import SummaryFile
 from popi.signals.types import User
 from popi.summary import Summary
-from popi.runs.summary_file import SummaryFile
 
 USERS = [User(user_id=name, signals=[]) for name in "abc"]
 

@@ -1,5 +1,6 @@
 """Pages of other origins: which may call, what they may read, and that without the setting none may."""
 
+import json
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from unit.serving.proxy.recording import fixed, recording_upstream
 
 from popi.errors import ConfigError
 from popi.serving.proxy.settings import ProxySettings
-from popi.serving.settings import ServerSettings
+from popi.serving.settings import CaptureSettings, ServerSettings
 from popi.serving.store.database import Database
 
 PAGE, OTHER = "https://app.example", "https://evil.example"
@@ -63,6 +64,24 @@ def test_answers_and_errors_can_be_read_by_the_page_alone(own_cors: Any) -> None
     assert own_cors.ask("GET", "/users/ada", "ada", headers={"origin": PAGE}).headers["vary"] == "Origin"
     reply = own_cors.ask("POST", "/v1/chat/completions", "ada", json=CHAT, headers={"origin": OTHER})
     assert reply.status_code == 200 and "access-control-allow-origin" not in reply.headers
+
+
+def test_a_page_can_read_every_header_that_the_gateway_adds(sqlite_database: Database) -> None:
+    """The answer's id among them: the page sends it back with feedback."""
+    answer = {"id": "c1", "choices": [{"index": 0, "message": {"role": "assistant", "content": "hello"}}]}
+    with recording_upstream() as upstream:
+        upstream.reply = fixed(json.dumps(answer).encode(), "200 OK", "Content-Type: application/json")
+        tables: dict[str, Any] = {
+            "server": ServerSettings(cors_origins=(PAGE,)),
+            "proxy": ProxySettings(upstream=upstream.url),
+            "capture": CaptureSettings(tenants=("acme",)),
+        }
+        with gateway_client(sqlite_database, **tables) as people:
+            assert people.ask("PUT", "/users/ada/summary", "ada", json={"text": "Short."}).status_code == 200
+            reply = people.ask("POST", "/v1/chat/completions", "ada", json=CHAT, headers={"origin": PAGE})
+    added = {name for name in reply.headers if name.startswith("x-popi-")}
+    assert added == {"x-popi-personalized", "x-popi-summary-version", "x-popi-answer-id"}
+    assert added <= set(cors(reply)["access-control-expose-headers"].split(", "))
 
 
 def test_our_pages_are_no_other_origins(own_cors: Any) -> None:

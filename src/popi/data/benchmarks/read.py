@@ -4,7 +4,6 @@ JSON Lines need nothing but Python; parquet needs pyarrow, the hub needs dataset
 """
 
 import json
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,14 +12,9 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from popi.data.jsonl import Problem, explain
+from popi.data.places import HUB_ID, files_of, held
 from popi.errors import DataError
 
-SUFFIXES = (".parquet", ".jsonl", ".json")
-"""Kinds of file, the first one taken where a split stands in several: the same rows are not read twice."""
-SPLITS = {"train", "training", "test", "testing", "validation", "valid", "val", "dev", "eval"}
-"""Words that say in a file's or a folder's name which split it holds."""
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_SHARD = re.compile(r"(\d+)-of-(\d+)")
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -52,7 +46,7 @@ def parse(row: Row, model: type[Model]) -> Model | list[Problem]:
 def has_split(place: str, split: str) -> bool:
     """Whether a local folder or file holds a split; of the hub it is assumed."""
     path = Path(place)
-    return not path.exists() or (path.is_file() and split == "train") or bool(path.is_dir() and _of(path, split))
+    return not path.exists() or (path.is_file() and split == "train") or bool(path.is_dir() and files_of(path, split))
 
 
 @dataclass(frozen=True)
@@ -89,49 +83,16 @@ def read(place: str, split: str, columns: Columns, *, own_file: bool = False) ->
             raise DataError(f"{place}: is one file, read as the train split; say where the split {split!r} lies")
         files = [path]
     elif path.is_dir():
-        files = _of(path, split)
+        files = files_of(path, split)
         if not files:
-            held = ", ".join(sorted({_split_of(path, file) or "no split named" for file in _files(path)})) or "no files"
-            raise DataError(f"{place}: no parquet or JSONL file of split {split!r} in this folder; it holds: {held}")
+            raise DataError(
+                f"{place}: no parquet or JSONL file of split {split!r} in this folder; it holds: {held(path)}"
+            )
     else:
         yield from _hub(place, split, columns)
         return
     for file in files:
         yield from (_parquet(file, columns) if file.suffix == ".parquet" else _json(file))
-
-
-# -- which files ----------------------------------------------------------------------------------------------------
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.rglob("*") if file.suffix in SUFFIXES and not file.name.startswith("."))
-
-
-def _split_of(folder: Path, file: Path) -> str | None:
-    """The split that a file's name, or else a folder between it and `folder`, says."""
-    for part in reversed(file.relative_to(folder).parts):
-        for word in re.split(r"[-_.]", part.lower()):
-            if word in SPLITS:
-                return word
-    return None
-
-
-def _of(folder: Path, split: str) -> list[Path]:
-    """The files of a split, of one kind, complete."""
-    files = _files(folder)
-    named = {file: _split_of(folder, file) for file in files}
-    if split not in SPLITS:  # a split of another name: as the name's beginning
-        mine = [file for file in files if re.match(rf"{re.escape(split)}\b", file.relative_to(folder).as_posix())]
-    else:
-        mine = [file for file in files if named[file] == split]
-    if not mine and split == "train" and not any(named.values()):
-        mine = files
-    mine = [file for file in mine if file.suffix == next(s for s in SUFFIXES if any(f.suffix == s for f in mine))]
-    shards = [(int(found[1]), int(found[2])) for file in mine if (found := _SHARD.search(file.stem))]
-    if shards and len({of for _, of in shards}) == 1 and len({number for number, _ in shards}) < shards[0][1]:
-        missing = sorted(set(range(shards[0][1])) - {number for number, _ in shards})
-        raise DataError(f"{folder}: split {split!r} lacks shard {missing[0]:05d} of {shards[0][1]:05d}; copy all of it")
-    return mine
 
 
 # -- kinds of file --------------------------------------------------------------------------------------------------

@@ -1,22 +1,22 @@
-"""`popi train --dry-run`: what a run would do, need and take, and what speaks against it; no weights are loaded."""
+"""`popi train --dry-run`: what a run would do and need, and why it can't start, if it can't. No weights are loaded."""
 
 import os
 from dataclasses import dataclass
 
 from popi.config import RunConfig
 from popi.errors import ModelError
-from popi.training.planning.architecture import Architecture, architecture_of
-from popi.training.planning.fits import GIB, problems
-from popi.training.planning.memory import HALF, Memory, dtype_of, phase_memory
+from popi.models.architecture import Architecture, architecture_of
+from popi.training.planning.cost import HALF, Memory, Work, dtype_of, phase_memory, work_of
 from popi.training.planning.plan import Phase, plan, refuse_settings
 from popi.training.planning.shapes import Shapes, shapes_of
-from popi.training.planning.work import Work, work_of
 from popi.training.templates import with_template
+
+GIB = 2**30
 
 
 @dataclass(frozen=True)
 class Device:
-    """Where a run would train."""
+    """The device that a run would train on."""
 
     name: str
     memory: int
@@ -26,7 +26,7 @@ class Device:
 
 @dataclass(frozen=True)
 class PhasePlan:
-    """One phase: its work, its memory and how long it may take."""
+    """One phase: its work, its memory and its estimated time."""
 
     phase: Phase
     work: Work
@@ -36,7 +36,7 @@ class PhasePlan:
 
 @dataclass(frozen=True)
 class RunPlan:
-    """All of it; `problems` is empty if the run can begin."""
+    """The plan of a run. `problems` is empty if the run can start."""
 
     config: RunConfig
     device: Device
@@ -51,7 +51,7 @@ class RunPlan:
         config, shapes, model = self.config, self.shapes, self.model
         adapter = config.model.adapter
         kind = f"LoRA of rank {config.model.lora_rank}" if adapter == "lora" else "full weights"
-        found = [
+        lines = [
             f"model    {config.model.base}: {model.parameters / 1e6:,.1f} M weights, {kind}, "
             f"{dtype_of(config, self.device.gpu, model.parameters)}, context {model.context}; from {self.source}",
             f"device   {self.device.name}: {self.device.memory / GIB:.1f} GiB",
@@ -62,17 +62,19 @@ class RunPlan:
             f"{shapes.summary:,}, target pair with its prompt {shapes.plain_mean:,.0f} (longest {shapes.plain:,})",
         ]
         if shapes.dropped:
-            found.append(
+            lines.append(
                 f"         signals are dropped to fit signals.token_budget for {shapes.dropped} of those users"
             )
         if shapes.unread:
-            found.append(
+            lines.append(
                 f"         {shapes.unread} of those users without any signal that fits: no summary is trained on them"
             )
         for one in self.phases:
             work, memory = one.work, one.memory
             what = "target pairs" if one.phase.kind == "generator" else "summaries"
-            found += [
+            if work.evaluations:
+                what += f", {work.evaluations:,} evaluations on {shapes.held_out:,} users set aside"
+            lines += [
                 f"phase    {one.phase.name}: {work.steps:,} steps, {work.samples:,} {what}; tokens: {_si(work.read)} "
                 f"read, {_si(work.trained)} trained on; {_time(one.hours)}",
                 f"  memory {memory.total / GIB:.1f} GiB: weights {memory.weights / GIB:.1f}, gradients "
@@ -80,15 +82,15 @@ class RunPlan:
                 f"{memory.activities[memory.largest] / GIB:.1f}",
             ]
         total = _time(sum(one.hours for one in self.phases))
-        return [*found, f"in all   {total}; memory and time are estimates (docs/recipes.md)"]
+        return [*lines, f"in all   {total}; memory and time are estimates (docs/recipes.md)"]
 
 
 def dry_run(config: RunConfig, device: Device | None = None) -> RunPlan:
-    """Plan a run for a device (this machine's, if none is given).
+    """Plan a run for a device; by default, for this machine's.
 
     Raises:
-        ConfigError, ModelError: settings do not go together, or the model's shape is not known.
-        DataError: the users are at hand and have problems.
+        ConfigError, ModelError: settings do not go together, or the model's shape is unknown.
+        DataError: the users could be read and have problems.
     """
     refuse_settings(config)
     config = with_template(config)
@@ -102,16 +104,77 @@ def dry_run(config: RunConfig, device: Device | None = None) -> RunPlan:
         hours = work.hours(model, config.training.gradient_checkpointing, device.gpu, half)
         memory = phase_memory(config, phase, model, shapes, device.gpu)
         phases[phase.name] = PhasePlan(phase, work, memory, hours)
-    found = RunPlan(config, device, model, source, shapes, list(phases.values()), [])
-    found.problems.extend(problems(found))
-    return found
+    run = RunPlan(config, device, model, source, shapes, list(phases.values()), [])
+    run.problems.extend(problems(run))
+    return run
+
+
+def problems(run: RunPlan) -> list[str]:
+    """Why a run can't start: one message per reason, each with the setting to change."""
+    config, shapes, context = run.config, run.shapes, run.model.context
+    settings, generator = config.training.inference, config.training.generator
+    out = []
+    checks = [
+        ("prompt and summary", shapes.prompt + shapes.summary, "lower signals.token_budget or summary.max_tokens"),
+        (
+            "summary, task prompt and response",
+            shapes.reach + shapes.guide,
+            "lower summary.max_tokens or leave such targets out",
+        ),
+    ]
+    if any(one.phase.context == "raw_signals" for one in run.phases):
+        wide = shapes.reach + shapes.raw
+        checks.append(("raw signals, task prompt and response", wide, "lower signals.token_budget"))
+    for what, width, change in checks:
+        if context is not None and width > context:
+            out.append(f"{what} take up to {width:,} tokens and the model's context is {context:,}: {change}")
+    kinds = {one.phase.kind for one in run.phases}
+    if kinds & {"inference", "joint"} and shapes.users < settings.users_per_step:
+        out.append(
+            f"a step needs {settings.users_per_step} different users and there are {shapes.users}: lower "
+            "training.inference.users_per_step or train on more users"
+        )
+    if "generator" in kinds and shapes.users * shapes.targets < generator.batch_size:
+        out.append(
+            f"a step needs {generator.batch_size} target pairs and there are at most {shapes.users * shapes.targets}: "
+            "lower training.generator.batch_size or train on more users"
+        )
+    for one in run.phases:
+        if one.memory.total > run.device.memory:
+            out.append(
+                f"{one.phase.name} needs about {one.memory.total / GIB:.1f} GiB and {run.device.name} has "
+                f"{run.device.memory / GIB:.1f}: {_way_out(config, one)}"
+            )
+    return out
+
+
+def _way_out(config: RunConfig, one: PhasePlan) -> str:
+    memory, training = one.memory, config.training
+    writes = one.phase.kind == "generator"
+    activity = memory.activities[memory.largest]
+    if memory.total - activity > activity:
+        if config.model.adapter == "none":
+            return "most of it is weights and optimizer: set model.adapter=lora, or take a smaller model"
+        return "most of it is weights: take a smaller model, or model.dtype=bfloat16"
+    if memory.largest == "reference log-probs" or (writes and memory.largest == "sampling"):
+        return "lower evaluation.batch_size: so many rows, or users, go through a model at once"
+    if memory.largest.startswith("training") and not training.gradient_checkpointing:
+        return "set training.gradient_checkpointing=true"
+    if one.phase.kind == "joint":
+        joint = "generator.batch_size" if memory.largest == "training the generator" else "inference.users_per_step"
+        return f"lower training.{joint}"
+    settings = training.generator if writes else training.inference
+    if settings.micro_batch != 1:
+        section, now = "generator" if writes else "inference", settings.micro_batch or "unset: all at once"
+        return f"lower training.{section}.micro_batch (it is {now})"
+    return "lower signals.token_budget, summary.max_tokens or training.inference.group_size"
 
 
 def this_device(config: RunConfig) -> Device:
     """The device that `model.device` names on this machine.
 
     Raises:
-        ModelError: it is not there, or not for the type that `model.dtype` names.
+        ModelError: this machine does not have it, or it does not support `model.dtype`.
     """
     import torch
 
@@ -138,5 +201,5 @@ def _si(number: float) -> str:
 
 def _time(hours: float) -> str:
     minutes = hours * 60
-    told = f"{hours / 24:.1f} days" if hours > 48 else f"{hours:.1f} h" if hours >= 1 else f"{max(minutes, 1):.0f} min"
-    return f"about {told}"
+    text = f"{hours / 24:.1f} days" if hours > 48 else f"{hours:.1f} h" if hours >= 1 else f"{max(minutes, 1):.0f} min"
+    return f"about {text}"

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from popi.config import BENCHMARKS, RunConfig
+from popi.data.places import hub_files
+from popi.errors import ConfigError, DataError
 from popi.models.remote.chat import estimate_tokens
 from popi.signals.fading import Previous, worth
 from popi.signals.render import Templates
@@ -30,7 +32,8 @@ class Shapes:
     """Counts, and lengths in tokens. Lengths are those of the longest; `*_mean` are means.
 
     Attributes:
-        users: training users; windows of one user count as users.
+        users: training users, without those set aside; windows of one user count as users.
+        held_out: users set aside to evaluate on while a phase trains (`training.eval_users`).
         signals, targets: most of a user.
         prompt: the inference model's prompt; the longest of a whole reading and of a renewal, the mean of both by
             `training.renewal.share`.
@@ -64,6 +67,7 @@ class Shapes:
     told: tuple[str, ...]
     earlier_mean: float = 0.0
     unread: int = 0
+    held_out: int = 0
 
     def row(self, context: PromptContext = "summary", soft: int = 0) -> int:
         """A target in its context, behind `soft` vectors: what the generator reads at once."""
@@ -110,10 +114,17 @@ def at_hand(config: RunConfig) -> str | None:
     if data.source == "nano":
         return None
     if data.source not in BENCHMARKS:
-        return None if Path(data.source).exists() else f"{data.source} is not here"
+        return None if Path(data.source).exists() or _downloaded(data.source) else f"{data.source} is not here"
     if data.benchmark.path is None:
         return f"{data.source} lies on the hub"
     return None if Path(data.benchmark.path).exists() else f"{data.benchmark.path} is not here"
+
+
+def _downloaded(source: str) -> bool:
+    try:
+        return bool(hub_files(source, cached=True))
+    except DataError:
+        return False
 
 
 def shapes_of(config: RunConfig) -> Shapes:
@@ -121,7 +132,7 @@ def shapes_of(config: RunConfig) -> Shapes:
 
     Raises:
         DataError: the data is at hand and has problems.
-        ConfigError: no such template set.
+        ConfigError: no such template set, or no users left to train on.
         ModelError: the model's chat template is not one that popi can use.
     """
     templates = Templates.load(template_of(config))
@@ -130,8 +141,10 @@ def shapes_of(config: RunConfig) -> Shapes:
     guide = tokens(templates.generator_messages("x", "x")) - bare
     asked, task = ("x", ASSUMED_PROMPT) if config.summary.conditioned_on_prompt else (None, 0)
     raw = config.signals.token_budget + tokens(templates.raw_signals_messages("x", [])) - bare
+    held_out = config.training.eval_users if config.training.eval_steps else 0
     empty = Shapes(
-        users=config.data.train_users,
+        users=config.data.train_users - held_out,
+        held_out=held_out,
         signals=config.data.signals_per_user,
         targets=config.data.targets_per_user,
         prompt=(bound := config.signals.token_budget + tokens(templates.inference_messages([], asked)) + task),
@@ -150,6 +163,11 @@ def shapes_of(config: RunConfig) -> Shapes:
     missing = at_hand(config)
     if missing is None:
         return _measured(config, empty, templates, count, tokens)
+    if empty.users < 1:
+        raise ConfigError(
+            f"training.eval_users={held_out} leaves nobody to train on of data.train_users={config.data.train_users} "
+            "users; lower it"
+        )
     if share := config.training.renewal.share:  # at most half of the signals, and an old summary of full length
         old = _old_summary(config, templates, count)
         half, rest = config.signals.token_budget / 2, bound - config.signals.token_budget
@@ -185,10 +203,12 @@ def _measured(
     tokens: Callable[[Messages], int],
 ) -> Shapes:
     from popi.data.users import users_of
+    from popi.training.dataset import hold_out
 
     users = [user for user in users_of(config, "train").users if user.targets]
     if not users:  # training says so
-        return replace(empty, users=0)
+        return replace(empty, users=0, held_out=0)
+    held_out = hold_out(users, empty.held_out, config.seed)[1] if empty.held_out else []
     looked_at: list[User] = users[:: -(-len(users) // LOOKED_AT)]
     conditioned = config.summary.conditioned_on_prompt
     prompts, raw, plain, responses, reach, dropped, unread = [], [], [], [], 0, 0, 0
@@ -219,7 +239,8 @@ def _measured(
         mean = (1 - share) * mean + share * (sum(later) / len(later) + old)
     return replace(
         empty,
-        users=len(users),
+        users=len(users) - len(held_out),
+        held_out=len(held_out),
         signals=max(len(user.signals) for user in users),
         targets=max(len(user.targets) for user in users),
         prompt=longest,

@@ -1,7 +1,6 @@
 """The plan of a run: every shipped config plans without weights, and what can't fit is refused with a way out."""
 
 import functools
-import json
 import re
 import shlex
 from pathlib import Path
@@ -11,13 +10,11 @@ import pytest
 from typer.testing import CliRunner
 
 import popi.models.local.loading as loading
-import popi.training.planning.architecture as architecture
 from popi.cli import app
 from popi.config import load_config, resolve
 from popi.errors import ConfigError, DataError, ModelError
 from popi.signals.fading import Previous
 from popi.signals.render import Templates
-from popi.training.planning.architecture import Architecture, architecture_of, known_models
 from popi.training.planning.dry_run import GIB, Device, RunPlan, dry_run
 from popi.training.planning.shapes import counter
 from popi.training.templates import with_template
@@ -153,6 +150,19 @@ def test_work_by_hand() -> None:
     assert phase.work.read == pytest.approx(5 * (tree + scored) + references)
 
 
+def test_users_set_aside_are_counted_apart() -> None:
+    training: dict[str, Any] = {"eval_steps": 2, "eval_users": 10, "inference": {"steps": 5, "users_per_step": 4}}
+    plan = planned(training=training)
+    assert (plan.shapes.users, plan.shapes.held_out) == (30, 10) and plan.phases[0].work.evaluations == 2
+    assert "2 evaluations on 10 users set aside" in "\n".join(plan.lines())
+    training["inference"]["users_per_step"] = 31
+    assert "needs 31 different users and there are 30" in planned(training=training).problems[0]
+    with pytest.raises(DataError, match="eval_users=40 leaves nobody to train on of 40 users"):
+        planned(training={"eval_steps": 2, "eval_users": 40})
+    with pytest.raises(ConfigError, match="eval_users=64 leaves nobody to train on of data.train_users=40"):
+        planned(training={"eval_steps": 2}, data={"source": "elix", "train_users": 40})
+
+
 def test_work_of_the_baselines_by_hand() -> None:
     orders = ["population_dpo", "fspo", "user_embedding", "user_embedding_from_signals"]
     training = {"orders": orders, "generator": {"steps": 5, "batch_size": 8}, "user_embedding": {"tokens": 3}}
@@ -238,41 +248,6 @@ def test_too_much_memory_is_refused_with_a_way_out(overrides: list[str], way_out
     problems = dry_run(load_config(None, [*base, "summary.max_tokens=640", *overrides]), gpu(2.8)).problems
     assert problems and all("GiB and a GPU has 2.8" in problem for problem in problems)
     assert way_out in problems[0]
-
-
-# -- the model's shape --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", known_models())
-def test_known_models_have_the_published_number_of_weights(name: str) -> None:
-    row = known_models()[name]
-    assert Architecture.from_config(row, name).parameters == row["parameters"]
-
-
-@pytest.mark.parametrize("adapter", [None, 5])
-def test_weights_are_counted_as_torch_counts_them(tiny_base: Path, adapter: int | None) -> None:
-    from popi.models.local.adapters import adapter_parameters, attach_adapters
-    from popi.models.local.model import LocalModel
-
-    model, shape = LocalModel.load(tiny_base, device="cpu").model, architecture_of(str(tiny_base))[0]
-    if adapter is None:
-        assert shape.parameters == sum(p.numel() for p in model.parameters())
-    else:
-        model = attach_adapters(model, adapter, 8, {"default": None})
-        assert shape.lora_parameters(adapter) == sum(p.numel() for p in adapter_parameters(model, "default").values())
-
-
-def test_an_unknown_model_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match="'someone/llm' is not at hand and its shape is not known.*smollm2"):
-        planned(model={"base": "someone/llm"})
-    (tmp_path / "config.json").write_text(json.dumps({"n_embd": 768}))
-    with pytest.raises(ModelError, match="no hidden_size, num_hidden_layers"):
-        planned(model={"base": str(tmp_path)})
-    (tmp_path / "config.json").write_text("{")
-    with pytest.raises(ModelError, match="can't be read"):
-        planned(model={"base": str(tmp_path)})
-    monkeypatch.setattr(architecture, "_cached", lambda base: ROOT / "src/popi/nano/base/config.json")
-    assert architecture_of("someone/llm")[0].layers == 4
 
 
 # -- the template set ---------------------------------------------------------------------------------------------

@@ -1,17 +1,18 @@
-"""The memory estimate: its terms by hand, and its sum against measured peaks."""
+"""The cost of a phase: work and memory by hand, and memory against measured peaks."""
 
 import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from popi.config import resolve
-from popi.training.planning.architecture import architecture_of
-from popi.training.planning.memory import OVERHEAD, dtype_of, phase_memory
+from popi.models.architecture import architecture_of
+from popi.training.planning.cost import OVERHEAD, dtype_of, phase_memory, work_of
 from popi.training.planning.plan import Phase
 from popi.training.planning.shapes import Shapes
 
@@ -123,6 +124,43 @@ def test_signals_read_once_stay_while_summaries_are_sampled_and_scored() -> None
         assert once[name] == checkpointed[name] + kept
     assert once["reference log-probs"] == checkpointed["reference log-probs"]
     assert once["training"] > once["sampling"] > kept
+
+
+def evaluated(phase: Phase, **tree: Any) -> tuple[float, float, int]:
+    """(tokens read, positions decoded, evaluations) of ten users set aside: what evaluating adds to a phase."""
+    steps = {"inference": {"steps": 10, "users_per_step": 4, "group_size": 2}, "generator": {"steps": 10}}
+    held = replace(SHAPES, held_out=10)
+    often = {"eval_steps": 4, "eval_users": 10}
+    without, given = (
+        work_of(resolve({"training": steps | more, **tree}), phase, shapes)
+        for more, shapes in (({}, SHAPES), (often, held))
+    )
+    assert given.trained == without.trained and given.samples == without.samples
+    return given.read - without.read, given.decoded - without.decoded, given.evaluations
+
+
+def test_evaluations_of_an_inference_phase_by_hand() -> None:
+    """After steps 4 and 8: a prompt of 800, a summary of 100 and one target of 400 + 150 each; at first, references."""
+    assert evaluated(FIRST) == (10 * 400 + 2 * 10 * (800 + 100 + 550), 2 * 3 * 100, 2)
+
+
+def test_evaluations_of_generator_phases_by_hand() -> None:
+    """References and greedy summaries once, in batches of four users; then ten targets in each evaluation."""
+    batches = {"evaluation": {"batch_size": 4}}
+    found = evaluated(Phase("generator-1", "generator", "inference-1"), **batches)
+    assert found == (10 * 400 + 10 * 800 + 10 * 100 + 2 * 10 * 550, 3 * 100, 2)
+    assert evaluated(Phase("fspo", "generator", context="raw_signals")) == (10 * 400 + 2 * 10 * (400 + 700), 0, 2)
+    from_signals = Phase("user-embedding-from-signals", "generator", context="none", embedding="signals")
+    read, decoded, _ = evaluated(from_signals)
+    assert (read, decoded) == (10 * 400 + 10 * 700 + 2 * 10 * (400 + 10), 0)
+
+
+def test_memory_of_evaluations() -> None:
+    """With more pairs at once than a step of training has; else they never are the largest."""
+    training: dict[str, Any] = {"inference": {"users_per_step": 2, "group_size": 2, "targets_per_summary": 1}}
+    training |= {"eval_steps": 1, "gradient_checkpointing": True}
+    found = memory(shapes=replace(SHAPES, held_out=50), training=training).activities
+    assert found["evaluating"] > found["scoring"] and "evaluating" not in memory(training=training).activities
 
 
 MEASURED = [

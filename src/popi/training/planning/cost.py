@@ -30,14 +30,15 @@ head_dim, kv = kv_heads · head_dim, V vocabulary:
 - the optimizer's step   one more copy of what trains, on a GPU (torch's foreach kernels).
 
 Sizes are those of the longest prompt and of summaries at `summary.max_tokens`: an upper bound of a step, not its mean.
-`tests/unit/training/test_memory.py` and docs/recipes.md hold it to measured peaks.
+`tests/unit/training/planning/test_cost.py` and docs/recipes.md hold it to measured peaks.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from popi.config import RunConfig
-from popi.training.planning.architecture import Architecture
+from popi.inference_model import BATCH
+from popi.models.architecture import Architecture
 from popi.training.planning.plan import Phase
 from popi.training.planning.shapes import Shapes
 
@@ -48,6 +49,12 @@ HEAP, MAPPED = 1.6, 2**25
 LOGITS_BYTES, LARGE_VOCABULARY = {False: 2**26, True: 2**28}, 8192
 """By whether there is a GPU; as in `popi.engine.tree`, which is not imported: it imports torch."""
 HALF = ("bfloat16", "float16")
+SPEED = {("gpu", 2): 1.5e14, ("gpu", 4): 3e13, ("cpu", 2): 5e11, ("cpu", 4): 2e11}
+"""Floating-point operations a second that a model reaches: (device, bytes a weight). Assumed for one GPU of an H100's
+kind (a sixth of its peak in bfloat16, half of it in float32 without TF32); for two CPU cores, below what one machine
+with AMX was measured at: 240 GFLOP/s in float32, 570 to 800 in bfloat16."""
+DECODE = {"gpu": 0.03, "cpu": 0.03}
+"""Seconds that one token of a batch takes beside its arithmetic: layers are launched one by one."""
 
 
 @dataclass(frozen=True)
@@ -93,12 +100,12 @@ def phase_memory(config: RunConfig, phase: Phase, model: Architecture, shapes: S
     weights = w * model.parameters + len(used) * each + table
     trained = len(phase.trains) * each + table
     step = {"optimizer's step": float(trained)} if gpu else {}
-    work = _Work(config, model, shapes, w, gpu)
+    work = _Activities(config, model, shapes, w, gpu)
     return Memory(weights, trained, 2 * trained, work.of(phase) | step)
 
 
 @dataclass(frozen=True)
-class _Work:
+class _Activities:
     config: RunConfig
     model: Architecture
     shapes: Shapes
@@ -126,6 +133,13 @@ class _Work:
         if local:
             found["scoring"] = self.forward(min(config.training.rows_at_once, pairs), shapes.row(), shapes.responses)
         found["training"] = self.backward(users, width, scored)
+        if shapes.held_out:
+            found["evaluating"] = self.sampling(users, 1)
+            if local:
+                targets = shapes.held_out * min(settings.targets_per_summary, shapes.targets)
+                rows = min(config.training.rows_at_once, targets)
+                scoring = self.forward(rows, shapes.row(), shapes.responses)
+                found["evaluating"] = max(found["evaluating"], scoring)
         if config.training.reads_once:
             read = self._kept(users * shapes.prompt)
             found |= {name: found[name] + read for name in ("sampling", "scoring") if name in found}
@@ -175,3 +189,105 @@ class _Work:
         cache = positions * 2 * m.layers * m.kv_heads * m.head_dim + positions * 2 * m.heads * m.head_dim
         logits = users * samples * m.vocab * 4 * 3
         return w * cache + self._layer(users * shapes.prompt) + users * shapes.prompt**2 + logits
+
+
+@dataclass(frozen=True)
+class Forward:
+    """Tokens that are read, and positions that are decoded, as `Work` counts them."""
+
+    read: float
+    decoded: float = 0.0
+
+    def __add__(self, other: "Forward") -> "Forward":
+        return Forward(self.read + other.read, self.decoded + other.decoded)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a phase does in all its steps. Lengths are means, summaries of full length: more than will be."""
+
+    steps: int
+    samples: int
+    """Summaries that are sampled, or target pairs that train."""
+    decoded: float
+    """Positions that only sampling adds: tokens written one by one, for a whole batch at a time."""
+    read: float
+    """Tokens that go forward, without gradient."""
+    trained: float
+    """Tokens that go forward and backward."""
+    evaluations: int = 0
+    """Evaluations on the users set aside, if none ends the phase early; `decoded` and `read` count them."""
+
+    def operations(self, model: Architecture, checkpointing: bool) -> float:
+        """2 a weight and token forward, 4 backward, 2 more where the forward is done again."""
+        return model.parameters * (2 * (self.read) + (8 if checkpointing else 6) * self.trained)
+
+    def hours(self, model: Architecture, checkpointing: bool, gpu: bool, half: bool) -> float:
+        """How long it may take, to an order of magnitude; `half`: two bytes a weight."""
+        device = "gpu" if gpu else "cpu"
+        seconds = self.operations(model, checkpointing) / SPEED[device, 2 if half else 4]
+        return (seconds + self.decoded * DECODE[device]) / 3600
+
+
+def work_of(config: RunConfig, phase: Phase, shapes: Shapes) -> Work:
+    """What a phase does: tokens by the means of the lengths."""
+    settings, generator = config.training.inference, config.training.generator
+    steps = phase.steps(config)
+    evaluations, evaluated = _evaluated(config, phase, shapes)
+    if phase.kind == "generator":
+        pairs = steps * generator.batch_size
+        users = min(shapes.users, -(-pairs // max(shapes.targets, 1)))
+        prepared = _prepared(config, phase, shapes, users)
+        if phase.context == "summary":
+            prepared += _old(config, shapes, users)
+        done = prepared + evaluated
+        row = shapes.row_mean(phase.context, phase.soft(config))
+        return Work(steps, pairs, done.decoded, done.read, pairs * row, evaluations)
+    users = settings.users_per_step
+    tree = users * (shapes.prompt_mean + settings.group_size * shapes.summary)
+    targets = min(settings.targets_per_summary, shapes.targets)
+    scored = users * settings.group_size * targets * shapes.row_mean()
+    sampled = Forward(steps * (tree + scored + (tree if settings.kl else 0)), steps * settings.parts * shapes.summary)
+    done = _prepared(config, phase, shapes, min(steps * users, shapes.users)) + sampled + evaluated
+    done += _old(config, shapes, steps * users)
+    trained = steps * tree
+    if phase.kind == "joint":
+        trained += steps * generator.batch_size * shapes.row_mean()
+    return Work(steps, steps * users * settings.group_size, done.decoded, done.read, trained, evaluations)
+
+
+def _prepared(config: RunConfig, phase: Phase, shapes: Shapes, users: int) -> Forward:
+    """Before the first step: reference log-probs of users' targets; for a generator also signals or summaries."""
+    pairs = users * shapes.targets
+    found = Forward(pairs * shapes.plain_mean)
+    if phase.embedding == "signals":
+        found += Forward(users * shapes.raw_mean)
+    if phase.kind == "generator" and phase.context == "summary":
+        prompts = pairs if config.summary.conditioned_on_prompt else users
+        batches = -(-prompts // config.evaluation.users_at_once)
+        found += Forward(prompts * shapes.prompt_mean + pairs * shapes.summary, batches * shapes.summary)
+    return found
+
+
+def _evaluated(config: RunConfig, phase: Phase, shapes: Shapes) -> tuple[int, Forward]:
+    """How many evaluations there are while a phase trains, if none ends it early; and all that they take: each scores
+    all targets of the users set aside, or in an inference phase writes a summary and scores it on its targets.
+    """
+    training, users = config.training, shapes.held_out
+    if training.eval_steps is None:
+        return 0, Forward(0.0)
+    n = phase.steps(config) // training.eval_steps
+    if phase.kind == "generator":
+        each = Forward(users * shapes.targets * shapes.row_mean(phase.context, phase.soft(config)))
+    else:
+        settings = training.inference
+        scored = min(settings.targets_per_summary, shapes.targets) * shapes.row_mean()
+        batches = -(-users // (settings.users_per_step // settings.parts))
+        each = Forward(users * (shapes.prompt_mean + shapes.summary + scored), batches * shapes.summary)
+    return n, _prepared(config, phase, shapes, users) + Forward(n * each.read, n * each.decoded)
+
+
+def _old(config: RunConfig, shapes: Shapes, rows: int) -> Forward:
+    """Writing the old summaries that a share of the rows renew."""
+    written = config.training.renewal.share * rows
+    return Forward(written * (shapes.earlier_mean + shapes.summary), -(-written // BATCH) * shapes.summary)

@@ -1,0 +1,98 @@
+"""What commands that call a model API share: their options, and connecting to the model that these name."""
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from popi.models.remote.api import ApiModel
+    from popi.models.remote.usage import Prices
+
+PANEL = "Model API"
+"""The help panel of these options."""
+
+Api = Annotated[
+    str | None,
+    typer.Option(
+        "--api",
+        help="Use a model API instead of a run, such as https://host/v1 (docs/api_models.md).",
+        metavar="URL",
+        rich_help_panel=PANEL,
+    ),
+]
+ApiName = Annotated[
+    str | None, typer.Option("--api-model", help="The model's name at the API.", metavar="NAME", rich_help_panel=PANEL)
+]
+KeyEnv = Annotated[
+    str | None,
+    typer.Option(
+        help="Environment variable that holds the key. Default: OPENAI_API_KEY or ANTHROPIC_API_KEY, if set.",
+        metavar="VARIABLE",
+        rich_help_panel=PANEL,
+    ),
+]
+Concurrency = Annotated[
+    int, typer.Option(min=1, help="Maximum number of requests in flight.", metavar="N", rich_help_panel=PANEL)
+]
+Protocol = Annotated[str, typer.Option(help="The API's protocol: openai or anthropic.", rich_help_panel=PANEL)]
+Extra = Annotated[
+    str | None,
+    typer.Option(
+        "--api-extra",
+        help="JSON object of fields to add to each request; null removes a field.",
+        metavar="JSON",
+        rich_help_panel=PANEL,
+    ),
+]
+PriceIn = Annotated[
+    float | None, typer.Option(help="Price per million input tokens, to report the cost.", rich_help_panel=PANEL)
+]
+PriceOut = Annotated[float | None, typer.Option(help="Price per million output tokens.", rich_help_panel=PANEL)]
+
+
+def only_with_api(*given: object) -> None:
+    """Refuse options of a model API if no API is named."""
+    if any(value is not None for value in given):
+        raise typer.BadParameter("--api-model, --key-env, --api-extra, --price-in and --price-out go with --api alone")
+
+
+def fields_of(extra: str | None) -> dict[str, Any]:
+    """Parse an option that holds a JSON object."""
+    try:
+        fields = json.loads(extra or "{}")
+    except ValueError as error:
+        raise typer.BadParameter(f"the fields for each request are not JSON ({error}); got {extra}") from None
+    if not isinstance(fields, dict):
+        raise typer.BadParameter(f"the fields for each request must be a JSON object; got {extra}")
+    return fields
+
+
+def connect(
+    url: str,
+    name: str | None,
+    protocol: str,
+    key_env: str | None,
+    extra: str | None,
+    concurrency: int,
+    price_in: float | None,
+    price_out: float | None,
+) -> "ApiModel":
+    """Connect to the model that a command's options name."""
+    if name is None:
+        raise typer.BadParameter("--api needs --api-model, the model's name at the API")
+    prices, fields = prices_of(price_in, price_out), fields_of(extra)
+    from popi.models.remote.api import ApiModel
+
+    return ApiModel.connect(url, name, protocol, key_env=key_env, concurrency=concurrency, prices=prices, extra=fields)
+
+
+def prices_of(price_in: float | None, price_out: float | None) -> "Prices | None":
+    """The prices that the two options give: both, or None for neither."""
+    if price_in is None and price_out is None:
+        return None
+    if price_in is None or price_out is None:
+        raise typer.BadParameter("a cost needs both prices: --price-in and --price-out")
+    from popi.models.remote.usage import Prices
+
+    return Prices(price_in, price_out)

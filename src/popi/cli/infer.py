@@ -1,0 +1,248 @@
+"""Command `infer`: summaries by a trained run, a local model or a model API."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from popi.cli.api import (
+    PANEL,
+    Api,
+    ApiName,
+    Concurrency,
+    Extra,
+    KeyEnv,
+    PriceIn,
+    PriceOut,
+    fields_of,
+    only_with_api,
+    prices_of,
+)
+from popi.cli.shared import (
+    ChatTemplate,
+    Device,
+    Dtype,
+    Force,
+    LocalModel,
+    Method,
+    TemplateSet,
+    console,
+    loading,
+    need_training,
+    progress_bars,
+)
+from popi.errors import DataError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from popi.inference_model import ApiInferenceModel, InferenceModel
+    from popi.runs.run_directory import RunDirectory
+    from popi.signals.types import User
+    from popi.summary import Summary
+
+
+def infer(
+    users: Annotated[Path, typer.Argument(help="File of users: JSONL, parquet, or a hub id (docs/data.md).")],
+    run: Annotated[Path | None, typer.Option("--run", help="Directory of a trained run.")] = None,
+    model: LocalModel = None,
+    chat_template: ChatTemplate = None,
+    template: TemplateSet = None,
+    dtype: Dtype = None,
+    device: Device = None,
+    method: Method = None,
+    api: Api = None,
+    api_model: ApiName = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(help="The API's protocol: openai (default) or anthropic.", rich_help_panel=PANEL),
+    ] = None,
+    key_env: KeyEnv = None,
+    api_extra: Extra = None,
+    settings: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            help="TOML file whose [inference] table names a model API (docs/gateway_settings.md).",
+            rich_help_panel=PANEL,
+        ),
+    ] = None,
+    concurrency: Concurrency = 8,
+    price_in: PriceIn = None,
+    price_out: PriceOut = None,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="Maximum tokens per summary. Default: 512 with --api, 256 with --model."),
+    ] = None,
+    token_budget: Annotated[
+        int | None,
+        typer.Option(min=1, help="With --api or --model: maximum tokens of a user's signals. Default: 8192."),
+    ] = None,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check", help="With --run: drop a summary that does not fit the user's own pairs (docs/evidence.md)."
+        ),
+    ] = False,
+    output: Annotated[Path | None, typer.Option("--out", help="File to write. Default: stdout.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Add summaries only for users who are not in --out yet.")
+    ] = False,
+    force: Force = False,
+) -> None:
+    """Write a preference summary for each user of a file, one JSON object per line."""
+    by_api = api is not None or settings is not None
+    if [run is None, model is None, not by_api].count(True) != 2:
+        raise typer.BadParameter(
+            "name exactly one of the three: a trained run with --run, a model with --model, or a model API with --api "
+            "or --config"
+        )
+    if run is None and method is not None:
+        raise typer.BadParameter("--method names a method of a run; it does not go with --model or --api")
+    if not by_api:
+        only_with_api(api_model, key_env, api_extra, price_in, price_out)
+    if run is not None and (max_tokens or token_budget):
+        raise typer.BadParameter("--max-tokens and --token-budget go with --api or --model; a run has its own")
+    if model is None and any(value is not None for value in (chat_template, template, dtype, device)):
+        raise typer.BadParameter("--chat-template, --template, --dtype and --device go with --model; a run has its own")
+    if check and run is None:
+        raise typer.BadParameter("--check needs the generator of a run: it goes with --run")
+    if resume and (output is None or force or check):
+        raise typer.BadParameter("--resume continues an --out file; it does not go with --force or --check")
+    from popi.data.jsonl import read_users, refuse_existing, write_rows
+    from popi.runs.summary_file import summary_row
+
+    if output is not None:
+        refuse_existing(output, force or resume)
+        for file in (output, _rejects(output)):
+            if file.exists() and users.exists() and file.samefile(users):
+                raise DataError(f"{file}: is the file of users itself; name another file with --out")
+    if by_api:
+        from popi.serving.worker.inference import read
+
+        if settings is None and api_model is None:
+            raise typer.BadParameter("--api needs --api-model, the model's name at the API")
+        inference = read(
+            settings,
+            url=api,
+            model=api_model,
+            protocol=protocol,
+            key_env=key_env,
+            max_tokens=max_tokens,
+            token_budget=token_budget,
+        )
+        prices, fields = prices_of(price_in, price_out), inference.fields() | fields_of(api_extra)
+        writer = inference.connect(concurrency=concurrency, prices=prices, extra=fields)
+        chat: Any = writer.chat
+        try:
+            _write(writer, read_users(users), output, force=force, resume=resume)
+        finally:
+            console.print(str(chat.usage), highlight=False)  # however it ended, it was paid for
+        return
+    need_training()
+    from popi.inference_model import InferenceModel
+    from popi.runs.run_directory import RunDirectory
+
+    opened = None if run is None else RunDirectory.open(run)
+    people = read_users(users) if opened is None else read_users(users, **opened.config.data.windows())
+    if opened is not None:
+        inference_model = InferenceModel.from_pretrained(opened.models(method)[0], **loading(opened.config))
+    else:
+        inference_model = InferenceModel.from_pretrained(
+            str(model),
+            templates=template or "auto",
+            max_tokens=max_tokens,
+            token_budget=token_budget,
+            dtype=dtype or "auto",
+            device=device or "auto",
+            chat_template=chat_template,
+        )
+    if opened is None or not check:
+        _write(inference_model, people, output, force=force, resume=resume)
+        return
+    with progress_bars() as progress:
+        task = progress.add_task("users", total=len(people))
+        summaries = inference_model.summarize_many(
+            [user.signals for user in people], progress=lambda done: progress.advance(task, done)
+        )
+        summaries = _checked(opened, method, inference_model, people, summaries, progress)
+    name = {"model": inference_model.name}
+    rows = [summary_row(user.user_id, summary) | name for user, summary in zip(people, summaries, strict=True)]
+    if output is not None:
+        write_rows(output, rows, force=force)
+        console.print(f"{len(rows)} summaries: {output}", highlight=False)
+    else:
+        for row in rows:
+            _print_row(row)
+
+
+def _write(
+    writer: "InferenceModel | ApiInferenceModel",
+    people: "list[User]",
+    output: Path | None,
+    *,
+    force: bool,
+    resume: bool,
+) -> None:
+    """Write summaries as they arrive, to a file or to stdout.
+
+    Users without a summary are reported on stderr and in a file beside `output`; the exit code is then 1.
+    """
+    from popi.data.jsonl import write_rows
+    from popi.runs.summary_file import SummaryFile, write_summaries
+
+    file = SummaryFile(output, writer.name, force=force, resume=resume, show=_print_row)
+    with progress_bars() as progress:
+        task = progress.add_task("users")
+        rows, failures = write_summaries(
+            writer, people, file, lambda done, n: progress.update(task, completed=done, total=n)
+        )
+    if output is not None and rows:
+        console.print(f"{len(rows)} summaries: {output}", highlight=False)
+    rejects = None if output is None else _rejects(output)
+    if rejects is not None:
+        rejects.unlink(missing_ok=True)
+    if not failures:
+        return
+    print(f"no summary of {sum(map(len, failures.values()))} users:", file=sys.stderr)
+    for reason, user_ids in failures.items():
+        print(f"  {', '.join(user_ids)}: {reason}", file=sys.stderr)
+    if rejects is not None:
+        listed = [{"user_id": user_id, "error": reason} for reason, ids in failures.items() for user_id in ids]
+        write_rows(rejects, listed)
+        print(f"they are listed in {rejects}; run the same command with --resume to retry only these", file=sys.stderr)
+    raise typer.Exit(1)
+
+
+def _rejects(output: Path) -> Path:
+    """The file that lists users without a summary."""
+    return output.with_name(f"{output.stem}.rejects.jsonl")
+
+
+def _print_row(row: dict[str, Any]) -> None:
+    print(json.dumps(row, ensure_ascii=False), flush=True)
+
+
+def _checked(
+    run: "RunDirectory",
+    method: str | None,
+    inference_model: "InferenceModel",
+    people: "list[User]",
+    summaries: "list[Summary]",
+    progress: "Progress",
+) -> "list[Summary]":
+    from popi.evaluation.models import Models
+    from popi.studies.evidence.own_evidence import checked_summaries
+
+    generator = Models(run.config, {}).generator(run.models(method)[1])
+    task = progress.add_task("checked", total=len(people))
+    return checked_summaries(
+        inference_model,
+        generator,
+        [user.signals for user in people],
+        summaries,
+        run.config.training.inference.beta,
+        progress=lambda done: progress.advance(task, done),
+    )
