@@ -1,5 +1,6 @@
 """Rollouts through TRL's vLLM client, against a stand-in: weights go over, are compared, and the base stays."""
 
+import inspect
 import sys
 from collections.abc import Callable
 from types import ModuleType
@@ -7,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from trl.generation.vllm_generation import VLLMGeneration
 
 from popi.config import resolve
 from popi.engine.decoding import decode
@@ -90,6 +92,8 @@ def test_weights_go_over_before_each_step_and_are_compared(make: Callable[..., A
     trainer.run_phase()
     [fake] = FakeVllm.made
     assert fake.synced == 2, "once a step"
+    inspect.signature(VLLMGeneration).bind(fake.source, **fake.arguments)
+    inspect.signature(VLLMGeneration.generate).bind(fake, prompts=[[1]], images=None, num_generations=1)
     assert fake.arguments["max_model_length"] == max(len(r.prompt_ids) for r in trainer.rows) + 6
     assert set(fake.arguments["generation_kwargs"]["stop_token_ids"]) == set(trainer.local.stop_ids)
     assert bool(before) == (adapter == "lora")
