@@ -17,7 +17,7 @@ from fake_upstream import FakeUpstream, serving
 from popi import Client, StatementSignal
 from popi.client import SummaryAnswer, SummaryEdit
 from popi.errors import GatewayError
-from popi.profiles.models import ClauseEdit, ForbiddenEdit
+from popi.profiles.requests import ClauseEdit, ForbiddenEdit
 from popi.serving.keys import create
 from popi.serving.store.database import Database
 

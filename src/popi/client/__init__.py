@@ -7,14 +7,12 @@ Neither torch nor the gateway's own packages are needed.
 """
 
 from popi.client.clients import AsyncClient, Client
-from popi.profiles.models import (
+from popi.profiles.answers import (
     Clause,
-    ClauseEdit,
     ControlsAnswer,
     Deleted,
     ExportAnswer,
     ImportAnswer,
-    ImportedUser,
     KeyAnswer,
     LinkAnswer,
     MergeAnswer,
@@ -23,9 +21,9 @@ from popi.profiles.models import (
     Receipt,
     SignalsAnswer,
     SummaryAnswer,
-    SummaryEdit,
     UserAnswer,
 )
+from popi.profiles.requests import ClauseEdit, ImportedUser, SummaryEdit
 
 __all__ = [
     "AsyncClient",

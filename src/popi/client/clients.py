@@ -16,25 +16,24 @@ from popi.client.flows import Change, Flow, NotReached, Reply, Request, Wait
 from popi.errors import ConfigError
 from popi.models.remote.key import checked_url
 from popi.models.remote.retries import Retries
-from popi.profiles.models import (
+from popi.profiles.answers import (
     AuditEntry,
-    ClauseEdit,
     ControlsAnswer,
     Deleted,
     ExportAnswer,
     ImportAnswer,
-    ImportedUser,
     KeyAnswer,
     LinkAnswer,
     MergeAnswer,
     NewKeyAnswer,
     PauseAnswer,
     Receipt,
-    Scope,
     SignalsAnswer,
     SummaryAnswer,
     UserAnswer,
 )
+from popi.profiles.fields import Scope
+from popi.profiles.requests import ClauseEdit, ImportedUser
 from popi.signals.types import Signal, User
 
 KEY_ENV = "POPI_KEY"

@@ -21,34 +21,35 @@ from pydantic import BaseModel, ValidationError
 
 from popi.errors import DataError, GatewayError
 from popi.models.remote.retries import Retries, retry_after
-from popi.profiles.models import (
-    MOST_SIGNALS,
+from popi.profiles.answers import (
     AuditEntry,
-    ClauseEdit,
-    Controls,
     ControlsAnswer,
     Deleted,
     ExportAnswer,
-    Feedback,
-    Import,
     ImportAnswer,
-    ImportedUser,
     KeyAnswer,
     LinkAnswer,
-    Merge,
     MergeAnswer,
-    NewKey,
     NewKeyAnswer,
     Page,
-    Pause,
     PauseAnswer,
     Receipt,
-    Scope,
     SignalsAnswer,
     SummaryAnswer,
-    SummaryEdit,
     UserAnswer,
     VersionsAnswer,
+)
+from popi.profiles.fields import MOST_SIGNALS, Scope
+from popi.profiles.requests import (
+    ClauseEdit,
+    Controls,
+    Feedback,
+    Import,
+    ImportedUser,
+    Merge,
+    NewKey,
+    Pause,
+    SummaryEdit,
 )
 from popi.profiles.screening import visible
 from popi.profiles.user_id import normal_user_id

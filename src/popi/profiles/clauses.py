@@ -7,14 +7,8 @@ import re
 import secrets
 from collections.abc import Container, Sequence
 
-from popi.profiles.models import (
-    LONGEST_CLAUSE,
-    LONGEST_TEXT,
-    MOST_CLAUSES,
-    Author,
-    ClauseEdit,
-    StoredClause,
-)
+from popi.profiles.fields import LONGEST_CLAUSE, LONGEST_TEXT, MOST_CLAUSES, Author, StoredClause
+from popi.profiles.requests import ClauseEdit
 from popi.profiles.statements import ended, lines, normal
 
 # "wants a formal tone, any level, humor and stories."

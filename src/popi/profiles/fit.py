@@ -1,7 +1,7 @@
 """What a person may write into a summary: its texts, checked before anything is stored."""
 
 from popi.errors import DataError
-from popi.profiles.models import ImportedUser, SummaryEdit
+from popi.profiles.requests import ImportedUser, SummaryEdit
 from popi.profiles.screening import checked
 
 

@@ -11,7 +11,8 @@ import secrets
 from collections.abc import Iterable, Mapping, Sequence
 
 from popi.errors import DataError
-from popi.profiles.models import Forbidden, ForbiddenEdit
+from popi.profiles.fields import Forbidden
+from popi.profiles.requests import ForbiddenEdit
 from popi.profiles.statements import lines, normal
 from popi.profiles.statements.phrases import words
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from popi.profiles import clauses as parts
+from popi.profiles.fields import MOST_CLAUSES, Forbidden, StoredClause
 from popi.profiles.forbidden import Bans, in_words
-from popi.profiles.models import MOST_CLAUSES, Forbidden, StoredClause
 from popi.profiles.statements import normal
 
 

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from popi.errors import StoreError
 from popi.models.remote.key import key_in
-from popi.profiles.models import InferenceHealth
+from popi.profiles.answers import InferenceHealth
 from popi.serving.api.app import ProfileApi
 from popi.serving.api.service import Profiles
 from popi.serving.capture.injected import Injected

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from popi.profiles.models import Scope
+from popi.profiles.fields import Scope
 
 
 @dataclass(frozen=True)

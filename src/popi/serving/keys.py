@@ -14,7 +14,7 @@ from functools import partial
 from hashlib import sha256
 
 from popi.errors import AuthError, ConfigError, DataError, StoreError
-from popi.profiles.models import Scope
+from popi.profiles.fields import Scope
 from popi.serving.interfaces import Caller
 from popi.serving.settings import ServerSettings
 from popi.serving.store import keys

@@ -29,7 +29,7 @@ from popi.config.http import HttpConfig
 from popi.errors import ConfigError, StoreError
 from popi.models.remote.http import HttpClient, HttpFault, HttpSession
 from popi.models.remote.retries import Retries, retry_after
-from popi.profiles.models import moment
+from popi.profiles.answers import moment
 from popi.serving.proxy.logs import log_fault
 from popi.serving.settings import WebhookSettings
 from popi.serving.store import erasure, outbox

@@ -1,7 +1,8 @@
 import pytest
 
 from popi.profiles.clauses import by_hand, from_edit, from_text, join, renewed, split
-from popi.profiles.models import LONGEST_CLAUSE, LONGEST_TEXT, MOST_CLAUSES, ClauseEdit, StoredClause, SummaryEdit
+from popi.profiles.fields import LONGEST_CLAUSE, LONGEST_TEXT, MOST_CLAUSES, StoredClause
+from popi.profiles.requests import ClauseEdit, SummaryEdit
 from popi.profiles.statements import says_nothing
 
 

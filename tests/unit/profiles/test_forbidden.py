@@ -3,8 +3,9 @@ import json
 import pytest
 
 from popi.errors import DataError
+from popi.profiles.fields import Forbidden
 from popi.profiles.forbidden import Bans, ban, from_edits, in_words
-from popi.profiles.models import Forbidden, ForbiddenEdit
+from popi.profiles.requests import ForbiddenEdit
 
 KEY = b"k" * 32
 

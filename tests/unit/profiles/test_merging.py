@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import pytest
 
 from popi.profiles.clauses import join
+from popi.profiles.fields import MOST_CLAUSES, Forbidden, StoredClause
 from popi.profiles.forbidden import ban
 from popi.profiles.merging import merged
-from popi.profiles.models import MOST_CLAUSES, Forbidden, StoredClause
 
 
 def clauses(*texts: str) -> list[StoredClause]:

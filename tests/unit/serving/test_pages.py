@@ -7,7 +7,7 @@ import pytest
 
 import popi
 from popi.config.http import HttpConfig
-from popi.profiles.models import Feedback
+from popi.profiles.requests import Feedback
 from popi.serving.proxy.settings import JwtSettings, ProxySettings, UpstreamSettings
 from popi.serving.settings import ServerSettings, read
 

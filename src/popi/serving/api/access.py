@@ -7,7 +7,9 @@ from fastapi import APIRouter
 from sqlalchemy import Row
 
 from popi.errors import DataError
-from popi.profiles.models import AuditEntry, KeyAnswer, NewKey, NewKeyAnswer, Page, Tenant, moment
+from popi.profiles.answers import AuditEntry, KeyAnswer, NewKeyAnswer, Page, moment
+from popi.profiles.fields import Tenant
+from popi.profiles.requests import NewKey
 from popi.profiles.user_id import normal_user_id
 from popi.serving.api.requests import Anybody, body_of, route
 from popi.serving.api.routes import Limit, Text, paged

@@ -19,7 +19,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 import popi
 from popi.errors import AuthError, PopiError, StoreError
-from popi.profiles.models import ErrorAnswer, ErrorWords, Health, InferenceHealth, LinkAnswer, Ready
+from popi.profiles.answers import ErrorAnswer, ErrorWords, Health, InferenceHealth, LinkAnswer, Ready
 from popi.serving.api import access, routes
 from popi.serving.api.requests import BODIES, Headers, Services
 from popi.serving.api.service import Profiles

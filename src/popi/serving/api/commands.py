@@ -6,7 +6,7 @@ from collections.abc import Callable
 from sqlalchemy import Connection
 
 from popi.errors import DataError
-from popi.profiles.models import Deleted, Receipt, Removed, moment
+from popi.profiles.answers import Deleted, Receipt, Removed, moment
 from popi.serving.api.stored import NotFound, OverBound, no_user, within_bounds
 from popi.serving.settings import ProfileSettings
 from popi.serving.store import audit, controls, erasure, jobs, merging, outbox, summaries, users

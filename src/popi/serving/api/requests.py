@@ -19,15 +19,9 @@ from pydantic import BaseModel, ValidationError
 
 from popi.data.jsonl import explain
 from popi.errors import DataError
-from popi.profiles.models import (
-    ANY_ID,
-    Author,
-    ErrorAnswer,
-    Import,
-    ImportedUser,
-    InferenceHealth,
-    Scope,
-)
+from popi.profiles.answers import ErrorAnswer, InferenceHealth
+from popi.profiles.fields import ANY_ID, Author, Scope
+from popi.profiles.requests import Import, ImportedUser
 from popi.profiles.user_id import normal_user_id
 from popi.serving.api.service import Profiles
 from popi.serving.interfaces import Caller

@@ -9,30 +9,23 @@ from urllib.parse import unquote
 from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
-from popi.profiles.models import (
-    ClauseId,
-    Controls,
+from popi.profiles.answers import (
     ControlsAnswer,
     Deleted,
     ExportAnswer,
-    Feedback,
-    Import,
     ImportAnswer,
     LinkAnswer,
-    Merge,
     MergeAnswer,
     Page,
-    Pause,
     PauseAnswer,
     Receipt,
-    Rollback,
     SignalsAnswer,
-    SignalsUpload,
     SummaryAnswer,
-    SummaryEdit,
     UserAnswer,
     VersionsAnswer,
 )
+from popi.profiles.fields import ClauseId
+from popi.profiles.requests import Controls, Feedback, Import, Merge, Pause, Rollback, SignalsUpload, SummaryEdit
 from popi.serving.api.requests import ANY_ID, JSONL, Anybody, OfUser, Seen, body_of, route
 from popi.serving.proxy.refusals import Refusal
 from popi.serving.store import users

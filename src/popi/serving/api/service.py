@@ -10,24 +10,21 @@ from sqlalchemy import Connection, select
 
 from popi.errors import StoreError
 from popi.profiles import clauses as parts
-from popi.profiles.fit import fit_edit, fit_user
-from popi.profiles.forbidden import Bans, from_edits
-from popi.profiles.models import (
-    Author,
+from popi.profiles.answers import (
     ControlsAnswer,
     Deleted,
-    Feedback,
-    Forbidden,
     ImportAnswer,
-    ImportedUser,
     MergeAnswer,
     Receipt,
     SignalsAnswer,
     SummaryAnswer,
-    SummaryEdit,
     UserAnswer,
     VersionsAnswer,
 )
+from popi.profiles.fields import Author, Forbidden
+from popi.profiles.fit import fit_edit, fit_user
+from popi.profiles.forbidden import Bans, from_edits
+from popi.profiles.requests import Feedback, ImportedUser, SummaryEdit
 from popi.profiles.screening import checked
 from popi.profiles.training import TARGETS, as_signals
 from popi.serving.api import stored

@@ -8,8 +8,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from popi.errors import DataError
-from popi.profiles.forbidden import in_words
-from popi.profiles.models import (
+from popi.profiles.answers import (
     AnswerKept,
     Clause,
     ControlsAnswer,
@@ -19,6 +18,7 @@ from popi.profiles.models import (
     UserAnswer,
     moment,
 )
+from popi.profiles.forbidden import in_words
 from popi.profiles.training import TARGETS, training_user
 from popi.serving.settings import ProfileSettings
 from popi.serving.store import answers, forbidden, jobs, signals, summaries, users

@@ -11,7 +11,7 @@ from hashlib import sha256
 from sqlalchemy import Connection
 
 from popi.profiles import clauses as parts
-from popi.profiles.models import Feedback
+from popi.profiles.requests import Feedback
 from popi.serving.capture.injected import Injected
 from popi.serving.store import answers, signals, summaries
 from popi.serving.store.answers import KeptAnswer

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from popi.errors import DataError
-from popi.profiles.models import Deleted
+from popi.profiles.answers import Deleted
 from popi.profiles.screening import Unfit
 from popi.serving.api.service import Profiles
 from popi.serving.api.stored import NotFound

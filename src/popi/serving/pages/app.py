@@ -10,7 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 from popi.config.http import HttpConfig
 from popi.errors import AuthError, ConfigError, StoreError
-from popi.profiles.models import LinkAnswer, moment
+from popi.profiles.answers import LinkAnswer, moment
 from popi.serving.api.service import Profiles
 from popi.serving.api.stored import NotFound
 from popi.serving.keys import KeyRing

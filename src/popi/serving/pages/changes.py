@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 
-from popi.profiles.models import LONGEST_CLAUSE, ClauseEdit, ForbiddenEdit, SummaryAnswer, SummaryEdit
+from popi.profiles.answers import SummaryAnswer
+from popi.profiles.fields import LONGEST_CLAUSE
+from popi.profiles.requests import ClauseEdit, ForbiddenEdit, SummaryEdit
 from popi.profiles.statements import normal
 from popi.serving.pages.strings import say
 

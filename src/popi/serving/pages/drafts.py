@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from popi.profiles.models import SummaryAnswer
+from popi.profiles.answers import SummaryAnswer
 from popi.profiles.screening import Unfit
 
 TYPED = ("edit", "add")

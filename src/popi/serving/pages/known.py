@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
-from popi.profiles.models import UserAnswer
+from popi.profiles.answers import UserAnswer
 from popi.serving.api.stored import NotFound, user_of
 from popi.serving.store import answers, signals, summaries, undo
 from popi.serving.store.undo import Steps

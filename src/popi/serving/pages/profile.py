@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from popi.errors import UpstreamError
-from popi.profiles.models import ControlsAnswer, Renewal
+from popi.profiles.answers import ControlsAnswer, Renewal
 from popi.serving.api.routes import streamed
 from popi.serving.api.service import Profiles
 from popi.serving.api.stored import NotFound

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from popi.errors import ConfigError
-from popi.profiles.models import moment
+from popi.profiles.answers import moment
 from popi.serving.pages.colour import style
 from popi.serving.pages.strings import say, when
 from popi.serving.settings import LOGOS, PageSettings

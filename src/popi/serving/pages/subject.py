@@ -6,7 +6,7 @@ from urllib.parse import quote, unquote
 from starlette.requests import Request
 
 from popi.errors import DataError
-from popi.profiles.models import Author
+from popi.profiles.fields import Author
 from popi.profiles.user_id import normal_user_id
 from popi.serving.api.stored import NotFound
 from popi.serving.pages.sessions import Session

@@ -6,7 +6,7 @@ from datetime import datetime
 from difflib import SequenceMatcher
 from typing import Literal
 
-from popi.profiles.models import Clause, SummaryAnswer
+from popi.profiles.answers import Clause, SummaryAnswer
 from popi.serving.pages.strings import say
 from popi.signals.render import flat
 from popi.signals.types import InteractionSignal, PairSignal, PostSignal, Signal, StatementSignal

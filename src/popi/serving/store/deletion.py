@@ -13,8 +13,9 @@ from sqlalchemy.sql.schema import Table
 
 from popi.errors import DataError
 from popi.profiles.clauses import join
+from popi.profiles.fields import MOST_FORBIDDEN, MOST_REASONS, Author, Forbidden, StoredClause
 from popi.profiles.forbidden import from_edits
-from popi.profiles.models import MOST_FORBIDDEN, MOST_REASONS, Author, Forbidden, ForbiddenEdit, StoredClause
+from popi.profiles.requests import ForbiddenEdit
 from popi.profiles.statements import normal
 from popi.serving.store import controls, erasure, forbidden, jobs, outbox, signals, summaries, users
 from popi.serving.store.jobs import Debounce

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, Connection, delete, select
 
+from popi.profiles.fields import Forbidden
 from popi.profiles.forbidden import Bans, in_words
-from popi.profiles.models import Forbidden
 from popi.serving.store import settings, summaries
 from popi.serving.store.database import upsert
 from popi.serving.store.tables import forbidden_words

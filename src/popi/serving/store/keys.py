@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, func, select, tuple_, update
 
 from popi.errors import DataError
-from popi.profiles.models import Scope
+from popi.profiles.fields import Scope
 from popi.serving.store.database import upsert
 from popi.serving.store.tables import keys, tenants
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select
 
-from popi.profiles.models import Author, Forbidden, StoredClause
+from popi.profiles.fields import Author, Forbidden, StoredClause
 from popi.serving.interfaces import StoredSummary
 from popi.serving.store import outbox, users
 from popi.serving.store.database import page

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection
 
 from popi.profiles import clauses as parts
-from popi.profiles.models import StoredClause
+from popi.profiles.fields import StoredClause
 from popi.serving.store import forbidden, signals, summaries, users
 from popi.serving.store.forbidden import Rules
 from popi.serving.store.summaries import Version

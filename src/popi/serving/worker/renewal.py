@@ -23,7 +23,7 @@ from sqlalchemy import Connection
 from popi.errors import AnswerError, BatchError, DataError, PopiError, StoreError
 from popi.models.remote.usage import Prices, Usage, metered
 from popi.profiles import clauses as parts
-from popi.profiles.models import LONGEST_TEXT, StoredClause
+from popi.profiles.fields import LONGEST_TEXT, StoredClause
 from popi.profiles.screening import screened
 from popi.profiles.statements import ended, says_nothing, storable
 from popi.serving.proxy.metrics import RenewalMetrics

@@ -11,7 +11,8 @@ from page_stack import LONG, SHORT, Stack, stack
 from serving_client import Clock
 from sqlalchemy import Connection, event
 
-from popi.profiles.models import Feedback, SignalsAnswer
+from popi.profiles.answers import SignalsAnswer
+from popi.profiles.requests import Feedback
 from popi.serving.api.service import Profiles
 from popi.serving.api.stored import NotFound
 from popi.serving.keys import create

@@ -11,7 +11,8 @@ from serving_client import ADMIN, People
 from starlette.testclient import TestClient
 
 from popi.errors import ConfigError
-from popi.profiles.models import Author, Forbidden, Found, Receipt, StoredClause
+from popi.profiles.answers import Receipt
+from popi.profiles.fields import Author, Forbidden, Found, StoredClause
 from popi.profiles.screening.patterns import Kind
 from popi.serving.app import Gateway
 from popi.serving.keys import create

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from serving_client import Clock, whole_store
 
-from popi.profiles.models import Forbidden, ForbiddenEdit, StoredClause, SummaryEdit
+from popi.profiles.fields import Forbidden, StoredClause
+from popi.profiles.requests import ForbiddenEdit, SummaryEdit
 from popi.serving.api.service import Profiles
 from popi.serving.settings import RenewalSettings
 from popi.serving.store import answers, controls, erasure, forbidden, jobs, signals, summaries, users

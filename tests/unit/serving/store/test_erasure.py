@@ -11,7 +11,7 @@ import pytest
 from serving_client import empty_store, without_postgres
 from sqlalchemy import Connection, text
 
-from popi.profiles.models import StoredClause
+from popi.profiles.fields import StoredClause
 from popi.serving.api.commands import erase_now
 from popi.serving.keys import create
 from popi.serving.store import (

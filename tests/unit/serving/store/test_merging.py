@@ -6,8 +6,8 @@ from collections.abc import Callable
 import pytest
 from sqlalchemy import select
 
+from popi.profiles.fields import Forbidden, StoredClause
 from popi.profiles.forbidden import ban
-from popi.profiles.models import Forbidden, StoredClause
 from popi.serving.keys import create
 from popi.serving.store import (
     answers,

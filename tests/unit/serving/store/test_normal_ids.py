@@ -8,7 +8,7 @@ import pytest
 from serving_client import STORES, empty_store
 from sqlalchemy import Connection, delete, select
 
-from popi.profiles.models import StoredClause
+from popi.profiles.fields import StoredClause
 from popi.profiles.user_id import normal_user_id
 from popi.serving.keys import new_key
 from popi.serving.store import keys, migrate, sessions, signals, summaries, users

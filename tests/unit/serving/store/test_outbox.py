@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, select
 
-from popi.profiles.models import StoredClause
+from popi.profiles.fields import StoredClause
 from popi.serving.store import erasure, expiry, merging, outbox, summaries, users
 from popi.serving.store.database import Database
 from popi.serving.store.jobs import Debounce

@@ -23,7 +23,7 @@ from unit.serving.store.test_migrate import (
 )
 
 from popi.errors import StoreError
-from popi.profiles.models import StoredClause
+from popi.profiles.fields import StoredClause
 from popi.serving.store import keys, signals, summaries
 from popi.serving.store.database import Database
 from popi.serving.store.jobs import Debounce

@@ -2,7 +2,7 @@ import threading
 
 import pytest
 
-from popi.profiles.models import StoredClause
+from popi.profiles.fields import StoredClause
 from popi.serving.interfaces import StoredSummary
 from popi.serving.store import controls, summaries
 from popi.serving.store.database import Database

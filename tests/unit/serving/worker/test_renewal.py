@@ -11,7 +11,8 @@ from serving_client import Clock
 from popi.errors import AnswerError, UpstreamError
 from popi.inference_model import ApiInferenceModel, InferenceModel
 from popi.models.remote.chat import Reply
-from popi.profiles.models import ClauseEdit, Forbidden, ForbiddenEdit, StoredClause, SummaryEdit
+from popi.profiles.fields import Forbidden, StoredClause
+from popi.profiles.requests import ClauseEdit, ForbiddenEdit, SummaryEdit
 from popi.serving.api.commands import rebuild
 from popi.serving.api.service import Profiles
 from popi.serving.settings import RenewalSettings
