@@ -23,7 +23,7 @@ from torch import Tensor
 
 import popi.engine.scoring
 import popi.models.local.model
-import popi.training.inference_phase
+import popi.training.phases.inference
 from popi.config import load_config
 from popi.config.training import TrainingConfig
 from popi.engine.decoding import pick
@@ -35,24 +35,29 @@ OUT = Path("runs/bench")
 SHOWN = ("reward", "reward_accuracy", "kl", "summary_tokens", "seconds")
 
 
-def group_logps(
-    model: Any,
-    input_ids: Tensor,
-    attention_mask: Tensor,
-    kept: int,
+def summary_logps(
+    scorer: Any,
+    prompts: list[list[int]],
+    summaries: list[list[int]],
     pad_id: int,
     temperature: float,
-    entropy: bool,
+    entropy: bool = False,
     roots: None = None,
-) -> tuple[Tensor, Tensor | None]:
-    """As popi.training.inference_phase has it, each completion behind its own prompt."""
-    positions = (attention_mask.cumsum(1) - 1).clamp(min=0)
-    logits = model(input_ids=input_ids, attention_mask=attention_mask, position_ids=positions).logits
-    every = torch.log_softmax(logits[:, -kept - 1 : -1].float() / temperature, -1)
-    mask = attention_mask[:, -kept:].bool()
-    logps = every.gather(2, input_ids[:, -kept:, None])[..., 0].masked_fill(~mask, 0.0)
+) -> tuple[Tensor, Tensor]:
+    """As popi.training.phases.inference has it, each summary behind its own prompt."""
+    left, kept = max(map(len, prompts)), max(map(len, summaries))
+    ids = torch.full((len(prompts), left + kept), pad_id)
+    on = torch.zeros_like(ids)
+    for row, (prompt, summary) in enumerate(zip(prompts, summaries, strict=True)):
+        both = slice(left - len(prompt), left + len(summary))
+        ids[row, both], on[row, both] = torch.tensor([*prompt, *summary]), 1
+    positions = (on.cumsum(1) - 1).clamp(min=0)
+    logits = scorer.model(input_ids=ids, attention_mask=on, position_ids=positions).logits
+    every = torch.log_softmax(logits[:, left - 1 : -1].float() / temperature, -1)
+    mask = on[:, left:].bool()
+    logps = every.gather(2, ids[:, left:, None])[..., 0].masked_fill(~mask, 0.0)
     entropies = -(every.exp() * every).sum(-1).masked_fill(~mask, 0.0).detach()
-    return logps, entropies if entropy else None
+    return logps, entropies
 
 
 def pair_logps(model: Any, items: list[ScoringItem], pad_id: int, batch_size: int = 64) -> tuple[Tensor, Tensor]:
@@ -138,7 +143,7 @@ def main() -> None:
     options = parser.parse_args()
     curves = {"popi": curve("popi", options)}
     TrainingConfig.reads_once = property(lambda _: False)  # type: ignore[assignment, method-assign]
-    popi.training.inference_phase.group_logps = group_logps  # type: ignore[assignment]
+    popi.training.phases.inference.summary_logps = summary_logps  # type: ignore[assignment]
     popi.engine.scoring.pair_logps = pair_logps
     popi.models.local.model.decode = decode  # type: ignore[assignment]
     curves["plain"] = curve("plain", options)

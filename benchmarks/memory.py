@@ -2,7 +2,7 @@
 
     python benchmarks/memory.py [CONFIG] [section.key=value …]
 
-On CPU: the process's peak resident memory less what it holds once torch, transformers and TRL are imported. On a GPU:
+On CPU: the process's peak resident memory less what it holds once torch and transformers are imported. On a GPU:
 torch's peak of allocated memory. Each phase's own peak can't be told from outside, so run one order at a time.
 """
 

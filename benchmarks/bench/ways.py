@@ -15,7 +15,8 @@ from popi.engine.roots import Roots
 from popi.engine.scoring import ScoringItem, pair_logps
 from popi.engine.tree import pack, segment_logps
 from popi.models.local.model import LocalModel
-from popi.training.inference_phase import group_logps
+from popi.training.phases.inference import summary_logps
+from popi.training.phases.scorer import TreeScorer
 
 SAMPLED = 256
 """Values of each parameter's gradient that are compared."""
@@ -178,7 +179,10 @@ class Ours(Way):
         return found
 
     def logps(self, model: Any, train: bool) -> Tensor:
-        return group_logps(model, *self.batch(), SUMMARY, 0, 1.0, train, self.roots if train else None)[0]
+        summaries = self.case.summaries(self.vocabulary)
+        prompts = [self.case.signal_ids(self.vocabulary)] * len(summaries)
+        roots = self.roots if train else None
+        return summary_logps(TreeScorer(model), prompts, summaries, 0, 1.0, train, roots)[0]
 
     def generator_step(self) -> Found:
         trees = [ScoringItem(*map(tuple, item)).tree for item in self.items(PAIRS)]

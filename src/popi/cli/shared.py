@@ -85,7 +85,7 @@ def trained_run(path: Path) -> "RunDirectory":
 
 def need_training() -> None:
     """Raise ModelError, saying what to install, if the packages that load models are missing."""
-    if any(importlib.util.find_spec(name) is None for name in ("torch", "transformers", "trl")):
-        raise ModelError("this command needs torch, transformers and trl; install them with: pip install 'popi[train]'")
+    if any(importlib.util.find_spec(name) is None for name in ("torch", "transformers", "peft")):
+        raise ModelError("this command needs torch, transformers and peft; install them: pip install 'popi[train]'")
     # These libraries warn about their own use of deprecated names; a user can do nothing about it.
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|trl|torch)\b")
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|torch)\b")

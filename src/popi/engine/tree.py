@@ -10,12 +10,11 @@ the cost of the vocabulary is paid for them alone.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from popi.engine.attention import takes_tree_masks
@@ -28,7 +27,6 @@ from popi.engine.soft_prompts import with_soft_prompts
 if TYPE_CHECKING:
     from popi.engine.roots import Roots
 
-Result = TypeVar("Result")
 LARGE_VOCABULARY = 8192
 """From here on logits are made anew in the backward pass and not kept."""
 PADDING, FEW = 0.1, 512
@@ -198,25 +196,6 @@ def pack(rows: Sequence[Sequence[Segment]], pad_id: int) -> TreeBatch:
 def causal_lm(model: torch.nn.Module) -> torch.nn.Module:
     """The causal LM itself, adapters included, where PEFT wraps it."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
-
-
-def through_wrapper(model: torch.nn.Module, compute: Callable[[torch.nn.Module], Result]) -> Result:
-    """`compute` of the model, as the forward of the DDP wrapper where there is one.
-
-    DDP averages only the gradients of a graph that its own forward made: computed around it, the processes' weights
-    would part without a word.
-    """
-    if not isinstance(model, DistributedDataParallel):
-        return compute(model)
-    plain = model.module
-    own = vars(plain).get("forward")
-    plain.forward = lambda: compute(plain)  # found before the class's method
-    try:
-        return model()  # type: ignore[no-any-return]
-    finally:
-        vars(plain).pop("forward")
-        if own is not None:
-            plain.forward = own
 
 
 def chunk_of(vocabulary: int, device: torch.device | str = "cpu") -> int:

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("torch", "transformers", "trl", "peft", "tokenizers", "numpy")
+PACKAGES = ("torch", "transformers", "accelerate", "peft", "tokenizers", "numpy")
 
 
 def commit() -> str:

@@ -1,1 +1,1 @@
-"""Training of the inference model and of the generator, on TRL's trainers through small hooks."""
+"""Training of the inference model and of the generator, on transformers' Trainer."""

@@ -119,7 +119,7 @@ def load_components(
     first = INFERENCE if INFERENCE in trained else GENERATOR
     adapters: dict[str, str | None] = {}
     folders: dict[str, Path | None] = {}
-    for name in sorted(sources, key=lambda name: name != first):  # TRL trains `default`: it comes first
+    for name in sorted(sources, key=lambda name: name != first):  # `default` comes first
         used = name in trained or sources[name] is not None
         adapters[name] = (TRAINED if name == first else name) if used else None
         if used:

@@ -7,9 +7,6 @@ With h(z) the margin of a target pair under a summary z (arXiv 2510.17881, the P
 
 The inference model φ meets it as a summary reward and group-relative advantages, the generator θ as DPO.
 Log-probabilities are sums over response tokens, in nats; all functions work elementwise on any shape.
-
-TRL computes the advantages and the KL terms itself; `group_advantages` and `token_kl` are the truth that tests hold
-it to.
 """
 
 import torch
@@ -47,7 +44,11 @@ def group_advantages(rewards: Tensor, scale: bool = False) -> Tensor:
     does not.
     """
     centred = rewards - rewards.mean(dim=-1, keepdim=True)
-    return centred / (rewards.std(dim=-1, keepdim=True) + SCALE_EPSILON) if scale else centred
+    if not scale:
+        return centred
+    size = rewards.shape[-1]
+    variance = centred.square().mean(dim=-1, keepdim=True) * (size / (size - 1))
+    return centred / (variance.sqrt() + SCALE_EPSILON)
 
 
 def dpo_loss(h: Tensor, beta: float, label_smoothing: float = 0.0) -> Tensor:
@@ -80,10 +81,35 @@ def generator_loss(h: Tensor, loss: str, beta: float, label_smoothing: float = 0
 
 
 def token_kl(logps: Tensor, ref_logps: Tensor) -> Tensor:
-    """exp(d) − d − 1 with d = log π_ref − log π of a sampled token: what TRL's `beta` weighs.
+    """exp(d) − d − 1 with d = log π_ref − log π of a sampled token.
 
     Its mean over tokens drawn from π is the KL(π ‖ π_ref) (J. Schulman, "Approximating KL divergence", k3); it is
     never negative.
     """
     difference = ref_logps - logps
     return torch.exp(difference) - difference - 1
+
+
+def policy_loss(
+    logps: Tensor, advantages: Tensor, mask: Tensor, max_tokens: int, ref_logps: Tensor | None = None, kl: float = 0.0
+) -> Tensor:
+    """−(A·log π − λ·KL), summed over the tokens of n summaries and divided by n · max_tokens (Dr. GRPO, arXiv
+    2503.20783): a mean over each summary's own tokens would weigh those of short summaries more.
+
+    On-policy: the importance ratio is 1 and its gradient that of log π, so nothing is clipped. It weighs the KL's
+    terms, too: k3 differentiated as it stands follows the gradient of KL(π_ref ‖ π); so weighed, that of KL(π ‖ π_ref),
+    which is the method's term, token by token.
+
+    Args:
+        logps: (n, T) of each summary's tokens.
+        advantages: (n,).
+        mask: (n, T) 1 on tokens.
+        max_tokens: the most that a summary can have.
+        ref_logps: (n, T) under the initial inference model, where there is a KL.
+        kl: λ.
+    """
+    ratio = torch.exp(logps - logps.detach())
+    loss = -ratio * advantages[:, None]
+    if ref_logps is not None:
+        loss = loss + kl * (token_kl(logps, ref_logps) * ratio)
+    return (loss * mask).sum() / (len(logps) * max_tokens)

@@ -100,8 +100,8 @@ def refuse(config: RunConfig) -> None:
     for backend in ("DEEPSPEED", "FSDP"):
         if os.environ.get(f"ACCELERATE_USE_{backend}", "false").lower() in ("true", "1"):
             raise ConfigError(
-                f"ACCELERATE_USE_{backend} is set, but popi's hooks compute losses of their own beside the trainer's "
-                f"(DeepSpeed, for one, would step inside the first backward); unset it"
+                f"ACCELERATE_USE_{backend} is set, but a phase may go backward more than once in a step (DeepSpeed "
+                f"would step inside the first backward); unset it"
             )
     for variable, off in FROM_ACCELERATE.items():
         value = os.environ.get(variable, off)
@@ -119,19 +119,15 @@ def refuse(config: RunConfig) -> None:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Progress comes from popi's own bar: the libraries' bars and notices are off."""
-    import datasets
-
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
-    datasets.disable_progress_bars()
     try:
         with no_bars(), warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # renamed arguments that TRL still passes
+            warnings.simplefilter("ignore", FutureWarning)  # renamed arguments that PEFT still asks for
             warnings.filterwarnings("ignore", "Could not find a config file")  # PEFT, of a GGUF base: it has none
             yield
     finally:
         transformers_logging.set_verbosity(verbosity)
-        datasets.enable_progress_bars()
 
 
 def run_phase(phase: Phase, run: RunDirectory, users: list[User], held_out: list[User], console: Console) -> None:

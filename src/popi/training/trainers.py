@@ -27,15 +27,15 @@ from popi.training.dataset import (
     refuse_beyond_context,
     sample_summaries,
 )
-from popi.training.generator_phase import GeneratorTrainer
-from popi.training.inference_phase import InferenceTrainer
-from popi.training.joint_phase import JointTrainer
+from popi.training.phases.generator import GeneratorTrainer
+from popi.training.phases.inference import InferenceTrainer
+from popi.training.phases.joint import JointTrainer
+from popi.training.phases.user_embedding import UserEmbeddingTrainer
 from popi.training.planning.plan import Phase
 from popi.training.progress import PhaseProgress
 from popi.training.references import FOLDER, References
 from popi.training.renewals import Renewal, renewals
 from popi.training.reward import LengthBudget, SummaryReward
-from popi.training.user_embedding_phase import UserEmbeddingTrainer
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,12 @@
 
 Not tried on a GPU yet: the code below runs in tests against a stand-in for vLLM.
 
-- The weights that train go over before each step's first rollout (TRL's `sync_weights`). Adapters are merged for that
+- The weights that train go over before each step's rollouts (TRL's `sync_weights`). Adapters are merged for that
   and taken out again, which in half precision does not give the base's weights back to the bit, and the generator and
   the KL's anchor read the same base: so the base's weights are put back from a copy.
 - Every step's log-probs, as vLLM tells them, are compared with those of the model that trains. A backend that answers
   with older weights, or with the base's, is an error and not a slow loss of weeks.
-- TRL's correction by importance sampling is off: the summaries count as samples of the model that trains, which the
+- There is no correction by importance sampling: the summaries count as samples of the model that trains, which the
   comparison holds to.
 """
 
@@ -37,29 +37,16 @@ def refuse_vllm(config: RunConfig) -> None:
         return
     if config.model.device == "cpu" or not torch.cuda.is_available():
         raise ConfigError("training.rollouts = 'vllm' needs a GPU, and there is none in use here: set it to 'own'")
-    if importlib.util.find_spec("vllm") is None:
-        raise ConfigError("training.rollouts = 'vllm': vLLM is not installed (pip install 'trl[vllm]'), or use 'own'")
+    if missing := [name for name in ("vllm", "trl") if importlib.util.find_spec(name) is None]:
+        raise ConfigError(
+            f"training.rollouts = 'vllm': {' and '.join(missing)} is not installed "
+            "(pip install 'trl[vllm]==1.16.0'), or use 'own'"
+        )
     if locate(config.model.base).gguf is not None:
         raise ConfigError(
             f"training.rollouts = 'vllm' does not go with {config.model.base}, whose weights are unpacked from a GGUF "
             "file; name the folder of a Hugging Face model as model.base, or use rollouts = 'own'"
         )
-
-
-def vllm_arguments(config: RunConfig, local: LocalModel, prompts: Sequence[Sequence[int]]) -> dict[str, Any]:
-    """What TRL's config gets for rollouts by vLLM; nothing for popi's own."""
-    settings = config.training.vllm
-    if config.training.rollouts != "vllm":
-        return {}
-    return {
-        "use_vllm": True,
-        "vllm_mode": "server" if settings.url else "colocate",
-        "vllm_server_base_url": settings.url,
-        "vllm_gpu_memory_utilization": settings.gpu_memory,
-        "vllm_max_model_length": max(map(len, prompts)) + config.summary.max_tokens,
-        "vllm_importance_sampling_correction": False,
-        "generation_kwargs": {"stop_token_ids": list(local.stop_ids)},
-    }
 
 
 @contextmanager
@@ -76,6 +63,45 @@ def base_unchanged(model: Any) -> Iterator[None]:
             for name, parameter in model.named_parameters():
                 if name in kept:
                     parameter.copy_(kept[name])
+
+
+class VllmRollouts:
+    """Samples from vLLM behind TRL's client, which holds the weights that train.
+
+    Args:
+        config: of the run; `training.vllm` says where vLLM runs.
+        local: the inference model.
+        accelerator: the trainer's.
+        longest: tokens of the longest prompt and summary together.
+    """
+
+    def __init__(self, config: RunConfig, local: LocalModel, accelerator: Any, longest: int) -> None:
+        from trl.generation.vllm_generation import VLLMGeneration
+
+        settings, summary = config.training.vllm, config.summary
+        self.model, self.tolerance = local.model, settings.tolerance
+        self.backend = VLLMGeneration(
+            model=local.model,
+            accelerator=accelerator,
+            processing_class=local.tokenizer,
+            mode="server" if settings.url else "colocate",
+            server_base_url=settings.url,
+            gpu_memory_utilization=settings.gpu_memory,
+            max_model_length=longest,
+            max_num_seqs=config.training.inference.users_per_step * config.training.inference.group_size,
+            temperature=summary.temperature,
+            top_p=summary.top_p,
+            max_completion_length=summary.max_tokens,
+            generation_kwargs={"stop_token_ids": list(local.stop_ids)},
+        )
+
+    def sample(self, prompts: Sequence[Sequence[int]], n: int) -> tuple[list[list[int]], list[list[float | None]]]:
+        """A summary behind each prompt (`n` equal ones follow each other), by the weights as they are now; and the
+        log-probs that vLLM gives their tokens."""
+        with base_unchanged(self.model):
+            self.backend.sync_weights()
+            _, summaries, logps, _ = self.backend.generate(list(map(list, prompts)), images=None, num_generations=n)
+        return summaries, [[token[0] for token in one] for one in logps]
 
 
 def check_log_probs(

@@ -11,7 +11,8 @@ from torch.utils._pytree import tree_leaves
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from popi.engine.scoring import ScoringItem, pair_logps
-from popi.training.inference_phase import group_logps
+from popi.training.phases.inference import summary_logps
+from popi.training.phases.scorer import TreeScorer
 
 
 class Peak(TorchDispatchMode):
@@ -89,15 +90,14 @@ def test_scoring_does_not_grow_with_the_vocabulary(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("width", [40, 200])
 def test_gradient_checkpointing_pays(width: int) -> None:
     peaks = []
-    ids = torch.randint(1, 90, (1, width)).repeat(4, 1)
-    ids = torch.cat([ids, torch.randint(1, 90, (4, 10))], 1)
+    prompts, summaries = torch.randint(1, 90, (1, width)).tolist() * 4, torch.randint(1, 90, (4, 10)).tolist()
     for checkpointing in (False, True):
         model = model_of(100, layers=8).train()
         if checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
         def work(model: Any = model) -> None:
-            group_logps(model, ids, torch.ones_like(ids), 10, 0, 1.0, True)[0].sum().backward()
+            summary_logps(TreeScorer(model), prompts, summaries, 0, 1.0, True)[0].sum().backward()
 
         work()  # gradients are there from now on
         peaks.append(peak_of(work))

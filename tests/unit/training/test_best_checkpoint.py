@@ -175,7 +175,7 @@ def test_checkpoints_that_stay(tiny_base: Path, tmp_path: Path, limit: int | Non
     steps = {int(folder.name.rpartition("-")[2]) for folder in folders}
     assert steps == ({best, 5, 6} if limit else set())
     if limit:
-        weights = load_file(run / f"phases/population-dpo/checkpoints/checkpoint-{best}/weights.safetensors")
+        weights = load_file(run / f"phases/population-dpo/checkpoints/checkpoint-{best}/model.safetensors")
         saved = load_file(run / "phases/population-dpo/generator/model.safetensors")
         assert all(torch.equal(weights[name], saved[name]) for name in saved)
 

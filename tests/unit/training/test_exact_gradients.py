@@ -12,7 +12,8 @@ from exact import assert_exact, in_precision
 
 from popi.models.local.adapters import TRAINED, attach_adapters
 from popi.models.local.model import LocalModel
-from popi.training.inference_phase import group_logps
+from popi.training.phases.inference import summary_logps
+from popi.training.phases.scorer import TreeScorer
 
 GROUPS, SIZE, KEPT = 4, 3, 5
 PRECISIONS = ("float64", "float32")
@@ -34,36 +35,32 @@ def model_of(base: str, adapter: str, checkpointing: bool) -> Any:
     return model.train()
 
 
-def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Ids and mask of groups with prompts of 4 to 40 tokens, padded on the left; a weight for each summary's token."""
+def batch() -> tuple[list[list[int]], list[list[int]], torch.Tensor]:
+    """Prompts of groups, of 4 to 40 tokens, and their summaries; a weight for each summary's token."""
     generator = torch.Generator().manual_seed(0)
-    ids = torch.zeros(GROUPS * SIZE, 40 + KEPT, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for group in range(GROUPS):
-        length = (4, 9, 25, 40)[group]
-        prompt = torch.randint(6, 90, (length,), generator=generator)
-        for row in range(group * SIZE, (group + 1) * SIZE):
-            kept = 1 + row % KEPT
-            ids[row, 40 - length : 40] = prompt
-            ids[row, 40 : 40 + kept] = torch.randint(6, 90, (kept,), generator=generator)
-            mask[row, 40 - length : 40 + kept] = 1
-    return ids, mask, torch.randn(GROUPS * SIZE, KEPT, generator=generator)
+
+    def tokens(n: int) -> list[int]:
+        return torch.randint(6, 90, (n,), generator=generator).tolist()
+
+    prompts = [prompt for length in (4, 9, 25, 40) for prompt in [tokens(length)] * SIZE]
+    summaries = [tokens(1 + row % KEPT) for row in range(GROUPS * SIZE)]
+    return prompts, summaries, torch.randn(GROUPS * SIZE, KEPT, generator=generator)
 
 
-def tree_gradients(model: Any, rows: slice) -> dict[str, torch.Tensor]:
-    ids, mask, weights = (x[rows] for x in batch())
-    logps, _ = group_logps(model, ids, mask, KEPT, 0, 0.8, True)
-    (logps * weights).sum().backward()
-    return {n.removeprefix("module."): p.grad for n, p in model.named_parameters() if p.grad is not None}
+def tree_gradients(scorer: Any, rows: slice) -> dict[str, torch.Tensor]:
+    prompts, summaries, weights = (x[rows] for x in batch())
+    logps, _ = summary_logps(scorer, prompts, summaries, 0, 0.8)
+    (logps * weights[:, : logps.shape[1]]).sum().backward()
+    scorer = getattr(scorer, "module", scorer)
+    return {n: p.grad for n, p in scorer.model.named_parameters() if p.grad is not None}
 
 
 def plain_gradients(model: Any) -> dict[str, torch.Tensor]:
     """One sequence at a time, without padding or mask."""
-    for ids, mask, weights in zip(*batch(), strict=True):
-        whole = ids[mask.bool()][None]
-        kept = int(mask[40:].sum())
-        logits = model(input_ids=whole).logits[0, -kept - 1 : -1] / 0.8
-        logps = logits.log_softmax(-1).gather(1, whole[0, -kept:, None])[:, 0]
+    for prompt, summary, weights in zip(*batch(), strict=True):
+        kept = len(summary)
+        logits = model(input_ids=torch.tensor([[*prompt, *summary]])).logits[0, -kept - 1 : -1] / 0.8
+        logps = logits.log_softmax(-1).gather(1, torch.tensor(summary)[:, None])[:, 0]
         (logps * weights[:kept]).sum().backward()
     return {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
 
@@ -86,7 +83,7 @@ def test_one_process(
     if recompute == "chunks":  # as heads go that are more than their weights
         monkeypatch.setattr("popi.engine.head.Head.tiles", False)
         monkeypatch.setattr("popi.engine.tree.chunk_of", lambda *_: 7)
-    found = tree_gradients(model_of(str(tiny_base), adapter, checkpointing), slice(None))
+    found = tree_gradients(TreeScorer(model_of(str(tiny_base), adapter, checkpointing)), slice(None))
     expected = plain_gradients(model_of(str(tiny_base), adapter, False))
     assert len(found) > 10 and all(gradient.abs().max() > 0 for gradient in expected.values())
     assert_exact(found, expected)
@@ -103,10 +100,9 @@ half = t.GROUPS * t.SIZE // 2
 for adapter, checkpointing in t.WRAPPED:
     for precision in t.PRECISIONS:
         with t.in_precision(precision):
-            model = DistributedDataParallel(t.model_of(base, adapter, checkpointing))
-            found = t.tree_gradients(model, slice(rank * half, (rank + 1) * half))
+            scorer = DistributedDataParallel(t.TreeScorer(t.model_of(base, adapter, checkpointing)))
+            found = t.tree_gradients(scorer, slice(rank * half, (rank + 1) * half))
         torch.save(found, f"{store}.{adapter}.{precision}.{rank}")
-        assert "forward" not in vars(model.module)
 dist.destroy_process_group()
 """
 WRAPPED = [("none", False), ("lora", True)]

@@ -11,8 +11,8 @@ from transformers import TrainerCallback
 from popi.config import resolve
 from popi.errors import ConfigError
 from popi.training.dataset import GeneratorRow
-from popi.training.generator_phase import GeneratorTrainer
-from popi.training.inference_phase import InferenceTrainer
+from popi.training.phases.generator import GeneratorTrainer
+from popi.training.phases.inference import InferenceTrainer
 from popi.training.reward import SummaryReward
 from popi.training.train import refuse
 
@@ -58,13 +58,13 @@ def test_inference_phase(
             local=local, rows=b.rows, reward=reward, anchor=b.parts.base.local.model, **b.common("inference-1")
         )
         widths = asked.setdefault(micro_batch, [])
-        inner = trainer._compute_loss
+        inner = trainer.compute_loss
 
-        def compute(model: Any, inputs: Any, widths: Any = widths, inner: Any = inner) -> Any:
-            widths.append(len({tuple(row.tolist()) for row in inputs["prompt_ids"]}))
-            return inner(model, inputs)
+        def compute(model: Any, part: Any, widths: Any = widths, inner: Any = inner, **_: Any) -> Any:
+            widths.append(len(set(part.prompts)))
+            return inner(model, part)
 
-        monkeypatch.setattr(trainer, "_compute_loss", compute)
+        monkeypatch.setattr(trainer, "compute_loss", compute)
         found[micro_batch] = train(trainer)
     assert asked == {None: [3, 3], 1: [1] * 6}, "users in each forward: a part holds whole groups"
     assert len(found[None]) == len(found[1]) == 2, "one optimizer step for each step's parts"

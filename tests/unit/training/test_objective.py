@@ -14,6 +14,7 @@ from popi.training.objective import (
     ipo_loss,
     length_penalty,
     margin,
+    policy_loss,
     summary_reward,
     token_kl,
 )
@@ -99,3 +100,21 @@ def test_which_kl_the_gradient_belongs_to() -> None:
     from_reference = torch.autograd.grad((reference.exp() * (reference - logps)).sum(), logits)[0]
     assert_close(gradient(weigh=False), from_reference)
     assert_close(gradient(weigh=True), to_reference)
+
+
+def test_policy_loss() -> None:
+    """Two summaries of two and one tokens, at most four: −(A + A + A') and the KL's terms, over 2 · 4."""
+    logps = tensor([[-1.0, -2.0], [-0.5, 0.0]], requires_grad=True)
+    advantages, mask = tensor([3.0, -3.0]), tensor([[1, 1], [1, 0]])
+    loss = policy_loss(logps, advantages, mask, max_tokens=4)
+    assert_close(loss, tensor(-(3.0 + 3.0 - 3.0) / 8))
+    loss.backward()
+    assert_close(logps.grad, tensor([[-3.0, -3.0], [3.0, 0.0]]) / 8)  # −A of each token, and nothing of the padding
+
+    reference = tensor([[-1.5, -2.0], [-0.5, 9.0]])  # away by half a nat at one token
+    loss = policy_loss(logps, advantages, mask, 4, reference, kl=0.2)
+    term = math.exp(-0.5) + 0.5 - 1
+    assert_close(loss, tensor((-3.0 + 0.2 * term) / 8))
+    [gradient] = torch.autograd.grad(loss, logps)
+    # of the term weighed by the ratio: 1 − exp(d) + (exp(d) − d − 1) = −d
+    assert_close(gradient[0, 0], tensor((-3.0 + 0.2 * 0.5) / 8))

@@ -14,8 +14,8 @@ from popi.errors import ConfigError, ModelError
 from popi.models.local.adapters import TRAINED, attach_adapters, save_adapter, set_dropout
 from popi.models.local.model import LocalModel
 from popi.training.components import load_components
-from popi.training.generator_phase import GeneratorTrainer
-from popi.training.joint_phase import PARTNER, JointTrainer
+from popi.training.phases.generator import GeneratorTrainer
+from popi.training.phases.joint import PARTNER, JointTrainer
 from popi.training.planning.plan import refuse_settings
 from popi.training.reward import SummaryReward
 from popi.training.train import refuse
@@ -37,9 +37,9 @@ def test_optimizer_scheduler_and_decay_of_a_phase(bench: Callable[..., Any]) -> 
     trainer = joint(bench({"inference_model", "generator"}, inference=wanted, generator={"weight_decay": 0.3}), "none")
     optimizer = trainer.create_optimizer()
     assert isinstance(optimizer, Adafactor)
-    names = {id(p): name for name, p in trainer.trained_parameters().items()}
+    names = {id(p): name for name, p in trainer.scorer.trained_parameters().items()}
     decay = {names[id(p)]: group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
-    assert decay.keys() == trainer.trained_parameters().keys()
+    assert decay.keys() == trainer.scorer.trained_parameters().keys()
     for name, value in decay.items():
         own = 0.1 if name.startswith("inference_model.") else 0.3
         assert value == (0.0 if "norm" in name else own), name

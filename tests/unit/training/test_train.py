@@ -8,7 +8,7 @@ import pytest
 from popi.config import Order, resolve
 from popi.errors import ConfigError, DataError, PopiError, RunError
 from popi.runs.run_directory import RunDirectory
-from popi.training.phase import _Log
+from popi.training.phases.trainer import _Log
 from popi.training.planning.plan import models_of, phase_seed, plan
 from popi.training.references import FOLDER
 from popi.training.train import refuse, train

@@ -1,5 +1,6 @@
 """Rollouts through TRL's vLLM client, against a stand-in: weights go over, are compared, and the base stays."""
 
+import inspect
 import sys
 from collections.abc import Callable
 from types import ModuleType
@@ -7,12 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from trl.generation.vllm_generation import VLLMGeneration
 
 from popi.config import resolve
 from popi.engine.decoding import decode
 from popi.errors import ConfigError
 from popi.training import vllm_rollouts
-from popi.training.inference_phase import InferenceTrainer
+from popi.training.phases.inference import InferenceTrainer
 from popi.training.reward import SummaryReward
 from popi.training.rollout_check import RolloutError
 from popi.training.train import refuse
@@ -40,7 +42,7 @@ class FakeVllm:
         if hasattr(self.source, "peft_config"):
             self.source.unmerge_adapter()
 
-    def generate(self, prompts: list[list[int]], images: None, num_generations: int, profiler: Any) -> Any:
+    def generate(self, prompts: list[list[int]], images: None, num_generations: int) -> Any:
         model = self.source
         own = {n: p.detach().clone() for n, p in model.named_parameters()}
         seen: list[torch.Tensor] = []
@@ -68,7 +70,7 @@ class FakeVllm:
 @pytest.fixture
 def make(bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Callable[..., InferenceTrainer]:
     FakeVllm.made.clear()
-    monkeypatch.setattr("trl.trainer.grpo_trainer.VLLMGeneration", FakeVllm)
+    monkeypatch.setattr("trl.generation.vllm_generation.VLLMGeneration", FakeVllm)
 
     def build(adapter: str = "none", **training: Any) -> InferenceTrainer:
         b = bench({"inference_model"}, adapter, rollouts="vllm", **training)
@@ -86,15 +88,16 @@ def make(bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Callable
 @pytest.mark.parametrize("adapter", ["none", "lora"])
 def test_weights_go_over_before_each_step_and_are_compared(make: Callable[..., Any], adapter: str) -> None:
     trainer = make(adapter, vllm={"tolerance": 1e-3}, inference={"learning_rate": 0.01})
-    before = {n: p.detach().clone() for n, p in trainer.model.named_parameters() if ".base_layer." in n}
+    before = {n: p.detach().clone() for n, p in trainer.local.model.named_parameters() if ".base_layer." in n}
     trainer.run_phase()
     [fake] = FakeVllm.made
     assert fake.synced == 2, "once a step"
-    assert not trainer.vllm_importance_sampling_correction
+    inspect.signature(VLLMGeneration).bind(fake.source, **fake.arguments)
+    inspect.signature(VLLMGeneration.generate).bind(fake, prompts=[[1]], images=None, num_generations=1)
     assert fake.arguments["max_model_length"] == max(len(r.prompt_ids) for r in trainer.rows) + 6
     assert set(fake.arguments["generation_kwargs"]["stop_token_ids"]) == set(trainer.local.stop_ids)
     assert bool(before) == (adapter == "lora")
-    for name, parameter in trainer.model.named_parameters():
+    for name, parameter in trainer.local.model.named_parameters():
         if name in before:
             assert torch.equal(parameter, before[name]), "the base is the same to the bit"
 
@@ -121,7 +124,7 @@ def test_the_comparison_by_hand() -> None:
 
 
 def test_merging_in_half_precision_leaves_no_trace(make: Callable[..., Any]) -> None:
-    model = make("lora").model.to(torch.bfloat16)
+    model = make("lora").local.model.to(torch.bfloat16)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:

@@ -1,7 +1,7 @@
 """Two adapters on one shared base: which one a forward goes through, and where each is saved.
 
-TRL trains the adapter called `default` and fails on any other name; the partner is called `generator` where the
-inference model is trained, `inference_model` where the generator is. Switching in PEFT rewrites `requires_grad` of
+The adapter that trains is called `default`; its partner is called `generator` where the inference model is trained,
+`inference_model` where the generator is. Switching in PEFT rewrites `requires_grad` of
 *all* adapters; `using` puts it back, so that what trains is decided once.
 """
 
@@ -60,8 +60,8 @@ def attach_adapters(
 ) -> Any:
     """Put adapters on a freshly loaded base, by name; each from a folder, or new (None), which changes nothing yet.
 
-    LoRA on the layers named, by default every linear one except the LM head, which TRL and `popi.engine.tree` read
-    directly. `default` is active.
+    LoRA on the layers named, by default every linear one except the LM head, which `popi.engine.tree` reads directly.
+    `default` is active.
 
     Raises:
         ModelError: no layer has one of the names, or the embeddings or the LM head has.

@@ -1,6 +1,6 @@
 """DPO behind soft prompts: loss and gradients by whole sequences, what moves, and which rows are the generic user's."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,10 +14,10 @@ from popi.generator import Generator
 from popi.models.local.user_embedding import SignalsEmbedding, UserEmbedding, UserIdEmbedding
 from popi.training.dataset import GeneratorRow
 from popi.training.objective import dpo_loss, margin
+from popi.training.phases.user_embedding import UserEmbeddingTrainer
 from popi.training.planning.plan import Phase
 from popi.training.progress import PhaseProgress
 from popi.training.trainers import Job, generator_trainer
-from popi.training.user_embedding_phase import UserEmbeddingTrainer
 
 K, WIDTH = 2, 32
 
@@ -58,50 +58,48 @@ def make(request: pytest.FixtureRequest, bench: Callable[..., Any]) -> Callable[
     return build
 
 
-def plain_margins(trainer: UserEmbeddingTrainer, rows: list[dict[str, Any]]) -> tuple[torch.Tensor, float]:
+def plain_margins(trainer: UserEmbeddingTrainer, rows: Sequence[GeneratorRow]) -> tuple[torch.Tensor, float]:
     """h of each row, from whole sequences of embeddings; and the largest log-prob in it."""
-    embed, sums = trainer.model.get_input_embeddings(), []
+    model, sums = trainer.scorer.model, []
+    embed = model.get_input_embeddings()
     for row in rows:
         generic = trainer.embedding.generic
-        known = trainer.embedding(trainer.inputs[row["user"]][None])[0] if row["user"] >= 0 else generic
-        for side in ("chosen", "rejected"):
-            ids = torch.tensor([*row["prompt_ids"], *row[f"{side}_ids"]])
-            logits = trainer.model(inputs_embeds=torch.cat([known, embed(ids)])[None]).logits[0]
-            before = K + len(row["prompt_ids"]) - 1
-            response = torch.tensor(row[f"{side}_ids"])[:, None]
-            sums.append(torch.log_softmax(logits, -1)[before:-1].gather(1, response).sum())
+        known = trainer.embedding(trainer.inputs[row.user][None])[0] if row.user >= 0 else generic
+        for side in (row.item.chosen, row.item.rejected):
+            ids = torch.tensor([*row.item.prefix, *side])
+            logits = model(inputs_embeds=torch.cat([known, embed(ids)])[None]).logits[0]
+            before = K + len(row.item.prefix) - 1
+            sums.append(torch.log_softmax(logits, -1)[before:-1].gather(1, torch.tensor(side)[:, None]).sum())
     logps = torch.stack(sums).reshape(-1, 2)
-    references = [torch.tensor([row[f"ref_{side}_logps"] for row in rows]) for side in ("chosen", "rejected")]
+    references = [torch.tensor([getattr(row, f"ref_{side}") for row in rows]) for side in ("chosen", "rejected")]
     return margin(logps[:, 0], logps[:, 1], *references), float(logps.detach().abs().max())
 
 
 def test_loss_and_gradient(precision: torch.dtype, make: Callable[..., UserEmbeddingTrainer]) -> None:
     trainer = make(beta=0.3)
     batch = next(iter(trainer.get_train_dataloader()))
-    rows = [trainer.train_dataset[i] for i in range(4)]
-    assert batch["users"].tolist() == [row["user"] for row in rows] == [0, -1, 1, -1]
-    loss = trainer._compute_loss(trainer.model, batch)
+    rows = trainer.rows[:4]
+    assert batch["users"].tolist() == [row.user for row in rows] == [0, -1, 1, -1]
+    loss = trainer.compute_loss(trainer.scorer, batch)
     loss.backward()
-    found = {name: p.grad.clone() for name, p in trainer.model.named_parameters()}
+    found = {name: p.grad.clone() for name, p in trainer.scorer.named_parameters()}
     assert any(name.startswith("user_embedding.") for name in found)
-    trainer.model.zero_grad()
+    trainer.scorer.zero_grad()
     h, size = plain_margins(trainer, rows)
     by_hand = dpo_loss(h, 0.3).mean()
     by_hand.backward()
     assert_exact(loss, by_hand, of=size)
-    assert_exact(found, {name: p.grad for name, p in trainer.model.named_parameters()})
+    assert_exact(found, {name: p.grad for name, p in trainer.scorer.named_parameters()})
 
 
 @pytest.mark.parametrize("adapter", ["none", "lora"])
 def test_what_moves(make: Callable[..., UserEmbeddingTrainer], adapter: str) -> None:
     trainer = make(adapter)
-    model = trainer.model
-    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    before = {name: p.detach().clone() for name, p in trainer.scorer.named_parameters()}
     trainer.run_phase()
-    assert not hasattr(model, "user_embedding")
+    assert not any("user_embedding" in name for name, _ in trainer.scorer.model.named_parameters())
     own = {f"user_embedding.{name}": p for name, p in trainer.embedding.named_parameters()}
-    after = dict(model.named_parameters()) | own
-    moved = {name for name in before if (after[name] != before[name]).any()}
+    moved = {name for name, p in trainer.scorer.named_parameters() if (p != before[name]).any()}
     assert own.keys() <= moved
     others = moved - own.keys()
     assert others and (adapter == "none" or all(".default." in name for name in others))
@@ -119,11 +117,11 @@ def test_the_phase_as_the_runner_makes_it(bench: Callable[..., Any], source: Any
         job = Job(phase, b.run, b.run.phase(phase.name), users, b.parts, 7, 6, progress)
         trainer, again = generator_trainer(job), generator_trainer(job)
     assert isinstance(trainer, UserEmbeddingTrainer) and b.parts.generator.embedding is again.embedding
-    rows = list(trainer.train_dataset)
-    assert [row["user"] for row in rows] == [row["user"] for row in again.train_dataset], "drawn with the seed"
-    assert 0 < sum(row["user"] < 0 for row in rows) < len(rows) == 24
+    rows = trainer.rows
+    assert [row.user for row in rows] == [row.user for row in again.rows], "drawn with the seed"
+    assert 0 < sum(row.user < 0 for row in rows) < len(rows) == 24
     plain = {tuple(item.prefix) for user in users for item in b.parts.generator.reference_items(user.targets)}
-    assert {tuple(row["prompt_ids"]) for row in rows} <= plain, "nothing but the soft prompt tells of the user"
+    assert {row.item.prefix for row in rows} <= plain, "nothing but the soft prompt tells of the user"
     assert trainer.embedding.tokens == 4
     soft = trainer.embedding(trainer.inputs)
     assert torch.equal(soft, trainer.embedding.generic.expand_as(soft)), "everyone begins as the generic user"

@@ -1,7 +1,8 @@
-"""The DPO hooks: what the policy and the reference read, which loss is taken, and stock TRL where it agrees."""
+"""DPO under summaries: what the policy and the reference read, which loss is taken, and stock TRL where it agrees."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,11 @@ from datasets import Dataset
 from exact import assert_exact
 from trl import DPOConfig, DPOTrainer
 
-from popi.engine.scoring import ScoringItem, pair_logps_plain
+from popi.engine.scoring import pair_logps_plain
 from popi.models.local.model import LocalModel
 from popi.training.dataset import GeneratorRow
-from popi.training.generator_phase import GeneratorTrainer
 from popi.training.objective import dpo_loss, ipo_loss, margin
+from popi.training.phases.generator import GeneratorTrainer
 
 Make = Callable[..., GeneratorTrainer]
 SUMMARY = "likes short sentences"
@@ -49,36 +50,48 @@ def first_batch(trainer: GeneratorTrainer) -> dict[str, Any]:
     return next(iter(trainer.get_train_dataloader()))
 
 
-def hand_margins(trainer: GeneratorTrainer, columns: Any) -> tuple[torch.Tensor, float]:
+def hand_margins(trainer: GeneratorTrainer, rows: Sequence[GeneratorRow]) -> tuple[torch.Tensor, float]:
     """h by whole sequences, references as they came with the rows; and the largest log-prob in it."""
-    items = [ScoringItem(tuple(c["prompt_ids"]), tuple(c["chosen_ids"]), tuple(c["rejected_ids"])) for c in columns]
-    chosen, rejected = pair_logps_plain(trainer.model, items)
-    refs = [torch.tensor([c[f"ref_{side}_logps"] for c in columns]) for side in ("chosen", "rejected")]
+    chosen, rejected = pair_logps_plain(trainer.scorer.model, [row.item for row in rows])
+    refs = [torch.tensor([getattr(row, f"ref_{side}") for row in rows]) for side in ("chosen", "rejected")]
     return margin(chosen, rejected, *refs), max(float(side.abs().max()) for side in refs)
 
 
-def columns_of(trainer: GeneratorTrainer) -> list[dict[str, Any]]:
-    return [trainer.train_dataset[i] for i in range(trainer.args.per_device_train_batch_size)]
+def first_rows(trainer: GeneratorTrainer) -> list[GeneratorRow]:
+    return list(trainer.rows[: trainer.args.per_device_train_batch_size])
+
+
+def columns(rows: Sequence[GeneratorRow]) -> list[dict[str, Any]]:
+    """Rows as TRL's columns."""
+    return [
+        {
+            "prompt_ids": list(row.item.prefix),
+            "chosen_ids": list(row.item.chosen),
+            "rejected_ids": list(row.item.rejected),
+            "ref_chosen_logps": row.ref_chosen,
+            "ref_rejected_logps": row.ref_rejected,
+        }
+        for row in rows
+    ]
 
 
 def test_rows_come_in_training_order(make: Make) -> None:
     trainer = make()
-    expected = [token for i in range(4) for token in trainer.train_dataset[i]["chosen_ids"][:1]]
     trees = first_batch(trainer)["trees"]
     first = [int(trees.target[trees.segment == 2 * i][0]) for i in range(4)]
-    assert first == expected
+    assert first == [row.item.chosen[0] for row in trainer.rows[:4]]
 
 
 def test_the_reference_read_the_plain_prompt(precision: torch.dtype, make: Make) -> None:
     """The untrained generator has no margin without a summary, and has one with it: the reference is x alone."""
     for summary, zero in ((None, True), (SUMMARY, False)):
         trainer = make(summary)
-        h, size = hand_margins(trainer, columns_of(trainer))
+        h, size = hand_margins(trainer, first_rows(trainer))
         if zero:
             assert_exact(h, torch.zeros_like(h), of=size)
         else:
             assert h.abs().max() > 0.1
-        assert_exact(trainer._compute_loss(trainer.model, first_batch(trainer)), dpo_loss(h, 0.1).mean(), of=size)
+        assert_exact(trainer.compute_loss(trainer.scorer, first_batch(trainer)), dpo_loss(h, 0.1).mean(), of=size)
 
 
 @pytest.mark.parametrize(
@@ -92,15 +105,15 @@ def test_the_reference_read_the_plain_prompt(precision: torch.dtype, make: Make)
 )
 def test_loss_and_gradient(precision: torch.dtype, make: Make, settings: dict[str, Any], expected: Callable) -> None:
     trainer = make(**settings)
-    loss = trainer._compute_loss(trainer.model, first_batch(trainer))
+    loss = trainer.compute_loss(trainer.scorer, first_batch(trainer))
     loss.backward()
-    found = {n: p.grad.clone() for n, p in trainer.model.named_parameters()}
-    trainer.model.zero_grad()
-    h, size = hand_margins(trainer, columns_of(trainer))
+    found = {n: p.grad.clone() for n, p in trainer.scorer.model.named_parameters()}
+    trainer.scorer.zero_grad()
+    h, size = hand_margins(trainer, first_rows(trainer))
     by_hand = expected(h).mean()
     by_hand.backward()
     assert_exact(loss, by_hand, of=max(size, float(by_hand)))
-    assert_exact(found, {n: p.grad for n, p in trainer.model.named_parameters()})
+    assert_exact(found, {n: p.grad for n, p in trainer.scorer.model.named_parameters()})
 
 
 def stock(base: Path, tmp_path: Path, **arguments: Any) -> DPOTrainer:
@@ -136,15 +149,15 @@ def test_equals_stock_trl_where_it_is_given_the_references(
         ),
     ):
         trainer, theirs = make(**settings), stock(tiny_base, tmp_path, **arguments)
-        batch = theirs.data_collator(columns_of(trainer))
+        batch = theirs.data_collator(columns(first_rows(trainer)))
         expected = theirs._compute_loss(theirs.model, batch, False)
         size = float(batch["ref_rejected_logps"].abs().max())
-        assert_exact(trainer._compute_loss(trainer.model, first_batch(trainer)), expected, of=size)
+        assert_exact(trainer.compute_loss(trainer.scorer, first_batch(trainer)), expected, of=size)
 
 
 def test_why_stock_trl_is_not_enough(precision: torch.dtype, make: Make, tiny_base: Path, tmp_path: Path) -> None:
-    """The traps themselves: if TRL mends one of them, our hook can go."""
-    rows = columns_of(make())
+    """The traps in which popi's own loss and references do not step."""
+    rows = columns(first_rows(make()))
     smoothed, plain = (stock(tiny_base, tmp_path, beta=0.2, label_smoothing=e) for e in (0.2, 0.0))
     batch = plain.data_collator(rows)
     losses = [trainer._compute_loss(trainer.model, batch, False) for trainer in (smoothed, plain)]
@@ -162,20 +175,16 @@ def test_why_stock_trl_is_not_enough(precision: torch.dtype, make: Make, tiny_ba
 
 def test_nothing_is_truncated(make: Make) -> None:
     trainer = make()
-    row = dict(trainer.train_dataset[0]) | {"prompt_ids": [7] * 1200}  # TRL's default max_length is 1024
+    item = trainer.rows[0].item
+    row = replace(trainer.rows[0], item=replace(item, prefix=(7,) * 1200))  # TRL's default max_length is 1024
     trees = trainer.data_collator([row])["trees"]
-    assert trees.input_ids.shape[1] == 1200 + len(row["chosen_ids"]) + len(row["rejected_ids"])
-    assert trainer.args.max_length is None
-
-
-def test_no_reference_model_is_kept(make: Make) -> None:
-    assert make().ref_model is None
+    assert trees.input_ids.shape[1] == 1200 + len(item.chosen) + len(item.rejected)
 
 
 def test_lora_trains_default_alone(make: Make) -> None:
     trainer = make(adapter="lora")
-    model = trainer.model
-    assert "ref" not in model.peft_config and "forward" not in vars(model.get_base_model())
+    model = trainer.scorer.model
+    assert set(model.peft_config) == {"default"}
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     trainer.run_phase()
     moved = {name for name, p in model.named_parameters() if (p != before[name]).any()}

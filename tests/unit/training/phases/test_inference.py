@@ -1,4 +1,4 @@
-"""The GRPO hooks against stock TRL, on one tiny model."""
+"""GRPO on summaries against stock TRL, on one tiny model."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +16,9 @@ from popi.generator import Generator
 from popi.models.local.adapters import TRAINED, save_adapter, using
 from popi.models.local.model import LocalModel
 from popi.runs.run_directory import read_jsonl
-from popi.training.inference_phase import InferenceTrainer, group_logps
-from popi.training.objective import group_advantages, margin, summary_reward
+from popi.training.objective import margin, summary_reward
+from popi.training.phases.inference import InferenceTrainer, Samples, summary_logps
+from popi.training.phases.scorer import TreeScorer
 from popi.training.reward import SummaryReward
 from popi.training.rollout_check import RolloutError, check_rollouts
 
@@ -61,11 +62,28 @@ def stock(base: Path, tmp_path: Path, **arguments: Any) -> GRPOTrainer:
     )
 
 
-def batch_of(trainer: InferenceTrainer) -> dict[str, Any]:
-    """One generation batch of three groups of four, rewarded, as a training step sees it."""
-    trainer.model.train()
-    rows = [{"prompt": list(row.prompt_ids), "row": i} for i, row in enumerate(trainer.rows[:3]) for _ in range(4)]
-    return trainer._generate_and_score_completions(rows)
+def batch_of(trainer: InferenceTrainer) -> Samples:
+    """The samples of one step of three groups of four, rewarded, as they train."""
+    trainer.scorer.train()
+    [batch] = trainer.samples(trainer.rows[:3])
+    return batch
+
+
+def padded(batch: Samples, pad_id: int = 0) -> dict[str, torch.Tensor]:
+    """As TRL lays a batch out: prompts padded on the left, completions on the right."""
+    left, right = max(map(len, batch.prompts)), max(map(len, batch.summaries))
+    ids = torch.full((len(batch), left + right), pad_id)
+    mask = torch.zeros_like(ids)
+    for row, (prompt, summary) in enumerate(zip(batch.prompts, batch.summaries, strict=True)):
+        both = slice(left - len(prompt), left + len(summary))
+        ids[row, both], mask[row, both] = torch.tensor([*prompt, *summary]), 1
+    found = {"prompt_ids": ids[:, :left], "prompt_mask": mask[:, :left]}
+    return found | {"completion_ids": ids[:, left:], "completion_mask": mask[:, left:]}
+
+
+def logps_of(trainer: InferenceTrainer, batch: Samples, model: Any = None, temperature: float = 1.0) -> torch.Tensor:
+    scorer = trainer.scorer if model is None else TreeScorer(model)
+    return summary_logps(scorer, batch.prompts, batch.summaries, trainer.local.pad_id, temperature)[0]
 
 
 def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -80,83 +98,80 @@ def test_log_probs_entropies_and_gradients_equal_stock(
 ) -> None:
     ours, theirs = make(), stock(tiny_base, tmp_path, temperature=temperature)
     batch = batch_of(ours)
-    shuffled = torch.randperm(12)  # as TRL shuffles a batch: groups are told apart by their prompts
-    ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)[shuffled]
-    mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)[shuffled]
-    mask[0, -2:] = 0  # a summary that ended early
-    assert (mask[:, 0] == 0).any(), "prompts of different lengths"
-    kept = batch["completion_ids"].shape[1]
-    on = mask[:, -kept:].to(precision)
-
-    weights = torch.randn(12, kept)
-    logps, entropies = group_logps(ours.model, ids, mask, kept, ours.local.pad_id, temperature, True)
-    (logps * weights * on).sum().backward()
+    batch.summaries[0] = batch.summaries[0][:2]  # one that ended early
+    laid_out = padded(batch)
+    assert (laid_out["prompt_mask"][:, 0] == 0).any(), "prompts of different lengths"
+    on = laid_out["completion_mask"].to(precision)
+    weights = torch.randn(on.shape)
+    logps, entropies = summary_logps(ours.scorer, batch.prompts, batch.summaries, ours.local.pad_id, temperature, True)
+    (logps * weights).sum().backward()
     expected, expected_entropies, _ = theirs._get_per_token_logps_and_entropies(
-        theirs.model, ids, mask, kept, compute_entropy=True
+        theirs.model,
+        torch.cat([laid_out["prompt_ids"], laid_out["completion_ids"]], 1),
+        torch.cat([laid_out["prompt_mask"], laid_out["completion_mask"]], 1),
+        on.shape[1],
+        compute_entropy=True,
     )
     (expected * weights * on).sum().backward()
-    assert_exact(logps * on, expected * on)
-    assert_exact(entropies * on, expected_entropies * on)
-    assert_exact(gradients(ours.model), gradients(theirs.model))
+    assert_exact(logps, expected * on)
+    assert_exact(entropies, expected_entropies * on)
+    assert_exact(gradients(ours.local.model), gradients(theirs.model))
 
 
-def test_a_whole_step_equals_stock(precision: torch.dtype, make: Make, tiny_base: Path, tmp_path: Path) -> None:
-    """Loss and gradient of one batch: TRL's loss with TRL's log-probs, on our samples, advantages and anchor."""
-    ours = make()
+@pytest.mark.parametrize("scale", [False, True])
+def test_a_whole_step_equals_stock(
+    precision: torch.dtype, make: Make, tiny_base: Path, tmp_path: Path, scale: bool
+) -> None:
+    """Loss, metrics and gradient of one batch: TRL's own of our samples, advantages and anchor."""
+    ours = make(inference={"kl": 0.02, "scale_rewards": scale})
     theirs = stock(
         tiny_base, tmp_path, loss_type="dr_grpo", beta=0.02, max_completion_length=6, use_bias_correction_kl=True
     )
     theirs.model.train()
-    ours.current_gradient_accumulation_steps = theirs.current_gradient_accumulation_steps = 1
+    theirs.current_gradient_accumulation_steps = 1
     with torch.no_grad():
-        for mine, other in zip(ours.model.parameters(), theirs.model.parameters(), strict=True):
+        for mine, other in zip(ours.local.model.parameters(), theirs.model.parameters(), strict=True):
             mine.add_(0.02 * torch.randn_like(mine))  # away from the anchor, so that the KL term pulls
             other.copy_(mine)
     batch = batch_of(ours)
-    losses = []
-    for trainer in (ours, theirs):
-        loss = trainer._compute_loss(trainer.model, batch)
-        loss.backward()
-        losses.append(loss.detach())
-    assert_exact(losses[0], losses[1], of=float(batch["advantages"].abs().max()))
-    assert_exact(gradients(ours.model), gradients(theirs.model))
-    assert theirs._metrics["train"]["kl"][0] > 0
+    ours.metrics.clear()
+    loss = ours.compute_loss(ours.scorer, batch)
+    loss.backward()
+    inputs = {**padded(batch), "advantages": batch.advantages, "ref_per_token_logps": batch.ref_logps}
+    expected = theirs._compute_loss(theirs.model, inputs)
+    expected.backward()
+    assert_exact(loss, expected, of=float(batch.advantages.abs().max()))
+    assert_exact(gradients(ours.local.model), gradients(theirs.model))
+    found = {name: torch.tensor(ours.metrics[name]) for name in ("kl", "entropy")}
+    assert found["kl"] > 0
+    assert_exact(found, {name: torch.tensor(theirs._metrics["train"][name]) for name in found})
 
 
-def test_the_loss_is_the_methods_sum_over_tokens(precision: torch.dtype, make: Make) -> None:
-    ours = make(inference={"kl": 0.0})
-    ours.current_gradient_accumulation_steps = 1
+@pytest.mark.parametrize("scale", ["none", "group"])
+def test_advantages_equal_stock(
+    precision: torch.dtype, make: Make, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scale: str
+) -> None:
+    """TRL's own, of the same rewards."""
+    ours = make(inference={"scale_rewards": scale == "group"})
+    monkeypatch.setattr(torch, "randperm", torch.arange)  # in their order
     batch = batch_of(ours)
-    ours._compute_loss(ours.model, batch).backward()
-    found = gradients(ours.model)
-    ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
-    mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
-    logps, _ = group_logps(ours.model, ids, mask, batch["completion_ids"].shape[1], ours.local.pad_id, 1.0, False)
-    (-(batch["advantages"][:, None] * logps).sum() / (12 * 6)).backward()  # 12 summaries, max_tokens 6
-    assert_exact(found, gradients(ours.model))
-
-
-def test_advantages_are_ours(precision: torch.dtype, make: Make) -> None:
-    for scale in (False, True):
-        trainer = make(inference={"scale_rewards": scale})
-        scored: list[Any] = []
-        trainer.scored = scored.append  # type: ignore[method-assign]
-        batch = batch_of(trainer)
-        rewards = scored[0].rewards.view(3, 4)
-        expected = group_advantages(rewards, scale).flatten()
-        assert_exact(batch["advantages"], expected, of=float(rewards.abs().max()))
+    rewards = [row["reward"] for row in read_jsonl(ours.phase.samples)]  # rounded to six digits
+    theirs = stock(tiny_base, tmp_path, scale_rewards=scale, max_completion_length=6)
+    theirs.reward_funcs = [lambda **_: rewards]
+    expected = theirs._generate_and_score_completions([{"prompt": "a"}] * 12)["advantages"]
+    assert_close(batch.advantages, expected.to(batch.advantages), atol=1e-3 if scale == "group" else 2e-6, rtol=0)
 
 
 @pytest.mark.parametrize("precision", ["float64"], indirect=True)  # a near tie may fall either way in float32
 def test_rollouts_belong_to_their_prompts(precision: torch.dtype, make: Make) -> None:
     trainer = make()
-    prompts = [list(row.prompt_ids) for row in trainer.rows[:3]]
-    trainer.temperature = 1e-4  # as good as greedy
-    drawn, logps = trainer._generate_single_turn([p for p in prompts for _ in range(4)], None, {}, 4)
-    assert logps is None and len(drawn) == 12
+    prompts = [row.prompt_ids for row in trainer.rows[:3]]
+    trainer.summary = trainer.summary.model_copy(update={"temperature": 1e-4})  # as good as greedy
+    drawn, _ = trainer.sample([prompt for prompt in prompts for _ in range(4)])
+    assert len(drawn) == 12
     for i, prompt in enumerate(prompts):
         plain = (
-            trainer.model.eval()
+            trainer.local.model.eval()
             .generate(
                 torch.tensor([prompt]),
                 attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
@@ -181,13 +196,13 @@ def test_signals_read_once_train_the_same(precision: torch.dtype, make: Make, ad
         trainer = make(adapter)
         assert trainer.reads_once
         trainer.reads_once = once
-        base = trainer.model.get_base_model() if adapter == "lora" else trainer.model
+        model = trainer.local.model
+        base = model.get_base_model() if adapter == "lora" else model
         base.get_decoder().layers[0].register_forward_hook(
             lambda _, given, out, once=once: widths[once].append(given[0].shape[1]) if torch.is_grad_enabled() else None
         )
         trainer.train()  # from the first step on
-        assert trainer._roots is None
-        ends[once] = {name: p.detach().clone() for name, p in trainer.model.named_parameters() if p.requires_grad}
+        ends[once] = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
     written = read_jsonl(trainer.phase.samples)
     assert written[: len(written) // 2] == written[len(written) // 2 :] and len(written) > 1
     assert len(widths[True]) == 2 * len(widths[False]), "a step reads the signals, and then the summaries"
@@ -202,11 +217,10 @@ def test_signals_read_once_train_the_same(precision: torch.dtype, make: Make, ad
 def test_prompts_that_were_not_read(make: Make) -> None:
     trainer = make()
     batch = batch_of(trainer)
-    ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
-    mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
-    assert trainer._roots is not None
+    assert batch.roots is not None
+    others = [(*prompt, 7) for prompt in batch.prompts]
     with pytest.raises(ValueError, match="not those that were read"):
-        group_logps(trainer.model, ids[:8], mask[:8], 6, trainer.local.pad_id, 1.0, False, trainer._roots)
+        summary_logps(trainer.scorer, others, batch.summaries, trainer.local.pad_id, 1.0, roots=batch.roots)
 
 
 def test_the_reward_is_the_methods(precision: torch.dtype, make: Make) -> None:
@@ -230,66 +244,48 @@ def test_the_reward_comes_from_the_partner_adapter(precision: torch.dtype, make:
     """Rewards under two adapters on one base equal those of a generator loaded alone, and change no gradient flag."""
     donor = make("lora")
     with torch.no_grad():
-        for name, parameter in donor.model.named_parameters():
+        for name, parameter in donor.local.model.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(std=0.3)
-    save_adapter(donor.model, TRAINED, tmp_path / "generator", donor.model.peft_config[TRAINED].base_model_name_or_path)
+    save_adapter(
+        donor.local.model,
+        TRAINED,
+        tmp_path / "generator",
+        donor.local.model.peft_config[TRAINED].base_model_name_or_path,
+    )
     trainer = make("lora", generator_from=tmp_path / "generator")
     alone = SummaryReward(Generator.from_pretrained(tmp_path / "generator", "nano", device="cpu"), TRAINED, 0.1)
-    flags = [p.requires_grad for p in trainer.model.parameters()]
+    flags = [p.requires_grad for p in trainer.local.model.parameters()]
     texts, rows = ["likes cats", "likes short sentences", ""], trainer.rows[:3]
     for training in (True, False):
-        trainer.model.train(training)
+        trainer.local.model.train(training)
         scores = trainer.reward.score(texts, rows, [2, 3, 0])
-        assert trainer.model.training == training
+        assert trainer.local.model.training == training
     size = max(abs(target.ref_chosen) for row in rows for target in row.targets)
     assert_exact(scores.rewards, alone.score(texts, rows, [2, 3, 0]).rewards, of=size)
     bare = donor.reward.score(texts, rows, [2, 3, 0]).rewards
     assert not torch.allclose(bare, scores.rewards, atol=0.1)
-    assert [p.requires_grad for p in trainer.model.parameters()] == flags
+    assert [p.requires_grad for p in trainer.local.model.parameters()] == flags
 
 
-def test_settings_that_override_trl(make: Make) -> None:
-    arguments = make().args
-    assert not arguments.bf16 and not arguments.gradient_checkpointing
-    assert arguments.loss_type == "dr_grpo" and arguments.scale_rewards == "none"
-    assert arguments.steps_per_generation == arguments.num_iterations == 1  # a checkpoint never falls inside a window
-    assert not arguments.shuffle_dataset and arguments.report_to == []
-
-
-def test_the_kl_is_to_the_initial_model_not_loaded_again(
-    precision: torch.dtype, make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("trl.trainer.grpo_trainer.create_model_from_path", lambda *_, **__: pytest.fail("loaded"))
+def test_the_kl_is_to_the_initial_model_not_loaded_again(precision: torch.dtype, make: Make) -> None:
     trainer = make()
-    assert trainer.ref_model is trainer.reward.generator.local.model  # anchor, reference and frozen generator: one
+    anchor = trainer.anchor.model
+    assert anchor is trainer.reward.generator.local.model  # anchor, reference and frozen generator: one
     with torch.no_grad():
-        for parameter in trainer.model.parameters():
+        for parameter in trainer.local.model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
     batch = batch_of(trainer)
-    ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
-    mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
-    kept = batch["completion_ids"].shape[1]
     with torch.no_grad():
-        anchored, own = (
-            group_logps(model, ids, mask, kept, trainer.local.pad_id, 1.0, False)[0]
-            for model in (trainer.ref_model, trainer.model)
-        )
-    assert_exact(batch["ref_per_token_logps"], anchored)
-    assert (batch["ref_per_token_logps"] - own).abs().max() > 0.05
-
-
-def test_the_fused_head_is_gone(make: Make) -> None:
-    for adapter in ("none", "lora"):
-        model = make(adapter).model
-        base = model.get_base_model() if adapter == "lora" else model
-        assert "forward" not in vars(base)
+        anchored, own = (logps_of(trainer, batch, model) for model in (anchor, trainer.local.model))
+    assert_exact(batch.ref_logps, anchored)
+    assert (batch.ref_logps - own).abs().max() > 0.05
 
 
 def test_lora_trains_default_alone(make: Make) -> None:
     trainer = make("lora")
-    model = trainer.model
-    assert "ref" not in model.peft_config and model.active_adapter == TRAINED
+    model = trainer.local.model
+    assert set(model.peft_config) == {TRAINED} and model.active_adapter == TRAINED
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     trainer.run_phase()
     moved = {name for name, p in model.named_parameters() if (p != before[name]).any()}
@@ -302,22 +298,19 @@ def test_lora_kl_anchors_at_the_base_not_at_the_adapter_it_starts_from(
 ) -> None:
     first = make("lora")
     with torch.no_grad():
-        for name, parameter in first.model.named_parameters():
+        for name, parameter in first.local.model.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(std=0.3)
-    first.model.save_pretrained(tmp_path / "adapter")
+    first.local.model.save_pretrained(tmp_path / "adapter")
     trainer = make("lora", inference_from=tmp_path / "adapter")
     batch = batch_of(trainer)
-    ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
-    mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
-    kept = batch["completion_ids"].shape[1]
     found = {}
     for adapter in (None, TRAINED):
-        with torch.no_grad(), using(trainer.model, adapter):
-            found[adapter], _ = group_logps(trainer.model, ids, mask, kept, trainer.local.pad_id, 1.0, False)
-    assert_exact(batch["ref_per_token_logps"], found[None])
-    assert (batch["ref_per_token_logps"] - found[TRAINED]).abs().max() > 0.05
-    trained = {name for name, p in trainer.model.named_parameters() if p.requires_grad}
+        with torch.no_grad(), using(trainer.local.model, adapter):
+            found[adapter] = logps_of(trainer, batch)
+    assert_exact(batch.ref_logps, found[None])
+    assert (batch.ref_logps - found[TRAINED]).abs().max() > 0.05
+    trained = {name for name, p in trainer.local.model.named_parameters() if p.requires_grad}
     assert trained and all(".default." in name for name in trained)  # though the KL switched adapters off and on
 
 
@@ -327,13 +320,13 @@ def test_rollouts_from_other_weights_are_noticed(precision: torch.dtype, make: M
     trainer.local = LocalModel.load(tiny_base, device="cpu")
     trainer.check()  # another copy, but still of the same weights
     with torch.no_grad():
-        trainer.model.model.layers[0].mlp.up_proj.weight.mul_(1.2)
+        trainer.scorer.model.model.layers[0].mlp.up_proj.weight.mul_(1.2)
     with pytest.raises(RolloutError, match="do not come from the weights that train"):
-        trainer.before_save()
+        trainer.save_model()
 
 
 def test_the_check_draws_no_random_numbers(make: Make) -> None:
     trainer = make()
     before = torch.random.get_rng_state()
-    check_rollouts(trainer.local, trainer.model, trainer.rows[0].prompt_ids, 4)
+    check_rollouts(trainer.local, trainer.local.model, trainer.rows[0].prompt_ids, 4)
     assert torch.equal(before, torch.random.get_rng_state())

@@ -1,0 +1,1 @@
+"""The phases of training, one readable file each."""

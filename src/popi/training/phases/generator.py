@@ -1,0 +1,107 @@
+"""The generator's phase: DPO with the summary in the policy's prompt and the plain prompt in the reference's.
+
+The baselines train here too: without a summary (population DPO), with raw signals in its place (FSPO), or behind a
+soft prompt (`user_embedding`).
+
+- Reference log-probs come with the rows: the reference has no summary, and is the same throughout.
+- A row is a tree (prompt, chosen, rejected), so the prompt is read once; nothing is truncated.
+- The loss is `popi.training.objective.generator_loss` of the margins, a mean over the batch.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from popi.config import RunConfig
+from popi.engine.tree import pack
+from popi.models.local.adapters import TRAINED, set_dropout
+from popi.models.local.model import LocalModel
+from popi.training.dataset import GeneratorRow
+from popi.training.objective import accuracy, generator_loss, margin, summary_reward
+from popi.training.phases.scorer import TreeScorer, pair_sums
+from popi.training.phases.trainer import PhaseTrainer
+
+
+def collate(pad_id: int, soft: int = 0) -> Callable[[list[GeneratorRow]], dict[str, Any]]:
+    """Rows -> tree rows (behind places for `soft` vectors), users and references, each batch first."""
+
+    def call(rows: list[GeneratorRow]) -> dict[str, Any]:
+        return {
+            "trees": pack([row.item.behind(soft, pad_id).tree for row in rows], pad_id),
+            "users": torch.tensor([row.user for row in rows]),
+            "ref_chosen": torch.tensor([row.ref_chosen for row in rows]),
+            "ref_rejected": torch.tensor([row.ref_rejected for row in rows]),
+        }
+
+    return call
+
+
+class GeneratorTrainer(PhaseTrainer):
+    """DPO, IPO or conservative DPO on target pairs under summaries.
+
+    Args:
+        local: the generator; with adapters, `default` is trained.
+        rows: in training order, `batch_size` a step.
+        held_out: of users to evaluate on while it trains.
+        scorer: what trains, where that is more than the generator.
+        soft: vectors of the soft prompt in front of each row's prompt.
+        arguments: of every phase (`PhaseTrainer`).
+    """
+
+    loss_is_scaled_for_ga = False  # the loss is a batch's mean
+
+    def __init__(
+        self,
+        *,
+        local: LocalModel,
+        rows: Sequence[GeneratorRow],
+        config: RunConfig,
+        held_out: Sequence[GeneratorRow] = (),
+        scorer: TreeScorer | None = None,
+        soft: int = 0,
+        **arguments: Any,
+    ) -> None:
+        self.settings = settings = config.training.generator
+        super().__init__(
+            scorer or TreeScorer(local.model),
+            rows,
+            held_out,
+            collate(local.pad_id, soft),
+            settings,
+            config=config,
+            per_device_train_batch_size=settings.batch_size // settings.parts,
+            gradient_accumulation_steps=settings.parts,
+            **arguments,
+        )
+        if settings.lora_dropout:
+            set_dropout(local.model, TRAINED, settings.lora_dropout)
+
+    def score(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        """(N,) log-probs of a batch's scored tokens."""
+        logps: Tensor = model(inputs["trees"])[0]
+        return logps
+
+    def margins(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        """(B,) h of each row."""
+        logps = pair_sums(self.score(model, inputs), inputs["trees"])  # (B, 2): chosen, rejected
+        return margin(logps[:, 0], logps[:, 1], inputs["ref_chosen"], inputs["ref_rejected"])
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Tensor:
+        """The mean loss of a batch."""
+        h = self.margins(model, inputs)
+        self.note(margin=float(h.detach().mean()), reward_accuracy=accuracy(h.detach()))
+        settings = self.settings
+        return generator_loss(h, settings.loss, settings.beta, settings.label_smoothing).mean()
+
+    def measure(self) -> dict[str, float]:
+        """Of the held-out users' pairs."""
+        size, device, found = self.args.per_device_train_batch_size, self.args.device, []
+        for start in range(0, len(self.held_out), size):
+            batch = self.data_collator(list(self.held_out[start : start + size]))
+            found.append(self.margins(self.scorer, {name: value.to(device) for name, value in batch.items()}))
+        h = torch.cat(found)
+        return {"reward": float(summary_reward(h, self.settings.beta).mean()), "reward_accuracy": accuracy(h)}

@@ -1,0 +1,272 @@
+"""The inference model's phase: GRPO (arXiv 2402.03300) on summary rewards.
+
+A step samples `group_size` summaries of each of `users_per_step` users' signals, scores each by how well a generator
+that has read it ranks the user's targets, takes a group's mean off its rewards, and goes backward through
+`popi.training.objective.policy_loss`, with the KL to the *initial* inference model.
+
+- Rollouts, log-probs and the KL are all at `summary.temperature`: the tempered model is the policy. With
+  `summary.top_p` below 1 log-probs stay those of the whole distribution: a small bias.
+- A summary that reaches `summary.max_tokens` without its end token is cut there, as it is in use: it is scored and
+  trained on as it stands, and its length is the limit.
+- What a token does to the KL of the tokens behind it is left out, as everywhere in GRPO.
+- One pass over the signals of a group serves its rollouts and their log-probs (`popi.engine.roots`), or, in parts or
+  under gradient checkpointing, one for the rollouts and one for the log-probs.
+- A step may go through the models in parts (`micro_batch`), each of whole groups. All of a step is sampled and rewarded
+  before its first part trains, and each part's loss is divided by their number: the gradient is that of the whole.
+"""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from popi.config import RunConfig
+from popi.engine.plain import trees_hold
+from popi.engine.roots import Roots
+from popi.engine.tree import Segment, causal_lm, pack
+from popi.models.local.adapters import has_adapters, using
+from popi.models.local.model import LocalModel
+from popi.runs.run_directory import PhaseDirectory, append_jsonl
+from popi.training.dataset import InferenceRow
+from popi.training.objective import accuracy, group_advantages, policy_loss, token_kl
+from popi.training.phases.scorer import TreeScorer
+from popi.training.phases.trainer import PhaseTrainer
+from popi.training.reward import Scores, SummaryReward
+from popi.training.rollout_check import check_rollouts
+from popi.training.vllm_rollouts import VllmRollouts, check_log_probs
+
+
+def summary_logps(
+    scorer: torch.nn.Module,
+    prompts: Sequence[Sequence[int]],
+    summaries: Sequence[Sequence[int]],
+    pad_id: int,
+    temperature: float,
+    entropy: bool = False,
+    roots: Roots | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Log-probs of summaries, reading each distinct prompt once: (n, T), zero behind a summary's end; entropies alike,
+    where they are asked for.
+
+    Args:
+        scorer: a `TreeScorer`, or what wraps one.
+        prompts: (n,) token ids of each summary's prompt.
+        summaries: (n,) token ids, T of the longest.
+        roots: the distinct prompts, where this model has read them already.
+
+    Raises:
+        ValueError: `roots` are others.
+    """
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for n, prompt in enumerate(prompts):
+        groups.setdefault(tuple(prompt), []).append(n)
+    if roots is not None:
+        if set(groups) != set(roots.prompts):
+            raise ValueError("the prompts are not those that were read before")
+        groups = {prompt: groups[prompt] for prompt in roots.prompts}
+    trees = [[Segment(p), *(Segment(summaries[n], 0, True) for n in members)] for p, members in groups.items()]
+    where = [(n, t) for members in groups.values() for n in members for t in range(len(summaries[n]))]
+    device = next(scorer.parameters()).device
+    logps, entropies = scorer(pack(trees, pad_id).to(device), temperature, entropy=entropy, roots=roots)
+    index = torch.tensor(where, dtype=torch.long, device=device).reshape(-1, 2)
+    shape = len(summaries), max(map(len, summaries))
+
+    def spread(values: Tensor) -> Tensor:
+        return values.new_zeros(shape).index_put((index[:, 0], index[:, 1]), values)
+
+    return spread(logps), spread(entropies.detach()) if entropy else entropies
+
+
+@dataclass
+class Samples:
+    """Summaries to train on, n of them."""
+
+    prompts: list[tuple[int, ...]]
+    """(n,) token ids of the signals behind which each was sampled."""
+    summaries: list[list[int]]
+    """(n,) token ids, the end token included."""
+    advantages: Tensor  # (n,)
+    ref_logps: Tensor | None  # (n, T) under the initial inference model, where there is a KL
+    roots: Roots | None = None
+    """The prompts, where the model that trains has read them already."""
+
+    def __len__(self) -> int:
+        return len(self.summaries)
+
+
+class InferenceTrainer(PhaseTrainer):
+    """GRPO on the summaries of one inference model.
+
+    Args:
+        local: the inference model; with adapters, `default` is trained.
+        rows: in training order, `users_per_step` a step.
+        reward: scores summaries with the generator of this phase.
+        anchor: the initial inference model for the KL; with adapters it is the base without them, and `anchor` unused.
+        held_out: of users to evaluate on while it trains.
+        scorer: what trains, where that is more than the inference model.
+        arguments: of every phase (`PhaseTrainer`).
+    """
+
+    loss_is_scaled_for_ga = True  # a step is one batch; `compute_loss` divides by its parts
+
+    def __init__(
+        self,
+        *,
+        local: LocalModel,
+        rows: Sequence[InferenceRow],
+        reward: SummaryReward,
+        anchor: Any,
+        config: RunConfig,
+        phase: PhaseDirectory,
+        held_out: Sequence[InferenceRow] = (),
+        scorer: TreeScorer | None = None,
+        **arguments: Any,
+    ) -> None:
+        settings = config.training.inference
+        self.local, self.reward, self.summary = local, reward, config.summary
+        self.group_size, self.scale_rewards, self.kl = settings.group_size, settings.scale_rewards, settings.kl
+        self.parts = settings.parts
+        self.at_once = settings.users_per_step // self.parts
+        self.anchor = TreeScorer(local.model if has_adapters(local.model) else anchor)
+        longest = max(len(row.prompt_ids) for row in rows) + self.summary.max_tokens
+        self.reads_once = config.training.reads_once and trees_hold(causal_lm(local.model), longest)
+        arguments |= {"config": config, "phase": phase, "per_device_train_batch_size": settings.users_per_step}
+        super().__init__(scorer or TreeScorer(local.model), rows, held_out, list, settings, **arguments)
+        self.vllm = None
+        if config.training.rollouts == "vllm":
+            self.vllm = VllmRollouts(config, local, self.accelerator, longest)
+        self.check()
+
+    def check(self) -> None:
+        """Raises RolloutError if rollouts do not come from the weights that train."""
+        check_rollouts(self.local, self.scorer.model, self.rows[0].prompt_ids, self.summary.max_tokens)
+
+    # a step
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        """Sample, score and compare the summaries of a step's users (`inputs`), and go backward, part by part."""
+        model.train()
+        losses = []
+        for i, part in enumerate(self.samples(inputs), 1):
+            with nullcontext() if i == self.parts else self.accelerator.no_sync(model):
+                losses.append(super().training_step(model, part))  # type: ignore[arg-type]
+        return torch.stack(losses).sum()
+
+    def samples(self, users: Sequence[InferenceRow]) -> list[Samples]:
+        """Summaries of a step's users with their advantages, by the parts in which they train."""
+        rows = [row for row in users for _ in range(self.group_size)]
+        prompts = [row.prompt_ids for row in rows]
+        summaries, roots = self.sample(prompts)
+        rewards = self.score(rows, summaries).rewards.reshape(-1, self.group_size)
+        spread = rewards.std(-1)
+        self.note(
+            reward=float(rewards.mean()),
+            reward_std=float(rewards.std()),
+            groups_without_spread=float(torch.isclose(spread, torch.zeros_like(spread)).float().mean()),
+        )
+        advantages = group_advantages(rewards, self.scale_rewards).flatten().to(self.local.device)
+        samples, size = [], self.at_once * self.group_size
+        for start in range(0, len(rows), size):
+            ref_logps = self.ref_logps(prompts[start : start + size], summaries[start : start + size])
+            # As TRL shuffled a step, from the same generator: without that draw a seed would train on other summaries.
+            order = torch.randperm(size) if self.parts == 1 else torch.arange(size)
+            picked = [start + int(i) for i in order]
+            own = [prompts[i] for i in picked], [summaries[i] for i in picked], advantages[picked]
+            samples.append(Samples(*own, None if ref_logps is None else ref_logps[order], roots))
+        return samples
+
+    def sample(self, prompts: Sequence[tuple[int, ...]]) -> tuple[list[list[int]], Roots | None]:
+        """A summary behind each prompt (a group's are equal), and the prompts as they were read for that."""
+        roots = None
+        if self.vllm is not None:
+            summaries, told = self.vllm.sample(prompts, self.group_size)
+            with torch.no_grad():
+                own, _ = summary_logps(self.scorer, prompts, summaries, self.local.pad_id, self.summary.temperature)
+            self.note(rollout_difference=check_log_probs(told, own, self.vllm.tolerance, self.summary.top_p))
+        else:
+            each = prompts[:: self.group_size]
+            if self.reads_once:
+                roots = Roots.read(self.local.model, each, self.local.pad_id)
+            drawn = [
+                group
+                for start in range(0, len(each), self.at_once)
+                for group in self.local.generate(
+                    each[start : start + self.at_once],
+                    n=self.group_size,
+                    max_new_tokens=self.summary.max_tokens,
+                    temperature=self.summary.temperature,
+                    top_p=self.summary.top_p,
+                    roots=roots,
+                )
+            ]
+            summaries = [ids for group in drawn for ids in group]
+        self.note(
+            summary_tokens=sum(map(len, summaries)) / len(summaries),
+            summaries_cut=sum(ids[-1] not in self.local.stop_ids for ids in summaries) / len(summaries),
+        )
+        return summaries, roots
+
+    def score(self, rows: list[InferenceRow], summaries: list[list[int]]) -> Scores:
+        """The rewards of summaries of these rows. Only text goes on to the generator."""
+        texts = [self.local.decode(ids) for ids in summaries]
+        scores = self.reward.score(texts, rows, [self.local.length(ids) for ids in summaries])
+        if scores.penalties is not None:
+            self.note(length_penalty=float(scores.penalties.mean()))
+        self.note(margin=float(scores.margins.mean()), reward_accuracy=accuracy(scores.margins))
+        step = self.state.global_step + 1
+        table = scores.table(step)
+        append_jsonl(self.phase.samples, table)
+        if step == 1 or step % self.args.save_steps == 0:
+            self.run.show(self.phase.name, step, table)
+        return scores
+
+    def ref_logps(self, prompts: list[tuple[int, ...]], summaries: list[list[int]]) -> Tensor | None:
+        """Log-probs of summaries under the initial inference model: (n, T)."""
+        if not self.kl:
+            return None
+        with torch.no_grad(), using(self.anchor.model, None):
+            return summary_logps(self.anchor, prompts, summaries, self.local.pad_id, self.summary.temperature)[0]
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Tensor:
+        """The loss of a part of a step (`Samples`), divided by the number of parts."""
+        part: Samples = inputs
+        logps, entropies = summary_logps(
+            model, part.prompts, part.summaries, self.local.pad_id, self.summary.temperature, True, part.roots
+        )
+        lengths = torch.tensor([len(ids) for ids in part.summaries], device=logps.device)
+        mask = torch.arange(logps.shape[1], device=logps.device) < lengths[:, None]  # (n, T)
+        if part.ref_logps is not None:
+            self.note(kl=float(token_kl(logps.detach(), part.ref_logps)[mask].mean()))
+        self.note(entropy=float(entropies[mask].mean()))
+        loss = policy_loss(logps, part.advantages, mask, self.summary.max_tokens, part.ref_logps, self.kl)
+        return loss / self.parts
+
+    # evaluation and checkpoints
+
+    def measure(self) -> dict[str, float]:
+        """Of one greedy summary of each held-out user."""
+        prompts = [row.prompt_ids for row in self.held_out]
+        written = [
+            ids
+            for start in range(0, len(prompts), self.at_once)
+            for [ids] in self.local.generate(
+                prompts[start : start + self.at_once], max_new_tokens=self.summary.max_tokens
+            )
+        ]
+        lengths = [self.local.length(ids) for ids in written]
+        scores = self.reward.score([self.local.decode(ids) for ids in written], self.held_out, lengths)
+        return {
+            "reward": float(scores.rewards.mean()),
+            "reward_accuracy": accuracy(scores.margins),
+            "summary_tokens": sum(lengths) / len(lengths),
+        }
+
+    def save_model(self, *args: Any, **kwargs: Any) -> None:
+        """Write a checkpoint of weights that are known to be those that the rollouts come from."""
+        self.check()
+        super().save_model(*args, **kwargs)

@@ -1,0 +1,127 @@
+"""Simultaneous training: both components on the same samples of every step.
+
+Each step samples the groups, scores them once with the generator as it stands, updates the inference model with the
+advantages and the generator with its own loss on pairs of the same samples. Two traps shape the code: a summed loss
+over two adapters drops the first one's gradient, and gradient checkpointing recomputes under whichever adapter is
+active. Hence a forward *and backward* of its own for the generator, under its own adapter, with its own optimizer
+group and its own gradient clip.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from popi.engine.roots import Roots
+from popi.engine.scoring import ScoringItem
+from popi.engine.tree import TreeBatch, pack, token_logps_and_entropies
+from popi.models.local.adapters import TRAINED, adapter_parameters, set_dropout, using
+from popi.models.local.model import LocalModel
+from popi.training.components import GENERATOR, INFERENCE
+from popi.training.dataset import InferenceRow
+from popi.training.objective import generator_loss, margin
+from popi.training.phases.inference import InferenceTrainer
+from popi.training.phases.scorer import TreeScorer, pair_sums
+from popi.training.reward import Scores
+
+PARTNER = "generator"
+
+
+class JointScorer(TreeScorer):
+    """Scores tree rows with the inference model, or with the generator that trains along.
+
+    `generator`: a model of its own, or None where it is the adapter `generator` of the inference model's base. That
+    adapter has to be the active one from before the generator's forward until after its backward (`using`).
+    """
+
+    def __init__(self, model: Any, generator: Any | None) -> None:
+        super().__init__(model)
+        self.generator = generator
+
+    def forward(
+        self,
+        batch: TreeBatch,
+        temperature: float = 1.0,
+        entropy: bool = False,
+        roots: Roots | None = None,
+        generator: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        model = self.generator_model if generator else self.model
+        return token_logps_and_entropies(model, batch, temperature, entropy=entropy, roots=roots)
+
+    @property
+    def generator_model(self) -> Any:
+        return self.model if self.generator is None else self.generator
+
+    def components(self) -> dict[str, dict[str, Parameter]]:
+        if self.generator is not None:
+            return {INFERENCE: dict(self.model.named_parameters()), GENERATOR: dict(self.generator.named_parameters())}
+        adapters = {INFERENCE: TRAINED, GENERATOR: PARTNER}
+        return {part: adapter_parameters(self.model, adapter) for part, adapter in adapters.items()}
+
+
+class JointTrainer(InferenceTrainer):
+    """`InferenceTrainer` that also trains the generator.
+
+    Takes its arguments, and `generator`: the model to train along, or None where it is the adapter `generator` of the
+    inference model's own base. A step trains the generator on `generator.batch_size` of the step's
+    (summary, target) pairs, drawn without replacement.
+    """
+
+    def __init__(self, *, local: LocalModel, generator: LocalModel | None, **arguments: Any) -> None:
+        training = arguments["config"].training
+        self.settings = training.generator
+        self.limits = {INFERENCE: training.inference.max_grad_norm, GENERATOR: self.settings.max_grad_norm}
+        self.both = JointScorer(local.model, None if generator is None else generator.model)
+        # Each component is clipped to a norm of its own (`clip`), and not both to one.
+        super().__init__(local=local, scorer=self.both, max_grad_norm=0.0, **arguments)
+        if generator is None and self.settings.lora_dropout:
+            set_dropout(local.model, PARTNER, self.settings.lora_dropout)
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        """The inference model's backward pass, then the generator's on the same samples."""
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self.generator_backward(model)
+        self.clip()
+        return loss
+
+    def score(self, rows: list[InferenceRow], summaries: list[list[int]]) -> Scores:
+        self.scores: Scores | None = super().score(rows, summaries)
+        return self.scores
+
+    def item(self, scores: Scores, i: int) -> ScoringItem:
+        """The i-th of a step's pairs, encoded under its summary."""
+        generator = self.reward.generator
+        return generator.items([scores.targets[i]], scores.summaries[int(scores.owner[i])])[0]
+
+    def generator_backward(self, model: Any) -> None:
+        """Forward and backward of the generator on pairs of this step's samples; leaves gradients, takes no step."""
+        scores, self.scores = self.scores, None
+        assert scores is not None, "each training step scores its own samples once"
+        picked = torch.randperm(len(scores.targets))[: self.settings.batch_size]
+        trees = pack([self.item(scores, i).tree for i in picked.tolist()], self.local.pad_id).to(self.local.device)
+        with using(self.both.generator_model, PARTNER if self.both.generator is None else None):
+            logps = pair_sums(model(trees, generator=True)[0], trees)  # (B, 2): chosen, rejected
+            references = scores.ref_chosen[picked].to(logps.device), scores.ref_rejected[picked].to(logps.device)
+            h = margin(logps[:, 0], logps[:, 1], *references)
+            settings = self.settings
+            loss = generator_loss(h, settings.loss, settings.beta, settings.label_smoothing).mean()
+            self.accelerator.backward(loss)
+        self.note(generator_loss=float(loss.detach()))
+
+    def clip(self) -> None:
+        """Clip each component's gradient to its own largest norm."""
+        norms = {
+            part: float(self.accelerator.clip_grad_norm_(list(parameters.values()), self.limits[part]))
+            for part, parameters in self.scorer.components().items()
+        }
+        self.note(grad_norm=norms[INFERENCE], generator_grad_norm=norms[GENERATOR])
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """With learning rate and decay of each component's own."""
+        parts, args, own = self.scorer.components(), self.args, self.settings
+        return self.optimizer_of(
+            (parts[INFERENCE], args.learning_rate, args.weight_decay),
+            (parts[GENERATOR], own.learning_rate, own.weight_decay),
+        )

@@ -1,0 +1,58 @@
+"""What trains, as one module whose `forward` is the scoring of tree rows.
+
+The trainer wraps this module and calls it: what DDP and FSDP wrap is what runs. A checkpoint holds its parameters that
+train, by the names that they have in the models.
+"""
+
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from popi.engine.roots import Roots
+from popi.engine.tree import TreeBatch, token_logps_and_entropies
+
+
+class TreeScorer(torch.nn.Module):
+    """Scores tree rows with one causal LM, with adapters or without."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, batch: TreeBatch, temperature: float = 1.0, entropy: bool = False, roots: Roots | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Log-prob and entropy of each scored token: (N,) and (N,). See `popi.engine.tree`."""
+        return token_logps_and_entropies(self.model, batch, temperature, entropy=entropy, roots=roots)
+
+    def components(self) -> dict[str, dict[str, Parameter]]:
+        """What trains, by component and name."""
+        return {"the model": {name: p for name, p in self.model.named_parameters() if p.requires_grad}}
+
+    def trained_parameters(self) -> dict[str, Parameter]:
+        """What a checkpoint holds: the parameters by name, behind that of the component where there are several."""
+        parts = self.components()
+        return {f"{part}.{n}" if len(parts) > 1 else n: p for part, own in parts.items() for n, p in own.items()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Take over a checkpoint's parameters: all that train and no others, whatever `strict` says.
+
+        Raises:
+            RuntimeError: the names differ.
+        """
+        parameters = self.trained_parameters()
+        if state_dict.keys() != parameters.keys():
+            raise RuntimeError(f"the checkpoint's parameters {sorted(state_dict.keys() ^ parameters.keys())} differ")
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(state_dict[name])
+        return SimpleNamespace(missing_keys=[], unexpected_keys=[])
+
+
+def pair_sums(logps: Tensor, batch: TreeBatch) -> Tensor:
+    """(N,) tokens' log-probs of B pairs -> (B, 2), summed over each response: chosen, rejected."""
+    return logps.new_zeros(batch.n_segments).index_add(0, batch.segment, logps).reshape(-1, 2)

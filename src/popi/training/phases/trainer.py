@@ -1,0 +1,262 @@
+"""What all phases share, on `transformers.Trainer`: checkpoints that survive a kill, the run's log, the order of rows.
+
+Only public methods are overridden. A phase adds its loss (`compute_loss`) and, where a step is more than one forward
+and backward, its `training_step`.
+"""
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch.nn import Parameter
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
+
+from popi.config import GeneratorPhaseConfig, InferencePhaseConfig, RunConfig
+from popi.errors import RunError
+from popi.models.local.adapters import has_adapters
+from popi.runs.run_directory import PhaseDirectory, RunDirectory
+from popi.training.phases.scorer import TreeScorer
+
+WEIGHTS = "model.safetensors"
+"""A checkpoint's parameters, under the name by which `Trainer.train` finds them."""
+FINITE = ("loss", "grad_norm", "generator_loss", "generator_grad_norm")
+"""Metrics that end training where they are no numbers: no later step recovers, and no checkpoint is worth keeping."""
+NORMS = {"generator": "generator_grad_norm"}
+"""Where the gradient's norm of a component is logged, if not as `grad_norm`."""
+Report = Callable[[int, dict[str, Any]], None]
+"""Called with a step and its metrics; draws the progress bar."""
+
+
+def prepare(scorer: TreeScorer, checkpointing: bool) -> None:
+    """Take dropout off (one forward scores, another trains: they have to agree) and put gradient checkpointing on."""
+    for module in scorer.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    model: Any
+    for model in scorer.children():
+        if checkpointing and hasattr(model, "activation_checkpointing_enable"):
+            model.activation_checkpointing_enable()
+            if has_adapters(model):
+                model.enable_input_require_grads()
+
+
+def _fingerprint(parameters: dict[str, Parameter]) -> list[tuple[float, float]]:
+    """Two sums of each parameter, which nearly any update changes."""
+    every = [p.detach() for p in parameters.values()]
+    return [(float(p.sum(dtype=torch.float64)), float(p.norm(dtype=torch.float64))) for p in every]
+
+
+class _Log(TrainerCallback):
+    def __init__(self, run: RunDirectory, phase: str, report: Report) -> None:
+        self.run, self.phase, self.report = run, phase, report
+        self.began = time.perf_counter()
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.began = time.perf_counter()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        if logs and any(key.startswith("eval_") for key in logs):
+            row = {key: logs[key] for key in sorted(logs) if key.startswith("eval_")}
+            self.run.log({"phase": self.phase, "step": state.global_step, **row})
+        if not logs or "loss" not in logs:  # an evaluation, or the summary at the end of training
+            return
+        row = {name: value for name, value in logs.items() if name != "epoch"}
+        broken = [f"{name} {row[name]}" for name in FINITE if not math.isfinite(row.get(name) or 0.0)]
+        if broken:
+            raise RunError(
+                f"{self.phase}, step {state.global_step}: training diverged ({', '.join(broken)}); start another run "
+                "with a lower learning_rate, or with model.dtype=float32 where it is float16"
+            )
+        row["seconds"] = round(time.perf_counter() - self.began, 4)
+        self.run.log({"phase": self.phase, "step": state.global_step, **row})
+        self.report(state.global_step, row)
+
+
+class _Checkpoints(TrainerCallback):
+    """Every evaluation is followed by a checkpoint, and enough of them without a better one by the end. A checkpoint is
+    sealed once all of it is written."""
+
+    def __init__(self, phase: PhaseDirectory, limit: int | None, patience: int | None) -> None:
+        self.phase, self.limit, self.patience = phase, limit, patience
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_save = True
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.phase.seal(state.global_step, state.best_global_step, self.limit)
+        if self.given_up(state):
+            control.should_training_stop = True
+
+    def given_up(self, state: Any) -> bool:
+        """Whether the evaluations behind the best one are as many as the patience: a matter of the log alone, so that
+        a run which is resumed here ends here, too."""
+        evaluated = [row["step"] for row in state.log_history if any(key.startswith("eval_") for key in row)]
+        behind = sum(step > (state.best_global_step or 0) for step in evaluated)
+        return self.patience is not None and behind >= self.patience
+
+
+class PhaseTrainer(Trainer):
+    """Trains a scorer on rows, one pass in their order.
+
+    Args:
+        scorer: the models that train.
+        rows: in training order.
+        held_out: of users to evaluate on while it trains.
+        collate: a batch of rows -> what `training_step` gets.
+        settings: of the phase.
+        steps: optimizer steps.
+        report: see `Report`.
+        arguments: more of transformers' own.
+    """
+
+    def __init__(
+        self,
+        scorer: TreeScorer,
+        rows: Sequence[Any],
+        held_out: Sequence[Any],
+        collate: Callable[[list[Any]], Any],
+        settings: InferencePhaseConfig | GeneratorPhaseConfig,
+        *,
+        config: RunConfig,
+        run: RunDirectory,
+        phase: PhaseDirectory,
+        seed: int,
+        steps: int,
+        report: Report,
+        **arguments: Any,
+    ) -> None:
+        self.scorer, self.rows, self.held_out, self.run, self.phase = scorer, rows, held_out, run, phase
+        self.metrics: dict[str, list[float]] = {}
+        training = config.training
+        prepare(scorer, training.gradient_checkpointing)
+        if training.eval_steps:
+            arguments |= {"eval_strategy": "steps", "eval_steps": training.eval_steps, "greater_is_better": True}
+            arguments["metric_for_best_model"] = training.metric_for_best_model
+        transformers_own: dict[str, Any] = {
+            "output_dir": str(phase.checkpoints),
+            "max_steps": steps,
+            "seed": seed,
+            "save_strategy": "steps",
+            "save_steps": training.save_steps,
+            "logging_steps": 1,
+            "learning_rate": settings.learning_rate,
+            "warmup_steps": settings.warmup_steps,
+            "lr_scheduler_type": settings.lr_scheduler_type,
+            "lr_scheduler_kwargs": settings.lr_scheduler_kwargs,
+            "optim": settings.optim,
+            "weight_decay": settings.weight_decay,
+            "max_grad_norm": settings.max_grad_norm,
+            "use_cpu": config.model.device == "cpu" or not torch.cuda.is_available(),
+            # The rows come in training order. A shuffle would not be restored beyond its first pass.
+            "train_sampling_strategy": "sequential",
+            "remove_unused_columns": False,
+            "dataloader_pin_memory": False,
+            "logging_nan_inf_filter": False,  # a NaN is to be seen
+            "report_to": [],
+            "disable_tqdm": True,
+        }
+        args = TrainingArguments(**transformers_own | arguments)
+        super().__init__(scorer, args, collate, train_dataset=rows, eval_dataset=held_out or None)
+        self.remove_callback(PrinterCallback)
+        self.add_callback(_Log(run, phase.name, report))
+        self.checkpoints = _Checkpoints(phase, training.save_total_limit, training.early_stopping_patience)
+        self.add_callback(self.checkpoints)
+
+    def run_phase(self) -> None:
+        """Train to the last step, from the newest complete checkpoint if there is one; then back to the best
+        evaluation, if there were any.
+
+        Raises:
+            RunError: a component has nothing to train, or gradients changed nothing of it.
+        """
+        found = self.phase.checkpoint()
+        before = {component: _fingerprint(parameters) for component, parameters in self.scorer.components().items()}
+        if empty := [component for component, parameters in before.items() if not parameters]:
+            raise RunError(f"{self.phase.path.name}: {', '.join(empty)} has no trainable parameters")
+        if found:
+            self.state = TrainerState.load_from_json(str(found[0] / "trainer_state.json"))
+        if not found or not self.checkpoints.given_up(self.state):
+            self.train(resume_from_checkpoint=str(found[0]) if found else None)
+            for component, parameters in self.scorer.components().items():
+                if _fingerprint(parameters) == before[component]:
+                    self._explain_unchanged(component)
+        if self.state.best_global_step:
+            self.scorer.load_state_dict(load_file(self.phase.at(self.state.best_global_step) / WEIGHTS))
+
+    def facts(self) -> dict[str, Any]:
+        """What done.json says of how training went."""
+        best = self.state.best_global_step
+        found = {"steps": self.state.global_step}
+        return found | ({"best_step": best, "best_metric": self.state.best_metric} if best else {})
+
+    def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
+        """Measure the held-out users; the randomness of training goes on as if nothing had been measured."""
+        was_training = self.scorer.training
+        self.scorer.eval()
+        with torch.random.fork_rng(), torch.no_grad():
+            metrics = {f"{metric_key_prefix}_{name}": value for name, value in self.measure().items()}
+        self.scorer.train(was_training)
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def measure(self) -> dict[str, float]:
+        """`reward` and `reward_accuracy` of the held-out users, the model being in evaluation mode."""
+        raise NotImplementedError
+
+    def _explain_unchanged(self, component: str) -> None:
+        """Of steps without a learning rate or a gradient nothing else is to be expected: a warning; else an error."""
+        every = self.state.log_history  # of all steps, those before a kill included
+        steps = [row for row in every if row.get("learning_rate")]
+        what = f"{self.phase.path.name}: no parameter of {component} has changed"
+        if not steps:
+            warnings.warn(f"{what}: the learning rate was 0, as it is in the first of warmup_steps", stacklevel=3)
+        elif not any(row.get(NORMS.get(component, "grad_norm")) for row in steps):
+            warnings.warn(
+                f"{what}: all gradients were 0; had each group's summaries equal rewards (reward_std in log.jsonl)?",
+                stacklevel=3,
+            )
+        else:
+            raise RunError(
+                f"{what} in {len(steps)} steps with gradients: updates are too small for the weights' type; raise the "
+                "learning_rate, or set model.dtype=float32"
+            )
+
+    def note(self, **values: float) -> None:
+        """Metrics of this step, or of a part of it: the log has their means."""
+        for name, value in values.items():
+            self.metrics.setdefault(name, []).append(value)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the step's own metrics."""
+        if "loss" in logs:
+            logs |= {name: sum(values) / len(values) for name, values in self.metrics.items()}
+            self.metrics.clear()
+        super().log(logs, start_time)
+
+    def save_model(self, output_dir: str | None = None, *_: Any, **__: Any) -> None:
+        """Write what a checkpoint holds of the models."""
+        folder = Path(output_dir or str(self.args.output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        parameters = self.scorer.trained_parameters()
+        save_file({name: p.detach().cpu().contiguous() for name, p in parameters.items()}, folder / WEIGHTS)
+
+    def optimizer_of(self, *groups: tuple[dict[str, Parameter], float, float]) -> torch.optim.Optimizer:
+        """The optimizer over (parameters, learning rate, weight decay); norms and biases do not decay."""
+        if self.optimizer is None:
+            kind, arguments = self.get_optimizer_cls_and_kwargs(self.args)
+            names = set(self.get_decay_parameter_names(self.scorer))
+            decaying = {id(p) for name, p in self.scorer.named_parameters() if name in names}
+            split = []
+            for parameters, rate, decay in groups:
+                spared = [p for p in parameters.values() if not decay or id(p) not in decaying]
+                rest = [p for p in parameters.values() if decay and id(p) in decaying]
+                # 0 is named, too: torch's default is another
+                split += [{"params": p, "lr": rate, "weight_decay": d} for p, d in ((rest, decay), (spared, 0.0)) if p]
+            self.optimizer = kind(split, **arguments)
+        return self.optimizer
