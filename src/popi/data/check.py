@@ -5,13 +5,16 @@ pairs of two equal responses; targets that also stand among the same user's sign
 (popi.signals.similarity says when); users that stand in two splits. A bad line never stops the report.
 """
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from popi.data.jsonl import MIXED, Problem, duplicate_user, listing, read_lines
-from popi.data.windows import PreferenceRow, cut_windows
+from popi.data.store import VERSION, Progress, StoredUsers, StoreWriter, replace_store
+from popi.data.windows import PreferenceRow
 from popi.errors import DataError
 from popi.signals.similarity import leak
 from popi.signals.types import PairSignal, User
@@ -52,6 +55,7 @@ def check(
     signals_per_user: int = 4,
     targets_per_user: int = 4,
     require_targets: bool = False,
+    progress: Progress | None = None,
 ) -> Report:
     """Read `path` to its end and report all that is wrong with it.
 
@@ -61,11 +65,13 @@ def check(
         signals_per_user: for preference rows: signals of a window.
         targets_per_user: for preference rows: targets of a window.
         require_targets: a user without targets is a problem (training).
+        progress: told how far it is.
 
     Raises:
         DataError: a file can't be read at all.
     """
-    return _examine(path, against, signals_per_user, targets_per_user, require_targets, users=None)
+    writer = StoreWriter(limit=0)
+    return _examine(path, against, signals_per_user, targets_per_user, require_targets, writer, progress, compared=True)
 
 
 def load_users(
@@ -75,17 +81,48 @@ def load_users(
     signals_per_user: int = 4,
     targets_per_user: int = 4,
     require_targets: bool = True,
-) -> list[User]:
-    """The users of a file whose report is empty; arguments as in `check`.
+    limit: int | None = None,
+    cache: Path | None = None,
+    report: Progress | None = None,
+) -> StoredUsers:
+    """The users of a file whose report is empty, on disk; arguments as in `check`, and:
+
+    Args:
+        limit: users to keep; all are checked.
+        cache: a folder that keeps what was read for the next time, as long as none of the files changes. Without one
+            the users lie in a temporary file.
+        report: told how far it is.
 
     Raises:
         DataError: the file can't be read, holds no users, or has problems; the message is the report.
     """
-    users: list[User] = []
-    report = _examine(path, against, signals_per_user, targets_per_user, require_targets, users)
-    if not report.ok:
-        raise DataError(listing(path, report.problems))
-    return users
+    path, others = Path(path), [Path(other) for other in against]
+
+    def write(writer: StoreWriter) -> None:
+        found = _examine(path, others, signals_per_user, targets_per_user, require_targets, writer, report)
+        if not found.ok:
+            raise DataError(listing(path, found.problems))
+
+    if cache is None:
+        writer = StoreWriter(limit=limit)
+        write(writer)
+        return writer.finish()
+    settings = [VERSION, signals_per_user, targets_per_user, require_targets, limit]
+    name = f"{path.stem}-{_hash(json.dumps([settings, *(str(file.resolve()) for file in (path, *others))]).encode())}"
+    try:
+        content = _hash(b"".join(map(_file_hash, (path, *others))))
+    except OSError as error:
+        raise DataError(f"{error.filename}: can't be read ({error.strerror or error})") from None
+    return StoredUsers.open(replace_store(cache, name, content, write, limit))
+
+
+def _file_hash(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def _examine(
@@ -94,53 +131,45 @@ def _examine(
     signals_per_user: int,
     targets_per_user: int,
     require_targets: bool,
-    users: list[User] | None,
+    writer: StoreWriter,
+    progress: Progress | None = None,
+    compared: bool = False,
 ) -> Report:
     report = Report(Path(path))
-    elsewhere: dict[str, str | Path] = {}
-    for other in against:
-        ids, bad = _user_ids(other)
-        elsewhere |= dict.fromkeys(ids, other)
-        if bad and users is None:  # who loads users reads the other file, too, and is told its bad lines
+    others = list(against)
+    for place, other in enumerate(others):
+        bad = _note_elsewhere(other, place, writer, progress)
+        if bad and compared:  # who loads users reads the other file, too, and is told its bad lines
             message = f"{bad} bad lines of {other} are not compared, and their users may stand here too: mend that file"
             report.problems.append(Problem(0, "lines not compared", "", message))
-    first_line: dict[str, int] = {}
-    rows: list[PreferenceRow] = []
-    lines: dict[str, list[int]] = {}  # of each user's preference rows
-    row_number = 0
-    for row_number, parsed in read_lines(path):
+    for row_number, parsed in read_lines(path, progress):
         if isinstance(parsed, list):
             report.problems.extend(parsed)
             continue
-        seen = first_line.setdefault(parsed.user_id, row_number)
-        if seen == row_number and parsed.user_id in elsewhere:
-            message = f"user {parsed.user_id!r} also stands in {elsewhere[parsed.user_id]}"
+        person, seen = writer.seen(parsed.user_id, row_number)
+        if others and seen == row_number and (place_of := writer.elsewhere(parsed.user_id)) is not None:
+            message = f"user {parsed.user_id!r} also stands in {others[place_of]}"
             report.problems.append(Problem(row_number, "user in two splits", "user_id", message))
         if bool(report.rows if isinstance(parsed, User) else report.users):
             report.problems.append(Problem(row_number, "bad line", "", MIXED))
         elif isinstance(parsed, PreferenceRow):
             report.rows += 1
-            rows.append(parsed)
-            lines.setdefault(parsed.user_id, []).append(row_number)
+            writer.hold(parsed, person, row_number)
         else:
             if seen != row_number:
                 report.problems.append(duplicate_user(parsed.user_id, row_number, seen))
             report.users += 1
             _examine_user(parsed, [row_number], report, require_targets)
-            if users is not None:
-                users.append(parsed)
-    if rows:
-        windows, report.rows_left_over = cut_windows(rows, signals_per_user, targets_per_user)
-        report.users, report.windows = len(lines), len(windows)
-        taken: Counter[str] = Counter()
-        for window in windows:
-            size = len(window.signals) + len(window.targets)
-            mine = lines[window.user_id][taken[window.user_id] :][:size]
-            taken[window.user_id] += size
-            _examine_user(window, mine, report, require_targets)
-        if users is not None:
-            users.extend(windows)
-        if not windows:
+            writer.add(parsed, person)
+    if report.rows:
+        for windows, left in writer.windows(signals_per_user, targets_per_user):
+            report.users += 1
+            report.windows += len(windows)
+            report.rows_left_over += left
+            for window, lines, person in windows:
+                _examine_user(window, lines, report, require_targets)
+                writer.add(window, person)
+        if not report.windows:
             need = signals_per_user + targets_per_user
             report.problems.append(
                 Problem(0, "nothing to use", "", f"no user has the {need} rows that one window takes")
@@ -190,13 +219,12 @@ def _examine_user(user: User, lines: Sequence[int], report: Report, require_targ
                 break
 
 
-def _user_ids(path: str | Path) -> tuple[set[str], int]:
-    """The users of another split, and how many of its lines do not say whose they are."""
-    ids: set[str] = set()
+def _note_elsewhere(path: str | Path, place: int, writer: StoreWriter, progress: Progress | None) -> int:
+    """Note the users of another split; how many of its lines do not say whose they are."""
     bad = 0
-    for _, parsed in read_lines(path):
+    for _, parsed in read_lines(path, progress):
         if isinstance(parsed, list):
             bad += 1
         else:
-            ids.add(parsed.user_id)
-    return ids, bad
+            writer.note_elsewhere(parsed.user_id, place)
+    return bad

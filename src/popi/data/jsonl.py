@@ -11,7 +11,7 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,15 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from popi.data.places import hub_files, on_hub
-from popi.data.windows import PreferenceRow, cut_windows
+from popi.data.store import Progress, StoredUsers, StoreWriter
+from popi.data.windows import PreferenceRow
 from popi.errors import DataError
 from popi.signals.types import KINDS, InteractionSignal, PairSignal, TargetPair, User, wrong_roles
 
 SHOWN = 20
 """How many problems an error message spells out."""
+TOLD_EVERY = 1_000
+"""Lines between two reports of progress."""
 LONGEST_NAME = 80
 """Characters of an unknown field's name that a message quotes."""
 LOOKED_AT = 1_000
@@ -60,14 +63,18 @@ class Problem:
         return told + (f"; got {self.arrived}" if self.arrived else "")
 
 
-def read_lines(path: str | Path) -> Iterator[tuple[int, User | PreferenceRow | list[Problem]]]:
+def read_lines(
+    path: str | Path, report: Progress | None = None
+) -> Iterator[tuple[int, User | PreferenceRow | list[Problem]]]:
     """Every line that is not blank: its number, and the user or row on it or what is wrong with it.
+
+    `report` is told how many hundredths of the file are read.
 
     Raises:
         DataError: the file can't be read at all.
     """
     try:
-        for number, line in enumerate(_lines(Path(path)), start=1):
+        for number, line in enumerate(_lines(Path(path), report), start=1):
             if number == 1:
                 line = line.removeprefix(b"\xef\xbb\xbf")
             if line.strip():
@@ -76,31 +83,44 @@ def read_lines(path: str | Path) -> Iterator[tuple[int, User | PreferenceRow | l
         raise DataError(f"{path}: can't be read ({getattr(error, 'strerror', None) or error})") from None
 
 
-def _lines(path: Path) -> Iterator[bytes]:
+def _lines(path: Path, report: Progress | None) -> Iterator[bytes]:
     """The lines of a JSONL file, which may be packed (.gz); the rows of a parquet file as such lines. On the hub, those
     of all files of a split.
     """
     if on_hub(path):
         for file in hub_files(path):
-            yield from _lines(file)
+            yield from _lines(file, report)
         return
+
+    def tell(done: int, of: int) -> None:
+        if report is not None:
+            report(f"reading {path.name}", 100 * done // max(of, 1), 100)
+
     if path.suffix == ".parquet":
-        yield from _parquet_lines(path)
+        yield from _parquet_lines(path, tell)
         return
-    opened: Any = gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")
-    with opened as file:
-        yield from file
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        opened: Any = gzip.open(file) if path.suffix == ".gz" else file
+        for number, line in enumerate(opened):
+            yield line
+            if number % TOLD_EVERY == 0:
+                tell(file.tell(), size)
+        tell(size, size)
 
 
-def _parquet_lines(path: Path) -> Iterator[bytes]:
+def _parquet_lines(path: Path, tell: Callable[[int, int], None]) -> Iterator[bytes]:
     try:
         import pyarrow.parquet
     except ImportError:
         raise DataError(f"{path}: reading parquet needs pyarrow; pip install 'popi[train]', or pass JSONL") from None
     try:
-        for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=1000):
+        file, done = pyarrow.parquet.ParquetFile(path), 0
+        for batch in file.iter_batches(batch_size=1000):
             for row in batch.to_pylist():
                 yield json.dumps(_given(row), ensure_ascii=False, default=_as_text).encode()
+            done += batch.num_rows
+            tell(done, file.metadata.num_rows)
     except pyarrow.ArrowException as error:
         raise DataError(f"{path}: can't be read as parquet ({str(error).splitlines()[0]})") from None
 
@@ -124,31 +144,43 @@ def read_users(path: str | Path, *, signals_per_user: int = 4, targets_per_user:
     Raises:
         DataError: the file can't be read, holds nothing, has bad lines, or a user on two; the message lists them.
     """
-    users: list[User] = []
-    rows: list[PreferenceRow] = []
+    return list(open_users(path, signals_per_user=signals_per_user, targets_per_user=targets_per_user))
+
+
+def open_users(
+    path: str | Path, *, signals_per_user: int = 4, targets_per_user: int = 4, report: Progress | None = None
+) -> StoredUsers:
+    """As `read_users`, with the users in a temporary file: memory does not grow with their number."""
+    writer = StoreWriter()
+    users, rows, left = 0, 0, 0
     problems: list[Problem] = []
-    first_line: dict[str, int] = {}
-    for number, parsed in read_lines(path):
-        if isinstance(parsed, User):
-            users.append(parsed)
-            if (seen := first_line.setdefault(parsed.user_id, number)) != number:
-                problems.append(duplicate_user(parsed.user_id, number, seen))
-        elif isinstance(parsed, PreferenceRow):
-            rows.append(parsed)
-        else:
+    for number, parsed in read_lines(path, report):
+        if isinstance(parsed, list):
             problems.extend(parsed)
+            continue
+        person, first = writer.seen(parsed.user_id, number)
+        if isinstance(parsed, User):
+            users += 1
+            if first != number:
+                problems.append(duplicate_user(parsed.user_id, number, first))
+            writer.add(parsed, person)
+        else:
+            rows += 1
+            writer.hold(parsed, person, number)
         if users and rows:
             raise DataError(f"{path}: line {number}: {MIXED}")
     if problems:
         raise DataError(listing(path, problems))
-    if rows:
-        users, left = cut_windows(rows, signals_per_user, targets_per_user)
-        if not users:
-            need = signals_per_user + targets_per_user
-            raise DataError(f"{path}: {left} preference rows, but no user has the {need} rows that one window takes")
-    if not users:
+    for windows, rest in writer.windows(signals_per_user, targets_per_user):
+        left += rest
+        for user, _, person in windows:
+            writer.add(user, person)
+    if rows and not writer.kept:
+        need = signals_per_user + targets_per_user
+        raise DataError(f"{path}: {left} preference rows, but no user has the {need} rows that one window takes")
+    if not writer.kept:
         raise DataError(f"{path}: no users in this file")
-    return users
+    return writer.finish()
 
 
 def duplicate_user(user_id: str, line: int, first: int) -> Problem:
