@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,7 +34,9 @@ from popi.cli.shared import (
     need_training,
     progress_bars,
 )
+from popi.config import DataConfig
 from popi.errors import DataError
+from popi.runs.bars import passes
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -41,7 +44,6 @@ if TYPE_CHECKING:
     from popi.inference_model import InferenceModel
     from popi.runs.run_directory import RunDirectory
     from popi.signals.types import User
-    from popi.summary import Summary
 
 
 def infer(
@@ -111,8 +113,7 @@ def infer(
         raise typer.BadParameter("--check needs the generator of a run: it goes with --run")
     if resume and (output is None or force or check):
         raise typer.BadParameter("--resume continues an --out file; it does not go with --force or --check")
-    from popi.data.jsonl import read_users, refuse_existing, write_rows
-    from popi.runs.summary_file import summary_row
+    from popi.data.jsonl import open_users, refuse_existing, write_rows
 
     if output is not None:
         refuse_existing(output, force or resume)
@@ -136,7 +137,9 @@ def infer(
         prices, fields = prices_of(price_in, price_out), inference.fields() | fields_of(api_extra)
         writer = inference.connect(concurrency=concurrency, prices=prices, extra=fields)
         try:
-            _write(writer, read_users(users), output, force=force, resume=resume)
+            with passes(console) as report:
+                people = open_users(users, report=report)
+            _write(writer, people, output, force=force, resume=resume)
         finally:
             console.print(str(writer.backend.usage), highlight=False)  # however it ended, it was paid for
         return
@@ -146,7 +149,9 @@ def infer(
     from popi.runs.run_directory import RunDirectory
 
     opened = None if run is None else RunDirectory.open(run)
-    people = read_users(users) if opened is None else read_users(users, **opened.config.data.windows())
+    with passes(console) as report:
+        windows = (DataConfig() if opened is None else opened.config.data).windows()
+        people = open_users(users, **windows, report=report)
     if opened is not None:
         spec = ModelSpec.of(opened.config, opened.models(method)[0])
     else:
@@ -156,24 +161,19 @@ def infer(
         _write(inference_model, people, output, force=force, resume=resume)
         return
     with progress_bars() as progress:
-        task = progress.add_task("users", total=len(people))
-        summaries = inference_model.summarize_many(
-            [user.signals for user in people], progress=lambda done: progress.advance(task, done)
-        )
-        summaries = _checked(opened, method, inference_model, people, summaries, progress)
-    name = {"model": inference_model.name}
-    rows = [summary_row(user.user_id, summary) | name for user, summary in zip(people, summaries, strict=True)]
+        rows = _checked(opened, method, inference_model, people, progress)
+        if output is not None:
+            write_rows(output, rows, force=force)
+        else:
+            for row in rows:
+                _print_row(row)
     if output is not None:
-        write_rows(output, rows, force=force)
-        console.print(f"{len(rows)} summaries: {output}", highlight=False)
-    else:
-        for row in rows:
-            _print_row(row)
+        console.print(f"{len(people)} summaries: {output}", highlight=False)
 
 
 def _write(
     writer: "InferenceModel",
-    people: "list[User]",
+    people: "Sequence[User]",
     output: Path | None,
     *,
     force: bool,
@@ -189,11 +189,11 @@ def _write(
     file = SummaryFile(output, writer.name, force=force, resume=resume, show=_print_row)
     with progress_bars() as progress:
         task = progress.add_task("users")
-        rows, failures = write_summaries(
+        written, failures = write_summaries(
             writer, people, file, lambda done, n: progress.update(task, completed=done, total=n)
         )
-    if output is not None and rows:
-        console.print(f"{len(rows)} summaries: {output}", highlight=False)
+    if output is not None and written:
+        console.print(f"{written} summaries: {output}", highlight=False)
     rejects = None if output is None else _rejects(output)
     if rejects is not None:
         rejects.unlink(missing_ok=True)
@@ -222,20 +222,30 @@ def _checked(
     run: "RunDirectory",
     method: str | None,
     inference_model: "InferenceModel",
-    people: "list[User]",
-    summaries: "list[Summary]",
+    people: "Sequence[User]",
     progress: "Progress",
-) -> "list[Summary]":
+) -> "Iterator[dict[str, Any]]":
+    """The rows of checked summaries, `WINDOW` users in memory at a time."""
     from popi.evaluation.models import Models
+    from popi.inference_model import WINDOW
+    from popi.runs.summary_file import summary_row
     from popi.studies.evidence.own_evidence import checked_summaries
 
     generator = Models(run.config, {}).generator(run.models(method)[1])
-    task = progress.add_task("checked", total=len(people))
-    return checked_summaries(
-        inference_model,
-        generator,
-        [user.signals for user in people],
-        summaries,
-        run.config.training.inference.beta,
-        progress=lambda done: progress.advance(task, done),
-    )
+    beta = run.config.training.inference.beta
+    written, checked = (progress.add_task(what, total=len(people)) for what in ("users", "checked"))
+    for start in range(0, len(people), WINDOW):
+        users = list(people[start : start + WINDOW])
+        signals = [user.signals for user in users]
+        summaries = inference_model.summarize_many(signals, progress=lambda done: progress.advance(written, done))
+        summaries = checked_summaries(
+            inference_model,
+            generator,
+            signals,
+            summaries,
+            beta,
+            progress=lambda done: progress.advance(checked, done),
+        )
+        for user, summary in zip(users, summaries, strict=True):
+            yield summary_row(user.user_id, summary) | {"model": inference_model.name}
+

@@ -1,9 +1,12 @@
 """Progress on long work: bars in a terminal, and a line now and then where there is none (a pipe, a log file)."""
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from rich.progress import Progress, TaskID
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 EVERY = 30.0
 """Seconds between two lines of one task."""
@@ -35,3 +38,22 @@ class Bars(Progress):
         left = "" if task.time_remaining is None else f" · {task.time_remaining / 60:.0f} min left"
         notes = [str(note) for note in task.fields.values() if note]
         self.console.print(" · ".join([f"{task.description.strip()} {task.completed:.0f}{of}{left}", *notes]))
+
+
+@contextmanager
+def passes(console: Console | None) -> Iterator[Callable[[str, int, int], None]]:
+    """Within it, a function to tell of passes over all users: what is done, how much of it, and of how much. Each has a
+    bar, gone when all are done; without a console none is shown.
+    """
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
+    with Bars(
+        *columns, TimeRemainingColumn(), console=console or Console(quiet=True), transient=True, disable=console is None
+    ) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def report(what: str, done: int, of: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=of)
+            bars.update(tasks[what], completed=done, total=of)
+
+        yield report

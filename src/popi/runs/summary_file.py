@@ -1,15 +1,22 @@
 """A file of summaries that is written as they come: what was computed or paid for is kept if the command is killed."""
 
 import json
-from collections.abc import Callable, Sequence
+import os
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
-from popi.data.jsonl import refuse_existing, write_rows
-from popi.errors import DataError, PopiError
-from popi.inference_model import InferenceModel
+from popi.data.jsonl import refuse_existing
+from popi.data.store import finder
+from popi.errors import DataError, PopiError, UpstreamError
+from popi.inference_model import WINDOW, InferenceModel
 from popi.signals.types import User
 from popi.summary import Summary
+
+NOWHERE = 2**64 - 1
+"""Where the line of a user without a summary starts."""
 
 
 def summary_row(user_id: str, summary: Summary) -> dict[str, Any]:
@@ -25,11 +32,34 @@ def summary_row(user_id: str, summary: Summary) -> dict[str, Any]:
     }
 
 
-class SummaryFile:
-    """JSON lines of summaries by one model: added to in any order, at the end put into the users' order.
+class Rows(Sequence[dict[str, Any]]):
+    """The rows of a file, read when they are asked for.
 
     Args:
-        path: the file; None keeps the rows in memory.
+        path: the file.
+        starts: where each row starts in it, in bytes.
+    """
+
+    def __init__(self, path: Path, starts: "array[int]") -> None:
+        self.path, self._starts = path, starts
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, slice):
+            return Rows(self.path, self._starts[key])
+        with self.path.open("rb") as file:
+            file.seek(self._starts[key])
+            return json.loads(file.readline())
+
+
+class SummaryFile:
+    """JSON lines of summaries by one model: added to in any order, at the end put into the users' order. Held in memory
+    is where each line starts: 8 bytes per user.
+
+    Args:
+        path: the file; None writes none.
         model: the model that writes them; a row names it, so that two models' rows are never mixed by a resume.
         force: overwrite a file that exists. That happens with the first summary: a run without one leaves it.
         resume: go on with the file, if it exists.
@@ -50,14 +80,15 @@ class SummaryFile:
         show: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
         self.path, self.model, self.show = path, model, show if path is None else None
-        self._next, self._skipped = 0, set[int]()
-        self.rows: dict[int, dict[str, Any]] = {}
-        self._file: IO[str] | None = None
-        self._before: list[dict[str, Any]] = []
+        self._next, self._pending = 0, dict[int, dict[str, Any] | None]()
+        self._starts = array("Q")  # of each user's line, as far as it is known
+        self._file: IO[bytes] | None = None
+        self._end, self._before = 0, False
         if path is not None:
             refuse_existing(path, force or resume)
             if resume and path.exists():
-                self._before = self._read(path)
+                self._end = self._read(path)
+                self._before = self._end > 0
 
     def missing(self, users: Sequence[User]) -> list[int]:
         """Indices of the users who have no summary yet.
@@ -65,72 +96,142 @@ class SummaryFile:
         Raises:
             DataError: a row is of a user who is not among them, or user ids repeat, so that rows can't be told apart.
         """
-        if not self._before:
-            return list(range(len(users)))
-        index = {user.user_id: i for i, user in enumerate(users)}
-        if len(index) < len(users):
+        self.expect(users)
+        return list(self.waiting(users))
+
+    def expect(self, users: Sequence[User]) -> None:
+        """Find whose the rows are that the file holds; raises as `missing`."""
+        if not self._before or self.path is None:
+            return
+        find = finder(users)
+        if find is None:
             raise DataError(f"{self.path}: can't be resumed: user ids repeat among the users, as windows of rows do")
-        for row in self._before:
-            if row["user_id"] not in index:
+        self._reach(len(users) - 1)
+        start = 0
+        for line in _whole_lines(self.path):
+            user_id = json.loads(line)["user_id"]
+            if (index := find(user_id)) is None:
                 raise DataError(
-                    f"{self.path}: can't be resumed: holds user {row['user_id']!r}, who is not among these users; "
+                    f"{self.path}: can't be resumed: holds user {user_id!r}, who is not among these users; "
                     "name another file with --out"
                 )
-            self.rows[index[row["user_id"]]] = row
-        return [i for i in range(len(users)) if i not in self.rows]
+            self._starts[index] = start
+            start += len(line)
+
+    def waiting(self, users: Sequence[User]) -> Iterator[int]:
+        """Indices of the users who have no summary yet, once `expect` was asked."""
+        return (index for index in range(len(users)) if not self._has(index))
 
     def add(self, index: int, user: User, summary: Summary) -> None:
         """Keep the summary of `users[index]`; in the file at once."""
-        self.rows[index] = row = summary_row(user.user_id, summary) | {"model": self.model}
+        row = summary_row(user.user_id, summary) | {"model": self.model}
         if self.path is None:
-            self._show()
+            self._reach(index)
+            self._starts[index] = 0
+            self._show(index, row)
             return
         if self._file is None:
-            write_rows(self.path, self._before, force=True)  # without a line that a kill broke off
-            self._file = open(self.path, "a", encoding="utf-8")
-        self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            self._file = self._open(self.path)
+        line = _line(row)
+        self._file.write(line)
         self._file.flush()
+        self._reach(index)
+        self._starts[index] = self._end
+        self._end += len(line)
 
     def skip(self, index: int) -> None:
         """There will be no summary of `users[index]`."""
-        self._skipped.add(index)
-        self._show()
+        self._show(index, None)
 
-    def _show(self) -> None:
-        while self.show and (self._next in self.rows or self._next in self._skipped):
-            if self._next in self.rows:
-                self.show(self.rows[self._next])
+    def finish(self) -> Sequence[dict[str, Any]]:
+        """Put the rows into the users' order, in the file too, and return them as they stand in the file."""
+        if self.path is None:
+            return []
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+            self._sort(self.path)
+        starts = array("Q", (start for start in self._starts if start != NOWHERE))
+        return Rows(self.path, starts) if starts else []
+
+    @property
+    def written(self) -> int:
+        """How many users have a summary."""
+        return sum(start != NOWHERE for start in self._starts)
+
+    def _has(self, index: int) -> bool:
+        return index < len(self._starts) and self._starts[index] != NOWHERE
+
+    def _reach(self, index: int) -> None:
+        self._starts.extend([NOWHERE] * (index + 1 - len(self._starts)))
+
+    def _show(self, index: int, row: dict[str, Any] | None) -> None:
+        if not self.show:
+            return
+        self._pending[index] = row
+        while self._next in self._pending:
+            if (shown := self._pending.pop(self._next)) is not None:
+                self.show(shown)
             self._next += 1
 
-    def finish(self) -> list[dict[str, Any]]:
-        """Put the rows into the users' order, in the file too, and return them."""
-        rows = [self.rows[index] for index in sorted(self.rows)]
-        if self._file is not None and self.path is not None:
-            self._file.close()
-            write_rows(self.path, rows, force=True)
-        return rows
-
-    def _read(self, path: Path) -> list[dict[str, Any]]:
+    def _open(self, path: Path) -> IO[bytes]:
         try:
-            *lines, _broken_off = path.read_text(encoding="utf-8", errors="replace").split("\n")
+            file = path.open("r+b" if self._before else "wb")
+            file.truncate(self._end)  # without a line that a kill broke off
+            file.seek(self._end)
+            return file
+        except OSError as error:
+            raise DataError(f"{path}: can't be written ({error.strerror or error})") from None
+
+    def _sort(self, path: Path) -> None:
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        end = 0
+        try:
+            with path.open("rb") as file, partial.open("wb") as ordered:
+                for index, start in enumerate(self._starts):
+                    if start == NOWHERE:
+                        continue
+                    file.seek(start)
+                    line = file.readline()
+                    ordered.write(line)
+                    self._starts[index] = end
+                    end += len(line)
+            os.replace(partial, path)
+        except OSError as error:
+            raise DataError(f"{path}: can't be written ({error.strerror or error})") from None
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def _read(self, path: Path) -> int:
+        """Where the summaries of a file end; what stands behind is a line that a kill broke off."""
+        end = 0
+        try:
+            for number, line in enumerate(_whole_lines(path), start=1):
+                try:
+                    row = json.loads(line.decode(errors="replace"))
+                    written_by = row["model"], row["user_id"], row["summary"]
+                except (ValueError, KeyError, TypeError, RecursionError):
+                    raise DataError(
+                        f"{path}: line {number} is no summary that says by which model; name another file with --out"
+                    ) from None
+                if written_by[0] != self.model:
+                    raise DataError(
+                        f"{path}: line {number} was written by {written_by[0]!r}, not by {self.model!r}; "
+                        "name another file with --out"
+                    )
+                end += len(line)
         except OSError as error:
             raise DataError(f"{path}: can't be read ({error.strerror or error})") from None
-        rows = []
-        for number, line in enumerate(lines, start=1):
-            try:
-                row = json.loads(line)
-                written_by = row["model"], row["user_id"], row["summary"]
-            except (ValueError, KeyError, TypeError, RecursionError):
-                raise DataError(
-                    f"{path}: line {number} is no summary that says by which model; name another file with --out"
-                ) from None
-            if written_by[0] != self.model:
-                raise DataError(
-                    f"{path}: line {number} was written by {written_by[0]!r}, not by {self.model!r}; "
-                    "name another file with --out"
-                )
-            rows.append(row)
-        return rows
+        return end
+
+
+def _line(row: dict[str, Any]) -> bytes:
+    return (json.dumps(row, ensure_ascii=False) + "\n").encode()
+
+
+def _whole_lines(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        yield from (line for line in file if line.endswith(b"\n"))
 
 
 def write_summaries(
@@ -138,38 +239,67 @@ def write_summaries(
     users: Sequence[User],
     file: SummaryFile,
     progress: Callable[[int, int], None] = lambda _done, _of: None,
-) -> tuple[list[dict[str, Any]], dict[str, list[str]]]:
-    """Have the model summarise the users that the file lacks.
+) -> tuple[int, dict[str, list[str]]]:
+    """Have the model summarise the users that the file lacks, `WINDOW` of them in memory at a time.
 
     Args:
-        model: what is asked.
+        model: what is asked. Once it is an API of which all of a window failed, the users behind get its last error
+            without being sent.
         users: all users, those that the file has among them.
         file: gets each summary as it comes, and all in order at the end, however that came.
         progress: told how many of how many users are done.
 
     Returns:
-        All rows; and for each reason of failure the ids of the users who have no summary for it.
+        How many users have a summary; and for each reason of failure the ids of the users who have none for it.
     """
-    missing = file.missing(users)
-    done = 0
-    failures: dict[int, PopiError] = {}
+    file.expect(users)
+    of = sum(1 for _ in file.waiting(users))
+    waiting, done = file.waiting(users), 0
+    reasons: dict[str, list[str]] = {}
+    down: PopiError | None = None
 
-    def keep(position: int, result: Summary | PopiError) -> None:
+    def tell() -> None:
         nonlocal done
         done += 1
-        index = missing[position]
-        if isinstance(result, PopiError):
-            failures[index] = result
-            file.skip(index)
-        else:
-            file.add(index, users[index], result)
-        progress(done, len(missing))
+        progress(done, of)
 
     try:
-        model.summarize_each([users[index].signals for index in missing], on_result=keep)
+        while window := list(islice(waiting, WINDOW)):
+            people = [users[index] for index in window]
+            failed = _ask(down or model, window, people, file, tell)
+            for position in sorted(failed):
+                reasons.setdefault(str(failed[position]), []).append(people[position].user_id)
+            last = failed.get(len(people) - 1)
+            if len(failed) == len(people) and isinstance(last, UpstreamError) and (last.for_all or last.passing):
+                down = last
     finally:
-        rows = file.finish()
-    reasons: dict[str, list[str]] = {}
-    for index in sorted(failures):
-        reasons.setdefault(str(failures[index]), []).append(users[index].user_id)
-    return rows, reasons
+        file.finish()
+    return file.written, reasons
+
+
+def _ask(
+    model: InferenceModel | PopiError,
+    window: Sequence[int],
+    people: Sequence[User],
+    file: SummaryFile,
+    tell: Callable[[], None],
+) -> dict[int, PopiError]:
+    """Summaries of the users at `window` into the file; an error in place of a model goes to each. Returns those that
+    failed, by their place in the window.
+    """
+    failed: dict[int, PopiError] = {}
+
+    def keep(position: int, result: Summary | PopiError) -> None:
+        if isinstance(result, PopiError):
+            failed[position] = result
+            file.skip(window[position])
+        else:
+            file.add(window[position], people[position], result)
+        tell()
+
+    if isinstance(model, PopiError):
+        for position in range(len(people)):
+            keep(position, model)
+    else:
+        model.summarize_each([user.signals for user in people], on_result=keep)
+    return failed
