@@ -184,7 +184,9 @@ def main() -> None:
             few, many = sizes[-2:]
             slope = (rows[kind][many][1] - rows[kind][few][1]) * 2**20 / (many - few)
             each = (rows[kind][many][0] - rows[kind][few][0]) / (many - few)
-            at = ", ".join(f"{n:,}: {rows[kind][many][1] / 1024 + slope * (n - many) / 2**30:.1f} GB" for n in (10**6, 10**7))
+            at = ", ".join(
+                f"{n:,}: {rows[kind][many][1] / 1024 + slope * (n - many) / 2**30:.1f} GB" for n in (10**6, 10**7)
+            )
             print(f"{kind}: {slope:,.0f} bytes and {each * 1e6:,.0f} µs per user from {few:,} to {many:,}; at {at}")
     if options.out:
         options.out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")

@@ -7,10 +7,12 @@ What training users of *other* names preferred is no leak: people who judge the 
 learned, and many sets show one pair to many people.
 """
 
+import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
-from popi.data.jsonl import Problem, listing
+from popi.data.jsonl import TOLD_EVERY, Problem, listing
+from popi.data.store import Progress
 from popi.errors import DataError
 from popi.signals.similarity import leak, normal, prompt_text
 from popi.signals.types import PairSignal, TargetPair, User
@@ -19,20 +21,23 @@ PairKey = tuple[str, frozenset[str]]
 """A prompt and its two responses, folded; whichever was preferred."""
 
 
-def refuse_leaks(users: Sequence[User], source: str, trained: Iterable[User] = ()) -> None:
-    """Refuse held-out users whose targets tell nothing.
+def refuse_leaks(
+    users: Sequence[User], source: str, trained: Sequence[User] = (), report: Progress | None = None
+) -> None:
+    """Refuse held-out users whose targets tell nothing. Memory grows with them, not with those trained on.
 
     Args:
         users: the held-out users; windows of one user share its id.
         source: the file, or the name of the set, for the message.
         trained: the users that the models were trained on.
+        report: told how many of them are compared.
 
     Raises:
         DataError: a target stands among the same user's signals, exactly, swapped or nearly; or the training knew it as
             that user's; or a user with the same signals and targets was trained on under another name. The message
             names source, user and target of each.
     """
-    problems = [*_among_signals(users), *_trained_on(users, trained)]
+    problems = [*_among_signals(users), *_trained_on(users, trained, report)]
     if problems:
         raise DataError(listing(source, problems))
 
@@ -46,20 +51,23 @@ def _among_signals(users: Sequence[User]) -> Iterator[Problem]:
                     break
 
 
-def _trained_on(users: Sequence[User], trained: Iterable[User]) -> Iterator[Problem]:
+def _trained_on(users: Sequence[User], trained: Sequence[User], report: Progress | None) -> Iterator[Problem]:
+    if not trained:
+        return
     tested = {user.user_id for user in users}
+    twins: dict[bytes, str | None] = {_record(user): None for user in users}
     known: dict[str, set[PairKey]] = {}
-    records: dict[str, str] = {}
-    for user in trained:
-        records[_record(user)] = user.user_id
+    for n, user in enumerate(trained, start=1):
+        if (record := _record(user)) in twins:
+            twins[record] = user.user_id
         if user.user_id in tested:
             mine = known.setdefault(user.user_id, set())
             mine.update(map(_key, user.targets))
             mine.update(_key(signal) for signal in user.signals if isinstance(signal, PairSignal))
-    if not records:
-        return
+        if report and (n % TOLD_EVERY == 0 or n == len(trained)):
+            report("comparing with training users", n, len(trained))
     for user in users:
-        if (twin := records.get(_record(user))) is not None:
+        if (twin := twins[_record(user)]) is not None:
             yield _problem(user, 0, f"the models were trained on this very user, as {twin!r}")
             continue
         for t, target in enumerate(user.targets):
@@ -75,7 +83,8 @@ def _key(pair: TargetPair | PairSignal) -> PairKey:
     return normal(prompt_text(pair.prompt)).text, frozenset((normal(pair.chosen).text, normal(pair.rejected).text))
 
 
-def _record(user: User) -> str:
-    """Everything of a user but for their name, and ids and times of signals."""
+def _record(user: User) -> bytes:
+    """A hash of everything of a user but for their name, and ids and times of signals."""
     signals = [signal.model_dump(mode="json", exclude={"id", "time"}) for signal in user.signals]
-    return json.dumps([signals, [target.model_dump(mode="json") for target in user.targets]])
+    content = json.dumps([signals, [target.model_dump(mode="json") for target in user.targets]])
+    return hashlib.sha256(content.encode()).digest()

@@ -251,7 +251,9 @@ class StoreWriter:
         self._connection.close()
 
 
-def replace_store(folder: Path, name: str, content: str, write: Callable[[StoreWriter], None], limit: int | None) -> Path:
+def replace_store(
+    folder: Path, name: str, content: str, write: Callable[[StoreWriter], None], limit: int | None
+) -> Path:
     """The file of a store in `folder`, written if it is not there; one process writes, others wait for it.
 
     Args:

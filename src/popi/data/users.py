@@ -1,13 +1,16 @@
 """The users of a config, training or held out: of the nano world, of files, or of a benchmark. The only way in."""
 
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, overload
 
 from popi.config import BENCHMARKS, DataConfig, RunConfig
 from popi.data.benchmarks.registry import load, load_clean
 from popi.data.benchmarks.result import Loaded, Options
 from popi.data.jsonl import listing
+from popi.data.store import Progress
 from popi.errors import DataError
 from popi.signals.types import User
 
@@ -25,23 +28,55 @@ class Person:
     """The truth as a summary."""
 
 
+class Nameless(Sequence[Person]):
+    """Users of whom no truth is known, as people; made when they are asked for, and a slice is a view."""
+
+    def __init__(self, users: Sequence[User]) -> None:
+        self.users = users
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    @overload
+    def __getitem__(self, key: int) -> Person: ...
+
+    @overload
+    def __getitem__(self, key: slice) -> "Nameless": ...
+
+    def __getitem__(self, key: int | slice) -> "Person | Nameless":
+        return Nameless(self.users[key]) if isinstance(key, slice) else Person(self.users[key])
+
+    def __iter__(self) -> Iterator[Person]:
+        return map(Person, self.users)
+
+
 @dataclass(frozen=True)
 class People:
-    """The users of one split, cut to `data.train_users` or `data.test_users`."""
+    """The users of one split, cut to `data.train_users` or `data.test_users`: of files on disk, of others in memory."""
 
-    people: list[Person]
+    people: Sequence[Person]
     facts: dict[str, Any] | None = None
     """Of a benchmark: which loader made them, what became of its rows, a hash of the users."""
-    trained: list[User] | None = None
+    trained: Sequence[User] | None = None
     """Of a benchmark's held-out users: the training users, which were read with them."""
 
     @property
-    def users(self) -> list[User]:
+    def users(self) -> Sequence[User]:
+        if isinstance(self.people, Nameless):
+            return self.people.users
         return [person.user for person in self.people]
 
 
-def users_of(config: RunConfig, split: SplitName) -> People:
+def users_of(
+    config: RunConfig, split: SplitName, *, cache: Path | None = None, report: Progress | None = None
+) -> People:
     """The training or the held-out users of a config. Files are checked whole, the other split's too.
+
+    Args:
+        config: names the source.
+        split: which users.
+        cache: a folder that keeps users of files for the next time (`popi.data.check.load_users`).
+        report: told how far the reading is.
 
     Raises:
         DataError: a file or set can't be read or has problems; the message lists them. Or a file's config names no
@@ -60,15 +95,17 @@ def users_of(config: RunConfig, split: SplitName) -> People:
         return People([Person(one.user, oracle=one.oracle) for one in found], loaded.facts(name), trained)
     from popi.data.check import load_users
 
+    def load(path: str, against: list[str], limit: int) -> Sequence[User]:
+        return load_users(path, against, **data.windows(), limit=limit, cache=cache, report=report)
+
     if split == "test":
         if data.test is None:
             raise DataError("data.test is not set, so there are no held-out users; set it to a JSONL file of users")
-        users = load_users(data.test, [data.source], **data.windows())
-        return People([Person(user) for user in users[: data.test_users]])
-    users = load_users(data.source, [data.test] if data.test else [], **data.windows())
+        return People(Nameless(load(data.test, [data.source], data.test_users)))
+    users = load(data.source, [data.test] if data.test else [], data.train_users)
     if data.test:
-        load_users(data.test, **data.windows())  # a bad file of test users is refused now, not after training
-    return People([Person(user) for user in users[: data.train_users]])
+        load(data.test, [], data.test_users)  # a bad file of test users is refused now, not after training
+    return People(Nameless(users))
 
 
 def _nano(config: RunConfig, split: SplitName) -> list[Person]:

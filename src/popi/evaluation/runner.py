@@ -23,7 +23,8 @@ from popi.evaluation.models import Models, Run, trained_models
 from popi.evaluation.progress import evaluation_progress
 from popi.evaluation.users import benchmark_of, held_out
 from popi.models.spec import ModelSpec
-from popi.runs.run_directory import locked, read_jsonl, refuse_other_loader, write_text
+from popi.runs.bars import passes
+from popi.runs.run_directory import USERS, locked, read_jsonl, refuse_other_loader, write_text
 
 
 def destination(run: Run, generator: ModelSpec | None = None, users: str | Path | None = None) -> Path:
@@ -80,7 +81,8 @@ def _evaluate(
     models: Models | None,
 ) -> dict[str, Any]:
     config = config or run.config
-    people, facts = held_out(config, users)
+    with passes(console) as report:
+        people, facts = held_out(config, users, cache=run.path.parent / USERS, report=report)
     refuse_other_loader(run.path, facts)
     models = models or Models(config, trained_models(run), generator)
     folder = destination(run, generator, users)

@@ -6,17 +6,27 @@ from typing import Any
 
 from popi.config import BENCHMARKS, RunConfig
 from popi.data.leaks import refuse_leaks
-from popi.data.users import Person, users_of
+from popi.data.store import Progress, user_ids
+from popi.data.users import Nameless, Person, users_of
 from popi.errors import ConfigError, DataError
-from popi.runs.provenance import stamp_of
+from popi.runs.provenance import stamp_of_each
+from popi.signals.types import User
 
 
-def held_out(config: RunConfig, path: str | Path | None = None) -> tuple[list[Person], dict[str, Any] | None]:
+def held_out(
+    config: RunConfig,
+    path: str | Path | None = None,
+    *,
+    cache: Path | None = None,
+    report: Progress | None = None,
+) -> tuple[Sequence[Person], dict[str, Any] | None]:
     """The users to evaluate on, each with at least one target pair; of a benchmark, also which loader made them.
 
     Args:
         config: names the source of the run's own held-out users; only the first `data.test_users` are taken.
         path: a JSONL file to take all users of instead. Files carry no truth.
+        cache: as of `users_of`.
+        report: told how far the reading is.
 
     Raises:
         ConfigError: the run was trained on a file and names no test file.
@@ -29,29 +39,31 @@ def held_out(config: RunConfig, path: str | Path | None = None) -> tuple[list[Pe
                 "data.test is not set, so there is nobody to evaluate on; set it to a JSONL file of users, "
                 "or name one with --users FILE"
             )
-        found = users_of(config, "test")
+        found = users_of(config, "test", cache=cache, report=report)
+        trained: Sequence[User]
         if found.trained is not None:
             trained = found.trained
         elif data.source == "nano":
             trained = []  # the world gives the splits other users with other texts
         else:
-            trained = users_of(config, "train").users
-        refuse_leaks(found.users, data.source if data.test is None else data.test, trained)
+            trained = users_of(config, "train", cache=cache, report=report).users
+        refuse_leaks(found.users, data.source if data.test is None else data.test, trained, report)
         return found.people, found.facts
     from popi.data.check import load_users
 
     trained_on = [] if data.source == "nano" or data.source in BENCHMARKS else [data.source]
-    users = load_users(path, against=trained_on, **data.windows())
-    trained = users_of(config, "train").users
-    if both := sorted({user.user_id for user in users} & {user.user_id for user in trained}):
+    users = load_users(path, against=trained_on, **data.windows(), cache=cache, report=report)
+    trained = users_of(config, "train", cache=cache, report=report).users
+    ids = set(user_ids(users))
+    if both := sorted(ids.intersection(user_ids(trained))):
         raise DataError(f"{path}: {len(both)} users that the run was trained on, among them {both[0]!r}")
-    refuse_leaks(users, str(path), trained)
-    return [Person(user) for user in users], None
+    refuse_leaks(users, str(path), trained, report)
+    return Nameless(users), None
 
 
 def users_stamp(people: Sequence[Person]) -> str:
     """A short hash of users: their signals and targets."""
-    return stamp_of([person.user.model_dump(mode="json") for person in people])
+    return stamp_of_each(person.user.model_dump(mode="json") for person in people)
 
 
 def benchmark_of(

@@ -4,6 +4,7 @@ import hashlib
 import json
 import platform
 import subprocess
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,15 @@ def commit() -> str:
 def stamp_of(content: Any) -> str:
     """A short hash of anything JSON."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def stamp_of_each(contents: Iterable[Any]) -> str:
+    """`stamp_of` a list, one item in memory at a time."""
+    whole = hashlib.sha256(b"[")
+    for n, content in enumerate(contents):
+        whole.update((", " * bool(n) + json.dumps(content, sort_keys=True)).encode())
+    whole.update(b"]")
+    return whole.hexdigest()[:16]
 
 
 def versions() -> dict[str, str]:

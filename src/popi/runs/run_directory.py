@@ -6,6 +6,7 @@
                                      trains one more, its metrics begin with eval_
                  tensorboard/, wandb/     the same, for those (`training.report_to`)
                  references.jsonl    reference log-probs, once a target ({root}/.references: those of all runs)
+    {root}/.users/   users of files, as they were read and checked, for all runs; can be deleted at any time
                  phases/{phase}/     checkpoints/ (while it runs, or as many as training.save_total_limit),
                                      inference_model/ or generator/ or both, samples.jsonl
                                      (sampled summaries with their rewards), done.json
@@ -31,6 +32,8 @@ from popi.errors import RunError
 from popi.runs.reporters import Reporter, open_reporters
 
 COMPLETE = "complete"
+USERS = ".users"
+"""Folder beside run directories: the users of files as they were read (`popi.data.store`)."""
 METHOD_ORDER = (
     "simultaneous",
     "alternating",

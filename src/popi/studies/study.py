@@ -71,7 +71,7 @@ class Study:
     """
 
     config: RunConfig
-    people: list[Person]
+    people: Sequence[Person]
     models: Models
     folder: Path
     names: list[str]

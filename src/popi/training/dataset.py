@@ -5,11 +5,13 @@ are rendered once, responses encoded once, and the reference model reads each ta
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from popi.data.store import keep, people_of, sizes
 from popi.engine.scoring import ScoringItem
 from popi.errors import ConfigError, DataError
 from popi.generator import Generator
@@ -19,6 +21,9 @@ from popi.profiles.written import nothing_new
 from popi.signals.types import User
 from popi.training.references import ReferencedTarget, References
 from popi.training.renewals import Renewal
+
+EVERY = 1_000
+"""Users between two reports of progress, where all are looked at."""
 
 
 @dataclass(frozen=True)
@@ -58,46 +63,72 @@ def draw(n: int, per_step: int, steps: int, seed: int) -> list[int]:
         )
     generator = random.Random(seed)
     order: list[int] = []
-    while len(order) < per_step * steps:
-        one_pass = generator.sample(range(n), n)
-        order.extend(one_pass[: n - n % per_step])  # a short last step is left out: nobody twice in one
-    return order[: per_step * steps]
+    while (missing := per_step * steps - len(order)) > 0:
+        one_pass, whole = shuffled(n, generator), n - n % per_step
+        order += islice(one_pass, min(missing, whole))  # a short last step is left out: nobody twice in one
+        if missing > whole:
+            deque(one_pass, maxlen=0)  # the generator goes on behind the whole permutation
+    return order
 
 
-def trainable(users: Sequence[User]) -> list[User]:
+def shuffled(n: int, generator: random.Random) -> Iterator[int]:
+    """`generator.sample(range(n), n)`, one by one: memory grows with how many are taken, not with `n`.
+
+    A generator that is used again behind it must have been asked for all.
+    """
+    moved: dict[int, int] = {}  # of a list of all: the places where another stands than at first
+    for left in range(n, 0, -1):
+        place = generator.randrange(left)
+        yield moved.get(place, place)
+        moved[place] = moved.pop(left - 1, left - 1)
+
+
+def trainable(users: Sequence[User]) -> Sequence[User]:
     """The users that have target pairs.
 
     Raises:
         DataError: none of them has.
     """
-    kept = [user for user in users if user.targets]
+    kept = keep(users, (targets > 0 for _, targets in sizes(users)))
     if not kept:
         raise DataError(f"none of the {len(users)} training users has target pairs; training needs `targets`")
     return kept
 
 
-def hold_out(users: Sequence[User], n: int, seed: int) -> tuple[list[User], list[User]]:
+def hold_out(users: Sequence[User], n: int, seed: int) -> tuple[Sequence[User], Sequence[User]]:
     """Users to train on, and `n` others to evaluate on meanwhile; all that is known of one user lies on one side.
 
     Raises:
         DataError: there are not more than `n`.
     """
-    ids = list(dict.fromkeys(user.user_id for user in users))
-    if n >= len(ids):
-        raise DataError(f"training.eval_users={n} leaves nobody to train on of {len(ids)} users; lower it")
-    held = set(random.Random(f"held out/{seed}").sample(ids, n))
-    return [user for user in users if user.user_id not in held], [user for user in users if user.user_id in held]
+    people = max(people_of(users), default=-1) + 1
+    if n >= people:
+        raise DataError(f"training.eval_users={n} leaves nobody to train on of {people} users; lower it")
+    held = set(random.Random(f"held out/{seed}").sample(range(people), n))
+    return (
+        keep(users, (person not in held for person in people_of(users))),
+        keep(users, (person in held for person in people_of(users))),
+    )
 
 
-def readable(users: Sequence[User], inference_model: InferenceModel) -> list[User]:
+def readable(
+    users: Sequence[User], inference_model: InferenceModel, report: Callable[[int], None] = lambda done: None
+) -> Sequence[User]:
     """The users with a signal that fits the inference model's token budget. Of all others no summary is asked of it
-    (see `nothing_new`), and there is nothing to train on.
+    (see `nothing_new`), and there is nothing to train on. `report` is told how many were looked at.
 
     Raises:
         DataError: of none of them does any fit.
     """
     budget, count = inference_model.token_budget, inference_model.local.count_tokens
-    kept = [user for user in users if inference_model.templates.any_fits(user.signals, budget, count)]
+
+    def fits() -> Iterator[bool]:
+        for done, user in enumerate(users, start=1):
+            yield inference_model.templates.any_fits(user.signals, budget, count)
+            if done % EVERY == 0 or done == len(users):
+                report(done)
+
+    kept = keep(users, fits())
     if not kept:
         raise DataError(
             f"none of the {len(users)} training users has a signal that fits signals.token_budget={budget}; raise it "

@@ -7,7 +7,7 @@ changes its result: a finished phase is skipped, an unfinished one goes on from 
 import os
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,9 @@ from popi.config import RunConfig
 from popi.data.users import users_of
 from popi.errors import ConfigError, PopiError
 from popi.models.local.model import quiet as no_bars
+from popi.runs.bars import passes
 from popi.runs.reporters import reporters_of
-from popi.runs.run_directory import RunDirectory, locked
+from popi.runs.run_directory import USERS, RunDirectory, locked
 from popi.signals.types import User
 from popi.training.components import GENERATOR, INFERENCE, load_components
 from popi.training.dataset import hold_out, trainable
@@ -55,8 +56,9 @@ def train(config: RunConfig, resume: bool = False, console: Console | None = Non
     console = console or Console(stderr=True)
     refuse(config)
     config = with_template(config)
-    found = users_of(config, "train")
-    held_out: list[User] = []
+    with passes(console) as report:
+        found = users_of(config, "train", cache=config.directory.parent / USERS, report=report)
+    held_out: Sequence[User] = []
     users = trainable(found.users)  # before anything is written: a bad file leaves no run behind
     if config.training.eval_steps:
         users, held_out = hold_out(users, config.training.eval_users, config.seed)
@@ -66,8 +68,8 @@ def train(config: RunConfig, resume: bool = False, console: Console | None = Non
 
 def _train(
     config: RunConfig,
-    users: list[User],
-    held_out: list[User],
+    users: Sequence[User],
+    held_out: Sequence[User],
     facts: dict[str, Any] | None,
     resume: bool,
     console: Console,
@@ -130,7 +132,9 @@ def quiet() -> Iterator[None]:
         transformers_logging.set_verbosity(verbosity)
 
 
-def run_phase(phase: Phase, run: RunDirectory, users: list[User], held_out: list[User], console: Console) -> None:
+def run_phase(
+    phase: Phase, run: RunDirectory, users: Sequence[User], held_out: Sequence[User], console: Console
+) -> None:
     """Run one phase to its end, or skip it if it is done."""
     directory = run.phase(phase.name)
     if directory.done:

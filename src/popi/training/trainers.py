@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from popi.data.store import pick
 from popi.models.local.adapters import using
 from popi.models.local.user_embedding import (
     SignalsEmbedding,
@@ -26,6 +27,7 @@ from popi.training.dataset import (
     readable,
     refuse_beyond_context,
     sample_summaries,
+    shuffled,
 )
 from popi.training.phases.generator import GeneratorTrainer
 from popi.training.phases.inference import InferenceTrainer
@@ -45,12 +47,12 @@ class Job:
     phase: Phase
     run: RunDirectory
     directory: PhaseDirectory
-    users: list[User]
+    users: Sequence[User]
     parts: Components
     seed: int
     steps: int
     progress: PhaseProgress
-    held_out: list[User] = field(default_factory=list)
+    held_out: Sequence[User] = field(default_factory=list)
     """Users to evaluate on while it trains."""
 
     def trainer(self) -> GeneratorTrainer | InferenceTrainer:
@@ -68,7 +70,7 @@ class Job:
         }
 
 
-def references_for(users: list[User], run: RunDirectory, parts: Components, progress: PhaseProgress) -> References:
+def references_for(users: Sequence[User], run: RunDirectory, parts: Components, progress: PhaseProgress) -> References:
     """Reference log-probs of the users' targets: what is missing is computed by the base on the plain prompt."""
     cache = run.path.parent / FOLDER if run.config.training.share_references else None
     references = References(run.path / "references.jsonl", cache)
@@ -79,7 +81,7 @@ def references_for(users: list[User], run: RunDirectory, parts: Components, prog
     return references
 
 
-def renewed(job: Job, users: list[User], order: Sequence[int]) -> list[Renewal | None] | None:
+def renewed(job: Job, users: Sequence[User], order: Sequence[int]) -> list[Renewal | None] | None:
     """Which rows are renewals, their old summaries written by the inference model as it is now, before it trains."""
     parts, share = job.parts, job.run.config.training.renewal.share
     with ExitStack() as stack:
@@ -96,13 +98,15 @@ def inference_trainer(job: Job) -> InferenceTrainer:
     run, parts = job.run, job.parts
     config = run.config
     settings = config.training.inference
-    users = readable(job.users, parts.inference_model)
+    with job.progress.preparing("signals that fit", len(job.users)) as looked_at:
+        users = readable(job.users, parts.inference_model, looked_at)
     if left_out := len(job.users) - len(users):
         why = "no signal of theirs fits signals.token_budget"
         job.progress.say(f"{job.phase.name}: {left_out} of {len(job.users)} users left out: {why}")
     order = draw(len(users), settings.users_per_step, job.steps, job.seed)
     held_out = readable(job.held_out, parts.inference_model) if job.held_out else []
-    references = references_for([users[i] for i in order] + held_out, run, parts, job.progress)
+    drawn = pick(users, dict.fromkeys(order))
+    references = references_for([*drawn, *held_out], run, parts, job.progress)
     rows = inference_rows(
         users,
         order,
@@ -144,13 +148,13 @@ def generator_trainer(job: Job) -> GeneratorTrainer:
     batch_size = config.training.generator.batch_size
     chosen: list[User] = []
     pairs = 0
-    for i in draw(len(users), 1, len(users), job.seed):  # whole users, until the steps are filled
+    for i in shuffled(len(users), random.Random(job.seed)):  # whole users, until the steps are filled
         if pairs >= job.steps * batch_size:
             break
         chosen.append(users[i])
         pairs += len(users[i].targets)
     held_out = job.held_out
-    references = references_for(chosen + held_out, run, parts, progress)
+    references = references_for([*chosen, *held_out], run, parts, progress)
     summaries = held_summaries = None
     if job.phase.context == "summary":
         file = job.directory.path / "summaries.jsonl"
@@ -196,7 +200,7 @@ def greedy_summaries(job: Job) -> list[list[str]]:
 
 
 def user_embedding_trainer(
-    job: Job, users: list[User], rows: list[GeneratorRow], held_out: list[GeneratorRow]
+    job: Job, users: Sequence[User], rows: list[GeneratorRow], held_out: list[GeneratorRow]
 ) -> UserEmbeddingTrainer:
     """The trainer of a user-embedding phase: new embeddings, and which of the rows train the generic user's."""
     config, parts, generator = job.run.config, job.parts, job.parts.generator

@@ -100,6 +100,6 @@ def test_a_benchmark_whose_test_rows_stand_in_train_is_refused(tmp_path: Path) -
 
 def test_the_nano_world_is_looked_at_too(monkeypatch: pytest.MonkeyPatch) -> None:
     leaking = People([Person(user("test-0", [pair(1)], [pair(1)]))])
-    monkeypatch.setattr(evaluation_users, "users_of", lambda config, split: leaking)
+    monkeypatch.setattr(evaluation_users, "users_of", lambda config, split, **_: leaking)
     with pytest.raises(DataError, match=r"nano: .*\n.*user 'test-0', targets\[0\]: this target is the same"):
         held_out(resolve({}))

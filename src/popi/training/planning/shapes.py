@@ -12,7 +12,7 @@ from popi.errors import ConfigError, DataError
 from popi.models.backend import estimate_tokens
 from popi.signals.fading import Previous, worth
 from popi.signals.render import Templates
-from popi.signals.types import Signal, User
+from popi.signals.types import Signal
 from popi.training.planning.plan import PromptContext
 from popi.training.renewals import new_signals, split_in_time
 from popi.training.templates import template_of
@@ -202,14 +202,16 @@ def _measured(
     count: Count,
     tokens: Callable[[Messages], int],
 ) -> Shapes:
+    from popi.data.store import keep, sizes
     from popi.data.users import users_of
     from popi.training.dataset import hold_out
 
-    users = [user for user in users_of(config, "train").users if user.targets]
+    users = users_of(config, "train").users
+    users = keep(users, (targets > 0 for _, targets in sizes(users)))
     if not users:  # training says so
         return replace(empty, users=0, held_out=0)
     held_out = hold_out(users, empty.held_out, config.seed)[1] if empty.held_out else []
-    looked_at: list[User] = users[:: -(-len(users) // LOOKED_AT)]
+    looked_at = users[:: -(-len(users) // LOOKED_AT)]
     conditioned = config.summary.conditioned_on_prompt
     prompts, raw, plain, responses, reach, dropped, unread = [], [], [], [], 0, 0, 0
     share = config.training.renewal.share
@@ -241,8 +243,8 @@ def _measured(
         empty,
         users=len(users) - len(held_out),
         held_out=len(held_out),
-        signals=max(len(user.signals) for user in users),
-        targets=max(len(user.targets) for user in users),
+        signals=max(signals for signals, _ in sizes(users)),
+        targets=max(targets for _, targets in sizes(users)),
         prompt=longest,
         prompt_mean=mean,
         earlier_mean=earlier_mean,
