@@ -26,7 +26,7 @@ from popi.signals.types import User
 
 VERSION = 1
 """Of the file and of the checks that users in it have passed; a change makes other files."""
-CACHE = 16 << 20
+CACHE = 4 << 20
 """Bytes of a file that SQLite holds in memory."""
 RECENT = 64
 """Users held as they were decoded last."""
@@ -45,7 +45,7 @@ Progress = Callable[[str, int, int], None]
 
 
 @contextmanager
-def _readable(place: str) -> Iterator[None]:
+def _errors(place: str) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
@@ -68,11 +68,13 @@ class StoredUsers(Sequence[User]):
         Raises:
             DataError: it is damaged.
         """
-        with _readable(str(path)):
-            # immutable: no locks, which network file systems are bad at; nobody writes a store that is there
-            uri = f"{path.resolve().as_uri()}?mode=ro&immutable=1"
+        # immutable: no locks, which network file systems are bad at; nobody writes a store that is there
+        uri = f"{path.resolve().as_uri()}?mode=ro&immutable=1"
+        try:
             connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
             return cls.of(connection, str(path))
+        except sqlite3.Error as error:
+            raise DataError(f"{path}: damaged ({error}); delete it, and it is written again") from None
 
     @classmethod
     def of(cls, connection: sqlite3.Connection, place: str) -> "StoredUsers":
@@ -141,7 +143,7 @@ class StoredUsers(Sequence[User]):
 
     def find(self, user_id: str) -> int | None:
         """Where a user stands; of all users of a store, none of whom has several windows."""
-        with _readable(self._place):
+        with _errors(self._place):
             found = self._connection.execute(f"SELECT users.n {FROM} WHERE user_id = ?", (user_id,)).fetchone()
         return None if found is None or found[0] >= len(self) else int(found[0])
 
@@ -150,7 +152,7 @@ class StoredUsers(Sequence[User]):
 
     def _select(self, columns: str, index: "range | array[int] | list[int]") -> Iterator[Any]:
         source = FROM if "people." in columns else "FROM users"
-        with _readable(self._place):
+        with _errors(self._place):
             if isinstance(index, range) and index.step == 1:
                 query = f"SELECT {columns} {source} WHERE users.n >= ? AND users.n < ? ORDER BY users.n"
                 yield from self._connection.execute(query, (index.start, index.stop))
@@ -175,7 +177,7 @@ class StoreWriter:
     def __init__(self, path: Path | None = None, limit: int | None = None) -> None:
         self._path, self._limit, self.kept = path, limit, 0
         self._place = "a temporary file" if path is None else str(path)
-        with _readable(self._place):
+        with _errors(self._place):
             # "" is SQLite's own temporary file, deleted with the connection
             self._connection = sqlite3.connect(str(path or ""), isolation_level=None, check_same_thread=False)
             self._execute = self._connection.execute
@@ -191,7 +193,7 @@ class StoreWriter:
 
     def seen(self, user_id: str, line: int) -> tuple[int, int]:
         """(number of the person, line on which they were seen first); the line given, if that was never before."""
-        with _readable(self._place):
+        with _errors(self._place):
             new = self._execute("INSERT OR IGNORE INTO people VALUES (?, ?, ?)", (self.people, user_id, line))
             if new.rowcount:
                 self.people += 1
@@ -204,31 +206,31 @@ class StoreWriter:
         if self._limit is not None and self.kept >= self._limit:
             return
         body = user.model_dump_json(exclude_none=True)
-        with _readable(self._place):
+        with _errors(self._place):
             row = (self.kept, person, len(user.signals), len(user.targets), body)
             self._execute("INSERT INTO users VALUES (?, ?, ?, ?, ?)", row)
         self.kept += 1
 
     def note_elsewhere(self, user_id: str, place: int) -> None:
         """Note who stands in another source; of several, the last counts."""
-        with _readable(self._place):
+        with _errors(self._place):
             self._execute("INSERT OR REPLACE INTO scratch.elsewhere VALUES (?, ?)", (user_id, place))
 
     def elsewhere(self, user_id: str) -> int | None:
         """The other source in which a user was noted."""
-        with _readable(self._place):
+        with _errors(self._place):
             found = self._execute("SELECT place FROM scratch.elsewhere WHERE user_id = ?", (user_id,)).fetchone()
         return None if found is None else int(found[0])
 
     def hold(self, row: PreferenceRow, person: int, line: int) -> None:
         """Hold a preference row until `windows` asks for it."""
-        with _readable(self._place):
+        with _errors(self._place):
             body = row.model_dump_json(exclude_none=True)
             self._execute("INSERT INTO scratch.rows VALUES (?, ?, ?)", (person, line, body))
 
     def windows(self, signals: int, targets: int) -> Iterator[tuple[list[tuple[User, list[int], int]], int]]:
         """Of each person with rows: windows with the lines of their rows and the person's number; rows left over."""
-        with _readable(self._place):
+        with _errors(self._place):
             rows = self._execute("SELECT person, line, body FROM scratch.rows ORDER BY person, line")
             for person, held in groupby(rows, key=lambda row: row[0]):
                 lines, mine = [], []
@@ -241,7 +243,7 @@ class StoreWriter:
 
     def finish(self) -> StoredUsers:
         """Close what was written; all users kept."""
-        with _readable(self._place):
+        with _errors(self._place):
             self._execute("COMMIT")
             self._execute("DETACH scratch")
             return StoredUsers.of(self._connection, self._place)

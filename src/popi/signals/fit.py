@@ -22,6 +22,9 @@ from popi.signals.types import InteractionSignal, PairSignal, Signal
 CHARACTERS = 32
 """Most characters per token of the budget: a longer signal is dropped without counting its tokens, which would take
 memory and minutes. Texts have 3 to 6."""
+TOKENS_PER_BYTE = 12
+"""Maximum tokens per byte of UTF-8, whatever the tokenizer: a token stands for at least a byte of the normalised text,
+and Unicode's NFKC makes at most 11 bytes of one."""
 NEUTRAL = 0.5
 """The contrast of a signal that puts no two texts side by side."""
 
@@ -65,6 +68,11 @@ def too_long(signal: Signal, budget: int) -> bool:
         len(v) if isinstance(v, str) else sum(len(m.content) for m in v) for v in texts if isinstance(v, str | list)
     )
     return size > CHARACTERS * budget
+
+
+def surely_fits(text: str, budget: int) -> bool:
+    """Whether a text fits, by its bytes alone, whatever the tokenizer. False says nothing."""
+    return TOKENS_PER_BYTE * (len(text.encode()) + 1) <= budget
 
 
 def contrast(signal: Signal) -> float:

@@ -23,7 +23,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from popi.errors import ConfigError
 from popi.signals.fading import Previous
-from popi.signals.fit import fit, too_long
+from popi.signals.fit import fit, surely_fits, too_long
 from popi.signals.neutralise import neutralise
 from popi.signals.types import Prompt, Signal, ToolCallMessage, ToolMessage, Turn
 
@@ -217,7 +217,8 @@ class Templates:
 
     def any_fits(self, signals: Sequence[Signal], budget: int, count: Callable[[str], int]) -> bool:
         """Whether `fit` would keep any: at the cost of one signal where the first fits."""
-        return any(not too_long(signal, budget) and count(self.signal_text(signal)) <= budget for signal in signals)
+        texts = (self.signal_text(signal) for signal in signals if not too_long(signal, budget))
+        return any(surely_fits(text, budget) or count(text) <= budget for text in texts)
 
     # -- inside -----------------------------------------------------------------------------------------------
 
