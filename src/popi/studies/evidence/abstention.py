@@ -41,7 +41,7 @@ def abstention(
         no_evidence: in the nano world, how many users without evidence are made; None: as many as held-out ones.
         threshold: of the check.
     """
-    kinds = {"without signals": [with_signals(person, []) for person in study.people]}
+    kinds: dict[str, Sequence[Person]] = {"without signals": [with_signals(person, []) for person in study.people]}
     if study.is_nano:
         kinds["without evidence"] = _users_without_evidence(study, no_evidence)
     kinds["held out"] = study.people
