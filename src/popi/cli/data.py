@@ -60,10 +60,16 @@ def data_check(
         if file is None or settings:
             raise typer.BadParameter("name a JSONL file; --set goes with --source")
         from popi.data.check import check
+        from popi.runs.bars import passes
 
-        report = check(
-            file, against or [], signals_per_user=signals_per_user or 4, targets_per_user=targets_per_user or 4
-        )
+        with passes(console) as progress:
+            report = check(
+                file,
+                against or [],
+                signals_per_user=signals_per_user or 4,
+                targets_per_user=targets_per_user or 4,
+                progress=progress,
+            )
         problems, summary = report.problems, report.summary()
     for problem in problems:
         print(f"{problem}" if problem.file else f"{file}: {problem}")

@@ -248,4 +248,3 @@ def _checked(
         )
         for user, summary in zip(users, summaries, strict=True):
             yield summary_row(user.user_id, summary) | {"model": inference_model.name}
-

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from popi.data.jsonl import MIXED, Problem, duplicate_user, listing, read_lines
+from popi.data.places import hub_files, on_hub
 from popi.data.store import VERSION, Progress, StoredUsers, StoreWriter, replace_store
 from popi.data.windows import PreferenceRow
 from popi.errors import DataError
@@ -110,7 +111,8 @@ def load_users(
     settings = [VERSION, signals_per_user, targets_per_user, require_targets, limit]
     name = f"{path.stem}-{_hash(json.dumps([settings, *(str(file.resolve()) for file in (path, *others))]).encode())}"
     try:
-        content = _hash(b"".join(map(_file_hash, (path, *others))))
+        files = [file for place in (path, *others) for file in (hub_files(place) if on_hub(place) else [place])]
+        content = _hash(b"".join(map(_file_hash, files)))
     except OSError as error:
         raise DataError(f"{error.filename}: can't be read ({error.strerror or error})") from None
     return StoredUsers.open(replace_store(cache, name, content, write, limit))

@@ -5,7 +5,7 @@ from rich.console import Console
 from rich.progress import TextColumn
 
 from popi.runs import bars
-from popi.runs.bars import Bars
+from popi.runs.bars import Bars, passes
 
 
 class Clock:
@@ -42,3 +42,16 @@ def test_a_line_every_half_minute_where_there_is_no_terminal(clock: Clock) -> No
 
 def test_no_lines_between_the_bars_of_a_terminal(clock: Clock) -> None:
     assert "inference-1 3/3" not in told(clock, terminal=True)
+
+
+def test_passes_have_a_bar_each(clock: Clock) -> None:
+    file = io.StringIO()
+    with passes(Console(file=file, width=80)) as report:
+        for what in ("reading a.jsonl", "reading b.jsonl"):
+            for done in range(0, 101, 50):
+                report(what, done, 100)
+                clock.now += 25
+    lines = [line for line in file.getvalue().splitlines() if line]
+    assert len(lines) == 2 and [line.split("/")[0] for line in lines] == ["reading a.jsonl 100", "reading b.jsonl 100"]
+    with passes(None) as report:
+        report("nothing is shown", 1, 2)

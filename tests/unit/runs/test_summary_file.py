@@ -4,8 +4,10 @@ from typing import Any
 
 import pytest
 
-from popi.errors import DataError
-from popi.runs.summary_file import SummaryFile
+from popi.data.jsonl import open_users, write_users
+from popi.errors import DataError, PopiError, UpstreamError
+from popi.inference_model import WINDOW
+from popi.runs.summary_file import SummaryFile, write_summaries
 from popi.signals.types import User
 from popi.summary import Summary
 
@@ -67,3 +69,67 @@ def test_users_who_repeat_are_written_but_not_resumed(tmp_path: Path) -> None:
     assert read(tmp_path / "out") == ["a", "b", "c", "a"]
     with pytest.raises(DataError, match="repeat"):
         SummaryFile(tmp_path / "out", "m", resume=True).missing(windows)
+
+
+def test_a_line_that_a_kill_broke_off_is_written_again(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    path.write_text(row(user_id="c") + row(user_id="a")[:20])
+    file = SummaryFile(path, "m", resume=True)
+    assert file.missing(USERS) == [0, 1]
+    file.add(1, USERS[1], Summary("y", 1))
+    assert read(path) == ["c", "b"]
+    assert [one["user_id"] for one in file.finish()[:2]] == ["b", "c"] and read(path) == ["b", "c"]
+
+
+class Writer:
+    """Writes a summary for each user in reverse order, or fails for those named."""
+
+    name = "m"
+
+    def __init__(self, failing: Any = lambda n: False, error: PopiError | None = None) -> None:
+        self.failing, self.error, self.asked = failing, error or DataError("too long"), 0
+
+    def summarize_each(self, users: Any, on_result: Any) -> None:
+        assert len(users) <= WINDOW
+        first, self.asked = self.asked, self.asked + len(users)
+        for n in reversed(range(len(users))):
+            on_result(n, self.error if self.failing(first + n) else Summary("x", 1))
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    path = tmp_path_factory.mktemp("many") / "users.jsonl"
+    write_users(path, (User(user_id=f"u{n}", signals=[]) for n in range(2 * WINDOW + 5)))
+    return open_users(path)
+
+
+def test_users_are_summarised_window_by_window(tmp_path: Path, many: Any) -> None:
+    out, told = tmp_path / "out", list[tuple[int, int]]()
+    file = SummaryFile(out, "m")
+    failing = {3, WINDOW + 1}
+    writer: Any = Writer(lambda n: n in failing)
+    written, failures = write_summaries(writer, many, file, lambda *one: told.append(one))
+    assert written == len(many) - 2 and failures == {"too long": ["u3", f"u{WINDOW + 1}"]}
+    assert read(out) == [f"u{n}" for n in range(len(many)) if n not in failing]
+    assert told[-1] == (len(many), len(many)) and len(told) == len(many)
+    again: Any = Writer()
+    assert write_summaries(again, many, SummaryFile(out, "m", resume=True)) == (len(many), {})
+    assert again.asked == 2 and read(out) == [f"u{n}" for n in range(len(many))]
+
+
+def test_rows_are_shown_in_order_and_not_kept(many: Any) -> None:
+    shown: list[str] = []
+    file = SummaryFile(None, "m", show=lambda one: shown.append(one["user_id"]))
+    writer: Any = Writer(lambda n: n == 0)
+    assert write_summaries(writer, many, file)[0] == len(many) - 1
+    assert shown == [f"u{n}" for n in range(1, len(many))] and not file._pending
+
+
+def test_a_server_that_is_down_is_not_asked_for_every_window(tmp_path: Path, many: Any) -> None:
+    writer: Any = Writer(lambda n: True, UpstreamError("down", passing=True))
+    written, failures = write_summaries(writer, many, SummaryFile(tmp_path / "out", "m"))
+    assert written == 0 and len(failures["down"]) == len(many) and writer.asked == WINDOW
+    assert list(tmp_path.iterdir()) == []
+    faulty: Any = Writer(lambda n: True, DataError("too long"))
+    write_summaries(faulty, many, SummaryFile(tmp_path / "out", "m"))
+    assert faulty.asked == len(many)

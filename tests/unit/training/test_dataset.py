@@ -1,3 +1,4 @@
+import random
 from collections import Counter
 from pathlib import Path
 
@@ -5,6 +6,7 @@ import pytest
 import torch
 from exact import assert_exact
 
+from popi.data.jsonl import open_users, write_users
 from popi.engine.scoring import pair_logps_plain
 from popi.errors import ConfigError, DataError
 from popi.generator import Generator
@@ -16,10 +18,12 @@ from popi.summary import Summary
 from popi.training.dataset import (
     draw,
     generator_rows,
+    hold_out,
     inference_rows,
     raw_signals_rows,
     readable,
     sample_summaries,
+    shuffled,
     trainable,
 )
 from popi.training.references import References
@@ -46,6 +50,48 @@ def test_draw_repeats_nobody_within_a_step(n: int, per_step: int, steps: int) ->
     passes = -(-steps // (n // per_step))
     assert max(counts.values()) <= passes  # once a pass
     assert order == draw(n, per_step, steps, seed=1) != draw(n, per_step, steps, seed=2)
+
+
+def test_draws_are_those_of_whole_permutations() -> None:
+    """What runs were trained on before permutations were drawn as far as they are needed."""
+
+    def whole(n: int, per_step: int, steps: int, seed: int) -> list[int]:
+        generator, order = random.Random(seed), list[int]()
+        while len(order) < per_step * steps:
+            order += generator.sample(range(n), n)[: n - n % per_step]
+        return order[: per_step * steps]
+
+    for n, per_step, steps, seed in [(1, 1, 3, 0), (7, 3, 9, 1), (40, 7, 4, 2), (5000, 8, 3, 3), (500, 499, 4, 4)]:
+        assert draw(n, per_step, steps, seed) == whole(n, per_step, steps, seed)
+    assert list(shuffled(300, random.Random(5))) == random.Random(5).sample(range(300), 300)
+
+
+def test_a_few_of_a_billion_users_are_drawn_at_once() -> None:
+    assert len(set(draw(10**9, 4, 25, 0))) == 100
+
+
+def test_users_on_disk_are_held_out_and_drawn_as_those_in_memory(tmp_path: Path, local: LocalModel) -> None:
+    people = [made.user.model_copy(update={"user_id": f"u{n}"}) for n, made in enumerate(make_users(30, 0, "train"))]
+    long = StatementSignal(text="word " * 400)
+    people[3] = User(user_id="u3", signals=[long], targets=people[3].targets)
+    people[4] = User(user_id="u4", signals=people[4].signals)
+    write_users(tmp_path / "users.jsonl", people)
+    stored = open_users(tmp_path / "users.jsonl")
+    model = InferenceModel(local, "nano", token_budget=200)
+    on_disk, in_memory = (
+        [readable(part, model) for part in hold_out(trainable(some), 6, seed=3)] for some in (stored, people)
+    )
+    assert on_disk == in_memory and [len(part) for part in in_memory] in ([22, 6], [23, 5])
+    assert not isinstance(on_disk[0], list) and isinstance(in_memory[0], list)
+
+
+def test_windows_of_a_user_are_held_out_together(users: list[User]) -> None:
+    windows = [one.model_copy(update={"user_id": name}) for one, name in zip(users, "aabbc", strict=True)]
+    for seed in range(5):
+        kept, held = hold_out(windows, 1, seed)
+        names = random.Random(f"held out/{seed}").sample(["a", "b", "c"], 1)
+        assert [one.user_id for one in held] == [name for name in "aabbc" if name in names]
+        assert [one.user_id for one in kept] == [name for name in "aabbc" if name not in names]
 
 
 def test_draw_from_too_few() -> None:

@@ -12,7 +12,8 @@ from popi.errors import RunError
 from popi.evaluation.grid.settings import GridBenchmark, GridConfig
 from popi.evaluation.models import trained_models
 from popi.evaluation.users import benchmark_of, held_out
-from popi.runs.run_directory import RunDirectory, config_differences, refuse_other_loader
+from popi.runs.bars import passes
+from popi.runs.run_directory import USERS, RunDirectory, config_differences, refuse_other_loader
 from popi.training.templates import with_template
 
 
@@ -46,7 +47,8 @@ def open_benchmark(entry: GridBenchmark, grid: GridConfig, console: Console) -> 
     """
     run, config = (opened(entry), None) if entry.run is not None else trained_run(entry, console)
     config = evaluation_config(entry, grid, config or run.config)
-    people, data = held_out(config, entry.users)
+    with passes(console) as report:
+        people, data = held_out(config, entry.users, cache=run.path.parent / USERS, report=report)
     refuse_other_loader(run.path, data)
     trained = trained_models(run)
     facts = benchmark_of(config, data, entry.users)
