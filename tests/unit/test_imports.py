@@ -88,3 +88,11 @@ def test_http_goes_out_from_one_place() -> None:
             names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
             if any(name == client or name.startswith(f"{client}.") for name in names for client in clients):
                 assert file.relative_to(SOURCE).as_posix() in OUTGOING | LISTENING
+
+
+def test_serving_needs_no_users_on_disk() -> None:
+    check = (
+        "import popi.serving.server, popi.serving.worker.renewal, popi.serving.demo, popi.cli, sys\n"
+        "assert 'popi.data.jsonl' in sys.modules and 'popi.data.store' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", check], check=True)

@@ -115,7 +115,7 @@ def load_users(
         content = _hash(b"".join(map(_file_hash, files)))
     except OSError as error:
         raise DataError(f"{error.filename}: can't be read ({error.strerror or error})") from None
-    return StoredUsers.open(replace_store(cache, name, content, write, limit))
+    return StoredUsers.open(replace_store(cache, name, content, write, limit, path))
 
 
 def _file_hash(path: Path) -> bytes:

@@ -14,15 +14,17 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
 from popi.data.places import hub_files, on_hub
-from popi.data.store import Progress, StoredUsers, StoreWriter
 from popi.data.windows import PreferenceRow
 from popi.errors import DataError
 from popi.signals.types import KINDS, InteractionSignal, PairSignal, TargetPair, User, wrong_roles
+
+if TYPE_CHECKING:
+    from popi.data.store import Progress, StoredUsers
 
 SHOWN = 20
 """How many problems an error message spells out."""
@@ -64,7 +66,7 @@ class Problem:
 
 
 def read_lines(
-    path: str | Path, report: Progress | None = None
+    path: str | Path, report: "Progress | None" = None
 ) -> Iterator[tuple[int, User | PreferenceRow | list[Problem]]]:
     """Every line that is not blank: its number, and the user or row on it or what is wrong with it.
 
@@ -83,7 +85,7 @@ def read_lines(
         raise DataError(f"{path}: can't be read ({getattr(error, 'strerror', None) or error})") from None
 
 
-def _lines(path: Path, report: Progress | None) -> Iterator[bytes]:
+def _lines(path: Path, report: "Progress | None") -> Iterator[bytes]:
     """The lines of a JSONL file, which may be packed (.gz); the rows of a parquet file as such lines. On the hub, those
     of all files of a split.
     """
@@ -148,9 +150,11 @@ def read_users(path: str | Path, *, signals_per_user: int = 4, targets_per_user:
 
 
 def open_users(
-    path: str | Path, *, signals_per_user: int = 4, targets_per_user: int = 4, report: Progress | None = None
-) -> StoredUsers:
+    path: str | Path, *, signals_per_user: int = 4, targets_per_user: int = 4, report: "Progress | None" = None
+) -> "StoredUsers":
     """As `read_users`, with the users in a temporary file: memory does not grow with their number."""
+    from popi.data.store import StoreWriter  # not above: serving explains bad lines, and has no need of it
+
     writer = StoreWriter()
     users, rows, left = 0, 0, 0
     problems: list[Problem] = []

@@ -254,7 +254,7 @@ class StoreWriter:
 
 
 def replace_store(
-    folder: Path, name: str, content: str, write: Callable[[StoreWriter], None], limit: int | None
+    folder: Path, name: str, content: str, write: Callable[[StoreWriter], None], limit: int | None, source: Path
 ) -> Path:
     """The file of a store in `folder`, written if it is not there; one process writes, others wait for it.
 
@@ -264,6 +264,7 @@ def replace_store(
         content: a hash of the content.
         write: adds the users; what it raises leaves no file.
         limit: as of `StoreWriter`.
+        source: the file that it is a copy of; whoever may read that may read the copy.
 
     Raises:
         DataError: the folder or the file can't be written.
@@ -278,11 +279,14 @@ def replace_store(
                 return path
             partial = folder / f"{name}.partial"  # what a kill left is written over: this is the only writer
             partial.unlink(missing_ok=True)
+            partial.touch(mode=0o600)
             writer = StoreWriter(partial, limit)
             try:
                 write(writer)
                 writer.finish()
                 writer.close()
+                if source.is_file():
+                    partial.chmod(source.stat().st_mode & 0o666)
                 os.replace(partial, path)
             finally:
                 writer.close()

@@ -31,7 +31,7 @@ from popi.evaluation.users import held_out, users_stamp
 from popi.inference_model import InferenceModel
 from popi.models.spec import ModelSpec
 from popi.runs.provenance import commit, stamp_of, versions
-from popi.runs.run_directory import refuse_other_loader, write_jsonl, write_text
+from popi.runs.run_directory import USERS, refuse_other_loader, write_jsonl, write_text
 from popi.signals.types import Prompt, Signal
 from popi.summary import Summary
 
@@ -106,7 +106,7 @@ class Study:
             RunError: a method was not trained; or the run was trained on users of another version of the loader.
             DataError, ModelError: users or models can't be loaded.
         """
-        people, facts = held_out(run.config, users)
+        people, facts = held_out(run.config, users, cache=run.path.parent / USERS)
         refuse_other_loader(run.path, facts)
         models = models or Models(run.config, trained_models(run), generator)
         chosen, _ = choose_methods(models, people, transfer=generator is not None)

@@ -89,8 +89,10 @@ def test_a_limit_cuts_what_is_kept_and_not_what_is_checked(file: Path) -> None:
 def test_the_cache_is_read_until_a_file_changes(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache, other = file.parent / "cache", file.parent / "other.jsonl"
     other.write_text(json.dumps(user(200)) + "\n")
+    file.chmod(0o640)
     users = list(load_users(file, [other], cache=cache))
     [made] = cache.glob("*.sqlite")
+    assert made.stat().st_mode & 0o777 == 0o640
 
     def never(*_: object, **__: object) -> None:
         raise AssertionError("read again")

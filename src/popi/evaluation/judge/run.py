@@ -34,7 +34,7 @@ from popi.evaluation.users import held_out, users_stamp
 from popi.models.spec import ModelSpec
 from popi.runs.provenance import commit, stamp_of, versions
 from popi.runs.rows import KeptRows
-from popi.runs.run_directory import locked, refuse_other_loader, write_text
+from popi.runs.run_directory import USERS, locked, refuse_other_loader, write_text
 
 FILE = ".json"
 """What `against` ends in where it is a file of alpaca_eval's model outputs and no method."""
@@ -78,7 +78,7 @@ def judge_run(
             (the message says which), or any without `resume`.
         DataError, ModelError: users, outputs or models can't be loaded.
     """
-    people, facts = held_out(run.config, users)
+    people, facts = held_out(run.config, users, cache=run.path.parent / USERS)
     refuse_other_loader(run.path, facts)
     trained = trained_models(run)
     models = models or Models(run.config, trained, generator)
