@@ -227,8 +227,7 @@ def _checked(
 ) -> "Iterator[dict[str, Any]]":
     """The rows of checked summaries, `WINDOW` users in memory at a time."""
     from popi.evaluation.models import Models
-    from popi.inference_model import WINDOW
-    from popi.runs.summary_file import summary_row
+    from popi.runs.summary_file import WINDOW, summary_row
     from popi.studies.evidence.own_evidence import checked_summaries
 
     generator = Models(run.config, {}).generator(run.models(method)[1])

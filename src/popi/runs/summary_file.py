@@ -11,10 +11,12 @@ from typing import IO, Any
 from popi.data.jsonl import refuse_existing
 from popi.data.store import finder
 from popi.errors import DataError, PopiError, UpstreamError
-from popi.inference_model import WINDOW, InferenceModel
+from popi.inference_model import InferenceModel
 from popi.signals.types import User
 from popi.summary import Summary
 
+WINDOW = 1024
+"""Users in memory at a time; as many as a local model encodes at a time."""
 NOWHERE = 2**64 - 1
 """Where the line of a user without a summary starts."""
 

@@ -6,8 +6,7 @@ import pytest
 
 from popi.data.jsonl import open_users, write_users
 from popi.errors import DataError, PopiError, UpstreamError
-from popi.inference_model import WINDOW
-from popi.runs.summary_file import SummaryFile, write_summaries
+from popi.runs.summary_file import WINDOW, SummaryFile, write_summaries
 from popi.signals.types import User
 from popi.summary import Summary
 
