@@ -90,8 +90,8 @@ def _lines(path: Path, report: "Progress | None") -> Iterator[bytes]:
     of all files of a split.
     """
     if on_hub(path):
-        for file in hub_files(path):
-            yield from _lines(file, report)
+        for part in hub_files(path):
+            yield from _lines(part, report)
         return
 
     def tell(done: int, of: int) -> None:
