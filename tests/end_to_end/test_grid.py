@@ -22,7 +22,7 @@ from popi.evaluation.grid.settings import GridConfig, load_grid
 from popi.evaluation.job import read_rows
 from popi.generator import Generator
 from popi.models.local.model import LocalModel
-from popi.runs.rows import KeptRows
+from popi.runs.rows import ResumableRows
 
 QUIET = Console(quiet=True)
 USERS, TARGETS = 12, 2
@@ -117,15 +117,15 @@ def test_a_killed_grid_goes_on_without_repeating_an_item(
     assert (own / "no_personalization.jsonl") in before and USERS * TARGETS <= kept < 3 * USERS * TARGETS
 
     written: list[str] = []
-    extend = KeptRows.extend
+    extend = ResumableRows.extend
 
-    def counted(self: KeptRows, rows: Any) -> None:
+    def counted(self: ResumableRows, rows: Any) -> None:
         found = list(rows)
         assert not [row for row in found if self._key(row) in self.rows], "a row is made twice"
         written.extend(self.path.name for _ in found)
         extend(self, found)
 
-    monkeypatch.setattr(KeptRows, "extend", counted)
+    monkeypatch.setattr(ResumableRows, "extend", counted)
     resumed = run_grid(load_grid(broken), QUIET)
     scored = sum(name.endswith(".part.jsonl") for name in written)
     assert scored == 6 * USERS * TARGETS + 3 * TARGETS - kept

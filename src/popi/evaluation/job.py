@@ -23,7 +23,7 @@ from popi.evaluation.summaries import kept_summaries
 from popi.evaluation.users import named_attributes, users_stamp
 from popi.generator import Generator
 from popi.runs.provenance import commit, stamp_of, versions
-from popi.runs.rows import KeptRows, settings_of
+from popi.runs.rows import ResumableRows, settings_of
 from popi.runs.run_directory import differences, write_text
 from popi.summary import Summary
 
@@ -122,7 +122,7 @@ class Job:
             reason = read_rows(self.folder / f"{name}.jsonl")[0]["missing"]
             raise UpstreamError(f"no target pair could be scored under {name}: {reason}")
 
-    def _kept(self, name: str, settings: dict[str, Any], before: dict[str, Any]) -> KeptRows:
+    def _kept(self, name: str, settings: dict[str, Any], before: dict[str, Any]) -> ResumableRows:
         """The rows of a method that are there; of other settings' rows none, or an error."""
         path = self.folder / f"{name}.part.jsonl"
         brief_settings = brief(settings)
@@ -137,7 +137,7 @@ class Job:
                 )
         elif settings_of(path) != brief_settings:
             path.unlink(missing_ok=True)
-        kept = KeptRows(path, brief_settings, ("window", "target"), resume=True, again=_is_missing, advice=advice)
+        kept = ResumableRows(path, brief_settings, ("window", "target"), resume=True, again=_is_missing, advice=advice)
         finished = self.folder / f"{name}.jsonl"
         if not kept.rows and before.get("stamp") == stamp_of(settings) and finished.is_file():
             kept.extend(row for row in read_rows(finished) if row.get("missing") is None and "messages" in row)

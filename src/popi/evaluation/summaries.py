@@ -7,7 +7,7 @@ from typing import Any
 from popi.data.users import Person
 from popi.evaluation.models import Models, identity
 from popi.runs.provenance import stamp_of
-from popi.runs.rows import KeptRows
+from popi.runs.rows import ResumableRows
 from popi.summary import Summary
 
 
@@ -42,7 +42,7 @@ def kept_summaries(
         "config": config.model_dump(mode="json", include={"model", "signals", "summary"}),
     }
     file = folder / f"{stamp_of(settings)}.jsonl"
-    kept = KeptRows(file, settings, ("window", "target"), resume=True, advice="move it away")
+    kept = ResumableRows(file, settings, ("window", "target"), resume=True, advice="move it away")
 
     def keys(window: int) -> list[tuple[int, int | None]]:
         return [(window, t) for t in range(len(people[window].user.targets))] if conditioned else [(window, None)]

@@ -1,7 +1,11 @@
-"""JSON lines that are kept as they come, under the settings that made them."""
+"""The one store of resumable rows: JSON lines, written as they come, so that a kill loses none.
+
+`RowFile` is the file. `ResumableRows` holds its rows under the settings that made them, by their key. The run's
+reference log-probs and `popi infer`'s summaries stand on `RowFile` themselves: they have keys and sizes of their own.
+"""
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -11,7 +15,61 @@ from popi.runs.run_directory import differences, write_jsonl
 Row = dict[str, Any]
 
 
-class KeptRows:
+class RowFile:
+    """JSON lines that are appended to.
+
+    A kill may break off the last line: it is not read, and the next row replaces it.
+
+    Attributes:
+        end: where the next row will start, in bytes; known once `read` is through.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.end = path, 0
+        self._file: IO[bytes] | None = None
+
+    def read(self) -> Iterator[tuple[int, Row]]:
+        """Where each row starts, and the row; nothing if there is no file.
+
+        Raises:
+            ValueError: a line is no JSON object. What is appended then replaces it and all that follows.
+        """
+        self.end = 0
+        if not self.path.is_file():
+            return
+        with self.path.open("rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                if not line.endswith(b"\n"):
+                    return
+                try:
+                    row = json.loads(line)
+                except (ValueError, RecursionError) as error:
+                    raise ValueError(f"line {number}: {error}") from None
+                if not isinstance(row, dict):
+                    raise ValueError(f"line {number}: not a JSON object")
+                start, self.end = self.end, self.end + len(line)
+                yield start, row
+
+    def append(self, rows: Iterable[Row]) -> None:
+        """Append rows in one piece and hand them to the operating system."""
+        if self._file is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self.path.open("r+b" if self.path.exists() else "wb")
+            self._file.truncate(self.end)
+            self._file.seek(self.end)
+        text = b"".join((json.dumps(row, ensure_ascii=False) + "\n").encode() for row in rows)
+        self._file.write(text)
+        self._file.flush()
+        self.end += len(text)
+
+    def close(self) -> None:
+        """Close the file; a row that is appended later opens it again."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+class ResumableRows:
     """A file whose first line holds settings, and each further line one row, told apart by some of its fields.
 
     A row that is added is in the file at once. A kill loses none; of the line that it broke off nothing is read.
@@ -41,7 +99,8 @@ class KeptRows:
     ) -> None:
         self.path, self.settings, self.key, self.advice = path, dict(settings), tuple(key), advice
         self.rows: dict[tuple[Any, ...], Row] = {}
-        self._file: IO[str] | None = None
+        self._file = RowFile(path)
+        self._begun = False  # whether the file holds these settings and rows
         if not path.exists():
             return
         if not resume:
@@ -55,9 +114,8 @@ class KeptRows:
 
     def _read(self) -> list[Row]:
         try:
-            *lines, _broken_off = self.path.read_text(encoding="utf-8").split("\n")
-            kept, *rows = [json.loads(line) for line in lines] or [{"settings": self.settings}]
-            settings, keys = dict(kept["settings"]), [self._key(row) for row in rows]
+            first, *rows = [row for _, row in self._file.read()] or [{"settings": self.settings}]
+            settings, keys = dict(first["settings"]), [self._key(row) for row in rows]
             if len(set(keys)) < len(keys):
                 raise ValueError("a row stands there twice")
         except (ValueError, KeyError, TypeError) as error:
@@ -75,20 +133,17 @@ class KeptRows:
 
     def extend(self, rows: Iterable[Row]) -> None:
         """Keep rows that came together: written in one piece, so that a kill hardly ever parts them."""
-        if self._file is None:
+        if not self._begun:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            write_jsonl(self.path, [{"settings": self.settings}, *self.rows.values()])
-            self._file = self.path.open("a", encoding="utf-8")
-        found = list(rows)
-        self.rows |= {self._key(row): row for row in found}
-        self._file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found))
-        self._file.flush()
+            write_jsonl(self.path, [{"settings": self.settings}, *self.rows.values()])  # without those to make again
+            self._file.end, self._begun = self.path.stat().st_size, True
+        added = list(rows)
+        self.rows |= {self._key(row): row for row in added}
+        self._file.append(added)
 
     def close(self) -> None:
         """Close the file; a row that is added later opens it again."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        self._file.close()
 
 
 def settings_of(path: Path) -> dict[str, Any] | None:

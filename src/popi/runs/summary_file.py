@@ -6,12 +6,13 @@ from array import array
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from popi.data.jsonl import refuse_existing
 from popi.data.store import finder
 from popi.errors import DataError, PopiError, UpstreamError
 from popi.inference_model import InferenceModel
+from popi.runs.rows import RowFile
 from popi.signals.types import User
 from popi.summary import Summary
 
@@ -84,13 +85,13 @@ class SummaryFile:
         self.path, self.model, self.show = path, model, show if path is None else None
         self._next, self._pending = 0, dict[int, dict[str, Any] | None]()
         self._starts = array("Q")  # of each user's line, as far as it is known
-        self._file: IO[bytes] | None = None
-        self._end, self._before = 0, False
+        self._before = self._added = False  # rows that were there, and rows of this run
         if path is not None:
+            self._file = RowFile(path)
             refuse_existing(path, force or resume)
             if resume and path.exists():
-                self._end = self._read(path)
-                self._before = self._end > 0
+                self._read()
+                self._before = self._file.end > 0
 
     def missing(self, users: Sequence[User]) -> list[int]:
         """Indices of the users who have no summary yet.
@@ -109,16 +110,14 @@ class SummaryFile:
         if find is None:
             raise DataError(f"{self.path}: can't be resumed: user ids repeat among the users, as windows of rows do")
         self._reach(len(users) - 1)
-        start = 0
-        for line in _whole_lines(self.path):
-            user_id = json.loads(line)["user_id"]
+        for start, row in self._file.read():
+            user_id = row["user_id"]
             if (index := find(user_id)) is None:
                 raise DataError(
                     f"{self.path}: can't be resumed: holds user {user_id!r}, who is not among these users; "
                     "name another file with --out"
                 )
             self._starts[index] = start
-            start += len(line)
 
     def waiting(self, users: Sequence[User]) -> Iterator[int]:
         """Indices of the users who have no summary yet, once `expect` was asked."""
@@ -132,14 +131,14 @@ class SummaryFile:
             self._starts[index] = 0
             self._show(index, row)
             return
-        if self._file is None:
-            self._file = self._open(self.path)
-        line = _line(row)
-        self._file.write(line)
-        self._file.flush()
         self._reach(index)
-        self._starts[index] = self._end
-        self._end += len(line)
+        self._starts[index] = self._file.end
+        try:
+            self._file.append([row])
+        except OSError as error:
+            self._starts[index] = NOWHERE
+            raise DataError(f"{self.path}: can't be written ({error.strerror or error})") from None
+        self._added = True
 
     def skip(self, index: int) -> None:
         """There will be no summary of `users[index]`."""
@@ -149,10 +148,10 @@ class SummaryFile:
         """Put the rows into the users' order, in the file too, and return them as they stand in the file."""
         if self.path is None:
             return []
-        if self._file is not None:
+        if self._added:
             self._file.close()
-            self._file = None
             self._sort(self.path)
+            self._added = False
         starts = array("Q", (start for start in self._starts if start != NOWHERE))
         return Rows(self.path, starts) if starts else []
 
@@ -176,15 +175,6 @@ class SummaryFile:
                 self.show(shown)
             self._next += 1
 
-    def _open(self, path: Path) -> IO[bytes]:
-        try:
-            file = path.open("r+b" if self._before else "wb")
-            file.truncate(self._end)  # without a line that a kill broke off
-            file.seek(self._end)
-            return file
-        except OSError as error:
-            raise DataError(f"{path}: can't be written ({error.strerror or error})") from None
-
     def _sort(self, path: Path) -> None:
         partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         end = 0
@@ -204,36 +194,25 @@ class SummaryFile:
         finally:
             partial.unlink(missing_ok=True)
 
-    def _read(self, path: Path) -> int:
-        """Where the summaries of a file end; what stands behind is a line that a kill broke off."""
-        end = 0
+    def _read(self) -> None:
+        """See that the file holds summaries by this model; what stands behind is a line that a kill broke off."""
+        number = 0
         try:
-            for number, line in enumerate(_whole_lines(path), start=1):
-                try:
-                    row = json.loads(line.decode(errors="replace"))
-                    written_by = row["model"], row["user_id"], row["summary"]
-                except (ValueError, KeyError, TypeError, RecursionError):
+            for number, (_, row) in enumerate(self._file.read(), start=1):
+                if not {"model", "user_id", "summary"} <= row.keys():
+                    raise ValueError
+                if row["model"] != self.model:
                     raise DataError(
-                        f"{path}: line {number} is no summary that says by which model; name another file with --out"
-                    ) from None
-                if written_by[0] != self.model:
-                    raise DataError(
-                        f"{path}: line {number} was written by {written_by[0]!r}, not by {self.model!r}; "
+                        f"{self.path}: line {number} was written by {row['model']!r}, not by {self.model!r}; "
                         "name another file with --out"
                     )
-                end += len(line)
+        except ValueError as error:
+            line = number if not str(error) else number + 1
+            raise DataError(
+                f"{self.path}: line {line} is no summary that says by which model; name another file with --out"
+            ) from None
         except OSError as error:
-            raise DataError(f"{path}: can't be read ({error.strerror or error})") from None
-        return end
-
-
-def _line(row: dict[str, Any]) -> bytes:
-    return (json.dumps(row, ensure_ascii=False) + "\n").encode()
-
-
-def _whole_lines(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        yield from (line for line in file if line.endswith(b"\n"))
+            raise DataError(f"{self.path}: can't be read ({error.strerror or error})") from None
 
 
 def write_summaries(

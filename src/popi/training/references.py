@@ -15,14 +15,17 @@ import json
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from popi.generator import Generator
-from popi.runs.run_directory import append_jsonl, read_jsonl, write_jsonl
+from popi.runs.rows import RowFile
+from popi.runs.run_directory import read_jsonl, write_jsonl
 from popi.signals.types import TargetPair, User
 
 FOLDER = ".references"
@@ -95,8 +98,10 @@ class References:
     def __init__(self, path: Path, cache: Path | None = None) -> None:
         self.path, self.cache = path, cache
         self._known: dict[str, Logps] = {}
-        for row in read_jsonl(path):
-            self._known[row["targets"]] = [(chosen, rejected) for chosen, rejected in row["logps"]]
+        self._file = RowFile(path)
+        with suppress(ValueError):  # a damaged line: it and those behind are computed again
+            for _, row in self._file.read():
+                self._known[row["targets"]] = [(chosen, rejected) for chosen, rejected in row["logps"]]
 
     def missing(self, users: Sequence[User]) -> list[User]:
         """The users whose targets this run did not look up yet; equal targets count once."""
@@ -122,18 +127,17 @@ class References:
             return
         shared = self._shared(reference)
         cached = shared.matching(todo, reference, batch_size) if shared else {}
-        self._known |= {key: cached[key] for key in map(targets_key, todo) if key in cached}
-        missing = self.missing(todo)
-        self._keep(_one_by_one(missing, reference, batch_size, report, len(todo)))
+        missing = [user for user in todo if targets_key(user) not in cached]
+        self._keep(chain([cached], _one_by_one(missing, reference, batch_size, report, len(todo))))
         if shared and missing:
             shared.add({key: self._known[key] for key in map(targets_key, users)})
 
     def _keep(self, parts: Iterator[dict[str, Logps]]) -> None:
         """Add parts to what is known and to the file, each as soon as it is there."""
-        write_jsonl(self.path, _rows(self._known))  # without a line that a kill broke off
         for part in parts:
             self._known |= part
-            append_jsonl(self.path, _rows(part))
+            self._file.append(_rows(part))
+        self._file.close()
 
     def _shared(self, reference: Generator) -> "_Shared | None":
         return None if self.cache is None else _Shared(self.cache, identity(reference))

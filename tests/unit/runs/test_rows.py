@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from popi.errors import RunError
-from popi.runs.rows import KeptRows, settings_of
+from popi.runs.rows import ResumableRows, RowFile, settings_of
 
 
-def open_rows(path: Path, settings: dict[str, object] | None = None, **more: object) -> KeptRows:
-    return KeptRows(path, settings or {"a": {"b": 1}}, ("n",), resume=True, **more)  # type: ignore[arg-type]
+def open_rows(path: Path, settings: dict[str, object] | None = None, **more: object) -> ResumableRows:
+    return ResumableRows(path, settings or {"a": {"b": 1}}, ("n",), resume=True, **more)  # type: ignore[arg-type]
 
 
 def test_rows_that_came_together_are_there_at_once_and_a_broken_line_is_not_read(tmp_path: Path) -> None:
@@ -45,3 +45,26 @@ def test_other_settings_and_damage_are_told_with_the_advice(tmp_path: Path) -> N
         open_rows(path, advice="do that")
     path.write_text("{")
     assert settings_of(path) is None and settings_of(tmp_path / "none") is None
+
+
+@pytest.mark.parametrize("broken", ['{"n": 3', '{"n": 3}', '{"n": "\u2028'])
+def test_a_line_that_a_kill_broke_off_is_replaced(tmp_path: Path, broken: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"n": "é"}\n{"n": 2}\n' + broken, encoding="utf-8")
+    file = RowFile(path)
+    assert list(file.read()) == [(0, {"n": "é"}), (12, {"n": 2})]
+    file.append([{"n": 4}])
+    file.append([{"n": 5}])
+    file.close()
+    assert [row["n"] for _, row in RowFile(path).read()] == ["é", 2, 4, 5]
+
+
+@pytest.mark.parametrize("line", ["no JSON", "[1]", '"text"', "[" * 100_000])
+def test_a_damaged_line_is_named_and_what_follows_is_replaced(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(f'{{"n": 1}}\n{line}\n{{"n": 3}}\n')
+    file, rows = RowFile(path), []
+    with pytest.raises(ValueError, match="line 2"):
+        rows.extend(row for _, row in file.read())
+    file.append([{"n": 4}])
+    assert [row["n"] for _, row in RowFile(path).read()] == [1, 4]

@@ -7,7 +7,7 @@ from popi.data.users import Person
 from popi.errors import RunError
 from popi.evaluation.judge.question import Judge, Missing, Progress, Question, Verdict
 from popi.evaluation.methods import RowKey
-from popi.runs.rows import KeptRows, Row
+from popi.runs.rows import ResumableRows, Row
 from popi.signals.render import flat
 
 KEY = ("window", "target", "order")
@@ -69,7 +69,7 @@ def compare(
     people: Sequence[Person],
     ours: dict[RowKey, str | None],
     theirs: dict[RowKey, str | None],
-    kept: KeptRows,
+    kept: ResumableRows,
     progress: Progress,
 ) -> list[Comparison]:
     """Have every pair judged in both orders; what the file holds is not asked again.
@@ -138,7 +138,7 @@ def _row(people: Sequence[Person], key: RowKey, order: str, ours: str | None, th
 
 
 def _comparison(
-    people: Sequence[Person], key: RowKey, ours: str | None, theirs: str | None, kept: KeptRows
+    people: Sequence[Person], key: RowKey, ours: str | None, theirs: str | None, kept: ResumableRows
 ) -> Comparison:
     user = people[key[0]].user
     straight, swapped = (kept.rows[(*key, order)] for order in ORDERS)

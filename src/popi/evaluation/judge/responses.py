@@ -16,7 +16,7 @@ from popi.evaluation.models import Models
 from popi.evaluation.runner import evaluated_summaries
 from popi.evaluation.users import users_stamp
 from popi.runs.provenance import commit, stamp_of
-from popi.runs.rows import KeptRows
+from popi.runs.rows import ResumableRows
 from popi.signals.render import flat
 from popi.summary import Summary
 
@@ -68,7 +68,7 @@ def respond(
     people: Sequence[Person],
     contexts: Sequence[Context],
     models: Models,
-    kept: KeptRows,
+    kept: ResumableRows,
     progress: Progress,
 ) -> tuple[Responses, dict[str, int]]:
     """A method's responses, greedy, by its own generator; those that the file holds are not generated again.

@@ -33,7 +33,7 @@ from popi.evaluation.runner import choose_methods, destination
 from popi.evaluation.users import held_out, users_stamp
 from popi.models.spec import ModelSpec
 from popi.runs.provenance import commit, stamp_of, versions
-from popi.runs.rows import KeptRows
+from popi.runs.rows import ResumableRows
 from popi.runs.run_directory import USERS, locked, refuse_other_loader, write_text
 
 FILE = ".json"
@@ -169,7 +169,7 @@ def judge_pair(
     }
     # Before anything is generated: it may be refused.
     path = folder / "comparisons.jsonl"
-    kept = KeptRows(path, settings, KEY, resume=resume, again=ask_again, advice=advice)
+    kept = ResumableRows(path, settings, KEY, resume=resume, again=ask_again, advice=advice)
     failures = {}
     for name, one in wanted.items():
         responses[name], failures[name] = respond(name, keys, people, one.contexts, arena.models, one.kept(), progress)
@@ -203,8 +203,8 @@ class _Wanted:
         self.stamp = stamp_of(self.settings)
         self.path = arena.responses / f"{name}-{self.stamp[:8]}.jsonl"
 
-    def kept(self) -> KeptRows:
-        return KeptRows(self.path, self.settings, ("window", "target"), resume=True, advice=self.advice)
+    def kept(self) -> ResumableRows:
+        return ResumableRows(self.path, self.settings, ("window", "target"), resume=True, advice=self.advice)
 
 
 def _refuse(name: str, models: Models, people: Sequence[Person], transfer: bool) -> None:

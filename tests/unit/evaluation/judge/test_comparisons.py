@@ -13,7 +13,7 @@ from popi.evaluation.judge.comparisons import KEY, Comparison, ask_again, compar
 from popi.evaluation.judge.question import Missing, OnVerdict, Question
 from popi.evaluation.judge.responses import asked
 from popi.evaluation.judge.result import figures
-from popi.runs.rows import KeptRows
+from popi.runs.rows import ResumableRows
 from popi.signals.types import TargetPair, User
 
 
@@ -51,7 +51,7 @@ THEIRS = {(0, 0): "theirs a", (1, 0): "theirs b"}
 
 
 def judged(path: Path, judge: Scripted, *, resume: bool = False, **changed: Any) -> list[Comparison]:
-    kept = KeptRows(path, {"judge": judge.settings(), "n": 1} | changed, KEY, resume=resume, again=ask_again)
+    kept = ResumableRows(path, {"judge": judge.settings(), "n": 1} | changed, KEY, resume=resume, again=ask_again)
     return compare(judge, PEOPLE, OURS, THEIRS, kept, lambda *_: None)
 
 
@@ -135,7 +135,7 @@ def test_failures_are_asked_again_and_unreadable_answers_are_not(tmp_path: Path)
 
 def test_identical_responses_tie_unasked_and_a_missing_one_is_no_loss(tmp_path: Path) -> None:
     judge = Scripted()
-    kept = KeptRows(tmp_path / "c.jsonl", {}, KEY, resume=False)
+    kept = ResumableRows(tmp_path / "c.jsonl", {}, KEY, resume=False)
     ours, theirs = {(0, 0): "same", (1, 0): "x"}, {(0, 0): "same", (1, 0): None}
     found = compare(judge, PEOPLE, ours, theirs, kept, lambda *_: None)
     assert judge.asked == [] and [c.outcome for c in found] == [0.5, None]
@@ -153,7 +153,7 @@ def test_another_config_is_refused_and_says_what_differs(tmp_path: Path) -> None
         judged(path, Scripted(), resume=True, n=2)
     with pytest.raises(RunError, match="--resume"):
         judged(path, Scripted())
-    kept = KeptRows(path, {"judge": {"kind": "scripted"}, "n": 1}, KEY, resume=True)
+    kept = ResumableRows(path, {"judge": {"kind": "scripted"}, "n": 1}, KEY, resume=True)
     with pytest.raises(RunError, match="verdicts on other responses"):
         compare(Scripted(), PEOPLE, OURS | {(1, 0): "new"}, THEIRS, kept, lambda *_: None)
     assert path.read_bytes() == before
@@ -164,7 +164,7 @@ def test_a_file_of_something_else_is_left_alone(text: str, tmp_path: Path) -> No
     path = tmp_path / "c.jsonl"
     path.write_text(text)
     with pytest.raises(RunError, match="damaged"):
-        KeptRows(path, {}, KEY, resume=True)
+        ResumableRows(path, {}, KEY, resume=True)
     assert path.read_text() == text
 
 

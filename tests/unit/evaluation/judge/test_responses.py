@@ -13,7 +13,7 @@ from popi.evaluation.runner import evaluate
 from popi.evaluation.users import held_out
 from popi.generator import Generator
 from popi.models.backend import Backend, Reply
-from popi.runs.rows import KeptRows
+from popi.runs.rows import ResumableRows
 
 
 class Failing(Backend):
@@ -38,7 +38,7 @@ def test_responses_are_the_generators_own_and_generated_once(run: Any, tiny: Any
         contexts = contexts_of(name, run.config, people, models, folder)
         settings = response_settings(name, people, contexts, models, 4)
         file = run.path / f"{name}.jsonl"
-        kept = KeptRows(file, settings, ("window", "target"), resume=True)
+        kept = ResumableRows(file, settings, ("window", "target"), resume=True)
         found, reasons = respond(name, keys, people, contexts, models, kept, lambda *_: None)
         generator = models.generator(models.generator_path(METHODS[name]))
         window, target = keys[-1]
@@ -51,7 +51,7 @@ def test_responses_are_the_generators_own_and_generated_once(run: Any, tiny: Any
             assert found[keys[-1]] == generator.generate(prompt, summary, max_new_tokens=4)
         assert reasons == {} and len(found) == len(keys)
         before, again = file.read_bytes(), tiny(run)
-        kept = KeptRows(file, settings, ("window", "target"), resume=True)
+        kept = ResumableRows(file, settings, ("window", "target"), resume=True)
         assert respond(name, keys, people, contexts, again, kept, lambda *_: None)[0] == found
         assert again.asked == [] and file.read_bytes() == before
 
@@ -78,7 +78,7 @@ def test_what_a_server_did_not_answer_is_missing_and_asked_again(
 
     def ask(answers: Failing) -> tuple[dict[Any, Any], dict[str, int]]:
         monkeypatch.setattr(models, "generator", lambda path: Generator(answers, "nano"))
-        kept = KeptRows(tmp_path / "r.jsonl", settings, ("window", "target"), resume=True)
+        kept = ResumableRows(tmp_path / "r.jsonl", settings, ("window", "target"), resume=True)
         return respond("no_personalization", keys, people, contexts, models, kept, lambda *_: None)
 
     first = Failing(["a", down], [down, down])
