@@ -39,3 +39,13 @@ def test_examples_of_the_file_format_are_good_lines(tmp_path: Path) -> None:
         (tmp_path / "example.jsonl").write_text(json.dumps(json.loads(block)))
         [(_, parsed)] = read_lines(tmp_path / "example.jsonl")
         assert not isinstance(parsed, list), parsed
+
+
+def test_the_newcomers_questions_lead_somewhere() -> None:
+    table = (
+        (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("| Question | Answer |")[2].partition("##")[0]
+    )
+    paths = re.findall(r"`([a-z_]+/[a-z_/.]*)`", table)
+    assert table.count("? |") == 10 and len(paths) >= 15
+    for path in paths:
+        assert (ROOT / "src" / "popi" / path).exists(), path
