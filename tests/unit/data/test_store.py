@@ -148,13 +148,14 @@ from pathlib import Path
 from popi.data.check import load_users
 from popi.data.jsonl import open_users
 from popi.data.leaks import refuse_leaks
-from popi.training.dataset import draw, hold_out, trainable
+from popi.data.store import keep, people_of, sizes
 
 def peak(file):
     users = load_users(file)
-    train, held = hold_out(trainable(users), 5, 0)
-    assert [train[i].signals for i in draw(len(train), 4, 10, 0)]
-    refuse_leaks(held, "held", train)
+    users = keep(users, (targets > 0 for _, targets in sizes(users)))
+    held, train = (keep(users, ((n % 100 == 0) is held for n in people_of(users))) for held in (True, False))
+    assert [train[i].signals for i in range(0, len(train), 50)]
+    refuse_leaks(held[:5], "held", train)
     assert sum(1 for one in open_users(file)) == len(users)
     [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
     return int(line.split()[1]) * 1024
