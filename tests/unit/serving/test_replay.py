@@ -192,6 +192,6 @@ def test_lines_that_can_not_be_read_are_not_passed_over(run: Any, log: Log, tmp_
     assert code == 2 and "of other stores" in err
     both = f"{line}\n{json.dumps(json.loads(line) | {'store': 'another'})}"
     assert json.loads(replayed(both)[1])["other_stores"] == 1
-    for since, word in (("2026-11-30", "needs its zone"), ("yesterday", "is a time like")):
+    for since, word in (("2026-11-30", "needs a time zone"), ("yesterday", "must be a time such as")):
         code, _, err = replayed(line, since=since)
         assert code == 2 and word in err

@@ -92,15 +92,14 @@ class _ToStderr(logging.StreamHandler[TextIO]):
 
 @contextmanager
 def on_stderr() -> Iterator[None]:
-    """Show the gateway's log on stderr while a command runs that is over soon."""
-    handler, level = _ToStderr(), LOGGER.level
-    handler.setFormatter(JsonLines())
-    LOGGER.addHandler(handler)
-    LOGGER.setLevel(logging.INFO)
+    """Show the gateway's log on stderr while a short command runs; once, also where it goes there already."""
+    before, level, propagates = list(LOGGER.handlers), LOGGER.level, LOGGER.propagate
+    to_stderr()
+    LOGGER.propagate = propagates
     try:
         yield
     finally:
-        LOGGER.removeHandler(handler)
+        LOGGER.handlers[:] = before
         LOGGER.setLevel(level)
 
 

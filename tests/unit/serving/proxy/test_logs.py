@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from popi.serving.proxy import logs
-from popi.serving.proxy.logs import JsonLines, Record, log, log_fault, to_stderr
+from popi.serving.proxy.logs import JsonLines, Record, log, log_fault, on_stderr, to_stderr
 
 
 def line(record: logging.LogRecord) -> dict[str, object]:
@@ -72,3 +72,18 @@ def test_stderr_is_set_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
     to_stderr()
     to_stderr()
     assert len(fresh.handlers) == 1 and fresh.level == logging.INFO
+
+
+@pytest.mark.parametrize("already", [False, True])
+def test_a_short_command_logs_each_line_once(already: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    before = list(logs.LOGGER.handlers), logs.LOGGER.level, logs.LOGGER.propagate
+    logs.LOGGER.handlers = []
+    try:
+        if already:
+            to_stderr()
+        handlers = list(logs.LOGGER.handlers)
+        with on_stderr():
+            log_fault("shown", ValueError())
+        assert logs.LOGGER.handlers == handlers and capsys.readouterr().err.count('"event": "shown"') == 1
+    finally:
+        logs.LOGGER.handlers, logs.LOGGER.level, logs.LOGGER.propagate = before
