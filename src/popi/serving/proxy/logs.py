@@ -107,7 +107,7 @@ def to_stderr(level: int = logging.INFO) -> None:
     """Send the gateway's log to stderr as lines of JSON. A second call adds no second handler."""
     LOGGER.setLevel(level)
     LOGGER.propagate = False
-    if not any(isinstance(handler.formatter, JsonLines) for handler in LOGGER.handlers):
+    if not any(isinstance(handler, _ToStderr) for handler in LOGGER.handlers):
         handler = _ToStderr()
         handler.setFormatter(JsonLines())
         LOGGER.addHandler(handler)
