@@ -19,7 +19,6 @@ from torch.utils.checkpoint import checkpoint
 
 from popi.engine.attention import takes_tree_masks
 from popi.engine.head import Head, at_least_float32, tiled_logps, whole_logps
-from popi.engine.last_layer import read_from
 from popi.engine.masks import additive, slides
 from popi.engine.plain import plain_logps, plain_rows
 from popi.engine.soft_prompts import with_soft_prompts
@@ -312,19 +311,15 @@ def states(causal: Any, batch: TreeBatch, cache: Any = None) -> Tensor:
     # The root's causal positions need no mask, where the attention knows that and does not slide.
     first = min(batch.root, read) if takes_tree_masks(causal) and not slides(config) else 0
     positions = batch.position_ids
-    decoder = causal.get_decoder()
-    with read_from(decoder, read):
-        hidden = decoder(
-            **inputs,
-            # Additive, and made once: SDPA would convert a boolean mask in every layer, eager attention add True as 1.
-            attention_mask=additive(config, batch.mask(first), positions[:, first:], positions, embed.weight.dtype),
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=cache is not None,
-        ).last_hidden_state
-    left_out = positions.shape[1] - hidden.shape[1]
-    found: Tensor = hidden[batch.source[:, 0], batch.source[:, 1] - left_out]
-    return found
+    hidden: Tensor = causal.get_decoder()(
+        **inputs,
+        # Additive, and made once: SDPA would convert a boolean mask in every layer, eager attention add True as 1.
+        attention_mask=additive(config, batch.mask(first), positions[:, first:], positions, embed.weight.dtype),
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=cache is not None,
+    ).last_hidden_state
+    return hidden[batch.source[:, 0], batch.source[:, 1]]
 
 
 def segment_logps(model: torch.nn.Module, batch: TreeBatch) -> Tensor:

@@ -86,14 +86,13 @@ def test_with_adapters_that_are_switched_between(precision: torch.dtype) -> None
 
 
 def test_every_token_goes_through_the_model_once() -> None:
-    """Two roots of 9 and 11 tokens, the shorter padded, then 12 tokens of branches each; the last layer's MLP takes of
-    the roots the last tokens alone."""
+    """Two roots of 9 and 11 tokens, the shorter padded, then 12 tokens of branches each."""
     model = family("llama")
     seen: dict[int, list[int]] = {0: [], 1: []}
     for i, layer in enumerate(model.get_decoder().layers):
         layer.mlp.register_forward_hook(lambda _, given, __, i=i: seen[i].append(given[0].shape[:2].numel()))
     logps(model, Roots.read(model, PROMPTS, 0))
-    assert seen == {0: [22, 24], 1: [6, 24]}
+    assert seen == {0: [22, 24], 1: [22, 24]}
 
 
 def test_the_same_prompt_is_read_once() -> None:
