@@ -121,10 +121,13 @@ class _Activities:
         if local:
             found["reference log-probs"] = self.forward(config.evaluation.batch_size, shapes.plain, shapes.responses)
         if phase.kind == "generator":
+            largest, mean = shapes.group(generator.targets_per_summary)
             if phase.context == "summary":
-                found["sampling"] = self.sampling(config.evaluation.users_at_once, shapes.targets)
-            rows = generator.batch_size // generator.parts
-            found["training"] = self.backward(rows, shapes.row(phase.context, phase.soft(config)), shapes.responses)
+                found["sampling"] = self.sampling(config.evaluation.users_at_once, round(shapes.targets / mean))
+            rows = -(-(generator.batch_size // generator.parts) // largest)
+            width = shapes.row(phase.context, phase.soft(config), largest)
+            branches = shapes.responses if largest == 1 else largest * (shapes.plain - shapes.opening)
+            found["training"] = self.backward(rows, width, largest * shapes.responses, branches)
             return found
         users, group = settings.users_per_step // settings.parts, settings.group_size
         pairs = settings.users_per_step * group * min(settings.targets_per_summary, shapes.targets)
@@ -165,11 +168,12 @@ class _Activities:
         n = self._at_once(rows * scored)
         return self._layer(rows * width) + self._mask(rows, width, scored) + 2 * 4 * n * self.model.vocab
 
-    def backward(self, rows: int, width: float, scored: float) -> float:
+    def backward(self, rows: int, width: float, scored: float, branches: float | None = None) -> float:
         m, tokens = self.model, rows * width
         n = rows * scored
         n = self._at_once(n) if m.vocab >= LARGE_VOCABULARY else n
-        return self._kept(tokens) + self._layer(tokens) + self._mask(rows, width, scored) + 5 * 4 * n * m.vocab
+        mask = self._mask(rows, width, scored if branches is None else branches)
+        return self._kept(tokens) + self._layer(tokens) + mask + 5 * 4 * n * m.vocab
 
     def _kept(self, tokens: float) -> float:
         m, w = self.model, self.w
@@ -237,12 +241,13 @@ def work_of(config: RunConfig, phase: Phase, shapes: Shapes) -> Work:
     if phase.kind == "generator":
         pairs = steps * generator.batch_size
         users = min(shapes.users, -(-pairs // max(shapes.targets, 1)))
-        prepared = _prepared(config, phase, shapes, users)
+        group = shapes.group(generator.targets_per_summary)[1]
+        prepared = _prepared(config, phase, shapes, users, group)
         if phase.context == "summary":
             prepared += _old(config, shapes, users)
         done = prepared + evaluated
-        row = shapes.row_mean(phase.context, phase.soft(config))
-        return Work(steps, pairs, done.decoded, done.read, pairs * row, evaluations)
+        row = shapes.row_mean(phase.context, phase.soft(config), group)
+        return Work(steps, pairs, done.decoded, done.read, pairs / group * row, evaluations)
     users = settings.users_per_step
     tree = users * (shapes.prompt_mean + settings.group_size * shapes.summary)
     targets = min(settings.targets_per_summary, shapes.targets)
@@ -256,8 +261,9 @@ def work_of(config: RunConfig, phase: Phase, shapes: Shapes) -> Work:
     return Work(steps, steps * users * settings.group_size, done.decoded, done.read, trained, evaluations)
 
 
-def _prepared(config: RunConfig, phase: Phase, shapes: Shapes, users: int) -> Forward:
-    """Before the first step: reference log-probs of users' targets; for a generator also signals or summaries."""
+def _prepared(config: RunConfig, phase: Phase, shapes: Shapes, users: int, group: float = 1.0) -> Forward:
+    """Before the first step: reference log-probs of users' targets; for a generator also signals, or a summary for each
+    `group` of targets."""
     pairs = users * shapes.targets
     found = Forward(pairs * shapes.plain_mean)
     if phase.embedding == "signals":
@@ -265,7 +271,7 @@ def _prepared(config: RunConfig, phase: Phase, shapes: Shapes, users: int) -> Fo
     if phase.kind == "generator" and phase.context == "summary":
         prompts = pairs if config.summary.conditioned_on_prompt else users
         batches = -(-prompts // config.evaluation.users_at_once)
-        found += Forward(prompts * shapes.prompt_mean + pairs * shapes.summary, batches * shapes.summary)
+        found += Forward(prompts * shapes.prompt_mean + pairs / group * shapes.summary, batches * shapes.summary)
     return found
 
 

@@ -79,6 +79,28 @@ def test_what_stands_in_the_prompt_makes_a_row() -> None:
     assert SHAPES.row("none", soft=10) == 510
 
 
+def test_targets_behind_one_context_by_hand() -> None:
+    """Three of a user's targets: opening and context once, then each target's own 490 tokens (390 in the mean)."""
+    shapes = replace(SHAPES, targets=6, opening=10)
+    assert shapes.row("raw_signals", 5, targets=3) == 10 + 900 + 5 + 3 * 490
+    assert shapes.row_mean(targets=3) == 10 + 150 + 3 * 390
+    assert [shapes.group(most) for most in (1, 3, 4, 12)] == [(1, 1.0), (3, 3.0), (4, 3.0), (6, 6.0)]
+
+    def both(each: int) -> tuple[Any, Any]:
+        tree = {"generator": {"steps": 10, "batch_size": 6, "targets_per_summary": each}}
+        config = resolve({"training": tree, "model": {"base": "meta-llama/Llama-3.2-1B-Instruct"}})
+        phase = Phase("generator-1", "generator", "inference-1")
+        return work_of(config, phase, shapes), phase_memory(config, phase, ONE_B, shapes, gpu=False).activities
+
+    (one, alone), (work, activities) = both(1), both(3)
+    assert one.trained == 60 * 550 and work.trained == 20 * (10 + 150 + 3 * 390)
+    assert one.samples == work.samples == 60, "target pairs"
+    assert one.read - work.read == (60 - 20) * 100, "ten users' summaries: two each in place of six"
+    assert activities["sampling"] < alone["sampling"] and activities["training"] < alone["training"]
+    kept = 16 * 2 * (10 + 150 + 3 * 490) * 4 * (8 * 2048 + 4 * 2048 + 4 * 8192)
+    assert kept < activities["training"] < 1.5 * kept
+
+
 def test_the_type_is_the_one_that_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     def told(gpu: bool, parameters: int = 10**9, **model: Any) -> str:
         return dtype_of(resolve({"model": {"base": "owner/llm", **model}}), gpu, parameters)
