@@ -6,7 +6,8 @@ with w bytes a weight (4 in float32, 2 in half precision), P weights, L layers, 
 head_dim, kv = kv_heads · head_dim, V vocabulary:
 
 - weights      full: w·P for each model that the phase holds (`training.components`: the base, and each component that
-               trains or was trained before); LoRA: w·P once, and 4 bytes a weight of each adapter.
+               trains or was trained before); LoRA: w·P once, and 4 bytes a weight of each adapter;
+               with `model.quantization` the linear layers' share of P takes `PACKED` bytes a weight.
                Learned user embeddings: 4·k·d bytes for the generic user and each user of the table, or d times that for
                the map from the signals.
 - gradients    as much as what trains (of adapters: as if all linear layers had them); optimizer: AdamW's two moments,
@@ -49,6 +50,9 @@ HEAP, MAPPED = 1.6, 2**25
 LOGITS_BYTES, LARGE_VOCABULARY = {False: 2**26, True: 2**28}, 8192
 """By whether there is a GPU; as in `popi.engine.tree`, which is not imported: it imports torch."""
 HALF = ("bfloat16", "float16")
+PACKED = {"8bit": 1.0, "4bit": (4 + 8 / 64 + 32 / (64 * 256)) / 8}
+"""Bytes a weight of the linear layers under `model.quantization`. 4bit: a constant of 8 bits for 64 weights, and one of
+32 bits for 256 of those (QLoRA, section 3)."""
 SPEED = {("gpu", 2): 1.5e14, ("gpu", 4): 3e13, ("cpu", 2): 5e11, ("cpu", 4): 2e11}
 """Floating-point operations a second that a model reaches: (device, bytes a weight). Assumed for one GPU of an H100's
 kind (a sixth of its peak in bfloat16, half of it in float32 without TF32); for two CPU cores, below what one machine
@@ -97,7 +101,9 @@ def phase_memory(config: RunConfig, phase: Phase, model: Architecture, shapes: S
     each = 4 * model.lora_parameters(config.model.lora_rank) if lora else w * model.parameters
     soft = 4 * phase.soft(config) * model.hidden
     table = {None: 0, "user_id": soft * (1 + shapes.users), "signals": soft * (1 + model.hidden)}[phase.embedding]
-    weights = w * model.parameters + len(used) * each + table
+    packed = sum(n * m for n, m in model.linears) * model.layers
+    base = w * model.parameters - (w - PACKED.get(config.model.quantization, w)) * packed
+    weights = base + len(used) * each + table
     trained = len(phase.trains) * each + table
     step = {"optimizer's step": float(trained)} if gpu else {}
     work = _Activities(config, model, shapes, w, gpu)

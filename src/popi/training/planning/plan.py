@@ -102,6 +102,11 @@ def refuse_settings(config: RunConfig) -> None:
         raise ConfigError(
             f"training.generator.lora_dropout={generator.lora_dropout} goes with adapters: set model.adapter=lora"
         )
+    if config.model.quantization != "none" and config.model.adapter != "lora":
+        raise ConfigError(
+            f"model.quantization='{config.model.quantization}' packs the base's weights, which then can't train: set "
+            "model.adapter=lora"
+        )
     if config.training.early_stopping_patience and not config.training.eval_steps:
         raise ConfigError(
             f"training.early_stopping_patience={config.training.early_stopping_patience} counts evaluations, and there "

@@ -64,6 +64,15 @@ def test_lora_shares_one_base_by_hand() -> None:
     assert memory(gpu=False, model=full).weights == 4 * ONE_B.parameters + 4 * adapter, "float32 if so set"
 
 
+def test_packed_linear_layers_by_hand() -> None:
+    d, kv, i = 2048, 512, 8192
+    linear = 16 * (2 * d * d + 2 * d * kv + 3 * d * i)
+    whole = memory(model={"adapter": "lora"}).weights
+    assert whole - memory(model={"adapter": "lora", "quantization": "8bit"}).weights == linear
+    found = memory(model={"adapter": "lora", "quantization": "4bit"}).weights
+    assert whole - found == pytest.approx((2 - 4.127 / 8) * linear, rel=1e-4), "0.127 bits of constants a weight"
+
+
 def test_user_embeddings_by_hand() -> None:
     p, d, k = ONE_B.parameters, 2048, 6
     tree = {"user_embedding": {"tokens": k}, "generator": {"batch_size": 4}}
