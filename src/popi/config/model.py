@@ -37,6 +37,10 @@ class ModelConfig(Section):
     adapter: Literal["none", "lora"] = "none"
     """`none` trains full weights (a copy of the base for each component); `lora` trains two adapters on
     one shared base."""
+    quantization: Literal["none", "8bit", "4bit"] = "none"
+    """Bits a weight of the base's linear layers (QLoRA, docs/models.md): `4bit` is NF4 with double quantisation, `8bit`
+    LLM.int8 without outliers. Needs a GPU, `pip install 'popi[qlora]'` and, to train, `adapter = "lora"`. Embeddings,
+    LM head and adapters keep their type."""
     lora_rank: PositiveInt = 16
     """Rank of each LoRA adapter."""
     lora_alpha: PositiveFloat = 32.0

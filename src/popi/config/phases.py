@@ -7,10 +7,10 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from popi.config.section import Section
 
 
-def _refuse_uneven(name: str, whole: int, part: int | None) -> None:
+def _refuse_uneven(setting: str, name: str, whole: int, part: int | None) -> None:
     if part is not None and whole % part:
         fits = ", ".join(str(n) for n in range(1, whole + 1) if whole % n == 0)
-        raise ValueError(f"micro_batch = {part} does not divide {name} = {whole}; divisors: {fits}")
+        raise ValueError(f"{setting} = {part} does not divide {name} = {whole}; divisors: {fits}")
 
 
 class OptimizerConfig(Section):
@@ -60,7 +60,7 @@ class InferencePhaseConfig(OptimizerConfig):
 
     @model_validator(mode="after")
     def _go_together(self) -> Self:
-        _refuse_uneven("users_per_step", self.users_per_step, self.micro_batch)
+        _refuse_uneven("micro_batch", "users_per_step", self.users_per_step, self.micro_batch)
         if (self.length_target is None) != (self.length_penalty is None):
             raise ValueError(
                 f"length_target = {self.length_target} and length_penalty = {self.length_penalty} go together: tokens "
@@ -79,6 +79,12 @@ class GeneratorPhaseConfig(OptimizerConfig):
     """Optimizer steps of one generator phase."""
     batch_size: PositiveInt = 32
     """Target pairs a step."""
+    targets_per_summary: PositiveInt = 1
+    """Target pairs of the same user that one sampled summary serves, a divisor of `batch_size` and of `micro_batch`.
+    What their prompts begin with, the summary or the raw signals, then goes through the generator once for all of them,
+    and a step sees so many fewer summaries (docs/method.md). Users with fewer target pairs make smaller groups, and a
+    group that the end of a step or of a micro batch cuts is read once on either side: a step always holds `batch_size`
+    pairs. Simultaneous training draws its pairs from all that the step has sampled, one by one."""
     micro_batch: int | None = Field(default=None, gt=0)
     """Target pairs of a step that go through the generator at once, a divisor of `batch_size`
     (`gradient_accumulation_steps` is `batch_size` divided by it). Unset: all at once, as always in simultaneous
@@ -101,7 +107,10 @@ class GeneratorPhaseConfig(OptimizerConfig):
 
     @model_validator(mode="after")
     def _divides(self) -> Self:
-        _refuse_uneven("batch_size", self.batch_size, self.micro_batch)
+        _refuse_uneven("micro_batch", "batch_size", self.batch_size, self.micro_batch)
+        for name, whole in (("batch_size", self.batch_size), ("micro_batch", self.micro_batch)):
+            if whole is not None:
+                _refuse_uneven("targets_per_summary", name, whole, self.targets_per_summary)
         return self
 
     @property

@@ -6,6 +6,7 @@ the end-of-turn token included.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from os.path import commonprefix
 
 import torch
 from torch import Tensor
@@ -32,6 +33,27 @@ class ScoringItem:
 
     def __len__(self) -> int:
         return len(self.prefix) + len(self.chosen) + len(self.rejected)
+
+
+def shared_trees(items: Sequence[ScoringItem]) -> list[list[Segment]]:
+    """Tree rows of several target pairs: one row, in which the longest common beginning of their prefixes stands once.
+
+        common beginning ──▶ rest of prefix 1 ──▶ chosen 1, rejected 1
+                         ──▶ rest of prefix 2 ──▶ chosen 2, rejected 2   …
+
+    Prefixes that begin differently have a row each. Scored segments come in order of the items, chosen first.
+    """
+    shared = commonprefix([item.prefix for item in items])
+    if len(items) == 1 or not shared:
+        return [item.tree for item in items]
+    row = [Segment(shared)]
+    for item in items:
+        parent = 0
+        if rest := item.prefix[len(shared) :]:
+            parent = len(row)
+            row.append(Segment(rest, 0))
+        row += [Segment(item.chosen, parent, True), Segment(item.rejected, parent, True)]
+    return [row]
 
 
 def pair_logps(

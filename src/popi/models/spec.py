@@ -35,7 +35,7 @@ def model_path(name: str | Path) -> str:
 class ModelSpec:
     """Which model, where it computes, and how it is loaded or asked.
 
-    Without `url` it is loaded here, as `dtype`, `device`, `attn_implementation`, `chat_template` and `adapter` say.
+    Without `url` it is loaded here, as the fields from `dtype` to `quantization` say.
     With `url` it is on that server, and asked as the fields from `url` on say.
 
     Attributes:
@@ -47,6 +47,7 @@ class ModelSpec:
         attn_implementation: attention by transformers' name; `auto` is its choice.
         chat_template: Jinja text or a file, in place of the tokenizer's own.
         adapter: the folder of an adapter to put over the model.
+        quantization: of the base: `none`, `8bit` or `4bit`, by bitsandbytes on a GPU.
         url: the server, as far as the part before /chat/completions or, for `anthropic`, before /v1/messages.
         protocol: what it speaks, `openai` or `anthropic`; vLLM speaks `openai`, and scores responses, too.
         key_env: the environment variable that holds the key; else OPENAI_API_KEY or ANTHROPIC_API_KEY, and no key where
@@ -67,6 +68,7 @@ class ModelSpec:
     attn_implementation: str = "auto"
     chat_template: str | None = None
     adapter: str | Path | None = None
+    quantization: str = "none"
     url: str | None = None
     protocol: str = "openai"
     key_env: str | None = None
@@ -89,6 +91,7 @@ class ModelSpec:
             device=model.device,
             attn_implementation=model.attn_implementation,
             chat_template=model.chat_template,
+            quantization=model.quantization,
         )
 
     @classmethod
@@ -125,6 +128,7 @@ class ModelSpec:
             chat_template=self.chat_template,
             attn_implementation=self.attn_implementation,
             adapter=self.adapter,
+            quantization=self.quantization,
         )
 
     def connect(self) -> "ApiModel":

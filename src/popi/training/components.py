@@ -31,6 +31,8 @@ class Components:
     generator: Generator
     base: Generator
     adapters: dict[str, str | None]
+    quantization: str = "none"
+    """Of the base that the adapters are trained over."""
 
     @property
     def reference(self) -> Generator:
@@ -52,6 +54,8 @@ class Components:
             unpacked = locate(base).gguf
             if unpacked is not None:
                 settings["base_weights"] = unpacked  # the adapter fits these, not the original weights
+            if self.quantization != "none":
+                settings["quantization"] = self.quantization
             if component == INFERENCE:
                 settings |= self.inference_model.saved_settings()
             elif self.generator.embedding is not None:
@@ -126,4 +130,5 @@ def load_components(
             folders[adapters[name] or ""] = sources[name]
     model = config.model
     base.model = attach_adapters(base.model, model.lora_rank, model.lora_alpha, folders, model.lora_target_modules)
-    return Components(inference_model(base), remote or Generator(base, templates), Generator(base, templates), adapters)
+    generator = remote or Generator(base, templates)
+    return Components(inference_model(base), generator, Generator(base, templates), adapters, model.quantization)

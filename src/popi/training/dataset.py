@@ -8,8 +8,8 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any
+from itertools import groupby, islice
+from typing import Any, TypeVar
 
 from popi.data.store import keep, people_of, sizes
 from popi.engine.scoring import ScoringItem
@@ -22,6 +22,7 @@ from popi.signals.types import User
 from popi.training.references import ReferencedTarget, References
 from popi.training.renewals import Renewal
 
+Member = TypeVar("Member")
 EVERY = 1_000
 """Users between two reports of progress, where all are looked at."""
 
@@ -39,7 +40,8 @@ class InferenceRow:
 class GeneratorRow:
     """One target pair under one summary for the generator phase; an empty summary leaves the plain prompt.
 
-    `user` is the index of its user among those of the phase, for user embeddings; −1: unknown.
+    `user` is the index of its user among those of the phase, for user embeddings; −1: unknown. Rows of one `group` are
+    target pairs of one user under one summary: neighbours among them share a tree row; None: alone in its group.
     """
 
     user_id: str
@@ -48,6 +50,7 @@ class GeneratorRow:
     ref_chosen: float
     ref_rejected: float
     user: int = -1
+    group: int | None = None
 
 
 def draw(n: int, per_step: int, steps: int, seed: int) -> list[int]:
@@ -56,11 +59,7 @@ def draw(n: int, per_step: int, steps: int, seed: int) -> list[int]:
     Raises:
         ConfigError: there are fewer than `per_step` to draw from.
     """
-    if n < per_step:
-        raise ConfigError(
-            f"a step needs {per_step} different users or target pairs, but there are {n}: lower the "
-            "users_per_step or batch_size of this phase, or train on more users"
-        )
+    _refuse_few(n, per_step)
     generator = random.Random(seed)
     order: list[int] = []
     while (missing := per_step * steps - len(order)) > 0:
@@ -69,6 +68,43 @@ def draw(n: int, per_step: int, steps: int, seed: int) -> list[int]:
         if missing > whole:
             deque(one_pass, maxlen=0)  # the generator goes on behind the whole permutation
     return order
+
+
+def draw_groups(groups: Sequence[Sequence[Member]], per_step: int, steps: int, seed: int) -> list[Member]:
+    """Members of groups in training order, `per_step` a step: as `draw`, but each pass permutes the groups, and the
+    members of one stand beside each other. A group that the end of a step cuts goes on in the next.
+
+    Raises:
+        ConfigError: there are fewer than `per_step` members.
+    """
+    n = sum(map(len, groups))
+    _refuse_few(n, per_step)
+    generator = random.Random(seed)
+    order: list[Member] = []
+    while (missing := per_step * steps - len(order)) > 0:
+        one_pass = [member for i in shuffled(len(groups), generator) for member in groups[i]]
+        order += one_pass[: min(missing, n - n % per_step)]
+    return order
+
+
+def _refuse_few(n: int, per_step: int) -> None:
+    if n < per_step:
+        raise ConfigError(
+            f"a step needs {per_step} different users or target pairs, but there are {n}: lower the "
+            "users_per_step or batch_size of this phase, or train on more users"
+        )
+
+
+def in_groups(n: int, most: int) -> list[int]:
+    """The sizes of as few groups of at most `most` as `n` need, as even as can be: 5 in groups of 4 are 3 and 2."""
+    groups = -(-n // most)
+    return [n // groups + (i < n % groups) for i in range(groups)]
+
+
+def grouped(rows: Sequence[GeneratorRow]) -> list[list[GeneratorRow]]:
+    """Neighbours of one group together, in their order."""
+    keys = ((i, None) if row.group is None else (-1, row.group) for i, row in enumerate(rows))
+    return [[row for _, row in some] for _, some in groupby(zip(keys, rows, strict=True), lambda one: one[0])]
 
 
 def shuffled(n: int, generator: random.Random) -> Iterator[int]:
@@ -214,11 +250,14 @@ def sample_summaries(
     report: Callable[[int], None],
     batch_size: int = 32,
     renewals: Sequence[Renewal | None] | None = None,
+    targets_per_summary: int = 1,
 ) -> list[list[str]]:
-    """One sampled summary for every target of every user: the z ~ π_φ(·|s) that the generator is trained on.
+    """One sampled summary for every group of at most `targets_per_summary` targets of every user: the z ~ π_φ(·|s) that
+    the generator is trained on. An inference model that reads the task prompt writes one for each target.
 
     `renewals`: for each user what is read in place of all signals, or None.
     """
+    groups = [len(in_groups(len(user.targets), targets_per_summary)) for user in users]
     seen: list[tuple[Any, ...]] = [(user.signals, None, None) for user in users]
     for n, renewal in enumerate(renewals or ()):
         if renewal is not None:
@@ -228,6 +267,7 @@ def sample_summaries(
     written: list[list[str]] = []
     for start in range(0, len(users), batch_size):
         part, shown = users[start : start + batch_size], seen[start : start + batch_size]
+        counts = groups[start : start + batch_size]
         if inference_model.conditioned:  # a prompt for each target, and one sample of it
             asked = [inference_model.prompt_ids(user.signals, t.prompt)[0] for user in part for t in user.targets]
             singles = [
@@ -239,9 +279,9 @@ def sample_summaries(
             drawn = [list(islice(flat, len(user.targets))) for user in part]
         else:
             asked = [inference_model.prompt_ids(*one)[0] for one in shown]
-            drawn = local.generate(asked, n=max(len(user.targets) for user in part), **limits)
-        for user, samples, (signals, _, old) in zip(part, drawn, shown, strict=True):
-            texts = [local.decode(ids) for ids in samples[: len(user.targets)]]
+            drawn = local.generate(asked, n=max(counts), **limits)
+        for n, samples, (signals, _, old) in zip(counts, drawn, shown, strict=True):
+            texts = [local.decode(ids) for ids in samples[:n]]
             if not templates.any_fits(signals, inference_model.token_budget, local.count_tokens):
                 # A model's own taste is no summary; the generator trains on the plain prompt, or the old summary.
                 texts = [nothing_new(templates, old, local.name, local.count_tokens).text] * len(texts)
@@ -251,27 +291,47 @@ def sample_summaries(
 
 
 def generator_rows(
-    users: Sequence[User], summaries: Sequence[Sequence[str]] | None, generator: Generator, references: References
+    users: Sequence[User],
+    summaries: Sequence[Sequence[str]] | None,
+    generator: Generator,
+    references: References,
+    targets_per_summary: int = 1,
 ) -> list[GeneratorRow]:
-    """One row a target pair: the j-th target of a user under its j-th summary, or without any."""
+    """One row a target pair: the j-th group of a user's targets under its j-th summary, or without any."""
     rows = []
-    for n, user in enumerate(users):
-        for j, target in enumerate(references.targets(user)):
-            summary = summaries[n][j] if summaries is not None else ""
-            item = generator.items([target.pair], summary)[0]
-            rows.append(GeneratorRow(user.user_id, summary, item, target.ref_chosen, target.ref_rejected, n))
+    for n, j, group, target in _grouped_targets(users, references, targets_per_summary):
+        summary = summaries[n][j] if summaries is not None else ""
+        item = generator.items([target.pair], summary)[0]
+        rows.append(GeneratorRow(users[n].user_id, summary, item, target.ref_chosen, target.ref_rejected, n, group))
     return rows
 
 
 def raw_signals_rows(
-    users: Sequence[User], generator: Generator, references: References, token_budget: int
+    users: Sequence[User],
+    generator: Generator,
+    references: References,
+    token_budget: int,
+    targets_per_summary: int = 1,
 ) -> list[GeneratorRow]:
     """One row a target pair, with as many of the user's raw signals in the prompt as fit the budget (FSPO)."""
     rows = []
-    for n, user in enumerate(users):
-        kept, _ = generator.templates.fit(user.signals, token_budget, generator.count_tokens)
-        for target in references.targets(user):
-            messages = generator.templates.raw_signals_messages(target.pair.prompt, kept)
-            item = generator.item(generator.local.encode_chat(messages), target.pair)
-            rows.append(GeneratorRow(user.user_id, "", item, target.ref_chosen, target.ref_rejected, n))
+    templates = generator.templates
+    fitting = [templates.fit(user.signals, token_budget, generator.count_tokens)[0] for user in users]
+    for n, _, group, target in _grouped_targets(users, references, targets_per_summary):
+        messages = templates.raw_signals_messages(target.pair.prompt, fitting[n])
+        item = generator.item(generator.local.encode_chat(messages), target.pair)
+        rows.append(GeneratorRow(users[n].user_id, "", item, target.ref_chosen, target.ref_rejected, n, group))
     return rows
+
+
+def _grouped_targets(
+    users: Sequence[User], references: References, most: int
+) -> Iterator[tuple[int, int, int | None, ReferencedTarget]]:
+    """Every target: index of its user, of its group among that user's, the group's number (None: alone), the target."""
+    groups = 0
+    for n, user in enumerate(users):
+        targets = iter(references.targets(user))
+        for j, size in enumerate(in_groups(len(user.targets), most)):
+            for target in islice(targets, size):
+                yield n, j, groups if size > 1 else None, target
+            groups += 1

@@ -20,7 +20,9 @@ from transformers import set_seed
 from popi.config import RunConfig
 from popi.data.users import users_of
 from popi.errors import ConfigError, PopiError
+from popi.models.local.loading import device_of
 from popi.models.local.model import quiet as no_bars
+from popi.models.local.quantized import refuse_quantization
 from popi.runs.bars import passes
 from popi.runs.reporters import reporters_of
 from popi.runs.run_directory import USERS, RunDirectory, locked
@@ -114,6 +116,8 @@ def refuse(config: RunConfig) -> None:
             )
     if torch.cuda.device_count() > 1 and config.model.device != "cpu":
         raise ConfigError("several GPUs are visible and popi train uses one; start it with CUDA_VISIBLE_DEVICES=0")
+    if config.model.quantization != "none":
+        refuse_quantization(config.model.quantization, device_of(config.model.device))
     refuse_optimizers(config)
     reporters_of(config)
 

@@ -21,7 +21,9 @@ from popi.training.components import GENERATOR, INFERENCE, Components
 from popi.training.dataset import (
     GeneratorRow,
     draw,
+    draw_groups,
     generator_rows,
+    grouped,
     inference_rows,
     raw_signals_rows,
     readable,
@@ -145,7 +147,7 @@ def generator_trainer(job: Job) -> GeneratorTrainer:
     """The trainer of a generator phase, its summaries written or its signals read."""
     run, users, parts, progress = job.run, job.users, job.parts, job.progress
     config = run.config
-    batch_size = config.training.generator.batch_size
+    batch_size, each = config.training.generator.batch_size, config.training.generator.targets_per_summary
     chosen: list[User] = []
     pairs = 0
     for i in shuffled(len(users), random.Random(job.seed)):  # whole users, until the steps are filled
@@ -172,6 +174,7 @@ def generator_trainer(job: Job) -> GeneratorTrainer:
                         report,
                         config.evaluation.users_at_once,
                         old,
+                        each,
                     )
             written = [{"user_id": u.user_id, "summaries": texts} for u, texts in zip(chosen, drawn, strict=True)]
             write_jsonl(file, written)
@@ -181,11 +184,12 @@ def generator_trainer(job: Job) -> GeneratorTrainer:
     generator = parts.generator
     if job.phase.context == "raw_signals":
         budget = config.signals.token_budget
-        pool, held_rows = (raw_signals_rows(some, generator, references, budget) for some in (chosen, held_out))
+        pool = raw_signals_rows(chosen, generator, references, budget, each)
+        held_rows = raw_signals_rows(held_out, generator, references, budget)
     else:
-        pool = generator_rows(chosen, summaries, generator, references)
+        pool = generator_rows(chosen, summaries, generator, references, each)
         held_rows = generator_rows(held_out, held_summaries, generator, references)
-    rows = [pool[i] for i in draw(len(pool), batch_size, job.steps, job.seed + 1)]
+    rows = draw_groups(grouped(pool), batch_size, job.steps, job.seed + 1)
     if job.phase.embedding is not None:
         return user_embedding_trainer(job, chosen, rows, held_rows)
     return GeneratorTrainer(local=generator.local, rows=rows, held_out=held_rows, **job.arguments())
@@ -221,7 +225,12 @@ def user_embedding_trainer(
         embedding = SignalsEmbedding.of(generic, states[: len(users)])
         inputs = embedding.standardised(states)
     picker = random.Random(job.seed + 2)
-    rows = [replace(row, user=-1) if picker.random() < settings.generic_share else row for row in rows]
+    batch = config.training.generator.batch_size
+    groups = [group for start in range(0, len(rows), batch) for group in grouped(rows[start : start + batch])]
+    drawn = [picker.random() < settings.generic_share for _ in groups]  # a tree row has one soft prompt
+    rows = [
+        replace(row, user=-1) if unknown else row for group, unknown in zip(groups, drawn, strict=True) for row in group
+    ]
     generator.embedding = embedding.to(generator.local.device)
     arguments = {"rows": rows, "embedding": embedding, "inputs": inputs, **job.arguments()}
     held_out = [replace(row, user=len(users) + row.user) for row in held_out]

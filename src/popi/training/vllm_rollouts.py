@@ -42,6 +42,11 @@ def refuse_vllm(config: RunConfig) -> None:
             f"training.rollouts = 'vllm': {' and '.join(missing)} is not installed "
             "(pip install 'trl[vllm]==1.16.0'), or use 'own'"
         )
+    if config.model.quantization != "none":
+        raise ConfigError(
+            f"training.rollouts = 'vllm' does not go with model.quantization = {config.model.quantization!r}: adapters "
+            "are merged into the base to go over, which would round it; use rollouts = 'own'"
+        )
     if locate(config.model.base).gguf is not None:
         raise ConfigError(
             f"training.rollouts = 'vllm' does not go with {config.model.base}, whose weights are unpacked from a GGUF "

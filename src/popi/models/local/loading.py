@@ -5,7 +5,7 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
@@ -184,8 +184,11 @@ def load_tokenizer(source: Source, *, local_files_only: bool = False) -> Any:
     return tokenizer
 
 
-def load_weights(source: Source, dtype: torch.dtype, attention: str = "auto") -> Any:
-    """The causal LM with plain weights, on the CPU; transformers' errors pass through.
+def load_weights(
+    source: Source, dtype: torch.dtype, attention: str = "auto", quantization: Mapping[str, Any] | None = None
+) -> Any:
+    """The causal LM with plain weights, on the CPU, or quantised (`popi.models.local.quantized`), on its device;
+    transformers' errors pass through.
 
     The attention is transformers' choice (sdpa, or eager as for Gemma 2) where it is `auto`; `popi.models.local.probe`
     sees how it masks.
@@ -194,6 +197,7 @@ def load_weights(source: Source, dtype: torch.dtype, attention: str = "auto") ->
     found: Any
     take: Any = AutoModelForCausalLM.from_pretrained
     options: dict[str, Any] = {"dtype": dtype, "trust_remote_code": False, "output_loading_info": True}
+    options |= quantization or {}
     if attention != "auto":
         options["attn_implementation"] = attention
     if source.gguf is None:
@@ -244,11 +248,19 @@ def whole_adapters() -> Iterator[None]:
             raise ModelError(f"the adapter's file lacks weights, which would be new: {str(error)[:200]}") from None
 
 
-def warn_of_another_base(name: str, trained_over: str | None, found: Source) -> None:
-    """Unpacked weights are not the original ones: an adapter belongs to those that it was trained over."""
-    if trained_over != found.gguf:
-        before, now = (f"the unpacked {file}" if file else "weights in full" for file in (trained_over, found.gguf))
+def warn_of_another_base(
+    name: str, trained_over: str | None, found: Source, quantized: str = "none", quantization: str = "none"
+) -> None:
+    """Unpacked and quantised weights are not the original ones: an adapter belongs to what it was trained over."""
+    before, now = _kind_of_weights(trained_over, quantized), _kind_of_weights(found.gguf, quantization)
+    if before != now:
         warnings.warn(f"{name}: this adapter was trained over {before} and is now used over {now}", stacklevel=3)
+
+
+def _kind_of_weights(gguf: str | None, quantization: str) -> str:
+    if gguf:
+        return f"the unpacked {gguf}"
+    return "weights in full" if quantization == "none" else f"weights of {quantization.replace('bit', ' bits')}"
 
 
 def first_line(error: BaseException) -> str:

@@ -31,6 +31,7 @@ from popi.models.local.loading import (
     whole_adapters,
 )
 from popi.models.local.probe import probe
+from popi.models.local.quantized import quantized, refuse_quantization
 from popi.models.remote.usage import meter
 from popi.signals.fit import CHARACTERS
 from popi.signals.render import Templates, flat
@@ -74,12 +75,14 @@ class LocalModel(Backend):
         chat_template: str | None = None,
         attn_implementation: str = "auto",
         adapter: str | Path | None = None,
+        quantization: str = "none",
     ) -> "LocalModel":
         """Load a model, as the fields of `ModelSpec` say; a folder with an `adapter_config.json` is an adapter over its
         base.
 
         Raises:
-            ModelError: nothing can be loaded from there, or there is no chat template that popi can use.
+            ModelError: nothing can be loaded from there, there is no chat template that popi can use, or the base can't
+                be quantised here.
         """
         source = locate(name_or_path)
         beside = Path(source.path) / cls.SETTINGS
@@ -87,23 +90,25 @@ class LocalModel(Backend):
         tokenizer_from = source
         if (Path(source.path) / "adapter_config.json").is_file():
             adapter = source.path
-            source = cls._base_of(str(name_or_path), adapter, settings)
+            source = cls._base_of(str(name_or_path), adapter, settings, quantization)
             # Saved beside the adapter: with the chat template that it was trained on.
             own = (Path(adapter) / "tokenizer_config.json").is_file()
             tokenizer_from = Source(adapter) if own else source
         place = device_of(device)
         nano = settings.get("template") == "nano"  # the shipped base, and what was trained from it
+        refuse_quantization(quantization, place, source.gguf)
         torch_dtype = dtype_of(dtype, place, source, nano)
+        packed = None if quantization == "none" else quantized(quantization, torch_dtype, place)
         try:
             with quiet():
                 tokenizer = load_tokenizer(tokenizer_from)
-                model = load_weights(source, torch_dtype, attn_implementation)
+                model = load_weights(source, torch_dtype, attn_implementation, packed)
                 if adapter is not None:
                     from peft import PeftModel
 
                     with whole_adapters():
                         model = PeftModel.from_pretrained(model, str(adapter))
-                model = model.to(place).eval()
+                model = (model if packed else model.to(place)).eval()
         except Exception as error:  # broken folders make transformers, safetensors and tokenizers raise anything
             where = "" if Path(source.path).is_dir() else "no such folder, and as a hub id it "
             raise ModelError(f"{name_or_path}: {where}can't be loaded as a causal LM ({first_line(error)})") from None
@@ -114,14 +119,15 @@ class LocalModel(Backend):
         return cls(model, tokenizer, str(name_or_path), settings)
 
     @classmethod
-    def _base_of(cls, name: str, adapter: str, settings: dict[str, Any]) -> Source:
+    def _base_of(cls, name: str, adapter: str, settings: dict[str, Any], quantization: str) -> Source:
         """Where the base of an adapter lies; popi's note of it goes first: PEFT's may hold a folder long gone."""
         base = settings.get("base", read_json(Path(adapter) / "adapter_config.json").get("base_model_name_or_path"))
         try:
             source = locate(base or "")
         except ModelError as error:
             raise ModelError(f"{name}: its base model {base!r}: {error}") from None
-        warn_of_another_base(name, settings.get("base_weights"), source)
+        trained_over = settings.get("quantization", "none")
+        warn_of_another_base(name, settings.get("base_weights"), source, trained_over, quantization)
         return source
 
     @property

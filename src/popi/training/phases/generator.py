@@ -4,7 +4,8 @@ The baselines train here too: without a summary (population DPO), with raw signa
 soft prompt (`user_embedding`).
 
 - Reference log-probs come with the rows: the reference has no summary, and is the same throughout.
-- A row is a tree (prompt, chosen, rejected), so the prompt is read once; nothing is truncated.
+- A row is a tree (prompt, chosen, rejected), so the prompt is read once; nothing is truncated. Pairs of one group share
+  a row, in which what their prompts begin with, summary or signals, stands once (`targets_per_summary`).
 - The loss is `popi.training.objective.generator_loss` of the margins, a mean over the batch.
 """
 
@@ -15,22 +16,29 @@ import torch
 from torch import Tensor
 
 from popi.config import RunConfig
+from popi.engine.scoring import shared_trees
 from popi.engine.tree import pack
 from popi.models.local.adapters import TRAINED, set_dropout
 from popi.models.local.model import LocalModel
-from popi.training.dataset import GeneratorRow
+from popi.training.dataset import GeneratorRow, grouped
 from popi.training.objective import accuracy, generator_loss, margin, summary_reward
 from popi.training.phases.scorer import TreeScorer, pair_sums
 from popi.training.phases.trainer import PhaseTrainer
 
 
 def collate(pad_id: int, soft: int = 0) -> Callable[[list[GeneratorRow]], dict[str, Any]]:
-    """Rows -> tree rows (behind places for `soft` vectors), users and references, each batch first."""
+    """B pairs -> R tree rows of neighbours of one group (behind places for `soft` vectors), the user of each tree row
+    (R,), and references (B,); scored segments come in order of the pairs."""
 
     def call(rows: list[GeneratorRow]) -> dict[str, Any]:
+        trees, users = [], []
+        for group in grouped(rows):
+            shared = shared_trees([row.item.behind(soft, pad_id) for row in group])
+            trees += shared
+            users += [group[0].user] * len(shared)
         return {
-            "trees": pack([row.item.behind(soft, pad_id).tree for row in rows], pad_id),
-            "users": torch.tensor([row.user for row in rows]),
+            "trees": pack(trees, pad_id),
+            "users": torch.tensor(users),
             "ref_chosen": torch.tensor([row.ref_chosen for row in rows]),
             "ref_rejected": torch.tensor([row.ref_rejected for row in rows]),
         }
@@ -43,7 +51,8 @@ class GeneratorTrainer(PhaseTrainer):
 
     Args:
         local: the generator; with adapters, `default` is trained.
-        rows: in training order, `batch_size` a step.
+        rows: in training order, `batch_size` a step: of whole groups, but for those that the end of a step or of a
+            micro batch cuts.
         held_out: of users to evaluate on while it trains.
         scorer: what trains, where that is more than the generator.
         soft: vectors of the soft prompt in front of each row's prompt.
@@ -84,7 +93,7 @@ class GeneratorTrainer(PhaseTrainer):
         return logps
 
     def margins(self, model: Any, inputs: dict[str, Any]) -> Tensor:
-        """(B,) h of each row."""
+        """(B,) h of each pair."""
         logps = pair_sums(self.score(model, inputs), inputs["trees"])  # (B, 2): chosen, rejected
         return margin(logps[:, 0], logps[:, 1], inputs["ref_chosen"], inputs["ref_rejected"])
 

@@ -6,7 +6,8 @@ with w bytes a weight (4 in float32, 2 in half precision), P weights, L layers, 
 head_dim, kv = kv_heads · head_dim, V vocabulary:
 
 - weights      full: w·P for each model that the phase holds (`training.components`: the base, and each component that
-               trains or was trained before); LoRA: w·P once, and 4 bytes a weight of each adapter.
+               trains or was trained before); LoRA: w·P once, and 4 bytes a weight of each adapter;
+               with `model.quantization` the linear layers' share of P takes `PACKED` bytes a weight.
                Learned user embeddings: 4·k·d bytes for the generic user and each user of the table, or d times that for
                the map from the signals.
 - gradients    as much as what trains (of adapters: as if all linear layers had them); optimizer: AdamW's two moments,
@@ -49,6 +50,9 @@ HEAP, MAPPED = 1.6, 2**25
 LOGITS_BYTES, LARGE_VOCABULARY = {False: 2**26, True: 2**28}, 8192
 """By whether there is a GPU; as in `popi.engine.tree`, which is not imported: it imports torch."""
 HALF = ("bfloat16", "float16")
+PACKED = {"8bit": 1.0, "4bit": (4 + 8 / 64 + 32 / (64 * 256)) / 8}
+"""Bytes a weight of the linear layers under `model.quantization`. 4bit: a constant of 8 bits for 64 weights, and one of
+32 bits for 256 of those (QLoRA, section 3)."""
 SPEED = {("gpu", 2): 1.5e14, ("gpu", 4): 3e13, ("cpu", 2): 5e11, ("cpu", 4): 2e11}
 """Floating-point operations a second that a model reaches: (device, bytes a weight). Assumed for one GPU of an H100's
 kind (a sixth of its peak in bfloat16, half of it in float32 without TF32); for two CPU cores, below what one machine
@@ -97,7 +101,9 @@ def phase_memory(config: RunConfig, phase: Phase, model: Architecture, shapes: S
     each = 4 * model.lora_parameters(config.model.lora_rank) if lora else w * model.parameters
     soft = 4 * phase.soft(config) * model.hidden
     table = {None: 0, "user_id": soft * (1 + shapes.users), "signals": soft * (1 + model.hidden)}[phase.embedding]
-    weights = w * model.parameters + len(used) * each + table
+    packed = sum(n * m for n, m in model.linears) * model.layers
+    base = w * model.parameters - (w - PACKED.get(config.model.quantization, w)) * packed
+    weights = base + len(used) * each + table
     trained = len(phase.trains) * each + table
     step = {"optimizer's step": float(trained)} if gpu else {}
     work = _Activities(config, model, shapes, w, gpu)
@@ -121,10 +127,13 @@ class _Activities:
         if local:
             found["reference log-probs"] = self.forward(config.evaluation.batch_size, shapes.plain, shapes.responses)
         if phase.kind == "generator":
+            largest, mean = shapes.group(generator.targets_per_summary)
             if phase.context == "summary":
-                found["sampling"] = self.sampling(config.evaluation.users_at_once, shapes.targets)
-            rows = generator.batch_size // generator.parts
-            found["training"] = self.backward(rows, shapes.row(phase.context, phase.soft(config)), shapes.responses)
+                found["sampling"] = self.sampling(config.evaluation.users_at_once, round(shapes.targets / mean))
+            rows = -(-(generator.batch_size // generator.parts) // largest)
+            width = shapes.row(phase.context, phase.soft(config), largest)
+            branches = shapes.responses if largest == 1 else largest * (shapes.plain - shapes.opening)
+            found["training"] = self.backward(rows, width, largest * shapes.responses, branches)
             return found
         users, group = settings.users_per_step // settings.parts, settings.group_size
         pairs = settings.users_per_step * group * min(settings.targets_per_summary, shapes.targets)
@@ -165,11 +174,12 @@ class _Activities:
         n = self._at_once(rows * scored)
         return self._layer(rows * width) + self._mask(rows, width, scored) + 2 * 4 * n * self.model.vocab
 
-    def backward(self, rows: int, width: float, scored: float) -> float:
+    def backward(self, rows: int, width: float, scored: float, branches: float | None = None) -> float:
         m, tokens = self.model, rows * width
         n = rows * scored
         n = self._at_once(n) if m.vocab >= LARGE_VOCABULARY else n
-        return self._kept(tokens) + self._layer(tokens) + self._mask(rows, width, scored) + 5 * 4 * n * m.vocab
+        mask = self._mask(rows, width, scored if branches is None else branches)
+        return self._kept(tokens) + self._layer(tokens) + mask + 5 * 4 * n * m.vocab
 
     def _kept(self, tokens: float) -> float:
         m, w = self.model, self.w
@@ -237,12 +247,13 @@ def work_of(config: RunConfig, phase: Phase, shapes: Shapes) -> Work:
     if phase.kind == "generator":
         pairs = steps * generator.batch_size
         users = min(shapes.users, -(-pairs // max(shapes.targets, 1)))
-        prepared = _prepared(config, phase, shapes, users)
+        group = shapes.group(generator.targets_per_summary)[1]
+        prepared = _prepared(config, phase, shapes, users, group)
         if phase.context == "summary":
             prepared += _old(config, shapes, users)
         done = prepared + evaluated
-        row = shapes.row_mean(phase.context, phase.soft(config))
-        return Work(steps, pairs, done.decoded, done.read, pairs * row, evaluations)
+        row = shapes.row_mean(phase.context, phase.soft(config), group)
+        return Work(steps, pairs, done.decoded, done.read, pairs / group * row, evaluations)
     users = settings.users_per_step
     tree = users * (shapes.prompt_mean + settings.group_size * shapes.summary)
     targets = min(settings.targets_per_summary, shapes.targets)
@@ -256,8 +267,9 @@ def work_of(config: RunConfig, phase: Phase, shapes: Shapes) -> Work:
     return Work(steps, steps * users * settings.group_size, done.decoded, done.read, trained, evaluations)
 
 
-def _prepared(config: RunConfig, phase: Phase, shapes: Shapes, users: int) -> Forward:
-    """Before the first step: reference log-probs of users' targets; for a generator also signals or summaries."""
+def _prepared(config: RunConfig, phase: Phase, shapes: Shapes, users: int, group: float = 1.0) -> Forward:
+    """Before the first step: reference log-probs of users' targets; for a generator also signals, or a summary for each
+    `group` of targets."""
     pairs = users * shapes.targets
     found = Forward(pairs * shapes.plain_mean)
     if phase.embedding == "signals":
@@ -265,7 +277,7 @@ def _prepared(config: RunConfig, phase: Phase, shapes: Shapes, users: int) -> Fo
     if phase.kind == "generator" and phase.context == "summary":
         prompts = pairs if config.summary.conditioned_on_prompt else users
         batches = -(-prompts // config.evaluation.users_at_once)
-        found += Forward(prompts * shapes.prompt_mean + pairs * shapes.summary, batches * shapes.summary)
+        found += Forward(prompts * shapes.prompt_mean + pairs / group * shapes.summary, batches * shapes.summary)
     return found
 
 

@@ -51,6 +51,8 @@ class RunPlan:
         config, shapes, model = self.config, self.shapes, self.model
         adapter = config.model.adapter
         kind = f"LoRA of rank {config.model.lora_rank}" if adapter == "lora" else "full weights"
+        if config.model.quantization != "none":
+            kind += f" over linear layers of {config.model.quantization}"
         lines = [
             f"model    {config.model.base}: {model.parameters / 1e6:,.1f} M weights, {kind}, "
             f"{dtype_of(config, self.device.gpu, model.parameters)}, context {model.context}; from {self.source}",
@@ -179,10 +181,12 @@ def this_device(config: RunConfig) -> Device:
     import torch
 
     from popi.models.local.loading import device_of, refuse_type
+    from popi.models.local.quantized import refuse_quantization
 
     name = config.model.device
     try:
         refuse_type(config.model.dtype, device_of(name))
+        refuse_quantization(config.model.quantization, device_of(name))
     except ModelError as error:
         raise ModelError(f"{error}; a plan for a GPU elsewhere takes --gpu-memory") from None
     if name != "cpu" and torch.cuda.is_available():

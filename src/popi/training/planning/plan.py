@@ -102,16 +102,22 @@ def refuse_settings(config: RunConfig) -> None:
         raise ConfigError(
             f"training.generator.lora_dropout={generator.lora_dropout} goes with adapters: set model.adapter=lora"
         )
+    if config.model.quantization != "none" and config.model.adapter != "lora":
+        raise ConfigError(
+            f"model.quantization='{config.model.quantization}' packs the base's weights, which then can't train: set "
+            "model.adapter=lora"
+        )
     if config.training.early_stopping_patience and not config.training.eval_steps:
         raise ConfigError(
             f"training.early_stopping_patience={config.training.early_stopping_patience} counts evaluations, and there "
             "are none: set training.eval_steps"
         )
-    if config.summary.conditioned_on_prompt and config.training.inference.targets_per_summary != 1:
-        raise ConfigError(
-            f"training.inference.targets_per_summary={config.training.inference.targets_per_summary} does not go with "
-            "summary.conditioned_on_prompt, under which a summary is for one prompt: set it to 1"
-        )
+    for name, each in (("inference", config.training.inference), ("generator", generator)):
+        if config.summary.conditioned_on_prompt and each.targets_per_summary != 1:
+            raise ConfigError(
+                f"training.{name}.targets_per_summary={each.targets_per_summary} does not go with "
+                "summary.conditioned_on_prompt, under which a summary is for one prompt: set it to 1"
+            )
     if config.summary.conditioned_on_prompt and config.training.renewal.share:
         raise ConfigError(
             f"training.renewal.share={config.training.renewal.share} does not go with summary.conditioned_on_prompt: a "

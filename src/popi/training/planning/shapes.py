@@ -3,8 +3,9 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from os.path import commonprefix
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from popi.config import BENCHMARKS, RunConfig
 from popi.data.places import hub_files
@@ -47,6 +48,7 @@ class Shapes:
         reach: task prompt and the longer response: the positions that they take without a summary.
         dropped: users of those looked at whose signals did not all fit the budget.
         unread: those of them of whose signals none fits.
+        opening: what stands in front of every task prompt: what a chat template begins with.
         told: how these numbers came about, in lines.
     """
 
@@ -68,18 +70,42 @@ class Shapes:
     earlier_mean: float = 0.0
     unread: int = 0
     held_out: int = 0
+    opening: int = 0
 
-    def row(self, context: PromptContext = "summary", soft: int = 0) -> int:
-        """A target in its context, behind `soft` vectors: what the generator reads at once."""
-        return self.plain + {"none": 0, "summary": self.guide, "raw_signals": self.raw}[context] + soft
+    def row(self, context: PromptContext = "summary", soft: int = 0, targets: int = 1) -> int:
+        """A target in its context, behind `soft` vectors: what the generator reads at once. Of several `targets` of a
+        user the context stands there once."""
+        one = self.plain + {"none": 0, "summary": self.guide, "raw_signals": self.raw}[context] + soft
+        return one + (targets - 1) * (self.plain - self.opening)
 
-    def row_mean(self, context: PromptContext = "summary", soft: int = 0) -> float:
-        return self.plain_mean + {"none": 0, "summary": self.guide, "raw_signals": self.raw_mean}[context] + soft
+    def row_mean(self, context: PromptContext = "summary", soft: int = 0, targets: float = 1.0) -> float:
+        one = self.plain_mean + {"none": 0, "summary": self.guide, "raw_signals": self.raw_mean}[context] + soft
+        return one + (targets - 1) * (self.plain_mean - self.opening)
+
+    def group(self, most: int) -> tuple[int, float]:
+        """Targets of a user behind one context, of `most` allowed: of the largest group, and the mean."""
+        groups = max(1, -(-self.targets // most))
+        return min(most, max(self.targets, 1)), max(self.targets, 1) / groups
 
 
-def counter(config: RunConfig) -> tuple[Count, Callable[[Messages], int], str]:
-    """Text → tokens and conversation → tokens by the model's tokenizer and chat template, if they lie on this machine;
-    else by a rule of thumb. And which it is.
+class Counter(NamedTuple):
+    """How tokens are counted.
+
+    Attributes:
+        count: text → tokens.
+        tokens: conversation → tokens.
+        opening: tokens in front of the text of a conversation's only turn.
+        told: by what.
+    """
+
+    count: Count
+    tokens: Callable[[Messages], int]
+    opening: int
+    told: str
+
+
+def counter(config: RunConfig) -> Counter:
+    """By the model's tokenizer and chat template, if they lie on this machine; else by a rule of thumb.
 
     Raises:
         ModelError: the chat template is not one that popi can use.
@@ -90,7 +116,7 @@ def counter(config: RunConfig) -> tuple[Count, Callable[[Messages], int], str]:
         tokenizer: Any = load_tokenizer(locate(config.model.base), local_files_only=True)
     except Exception:  # not installed, not at hand, or not a tokenizer: the plan goes on without
         told = "tokens estimated at 3 bytes each: the model's tokenizer is not at hand"
-        return estimate_tokens, _estimate, told
+        return Counter(estimate_tokens, _estimate, PER_MESSAGE // 2, told)
     from popi.models.local.chat_template import ChatFormat, read_template
 
     if config.model.chat_template is not None:
@@ -101,7 +127,9 @@ def counter(config: RunConfig) -> tuple[Count, Callable[[Messages], int], str]:
     def count(text: str) -> int:
         return len(encode(text)["input_ids"])
 
-    return count, lambda turns: count(chat.render(turns)), "tokens by the model's tokenizer and chat template"
+    first, second = (chat.render([{"role": "user", "content": text}]) for text in ("x", "y"))
+    told = "tokens by the model's tokenizer and chat template"
+    return Counter(count, lambda turns: count(chat.render(turns)), count(commonprefix([first, second])), told)
 
 
 def _estimate(messages: Messages) -> int:
@@ -136,7 +164,7 @@ def shapes_of(config: RunConfig) -> Shapes:
         ModelError: the model's chat template is not one that popi can use.
     """
     templates = Templates.load(template_of(config))
-    count, tokens, how = counter(config)
+    count, tokens, opening, how = counter(config)
     bare = tokens(templates.generator_messages("x", None))
     guide = tokens(templates.generator_messages("x", "x")) - bare
     asked, task = ("x", ASSUMED_PROMPT) if config.summary.conditioned_on_prompt else (None, 0)
@@ -159,6 +187,7 @@ def shapes_of(config: RunConfig) -> Shapes:
         reach=ASSUMED_PROMPT + ASSUMED_RESPONSE,
         dropped=0,
         told=(how,),
+        opening=opening,
     )
     missing = at_hand(config)
     if missing is None:

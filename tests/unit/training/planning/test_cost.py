@@ -64,6 +64,15 @@ def test_lora_shares_one_base_by_hand() -> None:
     assert memory(gpu=False, model=full).weights == 4 * ONE_B.parameters + 4 * adapter, "float32 if so set"
 
 
+def test_packed_linear_layers_by_hand() -> None:
+    d, kv, i = 2048, 512, 8192
+    linear = 16 * (2 * d * d + 2 * d * kv + 3 * d * i)
+    whole = memory(model={"adapter": "lora"}).weights
+    assert whole - memory(model={"adapter": "lora", "quantization": "8bit"}).weights == linear
+    found = memory(model={"adapter": "lora", "quantization": "4bit"}).weights
+    assert whole - found == pytest.approx((2 - 4.127 / 8) * linear, rel=1e-4), "0.127 bits of constants a weight"
+
+
 def test_user_embeddings_by_hand() -> None:
     p, d, k = ONE_B.parameters, 2048, 6
     tree = {"user_embedding": {"tokens": k}, "generator": {"batch_size": 4}}
@@ -77,6 +86,28 @@ def test_what_stands_in_the_prompt_makes_a_row() -> None:
     assert [SHAPES.row(context) for context in ("none", "summary", "raw_signals")] == [500, 650, 1400]
     assert [SHAPES.row_mean(context) for context in ("none", "summary", "raw_signals")] == [400, 550, 1100]
     assert SHAPES.row("none", soft=10) == 510
+
+
+def test_targets_behind_one_context_by_hand() -> None:
+    """Three of a user's targets: opening and context once, then each target's own 490 tokens (390 in the mean)."""
+    shapes = replace(SHAPES, targets=6, opening=10)
+    assert shapes.row("raw_signals", 5, targets=3) == 10 + 900 + 5 + 3 * 490
+    assert shapes.row_mean(targets=3) == 10 + 150 + 3 * 390
+    assert [shapes.group(most) for most in (1, 3, 4, 12)] == [(1, 1.0), (3, 3.0), (4, 3.0), (6, 6.0)]
+
+    def both(each: int) -> tuple[Any, Any]:
+        tree = {"generator": {"steps": 10, "batch_size": 6, "targets_per_summary": each}}
+        config = resolve({"training": tree, "model": {"base": "meta-llama/Llama-3.2-1B-Instruct"}})
+        phase = Phase("generator-1", "generator", "inference-1")
+        return work_of(config, phase, shapes), phase_memory(config, phase, ONE_B, shapes, gpu=False).activities
+
+    (one, alone), (work, activities) = both(1), both(3)
+    assert one.trained == 60 * 550 and work.trained == 20 * (10 + 150 + 3 * 390)
+    assert one.samples == work.samples == 60, "target pairs"
+    assert one.read - work.read == (60 - 20) * 100, "ten users' summaries: two each in place of six"
+    assert activities["sampling"] < alone["sampling"] and activities["training"] < alone["training"]
+    kept = 16 * 2 * (10 + 150 + 3 * 490) * 4 * (8 * 2048 + 4 * 2048 + 4 * 8192)
+    assert kept < activities["training"] < 1.5 * kept
 
 
 def test_the_type_is_the_one_that_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
