@@ -18,10 +18,10 @@ from rich.table import Table
 from popi.engine.tree import segment_logps
 from popi.generator import Generator
 from popi.nano.world import make_users, oracle_summary
-from popi.training.dataset import GeneratorRow, generator_rows, raw_signals_rows
 from popi.training.objective import dpo_loss, margin
 from popi.training.phases.generator import collate
 from popi.training.references import References
+from popi.training.rows import GeneratorRow, generator_rows, raw_signals_rows
 
 PAIRS = 32
 

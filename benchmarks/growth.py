@@ -84,8 +84,8 @@ def stages(arguments: list[str]) -> None:
     from popi.data.users import users_of
     from popi.runs.run_directory import RunDirectory
     from popi.training.components import load_components
-    from popi.training.dataset import draw, hold_out, inference_rows, readable, trainable
     from popi.training.progress import PhaseProgress
+    from popi.training.rows import draw, hold_out, inference_rows, readable, trainable
     from popi.training.templates import with_template
     from popi.training.trainers import references_for
 

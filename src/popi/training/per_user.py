@@ -19,8 +19,8 @@ from popi.errors import ConfigError, RunError
 from popi.generator import Generator
 from popi.models.local.adapters import TRAINED, attach_adapters, has_adapters
 from popi.signals.types import InteractionSignal, PairSignal, Signal, TargetPair
-from popi.training.dataset import draw
 from popi.training.objective import dpo_loss, margin
+from popi.training.rows import draw
 
 MAX_GRAD_NORM = 10.0
 """Gradient clip, that of a generator phase."""

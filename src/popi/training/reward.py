@@ -12,8 +12,8 @@ from popi.config import InferencePhaseConfig
 from popi.generator import Generator
 from popi.models.local.adapters import using
 from popi.signals.types import TargetPair
-from popi.training.dataset import InferenceRow
 from popi.training.objective import length_penalty, margin, summary_reward
+from popi.training.rows import InferenceRow
 
 
 @dataclass

@@ -28,11 +28,11 @@ from popi.runs.reporters import reporters_of
 from popi.runs.run_directory import USERS, RunDirectory, locked
 from popi.signals.types import User
 from popi.training.components import GENERATOR, INFERENCE, load_components
-from popi.training.dataset import hold_out, trainable
 from popi.training.model_card import refresh_cards, write_card
 from popi.training.optimizers import refuse_optimizers
 from popi.training.planning.plan import Phase, models_of, phase_seed, plan, refuse_settings
 from popi.training.progress import PhaseProgress
+from popi.training.rows import hold_out, trainable
 from popi.training.templates import with_template
 from popi.training.trainers import Job
 from popi.training.vllm_rollouts import refuse_vllm

@@ -18,7 +18,16 @@ from popi.models.local.user_embedding import (
 from popi.runs.run_directory import PhaseDirectory, RunDirectory, read_jsonl, write_jsonl
 from popi.signals.types import User
 from popi.training.components import GENERATOR, INFERENCE, Components
-from popi.training.dataset import (
+from popi.training.phases.generator import GeneratorTrainer
+from popi.training.phases.inference import InferenceTrainer
+from popi.training.phases.joint import JointTrainer
+from popi.training.phases.user_embedding import UserEmbeddingTrainer
+from popi.training.planning.plan import Phase
+from popi.training.progress import PhaseProgress
+from popi.training.references import FOLDER, References
+from popi.training.renewals import Renewal, renewals
+from popi.training.reward import LengthBudget, SummaryReward
+from popi.training.rows import (
     GeneratorRow,
     draw,
     draw_groups,
@@ -31,15 +40,6 @@ from popi.training.dataset import (
     sample_summaries,
     shuffled,
 )
-from popi.training.phases.generator import GeneratorTrainer
-from popi.training.phases.inference import InferenceTrainer
-from popi.training.phases.joint import JointTrainer
-from popi.training.phases.user_embedding import UserEmbeddingTrainer
-from popi.training.planning.plan import Phase
-from popi.training.progress import PhaseProgress
-from popi.training.references import FOLDER, References
-from popi.training.renewals import Renewal, renewals
-from popi.training.reward import LengthBudget, SummaryReward
 
 
 @dataclass(frozen=True)

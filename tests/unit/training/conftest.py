@@ -11,8 +11,8 @@ from popi.config import RunConfig, resolve
 from popi.data.users import users_of
 from popi.runs.run_directory import RunDirectory
 from popi.training.components import Components, load_components
-from popi.training.dataset import InferenceRow, draw, inference_rows
 from popi.training.references import References
+from popi.training.rows import InferenceRow, draw, inference_rows
 
 
 def small(base: Path, root: Path, adapter: str = "none", **training: Any) -> RunConfig:

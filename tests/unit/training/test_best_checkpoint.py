@@ -15,11 +15,11 @@ from popi.generator import Generator
 from popi.inference_model import InferenceModel
 from popi.runs.run_directory import PhaseDirectory, RunDirectory, read_jsonl
 from popi.training.components import load_components
-from popi.training.dataset import hold_out, inference_rows
 from popi.training.objective import margin, summary_reward
 from popi.training.planning.plan import refuse_settings
 from popi.training.references import References
 from popi.training.reward import SummaryReward
+from popi.training.rows import hold_out, inference_rows
 from popi.training.train import train
 
 ALL = ["fspo", "user_embedding", "user_embedding_from_signals", "alternating", "simultaneous"]

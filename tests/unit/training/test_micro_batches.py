@@ -10,10 +10,10 @@ from transformers import TrainerCallback
 
 from popi.config import resolve
 from popi.errors import ConfigError
-from popi.training.dataset import GeneratorRow
 from popi.training.phases.generator import GeneratorTrainer
 from popi.training.phases.inference import InferenceTrainer
 from popi.training.reward import SummaryReward
+from popi.training.rows import GeneratorRow
 from popi.training.train import refuse
 
 

@@ -132,8 +132,8 @@ def test_dropout_acts_in_training_alone(tiny_base: Path) -> None:
 
 def test_a_generator_phase_trains_with_its_dropout(bench: Callable[..., Any]) -> None:
     from popi.data.users import users_of
-    from popi.training.dataset import generator_rows
     from popi.training.references import References
+    from popi.training.rows import generator_rows
 
     b = bench({"generator"}, "lora", generator={"lora_dropout": 0.25})
     users = users_of(b.config, "train").users[:2]

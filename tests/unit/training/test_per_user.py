@@ -12,9 +12,9 @@ from popi.generator import Generator
 from popi.models.local.adapters import TRAINED, attach_adapters
 from popi.nano.world import make_users
 from popi.signals.types import InteractionSignal, PairSignal, PostSignal, TargetPair, User
-from popi.training.dataset import draw
 from popi.training.objective import dpo_loss, margin
 from popi.training.per_user import own_pairs, user_adapter
+from popi.training.rows import draw
 
 SETTINGS = PerUserLoraConfig(rank=4, steps=3, batch_size=2, learning_rate=5e-3, beta=0.2)
 

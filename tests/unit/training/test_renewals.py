@@ -13,10 +13,10 @@ from popi.inference_model import InferenceModel
 from popi.models.local.model import LocalModel
 from popi.nano.world import make_users
 from popi.signals.types import StatementSignal, User
-from popi.training.dataset import inference_rows, sample_summaries
 from popi.training.planning.plan import refuse_settings
 from popi.training.references import References
 from popi.training.renewals import FILE, Renewal, cuts, new_signals, renewals, split_in_time
+from popi.training.rows import inference_rows, sample_summaries
 
 
 @pytest.fixture(scope="module")

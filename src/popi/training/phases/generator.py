@@ -20,10 +20,10 @@ from popi.engine.scoring import shared_trees
 from popi.engine.tree import pack
 from popi.models.local.adapters import TRAINED, set_dropout
 from popi.models.local.model import LocalModel
-from popi.training.dataset import GeneratorRow, grouped
 from popi.training.objective import accuracy, generator_loss, margin, summary_reward
 from popi.training.phases.scorer import TreeScorer, pair_sums
 from popi.training.phases.trainer import PhaseTrainer
+from popi.training.rows import GeneratorRow, grouped
 
 
 def collate(pad_id: int, soft: int = 0) -> Callable[[list[GeneratorRow]], dict[str, Any]]:

@@ -30,12 +30,12 @@ from popi.engine.tree import Segment, causal_lm, pack
 from popi.models.local.adapters import has_adapters, using
 from popi.models.local.model import LocalModel
 from popi.runs.run_directory import PhaseDirectory, append_jsonl
-from popi.training.dataset import InferenceRow
 from popi.training.objective import accuracy, group_advantages, policy_loss, token_kl
 from popi.training.phases.scorer import TreeScorer
 from popi.training.phases.trainer import PhaseTrainer
 from popi.training.reward import Scores, SummaryReward
 from popi.training.rollout_check import check_rollouts
+from popi.training.rows import InferenceRow
 from popi.training.vllm_rollouts import VllmRollouts, check_log_probs
 
 

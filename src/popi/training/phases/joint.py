@@ -19,11 +19,11 @@ from popi.engine.tree import TreeBatch, pack, token_logps_and_entropies
 from popi.models.local.adapters import TRAINED, adapter_parameters, set_dropout, using
 from popi.models.local.model import LocalModel
 from popi.training.components import GENERATOR, INFERENCE
-from popi.training.dataset import InferenceRow
 from popi.training.objective import generator_loss, margin
 from popi.training.phases.inference import InferenceTrainer
 from popi.training.phases.scorer import TreeScorer, pair_sums
 from popi.training.reward import Scores
+from popi.training.rows import InferenceRow
 
 PARTNER = "generator"
 

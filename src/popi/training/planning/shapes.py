@@ -233,7 +233,7 @@ def _measured(
 ) -> Shapes:
     from popi.data.store import keep, sizes
     from popi.data.users import users_of
-    from popi.training.dataset import hold_out
+    from popi.training.rows import hold_out
 
     users = users_of(config, "train").users
     users = keep(users, (targets > 0 for _, targets in sizes(users)))

@@ -14,9 +14,9 @@ from trl import DPOConfig, DPOTrainer
 
 from popi.engine.scoring import pair_logps_plain
 from popi.models.local.model import LocalModel
-from popi.training.dataset import GeneratorRow
 from popi.training.objective import dpo_loss, ipo_loss, margin
 from popi.training.phases.generator import GeneratorTrainer
+from popi.training.rows import GeneratorRow
 
 Make = Callable[..., GeneratorTrainer]
 SUMMARY = "likes short sentences"

@@ -17,13 +17,13 @@ from popi.errors import ConfigError
 from popi.models.local.user_embedding import UserIdEmbedding
 from popi.runs.run_directory import read_jsonl
 from popi.signals.types import User
-from popi.training.dataset import GeneratorRow, draw, draw_groups, generator_rows, grouped, in_groups, raw_signals_rows
 from popi.training.phases.generator import GeneratorTrainer
 from popi.training.phases.scorer import pair_sums
 from popi.training.phases.user_embedding import UserEmbeddingTrainer
 from popi.training.planning.plan import Phase, refuse_settings
 from popi.training.progress import PhaseProgress
 from popi.training.references import References
+from popi.training.rows import GeneratorRow, draw, draw_groups, generator_rows, grouped, in_groups, raw_signals_rows
 from popi.training.trainers import Job, generator_trainer
 
 Bench = Callable[..., Any]

@@ -12,11 +12,11 @@ from rich.console import Console
 from popi.data.users import users_of
 from popi.generator import Generator
 from popi.models.local.user_embedding import SignalsEmbedding, UserEmbedding, UserIdEmbedding
-from popi.training.dataset import GeneratorRow
 from popi.training.objective import dpo_loss, margin
 from popi.training.phases.user_embedding import UserEmbeddingTrainer
 from popi.training.planning.plan import Phase
 from popi.training.progress import PhaseProgress
+from popi.training.rows import GeneratorRow
 from popi.training.trainers import Job, generator_trainer
 
 K, WIDTH = 2, 32

@@ -15,7 +15,9 @@ from popi.models.local.model import LocalModel
 from popi.nano.world import make_users
 from popi.signals.types import StatementSignal, User
 from popi.summary import Summary
-from popi.training.dataset import (
+from popi.training.references import References
+from popi.training.renewals import Renewal
+from popi.training.rows import (
     draw,
     generator_rows,
     hold_out,
@@ -26,8 +28,6 @@ from popi.training.dataset import (
     shuffled,
     trainable,
 )
-from popi.training.references import References
-from popi.training.renewals import Renewal
 
 
 @pytest.fixture(scope="module")
