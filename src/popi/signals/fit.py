@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 from popi.signals.similarity import normal
-from popi.signals.types import InteractionSignal, PairSignal, Signal
+from popi.signals.types import InteractionSignal, PairSignal, Signal, said
 
 CHARACTERS = 32
 """Most characters per token of the budget: a longer signal is dropped without counting its tokens, which would take
@@ -65,7 +65,7 @@ def too_long(signal: Signal, budget: int) -> bool:
     """Whether a signal can't fit, by its characters alone."""
     texts = (value for _, value in signal)
     size = sum(
-        len(v) if isinstance(v, str) else sum(len(m.content) for m in v) for v in texts if isinstance(v, str | list)
+        len(v) if isinstance(v, str) else sum(len(said(turn)) for turn in v) for v in texts if isinstance(v, str | list)
     )
     return size > CHARACTERS * budget
 

@@ -25,7 +25,7 @@ from popi.errors import ConfigError
 from popi.signals.fading import Previous
 from popi.signals.fit import fit, surely_fits, too_long
 from popi.signals.neutralise import neutralise
-from popi.signals.types import Prompt, Signal, ToolCallMessage, ToolMessage, Turn
+from popi.signals.types import Prompt, Signal, ToolCallMessage, ToolMessage, Turn, said
 
 SHIPPED = Path(__file__).parent / "templates"
 NANO = "nano"
@@ -291,15 +291,7 @@ def flat(prompt: Prompt) -> str:
         return prompt
     if len(prompt) == 1 and prompt[0].role == "user":
         return prompt[0].content
-    return "\n".join(f"{turn.role}: {_said(turn)}" for turn in prompt)
-
-
-def _said(turn: Turn) -> str:
-    if not isinstance(turn, ToolCallMessage):
-        return turn.content
-    functions = [call.function for call in turn.tool_calls]
-    calls = [f"calls {one.name}({json.dumps(one.arguments, ensure_ascii=False)})" for one in functions]
-    return " ".join([turn.content, *calls] if turn.content else calls)
+    return "\n".join(f"{turn.role}: {said(turn)}" for turn in prompt)
 
 
 def shipped() -> list[str]:

@@ -4,7 +4,7 @@ import re
 import unicodedata
 from functools import lru_cache
 
-from popi.signals.types import PairSignal, Prompt, Signal, TargetPair
+from popi.signals.types import PairSignal, Prompt, Signal, TargetPair, said
 
 NEAR = 0.8
 """Two texts are nearly the same from this Jaccard similarity of their shingles on."""
@@ -56,7 +56,7 @@ def normal(text: str) -> Normal:
 
 def prompt_text(prompt: Prompt) -> str:
     """A task prompt as one text."""
-    return prompt if isinstance(prompt, str) else "\n".join(message.content for message in prompt)
+    return prompt if isinstance(prompt, str) else "\n".join(map(said, prompt))
 
 
 def leak(target: TargetPair, signal: Signal) -> str | None:

@@ -115,6 +115,15 @@ Prompt = Text | Annotated[list[Turn], Field(min_length=1, fail_fast=True)]
 """A task prompt: plain text (one user message) or chat messages."""
 
 
+def said(turn: Turn) -> str:
+    """All text of a message: what was said, and which tools were called with what."""
+    if not isinstance(turn, ToolCallMessage):
+        return turn.content
+    functions = [call.function for call in turn.tool_calls]
+    calls = [f"calls {one.name}({json.dumps(one.arguments, ensure_ascii=False)})" for one in functions]
+    return " ".join([turn.content, *calls] if turn.content else calls)
+
+
 def wrong_roles(prompt: Prompt) -> str | None:
     """What is wrong with the order of a task prompt's messages; `None` if chat templates take it.
 

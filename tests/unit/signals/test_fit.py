@@ -20,9 +20,12 @@ def test_a_signal_of_megabytes_is_dropped_before_anything_reads_it() -> None:
     huge = "word " * 2_000_000
     signals = [StatementSignal(text="short answers"), StatementSignal(text=huge, id="big")]
     signals += [PairSignal(prompt=[{"role": "user", "content": huge}], chosen="a", rejected="b")]
+    call = {"role": "assistant", "tool_calls": [{"function": {"name": "search", "arguments": {"for": huge}}}]}
+    turns = [{"role": "user", "content": "find it"}, call, {"role": "tool", "content": "none"}]
+    signals += [PairSignal(prompt=turns, chosen="a", rejected="b")]
     templates = Templates.load("default")
     started = time.perf_counter()
     kept, dropped = templates.fit(signals, 200, count)
-    assert kept == signals[:1] and dropped == ("big", "#3")
+    assert kept == signals[:1] and dropped == ("big", "#3", "#4")
     assert templates.any_fits(signals, 200, count) and not templates.any_fits(signals[1:], 200, count)
     assert time.perf_counter() - started < 1
