@@ -48,11 +48,11 @@ class Log(logging.Handler):
 
 @pytest.fixture
 def log() -> Iterator[Log]:
-    handler, level = Log(), LOGGER.level
-    LOGGER.addHandler(handler)
+    handler, level, before = Log(), LOGGER.level, list(LOGGER.handlers)
+    LOGGER.handlers[:] = [handler]  # without one to stderr that an earlier test may have left
     LOGGER.setLevel(logging.INFO)
     yield handler
-    LOGGER.removeHandler(handler)
+    LOGGER.handlers[:] = before
     LOGGER.setLevel(level)
 
 
