@@ -1,5 +1,6 @@
 """Fixtures shared by all tests."""
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("timed"):
             item.add_marker(pytest.mark.flaky(reruns=2, reruns_delay=3))
+
+
+@pytest.fixture(autouse=True)
+def gateway_log() -> Iterator[None]:
+    """A command that sends the gateway's log to stderr leaves it so: the next test starts without that."""
+    logger = logging.getLogger("popi.gateway")
+    before, level, propagates = list(logger.handlers), logger.level, logger.propagate
+    yield
+    logger.handlers[:] = before
+    logger.setLevel(level)
+    logger.propagate = propagates
 
 
 @pytest.fixture(scope="session")
