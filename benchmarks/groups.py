@@ -60,7 +60,7 @@ def main() -> None:
             if turn:  # the first warms up
                 seconds[key].append(time.process_time() - started)
             losses[key] = float(loss.detach())
-    table = Table("context", "targets per summary", "tokens a pair", "CPU seconds a step", "loss")
+    table = Table("context", "targets per summary", "tokens per pair", "CPU seconds per step", "loss")
     for key, some in rows.items():
         tokens = sum(batches(some)["trees"].lengths) / len(some)
         table.add_row(

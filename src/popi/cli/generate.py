@@ -27,6 +27,7 @@ from popi.cli.shared import (
     console,
     local_spec,
     need_training,
+    refuse_options_of_another,
 )
 
 
@@ -61,10 +62,7 @@ def generate(
         raise typer.BadParameter(
             "name exactly one of the three: a trained run with --run, a model with --model, or a model API with --api"
         )
-    if run is None and method is not None:
-        raise typer.BadParameter("--method names a method of a run; it does not go with --model or --api")
-    if model is None and any(value is not None for value in (chat_template, template, dtype, device)):
-        raise typer.BadParameter("--chat-template, --template, --dtype and --device go with --model; a run has its own")
+    refuse_options_of_another(run, method, model, template, dtype, device, chat_template)
     if api is not None:
         spec = api_spec(api, api_model, protocol, key_env, api_extra, 1, price_in, price_out)
         from popi.generator import Generator

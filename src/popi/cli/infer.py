@@ -33,6 +33,7 @@ from popi.cli.shared import (
     local_spec,
     need_training,
     progress_bars,
+    refuse_options_of_another,
 )
 from popi.config import DataConfig
 from popi.errors import DataError
@@ -101,14 +102,11 @@ def infer(
             "name exactly one of the three: a trained run with --run, a model with --model, or a model API with --api "
             "or --config"
         )
-    if run is None and method is not None:
-        raise typer.BadParameter("--method names a method of a run; it does not go with --model or --api")
+    refuse_options_of_another(run, method, model, template, dtype, device, chat_template)
     if not by_api:
         only_with_api(api_model, key_env, api_extra, price_in, price_out)
     if run is not None and (max_tokens or token_budget):
         raise typer.BadParameter("--max-tokens and --token-budget go with --api or --model; a run has its own")
-    if model is None and any(value is not None for value in (chat_template, template, dtype, device)):
-        raise typer.BadParameter("--chat-template, --template, --dtype and --device go with --model; a run has its own")
     if check and run is None:
         raise typer.BadParameter("--check needs the generator of a run: it goes with --run")
     if resume and (output is None or force or check):

@@ -64,6 +64,22 @@ def local_spec(
     return ModelSpec(model, template or "auto", dtype or "auto", device or "auto", chat_template=chat_template)
 
 
+def refuse_options_of_another(
+    run: Path | None,
+    method: str | None,
+    model: str | None,
+    template: str | None,
+    dtype: str | None,
+    device: str | None,
+    chat_template: str | None,
+) -> None:
+    """Refuse options of a run where none is named, and those of a local model likewise."""
+    if run is None and method is not None:
+        raise typer.BadParameter("--method names a method of a run; it does not go with --model or --api")
+    if model is None and any(value is not None for value in (chat_template, template, dtype, device)):
+        raise typer.BadParameter("--chat-template, --template, --dtype and --device go with --model; a run has its own")
+
+
 def progress_bars() -> Progress:
     """Progress bars on stderr, removed when the work is done; plain lines if stderr is not a terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

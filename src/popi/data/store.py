@@ -142,7 +142,7 @@ class StoredUsers(Sequence[User]):
         return (n for n, (_, windows) in enumerate(groups) for _ in windows)
 
     def find(self, user_id: str) -> int | None:
-        """Where a user stands; of all users of a store, none of whom has several windows."""
+        """Position of a user. Only for a view of the whole store in which each user has one window."""
         with _errors(self._place):
             found = self._connection.execute(f"SELECT users.n {FROM} WHERE user_id = ?", (user_id,)).fetchone()
         return None if found is None or found[0] >= len(self) else int(found[0])

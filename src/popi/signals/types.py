@@ -101,7 +101,7 @@ def _kind(value: Any) -> str:
     get = value.get if isinstance(value, dict) else lambda field: getattr(value, field, None)
     if get("role") == "tool":
         return KINDS[2]
-    return KINDS[get("tool_calls") is not None]
+    return KINDS[0] if get("tool_calls") is None else KINDS[1]
 
 
 Turn = Annotated[

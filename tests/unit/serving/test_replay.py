@@ -47,13 +47,11 @@ class Log(logging.Handler):
 
 
 @pytest.fixture
-def log() -> Iterator[Log]:
-    handler, level, before = Log(), LOGGER.level, list(LOGGER.handlers)
-    LOGGER.handlers[:] = [handler]  # without one to stderr that an earlier test may have left
+def log(gateway_log: None) -> Log:  # which puts the log back
+    handler = Log()
+    LOGGER.handlers[:] = [handler]  # alone: a process may log to stderr already
     LOGGER.setLevel(logging.INFO)
-    yield handler
-    LOGGER.handlers[:] = before
-    LOGGER.setLevel(level)
+    return handler
 
 
 def backup(url: str, file: Path) -> None:

@@ -1,13 +1,12 @@
 """The messages API of Anthropic."""
 
-import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from popi.errors import UpstreamError
 from popi.models.backend import Messages, Reply
 from popi.models.remote.api_url import Protocol
-from popi.models.remote.openai import openai_messages
+from popi.models.remote.openai import with_call_ids
 from popi.models.remote.usage import token_count
 
 _INPUT = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
@@ -20,9 +19,8 @@ def _turns(messages: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
         if "tool_calls" in message:
             blocks: list[dict[str, Any]] = [{"type": "text", "text": message["content"]}] if message["content"] else []
             for call in message["tool_calls"]:
-                function = call["function"]
-                arguments = json.loads(function["arguments"])
-                blocks.append({"type": "tool_use", "id": call["id"], "name": function["name"], "input": arguments})
+                name, arguments = call["function"]["name"], call["function"]["arguments"]
+                blocks.append({"type": "tool_use", "id": call["id"], "name": name, "input": arguments})
             turns.append({"role": "assistant", "content": blocks})
         elif message["role"] == "tool":
             result = {"type": "tool_result", "tool_use_id": message["tool_call_id"], "content": message["content"]}
@@ -47,7 +45,7 @@ class Anthropic:
     def body(messages: Messages, max_tokens: int, temperature: float) -> dict[str, Any]:
         """The request, but for the model's name. System messages go into a field of their own."""
         system = "\n\n".join(str(m["content"]) for m in messages if m["role"] == "system")
-        turns = _turns(m for m in openai_messages(messages) if m["role"] != "system")
+        turns = _turns(m for m in with_call_ids(messages) if m["role"] != "system")
         request = {"messages": turns, "max_tokens": max_tokens, "temperature": temperature}
         called = dict.fromkeys(c["function"]["name"] for m in messages for c in m.get("tool_calls", ()))
         if called:  # the API wants them declared; the answer is to be text

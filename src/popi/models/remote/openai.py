@@ -71,19 +71,32 @@ class OpenAI:
         return Reply(content.strip(), max(0, tokens[1] - (hidden or 0)) if tokens else None, reason == "length")
 
 
-def openai_messages(messages: Messages) -> list[dict[str, Any]]:
-    """Messages as OpenAI's API takes them: tool calls have ids, and their arguments are JSON text."""
+def with_call_ids(messages: Messages) -> list[dict[str, Any]]:
+    """The messages, with an id for each tool call and for its result: servers want them, and data may lack them."""
     sent: list[dict[str, Any]] = []
-    open_calls: list[str] = []
+    unanswered: list[str] = []
     for message in map(dict, messages):
         if "tool_calls" in message:
-            calls = []
-            for n, call in enumerate(message["tool_calls"]):
-                arguments = json.dumps(call["function"]["arguments"], ensure_ascii=False)
-                name = call.get("id") or f"call_{len(sent)}_{n}"
-                calls.append(call | {"id": name, "function": call["function"] | {"arguments": arguments}})
-            message["tool_calls"], open_calls = calls, [call["id"] for call in calls]
+            calls = enumerate(message["tool_calls"])
+            message["tool_calls"] = [call | {"id": call.get("id") or f"call_{len(sent)}_{n}"} for n, call in calls]
+            unanswered = [call["id"] for call in message["tool_calls"]]
         elif message["role"] == "tool":
-            message["tool_call_id"] = open_calls.pop(0)
+            message["tool_call_id"] = unanswered.pop(0)
         sent.append(message)
     return sent
+
+
+def openai_messages(messages: Messages) -> list[dict[str, Any]]:
+    """Messages as OpenAI's API takes them: the arguments of tool calls are JSON text."""
+    return [
+        message | {"tool_calls": [_as_text(call) for call in message["tool_calls"]]}
+        if "tool_calls" in message
+        else message
+        for message in with_call_ids(messages)
+    ]
+
+
+def _as_text(call: dict[str, Any]) -> dict[str, Any]:
+    function = call["function"]
+    arguments = json.dumps(function["arguments"], ensure_ascii=False)
+    return call | {"function": function | {"arguments": arguments}}

@@ -76,14 +76,10 @@ def test_stderr_is_set_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("already", [False, True])
 def test_a_short_command_logs_each_line_once(already: bool, capsys: pytest.CaptureFixture[str]) -> None:
-    before = list(logs.LOGGER.handlers), logs.LOGGER.level, logs.LOGGER.propagate
-    logs.LOGGER.handlers = []
-    try:
-        if already:
-            to_stderr()
-        handlers = list(logs.LOGGER.handlers)
-        with on_stderr():
-            log_fault("shown", ValueError())
-        assert logs.LOGGER.handlers == handlers and capsys.readouterr().err.count('"event": "shown"') == 1
-    finally:
-        logs.LOGGER.handlers, logs.LOGGER.level, logs.LOGGER.propagate = before
+    logs.LOGGER.handlers[:] = []
+    if already:
+        to_stderr()
+    handlers = list(logs.LOGGER.handlers)
+    with on_stderr():
+        log_fault("shown", ValueError())
+    assert logs.LOGGER.handlers == handlers and capsys.readouterr().err.count('"event": "shown"') == 1
