@@ -555,7 +555,7 @@ export interface components {
             /** @description Ids of the signals that it rests on, where that is known. */
             signals: string[];
             /**
-             * @description How they were found: each signal left out and the clause scored anew (leave_one_out); or the model that wrote it
+             * @description How they were found: each signal left out and the clause scored again (leave_one_out); or the model that wrote it
              *     named them (named). Null: by nobody.
              */
             found: ("leave_one_out" | "named") | null;
@@ -651,7 +651,7 @@ export interface components {
             /** @description Summaries that were taken. */
             summaries: number;
             /**
-             * @description Users of whom nothing was taken, because they have switched learning off.
+             * @description Users whose signals were not stored, because they have switched learning off.
              * @default 0
              */
             not_learned?: number;

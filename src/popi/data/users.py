@@ -29,7 +29,7 @@ class Person:
 
 
 class Nameless(Sequence[Person]):
-    """Users of whom no truth is known, as people; made when they are asked for, and a slice is a view."""
+    """Users as `Person`s without a known truth, each made on access; a slice is a view."""
 
     def __init__(self, users: Sequence[User]) -> None:
         self.users = users

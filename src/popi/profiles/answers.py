@@ -28,7 +28,7 @@ class Clause(Answer):
     signals: list[str]
     """Ids of the signals that it rests on, where that is known."""
     found: Found | None
-    """How they were found: each signal left out and the clause scored anew (leave_one_out); or the model that wrote it
+    """How they were found: each signal left out and the clause scored again (leave_one_out); or the model that wrote it
     named them (named). Null: by nobody."""
     author: Author
     """Whose words these are: the inference model's, the user's, or the team's."""
@@ -146,7 +146,7 @@ class ImportAnswer(Answer):
     summaries: int
     """Summaries that were taken."""
     not_learned: int = 0
-    """Users of whom nothing was taken, because they have switched learning off."""
+    """Users whose signals were not stored, because they have switched learning off."""
 
 
 class MergeAnswer(Answer):

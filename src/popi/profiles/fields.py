@@ -43,7 +43,7 @@ ClauseText = Annotated[NoNul, StringConstraints(min_length=1, max_length=LONGEST
 Item = TypeVar("Item")
 Author = Literal["model", "user", "admin"]
 Found = Literal["leave_one_out", "named"]
-"""How the signals behind a clause were found: by leaving each out and scoring anew, or the model named them."""
+"""How the signals behind a clause were found: by leaving each out and scoring again, or the model named them."""
 Scope = Literal["admin", "app", "user"]
 """Of a key: admin: everything; app: speaks for the users of its tenant; user: one user's own profile alone."""
 
