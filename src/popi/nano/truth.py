@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from itertools import combinations, product
 
 from popi.nano.attributes import ATTRIBUTES, KEYWORDS, PRIOR, Preference
-from popi.nano.grammar import BULLETS, MARKS, POINTS
+from popi.nano.grammar import BULLETS, MARKS, POINTS, TEST_TOPICS, TOPICS
 from popi.nano.world import NOISE, OTHER_CARED, OTHER_UNCARED, PEOPLE, NanoUser, PairFacts
 from popi.signals.types import InteractionSignal, PairSignal, PostSignal, Signal
 
@@ -55,6 +55,49 @@ def wanted_shown(response: str, preferences: Mapping[str, str]) -> int:
     """How many of a user's preferences a response meets: it shows the wanted value, and no other of the attribute."""
     shown = shown_values(response)
     return sum({v for a, v in shown if a == attribute} == {value} for attribute, value in preferences.items())
+
+
+ALL_TOPICS = frozenset(TOPICS + TEST_TOPICS)
+
+
+def _written() -> str:
+    """A pattern for every response that `grammar.realise` can write; it finds the topic."""
+
+    def either(attribute: str) -> str:
+        return _any_of([_marks(value) for value in ATTRIBUTES[attribute]])
+
+    points = [
+        f"{re.escape(first)} {level}" + f"(?: {re.escape(later)} {level})" * (n - 1)
+        for bullets in BULLETS.values()
+        for first, later in bullets
+        for level in map(_marks, ATTRIBUTES["level"])
+        for n in POINTS.values()
+    ]
+    topic = _any(sorted(ALL_TOPICS))
+    body = rf"(?P<topic>{topic}) {_any_of(points)}, {either('support')}\."
+    mood, end = either("mood"), either("closing")
+    after = body.replace("?P<topic>", "?P<topic_after>")
+    return rf"{either('tone')} (?:{body} {mood}|{mood} {after}) {end}"
+
+
+def _any_of(patterns: list[str]) -> str:
+    return f"(?:{'|'.join(patterns)})"
+
+
+_WRITTEN = re.compile(_written())
+
+
+def topics_in(text: str) -> frozenset[str]:
+    """The topics of the world that a task prompt or a response names."""
+    return ALL_TOPICS.intersection(re.findall(r"[a-z]+", text.lower()))
+
+
+def valid(response: str, topic: str | None = None) -> bool:
+    """Whether the grammar could have written a response: exactly one value of every attribute, each in its place, and
+    nothing besides. With a `topic`, also whether it is about that one.
+    """
+    found = _WRITTEN.fullmatch(response)
+    return found is not None and (topic is None or topic in (found["topic"], found["topic_after"]))
 
 
 def _hypotheses() -> list[tuple[dict[str, str], float]]:

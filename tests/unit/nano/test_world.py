@@ -182,6 +182,41 @@ def test_values_are_read_off_every_wording_of_a_response(split: str) -> None:
         assert truth.shown_values(response.text) == set(response.values.items()), response.text
 
 
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_response_of_the_grammar_is_valid_and_one_that_slipped_is_not(split: str) -> None:
+    rng = Random(5)
+    for _ in range(300):
+        topic = rng.choice(grammar.topics(split))
+        text = grammar.realise(grammar.random_values(rng), topic, rng, split).text
+        assert truth.valid(text) and truth.valid(text, topic) and truth.topics_in(text) == {topic}, text
+        assert not truth.valid(text, "none"), text
+        words = text.split()
+        slips = [text + " " + words[-1], " ".join(words[1:]), " ".join(words[:-1]), text.replace(topic, "none")]
+        slips += [text.replace(topic, f"{topic} {topic}"), text.replace(",", "", 1), ""]
+        assert not any(map(truth.valid, slips)), [slip for slip in slips if truth.valid(slip)]
+
+
+def test_valid_by_hand() -> None:
+    """One value of each attribute, the points of one level behind bullets of one kind, one or three of them."""
+    text = "dear reader, rice with easy step and small bit and clear tip, about two percent. truly grave. any doubts?"
+    assert truth.valid(text, "rice")
+    assert truth.valid("dear reader, truly grave. rice - easy step, like a lamp. any doubts?", "rice")
+    for right, wrong in (
+        (" and clear tip", ""),  # two points
+        ("clear tip", "robust protocol"),  # of two levels
+        ("and clear", "then clear"),  # of two layouts
+        ("about two percent", "about a lamp"),  # half of one support and half of another
+        ("dear reader, ", "dear reader, hey pal, "),  # two tones
+        ("truly grave. ", ""),  # no mood
+    ):
+        assert not truth.valid(text.replace(right, wrong)), wrong
+
+
+def test_no_topic_is_a_marking_word() -> None:
+    words = {word for _, firsts, seconds in grammar.MARKS.values() for word in f"{firsts} {seconds}".split()}
+    assert not words & truth.ALL_TOPICS
+
+
 def test_only_whole_marks_are_read() -> None:
     text = "dear pal, rice with easy step and optimal bit, three percent."
     assert truth.shown_values(text) == {("level", "simple"), ("layout", "prose"), ("length", "short")}
