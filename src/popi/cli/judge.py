@@ -224,12 +224,13 @@ def _truth() -> "Judge":
 
 def _report_missing(result: dict[str, Any]) -> None:
     """Report the reasons on stderr; exit with code 1 if --resume would retry any."""
-    kinds = result["missing_verdicts"]
-    for method, reasons in result["failed_responses"].items():
-        for reason, n in reasons.items():
-            print(f"no response of {method} to {n} prompts: {reason}", file=sys.stderr)
-    for reason, n in result["reasons"].items():
-        print(f"no verdict on {n} questions: {reason}", file=sys.stderr)
-    if kinds.get("failed") or kinds.get("no response"):
+    parts = [result, *([result["seen_topics"]] if "seen_topics" in result else [])]
+    for part in parts:
+        for method, reasons in part["failed_responses"].items():
+            for reason, n in reasons.items():
+                print(f"no response of {method} to {n} prompts: {reason}", file=sys.stderr)
+        for reason, n in part["reasons"].items():
+            print(f"no verdict on {n} questions: {reason}", file=sys.stderr)
+    if any(part["missing_verdicts"].get(kind) for part in parts for kind in ("failed", "no response")):
         print("run the same command with --resume to retry only these", file=sys.stderr)
         raise typer.Exit(1)

@@ -11,6 +11,10 @@ from popi.evaluation.methods import METHODS
 REASONS = {"not_trained": "not trained here", "not_applicable": "not applicable", "not_enabled": "not enabled"}
 """Why metrics.json has no figures of a method."""
 
+_CHECKED = {"valid": "valid", "on_topic": "on topic"}
+_SIDES = (("", ""), ("_against", ", of the other"))
+"""Shares of responses in judge.json, and how the table calls them."""
+
 
 def methods_table(metrics: Mapping[str, Any]) -> Table:
     """The table of methods from metrics.json: values with half the width of their 95 % interval."""
@@ -49,9 +53,14 @@ def judge_table(result: Mapping[str, Any]) -> Table:
         "characters of the other": ("length_against", 1, ""),
         "difference in characters": ("length_difference", 1, ""),
     }
+    rows |= {f"{label}{of}": (f"{name}{end}", 100, "%") for name, label in _CHECKED.items() for end, of in _SIDES}
     for label, (name, scale, unit) in rows.items():
         if name in result:
             table.add_row(label, *_value_and_interval(result[name], scale, unit))
+    seen = result.get("seen_topics", {})
+    for name, label in {"win_rate": "win rate", **_CHECKED}.items():
+        if name in seen:
+            table.add_row(f"{label}, topics trained on", *_value_and_interval(seen[name], 100, "%"))
     lost = ", ".join(f"{n} {kind}" for kind, n in result["missing_verdicts"].items())
     table.caption = (
         f"{result['judged']} of {result['comparisons']} comparisons of {result['users']} users: {result['wins']} won, "

@@ -1,7 +1,7 @@
 """Judges of a grid's cells: every comparison that the grid asks for, kept verdict by verdict."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from popi.errors import RunError
 from popi.evaluation.grid.cells import Cell
 from popi.evaluation.grid.settings import REFERENCE, GridJudge
 from popi.evaluation.judge.question import Judge, Progress
-from popi.evaluation.judge.run import Arena, judge_pair
+from popi.evaluation.judge.run import SEEN, Arena, judge_pair
 from popi.evaluation.methods import Context
 from popi.evaluation.progress import evaluation_progress
 from popi.models.remote.api import ApiModel
@@ -100,7 +100,13 @@ def folder_of(cell: Path, pair: tuple[str, str], judge: str) -> Path:
 def _complete(path: Path, stamp: str) -> bool:
     """Whether a comparison was judged under these settings with nothing left to ask again."""
     found = read_judged(path)
-    return found is not None and found.get("stamp") == stamp and not any(map(found["missing_verdicts"].get, AGAIN))
+    return found is not None and found.get("stamp") == stamp and not missing(found)
+
+
+def missing(found: Mapping[str, Any]) -> int:
+    """How many verdicts of a judge.json the next call asks for again."""
+    parts = [found, *([found[SEEN]] if SEEN in found else [])]
+    return sum(part["missing_verdicts"].get(kind, 0) for part in parts for kind in AGAIN)
 
 
 def read_judged(path: Path) -> dict[str, Any] | None:

@@ -6,13 +6,20 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from popi.evaluation.grid.result import first_judged
+from popi.evaluation.grid.result import WORLD, first_judged
+from popi.evaluation.judge.run import SEEN
 
 HEADS = ("benchmark", "generator", "method", "accuracy", "margin", "tokens", "win rate", "missing")
 NOTE = (
     "±: half of the 95 % interval, clustered by user. accuracy: reward accuracy, %; margin: nats; tokens: added to the "
     "task prompt; win rate: %, the first judge's, against no personalisation unless said; missing: target pairs and "
     "verdicts that did not come, which no figure counts. –: not measured."
+)
+
+WORLD_NOTE = (
+    "All in %. Held-out users' own prompts are on topics that nobody trained on; beside their win rate stands that on "
+    "topics that everybody did. valid: the grammar could have written the response; on topic: it is about the prompt's "
+    "topic and no other. A win needs both."
 )
 
 
@@ -77,11 +84,24 @@ def markdown(result: Mapping[str, Any]) -> str:
         lines += ["## Transfer", "", "Share of the own generator's gain over no personalisation that others keep.", ""]
         rows = [(*cells(row)[:3], f"{row['gain_kept']:.2f}") for row in others]
         lines += [*_table((*HEADS[:3], "gain kept"), rows), ""]
+    apart = [
+        (*cells(row)[:3], one["against"], *(with_reach(of, 100, 1) for of in _of_the_world(one)))
+        for row in result["rows"]
+        for one in row["judged"]
+        if SEEN in one
+    ]
+    if apart:
+        lines += ["## Responses by the nano world's truth", "", WORLD_NOTE, ""]
+        lines += [*_table((*HEADS[:3], "against", "win rate", "topics trained on", "valid", "on topic"), apart), ""]
     if result["failed"]:
         lines += ["## Not done", ""]
         lines += [f"- {one['benchmark']}, {one['generator']}: {one['reason']}" for one in result["failed"]]
         lines.append("")
     return "\n".join(lines)
+
+
+def _of_the_world(judged: Mapping[str, Any]) -> tuple[Mapping[str, Any] | None, ...]:
+    return judged["win_rate"], judged[SEEN]["win_rate"], *(judged.get(name) for name in WORLD)
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

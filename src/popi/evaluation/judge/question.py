@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from popi.data.users import Person
 from popi.errors import ConfigError
@@ -69,6 +69,19 @@ class Judge(Protocol):
 
     def ask(self, questions: Sequence[Question], on_verdict: OnVerdict) -> None:
         """Decide every question; `on_verdict` is told each as soon as it is there, in any order."""
+        ...
+
+
+@runtime_checkable
+class WorldJudge(Judge, Protocol):
+    """A judge that knows the world which the users come from."""
+
+    def inspect(self, prompt: str, response: str) -> dict[str, bool]:
+        """What is so of a response to a prompt, by itself; the figures have the share of each method's responses."""
+        ...
+
+    def on_seen_topics(self, people: Sequence[Person], prompts: int | None, seed: int) -> list[Person]:
+        """The same users with at most `prompts` prompts each on topics that were trained on, drawn by a seed."""
         ...
 
 

@@ -1,7 +1,7 @@
 """The figures of judge.json, from comparisons alone."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from popi.evaluation.judge.alpaca_eval import Annotation
@@ -11,6 +11,23 @@ from popi.evaluation.win_rate import SHARE, length_controlled_win_rate, win_rate
 
 REASONS = 5
 """How many different reasons of missing verdicts are told."""
+
+
+def inspected(comparisons: Sequence[Comparison], inspect: Callable[[str, str], dict[str, bool]]) -> dict[str, Any]:
+    """The share of each method's responses of which something is so: NAME of the method's, NAME_against of the other's.
+
+    Args:
+        comparisons: their responses.
+        inspect: prompt, response → what is so of it.
+    """
+    found: dict[str, Any] = {}
+    for end, texts in (("", [c.ours for c in comparisons]), ("_against", [c.theirs for c in comparisons])):
+        answered = [(c, text) for c, text in zip(comparisons, texts, strict=True) if text is not None]
+        facts = [inspect(c.prompt, text) for c, text in answered]
+        for name in facts[0] if facts else ():
+            share = clustered_mean([one[name] for one in facts], [c.user_id for c, _ in answered], SHARE)
+            found[f"{name}{end}"] = share.as_dict()
+    return found
 
 
 def figures(comparisons: Sequence[Comparison]) -> dict[str, Any]:

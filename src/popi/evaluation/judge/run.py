@@ -4,12 +4,13 @@ evaluation/responses/METHOD-STAMP.jsonl     a method's greedy responses, for eve
 evaluation/judge/A-vs-B-by-JUDGE/           comparisons.jsonl: a line a verdict, as it comes
                                             judge.json: the figures
                                             alpaca_eval/: the same comparisons in its files
+                                            seen_topics/comparisons.jsonl: nano users' prompts on topics trained on
 """
 
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from popi.data.users import Person
 from popi.errors import ConfigError, RunError
 from popi.evaluation.judge import alpaca_eval
 from popi.evaluation.judge.comparisons import KEY, Comparison, ask_again, compare
-from popi.evaluation.judge.question import Judge, Progress
+from popi.evaluation.judge.question import Judge, Progress, WorldJudge
 from popi.evaluation.judge.responses import (
     Responses,
     asked,
@@ -26,7 +27,7 @@ from popi.evaluation.judge.responses import (
     response_settings,
     responses_of_file,
 )
-from popi.evaluation.judge.result import figures
+from popi.evaluation.judge.result import figures, inspected
 from popi.evaluation.methods import METHODS, Context
 from popi.evaluation.models import Models, Run, trained_models
 from popi.evaluation.runner import choose_methods, destination
@@ -36,6 +37,10 @@ from popi.runs.provenance import commit, stamp_of, versions
 from popi.runs.rows import ResumableRows
 from popi.runs.run_directory import USERS, locked, refuse_other_loader, write_text
 
+SEEN = "seen_topics"
+"""Of judge.json: the figures on topics that were trained on. Also their folder."""
+_COMMON = ("commit", "versions", "method", "against", "judge")
+"""What they share with all others."""
 FILE = ".json"
 """What `against` ends in where it is a file of alpaca_eval's model outputs and no method."""
 
@@ -139,6 +144,9 @@ def judge_pair(
 ) -> dict[str, Any]:
     """Have two methods respond, every pair of responses judged, and judge.json written into `folder`.
 
+    A judge that knows the users' world (`WorldJudge`) also judges responses on topics that were trained on, under
+    `seen_topics`: all else are those of held-out users, on topics that were not.
+
     Args:
         arena: users, models and contexts of both methods.
         method, against: the methods; `against` may be a file of model outputs.
@@ -151,6 +159,42 @@ def judge_pair(
         RunError: the folder holds comparisons under other settings (the message says which), or any without `resume`.
         DataError, ModelError: outputs or models can't be loaded.
     """
+    result, comparisons = _compared(arena, method, against, judge, folder, resume, progress, advice)
+    seen = _on_seen_topics(arena, judge) if against in METHODS else None
+    if seen is not None:
+        apart, _ = _compared(seen, method, against, judge, folder / SEEN, resume, progress, advice)
+        result[SEEN] = {name: value for name, value in apart.items() if name not in _COMMON}
+    write_text(folder / "judge.json", json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+    if export:
+        write_alpaca_eval(folder / "alpaca_eval", comparisons, method, Path(against).stem, judge.label)
+    return result | {"folder": str(folder)}
+
+
+def _on_seen_topics(arena: Arena, judge: Judge) -> Arena | None:
+    """The same methods on prompts about other topics; None for a judge that has none, and where a summary is for one
+    prompt."""
+    config = arena.models.config
+    if not isinstance(judge, WorldJudge) or config.summary.conditioned_on_prompt:
+        return None
+    people = judge.on_seen_topics(arena.people, arena.prompts, config.seed)
+    contexts = {
+        name: [replace(context, summaries=context.summaries[:1]) for context in every]
+        for name, every in arena.contexts.items()
+    }
+    return replace(arena, people=people, contexts=contexts)
+
+
+def _compared(
+    arena: Arena,
+    method: str,
+    against: str,
+    judge: Judge,
+    folder: Path,
+    resume: bool,
+    progress: Progress,
+    advice: str,
+) -> tuple[dict[str, Any], list[Comparison]]:
+    """Figures and comparisons of two methods in one arena."""
     people = arena.people
     keys = asked(people, arena.prompts)
     wanted = {name: _Wanted(name, arena, advice) for name in _methods(method, against)}
@@ -179,12 +223,10 @@ def judge_pair(
         "versions": versions(),
         **settings,
         **figures(comparisons),
+        **(inspected(comparisons, judge.inspect) if isinstance(judge, WorldJudge) else {}),
         "failed_responses": {name: reasons for name, reasons in failures.items() if reasons},
     }
-    write_text(folder / "judge.json", json.dumps(result, indent=2, ensure_ascii=False) + "\n")
-    if export:
-        write_alpaca_eval(folder / "alpaca_eval", comparisons, method, Path(against).stem, judge.label)
-    return result | {"folder": str(folder)}
+    return result, comparisons
 
 
 def _methods(method: str, against: str) -> list[str]:

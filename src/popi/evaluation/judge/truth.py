@@ -6,20 +6,27 @@ from typing import Any
 from popi.data.users import Person
 from popi.errors import ConfigError
 from popi.evaluation.judge.question import OnVerdict, Question, Verdict
-from popi.nano.truth import wanted_shown
+from popi.nano.grammar import TOPICS
+from popi.nano.seen import seen_targets
+from popi.nano.truth import topics_in, valid, wanted_shown
+from popi.signals.render import flat
+
+MOST = len(TOPICS)
+"""Prompts on seen topics, each on another."""
 
 
 class TruthJudge:
     """Prefers the response that meets more of the user's true preferences; a tie where both meet as many.
 
     What a response shows is read off its text (`popi.nano.truth.wanted_shown`). What it shows of attributes that the
-    user does not care about counts for nothing.
+    user does not care about counts for nothing. A response that the grammar could not have written, or that is not
+    about the prompt's topic alone, loses to any other, whatever it shows; two such are a tie.
     """
 
     label = "truth"
 
     def settings(self) -> dict[str, Any]:
-        return {"kind": "truth"}
+        return {"kind": "truth", "a win needs": ["valid", "on_topic"]}
 
     def check(self, people: Sequence[Person]) -> None:
         for person in people:
@@ -27,7 +34,30 @@ class TruthJudge:
 
     def ask(self, questions: Sequence[Question], on_verdict: OnVerdict) -> None:
         for index, question in enumerate(questions):
-            on_verdict(index, verdict(_preferences(question.person), question.first, question.second))
+            prompt = flat(question.prompt)
+            first, second = (
+                self._met(_preferences(question.person), prompt, one) for one in (question.first, question.second)
+            )
+            verdict: Verdict = "first" if first > second else "second" if second > first else "tie"
+            on_verdict(index, verdict)
+
+    def _met(self, preferences: dict[str, str], prompt: str, response: str) -> int:
+        """How many preferences a response meets; −1 if it is none that could win."""
+        return wanted_shown(response, preferences) if all(self.inspect(prompt, response).values()) else -1
+
+    def inspect(self, prompt: str, response: str) -> dict[str, bool]:
+        """Whether a response is one that the grammar could have written, and about the prompt's topic and no other."""
+        return {"valid": valid(response), "on_topic": topics_in(response) == topics_in(prompt)}
+
+    def on_seen_topics(self, people: Sequence[Person], prompts: int | None, seed: int) -> list[Person]:
+        """The same users with as many prompts each, on topics of the training split: their own are all on others."""
+        found = []
+        for person in people:
+            n = min(prompts or MOST, len(person.user.targets), MOST)
+            targets = seen_targets(person.user.user_id, _preferences(person), n, seed)
+            user = person.user.model_copy(update={"targets": targets})
+            found.append(Person(user, person.preferences, person.oracle))
+        return found
 
 
 def _preferences(person: Person) -> dict[str, str]:
@@ -37,9 +67,3 @@ def _preferences(person: Person) -> dict[str, str]:
             "use --judge api or --judge local"
         )
     return dict(person.preferences)
-
-
-def verdict(preferences: dict[str, str], first: str, second: str) -> Verdict:
-    """Which response meets more of the preferences (attribute → wanted value)."""
-    gain = wanted_shown(first, preferences) - wanted_shown(second, preferences)
-    return "first" if gain > 0 else "second" if gain < 0 else "tie"

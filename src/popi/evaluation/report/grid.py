@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from popi.errors import RunError
+from popi.evaluation.grid.result import WORLD
 from popi.evaluation.grid.settings import OWN
+from popi.evaluation.judge.run import SEEN
 from popi.evaluation.report.files import read_json
 
 GRID = "grid.json"
@@ -60,17 +62,27 @@ def win_rates(grid: Mapping[str, Any], benchmark: str) -> dict[str, Any] | None:
         for one in row["judged"] if row["benchmark"] == benchmark else ():
             told = {"method": row["method"], "generator": row["generator"]}
             told |= {"judge": one["judge"], "against": one["against"]}
-            for name in RATES:
-                told |= {name: one[name]["value"], f"{name}_low": one[name]["low"], f"{name}_high": one[name]["high"]}
+            shown = {name: one[name] for name in (*RATES, *WORLD) if name in one}
+            if SEEN in one:
+                shown[SEEN] = one[SEEN]["win_rate"]
+            for name, estimate in shown.items():
+                told |= {name: estimate["value"], f"{name}_low": estimate["low"], f"{name}_high": estimate["high"]}
             rows.append(told | {"missing": sum(one["missing_verdicts"].values())})
     if not rows:
         return None
-    ends = [f"{name}{end}" for name in RATES for end in ("", "_low", "_high")]
+    names = [name for name in (*RATES, SEEN, *WORLD) if any(name in row for row in rows)]
+    ends = [f"{name}{end}" for name in names for end in ("", "_low", "_high")]
+    notes = ["Both orders are asked, a tie counts half; 95 % intervals clustered by user (docs/judging.md)."]
+    if SEEN in names:
+        notes.append(
+            "In the nano world a win needs a valid response on topic; held-out users' own prompts are on topics that "
+            "nobody trained on, and beside them is the win rate on topics that everybody did."
+        )
     return {
         "title": "Win rates",
         "columns": ["method", "generator", "judge", "against", *ends, "missing"],
-        "labels": {"length_controlled_win_rate": "length-controlled"},
-        "percent": list(RATES),
+        "labels": {"length_controlled_win_rate": "length-controlled", SEEN: "win rate, topics trained on"},
+        "percent": names,
         "rows": rows,
-        "notes": ["Both orders are asked, a tie counts half; 95 % intervals clustered by user (docs/judging.md)."],
+        "notes": notes,
     }

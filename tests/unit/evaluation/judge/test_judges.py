@@ -15,9 +15,10 @@ from popi.evaluation.judge.question import Judge, Missing, Question, Verdict
 from popi.evaluation.judge.truth import TruthJudge
 from popi.generator import Generator
 from popi.models.remote.api import ApiModel
-from popi.nano.grammar import random_values, realise
+from popi.nano.grammar import TEST_TOPICS, TOPICS, random_values, realise
+from popi.nano.truth import topics_in
 from popi.nano.world import make_users, oracle_summary
-from popi.signals.types import PostSignal, User
+from popi.signals.types import PostSignal, Prompt, User
 
 PERSON = Person(
     User(user_id="u", signals=[PostSignal(text="finally short answers again.")]),
@@ -35,8 +36,8 @@ def ask(judge: Judge, *questions: Question) -> list[Verdict | Missing]:
     return [found[index] for index in range(len(questions))]
 
 
-def both_orders(person: Person, one: str, other: str) -> tuple[Question, Question]:
-    return Question(person, "what is rice?", one, other), Question(person, "what is rice?", other, one)
+def both_orders(person: Person, one: str, other: str, prompt: Prompt = "what is rice?") -> tuple[Question, Question]:
+    return Question(person, prompt, one, other), Question(person, prompt, other, one)
 
 
 # -- truth ------------------------------------------------------------------------------------------------------------
@@ -44,16 +45,43 @@ def both_orders(person: Person, one: str, other: str) -> tuple[Question, Questio
 
 def test_the_truth_prefers_what_shows_more_of_the_wanted() -> None:
     assert ask(TruthJudge(), *both_orders(PERSON, SHORT, LONG)) == ["first", "second"]
-    assert ask(TruthJudge(), *both_orders(PERSON, SHORT, SHORT.replace("rice", "jam"))) == ["tie", "tie"]
-    neither = "hello."  # shows nothing: as little of the wanted as the opposite
-    assert ask(TruthJudge(), *both_orders(PERSON, LONG, neither)) == ["tie", "tie"]
+    assert ask(TruthJudge(), *both_orders(PERSON, SHORT, SHORT.replace("two", "six"))) == ["tie", "tie"]
+
+
+def test_a_win_needs_a_valid_response_on_topic() -> None:
+    """SHORT meets both preferences, LONG neither: what a slip costs outweighs both."""
+    judge = TruthJudge()
+    about_jam, twice = SHORT.replace("rice", "jam"), f"{SHORT} {SHORT}"
+    assert judge.inspect("what is rice?", SHORT) == {"valid": True, "on_topic": True}
+    assert judge.inspect("what is rice?", about_jam) == {"valid": True, "on_topic": False}
+    assert judge.inspect("what is rice?", twice) == {"valid": False, "on_topic": True}
+    assert judge.inspect("what is rice?", "hello.") == {"valid": False, "on_topic": False}
+    for slip in (about_jam, twice, "hello."):
+        assert ask(judge, *both_orders(PERSON, LONG, slip)) == ["first", "second"]
+        assert ask(judge, *both_orders(PERSON, about_jam, slip))[0] == "tie"
+
+
+def test_prompts_on_seen_topics() -> None:
+    one = make_users(1, 3, "test")[0]
+    person = Person(one.user, frozenset(one.preferences.items()), oracle_summary(one))
+    judge = TruthJudge()
+    [first], [again], [other] = (judge.on_seen_topics([person], 3, seed) for seed in (0, 0, 1))
+    assert first == again and first.user.targets != other.user.targets
+    prompts = [str(target.prompt) for target in first.user.targets]
+    assert len(prompts) == 3 and all(len(topics_in(prompt) & set(TOPICS)) == 1 for prompt in prompts)
+    assert not any(topics_in(prompt) & set(TEST_TOPICS) for prompt in prompts)
+    assert first.user.signals == person.user.signals and first.preferences == person.preferences
+    assert len(judge.on_seen_topics([person], None, 0)[0].user.targets) == len(person.user.targets)
+    for target in first.user.targets:
+        found = ask(judge, *both_orders(person, target.chosen, target.rejected, target.prompt))
+        assert found == ["first", "second"]
 
 
 def test_the_truth_names_the_chosen_response_of_every_target_of_the_nano_world() -> None:
     for one in make_users(40, 3, "test"):
         person = Person(one.user, frozenset(one.preferences.items()), oracle_summary(one))
         for target in one.user.targets:
-            found = ask(TruthJudge(), *both_orders(person, target.chosen, target.rejected))
+            found = ask(TruthJudge(), *both_orders(person, target.chosen, target.rejected, target.prompt))
             assert found == ["first", "second"], target
 
 
