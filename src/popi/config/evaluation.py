@@ -34,6 +34,9 @@ class EvaluationConfig(Section):
     token_price: float | None = Field(default=None, ge=0)
     """Price of a million tokens of a generator's prompt, in any currency: metrics.json and the report then say what the
     tokens added to a prompt cost. Unset: no cost is shown."""
+    beta: PositiveFloat | None = None
+    """β of σ(β·h) in the figures of calibration and of where the loss comes from, one for all methods. Unset:
+    `training.inference.beta`, that of the summary reward."""
     per_user_lora: PerUserLoraConfig = PerUserLoraConfig()
     """The baseline that fine-tunes for each held-out user on that user's own signals."""
 

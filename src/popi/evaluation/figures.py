@@ -13,10 +13,9 @@ from popi.data.users import Person
 from popi.evaluation import calibration, metrics
 from popi.evaluation.best_predictions import BestPredictions
 from popi.evaluation.loss_terms import fitted_predictions, split_loss
-from popi.evaluation.methods import METHODS
 
 Row = Mapping[str, Any]
-COMPARED_WITH = ("no_personalization", "untrained_summary", "raw_signals", "population_dpo")
+COMPARED_WITH = ("no_personalization", "untrained_summary", "raw_signals", "population_dpo", "popi_plug_and_play")
 """Methods that every other one is compared with, pair by pair."""
 
 
@@ -30,7 +29,7 @@ def measure(
 
     Args:
         rows_of: method → its rows. One that has the reason under `missing` has no figures, and is in none.
-        config: says each method's β, and the price of tokens.
+        config: says the β of all methods (`common_beta`), and the price of tokens.
         people: the users, in the order of the rows' windows.
         examples: `users` of examples.json, for the length of answers.
     """
@@ -38,8 +37,8 @@ def measure(
     rows_of = {name: [row for row in rows if row.get("missing") is None] for name, rows in rows_of.items()}
     best = BestPredictions(people) if BestPredictions.known(config, people) else None
     measured: dict[str, Any] = {}
+    beta = common_beta(config)
     for name, rows in rows_of.items():
-        beta = training_beta(name, config)
         entry = method_metrics(rows) | {
             "n_users": len(set(_users(rows))),
             "n_pairs": len(rows),
@@ -66,20 +65,19 @@ def measure(
     return result
 
 
-def training_beta(name: str, config: RunConfig) -> float:
-    """β of a method's own training: of its rewards where only summaries were trained, else of the generator's loss.
+def common_beta(config: RunConfig) -> float:
+    """β of σ(β·h), the same for every method: `evaluation.beta`, or that of the summary reward.
 
-    Methods in which nothing was trained take the run's generator β.
+    β is the scale on which margins become probabilities, and each method's own would turn their order. Nor is it always
+    one: an IPO loss's says how large a margin it asks for.
     """
-    method, training = METHODS[name], config.training
-    if method.per_user:
-        return config.evaluation.per_user_lora.beta
-    return training.inference.beta if method.order == "plug_and_play" else training.generator.beta
+    return config.training.inference.beta if config.evaluation.beta is None else config.evaluation.beta
 
 
 def method_metrics(rows: Sequence[Row]) -> dict[str, Any]:
-    """Reward accuracy, margin, tokens and attributes, from a method's rows.
+    """Reward accuracy, margin, drift of the chosen responses, tokens and attributes, from a method's rows.
 
+    `chosen_drift`: mean of log π(y⁺|x,c) − log π_ref(y⁺|x), nats per response; c is what stands beside the prompt.
     `context_overhead_tokens`, `attribute_precision` and `attribute_recall` are plain numbers (null where there is no
     summary or no truth); their intervals stand under `intervals`.
     """
@@ -88,6 +86,7 @@ def method_metrics(rows: Sequence[Row]) -> dict[str, Any]:
     result: dict[str, Any] = {
         "reward_accuracy": metrics.reward_accuracy(_margins(rows), users).as_dict(),
         "margin": metrics.clustered_mean(_margins(rows), users).as_dict(),
+        "chosen_drift": metrics.clustered_mean(_drifts(rows), users).as_dict(),
         "context_overhead_tokens": overhead.value,
         "attribute_precision": None,
         "attribute_recall": None,
@@ -116,21 +115,23 @@ def calibrated(rows: Sequence[Row], beta: float) -> dict[str, Any]:
 
 
 def differences(name: str, rows_of: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
-    """Other method → paired differences in reward accuracy and margin, this one's less the other's."""
+    """Other method → paired differences, this one's less the other's."""
     others = [other for other in COMPARED_WITH if other != name and other in rows_of]
     return {other: difference(rows_of[name], rows_of[other]) for other in others}
 
 
 def difference(rows: Sequence[Row], others: Sequence[Row]) -> dict[str, Any]:
-    """Paired differences in reward accuracy and margin on the pairs that stand in both, the first less the second."""
-    theirs = {(row["window"], row["target"]): row["margin"] for row in others}
+    """Paired differences in reward accuracy, margin and drift on the pairs that stand in both, the first less the
+    second."""
+    theirs = {(row["window"], row["target"]): row for row in others}
     shared = [row for row in rows if (row["window"], row["target"]) in theirs]
-    users, mine = _users(shared), _margins(shared)
-    other = [theirs[row["window"], row["target"]] for row in shared]
+    same = [theirs[row["window"], row["target"]] for row in shared]
+    users, mine, other = _users(shared), _margins(shared), _margins(same)
     accuracy = metrics.paired_difference(metrics.outcomes(mine), metrics.outcomes(other), users, (-1.0, 1.0))
     return {
         "reward_accuracy": accuracy.as_dict(),
         "margin": metrics.paired_difference(mine, other, users).as_dict(),
+        "chosen_drift": metrics.paired_difference(_drifts(shared), _drifts(same), users).as_dict(),
         "pairs": len(shared),
     }
 
@@ -162,6 +163,10 @@ def answer_length(name: str, examples: Sequence[Mapping[str, Any]]) -> metrics.E
 
 def _margins(rows: Sequence[Row]) -> list[float]:
     return [row["margin"] for row in rows]
+
+
+def _drifts(rows: Sequence[Row]) -> list[float]:
+    return [row["chosen_logp"] - row["reference_chosen_logp"] for row in rows]
 
 
 def _users(rows: Sequence[Row]) -> list[str]:

@@ -167,7 +167,15 @@ def write_run(run: Path, methods: dict[str, tuple] | None = None) -> Path:
     margins = {"no_personalization": 0.0, "raw_signals": -1.5, "popi_alternating": 12.34}
     for name in methods or METHODS:
         found = [
-            {"user_id": f"test-0-{w:05d}", "window": w, "target": 0, "margin": margins.get(name, 1.0)} for w in range(3)
+            {
+                "user_id": f"test-0-{w:05d}",
+                "window": w,
+                "target": 0,
+                "margin": margins.get(name, 1.0),
+                "chosen_logp": -50.0,
+                "reference_chosen_logp": -51.0,
+            }
+            for w in range(3)
         ]
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found))
     other = metrics_of({name: METHODS[name] for name in METHODS if name != "popi_alternating"})

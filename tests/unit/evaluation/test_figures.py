@@ -8,7 +8,7 @@ from scipy.special import expit
 
 from popi.config import RunConfig, resolve
 from popi.evaluation.best_predictions import BestPredictions
-from popi.evaluation.figures import difference, measure, training_beta
+from popi.evaluation.figures import difference, measure
 from popi.evaluation.methods import METHODS
 from popi.evaluation.users import held_out
 
@@ -23,6 +23,7 @@ def row(user: int, target: int, margin: float | None, tokens: float = 20, **more
         "summary": None,
         "margin": margin,
         "overhead_tokens": tokens,
+        "chosen_logp": None if margin is None else -30.0 + margin / 4,
         "reference_chosen_logp": -30.0,
         "reference_rejected_logp": -31.0,
         **more,
@@ -38,7 +39,7 @@ POPI = [row(u, t, 10.0 if (u, t) != (2, 1) else -10.0) for u in range(3) for t i
 
 
 def test_entries_worked_by_hand() -> None:
-    config = of_file(evaluation={"token_price": 0.5}, training={"generator": {"beta": 0.2}})
+    config = of_file(evaluation={"token_price": 0.5}, training={"inference": {"beta": 0.2}})
     examples = [{"user_id": "a", "prompts": [{"answers": {"popi_alternating": "four"}}, {"answers": {}}]}]
     found = measure({"no_personalization": PLAIN, "popi_alternating": POPI}, config, [], examples)
     assert set(found) == {"methods"}, "no truth is known of users of a file"
@@ -51,6 +52,10 @@ def test_entries_worked_by_hand() -> None:
     assert entry["differences"] == {"no_personalization": difference(POPI, PLAIN)}
     assert entry["differences"]["no_personalization"]["reward_accuracy"]["value"] == pytest.approx(5 / 6 - 0.5)
     assert entry["differences"]["no_personalization"]["margin"]["value"] == pytest.approx(40 / 6)
+    # a quarter of each margin is the chosen response's: 2.5 nats five times, -2.5 once; the plain prompt moves nothing
+    assert entry["chosen_drift"]["value"] == pytest.approx(10 / 6)
+    assert entry["differences"]["no_personalization"]["chosen_drift"] == pytest.approx(entry["chosen_drift"])
+    assert found["methods"]["no_personalization"]["chosen_drift"]["value"] == 0
     assert found["methods"]["no_personalization"]["differences"] == {}
     assert entry["prompt_cost"]["value"] == pytest.approx(20 * 0.5e-6)
     assert entry["response_length"]["value"] == 4
@@ -76,13 +81,21 @@ def test_missing_rows_are_in_no_figure_and_pairs_are_those_of_both() -> None:
     assert difference(POPI, PLAIN[2:])["pairs"] == 4 and difference(POPI, [])["reward_accuracy"]["value"] is None
 
 
-def test_beta_is_that_of_a_methods_own_training() -> None:
-    config = of_file(
-        training={"inference": {"beta": 0.15}, "generator": {"beta": 0.2}}, evaluation={"per_user_lora": {"beta": 0.3}}
-    )
-    betas = {name: training_beta(name, config) for name in METHODS}
-    assert betas.pop("popi_plug_and_play") == 0.15 and betas.pop("per_user_lora") == 0.3
-    assert set(betas.values()) == {0.2}
+def test_one_beta_for_all_methods() -> None:
+    """It is the summary reward's, whatever the losses' are, or another; and the margins' order decides."""
+    trained = {"inference": {"beta": 0.15}, "generator": {"loss": "ipo", "beta": 0.04}}
+    rows = {name: POPI for name in METHODS}
+    for evaluation, beta in (({"per_user_lora": {"beta": 0.3}}, 0.15), ({"beta": 0.5}, 0.5)):
+        found = measure(rows, of_file(training=trained, evaluation=evaluation), [])["methods"]
+        assert {entry[part]["beta"] for entry in found.values() for part in ("calibration", "loss_terms")} == {beta}
+    worse = [row(u, t, 8.0) for u in range(3) for t in range(2)]
+    better = [row(u, t, 12.0) for u in range(3) for t in range(2)]
+    both = measure({"popi_plug_and_play": worse, "popi_alternating": better}, of_file(training=trained), [])["methods"]
+    losses = [
+        both[name]["loss_terms"]["fitted"]["loss"]["value"] for name in ("popi_plug_and_play", "popi_alternating")
+    ]
+    # at .15 and .04, each its own, the larger margin would have the larger loss: log(1 + e^-1.2) and log(1 + e^-0.48)
+    assert losses == pytest.approx([math.log1p(math.exp(-1.2)), math.log1p(math.exp(-1.8))])
 
 
 def test_what_each_method_tells_its_generator() -> None:

@@ -173,9 +173,11 @@ def test_metrics_hold_calibration_differences_and_the_losss_terms(run, tiny) -> 
     result = evaluate(run, models=tiny(run))
     assert json.loads((run.path / "metrics.json").read_text()) == result
     assert set(result["loss_of_the_best"]) == {"nothing", "signals"}
-    others = {"no_personalization", "untrained_summary", "raw_signals"}
+    others = {"no_personalization", "untrained_summary", "raw_signals", "popi_plug_and_play"}
     for name, entry in result["methods"].items():
         assert set(entry["differences"]) == others - {name}
+        drift = entry["chosen_drift"]["value"]
+        assert drift == 0 if name == "no_personalization" else abs(drift) > 0
         assert set(entry["calibration"]) == {
             "beta",
             "expected_calibration_error",

@@ -14,6 +14,7 @@ BESIDE = {  # as columns say it
     "untrained_summary": "the untrained summary",
     "raw_signals": "raw signals",
     "population_dpo": "population DPO",
+    "popi_plug_and_play": "plug-and-play",
 }
 
 
@@ -23,11 +24,13 @@ def rows_for(methods: Methods, cells: Any) -> list[Row]:
 
 
 def results(methods: Methods) -> Table:
-    """Accuracy, margin, tokens, and where there are any: attributes, cost, length of answers."""
+    """Accuracy, margin, tokens, and where there are any: drift, attributes, cost, length of answers."""
     heads = ["Method", "Reward accuracy, %", "Margin, nats", "Context overhead, tokens"]
     truth = any(entry["attribute_recall"] is not None for entry in methods.values())
     cost = any(entry.get("prompt_cost") for entry in methods.values())
     length = any(entry.get("response_length") for entry in methods.values())
+    drift = any(entry.get("chosen_drift") for entry in methods.values())
+    heads += ["Drift of chosen responses, nats"] if drift else []
     heads += ["Attribute precision, %", "Attribute recall, %"] if truth else []
     heads += ["Cost of a thousand prompts"] if cost else []
     heads += ["Answer, characters"] if length else []
@@ -39,6 +42,8 @@ def results(methods: Methods) -> Table:
             estimated(entry["margin"], digits=2),
             estimated(intervals["context_overhead_tokens"]),
         ]
+        if drift:
+            found.append(estimated(entry.get("chosen_drift"), digits=2))
         for key in ("attribute_precision", "attribute_recall") if truth else ():
             found.append(estimated(intervals.get(key), 100))
         if cost:
@@ -84,8 +89,8 @@ def calibration(methods: Methods) -> Table | None:
         ]
 
     notes = [
-        "Lower is better; guessing has a Brier score of 0.250 and a log loss of 0.693. β is that of each method's own "
-        "training, for untrained ones the run's generator β: it scales the margin, and so the confidence."
+        "Lower is better; guessing has a Brier score of 0.250 and a log loss of 0.693. β scales the margin, and so the "
+        "confidence: it is one for all methods (evaluation.beta)."
     ]
     heads = ["Method", "β", "Expected calibration error, points", "Brier score", "Log loss, nats"]
     return Table(heads, rows_for(known, cells), "Does σ(βh) come true?", notes)
