@@ -13,6 +13,10 @@ def _refuse_uneven(setting: str, name: str, whole: int, part: int | None) -> Non
         raise ValueError(f"{setting} = {part} does not divide {name} = {whole}; divisors: {fits}")
 
 
+BETAS = {"ipo": 0.04, "dpo": 0.1}
+"""β of a generator's loss where none is set."""
+
+
 class OptimizerConfig(Section):
     """What both phases say of their optimizer, by the names that it has in TRL. The defaults differ."""
 
@@ -96,14 +100,28 @@ class GeneratorPhaseConfig(OptimizerConfig):
     lora_dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout in front of the generator's adapter while it trains, in simultaneous training too. The inference model
     has none: its samples come from the very weights that train."""
-    loss: Literal["dpo", "ipo"] = "dpo"
-    """DPO: −log σ(βh), TRL's `sigmoid` (β times the method's loss); IPO: (h − 1/(2β))²."""
-    beta: PositiveFloat = 0.1
-    """β of the generator's loss."""
+    loss: Literal["dpo", "ipo"] = "ipo"
+    """IPO: (h − 1/(2β))², which asks for a margin of 1/(2β) nats and no more; DPO: −log σ(βh), TRL's `sigmoid` (β times
+    the method's loss), the paper's, whose margin grows without bound (docs/method.md)."""
+    beta: PositiveFloat = BETAS["ipo"]
+    """β of the generator's loss. It means another thing in each: with IPO 1/(2β) is the margin asked for, 12.5 nats at
+    0.04. Default: 0.04 with IPO, 0.1 with DPO."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
-    """ε of conservative DPO: the assumed share of flipped labels."""
+    """ε of conservative DPO: the assumed share of flipped labels. Goes with `loss = "dpo"`."""
     max_grad_norm: PositiveFloat = 10.0
-    """Gradient clip."""
+    """Gradient clip. IPO's gradients are some hundred times DPO's, so it clips nearly every step of IPO, and leaves the
+    direction; Adam, whose steps depend on no scale, hardly notices."""
+    max_chosen_loss: float = Field(default=0.03, ge=0)
+    """End the generator's training once the chosen responses have lost this much, in nats per token, against the
+    untrained base that reads the same summary; the weights are those of the last checkpoint before that
+    (docs/method.md). Measured every few steps, judged at checkpoints. 0 disables it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _beta_of_the_loss(cls, tree: Any) -> Any:
+        if isinstance(tree, dict) and "beta" not in tree and tree.get("loss") in BETAS:
+            return {**tree, "beta": BETAS[tree["loss"]]}
+        return tree
 
     @model_validator(mode="after")
     def _divides(self) -> Self:

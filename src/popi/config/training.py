@@ -1,8 +1,8 @@
 """`[training]`: what is trained, in which order."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from popi.config.phases import GeneratorPhaseConfig, InferencePhaseConfig
 from popi.config.section import Filled, Section
@@ -62,6 +62,9 @@ class TrainingConfig(Section):
     """Training to renew an old summary from new signals, in every order that trains on summaries."""
     joint_steps: PositiveInt = 60
     """Optimizer steps of simultaneous training."""
+    joint_generator_steps: PositiveInt | None = None
+    """Of those, the steps in which the generator trains too, spread evenly. Unset: as many as in alternating training,
+    `rounds` times `generator.steps`, but no more than there are."""
     save_steps: PositiveInt = 20
     """Steps between checkpoints (what a killed run resumes from)."""
     report_to: list[Literal["tensorboard", "wandb", "trackio"]] | None = None
@@ -94,6 +97,22 @@ class TrainingConfig(Section):
     compared with the trained model's."""
     vllm: VllmRolloutsConfig = VllmRolloutsConfig()
     """How vLLM runs; only with `rollouts = "vllm"`."""
+
+    @model_validator(mode="after")
+    def _no_more_than_there_are(self) -> Self:
+        if self.joint_generator_steps is not None and self.joint_generator_steps > self.joint_steps:
+            raise ValueError(
+                f"joint_generator_steps = {self.joint_generator_steps} is more than joint_steps = {self.joint_steps}, "
+                "of which they are a part; lower the one or raise the other"
+            )
+        return self
+
+    @property
+    def generator_steps_of_joint(self) -> int:
+        """Steps of simultaneous training in which the generator trains too."""
+        if self.joint_generator_steps is not None:
+            return self.joint_generator_steps
+        return min(self.joint_steps, self.rounds * self.generator.steps)
 
     @property
     def rows_at_once(self) -> int:

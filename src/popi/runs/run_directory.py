@@ -182,11 +182,14 @@ class PhaseDirectory:
     def seal(self, step: int, best: int | None = None, limit: int | None = None) -> None:
         """Declare a checkpoint complete, then remove the older ones but `best` and the newest `limit` (1 if None)."""
         write_text(self.at(step) / COMPLETE, str(step))
-        steps = sorted(int(folder.name.rpartition("-")[2]) for folder in self.checkpoints.glob("checkpoint-*"))
-        for old in steps[: -(limit or 1)]:
+        for old in self.steps()[: -(limit or 1)]:
             if old != best:
                 (self.at(old) / COMPLETE).unlink(missing_ok=True)  # first: a half-removed one must not look complete
                 shutil.rmtree(self.at(old))
+
+    def steps(self) -> list[int]:
+        """The steps that there are checkpoints of, the newest last."""
+        return sorted(int(folder.name.rpartition("-")[2]) for folder in self.checkpoints.glob("checkpoint-*"))
 
     def at(self, step: int) -> Path:
         """The folder of a step's checkpoint."""

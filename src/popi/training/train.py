@@ -163,7 +163,14 @@ def run_phase(
             write_card(folder, run, phase.name, component)
         facts = {"phase": phase.name, "seed": seed, **trainer.facts()}
         directory.finish(facts, keep=config.training.save_total_limit is not None)
-        if "best_step" in facts:
+        if "saved_step" in facts:
+            progress.say(
+                f"{phase.name}: ended at step {facts['steps']} of {steps}, saved as it was at step "
+                f"{facts['saved_step']}: the chosen responses had lost {facts['chosen_loss']:.3f} nats per token, and "
+                f"training.generator.max_chosen_loss is {config.training.generator.max_chosen_loss:g}; a lower "
+                "learning_rate, fewer steps or loss=ipo cost them less (docs/method.md)"
+            )
+        elif "best_step" in facts:
             progress.say(f"{phase.name}: best at step {facts['best_step']} of {facts['steps']}, saved as it was there")
     del trainer, parts
     if torch.cuda.is_available():

@@ -192,7 +192,8 @@ def generator_trainer(job: Job) -> GeneratorTrainer:
     rows = draw_groups(grouped(pool), batch_size, job.steps, job.seed + 1)
     if job.phase.embedding is not None:
         return user_embedding_trainer(job, chosen, rows, held_rows)
-    return GeneratorTrainer(local=generator.local, rows=rows, held_out=held_rows, **job.arguments())
+    base = None if job.phase.context == "none" else parts.base.local.model
+    return GeneratorTrainer(local=generator.local, rows=rows, held_out=held_rows, base=base, **job.arguments())
 
 
 def greedy_summaries(job: Job) -> list[list[str]]:

@@ -1,9 +1,11 @@
+import tomllib
 from pathlib import Path
 
 import pytest
 from pydantic import BaseModel
 
-from popi.config import RunConfig, load_config
+from popi.config import RunConfig, load_config, resolve
+from popi.errors import ConfigError
 
 SHIPPED = sorted((Path(__file__).parents[3] / "configs").glob("*.toml"))
 CONFIGS = [path for path in SHIPPED if "[[benchmarks]]" not in path.read_text()]  # the others are grids
@@ -18,6 +20,30 @@ def sections(model: type[BaseModel]) -> list[type[BaseModel]]:
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_every_shipped_config_is_valid(path: Path) -> None:
     assert load_config(path).name
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_shipped_configs_name_the_loss_that_they_train_with(path: Path) -> None:
+    """A default that changes must not change them."""
+    named = tomllib.loads(path.read_text())["training"].get("generator", {})
+    assert {"loss", "beta"} <= named.keys() or set(load_config(path).training.orders) == {"plug_and_play"}
+    if path.stem.partition("_")[0] in ("alignx", "elix", "review", "roleplay"):
+        assert (named["loss"], named["beta"]) == ("dpo", 0.01), "as the paper's authors released it"
+
+
+def test_each_loss_has_a_beta_of_its_own() -> None:
+    def beta(**generator: object) -> float:
+        return resolve({"training": {"generator": generator}}).training.generator.beta
+
+    assert RunConfig().training.generator.loss == "ipo" and RunConfig().training.generator.beta == 0.04
+    assert (beta(), beta(loss="ipo"), beta(loss="dpo"), beta(loss="dpo", beta=0.3)) == (0.04, 0.04, 0.1, 0.3)
+    saved = resolve({"training": {"generator": {"loss": "dpo"}}}).model_dump(mode="json")
+    assert saved["training"]["generator"]["beta"] == 0.1, "a run's config.json says it"
+
+
+def test_no_more_steps_of_the_generator_than_there_are() -> None:
+    with pytest.raises(ConfigError, match="joint_generator_steps = 9 is more than joint_steps = 6"):
+        resolve({"training": {"joint_steps": 6, "joint_generator_steps": 9}})
 
 
 @pytest.mark.parametrize("section", sections(RunConfig), ids=lambda section: section.__name__)

@@ -28,7 +28,11 @@ ALL = ["fspo", "user_embedding", "user_embedding_from_signals", "alternating", "
 def config(base: Path, root: Path, name: str = "run", orders: Any = ("population_dpo",), **training: Any) -> RunConfig:
     phase = {"steps": 6, "warmup_steps": 0, "lr_scheduler_type": "constant"}
     inference = phase | {"users_per_step": 3, "group_size": 3, "targets_per_summary": 2, "learning_rate": 3e-3}
-    generator = phase | {"batch_size": 4, "learning_rate": 3e-2}  # so high that it soon gets worse
+    generator = phase | {
+        "batch_size": 4,
+        "learning_rate": 3e-2,
+        "max_chosen_loss": 0.0,
+    }  # so high that it soon gets worse
     both = {"inference": inference, "generator": generator, "joint_steps": 4, "orders": list(orders)}
     return resolve(
         {
@@ -63,7 +67,7 @@ def test_the_generator_that_is_saved_is_the_best(tiny_base: Path, tmp_path: Path
     base, saved = (Generator.from_pretrained(folder, device="cpu") for folder in folders)
     targets = [target for user in held for target in user.targets]
     logps = [torch.tensor(one) for g in (saved, base) for one in g.pair_logps(targets, [None] * len(targets))]
-    reward = float(summary_reward(margin(*logps), settings.training.generator.beta).mean())
+    reward = float(summary_reward(margin(*logps), settings.training.inference.beta).mean())
     assert reward == pytest.approx(facts["best_metric"], abs=1e-4)
     assert abs(reward - seen[6]) > 1e-2
 

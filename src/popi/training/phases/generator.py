@@ -21,6 +21,7 @@ from popi.engine.tree import pack
 from popi.models.local.adapters import TRAINED, set_dropout
 from popi.models.local.model import LocalModel
 from popi.training.objective import accuracy, generator_loss, margin, summary_reward
+from popi.training.phases.drift import EVERY, base_logps, chosen_loss, chosen_tokens, drift
 from popi.training.phases.scorer import TreeScorer, pair_sums
 from popi.training.phases.trainer import PhaseTrainer
 from popi.training.rows import GeneratorRow, grouped
@@ -54,12 +55,15 @@ class GeneratorTrainer(PhaseTrainer):
         rows: in training order, `batch_size` a step: of whole groups, but for those that the end of a step or of a
             micro batch cuts.
         held_out: of users to evaluate on while it trains.
+        base: the untrained model that reads the same prompts, to see what the chosen responses lose; None where
+            nothing stands beside the prompts, and the references are what it says.
         scorer: what trains, where that is more than the generator.
         soft: vectors of the soft prompt in front of each row's prompt.
         arguments: of every phase (`PhaseTrainer`).
     """
 
     loss_is_scaled_for_ga = False  # the loss is a batch's mean
+    trains_generator = True
 
     def __init__(
         self,
@@ -68,11 +72,13 @@ class GeneratorTrainer(PhaseTrainer):
         rows: Sequence[GeneratorRow],
         config: RunConfig,
         held_out: Sequence[GeneratorRow] = (),
+        base: Any = None,
         scorer: TreeScorer | None = None,
         soft: int = 0,
         **arguments: Any,
     ) -> None:
         self.settings = settings = config.training.generator
+        self.base, self.reward_beta = base, config.training.inference.beta
         super().__init__(
             scorer or TreeScorer(local.model),
             rows,
@@ -92,25 +98,32 @@ class GeneratorTrainer(PhaseTrainer):
         logps: Tensor = model(inputs["trees"])[0]
         return logps
 
-    def margins(self, model: Any, inputs: dict[str, Any]) -> Tensor:
-        """(B,) h of each pair."""
+    def margins(self, model: Any, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """(B,) h of each pair, and (B,) log-probs of the chosen responses."""
         logps = pair_sums(self.score(model, inputs), inputs["trees"])  # (B, 2): chosen, rejected
-        return margin(logps[:, 0], logps[:, 1], inputs["ref_chosen"], inputs["ref_rejected"])
+        return margin(logps[:, 0], logps[:, 1], inputs["ref_chosen"], inputs["ref_rejected"]), logps[:, 0]
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor:
         """The mean loss of a batch."""
-        h = self.margins(model, inputs)
+        h, chosen = self.margins(model, inputs)
         self.note(margin=float(h.detach().mean()), reward_accuracy=accuracy(h.detach()))
-        settings = self.settings
+        tokens, settings = chosen_tokens(inputs["trees"]), self.settings
+        self.note(**drift(chosen, inputs["ref_chosen"], tokens))
+        if settings.max_chosen_loss and (self.state.global_step + 1) % EVERY == 0:
+            before = inputs["ref_chosen"] if self.base is None else base_logps(self.base, inputs["trees"])
+            self.note(chosen_loss=chosen_loss(chosen, before, tokens))
         return generator_loss(h, settings.loss, settings.beta, settings.label_smoothing).mean()
 
     def measure(self) -> dict[str, float]:
-        """Of the held-out users' pairs."""
+        """Of the held-out users' pairs; the reward with the β of the summary reward, whatever the loss's is."""
         size, device, found = self.args.per_device_train_batch_size, self.args.device, []
         for start in range(0, len(self.held_out), size):
             batch = self.data_collator(list(self.held_out[start : start + size]))
-            found.append(self.margins(self.scorer, {name: value.to(device) for name, value in batch.items()}))
-        h = torch.cat(found)
-        return {"reward": float(summary_reward(h, self.settings.beta).mean()), "reward_accuracy": accuracy(h)}
+            batch = {name: value.to(device) for name, value in batch.items()}
+            h, chosen = self.margins(self.scorer, batch)
+            found.append(torch.stack([h, chosen - batch["ref_chosen"]]))
+        h, moved = torch.cat(found, 1)
+        reward = float(summary_reward(h, self.reward_beta).mean())
+        return {"reward": reward, "reward_accuracy": accuracy(h), "chosen_drift": float(moved.mean())}

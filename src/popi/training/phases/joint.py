@@ -20,6 +20,7 @@ from popi.models.local.adapters import TRAINED, adapter_parameters, set_dropout,
 from popi.models.local.model import LocalModel
 from popi.training.components import GENERATOR, INFERENCE
 from popi.training.objective import generator_loss, margin
+from popi.training.phases.drift import EVERY, base_logps, chosen_loss, chosen_tokens, drift
 from popi.training.phases.inference import InferenceTrainer
 from popi.training.phases.scorer import TreeScorer, pair_sums
 from popi.training.reward import Scores
@@ -65,9 +66,11 @@ class JointTrainer(InferenceTrainer):
     """`InferenceTrainer` that also trains the generator.
 
     Takes its arguments, and `generator`: the model to train along, or None where it is the adapter `generator` of the
-    inference model's own base. A step trains the generator on `generator.batch_size` of the step's
-    (summary, target) pairs, drawn without replacement.
+    inference model's own base. `training.generator_steps_of_joint` of the steps train the generator, each on
+    `generator.batch_size` of the step's (summary, target) pairs, drawn without replacement.
     """
+
+    trains_generator = True
 
     def __init__(self, *, local: LocalModel, generator: LocalModel | None, **arguments: Any) -> None:
         training = arguments["config"].training
@@ -76,15 +79,26 @@ class JointTrainer(InferenceTrainer):
         self.both = JointScorer(local.model, None if generator is None else generator.model)
         # Each component is clipped to a norm of its own (`clip`), and not both to one.
         super().__init__(local=local, scorer=self.both, max_grad_norm=0.0, **arguments)
+        self.updates = min(self.args.max_steps, training.generator_steps_of_joint)
+        self.base = self.anchor.model
         if generator is None and self.settings.lora_dropout:
             set_dropout(local.model, PARTNER, self.settings.lora_dropout)
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         """The inference model's backward pass, then the generator's on the same samples."""
         loss = super().training_step(model, inputs, num_items_in_batch)
-        self.generator_backward(model)
+        update = self.generator_update(self.state.global_step + 1)
+        if update is not None:
+            self.generator_backward(model, measure=bool(self.max_chosen_loss) and update % EVERY == 0)
+        self.scores = None
         self.clip()
         return loss
+
+    def generator_update(self, step: int) -> int | None:
+        """Which of the generator's steps this one is, from 1; None where it rests. They are spread evenly, the last
+        step is one."""
+        done, before = (at * self.updates // self.args.max_steps for at in (step, step - 1))
+        return done if done > before else None
 
     def score(self, rows: list[InferenceRow], summaries: list[list[int]]) -> Scores:
         self.scores: Scores | None = super().score(rows, summaries)
@@ -95,8 +109,9 @@ class JointTrainer(InferenceTrainer):
         generator = self.reward.generator
         return generator.items([scores.targets[i]], scores.summaries[int(scores.owner[i])])[0]
 
-    def generator_backward(self, model: Any) -> None:
-        """Forward and backward of the generator on pairs of this step's samples; leaves gradients, takes no step."""
+    def generator_backward(self, model: Any, measure: bool = False) -> None:
+        """Forward and backward of the generator on pairs of this step's samples; leaves gradients, takes no step.
+        `measure` what the chosen responses have lost, too."""
         scores, self.scores = self.scores, None
         assert scores is not None, "each training step scores its own samples once"
         picked = torch.randperm(len(scores.targets))[: self.settings.batch_size]
@@ -108,15 +123,18 @@ class JointTrainer(InferenceTrainer):
             settings = self.settings
             loss = generator_loss(h, settings.loss, settings.beta, settings.label_smoothing).mean()
             self.accelerator.backward(loss)
-        self.note(generator_loss=float(loss.detach()))
+        tokens = chosen_tokens(trees)
+        self.note(generator_loss=float(loss.detach()), **drift(logps[:, 0], references[0], tokens))
+        if measure:
+            self.note(chosen_loss=chosen_loss(logps[:, 0], base_logps(self.base, trees), tokens))
 
     def clip(self) -> None:
         """Clip each component's gradient to its own largest norm."""
-        norms = {
-            part: float(self.accelerator.clip_grad_norm_(list(parameters.values()), self.limits[part]))
-            for part, parameters in self.scorer.components().items()
-        }
-        self.note(grad_norm=norms[INFERENCE], generator_grad_norm=norms[GENERATOR])
+        names = {INFERENCE: "grad_norm", GENERATOR: "generator_grad_norm"}
+        for part, parameters in self.scorer.components().items():
+            trained = [p for p in parameters.values() if p.grad is not None]  # none of a generator that rests
+            if trained:
+                self.note(**{names[part]: float(self.accelerator.clip_grad_norm_(trained, self.limits[part]))})
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """With learning rate and decay of each component's own."""

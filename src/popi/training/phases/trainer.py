@@ -20,6 +20,7 @@ from popi.config import GeneratorPhaseConfig, InferencePhaseConfig, RunConfig
 from popi.errors import RunError
 from popi.models.local.adapters import has_adapters
 from popi.runs.run_directory import PhaseDirectory, RunDirectory
+from popi.training.phases.drift import recent_loss
 from popi.training.phases.scorer import TreeScorer
 
 WEIGHTS = "model.safetensors"
@@ -78,23 +79,49 @@ class _Log(TrainerCallback):
 
 
 class _Checkpoints(TrainerCallback):
-    """Every evaluation is followed by a checkpoint, and enough of them without a better one by the end. A checkpoint is
-    sealed once all of it is written."""
+    """Every evaluation is followed by a checkpoint, and enough of them without a better one by the end; so is a
+    checkpoint whose chosen responses have lost too much. A checkpoint is sealed once all of it is written."""
 
-    def __init__(self, phase: PhaseDirectory, limit: int | None, patience: int | None) -> None:
-        self.phase, self.limit, self.patience = phase, limit, patience
+    def __init__(self, phase: PhaseDirectory, limit: int | None, patience: int | None, max_loss: float) -> None:
+        self.phase, self.limit, self.patience, self.max_loss = phase, limit, patience, max_loss
+
+    @property
+    def start(self) -> Path:
+        """The weights that the phase began with, until there is a checkpoint to go back to."""
+        return self.phase.checkpoints / "start.safetensors"
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         control.should_save = True
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.phase.seal(state.global_step, state.best_global_step, self.limit)
-        if self.given_up(state):
+        lost = self.lost(state)
+        limit = max(2, self.limit or 1) if lost else self.limit  # the one before is what the phase goes back to
+        self.phase.seal(state.global_step, state.best_global_step, limit)
+        if not lost:
+            self.start.unlink(missing_ok=True)
+        if lost or self.given_up(state):
             control.should_training_stop = True
 
+    def ended(self, state: Any) -> bool:
+        """Whether training ended before its last step: a matter of the log alone, so that a run which is resumed here
+        ends here, too."""
+        return self.given_up(state) or self.lost(state)
+
+    def lost(self, state: Any) -> bool:
+        """Whether the chosen responses have lost more than they may, by the newest measurements."""
+        loss = recent_loss(state.log_history)
+        return bool(self.max_loss) and loss is not None and loss > self.max_loss
+
+    def to_go_back_to(self, state: Any) -> tuple[int, Path] | None:
+        """The step whose weights the phase saves, if not its last, and their file."""
+        best = state.best_global_step
+        if self.lost(state) and not (best and best < state.global_step):
+            before = max((step for step in self.phase.steps() if step < state.global_step), default=0)
+            return (before, self.phase.at(before) / WEIGHTS) if before else (0, self.start)
+        return (best, self.phase.at(best) / WEIGHTS) if best else None
+
     def given_up(self, state: Any) -> bool:
-        """Whether the evaluations behind the best one are as many as the patience: a matter of the log alone, so that
-        a run which is resumed here ends here, too."""
+        """Whether the evaluations behind the best one are as many as the patience."""
         evaluated = [row["step"] for row in state.log_history if any(key.startswith("eval_") for key in row)]
         behind = sum(step > (state.best_global_step or 0) for step in evaluated)
         return self.patience is not None and behind >= self.patience
@@ -113,6 +140,8 @@ class PhaseTrainer(Trainer):
         report: see `Report`.
         arguments: more of transformers' own.
     """
+
+    trains_generator = False
 
     def __init__(
         self,
@@ -164,12 +193,15 @@ class PhaseTrainer(Trainer):
         super().__init__(scorer, args, collate, train_dataset=rows, eval_dataset=held_out or None)
         self.remove_callback(PrinterCallback)
         self.add_callback(_Log(run, phase.name, report))
-        self.checkpoints = _Checkpoints(phase, training.save_total_limit, training.early_stopping_patience)
+        self.max_chosen_loss = training.generator.max_chosen_loss if self.trains_generator else 0.0
+        self.checkpoints = _Checkpoints(
+            phase, training.save_total_limit, training.early_stopping_patience, self.max_chosen_loss
+        )
         self.add_callback(self.checkpoints)
 
     def run_phase(self) -> None:
         """Train to the last step, from the newest complete checkpoint if there is one; then back to the best
-        evaluation, if there were any.
+        evaluation, if there were any, or to the last checkpoint at which the chosen responses had not lost too much.
 
         Raises:
             RunError: a component has nothing to train, or gradients changed nothing of it.
@@ -180,19 +212,26 @@ class PhaseTrainer(Trainer):
             raise RunError(f"{self.phase.path.name}: {', '.join(empty)} has no trainable parameters")
         if found:
             self.state = TrainerState.load_from_json(str(found[0] / "trainer_state.json"))
-        if not found or not self.checkpoints.given_up(self.state):
+        elif self.max_chosen_loss:
+            self.phase.checkpoints.mkdir(parents=True, exist_ok=True)
+            self.save_weights(self.checkpoints.start)
+        if not found or not self.checkpoints.ended(self.state):
             self.train(resume_from_checkpoint=str(found[0]) if found else None)
             for component, parameters in self.scorer.components().items():
                 if _fingerprint(parameters) == before[component]:
                     self._explain_unchanged(component)
-        if self.state.best_global_step:
-            self.scorer.load_state_dict(load_file(self.phase.at(self.state.best_global_step) / WEIGHTS))
+        if earlier := self.checkpoints.to_go_back_to(self.state):
+            self.scorer.load_state_dict(load_file(earlier[1]))
 
     def facts(self) -> dict[str, Any]:
         """What done.json says of how training went."""
-        best = self.state.best_global_step
-        found = {"steps": self.state.global_step}
-        return found | ({"best_step": best, "best_metric": self.state.best_metric} if best else {})
+        best, earlier = self.state.best_global_step, self.checkpoints.to_go_back_to(self.state)
+        found: dict[str, Any] = {"steps": self.state.global_step}
+        if best:
+            found |= {"best_step": best, "best_metric": self.state.best_metric}
+        if self.checkpoints.lost(self.state) and earlier:
+            found |= {"saved_step": earlier[0], "chosen_loss": recent_loss(self.state.log_history)}
+        return found
 
     def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
         """Measure the held-out users; the randomness of training goes on as if nothing had been measured."""
@@ -243,8 +282,12 @@ class PhaseTrainer(Trainer):
         """Write what a checkpoint holds of the models."""
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
+        self.save_weights(folder / WEIGHTS)
+
+    def save_weights(self, path: Path) -> None:
+        """Write the parameters that train."""
         parameters = self.scorer.trained_parameters()
-        save_file({name: p.detach().cpu().contiguous() for name, p in parameters.items()}, folder / WEIGHTS)
+        save_file({name: p.detach().cpu().contiguous() for name, p in parameters.items()}, path)
 
     def optimizer_of(self, *groups: tuple[dict[str, Parameter], float, float]) -> torch.optim.Optimizer:
         """The optimizer over (parameters, learning rate, weight decay); norms and biases do not decay."""

@@ -263,7 +263,7 @@ def work_of(config: RunConfig, phase: Phase, shapes: Shapes) -> Work:
     done += _old(config, shapes, steps * users)
     trained = steps * tree
     if phase.kind == "joint":
-        trained += steps * generator.batch_size * shapes.row_mean()
+        trained += config.training.generator_steps_of_joint * generator.batch_size * shapes.row_mean()
     return Work(steps, steps * users * settings.group_size, done.decoded, done.read, trained, evaluations)
 
 

@@ -85,7 +85,7 @@ def test_rows_come_in_training_order(make: Make) -> None:
 def test_the_reference_read_the_plain_prompt(precision: torch.dtype, make: Make) -> None:
     """The untrained generator has no margin without a summary, and has one with it: the reference is x alone."""
     for summary, zero in ((None, True), (SUMMARY, False)):
-        trainer = make(summary)
+        trainer = make(summary, loss="dpo")
         h, size = hand_margins(trainer, first_rows(trainer))
         if zero:
             assert_exact(h, torch.zeros_like(h), of=size)
@@ -148,7 +148,7 @@ def test_equals_stock_trl_where_it_is_given_the_references(
             {"beta": 0.2, "loss_type": ["robust"], "label_smoothing": -epsilon / (1 - 2 * epsilon)},
         ),
     ):
-        trainer, theirs = make(**settings), stock(tiny_base, tmp_path, **arguments)
+        trainer, theirs = make(loss="dpo", **settings), stock(tiny_base, tmp_path, **arguments)
         batch = theirs.data_collator(columns(first_rows(trainer)))
         expected = theirs._compute_loss(theirs.model, batch, False)
         size = float(batch["ref_rejected_logps"].abs().max())

@@ -56,7 +56,7 @@ def test_gradients_of_both(
     precision: torch.dtype, make: Make, adapter: str, checkpointing: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     no_clip = {"max_grad_norm": 1e9}
-    generator = no_clip | {"batch_size": 10_000}  # all pairs: nothing left to chance
+    generator = no_clip | {"batch_size": 10_000, "loss": "dpo"}  # all pairs: nothing left to chance
     trainer = make(adapter, checkpointing, inference=no_clip, generator=generator)
     kept: dict[str, Any] = {}
     score, loss = trainer.score, trainer.compute_loss

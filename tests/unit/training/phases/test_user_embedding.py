@@ -76,7 +76,7 @@ def plain_margins(trainer: UserEmbeddingTrainer, rows: Sequence[GeneratorRow]) -
 
 
 def test_loss_and_gradient(precision: torch.dtype, make: Callable[..., UserEmbeddingTrainer]) -> None:
-    trainer = make(beta=0.3)
+    trainer = make(loss="dpo", beta=0.3)
     batch = next(iter(trainer.get_train_dataloader()))
     rows = trainer.rows[:4]
     assert batch["users"].tolist() == [row.user for row in rows] == [0, -1, 1, -1]
