@@ -6,12 +6,13 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from popi.evaluation.judge.question import CHECKED, SEEN
 from popi.evaluation.methods import METHODS
 
 REASONS = {"not_trained": "not trained here", "not_applicable": "not applicable", "not_enabled": "not enabled"}
 """Why metrics.json has no figures of a method."""
 
-_CHECKED = {"valid": "valid", "on_topic": "on topic"}
+_CHECKED = {name: name.replace("_", " ") for name in CHECKED}
 _SIDES = (("", ""), ("_against", ", of the other"))
 """Shares of responses in judge.json, and how the table calls them."""
 
@@ -57,7 +58,7 @@ def judge_table(result: Mapping[str, Any]) -> Table:
     for label, (name, scale, unit) in rows.items():
         if name in result:
             table.add_row(label, *_value_and_interval(result[name], scale, unit))
-    seen = result.get("seen_topics", {})
+    seen = result.get(SEEN, {})
     for name, label in {"win_rate": "win rate", **_CHECKED}.items():
         if name in seen:
             table.add_row(f"{label}, topics trained on", *_value_and_interval(seen[name], 100, "%"))

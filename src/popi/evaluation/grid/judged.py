@@ -9,8 +9,8 @@ from popi.config import RunConfig
 from popi.errors import RunError
 from popi.evaluation.grid.cells import Cell
 from popi.evaluation.grid.settings import REFERENCE, GridJudge
-from popi.evaluation.judge.question import Judge, Progress
-from popi.evaluation.judge.run import SEEN, Arena, judge_pair
+from popi.evaluation.judge.question import SEEN, Judge, Progress
+from popi.evaluation.judge.run import Arena, judge_pair
 from popi.evaluation.methods import Context
 from popi.evaluation.progress import evaluation_progress
 from popi.models.remote.api import ApiModel

@@ -7,7 +7,7 @@ from typing import Any
 from popi.evaluation.grid.cells import Cell
 from popi.evaluation.grid.judged import applies, folder_of, missing, pairs_of, read_judged
 from popi.evaluation.grid.settings import OWN, GridConfig
-from popi.evaluation.judge.run import SEEN
+from popi.evaluation.judge.question import CHECKED, SEEN
 from popi.evaluation.methods import METHODS
 from popi.evaluation.metrics import gain_kept
 from popi.runs.provenance import commit, versions
@@ -15,8 +15,6 @@ from popi.runs.provenance import commit, versions
 Row = dict[str, Any]
 FIGURES = ("win_rate", "length_controlled_win_rate", "agreement", "judged", "comparisons", "missing_verdicts")
 """What a row takes over from judge.json."""
-WORLD = ("valid", "on_topic")
-"""The same of the nano world's truth, of all prompts and of those on seen topics."""
 
 
 def grid_result(grid: GridConfig, cells: Sequence[Cell], failed: Sequence[Mapping[str, str]]) -> dict[str, Any]:
@@ -78,9 +76,9 @@ def _judged(cell: Cell, grid: GridConfig, method: str) -> list[Row]:
             result = read_judged(folder_of(cell.folder, pair, judge.name) / "judge.json") if pair[0] == method else None
             if result is not None:
                 told = {"judge": judge.name, "against": pair[1]} | {name: result[name] for name in FIGURES}
-                told |= {name: result[name] for name in WORLD if name in result}
+                told |= {name: result[name] for name in CHECKED if name in result}
                 if SEEN in result:
-                    told[SEEN] = {name: result[SEEN][name] for name in (*FIGURES, *WORLD) if name in result[SEEN]}
+                    told[SEEN] = {name: result[SEEN][name] for name in (*FIGURES, *CHECKED) if name in result[SEEN]}
                 found.append(told)
     return found
 

@@ -6,8 +6,8 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from popi.evaluation.grid.result import WORLD, first_judged
-from popi.evaluation.judge.run import SEEN
+from popi.evaluation.grid.result import first_judged
+from popi.evaluation.judge.question import CHECKED, SEEN
 
 HEADS = ("benchmark", "generator", "method", "accuracy", "margin", "tokens", "win rate", "missing")
 NOTE = (
@@ -101,7 +101,7 @@ def markdown(result: Mapping[str, Any]) -> str:
 
 
 def _of_the_world(judged: Mapping[str, Any]) -> tuple[Mapping[str, Any] | None, ...]:
-    return judged["win_rate"], judged[SEEN]["win_rate"], *(judged.get(name) for name in WORLD)
+    return judged["win_rate"], judged[SEEN]["win_rate"], *(judged.get(name) for name in CHECKED)
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -11,6 +11,10 @@ from popi.signals.types import Prompt
 Verdict = Literal["first", "second", "tie"]
 Told = Literal["auto", "persona", "signals"]
 """What a judge is told of a user: the oracle persona, the user's signals, or (auto) the persona where it is known."""
+SEEN = "seen_topics"
+"""Of judge.json: the figures on topics that were trained on. Also their folder."""
+CHECKED = ("valid", "on_topic")
+"""What the nano world's truth checks of each response."""
 
 
 @dataclass(frozen=True)

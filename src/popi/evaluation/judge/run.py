@@ -18,7 +18,7 @@ from popi.data.users import Person
 from popi.errors import ConfigError, RunError
 from popi.evaluation.judge import alpaca_eval
 from popi.evaluation.judge.comparisons import KEY, Comparison, ask_again, compare
-from popi.evaluation.judge.question import Judge, Progress, WorldJudge
+from popi.evaluation.judge.question import SEEN, Judge, Progress, WorldJudge
 from popi.evaluation.judge.responses import (
     Responses,
     asked,
@@ -37,8 +37,6 @@ from popi.runs.provenance import commit, stamp_of, versions
 from popi.runs.rows import ResumableRows
 from popi.runs.run_directory import USERS, locked, refuse_other_loader, write_text
 
-SEEN = "seen_topics"
-"""Of judge.json: the figures on topics that were trained on. Also their folder."""
 _COMMON = ("commit", "versions", "method", "against", "judge")
 """What they share with all others."""
 FILE = ".json"

@@ -5,7 +5,7 @@ from typing import Any
 
 from popi.data.users import Person
 from popi.errors import ConfigError
-from popi.evaluation.judge.question import OnVerdict, Question, Verdict
+from popi.evaluation.judge.question import CHECKED, OnVerdict, Question, Verdict
 from popi.nano.grammar import TOPICS
 from popi.nano.seen import seen_targets
 from popi.nano.truth import topics_in, valid, wanted_shown
@@ -26,7 +26,7 @@ class TruthJudge:
     label = "truth"
 
     def settings(self) -> dict[str, Any]:
-        return {"kind": "truth", "a win needs": ["valid", "on_topic"]}
+        return {"kind": "truth", "a win needs": list(CHECKED)}
 
     def check(self, people: Sequence[Person]) -> None:
         for person in people:

@@ -19,6 +19,7 @@ CURVES = (
     ("eval_reward_accuracy", "Reward accuracy while training", "Of the training users set aside, greedy summaries."),
     ("kl", "KL to the initial inference model", "How far the summaries' writer has moved; nats a summary or token."),
     ("loss", "Loss", "What the phase's optimizer minimises. Losses of different phases are not comparable."),
+    ("chosen_drift", "Drift of chosen responses", "Their log-prob less the base's on the plain prompt; nats each."),
     ("summary_tokens", "Length of sampled summaries", "Tokens, the end token included."),
     ("length_penalty", "Length penalty", "Mean reward that the sampled summaries lost to tokens beyond the target."),
 )

@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from popi.errors import RunError
-from popi.evaluation.grid.result import WORLD
 from popi.evaluation.grid.settings import OWN
-from popi.evaluation.judge.run import SEEN
+from popi.evaluation.judge.question import CHECKED, SEEN
 from popi.evaluation.report.files import read_json
 
 GRID = "grid.json"
@@ -62,7 +61,7 @@ def win_rates(grid: Mapping[str, Any], benchmark: str) -> dict[str, Any] | None:
         for one in row["judged"] if row["benchmark"] == benchmark else ():
             told = {"method": row["method"], "generator": row["generator"]}
             told |= {"judge": one["judge"], "against": one["against"]}
-            shown = {name: one[name] for name in (*RATES, *WORLD) if name in one}
+            shown = {name: one[name] for name in (*RATES, *CHECKED) if name in one}
             if SEEN in one:
                 shown[SEEN] = one[SEEN]["win_rate"]
             for name, estimate in shown.items():
@@ -70,7 +69,7 @@ def win_rates(grid: Mapping[str, Any], benchmark: str) -> dict[str, Any] | None:
             rows.append(told | {"missing": sum(one["missing_verdicts"].values())})
     if not rows:
         return None
-    names = [name for name in (*RATES, SEEN, *WORLD) if any(name in row for row in rows)]
+    names = [name for name in (*RATES, SEEN, *CHECKED) if any(name in row for row in rows)]
     ends = [f"{name}{end}" for name in names for end in ("", "_low", "_high")]
     notes = ["Both orders are asked, a tie counts half; 95 % intervals clustered by user (docs/judging.md)."]
     if SEEN in names:
