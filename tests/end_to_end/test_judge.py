@@ -15,6 +15,8 @@ from rich.console import Console
 from popi import cli
 from popi.config import resolve
 from popi.evaluation.runner import evaluate
+from popi.nano.grammar import TOPICS
+from popi.nano.truth import topics_in
 from popi.runs.run_directory import RunDirectory
 from popi.training.train import train
 
@@ -153,6 +155,16 @@ def test_truth_and_log_probs_judge_the_same_responses_and_alpaca_eval_reads_them
     code, out, _ = judge(*METHODS, "--judge", "truth", "--alpaca-eval")
     folder = trained / "evaluation" / "judge" / "oracle-vs-no_personalization-by-truth"
     assert code == 0 and "win rate" in out
+    judged = json.loads((folder / "judge.json").read_text())
+    seen = judged["seen_topics"]
+    assert seen["comparisons"] == judged["comparisons"] == 6 and "win rate, topics trained on" in out
+    shares = {name: part[name]["value"] for part in (judged, seen) for name in ("valid", "on_topic", "valid_against")}
+    assert shares.keys() == {"valid", "on_topic", "valid_against"} and all(0 <= v <= 1 for v in shares.values())
+    prompts = [row["prompt"] for row in lines(folder / "seen_topics" / "comparisons.jsonl")]
+    assert len(prompts) == 12 and all(topics_in(prompt) & set(TOPICS) for prompt in prompts)
+    assert not any(topics_in(row["prompt"]) & set(TOPICS) for row in lines(folder / "comparisons.jsonl"))
+    assert judge(*METHODS, "--judge", "truth", "--resume")[0] == 0
+    assert json.loads((folder / "judge.json").read_text()) == judged
     kept = sorted((trained / "evaluation" / "responses").iterdir())
     before = [file.read_bytes() for file in kept]
     code, out, _ = judge(*METHODS, "--judge", "local", "--out", tmp_path / "local")
