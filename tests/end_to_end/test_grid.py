@@ -164,10 +164,14 @@ def test_rows_hold_what_is_needed_to_recompute_them(run_config: Path, tmp_path: 
     assert "inference_model" in row["models"]["inference_model"] and row["missing"] is None
     [table] = [one for one in result["rows"] if one["method"] == "per_user_lora"]
     assert (table["n_users"], table["n_pairs"], table["judged"]) == (3, 3 * TARGETS, [])
-    judged = {one["method"]: one["judged"] for one in result["rows"]}
-    assert judged["oracle"][0]["against"] == "no_personalization" and judged["oracle"][0]["comparisons"] == USERS
+    by_method = {one["method"]: one["judged"] for one in result["rows"]}
+    assert by_method["oracle"][0]["against"] == "no_personalization" and by_method["oracle"][0]["comparisons"] == USERS
     page = (grid.directory / "grid.md").read_text()
-    assert page.count("| nano | own |") == len(METHODS) + 1
+    figures, judged = page.split("## Responses by the nano world's truth")
+    assert figures.count("| nano | own |") == len(METHODS) + 1
+    assert judged.count("| nano | own |") == len(METHODS) - 1, "the adapters of per-user LoRA write nothing"
+    [one] = by_method["oracle"]
+    assert one["seen_topics"]["comparisons"] == USERS and {"value", "low", "high"} == one["valid"].keys()
 
 
 def behind(upstream: FakeUpstream, name: str, more: str = "") -> str:
