@@ -64,10 +64,11 @@ def trained(run: RunDirectory, folder: Path, name: str, settings: dict[str, Any]
     if not file.is_file():
         data, aside = run.config.data, topics_aside(run.config.seed)
         users = [one.user for one in make_users(data.train_users, run.config.seed, "train", data.targets_per_user)]
-        kept = [
-            user.model_copy(update={"targets": [t for t in user.targets if not topics_in(flat(t.prompt)) & aside]})
-            for user in users
-        ]
+        kept = []
+        for user in users:
+            signals = {one.model_dump_json(exclude={"id", "time"}): one for one in user.signals}  # a file has none twice
+            targets = [target for target in user.targets if not topics_in(flat(target.prompt)) & aside]
+            kept.append(user.model_copy(update={"signals": list(signals.values()), "targets": targets}))
         write_text(file, "".join(user.model_dump_json() + "\n" for user in kept))
     tree = run.config.model_dump(mode="json")
     tree |= {"name": name, "root": str(folder)}

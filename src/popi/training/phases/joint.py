@@ -71,6 +71,8 @@ class JointTrainer(InferenceTrainer):
     """
 
     trains_generator = True
+    scores: Scores | None = None
+    """Of the step's samples, until the generator has trained on them."""
 
     def __init__(self, *, local: LocalModel, generator: LocalModel | None, **arguments: Any) -> None:
         training = arguments["config"].training
@@ -101,8 +103,8 @@ class JointTrainer(InferenceTrainer):
         return done if done > before else None
 
     def score(self, rows: list[InferenceRow], summaries: list[list[int]]) -> Scores:
-        self.scores: Scores | None = super().score(rows, summaries)
-        return self.scores
+        self.scores = scores = super().score(rows, summaries)
+        return scores
 
     def item(self, scores: Scores, i: int) -> ScoringItem:
         """The i-th of a step's pairs, encoded under its summary."""
