@@ -66,7 +66,8 @@ def trained(run: RunDirectory, folder: Path, name: str, settings: dict[str, Any]
         users = [one.user for one in make_users(data.train_users, run.config.seed, "train", data.targets_per_user)]
         kept = []
         for user in users:
-            signals = {one.model_dump_json(exclude={"id", "time"}): one for one in user.signals}  # a file has none twice
+            # A file has no signal twice.
+            signals = {one.model_dump_json(exclude={"id", "time"}): one for one in user.signals}
             targets = [target for target in user.targets if not topics_in(flat(target.prompt)) & aside]
             kept.append(user.model_copy(update={"signals": list(signals.values()), "targets": targets}))
         write_text(file, "".join(user.model_dump_json() + "\n" for user in kept))

@@ -70,6 +70,8 @@ def test_the_generator_that_is_saved_is_the_best(tiny_base: Path, tmp_path: Path
     reward = float(summary_reward(margin(*logps), settings.training.inference.beta).mean())
     assert reward == pytest.approx(facts["best_metric"], abs=1e-4)
     assert abs(reward - seen[6]) > 1e-2
+    drifts = {row["step"]: row["eval_chosen_drift"] for row in read_jsonl(run / "log.jsonl") if "eval_reward" in row}
+    assert drifts[facts["best_step"]] == pytest.approx(float((logps[0] - logps[2]).mean()), abs=1e-4)
 
 
 def test_the_inference_model_that_is_saved_is_the_best(tiny_base: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The generator's phase: DPO with the summary in the policy's prompt and the plain prompt in the reference's.
+"""The generator's phase: IPO or DPO with the summary in the policy's prompt and the plain prompt in the reference's.
 
 The baselines train here too: without a summary (population DPO), with raw signals in its place (FSPO), or behind a
 soft prompt (`user_embedding`).

@@ -30,8 +30,11 @@ def grid(finished_run: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         metrics = json.loads((finished_run / "metrics.json").read_text())
         metrics["config"] |= {"root": ".", "name": finished_run.name}
         (cell / "metrics.json").write_text(json.dumps(metrics | {"generator": generator}))
+    world = {"valid": ESTIMATE | {"value": 0.9}, "on_topic": ESTIMATE | {"value": 0.8}}
+    world["seen_topics"] = {"win_rate": ESTIMATE | {"value": 0.6}}
+    by = [judged(**world), judged(judge="llm")]
     rows = [
-        {"benchmark": "nano", "generator": "own", "method": "raw_signals", "judged": [judged(), judged(judge="llm")]},
+        {"benchmark": "nano", "generator": "own", "method": "raw_signals", "judged": by},
         {"benchmark": "nano", "generator": "second", "method": "popi_plug_and_play", "judged": [], "gain_kept": 0.5},
     ]
     (folder / "grid.json").write_text(json.dumps({"rows": rows}))
@@ -43,6 +46,14 @@ def test_a_grid_has_a_report_for_each_benchmark(grid: Path, finished_run: Path) 
     assert written == grid / "cells" / "nano" / "own" / "report.html"
     text = written.with_name("report.md").read_text()
     assert "## Win rates" in text and "| Raw signals in context | own | truth | No personalisation | 75.0 " in text
+    table = text.split("## Win rates")[1].split("##")[0]
+    heads, truth, llm = (
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in table.splitlines()
+        if line.startswith("| ") and "---" not in line
+    )
+    at = [heads.index(head) for head in ("win rate, topics trained on, %", "valid, %", "on topic, %")]
+    assert [truth[i].split()[0] for i in at] == ["60.0", "90.0", "80.0"] and [llm[i] for i in at] == ["–"] * 3
     assert "## Read by other generators" in text and "50 % kept" in text
     alone = write_report(finished_run).with_name("report.md").read_text()
     results = alone.split("## Every method")[1].split("##")[0]
