@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from popi.config import RunConfig, resolve
-from popi.data.users import Person
+from popi.data.users import users_of
 from popi.evaluation.judge.question import Question, Verdict
 from popi.evaluation.judge.truth import TruthJudge
 from popi.evaluation.metrics import Estimate, clustered_mean, paired_difference, reward_accuracy
@@ -35,7 +35,6 @@ from popi.generator import Generator
 from popi.inference_model import InferenceModel
 from popi.nano.grammar import TOPICS
 from popi.nano.truth import topics_in
-from popi.nano.world import make_users
 from popi.runs.run_directory import RunDirectory, append_jsonl, read_jsonl, write_jsonl, write_text
 from popi.signals.render import flat
 from popi.training.train import train
@@ -62,10 +61,8 @@ def trained(run: RunDirectory, folder: Path, name: str, settings: dict[str, Any]
     """The candidate's generator, trained behind the run's own first phase."""
     file = folder / "users.jsonl"
     if not file.is_file():
-        data, aside = run.config.data, topics_aside(run.config.seed)
-        users = [one.user for one in make_users(data.train_users, run.config.seed, "train", data.targets_per_user)]
-        kept = []
-        for user in users:
+        aside, kept = topics_aside(run.config.seed), []
+        for user in users_of(run.config, "train").users:
             # A file has no signal twice.
             signals = {one.model_dump_json(exclude={"id", "time"}): one for one in user.signals}
             targets = [target for target in user.targets if not topics_in(flat(target.prompt)) & aside]
@@ -91,8 +88,9 @@ class Arena:
 
     def __init__(self, run: RunDirectory, folder: Path, users: int) -> None:
         config = run.config
-        made = make_users(users, config.seed + 1_000_003, "train", config.data.targets_per_user)
-        people = [Person(one.user, frozenset(one.preferences.items())) for one in made]
+        data = config.data.model_copy(update={"train_users": users})
+        others = config.model_copy(update={"seed": config.seed + 1_000_003, "data": data})
+        people = users_of(others, "train").people
         self.keys = [(person, target) for person in people for target in person.user.targets]
         self.users = [person.user.user_id for person, _ in self.keys]
         aside = topics_aside(config.seed)

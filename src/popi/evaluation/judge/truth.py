@@ -1,6 +1,7 @@
 """The nano world's truth as judge: no LLM, no guess."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from popi.data.users import Person
@@ -30,20 +31,19 @@ class TruthJudge:
 
     def check(self, people: Sequence[Person]) -> None:
         for person in people:
-            _preferences(person)
+            _wanted(person, "")
 
     def ask(self, questions: Sequence[Question], on_verdict: OnVerdict) -> None:
         for index, question in enumerate(questions):
             prompt = flat(question.prompt)
-            first, second = (
-                self._met(_preferences(question.person), prompt, one) for one in (question.first, question.second)
-            )
+            first, second = (self._met(question.person, prompt, one) for one in (question.first, question.second))
             verdict: Verdict = "first" if first > second else "second" if second > first else "tie"
             on_verdict(index, verdict)
 
-    def _met(self, preferences: dict[str, str], prompt: str, response: str) -> int:
+    def _met(self, person: Person, prompt: str, response: str) -> int:
         """How many preferences a response meets; −1 if it is none that could win."""
-        return wanted_shown(response, preferences) if all(self.inspect(prompt, response).values()) else -1
+        fit = all(self.inspect(prompt, response).values())
+        return wanted_shown(response, _wanted(person, prompt)) if fit else -1
 
     def inspect(self, prompt: str, response: str) -> dict[str, bool]:
         """Whether a response is one that the grammar could have written, and about the prompt's topic and no other."""
@@ -54,13 +54,14 @@ class TruthJudge:
         found = []
         for person in people:
             n = min(prompts or MOST, len(person.user.targets), MOST)
-            targets = seen_targets(person.user.user_id, _preferences(person), n, seed)
+            targets = seen_targets(person.user.user_id, partial(_wanted, person), n, seed)
             user = person.user.model_copy(update={"targets": targets})
             found.append(Person(user, person.preferences, person.oracle))
         return found
 
 
-def _preferences(person: Person) -> dict[str, str]:
+def _wanted(person: Person, prompt: str) -> dict[str, str]:
+    """Attribute → the value that a user prefers in a response to a prompt."""
     if person.preferences is None:
         raise ConfigError(
             f"user {person.user.user_id!r}: their true preferences are not known, as they are in the nano world alone; "
