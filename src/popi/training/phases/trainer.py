@@ -19,7 +19,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState
 from popi.config import GeneratorPhaseConfig, InferencePhaseConfig, RunConfig
 from popi.errors import RunError
 from popi.models.local.adapters import has_adapters
-from popi.runs.run_directory import PhaseDirectory, RunDirectory
+from popi.runs.run_directory import PhaseDirectory, RunDirectory, damaged
 from popi.training.phases.scorer import TreeScorer
 
 WEIGHTS = "model.safetensors"
@@ -172,7 +172,8 @@ class PhaseTrainer(Trainer):
         evaluation, if there were any.
 
         Raises:
-            RunError: a component has nothing to train, or gradients changed nothing of it.
+            RunError: a component has nothing to train, or gradients changed nothing of it; or the checkpoint of the
+                best evaluation is damaged.
         """
         found = self.phase.checkpoint()
         before = {component: _fingerprint(parameters) for component, parameters in self.scorer.components().items()}
@@ -186,7 +187,10 @@ class PhaseTrainer(Trainer):
                 if _fingerprint(parameters) == before[component]:
                     self._explain_unchanged(component)
         if self.state.best_global_step:
-            self.scorer.load_state_dict(load_file(self.phase.at(self.state.best_global_step) / WEIGHTS))
+            best = self.phase.at(self.state.best_global_step)
+            if changed := damaged(best):
+                raise RunError(f"{best}: {changed}; it held the best weights of this phase: train the run again")
+            self.scorer.load_state_dict(load_file(best / WEIGHTS))
 
     def facts(self) -> dict[str, Any]:
         """What done.json says of how training went."""
