@@ -74,7 +74,8 @@ class TrainingConfig(Section):
     report_project: Filled = "popi"
     """Project there; every phase is a run of it, in a group named after popi's run."""
     save_total_limit: PositiveInt | None = None
-    """Keep so many of a phase's newest checkpoints, and its best, after its end, too. Unset: one while it trains."""
+    """Keep so many of a phase's newest checkpoints, and its best, after its end, too. Unset: two while it trains, the
+    second to fall back on should the newest be damaged."""
     eval_steps: PositiveInt | None = None
     """Steps between evaluations while a phase trains, on users set aside for it: their summaries are greedy. The phase
     is then saved as it was at its best evaluation. Unset: no evaluations, and the last step's weights."""

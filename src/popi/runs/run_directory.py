@@ -16,6 +16,7 @@ Every file that a later step trusts is written aside and renamed into place, and
 `complete` are written last: a kill at any moment leaves either the old state or the new.
 """
 
+import hashlib
 import json
 import math
 import os
@@ -32,6 +33,8 @@ from popi.errors import RunError
 from popi.runs.reporters import Reporter, open_reporters
 
 COMPLETE = "complete"
+SPARE = 2
+"""Checkpoints of a phase that stay while it trains: the newest, and one to fall back on should that be damaged."""
 USERS = ".users"
 """Folder beside run directories: the users of files as they were read (`popi.data.store`)."""
 METHOD_ORDER = (
@@ -55,6 +58,32 @@ def write_text(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(aside, path)
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def damaged(checkpoint: Path) -> str | None:
+    """What is wrong with a complete checkpoint; None if its files are those that were sealed.
+
+    One that an earlier version sealed has no checksums, and is taken as it is.
+    """
+    try:
+        sealed = json.loads((checkpoint / COMPLETE).read_text(encoding="utf-8"))
+    except ValueError:
+        return f"{COMPLETE} is damaged"
+    if isinstance(sealed, int):
+        return None
+    for name, digest in sealed["sha256"].items():
+        file = checkpoint / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if sha256(file) != digest:
+            return f"{name} is not as it was written (its SHA-256 differs)"
+    return None
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
@@ -168,21 +197,35 @@ class PhaseDirectory:
         """Whether the phase ended and its models stand."""
         return (self.path / "done.json").is_file()
 
-    def checkpoint(self) -> tuple[Path, int] | None:
-        """The newest complete checkpoint and its step; what a kill left half-written is removed."""
-        best: tuple[Path, int] | None = None
-        for folder in sorted(self.checkpoints.glob("checkpoint-*")):
-            step = int(folder.name.rpartition("-")[2])
-            if not (folder / COMPLETE).is_file():
+    def checkpoint(self, say: Callable[[str], None] = lambda line: None) -> tuple[Path, int] | None:
+        """The newest complete checkpoint whose files are those that were sealed, and its step.
+
+        What a kill left half-written is removed. A complete checkpoint that has changed since (a failing disk, a copy
+        cut short) is set aside as `damaged-STEP`, `say` reports it, and the one before it counts.
+        """
+        steps = []
+        for folder in self.checkpoints.glob("checkpoint-*"):
+            if (folder / COMPLETE).is_file():
+                steps.append(int(folder.name.rpartition("-")[2]))
+            else:
                 shutil.rmtree(folder)
-            elif best is None or step > best[1]:
-                best = folder, step
-        return best
+        for step in sorted(steps, reverse=True):
+            folder = self.at(step)
+            changed = damaged(folder)
+            if changed is None:
+                return folder, step
+            aside = self.checkpoints / f"damaged-{step}"
+            shutil.rmtree(aside, ignore_errors=True)
+            folder.rename(aside)
+            say(f"{folder}: {changed}; set aside as {aside.name}, and the checkpoint before it is used")
+        return None
 
     def seal(self, step: int, best: int | None = None, limit: int | None = None) -> None:
-        """Declare a checkpoint complete, then remove the older ones but `best` and the newest `limit` (1 if None)."""
-        write_text(self.at(step) / COMPLETE, str(step))
-        for old in self.steps()[: -(limit or 1)]:
+        """Declare a checkpoint complete, with the SHA-256 of each of its files, then remove the older ones but `best`
+        and the newest `limit` (`SPARE` if None)."""
+        files = sorted(file for file in self.at(step).iterdir() if file.name != COMPLETE)
+        write_text(self.at(step) / COMPLETE, json.dumps({"step": step, "sha256": {f.name: sha256(f) for f in files}}))
+        for old in self.steps()[: -(limit or SPARE)]:
             if old != best:
                 (self.at(old) / COMPLETE).unlink(missing_ok=True)  # first: a half-removed one must not look complete
                 shutil.rmtree(self.at(old))

@@ -4,6 +4,7 @@ A phase starts from what earlier phases saved and from a seed of its own, so nei
 changes its result: a finished phase is skipped, an unfinished one goes on from its newest complete checkpoint.
 """
 
+import errno
 import os
 import shutil
 import warnings
@@ -14,12 +15,13 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from safetensors import SafetensorError
 from transformers import logging as transformers_logging
 from transformers import set_seed
 
 from popi.config import RunConfig
 from popi.data.users import users_of
-from popi.errors import ConfigError, PopiError
+from popi.errors import ConfigError, PopiError, RunError
 from popi.models.local.loading import device_of
 from popi.models.local.model import quiet as no_bars
 from popi.models.local.quantized import refuse_quantization
@@ -86,6 +88,13 @@ def _train(
                     run_phase(phase, run, users, held_out, console)
                 run.set_method(order, *models_of(phases, config))
             refresh_cards(run)  # now that it is known which methods use which model
+        except (OSError, SafetensorError) as error:
+            if not disk_is_full(error):
+                raise
+            raise RunError(
+                f"{run.path}: the disk is full; nothing that was complete is lost. Make room, then resume with: "
+                f"popi train {run.path / 'config.json'} --resume"
+            ) from None
         except PopiError:
             if fresh and not run.began:  # a run refused before its first step leaves its name free
                 shutil.rmtree(run.path)
@@ -93,6 +102,11 @@ def _train(
         finally:
             run.close()
     return run.path
+
+
+def disk_is_full(error: Exception) -> bool:
+    """Whether a write failed for lack of room. safetensors and torch say so in their message alone."""
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error)
 
 
 def refuse(config: RunConfig) -> None:
@@ -144,7 +158,7 @@ def run_phase(
     if directory.done:
         return
     config = run.config
-    found = directory.checkpoint()
+    found = directory.checkpoint(console.print)
     run.rewind(phase.name, found[1] if found else 0)
     if found is None and directory.path.exists():
         shutil.rmtree(directory.checkpoints, ignore_errors=True)

@@ -89,7 +89,40 @@ def test_seal_keeps_the_newest(tmp_path: Path) -> None:
     four = checkpoint(phase, 4, complete=False)
     phase.seal(4)
     assert phase.checkpoint() == (four, 4)
-    assert [folder.name for folder in phase.checkpoints.iterdir()] == ["checkpoint-4"]
+    checkpoint(phase, 6, complete=False)
+    phase.seal(6)
+    assert sorted(folder.name for folder in phase.checkpoints.iterdir()) == ["checkpoint-4", "checkpoint-6"]
+    phase.seal(6, limit=1)
+    assert [folder.name for folder in phase.checkpoints.iterdir()] == ["checkpoint-6"]
+
+
+@pytest.mark.parametrize("how", ["changed", "cut", "missing", "seal"])
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(tmp_path: Path, how: str) -> None:
+    phase, said = PhaseDirectory(tmp_path / "p"), []
+    for step in (2, 4):
+        folder = checkpoint(phase, step, complete=False)
+        (folder / "model.safetensors").write_bytes(b"weights %d" % step)
+        phase.seal(step)
+    weights = phase.at(4) / "model.safetensors"
+    if how == "changed":
+        weights.write_bytes(b"weights 5")
+    elif how == "cut":
+        weights.write_bytes(b"wei")
+    elif how == "missing":
+        weights.unlink()
+    else:
+        (phase.at(4) / COMPLETE).write_text('{"step": 4, "sha')
+    assert phase.checkpoint(said.append) == (phase.at(2), 2)
+    assert len(said) == 1 and "damaged-4" in said[0] and str(phase.at(4)) in said[0]
+    assert (phase.checkpoints / "damaged-4").is_dir()
+    assert phase.checkpoint(said.append) == (phase.at(2), 2) and len(said) == 1
+
+
+def test_a_checkpoint_of_an_earlier_version_has_no_checksums(tmp_path: Path) -> None:
+    phase = PhaseDirectory(tmp_path / "p")
+    folder = checkpoint(phase, 4)
+    (folder / "model.safetensors").write_bytes(b"weights")
+    assert phase.checkpoint() == (folder, 4)
 
 
 def test_save_is_whole_or_absent(tmp_path: Path) -> None:

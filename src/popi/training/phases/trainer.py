@@ -19,7 +19,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState
 from popi.config import GeneratorPhaseConfig, InferencePhaseConfig, RunConfig
 from popi.errors import RunError
 from popi.models.local.adapters import has_adapters
-from popi.runs.run_directory import PhaseDirectory, RunDirectory
+from popi.runs.run_directory import PhaseDirectory, RunDirectory, damaged
 from popi.training.phases.drift import recent_loss
 from popi.training.phases.scorer import TreeScorer
 
@@ -204,7 +204,8 @@ class PhaseTrainer(Trainer):
         evaluation, if there were any, or to the last checkpoint at which the chosen responses had not lost too much.
 
         Raises:
-            RunError: a component has nothing to train, or gradients changed nothing of it.
+            RunError: a component has nothing to train, or gradients changed nothing of it; or the checkpoint of the
+                best evaluation is damaged.
         """
         found = self.phase.checkpoint()
         before = {component: _fingerprint(parameters) for component, parameters in self.scorer.components().items()}
@@ -221,7 +222,10 @@ class PhaseTrainer(Trainer):
                 if _fingerprint(parameters) == before[component]:
                     self._explain_unchanged(component)
         if earlier := self.checkpoints.to_go_back_to(self.state):
-            self.scorer.load_state_dict(load_file(earlier[1]))
+            step, weights = earlier
+            if step and (changed := damaged(weights.parent)):
+                raise RunError(f"{weights.parent}: {changed}; its weights are this phase's best: train the run again")
+            self.scorer.load_state_dict(load_file(weights))
 
     def facts(self) -> dict[str, Any]:
         """What done.json says of how training went."""
