@@ -34,6 +34,9 @@ class EvaluationConfig(Section):
     token_price: float | None = Field(default=None, ge=0)
     """Price of a million tokens of a generator's prompt, in any currency: metrics.json and the report then say what the
     tokens added to a prompt cost. Unset: no cost is shown."""
+    prompt_users: int = Field(default=64, ge=0)
+    """Training users on whom the prompts of a template set's `prompts.toml` are compared; `untrained_summary` asks with
+    the best of them. 0: it asks with the set's own prompt, as it does where there is no such file."""
     per_user_lora: PerUserLoraConfig = PerUserLoraConfig()
     """The baseline that fine-tunes for each held-out user on that user's own signals."""
 

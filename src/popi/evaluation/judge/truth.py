@@ -36,7 +36,7 @@ def _preferences(person: Person) -> dict[str, str]:
             f"user {person.user.user_id!r}: their true preferences are not known, as they are in the nano world alone; "
             "use --judge api or --judge local"
         )
-    return dict(person.preferences)
+    return {one[0]: one[1] for one in person.preferences}
 
 
 def verdict(preferences: dict[str, str], first: str, second: str) -> Verdict:
