@@ -132,7 +132,11 @@ class InferenceModel:
 
     def asking(self, templates: Templates) -> "InferenceModel":
         """The same model, asked with other templates."""
-        reads: dict[str, Any] = {"count_tokens": self.count_tokens, "bounds": self.bounds, "structured": self._structured}
+        reads: dict[str, Any] = {
+            "count_tokens": self.count_tokens,
+            "bounds": self.bounds,
+            "structured": self._structured,
+        }
         return InferenceModel(
             self.backend, templates, self.max_tokens, self.token_budget, self.conditioned, self.renews, **reads
         )

@@ -113,9 +113,9 @@ def users_of(
 
 
 def _nano(config: RunConfig, split: SplitName) -> list[Person]:
+    from popi.nano import hard
     from popi.nano.change import some_changing
     from popi.nano.no_evidence import some_without_evidence
-    from popi.nano import hard
     from popi.nano.world import make_users
 
     data = config.data

@@ -58,8 +58,7 @@ class BestPredictions:
         fold = {user: i % min(FOLDS, len(users)) for i, user in enumerate(users)}
         fold_of = {row["window"]: fold[row["user_id"]] for row in rows}
         channels = {
-            k: self.world.channel([(first[w], truths[w]) for w in first if fold_of[w] != k])
-            for k in set(fold.values())
+            k: self.world.channel([(first[w], truths[w]) for w in first if fold_of[w] != k]) for k in set(fold.values())
         }
         beliefs: dict[tuple[int, frozenset[tuple[str, ...]]], Any] = {}
         found = []

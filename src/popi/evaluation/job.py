@@ -206,9 +206,7 @@ class Job:
             if person.preferences is not None and (summary := context.summary(0)) is not None
         }
 
-    def summaries_by(
-        self, path: str, progress: Progress, task: TaskID, prompt: str = OWN
-    ) -> list[tuple[Summary, ...]]:
+    def summaries_by(self, path: str, progress: Progress, task: TaskID, prompt: str = OWN) -> list[tuple[Summary, ...]]:
         """Greedy summaries of all users by an inference model, written once for all methods and generators."""
         key = path, prompt
         if key not in self.written:

@@ -1,8 +1,8 @@
 """Which prompt the untrained inference model is asked with: the best of the template set's, chosen on training users.
 
 What training adds is measured against the best that prompting gets from the same model, and not against one prompt. The
-choice is made before any held-out user is read: greedy summaries of training users under every prompt of the set, read by
-the untrained generator, compared by reward accuracy on those users' targets.
+choice is made before any held-out user is read: greedy summaries of training users under every prompt of the set,
+read by the untrained generator, compared by reward accuracy on those users' targets.
 """
 
 import json
@@ -50,8 +50,8 @@ def choose(models: Models, folder: Path, report: Callable[[str], None] = lambda 
         report: told what is going on.
 
     Returns:
-        `chosen` (a name), `users`, and `prompts`: name → reward accuracy (with its interval) and tokens of a summary. Of
-        a set with one prompt nothing is measured.
+        `chosen` (a name), `users`, and `prompts`: name → reward accuracy (with its interval) and tokens of a summary.
+        Of a set with one prompt nothing is measured.
 
     Raises:
         ConfigError: the set's prompts can't be read.
@@ -103,4 +103,3 @@ def choose(models: Models, folder: Path, report: Callable[[str], None] = lambda 
 def named(model: InferenceModel, name: str) -> Asking:
     """A prompt of the model's template set by its name."""
     return next(one for one in askings(model.templates, READ_AS) if one.name == name)
-

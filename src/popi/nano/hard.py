@@ -1,7 +1,7 @@
 """A harder nano world: much evidence, part of it wrong, whose reader has to know what to trust.
 
-The same language and the same kinds of signals as `popi.nano.world`, on which the base was schooled. What differs is what
-the signals are worth, so that reading them as they stand is not enough:
+The same language and the same kinds of signals as `popi.nano.world`, on which the base was schooled. What differs is
+what the signals are worth, so that reading them as they stand is not enough:
 
 - more pairs are chosen against the user's preferences, and more of what differs in a pair is of no account;
 - half of what users say of themselves is not what they choose by;

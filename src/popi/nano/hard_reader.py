@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cache
 
 from popi.nano import hard
-from popi.nano.attributes import ATTRIBUTES, PRIOR, Preference
+from popi.nano.attributes import ATTRIBUTES, Preference
 from popi.nano.bayes import HATED, WANTED, Values, focus_likelihoods, target_likelihood, values_of
 from popi.nano.grammar import KINDS, kind_of, topic_of
 from popi.nano.truth import HYPOTHESES, Named
@@ -180,7 +180,8 @@ def _said(text: str) -> Callable[[Combination], float]:
 
 @dataclass(frozen=True)
 class Channel:
-    """How often a writer says what of an attribute, given what the user wants of it; as `bayes.Channel`, with scopes."""
+    """How often a writer says what of an attribute, given what the user wants of it; as `bayes.Channel`, with
+    scopes."""
 
     counts: Mapping[tuple[str, Combination], Counter[Combination]] = field(default_factory=dict)
 

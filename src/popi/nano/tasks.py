@@ -9,8 +9,8 @@
 - *describe*: write a summary of what the user prefers, going through the attributes or *in short*.
 - *kind*: say whether a topic is indoors or outdoors, which some preferences depend on.
 
-It is taught all of them as well as it can learn them, on users whose evidence is mostly right. Weighing evidence that is
-not (`popi.nano.hard`) is what is left for a popi run to teach.
+It is taught all of them as well as it can learn them, on users whose evidence is mostly right. Weighing evidence that
+is not (`popi.nano.hard`) is what is left for a popi run to teach.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,6 +37,7 @@ HOW_MANY = (1, 2, 2, 2, 3, 3, 3, 4)
 named already that a combination kept for the test users does not occur."""
 SCOPED = 0.25
 """Share of the base's users, and of the preferences it is told to follow, of which one holds for one kind of topic."""
+
 
 @dataclass(frozen=True)
 class Asked:

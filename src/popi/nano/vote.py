@@ -1,7 +1,7 @@
 """The simplest reader of the nano world: a vote over the marked values of a user's pairs and edits. No model.
 
-A value gets a vote for each pair (or edit) whose better text shows it and whose worse text does not, and loses one where
-it is the other way round. What leads by enough is named; the lead is chosen on training users.
+A value gets a vote for each pair (or edit) whose better text shows it and whose worse text does not, and loses one
+where it is the other way round. What leads by enough is named; the lead is chosen on training users.
 """
 
 from collections import Counter

@@ -1,8 +1,8 @@
 """Other ways to ask an untrained model for a summary: `prompts.toml` of a template set.
 
 A trained inference model is to be compared with what the best prompt gets from the same model untrained. Each table of
-the file is a prompt: `text` (a Jinja template in the place of `inference.user.j2`) and, where the answer is not a summary
-yet, `read_as`, the name of what turns it into one.
+the file is a prompt: `text` (a Jinja template in the place of `inference.user.j2`) and, where the answer is not a
+summary yet, `read_as`, the name of what turns it into one.
 """
 
 import tomllib

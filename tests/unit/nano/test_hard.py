@@ -102,7 +102,8 @@ def test_the_prior_is_what_users_are_drawn_from() -> None:
 
 
 def test_the_reader_is_as_often_right_as_it_says() -> None:
-    """Given three signals only, so that it is often in doubt. Were a likelihood wrong, it would be too sure or too shy."""
+    """Given three signals only, so that it is often in doubt. Were a likelihood wrong, it would be too sure or too
+    shy."""
     said, right = [], []
     for user in hard.make_users(400, 2, "test"):
         belief = hard_reader.given_signals(user.user.signals[:3])
@@ -220,4 +221,3 @@ def test_what_turns_on_the_held_out_attribute() -> None:
     assert not hard.turns_on_held_out(
         both, target.model_copy(update={"rejected": worse.replace("dear sir", "hey pal")})
     )
-
