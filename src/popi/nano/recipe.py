@@ -66,7 +66,7 @@ READING = Course(
         Stage(steps=180, users=14, pairs=(1, 2, 3)),
         Stage(steps=300, users=12, pairs=(1, 2, 3, 4)),
         Stage(steps=600, users=8, pairs=(2, 4, 6, 6, 8), asked=Asked(imitations=1, descriptions=1, short=1)),
-        Stage(steps=1000, users=8, pairs=(4, 6, 6, 8), asked=Asked(reads=False, imitations=1, descriptions=1, short=1)),
+        Stage(steps=1200, users=8, pairs=(4, 6, 6, 8), asked=Asked(reads=False, imitations=1, descriptions=1, short=1)),
     ),
     learning_rate=6e-3,
     muon_learning_rate=0.02,
