@@ -16,7 +16,7 @@ export HF_HUB_OFFLINE ?= 1
 # commands come first, as they are collected: a long file at the end would leave the other processes idle.
 WORKERS ?= -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test slow check bench bench-gateway docs format clean help
+.PHONY: demo test slow check bench bench-gateway results docs format clean help
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -46,6 +46,9 @@ bench: $(VENV)/.stamp-dev  ## speed and memory of a step beside the released pat
 
 bench-gateway: $(VENV)/.stamp-dev  ## the gateway against the upstream alone and LiteLLM's proxy (which it installs)
 	$(BIN)/python benchmarks/gateway.py
+
+results: $(VENV)/.stamp-dev  ## every table of docs/results.md and README.md from this commit, hours (QUICK=1: small, in minutes)
+	$(BIN)/python docs/make_results.py $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY))
 
 docs: $(VENV)/.stamp-dev  ## regenerate the generated parts of docs/ and the JSON Schemas
 	$(BIN)/python docs/generate.py

@@ -37,8 +37,9 @@ def picture(run: dict[str, Any]) -> str:
     return re.sub(r"(<svg[^>]*>)", rf'\1{style}<rect width="100%" height="100%" fill="var(--card)"/>', svg, count=1)
 
 
-def grid_table(result: dict[str, Any]) -> list[str]:
+def grid_table(folder: Path) -> list[str]:
     """The rows of a grid's own generators, as Markdown."""
+    result = json.loads((folder / "grid.json").read_text())
     lines = ["| Method | Reward accuracy | Tokens added | Win rate against no personalisation | Pairs |"]
     lines.append("|---|---|---|---|---|")
     for row in (row for row in result["rows"] if row["generator"] == OWN):
@@ -59,29 +60,40 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, help="write the first run's plot of accuracy against tokens there")
     asked = parser.parse_args()
     if asked.grid:
-        print("\n".join(grid_table(json.loads((asked.grid / "grid.json").read_text()))))
+        print("\n".join(grid_table(asked.grid)))
         return
-    runs: list[dict[str, Any]] = [json.loads((run / "metrics.json").read_text()) for run in asked.runs]
     if asked.picture:
         asked.picture.parent.mkdir(exist_ok=True)
-        asked.picture.write_text(picture(runs[0]), encoding="utf-8")
+        asked.picture.write_text(picture(json.loads((asked.runs[0] / "metrics.json").read_text())), encoding="utf-8")
         return
-    print("| Method | Reward accuracy | Tokens added | Attribute precision | Attribute recall |")
-    print("|---|---|---|---|---|")
+    print("\n".join(runs_table(asked.runs)))
+
+
+def runs_table(folders: list[Path]) -> list[str]:
+    """Methods down, the mean over runs and each run across, as Markdown; what is held out, where a run reports it."""
+    runs: list[dict[str, Any]] = [json.loads((folder / "metrics.json").read_text()) for folder in folders]
+    apart = any("held_out" in entry for run in runs for entry in run["methods"].values())
+    columns = ["Reward accuracy", *(["On what is held out"] if apart else []), "Tokens added"]
+    columns += ["Attribute precision", "Attribute recall"]
+    lines = [f"| Method | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
     for name, method in METHODS.items():
         rows = [run["methods"][name] for run in runs if name in run["methods"]]
         if not rows:
             continue
-        accuracy = cell([row["reward_accuracy"]["value"] for row in rows], 3)
-        if len(rows) == 1:
-            accuracy += f" [{rows[0]['reward_accuracy']['low']:.3f}, {rows[0]['reward_accuracy']['high']:.3f}]"
-        tokens = cell([row["context_overhead_tokens"] for row in rows], 1)
-        precision, recall = (cell([row[f"attribute_{k}"] for row in rows], 2) for k in ("precision", "recall"))
-        print(f"| {method.label} | {accuracy} | {tokens} | {precision} | {recall} |")
-    facts = {
-        f"seed {run['seed']}: commit {run['commit']}, {run['n_users']} users, {run['n_pairs']} pairs" for run in runs
-    }
-    print("\n" + "; ".join(sorted(facts)))
+        cells = [accuracy(rows)]
+        if apart:
+            cells.append(accuracy([row["held_out"] for row in rows]))
+        cells.append(cell([row["context_overhead_tokens"] for row in rows], 1))
+        cells += [cell([row[f"attribute_{k}"] for row in rows], 2) for k in ("precision", "recall")]
+        lines.append(f"| {method.label} | {' | '.join(cells)} |")
+    return lines
+
+
+def accuracy(rows: list[dict[str, Any]]) -> str:
+    """The mean reward accuracy and each run's; of one run its interval."""
+    shown = cell([row["reward_accuracy"]["value"] for row in rows], 3)
+    low, high = rows[0]["reward_accuracy"]["low"], rows[0]["reward_accuracy"]["high"]
+    return shown if len(rows) > 1 or low is None else f"{shown} [{low:.3f}, {high:.3f}]"
 
 
 if __name__ == "__main__":

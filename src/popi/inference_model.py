@@ -130,6 +130,17 @@ class InferenceModel:
         """The inference model that a description names; see `ModelSpec.load`. `reads`: as this class takes them."""
         return cls(spec.load(), spec.templates, **reads)
 
+    def asking(self, templates: Templates) -> "InferenceModel":
+        """The same model, asked with other templates."""
+        reads: dict[str, Any] = {
+            "count_tokens": self.count_tokens,
+            "bounds": self.bounds,
+            "structured": self._structured,
+        }
+        return InferenceModel(
+            self.backend, templates, self.max_tokens, self.token_budget, self.conditioned, self.renews, **reads
+        )
+
     @property
     def name(self) -> str:
         """What summaries say they were written by."""

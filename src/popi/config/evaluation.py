@@ -37,6 +37,9 @@ class EvaluationConfig(Section):
     beta: PositiveFloat | None = None
     """β of σ(β·h) in the figures of calibration and of where the loss comes from, one for all methods. Unset:
     `training.inference.beta`, that of the summary reward."""
+    prompt_users: int = Field(default=64, ge=0)
+    """Training users on whom the prompts of a template set's `prompts.toml` are compared; `untrained_summary` asks with
+    the best of them. 0: it asks with the set's own prompt, as it does where there is no such file."""
     per_user_lora: PerUserLoraConfig = PerUserLoraConfig()
     """The baseline that fine-tunes for each held-out user on that user's own signals."""
 

@@ -1,15 +1,12 @@
 """In the nano world: the best that anyone could predict of a choice, from what each method tells its generator."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from popi.config import RunConfig
 from popi.data.users import Person
 from popi.evaluation.loss_terms import FOLDS
 from popi.evaluation.methods import METHODS
-
-if TYPE_CHECKING:
-    from popi.nano.bayes import Belief
 
 
 class BestPredictions:
@@ -24,13 +21,11 @@ class BestPredictions:
         people: the run's own held-out nano users, in the order of the rows' windows.
     """
 
-    def __init__(self, people: Sequence[Person]) -> None:
-        from popi.nano import bayes
+    def __init__(self, people: Sequence[Person], world: str = "easy") -> None:
+        from popi.nano import readers
 
-        self.people = people
-        self.bayes = bayes
-        self.prior = bayes.prior("test")
-        self._signals: dict[int, Belief] = {}
+        self.people, self.world = people, readers.WORLDS[world]
+        self._signals: dict[int, Any] = {}
 
     @staticmethod
     def known(config: RunConfig, people: Sequence[Person]) -> bool:
@@ -48,7 +43,7 @@ class BestPredictions:
 
     def given_nothing(self, rows: Sequence[Mapping[str, Any]]) -> list[float]:
         """From the pair alone, knowing what people like in general."""
-        return [self._choice(self.prior, row) for row in rows]
+        return [self._choice(self.world.prior(), row) for row in rows]
 
     def given_signals(self, rows: Sequence[Mapping[str, Any]]) -> list[float]:
         """From all of the user's signals."""
@@ -58,27 +53,26 @@ class BestPredictions:
         from popi.nano.truth import named_attributes
 
         first = {row["window"]: frozenset(named_attributes(row["summary"])) for row in reversed(rows)}
-        truths = {window: dict(self.people[window].preferences or ()) for window in first}
+        truths = {window: self.people[window].preferences or frozenset() for window in first}
         users = list(dict.fromkeys(row["user_id"] for row in rows))
         fold = {user: i % min(FOLDS, len(users)) for i, user in enumerate(users)}
         fold_of = {row["window"]: fold[row["user_id"]] for row in rows}
         channels = {
-            k: self.bayes.Channel.fit((first[w], truths[w]) for w in first if fold_of[w] != k)
-            for k in set(fold.values())
+            k: self.world.channel([(first[w], truths[w]) for w in first if fold_of[w] != k]) for k in set(fold.values())
         }
-        beliefs: dict[tuple[int, frozenset[tuple[str, str]]], Belief] = {}
+        beliefs: dict[tuple[int, frozenset[tuple[str, ...]]], Any] = {}
         found = []
         for row in rows:
             key = fold_of[row["window"]], frozenset(named_attributes(row["summary"]))
             if key not in beliefs:
-                beliefs[key] = channels[key[0]].belief(key[1], "test")
+                beliefs[key] = channels[key[0]](key[1])
             found.append(self._choice(beliefs[key], row))
         return found
 
-    def _after_signals(self, window: int) -> "Belief":
+    def _after_signals(self, window: int) -> Any:
         if window not in self._signals:
-            self._signals[window] = self.bayes.given_signals(self.people[window].user.signals, "test")
+            self._signals[window] = self.world.given_signals(self.people[window].user.signals)
         return self._signals[window]
 
-    def _choice(self, belief: "Belief", row: Mapping[str, Any]) -> float:
-        return self.bayes.choice_probability(belief, self.people[row["window"]].user.targets[row["target"]])
+    def _choice(self, belief: Any, row: Mapping[str, Any]) -> float:
+        return self.world.choice_probability(belief, self.people[row["window"]].user.targets[row["target"]])

@@ -19,12 +19,14 @@ from popi.evaluation.figures import measure
 from popi.evaluation.methods import METHODS, REFERENCE, Context, RowKey, score_blocks
 from popi.evaluation.models import Models
 from popi.evaluation.per_user import per_user_blocks
+from popi.evaluation.prompts import choose
 from popi.evaluation.summaries import kept_summaries
 from popi.evaluation.users import named_attributes, users_stamp
 from popi.generator import Generator
 from popi.runs.provenance import commit, stamp_of, versions
 from popi.runs.rows import ResumableRows, settings_of
 from popi.runs.run_directory import differences, write_text
+from popi.signals.asking import OWN
 from popi.summary import Summary
 
 Row = dict[str, Any]
@@ -61,7 +63,8 @@ class Job:
         self.summaries, self.refuse_changes = summaries or folder / SUMMARIES, refuse_changes
         self.benchmark, self.commit = dict(benchmark or {}), commit()
         self.users_stamp = users_stamp(people)
-        self.written: dict[str, list[tuple[Summary, ...]]] = {}
+        self.written: dict[tuple[str, str], list[tuple[Summary, ...]]] = {}
+        self._prompts: dict[str, Any] | None = None
         self.finished: dict[str, Any] = _finished(folder / FINISHED)
 
     def expected(self, name: str) -> list[RowKey]:
@@ -74,6 +77,8 @@ class Job:
         settings = self.config.model_dump(mode="json", include={"model", "signals", "summary"})
         truths = {"oracles": [person.oracle for person in self.people]} if METHODS[name].needs_truth else {}
         facts = {"method": name, "users": self.users_stamp, "models": self.models.describe(name)}
+        if name == "untrained_summary" and (prompt := self.prompts()["chosen"]) != OWN:
+            facts["prompt"] = prompt
         if METHODS[name].per_user:
             lora = self.config.evaluation.per_user_lora.model_dump(exclude={"enabled", "users"})
             settings["per_user_lora"] = lora | {"seed": self.config.seed}
@@ -178,7 +183,17 @@ class Job:
         def summarize(users: Sequence[Person]) -> list[tuple[Summary, ...]]:
             return self.summaries_by(self.models.inference_path(method), progress, task)
 
-        return method.contexts(self.models.sources(method, summarize), self.people)
+        def ask(users: Sequence[Person], prompt: str | None) -> list[tuple[Summary, ...]]:
+            chosen = self.prompts()["chosen"] if prompt is None else prompt
+            return self.summaries_by(self.models.inference_path(method), progress, task, chosen)
+
+        return method.contexts(self.models.sources(method, summarize, ask), self.people)
+
+    def prompts(self) -> dict[str, Any]:
+        """Which prompt is the best of the untrained inference model, and what every one reached."""
+        if self._prompts is None:
+            self._prompts = choose(self.models, self.summaries)
+        return self._prompts
 
     def _truths(self, contexts: Sequence[Context]) -> dict[int, Row]:
         """Window → what the (first target's) summary names and what the user prefers, where both are known."""
@@ -191,18 +206,19 @@ class Job:
             if person.preferences is not None and (summary := context.summary(0)) is not None
         }
 
-    def summaries_by(self, path: str, progress: Progress, task: TaskID) -> list[tuple[Summary, ...]]:
+    def summaries_by(self, path: str, progress: Progress, task: TaskID, prompt: str = OWN) -> list[tuple[Summary, ...]]:
         """Greedy summaries of all users by an inference model, written once for all methods and generators."""
-        if path not in self.written:
+        key = path, prompt
+        if key not in self.written:
 
             def report(done: int) -> None:
                 progress.update(task, note=f"summaries {done}/{len(self.people)}")
 
-            self.written[path] = kept_summaries(
-                self.summaries, path, self.models, self.people, self.users_stamp, report
+            self.written[key] = kept_summaries(
+                self.summaries, path, self.models, self.people, self.users_stamp, report, prompt
             )
             progress.update(task, note="")
-        return self.written[path]
+        return self.written[key]
 
     def _reference(self) -> dict[RowKey, tuple[float, float]]:
         """The reference's log-probs: those of the rows without personalisation."""
@@ -231,6 +247,7 @@ class Job:
             "n_users": len({person.user.user_id for person in self.people}),
             "n_pairs": len(self.expected(REFERENCE)),
             **measure(rows_of, self.config, self.people, examples),
+            **({"prompts": self.prompts()} if "untrained_summary" in names else {}),
             "seconds": {"evaluation": round(sum(seconds.values()), 2)} | seconds,
         }
 

@@ -13,7 +13,7 @@ from popi.data.users import Person
 from popi.errors import PopiError, RunError
 from popi.generator import Generator
 from popi.models.backend import Messages
-from popi.signals.types import Signal, TargetPair
+from popi.signals.types import Signal, TargetPair, User
 from popi.summary import Summary
 
 if TYPE_CHECKING:
@@ -65,6 +65,13 @@ class Sources:
     generator: Generator
     token_budget: int
     """Most tokens of rendered raw signals."""
+    ask: Callable[[Sequence[Person], str | None], list[tuple[Summary, ...]]]
+    """Greedy summaries by the untrained inference model under a prompt of the template set, by its name; None: the best
+    one (`popi.evaluation.prompts`)."""
+    training: Callable[[], Sequence[User]]
+    """Training users, for what a method without a model chooses on them."""
+    world: str = "easy"
+    """Of the nano world: which."""
 
 
 def plain_prompts(sources: Sources, users: Sequence[Person]) -> list[Context]:
@@ -87,6 +94,35 @@ def written_summaries(sources: Sources, users: Sequence[Person]) -> list[Context
     return [Context(found, dropped=found[0].signals_dropped) for found in sources.summarize(users)]
 
 
+def best_prompted(sources: Sources, users: Sequence[Person]) -> list[Context]:
+    """The untrained inference model's summaries under its best prompt, greedy."""
+    return [Context(one, dropped=one[0].signals_dropped) for one in sources.ask(users, None)]
+
+
+def tallied(sources: Sources, users: Sequence[Person]) -> list[Context]:
+    """The untrained nano base made to go through the attributes, its answer restated as a summary."""
+    return [Context(one, dropped=one[0].signals_dropped) for one in sources.ask(users, "tally")]
+
+
+def voted(sources: Sources, users: Sequence[Person]) -> list[Context]:
+    """A vote over the values that differ in pairs and edits; no model reads the signals (`popi.nano.vote`)."""
+    from popi.nano import vote
+
+    lead = vote.best_lead(sources.training())
+    return _stated(sources, [vote.summary(person.user.signals, lead) for person in users], "vote")
+
+
+def exactly_read(sources: Sources, users: Sequence[Person]) -> list[Context]:
+    """What the exact posterior given all signals holds more likely than not (`popi.nano.readers`)."""
+    from popi.nano.readers import exact_summary
+
+    return _stated(sources, [exact_summary(person.user.signals, sources.world) for person in users], "exact reader")
+
+
+def _stated(sources: Sources, texts: Sequence[str], model: str) -> list[Context]:
+    return [Context((Summary(text, sources.generator.count_tokens(text), model=model),)) for text in texts]
+
+
 def true_preferences(sources: Sources, users: Sequence[Person]) -> list[Context]:
     """The truth as a summary: what a perfect inference model would write."""
     count = sources.generator.count_tokens
@@ -106,12 +142,21 @@ class Method:
     contexts: Callable[[Sources, Sequence[Person]], list[Context]]
     order: Order | None = None
     """The training order whose models it uses; None: the untrained base."""
+    nano: bool = False
+    """It is for users of the nano world alone."""
     per_user: bool = False
     """An adapter is trained for each user when it is evaluated (`evaluation.per_user`), if the config enables it."""
 
     @property
     def has_summary(self) -> bool:
-        return self.contexts in (written_summaries, true_preferences)
+        return self.contexts in (written_summaries, best_prompted, tallied, voted, exactly_read, true_preferences)
+
+    @property
+    def writer(self) -> Literal["trained", "prompted"] | None:
+        """Which inference model writes its summaries, if one does."""
+        if self.contexts is written_summaries:
+            return "trained"
+        return "prompted" if self.contexts in (best_prompted, tallied) else None
 
     @property
     def answers(self) -> bool:
@@ -136,7 +181,10 @@ class Method:
 METHODS: dict[str, Method] = {
     REFERENCE: Method("No personalisation", plain_prompts),
     "raw_signals": Method("Raw signals in context", raw_signals),
-    "untrained_summary": Method("Untrained summary", written_summaries),
+    "untrained_summary": Method("Untrained summary, best prompt", best_prompted),
+    "tally": Method("Untrained, attribute by attribute", tallied, nano=True),
+    "marker_vote": Method("Marker vote, no LLM", voted, nano=True),
+    "exact_reader": Method("Exact reader of the signals", exactly_read, nano=True),
     "population_dpo": Method("Population DPO", plain_prompts, "population_dpo"),
     "fspo": Method("FSPO", raw_signals, "fspo"),
     "per_user_lora": Method("Per-user LoRA", plain_prompts, per_user=True),

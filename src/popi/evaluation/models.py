@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from popi.config import RunConfig
-from popi.data.users import Person
+from popi.data.users import Person, users_of
 from popi.evaluation.methods import METHODS, Method, Sources
 from popi.generator import Generator
 from popi.inference_model import InferenceModel
@@ -20,6 +20,8 @@ from popi.training.templates import template_of
 if TYPE_CHECKING:
     from torch import Tensor
 
+VOTERS = 1000
+"""Training users, at most, for methods that choose something on them without a model."""
 WEIGHTS = (".safetensors", ".bin", ".gguf")
 
 
@@ -111,10 +113,22 @@ class Models:
         reads = {"max_tokens": summary.max_tokens, "conditioned": summary.conditioned_on_prompt, "token_budget": budget}
         return InferenceModel.from_spec(ModelSpec.of(self.config, path), **reads)
 
-    def sources(self, method: Method, summarize: Callable[[Sequence[Person]], list[tuple[Summary, ...]]]) -> Sources:
-        """What a method draws its contexts from; `summarize` writes summaries, or reads those that are kept."""
-        generator = self.generator(self.generator_path(method))
-        return Sources(summarize, partial(self.soft_prompts, method), generator, self.config.signals.token_budget)
+    def sources(
+        self,
+        method: Method,
+        summarize: Callable[[Sequence[Person]], list[tuple[Summary, ...]]],
+        ask: Callable[[Sequence[Person], str | None], list[tuple[Summary, ...]]],
+    ) -> Sources:
+        """What a method draws its contexts from; `summarize` and `ask` write summaries, or read those that are kept."""
+        return Sources(
+            summarize,
+            partial(self.soft_prompts, method),
+            self.generator(self.generator_path(method)),
+            self.config.signals.token_budget,
+            ask,
+            lambda: users_of(self.config, "train").users[:VOTERS],
+            self.config.data.world,
+        )
 
     def soft_prompts(self, method: Method, users: Sequence[Person]) -> "Tensor":
         """(n, k, d) soft prompts by the user embeddings that a method's generator was trained with."""
@@ -127,7 +141,7 @@ class Models:
         """What identifies the models of a method: their paths and, for folders, their weight files."""
         method = METHODS[name]
         paths = {"generator": self.generator_path(method), "reference": self.untrained}
-        if method.has_summary and not method.needs_truth:
+        if method.writer is not None:
             paths["inference_model"] = self.inference_path(method)
         facts = {role: identity(path) for role, path in paths.items()}
         untrained = self._untrained

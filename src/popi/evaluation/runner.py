@@ -122,6 +122,10 @@ def choose_methods(models: Models, people: Sequence[Person], transfer: bool) -> 
             not_enabled.append(name)
         elif method.per_user and models.config.model.api_generator.given:
             not_applicable.append(name)  # behind an API there are no weights to put an adapter on
+        elif method.nano and (
+            models.config.data.source != "nano" or any(person.preferences is None for person in people)
+        ):
+            not_applicable.append(name)
         elif method.needs_truth and any(person.oracle is None for person in people):
             not_applicable.append(name)  # a file of users carries no truth
         elif transfer and (method.order is not None or method.per_user) and not method.has_summary:

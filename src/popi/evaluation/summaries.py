@@ -6,8 +6,10 @@ from typing import Any
 
 from popi.data.users import Person
 from popi.evaluation.models import Models, identity
+from popi.evaluation.prompts import ask, named
 from popi.runs.provenance import stamp_of
 from popi.runs.rows import ResumableRows
+from popi.signals.asking import OWN
 from popi.summary import Summary
 
 
@@ -18,6 +20,7 @@ def kept_summaries(
     people: Sequence[Person],
     users_stamp: str,
     report: Callable[[int], None] = lambda done: None,
+    prompt: str = OWN,
 ) -> list[tuple[Summary, ...]]:
     """The summaries of all users by one inference model: of each user one, or one for each target, where they are
     conditioned on the task prompt.
@@ -29,6 +32,7 @@ def kept_summaries(
         people: the users.
         users_stamp: what identifies them.
         report: told of how many users there are summaries.
+        prompt: the prompt of the template set that it is asked with, by its name.
 
     Raises:
         RunError: the file is damaged.
@@ -41,6 +45,8 @@ def kept_summaries(
         "users": users_stamp,
         "config": config.model_dump(mode="json", include={"model", "signals", "summary"}),
     }
+    if prompt != OWN:
+        settings["prompt"] = prompt
     file = folder / f"{stamp_of(settings)}.jsonl"
     kept = ResumableRows(file, settings, ("window", "target"), resume=True, advice="move it away")
 
@@ -49,15 +55,14 @@ def kept_summaries(
 
     missing = [window for window in range(len(people)) if any(key not in kept.rows for key in keys(window))]
     model = models.inference_model(path) if missing else None
+    asking = named(model, prompt) if model is not None else None
     for start in range(0, len(missing), size):
-        assert model is not None
+        assert model is not None and asking is not None
         batch = missing[start : start + size]
         asked = [(window, target) for window in batch for _, target in keys(window)]
         users = [people[window].user for window, _ in asked]
         prompts = [user.targets[t].prompt for user, (_, t) in zip(users, asked, strict=True) if t is not None]
-        found = model.summarize_many(
-            [user.signals for user in users], temperature=0.0, prompts=prompts if conditioned else None
-        )
+        found = ask(model, asking, [user.signals for user in users], prompts if conditioned else None)
         kept.extend(
             {
                 "user_id": user.user_id,

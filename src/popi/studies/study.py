@@ -182,7 +182,10 @@ class Study:
         def summarize(users: Sequence[Person]) -> list[tuple[Summary, ...]]:
             return self._summaries(self.models.inference_path(method), users)
 
-        contexts = contexts or method.contexts(self.models.sources(method, summarize), people)
+        def ask(users: Sequence[Person], _prompt: str | None) -> list[tuple[Summary, ...]]:
+            return summarize(users)  # studies compare reactions to evidence under the set's own prompt
+
+        contexts = contexts or method.contexts(self.models.sources(method, summarize, ask), people)
         scored = score_rows(
             generator,
             people,
@@ -220,7 +223,8 @@ class Study:
 
 def reads_signals(name: str) -> bool:
     """Whether a method's answers depend on a held-out user's signals, without training for that user."""
-    return METHODS[name].tells in ("signals", "summary") and not METHODS[name].per_user
+    method = METHODS[name]
+    return method.tells in ("signals", "summary") and not method.per_user and not method.nano
 
 
 def with_signals(person: Person, signals: Sequence[Signal]) -> Person:

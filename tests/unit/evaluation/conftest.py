@@ -249,7 +249,10 @@ def one_thread():
 
 @pytest.fixture
 def run(tmp_path: Path) -> FakeRun:
-    tree = {"data": {"test_users": 3, "targets_per_user": 2}, "evaluation": {"examples": 2, "answer_tokens": 4}}
+    tree = {
+        "data": {"test_users": 3, "targets_per_user": 2},
+        "evaluation": {"examples": 2, "answer_tokens": 4, "prompt_users": 0},
+    }
     return FakeRun(tmp_path / "run", resolve({"name": "run", "root": str(tmp_path), **tree}))
 
 

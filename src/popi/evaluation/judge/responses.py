@@ -59,7 +59,7 @@ def contexts_of(name: str, config: RunConfig, people: Sequence[Person], models: 
             Context(tuple(Summary(written[window, target] or "", 0) for target in range(len(person.user.targets))))
             for window, person in enumerate(people)
         ]
-    return method.contexts(models.sources(method, _no_summaries), people)
+    return method.contexts(models.sources(method, _no_summaries, _no_summaries), people)
 
 
 def respond(
@@ -149,5 +149,5 @@ def responses_of_file(path: Path, keys: Sequence[RowKey], people: Sequence[Perso
     return responses
 
 
-def _no_summaries(users: Sequence[Person]) -> list[tuple[Summary, ...]]:
+def _no_summaries(users: Sequence[Person], prompt: str | None = None) -> list[tuple[Summary, ...]]:
     raise AssertionError("methods with summaries are read from the evaluation's files")

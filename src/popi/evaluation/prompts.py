@@ -1,0 +1,105 @@
+"""Which prompt the untrained inference model is asked with: the best of the template set's, chosen on training users.
+
+What training adds is measured against the best that prompting gets from the same model, and not against one prompt. The
+choice is made before any held-out user is read: greedy summaries of training users under every prompt of the set,
+read by the untrained generator, compared by reward accuracy on those users' targets.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from popi.data.users import users_of
+from popi.evaluation.methods import Context, score_rows
+from popi.evaluation.metrics import reward_accuracy
+from popi.evaluation.models import Models, identity
+from popi.inference_model import InferenceModel
+from popi.nano.answers import READ_AS
+from popi.runs.provenance import stamp_of
+from popi.runs.run_directory import write_text
+from popi.signals.asking import Asking, askings
+from popi.signals.types import Signal
+from popi.summary import Summary
+
+FILE = "prompts.json"
+
+
+def ask(
+    model: InferenceModel,
+    asking: Asking,
+    users: Sequence[Sequence[Signal]],
+    prompts: Sequence[Any] | None = None,
+) -> list[Summary]:
+    """Greedy summaries of these users' signals, asked for that way."""
+    asked = model if asking.text is None else model.asking(asking.templates(model.templates))
+    written = asked.summarize_many(users, prompts=prompts)
+    if asking.read_as is None:
+        return written
+    read = [READ_AS[asking.read_as](summary.text) for summary in written]
+    return [replace(s, text=text, tokens=model.count_tokens(text)) for s, text in zip(written, read, strict=True)]
+
+
+def choose(models: Models, folder: Path, report: Callable[[str], None] = lambda note: None) -> dict[str, Any]:
+    """The best prompt of the run's template set, and what every prompt reached.
+
+    Args:
+        models: of the evaluation; the untrained ones are asked.
+        folder: keeps the choice for the next time.
+        report: told what is going on.
+
+    Returns:
+        `chosen` (a name), `users`, and `prompts`: name → reward accuracy (with its interval) and tokens of a summary.
+        Of a set with one prompt nothing is measured.
+
+    Raises:
+        ConfigError: the set's prompts can't be read.
+    """
+    config = models.config
+    model = models.inference_model(config.model.base)
+    asked = askings(model.templates, READ_AS)
+    n = config.evaluation.prompt_users
+    if len(asked) == 1 or not n or config.summary.conditioned_on_prompt:
+        return {"chosen": asked[0].name, "users": 0, "prompts": {}}
+    settings: dict[str, Any] = {
+        "models": [identity(config.model.base), identity(models.untrained)],
+        "config": config.model_dump(mode="json", include={"model", "signals", "summary", "data", "seed"}),
+        "users": n,
+        "asked": [[one.name, one.text, one.read_as] for one in asked],
+    }
+    stamp, path = stamp_of(settings), folder / FILE
+    try:
+        kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        kept = {}
+    if kept.get("stamp") == stamp:
+        return kept
+    people = list(users_of(config, "train").people[:n])
+    generator, size = models.generator(models.untrained), config.evaluation.batch_size
+
+    def score(contexts: list[Context], reference: Any) -> list[dict[str, Any]]:
+        return list(score_rows(generator, people, contexts, reference, untrained=True, batch_size=size))
+
+    report("prompts: the reference")
+    plain = [row for row in score([Context() for _ in people], None) if row["missing"] is None]
+    reference = {(row["window"], row["target"]): (row["chosen_logp"], row["rejected_logp"]) for row in plain}
+    measured: dict[str, Any] = {}
+    for number, one in enumerate(asked, 1):
+        report(f"prompts {number}/{len(asked)}")
+        written = ask(model, one, [person.user.signals for person in people])
+        rows = [row for row in score([Context((s,)) for s in written], reference) if row["missing"] is None]
+        accuracy = reward_accuracy([row["margin"] for row in rows], [row["user_id"] for row in rows])
+        tokens = sum(summary.tokens for summary in written) / len(written)
+        measured[one.name] = {"reward_accuracy": accuracy.as_dict(), "tokens": round(tokens, 2)}
+    report("")
+    best = max(measured, key=lambda name: measured[name]["reward_accuracy"]["value"] or 0.0)
+    result = {"stamp": stamp, "chosen": best, "users": len(people), "prompts": measured}
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(result, indent=2) + "\n")
+    return result
+
+
+def named(model: InferenceModel, name: str) -> Asking:
+    """A prompt of the model's template set by its name."""
+    return next(one for one in askings(model.templates, READ_AS) if one.name == name)

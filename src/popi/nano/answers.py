@@ -1,0 +1,47 @@
+"""Answers of the nano base to its reading tasks, restated as summaries: what prompting alone gets from it."""
+
+from collections.abc import Callable
+from functools import partial
+
+from popi.nano.attributes import ATTRIBUTES, PHRASES
+from popi.nano.grammar import KINDS
+from popi.nano.world import state
+
+
+def _said(answer: str) -> dict[str, list[str]]:
+    """Attribute → the words behind its name, up to the next one's."""
+    found: dict[str, list[str]] = {}
+    words: list[str] = []
+    for word in answer.replace(".", " ").split():
+        if word in ATTRIBUTES and word not in found:
+            words = found[word] = []
+        else:
+            words.append(word)
+    return found
+
+
+def tally(answer: str) -> str:
+    """Of "tone formal level nothing support example indoors …" what is not nothing."""
+    said = {a: words for a, words in _said(answer).items() if words and (a, words[0]) in PHRASES}
+    scopes = {a: words[1] for a, words in said.items() if len(words) > 1 and words[1] in KINDS}
+    return state(sorted((a, words[0]) for a, words in said.items()), scopes=scopes)
+
+
+def leading(lead: int, answer: str) -> str:
+    """Of "tone formal 4 1 level simple 2 2 …" the values that won in `lead` pairs more than they lost."""
+    named = []
+    for attribute, words in _said(answer).items():
+        if len(words) > 2 and (attribute, words[0]) in PHRASES and words[1].isdigit() and words[2].isdigit():
+            if int(words[1]) - int(words[2]) >= lead:
+                named.append((attribute, words[0]))
+    return state(sorted(named))
+
+
+READ_AS: dict[str, Callable[[str], str]] = {
+    "tally": tally,
+    "values": tally,
+    "lead of 1": partial(leading, 1),
+    "lead of 2": partial(leading, 2),
+    "lead of 3": partial(leading, 3),
+}
+"""What `read_as` of a template set's prompts.toml may name."""
