@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from os.path import commonprefix
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +205,20 @@ class LocalModel(Backend):
     def decode(self, ids: Sequence[int]) -> str:
         """Text of generated ids, up to the end-of-turn token."""
         return str(self.tokenizer.decode(self._cut(list(ids))[0], skip_special_tokens=True)).strip()
+
+    def starts(self, ids: Sequence[int]) -> list[int]:
+        """At which character of `decode(ids)` each token begins, white space in front of its word included.
+
+        It is where the text that all tokens before it decode to stops being the beginning of the whole: true of any
+        tokenizer, also where tokens are bytes of one character, or where decoding joins words and punctuation. Tokens
+        from the one that ends the text on begin behind it.
+        """
+        own = self._cut(list(ids))[0]
+        before = self.tokenizer.batch_decode([own[:k] for k in range(len(own) + 1)], skip_special_tokens=True)
+        text = before[-1]
+        lead = len(text) - len(text.lstrip())
+        starts = [max(0, len(commonprefix([part, text])) - lead) for part in before[:-1]]
+        return starts + [len(text.strip())] * (len(ids) - len(own))
 
     def length(self, ids: Sequence[int]) -> int:
         """How many generated ids there are before the token that ends them; all of them where none does."""
