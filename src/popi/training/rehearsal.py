@@ -96,7 +96,7 @@ def rehearse(
             groups += [[torch.stack(each[i : i + size])] for i in range(0, len(each), size)]
             if settings.credit == "clause":
                 stops = Stops.of(reward, texts, own, local.count_tokens)
-                to_go = _to_go(stops, each, reward.beta)
+                to_go = _to_go(stops, each, reward.beta, settings.clause_decay)
                 credit += [_by_segment(to_go[i : i + size]) for i in range(0, len(each), size)]
     used = [min(len(row.targets), settings.targets_per_summary) for row in rows]
     targets = sum(used) / len(used)
@@ -106,10 +106,16 @@ def rehearse(
     return Rehearsal(summaries, Reliability.of(credit, targets) if credit else None, size)
 
 
-def _to_go(stops: Stops, each: Sequence[Tensor], beta: float) -> list[Tensor]:
+def _to_go(stops: Stops, each: Sequence[Tensor], beta: float, decay: float) -> list[Tensor]:
     """Of each summary (K, T): what is gained on each target from its first, second, … clause on."""
     stopped = stops.scores.on_targets(beta)
-    return [whole - torch.stack([stopped[i] for i in at]) for at, whole in zip(stops.places, each, strict=True)]
+    found = []
+    for at, whole in zip(stops.places, each, strict=True):
+        to_go = torch.stack([*(stopped[i] for i in at), whole]).diff(dim=0)  # gains
+        for i in range(len(to_go) - 2, -1, -1):
+            to_go[i] += decay * to_go[i + 1]
+        found.append(to_go)
+    return found
 
 
 def _by_segment(to_go: Sequence[Tensor]) -> list[Tensor]:

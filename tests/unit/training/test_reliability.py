@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from popi.cli import app
 from popi.config import RunConfig, resolve
 from popi.runs.run_directory import read_jsonl
+from popi.training.credit import Clauses
 from popi.training.rehearsal import rehearse
 from popi.training.reliability import LOW, Reliability, Squares, advice
 from popi.training.reward import SummaryReward
@@ -138,6 +139,44 @@ def test_a_rehearsal_scores_what_a_step_would_and_draws_nothing_from_training(be
         update={"summary": b.config.summary.model_copy(update={"conditioned_on_prompt": True})}
     )
     assert rehearse(b.rows[:3], b.parts, reward, conditioned, 7) is None
+
+
+@pytest.mark.parametrize("decay", [1.0, 0.5])
+def test_credit_for_clauses_is_compared_segment_by_segment(
+    bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, decay: float
+) -> None:
+    """Against the definition: what is gained from a clause on, target by target, among the summaries that have it."""
+    b = bench({"inference_model"}, inference={"credit": "clause", "clause_decay": decay})
+    local = b.parts.inference_model.local
+    texts = [
+        "wants jokes, any tone and recaps.",
+        "prefers humor and recaps.",
+        "likes short answers.",
+        "wants any level.",
+    ]
+    encoded = [local.encode_response(text) for text in texts]
+    monkeypatch.setattr(local, "generate", lambda prompts, **_: [encoded for _ in prompts])
+    reward = SummaryReward(b.parts.generator, None, 0.1)
+    found = rehearse(b.rows[:3], b.parts, reward, b.config, 7)
+
+    def on_targets(text: str, row: Any) -> Tensor:
+        return reward.score([text], [row], [0]).on_targets(0.1)[0]
+
+    users = []
+    for row in b.rows[:3]:
+        segments: dict[int, list[Tensor]] = {}
+        for text in texts:
+            own = Clauses.of(local.decode(local.encode_response(text)))
+            values = [on_targets(own.up_to(i), row) for i in range(len(own) + 1)]
+            for i in range(len(own)):
+                gains = [decay ** (j - i) * (values[j + 1] - values[j]) for j in range(i, len(own))]
+                segments.setdefault(i, []).append(torch.stack(gains).sum(0))
+        users.append([torch.stack(group) for group in segments.values()])
+    expected = Reliability.of(users, 2)
+    assert found is not None and found.clauses is not None and expected is not None
+    assert found.clauses.value == pytest.approx(expected.value, abs=1e-4)
+    assert found.clauses.spread == pytest.approx(expected.spread, rel=1e-3)
+    assert "credit for clauses" in found.lines("inference-1")[1]
 
 
 # -- a run --------------------------------------------------------------------------------------------------------
