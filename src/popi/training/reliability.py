@@ -148,9 +148,8 @@ class Reliability:
         between = "" if self.low is None or self.high is None else f" [{self.low:.2f}, {self.high:.2f}]"
         t = self.targets
         return (
-            f"reliability of {what} {self.value:.2f}{between}: {self.users} users x {self.group:.0f} samples, true "
-            f"spread {self.spread:.2g} nats, noise of a target {self.noise:.2g}, {t:g} targets each; with {2 * t:g} "
-            f"targets {self.at(2):.2f}, with {4 * t:g} {self.at(4):.2f}"
+            f"reliability of {what} {self.value:.2f}{between} ({self.users} users x {self.group:.0f} samples, {t:g} "
+            f"targets each); with {2 * t:g} targets {self.at(2):.2f}, with {4 * t:g} {self.at(4):.2f}"
         )
 
 
@@ -170,9 +169,8 @@ def advice(reliability: Reliability, group: int) -> list[str]:
     """What a larger group would do, and a warning where there is little to reinforce."""
     larger = 2 * group
     lines = [
-        f"a larger group does not make a reward more reliable: {larger} samples would take 29 % off the gradient's "
-        f"noise, and the best of {larger} by reward is {reliability.best_of(larger):.2g} nats better than the mean, of "
-        f"{group} {reliability.best_of(group):.2g}"
+        f"a larger group would not change that; {larger} samples take 29 % off the gradient's noise, and the best of "
+        f"them beats their mean by {reliability.best_of(larger):.2g} nats, of {group} by {reliability.best_of(group):.2g}"
     ]
     if reliability.value < LOW:
         lines.append(

@@ -212,7 +212,7 @@ def test_a_run_says_it_before_its_first_step_and_learns_as_without(
     facts = json.loads((run / "phases" / phase / "reliability.json").read_text())
     assert facts["summaries"]["users"] == 8 and facts["summaries"]["targets"] == 2
     assert f"{phase}: reliability of rewards {facts['summaries']['value']:.2f} [" in said.getvalue()
-    assert "2 targets each; with 4 targets" in said.getvalue() and "a larger group" in said.getvalue()
+    assert "2 targets each); with 4 targets" in said.getvalue() and "a larger group" in said.getvalue()
 
     monkeypatch.setattr("popi.training.trainers.step_zero", lambda *_: None)
     without = train(settings(tiny_base, tmp_path, "without", [order]), console=Console(file=io.StringIO()))
