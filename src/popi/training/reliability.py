@@ -168,9 +168,10 @@ def _share(ratio: float) -> float:
 def advice(reliability: Reliability, group: int) -> list[str]:
     """What a larger group would do, and a warning where there is little to reinforce."""
     larger = 2 * group
+    best, best_of_larger = reliability.best_of(group), reliability.best_of(larger)
     lines = [
         f"a larger group would not change that; {larger} samples take 29 % off the gradient's noise, and the best of "
-        f"them beats their mean by {reliability.best_of(larger):.2g} nats, of {group} by {reliability.best_of(group):.2g}"
+        f"them beats their mean by {best_of_larger:.2g} nats, of {group} by {best:.2g}"
     ]
     if reliability.value < LOW:
         lines.append(
