@@ -21,7 +21,7 @@ from popi.profiles.statements.sentences import bullet, sentences
 from popi.training.reward import Scores, SummaryReward
 from popi.training.rows import InferenceRow
 
-MOST_CLAUSES = 16
+CREDITED_CLAUSES = 16
 """Clauses of a summary that have credit of their own; what is beyond them belongs to the last. It bounds what a model
 costs that goes round in circles."""
 
@@ -58,7 +58,7 @@ class Clauses:
     @classmethod
     def of(cls, text: str) -> "Clauses":
         """The sentences, lines and list items of a text; the items of "wants short answers, any tone and jokes." are
-        clauses each. At most `MOST_CLAUSES`: what is beyond them belongs to the last.
+        clauses each. At most `CREDITED_CLAUSES`: what is beyond them belongs to the last.
         """
         blocks: list[Block] = []
         over: list[int] = []
@@ -71,7 +71,7 @@ class Clauses:
                     over.append(separator.end())
                 else:  # a sentence is over with its full stop, other text with what follows it
                     over.append(end if end == stop and not text[end - 1].isalnum() else end + 1)
-        most = MOST_CLAUSES
+        most = CREDITED_CLAUSES
         return cls(text, tuple(blocks), (*over[: most - 1], over[-1]) if len(over) > most else tuple(over))
 
     def __len__(self) -> int:

@@ -23,7 +23,7 @@ from popi.errors import ConfigError
 from popi.models.local.model import LocalModel
 from popi.nano.tokenizer import build_tokenizer
 from popi.runs.run_directory import read_jsonl
-from popi.training.credit import MOST_CLAUSES, Clauses, token_advantages
+from popi.training.credit import CREDITED_CLAUSES, Clauses, token_advantages
 from popi.training.objective import clause_advantages, group_advantages, policy_loss
 from popi.training.phases.inference import InferenceTrainer
 from popi.training.phases.joint import JointTrainer
@@ -83,10 +83,10 @@ def test_what_is_left_of_a_list_is_a_list() -> None:
 
 
 def test_a_summary_that_goes_on_and_on_has_so_many_clauses_and_no_more() -> None:
-    text = " ".join(f"They like game {i} a lot." for i in range(MOST_CLAUSES + 5))
+    text = " ".join(f"They like game {i} a lot." for i in range(CREDITED_CLAUSES + 5))
     found = Clauses.of(text)
-    assert len(found) == len(found.texts) == MOST_CLAUSES
-    assert found.up_to(MOST_CLAUSES - 1) + " " + found.texts[-1] == text
+    assert len(found) == len(found.texts) == CREDITED_CLAUSES
+    assert found.up_to(CREDITED_CLAUSES - 1) + " " + found.texts[-1] == text
 
 
 @given(st.one_of(st.text(), st.lists(st.sampled_from([*NANO.split(), *PROSE.split(" "), ";", "\n", "- ", "é."]))))

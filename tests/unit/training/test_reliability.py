@@ -182,13 +182,13 @@ def test_credit_for_clauses_is_compared_segment_by_segment(
 # -- a run --------------------------------------------------------------------------------------------------------
 
 
-def settings(base: Path, root: Path, name: str, orders: list[str]) -> RunConfig:
+def settings(base: Path, root: Path, name: str, orders: list[str], adapter: str = "none") -> RunConfig:
     inference = {"steps": 2, "users_per_step": 4, "group_size": 4, "targets_per_summary": 2, "warmup_steps": 0}
     return resolve(
         {
             "name": name,
             "root": str(root),
-            "model": {"base": str(base), "device": "cpu"},
+            "model": {"base": str(base), "device": "cpu", "adapter": adapter},
             "data": {"train_users": 10},
             "summary": {"max_tokens": 6},
             "training": {
@@ -201,11 +201,11 @@ def settings(base: Path, root: Path, name: str, orders: list[str]) -> RunConfig:
     )
 
 
-@pytest.mark.parametrize("order", ["plug_and_play", "simultaneous"])
+@pytest.mark.parametrize(("order", "adapter"), [("plug_and_play", "none"), ("simultaneous", "lora")])
 def test_a_run_says_it_before_its_first_step_and_learns_as_without(
-    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: str
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: str, adapter: str
 ) -> None:
-    config = settings(tiny_base, tmp_path, "with", [order])
+    config = settings(tiny_base, tmp_path, "with", [order], adapter)
     said = io.StringIO()
     run = train(config, console=Console(file=said, width=300))
     phase = "inference-1" if order == "plug_and_play" else "joint"
@@ -215,7 +215,7 @@ def test_a_run_says_it_before_its_first_step_and_learns_as_without(
     assert "2 targets each); with 4 targets" in said.getvalue() and "a larger group" in said.getvalue()
 
     monkeypatch.setattr("popi.training.trainers.step_zero", lambda *_: None)
-    without = train(settings(tiny_base, tmp_path, "without", [order]), console=Console(file=io.StringIO()))
+    without = train(settings(tiny_base, tmp_path, "without", [order], adapter), console=Console(file=io.StringIO()))
     logs = [
         [{k: v for k, v in row.items() if k != "seconds"} for row in read_jsonl(r / "log.jsonl")]
         for r in (run, without)

@@ -247,9 +247,9 @@ def beginnings(config: RunConfig, shapes: Shapes) -> int:
     """How many beginnings of a summary are scored beside it, at most, where clauses have credit of their own."""
     if config.training.inference.credit == "summary":
         return 0
-    from popi.training.credit import MOST_CLAUSES
+    from popi.training.credit import CREDITED_CLAUSES
 
-    return min(MOST_CLAUSES, max(1, shapes.summary // CLAUSE))
+    return min(CREDITED_CLAUSES, max(1, shapes.summary // CLAUSE))
 
 
 def work_of(config: RunConfig, phase: Phase, shapes: Shapes) -> Work:
