@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from popi.models.local.model import LocalModel
 from popi.profiles.clauses import list_items
 from popi.profiles.statements.sentences import bullet, sentences
 from popi.training.reward import Scores, SummaryReward
@@ -104,9 +105,10 @@ class Clauses:
         joined = "".join(parts).strip()
         return f"{joined[:-1]}." if joined.endswith(";") else joined
 
-    def segments(self, starts: Sequence[int]) -> list[int]:
-        """For tokens that begin at these characters: how many clauses had ended before each, 0 to K."""
-        return [sum(end <= start for end in self.over) for start in starts]
+    def segments(self, local: LocalModel, ids: Sequence[int]) -> list[int]:
+        """For each of the tokens that the text was decoded from: how many clauses had ended before it, 0 to K."""
+        firsts = local.first_tokens(ids, self.over)
+        return [sum(first <= token for first in firsts) for token in range(len(ids))]
 
 
 def _sentences(text: str) -> Iterator[tuple[int, int]]:

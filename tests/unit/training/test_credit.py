@@ -129,13 +129,19 @@ def local_of(name: str) -> LocalModel:
     return LocalModel(SimpleNamespace(), TOKENIZERS[name](), name)
 
 
+def starts_of(local: LocalModel, ids: Sequence[int]) -> list[int]:
+    """Where each token begins: the last place for which it is the first, or an earlier one is."""
+    firsts = local.first_tokens(ids, range(len(local.decode(ids)) + 1))
+    return [max(place for place, first in enumerate(firsts) if first <= k) for k in range(len(ids))]
+
+
 @pytest.mark.parametrize("name", ["nano", "bytes", "learned"])
 @pytest.mark.parametrize("text", [NANO, PROSE, EMOJI])
 def test_where_tokens_begin(name: str, text: str) -> None:
     local = local_of(name)
     ids = [*local.tokenizer(text, add_special_tokens=False)["input_ids"], local.end_id]
     text = local.decode(ids)
-    starts = local.starts(ids)
+    starts = starts_of(local, ids)
     assert starts[0] == 0 and starts[-1] == len(text) and sorted(starts) == starts
     for token, start, stop in zip(ids, starts, starts[1:], strict=False):
         piece = local.tokenizer.decode([token])
@@ -153,8 +159,8 @@ def test_every_token_of_a_clause_is_of_its_segment(name: str, text: str) -> None
     ids = [*local.tokenizer(text, add_special_tokens=False)["input_ids"], local.end_id]
     text = local.decode(ids)
     found = Clauses.of(text)
-    starts = local.starts(ids)
-    segments = found.segments(starts)
+    starts = starts_of(local, ids)
+    segments = found.segments(local, ids)
     assert segments == sorted(segments) and set(segments) == set(range(len(found) + (found.over[-1] <= len(text))))
     spelled = [""] * (len(found) + 1)
     for segment, start, stop in zip(segments, starts, [*starts[1:], len(text)], strict=True):
@@ -165,10 +171,16 @@ def test_every_token_of_a_clause_is_of_its_segment(name: str, text: str) -> None
 
 
 def test_a_token_that_straddles_belongs_to_the_clause_it_begins_in() -> None:
-    found = Clauses.of("I ski. I swim.")
-    assert found.over == (6, 14)
-    assert found.segments([0, 1, 5, 8, 14]) == [0, 0, 0, 1, 2]  # "I", " ski", ". I", " swim.", the end
-    assert Clauses.of("I ski").segments([0, 1, 5]) == [0, 0, 0], "the end token ends what has no full stop"
+    made = Tokenizer(models.WordLevel({"I": 0, " ski": 1, ". I": 2, " swim.": 3, "<|im_end|>": 4}, unk_token="I"))
+    made.decoder = decoders.Fuse()
+    like = tokenizer_of("smollm2")
+    local = LocalModel(SimpleNamespace(), like, "straddling")
+    local.tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<|im_end|>")
+    local.stop_ids = (4,)
+    found = Clauses.of(local.decode([0, 1, 2, 3, 4]))
+    assert found.text == "I ski. I swim." and found.over == (6, 14)
+    assert found.segments(local, [0, 1, 2, 3, 4]) == [0, 0, 0, 1, 2]
+    assert Clauses.of("I ski").segments(local, [0, 1, 4]) == [0, 0, 0], "the end token ends what has no full stop"
 
 
 def test_token_advantages() -> None:
@@ -370,7 +382,7 @@ def test_a_step_gives_each_token_what_is_gained_from_it_on(
     for n, (own, ids) in enumerate(zip(parsed, batch.summaries, strict=True)):
         group = [m for m in range(n // size * size, (n // size + 1) * size) if m != n]
         expected = []
-        for i in own.segments(local.starts(ids)):
+        for i in own.segments(local, ids):
             others = [to_go[m][i] for m in group if i < len(to_go[m])]
             expected.append(0.75 * (to_go[n][i] - (sum(others) / len(others) if others else 0.0)))
         padded = [*expected, *[0.0] * (batch.advantages.shape[1] - len(ids))]

@@ -247,7 +247,7 @@ class InferenceTrainer(PhaseTrainer):
         counts = torch.tensor([max(len(own), 1) for own in stops.clauses])
         grouped = stopped.reshape(-1, self.group_size, stopped.shape[1]), counts.reshape(-1, self.group_size)
         advantages = clause_advantages(*grouped, self.decay, self.scale_rewards).flatten(0, 1)
-        segments = [own.segments(self.local.starts(ids)) for own, ids in zip(stops.clauses, summaries, strict=True)]
+        segments = [own.segments(self.local, ids) for own, ids in zip(stops.clauses, summaries, strict=True)]
         return token_advantages(advantages, segments)
 
     def ref_logps(self, prompts: list[tuple[int, ...]], summaries: list[list[int]]) -> Tensor | None:
