@@ -43,6 +43,14 @@ def train(
             help="Only report what the run would do and need, without loading weights; fail if it can't fit.",
         ),
     ] = False,
+    with_weights: Annotated[
+        bool,
+        typer.Option(
+            "--with-weights",
+            help="With --dry-run: load the model, sample and score the first groups, and report how reliable their "
+            "rewards are.",
+        ),
+    ] = False,
     gpu_memory: Annotated[
         float | None,
         typer.Option(help="With --dry-run: plan for a GPU with this many GiB instead of this machine.", min=1),
@@ -53,8 +61,12 @@ def train(
     need_training()
     if gpu_memory is not None and not dry_run:
         raise typer.BadParameter("--gpu-memory goes with --dry-run")
+    if with_weights and (gpu_memory is not None or not dry_run):
+        raise typer.BadParameter("--with-weights goes with --dry-run, and not with --gpu-memory: it computes here")
     if dry_run:
         _show_plan(settings, gpu_memory)
+        if with_weights:
+            _show_reliability(settings)
         return
     if seeds is not None:
         from popi.evaluation.seeds import seeds_of, seeds_table, train_seeds
@@ -81,6 +93,13 @@ def _show_plan(settings: RunConfig, gpu_memory: float | None) -> None:
         out.print(line, highlight=False, markup=False)
     if plan.problems:
         raise ConfigError("this run can't fit:\n  " + "\n  ".join(plan.problems))
+
+
+def _show_reliability(settings: RunConfig) -> None:
+    from popi.training.planning.with_weights import reliability_lines
+
+    for line in reliability_lines(settings):
+        out.print(line, highlight=False, markup=False)
 
 
 def evaluate(

@@ -64,13 +64,29 @@ def _packed(parts: list[str]) -> list[str]:
 
 
 def _wishes(sentence: str) -> list[str]:
+    items = list_items(sentence)
+    if items is None:
+        return [sentence]
+    verb, wishes = sentence[: items[0][0] - 1], [sentence[start:stop] for start, stop in items]
+    return [f"{verb} {wish}" for wish in wishes if not wish.casefold().startswith("any ")]
+
+
+def list_items(sentence: str, least: int = 3) -> list[tuple[int, int]] | None:
+    """Where the items of a list of wishes stand in its sentence, (start, stop) each; None where it is no such list, has
+    fewer than `least`, or one of more than `LONGEST_ITEM` words.
+    """
     listed = _LIST.fullmatch(sentence)
     if listed is None:
-        return [sentence]
-    verb, *items = (listed[1], *_ITEM.split(listed[2]))
-    if len(items) < 3 or any(len(item.split()) > LONGEST_ITEM for item in items):
-        return [sentence]
-    return [f"{verb} {item}" for item in items if not item.casefold().startswith("any ")]
+        return None
+    start, end = listed.span(2)
+    items = []
+    for between in _ITEM.finditer(sentence, start, end):
+        items.append((start, between.start()))
+        start = between.end()
+    items.append((start, end))
+    if len(items) < least or any(len(sentence[a:b].split()) > LONGEST_ITEM for a, b in items):
+        return None
+    return items
 
 
 def join(clauses: Sequence[StoredClause]) -> str:

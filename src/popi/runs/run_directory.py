@@ -9,7 +9,8 @@
     {root}/.users/   users of files, as they were read and checked, for all runs; can be deleted at any time
                  phases/{phase}/     checkpoints/ (while it runs, or as many as training.save_total_limit),
                                      inference_model/ or generator/ or both, samples.jsonl
-                                     (sampled summaries with their rewards), done.json
+                                     (sampled summaries with their rewards), reliability.json (of the rewards
+                                     before the first step), done.json
                  methods.json        {method: {"inference_model": path, "generator": path}}
 
 Every file that a later step trusts is written aside and renamed into place, and `done.json` and a checkpoint's
@@ -191,6 +192,10 @@ class PhaseDirectory:
     @property
     def samples(self) -> Path:
         return self.path / "samples.jsonl"
+
+    @property
+    def reliability(self) -> Path:
+        return self.path / "reliability.json"
 
     @property
     def done(self) -> bool:

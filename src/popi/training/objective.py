@@ -46,9 +46,48 @@ def group_advantages(rewards: Tensor, scale: bool = False) -> Tensor:
     centred = rewards - rewards.mean(dim=-1, keepdim=True)
     if not scale:
         return centred
-    size = rewards.shape[-1]
+    return centred / _scale(centred)
+
+
+def _scale(centred: Tensor) -> Tensor:
+    size = centred.shape[-1]
     variance = centred.square().mean(dim=-1, keepdim=True) * (size / (size - 1))
-    return centred / (variance.sqrt() + SCALE_EPSILON)
+    return variance.sqrt() + SCALE_EPSILON
+
+
+def clause_advantages(stopped: Tensor, clauses: Tensor, decay: float = 1.0, scale: bool = False) -> Tensor:
+    """Advantages of a summary's segments, (groups, G, S): of the tokens behind its first 0, 1, … K clauses.
+
+    With r_i the reward of the summary's beginning of i clauses and d_j = r_j − r_{j−1} what clause j gains,
+
+        A_i = (1 − 1/G) · (D_i − mean of D_i over the group's other summaries of at least i clauses)
+        D_i = Σ_{j>i} decay^{j−i−1} · d_j                                             decay = 1:  D_i = r_K − r_i
+
+    For decay = 1 what is taken off the reward, r_i and the others' mean, is fixed before the segment's tokens are
+    drawn: the policy gradient is unbiased, and A_0 is `group_advantages`, whose factor (1 − 1/G) its mean brings in.
+    For decay < 1 it is generalised advantage estimation (arXiv 1506.02438, eq. 16) with γ = 1, λ = `decay`, a clause as
+    its step and r_i as its value; docs/method.md states the bias.
+
+    Args:
+        stopped: (groups, G, S) r_0 … r_K of each summary, anything behind them.
+        clauses: (groups, G) K of each, below S.
+        decay: 0 to 1.
+        scale: divide by the standard deviation of the group's rewards, as `group_advantages` does.
+    """
+    size, longest = stopped.shape[1:]
+    steps = torch.arange(longest, device=stopped.device)
+    reached = steps <= clauses[..., None]  # (groups, G, S)
+    to_go = torch.zeros_like(stopped)
+    for i in range(longest - 2, -1, -1):
+        gain = torch.where(reached[..., i + 1], stopped[..., i + 1] - stopped[..., i], 0.0)
+        to_go[..., i] = gain + decay * to_go[..., i + 1]
+    total, count = to_go.sum(1, keepdim=True), reached.sum(1, keepdim=True)
+    others = (total - to_go) / (count - 1).clamp(min=1)
+    advantages = torch.where(reached, (1 - 1 / size) * (to_go - others), 0.0)
+    if not scale:
+        return advantages
+    rewards = stopped.gather(-1, clauses[..., None])[..., 0]
+    return advantages / _scale(rewards - rewards.mean(dim=-1, keepdim=True))[..., None]
 
 
 def dpo_loss(h: Tensor, beta: float, label_smoothing: float = 0.0) -> Tensor:
@@ -102,14 +141,14 @@ def policy_loss(
 
     Args:
         logps: (n, T) of each summary's tokens.
-        advantages: (n,).
+        advantages: (n,), or (n, T) where each token has its own.
         mask: (n, T) 1 on tokens.
         max_tokens: the most that a summary can have.
         ref_logps: (n, T) under the initial inference model, where there is a KL.
         kl: λ.
     """
     ratio = torch.exp(logps - logps.detach())
-    loss = -ratio * advantages[:, None]
+    loss = -ratio * (advantages[:, None] if advantages.dim() == 1 else advantages)
     if ref_logps is not None:
         loss = loss + kl * (token_kl(logps, ref_logps) * ratio)
     return (loss * mask).sum() / (len(logps) * max_tokens)

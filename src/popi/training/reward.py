@@ -39,6 +39,15 @@ class Scores:
     ref_chosen: Tensor
     ref_rejected: Tensor
     penalties: Tensor | None = None
+    clauses: list[list[tuple[str, float]]] | None = None
+    """Of each summary its clauses and what each gains, where credit is given to clauses."""
+
+    def on_targets(self, beta: float) -> list[Tensor]:
+        """The reward of each summary on each of its row's targets, the penalty taken off each."""
+        each = summary_reward(self.margins, beta)
+        if self.penalties is not None:
+            each = each - self.penalties[self.owner]
+        return list(each.split([len(row.targets) for row in self.rows]))
 
     def table(self, step: int) -> list[dict[str, Any]]:
         """One row a summary, for samples.jsonl."""
@@ -49,6 +58,8 @@ class Scores:
         if self.penalties is not None:
             for entry, penalty in zip(table, self.penalties.tolist(), strict=True):
                 entry["length_penalty"] = round(penalty, 6)
+        for entry, clauses in zip(table, self.clauses or [], strict=False):
+            entry["clauses"] = [[text, round(gain, 6)] for text, gain in clauses]
         return table
 
 

@@ -1,5 +1,6 @@
 """The trainer of a phase: its users drawn, its reference log-probs and summaries at hand."""
 
+import json
 import random
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -15,7 +16,7 @@ from popi.models.local.user_embedding import (
     generic_embedding,
     hidden_states,
 )
-from popi.runs.run_directory import PhaseDirectory, RunDirectory, read_jsonl, write_jsonl
+from popi.runs.run_directory import PhaseDirectory, RunDirectory, read_jsonl, write_jsonl, write_text
 from popi.signals.types import User
 from popi.training.components import GENERATOR, INFERENCE, Components
 from popi.training.phases.generator import GeneratorTrainer
@@ -25,10 +26,12 @@ from popi.training.phases.user_embedding import UserEmbeddingTrainer
 from popi.training.planning.plan import Phase
 from popi.training.progress import PhaseProgress
 from popi.training.references import FOLDER, References
+from popi.training.rehearsal import first_users, rehearsal_rows, rehearse
 from popi.training.renewals import Renewal, renewals
 from popi.training.reward import LengthBudget, SummaryReward
 from popi.training.rows import (
     GeneratorRow,
+    InferenceRow,
     draw,
     draw_groups,
     generator_rows,
@@ -138,9 +141,26 @@ def inference_trainer(job: Job) -> InferenceTrainer:
         **job.arguments(),
     }
     if job.phase.kind == "inference":
-        return InferenceTrainer(**arguments)
-    separate = parts.adapters[GENERATOR] is None
-    return JointTrainer(generator=parts.generator.local if separate else None, **arguments)
+        trainer = InferenceTrainer(**arguments)
+    else:
+        separate = parts.adapters[GENERATOR] is None
+        trainer = JointTrainer(generator=parts.generator.local if separate else None, **arguments)
+    step_zero(job, rehearsal_rows(users, first_users(order, config), parts, references, config, job.seed), reward)
+    return trainer
+
+
+def step_zero(job: Job, rows: Sequence[InferenceRow], reward: SummaryReward) -> None:
+    """Say once, before a phase trains, how reliable its rewards are."""
+    file = job.directory.reliability
+    if file.exists() or job.directory.checkpoint() is not None:
+        return
+    with job.progress.preparing("reliability of the rewards", len(rows)):
+        found = rehearse(rows, job.parts, reward, job.run.config, job.seed)
+    if found is None:
+        return
+    for line in found.lines(job.phase.name):
+        job.progress.say(line)
+    write_text(file, json.dumps(found.facts(), indent=2) + "\n")
 
 
 def generator_trainer(job: Job) -> GeneratorTrainer:

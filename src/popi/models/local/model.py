@@ -1,8 +1,10 @@
 """A local causal LM with its tokenizer and chat template: load, encode, generate, save."""
 
 import json
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
+from os.path import commonprefix
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +206,25 @@ class LocalModel(Backend):
     def decode(self, ids: Sequence[int]) -> str:
         """Text of generated ids, up to the end-of-turn token."""
         return str(self.tokenizer.decode(self._cut(list(ids))[0], skip_special_tokens=True)).strip()
+
+    def first_tokens(self, ids: Sequence[int], places: Iterable[int]) -> list[int]:
+        """For each place in `decode(ids)`, in characters: which token is the first to begin there or behind it. White
+        space in front of a word counts as the token's; where none begins so late it is the number of tokens and more.
+
+        A token begins where the text that all tokens before it decode to stops being the beginning of the whole: true
+        of any tokenizer, also where tokens are bytes of a character, or where decoding joins words and punctuation.
+        Each place takes a few decodings, and not one per token.
+        """
+        own = self._cut(list(ids))[0]
+        whole = str(self.tokenizer.decode(own, skip_special_tokens=True))
+        lead = len(whole) - len(whole.lstrip())
+
+        @cache
+        def start(k: int) -> int:
+            before = str(self.tokenizer.decode(own[:k], skip_special_tokens=True))
+            return max(0, len(commonprefix([before, whole])) - lead)
+
+        return [bisect_left(range(len(own) + 1), place, key=start) for place in places]
 
     def length(self, ids: Sequence[int]) -> int:
         """How many generated ids there are before the token that ends them; all of them where none does."""

@@ -11,6 +11,7 @@ that has read it ranks the user's targets, takes a group's mean off its rewards,
 - What a token does to the KL of the tokens behind it is left out, as everywhere in GRPO.
 - One pass over the signals of a group serves its rollouts and their log-probs (`popi.engine.roots`), or, in parts or
   under gradient checkpointing, one for the rollouts and one for the log-probs.
+- With `credit = "clause"` each token has an advantage of its own (`popi.training.credit`).
 - A step may go through the models in parts (`micro_batch`), each of whole groups. All of a step is sampled and rewarded
   before its first part trains, and each part's loss is divided by their number: the gradient is that of the whole.
 """
@@ -30,7 +31,8 @@ from popi.engine.tree import Segment, causal_lm, pack
 from popi.models.local.adapters import has_adapters, using
 from popi.models.local.model import LocalModel
 from popi.runs.run_directory import PhaseDirectory, append_jsonl
-from popi.training.objective import accuracy, group_advantages, policy_loss, token_kl
+from popi.training.credit import Stops, token_advantages
+from popi.training.objective import accuracy, clause_advantages, group_advantages, policy_loss, token_kl
 from popi.training.phases.scorer import TreeScorer
 from popi.training.phases.trainer import PhaseTrainer
 from popi.training.reward import Scores, SummaryReward
@@ -88,7 +90,7 @@ class Samples:
     """(n,) token ids of the signals behind which each was sampled."""
     summaries: list[list[int]]
     """(n,) token ids, the end token included."""
-    advantages: Tensor  # (n,)
+    advantages: Tensor  # (n,), or (n, T) with credit for clauses, T of the step's longest
     ref_logps: Tensor | None  # (n, T) under the initial inference model, where there is a KL
     roots: Roots | None = None
     """The prompts, where the model that trains has read them already."""
@@ -128,6 +130,8 @@ class InferenceTrainer(PhaseTrainer):
         settings = config.training.inference
         self.local, self.reward, self.summary = local, reward, config.summary
         self.group_size, self.scale_rewards, self.kl = settings.group_size, settings.scale_rewards, settings.kl
+        self.by_clause, self.decay = settings.credit == "clause", settings.clause_decay
+        self.stops: Stops | None = None
         self.parts = settings.parts
         self.at_once = settings.users_per_step // self.parts
         self.anchor = TreeScorer(local.model if has_adapters(local.model) else anchor)
@@ -160,14 +164,18 @@ class InferenceTrainer(PhaseTrainer):
         rows = [row for row in users for _ in range(self.group_size)]
         prompts = [row.prompt_ids for row in rows]
         summaries, roots = self.sample(prompts)
-        rewards = self.score(rows, summaries).rewards.reshape(-1, self.group_size)
+        scores = self.score(rows, summaries)
+        rewards = scores.rewards.reshape(-1, self.group_size)
         spread = rewards.std(-1)
         self.note(
             reward=float(rewards.mean()),
             reward_std=float(rewards.std()),
             groups_without_spread=float(torch.isclose(spread, torch.zeros_like(spread)).float().mean()),
         )
-        advantages = group_advantages(rewards, self.scale_rewards).flatten().to(self.local.device)
+        if self.by_clause:
+            advantages = self.clause_advantages(scores, summaries).to(self.local.device)
+        else:
+            advantages = group_advantages(rewards, self.scale_rewards).flatten().to(self.local.device)
         samples, size = [], self.at_once * self.group_size
         for start in range(0, len(rows), size):
             ref_logps = self.ref_logps(prompts[start : start + size], summaries[start : start + size])
@@ -216,12 +224,31 @@ class InferenceTrainer(PhaseTrainer):
         if scores.penalties is not None:
             self.note(length_penalty=float(scores.penalties.mean()))
         self.note(margin=float(scores.margins.mean()), reward_accuracy=accuracy(scores.margins))
+        if self.by_clause:
+            self.stops = Stops.of(self.reward, texts, rows, self.local.count_tokens)
+            scores.clauses = self.stops.gains(scores.rewards)
         step = self.state.global_step + 1
         table = scores.table(step)
         append_jsonl(self.phase.samples, table)
         if step == 1 or step % self.args.save_steps == 0:
             self.run.show(self.phase.name, step, table)
         return scores
+
+    def clause_advantages(self, scores: Scores, summaries: list[list[int]]) -> Tensor:
+        """Advantages of the summaries' tokens, (n, T), by what each of their clauses gains."""
+        stops, self.stops = self.stops, None
+        assert stops is not None and scores.clauses is not None, "scored with credit for clauses"
+        gains = torch.tensor([gain for own in scores.clauses for _, gain in own])
+        self.note(
+            clauses=sum(map(len, scores.clauses)) / len(scores.clauses),
+            credit_std=float(gains.std()) if len(gains) > 1 else 0.0,
+        )
+        stopped = torch.nn.utils.rnn.pad_sequence(stops.rewards(scores.rewards), batch_first=True)  # (n, S)
+        counts = torch.tensor([max(len(own), 1) for own in stops.clauses])
+        grouped = stopped.reshape(-1, self.group_size, stopped.shape[1]), counts.reshape(-1, self.group_size)
+        advantages = clause_advantages(*grouped, self.decay, self.scale_rewards).flatten(0, 1)
+        segments = [own.segments(self.local, ids) for own, ids in zip(stops.clauses, summaries, strict=True)]
+        return token_advantages(advantages, segments)
 
     def ref_logps(self, prompts: list[tuple[int, ...]], summaries: list[list[int]]) -> Tensor | None:
         """Log-probs of summaries under the initial inference model: (n, T)."""
@@ -243,7 +270,8 @@ class InferenceTrainer(PhaseTrainer):
         if part.ref_logps is not None:
             self.note(kl=float(token_kl(logps.detach(), part.ref_logps)[mask].mean()))
         self.note(entropy=float(entropies[mask].mean()))
-        loss = policy_loss(logps, part.advantages, mask, self.summary.max_tokens, part.ref_logps, self.kl)
+        advantages = part.advantages[..., : logps.shape[1]] if self.by_clause else part.advantages
+        loss = policy_loss(logps, advantages, mask, self.summary.max_tokens, part.ref_logps, self.kl)
         return loss / self.parts
 
     # evaluation and checkpoints

@@ -57,6 +57,9 @@ SPEED = {("gpu", 2): 1.5e14, ("gpu", 4): 3e13, ("cpu", 2): 5e11, ("cpu", 4): 2e1
 """Floating-point operations a second that a model reaches: (device, bytes a weight). Assumed for one GPU of an H100's
 kind (a sixth of its peak in bfloat16, half of it in float32 without TF32); for two CPU cores, below what one machine
 with AMX was measured at: 240 GFLOP/s in float32, 570 to 800 in bfloat16."""
+CLAUSE = 4
+"""Tokens of a clause, where clauses have credit of their own: those of an item of a list. Sentences are longer, so that
+fewer beginnings of a summary are scored than are counted."""
 DECODE = {"gpu": 0.03, "cpu": 0.03}
 """Seconds that one token of a batch takes beside its arithmetic: layers are launched one by one."""
 
@@ -140,7 +143,8 @@ class _Activities:
         width, scored = shapes.prompt + group * shapes.summary, group * shapes.summary
         found["sampling"] = self.sampling(users, group)
         if local:
-            found["scoring"] = self.forward(min(config.training.rows_at_once, pairs), shapes.row(), shapes.responses)
+            rows = min(config.training.rows_at_once, pairs * max(1, beginnings(config, shapes)))
+            found["scoring"] = self.forward(rows, shapes.row(), shapes.responses)
         found["training"] = self.backward(users, width, scored)
         if shapes.held_out:
             found["evaluating"] = self.sampling(users, 1)
@@ -239,6 +243,15 @@ class Work:
         return (seconds + self.decoded * DECODE[device]) / 3600
 
 
+def beginnings(config: RunConfig, shapes: Shapes) -> int:
+    """How many beginnings of a summary are scored beside it, at most, where clauses have credit of their own."""
+    if config.training.inference.credit == "summary":
+        return 0
+    from popi.training.credit import CREDITED_CLAUSES
+
+    return min(CREDITED_CLAUSES, max(1, shapes.summary // CLAUSE))
+
+
 def work_of(config: RunConfig, phase: Phase, shapes: Shapes) -> Work:
     """What a phase does: tokens by the means of the lengths."""
     settings, generator = config.training.inference, config.training.generator
@@ -258,6 +271,8 @@ def work_of(config: RunConfig, phase: Phase, shapes: Shapes) -> Work:
     tree = users * (shapes.prompt_mean + settings.group_size * shapes.summary)
     targets = min(settings.targets_per_summary, shapes.targets)
     scored = users * settings.group_size * targets * shapes.row_mean()
+    if stops := beginnings(config, shapes):  # the empty one once per group; of the others half a summary on average
+        scored += users * (1 + settings.group_size * (stops - 1)) * targets * (shapes.row_mean() - shapes.summary / 2)
     sampled = Forward(steps * (tree + scored + (tree if settings.kl else 0)), steps * settings.parts * shapes.summary)
     done = _prepared(config, phase, shapes, min(steps * users, shapes.users)) + sampled + evaluated
     done += _old(config, shapes, steps * users)

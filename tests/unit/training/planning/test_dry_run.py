@@ -150,6 +150,20 @@ def test_work_by_hand() -> None:
     assert phase.work.read == pytest.approx(5 * (tree + scored) + references)
 
 
+def test_credit_for_clauses_scores_the_beginnings_of_summaries() -> None:
+    """Of ten tokens two clauses: the empty summary once per group, the first clause alone of each."""
+    training = {"steps": 5, "users_per_step": 4, "group_size": 2, "targets_per_summary": 1, "kl": 0.0}
+    plans = [
+        planned(summary={"max_tokens": 10}, training={"inference": training | {"credit": credit}})
+        for credit in ("summary", "clause")
+    ]
+    whole, clauses = (plan.phases[0].work for plan in plans)
+    shapes = plans[1].shapes
+    more = 5 * 4 * (1 + 2) * (shapes.plain_mean + shapes.guide - 5)
+    assert clauses.read == pytest.approx(whole.read + more)
+    assert (clauses.trained, clauses.decoded) == (whole.trained, whole.decoded)
+
+
 def test_users_set_aside_are_counted_apart() -> None:
     training: dict[str, Any] = {"eval_steps": 2, "eval_users": 10, "inference": {"steps": 5, "users_per_step": 4}}
     plan = planned(training=training)
