@@ -14,13 +14,14 @@ from popi.generator import Generator
 from popi.inference_model import InferenceModel
 from popi.models.remote.usage import Usage
 from popi.models.spec import ModelSpec
+from popi.signals.types import User
 from popi.summary import Summary
 from popi.training.templates import template_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-VOTERS = 1000
+VOTERS = 300
 """Training users, at most, for methods that choose something on them without a model."""
 WEIGHTS = (".safetensors", ".bin", ".gguf")
 
@@ -126,9 +127,15 @@ class Models:
             self.generator(self.generator_path(method)),
             self.config.signals.token_budget,
             ask,
-            lambda: users_of(self.config, "train").users[:VOTERS],
+            self.training_users,
             self.config.data.world,
         )
+
+    def training_users(self) -> Sequence[User]:
+        """The first `VOTERS` training users of the run."""
+        most = min(VOTERS, self.config.data.train_users)
+        data = self.config.data.model_copy(update={"train_users": most})
+        return users_of(self.config.model_copy(update={"data": data}), "train").users
 
     def soft_prompts(self, method: Method, users: Sequence[Person]) -> "Tensor":
         """(n, k, d) soft prompts by the user embeddings that a method's generator was trained with."""

@@ -20,8 +20,10 @@ from popi.nano.answers import READ_AS
 from popi.runs.provenance import stamp_of
 from popi.runs.run_directory import write_text
 from popi.signals.asking import Asking, askings
+from popi.signals.render import Templates
 from popi.signals.types import Signal
 from popi.summary import Summary
+from popi.training.templates import template_of
 
 FILE = "prompts.json"
 
@@ -57,8 +59,7 @@ def choose(models: Models, folder: Path, report: Callable[[str], None] = lambda 
         ConfigError: the set's prompts can't be read.
     """
     config = models.config
-    model = models.inference_model(config.model.base)
-    asked = askings(model.templates, READ_AS)
+    asked = askings(Templates.load(template_of(config)), READ_AS)
     n = config.evaluation.prompt_users
     if len(asked) == 1 or not n or config.summary.conditioned_on_prompt:
         return {"chosen": asked[0].name, "users": 0, "prompts": {}}
@@ -75,7 +76,9 @@ def choose(models: Models, folder: Path, report: Callable[[str], None] = lambda 
         kept = {}
     if kept.get("stamp") == stamp:
         return kept
-    people = list(users_of(config, "train").people[:n])
+    data = config.data.model_copy(update={"train_users": min(n, config.data.train_users)})
+    model = models.inference_model(config.model.base)
+    people = list(users_of(config.model_copy(update={"data": data}), "train").people)
     generator, size = models.generator(models.untrained), config.evaluation.batch_size
 
     def score(contexts: list[Context], reference: Any) -> list[dict[str, Any]]:

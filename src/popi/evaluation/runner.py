@@ -126,6 +126,8 @@ def choose_methods(models: Models, people: Sequence[Person], transfer: bool) -> 
             models.config.data.source != "nano" or any(person.preferences is None for person in people)
         ):
             not_applicable.append(name)
+        elif name == "tally" and models.config.summary.conditioned_on_prompt:
+            not_applicable.append(name)  # its prompt has no place for a task prompt
         elif method.needs_truth and any(person.oracle is None for person in people):
             not_applicable.append(name)  # a file of users carries no truth
         elif transfer and (method.order is not None or method.per_user) and not method.has_summary:

@@ -5,7 +5,7 @@ where it is the other way round. What leads by enough is named; the lead is chos
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from popi.nano.attributes import ATTRIBUTES, Preference
 from popi.nano.truth import shown_values
@@ -30,30 +30,34 @@ def votes(signals: Sequence[Signal]) -> Counter[Preference]:
     return found
 
 
-def named(signals: Sequence[Signal], lead: int) -> list[Preference]:
+def named(counted: Counter[Preference], lead: int) -> list[Preference]:
     """Of each attribute the value with most votes, where it has `lead` or more."""
-    counted = votes(signals)
     best = [max(((a, v) for v in values), key=lambda one: counted[one]) for a, values in ATTRIBUTES.items()]
     return sorted(one for one in best if counted[one] >= lead)
 
 
 def summary(signals: Sequence[Signal], lead: int) -> str:
     """What is named, as a summary."""
-    return state(named(signals, lead))
+    return state(named(votes(signals), lead))
 
 
-def choice(preferences: Iterable[Preference], target: TargetPair) -> float:
-    """1 where the preferences speak for the chosen response, 0 for the rejected one, ½ for neither."""
+def differences(target: TargetPair) -> dict[Preference, int]:
+    """What the two responses differ in: 1 for a value that the chosen one alone shows, −1 for the other's."""
     chosen, rejected = shown_values(target.chosen), shown_values(target.rejected)
-    balance = sum((one in chosen) - (one in rejected) for one in preferences)
+    return {one: (one in chosen) - (one in rejected) for one in chosen ^ rejected}
+
+
+def choice(preferences: Iterable[Preference], differing: Mapping[Preference, int]) -> float:
+    """1 where the preferences speak for the chosen response, 0 for the rejected one, ½ for neither."""
+    balance = sum(differing.get(one, 0) for one in preferences)
     return 1.0 if balance > 0 else 0.0 if balance < 0 else 0.5
 
 
 def best_lead(users: Iterable[User]) -> int:
     """The lead that tells most target pairs of these users right, the smallest of equals; no model is asked."""
-    people = list(users)
+    people = [(votes(user.signals), [differences(target) for target in user.targets]) for user in users]
 
     def right(lead: int) -> float:
-        return sum(choice(named(user.signals, lead), target) for user in people for target in user.targets)
+        return sum(choice(named(counted, lead), target) for counted, targets in people for target in targets)
 
     return max(LEADS, key=right)
