@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from popi.config import resolve
+from popi.data.benchmarks.persona import TRAITS
 from popi.data.benchmarks.registry import load
 from popi.data.benchmarks.result import Loaded
 from popi.data.users import options
@@ -131,6 +132,22 @@ def preferences(users: int = 30, n: int = 12, prompts: int = 30, user: str = "us
     ]
 
 
+def persona(trait: str, n: int = 200) -> list[Row]:
+    """Statements with and without a trait, of six to eight words; every tenth is nearly an earlier one."""
+    rows = []
+    for i in range(n):
+        of, more = (i - 2, " so") if i % 10 == 9 else (i, "")
+        rows.append(
+            {
+                "question": "unread",
+                "statement": f"i {text(trait, of, words=4 + of // 2 % 3)}{more}",
+                "label_confidence": 0.9,
+                "answer_matching_behavior": " No" if i % 2 else " Yes",
+            }
+        )
+    return rows
+
+
 def write(path: Path, rows: list[Row]) -> Path:
     """Parquet or JSONL, as the name says."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -148,6 +165,10 @@ def make(source: str, folder: Path, suffix: str = ".jsonl") -> str:
     """The set of a benchmark in a folder; returns the place that `data.benchmark.path` names."""
     if source in ("polis", "mtbench", "preferences"):
         return str(write(folder / f"pairs{suffix}", preferences()))
+    if source == "persona":
+        for trait in TRAITS:
+            write(folder / f"{trait}{suffix}", persona(trait))
+        return str(folder)
     rows = {"elix": elix, "review": review, "roleplay": roleplay, "alignx": alignx}[source]
     for split in ("train", "test"):
         name = f"{split}-00000-of-00001.parquet" if suffix == ".parquet" else f"{split}.jsonl"

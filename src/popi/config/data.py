@@ -10,9 +10,9 @@ from popi.config.section import Filled, Section
 
 class DataConfig(Section):
     source: Filled = "nano"
-    """`nano` (synthetic users with known preferences), a benchmark (`elix`, `review`, `roleplay`, `alignx`, `polis`,
-    `mtbench`, or `preferences` for any TRL preference set with a user column), or a JSONL or parquet file of training
-    users: a path, or the train split of a data set on the hub (`owner/name`)."""
+    """`nano` (synthetic users with known preferences), a benchmark (docs/data.md lists them; `preferences` is any TRL
+    preference set with a user column), or a JSONL or parquet file of training users: a path, or the train split of a
+    data set on the hub (`owner/name`)."""
     test: str | None = None
     """File of test users, where `source` is a file or on the hub (`owner/name:test`); none of them may stand in it."""
     train_users: PositiveInt = 2000

@@ -2,7 +2,7 @@
 
 from types import ModuleType
 
-from popi.data.benchmarks import alignx, elix, mtbench, polis, preferences, review, roleplay
+from popi.data.benchmarks import alignx, elix, mtbench, persona, polis, preferences, review, roleplay
 from popi.data.benchmarks.result import Loaded, Options, Split
 from popi.data.jsonl import Problem, listing
 from popi.errors import DataError
@@ -15,6 +15,7 @@ BENCHMARKS: dict[str, ModuleType] = {
     "polis": polis,
     "mtbench": mtbench,
     "preferences": preferences,
+    "persona": persona,
 }
 
 

@@ -18,6 +18,7 @@ STAMPS: dict[str, dict[str, str]] = {
     "alignx/1": {"train": "ea075281b428d2e4", "test": "f83ce0f832005fe2"},
     "polis/1": {"train": "19a793feba60abbb", "test": "27075e15d8ca6da8"},
     "mtbench/1": {"train": "288b48984f76ed33", "test": "bb423e0e4adfb0e5"},
+    "persona/1": {"train": "3d355b527072dfe1", "test": "bbba4262f6a25268", "interpolated": "122814af5be89ce0"},
     "preferences/1": {"train": "1268f6a76770efe3", "test": "eea81bc2ca1e7135"},
 }
 
