@@ -57,8 +57,8 @@ class BenchmarkConfig(Section):
     """`polis`, `mtbench`, `preferences`: share of the users (with `unseen_prompts`: and of the prompts) held out.
     `persona`: share of the statements that only test users have."""
     split_seed: int = Field(default=0, ge=0)
-    """Seeds that hash and the order in which rows are cut into windows; of `persona`, the users too. Not the run's `seed`: runs of several seeds
-    are tested on the same users."""
+    """Seeds that hash and the order in which rows are cut into windows; of `persona`, the users too. Not the run's
+    `seed`: runs of several seeds are tested on the same users."""
     unseen_prompts: bool | None = None
     """Test targets have prompts that no training user saw; what stands against it is dropped and counted. Unset: true
     for `elix`, `review`, `mtbench`, else false."""

@@ -23,6 +23,14 @@ class PerUserLoraConfig(Section):
     """β of the DPO loss."""
 
 
+class CopiedConfig(Section):
+    enabled: bool = False
+    """Evaluate this method too: a summary that is the user's signals word for word, as the template set's `copy.j2`
+    takes them, with no model in between."""
+    token_budget: PositiveInt | None = None
+    """Most tokens of such a summary; whole signals are dropped to fit. Unset: `signals.token_budget`."""
+
+
 class EvaluationConfig(Section):
     batch_size: PositiveInt = 32
     """Rows scored at once: in the evaluation, and by the reference model before training. Also users (32 at most) whose
@@ -34,6 +42,8 @@ class EvaluationConfig(Section):
     token_price: float | None = Field(default=None, ge=0)
     """Price of a million tokens of a generator's prompt, in any currency: metrics.json and the report then say what the
     tokens added to a prompt cost. Unset: no cost is shown."""
+    copied: CopiedConfig = CopiedConfig()
+    """The baseline whose summary is the signals, copied (`copy` in metrics.json)."""
     per_user_lora: PerUserLoraConfig = PerUserLoraConfig()
     """The baseline that fine-tunes for each held-out user on that user's own signals."""
 

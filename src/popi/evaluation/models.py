@@ -114,7 +114,9 @@ class Models:
     def sources(self, method: Method, summarize: Callable[[Sequence[Person]], list[tuple[Summary, ...]]]) -> Sources:
         """What a method draws its contexts from; `summarize` writes summaries, or reads those that are kept."""
         generator = self.generator(self.generator_path(method))
-        return Sources(summarize, partial(self.soft_prompts, method), generator, self.config.signals.token_budget)
+        budget = self.config.signals.token_budget
+        copied = self.config.evaluation.copied.token_budget or budget
+        return Sources(summarize, partial(self.soft_prompts, method), generator, budget, copied)
 
     def soft_prompts(self, method: Method, users: Sequence[Person]) -> "Tensor":
         """(n, k, d) soft prompts by the user embeddings that a method's generator was trained with."""
@@ -127,7 +129,7 @@ class Models:
         """What identifies the models of a method: their paths and, for folders, their weight files."""
         method = METHODS[name]
         paths = {"generator": self.generator_path(method), "reference": self.untrained}
-        if method.has_summary and not method.needs_truth:
+        if method.inferred:
             paths["inference_model"] = self.inference_path(method)
         facts = {role: identity(path) for role, path in paths.items()}
         untrained = self._untrained

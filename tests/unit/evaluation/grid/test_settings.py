@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from popi.config import with_per_user_lora
+from popi.config import with_method
 from popi.errors import ConfigError
 from popi.evaluation.grid.settings import GridBenchmark, GridConfig, GridGenerator, GridJudge, load_grid
 from popi.evaluation.methods import METHODS
@@ -85,7 +85,7 @@ def test_the_nano_grid_has_every_method(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.chdir(CONFIGS.parent)
     grid = load_grid("configs/nano_grid.toml")
     [benchmark] = grid.benchmarks
-    config = with_per_user_lora(benchmark.run_config())
+    config = with_method(benchmark.run_config(), "per_user_lora")
     assert set(grid.methods or []) | {"no_personalization"} == set(METHODS)
     assert {method.order for method in METHODS.values() if method.order} == set(config.training.orders)
     assert config.evaluation.per_user_lora.users == 100
