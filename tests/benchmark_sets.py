@@ -1,5 +1,6 @@
 """Small made-up sets in the public benchmarks' layouts, of words that the nano base reads; deterministic."""
 
+import csv
 import hashlib
 import json
 from pathlib import Path
@@ -148,14 +149,34 @@ def persona(trait: str, n: int = 200) -> list[Row]:
     return rows
 
 
+def movielens(users: int = 24, films: int = 80) -> tuple[list[Row], list[Row]]:
+    """ratings.csv and movies.csv: everyone rated half of the films, and liked two of three of those."""
+    ratings = [
+        {"userId": u, "movieId": f, "rating": 4.5 if (u * 5 + f) % 3 else 2.0, "timestamp": 1}
+        for u in range(users)
+        for f in range(films)
+        if hashlib.sha256(f"{u} {f}".encode()).digest()[0] % 2
+    ]
+    genres = ("Comedy|Drama", "(no genres listed)", "Sci-Fi")
+    movies = [
+        {"movieId": f, "title": f"{text(f, words=2)} ({1950 + f})", "genres": genres[f % 3]} for f in range(films)
+    ]
+    return ratings, movies
+
+
 def write(path: Path, rows: list[Row]) -> Path:
-    """Parquet or JSONL, as the name says."""
+    """Parquet, CSV or JSONL, as the name says."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".parquet":
         import pyarrow
         import pyarrow.parquet
 
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    elif path.suffix == ".csv":
+        with path.open("w", encoding="utf-8", newline="") as file:
+            table = csv.DictWriter(file, list(rows[0]))
+            table.writeheader()
+            table.writerows(rows)
     else:
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
@@ -165,6 +186,10 @@ def make(source: str, folder: Path, suffix: str = ".jsonl") -> str:
     """The set of a benchmark in a folder; returns the place that `data.benchmark.path` names."""
     if source in ("polis", "mtbench", "preferences"):
         return str(write(folder / f"pairs{suffix}", preferences()))
+    if source == "movielens":
+        for name, rows in zip(("ratings", "movies"), movielens(), strict=True):
+            write(folder / f"{name}.csv", rows)
+        return str(folder)
     if source == "persona":
         for trait in TRAITS:
             write(folder / f"{trait}{suffix}", persona(trait))

@@ -23,10 +23,11 @@ BENCHMARKS: dict[str, WindowSizes] = {
     "mtbench": {"signals_per_user": 4, "targets_per_user": 1},
     "preferences": {"signals_per_user": 4, "targets_per_user": 4},
     "persona": {"signals_per_user": 8, "targets_per_user": 8},
+    "movielens": {"signals_per_user": 16, "targets_per_user": 8},
 }
 """The sources that are benchmarks (docs/data.md), with each one's own window sizes."""
 _OWN_SPLITS = ("elix", "review", "roleplay", "alignx", "preferences")
-HASH_SPLITS = ("polis", "mtbench", "preferences", "persona")
+HASH_SPLITS = ("polis", "mtbench", "preferences", "persona", "movielens")
 APPLIES: dict[str, tuple[str, ...]] = {
     "test_path": _OWN_SPLITS,
     "test_split": _OWN_SPLITS,

@@ -21,7 +21,7 @@ from popi.signals.types import (
 
 NANO, DEFAULT = Templates.load("nano"), Templates.load("default")
 SMALL = ["small", "polis_small"]
-ENGLISH = [Templates.load(name) for name in shipped() if name not in ("nano", "persona", *SMALL)]
+ENGLISH = [Templates.load(name) for name in shipped() if name not in ("nano", "persona", "movielens", *SMALL)]
 ONE_OF_EACH: list[Signal] = [
     PairSignal(prompt="p one", chosen="c", rejected="r"),
     InteractionSignal(prompt="p", response="r"),

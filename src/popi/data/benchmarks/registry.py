@@ -2,7 +2,7 @@
 
 from types import ModuleType
 
-from popi.data.benchmarks import alignx, elix, mtbench, persona, polis, preferences, review, roleplay
+from popi.data.benchmarks import alignx, elix, movielens, mtbench, persona, polis, preferences, review, roleplay
 from popi.data.benchmarks.result import Loaded, Options, Split
 from popi.data.jsonl import Problem, listing
 from popi.errors import DataError
@@ -16,6 +16,7 @@ BENCHMARKS: dict[str, ModuleType] = {
     "mtbench": mtbench,
     "preferences": preferences,
     "persona": persona,
+    "movielens": movielens,
 }
 
 
