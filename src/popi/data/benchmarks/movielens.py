@@ -14,20 +14,19 @@ A seeded hash splits people. Popularity is counted on training people, a person'
 fewer than `KNOWN` of them rated are in no pair: nothing of a test person decides what is asked of them.
 """
 
-import csv
 import re
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
+from pydantic import BaseModel, ConfigDict, FiniteFloat
 
-from popi.data.benchmarks.result import BAD, Loaded, Options, Split, digest, in_hash_order, share
-from popi.data.jsonl import Problem, explain
+from popi.data.benchmarks.read import Columns
+from popi.data.benchmarks.result import Loaded, Options, Split, digest, in_hash_order, share
+from popi.data.benchmarks.rows import good_rows
 from popi.errors import DataError
 from popi.signals.types import InteractionSignal, TargetPair, Text
 
@@ -39,7 +38,9 @@ LIKE = 0.15
 """Most that two films of like popularity differ in it, as a share."""
 UNLIKED = f"rated below {LIKED:g}: only says which films the person knows"
 UNKNOWN = f"a film that fewer than {KNOWN} training people rated"
-Row = TypeVar("Row", bound=BaseModel)
+UNTITLED = "a film that is not in movies.csv"
+RATINGS = Columns(("userId", "movieId", "rating"))
+FILMS = Columns(("movieId", "title", "genres"))
 
 
 class Rating(BaseModel):
@@ -87,6 +88,8 @@ def load(options: Options, loaded: Loaded) -> None:
     ratings = read_ratings(options, loaded)
     known = sorted((count, film) for film, count in ratings.popularity.items() if count >= KNOWN)
     signals, targets = options.signals_per_user, options.targets_per_user
+    if loaded.problems:
+        return
     for split in (loaded.train, loaded.others["test"]):
         users = [user for user in ratings.people if (user in ratings.trained) == (split is loaded.train)]
         windows: list[tuple[int, str, list[str], list[str]]] = []
@@ -102,7 +105,8 @@ def load(options: Options, loaded: Loaded) -> None:
             for turn in range(n):
                 told, put = shown[turn * signals :][:signals], asked[turn * targets :][:targets]
                 windows.append((turn, user, told, put))
-            split.rows += len(films)
+            loaded.train.rows -= len(films) if split is not loaded.train else 0
+            split.rows += len(films) if split is not loaded.train else 0
             split.dropped[UNLIKED] += len(films) - len(liked)
             split.dropped[UNKNOWN] += len(liked) - len(usable)
             split.left_over += len(usable) - n * (signals + targets)
@@ -129,46 +133,23 @@ def _alike(user: str, film: str, ratings: Ratings, known: list[tuple[int, str]])
 
 def read_ratings(options: Options, loaded: Loaded) -> Ratings:
     """Both tables; rows of ratings.csv that do not fit are problems, or counted."""
-    folder = Path(options.path or "")
-    films = {film.movieId: film for film in _table(folder / "movies.csv", Film, loaded.train, options, loaded, False)}
+    folder, train = Path(options.path or ""), loaded.train
+    for name in ("movies.csv", "ratings.csv"):
+        if not (folder / name).is_file():
+            raise DataError(f"{folder}: has no {name}; name the folder of a MovieLens release, with both of its tables")
+    table, aside = str(folder / "movies.csv"), Split("films")
+    films = {film.movieId: film for film in good_rows(table, "train", Film, FILMS, aside, options, loaded.problems)}
     people: dict[str, dict[str, float]] = {}
-    for row in _table(folder / "ratings.csv", Rating, loaded.train, options, loaded, True):
-        if row.movieId not in films:
-            loaded.train.bad += not options.drop_bad_rows
-            loaded.train.dropped[BAD] += options.drop_bad_rows
-            loaded.train.rows += 1
-            problem = Problem(0, "bad row", "movieId", f"{row.movieId!r} is not in movies.csv", file=str(folder))
-            loaded.problems += [] if options.drop_bad_rows else [problem]
-            continue
-        people.setdefault(row.userId, {})[row.movieId] = row.rating
+    table = str(folder / "ratings.csv")
+    for row in good_rows(table, "train", Rating, RATINGS, train, options, loaded.problems):
+        if row.movieId in films:
+            people.setdefault(row.userId, {})[row.movieId] = row.rating
+        else:
+            train.dropped[UNTITLED] += 1
     test = {user for user in people if share(options.seed, "user", user) < options.test_share}
     trained = frozenset(people) - test
     popularity = Counter(film for user in trained for film in people[user])
     return Ratings(films, people, popularity, trained)
-
-
-def _table(
-    file: Path, model: type[Row], split: Split, options: Options, loaded: Loaded, counted: bool
-) -> Iterator[Row]:
-    try:
-        with file.open(encoding="utf-8", newline="") as lines:
-            for number, values in enumerate(csv.DictReader(lines), start=2):
-                try:
-                    yield model.model_validate(values)
-                except ValidationError as error:
-                    split.rows += counted
-                    if options.drop_bad_rows:
-                        split.dropped[BAD] += counted
-                        continue
-                    split.bad += counted
-                    loaded.problems += [
-                        Problem(number, "bad row", one.field, one.message, file=str(file))
-                        for one in explain(error, number, b"", values, model)
-                    ]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(
-            f"{file}: can't be read ({error}); name the folder of a MovieLens release, with ratings.csv and movies.csv"
-        ) from None
 
 
 def popularity_accuracy(ratings: Ratings, split: Split) -> float:

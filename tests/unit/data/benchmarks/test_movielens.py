@@ -76,12 +76,17 @@ def test_test_people_decide_nothing(folder: str, found: Loaded, tmp_path: Path) 
 
 
 def test_bad_tables_are_named(folder: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"movies\.csv: can't be read.*folder of a MovieLens release"):
+    with pytest.raises(DataError, match=r"has no movies\.csv; name the folder of a MovieLens release"):
         sets.loaded("movielens", tmp_path)
-    rows, movies = sets.movielens(users=3)
+    rows, movies = sets.movielens()
     sets.write(tmp_path / "movies.csv", movies)
     sets.write(tmp_path / "ratings.csv", [{**rows[0], "rating": "many"}, *rows[1:], {**rows[0], "movieId": "x"}])
-    first, second, *_ = sets.loaded("movielens", tmp_path).problems
-    assert (first.line, first.field) == (2, "rating") and "'x' is not in movies.csv" in second.message
-    found = sets.loaded("movielens", tmp_path, on_bad_rows="drop").train
-    assert found.dropped["bad rows (on_bad_rows = drop)"] == 2
+    [problem] = sets.loaded("movielens", tmp_path).problems
+    assert (problem.line, problem.field, problem.unit) == (2, "rating", "line")
+    found = sets.loaded("movielens", tmp_path, on_bad_rows="drop")
+    assert found.train.dropped["bad rows (on_bad_rows = drop)"] == 1 and not found.problems
+    assert found.train.dropped["a film that is not in movies.csv"] == 1
+    for split in found.splits.values():
+        assert split.rows == split.used + split.left_over + sum(split.dropped.values())
+    sets.write(tmp_path / "ratings.csv", [{"userId": 1, "movieId": 2}])
+    assert "no column 'rating'; its columns: userId, movieId" in sets.loaded("movielens", tmp_path).problems[0].message
