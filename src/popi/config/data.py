@@ -4,7 +4,7 @@ from typing import Any, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
-from popi.config.benchmark import APPLIES, BENCHMARKS, HASH_SPLITS, BenchmarkConfig, WindowSizes
+from popi.config.benchmark import APPLIES, BENCHMARKS, LOCAL, BenchmarkConfig, WindowSizes
 from popi.config.section import Filled, Section
 
 
@@ -62,12 +62,14 @@ class DataConfig(Section):
                 f"test = {self.test!r} belongs to a source that is a file; {self.source!r} has its own test users "
                 "(benchmark.test_path says where they lie)"
             )
-        if settings.path is None and self.source in HASH_SPLITS:
+        if settings.path is None and self.source in LOCAL:
             raise ValueError(
                 f"benchmark.path is not set, and {self.source!r} has no set of its own: name file or folder"
             )
-        if self.source == "alignx" and self.targets_per_user != 1:
-            raise ValueError(f"targets_per_user = {self.targets_per_user}: a row of AlignX is a user of 1 target")
+        if self.source in ("alignx", "lamp") and self.targets_per_user != 1:
+            raise ValueError(
+                f"targets_per_user = {self.targets_per_user}: a row of {self.source} is a user of 1 target"
+            )
         return self
 
     def windows(self) -> WindowSizes:
