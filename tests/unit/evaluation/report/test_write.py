@@ -218,3 +218,12 @@ def test_runs_side_by_side(finished_run: Path, tmp_path: Path, make_run: Callabl
     assert "POPI alternating · run second" in text
     with pytest.raises(RunError, match="nowhere: not a run directory, and no metrics"):
         write_report(finished_run, [tmp_path / "nowhere"])
+
+
+def test_the_contents_lead_to_every_part_in_its_order(finished_run: Path) -> None:
+    page = write_report(finished_run).read_text()
+    parts = re.findall(r'<h2 id="([^"]+)">(.*?)</h2>', page)
+    links = re.findall(r'<li><a href="#([^"]+)">(.*?)</a></li>', page)
+    assert links == parts and len(parts) == page.count("<h2") > 4
+    assert len({anchor for anchor, _ in parts}) == len(parts) and ("users", "Users, one by one") in parts
+    assert page.index("<nav") < page.index("<h2")
