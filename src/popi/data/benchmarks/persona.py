@@ -125,37 +125,31 @@ def load(options: Options, loaded: Loaded) -> None:
         split.rows += total if split is not loaded.train else 0
         drawn: set[str] = set()
         for number in range(MOST[name] if split.limit is None else split.limit):
-            draw = Random(digest("popi-persona", options.seed, name, number))
-            _add(split, traits, pools[name], draw, options, drawn)
+            drawn |= _add(split, number, traits, pools[name], options)
         split.used = len(drawn)
         split.dropped[UNDRAWN] = total - len(drawn)
 
 
 def _add(
-    split: Split,
-    traits: Sequence[str],
-    pool: dict[tuple[str, bool], list[Statement]],
-    draw: Random,
-    options: Options,
-    drawn: set[str],
-) -> None:
-    """A user of `split`; the statements that were drawn are added to `drawn`."""
+    split: Split, number: int, traits: Sequence[str], pool: dict[tuple[str, bool], list[Statement]], options: Options
+) -> set[str]:
+    """The user of that number, in `split`; returns the statements that were drawn."""
+    draw = Random(digest("popi-persona", options.seed, split.name, number))
     own = [(trait, draw.random() < 0.5) for trait in draw.sample(traits, TRAITS_PER_USER)]
     each = (options.signals_per_user + options.targets_per_user) // TRAITS_PER_USER
     taken: set[str] = set()
-    by_trait = []
-    for trait, sign in own:
-        pairs = [_pair(pool[trait, sign], pool[trait, not sign], draw, taken) for _ in range(each)]
-        by_trait.append(pairs)
-    drawn |= taken
-    pairs = [pairs[n] for n in range(each) for pairs in by_trait]  # in turn, so that any part is of all traits
-    shown, asked = pairs[: options.signals_per_user], pairs[options.signals_per_user :]
+    by_trait = [
+        [_pair(pool[trait, sign], pool[trait, not sign], draw, taken) for _ in range(each)] for trait, sign in own
+    ]
+    in_turn = [of_trait[n] for n in range(each) for of_trait in by_trait]  # any part of it is of all traits
+    shown, asked = in_turn[: options.signals_per_user], in_turn[options.signals_per_user :]
     draw.shuffle(shown)
     draw.shuffle(asked)
     signals: list[Signal] = [PairSignal(prompt=PROMPT, chosen=one, rejected=other) for one, other in shown]
     targets = [TargetPair(prompt=PROMPT, chosen=one, rejected=other) for one, other in asked]
-    user_id = f"persona-{split.name}-{options.seed}-{len(split.user_ids)}"
-    split.add(user_id, signals, targets, ", ".join(TRAITS[trait][not sign] for trait, sign in own), rows=0)
+    oracle = ", ".join(TRAITS[trait][not sign] for trait, sign in own)
+    split.add(f"persona-{split.name}-{options.seed}-{number}", signals, targets, oracle, rows=0)
+    return taken
 
 
 def _length(statement: Statement) -> int:
