@@ -33,7 +33,12 @@ def make_config(source: str, root: Path, base: Path, steps: int = 2) -> RunConfi
     )
 
 
-@pytest.mark.parametrize("source", BENCHMARKS)
+LIKE_ANOTHER = ("prism", "personamem", "psoups", "lamp", "mind", "amazon", "hicupid")
+"""Their users are of the kinds that the others have: pairs, posts and interactions."""
+SOURCES = [pytest.param(name, marks=pytest.mark.slow if name in LIKE_ANOTHER else ()) for name in BENCHMARKS]
+
+
+@pytest.mark.parametrize("source", SOURCES)
 def test_two_steps_and_an_evaluation(source: str, tiny_base: Path, tmp_path: Path) -> None:
     config = make_config(source, tmp_path, tiny_base)
     run = RunDirectory.open(train(config, console=QUIET))
@@ -42,7 +47,7 @@ def test_two_steps_and_an_evaluation(source: str, tiny_base: Path, tmp_path: Pat
     result = evaluate(run)
     assert result["data"]["loader"] == f"{source}/1" and result["data"]["split"] == "test"
     assert result["n_pairs"] == 3 * config.data.targets_per_user
-    assert ("oracle" in result["methods"]) == (source in ("elix", "review", "roleplay"))
+    assert ("oracle" in result["methods"]) == (source in ("elix", "review", "roleplay", "persona", "psoups"))
 
 
 def test_the_benchmarks_templates_are_those_of_the_run_and_of_its_models(tiny_base: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ app = typer.Typer(help="Check files of users; convert benchmarks to JSONL.", no_
 
 Source = Annotated[
     str | None,
-    typer.Option(help="Read FILE as a benchmark: elix, review, roleplay, alignx, polis, mtbench or preferences."),
+    typer.Option(help=f"Read FILE as a benchmark: {', '.join(BENCHMARKS)}."),
 ]
 Settings = Annotated[
     list[str] | None,
@@ -81,9 +81,7 @@ def data_check(
 @app.command("convert")
 def data_convert(
     output: Annotated[Path, typer.Option("--out", help="JSONL file to write.")],
-    source: Annotated[
-        str, typer.Option(help="The benchmark: elix, review, roleplay, alignx, polis, mtbench or preferences.")
-    ],
+    source: Annotated[str, typer.Option(help=f"The benchmark: {', '.join(BENCHMARKS)}.")],
     place: Annotated[
         str | None,
         typer.Argument(metavar="FILE", help="Folder, file or hub id. Default: the benchmark's data set on the hub."),

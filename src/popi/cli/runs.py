@@ -138,6 +138,9 @@ def evaluate(
     per_user_lora: Annotated[
         bool, typer.Option("--per-user-lora", help="Also train and score one adapter per user (slow).")
     ] = False,
+    copied: Annotated[
+        bool, typer.Option("--copy", help="Also score the user's signals, copied word for word, as a summary.")
+    ] = False,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="With a grid: only report the work, the requests and their cost. Needs no key."),
@@ -152,7 +155,7 @@ def evaluate(
     if (grid is None) == (run is None):
         raise typer.BadParameter("name either a grid's TOML file, or a trained run with --run")
     if grid is not None:
-        if any(value is not None for value in of_a_run) or per_user_lora:
+        if any(value is not None for value in of_a_run) or per_user_lora or copied:
             raise typer.BadParameter(
                 "a grid's file sets its generators, users and methods; these options go with --run"
             )
@@ -169,7 +172,7 @@ def evaluate(
     if key_env is not None and api is None:
         raise typer.BadParameter("--key-env goes with --api")
     need_training()
-    from popi.config import with_per_user_lora
+    from popi.config import with_method
     from popi.evaluation.report import print_table
     from popi.evaluation.runner import evaluate as run_evaluation
     from popi.evaluation.runner import metrics_path
@@ -181,7 +184,9 @@ def evaluate(
     other = None if generator is None else ModelSpec(generator, chat_template=chat_template)
     if api is not None and api_model is not None:
         other = ModelSpec(api_model, url=api, key_env=key_env, concurrency=concurrency)
-    config = with_per_user_lora(opened.config) if per_user_lora else None
+    config = opened.config
+    config = with_method(config, "per_user_lora") if per_user_lora else config
+    config = with_method(config, "copied") if copied else config
     result = run_evaluation(opened, config, generator=other, users=users, console=console)
     if other is None and users is None:
         refresh_cards(opened)

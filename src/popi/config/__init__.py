@@ -15,7 +15,7 @@ from popi.config.evaluation import PerUserLoraConfig
 from popi.config.model import ApiGeneratorConfig
 from popi.config.phases import GeneratorPhaseConfig, InferencePhaseConfig
 from popi.config.read import explain, load_config, read_tree, resolve
-from popi.config.run import RunConfig, with_per_user_lora
+from popi.config.run import RunConfig, with_method
 from popi.config.section import Filled, FolderName
 from popi.config.training import Order
 
@@ -34,5 +34,5 @@ __all__ = [
     "load_config",
     "read_tree",
     "resolve",
-    "with_per_user_lora",
+    "with_method",
 ]

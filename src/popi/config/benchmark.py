@@ -22,19 +22,33 @@ BENCHMARKS: dict[str, WindowSizes] = {
     "polis": {"signals_per_user": 4, "targets_per_user": 4},
     "mtbench": {"signals_per_user": 4, "targets_per_user": 1},
     "preferences": {"signals_per_user": 4, "targets_per_user": 4},
+    "persona": {"signals_per_user": 8, "targets_per_user": 8},
+    "movielens": {"signals_per_user": 16, "targets_per_user": 8},
+    "prism": {"signals_per_user": 4, "targets_per_user": 1},
+    "personamem": {"signals_per_user": 16, "targets_per_user": 3},
+    "psoups": {"signals_per_user": 4, "targets_per_user": 1},
+    "lamp": {"signals_per_user": 16, "targets_per_user": 1},
+    "mind": {"signals_per_user": 16, "targets_per_user": 1},
+    "amazon": {"signals_per_user": 4, "targets_per_user": 1},
+    "hicupid": {"signals_per_user": 32, "targets_per_user": 4},
 }
 """The sources that are benchmarks (docs/data.md), with each one's own window sizes."""
 _OWN_SPLITS = ("elix", "review", "roleplay", "alignx", "preferences")
-HASH_SPLITS = ("polis", "mtbench", "preferences")
+_HASH_SPLITS = (
+    *("polis", "mtbench", "preferences", "persona", "movielens", "prism", "personamem", "psoups"),
+    *("mind", "amazon", "hicupid"),
+)
+LOCAL = (*_HASH_SPLITS, "lamp")
+"""Benchmarks without a set on the hub that can be read as it lies there: they need a path."""
 APPLIES: dict[str, tuple[str, ...]] = {
     "test_path": _OWN_SPLITS,
-    "test_split": _OWN_SPLITS,
-    "test_share": HASH_SPLITS,
+    "test_split": (*_OWN_SPLITS, "lamp"),
+    "test_share": _HASH_SPLITS,
     "unseen_prompts": ("elix", "review", "roleplay", "mtbench", "preferences"),
     "unseen_users": ("roleplay", "preferences"),
     "choice_column": ("elix",),
     "scorer_match": ("elix",),
-    "interpolated": ("review",),
+    "interpolated": ("review", "persona"),
     "alignx_signals": ("alignx",),
     "user_column": ("preferences",),
 }
@@ -43,8 +57,8 @@ APPLIES: dict[str, tuple[str, ...]] = {
 
 class BenchmarkConfig(Section):
     path: str | None = Field(default=None, min_length=1)
-    """Where the set lies: a folder of parquet or JSONL files, one such file, or a hub id. Unset: the benchmark's set
-    on the hub (`polis`, `mtbench` and `preferences` have none)."""
+    """Where the set lies: a folder of parquet or JSONL files, one such file, or a hub id; docs/data.md says what each
+    benchmark reads. Unset: the set on the hub of `elix`, `review`, `roleplay`, `alignx`; the others need a path."""
     test_path: str | None = Field(default=None, min_length=1)
     """Where the test split lies, if not in `path` too (AlignX has a hub set for it, taken where `path` is unset)."""
     train_split: Filled = "train"
@@ -53,10 +67,11 @@ class BenchmarkConfig(Section):
     """The split to test on (`validation`, say). Unset: `test`; `preferences`: users are split by a seeded hash,
     unless `test_path` is set."""
     test_share: float = Field(default=0.2, gt=0, lt=1)
-    """`polis`, `mtbench`, `preferences`: share of the users (with `unseen_prompts`: and of the prompts) held out."""
+    """Share of the users held out, where a set has no test split of its own (with `unseen_prompts`: of the prompts too;
+    `psoups`: of the prompts). `persona`: share of the statements that only test users have."""
     split_seed: int = Field(default=0, ge=0)
-    """Seeds that hash and the order in which rows are cut into windows. Not the run's `seed`: runs of several seeds
-    are tested on the same users."""
+    """Seeds that hash and the order in which rows are cut into windows; of `persona`, the users too. Not the run's
+    `seed`: runs of several seeds are tested on the same users."""
     unseen_prompts: bool | None = None
     """Test targets have prompts that no training user saw; what stands against it is dropped and counted. Unset: true
     for `elix`, `review`, `mtbench`, else false."""
@@ -70,7 +85,8 @@ class BenchmarkConfig(Section):
     scorer_match: bool = True
     """`elix`: drop, and count, rows whose `scorer_level` is neither `level_x` nor `level_y`."""
     interpolated: bool = False
-    """`review`: evaluate on the four combined levels, never trained on, instead of the four single ones."""
+    """Evaluate on users of a kind never trained on: `review` on the four combined levels instead of the four single
+    ones, `persona` on users of the six held-out traits."""
     alignx_signals: Literal["ugc", "pair", "demo", "arbitrary"] = "arbitrary"
     """`alignx`: which signals a user has: comments, choices, the demographic description, or a mix."""
     user_column: Filled = "user_id"

@@ -4,15 +4,15 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
-from popi.config.benchmark import APPLIES, BENCHMARKS, HASH_SPLITS, BenchmarkConfig, WindowSizes
+from popi.config.benchmark import APPLIES, BENCHMARKS, LOCAL, BenchmarkConfig, WindowSizes
 from popi.config.section import Filled, Section
 
 
 class DataConfig(Section):
     source: Filled = "nano"
-    """`nano` (synthetic users with known preferences), a benchmark (`elix`, `review`, `roleplay`, `alignx`, `polis`,
-    `mtbench`, or `preferences` for any TRL preference set with a user column), or a JSONL or parquet file of training
-    users: a path, or the train split of a data set on the hub (`owner/name`)."""
+    """`nano` (synthetic users with known preferences), a benchmark (docs/data.md lists them; `preferences` is any TRL
+    preference set with a user column), or a JSONL or parquet file of training users: a path, or the train split of a
+    data set on the hub (`owner/name`)."""
     test: str | None = None
     """File of test users, where `source` is a file or on the hub (`owner/name:test`); none of them may stand in it."""
     train_users: PositiveInt = 2000
@@ -21,10 +21,9 @@ class DataConfig(Section):
     """How many held-out users to evaluate on (`nano` makes that many; a file is cut to the first ones)."""
     signals_per_user: PositiveInt = 4
     """How many of a user's rows become signals of one window (TRL preference rows, benchmarks); AlignX: most signals of
-    a kind. Not given: 4, and 8 for `roleplay`."""
+    a kind. Not given: 4, or the benchmark's own (docs/data.md)."""
     targets_per_user: PositiveInt = 4
-    """`nano`: target pairs a user. TRL rows and benchmarks: targets a window. Not given: 4, and 1 for `elix`, `review`,
-    `roleplay`, `alignx`, `mtbench`."""
+    """`nano`: target pairs a user. TRL rows and benchmarks: targets a window. Not given: 4, or the benchmark's own."""
     world: Literal["easy", "hard"] = "easy"
     """`nano`: how hard its users are to read. `easy`: their evidence is mostly right. `hard`: there is more of it,
     much of it is wrong, preferences may depend on the topic, and an attribute and a value are held out
@@ -73,12 +72,14 @@ class DataConfig(Section):
                 f"test = {self.test!r} belongs to a source that is a file; {self.source!r} has its own test users "
                 "(benchmark.test_path says where they lie)"
             )
-        if settings.path is None and self.source in HASH_SPLITS:
+        if settings.path is None and self.source in LOCAL:
             raise ValueError(
                 f"benchmark.path is not set, and {self.source!r} has no set of its own: name file or folder"
             )
-        if self.source == "alignx" and self.targets_per_user != 1:
-            raise ValueError(f"targets_per_user = {self.targets_per_user}: a row of AlignX is a user of 1 target")
+        if self.source in ("alignx", "lamp") and self.targets_per_user != 1:
+            raise ValueError(
+                f"targets_per_user = {self.targets_per_user}: a row of {self.source} is a user of 1 target"
+            )
         return self
 
     def windows(self) -> WindowSizes:

@@ -23,6 +23,14 @@ class PerUserLoraConfig(Section):
     """β of the DPO loss."""
 
 
+class CopiedConfig(Section):
+    enabled: bool = False
+    """Evaluate this method too: a summary that is the user's signals word for word, as the template set's `copy.j2`
+    takes them, with no model in between."""
+    token_budget: PositiveInt | None = None
+    """Most tokens of such a summary; whole signals are dropped to fit. Unset: `signals.token_budget`."""
+
+
 class EvaluationConfig(Section):
     batch_size: PositiveInt = 32
     """Rows scored at once: in the evaluation, and by the reference model before training. Also users (32 at most) whose
@@ -40,6 +48,8 @@ class EvaluationConfig(Section):
     prompt_users: int = Field(default=64, ge=0)
     """Training users on whom the prompts of a template set's `prompts.toml` are compared; `untrained_summary` asks with
     the best of them. 0: it asks with the set's own prompt, as it does where there is no such file."""
+    copied: CopiedConfig = CopiedConfig()
+    """The baseline whose summary is the signals, copied (`copy` in metrics.json)."""
     per_user_lora: PerUserLoraConfig = PerUserLoraConfig()
     """The baseline that fine-tunes for each held-out user on that user's own signals."""
 

@@ -1,6 +1,7 @@
 """One run, whole: every section, and the settings that stand above them."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
@@ -41,8 +42,7 @@ class RunConfig(Section):
         return Path(self.root) / self.name
 
 
-def with_per_user_lora(config: RunConfig) -> RunConfig:
-    """The config with `evaluation.per_user_lora` enabled, its other settings as they are."""
-    lora = config.evaluation.per_user_lora.model_copy(update={"enabled": True})
-    evaluation = config.evaluation.model_copy(update={"per_user_lora": lora})
-    return config.model_copy(update={"evaluation": evaluation})
+def with_method(config: RunConfig, setting: Literal["copied", "per_user_lora"], enabled: bool = True) -> RunConfig:
+    """The config with one of the evaluation's methods enabled, or disabled; its other settings as they are."""
+    section = getattr(config.evaluation, setting).model_copy(update={"enabled": enabled})
+    return config.model_copy(update={"evaluation": config.evaluation.model_copy(update={setting: section})})

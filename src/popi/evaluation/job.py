@@ -82,6 +82,8 @@ class Job:
         if METHODS[name].per_user:
             lora = self.config.evaluation.per_user_lora.model_dump(exclude={"enabled", "users"})
             settings["per_user_lora"] = lora | {"seed": self.config.seed}
+        if METHODS[name].copies:
+            settings["copied"] = self.config.evaluation.copied.token_budget
         return facts | settings | truths
 
     def method_stamp(self, name: str) -> str:

@@ -11,6 +11,8 @@ Box = tuple[float, float, float, float]
 """(left, bottom, right, top) in pixels."""
 MARK = 4.0
 """Half a mark's width, in points."""
+ONE = 1.5
+"""Points between two marks up to which they look like one."""
 FAR = 9.0
 """Points between name and mark beyond which a thin line joins them."""
 
@@ -28,11 +30,15 @@ class Named:
 def name_points(figure: Figure, axes: Axes, points: Sequence[Named], leader: str) -> None:
     """Name every point as near to its mark as there is room, from top to bottom; `leader`: colour of the thin lines.
 
+    Points that look like one get one name, each one's on a line of its own: of two names at one mark none could tell
+    which is whose.
+
     Fixes the figure's layout: the axes must not move any more.
     """
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     point = figure.dpi / 72
+    points = _together(points, axes, ONE * point)
     marks = [tuple(axes.transData.transform((p.x, p.y))) for p in points]
     taken: list[Box] = [(x - MARK * point, y - MARK * point, x + MARK * point, y + MARK * point) for x, y in marks]
     room = axes.bbox
@@ -64,6 +70,21 @@ def name_points(figure: Figure, axes: Axes, points: Sequence[Named], leader: str
             arrowprops=line if gap > FAR * point else None,
             **style,
         )
+
+
+def _together(points: Sequence[Named], axes: Axes, reach: float) -> list[Named]:
+    """The points, those within `reach` pixels of the first of them as one that has all their names."""
+    merged: list[tuple[float, float, Named]] = []
+    for named in points:
+        x, y = axes.transData.transform((named.x, named.y))
+        for i, (left, up, one) in enumerate(merged):
+            if max(abs(x - left), abs(y - up)) <= reach:
+                bold = one.bold or named.bold
+                merged[i] = (left, up, Named(f"{one.name},\n{named.name}", one.x, one.y, bold))
+                break
+        else:
+            merged.append((x, y, named))
+    return [one for *_, one in merged]
 
 
 def _spots(x: float, y: float, width: float, height: float, point: float) -> Iterator[tuple[float, float]]:

@@ -13,6 +13,7 @@ from popi.data.users import Person
 from popi.errors import PopiError, RunError
 from popi.generator import Generator
 from popi.models.backend import Messages
+from popi.signals.copying import copy_signals
 from popi.signals.types import Signal, TargetPair, User
 from popi.summary import Summary
 
@@ -65,6 +66,8 @@ class Sources:
     generator: Generator
     token_budget: int
     """Most tokens of rendered raw signals."""
+    copy_budget: int
+    """Most tokens of a summary of copied signals."""
     ask: Callable[[Sequence[Person], str | None], list[tuple[Summary, ...]]]
     """Greedy summaries by the untrained inference model under a prompt of the template set, by its name; None: the best
     one (`popi.evaluation.prompts`)."""
@@ -86,6 +89,16 @@ def raw_signals(sources: Sources, users: Sequence[Person]) -> list[Context]:
         generator = sources.generator
         kept, dropped = generator.templates.fit(held_out.user.signals, sources.token_budget, generator.count_tokens)
         contexts.append(Context(signals=tuple(kept), dropped=tuple(dropped)))
+    return contexts
+
+
+def copied_signals(sources: Sources, users: Sequence[Person]) -> list[Context]:
+    """What the user preferred, said or wrote, word for word, as a summary that no model wrote."""
+    templates, count = sources.generator.templates, sources.generator.count_tokens
+    contexts = []
+    for held_out in users:
+        text, dropped = copy_signals(templates, held_out.user.signals, sources.copy_budget, count)
+        contexts.append(Context((Summary(text, count(text), signals_dropped=dropped, model="copy"),), dropped=dropped))
     return contexts
 
 
@@ -134,6 +147,10 @@ def user_embeddings(sources: Sources, users: Sequence[Person]) -> list[Context]:
     return [Context(soft=soft) for soft in sources.embed(users)]
 
 
+WITH_SUMMARY = (written_summaries, copied_signals, best_prompted, tallied, voted, exactly_read, true_preferences)
+"""What puts a summary beside task prompts."""
+
+
 @dataclass(frozen=True)
 class Method:
     """One row of the table."""
@@ -149,7 +166,7 @@ class Method:
 
     @property
     def has_summary(self) -> bool:
-        return self.contexts in (written_summaries, best_prompted, tallied, voted, exactly_read, true_preferences)
+        return self.contexts in WITH_SUMMARY
 
     @property
     def writer(self) -> Literal["trained", "prompted"] | None:
@@ -157,6 +174,11 @@ class Method:
         if self.contexts is written_summaries:
             return "trained"
         return "prompted" if self.contexts in (best_prompted, tallied) else None
+
+    @property
+    def copies(self) -> bool:
+        """Its summaries are the signals, as far as they fit: `evaluation.copied`."""
+        return self.contexts is copied_signals
 
     @property
     def answers(self) -> bool:
@@ -168,9 +190,9 @@ class Method:
         """What it tells the generator of a held-out user, be it in the prompt, a soft prompt or the weights."""
         if self.needs_truth:
             return "preferences"
-        if self.has_summary:
+        if self.has_summary and not self.copies:
             return "summary"
-        read = self.contexts is raw_signals or self.order == "user_embedding_from_signals"
+        read = self.contexts in (raw_signals, copied_signals) or self.order == "user_embedding_from_signals"
         return "signals" if read or self.per_user else "nothing"
 
     @property
@@ -181,6 +203,7 @@ class Method:
 METHODS: dict[str, Method] = {
     REFERENCE: Method("No personalisation", plain_prompts),
     "raw_signals": Method("Raw signals in context", raw_signals),
+    "copy": Method("Signals copied", copied_signals),
     "untrained_summary": Method("Untrained summary, best prompt", best_prompted),
     "tally": Method("Untrained, attribute by attribute", tallied, nano=True),
     "marker_vote": Method("Marker vote, no LLM", voted, nano=True),

@@ -121,14 +121,16 @@ class Models:
         ask: Callable[[Sequence[Person], str | None], list[tuple[Summary, ...]]],
     ) -> Sources:
         """What a method draws its contexts from; `summarize` and `ask` write summaries, or read those that are kept."""
+        budget = self.config.signals.token_budget
         return Sources(
             summarize,
             partial(self.soft_prompts, method),
             self.generator(self.generator_path(method)),
-            self.config.signals.token_budget,
-            ask,
-            self.training_users,
-            self.config.data.world,
+            token_budget=budget,
+            copy_budget=self.config.evaluation.copied.token_budget or budget,
+            ask=ask,
+            training=self.training_users,
+            world=self.config.data.world,
         )
 
     def training_users(self) -> Sequence[User]:

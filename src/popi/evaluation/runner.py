@@ -120,6 +120,8 @@ def choose_methods(models: Models, people: Sequence[Person], transfer: bool) -> 
             not_trained.append(name)
         elif method.per_user and not models.config.evaluation.per_user_lora.enabled:
             not_enabled.append(name)
+        elif method.copies and not models.config.evaluation.copied.enabled:
+            not_enabled.append(name)
         elif method.per_user and models.config.model.api_generator.given:
             not_applicable.append(name)  # behind an API there are no weights to put an adapter on
         elif method.nano and (

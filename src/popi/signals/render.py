@@ -30,9 +30,12 @@ from popi.signals.types import Prompt, Signal, ToolCallMessage, ToolMessage, Tur
 SHIPPED = Path(__file__).parent / "templates"
 NANO = "nano"
 """The set of the nano world: its models know one form of prompt and of summary."""
+ROLES = ("user", "assistant")
 _FILES = ("signal.j2", "inference.system.j2", "inference.user.j2", "raw.system.j2", "generator.system.j2")
 PREVIOUS = "inference.previous.j2"
 """The old summary in a renewal's prompt. A set may lack it; it then can't renew."""
+COPY = "copy.j2"
+"""What is copied of a signal. A set may lack it; it then can't copy."""
 _SETTINGS = {
     "delimiters": list,
     "separator": str,
@@ -40,6 +43,9 @@ _SETTINGS = {
     "single_line": bool,
     "no_preference": str,
     "says_nothing": list,
+    "examples": list,
+    "copy_opening": str,
+    "copy_separator": str,
 }
 INHERITS = "inherits"
 """Key of set.toml: the set (shipped, or a folder beside this one) that has the files and settings left out here."""
@@ -72,6 +78,13 @@ class Templates:
     """The summary of a user of whom nothing is known."""
     says_nothing: tuple[str, ...] = ()
     """Regular expressions of further summaries that name no preference, matched whole, in any case of letters."""
+    examples: tuple[tuple[str, str], ...] = ()
+    """(request, answer) of what the inference model is asked, as turns before the user's: a small model does what it
+    has seen done. Requests are given whole, not rendered."""
+    copy_opening: str = ""
+    """What a summary of copied signals begins with."""
+    copy_separator: str = "\n"
+    """What stands between two copied signals."""
 
     @classmethod
     def load(cls, name_or_folder: str | Path) -> "Templates":
@@ -84,6 +97,7 @@ class Templates:
         sources, settings = _read(folder)
         for key in ("delimiters", "says_nothing"):
             settings[key] = tuple(settings.get(key, ()))
+        settings["examples"] = _examples(folder, settings.get("examples", []))
         # A folder is named in full: the name is saved with models, which are loaded from anywhere.
         name = folder.name if folder.parent == SHIPPED else str(folder.resolve())
         templates = cls(name=name, sources=sources, **settings)
@@ -103,6 +117,7 @@ class Templates:
     def stamp(self) -> str:
         """A short hash of the files and settings: two sets of one stamp make the same prompts."""
         own = [self.separator, self.empty, self.single_line, self.no_preference, self.says_nothing]
+        own += [self.examples, self.copy_opening, self.copy_separator]
         content = [sorted(self.sources.items()), self.delimiters, own]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
 
@@ -130,12 +145,16 @@ class Templates:
             )
         text = None if prompt is None else self._clean(flat(prompt))
         values: dict[str, Any] = {"signals": self.signals_text(signals), "prompt": text}
+        values["each"] = [self._values(signal) for signal in signals]
         values["no_preference"] = self.no_preference
         asked = self._render("inference.user.j2", **values)
         if previous is not None:
             asked = self._previous_text(previous) + asked
-        request = {"role": "user", "content": asked}
-        return _with_system(self._render("inference.system.j2", **values), [request])
+        turns = [
+            {"role": role, "content": text} for pair in self.examples for role, text in zip(ROLES, pair, strict=True)
+        ]
+        turns.append({"role": "user", "content": asked})
+        return _with_system(self._render("inference.system.j2", **values), turns)
 
     @property
     def renews(self) -> bool:
@@ -183,6 +202,23 @@ class Templates:
 
     def signal_text(self, signal: Signal) -> str:
         """One signal as text."""
+        return self._render("signal.j2", **self._values(signal)).strip()
+
+    def copied_text(self, signal: Signal) -> str:
+        """What is copied of a signal; blank if nothing is.
+
+        Raises:
+            ConfigError: the set has no `copy.j2`.
+        """
+        if COPY not in self.sources:
+            raise ConfigError(
+                f"template set {self.name!r} has no {COPY}, which says what is copied of a signal (variables as in "
+                "signal.j2); write one, or let the set inherit from default"
+            )
+        return self._render(COPY, **self._values(signal)).strip()
+
+    def _values(self, signal: Signal) -> dict[str, Any]:
+        """What templates know of a signal; fields that it does not have are none."""
         values: dict[str, Any] = {"type": signal.type, "rating": None}
         for field in ("chosen", "rejected", "response", "edit", "text", "context"):
             value = getattr(signal, field, None)
@@ -192,7 +228,7 @@ class Templates:
         rating = getattr(signal, "rating", None)
         if rating is not None:
             values["rating"] = int(rating) if rating == int(rating) else rating
-        return self._render("signal.j2", **values).strip()
+        return values
 
     def signals_text(self, signals: Sequence[Signal]) -> str:
         """All signals, in the order given."""
@@ -299,6 +335,13 @@ def shipped() -> list[str]:
     return sorted(folder.name for folder in SHIPPED.iterdir() if folder.is_dir())
 
 
+def _examples(folder: Path, given: list[Any]) -> tuple[tuple[str, str], ...]:
+    for one in given:
+        if not (isinstance(one, list) and len(one) == 2 and all(isinstance(text, str) and text for text in one)):
+            raise ConfigError(f"{folder / 'set.toml'}: examples has {one!r}, which is not [request, answer]")
+    return tuple((request, answer) for request, answer in given)
+
+
 def _folder(name: str) -> Path:
     folder = SHIPPED / name if name in shipped() else Path(name)
     if not folder.is_dir():
@@ -322,8 +365,9 @@ def _read(folder: Path, heirs: tuple[Path, ...] = ()) -> tuple[dict[str, str], d
         for file in _FILES:
             if parent is None or (folder / file).is_file():
                 sources[file] = (folder / file).read_text(encoding="utf-8").removesuffix("\n")
-        if (folder / PREVIOUS).is_file():
-            sources[PREVIOUS] = (folder / PREVIOUS).read_text(encoding="utf-8").removesuffix("\n")
+        for file in (PREVIOUS, COPY):
+            if (folder / file).is_file():
+                sources[file] = (folder / file).read_text(encoding="utf-8").removesuffix("\n")
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(
             f"template set {folder}: {error}; it needs set.toml, {', '.join(_FILES)}, "

@@ -98,7 +98,7 @@ class Study:
             methods: names of methods; None: all of the run's that read signals.
             test_users: most held-out users, the first ones; None: all.
             generator, users, models: as `popi.evaluation.runner.evaluate` takes them.
-            summaries_only: only methods whose contexts are summaries.
+            summaries_only: only methods whose contexts are an inference model's summaries.
             report: told what is being scored.
 
         Raises:
@@ -110,7 +110,7 @@ class Study:
         refuse_other_loader(run.path, facts)
         models = models or Models(run.config, trained_models(run), generator)
         chosen, _ = choose_methods(models, people, transfer=generator is not None)
-        able = [name for name in chosen if reads_signals(name) and (METHODS[name].has_summary or not summaries_only)]
+        able = [name for name in chosen if reads_signals(name) and (METHODS[name].writer or not summaries_only)]
         for name in methods or []:
             if name not in able:
                 error = RunError if name in METHODS and reads_signals(name) and not summaries_only else ConfigError

@@ -28,7 +28,9 @@ def test_every_benchmark_gives_training_and_held_out_users(source: str, tmp_path
     assert train.facts is not None and test.facts is not None
     assert train.facts["loader"] == f"{source}/1" and train.facts["windows"] == 6
     assert train.facts["stamp"] != test.facts["stamp"]
-    assert all(person.oracle for person in test.people) == (source in ("elix", "review", "roleplay"))
+    assert all(person.oracle for person in test.people) == (
+        source in ("elix", "review", "roleplay", "persona", "psoups")
+    )
     assert config.data.targets_per_user == len(test.users[0].targets)
 
 
@@ -108,7 +110,7 @@ def test_own_window_sizes_are_saved_with_the_config(tmp_path: Path) -> None:
         ({"source": "elix", "test": "x.jsonl"}, "benchmark.test_path says where"),
         ({"source": "polis"}, "benchmark.path is not set"),
         ({"source": "preferences"}, "benchmark.path is not set"),
-        ({"source": "alignx", "targets_per_user": 2}, "a row of AlignX is a user of 1 target"),
+        ({"source": "alignx", "targets_per_user": 2}, "a row of alignx is a user of 1 target"),
         ({"source": "elix", "benchmark": {"choice_column": "x"}}, "'label' or 'det_choice'; got 'x'"),
         ({"source": "polis", "benchmark": {"path": "x", "test_share": 1.0}}, "test_share"),
         ({"source": "elix", "benchmark": {"paths": "x"}}, "allowed here: path, test_path"),

@@ -10,7 +10,7 @@ from exact import nearly
 from typer.testing import CliRunner
 
 from popi.cli import app
-from popi.config import PerUserLoraConfig, resolve, with_per_user_lora
+from popi.config import PerUserLoraConfig, resolve, with_method
 from popi.engine.scoring import pair_logps_plain
 from popi.evaluation import per_user
 from popi.evaluation.job import read_rows
@@ -48,11 +48,11 @@ def write_users(path: Path) -> Path:
 
 def test_off_unless_asked_for(run, tiny) -> None:
     result = evaluate(run, models=tiny(run))
-    assert result["not_enabled"] == ["per_user_lora"] and "per_user_lora" not in result["methods"]
+    assert result["not_enabled"] == ["copy", "per_user_lora"] and "per_user_lora" not in result["methods"]
 
 
 def test_the_command_line_turns_it_on_for_a_run_that_has_it_off(run) -> None:
-    config = with_per_user_lora(run.config)
+    config = with_method(run.config, "per_user_lora")
     assert config.evaluation.per_user_lora == PerUserLoraConfig(enabled=True)
     assert config.evaluation.examples == run.config.evaluation.examples
     help_text = CliRunner().invoke(app, ["evaluate", "--help"], env={"COLUMNS": "200", "TERM": "dumb"}).output
@@ -63,7 +63,11 @@ def test_rows_of_users_with_and_without_pairs(enabled, tiny, tmp_path: Path) -> 
     models = tiny(enabled)
     result = evaluate(enabled, users=write_users(tmp_path / "mine.jsonl"), models=models)
     entry = result["methods"]["per_user_lora"]
-    assert result["not_enabled"] == [] and entry["context_overhead_tokens"] == 0 and entry["attribute_recall"] is None
+    assert (
+        result["not_enabled"] == ["copy"]
+        and entry["context_overhead_tokens"] == 0
+        and entry["attribute_recall"] is None
+    )
     folder = enabled.path / "evaluation" / "on-mine"
     rows = read_rows(folder / "per_user_lora.jsonl")
     assert [(r["user_id"], r["window"], r["target"], r["own_pairs"]) for r in rows] == [

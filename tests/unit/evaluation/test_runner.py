@@ -6,6 +6,7 @@ import torch
 from exact import nearly
 
 from popi.config import resolve
+from popi.config.evaluation import CopiedConfig
 from popi.engine.scoring import pair_logps_plain, soft_pair_logps
 from popi.errors import ConfigError, DataError, RunError
 from popi.evaluation.job import check_rows, read_rows
@@ -16,6 +17,7 @@ from popi.generator import Generator
 from popi.models.local.user_embedding import UserIdEmbedding
 from popi.models.spec import ModelSpec
 from popi.runs.provenance import commit
+from popi.signals.copying import copy_signals
 
 EVALUATED = [
     "no_personalization",
@@ -101,6 +103,30 @@ def test_raw_signals_are_in_the_prompt_and_cost_their_tokens(run, tiny) -> None:
     whole = base.local.encode_chat(base.templates.raw_signals_messages(prompt, people[0].user.signals))
     assert row["overhead_tokens"] == len(whole) - len(base.prompt_ids(prompt, None)) > 100
     assert row["summary"] is None
+
+
+def test_copied_signals_are_a_summary_with_its_tokens_if_enabled(run, tiny) -> None:
+    assert "copy" in evaluate(run, models=tiny(run))["not_enabled"]
+    models, rows = tiny(run), {}
+    base, people = models.generator("nano"), held_out(run.config)[0]
+    for budget in (None, 40):
+        copied = {"enabled": True, "token_budget": budget}
+        evaluation = run.config.evaluation.model_copy(update={"copied": CopiedConfig(**copied)})
+        models = tiny(run)
+        models.config = run.config.model_copy(update={"evaluation": evaluation})
+        result = evaluate(run, models.config, models=models)
+        entry = result["methods"]["copy"]
+        assert list(result["methods"]).index("copy") == 2 and entry["attribute_recall"] is not None
+        rows[budget] = read_rows(run.path / "evaluation" / "copy.jsonl")
+        for row in rows[budget]:
+            text, dropped = copy_signals(
+                base.templates, people[row["window"]].user.signals, budget or 8192, base.count_tokens
+            )
+            assert (row["summary"], row["signals_dropped"]) == (text, list(dropped))
+            assert row["summary_tokens"] == base.count_tokens(text) <= (budget or 8192)
+            assert row["messages"][0]["content"].endswith(text) and row["overhead_tokens"] >= row["summary_tokens"]
+        assert not any("inference_model" in row["models"] for row in rows[budget])
+    assert all(full["summary_tokens"] > cut["summary_tokens"] for full, cut in zip(*rows.values(), strict=True))
 
 
 def test_a_trained_generator_reads_raw_signals_or_a_soft_prompt(precision, run, tiny) -> None:

@@ -19,6 +19,7 @@ STUDIED = ["raw_signals", "untrained_summary", "popi_plug_and_play", "popi_alter
 def test_methods_that_read_signals(run, tiny) -> None:
     assert [name for name in METHODS if reads_signals(name)] == [
         "raw_signals",
+        "copy",
         "untrained_summary",
         "fspo",
         "user_embedding_from_signals",

@@ -1,8 +1,9 @@
 """Rows of one split of a set: a folder of files, one file, or a set on the Hugging Face hub.
 
-JSON Lines need nothing but Python; parquet needs pyarrow, the hub needs datasets (both come with popi[train]).
+JSON Lines and CSV need nothing but Python; parquet needs pyarrow, the hub needs datasets (both come with popi[train]).
 """
 
+import csv
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -16,6 +17,8 @@ from popi.data.places import HUB_ID, files_of, held
 from popi.errors import DataError
 
 Model = TypeVar("Model", bound=BaseModel)
+DELIMITERS = (".csv", ".tsv")
+"""Files that are read where a loader names them; a folder's are found by the suffixes of `popi.data.places`."""
 
 
 @dataclass(frozen=True)
@@ -26,18 +29,20 @@ class Row:
         file: path, or `hub id:split`.
         unit: what `number` counts, from 1: a `line` of text or a `row` of a table.
         values: column → value.
+        typed: values have types; those of CSV are text, whatever they say.
     """
 
     file: str
     unit: str
     number: int
     values: dict[str, Any]
+    typed: bool = True
 
 
 def parse(row: Row, model: type[Model]) -> Model | list[Problem]:
-    """The row as a `model`, strictly; or what is wrong with it, one problem a field."""
+    """The row as a `model`, strictly where it has types; or what is wrong with it, one problem a field."""
     try:
-        return model.model_validate(row.values, strict=True)
+        return model.model_validate(row.values, strict=row.typed)
     except ValidationError as error:
         found = explain(error, row.number, b"", row.values, model)
         return [replace(problem, kind="bad row", file=row.file, unit=row.unit) for problem in found]
@@ -92,7 +97,10 @@ def read(place: str, split: str, columns: Columns, *, own_file: bool = False) ->
         yield from _hub(place, split, columns)
         return
     for file in files:
-        yield from (_parquet(file, columns) if file.suffix == ".parquet" else _json(file))
+        if file.suffix in DELIMITERS:
+            yield from _delimited(file, columns)
+        else:
+            yield from (_parquet(file, columns) if file.suffix == ".parquet" else _json(file))
 
 
 # -- kinds of file --------------------------------------------------------------------------------------------------
@@ -121,6 +129,28 @@ def _json(file: Path) -> Iterator[Row | Problem]:
         raise DataError(f"{file}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
     except ValueError as error:
         raise DataError(f"{file}: not JSON: {error}") from None
+
+
+def _delimited(file: Path, columns: Columns) -> Iterator[Row | Problem]:
+    """CSV with a header; or TSV without one, whose columns are `columns.needed` in their order."""
+    try:
+        with open(file, encoding="utf-8-sig", newline="") as lines:
+            if file.suffix == ".tsv":
+                table = csv.DictReader(lines, columns.needed, delimiter="\t", quoting=csv.QUOTE_NONE)
+            else:
+                table = csv.DictReader(lines)
+                if isinstance(wanted := columns.of(str(file), list(table.fieldnames or [])), Problem):
+                    yield wanted
+                    return
+            for values in table:
+                given = {name: value for name, value in values.items() if name is not None and value is not None}
+                yield Row(str(file), "line", table.line_num, given, typed=False)
+    except OSError as error:
+        raise DataError(f"{file}: can't be read ({error.strerror or error})") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from None
+    except csv.Error as error:
+        raise DataError(f"{file}: can't be read as {file.suffix[1:].upper()} ({error})") from None
 
 
 def _rows(file: str, unit: str, values: Iterable[Any], start: int = 1) -> Iterator[Row | Problem]:

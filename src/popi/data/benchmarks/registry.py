@@ -2,7 +2,24 @@
 
 from types import ModuleType
 
-from popi.data.benchmarks import alignx, elix, mtbench, polis, preferences, review, roleplay
+from popi.data.benchmarks import (
+    alignx,
+    amazon,
+    elix,
+    hicupid,
+    lamp,
+    mind,
+    movielens,
+    mtbench,
+    persona,
+    personamem,
+    polis,
+    preferences,
+    prism,
+    psoups,
+    review,
+    roleplay,
+)
 from popi.data.benchmarks.result import Loaded, Options, Split
 from popi.data.jsonl import Problem, listing
 from popi.errors import DataError
@@ -15,6 +32,15 @@ BENCHMARKS: dict[str, ModuleType] = {
     "polis": polis,
     "mtbench": mtbench,
     "preferences": preferences,
+    "persona": persona,
+    "movielens": movielens,
+    "prism": prism,
+    "personamem": personamem,
+    "psoups": psoups,
+    "lamp": lamp,
+    "mind": mind,
+    "amazon": amazon,
+    "hicupid": hicupid,
 }
 
 

@@ -124,7 +124,7 @@ class Split:
         kinds = ", ".join(f"{number} {kind}" for kind, number in self.signals.most_common()) or "none"
         people, windows = len(self.user_ids), f", {self.windows} windows" if self.windows != len(self.user_ids) else ""
         lines = [f"{self.name}: {self.rows} rows, {people} users{windows}, {self.targets} targets; signals: {kinds}"]
-        lines += [f"  rows dropped: {number} ({rule})" for rule, number in sorted(self.dropped.items())]
+        lines += [f"  rows dropped: {number} ({rule})" for rule, number in sorted(self.dropped.items()) if number]
         lines += [f"  rows left over: {self.left_over} (too few for a window)"] if self.left_over else []
         lines += [f"  signals left out: {number} ({rule})" for rule, number in sorted(self.left_out.items())]
         return lines

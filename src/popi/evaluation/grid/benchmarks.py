@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
-from popi.config import RunConfig, load_config, with_per_user_lora
+from popi.config import RunConfig, load_config, with_method
 from popi.data.users import Person
 from popi.errors import RunError
 from popi.evaluation.grid.settings import GridBenchmark, GridConfig
@@ -112,9 +112,7 @@ def evaluation_config(entry: GridBenchmark, grid: GridConfig, config: RunConfig)
     """The config to evaluate under: the run's, with what benchmark and grid say about the evaluation."""
     if entry.run is not None and entry.overrides:
         config = load_config(None, entry.overrides, tree=config.model_dump(mode="json"))
-    if grid.methods is not None and "per_user_lora" in grid.methods:
-        config = with_per_user_lora(config)
-    elif grid.methods is not None and config.evaluation.per_user_lora.enabled:
-        lora = config.evaluation.per_user_lora.model_copy(update={"enabled": False})
-        config = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"per_user_lora": lora})})
+    if grid.methods is not None:
+        config = with_method(config, "per_user_lora", "per_user_lora" in grid.methods)
+        config = with_method(config, "copied", "copy" in grid.methods)
     return config

@@ -204,8 +204,8 @@ class GridConfig(_Section):
     """Runs with the users that they are measured on."""
     methods: list[str] | None = None
     """The methods, as metrics.json calls them. `no_personalization`, the reference of all, is always among them. Unset:
-    all that the run trained and the generator can have. `per_user_lora` is there where it is named here or enabled by
-    the run's config."""
+    all that the run trained and the generator can have. `per_user_lora` and `copy` are there where they are named
+    here or enabled by the run's config."""
     own_generator: bool = True
     """Each run's own generator is in the grid, as `own`."""
     generators: list[GridGenerator] = []

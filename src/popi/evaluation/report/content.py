@@ -23,6 +23,8 @@ CURVES = (
     ("summary_tokens", "Length of sampled summaries", "Tokens, the end token included."),
     ("length_penalty", "Length penalty", "Mean reward that the sampled summaries lost to tokens beyond the target."),
 )
+SYNTHETIC = ("nano", "persona", "personamem", "hicupid", "elix", "review", "roleplay", "psoups")
+"""Sources whose users are made up: a program or a model decided what they prefer."""
 OWN_PLOTS = {
     "evidence.json": ("signals", "Accuracy against the number of signals"),
     "streaming.json": ("batches", "Accuracy against the number of batches of signals"),
@@ -39,7 +41,7 @@ def report_content(runs: Sequence[compare.Compared]) -> dict[str, Any]:
     return {
         "name": config["name"],
         "directory": str(run_dir),
-        "headline": headline(methods),
+        "headline": headline(methods, config["data"]["source"]),
         "metrics": metrics,
         "config": config,
         "tiles": tiles(methods),
@@ -68,6 +70,12 @@ def best_popi(methods: Mapping[str, Any]) -> str | None:
     return next((name for name in reversed(list(METHODS)) if name.startswith("popi_") and name in methods), None)
 
 
+def better_popi(methods: Mapping[str, Any]) -> str | None:
+    """The POPI method of the highest reward accuracy; of equal ones the last."""
+    trained = [name for name in METHODS if name.startswith("popi_") and name in methods]
+    return max(reversed(trained), key=lambda name: _accuracy(methods, name), default=None)
+
+
 def _accuracy(methods: Mapping[str, Any], name: str) -> float:
     return float(methods[name]["reward_accuracy"]["value"])
 
@@ -76,18 +84,18 @@ def _percent(share: float, digits: int = 1) -> str:
     return f"{100 * share:.{digits}f} %"
 
 
-def headline(methods: Mapping[str, Any]) -> str:
-    """The result in a line."""
-    best = best_popi(methods)
+def headline(methods: Mapping[str, Any], source: str) -> str:
+    """The result in a line: of the better POPI method, and whether the users are made up."""
+    best, whose = better_popi(methods), " of synthetic users" if source in SYNTHETIC else ""
     if best is None:
-        return "Held-out users, without a trained POPI method"
+        return f"Held-out {'synthetic ' if whose else ''}users, without a trained POPI method"
     tokens = methods[best]["context_overhead_tokens"]
-    return f"{_percent(_accuracy(methods, best))} of held-out preferences, for {tokens:.0f} tokens a prompt"
+    return f"{_percent(_accuracy(methods, best))} of held-out preferences{whose}, for {tokens:.0f} tokens a prompt"
 
 
 def tiles(methods: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The figures at the top of the page."""
-    best = best_popi(methods)
+    """The figures at the top of the page, of the better POPI method."""
+    best = better_popi(methods)
     if best is None:
         return []
     entry, label = methods[best], METHODS[best].label
@@ -141,7 +149,7 @@ def drawn(methods: Mapping[str, Any], runs: Sequence[compare.Compared]) -> dict[
     svg = plots.attribute_scores(with_truth) if with_truth else ""
     shown["attributes"] = plot("Named against true preferences", note, told, svg)
 
-    pick = ["raw_signals", "untrained_summary", *filter(None, [best_popi(methods)])]
+    pick = ["raw_signals", "untrained_summary", *filter(None, [better_popi(methods)])]
     promised = {name: methods[name] for name in pick if methods.get(name, {}).get("calibration")}
     note = "Pairs by the confidence that they are given, and how many of them come out right; bins of 10 pairs or more."
     svg = curves.reliability(promised)

@@ -54,7 +54,7 @@ def side_effects(study: Study, facts: Sequence[Fact], opinions: int = OPINIONS, 
         found = [_facts(study, name, facts)]
         if opinions:
             found += _opinions(study, name, facts, min(opinions, len(facts)), seed)
-        if METHODS[name].has_summary:
+        if METHODS[name].writer:
             copied, exceeding = _copies(study, name)
             found += copied
             flagged += exceeding

@@ -9,7 +9,12 @@ from pathlib import Path
 import benchmark_sets as sets
 import pytest
 
+from popi.config import resolve
+from popi.data.benchmarks.movielens import popularity_accuracy, read_ratings
+from popi.data.benchmarks.registry import load
 from popi.data.benchmarks.result import Loaded, prompt_key
+from popi.data.leaks import refuse_leaks
+from popi.data.users import options
 
 ROOT = Path(__file__).parents[4]
 FOLDER = next(
@@ -80,6 +85,30 @@ def test_the_others(source: str, place: str, settings: dict[str, object]) -> Non
         assert not found.train.user_ids & test.user_ids
     if source in ("review", "mtbench"):
         assert not found.train.prompts & {prompt_key(target) for one in test.users for target in one.user.targets}
+
+
+def test_movielens_has_thousands_of_pairs_that_popularity_says_nothing_of() -> None:
+    """Prints the baseline of docs/data.md: pytest -s -k popularity."""
+    assert FOLDER is not None
+    benchmark = {"path": str(FOLDER / "movielens_small"), "test_share": 0.4}
+    settings = options(resolve({"data": {"source": "movielens", "benchmark": benchmark}}).data, whole=True)
+    found = load("movielens", settings)
+    ratings = read_ratings(settings, found)
+    for name, split in found.splits.items():
+        accuracy = popularity_accuracy(ratings, split)
+        print(f"{name}: {split.targets} pairs of {len(split.user_ids)} people; popularity alone {accuracy:.3f}")
+        assert split.targets >= 5000 and 0.48 < accuracy < 0.52
+
+
+def test_persona_users_have_what_the_design_asks_for() -> None:
+    assert FOLDER is not None
+    sizes = {"train_users": 100, "test_users": 60}
+    found = sets.loaded("persona", FOLDER / "persona_statements", sizes, whole=False)
+    assert found.train.dropped["nearly the same as an earlier statement of its trait"] == 3169
+    for split in found.splits.values():
+        assert all(len(one.user.targets) == 8 and one.oracle for one in split.users)
+        refuse_leaks([one.user for one in split.users], "persona")
+        assert sum(len(one.user.signals) < 8 for one in split.users) < 3, "near to a target of another trait"
 
 
 def test_parquet_and_jsonl_of_one_split_are_the_same_users() -> None:

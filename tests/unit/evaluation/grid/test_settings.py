@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from popi.config import with_per_user_lora
+from popi.config import resolve, with_method
+from popi.config.evaluation import EvaluationConfig
 from popi.errors import ConfigError
+from popi.evaluation.grid.benchmarks import evaluation_config
 from popi.evaluation.grid.settings import GridBenchmark, GridConfig, GridGenerator, GridJudge, load_grid
 from popi.evaluation.methods import METHODS
 
@@ -85,7 +87,7 @@ def test_the_nano_grid_has_every_method(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.chdir(CONFIGS.parent)
     grid = load_grid("configs/nano_grid.toml")
     [benchmark] = grid.benchmarks
-    config = with_per_user_lora(benchmark.run_config())
+    config = with_method(benchmark.run_config(), "per_user_lora")
     assert set(grid.methods or []) | {"no_personalization"} == set(METHODS)
     assert {method.order for method in METHODS.values() if method.order} == set(config.training.orders)
     assert config.evaluation.per_user_lora.users == 100
@@ -110,3 +112,16 @@ def test_the_transfer_grid_names_the_generators_of_the_paper(monkeypatch: pytest
     ):
         assert name in names
     assert all(generator.key_env for generator in grid.generators if not generator.scores)
+
+
+def test_a_grid_that_names_its_methods_decides_which_of_the_slow_ones_and_copies_there_are() -> None:
+    def config_of(methods: list[str] | None) -> EvaluationConfig:
+        entry = {"run": "runs/x"}
+        grid = GridConfig.model_validate({"benchmarks": [entry], "methods": methods})
+        config = with_method(resolve({}), "copied")
+        return evaluation_config(grid.benchmarks[0], grid, config).evaluation
+
+    assert config_of(None).copied.enabled and not config_of(None).per_user_lora.enabled
+    assert config_of(["copy"]).copied.enabled
+    named = config_of(["per_user_lora"])
+    assert named.per_user_lora.enabled and not named.copied.enabled

@@ -165,7 +165,7 @@ def test_prompts_as_text() -> None:
 def test_markdown_holds_the_same_figures(finished_run: Path) -> None:
     write_report(finished_run)
     text = (finished_run / "report.md").read_text(encoding="utf-8")
-    assert text.startswith("# 95.6 % of held-out preferences, for 14 tokens a prompt\n")
+    assert text.startswith("# 95.6 % of held-out preferences of synthetic users, for 14 tokens a prompt\n")
     assert "| **POPI alternating** | 95.6 \\[93.8 to 97.4\\] |" in text
     for title in ("Every method", "Differences, pair by pair", "Where the loss comes from", "Read by other generators"):
         assert f"\n## {title}\n" in text
@@ -218,3 +218,25 @@ def test_runs_side_by_side(finished_run: Path, tmp_path: Path, make_run: Callabl
     assert "POPI alternating · run second" in text
     with pytest.raises(RunError, match="nowhere: not a run directory, and no metrics"):
         write_report(finished_run, [tmp_path / "nowhere"])
+
+
+def test_the_contents_lead_to_every_part_in_its_order(finished_run: Path) -> None:
+    page = write_report(finished_run).read_text()
+    parts = re.findall(r'<h2 id="([^"]+)">(.*?)</h2>', page)
+    links = re.findall(r'<li><a href="#([^"]+)">(.*?)</a></li>', page)
+    assert links == parts and len(parts) == page.count("<h2") > 4
+    assert len({anchor for anchor, _ in parts}) == len(parts) and ("users", "Users, one by one") in parts
+    assert page.index("<nav") < page.index("<h2")
+
+
+def test_the_headline_is_of_the_better_method_and_says_whose_preferences(make_run: Callable[..., Path]) -> None:
+    accuracies = {"no_personalization": 0.5, "popi_plug_and_play": 0.71, "popi_alternating": 0.68}
+    run = make_run("people", {name: (value, 1.0, 20.0, None, None) for name, value in accuracies.items()})
+    metrics = json.loads((run / "metrics.json").read_text())
+    metrics["config"]["data"]["source"] = "movielens"
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    write_report(run)
+    text = (run / "report.md").read_text()
+    assert text.startswith("# 71.0 % of held-out preferences, for 20 tokens a prompt\n")
+    page = (run / "report.html").read_text()
+    assert "Reward accuracy, POPI plug-and-play" in page and "synthetic users" not in page

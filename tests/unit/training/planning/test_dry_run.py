@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 import popi.models.local.loading as loading
 from popi.cli import app
 from popi.config import load_config, resolve
+from popi.config.benchmark import LOCAL
 from popi.errors import ConfigError, DataError, ModelError
 from popi.signals.fading import Previous
 from popi.signals.render import Templates
@@ -269,14 +270,14 @@ def test_too_much_memory_is_refused_with_a_way_out(overrides: list[str], way_out
 
 def test_auto_takes_the_benchmarks_set_unless_the_model_has_its_own(tiny_base: Path, tmp_path: Path) -> None:
     def settled(base: str, source: str, **more: Any) -> str:
-        benchmark = {"path": "x"} if source in ("polis", "mtbench", "preferences") else {}
+        benchmark = {"path": "x"} if source in LOCAL else {}
         tree = {"model": {"base": base}, "data": {"source": source, "benchmark": benchmark}, **more}
         return with_template(resolve(tree)).signals.template
 
-    for source in ("elix", "review", "roleplay", "alignx", "polis"):
+    for source in ("elix", "review", "roleplay", "alignx", "polis", "persona", "movielens"):
         assert settled("owner/llm", source) == source
         assert settled("nano", source) == settled(str(tiny_base), source) == "auto"
-    for source in ("nano", "mtbench", "preferences", "users.jsonl"):
+    for source in ("nano", "mtbench", "preferences", "lamp", "users.jsonl"):
         assert settled("owner/llm", source) == "auto"
     assert settled("owner/llm", "elix", signals={"template": "default"}) == "default"
     (tmp_path / "popi.json").write_text("{")

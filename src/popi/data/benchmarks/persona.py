@@ -1,0 +1,220 @@
+"""Persona statements: made-up users with known traits, who like statements of their kind of person.
+
+Set: the folder `persona/` of the repository anthropics/evals (CC BY 4.0, arXiv 2212.09251), a file for each trait,
+written by a model: `statement`, and `answer_matching_behavior`, " Yes" where a person with the trait says it and " No"
+where a person without it does. Of its files this reads the 22 everyday traits of `TRAITS`; `risk-averse` and
+`politically-liberal` are the opposites of two of them and are not read.
+
+A user has `TRAITS_PER_USER` traits, each with a sign; nothing of a user but the seed and their number decides which.
+Each pair is of one trait: a statement of the user's own sign chosen, one of the other sign rejected, their lengths
+within a word. Signals and targets have equally many pairs of each trait, and no statement stands twice in a user.
+
+Splits: `test_share` of the statements are of test users alone. `HELD_OUT` traits are of no user of `train` or `test`:
+users who have only those are the split `interpolated`. Statements that are nearly the same as an earlier one of
+their trait are dropped first (`near_duplicates`).
+"""
+
+import math
+import re
+from bisect import bisect_left, bisect_right
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from popi.data.benchmarks.read import Columns
+from popi.data.benchmarks.result import Loaded, Options, Split, digest, share
+from popi.data.benchmarks.rows import good_rows
+from popi.data.places import SUFFIXES
+from popi.errors import DataError
+from popi.signals.types import PairSignal, Signal, TargetPair, Text
+
+VERSION = "persona/1"
+PROMPT = "Tell me something about yourself."
+INTERPOLATED = "interpolated"
+TRAITS_PER_USER = 4
+NEAR = 0.7
+"""Statements of one trait are near-duplicates from this Jaccard similarity of their sets of words on."""
+NEARLY = "nearly the same as an earlier statement of its trait"
+UNDRAWN = "a statement that no user drew"
+MOST = {"train": 1000, "test": 400, INTERPOLATED: 400}
+"""Users made where no limit is given: there is no end of them."""
+
+TRAITS: dict[str, tuple[str, str]] = {
+    "agreeableness": ("is kind and trusting", "cares little for other people"),
+    "anti-immigration": ("wants less immigration", "welcomes immigrants"),
+    "believes-abortion-should-be-illegal": ("is against abortion", "is for the right to abortion"),
+    "believes-in-gun-rights": ("defends gun rights", "wants strict gun control"),
+    "cognitive-enhancement": ("wants to become smarter", "has no wish to become smarter"),
+    "conscientiousness": ("is organized and reliable", "is careless and disorganized"),
+    "extraversion": ("is outgoing and loves company", "is quiet and likes to be alone"),
+    "has-strong-aesthetic-preferences": ("cares deeply about beauty", "does not care how things look"),
+    "interest-in-art": ("loves art", "is bored by art"),
+    "interest-in-literature": ("loves books and literature", "does not like to read"),
+    "interest-in-math": ("loves mathematics", "dislikes mathematics"),
+    "interest-in-music": ("loves music", "does not care for music"),
+    "interest-in-science": ("loves science", "is not interested in science"),
+    "interest-in-sports": ("loves sports", "does not care for sports"),
+    "neuroticism": ("worries a lot", "is calm and emotionally stable"),
+    "openness": ("is curious and loves new experiences", "prefers what is familiar"),
+    "politically-conservative": ("is politically conservative", "is politically liberal"),
+    "risk-seeking": ("loves taking risks", "avoids risks"),
+    "subscribes-to-Atheism": ("does not believe in God", "believes in God"),
+    "subscribes-to-Buddhism": ("follows the teachings of Buddhism", "rejects Buddhism"),
+    "subscribes-to-deontology": ("holds to moral rules whatever follows", "judges acts by what they bring"),
+    "willingness-to-defer-to-experts": ("trusts experts", "trusts their own judgement over experts"),
+}
+"""File name → the oracle's words for a person with the trait, and for one without it."""
+HELD_OUT = (
+    "believes-in-gun-rights",
+    "extraversion",
+    "interest-in-math",
+    "interest-in-music",
+    "risk-seeking",
+    "subscribes-to-Buddhism",
+)
+"""One or two of each kind: politics, personality, interests, attitudes, beliefs."""
+COLUMNS = Columns(("statement", "answer_matching_behavior"))
+
+
+class StatementRow(BaseModel):
+    """One statement."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+    statement: Text
+    answer_matching_behavior: Literal[" Yes", " No", "Yes", "No"]
+
+
+@dataclass(frozen=True)
+class Statement:
+    """What somebody with a trait (`sign`) or without it says."""
+
+    text: str
+    trait: str
+    sign: bool
+    length: int
+    """In words."""
+
+
+def load(options: Options, loaded: Loaded) -> None:
+    """The splits `train`, `test` (statements of their own) and `interpolated` (traits of their own)."""
+    if options.signals_per_user % TRAITS_PER_USER or options.targets_per_user % TRAITS_PER_USER:
+        raise DataError(
+            f"persona: {options.signals_per_user} signals and {options.targets_per_user} targets; both are spread "
+            f"evenly over a user's traits: take multiples of {TRAITS_PER_USER}"
+        )
+    loaded.others[INTERPOLATED] = Split(INTERPOLATED, options.test_limit)
+    splits = loaded.splits
+    pools: dict[str, dict[tuple[str, bool], list[Statement]]] = {name: defaultdict(list) for name in splits}
+    for statement in _statements(options, loaded):
+        held_out = share(options.seed, "statement", statement.text) < options.test_share
+        name = INTERPOLATED if statement.trait in HELD_OUT else "test" if held_out else "train"
+        pools[name][statement.trait, statement.sign].append(statement)
+    if loaded.problems:
+        return
+    for statements in (statements for pool in pools.values() for statements in pool.values()):
+        statements.sort(key=lambda one: (one.length, one.text))
+    for name, split in splits.items():
+        traits = sorted({trait for trait, _ in pools[name]})
+        total = sum(map(len, pools[name].values()))
+        loaded.train.rows -= total if split is not loaded.train else 0
+        split.rows += total if split is not loaded.train else 0
+        drawn: set[str] = set()
+        for number in range(MOST[name] if split.limit is None else split.limit):
+            drawn |= _add(split, number, traits, pools[name], options)
+        split.used = len(drawn)
+        split.dropped[UNDRAWN] = total - len(drawn)
+
+
+def _add(
+    split: Split, number: int, traits: Sequence[str], pool: dict[tuple[str, bool], list[Statement]], options: Options
+) -> set[str]:
+    """The user of that number, in `split`; returns the statements that were drawn."""
+    draw = Random(digest("popi-persona", options.seed, split.name, number))
+    own = [(trait, draw.random() < 0.5) for trait in draw.sample(traits, TRAITS_PER_USER)]
+    each = (options.signals_per_user + options.targets_per_user) // TRAITS_PER_USER
+    taken: set[str] = set()
+    by_trait = [
+        [_pair(pool[trait, sign], pool[trait, not sign], draw, taken) for _ in range(each)] for trait, sign in own
+    ]
+    in_turn = [of_trait[n] for n in range(each) for of_trait in by_trait]  # any part of it is of all traits
+    shown, asked = in_turn[: options.signals_per_user], in_turn[options.signals_per_user :]
+    draw.shuffle(shown)
+    draw.shuffle(asked)
+    signals: list[Signal] = [PairSignal(prompt=PROMPT, chosen=one, rejected=other) for one, other in shown]
+    targets = [TargetPair(prompt=PROMPT, chosen=one, rejected=other) for one, other in asked]
+    oracle = ", ".join(TRAITS[trait][not sign] for trait, sign in own)
+    split.add(f"persona-{split.name}-{options.seed}-{number}", signals, targets, oracle, rows=0)
+    return taken
+
+
+def _length(statement: Statement) -> int:
+    return statement.length
+
+
+def _pair(own: Sequence[Statement], others: Sequence[Statement], draw: Random, taken: set[str]) -> tuple[str, str]:
+    """A statement of each side that is not `taken`, their lengths within a word; both are taken then. Both sides are
+    sorted by length.
+    """
+    for _ in range(100 if own and others else 0):
+        one = draw.choice(own)
+        start = bisect_left(others, one.length - 1, key=_length)
+        end = bisect_right(others, one.length + 1, key=_length)
+        fitting = [other.text for other in others[start:end] if other.text not in taken]
+        if one.text not in taken and fitting:
+            other = draw.choice(fitting)
+            taken |= {one.text, other}
+            return one.text, other
+    traits = " or ".join(sorted({one.trait for one in (*own, *others)})) or "a trait"
+    raise DataError(f"persona: too few statements of {traits}, of like lengths, for a user; give it more of the set")
+
+
+def _statements(options: Options, loaded: Loaded) -> list[Statement]:
+    """All statements but near-duplicates, counted as rows of `train`."""
+    folder = Path(options.path or "")
+    files = {trait: [folder / f"{trait}{end}" for end in SUFFIXES] for trait in TRAITS}
+    found = {trait: next((file for file in places if file.is_file()), None) for trait, places in files.items()}
+    if missing := [trait for trait, file in found.items() if file is None]:
+        raise DataError(
+            f"{folder}: must be the folder persona/ of anthropics/evals, with a file for each trait; missing: "
+            + ", ".join(f"{trait}.jsonl" for trait in missing)
+        )
+    kept = []
+    for trait, file in found.items():
+        rows = good_rows(str(file), "train", StatementRow, COLUMNS, loaded.train, options, loaded.problems)
+        mine = [
+            Statement(row.statement, trait, "Yes" in row.answer_matching_behavior, len(row.statement.split()))
+            for row in rows
+        ]
+        near = near_duplicates([statement.text for statement in mine])
+        loaded.train.dropped[NEARLY] += len(near)
+        kept += [statement for index, statement in enumerate(mine) if index not in near]
+    return kept
+
+
+def near_duplicates(texts: Sequence[str], near: float = NEAR) -> set[int]:
+    """Indices of the texts whose set of words has a Jaccard similarity of `near` or more with an earlier one that
+    stays; case and punctuation don't count.
+
+    Two sets that similar have one of their rarest words in common, if of each as many are looked at as `near` leaves
+    room to differ: only texts that share one of those are compared.
+    """
+    words = [frozenset(re.findall(r"\w+", text.casefold().replace("’", "").replace("'", ""))) for text in texts]
+    frequency = Counter(word for text in words for word in text)
+    by_word: dict[str, list[int]] = defaultdict(list)
+    dropped = set()
+    for index, mine in enumerate(words):
+        rarest = sorted(mine, key=lambda word: (frequency[word], word))[
+            : len(mine) - math.ceil(near * len(mine) - 1e-9) + 1
+        ]
+        others = {other for word in rarest for other in by_word[word]}
+        if any(len(mine & words[other]) >= near * len(mine | words[other]) for other in others):
+            dropped.add(index)
+            continue
+        for word in rarest:
+            by_word[word].append(index)
+    return dropped
