@@ -105,7 +105,10 @@ def test_what_each_method_tells_its_generator() -> None:
     assert told == {
         "nothing": {"no_personalization", "population_dpo", "user_embedding"},
         "signals": {"raw_signals", "copy", "fspo", "per_user_lora", "user_embedding_from_signals"},
-        "summary": {"untrained_summary", "popi_plug_and_play", "popi_alternating", "popi_simultaneous"},
+        "summary": {
+            *("untrained_summary", "tally", "marker_vote", "exact_reader"),
+            *("popi_plug_and_play", "popi_alternating", "popi_simultaneous"),
+        },
         "preferences": {"oracle"},
     }
 
