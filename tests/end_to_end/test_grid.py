@@ -269,7 +269,7 @@ def test_generators_without_log_probs_are_judged(
     assert lost == {"raw_signals": {"no response": 2}, "popi_plug_and_play": {}} and result["missing"] == 2
     assert rows["raw_signals"]["judged"][0]["judged"] == USERS - 1
     sent = len(upstream.received)
-    assert sent == 3 * USERS  # one prompt a user, three methods
+    assert sent == 3 * 2 * USERS  # three methods, one prompt of the user's own topics and one of seen ones
     assert list((tmp_path / "g").glob("transfer.*")) != []
 
     done = CliRunner().invoke(app, ["evaluate", str(file)])
@@ -298,7 +298,8 @@ def test_popi_judge_takes_a_generator_behind_an_api(
     assert done.exit_code == 0, done.output
     folder = run / "evaluation/with-chat/judge/popi_plug_and_play-vs-no_personalization-by-truth"
     result = json.loads((folder / "judge.json").read_text())
-    assert result["comparisons"] == USERS == result["judged"] and len(upstream.received) == 2 * USERS
+    assert result["comparisons"] == USERS == result["judged"]
+    assert len(upstream.received) == 2 * 2 * USERS  # two methods, prompts on the user's own topics and on seen ones
     monkeypatch.delenv("OPENAI_API_KEY")
     refused = CliRunner().invoke(app, [*options, "--api-key-env", "NO_SUCH_KEY"])
     assert isinstance(refused.exception, ConfigError) and "NO_SUCH_KEY" in str(refused.exception)

@@ -1,6 +1,6 @@
 """`[data]`: users to train and to test on."""
 
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -24,10 +24,6 @@ class DataConfig(Section):
     a kind. Not given: 4, or the benchmark's own (docs/data.md)."""
     targets_per_user: PositiveInt = 4
     """`nano`: target pairs a user. TRL rows and benchmarks: targets a window. Not given: 4, or the benchmark's own."""
-    world: Literal["easy", "hard"] = "easy"
-    """`nano`: how hard its users are to read. `easy`: their evidence is mostly right. `hard`: there is more of it,
-    much of it is wrong, preferences may depend on the topic, and an attribute and a value are held out
-    (docs/nano.md)."""
     no_evidence_share: float = Field(default=0.0, ge=0, le=1)
     """`nano`: share of the training users whose signals say nothing of what they prefer, so that the inference model
     learns to say so (docs/evidence.md)."""
@@ -47,13 +43,7 @@ class DataConfig(Section):
     @model_validator(mode="after")
     def _go_together(self) -> Self:
         settings = self.benchmark
-        if self.source != "nano" and self.world != "easy":
-            raise ValueError(f"world = {self.world!r} belongs to source nano, not to {self.source!r}: leave it out")
         for name in ("no_evidence_share", "change_share"):
-            if self.world == "hard" and getattr(self, name):
-                raise ValueError(
-                    f'{name} = {getattr(self, name)} does not go with world = "hard": leave one of them out'
-                )
             if self.source != "nano" and getattr(self, name):
                 raise ValueError(
                     f"{name} = {getattr(self, name)} belongs to source nano, not to {self.source!r}: leave it out"

@@ -1,12 +1,15 @@
 """In the nano world: the best that anyone could predict of a choice, from what each method tells its generator."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from popi.config import RunConfig
 from popi.data.users import Person
 from popi.evaluation.loss_terms import FOLDS
 from popi.evaluation.methods import METHODS
+
+if TYPE_CHECKING:
+    from popi.nano.bayes import Belief
 
 
 class BestPredictions:
@@ -21,11 +24,13 @@ class BestPredictions:
         people: the run's own held-out nano users, in the order of the rows' windows.
     """
 
-    def __init__(self, people: Sequence[Person], world: str = "easy") -> None:
-        from popi.nano import readers
+    def __init__(self, people: Sequence[Person]) -> None:
+        from popi.nano import bayes
 
-        self.people, self.world = people, readers.WORLDS[world]
-        self._signals: dict[int, Any] = {}
+        self.people = people
+        self.bayes = bayes
+        self.prior = bayes.prior("test")
+        self._signals: dict[int, Belief] = {}
 
     @staticmethod
     def known(config: RunConfig, people: Sequence[Person]) -> bool:
@@ -43,7 +48,7 @@ class BestPredictions:
 
     def given_nothing(self, rows: Sequence[Mapping[str, Any]]) -> list[float]:
         """From the pair alone, knowing what people like in general."""
-        return [self._choice(self.world.prior(), row) for row in rows]
+        return [self._choice(self.prior, row) for row in rows]
 
     def given_signals(self, rows: Sequence[Mapping[str, Any]]) -> list[float]:
         """From all of the user's signals."""
@@ -53,26 +58,27 @@ class BestPredictions:
         from popi.nano.truth import named_attributes
 
         first = {row["window"]: frozenset(named_attributes(row["summary"])) for row in reversed(rows)}
-        truths = {window: self.people[window].preferences or frozenset() for window in first}
+        truths = {window: dict(self.people[window].preferences or ()) for window in first}
         users = list(dict.fromkeys(row["user_id"] for row in rows))
         fold = {user: i % min(FOLDS, len(users)) for i, user in enumerate(users)}
         fold_of = {row["window"]: fold[row["user_id"]] for row in rows}
         channels = {
-            k: self.world.channel([(first[w], truths[w]) for w in first if fold_of[w] != k]) for k in set(fold.values())
+            k: self.bayes.Channel.fit((first[w], truths[w]) for w in first if fold_of[w] != k)
+            for k in set(fold.values())
         }
-        beliefs: dict[tuple[int, frozenset[tuple[str, ...]]], Any] = {}
+        beliefs: dict[tuple[int, frozenset[tuple[str, str]]], Belief] = {}
         found = []
         for row in rows:
             key = fold_of[row["window"]], frozenset(named_attributes(row["summary"]))
             if key not in beliefs:
-                beliefs[key] = channels[key[0]](key[1])
+                beliefs[key] = channels[key[0]].belief(key[1], "test")
             found.append(self._choice(beliefs[key], row))
         return found
 
-    def _after_signals(self, window: int) -> Any:
+    def _after_signals(self, window: int) -> "Belief":
         if window not in self._signals:
-            self._signals[window] = self.world.given_signals(self.people[window].user.signals)
+            self._signals[window] = self.bayes.given_signals(self.people[window].user.signals, "test")
         return self._signals[window]
 
-    def _choice(self, belief: Any, row: Mapping[str, Any]) -> float:
-        return self.world.choice_probability(belief, self.people[row["window"]].user.targets[row["target"]])
+    def _choice(self, belief: "Belief", row: Mapping[str, Any]) -> float:
+        return self.bayes.choice_probability(belief, self.people[row["window"]].user.targets[row["target"]])

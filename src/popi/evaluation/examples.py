@@ -10,7 +10,7 @@ from popi.config import RunConfig
 from popi.data.users import Person
 from popi.evaluation.methods import METHODS, RowKey
 from popi.evaluation.models import Models
-from popi.evaluation.users import named_attributes, spoken
+from popi.evaluation.users import named_attributes
 
 ANSWERED = 2
 """Task prompts a user that are answered."""
@@ -44,7 +44,7 @@ def write_examples(
     entries: list[dict[str, Any]] = [
         {
             "user_id": person.user.user_id,
-            "preferences": dict(spoken(person.preferences)) if person.preferences is not None else None,
+            "preferences": dict(sorted(person.preferences)) if person.preferences is not None else None,
             "signals": [signal.model_dump(mode="json", exclude_none=True) for signal in person.user.signals],
             "summaries": {},
             "named": {},
@@ -61,7 +61,7 @@ def write_examples(
             if summary is not None:
                 entry["summaries"][name] = summary
                 if person.preferences is not None:
-                    entry["named"][name] = spoken(named_attributes(summary))
+                    entry["named"][name] = sorted(map(list, named_attributes(summary)))
             for t, place in enumerate(entry["prompts"]):
                 places.append(place)
                 requests.append((person.user.targets[t].prompt, summaries[window, t]))

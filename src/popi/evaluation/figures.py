@@ -35,7 +35,7 @@ def measure(
     """
     asked = {name: len(rows) for name, rows in rows_of.items()}
     rows_of = {name: [row for row in rows if row.get("missing") is None] for name, rows in rows_of.items()}
-    best = BestPredictions(people, config.data.world) if BestPredictions.known(config, people) else None
+    best = BestPredictions(people) if BestPredictions.known(config, people) else None
     measured: dict[str, Any] = {}
     beta = common_beta(config)
     for name, rows in rows_of.items():
@@ -47,8 +47,6 @@ def measure(
             "differences": differences(name, rows_of),
             "loss_terms": terms(name, rows, beta, best),
         }
-        if best is not None and config.data.world == "hard":
-            entry["held_out"] = on_held_out(rows, people)
         if config.evaluation.token_price is not None:
             tokens, users = [row["overhead_tokens"] for row in rows], _users(rows)
             entry["prompt_cost"] = metrics.prompt_cost(tokens, config.evaluation.token_price, users).as_dict()
@@ -102,18 +100,6 @@ def method_metrics(rows: Sequence[Row]) -> dict[str, Any]:
             result[f"attribute_{key}"] = estimate.value
             result["intervals"][f"attribute_{key}"] = estimate.as_dict()
     return result
-
-
-def on_held_out(rows: Sequence[Row], people: Sequence[Person]) -> dict[str, Any]:
-    """Reward accuracy on the pairs that turn on the harder nano world's held-out attribute or value."""
-    from popi.nano.hard import turns_on_held_out
-
-    def turns(row: Row) -> bool:
-        person = people[row["window"]]
-        return turns_on_held_out(person.preferences or (), person.user.targets[row["target"]])
-
-    those = [row for row in rows if turns(row)]
-    return {"reward_accuracy": metrics.reward_accuracy(_margins(those), _users(those)).as_dict(), "pairs": len(those)}
 
 
 def calibrated(rows: Sequence[Row], beta: float) -> dict[str, Any]:

@@ -73,8 +73,6 @@ class Sources:
     one (`popi.evaluation.prompts`)."""
     training: Callable[[], Sequence[User]]
     """Training users, for what a method without a model chooses on them."""
-    world: str = "easy"
-    """Of the nano world: which."""
 
 
 def plain_prompts(sources: Sources, users: Sequence[Person]) -> list[Context]:
@@ -129,7 +127,7 @@ def exactly_read(sources: Sources, users: Sequence[Person]) -> list[Context]:
     """What the exact posterior given all signals holds more likely than not (`popi.nano.readers`)."""
     from popi.nano.readers import exact_summary
 
-    return _stated(sources, [exact_summary(person.user.signals, sources.world) for person in users], "exact reader")
+    return _stated(sources, [exact_summary(person.user.signals) for person in users], "exact reader")
 
 
 def _stated(sources: Sources, texts: Sequence[str], model: str) -> list[Context]:
@@ -204,10 +202,10 @@ METHODS: dict[str, Method] = {
     REFERENCE: Method("No personalisation", plain_prompts),
     "raw_signals": Method("Raw signals in context", raw_signals),
     "copy": Method("Signals copied", copied_signals),
-    "untrained_summary": Method("Untrained summary, best prompt", best_prompted),
-    "tally": Method("Untrained, attribute by attribute", tallied, nano=True),
-    "marker_vote": Method("Marker vote, no LLM", voted, nano=True),
-    "exact_reader": Method("Exact reader of the signals", exactly_read, nano=True),
+    "untrained_summary": Method("Untrained summary", best_prompted),
+    "tally": Method("Untrained, tally prompt", tallied, nano=True),
+    "marker_vote": Method("Marker vote, no model", voted, nano=True),
+    "exact_reader": Method("Exact reader", exactly_read, nano=True),
     "population_dpo": Method("Population DPO", plain_prompts, "population_dpo"),
     "fspo": Method("FSPO", raw_signals, "fspo"),
     "per_user_lora": Method("Per-user LoRA", plain_prompts, per_user=True),

@@ -94,6 +94,12 @@ class Models:
             self._generators[path] = Generator.from_spec(self._untrained if fixed else ModelSpec.of(self.config, path))
         return self._generators[path]
 
+    def base_generator(self) -> Generator:
+        """The run's own base as generator, whatever generator is evaluated."""
+        own = ModelSpec.of(self.config)
+        same = self.other is None and not self.config.model.api_generator.given
+        return self.generator(self.untrained) if same else Generator.from_spec(own)
+
     def loaded(self, path: str) -> Generator | None:
         """A generator, if it is loaded by now."""
         return self._generators.get(path)
@@ -130,7 +136,6 @@ class Models:
             copy_budget=self.config.evaluation.copied.token_budget or budget,
             ask=ask,
             training=self.training_users,
-            world=self.config.data.world,
         )
 
     def training_users(self) -> Sequence[User]:

@@ -1,8 +1,9 @@
 """Which prompt the untrained inference model is asked with: the best of the template set's, chosen on training users.
 
 What training adds is measured against the best that prompting gets from the same model, and not against one prompt. The
-choice is made before any held-out user is read: greedy summaries of training users under every prompt of the set,
-read by the untrained generator, compared by reward accuracy on those users' targets.
+choice is made before any held-out user is read: greedy summaries of training users under every prompt of the set, read
+by the run's own base as generator, compared by reward accuracy on those users' targets. A model behind an API is asked
+nothing for it.
 """
 
 import json
@@ -64,7 +65,7 @@ def choose(models: Models, folder: Path, report: Callable[[str], None] = lambda 
     if len(asked) == 1 or not n or config.summary.conditioned_on_prompt:
         return {"chosen": asked[0].name, "users": 0, "prompts": {}}
     settings: dict[str, Any] = {
-        "models": [identity(config.model.base), identity(models.untrained)],
+        "model": identity(config.model.base),
         "config": config.model_dump(mode="json", include={"model", "signals", "summary", "data", "seed"}),
         "users": n,
         "asked": [[one.name, one.text, one.read_as] for one in asked],
@@ -79,7 +80,7 @@ def choose(models: Models, folder: Path, report: Callable[[str], None] = lambda 
     data = config.data.model_copy(update={"train_users": min(n, config.data.train_users)})
     model = models.inference_model(config.model.base)
     people = list(users_of(config.model_copy(update={"data": data}), "train").people)
-    generator, size = models.generator(models.untrained), config.evaluation.batch_size
+    generator, size = models.base_generator(), config.evaluation.batch_size
 
     def score(contexts: list[Context], reference: Any) -> list[dict[str, Any]]:
         return list(score_rows(generator, people, contexts, reference, untrained=True, batch_size=size))

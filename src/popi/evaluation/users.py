@@ -1,6 +1,6 @@
 """Held-out users to evaluate on: the run's own (nano world, test file, benchmark), or those of any JSONL file."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,13 +75,8 @@ def benchmark_of(
     return {"benchmark": source, "benchmark_version": facts["loader"] if facts is not None else None}
 
 
-def spoken(named: Iterable[tuple[str, ...]]) -> list[list[str]]:
-    """[attribute, value], the value with the kind of topic that it is wanted for, if for one kind alone; sorted."""
-    return sorted([one[0], " ".join(one[1:])] for one in named)
-
-
-def named_attributes(text: str) -> set[tuple[str, ...]]:
-    """What a summary names of the nano world: (attribute, value), or (attribute, value, kind of topic)."""
+def named_attributes(text: str) -> set[tuple[str, str]]:
+    """The nano world's (attribute, value) pairs that a summary names."""
     from popi.nano.truth import named_attributes as read_off
 
     return read_off(text)

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from functools import partial
 
 from popi.nano.attributes import ATTRIBUTES, PHRASES
-from popi.nano.grammar import KINDS
 from popi.nano.world import state
 
 
@@ -21,10 +20,8 @@ def _said(answer: str) -> dict[str, list[str]]:
 
 
 def tally(answer: str) -> str:
-    """Of "tone formal level nothing support example indoors …" what is not nothing."""
-    said = {a: words for a, words in _said(answer).items() if words and (a, words[0]) in PHRASES}
-    scopes = {a: words[1] for a, words in said.items() if len(words) > 1 and words[1] in KINDS}
-    return state(sorted((a, words[0]) for a, words in said.items()), scopes=scopes)
+    """Of "tone formal level nothing support example …" what is not nothing."""
+    return state(sorted((a, words[0]) for a, words in _said(answer).items() if words and (a, words[0]) in PHRASES))
 
 
 def leading(lead: int, answer: str) -> str:

@@ -152,8 +152,8 @@ def _arrangements(weights: Sequence[Sequence[float]], counts: tuple[int, ...]) -
     return sum(sums.values())
 
 
-WANTED = {c.format(said): p for c in (*SELF, *HAPPY) for p, phrases in PHRASES.items() for said in phrases}
-HATED = {c.format(said): p for c in TIRED for p, phrases in PHRASES.items() for said in phrases}
+_WANTED = {c.format(said): p for c in (*SELF, *HAPPY) for p, phrases in PHRASES.items() for said in phrases}
+_HATED = {c.format(said): p for c in TIRED for p, phrases in PHRASES.items() for said in phrases}
 
 
 def signal_likelihood(signal: Signal, preferences: Values) -> float:
@@ -173,9 +173,9 @@ def signal_likelihood(signal: Signal, preferences: Values) -> float:
         chance = JOB_FITS if fitting else 0.0
         return (1 - chance) / len(JOBS) + (chance / len(fitting) if job in fitting else 0.0)
     if isinstance(signal, StatementSignal | PostSignal):
-        if wanted := WANTED.get(signal.text):
+        if wanted := _WANTED.get(signal.text):
             return float(wanted in preferences.items()) / len(preferences)
-        if hated := HATED.get(signal.text):
+        if hated := _HATED.get(signal.text):
             return float(preferences.get(hated[0], hated[1]) != hated[1]) / len(preferences)
     return 1.0
 

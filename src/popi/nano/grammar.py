@@ -41,12 +41,6 @@ TOPICS = tuple(
     " cameras whales magnets tunnels".split()
 )
 TEST_TOPICS = tuple("rice skates candles drums engines ferns lemons puzzles rockets jam violins yoga".split())
-INDOOR = frozenset(
-    "coffee bread tea soap chess piano cheese pottery salt glue ovens radios cameras clocks shoes wool honey paint"
-    " music poems rice candles drums puzzles jam violins".split()
-)
-"""The topics that are indoors; all others are outdoors. A preference may hold for one kind of topic alone."""
-KINDS = ("indoors", "outdoors")
 PROMPTS = ("how do i start with {topic}?", "tell me about {topic}.", "explain {topic}.", "what is {topic}?") + (
     "how do i explain {topic}?",
     "what about {topic}?",
@@ -103,11 +97,6 @@ def task_prompt(topic: str, rng: Random, split: str = "train") -> str:
 def topics(split: str) -> tuple[str, ...]:
     """What a split's prompts are about."""
     return TOPICS if split == "train" else TEST_TOPICS
-
-
-def kind_of(topic: str) -> str:
-    """The kind of a topic, of `KINDS`."""
-    return KINDS[topic not in INDOOR]
 
 
 def topic_of(prompt: str, split: str) -> str:

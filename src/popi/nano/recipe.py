@@ -65,13 +65,19 @@ READING = Course(
         Stage(steps=120, users=16, pairs=(1,)),
         Stage(steps=180, users=14, pairs=(1, 2, 3)),
         Stage(steps=300, users=12, pairs=(1, 2, 3, 4)),
-        Stage(steps=600, users=8, pairs=(2, 4, 6, 6, 8), asked=Asked(imitations=1, descriptions=1, short=1)),
-        Stage(steps=1200, users=8, pairs=(4, 6, 6, 8), asked=Asked(reads=False, imitations=1, descriptions=1, short=1)),
+        Stage(steps=900, users=10, pairs=(2, 4, 6, 6, 6), asked=Asked(imitations=1, descriptions=2, well=1.0)),
+        Stage(steps=1500, users=12, pairs=(6,), asked=Asked(reads=False, imitations=2, descriptions=3, well=1.0)),
     ),
     learning_rate=6e-3,
     muon_learning_rate=0.02,
 )
 """Reads more and more signals, and describes what it reads."""
+HABITS = Course(
+    stages=(Stage(steps=350, users=12, pairs=(6,), asked=Asked(reads=False, imitations=2, descriptions=3, well=0.2)),),
+    learning_rate=4e-3,
+    muon_learning_rate=0.012,
+)
+"""Falls into the habit of describing poorly four times in five; goes on reading."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,7 @@ class Recipe:
     hidden_size: int = 128
     layers: int = 4
     heads: int = 4
-    courses: tuple[Course, ...] = (READING,)
+    courses: tuple[Course, ...] = (READING, HABITS)
     short_rows: int = 12
     """Follow and plain rows a step (three quarters follow)."""
     signals_weight: float = 0.3

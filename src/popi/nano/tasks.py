@@ -6,11 +6,9 @@
 - *compare*: say of each attribute which value is most preferred, in how many pairs for and in how many against.
 - *tally*: say of each attribute what the user cares about (the base can read evidence when made to go through it
   attribute by attribute; "step by step" is to an LLM what this is to the base).
-- *describe*: write a summary of what the user prefers, going through the attributes or *in short*.
-- *kind*: say whether a topic is indoors or outdoors, which some preferences depend on.
+- *describe*: write a summary; mostly badly chosen, at times well.
 
-It is taught all of them as well as it can learn them, on users whose evidence is mostly right. Weighing evidence that
-is not (`popi.nano.hard`) is what is left for a popi run to teach.
+The describe task is what a popi run improves.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,13 +18,12 @@ from random import Random
 from transformers import PreTrainedTokenizerBase
 
 from popi.engine.tree import Segment
-from popi.nano.attributes import ATTRIBUTES, Preference
-from popi.nano.grammar import TEST_TOPICS, kind_of, random_values, realise, task_prompt, topics
-from popi.nano.world import PairFacts, active, draw_scopes, make_user, profile, scoped, split_of, state
+from popi.nano.attributes import ATTRIBUTES, KEYWORDS, Preference
+from popi.nano.grammar import TEST_TOPICS, random_values, realise, task_prompt, topics
+from popi.nano.world import NanoUser, PairFacts, make_user, profile, split_of, state
 from popi.signals.render import Templates
+from popi.signals.types import PairSignal, PostSignal, StatementSignal
 
-SHORT = "describe in short what this user prefers."
-KIND = "is {} indoors or outdoors?"
 READ = "what does the {} have?"
 COMPARE = "compare the two."
 TALLY = "what does this user care about?"
@@ -35,8 +32,10 @@ SAME, UNCARED = "same", "nothing"
 HOW_MANY = (1, 2, 2, 2, 3, 3, 3, 4)
 """How many attributes the base's users care about: more various than the world's, so that it can't tell from those
 named already that a combination kept for the test users does not occur."""
-SCOPED = 0.25
-"""Share of the base's users, and of the preferences it is told to follow, of which one holds for one kind of topic."""
+HABIT = 0.6
+"""Share of poor summaries that say how the newest chosen response opens, cared about or not."""
+HABIT_NAMES = (2, 3)
+"""How many of its attributes those name."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +49,33 @@ class Asked:
     imitations: int = 2
     """Task prompts to answer with the raw signals in view."""
     descriptions: int = 1
-    """Summaries to write that go through the attributes."""
-    short: int = 0
-    """Summaries to write that name what is preferred, and nothing else."""
+    """Summaries to write."""
+    well: float = 0.0
+    """Share of summaries that are well chosen."""
+
+
+def written_summary(user: NanoUser, rng: Random, well: float = 0.0) -> str:
+    """A summary as the base writes it, attribute by attribute: well chosen with probability `well`, else poor.
+
+    Poor is, by habit, how the newest chosen response opens; else differences inside one random pair, and hearsay.
+    """
+    if well and rng.random() < well:
+        return profile(user.preferences, rng)
+    newest = next((s for s in reversed(user.user.signals) if isinstance(s, PairSignal)), None)
+    if newest and rng.random() < HABIT:
+        words = str(newest.prompt).rstrip("?.").split()
+        facts = next(pair for pair in user.pairs if pair.topic in words)
+        return profile(dict(list(facts.better.items())[: rng.choice(HABIT_NAMES)]), rng)
+    seen: dict[str, str] = {}
+    if user.pairs:
+        pair = rng.choice(user.pairs)
+        seen = {a: v for a, v in pair.better.items() if pair.worse[a] != v}
+    for signal in user.user.signals:
+        if isinstance(signal, StatementSignal | PostSignal) and rng.random() < 0.3:
+            said = signal.text.lower().replace(".", "").split()
+            seen |= dict(KEYWORDS[word] for word in said if word in KEYWORDS)
+    items = sorted(seen.items())
+    return profile(dict(rng.sample(items, min(len(items), rng.choice((1, 2, 3, 4))))), rng)
 
 
 def each(value_of: Mapping[str, str]) -> str:
@@ -114,14 +137,12 @@ class Writer:
 
     def follow(self, rng: Random, branches: int = 3) -> list[Segment]:
         preferences = stated(rng)
-        scopes = draw_scopes(dict(preferences), SCOPED, rng)
         tasks = []
         for _ in range(branches):
             topic = rng.choice(topics("train"))
-            values = {**random_values(rng), **active(dict(preferences), scopes, topic)}
+            values = {**random_values(rng), **dict(preferences)}
             tasks.append((task_prompt(topic, rng), realise(values, topic, rng).text))
-        short = rng.random() < 0.5
-        summary = state(preferences, rng, scopes) if short else profile(dict(preferences), rng, scopes)
+        summary = state(preferences, rng) if rng.random() < 0.5 else profile(dict(preferences), rng)
         return self._row(self._system(summary), tasks, score_system=False)
 
     def plain(self, rng: Random, branches: int = 3) -> list[Segment]:
@@ -130,23 +151,17 @@ class Writer:
         for _ in range(branches):
             topic = rng.choice(topics("train") + TEST_TOPICS)
             tasks.append((task_prompt(topic, rng), realise(random_values(rng), topic, rng).text))
-        topic = rng.choice(topics("train") + TEST_TOPICS)
-        tasks.append((KIND.format(topic), f"{kind_of(topic)}."))
         return self._row(None, tasks, score_system=False)
 
     def user(self, rng: Random, pairs: int, asked: Asked = Asked()) -> list[Segment]:
         """A user's signals, and tasks about them. A lone pair stands without other signals, and is not tallied."""
-        several = pairs > 1
-        share = SCOPED if several else 0.0
-        user = make_user("x", rng, "train", 0, pairs, others=several, how_many=HOW_MANY, scoped_share=share)
+        user = make_user("x", rng, "train", targets=0, pairs=pairs, others=pairs > 1, how_many=HOW_MANY)
         messages = self.templates.inference_messages(user.user.signals)
         describe = str(messages[1]["content"])
-        tasks = [(describe, profile(user.preferences, rng, user.scopes)) for _ in range(asked.descriptions)]
-        named = sorted(user.preferences.items())
-        tasks += [(SHORT, state(named, rng, user.scopes)) for _ in range(asked.short)]
+        tasks = [(describe, written_summary(user, rng, asked.well)) for _ in range(asked.descriptions)]
         for _ in range(asked.imitations):
             topic = rng.choice(topics("train"))
-            response = realise({**random_values(rng), **active(user.preferences, user.scopes, topic)}, topic, rng)
+            response = realise({**random_values(rng), **user.preferences}, topic, rng)
             tasks.append((task_prompt(topic, rng), response.text))
         if asked.reads:
             tasks.append((READ.format("chosen"), _most([pair.better for pair in user.pairs])))
@@ -154,8 +169,7 @@ class Writer:
         if asked.compares:
             tasks.append((COMPARE, _counts(user.pairs)))
         if pairs > 1:
-            wanted = {a: scoped(v, user.scopes.get(a)) for a, v in user.preferences.items()}
-            tasks.append((TALLY, each({a: wanted.get(a, UNCARED) for a in ATTRIBUTES})))
+            tasks.append((TALLY, each({a: user.preferences.get(a, UNCARED) for a in ATTRIBUTES})))
         return self._row(str(messages[0]["content"]), tasks, score_system=True)
 
     def _system(self, summary: str) -> str:

@@ -3,39 +3,18 @@ them."""
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from itertools import combinations, product
 
 from popi.nano.attributes import ATTRIBUTES, KEYWORDS, PRIOR, Preference
-from popi.nano.grammar import BULLETS, KINDS, MARKS, POINTS, TEST_TOPICS, TOPICS, kind_of
+from popi.nano.grammar import BULLETS, MARKS, POINTS, TEST_TOPICS, TOPICS
 from popi.nano.world import NOISE, OTHER_CARED, OTHER_UNCARED, PEOPLE, NanoUser, PairFacts
 from popi.signals.types import InteractionSignal, PairSignal, PostSignal, Signal
 
-Named = tuple[str, ...]
-"""(attribute, value), or (attribute, value, kind of topic) of a preference that holds for that kind alone."""
 
-
-def named_attributes(text: str) -> set[Named]:
-    """What a summary names, by the words that belong to one value alone: (attribute, value), and behind them the kind
-    of topic where the summary says that the preference holds for that kind alone.
-    """
-    scopes: dict[Preference, str | None] = {}
-    last: Preference | None = None
-    for word in re.findall(r"[a-z]+|,", text.lower()):
-        if word in KEYWORDS:
-            last = KEYWORDS[word]
-            scopes.setdefault(last, None)
-        elif word in KINDS and last:
-            scopes[last] = word
-        if word in (",", "and", *KINDS):
-            last = None
-    return {preference if kind is None else (*preference, kind) for preference, kind in scopes.items()}
-
-
-def wanted_at(named: Iterable[Named], topic: str | None) -> dict[str, str]:
-    """Attribute -> value of the preferences that hold for a topic; without one, of those that hold for all."""
-    kind = None if topic is None else kind_of(topic)
-    return {one[0]: one[1] for one in named if len(one) == 2 or one[2] == kind}
+def named_attributes(text: str) -> set[Preference]:
+    """The (attribute, value) pairs that a summary names, by the words that belong to one value alone."""
+    return {KEYWORDS[word] for word in re.findall(r"[a-z]+", text.lower()) if word in KEYWORDS}
 
 
 def _any(words: list[str]) -> str:

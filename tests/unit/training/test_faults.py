@@ -14,7 +14,7 @@ from popi.config import RunConfig, resolve
 from popi.errors import RunError
 from popi.runs.run_directory import RunDirectory
 from popi.training.phases import trainer as phase_trainer
-from popi.training.reward import SummaryReward
+from popi.training.phases.inference import InferenceTrainer
 from popi.training.train import train
 
 WEIGHTS = "phases/inference-1/inference_model/model.safetensors"
@@ -116,17 +116,16 @@ def test_a_damaged_checkpoint_is_not_trained_on(
 def test_a_reward_that_is_no_number_stops_the_run(
     tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unbroken: dict[str, torch.Tensor]
 ) -> None:
-    real, calls = SummaryReward.score, []
+    real = InferenceTrainer.score
 
-    def score(self: SummaryReward, *arguments: Any) -> Any:
+    def score(self: InferenceTrainer, *arguments: Any) -> Any:
         scores = real(self, *arguments)
-        calls.append(1)
-        if len(calls) == 4:
+        if self.state.global_step == 3:
             scores.rewards[0] = math.nan
         return scores
 
-    monkeypatch.setattr(SummaryReward, "score", score)
-    with pytest.raises(RunError, match=r"inference-1, step 4: .*nan"):
+    with monkeypatch.context() as patch, pytest.raises(RunError, match=r"inference-1, step 4: .*nan"):
+        patch.setattr(InferenceTrainer, "score", score)
         train(config(tiny_base, tmp_path))
     found = RunDirectory.open(tmp_path / "run").phase("inference-1").checkpoint()
     assert found is not None and found[1] == 3, "no checkpoint holds what came of it"

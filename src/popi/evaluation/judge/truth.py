@@ -9,7 +9,7 @@ from popi.errors import ConfigError
 from popi.evaluation.judge.question import CHECKED, OnVerdict, Question, Verdict
 from popi.nano.grammar import TOPICS
 from popi.nano.seen import seen_targets
-from popi.nano.truth import topics_in, valid, wanted_at, wanted_shown
+from popi.nano.truth import topics_in, valid, wanted_shown
 from popi.signals.render import flat
 
 MOST = len(TOPICS)
@@ -67,5 +67,4 @@ def _wanted(person: Person, prompt: str) -> dict[str, str]:
             f"user {person.user.user_id!r}: their true preferences are not known, as they are in the nano world alone; "
             "use --judge api or --judge local"
         )
-    topics = topics_in(prompt)
-    return wanted_at(person.preferences, next(iter(topics), None))
+    return dict(person.preferences)

@@ -129,9 +129,9 @@ def _of_truth(users: Sequence[Streamed], after: Sequence[Sequence[After]]) -> Ro
 
 
 def _stream(user: Streamed, after: Sequence[After]) -> Stream:
-    preferred = {one[0]: one[1] for one in user.person.preferences or ()}
+    preferred = dict(user.person.preferences or ())
     return Stream(
-        named=[{(a, v) for a, v, *_ in named_attributes(one.summary.text)} for one in after],
+        named=[named_attributes(one.summary.text) for one in after],
         changed=[one.seen > user.change or not user.change for one in after],
         before=dict(user.before) if user.before is not None else preferred,
         preferred=preferred,
