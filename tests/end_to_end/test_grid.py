@@ -223,7 +223,7 @@ def test_what_a_server_did_not_score_is_missing_and_asked_again_alone(
         there, here = rows["vllm", method], rows["same", method]
         assert there["margin"]["value"] == nearly(here["margin"]["value"], of=100)
         assert there["context_overhead_tokens"] == here["context_overhead_tokens"]
-    files = {path.name for path in (grid.directory / "cells/nano/summaries").iterdir()}
+    files = {path.name for path in (grid.directory / "cells/nano/summaries").glob("*.jsonl")}
     assert len(files) == 2, "summaries are written once, whoever reads them"
     del upstream.received[:]
     run_grid(grid, QUIET)
@@ -275,10 +275,12 @@ def test_generators_without_log_probs_are_judged(
     done = CliRunner().invoke(app, ["evaluate", str(file)])
     assert done.exit_code == 0, done.output
     assert len(upstream.received) == sent + 1 and json.loads((tmp_path / "g/grid.json").read_text())["missing"] == 0
-    [kept] = (tmp_path / "g/cells/nano/chat/responses").glob("raw_signals-*.jsonl")
-    row = read_rows(kept)[1]
-    assert row["response"] == f"hi {len(str(row['messages']))}." or protocol == "anthropic"
-    assert KEY not in done.output + kept.read_text()
+    kept = list((tmp_path / "g/cells/nano/chat/responses").glob("raw_signals-*.jsonl"))
+    assert len(kept) == 2  # on the user's own topics, and on seen ones
+    for file in kept:
+        row = read_rows(file)[1]
+        assert row["response"] == f"hi {len(str(row['messages']))}." or protocol == "anthropic"
+        assert KEY not in done.output + file.read_text()
 
 
 def test_popi_judge_takes_a_generator_behind_an_api(

@@ -122,6 +122,8 @@ def accuracy_by_overhead(methods: Mapping[str, Any]) -> str:
         axes = figure.subplots()
         points = []
         for name, entry in methods.items():
+            if METHODS[name].nano:  # yardsticks of the nano world, at home in the table: here they would crowd
+                continue
             colour, marker = look(name)
             x, y = entry["context_overhead_tokens"], entry["reward_accuracy"]["value"]
             axes.plot(x, y, marker, color=colour, markersize=7, markeredgecolor=COLOURS["card"], zorder=3)

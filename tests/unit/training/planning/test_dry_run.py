@@ -23,7 +23,7 @@ from popi.training.templates import with_template
 ROOT = Path(__file__).parents[4]
 SHIPPED = sorted((ROOT / "configs").glob("*.toml"))
 CONFIGS = [path for path in SHIPPED if "[[benchmarks]]" not in path.read_text()]  # the others are grids
-WORLDS = ("demo", "nano", "nano_length")
+WORLDS = ("demo", "nano", "nano_credit", "nano_length")
 """Configs on the shipped model: two cores, and no figure from elsewhere to aim at."""
 
 
@@ -67,7 +67,7 @@ def test_every_shipped_config_plans_on_the_device_that_its_head_names(
         hours = int(time[1]) * (24 if time[2] == "days" else 1)
         assert sum(one.hours for one in plan.phases) == pytest.approx(hours, rel=0.15), "the time at its head"
     assert len(plan.lines()) >= 5 + 2 * len(plan.phases)
-    assert len(plan.phases) >= (1 if path.stem == "nano_length" else 2)
+    assert len(plan.phases) >= (1 if path.stem in ("nano_credit", "nano_length") else 2)
 
 
 @pytest.mark.parametrize("path", [path for path in CONFIGS if "LoRA, on one GPU" in head(path)], ids=lambda p: p.stem)
