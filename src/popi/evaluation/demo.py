@@ -136,7 +136,7 @@ def write_example_users(path: Path, examples: list[Mapping[str, Any]]) -> Path:
 
 
 def user_panel(example: Mapping[str, Any], methods: Mapping[str, Any]) -> Panel:
-    """One user: signals, the summary before and after training, the answer to the same prompt with each."""
+    """One user: signals, the summary by the best prompt and after training, the answer to the same prompt with each."""
     from popi.evaluation.methods import METHODS
     from popi.evaluation.report import prompt_text
 
@@ -153,14 +153,14 @@ def user_panel(example: Mapping[str, Any], methods: Mapping[str, Any]) -> Panel:
     rows.add_row()
     rows.add_row(_heading("summary"), "")
     for name in shown:
-        label = "before training" if name == "untrained_summary" else METHODS[name].label
+        label = "best prompt" if name == "untrained_summary" else METHODS[name].label
         rows.add_row(label, _said(name, example["summaries"].get(name)))
     if "oracle" in example["summaries"]:
         rows.add_row("the truth", Text(example["summaries"]["oracle"], style="italic"))
     for asked in example["prompts"][:1]:
         rows.add_row()
         rows.add_row(_heading("answers to"), Text(prompt_text(asked["prompt"]), style="italic"))
-        labels = {"no_personalization": "no summary", "untrained_summary": "before training"}
+        labels = {"no_personalization": "no summary", "untrained_summary": "best prompt"}
         for name in ["no_personalization", *shown]:
             rows.add_row(labels.get(name, METHODS[name].label), _said(name, asked["answers"].get(name)))
     return Panel(rows, title=Text(f"user {example['user_id']}"), title_align="left", border_style="dim")

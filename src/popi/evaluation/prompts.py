@@ -40,8 +40,12 @@ def ask(
     written = asked.summarize_many(users, prompts=prompts)
     if asking.read_as is None:
         return written
+    says_nothing = model.templates.names_no_preference
     read = [READ_AS[asking.read_as](summary.text) for summary in written]
-    return [replace(s, text=text, tokens=model.count_tokens(text)) for s, text in zip(written, read, strict=True)]
+    return [
+        replace(summary, text=text, tokens=model.count_tokens(text), abstained=says_nothing(text))
+        for summary, text in zip(written, read, strict=True)
+    ]
 
 
 def choose(models: Models, folder: Path, report: Callable[[str], None] = lambda note: None) -> dict[str, Any]:

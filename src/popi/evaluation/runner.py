@@ -25,6 +25,8 @@ from popi.evaluation.users import benchmark_of, held_out
 from popi.models.spec import ModelSpec
 from popi.runs.bars import passes
 from popi.runs.run_directory import USERS, locked, read_jsonl, refuse_other_loader, write_text
+from popi.signals.render import NANO
+from popi.training.templates import template_of
 
 
 def destination(run: Run, generator: ModelSpec | None = None, users: str | Path | None = None) -> Path:
@@ -128,8 +130,8 @@ def choose_methods(models: Models, people: Sequence[Person], transfer: bool) -> 
             models.config.data.source != "nano" or any(person.preferences is None for person in people)
         ):
             not_applicable.append(name)
-        elif name == "tally" and models.config.summary.conditioned_on_prompt:
-            not_applicable.append(name)  # its prompt has no place for a task prompt
+        elif name == "tally" and (models.config.summary.conditioned_on_prompt or template_of(models.config) != NANO):
+            not_applicable.append(name)  # its prompt has no place for a task prompt, or the templates have no tally
         elif method.needs_truth and any(person.oracle is None for person in people):
             not_applicable.append(name)  # a file of users carries no truth
         elif transfer and (method.order is not None or method.per_user) and not method.has_summary:

@@ -336,6 +336,13 @@ def write_users(path: Path, *user_ids: str) -> Path:
     return path
 
 
+def test_templates_without_a_tally_have_no_such_row(run, tiny) -> None:
+    tree = run.config.model_dump(mode="json")
+    run.config = resolve(tree | {"signals": tree["signals"] | {"template": "default"}})
+    result = evaluate(run, models=tiny(run))
+    assert result["not_applicable"] == ["tally"] and "marker_vote" in result["methods"]
+
+
 def test_users_of_a_file_have_no_truth(run, tiny, tmp_path: Path) -> None:
     file = write_users(tmp_path / "mine.jsonl", "a", "b")
     result = evaluate(run, users=file, models=tiny(run))

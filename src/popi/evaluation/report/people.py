@@ -80,7 +80,7 @@ def _summaries(user: Mapping[str, Any], of_run: str = "") -> list[dict[str, Any]
     true = {tuple(pair) for pair in (user["preferences"] or {}).items()}
     shown = []
     for name in filter(user["summaries"].__contains__, order()):
-        label = f"Before: {METHODS[name].label.lower()}" if name == "untrained_summary" else METHODS[name].label
+        label = f"{METHODS[name].label}, best prompt" if name == "untrained_summary" else METHODS[name].label
         named = {tuple(pair) for pair in user.get("named", {}).get(name, [])}
         chips = [{"kind": "hit", "text": f"✓ {a}: {v}"} for a, v in sorted(named & true)]
         chips += [{"kind": "wrong", "text": f"✗ {a}: {v}"} for a, v in sorted(named - true)]
