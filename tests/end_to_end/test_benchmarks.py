@@ -28,7 +28,7 @@ def make_config(source: str, root: Path, base: Path, steps: int = 2) -> RunConfi
             "data": {"source": source, "train_users": 6, "test_users": 3, "benchmark": benchmark},
             "summary": {"max_tokens": 4},
             "training": {"orders": ["plug_and_play"], "inference": phase},
-            "evaluation": {"examples": 1, "answer_tokens": 2},
+            "evaluation": {"examples": 1, "answer_tokens": 2, "prompt_users": 4},
         }
     )
 

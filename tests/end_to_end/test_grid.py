@@ -58,6 +58,7 @@ group_size = 2
 steps = 1
 batch_size = 2
 [evaluation]
+prompt_users = 4
 batch_size = 2
 answer_tokens = 6
 [evaluation.per_user_lora]

@@ -36,7 +36,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
             "signals": {"template": "nano"},
             "summary": {"max_tokens": 6},
             "training": {"inference": inference},
-            "evaluation": {"examples": 1, "answer_tokens": 8},
+            "evaluation": {"examples": 1, "answer_tokens": 8, "prompt_users": 4},
         }
     )
     path = train(config, console=Console(quiet=True))

@@ -42,7 +42,7 @@ def make_config(root: Path, base: Path, name: str, **model: Any) -> RunConfig:
             "signals": {"template": "nano"},
             "summary": {"max_tokens": 6},
             "training": {"inference": inference, "save_steps": 1},
-            "evaluation": {"examples": 1, "answer_tokens": 4},
+            "evaluation": {"examples": 1, "answer_tokens": 4, "prompt_users": 4},
         }
     )
 

@@ -21,7 +21,7 @@ from popi.training.templates import template_of
 if TYPE_CHECKING:
     from torch import Tensor
 
-VOTERS = 300
+VOTERS = 100
 """Training users, at most, for methods that choose something on them without a model."""
 WEIGHTS = (".safetensors", ".bin", ".gguf")
 

@@ -21,7 +21,7 @@ def test_popi_train_with_seeds(run: Any, tiny_base: Path, tmp_path: Path) -> Non
         "model": {"base": str(tiny_base), "device": "cpu"},
         "data": {"train_users": 4, "test_users": 3},
         "summary": {"max_tokens": 4},
-        "evaluation": {"examples": 1, "answer_tokens": 2},
+        "evaluation": {"examples": 1, "answer_tokens": 2, "prompt_users": 4},
         "training": {"orders": ["plug_and_play"], "inference": phase},
     }
     file = tmp_path / "c.json"
