@@ -95,7 +95,8 @@ def write(tables: list[dict[str, Any]], done: dict[str, list[str]], made: str) -
         ]
         for file in table["files"]:
             path = HERE.parent / file
-            path.write_text(put(path.read_text(encoding="utf-8"), table["name"], [*said, "", *done[table["name"]]]))
+            text = put(path.read_text(encoding="utf-8"), table["name"], [*said, "", *done[table["name"]]])
+            path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

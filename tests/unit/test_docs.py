@@ -1,6 +1,7 @@
 import importlib.util
 import json
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -49,3 +50,11 @@ def test_the_newcomers_questions_lead_somewhere() -> None:
     assert table.count("? |") == 10 and len(paths) >= 15
     for path in paths:
         assert (ROOT / "src" / "popi" / path).exists(), path
+
+
+def test_every_table_of_make_results_has_its_place() -> None:
+    """Its marks are looked for once hours of runs are over."""
+    for table in tomllib.loads((ROOT / "docs/results.toml").read_text(encoding="utf-8"))["tables"]:
+        for file in table["files"]:
+            text = (ROOT / file).read_text(encoding="utf-8")
+            assert all(text.count(f"<!-- {table['name']}:{end} -->") == 1 for end in ("start", "end")), (table, file)

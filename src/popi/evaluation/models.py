@@ -14,7 +14,6 @@ from popi.generator import Generator
 from popi.inference_model import InferenceModel
 from popi.models.remote.usage import Usage
 from popi.models.spec import ModelSpec
-from popi.signals.types import User
 from popi.summary import Summary
 from popi.training.templates import template_of
 
@@ -135,14 +134,13 @@ class Models:
             token_budget=budget,
             copy_budget=self.config.evaluation.copied.token_budget or budget,
             ask=ask,
-            training=self.training_users,
+            training=lambda: [person.user for person in self.training_people(VOTERS)],
         )
 
-    def training_users(self) -> Sequence[User]:
-        """The first `VOTERS` training users of the run."""
-        most = min(VOTERS, self.config.data.train_users)
-        data = self.config.data.model_copy(update={"train_users": most})
-        return users_of(self.config.model_copy(update={"data": data}), "train").users
+    def training_people(self, most: int) -> Sequence[Person]:
+        """The first training users of the run, at most so many."""
+        data = self.config.data.model_copy(update={"train_users": min(most, self.config.data.train_users)})
+        return users_of(self.config.model_copy(update={"data": data}), "train").people
 
     def soft_prompts(self, method: Method, users: Sequence[Person]) -> "Tensor":
         """(n, k, d) soft prompts by the user embeddings that a method's generator was trained with."""

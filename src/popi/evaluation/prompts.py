@@ -7,12 +7,11 @@ nothing for it.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from popi.data.users import users_of
 from popi.evaluation.methods import Context, score_rows
 from popi.evaluation.metrics import reward_accuracy
 from popi.evaluation.models import Models, identity
@@ -48,13 +47,12 @@ def ask(
     ]
 
 
-def choose(models: Models, folder: Path, report: Callable[[str], None] = lambda note: None) -> dict[str, Any]:
+def choose(models: Models, folder: Path) -> dict[str, Any]:
     """The best prompt of the run's template set, and what every prompt reached.
 
     Args:
         models: of the evaluation; the untrained ones are asked.
         folder: keeps the choice for the next time.
-        report: told what is going on.
 
     Returns:
         `chosen` (a name), `users`, and `prompts`: name → reward accuracy (with its interval) and tokens of a summary.
@@ -81,26 +79,22 @@ def choose(models: Models, folder: Path, report: Callable[[str], None] = lambda 
         kept = {}
     if kept.get("stamp") == stamp:
         return kept
-    data = config.data.model_copy(update={"train_users": min(n, config.data.train_users)})
     model = models.inference_model(config.model.base)
-    people = list(users_of(config.model_copy(update={"data": data}), "train").people)
+    people = list(models.training_people(n))
     generator, size = models.base_generator(), config.evaluation.batch_size
 
     def score(contexts: list[Context], reference: Any) -> list[dict[str, Any]]:
         return list(score_rows(generator, people, contexts, reference, untrained=True, batch_size=size))
 
-    report("prompts: the reference")
     plain = [row for row in score([Context() for _ in people], None) if row["missing"] is None]
     reference = {(row["window"], row["target"]): (row["chosen_logp"], row["rejected_logp"]) for row in plain}
     measured: dict[str, Any] = {}
-    for number, one in enumerate(asked, 1):
-        report(f"prompts {number}/{len(asked)}")
+    for one in asked:
         written = ask(model, one, [person.user.signals for person in people])
         rows = [row for row in score([Context((s,)) for s in written], reference) if row["missing"] is None]
         accuracy = reward_accuracy([row["margin"] for row in rows], [row["user_id"] for row in rows])
         tokens = sum(summary.tokens for summary in written) / len(written)
         measured[one.name] = {"reward_accuracy": accuracy.as_dict(), "tokens": round(tokens, 2)}
-    report("")
     best = max(measured, key=lambda name: measured[name]["reward_accuracy"]["value"] or 0.0)
     result = {"stamp": stamp, "chosen": best, "users": len(people), "prompts": measured}
     folder.mkdir(parents=True, exist_ok=True)

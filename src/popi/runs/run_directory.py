@@ -184,6 +184,8 @@ class PhaseDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path, self.name = path, path.name
+        self._sound: set[int] = set()
+        """Steps whose checkpoints were found as they were sealed: files of gigabytes are read for that once."""
 
     @property
     def checkpoints(self) -> Path:
@@ -216,8 +218,9 @@ class PhaseDirectory:
                 shutil.rmtree(folder)
         for step in sorted(steps, reverse=True):
             folder = self.at(step)
-            changed = damaged(folder)
+            changed = None if step in self._sound else damaged(folder)
             if changed is None:
+                self._sound.add(step)
                 return folder, step
             aside = self.checkpoints / f"damaged-{step}"
             shutil.rmtree(aside, ignore_errors=True)
