@@ -2,7 +2,7 @@
 
 python benchmarks/generator_losses.py --run runs/nano [--steps 80] [--users 300] [--only NAME ...] [--quick]
 
-Takes a finished run with plug-and-play, and trains its generator anew for each candidate, on the same pairs under the
+Takes a finished run with plug-and-play, and retrains its generator for each candidate, on the same pairs under the
 same summaries: those that the run's inference model writes for its training users. No test user, test topic or test
 wording is looked at. What each candidate does is measured on training users that the run never saw, drawn for this, and
 on prompts about ten topics of the training split, set aside: no target pair that a candidate trains on is about them.

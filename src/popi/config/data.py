@@ -23,7 +23,7 @@ class DataConfig(Section):
     """How many of a user's rows become signals of one window (TRL preference rows, benchmarks); AlignX: most signals of
     a kind. Not given: 4, or the benchmark's own (docs/data.md)."""
     targets_per_user: PositiveInt = 4
-    """`nano`: target pairs a user. TRL rows and benchmarks: targets a window. Not given: 4, or the benchmark's own."""
+    """`nano`: target pairs per user. TRL rows and benchmarks: targets per window. Default: 4, or the benchmark's."""
     no_evidence_share: float = Field(default=0.0, ge=0, le=1)
     """`nano`: share of the training users whose signals say nothing of what they prefer, so that the inference model
     learns to say so (docs/evidence.md)."""

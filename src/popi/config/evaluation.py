@@ -28,7 +28,7 @@ class CopiedConfig(Section):
     """Evaluate this method too: a summary that is the user's signals word for word, as the template set's `copy.j2`
     takes them, with no model in between."""
     token_budget: PositiveInt | None = None
-    """Most tokens of such a summary; whole signals are dropped to fit. Unset: `signals.token_budget`."""
+    """Maximum tokens of such a summary; whole signals are dropped to fit. Unset: `signals.token_budget`."""
 
 
 class EvaluationConfig(Section):

@@ -67,7 +67,7 @@ class Sources:
     token_budget: int
     """Most tokens of rendered raw signals."""
     copy_budget: int
-    """Most tokens of a summary of copied signals."""
+    """Maximum tokens of a summary of copied signals."""
     ask: Callable[[Sequence[Person], str | None], list[tuple[Summary, ...]]]
     """Greedy summaries by the untrained inference model under a prompt of the template set, by its name; None: the best
     one (`popi.evaluation.prompts`)."""
