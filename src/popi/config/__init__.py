@@ -1,12 +1,12 @@
 """Every setting of a run, each documented once, under its field. Imports no torch.
 
-    section        what every section is: strict, frozen, nothing unknown
-    run            RunConfig: one run, whole
-    model, data (and benchmark), signals, summary, training (and phases), evaluation     a section each
+    section        base class of all sections: strict, frozen, no unknown keys
+    run            RunConfig: a complete run
+    model, data (and benchmark), signals, summary, training (and phases), evaluation     one section each
     read           TOML or JSON files and overrides → RunConfig
 
 A run is described by a TOML file plus dotted overrides (``training.inference.steps=10``); the resolved
-config is saved with the run. `load_config` is the only way in.
+config is saved with the run. `load_config` is the only entry point.
 """
 
 from popi.config.benchmark import BENCHMARKS

@@ -1,4 +1,4 @@
-"""How servers are reached over HTTP: proxy, certificates, limits. The same for every request that popi sends."""
+"""HTTP settings of every request that popi sends: proxy, certificates, limits."""
 
 import os
 from typing import Any, Self
@@ -9,34 +9,34 @@ from popi.config.read import explain, read_tree
 from popi.config.section import Section
 
 VARIABLE = "POPI_HTTP"
-"""Environment variable that names a TOML file of these settings, for commands that ask model APIs."""
+"""Environment variable with the path of a TOML file of these settings, for commands that call model APIs."""
 
 
 class HttpConfig(Section):
-    """How the model API, the inference model and the issuer of tokens are reached, each of them."""
+    """How popi connects to the model API, the inference model and the token issuer."""
 
     proxy: str | None = None
-    """Forward proxy for all requests (`http://host:3128`). A login belongs into the environment, whose HTTPS_PROXY and
-    HTTP_PROXY count where this is unset (`http://user:password@host:3128`). Hosts in NO_PROXY are reached directly
-    either way."""
+    """Forward proxy for all requests (`http://host:3128`). Unset: HTTPS_PROXY and HTTP_PROXY from the environment,
+    which is also the place for a login (`http://user:password@host:3128`). Hosts in NO_PROXY are always reached
+    directly."""
     ca_bundle: str | None = Field(default=None, min_length=1)
-    """PEM file with the certificate authorities to trust, and no others. Unset: the system's, or SSL_CERT_FILE and
+    """PEM file with the only certificate authorities to trust. Unset: the system's, or SSL_CERT_FILE and
     SSL_CERT_DIR."""
     client_certificate: str | None = Field(default=None, min_length=1)
-    """PEM file with a client certificate, and its key unless `client_key` has that, for servers that ask for one."""
+    """PEM file with a client certificate, for servers that require one; includes its key unless `client_key` is set."""
     client_key: str | None = Field(default=None, min_length=1)
-    """PEM file with the key of `client_certificate`, not encrypted."""
+    """PEM file with the unencrypted key of `client_certificate`."""
     connect_s: PositiveFloat = 10.0
-    """Seconds to connect, including TLS and the wait for one of the `connections`."""
+    """Timeout in seconds for connecting, including TLS and the wait for a free connection (`connections`)."""
     first_byte_s: PositiveFloat = 600.0
-    """Seconds from the end of a request to the start of its answer."""
+    """Timeout in seconds from the end of a request to the start of its response."""
     silence_s: PositiveFloat = 600.0
-    """Seconds without a byte while an answer arrives, or while the server should be taking a request's body."""
+    """Maximum seconds without a byte while a response arrives or a request's body is sent."""
     connections: PositiveInt = 1000
     """Maximum connections in use at once, per process."""
     keepalive_s: float = Field(default=4.0, ge=0)
-    """Seconds to keep an idle connection. Choose less than the server does (5 for many), or a request may meet a
-    connection that is just being closed."""
+    """Seconds to keep an idle connection. Choose less than the server's own limit (often 5), or a request may hit a
+    connection that is being closed."""
 
     @model_validator(mode="after")
     def _key_of_a_certificate(self) -> Self:
@@ -46,7 +46,7 @@ class HttpConfig(Section):
 
 
 def http_of_environment() -> HttpConfig:
-    """Settings for model APIs, with less patience than a gateway has.
+    """Settings for calling model APIs, with shorter timeouts than a gateway's.
 
     Raises:
         ConfigError: the file in POPI_HTTP can't be read, or a setting in it is wrong.

@@ -9,15 +9,16 @@ from popi.config.section import Filled, Section
 
 class ApiGeneratorConfig(Section):
     url: str | None = Field(default=None, min_length=1)
-    """An OpenAI-compatible server that returns the log-probs of its prompt, as vLLM's does (`http://host:8000/v1`):
-    the model on it is the generator, frozen, and gives the rewards (docs/api_models.md). Only with the order
-    `plug_and_play`. Unset: the generator is a local model."""
+    """An OpenAI-compatible server that returns prompt log-probs, as vLLM does (`http://host:8000/v1`). Its model is the
+    frozen generator, and the rewards come from it (docs/api_models.md). Requires the order `plug_and_play`. Unset: the
+    generator is a local model."""
     name: str | None = Field(default=None, min_length=1)
-    """That model, as the server calls it."""
+    """The model's name on that server."""
     key_env: str | None = Field(default=None, min_length=1)
-    """The environment variable that holds the server's key; else OPENAI_API_KEY, and none where that is not set."""
+    """Environment variable that holds the server's API key. Unset: OPENAI_API_KEY if that exists, else no key is
+    sent."""
     concurrency: PositiveInt = 32
-    """Most requests under way at once."""
+    """Maximum concurrent requests."""
 
     @property
     def given(self) -> bool:
@@ -29,29 +30,30 @@ class ModelConfig(Section):
     """The base model: `nano` (shipped with popi), `smollm2`, a folder, a GGUF file, or a hub id (docs/models.md).
     Inference model, generator and reference all start from it."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Weights' type. `auto`: bfloat16 on a GPU that has it, and on a CPU that has it for models from 50 million
-    parameters on; float32 else, for the nano model, and where full weights train (half precision would round their
-    small updates away). float16 needs a GPU."""
+    """Data type of the weights. `auto`: bfloat16 on GPUs that support it, and on CPUs that do if the model has at least
+    50 million parameters; float32 otherwise, for the nano model, and when full weights are trained (half precision
+    would round their small updates away). float16 needs a GPU."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda`, `cuda:1`, …"""
     adapter: Literal["none", "lora"] = "none"
-    """`none` trains full weights (a copy of the base for each component); `lora` trains two adapters on
-    one shared base."""
+    """`none` trains full weights (one copy of the base per component); `lora` trains two adapters on one shared
+    base."""
     quantization: Literal["none", "8bit", "4bit"] = "none"
-    """Bits a weight of the base's linear layers (QLoRA, docs/models.md): `4bit` is NF4 with double quantisation, `8bit`
-    LLM.int8 without outliers. Needs a GPU, `pip install 'popi[qlora]'` and, to train, `adapter = "lora"`. Embeddings,
-    LM head and adapters keep their type."""
+    """Bits per weight in the base's linear layers (QLoRA, docs/models.md): `4bit` is NF4 with double quantisation,
+    `8bit` is LLM.int8 without outliers. Needs a GPU, `pip install 'popi[qlora]'` and, to train, `adapter = "lora"`.
+    Embeddings, LM head and adapters are not quantised."""
     lora_rank: PositiveInt = 16
     """Rank of each LoRA adapter."""
     lora_alpha: PositiveFloat = 32.0
     """LoRA scaling numerator."""
     lora_target_modules: str | list[Filled] = "all-linear"
-    """The layers that get adapters: names (`["q_proj", "v_proj"]`), a regular expression, or `all-linear`: every linear
-    layer but the LM head."""
+    """The layers that get adapters: names (`["q_proj", "v_proj"]`), a regular expression, or `all-linear` for every
+    linear layer except the LM head."""
     attn_implementation: Filled = "auto"
-    """Attention, by transformers' name: `sdpa`, `eager`, `flash_attention_2`, … `auto`: sdpa where the model has it.
-    With others than sdpa and eager popi may have to run each text in a row of its own, and says so."""
+    """Attention implementation, by transformers' name: `sdpa`, `eager`, `flash_attention_2`, … `auto`: sdpa if the
+    model supports it. With anything other than sdpa and eager, popi may have to run each text in its own row; it
+    reports this."""
     chat_template: str | None = None
-    """A Jinja chat template (text, or the path of a file) for a tokenizer that has none, or instead of its own."""
+    """A Jinja chat template (text, or a file's path) for a tokenizer that has none, or to replace its own."""
     api_generator: ApiGeneratorConfig = ApiGeneratorConfig()
-    """A frozen generator behind an API instead of the base."""
+    """A frozen generator behind an API, instead of the base."""

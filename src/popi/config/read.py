@@ -1,4 +1,4 @@
-"""From files and command-line overrides to a `RunConfig`, and what is wrong with them in words."""
+"""Read a `RunConfig` from files and command-line overrides, with readable errors."""
 
 import json
 import tomllib
@@ -14,7 +14,7 @@ from popi.errors import ConfigError
 def _set_dotted(tree: dict[str, Any], override: str, root: type[BaseModel]) -> None:
     key, equals, raw = override.partition("=")
     if not equals or not all(key.split(".")):
-        raise ConfigError(f"override {override!r} is not of the form section.key=value")
+        raise ConfigError(f"override {override!r} does not have the form section.key=value")
     *sections, last = key.split(".")
     for section in sections:
         tree = tree.setdefault(section, {})
@@ -22,13 +22,13 @@ def _set_dotted(tree: dict[str, Any], override: str, root: type[BaseModel]) -> N
             raise ConfigError(f"override {override!r}: {section!r} is a setting, not a section")
     kind = _annotation(key.split("."), root)
     if not raw.strip() and (last in tree or kind is not Any):
-        tree.pop(last, None)  # TOML has no null: an empty value takes the setting out, and its default applies
+        tree.pop(last, None)  # TOML has no null: an empty value removes the setting, so that its default applies
     else:
         tree[last] = _value(raw, kind)
 
 
 def _annotation(path: list[str], root: type[BaseModel]) -> Any:
-    """The type of the setting at `path`; Any where there is none."""
+    """The type of the setting at `path`; Any if there is no such setting."""
     kind: Any = root
     for part in path:
         field = kind.model_fields.get(part) if hasattr(kind, "model_fields") else None
@@ -39,7 +39,7 @@ def _annotation(path: list[str], root: type[BaseModel]) -> Any:
 
 
 def _value(raw: str, kind: Any) -> Any:
-    """What `raw` means where a `kind` is due: TOML, or text without quotes, or a list without brackets."""
+    """Parse `raw` for a setting of type `kind`: TOML, or text without quotes, or a list without brackets."""
     try:
         value = tomllib.loads(f"value = {raw}")["value"]
     except tomllib.TOMLDecodeError:
@@ -49,8 +49,8 @@ def _value(raw: str, kind: Any) -> Any:
     if not isinstance(value, str | list | dict) and _fits(raw, kind):  # name=2026
         return raw
     bare = get_args(kind)[0] if get_origin(kind) is Annotated else kind
-    a_list = any(get_origin(one) is list for one in (bare, *get_args(bare)))
-    return raw.split(",") if a_list and value == raw else value
+    is_list = any(get_origin(option) is list for option in (bare, *get_args(bare)))
+    return raw.split(",") if is_list and value == raw else value
 
 
 def _fits(value: Any, kind: Any) -> bool:
@@ -62,10 +62,10 @@ def _fits(value: Any, kind: Any) -> bool:
 
 
 def _allowed(path: tuple[str | int, ...], root: type[BaseModel]) -> str:
-    """The keys allowed where `path` ends, for the message about a wrong key."""
+    """The keys allowed in the section that contains `path`, for the message about an unknown key."""
     section: Any = root
     for part in path[:-1]:
-        if isinstance(part, int):  # of a list of sections
+        if isinstance(part, int):  # index into a list of sections
             section = (get_args(section) or (None,))[0]
         else:
             field = section.model_fields.get(part) if hasattr(section, "model_fields") else None
@@ -74,7 +74,7 @@ def _allowed(path: tuple[str | int, ...], root: type[BaseModel]) -> str:
 
 
 def explain(error: ValidationError, source: str, root: type[BaseModel]) -> ConfigError:
-    """Each wrong key, type or value of settings that should be a `root`, as one error."""
+    """One error that lists every wrong key, type or value found while validating a `root`."""
     lines = []
     for item in error.errors():
         name = ".".join(str(part) for part in item["loc"])
@@ -82,14 +82,14 @@ def explain(error: ValidationError, source: str, root: type[BaseModel]) -> Confi
             lines.append(f"{name}: no such setting; allowed here: {_allowed(item['loc'], root)}")
         else:
             message = item["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-            # Settings that do not go together are told by the message; their whole section would drown it.
-            whole = item["type"] in ("value_error", "missing") and isinstance(item["input"], dict)
-            lines.append(f"{name}: {message}".removeprefix(": ") + ("" if whole else f"; got {item['input']!r}"))
+            # A message about incompatible settings names their values; printing the whole section would drown it.
+            is_section = item["type"] in ("value_error", "missing") and isinstance(item["input"], dict)
+            lines.append(f"{name}: {message}".removeprefix(": ") + ("" if is_section else f"; got {item['input']!r}"))
     return ConfigError(f"{source}:\n  " + "\n  ".join(lines))
 
 
 def resolve(tree: dict[str, Any], source: str = "config") -> RunConfig:
-    """Validate a plain dictionary. Raises ConfigError naming each wrong key, type or value."""
+    """Validate a plain dictionary. Raises ConfigError listing each wrong key, type or value."""
     try:
         return RunConfig.model_validate(tree)
     except ValidationError as error:
@@ -102,7 +102,7 @@ def load_config(
     """Read a TOML (or a run's saved JSON) config, or start from `tree`, and apply `section.key=value` overrides.
 
     Raises:
-        ConfigError: the file can't be read, or a key, type or value is wrong.
+        ConfigError: if the file can't be read, or a key, type or value is wrong.
     """
     tree = read_tree(path, overrides) if path is not None else set_all(tree or {}, overrides, RunConfig)
     return resolve(tree, source=str(path or "config"))
@@ -111,10 +111,10 @@ def load_config(
 def read_tree(
     path: str | Path, overrides: list[str] | None = None, root: type[BaseModel] = RunConfig
 ) -> dict[str, Any]:
-    """The tables of a TOML or JSON file that describes a `root`, with `section.key=value` overrides.
+    """The tables of a TOML or JSON file that describes a `root`, with `section.key=value` overrides applied.
 
     Raises:
-        ConfigError: the file can't be read, or an override is none.
+        ConfigError: if the file can't be read, or an override is malformed.
     """
     path = Path(path)
     kind, parse = ("JSON", json.loads) if path.suffix == ".json" else ("TOML", tomllib.loads)
@@ -125,7 +125,7 @@ def read_tree(
         raise ConfigError(f"{path}: can't be read ({error.strerror or error}){hint}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
-    except (ValueError, RecursionError) as error:  # both parsers' errors
+    except (ValueError, RecursionError) as error:  # what either parser may raise
         raise ConfigError(f"{path}: not valid {kind}: {error}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: must be a table of settings; got {type(tree).__name__}")
@@ -133,7 +133,7 @@ def read_tree(
 
 
 def set_all(tree: dict[str, Any], overrides: list[str] | None, root: type[BaseModel]) -> dict[str, Any]:
-    """The tree with `section.key=value` overrides set in it; what each value means depends on the setting's type."""
+    """Apply `section.key=value` overrides to the tree and return it; each value is parsed for its setting's type."""
     for override in overrides or []:
         _set_dotted(tree, override, root)
     return tree

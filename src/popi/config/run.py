@@ -1,4 +1,4 @@
-"""One run, whole: every section, and the settings that stand above them."""
+"""The configuration of a run: all sections and the top-level settings."""
 
 from pathlib import Path
 from typing import Literal
@@ -15,14 +15,14 @@ from popi.config.training import TrainingConfig
 
 
 class RunConfig(Section):
-    """One run, whole."""
+    """The complete configuration of a run."""
 
     name: FolderName = "nano"
     """Name of the run; its directory is `{root}/{name}`."""
     root: Filled = "runs"
-    """Where run directories live."""
+    """Parent folder of run directories."""
     seed: int = Field(default=0, ge=0)
-    """Seeds the users, the sampling, the order of the data and new weights."""
+    """Seed for the users, the sampling, the order of the data and newly initialised weights."""
     model: ModelConfig = ModelConfig()
     """The base model and how it is adapted."""
     data: DataConfig = DataConfig()
@@ -32,7 +32,7 @@ class RunConfig(Section):
     summary: SummaryConfig = SummaryConfig()
     """How summaries are sampled."""
     training: TrainingConfig = TrainingConfig()
-    """What is trained, in which order."""
+    """What is trained, and in which order."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """What is measured."""
 
@@ -43,6 +43,6 @@ class RunConfig(Section):
 
 
 def with_method(config: RunConfig, setting: Literal["copied", "per_user_lora"], enabled: bool = True) -> RunConfig:
-    """The config with one of the evaluation's methods enabled, or disabled; its other settings as they are."""
+    """A copy of the config with an optional evaluation method enabled or disabled."""
     section = getattr(config.evaluation, setting).model_copy(update={"enabled": enabled})
     return config.model_copy(update={"evaluation": config.evaluation.model_copy(update={setting: section})})

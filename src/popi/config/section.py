@@ -1,4 +1,4 @@
-"""What every section of the settings is, and the kinds of text that several have."""
+"""The base class of all config sections, and field types that several of them use."""
 
 from typing import Annotated
 
@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 def _folder_name(value: str) -> str:
     if value in ("", ".", "..") or "/" in value or "\\" in value or not value.isprintable():
-        raise ValueError("must be the name of one folder, without slashes; where runs live is said by `root`")
+        raise ValueError("must be the name of a single folder, without slashes; set `root` for its parent folder")
     return value
 
 
@@ -16,7 +16,7 @@ Filled = Annotated[str, Field(min_length=1)]
 
 
 class Section(BaseModel):
-    # Strict: `seed = true` or `steps = "3"` is a mistake to be named, not a number to be guessed.
+    # Strict: `seed = true` or `steps = "3"` is a mistake to report, not a number to guess.
     model_config = ConfigDict(
         extra="forbid", use_attribute_docstrings=True, frozen=True, strict=True, allow_inf_nan=False
     )

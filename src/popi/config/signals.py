@@ -7,10 +7,10 @@ from popi.config.section import Section
 
 class SignalsConfig(Section):
     template: str = "auto"
-    """Set of prompt templates: one that ships (`default`, `nano`, `elix`, `review`, `roleplay`, `alignx`, `polis`,
-    `movielens`; for models of some hundred million weights `small`, `polis_small` and `persona`) or a folder. `auto`:
-    the set that the model was saved with (`nano` for the nano model); else that of the benchmark, if it has one; else
-    `default`."""
+    """Set of prompt templates: one shipped with popi (`default`, `nano`, `elix`, `review`, `roleplay`, `alignx`,
+    `polis`, `movielens`; for models of a few hundred million parameters `small`, `polis_small` and `persona`) or a
+    folder. `auto`: the set the model was saved with (`nano` for the nano model), else the benchmark's if it has one,
+    else `default`."""
     token_budget: PositiveInt = 8192
-    """Most tokens of rendered signals; whole signals are dropped to fit (docs/data.md), newest and most contrasting
-    kept. The template's own words come on top."""
+    """Maximum tokens of rendered signals. Whole signals are dropped to fit (docs/data.md); the newest and most
+    contrasting ones stay. The template's own text is not counted."""

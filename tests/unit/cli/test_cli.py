@@ -235,7 +235,7 @@ def test_data_check_of_a_benchmark(run: Any, tmp_path: Path) -> None:
         (["check", "x", "--set", "scorer_match=false"], "--set goes with --source"),
         (["check"], "name a JSONL file"),
         (["check", "--source", "polis"], "path is not set"),
-        (["check", "x", "--source", "elix", "--set", "user_column=who"], "belongs to source preferences"),
+        (["check", "x", "--source", "elix", "--set", "user_column=who"], "only applies to source preferences"),
         (["check", "nowhere", "--source", "elix"], "no such file or folder"),
         (["convert", "x", "--source", "elix"], "--out"),
         (["convert", "x", "--source", "elix", "--out", "no/where.jsonl"], "no folder no"),

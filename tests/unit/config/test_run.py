@@ -42,7 +42,7 @@ def test_each_loss_has_a_beta_of_its_own() -> None:
 
 
 def test_no_more_steps_of_the_generator_than_there_are() -> None:
-    with pytest.raises(ConfigError, match="joint_generator_steps = 9 is more than joint_steps = 6"):
+    with pytest.raises(ConfigError, match="joint_generator_steps = 9 exceeds joint_steps = 6"):
         resolve({"training": {"joint_steps": 6, "joint_generator_steps": 9}})
 
 

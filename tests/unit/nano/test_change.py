@@ -93,7 +93,7 @@ def test_a_share_of_the_training_users() -> None:
     config = resolve({"data": {"train_users": 20, "change_share": 0.25}})
     assert users_of(config, "train").users == [one.user for one in some]
     assert users_of(config, "test").users == users_of(resolve({}), "test").users
-    with pytest.raises(ConfigError, match="change_share = 0.5 belongs to source nano"):
+    with pytest.raises(ConfigError, match="change_share = 0.5 only applies to source nano"):
         resolve({"data": {"source": "users.jsonl", "change_share": 0.5}})
 
 

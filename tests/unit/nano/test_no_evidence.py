@@ -89,5 +89,5 @@ def test_a_share_of_the_training_users() -> None:
     config = resolve({"data": {"train_users": 40, "test_users": 3, "no_evidence_share": 0.25}})
     assert users_of(config, "train").users == [user.user for user in mixed]
     assert users_of(config, "test").users == [user.user for user in make_users(3, 0, "test")]
-    with pytest.raises(ConfigError, match="no_evidence_share = 0.1 belongs to source nano, not to 'users.jsonl'"):
+    with pytest.raises(ConfigError, match="no_evidence_share = 0.1 only applies to source nano, not to 'users.jsonl'"):
         resolve({"data": {"source": "users.jsonl", "no_evidence_share": 0.1}})

@@ -432,5 +432,5 @@ def test_simultaneous_training_gives_credit_to_clauses(bench: Callable[..., Any]
 
 
 def test_a_decay_goes_with_credit_for_clauses(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match='clause_decay = 0.5 goes with credit = "clause"'):
+    with pytest.raises(ConfigError, match='clause_decay = 0.5 requires credit = "clause"'):
         resolve({"training": {"inference": {"clause_decay": 0.5}}})
