@@ -16,7 +16,7 @@ export HF_HUB_OFFLINE ?= 1
 # commands come first, as they are collected: a long file at the end would leave the other processes idle.
 WORKERS ?= -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test slow check bench bench-gateway results docs format clean help
+.PHONY: demo test slow check bench bench-gateway results docs format clean help lock licences sbom audit packages release
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -54,8 +54,26 @@ docs: $(VENV)/.stamp-dev  ## regenerate the generated parts of docs/ and the JSO
 	$(BIN)/python docs/generate.py
 	if [ -d clients/js/node_modules ]; then cd clients/js && npm run --silent generate; fi
 
+lock: $(VENV)/.stamp-release  ## requirements.lock, with hashes, from pyproject.toml and constraints.txt
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python release/lock.py
+
+licences: $(VENV)/.stamp-release $(VENV)-locked/.stamp  ## docs/licences.md: the licence of every package in the lock
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python release/sbom.py $(VENV)-locked/bin/python --licences docs/licences.md
+
+sbom: $(VENV)/.stamp-release $(VENV)-locked/.stamp  ## dist/popi.cdx.json: the bill of materials (CycloneDX) of the lock
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python release/sbom.py $(VENV)-locked/bin/python --out dist/popi.cdx.json
+
+audit: $(VENV)/.stamp-release  ## known vulnerabilities of the packages in the lock, where the service can be reached
+	$(BIN)/python release/audit.py
+
+packages: $(VENV)/.stamp-dev  ## sdist and wheel in dist/
+	$(BIN)/python release/release.py --only packages
+
+release: $(VENV)/.stamp-release  ## everything that a release takes, hours; publishes nothing (RELEASE="--from STEP", ...)
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python release/release.py $(RELEASE)
+
 clean:  ## remove the environment and caches; runs/ stays
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-locked .pytest_cache .mypy_cache .ruff_cache
 
 # The stamps keep repeated makes quick: pip runs again only when the pins or the dependencies change.
 $(VENV)/.stamp: pyproject.toml constraints.txt
@@ -68,4 +86,17 @@ $(VENV)/.stamp: pyproject.toml constraints.txt
 
 $(VENV)/.stamp-dev: $(VENV)/.stamp
 	$(PIP) -e '.[train,serve,otel,dev]'
+	@touch $@
+
+$(VENV)/.stamp-release: $(VENV)/.stamp-dev
+	$(PIP) -e '.[release]'
+	@touch $@
+
+# What the lock alone installs: an environment of its own, which the bill of materials describes.
+$(VENV)-locked/.stamp: requirements.lock
+	rm -rf $(VENV)-locked
+	$(PYTHON) -m venv --without-pip $(VENV)-locked
+	$(BIN)/python -m pip --python $(VENV)-locked install --quiet --disable-pip-version-check --no-deps $(TORCH)
+	$(BIN)/python -m pip --python $(VENV)-locked install --quiet --disable-pip-version-check --no-deps \
+		--require-hashes -r requirements.lock
 	@touch $@

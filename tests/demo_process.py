@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import httpx2
 
@@ -15,10 +16,12 @@ READY_SECONDS = 180
 
 
 @contextmanager
-def demo(*more: str) -> Iterator[tuple["subprocess.Popen[str]", httpx2.Client]]:
-    """The demo, once it is ready."""
-    command = [sys.executable, "-m", "popi.cli", "serve", "--demo", "--port", "0", *more]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+def demo(
+    *more: str, python: str = sys.executable, **options: Any
+) -> Iterator[tuple["subprocess.Popen[str]", httpx2.Client]]:
+    """The demo, once it is ready; `options` are those of its process."""
+    command = [python, "-m", "popi.cli", "serve", "--demo", "--port", "0", *more]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **options)
     lines: list[str] = []
     assert process.stderr is not None
     threading.Thread(target=lambda: lines.extend(process.stderr or ()), daemon=True).start()
