@@ -615,6 +615,11 @@ export interface components {
         };
         /** @description Everything that is stored of a user. */
         ExportAnswer: {
+            /**
+             * @description The version of this format (docs/compatibility.md).
+             * @default 1
+             */
+            format?: number;
             user_id: string;
             /** Format: date-time */
             created_at: string;

@@ -6,6 +6,9 @@ from typing import Generic, Literal
 from popi.profiles.fields import Answer, Author, Found, Item, Scope
 from popi.signals.types import Signal
 
+EXPORT_FORMAT = 1
+"""Version of an exported profile (docs/compatibility.md); raised where a reader of the one before would misread it."""
+
 
 class SignalsAnswer(Answer):
     """What became of an upload; it is on disk."""
@@ -125,6 +128,8 @@ class AnswerKept(Answer):
 class ExportAnswer(Answer):
     """Everything that is stored of a user."""
 
+    format: int = EXPORT_FORMAT
+    """The version of this format (docs/compatibility.md)."""
     user_id: str
     created_at: datetime
     signals: list[Signal]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from popi.errors import RunError
+from popi.runs import formats
 from popi.runs.run_directory import differences, write_jsonl
 
 Row = dict[str, Any]
@@ -115,11 +116,13 @@ class ResumableRows:
     def _read(self) -> list[Row]:
         try:
             first, *rows = [row for _, row in self._file.read()] or [{"settings": self.settings}]
-            settings, keys = dict(first["settings"]), [self._key(row) for row in rows]
+            settings, version = dict(first["settings"]), first.get("format", 1)
+            keys = [self._key(row) for row in rows]
             if len(set(keys)) < len(keys):
                 raise ValueError("a row stands there twice")
         except (ValueError, KeyError, TypeError) as error:
             raise RunError(f"{self.path}: damaged ({error!r}); move it away, or {self.advice}") from None
+        formats.refuse_newer(self.path, version, formats.ROWS)
         if changed := differences(settings, self.settings):
             raise RunError(
                 f"{self.path} was made under other settings:\n  " + "\n  ".join(changed) + "\n"
@@ -135,7 +138,7 @@ class ResumableRows:
         """Keep rows that came together: written in one piece, so that a kill hardly ever parts them."""
         if not self._begun:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            write_jsonl(self.path, [{"settings": self.settings}, *self.rows.values()])  # without those to make again
+            write_jsonl(self.path, [{"settings": self.settings, "format": formats.ROWS}, *self.rows.values()])  # without those to make again
             self._file.end, self._begun = self.path.stat().st_size, True
         added = list(rows)
         self.rows |= {self._key(row): row for row in added}

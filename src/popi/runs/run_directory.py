@@ -1,6 +1,7 @@
 """The run directory: what a run leaves on disk, and how a killed run finds where it was.
 
     {root}/{name}/config.json        the resolved config
+                 format.json         the version of all this (`popi.runs.formats`)
                  data.json           of a benchmark: its loader's version, what became of its rows, a hash of the users
                  log.jsonl           metrics, one line a step: {"phase", "step", ...}; of evaluations while a phase
                                      trains one more, its metrics begin with eval_
@@ -31,6 +32,7 @@ from filelock import FileLock, Timeout
 
 from popi.config import RunConfig, resolve
 from popi.errors import RunError
+from popi.runs import formats
 from popi.runs.reporters import Reporter, open_reporters
 
 COMPLETE = "complete"
@@ -71,6 +73,9 @@ def damaged(checkpoint: Path) -> str | None:
     """What is wrong with a complete checkpoint; None if its files are those that were sealed.
 
     One that an earlier version sealed has no checksums, and is taken as it is.
+
+    Raises:
+        RunError: a newer popi sealed it.
     """
     try:
         sealed = json.loads((checkpoint / COMPLETE).read_text(encoding="utf-8"))
@@ -78,6 +83,7 @@ def damaged(checkpoint: Path) -> str | None:
         return f"{COMPLETE} is damaged"
     if isinstance(sealed, int):
         return None
+    formats.refuse_newer(checkpoint, sealed.get("format", formats.CHECKPOINT), formats.CHECKPOINT)
     for name, digest in sealed["sha256"].items():
         file = checkpoint / name
         if not file.is_file():
@@ -232,7 +238,8 @@ class PhaseDirectory:
         """Declare a checkpoint complete, with the SHA-256 of each of its files, then remove the older ones but `best`
         and the newest `limit` (`SPARE` if None)."""
         files = sorted(file for file in self.at(step).iterdir() if file.name != COMPLETE)
-        write_text(self.at(step) / COMPLETE, json.dumps({"step": step, "sha256": {f.name: sha256(f) for f in files}}))
+        facts = {"step": step, "format": formats.CHECKPOINT, "sha256": {f.name: sha256(f) for f in files}}
+        write_text(self.at(step) / COMPLETE, json.dumps(facts))
         for old in self.steps()[: -(limit or SPARE)]:
             if old != best:
                 (self.at(old) / COMPLETE).unlink(missing_ok=True)  # first: a half-removed one must not look complete
@@ -284,7 +291,8 @@ class RunDirectory:
                 f"{path} exists already and nothing of it is overwritten; "
                 f"continue it with --resume, or name another run with name={config.name}-2"
             )
-        write_text(path / "config.json", config.model_dump_json(indent=2) + "\n")
+        write_text(path / formats.FILE, json.dumps({"format": formats.RUN_DIRECTORY}) + "\n")
+        write_text(path / "config.json", config.model_dump_json(indent=2) + "\n")  # last: with it there is a run
         return cls(path, config)
 
     @classmethod
@@ -297,7 +305,7 @@ class RunDirectory:
         path = config.directory
         if path.exists() and not path.is_dir():
             raise RunError(f"{path} is a file, not a run directory; name another run with name=…")
-        leftovers = {"config.json.tmp"}  # killed before its config was in place
+        leftovers = {"config.json.tmp", formats.FILE, f"{formats.FILE}.tmp"}  # killed before its config was in place
         if not path.exists() or {entry.name for entry in path.iterdir()} <= leftovers:
             shutil.rmtree(path, ignore_errors=True)
             return cls.create(config)
@@ -315,9 +323,10 @@ class RunDirectory:
         """Open a run to read from it.
 
         Raises:
-            RunError: there is no run at `path`, or its config can't be read.
+            RunError: there is no run at `path`, its config can't be read, or it was made by a newer popi.
         """
         path = Path(path)
+        formats.of_run(path)
         file = path / "config.json"
         try:
             tree = json.loads(file.read_text(encoding="utf-8"))

@@ -19,7 +19,7 @@ def test_rows_that_came_together_are_there_at_once_and_a_broken_line_is_not_read
     assert not path.exists(), "a file that is only looked at is not made"
     kept.extend([{"n": 1, "x": "a\u2028b"}, {"n": 2, "x": None}])
     assert [json.loads(line) for line in path.read_text().split("\n")[:-1]] == [
-        {"settings": {"a": {"b": 1}}},
+        {"settings": {"a": {"b": 1}}, "format": 1},
         {"n": 1, "x": "a\u2028b"},
         {"n": 2, "x": None},
     ]

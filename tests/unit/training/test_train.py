@@ -101,7 +101,7 @@ def test_a_refused_resume_leaves_the_run_as_it_is(tmp_path: Path) -> None:
     RunDirectory.create(settings)
     with pytest.raises(PopiError, match="no such folder"):
         train(settings, resume=True)
-    assert [path.name for path in (tmp_path / "r").iterdir()] == ["config.json"]
+    assert sorted(path.name for path in (tmp_path / "r").iterdir()) == ["config.json", "format.json"]
 
 
 def test_a_bad_file_of_test_users_is_refused_before_training(tmp_path: Path) -> None:

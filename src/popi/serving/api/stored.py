@@ -9,6 +9,7 @@ from sqlalchemy import Connection
 
 from popi.errors import DataError
 from popi.profiles.answers import (
+    EXPORT_FORMAT,
     AnswerKept,
     Clause,
     ControlsAnswer,
@@ -78,7 +79,7 @@ def exported(read: Read, tenant: str, user_id: str) -> Iterator[str]:
     """
     who = tenant, user_id
     user = read(found_user, *who)
-    yield f'{{"user_id":{json.dumps(user_id)},"created_at":"{moment(user.created_at).isoformat()}"'
+    yield f'{{"format":{EXPORT_FORMAT},"user_id":{json.dumps(user_id)},"created_at":"{moment(user.created_at).isoformat()}"'
     yield f',"controls":{json.dumps({"use": user.use, "learn": user.learn})},"paused":{json.dumps(not user.use)}'
     yield ',"signals":['
     between, after = "", -1
