@@ -92,7 +92,14 @@ import httpx2, popi
 env = os.environ | {"POPI_ADMIN_KEY": "an-admin-key-of-the-tests"}
 command = [sys.executable, "-m", "popi.cli", "serve", "--upstream", sys.argv[1], "--port", "0", "--no-worker"]
 process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env)
-url = next(line for line in process.stderr if line.startswith("popi listens at ")).split()[-1]
+lines = []
+for line in process.stderr:
+    lines.append(line)
+    if line.startswith("popi listens at "):
+        break
+else:
+    sys.exit("".join(lines))
+url = line.split()[-1]
 threading.Thread(target=process.stderr.read, daemon=True).start()
 popi.Client(url, env["POPI_ADMIN_KEY"]).put_summary("ada", "Likes metric units.")
 body = {"model": "m", "user": "ada", "messages": [{"role": "user", "content": "how far?"}]}

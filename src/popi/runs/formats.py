@@ -43,6 +43,6 @@ def of_run(folder: Path) -> int:
     except FileNotFoundError:
         return 1
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{file}: damaged ({error!r}); restore it, or write {{\"format\": {RUN_DIRECTORY}}}") from None
+        raise RunError(f'{file}: damaged ({error!r}); restore it, or write {{"format": {RUN_DIRECTORY}}}') from None
     refuse_newer(folder, version, RUN_DIRECTORY)
     return int(version)

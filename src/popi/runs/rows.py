@@ -138,7 +138,8 @@ class ResumableRows:
         """Keep rows that came together: written in one piece, so that a kill hardly ever parts them."""
         if not self._begun:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            write_jsonl(self.path, [{"settings": self.settings, "format": formats.ROWS}, *self.rows.values()])  # without those to make again
+            first = {"settings": self.settings, "format": formats.ROWS}
+            write_jsonl(self.path, [first, *self.rows.values()])  # without those to make again
             self._file.end, self._begun = self.path.stat().st_size, True
         added = list(rows)
         self.rows |= {self._key(row): row for row in added}

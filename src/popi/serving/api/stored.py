@@ -79,7 +79,8 @@ def exported(read: Read, tenant: str, user_id: str) -> Iterator[str]:
     """
     who = tenant, user_id
     user = read(found_user, *who)
-    yield f'{{"format":{EXPORT_FORMAT},"user_id":{json.dumps(user_id)},"created_at":"{moment(user.created_at).isoformat()}"'
+    created = moment(user.created_at).isoformat()
+    yield f'{{"format":{EXPORT_FORMAT},"user_id":{json.dumps(user_id)},"created_at":"{created}"'
     yield f',"controls":{json.dumps({"use": user.use, "learn": user.learn})},"paused":{json.dumps(not user.use)}'
     yield ',"signals":['
     between, after = "", -1
