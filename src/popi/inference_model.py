@@ -16,7 +16,7 @@ from popi.models.backend import Backend, Messages, Reply, values
 from popi.models.spec import ModelSpec
 from popi.profiles.statements import SCHEMA, Bounds
 from popi.profiles.statements.asked import also_told, statements_of
-from popi.profiles.written import Old, nothing_new, shown, signals_behind, summary_of
+from popi.profiles.written import Old, joined, nothing_new, shown, signals_behind, summary_of
 from popi.signals.fading import Previous
 from popi.signals.render import NANO, Templates
 from popi.signals.types import Prompt, Signal
@@ -58,6 +58,8 @@ class InferenceModel:
         max_tokens: longest answer, in tokens.
         token_budget: maximum tokens of rendered signals, as `count_tokens` counts; whole signals are dropped to fit.
         conditioned: it reads the task prompt too, and writes a summary for each user and prompt.
+        per_signal: it reads one signal at a time and writes a clause for each; the summary is the clauses
+            (`popi.profiles.written.joined`). `max_tokens` is then of a clause, and it does not renew.
         renews: it knows what to do with an old summary. None: of models that popi trained, whether they were trained
             to; of all others (LLMs that follow instructions) yes. `previous` is shown to any.
         count_tokens: text → tokens. By default the model's tokenizer; behind an API an estimate.
@@ -74,6 +76,7 @@ class InferenceModel:
         conditioned: bool | None = None,
         renews: bool | None = None,
         *,
+        per_signal: bool | None = None,
         count_tokens: Callable[[str], int] | None = None,
         bounds: Bounds | None = None,
         structured: bool = True,
@@ -84,7 +87,9 @@ class InferenceModel:
         self.max_tokens: int = max_tokens or saved.get("max_tokens", longest)
         self.token_budget: int = token_budget or saved.get("token_budget", 8192)
         self.conditioned = bool(saved.get("conditioned_on_prompt", False) if conditioned is None else conditioned)
+        self.per_signal = bool(saved.get("per_signal", False) if per_signal is None else per_signal)
         self.renews: bool = saved.get("renews", not saved) if renews is None else renews
+        self.renews &= not self.per_signal
         self.count_tokens = count_tokens or backend.count_tokens
         self.bounds, self._structured = bounds or Bounds(), structured
         self._prose = not backend.prompted or self.templates.name == NANO
@@ -133,6 +138,7 @@ class InferenceModel:
     def asking(self, templates: Templates) -> "InferenceModel":
         """The same model, asked with other templates."""
         reads: dict[str, Any] = {
+            "per_signal": self.per_signal,
             "count_tokens": self.count_tokens,
             "bounds": self.bounds,
             "structured": self._structured,
@@ -235,6 +241,53 @@ class InferenceModel:
 
         `on_result` receives each as soon as it is there.
         """
+        if self.per_signal:
+            if prompts is not None or any(old is not None for old in previous or ()):
+                raise DataError(f"{self.name}: this inference model reads one signal at a time, and nothing beside it")
+            return self._summarize_signals(users, temperature, on_result, forbidden)
+        return self._summarize(users, temperature, on_result, previous, forbidden, prompts)
+
+    def _summarize_signals(
+        self,
+        users: Sequence[Sequence[Signal]],
+        temperature: float,
+        on_result: Callable[[int, Summary | PopiError], None] | None,
+        forbidden: Sequence[str],
+    ) -> list[Summary | PopiError]:
+        """A clause for every signal of every user, and of each user's clauses the summary."""
+        owners = [i for i, signals in enumerate(users) for _ in signals]
+        written: dict[int, list[tuple[int, Summary | PopiError]]] = {i: [] for i in range(len(users))}
+        results: dict[int, Summary | PopiError] = {}
+
+        def keep(owner: int) -> None:
+            clauses = [clause for _, clause in sorted(written[owner], key=lambda one: one[0])]
+            failed = next((clause for clause in clauses if isinstance(clause, PopiError)), None)
+            summaries = [clause for clause in clauses if isinstance(clause, Summary)]
+            results[owner] = failed or joined(self.templates, summaries, self.name, self.count_tokens)
+            if on_result:
+                on_result(owner, results[owner])
+
+        def on_clause(place: int, clause: Summary | PopiError) -> None:
+            written[owners[place]].append((place, clause))
+            if len(written[owners[place]]) == len(users[owners[place]]):
+                keep(owners[place])
+
+        for owner, signals in enumerate(users):
+            if not signals:
+                keep(owner)
+        single = [[signal] for signals in users for signal in signals]
+        self._summarize(single, temperature, on_clause, None, forbidden, None)
+        return [results[i] for i in range(len(users))]
+
+    def _summarize(
+        self,
+        users: Sequence[Sequence[Signal]],
+        temperature: float,
+        on_result: Callable[[int, Summary | PopiError], None] | None,
+        previous: Sequence[Old] | None,
+        forbidden: Sequence[str],
+        prompts: Sequence[Prompt] | None,
+    ) -> list[Summary | PopiError]:
         olds: Sequence[Old] = [None] * len(users) if previous is None else previous
         asked: Sequence[Prompt | None] = [None] * len(users) if prompts is None else prompts
         results: dict[int, Summary | PopiError] = {}
@@ -327,5 +380,5 @@ class InferenceModel:
     def saved_settings(self) -> dict[str, int]:
         """What `from_pretrained` finds beside the weights."""
         budgets = {"max_tokens": self.max_tokens, "token_budget": self.token_budget}
-        told = {"conditioned_on_prompt": self.conditioned, "renews": self.renews}
-        return budgets | {name: True for name, holds in told.items() if holds}
+        modes = {"conditioned_on_prompt": self.conditioned, "per_signal": self.per_signal, "renews": self.renews}
+        return budgets | {name: True for name, holds in modes.items() if holds}

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from popi.errors import DataError, PopiError, UpstreamError
 from popi.inference_model import InferenceModel
 from popi.models.backend import Backend, Reply, estimate_tokens
 from popi.nano.world import make_users
@@ -90,3 +91,44 @@ def test_screening_comes_before_abstention(
     # Neither kind of silence changes the prompt.
     silent = model.templates.generator_messages("tell me about tea.", summary.text)
     assert (silent == [{"role": "user", "content": "tell me about tea."}]) is (abstained or not text)
+
+
+class Restates(Backend):
+    """Answers each conversation with what `answers` has for the signal in it."""
+
+    name = "m"
+
+    def __init__(self, answers: dict[str, str | PopiError]) -> None:
+        self.answers = answers
+
+    def chat_many(self, conversations: Any, *, on_result: Any, **options: Any) -> None:
+        for i in reversed(range(len(conversations))):  # a server answers in any order
+            asked = conversations[i][-1]["content"]
+            [answer] = [answer for signal, answer in self.answers.items() if signal in asked]
+            on_result(i, answer if isinstance(answer, PopiError) else Reply(answer, 7))
+
+
+def test_one_signal_at_a_time() -> None:
+    """A clause for each signal, in their order, each once; what says nothing is left out; an error is the user's."""
+    down = UpstreamError("the server is down")
+    answers = {
+        "tea": "Likes tea",
+        "rain": "No preference is known.",
+        "jazz": "Listens to jazz!",
+        "cocoa": "Likes tea",
+        "fog": down,
+    }
+    signals = {word: StatementSignal(text=word) for word in answers}
+    model = InferenceModel(Restates(answers), per_signal=True)
+    users = [["jazz", "tea", "rain", "cocoa"], [], ["rain"], ["tea", "fog"]]
+    results = model.summarize_each([[signals[word] for word in words] for words in users])
+    some, silent, nothing, failed = results
+    assert isinstance(some, Summary) and isinstance(silent, Summary) and isinstance(nothing, Summary)
+    assert some.text == "Listens to jazz! Likes tea." and some.tokens == model.count_tokens(some.text)
+    assert (some.signals_used, some.rests_on, some.abstained) == (4, 4, False)
+    assert (silent.text, silent.abstained, silent.signals_used) == (NOTHING, True, 0)
+    assert (nothing.text, nothing.abstained, nothing.signals_used) == (NOTHING, True, 1)
+    assert failed is down
+    assert not model.renews
+    with pytest.raises(DataError, match="one signal at a time"):
+        model.summarize([signals["tea"]], previous="Likes tea.")

@@ -10,6 +10,7 @@ from popi.config.section import Filled, Section
 Order = Literal[
     "population_dpo",
     "fspo",
+    "copy",
     "user_embedding",
     "user_embedding_from_signals",
     "plug_and_play",
@@ -49,6 +50,11 @@ class VllmRolloutsConfig(Section):
 class TrainingConfig(Section):
     orders: list[Order] = ["plug_and_play"]
     """Which methods to train. Phases that two orders share are trained once."""
+    generator_start: Literal["base", "copy"] = "base"
+    """The generator that plug-and-play, alternating and simultaneous training start from: the base, or the one that
+    order `copy` trains on summaries that are the user's signals, copied. A small LLM reads little of a summary until it
+    is trained to, and a generator that does not read summaries gives the inference model nothing to learn from
+    (docs/method.md)."""
     rounds: PositiveInt = 1
     """Rounds of alternating training (the inference model, then the generator)."""
     inference: InferencePhaseConfig = InferencePhaseConfig()

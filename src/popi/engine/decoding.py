@@ -7,12 +7,13 @@ and its own tokens. The prompt's keys and values are neither copied nor read onc
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from os.path import commonprefix
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from popi.engine.head import at_least_float32
 from popi.engine.masks import additive, slides
@@ -26,6 +27,8 @@ PREFILL = 2048
 """Prompts go through the model together up to so many tokens, padding included: more of them are not faster."""
 RUN = 512
 """Tokens of a run of the vocabulary, in sampling."""
+SHARED = 64
+"""Prompts that begin with this many tokens in common (instructions, examples) have these read once for all of them."""
 RESERVED = 64
 """Steps for which masks are made and the cache has room at first."""
 
@@ -41,14 +44,18 @@ class Columns:
     """Columns to have room for behind the prompts at first."""
     prefilled: tuple[Tensor, int] | None = None
     """The rows of this prefill, and the column at which they begin; None: all rows, behind what is there."""
+    lengths: Tensor | None = None
+    """With a shared beginning: tokens of each prefilled row behind it, (rows,)."""
 
 
 class ReservedLayer(DynamicLayer):
     """Keys and values of one layer, with room for what is to come: appending copies the new ones alone."""
 
-    def __init__(self, columns: Columns) -> None:
+    def __init__(self, columns: Columns, shared: tuple[Tensor, Tensor] | None = None) -> None:
         super().__init__()
         self.columns, self.filled = columns, 0
+        self.shared = shared
+        """Keys and values of what all prompts begin with, (1, kv_heads, S, head_dim)."""
         self.buffers: list[Tensor] = []
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -64,7 +71,7 @@ class ReservedLayer(DynamicLayer):
             for buffer, states in zip(self.buffers, both, strict=True):
                 buffer[rows, :, start : start + new] = states
             self.filled = columns.width
-            return both
+            return both if self.shared is None else self._behind_shared(rows, both)
         stop = self.filled + new
         if stop > self.buffers[0].shape[2]:
             more = max(RESERVED * new, stop // 4)
@@ -75,8 +82,31 @@ class ReservedLayer(DynamicLayer):
         self.keys, self.values = (buffer[:, :, :stop] for buffer in self.buffers)
         return self.keys, self.values
 
+    def _behind_shared(self, rows: Tensor, both: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Put the shared beginning in front of what each row's prefill appended, in place of the padding there."""
+        assert self.shared is not None and self.columns.lengths is not None
+        size = self.shared[0].shape[2]
+        start = self.columns.width - self.columns.lengths - size  # (rows,)
+        place = start[:, None] + torch.arange(size, device=start.device)  # (rows, S)
+        for buffer, states in zip(self.buffers, self.shared, strict=True):
+            buffer[rows[:, None], :, place] = states[0].transpose(0, 1)  # (S, kv_heads, head_dim) for every row
+        joined = [
+            torch.cat([shared.expand(len(rows), -1, -1, -1), own], 2)
+            for shared, own in zip(self.shared, both, strict=True)
+        ]
+        return joined[0], joined[1]
+
     def get_seq_length(self) -> int:
-        return 0 if self.columns.prefilled is not None else self.filled
+        if self.columns.prefilled is None:
+            return self.filled
+        return 0 if self.shared is None else self.shared[0].shape[2]
+
+
+def shared_beginning(prompts: Sequence[Sequence[int]]) -> int:
+    """Tokens that all prompts begin with, except the last of the shortest prompt, which predicts; 0 if they are few."""
+    shortest = min(map(len, prompts))
+    size = min(len(commonprefix([list(prompt) for prompt in prompts])), shortest - 1)
+    return size if len(prompts) > 1 and size >= SHARED else 0
 
 
 def prefill_parts(lengths: Sequence[int]) -> Iterator[list[int]]:
@@ -119,9 +149,18 @@ def decode(
     """
     device = model.get_input_embeddings().weight.device
     columns = Columns(len(prompts), max(map(len, prompts)), n * min(steps, RESERVED))
-    cache = Cache(layer_class_to_replicate=partial(ReservedLayer, columns))  # type: ignore[arg-type]
+    shared = (
+        shared_beginning(prompts)
+        if roots is None and soft is None and not slides(model.config.get_text_config())
+        else 0
+    )
+    if shared:
+        layers = _read_once(model, prompts[0][:shared])
+        cache = Cache(layers=[ReservedLayer(columns, both) for both in layers])
+    else:
+        cache = Cache(layer_class_to_replicate=partial(ReservedLayer, columns))  # type: ignore[arg-type]
     logits = (
-        _prefill(model, prompts, columns, cache, soft)
+        _prefill(model, prompts, columns, cache, soft, shared)
         if roots is None
         else _copied(model, roots, prompts, columns, cache)
     ).repeat_interleave(n, 0)  # (P·n, V)
@@ -152,10 +191,23 @@ def decode(
     return torch.stack(out, 1)
 
 
+def _read_once(model: Any, ids: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+    """Keys and values of each layer for a beginning that several prompts share: (1, kv_heads, S, head_dim)."""
+    device = model.get_input_embeddings().weight.device
+    cache = DynamicCache()
+    model(input_ids=torch.tensor([list(ids)], device=device), past_key_values=cache, use_cache=True, logits_to_keep=1)
+    return [(layer.keys, layer.values) for layer in cache.layers]
+
+
 def _prefill(
-    model: Any, prompts: Sequence[Sequence[int]], columns: Columns, cache: Cache, soft: Tensor | None
+    model: Any, prompts: Sequence[Sequence[int]], columns: Columns, cache: Cache, soft: Tensor | None, shared: int
 ) -> Tensor:
-    """Fill the cache, each prompt up to the last column; the logits behind each prompt: (P, V)."""
+    """Fill the cache, each prompt up to the last column; the logits behind each prompt: (P, V).
+
+    Args:
+        shared: tokens that all begin with, whose keys and values the cache's layers have.
+    """
+    prompts = [prompt[shared:] for prompt in prompts]
     embed = model.get_input_embeddings()
     device = embed.weight.device
     behind: Tensor | None = None
@@ -170,11 +222,11 @@ def _prefill(
         inputs: dict[str, Tensor] = {"input_ids": ids}
         if soft is not None:
             inputs = {"inputs_embeds": with_soft_prompts(embed, ids, soft[part], own - mask.sum(1))}
-        columns.prefilled = rows, columns.width - own
+        columns.prefilled, columns.lengths = (rows, columns.width - own), mask.sum(1)
         logits = model(
             **inputs,
-            attention_mask=mask,
-            position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+            attention_mask=pad(mask, (shared, 0), value=1),
+            position_ids=shared + (mask.cumsum(1) - 1).clamp(min=0),
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,

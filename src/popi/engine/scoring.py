@@ -4,7 +4,7 @@ A target pair under one summary is one tree row (prefix, chosen, rejected). Sums
 the end-of-turn token included.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from os.path import commonprefix
 
@@ -13,6 +13,9 @@ from torch import Tensor
 
 from popi.engine.head import at_least_float32
 from popi.engine.tree import Segment, pack, segment_logps
+
+TOGETHER = 8
+"""Maximum pairs of one prefix in a tree row: attention reads the row as a whole, so its cost grows with its square."""
 
 
 @dataclass(frozen=True)
@@ -56,20 +59,41 @@ def shared_trees(items: Sequence[ScoringItem]) -> list[list[Segment]]:
     return [row]
 
 
+def batches(groups: Sequence[list[ScoringItem]], size: int) -> Iterator[list[list[ScoringItem]]]:
+    """Neighbouring groups in batches of at most `size` items, or of one group that has more."""
+    part: list[list[ScoringItem]] = []
+    for group in groups:
+        if part and sum(map(len, part)) + len(group) > size:
+            yield part
+            part = []
+        part.append(group)
+    if part:
+        yield part
+
+
 def pair_logps(
     model: torch.nn.Module, items: Sequence[ScoringItem], pad_id: int, batch_size: int = 64
 ) -> tuple[Tensor, Tensor]:
     """Summed log-probs of chosen and of rejected responses, two (n,) tensors, without gradient.
 
-    Equal items are scored once; rows are bucketed by length, so that little padding is computed.
+    Equal items are scored once. Up to `TOGETHER` items with one prefix share a tree row, which reads the prefix once.
+    Rows are bucketed by length, so that little padding is computed.
+
+    Args:
+        batch_size: pairs scored at once, at most.
     """
-    distinct = sorted(set(items), key=len)
-    index = {item: i for i, item in enumerate(distinct)}
+    by_prefix: dict[tuple[int, ...], list[ScoringItem]] = {}
+    for item in dict.fromkeys(items):
+        by_prefix.setdefault(item.prefix, []).append(item)
+    most = min(TOGETHER, batch_size)
+    groups = [group[start : start + most] for group in by_prefix.values() for start in range(0, len(group), most)]
+    groups.sort(key=lambda group: sum(map(len, group)) - (len(group) - 1) * len(group[0].prefix))
+    index = {item: i for i, item in enumerate(item for group in groups for item in group)}
     sums = []
     device = next(model.parameters()).device
     with torch.no_grad():
-        for start in range(0, len(distinct), batch_size):
-            batch = pack([item.tree for item in distinct[start : start + batch_size]], pad_id)
+        for part in batches(groups, batch_size):
+            batch = pack([row for group in part for row in shared_trees(group)], pad_id)
             sums.append(segment_logps(model, batch.to(device)).reshape(-1, 2))
     both = (torch.cat(sums) if sums else torch.zeros(0, 2)).cpu()  # (distinct, 2)
     order = torch.tensor([index[item] for item in items], dtype=torch.long)

@@ -117,6 +117,7 @@ class Models:
         """Load an inference model."""
         summary, budget = self.config.summary, self.config.signals.token_budget
         reads = {"max_tokens": summary.max_tokens, "conditioned": summary.conditioned_on_prompt, "token_budget": budget}
+        reads["per_signal"] = summary.per_signal
         return InferenceModel.from_spec(ModelSpec.of(self.config, path), **reads)
 
     def sources(

@@ -10,6 +10,7 @@ from popi.signals.render import Templates
 from popi.signals.types import Signal
 from popi.summary import Summary
 
+ENDINGS = (".", "!", "?", "…", "。", "！", "？")
 Old = str | Summary | Previous | None
 """An old summary to renew. Of one without its number of signals (`rests_on`) it is taken that they were very many; a
 `Previous` is shown as it is."""
@@ -53,6 +54,23 @@ def summary_of(
     if tokens is None or fit.text != text:
         tokens = count(fit.text)
     return Summary(fit.text, tokens, used, dropped, model, left_out=fit.left_out, rests_on=rests_on)
+
+
+def joined(templates: Templates, clauses: Sequence[Summary], model: str, count: Callable[[str], int]) -> Summary:
+    """The summary of a user whose signals were read one by one: a clause for each, in their order.
+
+    Each clause stands once, as a sentence. Those that name no preference are left out; where all are, or there is none,
+    the summary says that no preference is known.
+    """
+    texts = [" ".join(clause.text.split()) for clause in clauses if not clause.abstained]
+    sentences = dict.fromkeys(text if text.endswith(ENDINGS) else f"{text}." for text in texts if text)
+    left_out = tuple(dict.fromkeys(one for clause in clauses for one in clause.left_out))
+    dropped = tuple(name for clause in clauses for name in clause.signals_dropped)
+    used = sum(clause.signals_used for clause in clauses)
+    text = " ".join(sentences)
+    if not text and not left_out:
+        return replace(summary_of(templates, "", 0, dropped, model, count), signals_used=used, rests_on=used)
+    return Summary(text, count(text) if text else 0, used, dropped, model, left_out=left_out, rests_on=used)
 
 
 def shown(templates: Templates, old: Old, signals: Sequence[Signal]) -> Previous | None:

@@ -46,6 +46,7 @@ METHOD_ORDER = (
     "plug_and_play",
     "population_dpo",
     "fspo",
+    "copy",
     "user_embedding_from_signals",
     "user_embedding",
 )

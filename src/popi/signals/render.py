@@ -204,13 +204,18 @@ class Templates:
         """One signal as text."""
         return self._render("signal.j2", **self._values(signal)).strip()
 
+    @property
+    def copies(self) -> bool:
+        """Whether the set says what is copied of a signal."""
+        return COPY in self.sources
+
     def copied_text(self, signal: Signal) -> str:
         """What is copied of a signal; blank if nothing is.
 
         Raises:
             ConfigError: the set has no `copy.j2`.
         """
-        if COPY not in self.sources:
+        if not self.copies:
             raise ConfigError(
                 f"template set {self.name!r} has no {COPY}, which says what is copied of a signal (variables as in "
                 "signal.j2); write one, or let the set inherit from default"

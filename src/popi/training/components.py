@@ -98,7 +98,15 @@ def load_components(
     def inference_model(local: LocalModel) -> InferenceModel:
         budget = config.signals.token_budget
         renews = config.training.renewal.share > 0
-        return InferenceModel(local, templates, summary.max_tokens, budget, summary.conditioned_on_prompt, renews)
+        return InferenceModel(
+            local,
+            templates,
+            summary.max_tokens,
+            budget,
+            summary.conditioned_on_prompt,
+            renews,
+            per_signal=summary.per_signal,
+        )
 
     base = load_base(config)
     if has_adapters(base.model):

@@ -17,8 +17,9 @@ from popi.errors import ConfigError, DataError
 from popi.generator import Generator
 from popi.inference_model import InferenceModel
 from popi.models.local.model import LocalModel
-from popi.profiles.written import nothing_new
-from popi.signals.types import User
+from popi.profiles.written import joined, nothing_new, summary_of
+from popi.signals.copying import copy_signals
+from popi.signals.types import Signal, User
 from popi.training.references import ReferencedTarget, References
 from popi.training.renewals import Renewal
 
@@ -186,11 +187,12 @@ def inference_rows(
 
     Rows that are `renewals` show an old summary and the signals that came since, and are scored on the user's last
     targets. An inference model that is conditioned on the task prompt reads that of the row's target: there is but one
-    (`plan.refuse_settings`).
+    (`plan.refuse_settings`). One that reads a signal at a time reads a random one of the user's in each row, and its
+    clause is rewarded as the summary of that signal.
     """
     picker = random.Random(seed)
     targets = {i: references.targets(users[i]) for i in sorted(set(order))}
-    prompts: dict[tuple[int, int | None], tuple[int, ...]] = {}
+    prompts: dict[tuple[int, int | None, int | None], tuple[int, ...]] = {}
     rows = []
     for i, renewal in zip(order, renewals or [None] * len(order), strict=True):
         picked: Sequence[int] = range(len(targets[i]))
@@ -201,11 +203,19 @@ def inference_rows(
         if len(picked) > targets_per_summary:
             picked = picker.sample(picked, targets_per_summary)
         read = picked[0] if inference_model.conditioned else None  # the target whose task prompt is read
-        if (i, read) not in prompts:
+        one = picker.choice(_fitting(users[i].signals, inference_model)) if inference_model.per_signal else None
+        if (i, read, one) not in prompts:
             asked = None if read is None else users[i].targets[read].prompt
-            prompts[i, read] = tuple(inference_model.prompt_ids(users[i].signals, asked)[0])
-        rows.append(InferenceRow(users[i].user_id, prompts[i, read], tuple(targets[i][t] for t in picked)))
+            signals = users[i].signals if one is None else [users[i].signals[one]]
+            prompts[i, read, one] = tuple(inference_model.prompt_ids(signals, asked)[0])
+        rows.append(InferenceRow(users[i].user_id, prompts[i, read, one], tuple(targets[i][t] for t in picked)))
     return rows
+
+
+def _fitting(signals: Sequence[Signal], inference_model: InferenceModel) -> list[int]:
+    """Indices of the signals that fit the inference model's token budget, each alone."""
+    budget, count = inference_model.token_budget, inference_model.local.count_tokens
+    return [i for i, signal in enumerate(signals) if inference_model.templates.any_fits([signal], budget, count)]
 
 
 def refuse_beyond_context(rows: Sequence[InferenceRow], inference_model: InferenceModel, generator: Generator) -> None:
@@ -277,6 +287,10 @@ def sample_summaries(
             ]
             flat = iter(singles)
             drawn = [list(islice(flat, len(user.targets))) for user in part]
+        elif inference_model.per_signal:
+            written += _sample_clauses(part, counts, inference_model, limits, batch_size)
+            report(len(written))
+            continue
         else:
             asked = [inference_model.prompt_ids(*one)[0] for one in shown]
             drawn = local.generate(asked, n=max(counts), **limits)
@@ -287,6 +301,35 @@ def sample_summaries(
                 texts = [nothing_new(templates, old, local.name, local.count_tokens).text] * len(texts)
             written.append(texts)
         report(len(written))
+    return written
+
+
+def _sample_clauses(
+    users: Sequence[User],
+    counts: Sequence[int],
+    inference_model: InferenceModel,
+    limits: dict[str, Any],
+    batch_size: int,
+) -> list[list[str]]:
+    """Sampled summaries of users whose signals are read one by one: the j-th joins the j-th clause of each signal."""
+    local, templates = inference_model.local, inference_model.templates
+    signals = [user.signals[i] for user in users for i in _fitting(user.signals, inference_model)]
+    asked = [inference_model.prompt_ids([signal])[0] for signal in signals]
+    n = max(counts)
+    drawn = iter(
+        samples
+        for start in range(0, len(asked), batch_size)
+        for samples in local.generate(asked[start : start + batch_size], n=n, **limits)
+    )
+    written = []
+    for user, count in zip(users, counts, strict=True):
+        of_signals = [next(drawn) for _ in _fitting(user.signals, inference_model)]
+        summaries = []
+        for j in range(count):
+            texts = [local.decode(samples[j]) for samples in of_signals]
+            clauses = [summary_of(templates, text, 1, (), local.name, local.count_tokens) for text in texts]
+            summaries.append(joined(templates, clauses, local.name, local.count_tokens).text)
+        written.append(summaries)
     return written
 
 
@@ -304,6 +347,20 @@ def generator_rows(
         item = generator.items([target.pair], summary)[0]
         rows.append(GeneratorRow(users[n].user_id, summary, item, target.ref_chosen, target.ref_rejected, n, group))
     return rows
+
+
+def copied_rows(
+    users: Sequence[User],
+    generator: Generator,
+    references: References,
+    token_budget: int,
+    targets_per_summary: int = 1,
+) -> list[GeneratorRow]:
+    """One row per target pair, under a summary that is the user's signals, copied (`popi.signals.copying`)."""
+    templates, count = generator.templates, generator.count_tokens
+    copies = [copy_signals(templates, user.signals, token_budget, count)[0] for user in users]
+    summaries = [[text] * len(user.targets) for text, user in zip(copies, users, strict=True)]
+    return generator_rows(users, summaries, generator, references, targets_per_summary)
 
 
 def raw_signals_rows(

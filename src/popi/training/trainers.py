@@ -24,6 +24,7 @@ from popi.training.phases.inference import InferenceTrainer
 from popi.training.phases.joint import JointTrainer
 from popi.training.phases.user_embedding import UserEmbeddingTrainer
 from popi.training.planning.plan import Phase
+from popi.training.planning.shapes import copy_budget
 from popi.training.progress import PhaseProgress
 from popi.training.references import FOLDER, References
 from popi.training.rehearsal import first_users, rehearsal_rows, rehearse
@@ -32,6 +33,7 @@ from popi.training.reward import LengthBudget, SummaryReward
 from popi.training.rows import (
     GeneratorRow,
     InferenceRow,
+    copied_rows,
     draw,
     draw_groups,
     generator_rows,
@@ -206,6 +208,10 @@ def generator_trainer(job: Job) -> GeneratorTrainer:
         budget = config.signals.token_budget
         pool = raw_signals_rows(chosen, generator, references, budget, each)
         held_rows = raw_signals_rows(held_out, generator, references, budget)
+    elif job.phase.context == "copy":
+        budget = copy_budget(config)
+        pool = copied_rows(chosen, generator, references, budget, each)
+        held_rows = copied_rows(held_out, generator, references, budget)
     else:
         pool = generator_rows(chosen, summaries, generator, references, each)
         held_rows = generator_rows(held_out, held_summaries, generator, references)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 from transformers.cache_utils import Cache
+from tree_families import family
 
 from popi.engine import decoding
 from popi.engine.decoding import BranchMasks, Columns, ReservedLayer, prefill_parts
@@ -103,3 +104,36 @@ def test_rounding_seldom_changes_a_draw(monkeypatch: pytest.MonkeyPatch) -> None
         torch.manual_seed(1)
         both.append(decoding.pick(given, 1.0, 1.0))
     assert (both[0] != both[1]).float().mean() < 0.01
+
+
+@pytest.mark.parametrize("precision", ["float64"], indirect=True)
+@pytest.mark.parametrize("name", ["llama", "gemma 3", "mistral, sliding"])
+def test_a_shared_beginning_is_read_once(precision: torch.dtype, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Greedy tokens and first log-probs as if each prompt were read whole, for rests of any length."""
+    model = family(name).eval()
+    beginning = [5 + i % 40 for i in range(9)]
+    prompts = [[*beginning, *[7 + i % 30 for i in range(n)]] for n in (1, 12, 4, 4)]
+    seen: dict[bool, list[torch.Tensor]] = {True: [], False: []}
+    drawn = {}
+    for shares in (True, False):
+        monkeypatch.setattr(decoding, "SHARED", 8 if shares else 1000)
+
+        def choose(logits: torch.Tensor, step: int, seen: list[torch.Tensor] = seen[shares]) -> torch.Tensor:
+            seen.append(logits)
+            return logits.argmax(-1)
+
+        settings = {"steps": 5, "temperature": 0.0, "top_p": 1.0, "stop_ids": [], "end_id": 0}
+        with torch.inference_mode():
+            drawn[shares] = decoding.decode(model, prompts, n=2, choose=choose, **settings)
+    assert drawn[True] is not None and torch.equal(drawn[True], drawn[False])
+    for shared, whole in zip(*seen.values(), strict=True):
+        assert_close(shared, whole)
+
+
+def test_how_much_is_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At most all but the last token of the shortest prompt; nothing for one prompt, or where little is shared."""
+    monkeypatch.setattr(decoding, "SHARED", 2)
+    assert decoding.shared_beginning([[1, 2, 3, 4], [1, 2, 3]]) == 2
+    assert decoding.shared_beginning([[1, 2, 3, 4], [1, 2, 9, 4]]) == 2
+    assert decoding.shared_beginning([[1, 2, 3, 4], [1, 9, 3, 4]]) == 0
+    assert decoding.shared_beginning([[1, 2, 3, 4]]) == 0

@@ -13,11 +13,13 @@ from popi.generator import Generator
 from popi.inference_model import InferenceModel
 from popi.models.local.model import LocalModel
 from popi.nano.world import make_users
+from popi.signals.copying import copy_signals
 from popi.signals.types import StatementSignal, User
 from popi.summary import Summary
 from popi.training.references import References
 from popi.training.renewals import Renewal
 from popi.training.rows import (
+    copied_rows,
     draw,
     generator_rows,
     hold_out,
@@ -236,3 +238,34 @@ def test_conditioned_rows_and_summaries_are_for_one_target(
     assert counted == [2] and [len(texts) for texts in written] == [3, 1]
     for user, texts in zip(few, written, strict=True):
         assert texts == [model.summarize(user.signals, prompt=target.prompt).text for target in user.targets]
+
+
+def test_copied_signals_as_a_summary(users: list[User], local: LocalModel, tmp_path: Path) -> None:
+    generator = Generator(local)
+    references = References(tmp_path / "references.jsonl")
+    references.compute(users[:2], generator)
+    rows = copied_rows(users[:2], generator, references, 300, targets_per_summary=3)
+    text, dropped = copy_signals(generator.templates, users[1].signals, 300, generator.count_tokens)
+    assert text and [row.group for row in rows] == [0, 0, 0, 1, 1, 1]
+    assert rows[4].summary == text and rows[4].item == generator.items([users[1].targets[1]], text)[0]
+
+
+def test_rows_and_summaries_of_a_model_that_reads_one_signal_at_a_time(
+    users: list[User], local: LocalModel, tmp_path: Path
+) -> None:
+    references = References(tmp_path / "references.jsonl")
+    references.compute(users, Generator(local))
+    long = StatementSignal(text="i like long walks " * 200)
+    user = users[1].model_copy(update={"signals": [long, *users[1].signals[:3]]})
+    model = InferenceModel(local, max_tokens=5, token_budget=300, per_signal=True)
+    rows = inference_rows([user], [0] * 40, model, references, targets_per_summary=2, seed=0)
+    alone = {tuple(model.prompt_ids([signal])[0]) for signal in user.signals[1:]}
+    assert {row.prompt_ids for row in rows} == alone, "one signal that fits, drawn for each row"
+
+    silent = users[2].model_copy(update={"signals": []})
+    written = sample_summaries([user, silent], model, 1e-6, 1.0, lambda done: None, batch_size=2)
+    greedy = model.summarize(user.signals).text
+    assert written == [[greedy] * 3, [model.templates.no_preference] * 3]
+    torch.manual_seed(0)
+    sampled = sample_summaries([user], model, 1.0, 1.0, lambda done: None)
+    assert len(set(sampled[0])) == 3

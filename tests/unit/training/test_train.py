@@ -30,12 +30,32 @@ def test_plan_of_two_rounds() -> None:
     ]
 
 
+def test_a_generator_that_is_trained_to_read_first() -> None:
+    """All orders with summaries start from the phase `copy`, which is trained once."""
+    orders: list[Order] = ["simultaneous", "alternating", "plug_and_play"]
+    settings = resolve({"training": {"orders": orders, "generator_start": "copy"}})
+    phases = plan(settings)
+    names = {order: [phase.name for phase in phases[order]] for order in orders}
+    assert names == {
+        "plug_and_play": ["copy", "inference-1"],
+        "alternating": ["copy", "inference-1", "generator-1"],
+        "simultaneous": ["copy", "joint"],
+    }
+    starts = {phase.name: phase.generator_from for order in orders for phase in phases[order]}
+    assert starts == {"copy": None, "inference-1": "copy", "generator-1": "copy", "joint": "copy"}
+    assert models_of(phases["plug_and_play"], settings) == (
+        "phases/inference-1/inference_model",
+        "phases/copy/generator",
+    )
+
+
 def test_models_of_each_order() -> None:
     settings = config(list(get_args(Order)), rounds=2)
     found = {order: models_of(phases, settings) for order, phases in plan(settings).items()}
     assert found == {
         "population_dpo": ("nano", "phases/population-dpo/generator"),
         "fspo": ("nano", "phases/fspo/generator"),
+        "copy": ("nano", "phases/copy/generator"),
         "user_embedding": ("nano", "phases/user-embedding/generator"),
         "user_embedding_from_signals": ("nano", "phases/user-embedding-from-signals/generator"),
         "plug_and_play": ("phases/inference-1/inference_model", "nano"),

@@ -2,11 +2,14 @@
 
 population_dpo  population-dpo: generator without summaries
 fspo            fspo: generator with raw signals in its prompt
+copy            copy: generator with copied signals as its summaries
 user_embedding  user-embedding: generator behind a soft prompt of the user's
 user_embedding_from_signals  user-embedding-from-signals: the same, the soft prompt made from the signals
 plug_and_play   inference-1
 alternating     inference-1, generator-1, inference-2, generator-2, …   (`rounds` pairs)
 simultaneous    joint
+
+With `training.generator_start = "copy"` the last three start from the generator of phase `copy`.
 """
 
 import hashlib
@@ -17,7 +20,7 @@ from popi.config import Order, RunConfig
 from popi.errors import ConfigError
 from popi.training.components import GENERATOR, INFERENCE
 
-PromptContext = Literal["none", "summary", "raw_signals"]
+PromptContext = Literal["none", "summary", "raw_signals", "copy"]
 EmbeddingSource = Literal["user_id", "signals"]
 
 
@@ -56,22 +59,26 @@ class Phase:
 
 def plan(config: RunConfig) -> dict[str, list[Phase]]:
     """The phases of each order, in order; an order's models are those of its last phases."""
+    copy = Phase("copy", "generator", context="copy")
+    start = [copy] if config.training.generator_start == "copy" else []
+    first = copy.name if start else None
     rounds: list[Phase] = []
     for k in range(1, config.training.rounds + 1):
         before_inference = f"inference-{k - 1}" if k > 1 else None
-        before_generator = f"generator-{k - 1}" if k > 1 else None
+        before_generator = f"generator-{k - 1}" if k > 1 else first
         rounds.append(Phase(f"inference-{k}", "inference", before_inference, before_generator))
         rounds.append(Phase(f"generator-{k}", "generator", f"inference-{k}", before_generator))
     phases = {
+        "copy": [copy],
         "population_dpo": [Phase("population-dpo", "generator", context="none")],
         "fspo": [Phase("fspo", "generator", context="raw_signals")],
         "user_embedding": [Phase("user-embedding", "generator", context="none", embedding="user_id")],
         "user_embedding_from_signals": [
             Phase("user-embedding-from-signals", "generator", context="none", embedding="signals")
         ],
-        "plug_and_play": rounds[:1],
-        "alternating": rounds,
-        "simultaneous": [Phase("joint", "joint")],
+        "plug_and_play": [*start, *rounds[:1]],
+        "alternating": [*start, *rounds],
+        "simultaneous": [*start, Phase("joint", "joint", generator_from=first)],
     }
     return {order: phases[order] for order in phases if order in config.training.orders}
 
@@ -118,6 +125,18 @@ def refuse_settings(config: RunConfig) -> None:
                 f"training.{name}.targets_per_summary={each.targets_per_summary} does not go with "
                 "summary.conditioned_on_prompt, under which a summary is for one prompt: set it to 1"
             )
+    if config.summary.per_signal and config.summary.conditioned_on_prompt:
+        raise ConfigError("summary.per_signal does not go with summary.conditioned_on_prompt; leave one of them out")
+    if config.summary.per_signal and config.training.renewal.share:
+        raise ConfigError(
+            f"training.renewal.share={config.training.renewal.share} does not go with summary.per_signal, under which "
+            "each clause is of one signal and a new signal adds a clause: set it to 0"
+        )
+    if config.training.generator_start == "copy" and config.model.api_generator.given:
+        raise ConfigError(
+            'training.generator_start="copy" would train the generator, and model.api_generator names one behind an '
+            "API, which stays frozen; leave it out"
+        )
     if config.summary.conditioned_on_prompt and config.training.renewal.share:
         raise ConfigError(
             f"training.renewal.share={config.training.renewal.share} does not go with summary.conditioned_on_prompt: a "

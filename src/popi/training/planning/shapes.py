@@ -11,6 +11,7 @@ from popi.config import BENCHMARKS, RunConfig
 from popi.data.places import hub_files
 from popi.errors import ConfigError, DataError
 from popi.models.backend import estimate_tokens
+from popi.signals.copying import copy_signals
 from popi.signals.fading import Previous, worth
 from popi.signals.render import Templates
 from popi.signals.types import Signal
@@ -44,6 +45,7 @@ class Shapes:
         plain: task prompt and both responses, as the reference model reads them.
         guide: what the generator's template and a summary add to that.
         raw, raw_mean: what raw signals in the generator's prompt add.
+        copied, copied_mean: what copied signals as a summary add.
         responses: both responses of a target.
         reach: task prompt and the longer response: the positions that they take without a summary.
         dropped: users of those looked at whose signals did not all fit the budget.
@@ -71,15 +73,19 @@ class Shapes:
     unread: int = 0
     held_out: int = 0
     opening: int = 0
+    copied: int = 0
+    copied_mean: float = 0.0
 
     def row(self, context: PromptContext = "summary", soft: int = 0, targets: int = 1) -> int:
         """A target in its context, behind `soft` vectors: what the generator reads at once. Of several `targets` of a
         user the context stands there once."""
-        one = self.plain + {"none": 0, "summary": self.guide, "raw_signals": self.raw}[context] + soft
+        added = {"none": 0, "summary": self.guide, "raw_signals": self.raw, "copy": self.copied}[context]
+        one = self.plain + added + soft
         return one + (targets - 1) * (self.plain - self.opening)
 
     def row_mean(self, context: PromptContext = "summary", soft: int = 0, targets: float = 1.0) -> float:
-        one = self.plain_mean + {"none": 0, "summary": self.guide, "raw_signals": self.raw_mean}[context] + soft
+        added = {"none": 0, "summary": self.guide, "raw_signals": self.raw_mean, "copy": self.copied_mean}[context]
+        one = self.plain_mean + added + soft
         return one + (targets - 1) * (self.plain_mean - self.opening)
 
     def group(self, most: int) -> tuple[int, float]:
@@ -136,6 +142,11 @@ def _estimate(messages: Messages) -> int:
     return sum(estimate_tokens(message["content"]) + PER_MESSAGE for message in messages) + PER_MESSAGE
 
 
+def copy_budget(config: RunConfig) -> int:
+    """Maximum tokens of a summary that is the signals, copied."""
+    return config.evaluation.copied.token_budget or config.signals.token_budget
+
+
 def at_hand(config: RunConfig) -> str | None:
     """None if the training users can be read without a network; else why not."""
     data = config.data
@@ -183,6 +194,8 @@ def shapes_of(config: RunConfig) -> Shapes:
         guide=guide + config.summary.max_tokens,
         raw=raw,
         raw_mean=raw,
+        copied=(copied := guide + copy_budget(config)),
+        copied_mean=copied,
         responses=2 * ASSUMED_RESPONSE,
         reach=ASSUMED_PROMPT + ASSUMED_RESPONSE,
         dropped=0,
@@ -242,7 +255,7 @@ def _measured(
     held_out = hold_out(users, empty.held_out, config.seed)[1] if empty.held_out else []
     looked_at = users[:: -(-len(users) // LOOKED_AT)]
     conditioned = config.summary.conditioned_on_prompt
-    prompts, raw, plain, responses, reach, dropped, unread = [], [], [], [], 0, 0, 0
+    prompts, raw, copied, plain, responses, reach, dropped, unread = [], [], [], [], [], 0, 0, 0
     share = config.training.renewal.share
     earlier: list[int] = []
     later: list[int] = []
@@ -257,6 +270,9 @@ def _measured(
             for side, part in zip((earlier, later), _typical_split(kept), strict=True):
                 side.append(tokens(templates.inference_messages(part)))
         raw.append(tokens(templates.raw_signals_messages("x", kept)) - bare)
+        if templates.copies:
+            text, _ = copy_signals(templates, user.signals, copy_budget(config), count)
+            copied.append(tokens(templates.generator_messages("x", text)) - bare)
         for target in user.targets:
             chosen, rejected = count(target.chosen) + 1, count(target.rejected) + 1
             asked = tokens(templates.generator_messages(target.prompt, None))
@@ -279,6 +295,8 @@ def _measured(
         earlier_mean=earlier_mean,
         raw=max(raw),
         raw_mean=sum(raw) / len(raw),
+        copied=max(copied, default=empty.copied),
+        copied_mean=sum(copied) / len(copied) if copied else empty.copied_mean,
         plain=max(plain),
         plain_mean=sum(plain) / len(plain),
         responses=max(responses),
