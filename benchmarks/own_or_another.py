@@ -1,27 +1,35 @@
 """Does a run's generator read *its own user's* summary, or only that there is one? Own context against another's.
 
-python benchmarks/own_or_another.py runs/NAME [--methods raw_signals untrained_summary popi_alternating]
+python benchmarks/own_or_another.py runs/NAME [--methods raw_signals untrained_summary popi_alternating] [--flipped]
 
 Every target pair of the run's held-out users is scored once more by each method's generator, with the summary (or raw
-signals) of another user who was asked the same. What a method has learned of people at large is the same under both;
-what it reads of a user is the difference. Needs the run's evaluation (popi evaluate --run).
+signals) of another user who was asked the same; with --flipped also with that of the user's own pairs, chosen and
+rejected exchanged. What a method has learned of people at large is the same under all; what it reads of a user is the
+difference. Needs the run's evaluation (popi evaluate --run), beside which margins are stored as they are computed: an
+interrupted command goes on where it stopped.
 """
 
 import argparse
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from reading import partners
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from popi.data.users import Person
 from popi.evaluation.job import read_rows
-from popi.evaluation.methods import METHODS, Context, personalized, raw_signals
+from popi.evaluation.methods import METHODS, Context, Method, personalized
 from popi.evaluation.metrics import Estimate, outcomes, paired_difference, reward_accuracy
-from popi.evaluation.models import Models, trained_models
+from popi.evaluation.models import Models, identity, trained_models
 from popi.evaluation.runner import destination
 from popi.evaluation.users import held_out
+from popi.runs.rows import ResumableRows
 from popi.runs.run_directory import RunDirectory
+from popi.signals.types import PairSignal
 from popi.summary import Summary
 
 
@@ -31,48 +39,101 @@ def shown(estimate: Estimate) -> str:
     return f"{value:.1f} [{low:.1f}, {high:.1f}]"
 
 
+def flipped(person: Person) -> Person:
+    """The user who preferred what this one rejected."""
+    signals = [
+        signal.model_copy(update={"chosen": signal.rejected, "rejected": signal.chosen})
+        if isinstance(signal, PairSignal)
+        else signal
+        for signal in person.user.signals
+    ]
+    return replace(person, user=person.user.model_copy(update={"signals": signals}))
+
+
+def contexts_of(models: Models, method: Method, people: Sequence[Person]) -> list[Context]:
+    """What the method puts beside the task prompts of these users; summaries are written again."""
+
+    def write(some: Sequence[Person]) -> list[tuple[Summary, ...]]:
+        model, size = models.inference_model(models.inference_path(method)), models.config.evaluation.batch_size
+        parts = [some[start : start + size] for start in range(0, len(some), size)]
+        return [
+            (summary,)
+            for part in track(parts, "summaries", console=Console(stderr=True))
+            for summary in model.summarize_many([person.user.signals for person in part])
+        ]
+
+    return method.contexts(models.sources(method, write, lambda some, prompt: write(some)), people)
+
+
+def margins(
+    models: Models, folder: Path, name: str, people: Sequence[Person], which: str, contexts: Sequence[Context]
+) -> list[float]:
+    """h of every target pair under the contexts, one per user; stored in `folder`."""
+    rows = read_rows(folder / f"{name}.jsonl")
+    path = models.generator_path(METHODS[name])
+    settings: dict[str, Any] = {"method": name, "contexts": which, "generator": identity(path), "users": len(people)}
+    file = folder / "own_or_another" / f"{name}.{which}.jsonl"
+    kept = ResumableRows(file, settings, ("window", "target"), resume=True, advice="delete it")
+    missing = [row for row in rows if (row["window"], row["target"]) not in kept.rows]
+    size = 4 * models.config.evaluation.batch_size
+    for start in track(range(0, len(missing), size), f"{name}, {which}", console=Console(stderr=True)):
+        part = missing[start : start + size]
+        pairs = []
+        for row in part:
+            target = people[row["window"]].user.targets[row["target"]]
+            context = contexts[row["window"]]
+            pairs.append((personalized(models.generator(path), target, context, row["target"]), target))
+        chosen, rejected = models.generator(path).score(pairs, models.config.evaluation.batch_size)
+        kept.extend(
+            {
+                "window": row["window"],
+                "target": row["target"],
+                "margin": (c - row["reference_chosen_logp"]) - (r - row["reference_rejected_logp"]),
+            }
+            for row, c, r in zip(part, chosen, rejected, strict=True)
+        )
+    return [kept.rows[row["window"], row["target"]]["margin"] for row in rows]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
-    parser.add_argument(
-        "--methods", nargs="+", help="those of the run that have summaries or raw signals, if not given"
-    )
+    parser.add_argument("--methods", nargs="+", help="those of the run that have summaries or signals, if not given")
+    parser.add_argument("--flipped", action="store_true", help="score with the user's pairs exchanged, too")
     options = parser.parse_args()
     run = RunDirectory.open(options.run)
     people = held_out(run.config)[0]
     models = Models(run.config, trained_models(run))
     folder = destination(run)
-    told = [name for name, method in METHODS.items() if method.has_summary or method.contexts is raw_signals]
-    names = options.methods or [name for name in told if (folder / f"{name}.jsonl").is_file()]
+    personal = [name for name, method in METHODS.items() if method.tells in ("signals", "summary", "preferences")]
+    personal = [name for name in personal if not METHODS[name].per_user and "embedding" not in name]
+    names = options.methods or [name for name in personal if (folder / f"{name}.jsonl").is_file()]
     other = partners(people)
-    size = run.config.evaluation.batch_size
-    heads = ("own", "another's", "difference", "margin larger under own")
+    heads = ["own", "another's", "difference", *(["flipped"] if options.flipped else []), "margin larger under own"]
     table = Table("reward accuracy under", *heads, title=f"{len(people)} users; points, 95 % intervals")
     for name in names:
         method, rows = METHODS[name], read_rows(folder / f"{name}.jsonl")
-        generator = models.generator(models.generator_path(method))
         if method.has_summary:
             first = {row["window"]: row["summary"] or "" for row in rows if row["target"] == 0}
-            contexts = [Context((Summary(first[i], 0),)) for i in other]
+            strangers = [Context((Summary(first[i], 0),)) for i in other]
         else:
-            contexts = method.contexts(models.sources(method, lambda users: []), [people[i] for i in other])
-        pairs = []
-        for row in rows:
-            target = people[row["window"]].user.targets[row["target"]]
-            pairs.append((personalized(generator, target, contexts[row["window"]]), target))
-        another: list[float] = []
-        for start in track(range(0, len(pairs), size), name, console=Console(stderr=True)):
-            chosen, rejected = generator.score(pairs[start : start + size], size)
-            another += [
-                (c - row["reference_chosen_logp"]) - (r - row["reference_rejected_logp"])
-                for c, r, row in zip(chosen, rejected, rows[start : start + size], strict=True)
-            ]
+            strangers = contexts_of(models, method, [people[i] for i in other])
         own, users = [row["margin"] for row in rows], [row["user_id"] for row in rows]
-        difference = paired_difference(outcomes(own), outcomes(another), users, (-1, 1))
+        another = margins(models, folder, name, people, "another", strangers)
+        cells = [
+            reward_accuracy(own, users),
+            reward_accuracy(another, users),
+            paired_difference(outcomes(own), outcomes(another), users, (-1, 1)),
+        ]
+        if options.flipped and not method.needs_truth:
+            turned = contexts_of(models, method, [flipped(person) for person in people])
+            cells.append(reward_accuracy(margins(models, folder, name, people, "flipped", turned), users))
         more = reward_accuracy([a - b for a, b in zip(own, another, strict=True)], users)
-        both = (reward_accuracy(own, users), reward_accuracy(another, users), difference, more)
-        table.add_row(method.label, *map(shown, both))
-    Console(width=120).print(table)
+        texts = [shown(cell) for cell in cells]
+        if options.flipped and method.needs_truth:
+            texts.append("–")
+        table.add_row(method.label, *texts, shown(more))
+    Console(width=140).print(table)
 
 
 if __name__ == "__main__":

@@ -44,6 +44,10 @@ class InferencePhaseConfig(OptimizerConfig):
     """Summaries sampled from one user's signals (G)."""
     targets_per_summary: PositiveInt = 4
     """Target pairs of the same user over which one summary's reward is averaged (the paper's released code uses 1)."""
+    scored_on: Literal["targets", "signal"] = "targets"
+    """With `summary.per_signal`: the pairs that a clause is rewarded for ranking. `targets`: the user's target pairs,
+    most of which concern other things than the clause. `signal`: the preference pair that it restates, which needs no
+    targets and has far less noise; signals that are not pairs then train nothing. Not with order `simultaneous`."""
     learning_rate: PositiveFloat = 3e-4
     """Peak learning rate."""
     warmup_steps: int = Field(default=5, ge=0)

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from popi.data.store import keep, people_of, sizes
 from popi.engine.scoring import ScoringItem
@@ -19,11 +19,12 @@ from popi.inference_model import InferenceModel
 from popi.models.local.model import LocalModel
 from popi.profiles.written import joined, nothing_new, summary_of
 from popi.signals.copying import copy_signals
-from popi.signals.types import Signal, User
+from popi.signals.types import PairSignal, Signal, TargetPair, User
 from popi.training.references import ReferencedTarget, References
 from popi.training.renewals import Renewal
 
 Member = TypeVar("Member")
+ScoredOn = Literal["targets", "signal"]
 EVERY = 1_000
 """Users between two reports of progress, where all are looked at."""
 
@@ -187,12 +188,11 @@ def inference_rows(
 
     Rows that are `renewals` show an old summary and the signals that came since, and are scored on the user's last
     targets. An inference model that is conditioned on the task prompt reads that of the row's target: there is but one
-    (`plan.refuse_settings`). One that reads a signal at a time reads a random one of the user's in each row, and its
-    clause is rewarded as the summary of that signal.
+    (`plan.refuse_settings`).
     """
     picker = random.Random(seed)
     targets = {i: references.targets(users[i]) for i in sorted(set(order))}
-    prompts: dict[tuple[int, int | None, int | None], tuple[int, ...]] = {}
+    prompts: dict[tuple[int, int | None], tuple[int, ...]] = {}
     rows = []
     for i, renewal in zip(order, renewals or [None] * len(order), strict=True):
         picked: Sequence[int] = range(len(targets[i]))
@@ -203,19 +203,51 @@ def inference_rows(
         if len(picked) > targets_per_summary:
             picked = picker.sample(picked, targets_per_summary)
         read = picked[0] if inference_model.conditioned else None  # the target whose task prompt is read
-        one = picker.choice(_fitting(users[i].signals, inference_model)) if inference_model.per_signal else None
-        if (i, read, one) not in prompts:
+        if (i, read) not in prompts:
             asked = None if read is None else users[i].targets[read].prompt
-            signals = users[i].signals if one is None else [users[i].signals[one]]
-            prompts[i, read, one] = tuple(inference_model.prompt_ids(signals, asked)[0])
-        rows.append(InferenceRow(users[i].user_id, prompts[i, read, one], tuple(targets[i][t] for t in picked)))
+            prompts[i, read] = tuple(inference_model.prompt_ids(users[i].signals, asked)[0])
+        rows.append(InferenceRow(users[i].user_id, prompts[i, read], tuple(targets[i][t] for t in picked)))
     return rows
 
 
-def _fitting(signals: Sequence[Signal], inference_model: InferenceModel) -> list[int]:
-    """Indices of the signals that fit the inference model's token budget, each alone."""
+def _fitting(signals: Sequence[Signal], inference_model: InferenceModel, pairs: bool = False) -> list[Signal]:
+    """The signals that fit the inference model's token budget, each alone; with `pairs` only preference pairs."""
     budget, count = inference_model.token_budget, inference_model.local.count_tokens
-    return [i for i, signal in enumerate(signals) if inference_model.templates.any_fits([signal], budget, count)]
+    some = [signal for signal in signals if not pairs or isinstance(signal, PairSignal)]
+    return [signal for signal in some if inference_model.templates.any_fits([signal], budget, count)]
+
+
+def restatable(users: Sequence[User], inference_model: InferenceModel, scored_on: ScoredOn) -> Sequence[User]:
+    """The users with a signal that a clause can be written of and rewarded for; see `one_signal_each`.
+
+    Raises:
+        DataError: none of them has one.
+    """
+    pairs = scored_on == "signal"
+    kept = keep(users, (bool(_fitting(user.signals, inference_model, pairs)) for user in users))
+    if not kept:
+        raise DataError(
+            f"none of the {len(users)} training users has a {'preference pair' if pairs else 'signal'} that fits "
+            f"signals.token_budget={inference_model.token_budget}; raise it, shorten the signals"
+            + (', or set training.inference.scored_on="targets"' if pairs else "")
+        )
+    return kept
+
+
+def one_signal_each(
+    users: Sequence[User], order: Sequence[int], inference_model: InferenceModel, scored_on: ScoredOn, seed: int
+) -> list[User]:
+    """For an inference model that reads one signal at a time: for each entry of `order` its user with one signal, drawn
+    at random. The targets stay (`targets`), or are the pair that the signal is (`signal`).
+    """
+    picker, pairs, singled = random.Random(f"signals/{seed}"), scored_on == "signal", []
+    for i in order:
+        signal = picker.choice(_fitting(users[i].signals, inference_model, pairs))
+        update: dict[str, Any] = {"signals": [signal]}
+        if isinstance(signal, PairSignal) and pairs:
+            update["targets"] = [TargetPair(prompt=signal.prompt, chosen=signal.chosen, rejected=signal.rejected)]
+        singled.append(users[i].model_copy(update=update))
+    return singled
 
 
 def refuse_beyond_context(rows: Sequence[InferenceRow], inference_model: InferenceModel, generator: Generator) -> None:
@@ -313,7 +345,7 @@ def _sample_clauses(
 ) -> list[list[str]]:
     """Sampled summaries of users whose signals are read one by one: the j-th joins the j-th clause of each signal."""
     local, templates = inference_model.local, inference_model.templates
-    signals = [user.signals[i] for user in users for i in _fitting(user.signals, inference_model)]
+    signals = [signal for user in users for signal in _fitting(user.signals, inference_model)]
     asked = [inference_model.prompt_ids([signal])[0] for signal in signals]
     n = max(counts)
     drawn = iter(

@@ -5,6 +5,7 @@ import random
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from popi.data.store import pick
@@ -39,9 +40,11 @@ from popi.training.rows import (
     generator_rows,
     grouped,
     inference_rows,
+    one_signal_each,
     raw_signals_rows,
     readable,
     refuse_beyond_context,
+    restatable,
     sample_summaries,
     shuffled,
 )
@@ -110,8 +113,15 @@ def inference_trainer(job: Job) -> InferenceTrainer:
     if left_out := len(job.users) - len(users):
         why = "no signal of theirs fits signals.token_budget"
         job.progress.say(f"{job.phase.name}: {left_out} of {len(job.users)} users left out: {why}")
-    order = draw(len(users), settings.users_per_step, job.steps, job.seed)
+    if parts.inference_model.per_signal:
+        users = restatable(users, parts.inference_model, settings.scored_on)
+    order: Sequence[int] = draw(len(users), settings.users_per_step, job.steps, job.seed)
     held_out = readable(job.held_out, parts.inference_model) if job.held_out else []
+    if parts.inference_model.per_signal:
+        single = partial(one_signal_each, inference_model=parts.inference_model, scored_on=settings.scored_on)
+        users, order = single(users, order, seed=job.seed), range(len(order))
+        held_out = restatable(held_out, parts.inference_model, settings.scored_on) if held_out else []
+        held_out = single(held_out, range(len(held_out)), seed=job.seed)
     drawn = pick(users, dict.fromkeys(order))
     references = references_for([*drawn, *held_out], run, parts, job.progress)
     rows = inference_rows(

@@ -14,7 +14,7 @@ from popi.inference_model import InferenceModel
 from popi.models.local.model import LocalModel
 from popi.nano.world import make_users
 from popi.signals.copying import copy_signals
-from popi.signals.types import StatementSignal, User
+from popi.signals.types import PairSignal, StatementSignal, User
 from popi.summary import Summary
 from popi.training.references import References
 from popi.training.renewals import Renewal
@@ -24,8 +24,10 @@ from popi.training.rows import (
     generator_rows,
     hold_out,
     inference_rows,
+    one_signal_each,
     raw_signals_rows,
     readable,
+    restatable,
     sample_summaries,
     shuffled,
     trainable,
@@ -253,14 +255,30 @@ def test_copied_signals_as_a_summary(users: list[User], local: LocalModel, tmp_p
 def test_rows_and_summaries_of_a_model_that_reads_one_signal_at_a_time(
     users: list[User], local: LocalModel, tmp_path: Path
 ) -> None:
-    references = References(tmp_path / "references.jsonl")
-    references.compute(users, Generator(local))
     long = StatementSignal(text="i like long walks " * 200)
-    user = users[1].model_copy(update={"signals": [long, *users[1].signals[:3]]})
+    short = StatementSignal(text="i like short walks.")
+    pairs = [signal for signal in users[1].signals if isinstance(signal, PairSignal)][:3]
+    user = users[1].model_copy(update={"signals": [long, short, *pairs]})
     model = InferenceModel(local, max_tokens=5, token_budget=300, per_signal=True)
-    rows = inference_rows([user], [0] * 40, model, references, targets_per_summary=2, seed=0)
-    alone = {tuple(model.prompt_ids([signal])[0]) for signal in user.signals[1:]}
-    assert {row.prompt_ids for row in rows} == alone, "one signal that fits, drawn for each row"
+    drawn = one_signal_each([user], [0] * 60, model, "targets", seed=0)
+    assert {signal.model_dump_json() for one in drawn for signal in one.signals} == {
+        signal.model_dump_json() for signal in (short, *pairs)
+    }, "one signal that fits for each row"
+    assert all(len(one.signals) == 1 and one.targets == user.targets for one in drawn)
+    own = one_signal_each([user], [0] * 60, model, "signal", seed=0)
+    for one in own:
+        [signal], [target] = one.signals, one.targets
+        assert isinstance(signal, PairSignal) and (target.chosen, target.rejected) == (signal.chosen, signal.rejected)
+    words = users[0].model_copy(update={"signals": [short]})
+    assert restatable([words, user], model, "signal") == [user]
+    assert restatable([words, user], model, "targets") == [words, user]
+    with pytest.raises(DataError, match="none of the 1 training users has a preference pair that fits"):
+        restatable([words], model, "signal")
+    references = References(tmp_path / "references.jsonl")
+    references.compute(own[:2], Generator(local))
+    [row] = inference_rows(own, [1], model, references, targets_per_summary=2, seed=0)
+    assert row.prompt_ids == tuple(model.prompt_ids(own[1].signals)[0])
+    assert [target.pair for target in row.targets] == own[1].targets
 
     silent = users[2].model_copy(update={"signals": []})
     written = sample_summaries([user, silent], model, 1e-6, 1.0, lambda done: None, batch_size=2)

@@ -132,6 +132,12 @@ def refuse_settings(config: RunConfig) -> None:
             f"training.renewal.share={config.training.renewal.share} does not go with summary.per_signal, under which "
             "each clause is of one signal and a new signal adds a clause: set it to 0"
         )
+    scored_on = config.training.inference.scored_on
+    if scored_on == "signal" and (not config.summary.per_signal or "simultaneous" in config.training.orders):
+        raise ConfigError(
+            'training.inference.scored_on="signal" rewards a clause on the pair that it restates: it goes with '
+            "summary.per_signal = true, and not with order 'simultaneous', whose generator would train on that pair"
+        )
     if config.training.generator_start == "copy" and config.model.api_generator.given:
         raise ConfigError(
             'training.generator_start="copy" would train the generator, and model.api_generator names one behind an '

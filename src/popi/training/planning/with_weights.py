@@ -1,5 +1,6 @@
 """`popi train --dry-run --with-weights`: what a run's first step would find, of the models themselves."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,7 +16,7 @@ from popi.training.planning.plan import phase_seed, plan
 from popi.training.references import References
 from popi.training.rehearsal import first_users, rehearsal_rows, rehearse
 from popi.training.reward import LengthBudget, SummaryReward
-from popi.training.rows import draw, hold_out, readable, trainable
+from popi.training.rows import draw, hold_out, one_signal_each, readable, restatable, trainable
 from popi.training.templates import with_template
 from popi.training.train import quiet
 
@@ -31,6 +32,11 @@ def reliability_lines(config: RunConfig) -> list[str]:
     phase = next((phase for phase in phases if phase.kind in ("inference", "joint")), None)
     if phase is None:
         return ["reliability: no order of training.orders trains an inference model, so there are no rewards"]
+    if phase.generator_from is not None:
+        return [
+            f"{phase.name}: reliability unknown before phase {phase.generator_from} has trained the generator that "
+            "rewards; step 0 of this phase prints it"
+        ]
     settings, seed = config.training.inference, phase_seed(config.seed, phase.name)
     users = trainable(users_of(config, "train").users)
     if config.training.eval_steps:
@@ -39,7 +45,12 @@ def reliability_lines(config: RunConfig) -> list[str]:
         set_seed(seed)
         parts = load_components(config, phase.trains, None, None)
         users = readable(users, parts.inference_model)
-        order = draw(len(users), settings.users_per_step, phase.steps(config), seed)
+        if parts.inference_model.per_signal:
+            users = restatable(users, parts.inference_model, settings.scored_on)
+        order: Sequence[int] = draw(len(users), settings.users_per_step, phase.steps(config), seed)
+        if parts.inference_model.per_signal:
+            users = one_signal_each(users, order, parts.inference_model, settings.scored_on, seed)
+            order = range(len(users))
         references = References(Path(folder) / "references.jsonl")
         first = first_users(order, config)
         with using(parts.base.local.model, None):
