@@ -222,3 +222,25 @@ def test_refusals(trained: RunDirectory, tiny_base: Path, tmp_path: Path) -> Non
     with pytest.raises(ConfigError, match="targets_per_summary=2 does not go with.*set it to 1"):
         train(several.model_copy(update={"summary": summary}), console=QUIET)
     assert not json.loads((trained.path / "config.json").read_text())["seed"]
+
+
+@pytest.mark.parametrize("scored_on", ["signal", pytest.param("targets", marks=pytest.mark.slow)])
+def test_clauses_of_one_signal_each(scored_on: str, tiny_base: Path, tmp_path: Path) -> None:
+    """A generator trained on copies first, then a writer of clauses, then the generator on what that writes."""
+    tree = make_config(tmp_path, tiny_base, "alternating", "lora", generator_start="copy").model_dump(mode="json")
+    tree["summary"]["per_signal"] = True
+    tree["training"]["inference"]["scored_on"] = scored_on
+    tree["training"]["orders"] = ["copy", "alternating"]
+    run = RunDirectory.open(train(resolve(tree), console=QUIET))
+    phases = ["copy", "inference-1", "generator-1"]
+    assert list(dict.fromkeys(row["phase"] for row in read_jsonl(run.log_file))) == phases
+    users = {user.user_id: user for user in users_of(run.config, "train").users}
+    copies = run.phase("copy").path
+    assert (copies / "generator").is_dir() and not (copies / "summaries.jsonl").exists()
+    written = read_jsonl(run.phase("generator-1").path / "summaries.jsonl")
+    assert written and all(len(row["summaries"]) == len(users[row["user_id"]].targets) for row in written)
+    model = InferenceModel.from_pretrained(run.models()[0])
+    assert model.per_signal, "saved with the weights"
+    user = make_users(1, 7, "test")[0].user
+    clauses = [model.summarize([signal]).text for signal in user.signals]
+    assert model.summarize(user.signals).text == " ".join(dict.fromkeys(clauses))

@@ -2,18 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from popi.config import RunConfig, load_config, with_method
 from popi.data.users import Person
-from popi.errors import RunError
+from popi.errors import ConfigError, PopiError, RunError
 from popi.evaluation.grid.settings import GridBenchmark, GridConfig
 from popi.evaluation.models import trained_models
 from popi.evaluation.users import benchmark_of, held_out
 from popi.runs.bars import passes
 from popi.runs.run_directory import USERS, RunDirectory, config_differences, refuse_other_loader
+from popi.training.planning.shapes import at_hand
 from popi.training.templates import with_template
 
 
@@ -53,6 +55,41 @@ def open_benchmark(entry: GridBenchmark, grid: GridConfig, console: Console) -> 
     trained = trained_models(run)
     facts = benchmark_of(config, data, entry.users)
     return Benchmark(entry.label, config, trained, people[: grid.max_users], facts, data)
+
+
+def entries_at_hand(grid: GridConfig, console: Console) -> list[GridBenchmark]:
+    """The grid's benchmarks; with `skip_missing` only those that can be done on this machine, the others printed.
+
+    Raises:
+        ConfigError: none of them can be.
+    """
+    if not grid.skip_missing:
+        return list(grid.benchmarks)
+    here = []
+    for entry in grid.benchmarks:
+        if why := missing(entry):
+            console.print(f"skipped {entry.label}: {why}", highlight=False)
+        else:
+            here.append(entry)
+    if not here:
+        raise ConfigError("no benchmark of this grid is at hand: put the data where its configs name it (see above)")
+    return here
+
+
+def missing(entry: GridBenchmark) -> str | None:
+    """What of a benchmark is not on this machine; None if all is. Imports torch for a model's tokenizer alone."""
+    if entry.run is not None:
+        return None if (Path(entry.run) / "config.json").is_file() else f"there is no run in {entry.run}"
+    config = entry.run_config()
+    if reason := at_hand(config):
+        return reason
+    from popi.models.local.loading import load_tokenizer, locate
+
+    try:
+        load_tokenizer(locate(config.model.base), local_files_only=True)
+    except (PopiError, OSError, ImportError) as error:
+        return f"the model {config.model.base} is not here ({str(error).splitlines()[0]})"
+    return None
 
 
 def opened(entry: GridBenchmark) -> RunDirectory:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from popi.config import RunConfig
 from popi.data.users import Person
-from popi.evaluation.grid.benchmarks import Benchmark, evaluation_config, is_trained, opened
+from popi.evaluation.grid.benchmarks import Benchmark, evaluation_config, is_trained, missing, opened
 from popi.evaluation.grid.cells import Cell, cells_of
 from popi.evaluation.grid.judged import applies, pairs_of
 from popi.evaluation.grid.settings import GridBenchmark, GridConfig, GridGenerator, GridJudge
@@ -83,6 +83,9 @@ def plan_grid(grid: GridConfig) -> GridPlan:
     """
     plan = GridPlan(grid)
     for entry in grid.benchmarks:
+        if grid.skip_missing and (why := missing(entry)):
+            plan.told.append(f"benchmark  {entry.label}: would be skipped: {why}")
+            continue
         benchmark, shape = _benchmark(entry, grid, plan)
         for cell in cells_of(benchmark, grid):
             _plan_cell(cell, shape, grid, plan)

@@ -212,6 +212,9 @@ class GridConfig(_Section):
     """Other generators that read the same summaries: the transfer table."""
     judges: list[GridJudge] = []
     """Who judges responses. A generator without log-probs has no figures but theirs."""
+    skip_missing: bool = False
+    """Skip benchmarks whose run, data or model is not on this machine, and print which and why, so that one file can
+    name more than anybody has. Otherwise the grid stops there."""
     max_users: PositiveInt | None = None
     """Most held-out users of a benchmark, the first ones (windows of one user count as users). Unset: all."""
 

@@ -269,10 +269,12 @@ def work_of(config: RunConfig, phase: Phase, shapes: Shapes) -> Work:
         return Work(steps, pairs, done.decoded, done.read, pairs / group * row, evaluations)
     users = settings.users_per_step
     tree = users * (shapes.prompt_mean + settings.group_size * shapes.summary)
-    targets = min(settings.targets_per_summary, shapes.targets)
-    scored = users * settings.group_size * targets * shapes.row_mean()
+    targets = 1 if settings.scored_on == "signal" else min(settings.targets_per_summary, shapes.targets)
+    scored = users * settings.group_size * targets * shapes.clause_row_mean
     if stops := beginnings(config, shapes):  # the empty one once per group; of the others half a summary on average
-        scored += users * (1 + settings.group_size * (stops - 1)) * targets * (shapes.row_mean() - shapes.summary / 2)
+        scored += (
+            users * (1 + settings.group_size * (stops - 1)) * targets * (shapes.clause_row_mean - shapes.summary / 2)
+        )
     sampled = Forward(steps * (tree + scored + (tree if settings.kl else 0)), steps * settings.parts * shapes.summary)
     done = _prepared(config, phase, shapes, min(steps * users, shapes.users)) + sampled + evaluated
     done += _old(config, shapes, steps * users)
@@ -290,9 +292,11 @@ def _prepared(config: RunConfig, phase: Phase, shapes: Shapes, users: int, group
     if phase.embedding == "signals":
         found += Forward(users * shapes.raw_mean)
     if phase.kind == "generator" and phase.context == "summary":
-        prompts = pairs if config.summary.conditioned_on_prompt else users
+        prompts = pairs if config.summary.conditioned_on_prompt else users * shapes.clauses
         batches = -(-prompts // config.evaluation.users_at_once)
-        found += Forward(prompts * shapes.prompt_mean + pairs / group * shapes.summary, batches * shapes.summary)
+        found += Forward(
+            prompts * shapes.prompt_mean + pairs / group * shapes.clauses * shapes.summary, batches * shapes.summary
+        )
     return found
 
 

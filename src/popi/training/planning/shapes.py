@@ -42,6 +42,7 @@ class Shapes:
         earlier_mean: the prompt from which an old summary is written, the earlier signals; 0 without
             renewals.
         summary: `summary.max_tokens`.
+        clauses: how many of these make a summary: with `summary.per_signal` one per signal, else 1.
         plain: task prompt and both responses, as the reference model reads them.
         guide: what the generator's template and a summary add to that.
         raw, raw_mean: what raw signals in the generator's prompt add.
@@ -75,6 +76,12 @@ class Shapes:
     opening: int = 0
     copied: int = 0
     copied_mean: float = 0.0
+    clauses: int = 1
+
+    @property
+    def clause_row_mean(self) -> float:
+        """A target under what an inference phase samples at a time: the summary, or one clause of it."""
+        return self.row_mean() - (self.clauses - 1) * self.summary
 
     def row(self, context: PromptContext = "summary", soft: int = 0, targets: int = 1) -> int:
         """A target in its context, behind `soft` vectors: what the generator reads at once. Of several `targets` of a
@@ -188,10 +195,11 @@ def shapes_of(config: RunConfig) -> Shapes:
         targets=config.data.targets_per_user,
         prompt=(bound := config.signals.token_budget + tokens(templates.inference_messages([], asked)) + task),
         prompt_mean=bound,
-        summary=config.summary.max_tokens,
+        summary=(longest := config.summary.max_tokens),
         plain=(plain := ASSUMED_PROMPT + 2 * ASSUMED_RESPONSE),
         plain_mean=plain,
-        guide=guide + config.summary.max_tokens,
+        guide=guide + (clauses := config.data.signals_per_user if config.summary.per_signal else 1) * longest,
+        clauses=clauses,
         raw=raw,
         raw_mean=raw,
         copied=(copied := guide + copy_budget(config)),
@@ -265,7 +273,8 @@ def _measured(
         dropped += bool(left)
         unread += not kept
         read = [target.prompt for target in user.targets] if conditioned else [None]
-        prompts += [tokens(templates.inference_messages(kept, prompt)) for prompt in read]
+        parts = [[signal] for signal in kept] if config.summary.per_signal else [kept]
+        prompts += [tokens(templates.inference_messages(part, prompt)) for part in parts for prompt in read]
         if share:
             for side, part in zip((earlier, later), _typical_split(kept), strict=True):
                 side.append(tokens(templates.inference_messages(part)))

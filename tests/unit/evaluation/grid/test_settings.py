@@ -1,14 +1,16 @@
 """A grid's file: what is refused and how, and the grids that ship."""
 
+import io
 from pathlib import Path
 
 import pytest
 from pydantic import BaseModel
+from rich.console import Console
 
 from popi.config import resolve, with_method
 from popi.config.evaluation import EvaluationConfig
 from popi.errors import ConfigError
-from popi.evaluation.grid.benchmarks import evaluation_config
+from popi.evaluation.grid.benchmarks import entries_at_hand, evaluation_config
 from popi.evaluation.grid.settings import GridBenchmark, GridConfig, GridGenerator, GridJudge, load_grid
 from popi.evaluation.methods import METHODS
 
@@ -73,7 +75,7 @@ def test_overrides_and_names(tmp_path: Path) -> None:
     assert [benchmark.label for benchmark in grid.benchmarks] == ["a-on-mine", "other"]
 
 
-@pytest.mark.parametrize("name", ["nano_grid", "smollm2_grid", "transfer"])
+@pytest.mark.parametrize("name", ["nano_grid", "smollm2_grid", "suite", "transfer"])
 def test_shipped_grids_are_valid(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(CONFIGS.parent)  # their paths are relative to where popi is started
     grid = load_grid(f"configs/{name}.toml")
@@ -81,6 +83,31 @@ def test_shipped_grids_are_valid(name: str, monkeypatch: pytest.MonkeyPatch) -> 
     for benchmark in grid.benchmarks:
         if benchmark.config is not None:
             assert benchmark.run_config().name != name, "the run and the grid have a directory each"
+
+
+def test_what_is_not_at_hand_can_be_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    nano, persona = (f'[[benchmarks]]\nconfig = "{CONFIGS}/{name}.toml"\n' for name in ("nano", "smollm2_persona"))
+    console = Console(record=True, width=200, file=io.StringIO())
+    every = load(tmp_path, nano + persona + RUN)
+    assert entries_at_hand(every, console) == every.benchmarks, "an error says so when their turn comes"
+    some = load(tmp_path, "skip_missing = true\n" + nano + persona + RUN)
+    assert [entry.label for entry in entries_at_hand(some, console)] == ["nano"]
+    printed = console.export_text()
+    assert "skipped smollm2_persona: data/persona is not here" in printed
+    assert "skipped a: there is no run in runs/a" in printed
+    none = load(tmp_path, "skip_missing = true\n" + persona)
+    with pytest.raises(ConfigError, match="no benchmark of this grid is at hand"):
+        entries_at_hand(none, console)
+
+
+def test_the_suite_names_every_recipe_that_fits_one_gpu_of_24_gb(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(CONFIGS.parent)
+    named = {Path(entry.config or "").stem for entry in load_grid("configs/suite.toml").benchmarks}
+    shipped = {path.stem for path in CONFIGS.glob("*.toml")}
+    assert named == {"nano"} | {name for name in shipped if name.endswith("_1b") or name.startswith("smollm2_")} - {
+        "smollm2_grid"
+    }
 
 
 def test_the_nano_grid_has_every_method(monkeypatch: pytest.MonkeyPatch) -> None:
