@@ -194,7 +194,7 @@ def decode(
 def _read_once(model: Any, ids: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
     """Keys and values of each layer for a beginning that several prompts share: (1, kv_heads, S, head_dim)."""
     device = model.get_input_embeddings().weight.device
-    cache = DynamicCache()
+    cache: Any = DynamicCache()
     model(input_ids=torch.tensor([list(ids)], device=device), past_key_values=cache, use_cache=True, logits_to_keep=1)
     return [(layer.keys, layer.values) for layer in cache.layers]
 

@@ -208,8 +208,8 @@ METHODS: dict[str, Method] = {
     "exact_reader": Method("Exact reader", exactly_read, nano=True),
     "population_dpo": Method("Population DPO", plain_prompts, "population_dpo"),
     "fspo": Method("FSPO", raw_signals, "fspo"),
-    "copy_dpo": Method("DPO on copied signals", copied_signals, "copy"),
-    "untrained_summary_copy_dpo": Method("Untrained summary, generator trained on copies", best_prompted, "copy"),
+    "copy_dpo": Method("DPO on copies", copied_signals, "copy"),
+    "untrained_summary_copy_dpo": Method("Untrained, DPO on copies", best_prompted, "copy"),
     "per_user_lora": Method("Per-user LoRA", plain_prompts, per_user=True),
     "user_embedding": Method("User embedding by id", user_embeddings, "user_embedding"),
     "user_embedding_from_signals": Method(

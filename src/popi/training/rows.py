@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
-from typing import Any, Literal, TypeVar
+from typing import TypeVar
 
 from popi.data.store import keep, people_of, sizes
 from popi.engine.scoring import ScoringItem
@@ -17,14 +17,12 @@ from popi.errors import ConfigError, DataError
 from popi.generator import Generator
 from popi.inference_model import InferenceModel
 from popi.models.local.model import LocalModel
-from popi.profiles.written import joined, nothing_new, summary_of
 from popi.signals.copying import copy_signals
-from popi.signals.types import PairSignal, Signal, TargetPair, User
+from popi.signals.types import User
 from popi.training.references import ReferencedTarget, References
 from popi.training.renewals import Renewal
 
 Member = TypeVar("Member")
-ScoredOn = Literal["targets", "signal"]
 EVERY = 1_000
 """Users between two reports of progress, where all are looked at."""
 
@@ -210,46 +208,6 @@ def inference_rows(
     return rows
 
 
-def _fitting(signals: Sequence[Signal], inference_model: InferenceModel, pairs: bool = False) -> list[Signal]:
-    """The signals that fit the inference model's token budget, each alone; with `pairs` only preference pairs."""
-    budget, count = inference_model.token_budget, inference_model.local.count_tokens
-    some = [signal for signal in signals if not pairs or isinstance(signal, PairSignal)]
-    return [signal for signal in some if inference_model.templates.any_fits([signal], budget, count)]
-
-
-def restatable(users: Sequence[User], inference_model: InferenceModel, scored_on: ScoredOn) -> Sequence[User]:
-    """The users with a signal that a clause can be written of and rewarded for; see `one_signal_each`.
-
-    Raises:
-        DataError: none of them has one.
-    """
-    pairs = scored_on == "signal"
-    kept = keep(users, (bool(_fitting(user.signals, inference_model, pairs)) for user in users))
-    if not kept:
-        raise DataError(
-            f"none of the {len(users)} training users has a {'preference pair' if pairs else 'signal'} that fits "
-            f"signals.token_budget={inference_model.token_budget}; raise it, shorten the signals"
-            + (', or set training.inference.scored_on="targets"' if pairs else "")
-        )
-    return kept
-
-
-def one_signal_each(
-    users: Sequence[User], order: Sequence[int], inference_model: InferenceModel, scored_on: ScoredOn, seed: int
-) -> list[User]:
-    """For an inference model that reads one signal at a time: for each entry of `order` its user with one signal, drawn
-    at random. The targets stay (`targets`), or are the pair that the signal is (`signal`).
-    """
-    picker, pairs, singled = random.Random(f"signals/{seed}"), scored_on == "signal", []
-    for i in order:
-        signal = picker.choice(_fitting(users[i].signals, inference_model, pairs))
-        update: dict[str, Any] = {"signals": [signal]}
-        if isinstance(signal, PairSignal) and pairs:
-            update["targets"] = [TargetPair(prompt=signal.prompt, chosen=signal.chosen, rejected=signal.rejected)]
-        singled.append(users[i].model_copy(update=update))
-    return singled
-
-
 def refuse_beyond_context(rows: Sequence[InferenceRow], inference_model: InferenceModel, generator: Generator) -> None:
     """Rows must fit both models' contexts with a summary of full length: else a step would fail hours later, or a
     rotary model train on what it can't read.
@@ -282,87 +240,6 @@ def _refuse_wide(tokens: dict[str, int], local: LocalModel, what: str, change: s
             f"of {len(beyond)} of {len(tokens)} users, {what} take up to {max(tokens.values()):,} tokens, and the "
             f"context of {local.name} is {local.context:,}: {change} (users {named})"
         )
-
-
-def sample_summaries(
-    users: Sequence[User],
-    inference_model: InferenceModel,
-    temperature: float,
-    top_p: float,
-    report: Callable[[int], None],
-    batch_size: int = 32,
-    renewals: Sequence[Renewal | None] | None = None,
-    targets_per_summary: int = 1,
-) -> list[list[str]]:
-    """One sampled summary for every group of at most `targets_per_summary` targets of every user: the z ~ π_φ(·|s) that
-    the generator is trained on. An inference model that reads the task prompt writes one for each target.
-
-    `renewals`: for each user what is read in place of all signals, or None.
-    """
-    groups = [len(in_groups(len(user.targets), targets_per_summary)) for user in users]
-    seen: list[tuple[Any, ...]] = [(user.signals, None, None) for user in users]
-    for n, renewal in enumerate(renewals or ()):
-        if renewal is not None:
-            seen[n] = (renewal.signals, None, renewal.previous)
-    local, templates = inference_model.local, inference_model.templates
-    limits: dict[str, Any] = {"max_new_tokens": inference_model.max_tokens, "temperature": temperature, "top_p": top_p}
-    written: list[list[str]] = []
-    for start in range(0, len(users), batch_size):
-        part, shown = users[start : start + batch_size], seen[start : start + batch_size]
-        counts = groups[start : start + batch_size]
-        if inference_model.conditioned:  # a prompt for each target, and one sample of it
-            asked = [inference_model.prompt_ids(user.signals, t.prompt)[0] for user in part for t in user.targets]
-            singles = [
-                samples[0]
-                for first in range(0, len(asked), batch_size)
-                for samples in local.generate(asked[first : first + batch_size], **limits)
-            ]
-            flat = iter(singles)
-            drawn = [list(islice(flat, len(user.targets))) for user in part]
-        elif inference_model.per_signal:
-            written += _sample_clauses(part, counts, inference_model, limits, batch_size)
-            report(len(written))
-            continue
-        else:
-            asked = [inference_model.prompt_ids(*one)[0] for one in shown]
-            drawn = local.generate(asked, n=max(counts), **limits)
-        for n, samples, (signals, _, old) in zip(counts, drawn, shown, strict=True):
-            texts = [local.decode(ids) for ids in samples[:n]]
-            if not templates.any_fits(signals, inference_model.token_budget, local.count_tokens):
-                # A model's own taste is no summary; the generator trains on the plain prompt, or the old summary.
-                texts = [nothing_new(templates, old, local.name, local.count_tokens).text] * len(texts)
-            written.append(texts)
-        report(len(written))
-    return written
-
-
-def _sample_clauses(
-    users: Sequence[User],
-    counts: Sequence[int],
-    inference_model: InferenceModel,
-    limits: dict[str, Any],
-    batch_size: int,
-) -> list[list[str]]:
-    """Sampled summaries of users whose signals are read one by one: the j-th joins the j-th clause of each signal."""
-    local, templates = inference_model.local, inference_model.templates
-    signals = [signal for user in users for signal in _fitting(user.signals, inference_model)]
-    asked = [inference_model.prompt_ids([signal])[0] for signal in signals]
-    n = max(counts)
-    drawn = iter(
-        samples
-        for start in range(0, len(asked), batch_size)
-        for samples in local.generate(asked[start : start + batch_size], n=n, **limits)
-    )
-    written = []
-    for user, count in zip(users, counts, strict=True):
-        of_signals = [next(drawn) for _ in _fitting(user.signals, inference_model)]
-        summaries = []
-        for j in range(count):
-            texts = [local.decode(samples[j]) for samples in of_signals]
-            clauses = [summary_of(templates, text, 1, (), local.name, local.count_tokens) for text in texts]
-            summaries.append(joined(templates, clauses, local.name, local.count_tokens).text)
-        written.append(summaries)
-    return written
 
 
 def generator_rows(

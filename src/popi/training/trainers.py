@@ -40,14 +40,12 @@ from popi.training.rows import (
     generator_rows,
     grouped,
     inference_rows,
-    one_signal_each,
     raw_signals_rows,
     readable,
     refuse_beyond_context,
-    restatable,
-    sample_summaries,
     shuffled,
 )
+from popi.training.written import one_signal_each, restatable, sample_summaries
 
 
 @dataclass(frozen=True)

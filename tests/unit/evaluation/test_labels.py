@@ -10,7 +10,7 @@ def test_names_meet_neither_each_other_nor_a_mark() -> None:
     axes = figure.subplots()
     axes.set(xlim=(0, 100), ylim=(0.4, 1))
     labels = [method.label for method in METHODS.values() if not method.nano]
-    points = [Named(label, 13.0, 0.60 + 0.03 * i) for i, label in enumerate(labels)]
+    points = [Named(label, 13.0, 0.60 + 0.026 * i) for i, label in enumerate(labels)]
     points += [Named("raw signals", 60.0, 0.61), Named("at the edge", 100.0, 1.0)]
     name_points(figure, axes, points, "black")
     figure.draw_without_rendering()

@@ -24,14 +24,12 @@ from popi.training.rows import (
     generator_rows,
     hold_out,
     inference_rows,
-    one_signal_each,
     raw_signals_rows,
     readable,
-    restatable,
-    sample_summaries,
     shuffled,
     trainable,
 )
+from popi.training.written import one_signal_each, restatable, sample_summaries
 
 
 @pytest.fixture(scope="module")

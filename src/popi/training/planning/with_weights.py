@@ -16,9 +16,10 @@ from popi.training.planning.plan import phase_seed, plan
 from popi.training.references import References
 from popi.training.rehearsal import first_users, rehearsal_rows, rehearse
 from popi.training.reward import LengthBudget, SummaryReward
-from popi.training.rows import draw, hold_out, one_signal_each, readable, restatable, trainable
+from popi.training.rows import draw, hold_out, readable, trainable
 from popi.training.templates import with_template
 from popi.training.train import quiet
+from popi.training.written import one_signal_each, restatable
 
 
 def reliability_lines(config: RunConfig) -> list[str]:
