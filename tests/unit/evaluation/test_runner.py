@@ -55,6 +55,8 @@ def test_metrics_json_has_the_schema_of_the_issue(run, tiny) -> None:
     assert result["not_trained"] == [
         "population_dpo",
         "fspo",
+        "copy_dpo",
+        "untrained_summary_copy_dpo",
         "user_embedding",
         "user_embedding_from_signals",
         "popi_simultaneous",
