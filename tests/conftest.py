@@ -19,6 +19,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # A proxy that the machine has is none of the tests' business.
 for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
     os.environ.pop(name, None)
+# Every client makes a TLS context, and reading the system's authorities takes 50 ms each time. This one signs nothing:
+# tests that need a certificate name an authority of their own (`private_ca`).
+os.environ["SSL_CERT_FILE"] = str(Path(__file__).with_name("nobody.pem"))
 # The tests' tensors are tiny: a second thread only waits, and waits long where the machine is busy.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

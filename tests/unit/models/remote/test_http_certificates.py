@@ -51,6 +51,14 @@ def test_the_setting_and_the_environment(authority: PrivateCa, monkeypatch: pyte
         ask(tls)
 
 
+def test_by_default_the_systems_authorities(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SSL_CERT_FILE")
+    system = ssl.create_default_context().cert_store_stats()["x509_ca"]
+    if system < 2:
+        pytest.skip("this machine's OpenSSL trusts nobody")
+    assert HttpClient(HttpConfig())._tls.cert_store_stats()["x509_ca"] == system
+
+
 @pytest.mark.parametrize(
     ("server", "host", "words"),
     [
