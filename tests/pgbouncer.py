@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from serving_client import POSTGRES
+from postgres_copies import POSTGRES
 from sqlalchemy.engine import make_url
 
 PGBOUNCER = shutil.which("pgbouncer", path=os.environ.get("PATH", "") + ":/usr/sbin")

@@ -1,17 +1,15 @@
 """What tests of the gateway share: stores, a clock to set, and a gateway in this process with keys of every kind."""
 
-import atexit
-import os
-import secrets
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+from postgres_copies import POSTGRES, empty_copy, new_database
 from sqlalchemy import Connection, select
 from starlette.testclient import TestClient
 
@@ -22,7 +20,6 @@ from popi.serving.store.database import Database
 from popi.serving.store.tables import metadata
 
 ADMIN = "an-admin-key-of-the-tests"
-POSTGRES = os.environ.get("POPI_TEST_POSTGRES")
 without_postgres = pytest.mark.skipif(POSTGRES is None, reason="POPI_TEST_POSTGRES names no server")
 STORES = ["sqlite", pytest.param("postgresql", marks=without_postgres)]
 """Parameters of a fixture that is a store of each kind (`empty_store`)."""
@@ -30,7 +27,7 @@ STORES = ["sqlite", pytest.param("postgresql", marks=without_postgres)]
 
 @contextmanager
 def empty_store(kind: str, folder: Path, *, schema: bool = True) -> Iterator[str]:
-    """The URL of an empty store: a file in the folder, or a database of its own that is dropped at the end.
+    """The URL of an empty store: a file in the folder, or a database of its own.
 
     Args:
         kind: sqlite or postgresql.
@@ -43,7 +40,7 @@ def empty_store(kind: str, folder: Path, *, schema: bool = True) -> Iterator[str
             (folder / "popi.db").write_bytes(_sqlite_with_schema())
         yield f"sqlite:///{folder}/popi.db"
         return
-    with _postgres_database("TEMPLATE " + _postgres_with_schema() if schema else "") as url:
+    with empty_copy() if schema else new_database() as url:
         yield url
 
 
@@ -52,31 +49,6 @@ def _sqlite_with_schema() -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         Database.open(f"sqlite:///{folder}/popi.db").close()
         return Path(folder, "popi.db").read_bytes()
-
-
-@cache
-def _postgres_with_schema() -> str:
-    """The name of a database that others are copied from; dropped when the tests end."""
-    keep = ExitStack()
-    url = keep.enter_context(_postgres_database())
-    atexit.register(keep.close)
-    Database.open(url).close()
-    return url.rsplit("/", 1)[1]
-
-
-@contextmanager
-def _postgres_database(how: str = "") -> Iterator[str]:
-    import psycopg
-
-    assert POSTGRES is not None
-    name = f"popi_{secrets.token_hex(6)}"
-    with psycopg.connect(POSTGRES, autocommit=True) as server:
-        server.execute(f"CREATE DATABASE {name} {how}")
-    try:
-        yield POSTGRES.rsplit("/", 1)[0] + f"/{name}"
-    finally:
-        with psycopg.connect(POSTGRES, autocommit=True) as server:
-            server.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def whole_store(database: Database) -> str:
