@@ -51,31 +51,35 @@ def untouched(people: People) -> None:
 WRONG = ["none", "unknown", "revoked", "other tenant", "other user", "other tenant by header", "user of other tenant"]
 
 
-@pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.name)
-@pytest.mark.parametrize("who", WRONG)
-def test_wrong_callers(ben: People, route: APIRoute, who: str) -> None:
+def wrong_caller(ben: People, route: APIRoute, who: str) -> tuple[str | None, dict[str, str], set[int]]:
+    """The caller's key, what else they send, and what they may be answered."""
     database = ben.gateway.store.database
-    headers: dict[str, str] = {}
-    key: str | None = None
-    allowed = {401}
     if who == "unknown":
-        key = "popi_" + "0" * 12 + "_" + "x" * 43
-    elif who == "revoked":
+        return "popi_" + "0" * 12 + "_" + "x" * 43, {}, {401}
+    if who == "revoked":
         key, record, _ = create(database, "app", "acme")
         database.write(keys.revoke, record.key_id, 1.0)
-    elif who == "other tenant":
-        key, allowed = ben.other_app, {200, 404, 412}  # its own user of the same name, whom it may have
-    elif who == "other user":
-        key, allowed = ben.ada, {403}
-    elif who == "user of other tenant":
-        key, allowed = create(database, "user", "other", "ben")[0], {200, 404, 412}
-        allowed = {403} if route.name in NOT_FOR_USERS else allowed
-    elif who == "other tenant by header":
-        key, headers, allowed = ben.other_app, {"x-popi-tenant": "acme"}, {403}
-    reply = knock(ben, route, key, headers)
-    assert reply.status_code in allowed, reply.text
-    assert SECRET not in reply.text and SECRET not in str(reply.headers)
-    untouched(ben)
+        return key, {}, {401}
+    own = {200, 404, 412}  # a user of the same name in their own tenant, whom they may have
+    if who == "other tenant":
+        return ben.other_app, {}, own
+    if who == "other user":
+        return ben.ada, {}, {403}
+    if who == "user of other tenant":
+        return create(database, "user", "other", "ben")[0], {}, {403} if route.name in NOT_FOR_USERS else own
+    if who == "other tenant by header":
+        return ben.other_app, {"x-popi-tenant": "acme"}, {403}
+    return None, {}, {401}
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.name)
+def test_wrong_callers(ben: People, route: APIRoute) -> None:
+    for who in WRONG:
+        key, headers, allowed = wrong_caller(ben, route, who)
+        reply = knock(ben, route, key, headers)
+        assert reply.status_code in allowed, (who, reply.text)
+        assert SECRET not in reply.text and SECRET not in str(reply.headers), who
+        untouched(ben)
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.name)

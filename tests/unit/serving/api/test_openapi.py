@@ -1,7 +1,6 @@
 import re
 from typing import Any
 
-import pytest
 from fastapi.routing import APIRoute
 from jsonschema import Draft202012Validator
 from serving_client import People
@@ -79,10 +78,10 @@ def test_answers_are_what_it_says(people: People) -> None:
         validated(document(people), reply.json(), path, method, status)
 
 
-@pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.name)
-def test_refusals_that_it_lists(people: People, route: Any) -> None:
-    (method,) = route.methods
-    if route.path in ("/healthz", "/readyz"):
-        return
-    reply = people.ask(method, route.path.replace("{id}", "ada"), None)
-    validated(document(people), reply.json(), route.path, method.lower(), 401)
+def test_refusals_that_it_lists(people: People) -> None:
+    whole = document(people)
+    for route in ROUTES:
+        (method,) = route.methods or ()
+        if route.path not in ("/healthz", "/readyz"):
+            reply = people.ask(method, route.path.replace("{id}", "ada"), None)
+            validated(whole, reply.json(), route.path, method.lower(), 401)
