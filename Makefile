@@ -12,6 +12,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 # popi's default model ships with the package: nothing here needs a model hub.
 export HF_HUB_OFFLINE ?= 1
 
+# Where an image sets this, every command that a test starts would compile popi again.
+unexport PYTHONDONTWRITEBYTECODE
+
 # The tests run in as many processes as there are cores, a file's tests in one of them: they share servers. Whole
 # commands come first, as they are collected: a long file at the end would leave the other processes idle.
 WORKERS ?= -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
