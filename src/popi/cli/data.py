@@ -52,9 +52,9 @@ def data_check(
     if source is not None:
         if against:
             raise typer.BadParameter("--against compares JSONL files; the splits of a benchmark are always compared")
-        from popi.data.users import look_at
+        from popi.data.users import load_for_check
 
-        loaded = look_at(_benchmark(source, file, settings, given))
+        loaded = load_for_check(_benchmark(source, file, settings, given))
         problems, summary = loaded.problems, loaded.summary()
     else:
         if file is None or settings:
@@ -103,11 +103,11 @@ def data_convert(
     If a user has several windows, each becomes a user of its own: NAME#1, NAME#2 and so on.
     """
     from popi.data.jsonl import refuse_existing, write_users
-    from popi.data.users import look_at, one_line_each
+    from popi.data.users import load_for_check, with_unique_ids
 
     refuse_existing(output, force)
     given = {"signals_per_user": signals_per_user, "targets_per_user": targets_per_user}
-    users = one_line_each(look_at(_benchmark(source, place, settings, given)), split)
+    users = with_unique_ids(load_for_check(_benchmark(source, place, settings, given)), split)
     write_users(output, users, force=force)
     console.print(f"{len(users)} users: {output}", highlight=False)
 

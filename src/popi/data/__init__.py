@@ -1,1 +1,1 @@
-"""Where users come from: JSONL, parquet, the published benchmarks; what is checked of them before anything runs."""
+"""Load users from JSONL, parquet and the published benchmarks, and check them before anything runs."""

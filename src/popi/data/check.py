@@ -1,8 +1,8 @@
-"""Everything wrong with a file of users, in one report; training refuses a file whose report is not empty.
+"""Check a file of users and report every problem at once; training refuses a file with problems.
 
-Looks for: bad lines; user ids that come twice; signals, signals' ids, or targets that come twice for one user;
-pairs of two equal responses; targets that also stand among the same user's signals, exactly, swapped or nearly
-(popi.signals.similarity says when); users that stand in two splits. A bad line never stops the report.
+Checks for bad lines; duplicate user ids; duplicate signals, signal ids or targets of a user; pairs of two equal
+responses; targets that also appear among the same user's signals, exactly, swapped or nearly (defined in
+popi.signals.similarity); and users that appear in two splits. A bad line does not stop the check.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from popi.signals.types import PairSignal, User
 
 @dataclass
 class Report:
-    """What a file holds and what is wrong with it."""
+    """The contents of a file, and its problems."""
 
     path: Path
     users: int = 0
@@ -39,7 +39,7 @@ class Report:
         return not self.problems
 
     def summary(self) -> list[str]:
-        """What the file holds, in lines for a terminal; then the problems counted by kind."""
+        """Lines for a terminal: the file's contents, then the number of problems of each kind."""
         counts = ", ".join(f"{number} {kind}" for kind, number in self.signals.most_common()) or "none"
         lines = [f"{self.path}: {self.users} users, {self.targets} targets; signals: {counts}"]
         if self.rows:
@@ -58,18 +58,18 @@ def check(
     require_targets: bool = False,
     progress: Progress | None = None,
 ) -> Report:
-    """Read `path` to its end and report all that is wrong with it.
+    """Read all of `path` and report its problems.
 
     Args:
         path: a JSONL file of users, or of preference rows with a `user_id`.
-        against: files of other splits; no user of theirs may stand in `path`.
-        signals_per_user: for preference rows: signals of a window.
-        targets_per_user: for preference rows: targets of a window.
-        require_targets: a user without targets is a problem (training).
-        progress: told how far it is.
+        against: files of other splits, which must not share users with `path`.
+        signals_per_user: for preference rows: signals per window.
+        targets_per_user: for preference rows: targets per window.
+        require_targets: report users without targets as problems (for training).
+        progress: called with the progress so far.
 
     Raises:
-        DataError: a file can't be read at all.
+        DataError: if a file can't be read at all.
     """
     writer = StoreWriter(limit=0)
     return _examine(path, against, signals_per_user, targets_per_user, require_targets, writer, progress, compared=True)
@@ -86,23 +86,23 @@ def load_users(
     cache: Path | None = None,
     report: Progress | None = None,
 ) -> StoredUsers:
-    """The users of a file whose report is empty, on disk; arguments as in `check`, and:
+    """Check a file and return its users as a store on disk. The other arguments are those of `check`.
 
     Args:
-        limit: users to keep; all are checked.
-        cache: a folder that keeps what was read for the next time, as long as none of the files changes. Without one
-            the users lie in a temporary file.
-        report: told how far it is.
+        limit: maximum users to return; all are checked.
+        cache: a folder in which to cache the store until one of the files changes. Without it the store is a
+            temporary file.
+        report: called with the progress so far.
 
     Raises:
-        DataError: the file can't be read, holds no users, or has problems; the message is the report.
+        DataError: if the file can't be read, has no users, or has problems, which the message lists.
     """
     path, others = Path(path), [Path(other) for other in against]
 
     def write(writer: StoreWriter) -> None:
-        found = _examine(path, others, signals_per_user, targets_per_user, require_targets, writer, report)
-        if not found.ok:
-            raise DataError(listing(path, found.problems))
+        checked = _examine(path, others, signals_per_user, targets_per_user, require_targets, writer, report)
+        if not checked.ok:
+            raise DataError(listing(path, checked.problems))
 
     if cache is None:
         writer = StoreWriter(limit=limit)
@@ -140,26 +140,26 @@ def _examine(
     report = Report(Path(path))
     others = list(against)
     for place, other in enumerate(others):
-        bad = _note_elsewhere(other, place, writer, progress)
-        if bad and compared:  # who loads users reads the other file, too, and is told its bad lines
-            message = f"{bad} bad lines of {other} are not compared, and their users may stand here too: mend that file"
+        bad = _note_other_split(other, place, writer, progress)
+        if bad and compared:  # `load_users` need not report these: its callers load the other file, too
+            message = f"{bad} bad lines of {other} can't be compared and may hold the same users; fix that file"
             report.problems.append(Problem(0, "lines not compared", "", message))
     for row_number, parsed in read_lines(path, progress):
         if isinstance(parsed, list):
             report.problems.extend(parsed)
             continue
-        person, seen = writer.seen(parsed.user_id, row_number)
-        if others and seen == row_number and (place_of := writer.elsewhere(parsed.user_id)) is not None:
-            message = f"user {parsed.user_id!r} also stands in {others[place_of]}"
+        person, first_line = writer.register(parsed.user_id, row_number)
+        if others and first_line == row_number and (other_place := writer.other_split(parsed.user_id)) is not None:
+            message = f"user {parsed.user_id!r} also appears in {others[other_place]}"
             report.problems.append(Problem(row_number, "user in two splits", "user_id", message))
         if bool(report.rows if isinstance(parsed, User) else report.users):
             report.problems.append(Problem(row_number, "bad line", "", MIXED))
         elif isinstance(parsed, PreferenceRow):
             report.rows += 1
-            writer.hold(parsed, person, row_number)
+            writer.add_row(parsed, person, row_number)
         else:
-            if seen != row_number:
-                report.problems.append(duplicate_user(parsed.user_id, row_number, seen))
+            if first_line != row_number:
+                report.problems.append(duplicate_user(parsed.user_id, row_number, first_line))
             report.users += 1
             _examine_user(parsed, [row_number], report, require_targets)
             writer.add(parsed, person)
@@ -173,9 +173,7 @@ def _examine(
                 writer.add(window, person)
         if not report.windows:
             need = signals_per_user + targets_per_user
-            report.problems.append(
-                Problem(0, "nothing to use", "", f"no user has the {need} rows that one window takes")
-            )
+            report.problems.append(Problem(0, "nothing to use", "", f"no user has the {need} rows needed for a window"))
     if not report.users and not report.problems:
         report.problems.append(Problem(0, "nothing to use", "", "no users in this file"))
     report.problems.sort(key=lambda problem: problem.line)
@@ -183,7 +181,7 @@ def _examine(
 
 
 def _examine_user(user: User, lines: Sequence[int], report: Report, require_targets: bool) -> None:
-    """Add to the report. `lines`: the user's one line, or one line a signal and target (a window)."""
+    """Add a user to the report. `lines`: the user's line, or for a window one line per signal and target."""
     window = len(lines) > 1
 
     def add(kind: str, part: str, index: int, message: str) -> None:
@@ -198,7 +196,7 @@ def _examine_user(user: User, lines: Sequence[int], report: Report, require_targ
     for index, signal in enumerate(user.signals):
         report.signals[signal.type] += 1
         if signal.id is not None and ids.setdefault(signal.id, index) != index:
-            add("duplicate signal id", "signals", index, f"id {signal.id!r} is already that of {name(ids[signal.id])}")
+            add("duplicate signal id", "signals", index, f"id {signal.id!r} is already used by {name(ids[signal.id])}")
         content = repr([value for key, value in signal if key not in ("id", "time")]) + signal.type
         if contents.setdefault(content, index) != index:
             add("duplicate signal", "signals", index, f"the same {signal.type} as {name(contents[content])}")
@@ -206,13 +204,13 @@ def _examine_user(user: User, lines: Sequence[int], report: Report, require_targ
             add("equal responses", "signals", index, "chosen and rejected are the same text")
     report.targets += len(user.targets)
     if require_targets and not user.targets:
-        message = f"user {user.user_id!r} has no targets to be trained or tested on"
+        message = f"user {user.user_id!r} has no targets to train or test on"
         report.problems.append(Problem(lines[0], "no targets", "targets", message))
     pairs: dict[str, int] = {}
     for index, target in enumerate(user.targets):
         if (first := pairs.setdefault(target.model_dump_json(), index)) != index:
-            there = f"line {lines[first + len(user.signals)]}" if window else f"targets[{first}]"
-            add("duplicate target", "targets", index, f"the same target as {there}")
+            original = f"line {lines[first + len(user.signals)]}" if window else f"targets[{first}]"
+            add("duplicate target", "targets", index, f"the same target as {original}")
         if target.chosen.casefold() == target.rejected.casefold():
             add("equal responses", "targets", index, "chosen and rejected are the same text")
         for position, signal in enumerate(user.signals):
@@ -221,12 +219,12 @@ def _examine_user(user: User, lines: Sequence[int], report: Report, require_targ
                 break
 
 
-def _note_elsewhere(path: str | Path, place: int, writer: StoreWriter, progress: Progress | None) -> int:
-    """Note the users of another split; how many of its lines do not say whose they are."""
+def _note_other_split(path: str | Path, place: int, writer: StoreWriter, progress: Progress | None) -> int:
+    """Record the users of another split. Returns the number of its bad lines, whose users are unknown."""
     bad = 0
     for _, parsed in read_lines(path, progress):
         if isinstance(parsed, list):
             bad += 1
         else:
-            writer.note_elsewhere(parsed.user_id, place)
+            writer.note_other_split(parsed.user_id, place)
     return bad

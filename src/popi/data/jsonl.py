@@ -1,9 +1,9 @@
-"""Reading and writing users as JSON Lines: strictly, and saying of each bad line what is wrong with it.
+"""Read and write users as JSON Lines, with strict validation that explains each bad line.
 
-A line is a user (`popi.signals.types.User`) or one of TRL's preference rows with a `user_id`
-(`popi.data.windows.PreferenceRow`); one file holds one kind. A file may be packed (`.gz`), or be parquet, of which
-each row is a line; or a split of a data set on the Hugging Face hub (`owner/name`, `owner/name:test`), whose lines are
-counted through its files.
+A line is a user (`popi.signals.types.User`) or a TRL preference row with a `user_id`
+(`popi.data.windows.PreferenceRow`); a file holds only one kind. A file may be gzipped (`.gz`) or parquet, where each
+row counts as a line, or a split of a Hugging Face dataset (`owner/name`, `owner/name:test`), whose lines are numbered
+continuously across its files.
 """
 
 import gzip
@@ -26,28 +26,28 @@ from popi.signals.types import KINDS, InteractionSignal, PairSignal, TargetPair,
 if TYPE_CHECKING:
     from popi.data.store import Progress, StoredUsers
 
-SHOWN = 20
-"""How many problems an error message spells out."""
-TOLD_EVERY = 1_000
-"""Lines between two reports of progress."""
-LONGEST_NAME = 80
-"""Characters of an unknown field's name that a message quotes."""
-LOOKED_AT = 1_000
+MAX_LISTED = 20
+"""Maximum problems listed in an error message."""
+PROGRESS_EVERY = 1_000
+"""Lines between progress reports."""
+MAX_NAME_LENGTH = 80
+"""Maximum characters of an unknown field's name to quote in a message."""
+MAX_EXPLAINED = 1_000
 """Maximum validation errors explained per line."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing wrong with a file.
+    """A problem in a file.
 
     Attributes:
         line: line number, from 1; 0 for the file as a whole.
-        kind: `bad line`, `bad row`, or what popi.data.check found.
+        kind: `bad line`, `bad row`, or a kind from popi.data.check.
         field: where in the line (``signals[2].prompt``); empty for the line as a whole.
-        message: what is wrong, and what would be right.
-        arrived: what stood there, shortened.
-        file: which file, where there are several.
-        unit: what `line` counts: lines of text, or rows of a table.
+        message: what is wrong, and what is expected.
+        arrived: the offending value, shortened.
+        file: the file's name, if there are several.
+        unit: what `line` counts: `line` of text or `row` of a table.
     """
 
     line: int
@@ -61,19 +61,19 @@ class Problem:
     def __str__(self) -> str:
         parts = (self.file, f"{self.unit} {self.line}" if self.line else "", self.field)
         where = ", ".join(part for part in parts if part)
-        told = f"{where}: {self.message}" if where else self.message
-        return told + (f"; got {self.arrived}" if self.arrived else "")
+        text = f"{where}: {self.message}" if where else self.message
+        return text + (f"; got {self.arrived}" if self.arrived else "")
 
 
 def read_lines(
     path: str | Path, report: "Progress | None" = None
 ) -> Iterator[tuple[int, User | PreferenceRow | list[Problem]]]:
-    """Every line that is not blank: its number, and the user or row on it or what is wrong with it.
+    """Yield the number of each non-blank line and its user or row, or its problems.
 
-    `report` is told how many hundredths of the file are read.
+    `report` is called with the percentage of the file read.
 
     Raises:
-        DataError: the file can't be read at all.
+        DataError: if the file can't be read at all.
     """
     try:
         for number, line in enumerate(_lines(Path(path), report), start=1):
@@ -81,37 +81,37 @@ def read_lines(
                 line = line.removeprefix(b"\xef\xbb\xbf")
             if line.strip():
                 yield number, _parse(line.rstrip(), number)
-    except (OSError, EOFError, zlib.error) as error:  # of a .gz file that is none, or is cut short
+    except (OSError, EOFError, zlib.error) as error:  # the latter two: an invalid or truncated .gz file
         raise DataError(f"{path}: can't be read ({getattr(error, 'strerror', None) or error})") from None
 
 
 def _lines(path: Path, report: "Progress | None") -> Iterator[bytes]:
-    """The lines of a JSONL file, which may be packed (.gz); the rows of a parquet file as such lines. On the hub, those
-    of all files of a split.
+    """The lines of a JSONL file (possibly .gz), the rows of a parquet file as JSON lines, or the lines of all files of
+    a hub split.
     """
     if on_hub(path):
         for part in hub_files(path):
             yield from _lines(part, report)
         return
 
-    def tell(done: int, of: int) -> None:
+    def update(done: int, total: int) -> None:
         if report is not None:
-            report(f"reading {path.name}", 100 * done // max(of, 1), 100)
+            report(f"reading {path.name}", 100 * done // max(total, 1), 100)
 
     if path.suffix == ".parquet":
-        yield from _parquet_lines(path, tell)
+        yield from _parquet_lines(path, update)
         return
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         opened: Any = gzip.open(file) if path.suffix == ".gz" else file
         for number, line in enumerate(opened):
             yield line
-            if number % TOLD_EVERY == 0:
-                tell(file.tell(), size)
-        tell(size, size)
+            if number % PROGRESS_EVERY == 0:
+                update(file.tell(), size)
+        update(size, size)
 
 
-def _parquet_lines(path: Path, tell: Callable[[int, int], None]) -> Iterator[bytes]:
+def _parquet_lines(path: Path, update: Callable[[int, int], None]) -> Iterator[bytes]:
     try:
         import pyarrow.parquet
     except ImportError:
@@ -120,18 +120,18 @@ def _parquet_lines(path: Path, tell: Callable[[int, int], None]) -> Iterator[byt
         file, done = pyarrow.parquet.ParquetFile(path), 0
         for batch in file.iter_batches(batch_size=1000):
             for row in batch.to_pylist():
-                yield json.dumps(_given(row), ensure_ascii=False, default=_as_text).encode()
+                yield json.dumps(_without_nulls(row), ensure_ascii=False, default=_as_text).encode()
             done += batch.num_rows
-            tell(done, file.metadata.num_rows)
+            update(done, file.metadata.num_rows)
     except pyarrow.ArrowException as error:
         raise DataError(f"{path}: can't be read as parquet ({str(error).splitlines()[0]})") from None
 
 
-def _given(value: Any) -> Any:
-    """A parquet value without its nulls: all structs of a column have all fields."""
+def _without_nulls(value: Any) -> Any:
+    """A parquet value without null fields: all structs in a column have the same fields, so unset ones are null."""
     if isinstance(value, dict):
-        return {key: _given(one) for key, one in value.items() if one is not None}
-    return [_given(one) for one in value] if isinstance(value, list) else value
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
 def _as_text(value: Any) -> str:
@@ -141,10 +141,10 @@ def _as_text(value: Any) -> str:
 def read_users(path: str | Path, *, signals_per_user: int = 4, targets_per_user: int = 4) -> list[User]:
     """Read users; preference rows are cut into windows of `signals_per_user` signals and `targets_per_user` targets.
 
-    Looks into no user: `popi.data.check.load_users` also refuses duplicate signals and leaks.
+    Does not check the users' contents: `popi.data.check.load_users` also refuses duplicate signals and leaks.
 
     Raises:
-        DataError: the file can't be read, holds nothing, has bad lines, or a user on two; the message lists them.
+        DataError: if the file can't be read, is empty, or has bad lines or duplicate users; the message lists them.
     """
     return list(open_users(path, signals_per_user=signals_per_user, targets_per_user=targets_per_user))
 
@@ -152,8 +152,8 @@ def read_users(path: str | Path, *, signals_per_user: int = 4, targets_per_user:
 def open_users(
     path: str | Path, *, signals_per_user: int = 4, targets_per_user: int = 4, report: "Progress | None" = None
 ) -> "StoredUsers":
-    """As `read_users`, with the users in a temporary file: memory does not grow with their number."""
-    from popi.data.store import StoreWriter  # not above: serving explains bad lines, and has no need of it
+    """Like `read_users`, but the users are in a temporary file, so memory does not grow with their number."""
+    from popi.data.store import StoreWriter  # imported here because serving uses `explain` but no store
 
     writer = StoreWriter()
     users, rows, left = 0, 0, 0
@@ -162,7 +162,7 @@ def open_users(
         if isinstance(parsed, list):
             problems.extend(parsed)
             continue
-        person, first = writer.seen(parsed.user_id, number)
+        person, first = writer.register(parsed.user_id, number)
         if isinstance(parsed, User):
             users += 1
             if first != number:
@@ -170,7 +170,7 @@ def open_users(
             writer.add(parsed, person)
         else:
             rows += 1
-            writer.hold(parsed, person, number)
+            writer.add_row(parsed, person, number)
         if users and rows:
             raise DataError(f"{path}: line {number}: {MIXED}")
     if problems:
@@ -179,46 +179,46 @@ def open_users(
         left += rest
         for user, _, person in windows:
             writer.add(user, person)
-    if rows and not writer.kept:
+    if rows and not writer.count:
         need = signals_per_user + targets_per_user
-        raise DataError(f"{path}: {left} preference rows, but no user has the {need} rows that one window takes")
-    if not writer.kept:
+        raise DataError(f"{path}: {left} preference rows, but no user has the {need} rows needed for a window")
+    if not writer.count:
         raise DataError(f"{path}: no users in this file")
     return writer.finish()
 
 
 def duplicate_user(user_id: str, line: int, first: int) -> Problem:
-    """A user who stands on two lines."""
-    message = f"user {user_id!r} already stands on line {first}; put all signals on one line"
+    """The problem of a user who appears on two lines."""
+    message = f"user {user_id!r} already appears on line {first}; put all signals on one line"
     return Problem(line, "duplicate user", "user_id", message)
 
 
-MIXED = "users and preference rows in one file; put each kind in a file of its own"
+MIXED = "users and preference rows in one file; put each kind in a separate file"
 
 
 def listing(path: str | Path, problems: list[Problem]) -> str:
-    """The problems of a file as one message; the first ones spelled out."""
+    """The problems of a file as one message, with the first ones listed."""
     lines = [f"{path}: {len(problems)} problem{'s' if len(problems) != 1 else ''}"]
-    lines += [f"  {problem}" for problem in problems[:SHOWN]]
-    if len(problems) > SHOWN:
-        lines.append(f"  … and {len(problems) - SHOWN} more; `popi data check` lists them all")
+    lines += [f"  {problem}" for problem in problems[:MAX_LISTED]]
+    if len(problems) > MAX_LISTED:
+        lines.append(f"  … and {len(problems) - MAX_LISTED} more; `popi data check` lists them all")
     return "\n".join(lines)
 
 
 def write_users(path: str | Path, users: Iterable[User], *, force: bool = False) -> None:
-    """Write users, one a line; fields that are None are left out.
+    """Write one user per line, omitting fields that are None.
 
     Raises:
-        DataError: the file exists and `force` is not set, or it can't be written.
+        DataError: if the file exists and `force` is not set, or it can't be written.
     """
     write_rows(path, (user.model_dump(exclude_none=True) for user in users), force=force)
 
 
 def write_rows(path: str | Path, rows: Iterable[dict[str, Any]], *, force: bool = False) -> None:
-    """Write one JSON object a line. The file appears whole or not at all.
+    """Write one JSON object per line, atomically.
 
     Raises:
-        DataError: the file exists and `force` is not set, or it can't be written.
+        DataError: if the file exists and `force` is not set, or it can't be written.
     """
     path = Path(path)
     refuse_existing(path, force)
@@ -236,16 +236,16 @@ def write_rows(path: str | Path, rows: Iterable[dict[str, Any]], *, force: bool 
 
 
 def refuse_existing(path: str | Path, force: bool = False) -> None:
-    """Raise DataError where writing `path` would overwrite something, unless `force`, or has no folder to go to."""
+    """Raise DataError if `path` can't be written, or exists and `force` is not set."""
     path = Path(path)
     if path.is_dir():
-        raise DataError(f"{path}: is a folder; name a file")
+        raise DataError(f"{path}: is a folder; choose a file name")
     if not path.parent.is_dir():
-        raise DataError(f"{path}: there is no folder {path.parent}; make it first, or name another file")
+        raise DataError(f"{path}: there is no folder {path.parent}; create it first, or choose another file")
     if not os.access(path.parent, os.W_OK):
-        raise DataError(f"{path}: the folder {path.parent} can't be written to; name another file")
+        raise DataError(f"{path}: the folder {path.parent} can't be written to; choose another file")
     if path.exists() and not force:
-        raise DataError(f"{path}: exists and is left as it is; name another file, or overwrite with --force")
+        raise DataError(f"{path}: already exists; choose another file, or overwrite it with --force")
 
 
 # -- one line -----------------------------------------------------------------------------------------------------
@@ -275,12 +275,12 @@ def _parse(line: bytes, number: int) -> User | PreferenceRow | list[Problem]:
 
 
 def _bad_roles(user: User, number: int) -> list[Problem]:
-    """Conversations that a chat template would refuse, or read otherwise, in the middle of a run."""
+    """Conversations that a chat template would later refuse or misread, in the middle of a run."""
     prompts = [
-        (f"{part}[{i}].prompt", one.prompt)
+        (f"{part}[{i}].prompt", item.prompt)
         for part, items in (("signals", user.signals), ("targets", user.targets))
-        for i, one in enumerate(items)
-        if isinstance(one, PairSignal | InteractionSignal | TargetPair)
+        for i, item in enumerate(items)
+        if isinstance(item, PairSignal | InteractionSignal | TargetPair)
     ]
     return [
         Problem(number, "bad roles", field, wrong, _short(", ".join(message.role for message in prompt)))
@@ -290,18 +290,20 @@ def _bad_roles(user: User, number: int) -> list[Problem]:
 
 
 def explain(error: ValidationError, number: int, line: bytes, value: Any, model: type[BaseModel]) -> list[Problem]:
-    """Pydantic's errors as problems, one per field, of the first `LOOKED_AT`: unions are told apart by what arrived.
+    """Convert the first `MAX_EXPLAINED` pydantic errors to problems, one per field.
+
+    For a union, only the error of the branch that matches the value's type is reported.
 
     Args:
-        error: what the validation of `model` said.
+        error: the error of validating `model`.
         number: the line's number.
-        line: the line as it stands in the file, for errors of JSON itself.
-        value: the line as a value.
-        model: what the line should be.
+        line: the raw line, for errors in the JSON itself.
+        value: the parsed line.
+        model: the expected model.
     """
-    found: dict[str, Problem] = {}
+    problems: dict[str, Problem] = {}
     lists: set[str] = set()  # fields with a problem in one of their items
-    for item in error.errors(include_url=False)[:LOOKED_AT]:
+    for item in error.errors(include_url=False)[:MAX_EXPLAINED]:
         kind, arrived = item["type"], item["input"]
         if kind == "json_invalid":
             text = re.sub(r"line 1 column", "column", item["msg"])
@@ -312,11 +314,11 @@ def explain(error: ValidationError, number: int, line: bytes, value: Any, model:
             return [Problem(number, "bad line", "", text, _short(line.decode("utf-8", "replace").strip()))]
         field = _field(item["loc"], value)
         name = field.rpartition(".")[2]
-        of_union = item["loc"][-1:] != (name,)  # else the field takes text alone
-        if kind in ("string_type", "list_type") and name in ("prompt", "chosen", "rejected") and of_union:
-            # The other half of "text or messages": what arrived decides which half speaks.
-            wanted = str if kind == "string_type" else list
-            if isinstance(arrived, (str, list)) and not isinstance(arrived, wanted):
+        is_union = item["loc"][-1:] != (name,)  # otherwise the field only accepts text
+        if kind in ("string_type", "list_type") and name in ("prompt", "chosen", "rejected") and is_union:
+            # Of "text or messages", both branches report an error; keep the one that matches the value's type.
+            expected = str if kind == "string_type" else list
+            if isinstance(arrived, (str, list)) and not isinstance(arrived, expected):
                 continue
             message = "must be text or a list of chat messages"
         elif kind == "missing":
@@ -324,8 +326,8 @@ def explain(error: ValidationError, number: int, line: bytes, value: Any, model:
         elif kind == "extra_forbidden":
             message = "no such field"
         elif kind in ("model_type", "dict_type", "model_attributes_type"):
-            wanted_fields = ", ".join(model.model_fields)
-            message = "must be a JSON object" + ("" if field else f" with {wanted_fields}")
+            fields = ", ".join(model.model_fields)
+            message = "must be a JSON object" + ("" if field else f" with {fields}")
         elif kind == "union_tag_invalid":
             message = f"no such signal type; allowed: {item['ctx']['expected_tags']}"
             field, arrived = f"{field}.type", arrived.get("type") if isinstance(arrived, dict) else arrived
@@ -337,15 +339,15 @@ def explain(error: ValidationError, number: int, line: bytes, value: Any, model:
             message = "must not be empty"
         else:
             message = item["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-        if field in found or (field in lists and kind in ("string_type", "list_type")):
+        if field in problems or (field in lists and kind in ("string_type", "list_type")):
             continue
         lists.update(_field(item["loc"][:n], value) for n, part in enumerate(item["loc"]) if isinstance(part, int))
-        found[field] = Problem(number, "bad line", field, message, "" if kind == "missing" else _short(arrived))
-    return list(found.values())
+        problems[field] = Problem(number, "bad line", field, message, "" if kind == "missing" else _short(arrived))
+    return list(problems.values())
 
 
 def _field(loc: tuple[str | int, ...], value: Any) -> str:
-    """``('signals', 0, 'pair', 'prompt', 'constrained-str')`` → ``signals[0].prompt``: only what stands in the line."""
+    """``('signals', 0, 'pair', 'prompt', 'constrained-str')`` → ``signals[0].prompt``: only keys of the line itself."""
     name = ""
     for depth, part in enumerate(loc):
         if isinstance(part, int):
@@ -354,7 +356,7 @@ def _field(loc: tuple[str | int, ...], value: Any) -> str:
         elif part in KINDS or (depth == 2 and loc[0] == "signals"):
             continue  # the tags of the unions of messages and of signals
         elif isinstance(value, dict):
-            name += ("." if name else "") + part[:LONGEST_NAME]
+            name += ("." if name else "") + part[:MAX_NAME_LENGTH]
             value = value.get(part)
     return name
 

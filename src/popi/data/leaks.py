@@ -1,41 +1,41 @@
-"""Target pairs that test nothing: their answer stands in the same user's signals, or the models were trained on it.
+"""Find leaked target pairs: the answer appears in the same user's signals, or the models were trained on it.
 
-Files are checked when they are read (popi.data.check) and benchmarks when they are cut into users. This is the last
-look at what is about to be scored, whatever the source.
+Files are checked when they are read (popi.data.check) and benchmarks when they are cut into users. This is the final
+check before scoring, for every source.
 
-What training users of *other* names preferred is no leak: people who judge the same pair are how a population is
-learned, and many sets show one pair to many people.
+The preferences of training users with *other* ids are not a leak: a population is learned from people who judge the
+same pair, and many datasets show one pair to many people.
 """
 
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
 
-from popi.data.jsonl import TOLD_EVERY, Problem, listing
+from popi.data.jsonl import PROGRESS_EVERY, Problem, listing
 from popi.data.store import Progress
 from popi.errors import DataError
 from popi.signals.similarity import leak, normal, prompt_text
 from popi.signals.types import PairSignal, TargetPair, User
 
 PairKey = tuple[str, frozenset[str]]
-"""A prompt and its two responses, folded; whichever was preferred."""
+"""A normalised prompt and its two normalised responses, regardless of which was preferred."""
 
 
 def refuse_leaks(
     users: Sequence[User], source: str, trained: Sequence[User] = (), report: Progress | None = None
 ) -> None:
-    """Refuse held-out users whose targets tell nothing. Memory grows with them, not with those trained on.
+    """Refuse held-out users with leaked targets. Memory grows with the held-out users, not with the training users.
 
     Args:
-        users: the held-out users; windows of one user share its id.
-        source: the file, or the name of the set, for the message.
+        users: the held-out users; windows of one user share an id.
+        source: the file or dataset name, for the message.
         trained: the users that the models were trained on.
-        report: told how many of them are compared.
+        report: called with the number of training users compared so far.
 
     Raises:
-        DataError: a target stands among the same user's signals, exactly, swapped or nearly; or the training knew it as
-            that user's; or a user with the same signals and targets was trained on under another name. The message
-            names source, user and target of each.
+        DataError: if a target appears among the same user's signals, exactly, swapped or nearly; if it was a training
+            pair of that user; or if a user with the same signals and targets was trained on under another id. The
+            message lists the source, user and target of each leak.
     """
     problems = [*_among_signals(users), *_trained_on(users, trained, report)]
     if problems:
@@ -61,14 +61,14 @@ def _trained_on(users: Sequence[User], trained: Sequence[User], report: Progress
         if (record := _record(user)) in twins:
             twins[record] = user.user_id
         if user.user_id in tested:
-            mine = known.setdefault(user.user_id, set())
-            mine.update(map(_key, user.targets))
-            mine.update(_key(signal) for signal in user.signals if isinstance(signal, PairSignal))
-        if report and (n % TOLD_EVERY == 0 or n == len(trained)):
+            pairs = known.setdefault(user.user_id, set())
+            pairs.update(map(_key, user.targets))
+            pairs.update(_key(signal) for signal in user.signals if isinstance(signal, PairSignal))
+        if report and (n % PROGRESS_EVERY == 0 or n == len(trained)):
             report("comparing with training users", n, len(trained))
     for user in users:
         if (twin := twins[_record(user)]) is not None:
-            yield _problem(user, 0, f"the models were trained on this very user, as {twin!r}")
+            yield _problem(user, 0, f"the models were trained on this same user, as {twin!r}")
             continue
         for t, target in enumerate(user.targets):
             if _key(target) in known.get(user.user_id, ()):
@@ -84,7 +84,7 @@ def _key(pair: TargetPair | PairSignal) -> PairKey:
 
 
 def _record(user: User) -> bytes:
-    """A hash of everything of a user but for their name, and ids and times of signals."""
+    """A hash of a user's signals and targets, ignoring the user id and the signals' ids and times."""
     signals = [signal.model_dump(mode="json", exclude={"id", "time"}) for signal in user.signals]
     content = json.dumps([signals, [target.model_dump(mode="json") for target in user.targets]])
     return hashlib.sha256(content.encode()).digest()

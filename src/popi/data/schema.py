@@ -1,4 +1,4 @@
-"""JSON Schemas of the two kinds of line, generated from the types; the shipped files are these, written out."""
+"""JSON Schemas of the two kinds of line, generated from the types and written to the shipped files."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from popi.data.windows import PreferenceRow
 from popi.signals.types import User
 
 FOLDER = Path(__file__).parent / "schema"
-"""Where the shipped schemas lie: `user.schema.json` and `preference.schema.json`."""
+"""Folder of the shipped schemas `user.schema.json` and `preference.schema.json`."""
 
 
 def schemas() -> dict[str, dict[str, Any]]:
@@ -21,5 +21,5 @@ def schemas() -> dict[str, dict[str, Any]]:
 
 
 def as_text(schema: dict[str, Any]) -> str:
-    """A schema as it stands in its file."""
+    """A schema as the text of its file."""
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"

@@ -1,14 +1,14 @@
-"""Users on disk, decoded when they are asked for, so that memory does not grow with their number.
+"""Users on disk, decoded on access, so that memory does not grow with their number.
 
-A store is one SQLite file: it can group preference rows by user and find users who stand twice without holding them,
-reads without mapping the file into memory, and ships with Python, so that `popi data check` and `popi infer --api` need
-nothing else. It is written once and never changed.
+A store is one SQLite file. SQLite can group preference rows by user and find duplicates without holding users in
+memory, reads without mapping the file, and ships with Python, so `popi data check` and `popi infer --api` have no
+further dependencies. A store is written once and never modified.
 
-    people  n, user_id, line                    whoever stands in the source, in order of first appearance
+    people  n, user_id, line                    everyone in the source, in order of first appearance
     users   n, person, signals, targets, body   the users, or windows of users, in order; `body` is JSON
 
-What is held in memory: SQLite's cache (`CACHE`), the last users decoded (`RECENT`), and 4 bytes per user of a part that
-is not a contiguous one.
+Held in memory: SQLite's cache (`CACHE_BYTES`), the users decoded last (`RECENT_USERS`), and 4 bytes per user of a view
+that is not contiguous.
 """
 
 import os
@@ -25,23 +25,23 @@ from popi.errors import DataError
 from popi.signals.types import User
 
 VERSION = 1
-"""Of the file and of the checks that users in it have passed; a change makes other files."""
-CACHE = 4 << 20
-"""Bytes of a file that SQLite holds in memory."""
-RECENT = 64
-"""Users held as they were decoded last."""
+"""Version of the file format and of the checks that its users have passed; part of the names of cached stores."""
+CACHE_BYTES = 4 << 20
+"""Size of SQLite's page cache."""
+RECENT_USERS = 64
+"""Number of decoded users held in memory."""
 SCHEMA = """
 CREATE TABLE people (n INTEGER PRIMARY KEY, user_id TEXT NOT NULL UNIQUE, line INTEGER NOT NULL);
 CREATE TABLE users (n INTEGER PRIMARY KEY, person INTEGER NOT NULL, signals INTEGER NOT NULL, targets INTEGER NOT NULL,
                     body TEXT NOT NULL);
 """
 SCRATCH = """
-CREATE TABLE scratch.elsewhere (user_id TEXT PRIMARY KEY, place INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE scratch.other_splits (user_id TEXT PRIMARY KEY, place INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE scratch.rows (person INTEGER, line INTEGER, body TEXT, PRIMARY KEY (person, line)) WITHOUT ROWID;
 """
 FROM = "FROM users JOIN people ON people.n = users.person"
 Progress = Callable[[str, int, int], None]
-"""Told what is done, how much of it, and of how much."""
+"""Callback for progress: description of the task, items done, items in total."""
 
 
 @contextmanager
@@ -50,12 +50,12 @@ def _errors(place: str) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise DataError(
-            f"{place}: users can't be kept on disk ({error}); is it full? Temporary files go to $TMPDIR, or /var/tmp"
+            f"{place}: can't store users on disk ({error}); is it full? Temporary files go to $TMPDIR, or /var/tmp"
         ) from None
 
 
 class StoredUsers(Sequence[User]):
-    """Users of a store, or some of them in some order. An item is decoded when it is asked for; a slice is a view."""
+    """All users of a store, or a selection in some order. Items are decoded on access; a slice is a view."""
 
     def __init__(self, connection: sqlite3.Connection, place: str, index: "range | array[int]") -> None:
         self._connection, self._place, self._index = connection, place, index
@@ -63,23 +63,23 @@ class StoredUsers(Sequence[User]):
 
     @classmethod
     def open(cls, path: Path) -> "StoredUsers":
-        """The users of a file that a `StoreWriter` wrote.
+        """Open a file written by a `StoreWriter`.
 
         Raises:
-            DataError: it is damaged.
+            DataError: if the file is damaged.
         """
-        # immutable: no locks, which network file systems are bad at; nobody writes a store that is there
+        # immutable avoids locks, which are unreliable on network file systems; finished stores are never written to
         uri = f"{path.resolve().as_uri()}?mode=ro&immutable=1"
         try:
             connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
             return cls.of(connection, str(path))
         except sqlite3.Error as error:
-            raise DataError(f"{path}: damaged ({error}); delete it, and it is written again") from None
+            raise DataError(f"{path}: damaged ({error}); delete it, and it will be rebuilt") from None
 
     @classmethod
     def of(cls, connection: sqlite3.Connection, place: str) -> "StoredUsers":
         """All users of an open store."""
-        connection.execute(f"PRAGMA cache_size = -{CACHE >> 10}")
+        connection.execute(f"PRAGMA cache_size = -{CACHE_BYTES >> 10}")
         [(last,)] = connection.execute("SELECT max(n) FROM users")
         return cls(connection, place, range(0 if last is None else last + 1))
 
@@ -100,7 +100,7 @@ class StoredUsers(Sequence[User]):
             [[body]] = self._select("body", [n])
             user = _decoded(body)
             self._recent[n] = user
-            if len(self._recent) > RECENT:
+            if len(self._recent) > RECENT_USERS:
                 del self._recent[next(iter(self._recent))]
         return user
 
@@ -118,34 +118,34 @@ class StoredUsers(Sequence[User]):
         return f"<{len(self)} users of {self._place}>"
 
     def pick(self, positions: Iterable[int]) -> "StoredUsers":
-        """Those at these positions, in the order given."""
+        """A view of the users at these positions, in the given order."""
         return self._view(array("I", (self._index[position] for position in positions)))
 
     def keep(self, flags: Iterable[bool]) -> "StoredUsers":
-        """Those whose flag is set, one for each user."""
-        kept = array("I", compress(self._index, flags))
-        return self if len(kept) == len(self) else self._view(kept)
+        """A view of the users whose flag is set; `flags` has one per user."""
+        index = array("I", compress(self._index, flags))
+        return self if len(index) == len(self) else self._view(index)
 
     def ids(self) -> Iterator[str]:
-        """The `user_id` of each, without decoding users."""
+        """The `user_id` of each user, without decoding the users."""
         return (row[0] for row in self._select("people.user_id", self._index))
 
     def sizes(self) -> Iterator[tuple[int, int]]:
-        """How many signals and targets each has."""
+        """The number of signals and targets of each user."""
         return (row for row in self._select("signals, targets", self._index))
 
     def people(self) -> Iterator[int]:
-        """A number for each: 0 for the first person, 1 for the next. Windows of one person stand together and share it,
-        as in every store and every part of one in its order.
+        """Number the people behind the users: 0 for the first, 1 for the next. A person's windows share a number.
+        Assumes that they are adjacent, as they are in every store and in every view that preserves its order.
         """
         groups = groupby(row[0] for row in self._select("person", self._index))
         return (n for n, (_, windows) in enumerate(groups) for _ in windows)
 
     def find(self, user_id: str) -> int | None:
-        """Position of a user. Only for a view of the whole store in which each user has one window."""
+        """Position of a user, or None. Requires a view of the whole store with one window per user."""
         with _errors(self._place):
-            found = self._connection.execute(f"SELECT users.n {FROM} WHERE user_id = ?", (user_id,)).fetchone()
-        return None if found is None or found[0] >= len(self) else int(found[0])
+            row = self._connection.execute(f"SELECT users.n {FROM} WHERE user_id = ?", (user_id,)).fetchone()
+        return None if row is None or row[0] >= len(self) else int(row[0])
 
     def _view(self, index: "range | array[int]") -> "StoredUsers":
         return StoredUsers(self._connection, self._place, index)
@@ -167,18 +167,22 @@ def _decoded(body: str) -> User:
 
 
 class StoreWriter:
-    """Writes a store, and holds on disk what must be known meanwhile: who was seen, and rows until they are windows.
+    """Writes a store. Intermediate data is on disk as well: the user ids seen, and rows not yet cut into windows.
 
     Args:
-        path: the file; None makes a temporary one, which is gone with the users that `finish` returns.
-        limit: users to keep; those behind are seen and not kept.
+        path: the file; None creates a temporary one, deleted together with the users that `finish` returns.
+        limit: maximum users to store; further users are only registered.
+
+    Attributes:
+        count: number of users (or windows) stored so far.
+        people: number of people registered so far.
     """
 
     def __init__(self, path: Path | None = None, limit: int | None = None) -> None:
-        self._path, self._limit, self.kept = path, limit, 0
+        self._path, self._limit, self.count = path, limit, 0
         self._place = "a temporary file" if path is None else str(path)
         with _errors(self._place):
-            # "" is SQLite's own temporary file, deleted with the connection
+            # "" makes SQLite create a temporary file that is deleted with the connection
             self._connection = sqlite3.connect(str(path or ""), isolation_level=None, check_same_thread=False)
             self._execute = self._connection.execute
             for schema in ("main", "scratch"):
@@ -186,13 +190,13 @@ class StoreWriter:
                     self._execute("ATTACH '' AS scratch")
                 self._execute(f"PRAGMA {schema}.journal_mode = OFF")
                 self._execute(f"PRAGMA {schema}.synchronous = OFF")
-                self._execute(f"PRAGMA {schema}.cache_size = -{CACHE >> 10}")
+                self._execute(f"PRAGMA {schema}.cache_size = -{CACHE_BYTES >> 10}")
             self._connection.executescript(SCHEMA + SCRATCH)
             self._execute("BEGIN")
         self.people = 0
 
-    def seen(self, user_id: str, line: int) -> tuple[int, int]:
-        """(number of the person, line on which they were seen first); the line given, if that was never before."""
+    def register(self, user_id: str, line: int) -> tuple[int, int]:
+        """Register a user id found on a line. Returns the person's number and the line where it was first found."""
         with _errors(self._place):
             new = self._execute("INSERT OR IGNORE INTO people VALUES (?, ?, ?)", (self.people, user_id, line))
             if new.rowcount:
@@ -202,47 +206,49 @@ class StoreWriter:
             return int(number), int(first)
 
     def add(self, user: User, person: int) -> None:
-        """Keep a user, or a window of one, behind those before; beyond the limit do nothing."""
-        if self._limit is not None and self.kept >= self._limit:
+        """Append a user, or one window of a user; does nothing once the limit is reached."""
+        if self._limit is not None and self.count >= self._limit:
             return
         body = user.model_dump_json(exclude_none=True)
         with _errors(self._place):
-            row = (self.kept, person, len(user.signals), len(user.targets), body)
+            row = (self.count, person, len(user.signals), len(user.targets), body)
             self._execute("INSERT INTO users VALUES (?, ?, ?, ?, ?)", row)
-        self.kept += 1
+        self.count += 1
 
-    def note_elsewhere(self, user_id: str, place: int) -> None:
-        """Note who stands in another source; of several, the last counts."""
+    def note_other_split(self, user_id: str, place: int) -> None:
+        """Record that a user appears in another source; the last one recorded wins."""
         with _errors(self._place):
-            self._execute("INSERT OR REPLACE INTO scratch.elsewhere VALUES (?, ?)", (user_id, place))
+            self._execute("INSERT OR REPLACE INTO scratch.other_splits VALUES (?, ?)", (user_id, place))
 
-    def elsewhere(self, user_id: str) -> int | None:
-        """The other source in which a user was noted."""
+    def other_split(self, user_id: str) -> int | None:
+        """The other source in which a user appears, or None."""
         with _errors(self._place):
-            found = self._execute("SELECT place FROM scratch.elsewhere WHERE user_id = ?", (user_id,)).fetchone()
-        return None if found is None else int(found[0])
+            row = self._execute("SELECT place FROM scratch.other_splits WHERE user_id = ?", (user_id,)).fetchone()
+        return None if row is None else int(row[0])
 
-    def hold(self, row: PreferenceRow, person: int, line: int) -> None:
-        """Hold a preference row until `windows` asks for it."""
+    def add_row(self, row: PreferenceRow, person: int, line: int) -> None:
+        """Store a preference row for `windows`."""
         with _errors(self._place):
             body = row.model_dump_json(exclude_none=True)
             self._execute("INSERT INTO scratch.rows VALUES (?, ?, ?)", (person, line, body))
 
     def windows(self, signals: int, targets: int) -> Iterator[tuple[list[tuple[User, list[int], int]], int]]:
-        """Of each person with rows: windows with the lines of their rows and the person's number; rows left over."""
+        """For each person with rows: their windows, each with its rows' lines and the person's number; and the number
+        of rows left over.
+        """
         with _errors(self._place):
             rows = self._execute("SELECT person, line, body FROM scratch.rows ORDER BY person, line")
-            for person, held in groupby(rows, key=lambda row: row[0]):
-                lines, mine = [], []
-                for _, line, body in held:
+            for person, group in groupby(rows, key=lambda row: row[0]):
+                lines, parsed = [], []
+                for _, line, body in group:
                     lines.append(line)
-                    mine.append(PreferenceRow.model_validate_json(body, strict=True))
-                found, left = cut_windows(mine, signals, targets)
+                    parsed.append(PreferenceRow.model_validate_json(body, strict=True))
+                windows, left = cut_windows(parsed, signals, targets)
                 size = signals + targets
-                yield [(user, lines[n * size : (n + 1) * size], person) for n, user in enumerate(found)], left
+                yield [(user, lines[n * size : (n + 1) * size], person) for n, user in enumerate(windows)], left
 
     def finish(self) -> StoredUsers:
-        """Close what was written; all users kept."""
+        """Commit, and return all stored users."""
         with _errors(self._place):
             self._execute("COMMIT")
             self._execute("DETACH scratch")
@@ -256,20 +262,21 @@ class StoreWriter:
 def replace_store(
     folder: Path, name: str, content: str, write: Callable[[StoreWriter], None], limit: int | None, source: Path
 ) -> Path:
-    """The file of a store in `folder`, written if it is not there; one process writes, others wait for it.
+    """Path of a cached store in `folder`, written first if it does not exist. One process writes while others wait.
 
     Args:
-        folder: made if it is not there.
-        name: of the source and the settings it is read by. Stores of the same name and other content are deleted.
+        folder: created if missing.
+        name: identifies the source and the settings it is read with. Stores with this name but other content are
+            deleted.
         content: a hash of the content.
-        write: adds the users; what it raises leaves no file.
-        limit: as of `StoreWriter`.
-        source: the file that it is a copy of; whoever may read that may read the copy.
+        write: adds the users; if it raises, no file is left behind.
+        limit: as for `StoreWriter`.
+        source: the file that the store is a copy of; the store gets its permissions.
 
     Raises:
-        DataError: the folder or the file can't be written.
+        DataError: if the folder or the file can't be written.
     """
-    from filelock import FileLock  # comes with popi[train], and so do the folders that runs share
+    from filelock import FileLock  # part of popi[train], which everything that uses a cache folder requires
 
     path = folder / f"{name}-{content}.sqlite"
     try:
@@ -277,7 +284,7 @@ def replace_store(
         with FileLock(folder / f"{name}.lock"):
             if path.exists():
                 return path
-            partial = folder / f"{name}.partial"  # what a kill left is written over: this is the only writer
+            partial = folder / f"{name}.partial"  # the lock is held, so a leftover of a killed process can go
             partial.unlink(missing_ok=True)
             partial.touch(mode=0o600)
             writer = StoreWriter(partial, limit)
@@ -299,11 +306,11 @@ def replace_store(
     return path
 
 
-# -- the same of users in memory ------------------------------------------------------------------------------------
+# -- the same for users in memory -----------------------------------------------------------------------------------
 
 
 def pick(users: Sequence[User], positions: Iterable[int]) -> Sequence[User]:
-    """The users at these positions, in the order given."""
+    """The users at these positions, in the given order."""
     return users.pick(positions) if isinstance(users, StoredUsers) else [users[position] for position in positions]
 
 
@@ -318,12 +325,14 @@ def user_ids(users: Sequence[User]) -> Iterator[str]:
 
 
 def sizes(users: Sequence[User]) -> Iterator[tuple[int, int]]:
-    """How many signals and targets each user has."""
+    """The number of signals and targets of each user."""
     return users.sizes() if isinstance(users, StoredUsers) else ((len(u.signals), len(u.targets)) for u in users)
 
 
 def people_of(users: Sequence[User]) -> Iterator[int]:
-    """A number for each user or window: 0 for the first person, 1 for the next; windows of one person share it."""
+    """The person's number for each user or window: 0 for the first person, 1 for the next; a person's windows share
+    it.
+    """
     if isinstance(users, StoredUsers):
         return users.people()
     numbers: dict[str, int] = {}
@@ -331,7 +340,7 @@ def people_of(users: Sequence[User]) -> Iterator[int]:
 
 
 def finder(users: Sequence[User]) -> Callable[[str], int | None] | None:
-    """Position of a user by id, None of a stranger; None in place of it all where ids repeat."""
+    """A function from user id to position (None for unknown ids); None instead of a function if ids repeat."""
     if max(people_of(users), default=-1) + 1 < len(users):
         return None
     if isinstance(users, StoredUsers):

@@ -1,4 +1,4 @@
-"""The users of a config, training or held out: of the nano world, of files, or of a benchmark. The only way in."""
+"""Load a config's training or held-out users, from the nano world, files or a benchmark. All code loads them here."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -19,17 +19,17 @@ SplitName = Literal["train", "test"]
 
 @dataclass(frozen=True)
 class Person:
-    """A user with the truth where it is known."""
+    """A user with their true preferences, where known."""
 
     user: User
     preferences: frozenset[tuple[str, str]] | None = None
-    """The nano world's (attribute, value) pairs that the user cares about."""
+    """The (attribute, value) pairs of the nano world that the user prefers."""
     oracle: str | None = None
-    """The truth as a summary."""
+    """The true preferences as a summary."""
 
 
-class Nameless(Sequence[Person]):
-    """Users as `Person`s without a known truth, each made on access; a slice is a view."""
+class UnlabelledUsers(Sequence[Person]):
+    """Users as `Person`s without known preferences, each created on access; a slice is a view."""
 
     def __init__(self, users: Sequence[User]) -> None:
         self.users = users
@@ -41,10 +41,10 @@ class Nameless(Sequence[Person]):
     def __getitem__(self, key: int) -> Person: ...
 
     @overload
-    def __getitem__(self, key: slice) -> "Nameless": ...
+    def __getitem__(self, key: slice) -> "UnlabelledUsers": ...
 
-    def __getitem__(self, key: int | slice) -> "Person | Nameless":
-        return Nameless(self.users[key]) if isinstance(key, slice) else Person(self.users[key])
+    def __getitem__(self, key: int | slice) -> "Person | UnlabelledUsers":
+        return UnlabelledUsers(self.users[key]) if isinstance(key, slice) else Person(self.users[key])
 
     def __iter__(self) -> Iterator[Person]:
         return map(Person, self.users)
@@ -52,17 +52,19 @@ class Nameless(Sequence[Person]):
 
 @dataclass(frozen=True)
 class People:
-    """The users of one split, cut to `data.train_users` or `data.test_users`: of files on disk, of others in memory."""
+    """The users of one split, up to `data.train_users` or `data.test_users`; those of files are on disk, others in
+    memory.
+    """
 
     people: Sequence[Person]
     facts: dict[str, Any] | None = None
-    """Of a benchmark: which loader made them, what became of its rows, a hash of the users."""
+    """Benchmarks only: the loader, an account of its rows, and a hash of the users."""
     trained: Sequence[User] | None = None
-    """Of a benchmark's held-out users: the training users, which were read with them."""
+    """Held-out users of benchmarks only: the training users, which are loaded along with them."""
 
     @property
     def users(self) -> Sequence[User]:
-        if isinstance(self.people, Nameless):
+        if isinstance(self.people, UnlabelledUsers):
             return self.people.users
         return [person.user for person in self.people]
 
@@ -70,17 +72,17 @@ class People:
 def users_of(
     config: RunConfig, split: SplitName, *, cache: Path | None = None, report: Progress | None = None
 ) -> People:
-    """The training or the held-out users of a config. Files are checked whole, the other split's too.
+    """The training or held-out users of a config. Files are checked completely, including the other split's.
 
     Args:
-        config: names the source.
-        split: which users.
-        cache: a folder that keeps users of files for the next time (`popi.data.check.load_users`).
-        report: told how far the reading is.
+        config: specifies the source.
+        split: which users to load.
+        cache: a folder in which to cache users of files (`popi.data.check.load_users`).
+        report: called with the progress so far.
 
     Raises:
-        DataError: a file or set can't be read or has problems; the message lists them. Or a file's config names no
-            test file and `split` is `test`.
+        DataError: if a file or dataset can't be read or has problems, which the message lists; or if `split` is `test`
+            and the source is a file without a test file.
     """
     data = config.data
     if data.source == "nano":
@@ -89,10 +91,11 @@ def users_of(
         name = "interpolated" if split == "test" and data.benchmark.interpolated else split
         loaded = load_clean(data.source, options(data))
         if not loaded.splits[name].users:
-            raise DataError(f"{data.source}: no users in split {name!r}; the set has no rows of them")
-        found = loaded.splits[name].users
-        trained = None if split == "train" else [one.user for one in loaded.train.users]
-        return People([Person(one.user, oracle=one.oracle) for one in found], loaded.facts(name), trained)
+            raise DataError(f"{data.source}: no users in split {name!r}; the dataset has no rows for it")
+        users_of_split = loaded.splits[name].users
+        trained = None if split == "train" else [entry.user for entry in loaded.train.users]
+        people = [Person(entry.user, oracle=entry.oracle) for entry in users_of_split]
+        return People(people, loaded.facts(name), trained)
     from popi.data.check import load_users
 
     def load(path: str, against: list[str], limit: int) -> Sequence[User]:
@@ -101,11 +104,11 @@ def users_of(
     if split == "test":
         if data.test is None:
             raise DataError("data.test is not set, so there are no held-out users; set it to a JSONL file of users")
-        return People(Nameless(load(data.test, [data.source], data.test_users)))
+        return People(UnlabelledUsers(load(data.test, [data.source], data.test_users)))
     users = load(data.source, [data.test] if data.test else [], data.train_users)
     if data.test:
-        load(data.test, [], data.test_users)  # a bad file of test users is refused now, not after training
-    return People(Nameless(users))
+        load(data.test, [], data.test_users)  # report problems in the test file now, not after training
+    return People(UnlabelledUsers(users))
 
 
 def _nano(config: RunConfig, split: SplitName) -> list[Person]:
@@ -119,30 +122,30 @@ def _nano(config: RunConfig, split: SplitName) -> list[Person]:
     if split == "train":
         made = some_changing(made, data.change_share, config.seed, split)
         made = some_without_evidence(made, data.no_evidence_share, config.seed, split)
-    return [Person(one.user, frozenset(one.preferences.items()), oracle_summary(one)) for one in made]
+    return [Person(user.user, frozenset(user.preferences.items()), oracle_summary(user)) for user in made]
 
 
-def look_at(data: DataConfig) -> Loaded:
-    """All of a benchmark with what is wrong with it, for `popi data check`; a set without a test split is no error.
+def load_for_check(data: DataConfig) -> Loaded:
+    """A complete benchmark with its problems, for `popi data check`. A missing test split is not an error.
 
     Raises:
-        DataError: the set can't be read at all.
+        DataError: if the dataset can't be read at all.
     """
     return load(data.source, options(data, whole=True))
 
 
-def one_line_each(loaded: Loaded, split: str) -> list[User]:
-    """The users of a split as a JSONL file takes them, where a user stands once: windows of one get ids of their own.
+def with_unique_ids(loaded: Loaded, split: str) -> list[User]:
+    """The users of a split for a JSONL file, which needs unique ids: each window of the same user gets its own.
 
     Raises:
-        DataError: the set has problems, or no such split.
+        DataError: if the dataset has problems, or no such split.
     """
     if loaded.problems:
         raise DataError(listing(loaded.source, loaded.problems))
     if split not in loaded.splits or not loaded.splits[split].users:
-        held = ", ".join(name for name, found in loaded.splits.items() if found.users) or "none"
-        raise DataError(f"{loaded.source}: no users in split {split!r}; splits with users: {held}")
-    users = [one.user for one in loaded.splits[split].users]
+        available = ", ".join(name for name, other in loaded.splits.items() if other.users) or "none"
+        raise DataError(f"{loaded.source}: no users in split {split!r}; splits with users: {available}")
+    users = [entry.user for entry in loaded.splits[split].users]
     windows, seen = Counter(user.user_id for user in users), Counter[str]()
     lines = []
     for user in users:
@@ -153,7 +156,7 @@ def one_line_each(loaded: Loaded, split: str) -> list[User]:
 
 
 def options(data: DataConfig, whole: bool = False) -> Options:
-    """A benchmark loader's options from the settings; `whole`: without limits, and without a test split if need be."""
+    """A benchmark loader's options from the settings; `whole` lifts the limits and tolerates a missing test split."""
     settings = data.benchmark
     return Options(
         path=settings.path,

@@ -9,22 +9,21 @@ from popi.signals.types import PairSignal, Prompt, TargetPair, Text, Time, ToolC
 
 
 class PreferenceRow(BaseModel):
-    """A row of a TRL preference dataset that also says whose preference it is.
+    """A row of a TRL preference dataset with an additional user id.
 
-    Columns as TRL knows them: text, or chat messages; with chat messages the prompt may be implicit
-    (`chosen` and `rejected` are then whole conversations that part ways at the last message).
-    Other columns are ignored.
+    Columns as in TRL: text or chat messages. With chat messages the prompt may be implicit: `chosen` and `rejected` are
+    then complete conversations that differ in the last message. Other columns are ignored.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True, use_attribute_docstrings=True)
     user_id: Text
-    """Whose preference it is."""
+    """The user whose preference it is."""
     prompt: Prompt | None = None
-    """The task prompt; may be missing where `chosen` and `rejected` are whole conversations."""
+    """The task prompt; may be missing if `chosen` and `rejected` are complete conversations."""
     chosen: Text | list[Turn]
-    """The preferred response: text, one assistant message, or a whole conversation."""
+    """The preferred response: text, one assistant message, or a complete conversation."""
     rejected: Text | list[Turn]
-    """The other response, in the form of `chosen`."""
+    """The other response, in the same form as `chosen`."""
     id: str | None = None
     time: Time | None = None
 
@@ -32,7 +31,7 @@ class PreferenceRow(BaseModel):
         """The row as prompt, chosen text, rejected text.
 
         Raises:
-            DataError: the row's columns do not make a pair; the message names the column.
+            DataError: if the row's columns do not form a pair; the message names the column.
         """
         pair = self._pair()
         if wrong := wrong_roles(pair.prompt):
@@ -42,10 +41,10 @@ class PreferenceRow(BaseModel):
     def _pair(self) -> TargetPair:
         prompt, chosen, rejected = self.prompt, self.chosen, self.rejected
         if isinstance(chosen, str) != isinstance(rejected, str):
-            raise DataError("chosen, rejected: both must be text, or both chat messages")
+            raise DataError("chosen, rejected: must both be text, or both chat messages")
         if isinstance(chosen, str) or isinstance(rejected, str):
             if prompt is None:
-                raise DataError("prompt: required where chosen and rejected are text, but missing")
+                raise DataError("prompt: missing; required if chosen and rejected are text")
             return TargetPair(prompt=prompt, chosen=str(chosen), rejected=str(rejected))
         if prompt is None:
             shared = 0
@@ -62,23 +61,22 @@ class PreferenceRow(BaseModel):
 
 
 def cut_windows(rows: Iterable[PreferenceRow], signals: int, targets: int) -> tuple[list[User], int]:
-    """Cut each user's rows, in their order, into windows without overlap.
+    """Cut each user's rows, in order, into non-overlapping windows.
 
-    A window is `signals` rows that become pair signals and the next `targets` rows that become targets;
-    it is a `User` of its own with the user's true `user_id`, which therefore repeats: intervals are
-    clustered by it, and splits are compared by it.
+    In a window, `signals` rows become pair signals and the next `targets` rows become targets. Each window is a `User`
+    with the original `user_id`, which therefore repeats: intervals are clustered by it, and splits are compared by it.
 
     Returns:
-        The windows, users in order of first appearance; how many rows were left over, too few for a window.
+        The windows, with users in order of first appearance; and the number of rows left over.
     """
     by_user: dict[str, list[PreferenceRow]] = {}
     for row in rows:
         by_user.setdefault(row.user_id, []).append(row)
     windows, left = [], 0
     size = signals + targets
-    for user_id, mine in by_user.items():
-        for start in range(0, len(mine) - size + 1, size):
-            window = mine[start : start + size]
+    for user_id, user_rows in by_user.items():
+        for start in range(0, len(user_rows) - size + 1, size):
+            window = user_rows[start : start + size]
             windows.append(
                 User(
                     user_id=user_id,
@@ -86,7 +84,7 @@ def cut_windows(rows: Iterable[PreferenceRow], signals: int, targets: int) -> tu
                     targets=[row.pair() for row in window[signals:]],
                 )
             )
-        left += len(mine) % size
+        left += len(user_rows) % size
     return windows, left
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from popi.config import BENCHMARKS, RunConfig
 from popi.data.leaks import refuse_leaks
 from popi.data.store import Progress, user_ids
-from popi.data.users import Nameless, Person, users_of
+from popi.data.users import Person, UnlabelledUsers, users_of
 from popi.errors import ConfigError, DataError
 from popi.runs.provenance import stamp_of_each
 from popi.signals.types import User
@@ -58,7 +58,7 @@ def held_out(
     if both := sorted(ids.intersection(user_ids(trained))):
         raise DataError(f"{path}: {len(both)} users that the run was trained on, among them {both[0]!r}")
     refuse_leaks(users, str(path), trained, report)
-    return Nameless(users), None
+    return UnlabelledUsers(users), None
 
 
 def users_stamp(people: Sequence[Person]) -> str:

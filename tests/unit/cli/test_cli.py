@@ -195,7 +195,7 @@ def test_data_check_reports_every_line_and_exits_with_2(run: Any, tmp_path: Path
     users = write(tmp_path / "users.jsonl", "{", GOOD, {"user_id": "b"}, GOOD)
     code, out, _ = run("data", "check", users)
     assert code == 2
-    for words in ("line 1", "line 3, signals: required", "line 4, user_id: user 'a' already stands on line 2"):
+    for words in ("line 1", "line 3, signals: required", "line 4, user_id: user 'a' already appears on line 2"):
         assert words in out
 
 

@@ -52,7 +52,9 @@ def test_users_of_a_config_come_from_the_hub(snapshot: Path) -> None:
 def test_bad_lines_are_listed_as_those_of_files(snapshot: Path, run: Any) -> None:
     (snapshot / "train-00001-of-00002.jsonl").write_text("{\n" + line("ada"))
     code, out, _ = run("data", "check", "owner/people")
-    assert code == 2 and "owner/people: line 3" in out and "line 4, user_id: user 'ada' already stands on line 1" in out
+    assert (
+        code == 2 and "owner/people: line 3" in out and "line 4, user_id: user 'ada' already appears on line 1" in out
+    )
     with pytest.raises(DataError, match="owner/people: 2 problems"):
         read_users("owner/people")
 
@@ -62,9 +64,7 @@ def test_what_is_not_there_is_one_message(snapshot: Path) -> None:
         read_users("owner/people:dev")
     with pytest.raises(DataError) as error:
         read_users("owner/nobody")
-    assert str(error.value).startswith(
-        "owner/nobody: no such file here, and as a data set on the hub it can't be loaded"
-    )
+    assert str(error.value).startswith("owner/nobody: no such file, and loading it as a hub dataset failed")
     assert "\n" not in str(error.value)
     (snapshot / "train-00000-of-00002.jsonl").unlink()
     with pytest.raises(DataError, match="lacks shard 00000 of 00002"):
@@ -76,7 +76,7 @@ def test_a_failed_download_is_one_message(monkeypatch: pytest.MonkeyPatch) -> No
         raise ConnectionError("no route to the hub\nmore")
 
     monkeypatch.setattr(hub, "snapshot_download", unreachable)
-    with pytest.raises(DataError, match=r"it can't be loaded \(no route to the hub\); name a file"):
+    with pytest.raises(DataError, match=r"failed \(no route to the hub\); pass a file"):
         read_users("owner/people")
 
 
@@ -102,7 +102,7 @@ def test_files_are_never_looked_for_on_the_hub(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "owner").mkdir()
     (tmp_path / "owner" / "name").write_bytes(line("eve").encode())
     assert [user.user_id for user in read_users("owner/name")] == ["eve"]
-    with pytest.raises(DataError, match="is no data set on the hub"):
+    with pytest.raises(DataError, match="not a hub dataset"):
         hub_files("users.jsonl")
     (tmp_path / "packed.jsonl.gz").write_bytes(gzip.compress(line("fay").encode()))
     assert [user.user_id for user in read_users("packed.jsonl.gz")] == ["fay"]

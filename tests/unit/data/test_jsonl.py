@@ -194,7 +194,7 @@ def test_a_line_that_no_parser_takes_is_a_problem_of_that_line(tmp_path: Path, l
 def test_a_user_on_two_lines_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "users.jsonl"
     path.write_text((json.dumps(user()) + "\n") * 2)
-    with pytest.raises(DataError, match="line 2, user_id: .* already stands on line 1"):
+    with pytest.raises(DataError, match="line 2, user_id: .* already appears on line 1"):
         read_users(path)
 
 

@@ -55,7 +55,7 @@ def test_a_pair_that_the_training_knew_of_the_same_user_is_refused(where: str) -
 
 
 def test_a_user_who_was_trained_on_under_another_name_is_refused() -> None:
-    with pytest.raises(DataError, match="user 'ann', .* trained on this very user, as 'bob'"):
+    with pytest.raises(DataError, match="user 'ann', .* trained on this same user, as 'bob'"):
         refuse_leaks([user("ann", [pair(1)], [pair(2)])], "set", [user("bob", [pair(1)], [pair(2)])])
 
 

@@ -82,7 +82,7 @@ def test_a_limit_cuts_what_is_kept_and_not_what_is_checked(file: Path) -> None:
     assert load_users(file, limit=3) == in_memory(file)[:3]
     with file.open("a") as more:
         more.write(json.dumps(user(5)) + "\n")
-    with pytest.raises(DataError, match="'user 5' already stands on line 6"):
+    with pytest.raises(DataError, match="'user 5' already appears on line 6"):
         load_users(file, limit=3)
 
 
@@ -105,7 +105,7 @@ def test_the_cache_is_read_until_a_file_changes(file: Path, monkeypatch: pytest.
     assert load_users(file, [other], cache=cache, limit=2) == users[:2]
     opened = load_users(file, [other], cache=cache)
     other.write_text(json.dumps(user(3)) + "\n")
-    with pytest.raises(DataError, match="'user 3' also stands in"):
+    with pytest.raises(DataError, match="'user 3' also appears in"):
         load_users(file, [other], cache=cache)
     assert made.exists() and not list(cache.glob("*.partial"))  # what is faulty is not kept
     other.write_text(json.dumps(user(201)) + "\n")

@@ -67,7 +67,7 @@ def test_an_implicit_prompt_never_takes_equal_responses() -> None:
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"chosen": "c", "rejected": "r"}, "prompt: required"),
+        ({"chosen": "c", "rejected": "r"}, "prompt: missing; required if"),
         ({"prompt": "p", "chosen": "c", "rejected": said("r")}, "both"),
         ({"chosen": chat("p", "c"), "rejected": chat("q", "r")}, "do not begin with the same"),
         ({"chosen": chat("p", "c", "x"), "rejected": chat("p", "r")}, "chosen: must be one assistant message"),
@@ -102,5 +102,5 @@ def test_rows_without_a_user_and_mixed_files_are_refused(tmp_path: Path) -> None
     with pytest.raises(DataError, match="line 1, user_id: required"):
         read_users(path)
     path.write_text('{"user_id": "b", "signals": []}\n' + row("a", 0).model_dump_json(exclude_none=True))
-    with pytest.raises(DataError, match="put each kind in a file of its own"):
+    with pytest.raises(DataError, match="put each kind in a separate file"):
         read_users(path)

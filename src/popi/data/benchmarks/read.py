@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from popi.data.jsonl import Problem, explain
-from popi.data.places import HUB_ID, files_of, held
+from popi.data.places import HUB_ID, files_of, splits_in
 from popi.errors import DataError
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -91,7 +91,7 @@ def read(place: str, split: str, columns: Columns, *, own_file: bool = False) ->
         files = files_of(path, split)
         if not files:
             raise DataError(
-                f"{place}: no parquet or JSONL file of split {split!r} in this folder; it holds: {held(path)}"
+                f"{place}: no parquet or JSONL file of split {split!r} in this folder; it holds: {splits_in(path)}"
             )
     else:
         yield from _hub(place, split, columns)
