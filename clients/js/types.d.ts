@@ -539,10 +539,10 @@ export interface components {
             /** @description A keyed hash of the user's id, which outlasts an erasure. */
             user_hash: string | null;
         };
-        /** @description Which tool the assistant called, and with what. */
+        /** @description The name and arguments of a tool call. */
         CalledFunction: {
             name: string;
-            /** @description By name; also as the JSON text of that object, which OpenAI's API returns. */
+            /** @description Arguments by name; also accepted as a JSON string, as returned by OpenAI's API. */
             arguments: {
                 [key: string]: components["schemas"]["JsonValue"];
             };
@@ -593,9 +593,9 @@ export interface components {
         };
         /** @description A demographic fact about the user. */
         DemographicSignal: {
-            /** @description The caller's own id of this signal; makes an upload idempotent. */
+            /** @description The caller's id for this signal; makes uploads idempotent. */
             id?: string | null;
-            /** @description When it happened: ISO 8601 text or seconds since 1970. */
+            /** @description When the signal occurred: ISO 8601 text or seconds since 1970. */
             time?: string | number | null;
             /**
              * @description discriminator enum property added by openapi-typescript
@@ -668,11 +668,11 @@ export interface components {
             /** @description Why it fails. */
             reason: string | null;
         };
-        /** @description The user got a response, and perhaps rated or edited it. */
+        /** @description The user received a response, and may have rated or edited it. */
         InteractionSignal: {
-            /** @description The caller's own id of this signal; makes an upload idempotent. */
+            /** @description The caller's id for this signal; makes uploads idempotent. */
             id?: string | null;
-            /** @description When it happened: ISO 8601 text or seconds since 1970. */
+            /** @description When the signal occurred: ISO 8601 text or seconds since 1970. */
             time?: string | number | null;
             /**
              * @description discriminator enum property added by openapi-typescript
@@ -681,7 +681,7 @@ export interface components {
             type: "interaction";
             prompt: string | (components["schemas"]["Message"] | components["schemas"]["ToolCallMessage"] | components["schemas"]["ToolMessage"])[];
             response: string;
-            /** @description The user's rating, on whatever scale the app uses; higher is better. */
+            /** @description The user's rating, on the app's own scale; higher is better. */
             rating?: number | null;
             /** @description The response as the user rewrote it. */
             edit?: string | null;
@@ -759,9 +759,9 @@ export interface components {
         };
         /** @description The user preferred one response over another. */
         PairSignal: {
-            /** @description The caller's own id of this signal; makes an upload idempotent. */
+            /** @description The caller's id for this signal; makes uploads idempotent. */
             id?: string | null;
-            /** @description When it happened: ISO 8601 text or seconds since 1970. */
+            /** @description When the signal occurred: ISO 8601 text or seconds since 1970. */
             time?: string | number | null;
             /**
              * @description discriminator enum property added by openapi-typescript
@@ -776,11 +776,11 @@ export interface components {
         PauseAnswer: {
             paused: boolean;
         };
-        /** @description Something the user wrote for others to read. */
+        /** @description A text the user wrote for others. */
         PostSignal: {
-            /** @description The caller's own id of this signal; makes an upload idempotent. */
+            /** @description The caller's id for this signal; makes uploads idempotent. */
             id?: string | null;
-            /** @description When it happened: ISO 8601 text or seconds since 1970. */
+            /** @description When the signal occurred: ISO 8601 text or seconds since 1970. */
             time?: string | number | null;
             /**
              * @description discriminator enum property added by openapi-typescript
@@ -788,7 +788,7 @@ export interface components {
              */
             type: "post";
             text: string;
-            /** @description What the post replies to (someone else's words). */
+            /** @description What the post replies to (someone else's text). */
             context?: string | null;
         };
         /** @description The gateway is up, and the store answers. */
@@ -851,11 +851,11 @@ export interface components {
              */
             not_learned?: number;
         };
-        /** @description What the user says of themselves or of their wishes. */
+        /** @description A statement of the user about themselves or their wishes. */
         StatementSignal: {
-            /** @description The caller's own id of this signal; makes an upload idempotent. */
+            /** @description The caller's id for this signal; makes uploads idempotent. */
             id?: string | null;
-            /** @description When it happened: ISO 8601 text or seconds since 1970. */
+            /** @description When the signal occurred: ISO 8601 text or seconds since 1970. */
             time?: string | number | null;
             /**
              * @description discriminator enum property added by openapi-typescript
@@ -875,7 +875,7 @@ export interface components {
             author: "model" | "user" | "admin";
             forbidden: components["schemas"]["ForbiddenClause"][];
         };
-        /** @description One call of a tool, in the form of OpenAI's API and of TRL's datasets. */
+        /** @description A tool call, in the format of OpenAI's API and TRL's datasets. */
         ToolCall: {
             id?: string | null;
             /**
@@ -885,7 +885,7 @@ export interface components {
             type?: "function";
             function: components["schemas"]["CalledFunction"];
         };
-        /** @description The assistant calls tools; what it says beside that may be empty. */
+        /** @description An assistant message with tool calls; its content may be empty. */
         ToolCallMessage: {
             /** @constant */
             role: "assistant";
@@ -893,12 +893,12 @@ export interface components {
             content?: string;
             tool_calls: components["schemas"]["ToolCall"][];
         };
-        /** @description What a tool returned. */
+        /** @description A tool's result. */
         ToolMessage: {
             /** @constant */
             role: "tool";
             content: string;
-            /** @description The id of the call that it answers. */
+            /** @description The id of the call that this message answers. */
             tool_call_id?: string | null;
             /** @description The tool's name. */
             name?: string | null;
@@ -922,10 +922,10 @@ export interface components {
         VersionsAnswer: {
             versions: components["schemas"]["SummaryAnswer"][];
         };
-        /** @description Which tool the assistant called, and with what. */
+        /** @description The name and arguments of a tool call. */
         "CalledFunction-Input": {
             name: string;
-            /** @description By name; also as the JSON text of that object, which OpenAI's API returns. */
+            /** @description Arguments by name; also accepted as a JSON string, as returned by OpenAI's API. */
             arguments: {
                 [key: string]: components["schemas"]["JsonValue-Input"];
             } | string;
@@ -976,12 +976,12 @@ export interface components {
         /** @description A demographic fact about the user. */
         "DemographicSignal-Input": {
             /**
-             * @description The caller's own id of this signal; makes an upload idempotent.
+             * @description The caller's id for this signal; makes uploads idempotent.
              * @default null
              */
             id?: string | null;
             /**
-             * @description When it happened: ISO 8601 text or seconds since 1970.
+             * @description When the signal occurred: ISO 8601 text or seconds since 1970.
              * @default null
              */
             time?: string | number | null;
@@ -1052,15 +1052,15 @@ export interface components {
              */
             summary?: components["schemas"]["SummaryEdit-Input"] | null;
         };
-        /** @description The user got a response, and perhaps rated or edited it. */
+        /** @description The user received a response, and may have rated or edited it. */
         "InteractionSignal-Input": {
             /**
-             * @description The caller's own id of this signal; makes an upload idempotent.
+             * @description The caller's id for this signal; makes uploads idempotent.
              * @default null
              */
             id?: string | null;
             /**
-             * @description When it happened: ISO 8601 text or seconds since 1970.
+             * @description When the signal occurred: ISO 8601 text or seconds since 1970.
              * @default null
              */
             time?: string | number | null;
@@ -1072,7 +1072,7 @@ export interface components {
             prompt: string | (components["schemas"]["Message-Input"] | components["schemas"]["ToolCallMessage-Input"] | components["schemas"]["ToolMessage-Input"])[];
             response: string;
             /**
-             * @description The user's rating, on whatever scale the app uses; higher is better.
+             * @description The user's rating, on the app's own scale; higher is better.
              * @default null
              */
             rating?: number | null;
@@ -1112,12 +1112,12 @@ export interface components {
         /** @description The user preferred one response over another. */
         "PairSignal-Input": {
             /**
-             * @description The caller's own id of this signal; makes an upload idempotent.
+             * @description The caller's id for this signal; makes uploads idempotent.
              * @default null
              */
             id?: string | null;
             /**
-             * @description When it happened: ISO 8601 text or seconds since 1970.
+             * @description When the signal occurred: ISO 8601 text or seconds since 1970.
              * @default null
              */
             time?: string | number | null;
@@ -1134,15 +1134,15 @@ export interface components {
         "Pause-Input": {
             paused: boolean;
         };
-        /** @description Something the user wrote for others to read. */
+        /** @description A text the user wrote for others. */
         "PostSignal-Input": {
             /**
-             * @description The caller's own id of this signal; makes an upload idempotent.
+             * @description The caller's id for this signal; makes uploads idempotent.
              * @default null
              */
             id?: string | null;
             /**
-             * @description When it happened: ISO 8601 text or seconds since 1970.
+             * @description When the signal occurred: ISO 8601 text or seconds since 1970.
              * @default null
              */
             time?: string | number | null;
@@ -1153,7 +1153,7 @@ export interface components {
             type: "post";
             text: string;
             /**
-             * @description What the post replies to (someone else's words).
+             * @description What the post replies to (someone else's text).
              * @default null
              */
             context?: string | null;
@@ -1167,15 +1167,15 @@ export interface components {
             /** @description Those whose id is known already change nothing. Without an id, a signal's content is its id. */
             signals: (components["schemas"]["PairSignal-Input"] | components["schemas"]["InteractionSignal-Input"] | components["schemas"]["PostSignal-Input"] | components["schemas"]["StatementSignal-Input"] | components["schemas"]["DemographicSignal-Input"])[];
         };
-        /** @description What the user says of themselves or of their wishes. */
+        /** @description A statement of the user about themselves or their wishes. */
         "StatementSignal-Input": {
             /**
-             * @description The caller's own id of this signal; makes an upload idempotent.
+             * @description The caller's id for this signal; makes uploads idempotent.
              * @default null
              */
             id?: string | null;
             /**
-             * @description When it happened: ISO 8601 text or seconds since 1970.
+             * @description When the signal occurred: ISO 8601 text or seconds since 1970.
              * @default null
              */
             time?: string | number | null;
@@ -1208,7 +1208,7 @@ export interface components {
             chosen: string;
             rejected: string;
         };
-        /** @description One call of a tool, in the form of OpenAI's API and of TRL's datasets. */
+        /** @description A tool call, in the format of OpenAI's API and TRL's datasets. */
         "ToolCall-Input": {
             /** @default null */
             id?: string | null;
@@ -1219,7 +1219,7 @@ export interface components {
             type?: "function";
             function: components["schemas"]["CalledFunction-Input"];
         };
-        /** @description The assistant calls tools; what it says beside that may be empty. */
+        /** @description An assistant message with tool calls; its content may be empty. */
         "ToolCallMessage-Input": {
             /** @constant */
             role: "assistant";
@@ -1227,13 +1227,13 @@ export interface components {
             content?: string;
             tool_calls: components["schemas"]["ToolCall-Input"][];
         };
-        /** @description What a tool returned. */
+        /** @description A tool's result. */
         "ToolMessage-Input": {
             /** @constant */
             role: "tool";
             content: string;
             /**
-             * @description The id of the call that it answers.
+             * @description The id of the call that this message answers.
              * @default null
              */
             tool_call_id?: string | null;

@@ -19,7 +19,7 @@ from popi.inference_model import InferenceModel
 from popi.nano.answers import READ_AS
 from popi.runs.provenance import stamp_of
 from popi.runs.run_directory import write_text
-from popi.signals.asking import Asking, askings
+from popi.signals.asking import SummaryPrompt, summary_prompts
 from popi.signals.render import Templates
 from popi.signals.types import Signal
 from popi.summary import Summary
@@ -30,7 +30,7 @@ FILE = "prompts.json"
 
 def ask(
     model: InferenceModel,
-    asking: Asking,
+    asking: SummaryPrompt,
     users: Sequence[Sequence[Signal]],
     prompts: Sequence[Any] | None = None,
 ) -> list[Summary]:
@@ -62,7 +62,7 @@ def choose(models: Models, folder: Path) -> dict[str, Any]:
         ConfigError: the set's prompts can't be read.
     """
     config = models.config
-    asked = askings(Templates.load(template_of(config)), READ_AS)
+    asked = summary_prompts(Templates.load(template_of(config)), READ_AS)
     n = config.evaluation.prompt_users
     if len(asked) == 1 or not n or config.summary.conditioned_on_prompt:
         return {"chosen": asked[0].name, "users": 0, "prompts": {}}
@@ -102,6 +102,6 @@ def choose(models: Models, folder: Path) -> dict[str, Any]:
     return result
 
 
-def named(model: InferenceModel, name: str) -> Asking:
+def named(model: InferenceModel, name: str) -> SummaryPrompt:
     """A prompt of the model's template set by its name."""
-    return next(one for one in askings(model.templates, READ_AS) if one.name == name)
+    return next(one for one in summary_prompts(model.templates, READ_AS) if one.name == name)

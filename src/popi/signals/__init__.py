@@ -1,1 +1,1 @@
-"""User signals: their types, their files, the checks of those files, and how they become a prompt."""
+"""User signals: their types, and how they become a prompt."""

@@ -1,8 +1,8 @@
-"""Text as a reader takes it, who sees neither invisible characters nor which alphabet a letter is from.
+"""Text as a reader perceives it: without invisible characters, and regardless of a letter's alphabet.
 
-What should not be spelt (a tag, a special token, a link) can be spelt with a zero-width space inside, in full-width
-letters, or with a Cyrillic а. `fold` undoes that for looking; the text itself stays as it was written. The table has
-the lookalikes of the letters and signs that such strings are made of. It is not all of Unicode's (UTS 39).
+Forbidden strings (a tag, a special token, a link) can be disguised with a zero-width space inside, full-width letters,
+or a Cyrillic а. `fold` undoes this for matching; the original text is not changed. The table covers lookalikes of the
+letters and signs in such strings, not all of Unicode's (UTS 39).
 """
 
 import re
@@ -49,28 +49,28 @@ _TO = {ord(alike): plain for plain, several in _ALIKE.items() for alike in sever
 # Fillers that are letters by category, and mathematical invisibles.
 _BLANK = frozenset("\u115f\u1160\u3164\uffa0\u17b4\u17b5")
 _HIDDEN = re.compile(
-    "[\U000e0000-\U000e007f]"  # tags: ASCII that nobody sees, and models read
+    "[\U000e0000-\U000e007f]"  # tags: ASCII that is invisible to people but readable for models
     "|(?<=[\ufe00-\ufe0f\U000e0100-\U000e01ef])[\ufe00-\ufe0f\U000e0100-\U000e01ef]+"  # a letter takes one selector
 )
 
 
 def without_hidden(text: str) -> str:
-    """Text without the characters that can carry other text unseen: tags, and variation selectors in a row."""
+    """Remove characters that can carry hidden text: tags, and runs of variation selectors."""
     return text if text.isascii() else _HIDDEN.sub("", text)
 
 
 def fold(text: str) -> str:
-    """Lower-case text without invisible characters, accents and alphabets that look like another."""
+    """Lower-case text without invisible characters or accents, with lookalikes replaced."""
     return text.translate(_FOLDED) if hides(text) else text.lower()
 
 
 def hides(text: str) -> bool:
-    """Whether anything but lower case is to be done in `fold`: it is not all ASCII that a reader sees."""
+    """Whether `fold` does more than lower-casing, because the text is not all visible ASCII."""
     return _ODD.search(text) is not None
 
 
 def fold_with_places(text: str) -> tuple[str, list[int]]:
-    """`fold`, and for each of its characters the index in `text` of the one that it came from."""
+    """`fold`, and for each folded character the index of its original in `text`."""
     folded: list[str] = []
     places: list[int] = []
     for index, character in enumerate(text):
@@ -84,10 +84,10 @@ _ODD = re.compile(r"[^\x09-\x0d\x1c-\x7e]")
 
 
 class _Folded(dict[int, str]):
-    """Code point → folded, each worked out once; `str.translate` reads it at the speed of C."""
+    """Code point → folded text, cached; `str.translate` reads it at C speed."""
 
     def __missing__(self, code: int) -> str:
-        if len(self) >= 65536:  # someone sends all of Unicode
+        if len(self) >= 65536:  # bound the memory if someone sends all of Unicode
             self.clear()
         plain = self[code] = _plain(chr(code))
         return plain
@@ -101,10 +101,10 @@ def _plain(character: str) -> str:
         return ""
     if character.isascii():
         return character.lower() if character.isprintable() or character.isspace() else ""
-    found = []
+    visible = []
     for part in unicodedata.normalize("NFKD", character):
-        for small in part.lower():
-            kept = _TO.get(ord(small), small)
-            if kept not in _BLANK and unicodedata.category(kept) not in ("Mn", "Me", "Cf", "Cc", "Cs"):
-                found.append(kept)
-    return "".join(found)
+        for lower in part.lower():
+            plain = _TO.get(ord(lower), lower)
+            if plain not in _BLANK and unicodedata.category(plain) not in ("Mn", "Me", "Cf", "Cc", "Cs"):
+                visible.append(plain)
+    return "".join(visible)

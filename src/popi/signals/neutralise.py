@@ -1,9 +1,10 @@
-"""The one place where a user's text is kept from posing as something other than text.
+"""Prevent users' text from imitating special tokens or prompt structure. This is the only place that does so.
 
-A user's words reach a model inside a prompt that has a structure: chat turns, and a block of signals. Text
-that spells a chat template's special tokens, or the tags of that block, could end its own place and speak
-from another. `neutralise` breaks such strings with a space: still readable, no longer special. Lookalikes (zero-width
-characters inside, full-width letters, other alphabets) are broken too: some tokenizers, and any model, read them alike.
+A user's text reaches a model inside a structured prompt: chat turns and a block of signals. Text that contains a chat
+template's special tokens, or the tags of that block, could close its block and pose as another part of the prompt.
+`neutralise` breaks such strings with a space, so they stay readable but are no longer special. It also breaks
+lookalikes (zero-width characters, full-width letters, other alphabets), which some tokenizers and all models read the
+same way.
 """
 
 import re
@@ -16,7 +17,7 @@ _NAMES = (
     "s|bos|eos|bot|eot|eom|eod|bop|eop|sop|pad|unk|sep|cls|mask|start|end|system|developer|user|human|assistant|model|"
     "tool|tools|function|observation|think|thinking|image|audio|video"
 )
-# Matched at the first character, which a space is put after; what follows may hold another one.
+# Each pattern matches only the first character, after which a space is inserted; the rest may contain further matches.
 _SPECIAL = re.compile(
     "|".join(
         (
@@ -38,18 +39,17 @@ _SPECIAL = re.compile(
 
 
 def neutralise(text: str, delimiters: Sequence[str] = (), *, single_line: bool = False) -> str:
-    """Text that can neither fake a chat template's special tokens nor close the block it stands in.
+    """Break strings that imitate a chat template's special tokens or would close the surrounding block.
 
     Args:
-        text: anything that a user, or a model, wrote.
-        delimiters: further strings that must not appear: the block's tags (``</user_signals``: everything up
-            to the name, so that attributes and blanks don't matter) and the tokenizer's own special tokens.
-            Case does not matter.
-        single_line: fold all white space to single spaces, where a line's end is what ends a signal.
+        text: any text written by a user or a model.
+        delimiters: further strings that must not appear: the block's tags (``</user_signals``, without the closing
+            bracket, so that attributes and white space don't matter) and the tokenizer's special tokens. Case does not
+            matter.
+        single_line: collapse white space to single spaces, for templates where a line break ends a signal.
 
     Returns:
-        The text with a space put after the first character of each such string; other text as it is.
-        Applying it twice changes nothing more.
+        The text with a space inserted after the first character of each such string. Idempotent.
     """
     if single_line:
         text = " ".join(text.split())
@@ -66,18 +66,18 @@ def neutralise(text: str, delimiters: Sequence[str] = (), *, single_line: bool =
 
 @lru_cache(maxsize=64)
 def _pattern(delimiters: tuple[str, ...]) -> tuple[re.Pattern[str], ...]:
-    """What finds the first character of a delimiter; blanks behind the slash of a tag that closes do not hide it."""
+    """Patterns for the first character of a delimiter; white space after a closing tag's slash is ignored."""
     rests: dict[str, list[str]] = {}
     for token in delimiters:
         if len(token) > 1:
             rest = re.escape(token[1:])
             rests.setdefault(token[0], []).append(rest.replace("/", r"/\s*", 1) if token[:2] == "</" else rest)
-    tokens = [f"{re.escape(first)}(?={'|'.join(several)})" for first, several in rests.items()]
+    tokens = [f"{re.escape(first)}(?={'|'.join(alternatives)})" for first, alternatives in rests.items()]
     return (re.compile("|".join(tokens), re.IGNORECASE),) if tokens else ()
 
 
 def _is_token(match: re.Match[str], written: str) -> bool:
-    """Whether words in square brackets are written in capitals, the first letter apart; all else is a token."""
+    """Whether a match is a token: words in square brackets must be in capitals, except for the first letter."""
     name = match.groupdict().get("capitals")
     return name is None or not any(
         letter.islower() for letter in written[match.start("capitals") + 1 : match.end("capitals")]
@@ -85,17 +85,17 @@ def _is_token(match: re.Match[str], written: str) -> bool:
 
 
 def _broken(text: str, places: Collection[int]) -> str:
-    """A space behind the characters at these places."""
+    """Insert a space after the characters at these indices."""
     parts: list[str] = []
-    at = 0
+    start = 0
     for place in sorted(places):
-        parts += (text[at : place + 1], " ")
-        at = place + 1
-    return "".join((*parts, text[at:]))
+        parts += (text[start : place + 1], " ")
+        start = place + 1
+    return "".join((*parts, text[start:]))
 
 
 def _broken_alike(text: str, pattern: re.Pattern[str]) -> str:
-    """The same for all that looks like what `pattern` finds."""
+    """Insert a space into lookalikes of the strings that `pattern` matches."""
     folded, places = fold_with_places(text)
-    written = "".join(text[place] for place in places)  # as long as what was folded
+    written = "".join(text[place] for place in places)  # the original characters, aligned with `folded`
     return _broken(text, {places[match.start()] for match in pattern.finditer(folded) if _is_token(match, written)})

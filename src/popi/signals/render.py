@@ -1,10 +1,10 @@
-"""How signals, summaries and task prompts become chat messages. The only place that truncates.
+"""Render signals, summaries and task prompts as chat messages. This is the only place that truncates.
 
-A set of templates is a folder: ``set.toml``, ``signal.j2`` (one signal), and per use (``inference``, ``raw``,
-``generator``) a ``.system.j2`` and, for ``inference``, a ``.user.j2``; before the latter stands
-``inference.previous.j2``, where there is an old summary to renew. Sets that ship: ``nano`` (what the nano base was
-trained on), ``default`` (English, for instruction-tuned LLMs), and sets of single benchmarks, which inherit from
-``default``. docs/data.md shows how to write one.
+A template set is a folder with ``set.toml``, ``signal.j2`` (one signal), and for each use (``inference``, ``raw``,
+``generator``) a ``.system.j2``; ``inference`` also has a ``.user.j2``, preceded by ``inference.previous.j2`` if there
+is an old summary to renew. Sets shipped with popi: ``nano`` (which the nano base was trained on), ``default`` (English,
+for instruction-tuned LLMs), and benchmark-specific sets that inherit from ``default``. docs/data.md shows how to write
+one.
 """
 
 import hashlib
@@ -25,17 +25,17 @@ from popi.errors import ConfigError
 from popi.signals.fading import Previous
 from popi.signals.fit import fit, surely_fits, too_long
 from popi.signals.neutralise import neutralise
-from popi.signals.types import Prompt, Signal, ToolCallMessage, ToolMessage, Turn, said
+from popi.signals.types import Prompt, Signal, ToolCallMessage, ToolMessage, Turn, message_text
 
 SHIPPED = Path(__file__).parent / "templates"
 NANO = "nano"
-"""The set of the nano world: its models know one form of prompt and of summary."""
+"""The template set of the nano world, whose models know a single form of prompt and summary."""
 ROLES = ("user", "assistant")
 _FILES = ("signal.j2", "inference.system.j2", "inference.user.j2", "raw.system.j2", "generator.system.j2")
 PREVIOUS = "inference.previous.j2"
-"""The old summary in a renewal's prompt. A set may lack it; it then can't renew."""
+"""Optional: the old summary in a renewal's prompt. A set without it can't renew."""
 COPY = "copy.j2"
-"""What is copied of a signal. A set may lack it; it then can't copy."""
+"""Optional: the part of a signal to copy. A set without it can't copy."""
 _SETTINGS = {
     "delimiters": list,
     "separator": str,
@@ -48,11 +48,11 @@ _SETTINGS = {
     "copy_separator": str,
 }
 INHERITS = "inherits"
-"""Key of set.toml: the set (shipped, or a folder beside this one) that has the files and settings left out here."""
+"""Key of set.toml: the parent set (shipped, or a sibling folder) that provides missing files and settings."""
 NO_PREFERENCE = "No preference is known."
-"""What a summary says of a user of whom nothing is known, in sets that do not word it themselves."""
+"""Default summary of a user about whom nothing is known, for sets that do not define their own."""
 STATEMENT = r"no (clear |known )?preferences?( (is |are )?(known|clear|shown))?( yet)?\.?"
-"""Statements of that kind; every set takes them, so that a summary keeps its meaning with any generator."""
+"""Equivalent statements, recognised by every set so that a summary keeps its meaning with any generator."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +60,12 @@ class Templates:
     """A set of prompt templates.
 
     Attributes:
-        name: of a shipped set, or the folder it was read from.
+        name: a shipped set's name, or the folder the set was loaded from.
         sources: file name → Jinja text.
         delimiters: strings that users' text must not contain (see `neutralise`).
-        separator: what stands between two signals.
-        empty: what stands for no signals at all.
-        single_line: a signal is one line; white space inside users' text is folded.
+        separator: the text between two signals.
+        empty: the text shown if there are no signals.
+        single_line: each signal is one line; white space inside users' text is collapsed.
     """
 
     name: str
@@ -75,30 +75,31 @@ class Templates:
     empty: str = "none"
     single_line: bool = False
     no_preference: str = NO_PREFERENCE
-    """The summary of a user of whom nothing is known."""
+    """The summary of a user about whom nothing is known."""
     says_nothing: tuple[str, ...] = ()
-    """Regular expressions of further summaries that name no preference, matched whole, in any case of letters."""
+    """Regular expressions for other summaries that name no preference; they must match the whole text, ignoring
+    case."""
     examples: tuple[tuple[str, str], ...] = ()
-    """(request, answer) of what the inference model is asked, as turns before the user's: a small model does what it
-    has seen done. Requests are given whole, not rendered."""
+    """(request, answer) examples for the inference model, shown as earlier turns: small models follow examples better
+    than instructions. Requests are complete texts, not templates."""
     copy_opening: str = ""
-    """What a summary of copied signals begins with."""
+    """The beginning of a summary of copied signals."""
     copy_separator: str = "\n"
-    """What stands between two copied signals."""
+    """The text between two copied signals."""
 
     @classmethod
     def load(cls, name_or_folder: str | Path) -> "Templates":
-        """Read a shipped set (`nano`, `default`, `elix`, …) or a folder of one's own.
+        """Load a shipped set (`nano`, `default`, `elix`, …) or a folder.
 
         Raises:
-            ConfigError: no such set, a file of it is missing or not valid.
+            ConfigError: if there is no such set, or one of its files is missing or invalid.
         """
         folder = _folder(str(name_or_folder))
         sources, settings = _read(folder)
         for key in ("delimiters", "says_nothing"):
             settings[key] = tuple(settings.get(key, ()))
         settings["examples"] = _examples(folder, settings.get("examples", []))
-        # A folder is named in full: the name is saved with models, which are loaded from anywhere.
+        # Use a folder's absolute path: the name is saved with models, which may be loaded from anywhere.
         name = folder.name if folder.parent == SHIPPED else str(folder.resolve())
         templates = cls(name=name, sources=sources, **settings)
         try:
@@ -108,21 +109,21 @@ class Templates:
             raise ConfigError(f"template set {folder}: {error}") from None
         if not templates.names_no_preference(templates.no_preference):
             raise ConfigError(
-                f"{folder / 'set.toml'}: no_preference = {templates.no_preference!r} would be taken for a preference; "
+                f"{folder / 'set.toml'}: no_preference = {templates.no_preference!r} would be read as a preference; "
                 "add a regular expression that matches it to says_nothing"
             )
         return templates
 
     @cached_property
     def stamp(self) -> str:
-        """A short hash of the files and settings: two sets of one stamp make the same prompts."""
+        """A short hash of the files and settings: sets with equal stamps produce the same prompts."""
         own = [self.separator, self.empty, self.single_line, self.no_preference, self.says_nothing]
         own += [self.examples, self.copy_opening, self.copy_separator]
         content = [sorted(self.sources.items()), self.delimiters, own]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
 
     def guarding(self, special_tokens: Iterable[str]) -> "Templates":
-        """The same set, that also keeps a tokenizer's own special tokens out of users' text."""
+        """A copy of the set that also keeps a tokenizer's special tokens out of users' text."""
         return replace(self, delimiters=tuple(dict.fromkeys((*self.delimiters, *special_tokens))))
 
     # -- the three prompts ------------------------------------------------------------------------------------
@@ -130,30 +131,30 @@ class Templates:
     def inference_messages(
         self, signals: Sequence[Signal], prompt: Prompt | None = None, previous: Previous | None = None
     ) -> list[dict[str, str]]:
-        """What the inference model reads: the user's signals and the request to say what the user prefers.
+        """The inference model's prompt: the user's signals and a request to describe the user's preferences.
 
-        With `prompt`, what the user prefers in answers to that task prompt. With `previous`, an old summary to renew:
-        the signals are those that came since.
+        With `prompt`, it asks for preferences about answers to that task prompt. With `previous`, an old summary to
+        renew, `signals` are those added since.
 
         Raises:
-            ConfigError: the set has no place for a task prompt, or for an old summary.
+            ConfigError: if the set has no place for a task prompt, or for an old summary.
         """
         if prompt is not None and not self._conditions:
             raise ConfigError(
                 f"template set {self.name!r}: inference.user.j2 does not use the variable `prompt`, which "
-                "summary.conditioned_on_prompt needs; write it there, or take another set"
+                "summary.conditioned_on_prompt needs; add it there, or use another set"
             )
         text = None if prompt is None else self._clean(flat(prompt))
         values: dict[str, Any] = {"signals": self.signals_text(signals), "prompt": text}
         values["each"] = [self._values(signal) for signal in signals]
         values["no_preference"] = self.no_preference
-        asked = self._render("inference.user.j2", **values)
+        request = self._render("inference.user.j2", **values)
         if previous is not None:
-            asked = self._previous_text(previous) + asked
+            request = self._previous_text(previous) + request
         turns = [
             {"role": role, "content": text} for pair in self.examples for role, text in zip(ROLES, pair, strict=True)
         ]
-        turns.append({"role": "user", "content": asked})
+        turns.append({"role": "user", "content": request})
         return _with_system(self._render("inference.system.j2", **values), turns)
 
     @property
@@ -170,8 +171,8 @@ class Templates:
         return self._render(PREVIOUS, previous=self._clean(previous.text.strip()), worth=previous.worth) + "\n\n"
 
     def generator_messages(self, prompt: Prompt, summary: str | None) -> list[dict[str, str]]:
-        """What the generator reads. Without a summary, or with one that names no preference: the plain prompt, as the
-        reference reads it, so that who is not known is answered as without personalisation.
+        """The generator's prompt. Without a summary, or with one that names no preference, it is the plain prompt, as
+        for the reference model, so that unknown users get answers without personalisation.
         """
         messages = self._prompt_messages(prompt)
         if summary is None or self.names_no_preference(summary):
@@ -179,13 +180,11 @@ class Templates:
         return _with_system(self.summary_text(summary), messages)
 
     def summary_text(self, summary: str) -> str:
-        """What stands in front of the task prompt for a summary, whatever it says."""
+        """The system text for a summary, even if it names no preference."""
         return self._render("generator.system.j2", summary=self._clean(summary.strip()))
 
     def raw_signals_messages(self, prompt: Prompt, signals: Sequence[Signal]) -> list[dict[str, str]]:
-        """The baseline: the generator reads the signals themselves in front of the task prompt; without any, the plain
-        prompt.
-        """
+        """The baseline prompt: the signals themselves before the task prompt, or the plain prompt without signals."""
         if not signals:
             return self._prompt_messages(prompt)
         system = self._render("raw.system.j2", signals=self.signals_text(signals))
@@ -194,7 +193,7 @@ class Templates:
     # -- abstention -------------------------------------------------------------------------------------------
 
     def names_no_preference(self, summary: str) -> bool:
-        """Whether a summary says that nothing is known of the user: it is blank, or nothing but such a statement."""
+        """Whether a summary says that nothing is known about the user: it is blank, or just such a statement."""
         text = " ".join(summary.split())
         return not text or any(pattern.fullmatch(text) for pattern in self._says_nothing)
 
@@ -210,20 +209,20 @@ class Templates:
         return COPY in self.sources
 
     def copied_text(self, signal: Signal) -> str:
-        """What is copied of a signal; blank if nothing is.
+        """The part of a signal to copy; blank if nothing is.
 
         Raises:
-            ConfigError: the set has no `copy.j2`.
+            ConfigError: if the set has no `copy.j2`.
         """
         if not self.copies:
             raise ConfigError(
-                f"template set {self.name!r} has no {COPY}, which says what is copied of a signal (variables as in "
-                "signal.j2); write one, or let the set inherit from default"
+                f"template set {self.name!r} has no {COPY}, which renders the part of a signal to copy (variables as "
+                "in signal.j2); write one, or let the set inherit from default"
             )
         return self._render(COPY, **self._values(signal)).strip()
 
     def _values(self, signal: Signal) -> dict[str, Any]:
-        """What templates know of a signal; fields that it does not have are none."""
+        """The template variables of a signal; fields it does not have are None."""
         values: dict[str, Any] = {"type": signal.type, "rating": None}
         for field in ("chosen", "rejected", "response", "edit", "text", "context"):
             value = getattr(signal, field, None)
@@ -236,32 +235,32 @@ class Templates:
         return values
 
     def signals_text(self, signals: Sequence[Signal]) -> str:
-        """All signals, in the order given."""
+        """All signals, in the given order."""
         return self.separator.join(map(self.signal_text, signals)) if signals else self.empty
 
     def fit(
         self, signals: Sequence[Signal], budget: int, count: Callable[[str], int]
     ) -> tuple[list[Signal], tuple[str, ...]]:
-        """Drop whole signals until the rest fits `budget` tokens; see `popi.signals.fit.fit` for which go first.
+        """Drop whole signals until the rest fits `budget` tokens; `popi.signals.fit` explains which are dropped first.
 
         Args:
             signals: a user's signals.
-            budget: most tokens of all rendered signals together.
-            count: text → tokens, as the inference model's tokenizer counts.
+            budget: maximum tokens of all rendered signals together.
+            count: text → number of tokens of the inference model's tokenizer.
 
         Returns:
-            The kept signals in the order given; what was dropped, in the order given: a signal's id, or
-            ``#3`` for the third signal where it has none.
+            The remaining signals, and the names of those dropped, both in the given order. A name is the signal's id,
+            or ``#3`` for a third signal without one.
         """
         texts = [None if too_long(signal, budget) else self.signal_text(signal) for signal in signals]
         return fit(signals, texts, self.separator, budget, count)
 
     def any_fits(self, signals: Sequence[Signal], budget: int, count: Callable[[str], int]) -> bool:
-        """Whether `fit` would keep any: at the cost of one signal where the first fits."""
+        """Whether `fit` would keep any signal; cheap if the first one fits."""
         texts = (self.signal_text(signal) for signal in signals if not too_long(signal, budget))
         return any(surely_fits(text, budget) or count(text) <= budget for text in texts)
 
-    # -- inside -----------------------------------------------------------------------------------------------
+    # -- internals --------------------------------------------------------------------------------------------
 
     @cached_property
     def _compiled(self) -> dict[str, Any]:
@@ -290,14 +289,14 @@ class Templates:
         return neutralise(text, self.delimiters, single_line=self.single_line)
 
     def _prompt_messages(self, prompt: Prompt) -> list[dict[str, Any]]:
-        # A task prompt keeps its lines and may speak of the block's tags: it stands outside of the block.
+        # A task prompt keeps its line breaks and may contain the block's tags, since it is outside the block.
         if isinstance(prompt, str):
             return [{"role": "user", "content": neutralise(prompt)}]
         return [_message(turn) for turn in prompt]
 
 
 def _message(turn: Turn) -> dict[str, Any]:
-    """A message as chat templates take it: a call's arguments as an object, every text neutralised."""
+    """A message for chat templates, with call arguments as an object and all text neutralised."""
     message: dict[str, Any] = {"role": turn.role, "content": neutralise(turn.content)}
     if isinstance(turn, ToolCallMessage):
         calls = [call.model_dump(exclude_none=True) for call in turn.tool_calls]
@@ -308,16 +307,16 @@ def _message(turn: Turn) -> dict[str, Any]:
 
 
 def _neutral(value: Any) -> Any:
-    """JSON with every text in it neutralised."""
+    """JSON with all text in it neutralised."""
     if isinstance(value, dict):
-        return {neutralise(name): _neutral(one) for name, one in value.items()}
+        return {neutralise(name): _neutral(item) for name, item in value.items()}
     if isinstance(value, list):
-        return [_neutral(one) for one in value]
+        return [_neutral(item) for item in value]
     return neutralise(value) if isinstance(value, str) else value
 
 
 def _with_system(text: str, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """`text` as system message; joined with the prompt's own, since chat templates allow but one."""
+    """Add `text` as the system message, joined with the prompt's own since chat templates allow only one."""
     if not text:
         return messages
     if messages and messages[0]["role"] == "system":
@@ -327,24 +326,24 @@ def _with_system(text: str, messages: list[dict[str, Any]]) -> list[dict[str, An
 
 
 def flat(prompt: Prompt) -> str:
-    """A task prompt inside a signal: a lone user message as it is, several with their roles and tool calls."""
+    """A task prompt as plain text: a single user message unchanged, several with their roles and tool calls."""
     if isinstance(prompt, str):
         return prompt
     if len(prompt) == 1 and prompt[0].role == "user":
         return prompt[0].content
-    return "\n".join(f"{turn.role}: {said(turn)}" for turn in prompt)
+    return "\n".join(f"{turn.role}: {message_text(turn)}" for turn in prompt)
 
 
 def shipped() -> list[str]:
-    """The names of the sets that ship."""
+    """The names of the template sets shipped with popi."""
     return sorted(folder.name for folder in SHIPPED.iterdir() if folder.is_dir())
 
 
-def _examples(folder: Path, given: list[Any]) -> tuple[tuple[str, str], ...]:
-    for one in given:
-        if not (isinstance(one, list) and len(one) == 2 and all(isinstance(text, str) and text for text in one)):
-            raise ConfigError(f"{folder / 'set.toml'}: examples has {one!r}, which is not [request, answer]")
-    return tuple((request, answer) for request, answer in given)
+def _examples(folder: Path, examples: list[Any]) -> tuple[tuple[str, str], ...]:
+    for pair in examples:
+        if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) and text for text in pair)):
+            raise ConfigError(f"{folder / 'set.toml'}: examples has {pair!r}, which is not [request, answer]")
+    return tuple((request, answer) for request, answer in examples)
 
 
 def _folder(name: str) -> Path:
@@ -355,18 +354,17 @@ def _folder(name: str) -> Path:
 
 
 def _read(folder: Path, heirs: tuple[Path, ...] = ()) -> tuple[dict[str, str], dict[str, Any]]:
-    """The files and settings of a set, with what it inherits."""
+    """The files and settings of a set, including inherited ones."""
     if folder.resolve() in heirs:
-        raise ConfigError(f"template set {folder}: inherits from itself, by way of {', '.join(map(str, heirs))}")
+        raise ConfigError(f"template set {folder}: inherits from itself, via {', '.join(map(str, heirs))}")
     sources: dict[str, str] = {}
     settings: dict[str, Any] = {}
     try:
         own = tomllib.loads((folder / "set.toml").read_text(encoding="utf-8"))
         parent = own.pop(INHERITS, None)
         if parent is not None:
-            beside = folder / str(parent)
-            named = str(parent) if str(parent) in shipped() else str(beside)
-            sources, settings = _read(_folder(named), (*heirs, folder.resolve()))
+            parent_name = str(parent) if str(parent) in shipped() else str(folder / str(parent))
+            sources, settings = _read(_folder(parent_name), (*heirs, folder.resolve()))
         for file in _FILES:
             if parent is None or (folder / file).is_file():
                 sources[file] = (folder / file).read_text(encoding="utf-8").removesuffix("\n")
@@ -375,13 +373,13 @@ def _read(folder: Path, heirs: tuple[Path, ...] = ()) -> tuple[dict[str, str], d
                 sources[file] = (folder / file).read_text(encoding="utf-8").removesuffix("\n")
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(
-            f"template set {folder}: {error}; it needs set.toml, {', '.join(_FILES)}, "
+            f"template set {folder}: {error}; it needs set.toml and {', '.join(_FILES)}, "
             f'or {INHERITS} = "default" in set.toml and the files that differ'
         ) from None
     for key, value in own.items():
         if key not in _SETTINGS or not isinstance(value, _SETTINGS[key]):
             allowed = ", ".join(f"{name} ({kind.__name__})" for name, kind in _SETTINGS.items())
             raise ConfigError(f"{folder / 'set.toml'}: {key} = {value!r} is not one of {INHERITS} (str), {allowed}")
-    # Inherited files write the inherited tags: a set may guard more than its parent, never less.
+    # Inherited files use the inherited tags, so a set may guard more than its parent, never less.
     own["delimiters"] = [*settings.get("delimiters", []), *own.get("delimiters", [])]
     return sources, settings | own

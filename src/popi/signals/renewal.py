@@ -1,28 +1,28 @@
-"""From which of the old summaries a renewal starts: one that enough signals have come after.
+"""Which old summary a renewal starts from: one followed by enough new signals.
 
-A renewal loses some of what the old summary told, more of it the fewer signals it reads, and where each summary is made
-of the one before, losses compound with every one (docs/streaming.md has them measured). So a renewal starts from the
-*base*: a summary that stays the base until `LEAST` signals have come since. Meanwhile each renewal starts from it anew
-and reads all signals since, and so many before as make `LEAST`. Losses compound once in `LEAST` signals, however often
-the summary is renewed. Without a base, at the beginning, all signals are read.
+A renewal loses some of the old summary's content, more so the fewer signals it reads, and if each summary is made from
+the previous one, these losses compound (docs/streaming.md has measurements). So a renewal starts from the *base*, a
+summary that stays the base until `LEAST` signals have been added. Until then, every renewal starts from the same base
+and reads all signals since, plus as many earlier ones as needed to read `LEAST`. Losses thus compound only once per
+`LEAST` signals, no matter how often the summary is renewed. Before there is a base, all signals are read.
 """
 
 LEAST = 4
-"""How many signals come before a summary is made of the one before, and how many a renewal reads at least."""
+"""Number of new signals after which a new summary becomes the base, and the minimum that a renewal reads."""
 
 
-def first_read(base: int, upto: int, least: int) -> int:
-    """Position of the first signal that a renewal reads: that behind the base, or an earlier one, so that it reads
-    `least`. 0: it reads all, and no summary.
+def first_read(base: int, total: int, least: int) -> int:
+    """Index of the first signal that a renewal reads: the first one after the base, or an earlier one so that it reads
+    `least`. If 0, it reads all signals and no old summary.
 
     Args:
-        base: how many signals the base has read; 0 where there is none.
-        upto: how many there are now.
-        least: see `LEAST`; 1 starts from the newest summary, always.
+        base: number of signals that the base has read; 0 if there is no base.
+        total: number of signals now.
+        least: see `LEAST`; 1 always starts from the newest summary.
     """
-    return max(0, min(base, upto - least))
+    return max(0, min(base, total - least))
 
 
-def becomes_base(base: int, upto: int, least: int) -> bool:
-    """Whether the summary that a renewal has written is the base of the next ones; arguments as `first_read`'s."""
-    return upto - base >= least
+def becomes_base(base: int, total: int, least: int) -> bool:
+    """Whether a renewal's summary becomes the new base. Arguments as for `first_read`."""
+    return total - base >= least

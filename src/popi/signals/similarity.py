@@ -1,30 +1,30 @@
-"""When two texts are the same, and when nearly: how targets are looked for among the signals."""
+"""Decide whether two texts are the same or nearly the same, to find targets among the signals."""
 
 import re
 import unicodedata
 from functools import lru_cache
 
-from popi.signals.types import PairSignal, Prompt, Signal, TargetPair, said
+from popi.signals.types import PairSignal, Prompt, Signal, TargetPair, message_text
 
 NEAR = 0.8
-"""Two texts are nearly the same from this Jaccard similarity of their shingles on."""
+"""Two texts are nearly the same if their shingles have at least this Jaccard similarity."""
 SHINGLE = 3
-"""Tokens in a row that make a shingle; shorter texts are near only when the same."""
+"""Consecutive tokens per shingle; shorter texts are only near if equal."""
 LONG = 8
-"""Posts and statements of fewer tokens are not compared with responses: short texts meet by chance."""
+"""Posts and statements with fewer tokens are not compared with responses: short texts match by chance."""
 
-# A word; or one character of a script that is written without spaces.
+# A word, or one character of a script written without spaces.
 _TOKEN = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+")
 
 
 class Normal:
-    """A text folded for comparison: NFKC, no case, no punctuation, single spaces."""
+    """A text normalised for comparison: NFKC, no case, no punctuation, single spaces."""
 
     __slots__ = ("_shingles", "length", "text", "tokens")
 
     def __init__(self, text: str) -> None:
         self.tokens = _TOKEN.findall(unicodedata.normalize("NFKC", text).casefold())
-        # Text of punctuation alone is compared as it stands, or all of it would be the same.
+        # Text with only punctuation is compared unchanged; otherwise all such texts would be equal.
         self.text = " ".join(self.tokens) or text.strip()
         self.length = len(self.tokens)
         self._shingles: frozenset[tuple[str, ...]] | None = None
@@ -37,60 +37,59 @@ class Normal:
         return self._shingles
 
     def near(self, other: "Normal") -> bool:
-        """The same, or of a shingle similarity of at least `NEAR`."""
+        """Whether the texts are equal, or have a shingle similarity of at least `NEAR`."""
         if self.text == other.text:
             return True
         short, long = sorted((self.length, other.length))
         if short < SHINGLE or short < NEAR * (long - SHINGLE):
             return False
-        mine, others = self.shingles, other.shingles
-        shared = len(mine & others)
-        return shared >= NEAR * (len(mine) + len(others) - shared)
+        shared = len(self.shingles & other.shingles)
+        return shared >= NEAR * (len(self.shingles) + len(other.shingles) - shared)
 
 
 @lru_cache(maxsize=4096)
 def normal(text: str) -> Normal:
-    """`Normal(text)`, kept for the texts that come again: a user's are compared many times."""
+    """`Normal(text)`, cached because a user's texts are compared many times."""
     return Normal(text)
 
 
 def prompt_text(prompt: Prompt) -> str:
     """A task prompt as one text."""
-    return prompt if isinstance(prompt, str) else "\n".join(map(said, prompt))
+    return prompt if isinstance(prompt, str) else "\n".join(map(message_text, prompt))
 
 
 def leak(target: TargetPair, signal: Signal) -> str | None:
-    """How `target` stands in `signal`, if it does.
+    """How `signal` reveals `target`, if it does.
 
     Returns:
-        None; or what a report says: the same pair, the same pair swapped, nearly so, one of its responses to
-        (nearly) the same prompt, or a response inside of what the user wrote.
+        None, or a description for a report: the same pair, the same pair swapped, nearly the same pair, one of its
+        responses to (nearly) the same prompt, or a response as the user's own text.
     """
     if not isinstance(signal, PairSignal) and signal.type != "interaction":
         text = normal(signal.text)
         if text.length >= LONG and any(text.near(normal(response)) for response in (target.chosen, target.rejected)):
             return "a response of this target is the text of"
         return None
-    # Prompts first: they are short, and where they differ the responses need not be looked at.
+    # Compare prompts first: they are short, and if they differ the responses need not be compared.
     prompt, other = normal(prompt_text(target.prompt)), normal(prompt_text(signal.prompt))
     if not prompt.near(other):
         return None
     chosen, rejected = normal(target.chosen), normal(target.rejected)
     responses = (chosen, rejected)
     if isinstance(signal, PairSignal):
-        theirs = [normal(signal.chosen), normal(signal.rejected)]
+        signal_texts = [normal(signal.chosen), normal(signal.rejected)]
         if prompt.text == other.text:
-            texts = [text.text for text in theirs]
+            texts = [text.text for text in signal_texts]
             if texts == [chosen.text, rejected.text]:
                 return "this target is the same as"
             if texts == [rejected.text, chosen.text]:
                 return "this target, swapped, is the same as"
-        if chosen.near(theirs[0]) and rejected.near(theirs[1]):
+        if chosen.near(signal_texts[0]) and rejected.near(signal_texts[1]):
             return "this target is nearly the same as"
-        if chosen.near(theirs[1]) and rejected.near(theirs[0]):
+        if chosen.near(signal_texts[1]) and rejected.near(signal_texts[0]):
             return "this target, swapped, is nearly the same as"
     else:
-        theirs = [normal(text) for text in (signal.response, signal.edit) if text]
-    if any(mine.near(text) for mine in responses for text in theirs):
-        return "a response of this target, to nearly the same prompt, stands in"
+        signal_texts = [normal(text) for text in (signal.response, signal.edit) if text]
+    if any(response.near(text) for response in responses for text in signal_texts):
+        return "a response of this target, to nearly the same prompt, appears in"
     return None

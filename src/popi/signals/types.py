@@ -1,6 +1,6 @@
-"""User signals as types: what a user did, wrote or said, before anything is made of it.
+"""Types of user signals: the raw observations of what a user did, wrote or said.
 
-The wire format is one JSON object a signal, told apart by ``type``; see docs/data.md.
+The wire format is one JSON object per signal, distinguished by ``type``; see docs/data.md.
 """
 
 import json
@@ -20,7 +20,7 @@ from pydantic import (
     Tag,
 )
 
-# The pattern says to readers of the JSON Schema what stripping does here: blank text is empty text.
+# The pattern expresses in the JSON Schema that blank text counts as empty, as stripping does here.
 Text = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True, pattern=r"\S")]
 
 
@@ -53,18 +53,18 @@ def _arguments(value: Any) -> Any:
 
 
 class CalledFunction(BaseModel):
-    """Which tool the assistant called, and with what."""
+    """The name and arguments of a tool call."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
     name: Text
     arguments: Annotated[
         dict[str, JsonValue], BeforeValidator(_arguments, json_schema_input_type=dict[str, JsonValue] | str)
     ]
-    """By name; also as the JSON text of that object, which OpenAI's API returns."""
+    """Arguments by name; also accepted as a JSON string, as returned by OpenAI's API."""
 
 
 class ToolCall(BaseModel):
-    """One call of a tool, in the form of OpenAI's API and of TRL's datasets."""
+    """A tool call, in the format of OpenAI's API and TRL's datasets."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
     id: str | None = None
@@ -73,7 +73,7 @@ class ToolCall(BaseModel):
 
 
 class ToolCallMessage(BaseModel):
-    """The assistant calls tools; what it says beside that may be empty."""
+    """An assistant message with tool calls; its content may be empty."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
     role: Literal["assistant"]
@@ -82,19 +82,19 @@ class ToolCallMessage(BaseModel):
 
 
 class ToolMessage(BaseModel):
-    """What a tool returned."""
+    """A tool's result."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
     role: Literal["tool"]
     content: Text
     tool_call_id: str | None = None
-    """The id of the call that it answers."""
+    """The id of the call that this message answers."""
     name: str | None = None
     """The tool's name."""
 
 
 KINDS = ("message", "message with tool calls", "message of a tool")
-"""What pydantic calls the three kinds of messages in its errors."""
+"""Names of the three kinds of messages in pydantic's errors."""
 
 
 def _kind(value: Any) -> str:
@@ -110,44 +110,44 @@ Turn = Annotated[
     | Annotated[ToolMessage, Tag(KINDS[2])],
     Discriminator(_kind),
 ]
-"""One message of a conversation."""
+"""A message of a conversation."""
 Prompt = Text | Annotated[list[Turn], Field(min_length=1, fail_fast=True)]
 """A task prompt: plain text (one user message) or chat messages."""
 
 
-def said(turn: Turn) -> str:
-    """All text of a message: what was said, and which tools were called with what."""
+def message_text(turn: Turn) -> str:
+    """All text of a message: its content, and its tool calls with their arguments."""
     if not isinstance(turn, ToolCallMessage):
         return turn.content
     functions = [call.function for call in turn.tool_calls]
-    calls = [f"calls {one.name}({json.dumps(one.arguments, ensure_ascii=False)})" for one in functions]
+    calls = [f"calls {call.name}({json.dumps(call.arguments, ensure_ascii=False)})" for call in functions]
     return " ".join([turn.content, *calls] if turn.content else calls)
 
 
 def wrong_roles(prompt: Prompt) -> str | None:
-    """What is wrong with the order of a task prompt's messages; `None` if chat templates take it.
+    """Describe what is wrong with the order of a task prompt's messages; `None` if chat templates accept it.
 
-    An optional system message, then user and assistant in turns. Where the assistant calls tools, one tool message for
-    each call comes next. The last message is a user's or a tool's.
+    The order is: an optional system message, then user and assistant messages in turn. An assistant message with tool
+    calls is followed by one tool message per call. The last message is a user's or a tool's.
     """
     if isinstance(prompt, str):
         return None
     turns = prompt[1:] if prompt[0].role == "system" else prompt
     roles = [message.role for message in turns]
     if "system" in roles:
-        return "a system message must be the first"
+        return "a system message must come first"
     if not roles:
         return "has no user message"
     if roles[0] != "user":
         return "must begin with a user message (after the system message, if there is one)"
-    calls: list[ToolCall] = []  # without an answer so far
+    calls: list[ToolCall] = []  # not yet answered
     for before, message in zip([None, *turns], turns, strict=False):
         if isinstance(message, ToolMessage):
             if not calls:
                 return "a tool message must follow an assistant message with as many tool_calls"
             first = calls.pop(0)
             if None not in (first.id, message.tool_call_id) and first.id != message.tool_call_id:
-                return f"tool_call_id {message.tool_call_id!r} answers another call than {first.id!r}; keep their order"
+                return f"tool_call_id {message.tool_call_id!r} does not answer the call {first.id!r}; keep their order"
             continue
         if calls:
             return f"the call of {calls[0].function.name!r} has no tool message with its result"
@@ -159,16 +159,16 @@ def wrong_roles(prompt: Prompt) -> str | None:
     if calls:
         return f"the call of {calls[0].function.name!r} has no tool message with its result"
     if roles[-1] == "assistant":
-        return "must end with a user message (or a tool's): what the assistant says to it is the response"
+        return "must end with a user or tool message; the assistant's answer to it is the response"
     return None
 
 
 class _Signal(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
     id: str | None = None
-    """The caller's own id of this signal; makes an upload idempotent."""
+    """The caller's id for this signal; makes uploads idempotent."""
     time: Time | None = None
-    """When it happened: ISO 8601 text or seconds since 1970."""
+    """When the signal occurred: ISO 8601 text or seconds since 1970."""
 
 
 class PairSignal(_Signal):
@@ -181,28 +181,28 @@ class PairSignal(_Signal):
 
 
 class InteractionSignal(_Signal):
-    """The user got a response, and perhaps rated or edited it."""
+    """The user received a response, and may have rated or edited it."""
 
     type: Literal["interaction"] = "interaction"
     prompt: Prompt
     response: Text
     rating: FiniteFloat | None = None
-    """The user's rating, on whatever scale the app uses; higher is better."""
+    """The user's rating, on the app's own scale; higher is better."""
     edit: Text | None = None
     """The response as the user rewrote it."""
 
 
 class PostSignal(_Signal):
-    """Something the user wrote for others to read."""
+    """A text the user wrote for others."""
 
     type: Literal["post"] = "post"
     text: Text
     context: Text | None = None
-    """What the post replies to (someone else's words)."""
+    """What the post replies to (someone else's text)."""
 
 
 class StatementSignal(_Signal):
-    """What the user says of themselves or of their wishes."""
+    """A statement of the user about themselves or their wishes."""
 
     type: Literal["statement"] = "statement"
     text: Text

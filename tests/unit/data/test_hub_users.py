@@ -60,7 +60,9 @@ def test_bad_lines_are_listed_as_those_of_files(snapshot: Path, run: Any) -> Non
 
 
 def test_what_is_not_there_is_one_message(snapshot: Path) -> None:
-    with pytest.raises(DataError, match=r"owner/people:dev: no parquet .* of split 'dev'.*holds: test, train"):
+    with pytest.raises(
+        DataError, match=r"owner/people:dev: this dataset has no parquet .* of split 'dev'.*holds: test, train"
+    ):
         read_users("owner/people:dev")
     with pytest.raises(DataError) as error:
         read_users("owner/nobody")

@@ -13,9 +13,9 @@ from popi.data.windows import PreferenceRow, cut_windows
 from popi.errors import DataError
 
 BAD = [
-    ("user assistant", "must end with a user message"),
-    ("user system user", "a system message must be the first"),
-    ("system system user", "a system message must be the first"),
+    ("user assistant", "must end with a user or tool message"),
+    ("user system user", "a system message must come first"),
+    ("system system user", "a system message must come first"),
     ("user user", "two user messages in a row"),
     ("user assistant assistant user", "two assistant messages in a row"),
     ("assistant user", "must begin with a user message"),
@@ -25,7 +25,7 @@ BAD = [
     ("user calls user", "the call of 'weather' has no tool message with its result"),
     ("user calls tool tool", "with as many tool_calls"),
     ("user calls tool user", "a user message follows a tool message"),
-    ("user calls tool assistant", "must end with a user message"),
+    ("user calls tool assistant", "must end with a user or tool message"),
 ]
 
 
@@ -83,13 +83,13 @@ def test_preference_rows_too(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text(json.dumps(row) + "\n")
     [problem, *_] = check(file).problems
-    assert problem.line == 1 and "prompt: must end with a user message" in problem.message
+    assert problem.line == 1 and "prompt: must end with a user or tool message" in problem.message
 
 
 @pytest.mark.parametrize(
     ("call", "result", "message"),
     [
-        ({"id": "1"}, {"tool_call_id": "2"}, "tool_call_id '2' answers another call than '1'"),
+        ({"id": "1"}, {"tool_call_id": "2"}, "tool_call_id '2' does not answer the call '1'"),
         ({"function": {"name": "weather", "arguments": "Rome"}}, {}, "must be a JSON object, or the text of one"),
         ({"function": {"name": "weather", "arguments": "[1]"}}, {}, "must be a JSON object|valid dictionary"),
         ({"type": "code"}, {}, "function"),

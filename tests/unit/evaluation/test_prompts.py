@@ -9,7 +9,7 @@ import pytest
 from popi.config import resolve
 from popi.evaluation import prompts
 from popi.evaluation.prompts import ask, choose, named
-from popi.signals.asking import OWN, Asking
+from popi.signals.asking import OWN, SummaryPrompt
 from popi.summary import Summary
 
 
@@ -18,7 +18,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     """(prompt, users) of every time the model is asked; a prompt's summaries are its name, and the tally's are best."""
     calls: list[tuple[str, int]] = []
 
-    def asking(model: Any, one: Asking, users: Sequence[Any], _prompts: Any = None) -> list[Summary]:
+    def asking(model: Any, one: SummaryPrompt, users: Sequence[Any], _prompts: Any = None) -> list[Summary]:
         calls.append((one.name, len(users)))
         return [Summary(one.name, 5) for _ in users]
 

@@ -6,26 +6,26 @@ import pytest
 
 from popi.errors import ConfigError
 from popi.nano.answers import READ_AS
-from popi.signals.asking import OWN, Asking, askings
+from popi.signals.asking import OWN, SummaryPrompt, summary_prompts
 from popi.signals.render import Templates
 from popi.signals.types import StatementSignal
 
 
-def of(folder: Path, text: str) -> list[Asking]:
+def of(folder: Path, text: str) -> list[SummaryPrompt]:
     folder.mkdir()
     (folder / "set.toml").write_text('inherits = "default"\n')
     (folder / "prompts.toml").write_text(text)
-    return askings(Templates.load(folder), {"upper": str.upper})
+    return summary_prompts(Templates.load(folder), {"upper": str.upper})
 
 
 def test_the_nano_set_has_ten_prompts_and_more() -> None:
-    asked = askings(Templates.load("nano"), READ_AS)
-    assert len(asked) >= 10 and asked[0] == Asking()
+    asked = summary_prompts(Templates.load("nano"), READ_AS)
+    assert len(asked) >= 10 and asked[0] == SummaryPrompt()
     assert len({(one.text, one.read_as) for one in asked}) == len(asked)
 
 
 def test_a_set_without_the_file_has_its_own_prompt() -> None:
-    assert askings(Templates.load("default"), {}) == [Asking(OWN)]
+    assert summary_prompts(Templates.load("default"), {}) == [SummaryPrompt(OWN)]
 
 
 def test_a_prompt_takes_the_place_of_the_sets_own(tmp_path: Path) -> None:

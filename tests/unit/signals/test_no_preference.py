@@ -56,7 +56,7 @@ def test_a_set_words_it_itself(tmp_path: Path) -> None:
     folder.mkdir()
     words = 'inherits = "default"\nno_preference = "Nichts bekannt."\n'
     (folder / "set.toml").write_text(words)
-    with pytest.raises(ConfigError, match="'Nichts bekannt.' would be taken for a preference"):
+    with pytest.raises(ConfigError, match="'Nichts bekannt.' would be read as a preference"):
         Templates.load(folder)
     (folder / "set.toml").write_text(words + "says_nothing = ['nichts bekannt\\.?']\n")
     templates = Templates.load(folder)

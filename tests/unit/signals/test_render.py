@@ -374,7 +374,7 @@ def test_a_set_that_cannot_be_used_says_why(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="texxt"):
         Templates.load(folder).signal_text(said(3))
     (folder / "signal.j2").unlink()
-    with pytest.raises(ConfigError, match="it needs set.toml, signal.j2"):
+    with pytest.raises(ConfigError, match="it needs set.toml and signal.j2"):
         Templates.load(folder)
     (folder / "set.toml").write_text("separater = 1")
     (folder / "signal.j2").write_text("x")

@@ -1,5 +1,5 @@
-"""Public sets and generic preference data as users: one file a benchmark, each with the version of its users.
+"""Load public datasets and generic preference data as users. Each benchmark is one file with a `VERSION`.
 
-`popi.data.benchmarks.registry.load` is the way in. What a loader yields is fixed by its version, its options and
-the rows: the same users on every machine. A change of what it yields changes its `VERSION`; a test pins a hash.
+The entry point is `popi.data.benchmarks.registry.load`. A loader's users are determined by its version, its options and
+the rows, and are the same on every machine. Any change to the users needs a new `VERSION`; a test pins their hashes.
 """

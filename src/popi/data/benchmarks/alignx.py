@@ -1,12 +1,12 @@
-"""AlignX: forum posts, 90 preference dimensions; every row is a user of one target.
+"""AlignX: forum posts, 90 preference dimensions; every row is a user with one target.
 
-Sets: `JinaLeejnl/AlignX` and `JinaLeejnl/AlignX-test` (columns as in the README of the repository JinaLeejnl/AlignX;
-lists may be empty or of other lengths than 4). Kinds of signals: `ugc` the user's comments, `pair` their choices,
-`demo` the demographic description, `arbitrary` a mix: zero to `signals_per_user` comments and as many choices, as in
-that repository's train/format_data.py, and, added here, the description half of the time.
+Datasets: `JinaLeejnl/AlignX` and `JinaLeejnl/AlignX-test` (columns as in the README of the repository
+JinaLeejnl/AlignX; lists may be empty or have lengths other than 4). Kinds of signals: `ugc` the user's comments, `pair`
+their choices, `demo` the demographic description, `arbitrary` a mix: zero to `signals_per_user` comments and as many
+choices, as in that repository's train/format_data.py, plus the description half of the time, which is popi's addition.
 
-`Preference Direction` is what the target's label was made from: it is never read, neither of the row nor of its
-lists. A row has no user id, so its id is a hash of its texts; two rows of one person can't be told as such.
+The target's label was derived from `Preference Direction`, so that field is never read, neither the row's nor that of
+its lists. Rows have no user id; a hash of the texts is used instead, so two rows of one person count as two users.
 """
 
 from random import Random
@@ -25,12 +25,12 @@ COLUMNS = Columns(
     ("prompt", "chosen", "rejected"),
     ("Demographic Information", "User-Generated Content", "Pair-wise Comparative Feedback"),
 )
-NOTHING = "no signal of the kind asked for (alignx_signals)"
-IN_TRAIN = "the same row stands in train"
+NOTHING = "no signals of the requested kind (alignx_signals)"
+IN_TRAIN = "the same row also appears in train"
 
 
 class Comment(BaseModel):
-    """What the user wrote below a post."""
+    """The user's comment on a post."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
     prompt: Text
@@ -38,7 +38,7 @@ class Comment(BaseModel):
 
 
 class Choice(BaseModel):
-    """Which comment below a post the user preferred."""
+    """The user's choice between two comments on a post."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
     prompt: Text
@@ -47,7 +47,7 @@ class Choice(BaseModel):
 
 
 class AlignXRow(BaseModel):
-    """One row, without its directions."""
+    """One row, without its preference directions."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
     prompt: Text
@@ -59,7 +59,7 @@ class AlignXRow(BaseModel):
 
 
 def load(options: Options, loaded: Loaded) -> None:
-    """The splits `train` and `test`; reading stops at a split's limit unless all is to be read."""
+    """Load the splits `train` and `test`; reading stops at a split's limit unless `read_all` is set."""
     place = options.path or HUB
     test_place = options.test_path or (HUB_TEST if place == HUB else place)
     test_name = options.test_split or "test"
@@ -93,28 +93,28 @@ def _add(row: AlignXRow, split: Split, options: Options, seen: dict[str, Split])
 
 
 def _signals(row: AlignXRow, split: Split, options: Options, user_id: str) -> list[Signal]:
-    """The signals of the kind asked for, oldest first as the row has them; a choice between equals says nothing."""
-    posts: list[Signal] = [PostSignal(text=one.comment, context=one.prompt) for one in row.comments or []]
+    """The signals of the requested kind, in the row's order, oldest first. Choices between equal texts are dropped."""
+    posts: list[Signal] = [PostSignal(text=comment.comment, context=comment.prompt) for comment in row.comments or []]
     pairs: list[Signal] = []
-    for one in row.choices or []:
-        if one.chosen.casefold() == one.rejected.casefold():
-            split.left_out[EQUAL] += 1
+    for choice in row.choices or []:
+        if choice.chosen.casefold() == choice.rejected.casefold():
+            split.dropped_signals[EQUAL] += 1
         else:
-            pairs.append(PairSignal(prompt=one.prompt, chosen=one.chosen, rejected=one.rejected))
+            pairs.append(PairSignal(prompt=choice.prompt, chosen=choice.chosen, rejected=choice.rejected))
     facts: list[Signal] = []
     if row.demographic and row.demographic.strip():
         facts.append(DemographicSignal(text=row.demographic))
-    most = options.signals_per_user
+    limit = options.signals_per_user
     if options.alignx_signals == "ugc":
-        return posts[:most]
+        return posts[:limit]
     if options.alignx_signals == "pair":
-        return pairs[:most]
+        return pairs[:limit]
     if options.alignx_signals == "demo":
         return facts
     draw = Random(digest("popi-alignx", options.seed, user_id))
     drawn = [
-        *draw.sample(posts, min(draw.randint(0, most), len(posts))),
-        *draw.sample(pairs, min(draw.randint(0, most), len(pairs))),
+        *draw.sample(posts, min(draw.randint(0, limit), len(posts))),
+        *draw.sample(pairs, min(draw.randint(0, limit), len(pairs))),
         *(facts if draw.random() < 0.5 else []),
     ]
-    return drawn or [*posts[:most], *pairs[:most], *facts]
+    return drawn or [*posts[:limit], *pairs[:limit], *facts]

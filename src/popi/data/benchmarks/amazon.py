@@ -1,13 +1,13 @@
-"""Amazon reviews (2023): what a person wrote of a product, against what somebody else wrote of it.
+"""Amazon reviews (2023): a person's review of a product against somebody else's review of it.
 
-Set: a folder with the reviews and the products of one category of McAuley-Lab/Amazon-Reviews-2023 (arXiv 2403.03952)
-as JSONL or parquet, `raw_review_NAME` and `raw_meta_NAME` (any names with `review` and with `meta`). Columns as read
-from code that joins the two (repository hyp1231/AmazonReviews2023 and loaders of the hub set): `user_id`,
+Dataset: a folder with the reviews and the products of one category of McAuley-Lab/Amazon-Reviews-2023 (arXiv
+2403.03952) as JSONL or parquet, `raw_review_NAME` and `raw_meta_NAME` (any names that contain `review` and `meta`).
+Columns follow code that joins the two (repository hyp1231/AmazonReviews2023 and loaders of the hub dataset): `user_id`,
 `parent_asin`, `rating`, `text`, `timestamp`; and `parent_asin`, `title`.
 
-A person's older reviews are signals, the product's title their context; the next ones are targets: the person's own
-text against one by another person of the same split, of the same product and number of stars, drawn by a hash: what
-is left is how somebody writes and what they look at. Users are split by a seeded hash.
+A person's older reviews are signals, with the product's title as context; the next ones are targets: the person's own
+text against one by another person of the same split, for the same product and number of stars, chosen by a hash. The
+remaining difference is how people write and what they pay attention to. Users are split by a seeded hash.
 """
 
 from collections import defaultdict
@@ -27,8 +27,8 @@ VERSION = "amazon/1"
 REVIEWS = Columns(("user_id", "parent_asin", "rating", "text", "timestamp"))
 PRODUCTS = Columns(("parent_asin", "title"))
 UNTITLED = "a product without a title"
-BLANK = "a review without words"
-ALONE = "nobody else wrote of the target's product with as many stars"
+BLANK = "a review without text"
+ALONE = "no one else reviewed the target's product with as many stars"
 
 
 class Review(BaseModel):
@@ -51,48 +51,48 @@ class Product(BaseModel):
 
 
 def load(options: Options, loaded: Loaded) -> None:
-    """The splits `train` and `test`: people of their own."""
+    """Load the splits `train` and `test`, with different people."""
     folder, train = Path(options.path or ""), loaded.train
     place = _table(folder, "meta")
     products = good_rows(place, "train", Product, PRODUCTS, Split("products"), options, loaded.problems)
-    titles = {one.parent_asin: one.title.strip() for one in products if one.title and one.title.strip()}
+    titles = {item.parent_asin: item.title.strip() for item in products if item.title and item.title.strip()}
     of_user: dict[str, list[Review]] = defaultdict(list)
     of_product: dict[tuple[bool, str, float], list[Review]] = defaultdict(list)
 
-    def tested(user: str) -> bool:
+    def in_test(user: str) -> bool:
         return share(options.seed, "user", user) < options.test_share
 
     place = _table(folder, "review")
     for row in good_rows(place, "train", Review, REVIEWS, train, options, loaded.problems):
         of_user[row.user_id].append(row)
         if row.text.strip():
-            of_product[tested(row.user_id), row.parent_asin, row.rating].append(row)
+            of_product[in_test(row.user_id), row.parent_asin, row.rating].append(row)
     windows = []
     for user in in_hash_order(of_user, options.seed, str):
-        held_out = tested(user)
+        held_out = in_test(user)
         split = loaded.others["test"] if held_out else train
         train.rows -= len(of_user[user]) * held_out
         split.rows += len(of_user[user]) * held_out
-        mine = _usable(of_user[user], titles, split)
+        reviews = _usable(of_user[user], titles, split)
         size = options.signals_per_user + options.targets_per_user
-        cut = [mine[start : start + size] for start in range(0, len(mine) - size + 1, size)]
-        split.left_over += len(mine) - size * len(cut)
+        cut = [reviews[start : start + size] for start in range(0, len(reviews) - size + 1, size)]
+        split.left_over += len(reviews) - size * len(cut)
         windows += [(turn, user, split, window) for turn, window in enumerate(cut)]
     for _, user, split, window in sorted(windows, key=lambda window: window[0]):
         _add(user, window, split, titles, of_product, options)
 
 
 def _usable(rows: list[Review], titles: dict[str, str], split: Split) -> list[Review]:
-    """Reviews with words, of products with a title, one a product; oldest first."""
-    kept: dict[str, Review] = {}
+    """Reviews with text of products with a title, one per product, oldest first."""
+    by_product: dict[str, Review] = {}
     for row in sorted(rows, key=lambda row: (row.timestamp, row.parent_asin, row.text)):
         if not row.text.strip():
             split.dropped[BLANK] += 1
         elif row.parent_asin not in titles:
             split.dropped[UNTITLED] += 1
-        elif kept.setdefault(row.parent_asin, row) is not row:
+        elif by_product.setdefault(row.parent_asin, row) is not row:
             split.dropped[REPEATED] += 1
-    return list(kept.values())
+    return list(by_product.values())
 
 
 def _add(
@@ -107,13 +107,13 @@ def _add(
     targets = []
     for row in asked:
         others = of_product[split.name == "test", row.parent_asin, row.rating]
-        texts = sorted({one.text.strip() for one in others if one.user_id != user} - {row.text.strip()})
+        texts = sorted({other.text.strip() for other in others if other.user_id != user} - {row.text.strip()})
         if not texts:
             split.dropped[ALONE] += len(window)
             return
-        other = Random(digest("popi-amazon", options.seed, user, row.parent_asin)).choice(texts)
+        rejected = Random(digest("popi-amazon", options.seed, user, row.parent_asin)).choice(texts)
         prompt = f"Write a review of {titles[row.parent_asin]!r} ({row.rating:g} of 5 stars)."
-        targets.append(TargetPair(prompt=prompt, chosen=row.text.strip(), rejected=other))
+        targets.append(TargetPair(prompt=prompt, chosen=row.text.strip(), rejected=rejected))
     signals: list[Signal] = [
         PostSignal(text=f"{row.text.strip()} ({row.rating:g} of 5 stars)", context=titles[row.parent_asin])
         for row in shown
@@ -122,11 +122,11 @@ def _add(
 
 
 def _table(folder: Path, kind: str) -> str:
-    found = sorted(file for file in folder.glob(f"*{kind}*") if file.suffix in SUFFIXES) if folder.is_dir() else []
-    if len(found) != 1:
-        names = ", ".join(file.name for file in found) or "none"
+    files = sorted(file for file in folder.glob(f"*{kind}*") if file.suffix in SUFFIXES) if folder.is_dir() else []
+    if len(files) != 1:
+        names = ", ".join(file.name for file in files) or "none"
         raise DataError(
             f"{folder}: must be a folder with one file of reviews and one of products (raw_review_NAME.jsonl and "
-            f"raw_meta_NAME.jsonl); of {kind!r} it holds: {names}"
+            f"raw_meta_NAME.jsonl); files with {kind!r} in their name: {names}"
         )
-    return str(found[0])
+    return str(files[0])

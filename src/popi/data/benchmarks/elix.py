@@ -1,9 +1,9 @@
-"""ELIX (explain like I'm X): the level of explanation is the user's preference; five levels, one user each.
+"""ELIX (explain like I'm X): users prefer a level of explanation; five levels, one user each.
 
-Sets: `Asap7772/elix_generations_autolabel` and, of the FSPO release, `Asap7772/elix_generations_gpt4omini_pref`
-(columns as read from FSPO's loaders, arXiv 2502.19312; the level names are not fixed here). Where this departs from
-those loaders, which pass several times over both splits in an order that no seed fixes: each row counts once, and
-the order is fixed by content. The levels are users of both splits, so prompts are what keeps the splits apart.
+Datasets: `Asap7772/elix_generations_autolabel` and, from the FSPO release, `Asap7772/elix_generations_gpt4omini_pref`
+(columns follow FSPO's loaders, arXiv 2502.19312; any level names are accepted). Those loaders pass over both splits
+several times, in an unseeded order; here each row counts once, and the order is determined by content. The levels are
+users of both splits, so the splits differ in their prompts.
 """
 
 from popi.data.benchmarks.result import Loaded, Options
@@ -16,16 +16,16 @@ NO_MATCH = "scorer_level is neither level_x nor level_y (scorer_match)"
 
 
 def load(options: Options, loaded: Loaded) -> None:
-    """The splits `train` and `test`: windows without overlap for each level."""
+    """Load the splits `train` and `test`: non-overlapping windows of each level."""
 
-    def keep(row: SteeredRow) -> str | None:
-        off = options.scorer_match and row.scorer_level not in (row.level_x, row.level_y)
-        return NO_MATCH if off else None
+    def reason_to_drop(row: SteeredRow) -> str | None:
+        mismatch = options.scorer_match and row.scorer_level not in (row.level_x, row.level_y)
+        return NO_MATCH if mismatch else None
 
     own_splits(
         loaded,
         options,
-        steered_rows(loaded, options, oracle, keep),
+        steered_rows(loaded, options, oracle, reason_to_drop),
         options.path or HUB,
         unseen_prompts=options.unseen_prompts is not False,
         unseen_users=False,
@@ -35,5 +35,5 @@ def load(options: Options, loaded: Loaded) -> None:
 
 
 def oracle(level: str) -> str:
-    """What FSPO tells its judge of the user."""
+    """FSPO's description of the user for its judge."""
     return f"The user is {level}."

@@ -1,13 +1,13 @@
-"""LaMP: what a person would write next, from what they wrote before: a rating, a tag, a headline, a title, a tweet.
+"""LaMP: predict what a person writes next from earlier texts: a rating, a tag, a headline, a title, a tweet.
 
-Set: a folder of one LaMP task (arXiv 2304.11406) with `train_questions.json`, `train_outputs.json` and the same of
-`dev`, the published test's outputs being held back. Columns as read from the repository LaMP-Benchmark/LaMP (data/
-datasets.py, prompts/prompts.py): questions of `id`, `input`, `profile`, a list of items with `text`, `abstract` or
-`description` and `score`, `tag`, `category` or `title`; outputs {"golds": [{`id`, `output`}]}.
+Dataset: a folder of one LaMP task (arXiv 2304.11406) with `train_questions.json`, `train_outputs.json` and the same for
+`dev`, since the outputs of the published test split are not public. Columns follow the repository LaMP-Benchmark/LaMP
+(data/datasets.py, prompts/prompts.py): questions with `id`, `input`, `profile`, a list of items with `text`, `abstract`
+or `description` and `score`, `tag`, `category` or `title`; outputs {"golds": [{`id`, `output`}]}.
 
-A question is a user of one target: the person's own output against that of another question of the split, drawn by a
-hash: another label in the tasks that have few (LaMP-1 to 3), somebody else's words in the others. Signals are items of
-the profile, the last `signals_per_user`. LaMP tells no person: two questions of one may stand in both splits.
+A question is a user with one target: the person's own output against that of another question of the split, chosen by a
+hash: a different label in tasks with few of them (LaMP-1 to 3), somebody else's text in the others. Signals are the
+last `signals_per_user` items of the profile. LaMP does not identify people: a person may have questions in both splits.
 """
 
 import json
@@ -27,7 +27,7 @@ VERSION = "lamp/1"
 COLUMNS = Columns(("id", "input", "profile"))
 NO_OUTPUT = "it has no output"
 MADE = ("tag", "category", "title", "score")
-"""What the person made of a text; `score` is told beside their review."""
+"""Fields that hold what the person wrote about a text; `score` is added to their review."""
 OF = ("text", "abstract", "description")
 
 
@@ -41,7 +41,7 @@ class Question(BaseModel):
 
 
 def load(options: Options, loaded: Loaded) -> None:
-    """The splits `train` and `test` (LaMP's `dev`)."""
+    """Load the splits `train` and `test` (LaMP's `dev`)."""
     folder = Path(options.path or "")
     for split, name in ((loaded.train, options.train_split), (loaded.others["test"], options.test_split or "dev")):
         questions = folder / f"{name}_questions.json"
@@ -69,7 +69,7 @@ def _add(row: Question, gold: str | None, labels: list[str], split: Split, optio
 
 
 def _signal(item: dict[str, Any]) -> Signal | None:
-    """An item of a profile: what the person made, and of which text; None where it has no words."""
+    """A profile item as a signal: what the person wrote, and about which text. None if it has no text."""
     made = next((str(item[name]).strip() for name in MADE if item.get(name) not in (None, "")), "")
     of = next((str(item[name]).strip() for name in OF if item.get(name)), "")
     if of and item.get("score") not in (None, ""):
@@ -86,8 +86,8 @@ def _golds(file: Path) -> dict[str, str]:
         return {str(gold["id"]): str(gold["output"]).strip() for gold in golds if str(gold["output"]).strip()}
     except OSError as error:
         raise DataError(
-            f"{file}: can't be read ({error.strerror or error}); name the folder of one LaMP task, with "
-            "train_questions.json, train_outputs.json and the same of dev"
+            f"{file}: can't be read ({error.strerror or error}); set the path to the folder of one LaMP task, with "
+            "train_questions.json, train_outputs.json and the same for dev"
         ) from None
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f'{file}: must be {{"golds": [{{"id": …, "output": …}}]}} ({error!r})') from None

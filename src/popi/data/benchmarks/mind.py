@@ -1,13 +1,13 @@
-"""MIND: news that people clicked on; which of two stories shown side by side a person opened.
+"""MIND: news that people clicked on, and which of two stories shown together a person opened.
 
-Set: the folder of one split of MIND (MINDsmall_train; Wu et al., ACL 2020, Microsoft Research licence) with
-`behaviors.tsv` and `news.tsv`. Columns as read from the repository recommenders-team/recommenders (models/newsrec/io/
+Dataset: the folder of one split of MIND (MINDsmall_train; Wu et al., ACL 2020, Microsoft Research licence) with
+`behaviors.tsv` and `news.tsv`. Columns follow the repository recommenders-team/recommenders (models/newsrec/io/
 mind_iterator.py): impression id, user id, time, clicked history, impressions (`N1-1` clicked, `N2-0` not); and news
 id, category, subcategory, title, abstract, ….
 
-Signals are titles of the person's history, the last `signals_per_user`; targets are stories that were clicked, each
-against one that was shown beside it and was not, drawn by a hash. A person's last impression with enough of both is
-used: histories of a person's impressions are the same. Users are split by a seeded hash.
+Signals are the last `signals_per_user` titles of the person's history; targets are clicked stories, each against one
+that was shown with it and not clicked, chosen by a hash. Only a person's last impression with enough of both is used,
+since all of a person's impressions have the same history. Users are split by a seeded hash.
 """
 
 from collections import Counter
@@ -26,7 +26,7 @@ VERSION = "mind/1"
 PROMPT = "Which story would you like to read?"
 BEHAVIORS = Columns(("impression_id", "user_id", "time", "history", "impressions"))
 NEWS = Columns(("news_id", "category", "subcategory", "title"))
-ANOTHER = "another impression of the same person is used"
+ANOTHER = "another impression of the same person is used instead"
 FEW = "fewer clicked or unclicked stories than targets_per_user, or no history"
 
 
@@ -47,20 +47,20 @@ class Story(BaseModel):
     category: Text
     title: Text
 
-    def told(self) -> str:
-        """Its title and section."""
+    def description(self) -> str:
+        """Title and category."""
         return f"{self.title} ({self.category})"
 
 
 def load(options: Options, loaded: Loaded) -> None:
-    """The splits `train` and `test`: people of their own."""
+    """Load the splits `train` and `test`, with different people."""
     folder = Path(options.path or "")
     for name in ("behaviors.tsv", "news.tsv"):
         if not (folder / name).is_file():
-            raise DataError(f"{folder}: has no {name}; name the folder of one split of MIND, with both of its tables")
-    aside, train = Split("news"), loaded.train
-    news = good_rows(str(folder / "news.tsv"), "train", Story, NEWS, aside, options, loaded.problems)
-    stories = {story.news_id: story.told() for story in news}
+            raise DataError(f"{folder}: has no {name}; set the path to the folder of one MIND split, with both tables")
+    train = loaded.train
+    news = good_rows(str(folder / "news.tsv"), "train", Story, NEWS, Split("news"), options, loaded.problems)
+    stories = {story.news_id: story.description() for story in news}
     table = str(folder / "behaviors.tsv")
     rows = list(good_rows(table, "train", Impression, BEHAVIORS, train, options, loaded.problems))
     number = Counter(row.user_id for row in rows)
@@ -79,21 +79,21 @@ def load(options: Options, loaded: Loaded) -> None:
         pairs = zip(
             draw.sample(clicked, options.targets_per_user), draw.sample(unclicked, len(unclicked)), strict=False
         )
-        targets = [TargetPair(prompt=PROMPT, chosen=one, rejected=other) for one, other in pairs]
+        targets = [TargetPair(prompt=PROMPT, chosen=chosen, rejected=rejected) for chosen, rejected in pairs]
         read = [stories[story] for story in last[user].history.split() if story in stories]
         signals: list[Signal] = [InteractionSignal(prompt=PROMPT, response=title) for title in read]
         split.add(user, signals[-options.signals_per_user :], targets, None, rows=1)
 
 
 def _shown(row: Impression, stories: dict[str, str]) -> tuple[list[str], list[str]]:
-    """Titles that were clicked, and those that were not."""
-    marked = [one.rpartition("-") for one in row.impressions.split()]
-    known = [(stories[story], mark) for story, _, mark in marked if story in stories]
+    """The stories that were clicked, and those that were not."""
+    impressions = [impression.rpartition("-") for impression in row.impressions.split()]
+    known = [(stories[story], mark) for story, _, mark in impressions if story in stories]
     clicked = list(dict.fromkeys(title for title, mark in known if mark == "1"))
     return clicked, [title for title in dict.fromkeys(title for title, _ in known) if title not in clicked]
 
 
 def _enough(row: Impression, stories: dict[str, str], options: Options) -> bool:
     clicked, unclicked = _shown(row, stories)
-    least = min(len(clicked), len(unclicked))
-    return least >= options.targets_per_user and any(story in stories for story in row.history.split())
+    pairs = min(len(clicked), len(unclicked))
+    return pairs >= options.targets_per_user and any(story in stories for story in row.history.split())

@@ -1,17 +1,17 @@
-"""MovieLens: films that real people rated; which of two equally well-known ones a person liked.
+"""MovieLens: films rated by real people, and which of two equally well-known ones a person liked.
 
-Set: the folder of any MovieLens release in CSV (ml-latest-small, ml-25m, ml-32m; F. Maxwell Harper and Joseph A.
+Dataset: the folder of any MovieLens release in CSV (ml-latest-small, ml-25m, ml-32m; F. Maxwell Harper and Joseph A.
 Konstan, 2015, DOI 10.1145/2827872; for research, not redistributed with popi): `ratings.csv` with `userId`, `movieId`,
-`rating`, and `movies.csv` with `movieId`, `title`, `genres` (columns as read from the releases' own README).
+`rating`, and `movies.csv` with `movieId`, `title`, `genres` (columns follow the releases' README).
 
-A film is told by its title, genres and decade. A person's signals are films that they liked (`LIKED` stars or more);
-a target pair is another film that they liked against one that they never rated. How well known a film is says most of
-whether somebody rated it, so both are of like popularity: the one never rated has `LIKE` of it more or less, which of
-both is a coin's choice, and a film that has such others not on both sides is asked of nobody. What popularity alone
-can tell is `popularity_accuracy`: 0.504 on the 5,544 test pairs of ml-latest-small with `test_share` 0.4.
+A film is described by its title, genres and decade. A person's signals are films that they liked (`LIKED` stars or
+more); a target pair is another film that they liked against one that they never rated. Popularity largely predicts
+whether somebody rated a film, so the two films have similar popularity: that of the unrated film is up to the share
+`SIMILAR` higher or lower, decided by a coin flip, and films without candidates on both sides are not used as targets.
+Popularity alone reaches `popularity_accuracy`: 0.504 on the 5,544 test pairs of ml-latest-small with `test_share` 0.4.
 
-A seeded hash splits people. Popularity is counted on training people, a person's own rating taken off, and films that
-fewer than `KNOWN` of them rated are in no pair: nothing of a test person decides what is asked of them.
+A seeded hash splits people. Popularity is counted over training people, without a person's own rating, and films rated
+by fewer than `KNOWN` of them are in no pair, so test people's ratings do not influence which pairs are drawn.
 """
 
 import re
@@ -34,10 +34,10 @@ VERSION = "movielens/1"
 PROMPT = "Which film would you like to watch?"
 LIKED = 4.0
 KNOWN = 5
-LIKE = 0.15
-"""Most that two films of like popularity differ in it, as a share."""
-UNLIKED = f"rated below {LIKED:g}: only says which films the person knows"
-UNKNOWN = f"a film that fewer than {KNOWN} training people rated"
+SIMILAR = 0.15
+"""Maximum relative difference between the popularities of a pair's films."""
+UNLIKED = f"rated below {LIKED:g}: only shows that the person knows the film"
+UNKNOWN = f"a film rated by fewer than {KNOWN} training people"
 UNTITLED = "a film that is not in movies.csv"
 RATINGS = Columns(("userId", "movieId", "rating"))
 FILMS = Columns(("movieId", "title", "genres"))
@@ -60,8 +60,8 @@ class Film(BaseModel):
     title: Text
     genres: Text
 
-    def told(self) -> str:
-        """In plain words: `Heat (1995): action, crime, thriller; 1990s`."""
+    def description(self) -> str:
+        """In plain text: `Heat (1995): action, crime, thriller; 1990s`."""
         year = re.search(r"\((\d{3})\d\)\s*$", self.title)
         genres = "" if self.genres.startswith("(no") else ", ".join(self.genres.lower().split("|"))
         return "; ".join([f"{self.title}: {genres}" if genres else self.title, *([f"{year[1]}0s"] if year else [])])
@@ -69,7 +69,7 @@ class Film(BaseModel):
 
 @dataclass(frozen=True)
 class Ratings:
-    """What is known of films and people, before anybody's pairs are made."""
+    """All films and ratings."""
 
     films: Mapping[str, Film]
     people: Mapping[str, Mapping[str, float]]
@@ -79,12 +79,12 @@ class Ratings:
     trained: frozenset[str]
 
     def popular(self, user: str, film: str) -> int:
-        """How many other training people rated a film."""
+        """Number of other training people who rated a film."""
         return self.popularity[film] - (user in self.trained and film in self.people[user])
 
 
 def load(options: Options, loaded: Loaded) -> None:
-    """The splits `train` and `test`: people of their own."""
+    """Load the splits `train` and `test`, with different people."""
     ratings = read_ratings(options, loaded)
     known = sorted((count, film) for film, count in ratings.popularity.items() if count >= KNOWN)
     signals, targets = options.signals_per_user, options.targets_per_user
@@ -98,47 +98,51 @@ def load(options: Options, loaded: Loaded) -> None:
             liked = [film for film, rating in films.items() if rating >= LIKED]
             usable = [film for film in liked if ratings.popular(user, film) >= KNOWN]
             usable = in_hash_order(usable, options.seed, lambda film, user=user: f"{user}\t{film}")
-            matched = [film for film in usable if all(_alike(user, film, ratings, known))]
+            matched = [film for film in usable if all(_similar(user, film, ratings, known))]
             n = min(len(matched) // targets, len(usable) // (signals + targets))
             asked = matched[: n * targets]
             shown = [film for film in usable if film not in set(asked)]
             for turn in range(n):
-                told, put = shown[turn * signals :][:signals], asked[turn * targets :][:targets]
-                windows.append((turn, user, told, put))
+                window = shown[turn * signals :][:signals], asked[turn * targets :][:targets]
+                windows.append((turn, user, *window))
             loaded.train.rows -= len(films) if split is not loaded.train else 0
             split.rows += len(films) if split is not loaded.train else 0
             split.dropped[UNLIKED] += len(films) - len(liked)
             split.dropped[UNKNOWN] += len(liked) - len(usable)
             split.left_over += len(usable) - n * (signals + targets)
-        for _, user, told, put in sorted(windows, key=lambda window: window[0]):  # all people's first ones first
-            draw = Random(digest("popi-movielens", options.seed, user, *put))
+        for _, user, liked, asked in sorted(windows, key=lambda window: window[0]):  # everyone's first window first
+            draw = Random(digest("popi-movielens", options.seed, user, *asked))
             pairs = []
-            for film in put:
-                other = draw.choice(draw.choice(_alike(user, film, ratings, known)))
-                pair = {"chosen": ratings.films[film].told(), "rejected": ratings.films[other].told()}
+            for film in asked:
+                other = draw.choice(draw.choice(_similar(user, film, ratings, known)))
+                pair = {"chosen": ratings.films[film].description(), "rejected": ratings.films[other].description()}
                 pairs.append(TargetPair(prompt=PROMPT, **pair))
-            likes = [InteractionSignal(prompt=PROMPT, response=ratings.films[film].told()) for film in told]
-            split.add(user, likes, pairs, None, rows=len(told) + len(put))
+            likes = [InteractionSignal(prompt=PROMPT, response=ratings.films[film].description()) for film in liked]
+            split.add(user, likes, pairs, None, rows=len(liked) + len(asked))
 
 
-def _alike(user: str, film: str, ratings: Ratings, known: list[tuple[int, str]]) -> tuple[list[str], list[str]]:
-    """Films that the user never rated, a little less and a little more popular than `film`."""
-    popular, mine = ratings.popular(user, film), ratings.people[user]
-    low, high = popular * (1 - LIKE), popular * (1 + LIKE)
+def _similar(user: str, film: str, ratings: Ratings, known: list[tuple[int, str]]) -> tuple[list[str], list[str]]:
+    """Films that the user never rated, slightly less and slightly more popular than `film`."""
+    popular, rated = ratings.popular(user, film), ratings.people[user]
+    low, high = popular * (1 - SIMILAR), popular * (1 + SIMILAR)
     start, middle = bisect_left(known, (low, "")), bisect_left(known, (popular, ""))
     after, end = bisect_left(known, (popular + 1, "")), bisect_left(known, (high + 1e-9, ""))
-    less = [other for _, other in known[start:middle] if other not in mine]
-    return less, [other for _, other in known[after:end] if other not in mine]
+    less = [other for _, other in known[start:middle] if other not in rated]
+    return less, [other for _, other in known[after:end] if other not in rated]
 
 
 def read_ratings(options: Options, loaded: Loaded) -> Ratings:
-    """Both tables; rows of ratings.csv that do not fit are problems, or counted."""
+    """Read both tables; bad rows become problems, or are dropped and counted."""
     folder, train = Path(options.path or ""), loaded.train
     for name in ("movies.csv", "ratings.csv"):
         if not (folder / name).is_file():
-            raise DataError(f"{folder}: has no {name}; name the folder of a MovieLens release, with both of its tables")
-    table, aside = str(folder / "movies.csv"), Split("films")
-    films = {film.movieId: film for film in good_rows(table, "train", Film, FILMS, aside, options, loaded.problems)}
+            raise DataError(
+                f"{folder}: has no {name}; set the path to the folder of a MovieLens release with both tables"
+            )
+    table = str(folder / "movies.csv")
+    films = {
+        film.movieId: film for film in good_rows(table, "train", Film, FILMS, Split("films"), options, loaded.problems)
+    }
     people: dict[str, dict[str, float]] = {}
     table = str(folder / "ratings.csv")
     for row in good_rows(table, "train", Rating, RATINGS, train, options, loaded.problems):
@@ -153,11 +157,12 @@ def read_ratings(options: Options, loaded: Loaded) -> Ratings:
 
 
 def popularity_accuracy(ratings: Ratings, split: Split) -> float:
-    """The share of target pairs whose liked film is the better known one, ties half: what popularity alone gets."""
-    named = {film.told(): movie for movie, film in ratings.films.items()}
-    found = []
-    for one in split.users:
-        for target in one.user.targets:
-            liked, other = (ratings.popular(one.user.user_id, named[text]) for text in (target.chosen, target.rejected))
-            found.append((liked > other) + 0.5 * (liked == other))
-    return sum(found) / len(found)
+    """Accuracy of popularity alone: the share of target pairs whose liked film is the more popular one, ties half."""
+    ids = {film.description(): movie for movie, film in ratings.films.items()}
+    scores = []
+    for entry in split.users:
+        user = entry.user
+        for target in user.targets:
+            liked, other = (ratings.popular(user.user_id, ids[text]) for text in (target.chosen, target.rejected))
+            scores.append((liked > other) + 0.5 * (liked == other))
+    return sum(scores) / len(scores)

@@ -1,17 +1,17 @@
-"""Persona statements: made-up users with known traits, who like statements of their kind of person.
+"""Persona statements: synthetic users with known traits, who prefer statements that match their traits.
 
-Set: the folder `persona/` of the repository anthropics/evals (CC BY 4.0, arXiv 2212.09251), a file for each trait,
-written by a model: `statement`, and `answer_matching_behavior`, " Yes" where a person with the trait says it and " No"
-where a person without it does. Of its files this reads the 22 everyday traits of `TRAITS`; `risk-averse` and
-`politically-liberal` are the opposites of two of them and are not read.
+Dataset: the folder `persona/` of the repository anthropics/evals (CC BY 4.0, arXiv 2212.09251), with one model-written
+file per trait: `statement`, and `answer_matching_behavior`, " Yes" if a person with the trait would say it and " No" if
+a person without it would. Of its files this reads the 22 everyday traits of `TRAITS`; `risk-averse` and
+`politically-liberal` are not read because they are the opposites of two of these.
 
-A user has `TRAITS_PER_USER` traits, each with a sign; nothing of a user but the seed and their number decides which.
-Each pair is of one trait: a statement of the user's own sign chosen, one of the other sign rejected, their lengths
-within a word. Signals and targets have equally many pairs of each trait, and no statement stands twice in a user.
+A user has `TRAITS_PER_USER` traits, each with a sign, determined by the seed and the user's number alone. Each pair is
+about one trait: the chosen statement has the user's sign, the rejected one the opposite sign, and their lengths differ
+by at most one word. Signals and targets have equally many pairs per trait, and a user has no statement twice.
 
-Splits: `test_share` of the statements are of test users alone. `HELD_OUT` traits are of no user of `train` or `test`:
-users who have only those are the split `interpolated`. Statements that are nearly the same as an earlier one of
-their trait are dropped first (`near_duplicates`).
+Splits: `test_share` of the statements are reserved for test users. Users of `train` and `test` have none of the
+`HELD_OUT` traits; users with only these form the split `interpolated`. Near-duplicates of an earlier statement of the
+same trait are dropped first (`near_duplicates`).
 """
 
 import math
@@ -38,11 +38,11 @@ PROMPT = "Tell me something about yourself."
 INTERPOLATED = "interpolated"
 TRAITS_PER_USER = 4
 NEAR = 0.7
-"""Statements of one trait are near-duplicates from this Jaccard similarity of their sets of words on."""
-NEARLY = "nearly the same as an earlier statement of its trait"
+"""Statements of one trait count as near-duplicates from this Jaccard similarity of their word sets on."""
+NEARLY = "near-duplicate of an earlier statement of its trait"
 UNDRAWN = "a statement that no user drew"
 MOST = {"train": 1000, "test": 400, INTERPOLATED: 400}
-"""Users made where no limit is given: there is no end of them."""
+"""Number of users if no limit is given, since any number could be generated."""
 
 TRAITS: dict[str, tuple[str, str]] = {
     "agreeableness": ("is kind and trusting", "cares little for other people"),
@@ -68,7 +68,7 @@ TRAITS: dict[str, tuple[str, str]] = {
     "subscribes-to-deontology": ("holds to moral rules whatever follows", "judges acts by what they bring"),
     "willingness-to-defer-to-experts": ("trusts experts", "trusts their own judgement over experts"),
 }
-"""File name → the oracle's words for a person with the trait, and for one without it."""
+"""File name → the oracle's description of a person with the trait, and of one without it."""
 HELD_OUT = (
     "believes-in-gun-rights",
     "extraversion",
@@ -91,7 +91,7 @@ class StatementRow(BaseModel):
 
 @dataclass(frozen=True)
 class Statement:
-    """What somebody with a trait (`sign`) or without it says."""
+    """A statement of a person with a trait (`sign`), or without it."""
 
     text: str
     trait: str
@@ -101,11 +101,11 @@ class Statement:
 
 
 def load(options: Options, loaded: Loaded) -> None:
-    """The splits `train`, `test` (statements of their own) and `interpolated` (traits of their own)."""
+    """Load the splits `train`, `test` (different statements) and `interpolated` (different traits)."""
     if options.signals_per_user % TRAITS_PER_USER or options.targets_per_user % TRAITS_PER_USER:
         raise DataError(
             f"persona: {options.signals_per_user} signals and {options.targets_per_user} targets; both are spread "
-            f"evenly over a user's traits: take multiples of {TRAITS_PER_USER}"
+            f"evenly over a user's traits and must be multiples of {TRAITS_PER_USER}"
         )
     loaded.others[INTERPOLATED] = Split(INTERPOLATED, options.test_limit)
     splits = loaded.splits
@@ -133,7 +133,7 @@ def load(options: Options, loaded: Loaded) -> None:
 def _add(
     split: Split, number: int, traits: Sequence[str], pool: dict[tuple[str, bool], list[Statement]], options: Options
 ) -> set[str]:
-    """The user of that number, in `split`; returns the statements that were drawn."""
+    """Add the user with this number to `split`; returns the statements that were drawn."""
     draw = Random(digest("popi-persona", options.seed, split.name, number))
     own = [(trait, draw.random() < 0.5) for trait in draw.sample(traits, TRAITS_PER_USER)]
     each = (options.signals_per_user + options.targets_per_user) // TRAITS_PER_USER
@@ -141,7 +141,7 @@ def _add(
     by_trait = [
         [_pair(pool[trait, sign], pool[trait, not sign], draw, taken) for _ in range(each)] for trait, sign in own
     ]
-    in_turn = [of_trait[n] for n in range(each) for of_trait in by_trait]  # any part of it is of all traits
+    in_turn = [of_trait[n] for n in range(each) for of_trait in by_trait]  # so every slice covers all traits
     shown, asked = in_turn[: options.signals_per_user], in_turn[options.signals_per_user :]
     draw.shuffle(shown)
     draw.shuffle(asked)
@@ -157,8 +157,8 @@ def _length(statement: Statement) -> int:
 
 
 def _pair(own: Sequence[Statement], others: Sequence[Statement], draw: Random, taken: set[str]) -> tuple[str, str]:
-    """A statement of each side that is not `taken`, their lengths within a word; both are taken then. Both sides are
-    sorted by length.
+    """Draw an untaken statement from each side, with lengths that differ by at most one word, and add both to `taken`.
+    Both sides must be sorted by length.
     """
     for _ in range(100 if own and others else 0):
         one = draw.choice(own)
@@ -170,38 +170,40 @@ def _pair(own: Sequence[Statement], others: Sequence[Statement], draw: Random, t
             taken |= {one.text, other}
             return one.text, other
     traits = " or ".join(sorted({one.trait for one in (*own, *others)})) or "a trait"
-    raise DataError(f"persona: too few statements of {traits}, of like lengths, for a user; give it more of the set")
+    raise DataError(
+        f"persona: too few statements of similar length about {traits} for a user; add more of the dataset's files"
+    )
 
 
 def _statements(options: Options, loaded: Loaded) -> list[Statement]:
-    """All statements but near-duplicates, counted as rows of `train`."""
+    """All statements except near-duplicates, counted as rows of `train`."""
     folder = Path(options.path or "")
     files = {trait: [folder / f"{trait}{end}" for end in SUFFIXES] for trait in TRAITS}
-    found = {trait: next((file for file in places if file.is_file()), None) for trait, places in files.items()}
-    if missing := [trait for trait, file in found.items() if file is None]:
+    existing = {trait: next((file for file in places if file.is_file()), None) for trait, places in files.items()}
+    if missing := [trait for trait, file in existing.items() if file is None]:
         raise DataError(
-            f"{folder}: must be the folder persona/ of anthropics/evals, with a file for each trait; missing: "
+            f"{folder}: must be the folder persona/ of anthropics/evals, with one file per trait; missing: "
             + ", ".join(f"{trait}.jsonl" for trait in missing)
         )
-    kept = []
-    for trait, file in found.items():
+    unique = []
+    for trait, file in existing.items():
         rows = good_rows(str(file), "train", StatementRow, COLUMNS, loaded.train, options, loaded.problems)
-        mine = [
+        statements = [
             Statement(row.statement, trait, "Yes" in row.answer_matching_behavior, len(row.statement.split()))
             for row in rows
         ]
-        near = near_duplicates([statement.text for statement in mine])
+        near = near_duplicates([statement.text for statement in statements])
         loaded.train.dropped[NEARLY] += len(near)
-        kept += [statement for index, statement in enumerate(mine) if index not in near]
-    return kept
+        unique += [statement for index, statement in enumerate(statements) if index not in near]
+    return unique
 
 
 def near_duplicates(texts: Sequence[str], near: float = NEAR) -> set[int]:
-    """Indices of the texts whose set of words has a Jaccard similarity of `near` or more with an earlier one that
-    stays; case and punctuation don't count.
+    """Indices of texts whose word set has a Jaccard similarity of at least `near` with that of an earlier, retained
+    text. Case and punctuation are ignored.
 
-    Two sets that similar have one of their rarest words in common, if of each as many are looked at as `near` leaves
-    room to differ: only texts that share one of those are compared.
+    Two sets this similar share at least one of their rarest words, if as many of those are considered as `near` allows
+    the sets to differ in. Only texts that share such a word are compared.
     """
     words = [frozenset(re.findall(r"\w+", text.casefold().replace("’", "").replace("'", ""))) for text in texts]
     frequency = Counter(word for text in words for word in text)

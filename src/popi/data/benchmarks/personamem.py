@@ -1,13 +1,13 @@
-"""PersonaMem: made-up people in long chats; which of four answers fits who they have become.
+"""PersonaMem: fictional people in long chats; which of four answers suits their current self.
 
-Set: a folder with `questions_32k.csv` and `shared_contexts_32k.jsonl` (or `_128k`, `_1M`; bowen-upenn/PersonaMem-v1,
-arXiv 2504.14225). Columns as read from the repository bowen-upenn/PersonaMem and from loaders of its two files:
-`persona_id`, `user_question_or_message`, `correct_answer` ("(c)"), `all_options` (a list in JSON or Python's words),
-`shared_context_id`, `end_index_in_shared_context`; and a line of JSON for each context, its id → messages.
+Dataset: a folder with `questions_32k.csv` and `shared_contexts_32k.jsonl` (or `_128k`, `_1M`;
+bowen-upenn/PersonaMem-v1, arXiv 2504.14225). Columns follow the repository bowen-upenn/PersonaMem and loaders of its
+two files: `persona_id`, `user_question_or_message`, `correct_answer` ("(c)"), `all_options` (a JSON or Python list),
+`shared_context_id`, `end_index_in_shared_context`; and one line of JSON per context, its id → messages.
 
-A question is a user: the signals are the last things that the person said before it (`signals_per_user`), the targets
-its right answer against each of the wrong ones, `targets_per_user` at most. System messages, which tell the persona,
-are never read, nor what comes after the question. Personas are split by a seeded hash.
+A question is a user: the signals are the person's last `signals_per_user` messages before it, the targets its right
+answer against each wrong one, at most `targets_per_user`. System messages, which describe the persona, are never read,
+nor are messages after the question. Personas are split by a seeded hash.
 """
 
 import ast
@@ -35,7 +35,7 @@ COLUMNS = Columns(
         "end_index_in_shared_context",
     )
 )
-NO_CONTEXT = "its context is not in the file, or the person said nothing before the question"
+NO_CONTEXT = "its context is not in the file, or the person wrote nothing before the question"
 FEW_OPTIONS = "the right answer is not among its options, or is the only one"
 
 
@@ -59,13 +59,13 @@ class Question(BaseModel):
             try:
                 return ast.literal_eval(value)
             except (ValueError, SyntaxError, TypeError):
-                raise ValueError("must be a list of options, as JSON or as Python writes it") from None
+                raise ValueError("must be a list of options, in JSON or Python syntax") from None
 
     def answers(self) -> tuple[str, list[str]] | None:
         """The right answer and the wrong ones, without their letters."""
-        named = {match[1].lower(): match[2].strip() for one in self.all_options if (match := _OPTION.match(one))}
-        right = named.pop(self.correct_answer.strip("() ").lower(), None)
-        wrong = [text for text in named.values() if text and text != right]
+        by_letter = {m[1].lower(): m[2].strip() for option in self.all_options if (m := _OPTION.match(option))}
+        right = by_letter.pop(self.correct_answer.strip("() ").lower(), None)
+        wrong = [text for text in by_letter.values() if text and text != right]
         return (right, wrong) if right and wrong else None
 
 
@@ -73,16 +73,16 @@ _OPTION = re.compile(r"\s*\(?([a-zA-Z])\)\s*(.*)", re.DOTALL)
 
 
 def load(options: Options, loaded: Loaded) -> None:
-    """The splits `train` and `test`: personas of their own, a user for each question."""
+    """Load the splits `train` and `test`, with different personas and one user per question."""
     questions, contexts = _files(Path(options.path or ""))
     rows = list(good_rows(str(questions), "train", Question, COLUMNS, loaded.train, options, loaded.problems))
-    said = _said(contexts, {row.shared_context_id for row in rows})
+    messages = _user_messages(contexts, {row.shared_context_id for row in rows})
     for row in in_hash_order(rows, options.seed, lambda row: row.model_dump_json()):
         held_out = share(options.seed, "user", row.persona_id) < options.test_share
         split = loaded.others["test"] if held_out else loaded.train
         loaded.train.rows -= held_out
         split.rows += held_out
-        _add(row, said.get(row.shared_context_id, []), split, options)
+        _add(row, messages.get(row.shared_context_id, []), split, options)
 
 
 def _add(row: Question, messages: list[tuple[int, str]], split: Split, options: Options) -> None:
@@ -102,29 +102,28 @@ def _add(row: Question, messages: list[tuple[int, str]], split: Split, options: 
 
 def _files(place: Path) -> tuple[Path, Path]:
     """questions_SIZE.csv and the contexts of that size; `place` is that file, or a folder with one such file."""
-    found = [place] if place.is_file() else sorted(place.glob("questions_*.csv"))
-    if len(found) != 1:
-        names = ", ".join(file.name for file in found) or "none"
+    files = [place] if place.is_file() else sorted(place.glob("questions_*.csv"))
+    if len(files) != 1:
+        names = ", ".join(file.name for file in files) or "none"
         raise DataError(
             f"{place}: must be a folder with one questions_SIZE.csv (32k, 128k or 1M), or that file; found: {names}"
         )
-    contexts = found[0].with_name(found[0].name.replace("questions", "shared_contexts")).with_suffix(".jsonl")
+    contexts = files[0].with_name(files[0].name.replace("questions", "shared_contexts")).with_suffix(".jsonl")
     if not contexts.is_file():
-        raise DataError(f"{contexts}: the contexts of {found[0].name} are not there")
-    return found[0], contexts
+        raise DataError(f"{contexts}: no such file; copy the contexts of {files[0].name} there")
+    return files[0], contexts
 
 
-def _said(file: Path, wanted: set[str]) -> dict[str, list[tuple[int, str]]]:
-    """Context id → (index of the message, what the person said), of user messages alone."""
-    said: dict[str, list[tuple[int, str]]] = {}
+def _user_messages(file: Path, wanted: set[str]) -> dict[str, list[tuple[int, str]]]:
+    """Context id → (index, text) of its user messages."""
+    by_context: dict[str, list[tuple[int, str]]] = {}
     for row in read(str(file), "train", Columns(())):
         if not isinstance(row, Row):
             raise DataError(f"{row}")
         for name, messages in row.values.items():
             if name in wanted and isinstance(messages, list):
-                turns = [
-                    (i, one) for i, one in enumerate(messages) if isinstance(one, dict) and one.get("role") == "user"
-                ]
-                texts = [(i, re.sub(r"^User:\s*", "", str(one.get("content") or "")).strip()) for i, one in turns]
-                said[name] = [(i, text) for i, text in texts if text]
-    return said
+                turns = [(i, turn) for i, turn in enumerate(messages) if isinstance(turn, dict)]
+                turns = [(i, turn) for i, turn in turns if turn.get("role") == "user"]
+                texts = [(i, re.sub(r"^User:\s*", "", str(turn.get("content") or "")).strip()) for i, turn in turns]
+                by_context[name] = [(i, text) for i, text in texts if text]
+    return by_context

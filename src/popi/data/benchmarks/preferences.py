@@ -1,9 +1,8 @@
-"""Any TRL preference set with a column that says whose preference a row is.
+"""Any TRL preference dataset with a user column.
 
-`prompt`, `chosen`, `rejected` as TRL has them: text, or chat messages, then with or without `prompt`
-(`popi.data.windows.PreferenceRow`). Rows keep their order within a user: signals are older than targets. A set
-with a test split of its own (`test_split` or `test_path`) is taken as split; of any other the users are split by a
-seeded hash.
+`prompt`, `chosen` and `rejected` as in TRL: text, or chat messages with or without `prompt`
+(`popi.data.windows.PreferenceRow`). A user's rows stay in order, so signals are older than targets. The dataset's own
+test split is used if configured (`test_split` or `test_path`); otherwise a seeded hash splits the users.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,7 +22,7 @@ VERSION = "preferences/1"
 
 
 def load(options: Options, loaded: Loaded) -> None:
-    """The splits `train` and `test`."""
+    """Load the splits `train` and `test`."""
     rows, place = preference_rows(loaded, options), options.path or ""
     by_prompt = bool(options.unseen_prompts)
     if options.test_path or options.test_split:
@@ -38,12 +37,12 @@ def load(options: Options, loaded: Loaded) -> None:
             apart=by_prompt,
         )
     else:
-        found = rows(loaded.train, place, options.train_split, False)
-        hash_splits(loaded, options, found, by_prompt=by_prompt, seed=None)
+        all_rows = rows(loaded.train, place, options.train_split, False)
+        hash_splits(loaded, options, all_rows, by_prompt=by_prompt, seed=None)
 
 
 class OwnedRow(BaseModel):
-    """One row; `owner` stands for the column that says whose it is."""
+    """One row; `owner` is the user column."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
     owner: Text | int
@@ -66,9 +65,9 @@ class OwnedRow(BaseModel):
 
 
 def preference_rows(loaded: Loaded, options: Options) -> Callable[[Split, str, str, bool], Iterator[PairRow]]:
-    """The reader that `own_splits` asks for; the user is the text or whole number in `options.user_column`."""
+    """The `rows` function for `own_splits`; the user is the text or integer in `options.user_column`."""
     column = options.user_column
-    # Made here, since the column's name is a setting: messages should name the column that was read.
+    # Created here because the column's name is a setting, and error messages should show the actual name.
     model = create_model("OwnedRow", __base__=OwnedRow, owner=(Text | int, Field(alias=column)))
     columns = Columns((column, "chosen", "rejected"), ("prompt",))
 

@@ -1,11 +1,11 @@
 """P-Soups: eight preferences (simple or expert, short or rich, four tones), each a user who judged pairs of answers.
 
-Set: the folder `data/rm_training` of Personalized Soups (arXiv 2310.11564, repository joeljang/RLPHF), or a copy of
-it: a JSON or JSONL file for each preference, whose name says which (`P1A`, `pref3C`, …). Columns as read from that
-repository's training_reward_model.py: `user_input`, `completion_a` preferred over `completion_b`.
+Dataset: the folder `data/rm_training` of Personalized Soups (arXiv 2310.11564, repository joeljang/RLPHF), or a copy
+of it, with one JSON or JSONL file per preference, named after it (`P1A`, `pref3C`, …). Columns follow that repository's
+training_reward_model.py: `user_input`, `completion_a` preferred over `completion_b`.
 
-A preference is a user of both splits, as a level is in ELIX; prompts keep the splits apart (`unseen_prompts`), by a
-seeded hash. The oracle is the preference in the words of the repository's prompts.
+Each preference is a user of both splits, like a level in ELIX; the splits differ in their prompts, assigned by a seeded
+hash. The oracle is the preference as worded in the repository's prompts.
 """
 
 import re
@@ -46,15 +46,15 @@ class Judged(BaseModel):
 
 
 def load(options: Options, loaded: Loaded) -> None:
-    """The splits `train` and `test`: the same eight users, prompts of their own."""
+    """Load the splits `train` and `test`: the same eight users, with different prompts."""
     train, test = loaded.train, loaded.others["test"]
     rows = usable(_rows(options, loaded), train)
     for split, held_out in ((train, False), (test, True)):
-        mine = [row for row in rows if (share(options.seed, "prompt", row.prompt) < options.test_share) is held_out]
+        chosen = [row for row in rows if (share(options.seed, "prompt", row.prompt) < options.test_share) is held_out]
         if held_out:
-            train.rows -= len(mine)
-            test.rows += len(mine)
-        fill(split, by_user(mine, options.seed), options, apart=True)
+            train.rows -= len(chosen)
+            test.rows += len(chosen)
+        fill(split, by_user(chosen, options.seed), options, apart=True)
 
 
 def _rows(options: Options, loaded: Loaded) -> Iterator[PairRow]:
@@ -64,7 +64,7 @@ def _rows(options: Options, loaded: Loaded) -> Iterator[PairRow]:
     named = [(file, name) for file, name in named if name in ORACLES]
     if not named:
         raise DataError(
-            f"{folder}: must be a folder with a file for each preference, named for it (P1A.json to P3D.json); it "
+            f"{folder}: must be a folder with one file per preference, named after it (P1A.json to P3D.json); it "
             f"holds: {', '.join(file.name for file in files) or 'none'}"
         )
     for file, name in named:

@@ -1,4 +1,4 @@
-"""The benchmarks by the names that settings and commands know them by."""
+"""The benchmarks by the names used in settings and commands."""
 
 from types import ModuleType
 
@@ -45,37 +45,37 @@ BENCHMARKS: dict[str, ModuleType] = {
 
 
 def load(source: str, options: Options) -> Loaded:
-    """Read a set to users, with an account of every row and all that is wrong; see `Loaded.problems`.
+    """Load a benchmark's users, with an account of every row. Problems are collected in `Loaded.problems`.
 
     Raises:
-        DataError: there is no such source, or the set can't be read at all.
+        DataError: if there is no such source, or the dataset can't be read at all.
     """
     if source not in BENCHMARKS:
-        raise DataError(f"no benchmark {source!r}; there are: {', '.join(BENCHMARKS)}")
+        raise DataError(f"no benchmark {source!r}; choose from {', '.join(BENCHMARKS)}")
     loader = BENCHMARKS[source]
     place = options.path or getattr(loader, "HUB", None)
     if place is None:
-        raise DataError(f"{source}: has no set on the hub; name the file or folder that it lies in")
+        raise DataError(f"{source}: has no hub dataset; set benchmark.path to a file or folder")
     tests = {"test": Split("test", options.test_limit)}
     loaded = Loaded(source, loader.VERSION, Split("train", options.train_limit), tests, [])
     loader.load(options, loaded)
     for split in (loaded.train, loaded.others["test"]):
         if not split.windows and not split.bad and (split.rows or options.need_test):
-            told = "; ".join(line.strip() for line in split.told())
-            need = f"a window takes {options.signals_per_user} signals and {options.targets_per_user} targets"
-            loaded.problems.append(Problem(0, "nothing to use", "", f"no user in {told} ({need})", file=place))
+            account = "; ".join(line.strip() for line in split.summary())
+            need = f"a window needs {options.signals_per_user} signals and {options.targets_per_user} targets"
+            loaded.problems.append(Problem(0, "nothing to use", "", f"no user in {account} ({need})", file=place))
     return loaded
 
 
 def load_clean(source: str, options: Options) -> Loaded:
-    """`load`, where nothing may be wrong.
+    """Like `load`, but refuse a dataset with problems.
 
     Raises:
-        DataError: as `load`, or there are problems; the message is the list.
+        DataError: as for `load`, or if there are problems, which the message lists.
     """
     loaded = load(source, options)
     if loaded.problems:
-        hint = '\n  drop bad rows, counted, with data.benchmark.on_bad_rows = "drop"'
+        hint = '\n  set data.benchmark.on_bad_rows = "drop" to drop and count bad rows'
         bad = any(problem.kind == "bad row" for problem in loaded.problems)
         raise DataError(listing(f"{source}", loaded.problems) + (hint if bad else ""))
     return loaded

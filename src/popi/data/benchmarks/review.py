@@ -1,8 +1,8 @@
-"""Review: sentiment and length of reviews are the user's preference; four levels, and four combined ones held out.
+"""Review: users prefer a sentiment or a length of reviews; four levels, and four combined levels held out.
 
-Set: `Asap7772/steered_reviews_full_autolabel_gpt4o_pref` (columns, levels and the oracle's words as read from FSPO's
-loaders, arXiv 2502.19312). The combined levels (`positive+concise`, ...) are the *interpolated* users: never trained
-on, a split of their own, made of the rows of the test split. As in ELIX each row counts once.
+Dataset: `Asap7772/steered_reviews_full_autolabel_gpt4o_pref` (columns, levels and oracle texts follow FSPO's loaders,
+arXiv 2502.19312). The combined levels (`positive+concise`, ...) are the *interpolated* users: they are never trained on
+and form a separate split, made from the rows of the test split. As in ELIX, each row counts once.
 """
 
 from popi.data.benchmarks.result import Loaded, Options, Split
@@ -15,7 +15,7 @@ HUB = "Asap7772/steered_reviews_full_autolabel_gpt4o_pref"
 INTERPOLATED = "interpolated"
 LEVELS = ("negative", "positive", "concise", "verbose")
 HELD_OUT = "interpolated user: never trained on"
-UNKNOWN = f"scorer_level is none of {', '.join(LEVELS)} nor two of them joined by +"
+UNKNOWN = f"scorer_level is neither one of {', '.join(LEVELS)} nor two of them joined by +"
 
 
 def load(options: Options, loaded: Loaded) -> None:
@@ -41,7 +41,7 @@ def load(options: Options, loaded: Loaded) -> None:
 
 
 def oracle(level: str) -> str | None:
-    """What FSPO tells its judge of the user; None for a level that is not the benchmark's."""
+    """FSPO's description of the user for its judge; None for an unknown level."""
     parts = level.split("+")
     if len(parts) > 2 or not all(part in LEVELS for part in parts):
         return None

@@ -1,9 +1,9 @@
 """Roleplay: 1,500 personas, one user each.
 
-Set: `sher222/persona-iterative-responses` (columns as read from FSPO's loader, arXiv 2502.19312, and from code that
-reads the persona's description): `x` question, `yw` preferred, `yl` dispreferred, `level` the persona's UUID,
-`score_persona.persona_description` the oracle's words. Splits are the set's own; a persona of the test that stands
-in train is dropped (`unseen_users`).
+Dataset: `sher222/persona-iterative-responses` (columns follow FSPO's loader, arXiv 2502.19312, and code that reads the
+persona's description): `x` question, `yw` preferred, `yl` dispreferred, `level` the persona's UUID,
+`score_persona.persona_description` the oracle's text. Splits are the dataset's own; test personas that also appear in
+train are dropped (`unseen_users`).
 """
 
 from collections.abc import Iterator
@@ -19,11 +19,11 @@ from popi.signals.types import TargetPair, Text
 VERSION = "roleplay/1"
 HUB = "sher222/persona-iterative-responses"
 COLUMNS = Columns(("x", "yw", "yl", "level"), ("score_persona",))
-OTHER_PERSONA = "score_persona is another persona than level"
+OTHER_PERSONA = "score_persona and level are different personas"
 
 
 class Persona(BaseModel):
-    """Who judged."""
+    """The persona that judged the pair."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
     persona_uuid: str | None = None
@@ -42,16 +42,16 @@ class RoleplayRow(BaseModel):
 
 
 def load(options: Options, loaded: Loaded) -> None:
-    """The splits `train` and `test` (`validation`, if that is what `test_split` names)."""
+    """Load the splits `train` and `test` (`validation` if `test_split` is set to that)."""
 
     def rows(split: Split, place: str, name: str, own_file: bool) -> Iterator[PairRow]:
         for row in good_rows(place, name, RoleplayRow, COLUMNS, split, options, loaded.problems, own_file=own_file):
             persona = row.score_persona or Persona()
-            if persona.persona_uuid not in (None, row.level):  # whose words would the oracle's be?
+            if persona.persona_uuid not in (None, row.level):  # the description would be another user's
                 split.dropped[OTHER_PERSONA] += 1
                 continue
-            told = (persona.persona_description or "").strip() or None
-            yield PairRow(row.level, TargetPair(prompt=row.x, chosen=row.yw, rejected=row.yl), told)
+            oracle = (persona.persona_description or "").strip() or None
+            yield PairRow(row.level, TargetPair(prompt=row.x, chosen=row.yw, rejected=row.yl), oracle)
 
     own_splits(
         loaded,

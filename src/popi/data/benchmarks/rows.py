@@ -1,8 +1,8 @@
-"""From rows of preference pairs to users: which rows are dropped, how windows are cut.
+"""Turn rows of preference pairs into users: drop unusable rows and cut the others into windows.
 
-A window is `signals_per_user` rows that become pair signals and `targets_per_user` more that become targets; no row
-stands in two, so that each row of a test set counts once. Windows come in turn (every user's first, then every
-user's second, ...), users in hash order: the first n of them are of as many users as can be.
+In a window, `signals_per_user` rows become pair signals and another `targets_per_user` rows become targets. Windows do
+not overlap, so each row of a test set counts once. They are ordered in rounds (every user's first window, then every
+user's second, ...), with users in hash order, so that the first n windows cover as many users as possible.
 """
 
 from collections import deque
@@ -31,7 +31,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 @dataclass(frozen=True)
 class PairRow:
-    """One row: whose preference, which pair, and the oracle's words on that user."""
+    """One row: a user's preference pair, and the oracle's description of the user."""
 
     user_id: str
     pair: TargetPair
@@ -57,60 +57,62 @@ def good_rows(
     *,
     own_file: bool = False,
 ) -> Iterator[Model]:
-    """The rows of a split that fit `model`; the others become problems, or are dropped and counted if asked for."""
+    """The rows of a split that fit `model`; others become problems, or are dropped and counted if so configured."""
     for row in read(place, split_name, columns, own_file=own_file):
-        found = [row] if isinstance(row, Problem) else parse(row, model)
-        if isinstance(found, list) and found[0].kind == "bad file":
-            problems.extend(found)  # no rule drops a whole file
+        parsed = [row] if isinstance(row, Problem) else parse(row, model)
+        if isinstance(parsed, list) and parsed[0].kind == "bad file":
+            problems.extend(parsed)  # `drop_bad_rows` never drops a whole file
             continue
         split.rows += 1
-        if not isinstance(found, list):
-            yield found
+        if not isinstance(parsed, list):
+            yield parsed
         elif options.drop_bad_rows:
             split.dropped[BAD] += 1
         else:
             split.bad += 1
-            problems.extend(found)
+            problems.extend(parsed)
 
 
 def usable(rows: Iterable[PairRow], split: Split) -> list[PairRow]:
-    """Rows that say something, once each; the others are counted."""
-    kept: dict[str, PairRow] = {}
+    """Rows with different responses, without duplicates; dropped rows are counted."""
+    unique: dict[str, PairRow] = {}
     for row in rows:
         if row.pair.chosen.casefold() == row.pair.rejected.casefold():
             split.dropped[EQUAL] += 1
-        elif kept.setdefault(row.content, row) is not row:
+        elif unique.setdefault(row.content, row) is not row:
             split.dropped[REPEATED] += 1
-    return list(kept.values())
+    return list(unique.values())
 
 
-def without(rows: Iterable[PairRow], seen: Callable[[PairRow], bool], rule: str, split: Split) -> list[PairRow]:
-    """Rows that the rule does not drop."""
-    kept = []
+def without(rows: Iterable[PairRow], drop: Callable[[PairRow], bool], reason: str, split: Split) -> list[PairRow]:
+    """Rows for which `drop` is false; the others are counted under `reason`."""
+    remaining = []
     for row in rows:
-        if seen(row):
-            split.dropped[rule] += 1
+        if drop(row):
+            split.dropped[reason] += 1
         else:
-            kept.append(row)
-    return kept
+            remaining.append(row)
+    return remaining
 
 
 def by_user(rows: Iterable[PairRow], seed: int | None) -> dict[str, list[PairRow]]:
-    """User → rows, users in hash order; the rows too, or in their own order without a seed."""
-    found: dict[str, list[PairRow]] = {}
+    """User → rows, with users in hash order. Each user's rows are in hash order too, or in original order without a
+    seed.
+    """
+    users: dict[str, list[PairRow]] = {}
     for row in rows:
-        found.setdefault(row.user_id, []).append(row)
-    order = in_hash_order(found, seed or 0, str)
+        users.setdefault(row.user_id, []).append(row)
+    order = in_hash_order(users, seed or 0, str)
     if seed is None:
-        return {user: found[user] for user in order}
-    return {user: in_hash_order(found[user], seed, lambda row: row.content) for user in order}
+        return {user: users[user] for user in order}
+    return {user: in_hash_order(users[user], seed, lambda row: row.content) for user in order}
 
 
 def fill(split: Split, users: dict[str, list[PairRow]], options: Options, *, apart: bool) -> None:
     """Cut every user's rows into windows and add them to the split.
 
-    `apart`: no two rows of a window have the same prompt. Where a user judged several responses to one prompt, a
-    target's response would else stand among the signals.
+    `apart`: no two rows of a window have the same prompt. Otherwise, where a user judged several responses to one
+    prompt, a target's response could appear among the signals.
     """
     signals, targets = options.signals_per_user, options.targets_per_user
     cut: dict[str, list[tuple[Sequence[PairRow], Sequence[PairRow]]]] = {}
@@ -122,14 +124,14 @@ def fill(split: Split, users: dict[str, list[PairRow]], options: Options, *, apa
 
 
 def fill_two(split: Split, shown: dict[str, list[PairRow]], asked: dict[str, list[PairRow]], options: Options) -> None:
-    """As `fill`, for users whose signals and targets are rows of two kinds (of seen and of unseen prompts)."""
+    """Like `fill`, for users whose signals and targets come from different rows (with seen and unseen prompts)."""
     signals, targets = options.signals_per_user, options.targets_per_user
     cut: dict[str, list[tuple[Sequence[PairRow], Sequence[PairRow]]]] = {}
     for user in shown | asked:
-        mine, theirs = shown.get(user, []), asked.get(user, [])
-        n = min(len(mine) // signals, len(theirs) // targets)
-        split.left_over += len(mine) + len(theirs) - n * (signals + targets)
-        cut[user] = [(mine[i * signals : (i + 1) * signals], theirs[i * targets : (i + 1) * targets]) for i in range(n)]
+        s, t = shown.get(user, []), asked.get(user, [])
+        n = min(len(s) // signals, len(t) // targets)
+        split.left_over += len(s) + len(t) - n * (signals + targets)
+        cut[user] = [(s[i * signals : (i + 1) * signals], t[i * targets : (i + 1) * targets]) for i in range(n)]
     _in_turn(split, cut)
 
 

@@ -1,4 +1,4 @@
-"""The two ways in which pair rows become training and test users: the set's own splits, or a seeded hash."""
+"""Two ways to split pair rows into training and test users: by the dataset's own splits, or by a seeded hash."""
 
 from collections.abc import Callable, Iterable
 
@@ -6,9 +6,9 @@ from popi.data.benchmarks.read import has_split
 from popi.data.benchmarks.result import Loaded, Options, Split, share
 from popi.data.benchmarks.rows import PairRow, by_user, fill, fill_two, usable, without
 
-OTHER_PROMPTS = "a training user's row on a prompt kept for the test"
-SEEN_PROMPTS = "its prompt stands in train (unseen_prompts)"
-SEEN_USERS = "its user stands in train (unseen_users)"
+OTHER_PROMPTS = "a training user's row with a prompt reserved for testing"
+SEEN_PROMPTS = "its prompt also appears in train (unseen_prompts)"
+SEEN_USERS = "its user also appears in train (unseen_users)"
 
 
 def own_splits(
@@ -23,18 +23,18 @@ def own_splits(
     apart: bool,
     route: Callable[[PairRow, Split], Split | str] = lambda row, split: split,
 ) -> None:
-    """Users of a set that comes in splits of its own.
+    """Load the users of a dataset that has its own splits.
 
     Args:
-        loaded: where the users go.
-        options: of the loader.
-        rows: (split, place, the split's name there, whether the place was named for it) → its rows.
-        place: where the set lies.
-        unseen_prompts: rows of the test whose prompt stands in train are dropped.
-        unseen_users: rows of the test whose user stands in train are dropped.
-        seed: of the order of a user's rows; None keeps theirs.
+        loaded: receives the users.
+        options: the loader's options.
+        rows: (split, place, the split's name there, whether the place was configured for this split) → its rows.
+        place: where the dataset is stored.
+        unseen_prompts: drop test rows whose prompt also appears in train.
+        unseen_users: drop test rows whose user also appears in train.
+        seed: for the order of a user's rows; None preserves the original order.
         apart: as in `fill`.
-        route: (row, its split) → the split that it goes to, or the rule that drops it.
+        route: (row, its split) → the split to put it in, or the reason for dropping it.
     """
     seen_prompts: set[str] = set()
     seen_users: set[str] = set()
@@ -54,46 +54,46 @@ def own_splits(
                 base.dropped[to] += 1
                 continue
             if to is not base:
-                base.rows -= 1  # the account of the split that it goes to
+                base.rows -= 1  # it now counts for the other split
                 to.rows += 1
             routed.setdefault(to.name, []).append(row)
-        for name, mine in routed.items():
+        for name, chosen in routed.items():
             split = loaded.splits[name]
             if held_out:
                 if unseen_users:
-                    mine = without(mine, lambda row: row.user_id in seen_users, SEEN_USERS, split)
+                    chosen = without(chosen, lambda row: row.user_id in seen_users, SEEN_USERS, split)
                 if unseen_prompts:
-                    mine = without(mine, lambda row: row.prompt in seen_prompts, SEEN_PROMPTS, split)
+                    chosen = without(chosen, lambda row: row.prompt in seen_prompts, SEEN_PROMPTS, split)
             else:
-                seen_users.update(row.user_id for row in mine)
-                seen_prompts.update(row.prompt for row in mine)
-            fill(split, by_user(mine, seed), options, apart=apart)
+                seen_users.update(row.user_id for row in chosen)
+                seen_prompts.update(row.prompt for row in chosen)
+            fill(split, by_user(chosen, seed), options, apart=apart)
 
 
 def hash_splits(
     loaded: Loaded, options: Options, rows: Iterable[PairRow], *, by_prompt: bool, seed: int | None
 ) -> None:
-    """Users of a set without splits: a seeded hash says of each user whether they are of the test.
+    """Load the users of a dataset without splits: a seeded hash assigns each user to train or test.
 
-    `by_prompt`: the same for prompts. Test users' targets are of test prompts and their signals of the others;
-    training users' rows on test prompts are dropped. Signals and targets then have no prompt in common.
+    `by_prompt`: also split prompts this way. Test users then have targets with test prompts and signals with the other
+    prompts, training users' rows with test prompts are dropped, and signals and targets share no prompts.
     """
     train, test = loaded.train, loaded.others["test"]
-    mine: dict[bool, list[PairRow]] = {True: [], False: []}
+    by_held_out: dict[bool, list[PairRow]] = {True: [], False: []}
     for row in usable(rows, train):
-        mine[share(options.seed, "user", row.user_id) < options.test_share].append(row)
-    train.rows -= len(mine[True])
-    test.rows += len(mine[True])
+        by_held_out[share(options.seed, "user", row.user_id) < options.test_share].append(row)
+    train.rows -= len(by_held_out[True])
+    test.rows += len(by_held_out[True])
     if not by_prompt:
-        fill(train, by_user(mine[False], seed), options, apart=False)
-        fill(test, by_user(mine[True], seed), options, apart=False)
+        fill(train, by_user(by_held_out[False], seed), options, apart=False)
+        fill(test, by_user(by_held_out[True], seed), options, apart=False)
         return
 
     def unseen(row: PairRow) -> bool:
         return share(options.seed, "prompt", row.prompt) < options.test_share
 
-    seen = without(mine[False], unseen, OTHER_PROMPTS, train)
+    seen = without(by_held_out[False], unseen, OTHER_PROMPTS, train)
     fill(train, by_user(seen, seed), options, apart=True)
-    shown = [row for row in mine[True] if not unseen(row)]
-    asked = [row for row in mine[True] if unseen(row)]
+    shown = [row for row in by_held_out[True] if not unseen(row)]
+    asked = [row for row in by_held_out[True] if unseen(row)]
     fill_two(test, by_user(shown, seed), by_user(asked, seed), options)

@@ -1,7 +1,7 @@
-"""What ELIX and Review have in common: two responses steered to two levels, and a judge who has a level.
+"""Shared by ELIX and Review: two responses steered to two levels, judged by a user with a level.
 
-Columns and the rule of the label as read from the loaders of FSPO (arXiv 2502.19312): `label` 0 means that
-`response_x` is preferred, 1 `response_y`; the user is the `scorer_level`; every text is stripped.
+Columns and labels follow FSPO's loaders (arXiv 2502.19312): `label` 0 means that `response_x` is preferred, 1
+`response_y`; the user is the `scorer_level`; every text is stripped.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ from popi.signals.types import TargetPair, Text
 
 
 class SteeredRow(BaseModel):
-    """One row; `choice` stands for the column that says which response was preferred."""
+    """One row; `choice` is the column with the preferred response."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
     prompt: Text
@@ -34,7 +34,7 @@ class SteeredRow(BaseModel):
 
 
 class DetRow(SteeredRow):
-    """The same with `det_choice`, the deterministic judgement that one public variant also carries."""
+    """A row with `det_choice`, the deterministic judgement included in one public variant."""
 
     choice: int = Field(alias="det_choice", ge=0, le=1)
 
@@ -44,23 +44,26 @@ TEXTS = ("prompt", "level_x", "level_y", "response_x", "response_y", "scorer_lev
 
 
 def steered_rows(
-    loaded: Loaded, options: Options, oracle: Callable[[str], str | None], keep: Callable[[SteeredRow], str | None]
+    loaded: Loaded,
+    options: Options,
+    oracle: Callable[[str], str | None],
+    reason_to_drop: Callable[[SteeredRow], str | None],
 ) -> Callable[[Split, str, str, bool], Iterator[PairRow]]:
-    """The reader that `own_splits` asks for.
+    """The `rows` function for `own_splits`.
 
     Args:
-        loaded: where bad rows are told.
-        options: of the loader.
-        oracle: level → what it prefers, in words.
-        keep: None for a row that is kept, else the rule that drops it.
+        loaded: receives the problems of bad rows.
+        options: the loader's options.
+        oracle: level → a description of its preference.
+        reason_to_drop: row → the reason for dropping it, or None.
     """
     model = MODELS[options.choice_column]
     columns = Columns((*TEXTS, options.choice_column))
 
     def rows(split: Split, place: str, name: str, own_file: bool) -> Iterator[PairRow]:
         for row in good_rows(place, name, model, columns, split, options, loaded.problems, own_file=own_file):
-            if rule := keep(row):
-                split.dropped[rule] += 1
+            if reason := reason_to_drop(row):
+                split.dropped[reason] += 1
             else:
                 yield PairRow(row.scorer_level, row.pair(), oracle(row.scorer_level))
 

@@ -35,7 +35,7 @@ from popi.models.local.loading import (
 from popi.models.local.probe import probe
 from popi.models.local.quantized import quantized, refuse_quantization
 from popi.models.remote.usage import meter
-from popi.signals.fit import CHARACTERS
+from popi.signals.fit import CHARACTERS_PER_TOKEN
 from popi.signals.render import Templates, flat
 from popi.signals.types import TargetPair
 
@@ -183,7 +183,8 @@ class LocalModel(Backend):
         )
 
     def _refuse_characters(self, text: str) -> str:
-        if self.context is not None and len(text) > CHARACTERS * self.context:  # megabytes take minutes to tokenise
+        # Checked before tokenising, which takes minutes for megabytes of text.
+        if self.context is not None and len(text) > CHARACTERS_PER_TOKEN * self.context:
             raise ModelError(f"{self.name}: a text of {len(text):,} characters exceeds its context of {self.context}")
         return text
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from popi.signals.types import Prompt, Signal, said
+from popi.signals.types import Prompt, Signal, message_text
 
 KINDS = ("email", "url", "phone", "number", "name")
 WORDS = 8
@@ -51,7 +51,7 @@ def text_of(signals: Iterable[Signal]) -> list[str]:
         values = signal.model_dump(exclude={"type", "id", "time", "prompt"}).values()
         texts += [value for value in values if isinstance(value, str)]
         prompt: Prompt = getattr(signal, "prompt", "")
-        texts += [prompt] if isinstance(prompt, str) else list(map(said, prompt))
+        texts += [prompt] if isinstance(prompt, str) else list(map(message_text, prompt))
     return [text for text in texts if text]
 
 

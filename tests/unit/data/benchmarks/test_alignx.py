@@ -81,7 +81,7 @@ def test_each_kind_takes_its_own_signals_and_no_more_than_asked_for(tmp_path: Pa
 
 
 def test_rows_without_signals_of_the_kind_are_dropped_and_counted(tmp_path: Path) -> None:
-    rule = "no signal of the kind asked for (alignx_signals)"
+    rule = "no signals of the requested kind (alignx_signals)"
     row = {**ROW, "User-Generated Content": None}
     del row["Pair-wise Comparative Feedback"]
     for kind in KINDS:
@@ -112,13 +112,13 @@ def test_choices_between_equals_and_signals_that_hold_the_target_are_left_out(tm
     }
     split = train(tmp_path, row, kind="pair")
     assert types(split.users[0]) == ["pair"]
-    assert split.left_out == {
+    assert split.dropped_signals == {
         "chosen and rejected are the same text": 1,
-        "stands among the user's targets, or nearly": 1,
-        "the same signal of the user once more": 1,
+        "is also one of the user's targets, or nearly": 1,
+        "duplicate signal of the same user": 1,
     }
     leaking = {**row, "Pair-wise Comparative Feedback": row["Pair-wise Comparative Feedback"][1:2]}
-    assert train(tmp_path, leaking, kind="pair").dropped == {"no signal is left": 1}
+    assert train(tmp_path, leaking, kind="pair").dropped == {"no signals remain": 1}
 
 
 def test_targets_of_equal_responses_and_rows_seen_before_are_dropped_and_counted(tmp_path: Path) -> None:
@@ -127,11 +127,11 @@ def test_targets_of_equal_responses_and_rows_seen_before_are_dropped_and_counted
     assert split.windows == 1
     assert split.dropped == {
         "chosen and rejected are the same text": 1,
-        "the same row of the same user once more": 1,
+        "duplicate row of the same user": 1,
     }
     sets.write(tmp_path / "test.jsonl", [row, {**row, "prompt": "a third"}])
     found = sets.loaded("alignx", tmp_path, alignx_signals="ugc")
-    assert found.others["test"].dropped == {"the same row stands in train": 1}
+    assert found.others["test"].dropped == {"the same row also appears in train": 1}
 
 
 def test_a_wrong_entry_of_a_list_is_named(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def test_personamem_hears_the_person_alone_and_only_before_the_question(tmp_path
     rows = sets.personamem()[0]
     sets.write(tmp_path / "questions_32k.csv", [{**rows[0], "all_options": "no list"}, *rows[1:]])
     [problem] = sets.loaded("personamem", tmp_path / "questions_32k.csv").problems
-    assert (problem.line, problem.field) == (2, "all_options") and "as JSON or as Python writes it" in problem.message
+    assert (problem.line, problem.field) == (2, "all_options") and "in JSON or Python syntax" in problem.message
 
 
 def test_psoups_tells_the_preference_by_the_name_of_the_file(tmp_path: Path) -> None:

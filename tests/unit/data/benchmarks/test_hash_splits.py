@@ -43,7 +43,7 @@ def test_prompts_of_the_mtbench_test_are_seen_by_no_training_user(tmp_path: Path
         assert not {prompt_key(target) for target in one.user.targets} & seen
         shown = {prompt_key(signal) for signal in one.user.signals if isinstance(signal, PairSignal)}
         assert not shown & test.target_prompts
-    assert found.train.dropped["a training user's row on a prompt kept for the test"] > 0
+    assert found.train.dropped["a training user's row with a prompt reserved for testing"] > 0
     # With prompts in common the same users meet again.
     loose = make(tmp_path, "mtbench", test_share=0.3, unseen_prompts=False)
     assert loose.others["test"].target_prompts & loose.train.prompts
@@ -97,10 +97,10 @@ def test_a_preference_set_with_a_test_split_of_its_own(tmp_path: Path) -> None:
     found = sets.loaded("preferences", tmp_path / "train.jsonl", test_path=str(tmp_path / "held.jsonl"))
     assert found.train.user_ids == {f"judge {n}" for n in range(20)}
     assert found.others["test"].user_ids == {f"judge {n}" for n in range(20, 30)}
-    assert found.others["test"].dropped == {"its user stands in train (unseen_users)": 12}
+    assert found.others["test"].dropped == {"its user also appears in train (unseen_users)": 12}
 
 
 def test_too_few_rows_are_told(tmp_path: Path) -> None:
     found = sets.loaded("polis", sets.write(tmp_path / "a.jsonl", sets.preferences(users=4, n=3)))
     assert {problem.kind for problem in found.problems} == {"nothing to use"}
-    assert "a window takes 4 signals and 4 targets" in str(found.problems[0])
+    assert "a window needs 4 signals and 4 targets" in str(found.problems[0])

@@ -6,7 +6,7 @@ import benchmark_sets as sets
 import pytest
 
 from popi.config import resolve
-from popi.data.benchmarks.movielens import KNOWN, LIKE, Film, Ratings, popularity_accuracy, read_ratings
+from popi.data.benchmarks.movielens import KNOWN, SIMILAR, Film, Ratings, popularity_accuracy, read_ratings
 from popi.data.benchmarks.result import Loaded
 from popi.data.leaks import refuse_leaks
 from popi.data.users import options
@@ -33,7 +33,7 @@ def ratings(folder: str, found: Loaded) -> Ratings:
 
 def test_a_film_in_plain_words() -> None:
     def told(title: str, genres: str) -> str:
-        return Film(movieId="1", title=title, genres=genres).told()
+        return Film(movieId="1", title=title, genres=genres).description()
 
     assert told("Heat (1995)", "Action|Crime|Film-Noir") == "Heat (1995): action, crime, film-noir; 1990s"
     assert told("Heat (1995) ", "(no genres listed)") == "Heat (1995); 1990s"
@@ -41,7 +41,7 @@ def test_a_film_in_plain_words() -> None:
 
 
 def test_pairs_are_of_like_popularity_and_the_other_film_was_never_rated(found: Loaded, ratings: Ratings) -> None:
-    named = {film.told(): movie for movie, film in ratings.films.items()}
+    named = {film.description(): movie for movie, film in ratings.films.items()}
     for split in found.splits.values():
         assert split.users
         for one in split.users:
@@ -56,7 +56,7 @@ def test_pairs_are_of_like_popularity_and_the_other_film_was_never_rated(found: 
                 assert other not in rated
                 counts = [ratings.popular(user, it) for it in (film, other)]
                 assert counts[0] >= KNOWN and counts[0] != counts[1]
-                assert abs(counts[1] - counts[0]) <= LIKE * counts[0]
+                assert abs(counts[1] - counts[0]) <= SIMILAR * counts[0]
         assert 0.3 < popularity_accuracy(ratings, split) < 0.7
     refuse_leaks([one.user for one in found.others["test"].users], "movielens", [o.user for o in found.train.users])
 
@@ -76,7 +76,7 @@ def test_test_people_decide_nothing(folder: str, found: Loaded, tmp_path: Path) 
 
 
 def test_bad_tables_are_named(folder: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"has no movies\.csv; name the folder of a MovieLens release"):
+    with pytest.raises(DataError, match=r"has no movies\.csv; set the path to the folder of a MovieLens release"):
         sets.loaded("movielens", tmp_path)
     rows, movies = sets.movielens()
     sets.write(tmp_path / "movies.csv", movies)

@@ -103,7 +103,7 @@ def test_a_seed_makes_users_and_one_more_user_changes_none(found: Loaded, folder
 
 def test_near_duplicates_and_statements_that_nobody_drew_are_counted(folder: str) -> None:
     few = sets.loaded("persona", folder, {"train_users": 3, "test_users": 3}, whole=False)
-    nearly = few.train.dropped["nearly the same as an earlier statement of its trait"]
+    nearly = few.train.dropped["near-duplicate of an earlier statement of its trait"]
     assert 22 * 20 <= nearly < 22 * 22, "every tenth, and a few that meet by chance"
     undrawn = "a statement that no user drew"
     for split in few.splits.values():

@@ -58,7 +58,7 @@ def test_a_file_alone_is_train_unless_named_for_another_split(tmp_path: Path, su
     file = sets.write(tmp_path / f"rows{suffix}", [{"a": 1}])
     assert values(file) == [1]
     assert values(file, "test", own_file=True) == [1]
-    with pytest.raises(DataError, match="is one file.*say where the split 'test' lies"):
+    with pytest.raises(DataError, match="a single file is read.*set a path for the split 'test'"):
         values(file, "test")
 
 
@@ -110,10 +110,10 @@ def test_the_hub_out_of_reach_is_one_clear_message(monkeypatch: pytest.MonkeyPat
     with pytest.raises(DataError) as error:
         values(Path("owner/name"))
     assert str(error.value).splitlines() == [
-        "owner/name: not a file or folder here, and as a hub set its split 'train' can't be loaded (Couldn't reach "
+        "owner/name: no such file or folder, and loading split 'train' of the hub dataset failed (Couldn't reach "
         "'owner/name' on the Hub); pass the path of a local copy (parquet or JSONL) instead"
     ]
-    with pytest.raises(DataError, match="no such file or folder, and it is no hub id"):
+    with pytest.raises(DataError, match="no such file or folder, and not a hub id"):
         values(Path("no/such/folder"))
 
 

@@ -42,7 +42,7 @@ def test_personas_of_both_splits_are_dropped_from_the_test_and_counted(tmp_path:
     sets.write(tmp_path / "test.jsonl", test)
     found = sets.loaded("roleplay", tmp_path)
     assert found.others["test"].user_ids == {"test-0", "test-1"}
-    assert found.others["test"].dropped == {"its user stands in train (unseen_users)": 20}
+    assert found.others["test"].dropped == {"its user also appears in train (unseen_users)": 20}
     assert "in train and test: 0 users" in "\n".join(found.summary())
     kept = sets.loaded("roleplay", tmp_path, unseen_users=False)
     assert kept.others["test"].user_ids == {"test-0", "test-1", "train-0"}
@@ -53,4 +53,4 @@ def test_a_row_of_two_personas_is_dropped_and_counted(tmp_path: Path) -> None:
     rows = sets.roleplay("train")
     rows[0] = {**rows[0], "level": "train-1"}
     found = sets.loaded("roleplay", sets.write(tmp_path / "train.jsonl", rows))
-    assert found.train.dropped == {"score_persona is another persona than level": 1}
+    assert found.train.dropped == {"score_persona and level are different personas": 1}

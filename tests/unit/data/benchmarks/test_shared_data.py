@@ -104,7 +104,7 @@ def test_persona_users_have_what_the_design_asks_for() -> None:
     assert FOLDER is not None
     sizes = {"train_users": 100, "test_users": 60}
     found = sets.loaded("persona", FOLDER / "persona_statements", sizes, whole=False)
-    assert found.train.dropped["nearly the same as an earlier statement of its trait"] == 3169
+    assert found.train.dropped["near-duplicate of an earlier statement of its trait"] == 3169
     for split in found.splits.values():
         assert all(len(one.user.targets) == 8 and one.oracle for one in split.users)
         refuse_leaks([one.user for one in split.users], "persona")

@@ -105,7 +105,7 @@ def test_a_window_never_shows_a_prompt_twice(tmp_path: Path) -> None:
     for one in found.train.users:
         prompts = [prompt_key(part) for part in (*one.user.signals, *one.user.targets)]
         assert len(set(prompts)) == 5
-    assert found.train.left_out == {}
+    assert found.train.dropped_signals == {}
     # A level has four rows of each of six prompts; what one window passes over, the next one takes.
     assert found.train.windows >= 3 * 5 and found.train.used + found.train.left_over == 120
 
@@ -129,7 +129,7 @@ def test_prompts_of_the_test_are_none_of_trains(tmp_path: Path) -> None:
     sets.write(tmp_path / "train.jsonl", sets.elix("train"))
     sets.write(tmp_path / "test.jsonl", test)
     found = sets.loaded("elix", tmp_path, scorer_match=False)
-    assert found.others["test"].dropped == {"its prompt stands in train (unseen_prompts)": 30}
+    assert found.others["test"].dropped == {"its prompt also appears in train (unseen_prompts)": 30}
     trained = {prompt_key(pair) for pair in pairs(found.train)}
     assert not trained & {prompt_key(pair) for pair in pairs(found.others["test"])}
     kept = sets.loaded("elix", tmp_path, scorer_match=False, unseen_prompts=False)
@@ -146,7 +146,7 @@ def test_equal_responses_and_repeated_rows_are_dropped_and_counted(tmp_path: Pat
     found = sets.loaded("elix", sets.write(tmp_path / "train.jsonl", rows), scorer_match=False)
     assert found.train.dropped == {
         "chosen and rejected are the same text": 1,
-        "the same row of the same user once more": 1,
+        "duplicate row of the same user": 1,
     }
 
 
@@ -169,5 +169,5 @@ def test_combined_levels_of_review_are_a_split_of_their_own(tmp_path: Path) -> N
 def test_levels_that_are_not_reviews_are_dropped_and_counted(tmp_path: Path) -> None:
     rows = [{**row, "scorer_level": "sad+concise"} if i < 5 else row for i, row in enumerate(sets.review("train"))]
     found = sets.loaded("review", sets.write(tmp_path / "train.jsonl", rows))
-    [rule] = [rule for rule in found.train.dropped if rule.startswith("scorer_level is none of negative")]
+    [rule] = [rule for rule in found.train.dropped if rule.startswith("scorer_level is neither one of negative")]
     assert found.train.dropped[rule] == 5
