@@ -13,11 +13,11 @@ import re
 import tomllib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined, TemplateError
+from jinja2 import Environment, StrictUndefined, Template, TemplateError
 from jinja2.meta import find_undeclared_variables
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -27,6 +27,9 @@ from popi.signals.fit import fit, surely_fits, too_long
 from popi.signals.neutralise import neutralise
 from popi.signals.types import Prompt, Signal, ToolCallMessage, ToolMessage, Turn, message_text
 
+_ENVIRONMENT: Environment = ImmutableSandboxedEnvironment(
+    undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
+)
 SHIPPED = Path(__file__).parent / "templates"
 NANO = "nano"
 """The template set of the nano world, whose models know a single form of prompt and summary."""
@@ -263,11 +266,8 @@ class Templates:
     # -- internals --------------------------------------------------------------------------------------------
 
     @cached_property
-    def _compiled(self) -> dict[str, Any]:
-        environment: Environment = ImmutableSandboxedEnvironment(
-            undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
-        )
-        return {file: environment.from_string(source) for file, source in self.sources.items()}
+    def _compiled(self) -> dict[str, Template]:
+        return {file: _compile(source) for file, source in self.sources.items()}
 
     @cached_property
     def _says_nothing(self) -> list[re.Pattern[str]]:
@@ -293,6 +293,12 @@ class Templates:
         if isinstance(prompt, str):
             return [{"role": "user", "content": neutralise(prompt)}]
         return [_message(turn) for turn in prompt]
+
+
+@lru_cache(maxsize=256)
+def _compile(source: str) -> Template:
+    # A set is read with every model that is loaded, and compiling it takes 50 ms.
+    return _ENVIRONMENT.from_string(source)
 
 
 def _message(turn: Turn) -> dict[str, Any]:
