@@ -157,7 +157,7 @@ def test_truth_and_log_probs_judge_the_same_responses_and_alpaca_eval_reads_them
     assert code == 0 and "win rate" in out
     judged = json.loads((folder / "judge.json").read_text())
     seen = judged["seen_topics"]
-    assert seen["comparisons"] == judged["comparisons"] == 6 and "win rate, topics trained on" in out
+    assert seen["comparisons"] == judged["comparisons"] == 6 and "win rate, training topics" in out
     shares = {name: part[name]["value"] for part in (judged, seen) for name in ("valid", "on_topic", "valid_against")}
     assert shares.keys() == {"valid", "on_topic", "valid_against"} and all(0 <= v <= 1 for v in shares.values())
     prompts = [row["prompt"] for row in lines(folder / "seen_topics" / "comparisons.jsonl")]
@@ -195,8 +195,8 @@ def test_raw_signals_and_written_summaries_can_be_judged(judge: Any, tmp_path: P
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--method", "popi", "--against", "oracle", "--judge", "truth"), "'popi' is no method; methods here: no_"),
-        (("--method", "oracle", "--against", "oracle", "--judge", "truth"), "another one to compare it with"),
+        (("--method", "popi", "--against", "oracle", "--judge", "truth"), "'popi' is not a method; methods of this run: no_"),
+        (("--method", "oracle", "--against", "oracle", "--judge", "truth"), "another one to compare with"),
         (("--method", "oracle", "--against", "population_dpo", "--judge", "truth"), "not trained in this run"),
         (("--method", "oracle", "--against", "none.json", "--judge", "truth"), "none.json: can't be read"),
         ((*METHODS, "--judge", "api", "--judge-model", "m"), "--judge-url"),

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
 
-DONE = ("tests/unit/test_english.py",)
+DONE = ("src/popi/evaluation",)
 """Folders and files, relative to the root."""
 SUFFIXES = {".py", ".md", ".toml", ".html", ".js", ".ts", ".sh", ".yaml", ".yml", ".service"}
 """Not `.j2`, `.jsonl` and the like: prompts and data stay as they are, since they change figures."""
@@ -68,7 +68,8 @@ PHRASES = [
     ("if need be", "if necessary"),
     ("in all:", "in total"),
     ("at hand", "available"),
-    ("is none[.,;:)]", "is not one, is not a number"),
+    ("it is none[.,;:)]", "it is not one, it is not a number"),
+    ("that is none[.,;:)]", "that is not one"),
     ("looks? on at", "observe, read"),
     ("stands there", "is listed, appears"),
     ("upon the rest", "with the rest of popi"),
@@ -93,7 +94,6 @@ NAMES = {
     "what": "a noun: `name`, `kind`, `description`",
     "whence": "`source`",
     "there": "`existing`",
-    "theirs": "`other_rows`, `other_signals`",
 }
 """Names that say nothing, and what to name instead. Fields of classes may keep theirs: files and APIs hold them."""
 

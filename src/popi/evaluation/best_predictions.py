@@ -1,4 +1,4 @@
-"""In the nano world: the best that anyone could predict of a choice, from what each method tells its generator."""
+"""For the nano world: the best possible prediction of a choice, given what each method tells its generator."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 
 class BestPredictions:
-    """P(c | k) of held-out users' target pairs, k what a method tells its generator (`Method.tells`).
+    """P(c | k) for held-out users' target pairs, where k is what a method tells its generator (`Method.tells`).
 
-    Given nothing, the signals or the true preferences it is exact, under the combinations of preferences that held-out
-    users have. Given a summary it is that of a reader who knows the world and, from other users' summaries alone (5
-    folds of users), how often this writer names what (`nano.bayes.Channel`): a summary's order, wording and emphasis
-    tell it nothing, so that its loss is an upper bound.
+    Given nothing, the signals or the true preferences, it is exact for the combinations of preferences that held-out
+    users have. Given a summary, it is the prediction of a reader who knows the world and has learned from other users'
+    summaries (5 folds of users) how often this writer names each attribute (`nano.bayes.Channel`). Such a reader
+    ignores a summary's order, wording and emphasis, so its loss is an upper bound.
 
     Args:
         people: the run's own held-out nano users, in the order of the rows' windows.
@@ -34,20 +34,20 @@ class BestPredictions:
 
     @staticmethod
     def known(config: RunConfig, people: Sequence[Person]) -> bool:
-        """Whether these users' truth is known: the run's own of the nano world."""
+        """Whether these users' true preferences are known, as for a run's own users of the nano world."""
         return config.data.source == "nano" and all(person.preferences is not None for person in people)
 
     def given(self, name: str, rows: Sequence[Mapping[str, Any]]) -> list[float]:
-        """(N,) the best predictor's probability of each row's choice, under the method `name`."""
+        """(N,) the best predictor's probability of each row's choice under the method `name`."""
         tells = METHODS[name].tells
-        if tells == "preferences":  # targets are clean: who knows the preferences knows the choice
+        if tells == "preferences":  # targets are noise-free: the preferences determine the choice
             return [1.0] * len(rows)
         if tells == "summary":
             return self._given_summaries(rows)
         return self.given_signals(rows) if tells == "signals" else self.given_nothing(rows)
 
     def given_nothing(self, rows: Sequence[Mapping[str, Any]]) -> list[float]:
-        """From the pair alone, knowing what people like in general."""
+        """From the pair alone, under the prior over preferences."""
         return [self._choice(self.prior, row) for row in rows]
 
     def given_signals(self, rows: Sequence[Mapping[str, Any]]) -> list[float]:
@@ -67,13 +67,13 @@ class BestPredictions:
             for k in set(fold.values())
         }
         beliefs: dict[tuple[int, frozenset[tuple[str, str]]], Belief] = {}
-        found = []
+        probabilities = []
         for row in rows:
             key = fold_of[row["window"]], frozenset(named_attributes(row["summary"]))
             if key not in beliefs:
                 beliefs[key] = channels[key[0]].belief(key[1], "test")
-            found.append(self._choice(beliefs[key], row))
-        return found
+            probabilities.append(self._choice(beliefs[key], row))
+        return probabilities
 
     def _after_signals(self, window: int) -> "Belief":
         if window not in self._signals:

@@ -1,13 +1,13 @@
-"""Do the probabilities that a generator gives to users' choices come true? Pure functions of margins.
+"""Calibration of the probabilities that a generator gives to users' choices. Pure functions of margins.
 
-Under the objective's model a user prefers y⁺ to y⁻ with probability p = σ(β·h), h the margin (docs/method.md). Which
-response of a pair is written first is arbitrary, and so nothing here depends on it: a prediction is the more probable
-response with *confidence* c = max(p, 1 − p) = σ(β·|h|), right where h > 0, half right where h = 0.
+Under the objective's model a user prefers y⁺ to y⁻ with probability p = σ(β·h), h the margin (docs/method.md). The
+order within a pair is arbitrary, so nothing here depends on it: the prediction is the more probable response, with
+*confidence* c = max(p, 1 − p) = σ(β·|h|). It is right if h > 0 and half right if h = 0.
 
     expected calibration error = Σ_b n_b/N · |accuracy_b − confidence_b|       (Guo et al. 2017, arXiv 1706.04599)
     Brier score = mean (1 − p)²,     log loss = mean −log p
 
-The bins b are equally wide over [½, 1]; a confidence on an edge falls into the upper one. Guessing (p = ½ everywhere)
+The bins b have equal width over [½, 1]; a confidence on an edge falls into the upper bin. Guessing (p = ½ everywhere)
 has a Brier score of ¼ and a log loss of log 2.
 """
 
@@ -30,9 +30,9 @@ class Bin:
     """One row of a reliability table.
 
     Attributes:
-        low, high: the confidences that fall into it: [low, high), the last one [low, high].
-        pairs: how many did.
-        confidence: their mean; None without pairs.
+        low, high: the bin's range of confidences: [low, high), or [low, high] for the last bin.
+        pairs: number of pairs in the bin.
+        confidence: their mean confidence; None without pairs.
         accuracy: the share that was right, with an interval clustered by user.
     """
 
@@ -54,16 +54,16 @@ class Bin:
 
 
 def reliability_table(margins: Sequence[float], users: Sequence[Hashable], beta: float, bins: int = BINS) -> list[Bin]:
-    """Confidence against accuracy, bin by bin, from ½ up; empty bins included.
+    """Confidence against accuracy per bin, from ½ up; includes empty bins.
 
     Args:
         margins: (N,) h of each target pair, in nats.
-        users: (N,) whose pair it is.
+        users: (N,) the user of each pair.
         beta: β.
-        bins: how many, equally wide.
+        bins: number of bins of equal width.
 
     Raises:
-        ValueError: lengths differ, β is not positive, or there is no bin.
+        ValueError: lengths differ, β is not positive, or `bins` is below 1.
     """
     confidence, right, place, user = _binned(margins, users, beta, bins)
     edges = np.linspace(0.5, 1.0, bins + 1)
@@ -80,17 +80,17 @@ def reliability_table(margins: Sequence[float], users: Sequence[Hashable], beta:
 def expected_calibration_error(
     margins: Sequence[float], users: Sequence[Hashable], beta: float, bins: int = BINS
 ) -> Estimate:
-    """Expected calibration error (see the module's formula), with a jackknife interval that leaves out users.
+    """Expected calibration error (formula in the module docstring), with a jackknife interval over users.
 
     Its variance is (G−1)/G · Σ_u (e_u − ē)², e_u the error without user u (Efron & Stein 1981), with a t quantile of
-    G−1 degrees of freedom. An absolute value is never below 0, so chance alone lifts the error of few pairs: compare
-    methods on the same pairs and bins only.
+    G−1 degrees of freedom. Absolute values don't cancel, so chance alone inflates the error on few pairs: compare
+    methods only on the same pairs and bins.
 
     Args:
-        margins, users, beta, bins: as `reliability_table` takes them.
+        margins, users, beta, bins: as in `reliability_table`.
 
     Raises:
-        ValueError: lengths differ, β is not positive, or there is no bin.
+        ValueError: lengths differ, β is not positive, or `bins` is below 1.
     """
     confidence, right, place, user = _binned(margins, users, beta, bins)
     if not len(right):
@@ -113,16 +113,16 @@ def brier_score(margins: Sequence[float], users: Sequence[Hashable], beta: float
     """Mean of (1 − σ(β·h))², with an interval clustered by user; 0 is best.
 
     Args:
-        margins, users, beta: as `reliability_table` takes them.
+        margins, users, beta: as in `reliability_table`.
     """
     return clustered_mean(expit(-_scaled(margins, beta)) ** 2, users, (0.0, math.inf))
 
 
 def log_loss(margins: Sequence[float], users: Sequence[Hashable], beta: float) -> Estimate:
-    """Mean of −log σ(β·h) in nats, with an interval clustered by user; 0 is best. It is −β times the summary reward.
+    """Mean of −log σ(β·h) in nats, with an interval clustered by user; 0 is best. Equals −β times the summary reward.
 
     Args:
-        margins, users, beta: as `reliability_table` takes them.
+        margins, users, beta: as in `reliability_table`.
     """
     return clustered_mean(np.logaddexp(0, -_scaled(margins, beta)), users, (0.0, math.inf))
 
@@ -136,9 +136,9 @@ def _scaled(margins: Sequence[float], beta: float) -> np.ndarray:
 def _binned(
     margins: Sequence[float], users: Sequence[Hashable], beta: float, bins: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """(N,) confidences, whether right, indices of bins, indices of users."""
+    """(N,) each: confidences, correctness, bin indices, user indices."""
     if len(margins) != len(users):
-        raise ValueError(f"one user a margin: got {len(margins)} margins and {len(users)} users")
+        raise ValueError(f"need one user per margin: got {len(margins)} margins and {len(users)} users")
     if bins < 1:
         raise ValueError(f"bins must be at least 1; got {bins}")
     confidence = expit(np.abs(_scaled(margins, beta)))

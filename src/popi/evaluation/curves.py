@@ -1,6 +1,6 @@
-"""Plots of the report that compare: accuracy against tokens over runs, calibration, the loss's terms, evidence.
+"""The report's comparison plots: accuracy against tokens over runs, calibration, the loss's terms, evidence.
 
-Drawn as plots.py draws: colours are the page's, and nothing is told by colour alone.
+They follow the conventions of plots.py: the page's colours, and never colour as the only cue.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,19 +13,19 @@ from matplotlib.patches import Patch
 
 from popi.evaluation.labels import Named, name_points
 from popi.evaluation.methods import METHODS
-from popi.evaluation.plots import COLOURS, DASHES, STYLE, WIDTH, look, to_svg
+from popi.evaluation.plots import COLOURS, DASHES, STYLE, WIDTH, colour_and_marker, to_svg
 
 FEW = 10
-"""Pairs below which a bin of the reliability plot is left out: its accuracy says nothing."""
+"""Bins of the reliability plot with fewer pairs are omitted: their accuracy is mostly noise."""
 FAR_BELOW = 0.1
-"""Share of accuracy below all other points from which on a point without tokens is only told of."""
+"""A point without tokens whose accuracy is this far below all others becomes a note at the foot of the plot."""
 SERIES = ("popi", "second", "truth", "plain")
 MARKERS = ("o", "s", "D", "^", "v", "P")
 
 
 @dataclass(frozen=True)
 class Point:
-    """A method of a run, on the frontier plot. `line`: points of one line are joined, in order of their tokens."""
+    """A run's method on the frontier plot. Points with the same `line` are joined, in order of their tokens."""
 
     label: str
     method: str
@@ -35,10 +35,10 @@ class Point:
 
 
 def frontier(points: Sequence[Point]) -> str:
-    """Reward accuracy against tokens added to the prompt, on a logarithmic axis, each point named beside it.
+    """Reward accuracy against tokens added to the prompt, on a logarithmic axis, with a name beside each point.
 
-    Points without tokens have no place on such an axis: their accuracy is a dotted line across, or a note at the foot
-    where it is far below all others.
+    Points without tokens have no place on such an axis: their accuracy is drawn as a dotted line, or as a note at the
+    foot if it is far below all others.
     """
     placed = [point for point in points if point.tokens > 0]
     if not placed:
@@ -59,7 +59,7 @@ def frontier(points: Sequence[Point]) -> str:
             joined = sorted((p.tokens, _known(p.accuracy, "value")) for p in placed if p.line == line)
             axes.plot(*zip(*joined, strict=True), color=COLOURS["popi"], linewidth=1.3, linestyle=DASHES[i % 4])
         for point in placed:
-            colour, marker = look(point.method)
+            colour, marker = colour_and_marker(point.method)
             low, high = (_known(point.accuracy, key) for key in ("low", "high"))
             axes.plot([point.tokens] * 2, [low, high], color=colour, linewidth=2.2, alpha=0.45)
             value = _known(point.accuracy, "value")
@@ -69,8 +69,8 @@ def frontier(points: Sequence[Point]) -> str:
             axes.axhline(value, color=COLOURS["muted"], linewidth=0.8, linestyle=(0, (2, 2)))
             axes.text(0.99, value, point.label, transform=place, ha="right", va="bottom", fontsize=8.5)
         far = [p for p in points if p.tokens <= 0 and p not in near]
-        told = "\n".join(f"↓ {p.label}: {100 * _known(p.accuracy, 'value'):.1f} %, no tokens" for p in far)
-        axes.text(0.01, 0.01, told, transform=axes.transAxes, va="bottom", fontsize=8.5, color=COLOURS["muted"])
+        note = "\n".join(f"↓ {p.label}: {100 * _known(p.accuracy, 'value'):.1f} %, no tokens" for p in far)
+        axes.text(0.01, 0.01, note, transform=axes.transAxes, va="bottom", fontsize=8.5, color=COLOURS["muted"])
         ticks = [t * 10**k for k in range(6) for t in (1, 2, 5)]
         inside = [t for t in ticks if min(xs) / 1.8 <= t <= max(xs) * 1.8]
         if len(inside) > 8:
@@ -87,7 +87,7 @@ def frontier(points: Sequence[Point]) -> str:
 
 
 def reliability(methods: Mapping[str, Any]) -> str:
-    """Accuracy against confidence of some methods, in bins; the diagonal is perfect calibration."""
+    """Accuracy against confidence, in bins, for some methods; the diagonal is perfect calibration."""
     drawn = {}
     for name, entry in methods.items():
         bins = [b for b in entry["calibration"]["reliability"] if b["pairs"] >= FEW]
@@ -99,9 +99,18 @@ def reliability(methods: Mapping[str, Any]) -> str:
         figure = Figure(figsize=(WIDTH, 3.3), layout="constrained")
         axes = figure.subplots()
         axes.plot([0.5, 1], [0.5, 1], color=COLOURS["muted"], linewidth=0.9, linestyle=(0, (2, 2)))
-        axes.text(0.985, 0.965, "as promised", ha="right", va="top", rotation=38, color=COLOURS["muted"], fontsize=8.5)
+        axes.text(
+            0.985,
+            0.965,
+            "perfectly calibrated",
+            ha="right",
+            va="top",
+            rotation=38,
+            color=COLOURS["muted"],
+            fontsize=8.5,
+        )
         for i, (name, curve) in enumerate(drawn.items()):
-            colour, marker = look(name)
+            colour, marker = colour_and_marker(name)
             xs, ys = zip(*curve, strict=True)
             kind = {"linestyle": DASHES[i % 4], "marker": marker, "markersize": 5, "markeredgecolor": COLOURS["card"]}
             axes.plot(xs, ys, color=colour, linewidth=1.5, label=METHODS[name].label, **kind)
@@ -117,7 +126,7 @@ def reliability(methods: Mapping[str, Any]) -> str:
 
 
 def loss_terms(methods: Mapping[str, Any], way: str) -> str:
-    """Each method's loss as a bar of two parts; `way`: `world` or `fitted`."""
+    """Each method's loss as a bar of two parts; `way` is `world` or `fitted`."""
     rows = [name for name in reversed(list(methods)) if way in methods[name].get("loss_terms", {})]
     if not rows:
         return ""
@@ -126,17 +135,17 @@ def loss_terms(methods: Mapping[str, Any], way: str) -> str:
         axes = figure.subplots()
         longest = max(methods[name]["loss_terms"][way]["loss"]["value"] for name in rows)
         for y, name in enumerate(rows):
-            found = methods[name]["loss_terms"][way]
-            error, unsaid = (max(0.0, found[key]["value"]) for key in ("generator_error", "left_unsaid"))
+            terms = methods[name]["loss_terms"][way]
+            error, unsaid = (max(0.0, terms[key]["value"]) for key in ("generator_error", "left_unsaid"))
             axes.barh(y, unsaid, 0.28, color=COLOURS["popi"])
             axes.barh(y, error, 0.28, left=unsaid, color=COLOURS["card"], edgecolor=COLOURS["plain"], hatch="////")
             bold = "bold" if name.startswith("popi_") else "normal"
             axes.text(0, y + 0.2, METHODS[name].label, va="bottom", fontweight=bold)
-            told = f"{found['left_unsaid']['value']:.2f} + {found['generator_error']['value']:.2f}".replace("-", "−")
-            axes.text(longest, y + 0.2, told, va="bottom", ha="right", color=COLOURS["muted"])
+            value = f"{terms['left_unsaid']['value']:.2f} + {terms['generator_error']['value']:.2f}".replace("-", "−")
+            axes.text(longest, y + 0.2, value, va="bottom", ha="right", color=COLOURS["muted"])
         axes.set(xlim=(0, longest * 1.02), ylim=(-0.4, len(rows) - 0.2), yticks=[])
         axes.spines["left"].set_visible(False)
-        axes.set_xlabel("loss, nats a choice (guessing: 0.69)", fontsize=8.5)
+        axes.set_xlabel("loss, nats per choice (guessing: 0.69)", fontsize=8.5)
         marks = [
             Patch(color=COLOURS["popi"], label="left unsaid"),
             Patch(facecolor=COLOURS["card"], edgecolor=COLOURS["plain"], hatch="////", label="generator error"),
@@ -146,7 +155,7 @@ def loss_terms(methods: Mapping[str, Any], way: str) -> str:
 
 
 def evidence(rows: Sequence[Mapping[str, Any]], x: str = "signals", series: str | None = None) -> str:
-    """A value with its interval against the number of signals, a curve for each value of the column `series`."""
+    """A value with its interval against the number of signals, with one curve per value of the column `series`."""
     curves: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         if isinstance(row.get(x), int | float) and row.get("value") is not None:
@@ -154,13 +163,15 @@ def evidence(rows: Sequence[Mapping[str, Any]], x: str = "signals", series: str 
     if not curves:
         return ""
     counts = sorted({row[x] for curve in curves.values() for row in curve})
-    place = {count: i for i, count in enumerate(counts)}  # 0, 1, 2, 4, 8: evenly spaced, as none lies at log 0
+    place = {count: i for i, count in enumerate(counts)}  # 0, 1, 2, 4, 8: evenly spaced, since log 0 has no place
     with rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
         axes = figure.subplots()
         for i, (name, curve) in enumerate(curves.items()):
             known = name in METHODS
-            colour, marker = look(name) if known else (COLOURS[SERIES[i % len(SERIES)]], MARKERS[i % len(MARKERS)])
+            colour, marker = (
+                colour_and_marker(name) if known else (COLOURS[SERIES[i % len(SERIES)]], MARKERS[i % len(MARKERS)])
+            )
             ordered = sorted(curve, key=lambda row: row[x])
             xs = [place[row[x]] for row in ordered]
             for at, row in zip(xs, ordered, strict=True):
@@ -177,8 +188,8 @@ def evidence(rows: Sequence[Mapping[str, Any]], x: str = "signals", series: str 
 
 
 def _known(estimate: Mapping[str, Any], key: str) -> float:
-    """The value, or an end of its interval; the value where there is none."""
-    found = estimate.get(key)
-    value = estimate["value"] if found is None else found
+    """The value or an end of its interval; falls back to the value if there is no interval."""
+    bound = estimate.get(key)
+    value = estimate["value"] if bound is None else bound
     assert value is not None
     return float(value)

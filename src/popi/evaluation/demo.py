@@ -1,10 +1,10 @@
-"""`popi demo`: train on the nano world, evaluate, report, and show a few users; minutes on two cores.
+"""`popi demo`: train on the nano world, evaluate, report, and show a few users; takes minutes on two cores.
 
-The demo's directory is `{root}/demo`. What is there already decides what happens, and nothing is ever deleted:
+The demo's directory is `{root}/demo`. If it exists already, nothing is ever deleted:
 
-- an unfinished demo of the same settings goes on where it stopped;
-- a finished one, or one of other settings, is moved aside to `demo-1`, `demo-2`, … and the demo is run anew;
-- anything else is left alone, with an error.
+- an unfinished demo with the same settings is resumed;
+- a finished demo, or one with other settings, is moved to `demo-1`, `demo-2`, … and the demo starts over;
+- anything else is left untouched, with an error.
 """
 
 import json
@@ -47,13 +47,13 @@ def run_demo(
     """Run the demo and return its run directory, `{root}/demo`.
 
     Args:
-        root: where the run directory is made.
-        console: where results are shown; stdout by default.
-        progress: where progress is shown; stderr by default.
+        root: where to create the run directory.
+        console: where to show results; stdout by default.
+        progress: where to show progress; stderr by default.
         overrides: settings that replace the demo's (`training.inference.steps=10`).
 
     Raises:
-        RunError: something that is no run stands at `{root}/demo`.
+        RunError: `{root}/demo` exists and is not a run.
     """
     from popi.evaluation.report import print_table, write_report
     from popi.evaluation.runner import evaluate
@@ -88,10 +88,10 @@ def run_demo(
 
 
 def prepare(config: RunConfig, console: Console) -> None:
-    """Make way for the demo as the module's text says.
+    """Move an earlier demo aside if necessary, as described in the module docstring.
 
     Raises:
-        RunError: something that is no run stands in the way.
+        RunError: the demo's directory exists and is not a run.
     """
     from popi.runs.run_directory import RunDirectory, config_differences
 
@@ -99,24 +99,24 @@ def prepare(config: RunConfig, console: Console) -> None:
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
     try:
-        there = RunDirectory.open(path)
+        existing = RunDirectory.open(path)
     except RunError as error:
-        raise RunError(f"{error}; it is left as it is: move it away, or run the demo elsewhere with --root") from None
+        raise RunError(f"{error}; nothing was changed: move it away, or run the demo elsewhere with --root") from None
     finished = all((path / name).is_file() for name in FINISHED)
-    differences = config_differences(there.config, config)
+    differences = config_differences(existing.config, config)
     if not finished and not differences:
-        console.print(Text(f"an unfinished demo in {path}: going on with it"))
+        console.print(Text(f"resuming the unfinished demo in {path}"))
         return
     number = 1
     while (aside := path.with_name(f"{path.name}-{number}")).exists():
         number += 1
     path.rename(aside)
-    kind = "a demo of other settings" if differences else "the earlier demo"
-    console.print(Text(f"{kind} is kept as {aside}"))
+    kind = "a demo with other settings" if differences else "the earlier demo"
+    console.print(Text(f"{kind} was moved to {aside}"))
 
 
 def write_example_users(path: Path, examples: list[Mapping[str, Any]]) -> Path:
-    """The shown users as a JSONL file, for `popi infer` and `popi evaluate --users`."""
+    """Write the shown users to a JSONL file for `popi infer` and `popi evaluate --users`."""
     from popi.data.jsonl import write_users
     from popi.signals.types import User
 
@@ -136,7 +136,7 @@ def write_example_users(path: Path, examples: list[Mapping[str, Any]]) -> Path:
 
 
 def user_panel(example: Mapping[str, Any], methods: Mapping[str, Any]) -> Panel:
-    """One user: signals, the summary by the best prompt and after training, the answer to the same prompt with each."""
+    """One user: signals, the summaries by the best prompt and after training, and an answer to a prompt with each."""
     from popi.evaluation.methods import METHODS
     from popi.evaluation.report import prompt_text
 
@@ -154,7 +154,7 @@ def user_panel(example: Mapping[str, Any], methods: Mapping[str, Any]) -> Panel:
     rows.add_row(_heading("summary"), "")
     for name in shown:
         label = "best prompt" if name == "untrained_summary" else METHODS[name].label
-        rows.add_row(label, _said(name, example["summaries"].get(name)))
+        rows.add_row(label, _answer(name, example["summaries"].get(name)))
     if "oracle" in example["summaries"]:
         rows.add_row("the truth", Text(example["summaries"]["oracle"], style="italic"))
     for asked in example["prompts"][:1]:
@@ -162,12 +162,12 @@ def user_panel(example: Mapping[str, Any], methods: Mapping[str, Any]) -> Panel:
         rows.add_row(_heading("answers to"), Text(prompt_text(asked["prompt"]), style="italic"))
         labels = {"no_personalization": "no summary", "untrained_summary": "best prompt"}
         for name in ["no_personalization", *shown]:
-            rows.add_row(labels.get(name, METHODS[name].label), _said(name, asked["answers"].get(name)))
+            rows.add_row(labels.get(name, METHODS[name].label), _answer(name, asked["answers"].get(name)))
     return Panel(rows, title=Text(f"user {example['user_id']}"), title_align="left", border_style="dim")
 
 
 def next_commands(run: Path, users_file: Path, examples: list[Mapping[str, Any]]) -> list[str]:
-    """Three commands that work as they stand."""
+    """Three commands to copy and run."""
     from popi.evaluation.report import best_popi, prompt_text
 
     beside = Path(sys.executable).with_name("popi")
@@ -185,7 +185,7 @@ def next_commands(run: Path, users_file: Path, examples: list[Mapping[str, Any]]
 
 
 def _near(path: Path) -> str:
-    """A path as it is typed from here."""
+    """A path relative to the working directory, if it is inside."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
@@ -193,12 +193,12 @@ def _heading(text: str) -> Text:
     return Text(text, style="bold")
 
 
-def _said(method: str, text: str | None) -> Text:
+def _answer(method: str, text: str | None) -> Text:
     return Text(text or "(empty)", style="bold" if method.startswith("popi_") else "")
 
 
 def _signal_lines(signal: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """A signal in a line or two: (what it is, what it says)."""
+    """A signal in one or two lines: (kind, text)."""
     from popi.evaluation.report import prompt_text
 
     kind = signal["type"]
@@ -206,6 +206,8 @@ def _signal_lines(signal: Mapping[str, Any]) -> list[tuple[str, str]]:
         return [(kind, f"+ {signal['chosen']}"), ("", f"− {signal['rejected']}")]
     if kind == "interaction":
         edit, rating = signal.get("edit"), signal.get("rating")
-        told = f"edited to: {edit}" if edit else f"rated {rating:g}: {signal['response']}" if rating is not None else ""
-        return [(kind, told or f"asked: {prompt_text(signal['prompt'])}")]
+        content = (
+            f"edited to: {edit}" if edit else f"rated {rating:g}: {signal['response']}" if rating is not None else ""
+        )
+        return [(kind, content or f"asked: {prompt_text(signal['prompt'])}")]
     return [(kind, str(signal["text"]))]

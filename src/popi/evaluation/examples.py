@@ -1,4 +1,4 @@
-"""A few users in full, for people to read: signals, summaries, and the answers that each method gives them."""
+"""A few users in full, for people to read: signals, summaries, and each method's answers."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ from popi.evaluation.models import Models
 from popi.evaluation.users import named_attributes
 
 ANSWERED = 2
-"""Task prompts a user that are answered."""
+"""Task prompts to answer per user."""
 
 
 def write_examples(
@@ -25,13 +25,13 @@ def write_examples(
     summaries_of: Callable[[str], dict[RowKey, str | None]],
     users_stamp: str,
 ) -> None:
-    """Write the first `evaluation.examples` held-out users, whoever they are, to a JSON file.
+    """Write the first `evaluation.examples` held-out users, without any selection, to a JSON file.
 
     Answers are greedy, each by the method's own generator with the method's summary; methods that give the generator
-    something else (raw signals, soft prompts, an adapter a user) are left out. A file that fits the same users and
-    models is kept. Where summaries are conditioned on the task prompt, `summaries` holds that of the first prompt.
+    something else (raw signals, soft prompts, an adapter per user) are skipped. An existing file for the same users
+    and models is reused. If summaries are conditioned on the task prompt, `summaries` holds the first prompt's.
 
-    The file is `{"stamp", "users": [user]}`, a user being `{"user_id", "preferences" (or null), "signals",
+    The file is `{"stamp", "users": [user]}`, where a user is `{"user_id", "preferences" (or null), "signals",
     "summaries": {method: text}, "named": {method: [[attribute, value], …]}, "prompts": [{"prompt", "chosen",
     "rejected", "answers": {method: text}}]}`.
     """

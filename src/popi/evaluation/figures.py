@@ -1,6 +1,6 @@
-"""The figures of every method, from its rows: the entries of `methods` in metrics.json.
+"""Every method's figures, computed from its rows: the entries of `methods` in metrics.json.
 
-Formulas stand in metrics.py, calibration.py and loss_terms.py; what the figures mean, in docs/method.md.
+The formulas are in metrics.py, calibration.py and loss_terms.py; docs/method.md explains what the figures mean.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from popi.evaluation.loss_terms import fitted_predictions, split_loss
 
 Row = Mapping[str, Any]
 COMPARED_WITH = ("no_personalization", "untrained_summary", "raw_signals", "population_dpo", "popi_plug_and_play")
-"""Methods that every other one is compared with, pair by pair."""
+"""Methods that every other method is compared with, pair by pair."""
 
 
 def measure(
@@ -25,11 +25,11 @@ def measure(
     people: Sequence[Person],
     examples: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
-    """`methods` of metrics.json, and of the nano world `loss_of_the_best`: method → figures.
+    """`methods` of metrics.json (method → figures) and, for the nano world, `loss_of_the_best`.
 
     Args:
-        rows_of: method → its rows. One that has the reason under `missing` has no figures, and is in none.
-        config: says the β of all methods (`common_beta`), and the price of tokens.
+        rows_of: method → its rows. Rows with a reason under `missing` have no figures and are skipped.
+        config: determines β for all methods (`common_beta`) and the price of tokens.
         people: the users, in the order of the rows' windows.
         examples: `users` of examples.json, for the length of answers.
     """
@@ -59,17 +59,17 @@ def measure(
         rows = next(iter(rows_of.values()))
         known = {"nothing": best.given_nothing(rows), "signals": best.given_signals(rows)}
         result["loss_of_the_best"] = {
-            given: split_loss([0.0] * len(rows), 1.0, found, _users(rows)).left_unsaid.as_dict()
-            for given, found in known.items()
+            given: split_loss([0.0] * len(rows), 1.0, probabilities, _users(rows)).left_unsaid.as_dict()
+            for given, probabilities in known.items()
         }
     return result
 
 
 def common_beta(config: RunConfig) -> float:
-    """β of σ(β·h), the same for every method: `evaluation.beta`, or that of the summary reward.
+    """β in σ(β·h), the same for every method: `evaluation.beta`, or else the β of the summary reward.
 
-    β is the scale on which margins become probabilities, and each method's own would turn their order. Nor is it always
-    one: an IPO loss's says how large a margin it asks for.
+    β is the scale on which margins become probabilities; using each method's own could change their order. And not
+    every β is such a scale: for an IPO loss it sets the target margin.
     """
     return config.training.inference.beta if config.evaluation.beta is None else config.evaluation.beta
 
@@ -77,9 +77,9 @@ def common_beta(config: RunConfig) -> float:
 def method_metrics(rows: Sequence[Row]) -> dict[str, Any]:
     """Reward accuracy, margin, drift of the chosen responses, tokens and attributes, from a method's rows.
 
-    `chosen_drift`: mean of log π(y⁺|x,c) − log π_ref(y⁺|x), nats per response; c is what stands beside the prompt.
-    `context_overhead_tokens`, `attribute_precision` and `attribute_recall` are plain numbers (null where there is no
-    summary or no truth); their intervals stand under `intervals`.
+    `chosen_drift`: mean of log π(y⁺|x,c) − log π_ref(y⁺|x), in nats per response; c is the context.
+    `context_overhead_tokens`, `attribute_precision` and `attribute_recall` are plain numbers (null without a summary
+    or known preferences); their intervals are under `intervals`.
     """
     users = _users(rows)
     overhead = metrics.clustered_mean([row["overhead_tokens"] for row in rows], users)
@@ -103,7 +103,7 @@ def method_metrics(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def calibrated(rows: Sequence[Row], beta: float) -> dict[str, Any]:
-    """How well σ(β·h) foretells the choices."""
+    """How well σ(β·h) predicts the choices."""
     margins, users = _margins(rows), _users(rows)
     return {
         "beta": beta,
@@ -115,49 +115,50 @@ def calibrated(rows: Sequence[Row], beta: float) -> dict[str, Any]:
 
 
 def differences(name: str, rows_of: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
-    """Other method → paired differences, this one's less the other's."""
+    """Other method → paired differences: this method minus the other."""
     others = [other for other in COMPARED_WITH if other != name and other in rows_of]
     return {other: difference(rows_of[name], rows_of[other]) for other in others}
 
 
 def difference(rows: Sequence[Row], others: Sequence[Row]) -> dict[str, Any]:
-    """Paired differences in reward accuracy, margin and drift on the pairs that stand in both, the first less the
-    second."""
-    theirs = {(row["window"], row["target"]): row for row in others}
-    shared = [row for row in rows if (row["window"], row["target"]) in theirs]
-    same = [theirs[row["window"], row["target"]] for row in shared]
-    users, mine, other = _users(shared), _margins(shared), _margins(same)
-    accuracy = metrics.paired_difference(metrics.outcomes(mine), metrics.outcomes(other), users, (-1.0, 1.0))
+    """Paired differences (first minus second) in reward accuracy, margin and drift on the pairs that both have."""
+    by_key = {(row["window"], row["target"]): row for row in others}
+    shared = [row for row in rows if (row["window"], row["target"]) in by_key]
+    matching = [by_key[row["window"], row["target"]] for row in shared]
+    users, margins, other_margins = _users(shared), _margins(shared), _margins(matching)
+    outcomes, other_outcomes = metrics.outcomes(margins), metrics.outcomes(other_margins)
+    accuracy = metrics.paired_difference(outcomes, other_outcomes, users, (-1.0, 1.0))
     return {
         "reward_accuracy": accuracy.as_dict(),
-        "margin": metrics.paired_difference(mine, other, users).as_dict(),
-        "chosen_drift": metrics.paired_difference(_drifts(shared), _drifts(same), users).as_dict(),
+        "margin": metrics.paired_difference(margins, other_margins, users).as_dict(),
+        "chosen_drift": metrics.paired_difference(_drifts(shared), _drifts(matching), users).as_dict(),
         "pairs": len(shared),
     }
 
 
 def terms(name: str, rows: Sequence[Row], beta: float, best: BestPredictions | None) -> dict[str, Any]:
-    """The loss's two terms: by an estimate (`fitted`), and where the truth is known by that (`world`)."""
+    """The loss's two terms: estimated (`fitted`), and exact if the true preferences are known (`world`)."""
     margins, users = _margins(rows), _users(rows)
     reference = [row["reference_chosen_logp"] - row["reference_rejected_logp"] for row in rows]
     evidence = np.stack([np.asarray(margins, dtype=float), np.asarray(reference, dtype=float)], axis=1)
-    found = {"beta": beta, "fitted": split_loss(margins, beta, fitted_predictions(evidence, users), users).as_dict()}
+    fitted = split_loss(margins, beta, fitted_predictions(evidence, users), users)
+    result = {"beta": beta, "fitted": fitted.as_dict()}
     if best is not None:
-        found["world"] = split_loss(margins, beta, best.given(name, rows), users).as_dict()
-    return found
+        result["world"] = split_loss(margins, beta, best.given(name, rows), users).as_dict()
+    return result
 
 
 def answer_length(name: str, examples: Sequence[Mapping[str, Any]]) -> metrics.Estimate | None:
-    """Characters of the answers in examples.json; None where a method has none there."""
-    said = [
+    """Characters of the answers in examples.json; None if a method has none there."""
+    by_user = [
         (user["user_id"], asked["answers"][name])
         for user in examples
         for asked in user["prompts"]
         if name in asked["answers"]
     ]
-    if not said:
+    if not by_user:
         return None
-    users, answers = zip(*said, strict=True)
+    users, answers = zip(*by_user, strict=True)
     return metrics.response_length(answers, users)
 
 

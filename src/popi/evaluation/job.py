@@ -1,7 +1,8 @@
-"""One evaluation's work: the rows of each method, kept as they come, and the figures from them.
+"""One evaluation: computes each method's rows, saves them as they arrive, and derives the figures.
 
-Rows are kept (METHOD.part.jsonl) under everything that they depend on; METHOD.jsonl is written when all are there. What
-was cut short goes on with the rows that are missing; a method whose models, users or settings changed is scored again.
+Rows go to METHOD.part.jsonl together with everything that they depend on; METHOD.jsonl is written once all are there.
+An interrupted evaluation resumes with the missing rows. A method whose models, users or settings changed is scored
+again.
 """
 
 import json
@@ -20,7 +21,7 @@ from popi.evaluation.methods import METHODS, REFERENCE, Context, RowKey, score_b
 from popi.evaluation.models import Models
 from popi.evaluation.per_user import per_user_blocks
 from popi.evaluation.prompts import choose
-from popi.evaluation.summaries import kept_summaries
+from popi.evaluation.summaries import stored_summaries
 from popi.evaluation.users import named_attributes, users_stamp
 from popi.generator import Generator
 from popi.runs.provenance import commit, stamp_of, versions
@@ -32,20 +33,20 @@ from popi.summary import Summary
 Row = dict[str, Any]
 FINISHED = "finished.json"
 SUMMARIES = "summaries"
-"""Folder of the summaries, which all generators read."""
+"""Folder of the summaries, shared by all generators."""
 
 
 class Job:
     """One evaluation: users, models and the folder of its files.
 
     Args:
-        config: the run's.
+        config: the run's config.
         people: held-out users.
         models: loads the models.
-        folder: of the methods' files.
-        summaries: folder of the summaries that the inference models write; by default in `folder`.
-        benchmark: what every row says of where the users come from (`benchmark_of`).
-        refuse_changes: rows that were made under other settings are an error, and not made again.
+        folder: where the methods' files go.
+        summaries: folder of the inference models' summaries; by default inside `folder`.
+        benchmark: where the users come from, for every row (`benchmark_of`).
+        refuse_changes: raise an error for rows made under other settings instead of recomputing them.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class Job:
         self.finished: dict[str, Any] = _finished(folder / FINISHED)
 
     def expected(self, name: str) -> list[RowKey]:
-        """The keys of a method's rows, in their order: of all users, or of the first that a slow method is for."""
+        """The keys of a method's rows, in order: for all users, or for the first few if the method is slow."""
         most = self.config.evaluation.per_user_lora.users if METHODS[name].per_user else None
         return [(w, t) for w, p in enumerate(self.people[:most]) for t in range(len(p.user.targets))]
 
@@ -90,10 +91,10 @@ class Job:
         return stamp_of(self.method_settings(name))
 
     def run_method(self, name: str, progress: Progress, task: TaskID) -> None:
-        """Make the rows of a method that are missing, and write its file.
+        """Compute a method's missing rows and write its file.
 
         Raises:
-            RunError: rows are there that other settings made, and changes are refused; the message says which.
+            RunError: existing rows were made under other settings, and changes are refused; the message lists them.
         """
         settings, path = self.method_settings(name), self.folder / f"{name}.jsonl"
         stamp, expected = stamp_of(settings), self.expected(name)
@@ -102,16 +103,16 @@ class Job:
             if path.is_file():
                 progress.update(task, completed=len(expected), note="already scored")
                 return
-        kept = self._kept(name, settings, before)
-        done = set(kept.rows) & set(expected)
+        store = self._stored_rows(name, settings, before)
+        done = set(store.rows) & set(expected)
         progress.update(task, completed=len(done))
         started = time.perf_counter()
         if len(done) < len(expected):
             for block in self._blocks(name, done, progress, task):
-                kept.extend(block)
+                store.extend(block)
                 progress.advance(task, len(block))
-        kept.close()
-        rows = [kept.rows[key] for key in expected if key in kept.rows]
+        store.close()
+        rows = [store.rows[key] for key in expected if key in store.rows]
         check_rows(name, rows, expected)
         write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         missing = sum(map(_is_missing, rows))
@@ -119,52 +120,52 @@ class Job:
         facts = {"stamp": stamp, "rows": len(rows), "seconds": round(seconds, 2), "missing": missing}
         self.finished[name] = facts | {"settings": brief(settings)}
         write_text(self.folder / FINISHED, json.dumps(self.finished, indent=2) + "\n")
-        if not missing:  # else the rows that are there wait for those that are not
-            kept.path.unlink(missing_ok=True)
+        if not missing:  # otherwise the partial file is needed to fill the gaps later
+            store.path.unlink(missing_ok=True)
         progress.update(task, note=f"{missing} missing" if missing else "")
 
     def refuse_empty(self, name: str) -> None:
-        """Raise UpstreamError, with the first row's reason, where a model behind an API scored nothing of a method."""
+        """Raise UpstreamError, with the first row's reason, if a model behind an API scored none of a method's rows."""
         if self.finished[name]["rows"] and self.finished[name].get("missing") == self.finished[name]["rows"]:
             reason = read_rows(self.folder / f"{name}.jsonl")[0]["missing"]
             raise UpstreamError(f"no target pair could be scored under {name}: {reason}")
 
-    def _kept(self, name: str, settings: dict[str, Any], before: dict[str, Any]) -> ResumableRows:
-        """The rows of a method that are there; of other settings' rows none, or an error."""
+    def _stored_rows(self, name: str, settings: dict[str, Any], before: dict[str, Any]) -> ResumableRows:
+        """A method's existing rows. Rows made under other settings are dropped, or an error."""
         path = self.folder / f"{name}.part.jsonl"
         brief_settings = brief(settings)
-        advice = "give this evaluation a place of its own (of a grid: another name=…)"
+        advice = "put this evaluation elsewhere (for a grid: another name=…)"
         if self.refuse_changes:
             changed = differences(before["settings"], brief_settings) if "settings" in before else []
             if changed:
                 raise RunError(
                     f"{self.folder / name}.jsonl was made under other settings:\n  "
                     + "\n  ".join(changed)
-                    + f"\ngo on with those, or {advice}"
+                    + f"\nrestore those settings, or {advice}"
                 )
         elif settings_of(path) != brief_settings:
             path.unlink(missing_ok=True)
-        kept = ResumableRows(path, brief_settings, ("window", "target"), resume=True, again=_is_missing, advice=advice)
+        store = ResumableRows(path, brief_settings, ("window", "target"), resume=True, again=_is_missing, advice=advice)
         finished = self.folder / f"{name}.jsonl"
-        if not kept.rows and before.get("stamp") == stamp_of(settings) and finished.is_file():
-            kept.extend(row for row in read_rows(finished) if row.get("missing") is None and "messages" in row)
-        return kept
+        if not store.rows and before.get("stamp") == stamp_of(settings) and finished.is_file():
+            store.extend(row for row in read_rows(finished) if row.get("missing") is None and "messages" in row)
+        return store
 
     def _blocks(self, name: str, done: Collection[RowKey], progress: Progress, task: TaskID) -> Iterator[list[Row]]:
-        """The rows of a method but for those done, as they come."""
+        """A method's remaining rows, as they are computed."""
         method = METHODS[name]
         facts = self.benchmark | {"method": name, "models": self.models.describe(name), "users": self.users_stamp}
         facts |= {"seed": self.config.seed, "commit": self.commit}
         if method.per_user:
             generator = self.models.generator(self.models.untrained)
             people = self.people[: self.config.evaluation.per_user_lora.users]
-            facts |= made_by(generator)
+            facts |= model_facts(generator)
             for block in per_user_blocks(generator, people, self._reference(), self.config, done):
                 yield [facts | row for row in block]
             return
         path = self.models.generator_path(method)
         generator = self.models.generator(path)
-        facts |= made_by(generator)
+        facts |= model_facts(generator)
         contexts = self.contexts(name, progress, task)
         truths = self._truths(contexts)
         for block in score_blocks(
@@ -179,7 +180,7 @@ class Job:
             yield [facts | row | truths.get(row["window"], {}) for row in block]
 
     def contexts(self, name: str, progress: Progress, task: TaskID) -> list[Context]:
-        """What a method puts beside each user's task prompts; summaries are written if they are not there."""
+        """A method's context for each user's task prompts; missing summaries are written first."""
         method = METHODS[name]
 
         def summarize(users: Sequence[Person]) -> list[tuple[Summary, ...]]:
@@ -192,13 +193,13 @@ class Job:
         return method.contexts(self.models.sources(method, summarize, ask), self.people)
 
     def prompts(self) -> dict[str, Any]:
-        """Which prompt is the best of the untrained inference model, and what every one reached."""
+        """The untrained inference model's best prompt, and the accuracy of each prompt."""
         if self._prompts is None:
             self._prompts = choose(self.models, self.summaries)
         return self._prompts
 
     def _truths(self, contexts: Sequence[Context]) -> dict[int, Row]:
-        """Window → what the (first target's) summary names and what the user prefers, where both are known."""
+        """Window → the attributes that the (first target's) summary names and the user prefers, if both are known."""
         return {
             window: {
                 "named": sorted(map(list, named_attributes(summary.text))),
@@ -209,37 +210,37 @@ class Job:
         }
 
     def summaries_by(self, path: str, progress: Progress, task: TaskID, prompt: str = OWN) -> list[tuple[Summary, ...]]:
-        """Greedy summaries of all users by an inference model, written once for all methods and generators."""
+        """Greedy summaries of all users by an inference model, shared by all methods and generators."""
         key = path, prompt
         if key not in self.written:
 
             def report(done: int) -> None:
                 progress.update(task, note=f"summaries {done}/{len(self.people)}")
 
-            self.written[key] = kept_summaries(
+            self.written[key] = stored_summaries(
                 self.summaries, path, self.models, self.people, self.users_stamp, report, prompt
             )
             progress.update(task, note="")
         return self.written[key]
 
     def _reference(self) -> dict[RowKey, tuple[float, float]]:
-        """The reference's log-probs: those of the rows without personalisation."""
+        """The reference's log-probs, from the rows without personalisation."""
         rows = read_rows(self.folder / f"{REFERENCE}.jsonl")
         return logps_of(row for row in rows if row.get("missing") is None)
 
     def summaries_of(self, name: str) -> dict[RowKey, str | None]:
-        """(window, target) → the summary that a method's file holds."""
+        """(window, target) → the summary stored in a method's file."""
         rows = read_rows(self.folder / f"{name}.jsonl")
         return {(row["window"], row["target"]): row["summary"] for row in rows}
 
     def metrics(self, names: Sequence[str]) -> dict[str, Any]:
-        """metrics.json from the methods' files."""
+        """The contents of metrics.json, from the methods' files."""
         rows_of, seconds = {}, {}
         for name in names:
             rows_of[name] = read_rows(self.folder / f"{name}.jsonl")
             check_rows(name, rows_of[name], self.expected(name))
             seconds[name] = self.finished[name]["seconds"]
-        file = self.folder / "examples.json"  # a grid's cells have none
+        file = self.folder / "examples.json"  # absent in the cells of a grid
         examples = json.loads(file.read_text(encoding="utf-8"))["users"] if file.is_file() else []
         return {
             "commit": self.commit,
@@ -255,22 +256,22 @@ class Job:
 
 
 def check_rows(name: str, rows: Sequence[Row], expected: Sequence[RowKey]) -> None:
-    """Every target pair once, none missing, none twice.
+    """Check that every target pair occurs exactly once.
 
     Raises:
-        RunError: a file does not hold the rows that it should.
+        RunError: rows are missing or duplicated.
     """
     keys = [(row["window"], row["target"]) for row in rows]
     if keys != list(expected):
         missing, twice = len(set(expected) - set(keys)), len(keys) - len(set(keys))
         raise RunError(
             f"evaluation of {name}: {len(keys)} rows for {len(expected)} target pairs ({missing} missing, {twice} "
-            f"twice); delete {name}.jsonl in the run's evaluation folder and evaluate again"
+            f"duplicated); delete {name}.jsonl in the run's evaluation folder and evaluate again"
         )
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a method's file, in the order of users and targets."""
+    """The rows of a method's file, ordered by user and target."""
     try:
         with path.open(encoding="utf-8") as lines:  # splitlines() would also cut at U+2028 inside a summary
             return [json.loads(line) for line in lines]
@@ -279,12 +280,12 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def logps_of(rows: Iterable[Row]) -> dict[RowKey, tuple[float, float]]:
-    """(window, target) → log-probs of the chosen and of the rejected response, of rows that have them."""
+    """(window, target) → log-probs of the chosen and the rejected response, for rows that have them."""
     return {(row["window"], row["target"]): (row["chosen_logp"], row["rejected_logp"]) for row in rows}
 
 
 def _finished(path: Path) -> dict[str, Any]:
-    """Which methods were scored, by their stamps; a damaged file says nothing, and all are scored again."""
+    """Scored methods and their stamps; empty for a damaged file, so that all are scored again."""
     try:
         marks = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
@@ -297,11 +298,11 @@ def _is_missing(row: Row) -> bool:
 
 
 def brief(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A method's settings with hashes for long lists: what a file of rows begins with."""
+    """A method's settings with long lists replaced by hashes, as the header of a file of rows."""
     return {key: stamp_of(value) if key == "oracles" else value for key, value in settings.items()}
 
 
-def made_by(generator: Generator) -> dict[str, Any]:
-    """What a row says of the model that it was made by, beyond its name."""
+def model_facts(generator: Generator) -> dict[str, Any]:
+    """What a row records about its generator, beyond the name."""
     templates = generator.templates
     return {"template": templates.name, "template_stamp": templates.stamp, "revision": generator.backend.revision}

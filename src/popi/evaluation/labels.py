@@ -1,4 +1,4 @@
-"""Names beside the points of a plot, where they meet neither each other nor a mark."""
+"""Places names beside the points of a plot so that they overlap neither each other nor a mark."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ Box = tuple[float, float, float, float]
 MARK = 4.0
 """Half a mark's width, in points."""
 ONE = 1.5
-"""Points between two marks up to which they look like one."""
+"""Marks that are at most this many points apart look like one."""
 FAR = 9.0
-"""Points between name and mark beyond which a thin line joins them."""
+"""A name more than this many points from its mark is joined to it by a thin line."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,11 @@ class Named:
 
 
 def name_points(figure: Figure, axes: Axes, points: Sequence[Named], leader: str) -> None:
-    """Name every point as near to its mark as there is room, from top to bottom; `leader`: colour of the thin lines.
+    """Name every point as close to its mark as there is room, from top to bottom.
 
-    Points that look like one get one name, each one's on a line of its own: of two names at one mark none could tell
-    which is whose.
-
-    Fixes the figure's layout: the axes must not move any more.
+    Points that look like one share a label with one name per line: readers could not match two labels at one mark.
+    `leader` is the colour of the lines from names to marks. Freezes the figure's layout: the axes must not move
+    afterwards.
     """
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
@@ -73,7 +72,7 @@ def name_points(figure: Figure, axes: Axes, points: Sequence[Named], leader: str
 
 
 def _together(points: Sequence[Named], axes: Axes, reach: float) -> list[Named]:
-    """The points, those within `reach` pixels of the first of them as one that has all their names."""
+    """Merge points within `reach` pixels of each other into one that has all their names."""
     merged: list[tuple[float, float, Named]] = []
     for named in points:
         x, y = axes.transData.transform((named.x, named.y))
@@ -88,7 +87,7 @@ def _together(points: Sequence[Named], axes: Axes, reach: float) -> list[Named]:
 
 
 def _spots(x: float, y: float, width: float, height: float, point: float) -> Iterator[tuple[float, float]]:
-    """Lower left corners of a name around a mark, ever further away."""
+    """Candidate lower left corners of a name around a mark, nearest first."""
     for ring in range(24):
         away = (MARK + 2 + 6 * ring) * point
         for up in (y - height / 2, y + away - height / 2, y - away - height / 2) if ring else (y - height / 2,):

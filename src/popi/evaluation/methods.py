@@ -1,7 +1,7 @@
-"""The methods that are compared: what stands beside each user's task prompts, and who answers.
+"""The methods under comparison: what goes with each user's task prompts, and which model answers.
 
-A method is a context a user (a summary, raw signals, or nothing) and a generator. `METHODS` is the whole list, in
-the order of the table, under the names of metrics.json. The first one is the reference of all others.
+A method is one context per user (a summary, raw signals, or nothing) and a generator. `METHODS` lists them all in
+table order, under their names in metrics.json. The first one is the reference for all others.
 """
 
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
@@ -29,27 +29,27 @@ FIGURES = (
     "margin",
     "overhead_tokens",
 )
-"""Fields of a row that are null where it is missing."""
+"""Row fields that are null when the row has no scores."""
 Tells = Literal["nothing", "signals", "summary", "preferences"]
 RowKey = tuple[int, int]
-"""Index of the window (a user, or one of several windows cut from a user's rows) and of the target in it."""
+"""Indices of the window (a user, or one of several windows cut from a user's rows) and of the target in it."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """What personalises one user's task prompts; an empty one leaves them plain."""
+    """What personalises one user's task prompts. An empty context leaves them as they are."""
 
     summaries: tuple[Summary, ...] = ()
-    """One for all targets of the user; or one for each, where they are conditioned on the task prompt."""
+    """One for all of the user's targets, or one per target when summaries are conditioned on the task prompt."""
     signals: tuple[Signal, ...] | None = None
-    """Raw signals, put into the prompt as they are."""
+    """Raw signals, put into the prompt verbatim."""
     dropped: tuple[str, ...] = ()
     """Signals that did not fit the token budget."""
     soft: "Tensor | None" = None
     """(k, d) soft prompt in front of the prompt."""
 
     def summary(self, target: int) -> Summary | None:
-        """The summary for the user's target of that index."""
+        """The summary for the user's target at that index."""
         if not self.summaries:
             return None
         return self.summaries[target if len(self.summaries) > 1 else 0]
@@ -57,41 +57,41 @@ class Context:
 
 @dataclass(frozen=True)
 class Sources:
-    """What a method draws its contexts from."""
+    """What a method builds its contexts from."""
 
     summarize: Callable[[Sequence[Person]], list[tuple[Summary, ...]]]
-    """Greedy summaries by the method's inference model, of each user one, or one for each target."""
+    """Greedy summaries by the method's inference model: one per user, or one per target."""
     embed: "Callable[[Sequence[Person]], Tensor]"
     """(n, k, d) soft prompts by the method's user embeddings."""
     generator: Generator
     token_budget: int
-    """Most tokens of rendered raw signals."""
+    """Maximum tokens of rendered raw signals."""
     copy_budget: int
     """Maximum tokens of a summary of copied signals."""
     ask: Callable[[Sequence[Person], str | None], list[tuple[Summary, ...]]]
-    """Greedy summaries by the untrained inference model under a prompt of the template set, by its name; None: the best
-    one (`popi.evaluation.prompts`)."""
+    """Greedy summaries by the untrained inference model under the named prompt of the template set; None is the best
+    prompt (`popi.evaluation.prompts`)."""
     training: Callable[[], Sequence[User]]
-    """Training users, for what a method without a model chooses on them."""
+    """Training users, for methods without a model that tune something on them."""
 
 
 def plain_prompts(sources: Sources, users: Sequence[Person]) -> list[Context]:
-    """Nothing is added: everyone gets the same answer."""
+    """No context: everyone gets the same answer."""
     return [Context() for _ in users]
 
 
 def raw_signals(sources: Sources, users: Sequence[Person]) -> list[Context]:
-    """The signals themselves, as many whole ones as fit the budget."""
+    """As many whole signals as fit the budget."""
     contexts = []
     for held_out in users:
         generator = sources.generator
-        kept, dropped = generator.templates.fit(held_out.user.signals, sources.token_budget, generator.count_tokens)
-        contexts.append(Context(signals=tuple(kept), dropped=tuple(dropped)))
+        fitting, dropped = generator.templates.fit(held_out.user.signals, sources.token_budget, generator.count_tokens)
+        contexts.append(Context(signals=tuple(fitting), dropped=tuple(dropped)))
     return contexts
 
 
 def copied_signals(sources: Sources, users: Sequence[Person]) -> list[Context]:
-    """What the user preferred, said or wrote, word for word, as a summary that no model wrote."""
+    """What the user preferred, said or wrote, copied verbatim into a summary without any model."""
     templates, count = sources.generator.templates, sources.generator.count_tokens
     contexts = []
     for held_out in users:
@@ -101,22 +101,22 @@ def copied_signals(sources: Sources, users: Sequence[Person]) -> list[Context]:
 
 
 def written_summaries(sources: Sources, users: Sequence[Person]) -> list[Context]:
-    """The inference model's summaries, greedy."""
-    return [Context(found, dropped=found[0].signals_dropped) for found in sources.summarize(users)]
+    """The inference model's greedy summaries."""
+    return [Context(summaries, dropped=summaries[0].signals_dropped) for summaries in sources.summarize(users)]
 
 
 def best_prompted(sources: Sources, users: Sequence[Person]) -> list[Context]:
-    """The untrained inference model's summaries under its best prompt, greedy."""
-    return [Context(one, dropped=one[0].signals_dropped) for one in sources.ask(users, None)]
+    """The untrained inference model's greedy summaries under its best prompt."""
+    return [Context(summaries, dropped=summaries[0].signals_dropped) for summaries in sources.ask(users, None)]
 
 
 def tallied(sources: Sources, users: Sequence[Person]) -> list[Context]:
-    """The untrained nano base made to go through the attributes, its answer restated as a summary."""
-    return [Context(one, dropped=one[0].signals_dropped) for one in sources.ask(users, "tally")]
+    """The untrained nano base, prompted to go through the attributes; its answer is restated as a summary."""
+    return [Context(summaries, dropped=summaries[0].signals_dropped) for summaries in sources.ask(users, "tally")]
 
 
 def voted(sources: Sources, users: Sequence[Person]) -> list[Context]:
-    """A vote over the values that differ in pairs and edits; no model reads the signals (`popi.nano.vote`)."""
+    """A vote over the values that differ within pairs and edits, without a model (`popi.nano.vote`)."""
     from popi.nano import vote
 
     lead = vote.best_lead(sources.training())
@@ -124,7 +124,7 @@ def voted(sources: Sources, users: Sequence[Person]) -> list[Context]:
 
 
 def exactly_read(sources: Sources, users: Sequence[Person]) -> list[Context]:
-    """What the exact posterior given all signals holds more likely than not (`popi.nano.readers`)."""
+    """Values whose exact posterior probability given all signals exceeds 1/2 (`popi.nano.readers`)."""
     from popi.nano.readers import exact_summary
 
     return _stated(sources, [exact_summary(person.user.signals) for person in users], "exact reader")
@@ -135,18 +135,18 @@ def _stated(sources: Sources, texts: Sequence[str], model: str) -> list[Context]
 
 
 def true_preferences(sources: Sources, users: Sequence[Person]) -> list[Context]:
-    """The truth as a summary: what a perfect inference model would write."""
+    """The true preferences as a summary: what a perfect inference model would write."""
     count = sources.generator.count_tokens
     return [Context((Summary(user.oracle or "", count(user.oracle or ""), model="oracle"),)) for user in users]
 
 
 def user_embeddings(sources: Sources, users: Sequence[Person]) -> list[Context]:
-    """The soft prompts that the method's user embeddings have for the users; the generic one for those unknown."""
+    """Each user's soft prompt from the method's user embeddings; unknown users get the generic one."""
     return [Context(soft=soft) for soft in sources.embed(users)]
 
 
 WITH_SUMMARY = (written_summaries, copied_signals, best_prompted, tallied, voted, exactly_read, true_preferences)
-"""What puts a summary beside task prompts."""
+"""Context functions that add a summary to task prompts."""
 
 
 @dataclass(frozen=True)
@@ -156,11 +156,11 @@ class Method:
     label: str
     contexts: Callable[[Sources, Sequence[Person]], list[Context]]
     order: Order | None = None
-    """The training order whose models it uses; None: the untrained base."""
+    """The training order whose models it uses; None is the untrained base."""
     nano: bool = False
-    """It is for users of the nano world alone."""
+    """Applies only to users of the nano world."""
     per_user: bool = False
-    """An adapter is trained for each user when it is evaluated (`evaluation.per_user`), if the config enables it."""
+    """Trains an adapter per user during evaluation (`evaluation.per_user`), if the config enables it."""
 
     @property
     def has_summary(self) -> bool:
@@ -175,17 +175,17 @@ class Method:
 
     @property
     def copies(self) -> bool:
-        """Its summaries are the signals, as far as they fit: `evaluation.copied`."""
+        """Whether its summaries are copies of the signals, as far as they fit (`evaluation.copied`)."""
         return self.contexts is copied_signals
 
     @property
     def answers(self) -> bool:
-        """Whether the report shows its answers: its users' contexts are in the rows, or there is none."""
+        """Whether the report shows its answers. The contexts must be in the rows, or empty."""
         return not self.per_user and (self.has_summary or self.contexts is plain_prompts)
 
     @property
     def tells(self) -> Tells:
-        """What it tells the generator of a held-out user, be it in the prompt, a soft prompt or the weights."""
+        """What it tells the generator about a held-out user, through the prompt, a soft prompt or the weights."""
         if self.needs_truth:
             return "preferences"
         if self.has_summary and not self.copies:
@@ -223,7 +223,7 @@ METHODS: dict[str, Method] = {
 
 
 def personalized(generator: Generator, target: TargetPair, context: Context, index: int = 0) -> Messages:
-    """A target's task prompt in that context; `index` is the target's among those of the user."""
+    """A target's task prompt in that context; `index` is the target's index among the user's targets."""
     if context.signals is not None:
         return generator.templates.raw_signals_messages(target.prompt, context.signals)
     summary = context.summary(index)
@@ -254,28 +254,28 @@ def score_blocks(
     batch_size: int,
     done: Container[RowKey] = (),
 ) -> Iterator[list[dict[str, Any]]]:
-    """Score every target pair of every user once; yields one row each, in the order of users and targets.
+    """Score every target pair of every user once. Yields blocks of rows, one per pair, ordered by user and target.
 
     The margin is h = (log π(y⁺|x,c) − log π_ref(y⁺|x)) − (log π(y⁻|x,c) − log π_ref(y⁻|x)), summed over response
-    tokens, c the context; context overhead is the prompt's length in tokens less the plain prompt's, the vectors of a
-    soft prompt counted as tokens.
+    tokens, where c is the context. Context overhead is the prompt's length in tokens less the plain prompt's; each
+    vector of a soft prompt counts as a token.
 
-    A row that a generator behind an API gave no log-probs for, or whose reference it gave none for, has the reason
-    under `missing` and no figures: it is no pair that was lost.
+    If a generator behind an API returned no log-probs for a row or its reference, the row gives the reason under
+    `missing` and has no figures, so that it does not count as a lost pair.
 
     Args:
         generator: π.
         users: held-out users.
-        contexts: one a user.
-        reference: (window, target) → (chosen, rejected) log-probs of π_ref on the plain prompt. None where this
-            method is the reference itself.
-        untrained: π has the reference's weights. A plain prompt's margin is then 0 by definition and is not left to
-            floating point (a summary may be empty).
-        batch_size: rows scored at once.
-        done: keys that need no row.
+        contexts: one per user.
+        reference: (window, target) → (chosen, rejected) log-probs of π_ref on the plain prompt. None if this method
+            is the reference itself.
+        untrained: π has the reference's weights. The margin of a plain prompt (a summary may be empty) is then set to
+            0 by definition, free of rounding errors.
+        batch_size: rows per batch.
+        done: keys to skip.
     """
     per_call = max(1, 8 * batch_size // max(1, max(len(u.user.targets) for u in users)))
-    down: PopiError | None = None
+    server_error: PopiError | None = None
     for start in range(0, len(users), per_call):
         windows = range(start, min(start + per_call, len(users)))
         keys = [(w, t) for w in windows for t in range(len(users[w].user.targets)) if (w, t) not in done]
@@ -286,31 +286,31 @@ def score_blocks(
         prompts = [
             personalized(generator, target, contexts[w], t) for target, (w, t) in zip(targets, keys, strict=True)
         ]
-        found: dict[int, tuple[float, float] | PopiError] = {}
+        logps: dict[int, tuple[float, float] | PopiError] = {}
         for i, key in enumerate(keys):
             if reference is not None and key not in reference:
-                found[i] = RunError("there are no reference log-probs of this pair")
+                logps[i] = RunError("there are no reference log-probs of this pair")
             elif reference is not None and untrained and prompts[i] == plain[i]:
-                found[i] = reference[key]
-        unknown = [i for i in range(len(keys)) if i not in found]
+                logps[i] = reference[key]
+        unknown = [i for i in range(len(keys)) if i not in logps]
         lengths: Sequence[int | PopiError]
         plain_lengths: Sequence[int | PopiError]
-        if down is None:
+        if server_error is None:
             pairs = [(prompts[i], targets[i]) for i in unknown]
             soft = stacked([contexts[keys[i][0]].soft for i in unknown])
             scores = generator.score_each(pairs, batch_size, soft)
-            found |= zip(unknown, scores, strict=True)
+            logps |= zip(unknown, scores, strict=True)
             failed = [score for score in scores if isinstance(score, PopiError)]
-            down = failed[0] if failed and len(failed) == len(scores) else None
-        if down is None:
+            server_error = failed[0] if failed and len(failed) == len(scores) else None
+        if server_error is None:
             lengths, plain_lengths = generator.prompt_tokens_each(prompts), generator.prompt_tokens_each(plain)
-        else:  # the server gave nothing at all: of the rest nothing is asked
-            found |= {i: down for i in unknown}
-            lengths = plain_lengths = [down] * len(keys)
+        else:  # not a single answer: the server is down, so skip the remaining requests
+            logps |= {i: server_error for i in unknown}
+            lengths = plain_lengths = [server_error] * len(keys)
         rows = []
         for i, (window, target) in enumerate(keys):
             context = contexts[window]
-            summary, logps, length, plain_length = context.summary(target), found[i], lengths[i], plain_lengths[i]
+            summary, scored, length, plain_length = context.summary(target), logps[i], lengths[i], plain_lengths[i]
             row: dict[str, Any] = {
                 "user_id": users[window].user.user_id,
                 "window": window,
@@ -320,19 +320,19 @@ def score_blocks(
                 "summary_tokens": summary.tokens if summary else None,
                 "signals_dropped": list(context.dropped),
             }
-            if isinstance(logps, PopiError) or isinstance(length, PopiError) or isinstance(plain_length, PopiError):
-                failure = next(one for one in (logps, length, plain_length) if isinstance(one, PopiError))
+            if isinstance(scored, PopiError) or isinstance(length, PopiError) or isinstance(plain_length, PopiError):
+                failure = next(each for each in (scored, length, plain_length) if isinstance(each, PopiError))
                 rows.append(row | dict.fromkeys(FIGURES) | {"missing": str(failure)})
                 continue
-            ref = logps if reference is None else reference[(window, target)]
+            ref = scored if reference is None else reference[(window, target)]
             rows.append(
                 row
                 | {
-                    "chosen_logp": logps[0],
-                    "rejected_logp": logps[1],
+                    "chosen_logp": scored[0],
+                    "rejected_logp": scored[1],
                     "reference_chosen_logp": ref[0],
                     "reference_rejected_logp": ref[1],
-                    "margin": (logps[0] - ref[0]) - (logps[1] - ref[1]),
+                    "margin": (scored[0] - ref[0]) - (scored[1] - ref[1]),
                     "overhead_tokens": length - plain_length + (0 if context.soft is None else len(context.soft)),
                     "missing": None,
                 }
@@ -341,8 +341,8 @@ def score_blocks(
 
 
 def stacked(soft: "Sequence[Tensor | None]") -> "Tensor | None":
-    """(n, k, d) soft prompts of n contexts; None where they have none."""
-    given = [one for one in soft if one is not None]
+    """(n, k, d) soft prompts of n contexts; None if they have none."""
+    given = [prompt for prompt in soft if prompt is not None]
     if not given:
         return None
     import torch

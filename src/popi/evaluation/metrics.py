@@ -1,7 +1,7 @@
-"""What is measured, as pure functions of numbers: no models, no files.
+"""Metrics, as pure functions of numbers: no models, no files.
 
 Rows of one user share that user's signals and summary, so they are not independent. Every interval here is
-clustered by user: a mean over rows is the ratio Σ_u a_u / Σ_u b_u of per-user sums (b_u: the user's rows), with
+clustered by user: a mean over rows is the ratio Σ_u a_u / Σ_u b_u of per-user sums (b_u: the user's row count), with
 variance
 
     G/(G−1) · Σ_u (a_u − r·b_u)² / (Σ_u b_u)²,     r = Σ a_u / Σ b_u,  G users
@@ -27,8 +27,8 @@ CONFIDENCE = 0.95
 class Estimate:
     """A value with its 95 % interval, clustered by user.
 
-    `low` and `high` are None where there is no interval: one user alone has no spread between users. `value` is
-    None where nothing was counted (a precision when no summary names anything).
+    `low` and `high` are None if there is no interval: a single user has no spread between users. `value` is None if
+    nothing was counted (such as precision when no summary names anything).
     """
 
     value: float | None
@@ -45,20 +45,20 @@ def clustered_ratio(
     denominators: Sequence[float] | np.ndarray,
     bounds: tuple[float, float] = (-math.inf, math.inf),
 ) -> Estimate:
-    """Σ numerators / Σ denominators with its interval; one entry a user (see the module's formula).
+    """Σ numerators / Σ denominators with its interval; one entry per user (formula in the module docstring).
 
     Args:
         numerators: (G,) per-user sums a_u.
-        denominators: (G,) per-user sums b_u ≥ 0. A user with b_u = 0 and a_u = 0 adds nothing but still counts as
-            a user that was asked.
-        bounds: the interval is cut to these; pass (0, 1) for shares.
+        denominators: (G,) per-user sums b_u ≥ 0. A user with b_u = 0 and a_u = 0 adds nothing but still counts
+            towards the number of users.
+        bounds: the interval is clipped to these; pass (0, 1) for shares.
 
     A share of exactly 0 or 1 has no spread to estimate from. Its open end is then the exact binomial bound with one
-    trial a user, 0.025^(1/G): wide, since nothing says that a user's rows are independent.
+    trial per user, 0.025^(1/G), which is wide because a user's rows may not be independent.
     """
     a, b = np.asarray(numerators, dtype=float), np.asarray(denominators, dtype=float)
     if a.shape != b.shape or a.ndim != 1:
-        raise ValueError(f"numerators and denominators must be of one length, got shapes {a.shape} and {b.shape}")
+        raise ValueError(f"numerators and denominators must have the same length, got shapes {a.shape} and {b.shape}")
     total = b.sum()
     if total == 0:
         return Estimate(None)
@@ -83,12 +83,12 @@ def clustered_mean(
     """Mean over rows (every row weighs the same) with an interval clustered by user.
 
     Args:
-        values: (N,) one number a row.
-        users: (N,) whose row it is.
+        values: (N,) one number per row.
+        users: (N,) the user of each row.
         bounds: see `clustered_ratio`.
     """
     if len(values) != len(users):
-        raise ValueError(f"one user a value: got {len(values)} values and {len(users)} users")
+        raise ValueError(f"need one user per value: got {len(values)} values and {len(users)} users")
     index = {user: i for i, user in enumerate(dict.fromkeys(users))}
     rows = np.array([index[user] for user in users], dtype=int)
     sums = np.bincount(rows, weights=np.asarray(values, dtype=float), minlength=len(index))
@@ -98,7 +98,7 @@ def clustered_mean(
 def reward_accuracy(margins: Sequence[float], users: Sequence[Hashable]) -> Estimate:
     """Share of target pairs with a positive margin; a margin of exactly 0 counts half.
 
-    Exactly 0 is what an untrained generator without a summary gives: it says nothing either way.
+    An untrained generator without a summary has a margin of exactly 0: it favours neither response.
     """
     return clustered_mean(outcomes(margins), users, bounds=(0.0, 1.0))
 
@@ -117,16 +117,16 @@ def paired_difference(
     """Mean of value − other over the same rows, with an interval clustered by user.
 
     Two methods find the same pairs easy or hard, so the interval of their paired difference is narrower than their
-    two intervals make one think. For reward accuracy pass `outcomes` of both methods' margins and bounds (-1, 1).
+    separate intervals suggest. For reward accuracy pass `outcomes` of both methods' margins and bounds (-1, 1).
 
     Args:
-        values: (N,) of the one method.
-        others: (N,) of the other, row by row on the same pairs.
-        users: (N,) whose row it is.
-        bounds: the interval is cut to these.
+        values: (N,) of one method.
+        others: (N,) of the other method, row by row on the same pairs.
+        users: (N,) the user of each row.
+        bounds: the interval is clipped to these.
     """
     if len(values) != len(others):
-        raise ValueError(f"both methods on the same pairs: got {len(values)} and {len(others)} values")
+        raise ValueError(f"both methods must have values on the same pairs: got {len(values)} and {len(others)}")
     return clustered_mean(np.asarray(values, dtype=float) - np.asarray(others, dtype=float), users, bounds)
 
 
@@ -139,43 +139,43 @@ def prompt_cost(tokens: Sequence[float], price: float, users: Sequence[Hashable]
     """Mean cost of one prompt, with an interval clustered by user, in the currency of the price.
 
     Args:
-        tokens: (N,) tokens of each prompt; of the context overhead alone, for what personalising it costs.
-        price: of a million input tokens.
-        users: (N,) whose prompt it is.
+        tokens: (N,) tokens of each prompt. Pass only the context overhead to get the cost of personalisation.
+        price: per million input tokens.
+        users: (N,) the user of each prompt.
 
     Raises:
         ValueError: the price is negative or not finite.
     """
     if not 0 <= price < math.inf:
-        raise ValueError(f"the price of a million tokens must be a number from 0 on; got {price}")
+        raise ValueError(f"the price per million tokens must be finite and at least 0; got {price}")
     return clustered_mean(np.asarray(tokens, dtype=float) * price / 1e6, users, (0.0, math.inf))
 
 
 def attribute_scores(
     named: Sequence[AbstractSet[Hashable]], preferred: Sequence[AbstractSet[Hashable]]
 ) -> tuple[Estimate, Estimate]:
-    """Precision and recall of the attributes that summaries name, against those the users care about.
+    """Precision and recall of the attributes that summaries name, against the attributes the users care about.
 
-    Micro-averaged: every named (or preferred) attribute weighs the same, whoever the user. A summary that names
-    nothing (an empty one) makes no claim: it adds nothing to precision, and to recall it adds all of that user's
-    attributes as missed. If no summary names anything, precision is undefined: its value is None.
+    Micro-averaged: every named (or preferred) attribute has the same weight, regardless of the user. A summary that
+    names nothing (such as an empty one) makes no claim: it does not count for precision, and for recall all of that
+    user's attributes count as missed. If no summary names anything, precision is undefined and its value is None.
 
     Args:
-        named: (G,) per user, the (attribute, value) pairs that the summary names.
-        preferred: (G,) per user, the pairs that the user cares about.
+        named: (G,) the (attribute, value) pairs named by each user's summary.
+        preferred: (G,) the pairs that each user cares about.
     """
     if len(named) != len(preferred):
-        raise ValueError(f"one set a user: got {len(named)} named and {len(preferred)} preferred")
-    hits = [len(said & true) for said, true in zip(named, preferred, strict=True)]
+        raise ValueError(f"need one set per user: got {len(named)} named and {len(preferred)} preferred")
+    hits = [len(claimed & true) for claimed, true in zip(named, preferred, strict=True)]
     share = (0.0, 1.0)
-    precision = clustered_ratio(hits, [len(said) for said in named], share)
+    precision = clustered_ratio(hits, [len(claimed) for claimed in named], share)
     return precision, clustered_ratio(hits, [len(true) for true in preferred], share)
 
 
 def gain_kept(other: float, own: float, floor: float = 0.5) -> float | None:
-    """Share of the gain over no personalisation that is kept: (other − floor) / (own − floor).
+    """Share of the gain over no personalisation that another generator retains: (other − floor) / (own − floor).
 
-    `floor` is the reward accuracy of an untrained generator without a summary, one half by definition. None where
-    there was no gain to keep.
+    `floor` is the reward accuracy of an untrained generator without a summary, one half by definition. None if there
+    was no gain.
     """
     return (other - floor) / (own - floor) if own > floor else None

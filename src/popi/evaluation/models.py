@@ -1,4 +1,4 @@
-"""Which models a method uses in a run, and loading them when their turn comes."""
+"""The models that each method of a run uses, loaded on demand."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 VOTERS = 100
-"""Training users, at most, for methods that choose something on them without a model."""
+"""Maximum training users for methods that tune something on them without a model."""
 WEIGHTS = (".safetensors", ".bin", ".gguf")
 
 
 class Run(Protocol):
-    """What is asked of a `popi.runs.run_directory.RunDirectory`."""
+    """The part of `popi.runs.run_directory.RunDirectory` that an evaluation needs."""
 
     path: Path
     config: RunConfig
@@ -45,11 +45,11 @@ class Models:
     """The models of one evaluation, by path.
 
     Attributes:
-        config: the run's; says how to load.
+        config: the run's config, with the settings for loading.
         trained: training order → paths of its inference model and its generator.
-        other: another, untrained generator, which did not train with the run's summaries and stands in for every
-            generator of the run. A local one is loaded in the type and on the device of the run; one behind an API,
-            where no template set is saved, is asked in the run's own.
+        other: an untrained generator that was not trained with the run's summaries and replaces every generator of the
+            run. A local one is loaded with the run's dtype and device; one behind an API, which has no saved template
+            set, uses the run's.
     """
 
     config: RunConfig
@@ -74,7 +74,7 @@ class Models:
         return replace(self.other, templates=template_of(self.config)) if auto else self.other
 
     def generator_path(self, method: Method) -> str:
-        """Path of the generator that a method answers with; of one behind an API its label."""
+        """Path of the generator that a method answers with, or its label if it is behind an API."""
         if method.order is None or self.other is not None or self._untrained.url is not None:
             return self.untrained
         return self.trained[method.order][1]
@@ -86,10 +86,10 @@ class Models:
         return self.trained[method.order][0]
 
     def generator(self, path: str) -> Generator:
-        """Load a generator. The untrained one is kept, of the others the last: a GPU need hold no more."""
+        """Load a generator. Only the untrained one and the last other one stay loaded, to save GPU memory."""
         if path not in self._generators:
             self._generators = {p: g for p, g in self._generators.items() if p == self.untrained}
-            fixed = self.other is not None or self._untrained.url is not None  # nothing of the run's takes its place
+            fixed = self.other is not None or self._untrained.url is not None  # replaces all of the run's
             self._generators[path] = Generator.from_spec(self._untrained if fixed else ModelSpec.of(self.config, path))
         return self._generators[path]
 
@@ -100,17 +100,17 @@ class Models:
         return self.generator(self.untrained) if same else Generator.from_spec(own)
 
     def loaded(self, path: str) -> Generator | None:
-        """A generator, if it is loaded by now."""
+        """A generator, if it is loaded."""
         return self._generators.get(path)
 
     def usage(self) -> Usage | None:
-        """What was asked of the generator, if it is behind an API and was asked anything."""
-        found = self.loaded(self.untrained)
-        usage = None if found is None else found.backend.usage
+        """The usage of the generator, if it is behind an API and received any request."""
+        generator = self.loaded(self.untrained)
+        usage = None if generator is None else generator.backend.usage
         return usage if usage is not None and usage.requests else None
 
     def release(self) -> None:
-        """Let go of the generators; they are loaded again when asked for."""
+        """Unload the generators; they are loaded again on demand."""
         self._generators.clear()
 
     def inference_model(self, path: str) -> InferenceModel:
@@ -126,7 +126,7 @@ class Models:
         summarize: Callable[[Sequence[Person]], list[tuple[Summary, ...]]],
         ask: Callable[[Sequence[Person], str | None], list[tuple[Summary, ...]]],
     ) -> Sources:
-        """What a method draws its contexts from; `summarize` and `ask` write summaries, or read those that are kept."""
+        """What a method builds its contexts from; `summarize` and `ask` write summaries or read stored ones."""
         budget = self.config.signals.token_budget
         return Sources(
             summarize,
@@ -139,12 +139,12 @@ class Models:
         )
 
     def training_people(self, most: int) -> Sequence[Person]:
-        """The first training users of the run, at most so many."""
+        """The run's first training users, at most `most`."""
         data = self.config.data.model_copy(update={"train_users": min(most, self.config.data.train_users)})
         return users_of(self.config.model_copy(update={"data": data}), "train").people
 
     def soft_prompts(self, method: Method, users: Sequence[Person]) -> "Tensor":
-        """(n, k, d) soft prompts by the user embeddings that a method's generator was trained with."""
+        """(n, k, d) soft prompts from the user embeddings that a method's generator was trained with."""
         generator, base = self.generator(self.generator_path(method)), self.generator(self.untrained)
         assert generator.embedding is not None, "the order saves them beside its generator"
         budget, size = self.config.signals.token_budget, self.config.evaluation.users_at_once
@@ -164,12 +164,12 @@ class Models:
 
 
 def identity(path: str) -> str:
-    """A model's name or path, with a stamp of the weights that lie there."""
+    """A model's name or path, with a stamp of its weight files."""
     return f"{path} {weights_stamp(path)}".strip()
 
 
 def weights_stamp(path: str) -> str:
-    """A short stamp of the weight files at a path (name, size, time of change); empty for names that are no path."""
+    """A short stamp of the weight files at a path (name, size, modification time); empty if it is not a path."""
     folder = Path(path)
     if folder.is_dir():
         files = sorted(file for file in folder.iterdir() if file.suffix in WEIGHTS)

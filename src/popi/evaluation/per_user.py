@@ -1,7 +1,7 @@
-"""The per-user LoRA baseline: for each held-out user an adapter is trained on the user's own signals, scored, dropped.
+"""The per-user LoRA baseline: trains an adapter on each held-out user's own signals, scores it and discards it.
 
-Rows come user by user, so that an interrupted evaluation goes on with the users that are missing. Each user's training
-has a seed of its own, so they are the rows of an unbroken one.
+Rows come user by user, so that an interrupted evaluation resumes with the missing users. Each user's training has its
+own seed, so an interruption does not change the rows.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -22,17 +22,17 @@ def per_user_blocks(
     config: RunConfig,
     done: Collection[RowKey] = (),
 ) -> Iterator[list[dict[str, Any]]]:
-    """The rows of `score_rows`, user by user, each user's scored by the base with an adapter trained on that user's own
-    pairs.
+    """The rows of `score_rows`, user by user, scored by the base with an adapter trained on that user's own pairs.
 
-    A row also says how many pairs those were (`own_pairs`). With none the user keeps the base: the margin is 0.
+    Each row also records the number of those pairs (`own_pairs`). A user without any is scored by the base itself, with
+    a margin of 0.
 
     Args:
-        generator: the untrained base; it has its own weights back when each user is done.
+        generator: the untrained base; its weights are restored after each user.
         people: held-out users.
         reference: (window, target) → log-probs of the base on the plain prompt.
-        config: the run's.
-        done: keys that need no row.
+        config: the run's config.
+        done: keys to skip.
     """
     for window, person in enumerate(people):
         missing = {(window, t) for t in range(len(person.user.targets))}.difference(done)

@@ -1,8 +1,7 @@
 """The report's plots, as inline SVG.
 
-They are drawn once and follow the page: each colour below stands for a CSS variable, so light and dark are the
-page's business, and text stays text. Nothing is told by colour alone: methods are named at their marks, kinds have
-their own marker, curves their own dash.
+They are drawn once and follow the page's theme: each colour below stands for a CSS variable, and text stays text.
+Colour is never the only cue: methods are named at their marks, kinds have their own marker, curves their own dash.
 """
 
 import io
@@ -57,22 +56,22 @@ OPEN: Any = {
     "markeredgecolor": COLOURS["second"],
     "markeredgewidth": 1.8,
 }
-"""An open mark, in which a filled one behind it still shows at its rim."""
+"""An open mark; a filled mark behind it still shows around the rim."""
 DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.5, 1, 1.5)))
 COVER: Any = {"facecolor": COLOURS["card"], "edgecolor": "none", "pad": 1.0}
-"""Behind a text that stands on a line."""
+"""Background of text that is drawn over a line."""
 WIDTH = 3.9  # inches: close to a phone's width in CSS pixels, so that text stays readable there
 
 
-def look(method: str) -> tuple[str, str]:
-    """Colour and marker of a method: POPI filled circles, the truth a diamond, everything else squares."""
+def colour_and_marker(method: str) -> tuple[str, str]:
+    """Colour and marker of a method: circles for POPI, a diamond for the truth, squares for everything else."""
     if method.startswith("popi_"):
         return COLOURS["popi"], "o"
     return (COLOURS["truth"], "D") if METHODS[method].needs_truth else (COLOURS["plain"], "s")
 
 
 def to_svg(figure: Figure, name: str) -> str:
-    """A figure as an `<svg>` element whose colours are CSS variables and whose ids start with `name`."""
+    """Convert a figure to an `<svg>` element whose colours are CSS variables and whose ids start with `name`."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = buffer.getvalue()
@@ -99,7 +98,7 @@ def reward_accuracy(methods: Mapping[str, Any]) -> str:
         left = max(0.0, lowest - 0.04)
         axes.axvline(0.5, color=COLOURS["muted"], linewidth=0.8, linestyle=(0, (2, 2)))
         for y, name in enumerate(rows):
-            estimate, (colour, marker) = methods[name]["reward_accuracy"], look(name)
+            estimate, (colour, marker) = methods[name]["reward_accuracy"], colour_and_marker(name)
             axes.plot([left, 1], [y, y], color=COLOURS["line"], linewidth=0.6, zorder=0)
             if estimate["low"] is not None:
                 axes.plot([estimate["low"], estimate["high"]], [y, y], color=colour, linewidth=2.6, alpha=0.55)
@@ -116,22 +115,22 @@ def reward_accuracy(methods: Mapping[str, Any]) -> str:
 
 
 def accuracy_by_overhead(methods: Mapping[str, Any]) -> str:
-    """Reward accuracy against context overhead, whose axis is logarithmic from one token on."""
+    """Reward accuracy against context overhead, on an axis that is logarithmic from one token up."""
     with rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 3.5), layout="constrained")
         axes = figure.subplots()
         points = []
         for name, entry in methods.items():
-            if METHODS[name].nano:  # yardsticks of the nano world, at home in the table: here they would crowd
+            if METHODS[name].nano:  # shown in the table only; here they would crowd the plot
                 continue
-            colour, marker = look(name)
+            colour, marker = colour_and_marker(name)
             x, y = entry["context_overhead_tokens"], entry["reward_accuracy"]["value"]
             axes.plot(x, y, marker, color=colour, markersize=7, markeredgecolor=COLOURS["card"], zorder=3)
             points.append((name, x, y))
-        most = max([10.0, *(x for _, x, _ in points)])
+        longest = max([10.0, *(x for _, x, _ in points)])
         axes.set_xscale("symlog", linthresh=1, linscale=0.35)
-        ticks = [0, *(10**k for k in range(6) if 10**k <= most * 3)]
-        axes.set_xlim(-0.25, max(most * 3, ticks[-1]))
+        ticks = [0, *(10**k for k in range(6) if 10**k <= longest * 3)]
+        axes.set_xlim(-0.25, max(longest * 3, ticks[-1]))
         axes.set_xticks(ticks, labels=[f"{tick:,}" for tick in ticks])
         axes.minorticks_off()
         low, high = min(y for *_, y in points), max(y for *_, y in points)
@@ -173,7 +172,7 @@ def attribute_scores(methods: Mapping[str, Any]) -> str:
 
 
 def learning_curves(log: Sequence[Mapping[str, Any]], key: str) -> str:
-    """One measure over the steps of each phase that logs it: raw values faint, a running mean on top."""
+    """A logged value over the steps of each phase: raw values faint, a running mean on top."""
     phases: dict[str, list[tuple[float, float]]] = {}
     for row in log:
         if isinstance(row.get(key), int | float):

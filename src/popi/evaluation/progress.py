@@ -1,4 +1,4 @@
-"""The bars of an evaluation: one a method."""
+"""Progress bars of an evaluation, one per method."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from popi.runs.bars import Bars
 
 
 def evaluation_progress(console: Console | None) -> Bars:
-    """Bars of the methods of an evaluation; None shows nothing."""
+    """Progress bars for an evaluation's methods; None shows nothing."""
     columns = (
         TextColumn("  {task.description:<26}"),
         BarColumn(bar_width=30),
@@ -22,7 +22,7 @@ def evaluation_progress(console: Console | None) -> Bars:
 
 
 class _NotedProgress(Bars):
-    """Progress whose tasks have a `note` from the start."""
+    """Progress bars whose tasks always have a `note` field."""
 
     def add_task(self, description: str, *args: Any, **fields: Any) -> TaskID:
         return super().add_task(description, *args, **({"note": ""} | fields))

@@ -1,9 +1,9 @@
-"""Which prompt the untrained inference model is asked with: the best of the template set's, chosen on training users.
+"""Chooses the untrained inference model's prompt: the template set's best one, by accuracy on training users.
 
-What training adds is measured against the best that prompting gets from the same model, and not against one prompt. The
+Training should be compared with the best that prompting can do with the same model, not with an arbitrary prompt. The
 choice is made before any held-out user is read: greedy summaries of training users under every prompt of the set, read
-by the run's own base as generator, compared by reward accuracy on those users' targets. A model behind an API is asked
-nothing for it.
+by the run's own base as generator, compared by reward accuracy on those users' targets. It sends no requests to a model
+behind an API.
 """
 
 import json
@@ -34,7 +34,7 @@ def ask(
     users: Sequence[Sequence[Signal]],
     prompts: Sequence[Any] | None = None,
 ) -> list[Summary]:
-    """Greedy summaries of these users' signals, asked for that way."""
+    """Greedy summaries of these users' signals under that prompt."""
     asked = model if asking.text is None else model.asking(asking.templates(model.templates))
     written = asked.summarize_many(users, prompts=prompts)
     if asking.read_as is None:
@@ -48,15 +48,15 @@ def ask(
 
 
 def choose(models: Models, folder: Path) -> dict[str, Any]:
-    """The best prompt of the run's template set, and what every prompt reached.
+    """The best prompt of the run's template set, and the accuracy of each prompt.
 
     Args:
-        models: of the evaluation; the untrained ones are asked.
-        folder: keeps the choice for the next time.
+        models: the evaluation's models, of which only the untrained ones are used.
+        folder: stores the choice for later calls.
 
     Returns:
-        `chosen` (a name), `users`, and `prompts`: name → reward accuracy (with its interval) and tokens of a summary.
-        Of a set with one prompt nothing is measured.
+        `chosen` (a name), `users`, and `prompts`: name → reward accuracy (with its interval) and mean tokens of a
+        summary. Nothing is measured if the set has only one prompt.
 
     Raises:
         ConfigError: the set's prompts can't be read.
@@ -74,11 +74,11 @@ def choose(models: Models, folder: Path) -> dict[str, Any]:
     }
     stamp, path = stamp_of(settings), folder / FILE
     try:
-        kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
-        kept = {}
-    if kept.get("stamp") == stamp:
-        return kept
+        stored = {}
+    if stored.get("stamp") == stamp:
+        return stored
     model = models.inference_model(config.model.base)
     people = list(models.training_people(n))
     generator, size = models.base_generator(), config.evaluation.batch_size
@@ -103,5 +103,5 @@ def choose(models: Models, folder: Path) -> dict[str, Any]:
 
 
 def named(model: InferenceModel, name: str) -> SummaryPrompt:
-    """A prompt of the model's template set by its name."""
+    """The prompt with that name in the model's template set."""
     return next(one for one in summary_prompts(model.templates, READ_AS) if one.name == name)

@@ -1,8 +1,8 @@
-"""Evaluate a run: every method's rows to a file each, then metrics.json and examples.json from those files.
+"""Evaluate a run: write each method's rows to a file, then metrics.json and examples.json from those files.
 
-Rows are kept as they come (METHOD.part.jsonl), under everything that they depend on; METHOD.jsonl is written when all
-are there. An evaluation that was cut short goes on with the rows that are missing, one that a model behind an API left
-gaps in asks for these alone, and one whose models, users or settings changed scores again.
+Rows are saved as they arrive (METHOD.part.jsonl), together with everything that they depend on; METHOD.jsonl is written
+once all are there. An interrupted evaluation resumes with the missing rows, and so does one whose model behind an API
+failed on some. If models, users or settings changed, everything is scored again.
 """
 
 import json
@@ -30,14 +30,14 @@ from popi.training.templates import template_of
 
 
 def destination(run: Run, generator: ModelSpec | None = None, users: str | Path | None = None) -> Path:
-    """Folder of an evaluation: the run's own `evaluation/`, or one beside it for another generator or other users."""
+    """Folder of an evaluation: the run's `evaluation/`, or a subfolder for another generator or other users."""
     parts = [f"with-{Path(generator.name).name}"] if generator else []
     parts += [f"on-{Path(users).stem}"] if users else []
     return run.path / "evaluation" / "-".join(parts) if parts else run.path / "evaluation"
 
 
 def metrics_path(run: Run, generator: ModelSpec | None = None, users: str | Path | None = None) -> Path:
-    """metrics.json of an evaluation: in the run directory itself for the run's own."""
+    """metrics.json of an evaluation; the run's own is in the run directory itself."""
     own = generator is None and users is None
     return (run.path if own else destination(run, generator, users)) / "metrics.json"
 
@@ -55,22 +55,23 @@ def evaluate(
 
     Args:
         run: the run directory.
-        config: settings of the evaluation, if not the run's own.
-        generator: another model, not trained with these summaries, to read them instead: it has its own reference
-            and its own rows without personalisation and with raw signals. Such results lie in
-            `evaluation/with-NAME/`, with the share of the gain over no personalisation that it keeps.
-        users: a JSONL file of users to evaluate on instead of the run's held-out ones, in `evaluation/on-NAME/`.
-        console: where progress is shown; None shows nothing.
-        models: loads the models; tests put fakes here.
+        config: settings of the evaluation, if different from the run's.
+        generator: another model, not trained with these summaries, to read them instead. It is its own reference and
+            has its own rows without personalisation and with raw signals. Its results go to `evaluation/with-NAME/`,
+            with the share of the gain over no personalisation that it retains.
+        users: a JSONL file of users to evaluate on instead of the run's held-out ones; results go to
+            `evaluation/on-NAME/`.
+        console: where to show progress; None shows nothing.
+        models: loads the models; tests pass fakes.
 
     Raises:
         ConfigError, DataError, ModelError: users or models can't be loaded.
-        RunError: the run has no metrics.json to compare another generator with; or the evaluation's folder holds that
-            of another generator or other users of the same name; or the run was trained on users of another version
-            of the benchmark's loader; or another process evaluates this run.
-        UpstreamError: a model behind an API scored nothing of a method at all.
+        RunError: the run has no metrics.json to compare another generator with; or the folder holds an evaluation of
+            another generator or other users with the same name; or the run was trained on users of another version of
+            the benchmark's loader; or another process is evaluating this run.
+        UpstreamError: a model behind an API scored none of a method's rows.
     """
-    with locked(destination(run)):  # all evaluations of a run share its summaries
+    with locked(destination(run)):  # a run's evaluations share its summaries
         return _evaluate(run, config, generator, users, console, models)
 
 
@@ -91,7 +92,7 @@ def _evaluate(
     _refuse_another(metrics_path(run, generator, users), generator, users)
     own = _own_metrics(run, users) if generator is not None else None
 
-    chosen, left_out = choose_methods(models, people, transfer=generator is not None)
+    chosen, skipped = choose_methods(models, people, transfer=generator is not None)
     summaries = destination(run, users=users) / SUMMARIES
     job = Job(config, people, models, folder, summaries=summaries, benchmark=benchmark_of(config, facts, users))
     with evaluation_progress(console) as progress:
@@ -101,7 +102,7 @@ def _evaluate(
             job.refuse_empty(name)
         write_examples(folder / "examples.json", config, people, models, chosen, job.summaries_of, job.users_stamp)
 
-    result = job.metrics(chosen) | left_out
+    result = job.metrics(chosen) | skipped
     result["seconds"] = {"training": training_seconds(run.path / "log.jsonl")} | result["seconds"]
     if generator is not None:
         result["generator"] = generator.label
@@ -115,7 +116,7 @@ def _evaluate(
 
 
 def choose_methods(models: Models, people: Sequence[Person], transfer: bool) -> tuple[list[str], dict[str, list[str]]]:
-    """Names of the methods that can be evaluated, and those left out under the reason for it."""
+    """Names of the methods to evaluate, and reason → names of those skipped."""
     chosen, not_trained, not_applicable, not_enabled = [], [], [], []
     for name, method in METHODS.items():
         if method.order is not None and method.order not in models.trained:
@@ -125,17 +126,17 @@ def choose_methods(models: Models, people: Sequence[Person], transfer: bool) -> 
         elif method.copies and not models.config.evaluation.copied.enabled:
             not_enabled.append(name)
         elif method.per_user and models.config.model.api_generator.given:
-            not_applicable.append(name)  # behind an API there are no weights to put an adapter on
+            not_applicable.append(name)  # an API gives no access to weights, so no adapter can be added
         elif method.nano and (
             models.config.data.source != "nano" or any(person.preferences is None for person in people)
         ):
             not_applicable.append(name)
         elif name == "tally" and (models.config.summary.conditioned_on_prompt or template_of(models.config) != NANO):
-            not_applicable.append(name)  # its prompt has no place for a task prompt, or the templates have no tally
+            not_applicable.append(name)  # the tally prompt takes no task prompt, and other templates have no tally
         elif method.needs_truth and any(person.oracle is None for person in people):
-            not_applicable.append(name)  # a file of users carries no truth
+            not_applicable.append(name)  # a file of users has no true preferences
         elif transfer and (method.order is not None or method.per_user) and not method.has_summary:
-            not_applicable.append(name)  # population DPO has nothing to hand on to another generator
+            not_applicable.append(name)  # population DPO has nothing to pass to another generator
         else:
             chosen.append(name)
     return chosen, {"not_trained": not_trained, "not_applicable": not_applicable, "not_enabled": not_enabled}
@@ -147,33 +148,33 @@ def evaluated_summaries(
     """(window, target) → the summary that an evaluation in `folder` wrote under a method.
 
     Raises:
-        RunError: that method was not evaluated there, or with other users, models or settings.
+        RunError: the method was not evaluated there, or was with other users, models or settings.
     """
     job = Job(config, people, models, folder)
     written = job.finished.get(name, {}).get("stamp")
     if written != job.method_stamp(name) or not (folder / f"{name}.jsonl").is_file():
-        state = "has no summaries of" if written is None else "has summaries by other models, or of other users, of"
-        raise RunError(f"{folder} {state} {name}; write them first: popi evaluate, with the same --run and options")
+        state = "has no summaries for" if written is None else "has summaries by other models, or of other users, for"
+        raise RunError(f"{folder} {state} {name}; first run popi evaluate with the same --run and options")
     return job.summaries_of(name)
 
 
 def training_seconds(log: Path) -> float:
-    """Seconds of the run's training steps, as its log tells them: one number a step, whatever was resumed."""
+    """Total seconds of the run's training steps, from its log, which has one number per step even after a resume."""
     return round(sum(row.get("seconds") or 0.0 for row in read_jsonl(log)), 2)
 
 
 def _refuse_another(path: Path, generator: ModelSpec | None, users: str | Path | None) -> None:
-    """Two generators (or files of users) can have one name: the second may not replace the first's evaluation."""
+    """Raise RunError if another generator (or file of users) with the same name was evaluated in this place."""
     try:
-        there = json.loads(path.read_text(encoding="utf-8"))
+        existing = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return
     asked_for = {"generator": None if generator is None else generator.label, "users": users}
     for kind, asked in asked_for.items():
-        if asked is not None and there.get(kind) and Path(there[kind]).resolve() != Path(asked).resolve():
+        if asked is not None and existing.get(kind) and Path(existing[kind]).resolve() != Path(asked).resolve():
             raise RunError(
-                f"{path.parent} holds an evaluation with {kind} {there[kind]}, not {asked}: the same name, another "
-                "place; move that folder away, or rename one of the two"
+                f"{path.parent} holds an evaluation with {kind} {existing[kind]}, not {asked}: same name, different "
+                "location; move that folder away, or rename one of the two"
             )
 
 
@@ -181,16 +182,16 @@ def _own_metrics(run: Run, users: str | Path | None) -> dict[str, Any]:
     path = metrics_path(run, users=users)
     if not path.is_file():
         command = f"popi evaluate --run {run.path}" + (f" --users {users}" if users else "")
-        raise RunError(f"{path}: not there, so there is no gain to compare another generator's with; first: {command}")
+        raise RunError(f"{path} does not exist, so there is no gain to compare with; first run: {command}")
     try:
         own: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise RunError(f"{path}: damaged ({error}); evaluate the run again first") from None
+        raise RunError(f"{path}: damaged ({error}); first evaluate the run again") from None
     return own
 
 
 def _gains(result: dict[str, Any], own: dict[str, Any]) -> dict[str, float | None]:
-    """Method → share of the gain over no personalisation that the other generator keeps."""
+    """Method → share of the gain over no personalisation that the other generator retains."""
     names = [name for name in result["methods"] if METHODS[name].has_summary and name in own["methods"]]
     accuracy = {n: [r["methods"][n]["reward_accuracy"]["value"] for r in (result, own)] for n in names}
-    return {name: metrics.gain_kept(other, mine) for name, (other, mine) in accuracy.items()}
+    return {name: metrics.gain_kept(other, ours) for name, (other, ours) in accuracy.items()}

@@ -1,7 +1,7 @@
-"""One config under several seeds: a run each, and what the seeds make of its figures.
+"""One config under several seeds: one run per seed, and its figures over the seeds.
 
-A method's figure is the mean over seeds, with Student's interval of seeds − 1 degrees of freedom: how far another seed
-may lie is in it, and of the users only what changes with the seed.
+A method's figure is the mean over seeds, with Student's interval of seeds − 1 degrees of freedom. It covers the
+variation between seeds, but not between users, except as far as the users depend on the seed.
 """
 
 import json
@@ -24,38 +24,38 @@ from popi.runs.run_directory import RunDirectory, write_text
 from popi.training.train import train
 
 FIGURES = {"reward_accuracy": (100, 1), "margin": (1, 2), "context_overhead_tokens": (1, 1)}
-"""Figure of a method → by how much it is multiplied for the table, and digits."""
+"""Figure of a method → factor and number of digits for the table."""
 
 
 def seeds_of(text: str) -> list[int]:
     """`0-2,5` → [0, 1, 2, 5].
 
     Raises:
-        ConfigError: it is no such list, or names fewer than two seeds.
+        ConfigError: the text is not such a list, or names fewer than two seeds.
     """
     parts = [re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", part.strip()) for part in text.split(",")]
     seeds = [seed for part in parts if part for seed in range(int(part[1]), int(part[2] or part[1]) + 1)]
     if not all(parts) or len(set(seeds)) < 2 or len(set(seeds)) != len(seeds):
-        raise ConfigError(f"--seeds {text!r}: must name two seeds or more, each once, as in 0-2 or 0,1,7")
+        raise ConfigError(f"--seeds {text!r}: must name at least two different seeds, as in 0-2 or 0,1,7")
     return seeds
 
 
 def of_seed(config: RunConfig, seed: int) -> RunConfig:
-    """The config of one seed's run, in a directory of its own."""
+    """The config of one seed's run, with its own directory."""
     return config.model_copy(update={"seed": seed, "name": f"{config.name}-seed{seed}"})
 
 
 def train_seeds(config: RunConfig, seeds: Sequence[int], resume: bool, console: Console) -> dict[str, Any]:
-    """Train and evaluate a run for each seed, and write `{root}/{name}-seeds.json`, which is returned.
+    """Train and evaluate a run per seed; write `{root}/{name}-seeds.json` and return its contents.
 
     Raises:
-        RunError: a seed's run exists, and `resume` is not set; nothing is trained then.
-        PopiError: as `train` and `evaluate` raise it.
+        RunError: a seed's run exists and `resume` is not set; nothing is trained.
+        PopiError: as in `train` and `evaluate`.
     """
     configs = [of_seed(config, seed) for seed in seeds]
-    there = [str(one.directory) for one in configs if one.directory.exists()]
-    if there and not resume:
-        raise RunError(f"{', '.join(there)}: there already; go on with --resume, or name another run with name=…")
+    existing = [str(one.directory) for one in configs if one.directory.exists()]
+    if existing and not resume:
+        raise RunError(f"{', '.join(existing)}: exists already; resume with --resume, or choose another name=…")
     results = [evaluate(RunDirectory.open(train(one, resume, console)), console=console) for one in configs]
     summary = {
         "name": config.name,
@@ -69,20 +69,20 @@ def train_seeds(config: RunConfig, seeds: Sequence[int], resume: bool, console: 
 
 
 def over_seeds(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Method → figure → its mean over seeds with the interval, and each seed's value; from the seeds' metrics.json."""
-    found: dict[str, Any] = {}
+    """Method → figure → mean over seeds with its interval, and each seed's value; from the seeds' metrics.json."""
+    result: dict[str, Any] = {}
     for method in results[0]:
-        found[method] = {}
+        result[method] = {}
         for figure in FIGURES:
-            entries = [result[method][figure] for result in results]
+            entries = [metrics[method][figure] for metrics in results]
             values = [entry["value"] if isinstance(entry, dict) else entry for entry in entries]
             estimate = clustered_mean(values, range(len(values))).as_dict()
-            found[method][figure] = estimate | {"of_seeds": values}
-    return found
+            result[method][figure] = estimate | {"of_seeds": values}
+    return result
 
 
 def seeds_table(summary: Mapping[str, Any]) -> Table:
-    """Means over seeds with half the width of their 95 % interval."""
+    """Means over seeds ± half the width of their 95 % interval."""
     n = len(summary["seeds"])
     caption = f"means over {n} seeds ({', '.join(map(str, summary['seeds']))}), ± half the 95 % interval over seeds"
     table = Table(caption=caption, caption_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))

@@ -1,4 +1,4 @@
-"""Greedy summaries of held-out users, kept as they come: one file serves all methods and generators that read them."""
+"""Greedy summaries of held-out users, saved as they are written and shared by all methods and generators."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ from popi.signals.asking import OWN
 from popi.summary import Summary
 
 
-def kept_summaries(
+def stored_summaries(
     folder: Path,
     path: str,
     models: Models,
@@ -22,17 +22,16 @@ def kept_summaries(
     report: Callable[[int], None] = lambda done: None,
     prompt: str = OWN,
 ) -> list[tuple[Summary, ...]]:
-    """The summaries of all users by one inference model: of each user one, or one for each target, where they are
-    conditioned on the task prompt.
+    """All users' summaries by one inference model: one per user, or one per target when conditioned on the task prompt.
 
     Args:
-        folder: where they are kept, in a file for each inference model, its settings and its users.
+        folder: where they are stored, in one file per inference model, settings and users.
         path: the inference model.
-        models: loads it, if a summary is missing.
+        models: loads the model if a summary is missing.
         people: the users.
-        users_stamp: what identifies them.
-        report: told of how many users there are summaries.
-        prompt: the prompt of the template set that it is asked with, by its name.
+        users_stamp: identifies the users.
+        report: called with the number of users whose summaries are done.
+        prompt: name of the template set's prompt to ask with.
 
     Raises:
         RunError: the file is damaged.
@@ -48,12 +47,12 @@ def kept_summaries(
     if prompt != OWN:
         settings["prompt"] = prompt
     file = folder / f"{stamp_of(settings)}.jsonl"
-    kept = ResumableRows(file, settings, ("window", "target"), resume=True, advice="move it away")
+    store = ResumableRows(file, settings, ("window", "target"), resume=True, advice="move it away")
 
     def keys(window: int) -> list[tuple[int, int | None]]:
         return [(window, t) for t in range(len(people[window].user.targets))] if conditioned else [(window, None)]
 
-    missing = [window for window in range(len(people)) if any(key not in kept.rows for key in keys(window))]
+    missing = [window for window in range(len(people)) if any(key not in store.rows for key in keys(window))]
     model = models.inference_model(path) if missing else None
     asking = named(model, prompt) if model is not None else None
     for start in range(0, len(missing), size):
@@ -62,8 +61,8 @@ def kept_summaries(
         asked = [(window, target) for window in batch for _, target in keys(window)]
         users = [people[window].user for window, _ in asked]
         prompts = [user.targets[t].prompt for user, (_, t) in zip(users, asked, strict=True) if t is not None]
-        found = ask(model, asking, [user.signals for user in users], prompts if conditioned else None)
-        kept.extend(
+        summaries = ask(model, asking, [user.signals for user in users], prompts if conditioned else None)
+        store.extend(
             {
                 "user_id": user.user_id,
                 "window": window,
@@ -76,11 +75,11 @@ def kept_summaries(
                 "abstained": summary.abstained,
                 "left_out": list(summary.left_out),
             }
-            for user, (window, target), summary in zip(users, asked, found, strict=True)
+            for user, (window, target), summary in zip(users, asked, summaries, strict=True)
         )
         report(len(people) - len(missing) + start + len(batch))
-    kept.close()
-    return [tuple(_summary(kept.rows[key]) for key in keys(window)) for window in range(len(people))]
+    store.close()
+    return [tuple(_summary(store.rows[key]) for key in keys(window)) for window in range(len(people))]
 
 
 def _summary(row: dict[str, Any]) -> Summary:

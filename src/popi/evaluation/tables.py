@@ -1,4 +1,4 @@
-"""Results in the terminal."""
+"""Tables of results for the terminal."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,15 +10,15 @@ from popi.evaluation.judge.question import CHECKED, SEEN
 from popi.evaluation.methods import METHODS
 
 REASONS = {"not_trained": "not trained here", "not_applicable": "not applicable", "not_enabled": "not enabled"}
-"""Why metrics.json has no figures of a method."""
+"""Why metrics.json has no figures for a method."""
 
 _CHECKED = {name: name.replace("_", " ") for name in CHECKED}
 _SIDES = (("", ""), ("_against", ", of the other"))
-"""Shares of responses in judge.json, and how the table calls them."""
+"""Shares of responses in judge.json, and their names in the table."""
 
 
 def methods_table(metrics: Mapping[str, Any]) -> Table:
-    """The table of methods from metrics.json: values with half the width of their 95 % interval."""
+    """The table of methods from metrics.json: values ± half the width of their 95 % interval."""
     table = Table(
         caption=_caption(metrics), caption_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
     )
@@ -49,7 +49,7 @@ def judge_table(result: Mapping[str, Any]) -> Table:
         "win rate, a tie is half": ("win_rate", 100, "%"),
         "win rate at equal length": ("length_controlled_win_rate", 100, "%"),
         "both orders agree": ("agreement", 100, "%"),
-        "verdicts for the first shown": ("first_position", 100, "%"),
+        "verdicts for the response shown first": ("first_position", 100, "%"),
         "characters": ("length", 1, ""),
         "characters of the other": ("length_against", 1, ""),
         "difference in characters": ("length_difference", 1, ""),
@@ -61,11 +61,11 @@ def judge_table(result: Mapping[str, Any]) -> Table:
     seen = result.get(SEEN, {})
     for name, label in {"win_rate": "win rate", **_CHECKED}.items():
         if name in seen:
-            table.add_row(f"{label}, topics trained on", *_value_and_interval(seen[name], 100, "%"))
+            table.add_row(f"{label}, training topics", *_value_and_interval(seen[name], 100, "%"))
     lost = ", ".join(f"{n} {kind}" for kind, n in result["missing_verdicts"].items())
     table.caption = (
         f"{result['judged']} of {result['comparisons']} comparisons of {result['users']} users: {result['wins']} won, "
-        f"{result['ties']} tied, {result['losses']} lost; {result['identical']} of identical responses\n"
+        f"{result['ties']} tied, {result['losses']} lost; {result['identical']} with identical responses\n"
         f"missing verdicts: {lost or 'none'}"
     )
     return table
@@ -81,7 +81,7 @@ def _value_and_interval(estimate: Mapping[str, Any], scale: float, unit: str) ->
 
 
 def with_reach(estimate: Mapping[str, Any], scale: float, digits: int) -> str:
-    """An estimate's value with half the width of its interval."""
+    """An estimate's value ± half the width of its interval."""
     value = f"{scale * estimate['value']:.{digits}f}"
     if estimate["low"] is None:
         return value
@@ -99,7 +99,7 @@ def _caption(metrics: Mapping[str, Any]) -> str:
     ]
     if any(entry["attribute_recall"] is not None for entry in metrics["methods"].values()):
         lines.append("precision, recall: attributes that summaries name, against the true ones, %")
-    for key, told in REASONS.items():
+    for key, reason in REASONS.items():
         if metrics.get(key):
-            lines.append(f"{told}: {', '.join(METHODS[name].label for name in metrics[key])}")
+            lines.append(f"{reason}: {', '.join(METHODS[name].label for name in metrics[key])}")
     return "\n".join(lines)

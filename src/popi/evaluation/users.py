@@ -1,4 +1,4 @@
-"""Held-out users to evaluate on: the run's own (nano world, test file, benchmark), or those of any JSONL file."""
+"""Held-out users to evaluate on: the run's own (nano world, test file, benchmark), or any JSONL file of users."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,35 +20,35 @@ def held_out(
     cache: Path | None = None,
     report: Progress | None = None,
 ) -> tuple[Sequence[Person], dict[str, Any] | None]:
-    """The users to evaluate on, each with at least one target pair; of a benchmark, also which loader made them.
+    """The users to evaluate on, each with at least one target pair; for a benchmark, also facts about its loader.
 
     Args:
         config: names the source of the run's own held-out users; only the first `data.test_users` are taken.
-        path: a JSONL file to take all users of instead. Files carry no truth.
-        cache: as of `users_of`.
-        report: told how far the reading is.
+        path: a JSONL file whose users are all taken instead. Files do not contain true preferences.
+        cache: as in `users_of`.
+        report: receives the progress of reading.
 
     Raises:
         ConfigError: the run was trained on a file and names no test file.
-        DataError: the file or set is faulty, leaks targets into signals, or holds users that the run was trained on.
+        DataError: the file or set is invalid, leaks targets into signals, or holds users that the run was trained on.
     """
     data = config.data
     if path is None:
         if data.source != "nano" and data.source not in BENCHMARKS and data.test is None:
             raise ConfigError(
-                "data.test is not set, so there is nobody to evaluate on; set it to a JSONL file of users, "
+                "data.test is not set, so there are no users to evaluate on; set it to a JSONL file of users, "
                 "or name one with --users FILE"
             )
-        found = users_of(config, "test", cache=cache, report=report)
+        loaded = users_of(config, "test", cache=cache, report=report)
         trained: Sequence[User]
-        if found.trained is not None:
-            trained = found.trained
+        if loaded.trained is not None:
+            trained = loaded.trained
         elif data.source == "nano":
-            trained = []  # the world gives the splits other users with other texts
+            trained = []  # the world's splits share neither users nor texts
         else:
             trained = users_of(config, "train", cache=cache, report=report).users
-        refuse_leaks(found.users, data.source if data.test is None else data.test, trained, report)
-        return found.people, found.facts
+        refuse_leaks(loaded.users, data.source if data.test is None else data.test, trained, report)
+        return loaded.people, loaded.facts
     from popi.data.check import load_users
 
     trained_on = [] if data.source == "nano" or data.source in BENCHMARKS else [data.source]
@@ -56,7 +56,7 @@ def held_out(
     trained = users_of(config, "train", cache=cache, report=report).users
     ids = set(user_ids(users))
     if both := sorted(ids.intersection(user_ids(trained))):
-        raise DataError(f"{path}: {len(both)} users that the run was trained on, among them {both[0]!r}")
+        raise DataError(f"{path}: the run was trained on {len(both)} of these users, {both[0]!r} among them")
     refuse_leaks(users, str(path), trained, report)
     return UnlabelledUsers(users), None
 
@@ -69,14 +69,14 @@ def users_stamp(people: Sequence[Person]) -> str:
 def benchmark_of(
     config: RunConfig, facts: Mapping[str, Any] | None, users: str | Path | None = None
 ) -> dict[str, str | None]:
-    """What every row says of the users that it is about: whence, and by which version of the loader."""
+    """What every row records about where its users come from: the source, and the loader's version."""
     data = config.data
     source = str(users) if users is not None else data.test or data.source
     return {"benchmark": source, "benchmark_version": facts["loader"] if facts is not None else None}
 
 
 def named_attributes(text: str) -> set[tuple[str, str]]:
-    """The nano world's (attribute, value) pairs that a summary names."""
-    from popi.nano.truth import named_attributes as read_off
+    """The (attribute, value) pairs of the nano world that a summary names."""
+    from popi.nano.truth import named_attributes as parse
 
-    return read_off(text)
+    return parse(text)

@@ -1,24 +1,24 @@
 """Win rates of judged comparisons, plain and controlled for length, as pure functions of numbers.
 
-An *outcome* is what one pair of responses, A's and B's, came to after it was judged in both orders: the mean of the
-two verdicts, each 1 for A, ½ for a tie, 0 for B. A judge that always names the response shown first gives ½.
+The *outcome* of a pair of responses, A's and B's, judged in both orders, is the mean of the two verdicts, each 1 for
+A, ½ for a tie, 0 for B. A judge that always prefers the response shown first yields ½.
 
-The **length-controlled win rate** is the answer to: how often would A win if both responses were of one length?
-(Dubois et al. 2024, *Length-Controlled AlpacaEval*, arXiv 2404.04475, §3). Theirs is a logistic regression on three
-terms: the two models, the difference in length, and the difficulty of the instruction. Difficulties are estimated
-over the many models of a leaderboard; one pair of methods leaves the other two terms:
+The **length-controlled win rate** answers: how often would A win if both responses had the same length? (Dubois et al.
+2024, *Length-Controlled AlpacaEval*, arXiv 2404.04475, §3). They use a logistic regression on three terms: the two
+models, the difference in length, and the difficulty of the instruction. Estimating difficulties takes the many models
+of a leaderboard; with one pair of methods the other two terms remain:
 
     P(A wins pair i) = σ(θ + φ·tanh(Δ_i / s)),     length-controlled win rate = σ(θ)
 
-Δ_i is A's length less B's, s the standard deviation of Δ (n − 1 degrees of freedom), tanh lets one very long response
-weigh no more than a long one. θ and φ maximise the log-likelihood Σ_i o_i·log p_i + (1 − o_i)·log(1 − p_i), outcomes of
-½ included. Theirs is regularised, since its data are weighted with those of models told to be verbose or concise; here
-nothing is. The interval is that of θ from the cluster-robust sandwich
+Δ_i is A's length less B's, s the standard deviation of Δ (n − 1 degrees of freedom); tanh limits the weight of very
+long responses. θ and φ maximise the log-likelihood Σ_i o_i·log p_i + (1 − o_i)·log(1 − p_i), outcomes of ½ included.
+Theirs is regularised, since its data also contain models prompted to be verbose or concise; here nothing is. The
+interval is that of θ from the cluster-robust sandwich
 
     A⁻¹ (G/(G−1) · Σ_u g_u g_uᵀ) A⁻¹,     A = Σ_i p_i(1−p_i)·x_i x_iᵀ,   g_u = Σ_{i of user u} (o_i − p_i)·x_i
 
 with x_i = (1, tanh(Δ_i/s)) and G users (Liang & Zeger 1986; Cameron & Miller 2015, §VI), a t quantile with G−1 degrees
-of freedom, and σ of its ends. s counts as given.
+of freedom, and σ of its ends. s is treated as fixed.
 """
 
 from collections.abc import Hashable, Sequence
@@ -31,17 +31,17 @@ from popi.evaluation.metrics import CONFIDENCE, Estimate, clustered_mean
 
 SHARE = (0.0, 1.0)
 FLAT = 1e-6
-"""Length terms that lie so close together are one: θ and φ could not be told apart."""
+"""If the length terms span less than this, θ and φ can't be identified separately."""
 STEPS = 100
-"""Most Newton steps of the fit; where there is a maximum, a handful is enough."""
+"""Maximum Newton steps of the fit; if there is a maximum, a handful is enough."""
 
 
 def win_rate(outcomes: Sequence[float], users: Sequence[Hashable]) -> Estimate:
     """Mean outcome, a tie counting ½, with an interval clustered by user.
 
     Args:
-        outcomes: (N,) in [0, 1], one a pair of responses.
-        users: (N,) whose pair it is.
+        outcomes: (N,) in [0, 1], one per pair of responses.
+        users: (N,) the user of each pair.
 
     Raises:
         ValueError: an outcome is not in [0, 1], or lengths differ.
@@ -52,16 +52,15 @@ def win_rate(outcomes: Sequence[float], users: Sequence[Hashable]) -> Estimate:
 def length_controlled_win_rate(
     outcomes: Sequence[float], length_differences: Sequence[float], users: Sequence[Hashable]
 ) -> Estimate:
-    """Win rate at equal lengths (see the module's formula), with an interval clustered by user.
+    """Win rate at equal lengths (formula in the module docstring), with an interval clustered by user.
 
-    Equal to `win_rate` where lengths never differ by more or less than elsewhere (s = 0, or so far from 0 that tanh
-    tells them apart no longer), and where one side wins every pair. `value` is None where length alone tells wins from
-    losses: then no θ is more likely than any other.
+    Equals `win_rate` if all differences in length are the same (s = 0, or so large that tanh saturates), or if one side
+    wins every pair. `value` is None if length alone separates wins from losses: the likelihood then has no maximum.
 
     Args:
         outcomes: (N,) in [0, 1].
-        length_differences: (N,) length of A's response less that of B's, in any one unit.
-        users: (N,).
+        length_differences: (N,) length of A's response less that of B's, in any unit.
+        users: (N,) the user of each pair.
 
     Raises:
         ValueError: an outcome is not in [0, 1], or lengths differ.
@@ -69,11 +68,11 @@ def length_controlled_win_rate(
     wins, differences = _checked(outcomes), np.asarray(length_differences, dtype=float)
     if not len(wins) == len(differences) == len(users):
         raise ValueError(
-            "one difference and one user an outcome: "
+            "need one difference and one user per outcome: "
             f"got {len(wins)} outcomes, {len(differences)} differences, {len(users)} users"
         )
     term = _length_term(differences)
-    lost, won = wins < 1, wins > 0  # an outcome between the two is part win, part loss
+    lost, won = wins < 1, wins > 0  # an outcome in between is both
     if not len(term) or np.ptp(term) < FLAT or not lost.any() or not won.any():
         return win_rate(outcomes, users)
     if term[lost].max() <= term[won].min() or term[won].max() <= term[lost].min():
@@ -96,7 +95,9 @@ def length_controlled_win_rate(
 
 def _length_term(differences: np.ndarray) -> np.ndarray:
     """tanh(Δ/s): (N,); zeros where s is 0."""
-    if len(differences) < 2 or np.ptp(differences) == 0:  # asked of the values: the deviation of equal ones isn't 0
+    if (
+        len(differences) < 2 or np.ptp(differences) == 0
+    ):  # rounding can make the standard deviation of equal values nonzero
         return np.zeros(len(differences))
     return np.tanh(differences / differences.std(ddof=1))  # type: ignore[no-any-return]
 
@@ -105,21 +106,21 @@ def _checked(outcomes: Sequence[float]) -> np.ndarray:
     values = np.asarray(outcomes, dtype=float)
     if not ((values >= 0) & (values <= 1)).all():
         bad = next(value for value in outcomes if not 0 <= value <= 1)
-        raise ValueError(f"an outcome is a number from 0 (loss) to 1 (win); got {bad}")
+        raise ValueError(f"an outcome must be a number from 0 (loss) to 1 (win); got {bad}")
     return values
 
 
 def _fit(x: np.ndarray, outcomes: np.ndarray) -> np.ndarray:
-    """The maximum of the log-likelihood by Newton steps, halved until they improve it. (N, 2), (N,) → (2,)."""
+    """Maximise the log-likelihood by Newton steps, halved until they improve it. (N, 2), (N,) → (2,)."""
     theta = np.zeros(x.shape[1])
     best = _log_likelihood(theta, x, outcomes)
     for _ in range(STEPS):
         p = expit(x @ theta)
         step = np.linalg.solve(_information(x, p), x.T @ (outcomes - p))
         size = 1.0
-        while (found := _log_likelihood(theta + size * step, x, outcomes)) < best and size > 1e-10:
+        while (likelihood := _log_likelihood(theta + size * step, x, outcomes)) < best and size > 1e-10:
             size /= 2
-        theta, best = theta + size * step, max(best, found)
+        theta, best = theta + size * step, max(best, likelihood)
         if np.abs(step).max() < 1e-10:
             break
     return theta

@@ -57,7 +57,7 @@ def test_an_unfinished_demo_goes_on(tmp_path: Path, console: Console) -> None:
     RunDirectory.create(config)
     demo.prepare(config, console)
     assert [path.name for path in tmp_path.iterdir()] == ["demo"]
-    assert "going on" in console.file.getvalue()
+    assert "resuming the unfinished demo" in console.file.getvalue()
 
 
 def test_a_finished_demo_is_kept_aside(tmp_path: Path, console: Console) -> None:

@@ -97,5 +97,5 @@ def test_too_little_to_fit_is_a_guess() -> None:
     assert fitted_predictions([[3.0], [4.0]], ["a", "a"]).tolist() == [0.5, 0.5]
     assert fitted_predictions([[0.0], [0.0]], ["a", "b"]).tolist() == [0.5, 0.5]
     assert len(fitted_predictions(np.zeros((0, 2)), [])) == 0
-    with pytest.raises(ValueError, match="one row of evidence a pair"):
+    with pytest.raises(ValueError, match="one row of evidence per pair"):
         fitted_predictions([1.0, 2.0], ["a", "b"])

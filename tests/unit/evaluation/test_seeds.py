@@ -13,7 +13,7 @@ def test_lists_of_seeds() -> None:
 
 @pytest.mark.parametrize("text", ["", "0", "a", "2-0", "0-2,1", "0--2", "-1", "0,0"])
 def test_what_is_no_list_of_seeds(text: str) -> None:
-    with pytest.raises(ConfigError, match="two seeds or more, each once"):
+    with pytest.raises(ConfigError, match="at least two different seeds"):
         seeds_of(text)
 
 

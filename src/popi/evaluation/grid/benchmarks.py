@@ -1,4 +1,4 @@
-"""A grid's benchmarks: a trained run each, trained first where it is not there, and the users to measure it on."""
+"""A grid's benchmarks: one run each, trained first if missing, and the users to evaluate it on."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,12 +24,12 @@ class Benchmark:
     """A benchmark that can be evaluated.
 
     Attributes:
-        name: what the tables call it.
-        config: the run's, with the evaluation's settings that the grid asks for.
+        name: its name in the tables.
+        config: the run's config, with the grid's evaluation settings.
         trained: training order → paths of inference model and generator.
         people: the held-out users.
-        facts: what every row says of where they come from.
-        data: of a benchmark set, its loader's account.
+        facts: where the users come from, for every row.
+        data: for a benchmark set, its loader's facts.
     """
 
     name: str
@@ -41,11 +41,11 @@ class Benchmark:
 
 
 def open_benchmark(entry: GridBenchmark, grid: GridConfig, console: Console) -> Benchmark:
-    """Train what is missing of a benchmark's run and read its users.
+    """Finish training a benchmark's run if necessary, and read its users.
 
     Raises:
-        ConfigError, RunError: settings are wrong, or the run there belongs to others.
-        DataError, ModelError: users or models can't be loaded, or the users leak.
+        ConfigError, RunError: settings are wrong, or the existing run was trained under other settings.
+        DataError, ModelError: users or models can't be loaded, or the users leak targets.
     """
     run, config = (opened(entry), None) if entry.run is not None else trained_run(entry, console)
     config = evaluation_config(entry, grid, config or run.config)
@@ -96,7 +96,7 @@ def opened(entry: GridBenchmark) -> RunDirectory:
     """The trained run that a benchmark names.
 
     Raises:
-        RunError: it is none, or nothing is trained in it to its end.
+        RunError: the directory is not a run, or no training order in it is complete.
     """
     assert entry.run is not None
     run = RunDirectory.open(entry.run)
@@ -105,12 +105,12 @@ def opened(entry: GridBenchmark) -> RunDirectory:
 
 
 def trained_run(entry: GridBenchmark, console: Console) -> tuple[RunDirectory, RunConfig]:
-    """The run of the config that a benchmark names, trained to its end; and that config.
+    """The fully trained run of the config that a benchmark names, and that config.
 
-    Settings of `evaluation` do not change what is trained: where the run has others, the run is good all the same.
+    Settings of `evaluation` do not affect training, so a run that differs only in them is reused.
 
     Raises:
-        RunError: the run there was trained under other settings; the message says which.
+        RunError: the existing run was trained under other settings; the message lists them.
     """
     config = entry.run_config()
     if not is_trained(config):
@@ -122,10 +122,10 @@ def trained_run(entry: GridBenchmark, console: Console) -> tuple[RunDirectory, R
 
 
 def is_trained(config: RunConfig) -> bool:
-    """Whether the run of a config stands, with all of its orders.
+    """Whether a config's run exists with all of its orders trained.
 
     Raises:
-        RunError: a run of other settings stands there.
+        RunError: the existing run has other settings.
     """
     if not (config.directory / "config.json").is_file():
         return False
@@ -133,20 +133,20 @@ def is_trained(config: RunConfig) -> bool:
     if changed := config_differences(run.config, with_template(_as_begun(config))):
         raise RunError(
             f"{run.path} was started with other settings:\n  " + "\n  ".join(changed) + "\n"
-            "give the grid's benchmark those (overrides), or a run of another name"
+            "use those settings in the grid's benchmark (overrides), or choose another name for the run"
         )
     return set(config.training.orders) <= set(run.methods())
 
 
 def _as_begun(config: RunConfig) -> RunConfig:
-    """The config with the evaluation's settings of the run that stands there."""
+    """The config with the evaluation settings of the existing run, if there is one."""
     if not (config.directory / "config.json").is_file():
         return config
     return config.model_copy(update={"evaluation": RunDirectory.open(config.directory).config.evaluation})
 
 
 def evaluation_config(entry: GridBenchmark, grid: GridConfig, config: RunConfig) -> RunConfig:
-    """The config to evaluate under: the run's, with what benchmark and grid say about the evaluation."""
+    """The config to evaluate under: the run's, with the evaluation settings of benchmark and grid."""
     if entry.run is not None and entry.overrides:
         config = load_config(None, entry.overrides, tree=config.model_dump(mode="json"))
     if grid.methods is not None:

@@ -22,12 +22,12 @@ class Cell:
 
     Attributes:
         benchmark: run and users.
-        generator: the other generator; None: the run's own.
+        generator: the other generator, or None for the run's own.
         models: loads the models.
-        methods: what is measured, in the order of the tables.
-        left_out: the other methods, by the reason.
-        folder: of its files.
-        job: what scores it.
+        methods: the methods to measure, in the order of the tables.
+        left_out: reason → the methods that were skipped for it.
+        folder: where the cell's files go.
+        job: scores the cell.
     """
 
     benchmark: Benchmark
@@ -40,7 +40,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """What the tables call its generator."""
+        """The generator's name in the tables."""
         return OWN if self.generator is None else self.generator.name
 
     @property
@@ -49,10 +49,10 @@ class Cell:
         return self.generator is None or self.generator.scored
 
     def score(self, console: Console) -> None:
-        """Make the rows that are missing, method by method; write metrics.json.
+        """Compute the missing rows, method by method; write metrics.json.
 
         Raises:
-            RunError: rows are there that other settings made (the message says which).
+            RunError: existing rows were made under other settings (the message lists them).
             ModelError: a model can't be loaded.
         """
         with evaluation_progress(console) as progress:
@@ -63,7 +63,7 @@ class Cell:
         self.write_metrics()
 
     def write_metrics(self) -> None:
-        """metrics.json from the methods' files."""
+        """Write metrics.json from the methods' files."""
         import json
 
         result = self.job.metrics(self.methods) | self.left_out
@@ -73,12 +73,12 @@ class Cell:
         write_text(self.folder / "metrics.json", json.dumps(result, indent=2, ensure_ascii=False) + "\n")
 
     def contexts(self, name: str, progress: Progress, task: TaskID) -> list[Context]:
-        """What a method puts beside each user's task prompts."""
+        """A method's context for each user's task prompts."""
         return self.job.contexts(name, progress, task)
 
     @property
     def answering(self) -> list[str]:
-        """The methods whose responses can be judged: the adapters of the others are not kept."""
+        """The methods whose responses can be judged; per-user adapters are not saved."""
         return [name for name in self.methods if not METHODS[name].per_user]
 
 
@@ -95,15 +95,15 @@ def _cell(benchmark: Benchmark, generator: GridGenerator | None, grid: GridConfi
     wanted = set(METHODS if grid.methods is None else [REFERENCE, *grid.methods])
     left_out = {reason: [name for name in names if name in wanted] for reason, names in left_out.items()}
     name = OWN if generator is None else generator.name
-    place = grid.directory / "cells" / benchmark.name
+    folder = grid.directory / "cells" / benchmark.name
     job = Job(
         benchmark.config,
         benchmark.people,
         models,
-        place / name,
-        summaries=place / SUMMARIES,
+        folder / name,
+        summaries=folder / SUMMARIES,
         benchmark=benchmark.facts | {"generator": name},
         refuse_changes=True,
     )
     methods = [method for method in chosen if method in wanted]
-    return Cell(benchmark, generator, models, methods, left_out, place / name, job)
+    return Cell(benchmark, generator, models, methods, left_out, folder / name, job)

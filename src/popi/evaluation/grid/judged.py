@@ -1,4 +1,4 @@
-"""Judges of a grid's cells: every comparison that the grid asks for, kept verdict by verdict."""
+"""Judges a grid's cells: every comparison that the grid asks for, with each verdict saved as it arrives."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -19,27 +19,27 @@ from popi.runs.run_directory import write_text
 
 ADVICE = "give the grid another name=…"
 AGAIN = ("failed", "no response")
-"""Kinds of missing verdicts that the next call asks for again."""
+"""Kinds of missing verdicts that the next call retries."""
 
 
 def applies(judge: GridJudge, cell: Cell) -> bool:
-    """Whether a judge is asked about a cell."""
+    """Whether a judge judges a cell."""
     named = judge.generators is None or cell.name in judge.generators
     return named and (judge.benchmarks is None or cell.benchmark.name in judge.benchmarks)
 
 
 def pairs_of(judge: GridJudge, methods: Sequence[str]) -> list[tuple[str, str]]:
-    """The comparisons among these methods that a judge is asked for."""
+    """The comparisons among these methods that a judge makes."""
     if judge.pairs is None:
         return [(name, REFERENCE) for name in methods if name != REFERENCE]
     return [(first, second) for first, second in judge.pairs if first in methods and second in methods]
 
 
 def connect(judge: GridJudge) -> ApiModel | None:
-    """The model of a judge behind an API; nothing is sent yet.
+    """The model of a judge behind an API. Sends nothing.
 
     Raises:
-        ConfigError: a wrong URL, or a named variable without a key.
+        ConfigError: the URL is invalid, or the named variable holds no key.
     """
     return None if judge.url is None or judge.model is None else judge.described(judge.model).connect()
 
@@ -66,19 +66,19 @@ def make_judge(settings: GridJudge, config: RunConfig, chat: ApiModel | None) ->
 
 
 def judge_cell(cell: Cell, settings: GridJudge, judge: Judge, progress: Progress) -> None:
-    """Have a judge compare a cell's responses, pair by pair; what is done stays as it is.
+    """Have a judge compare a cell's responses, pair by pair, skipping finished comparisons.
 
     Raises:
-        RunError: comparisons are there that were made under other settings (the message says which).
+        RunError: existing comparisons were made under other settings (the message lists them).
         ModelError: a model can't be loaded.
     """
     config = cell.benchmark.config
-    most = settings.max_tokens or config.evaluation.answer_tokens
+    max_tokens = settings.max_tokens or config.evaluation.answer_tokens
     contexts: dict[str, list[Context]] = {}
     for pair in pairs_of(settings, cell.answering):
         folder = folder_of(cell.folder, pair, settings.name)
         stamp = stamp_of(
-            [judge.settings(), pair, settings.prompts, most, *(cell.job.method_settings(name) for name in pair)]
+            [judge.settings(), pair, settings.prompts, max_tokens, *(cell.job.method_settings(name) for name in pair)]
         )
         if _complete(folder / "judge.json", stamp):
             continue
@@ -87,38 +87,39 @@ def judge_cell(cell: Cell, settings: GridJudge, judge: Judge, progress: Progress
                 if name not in contexts:
                     contexts[name] = cell.job.contexts(name, silent, silent.add_task(name))
         chosen = {name: contexts[name] for name in pair}
-        arena = Arena(cell.benchmark.people, cell.models, chosen, cell.folder / "responses", most, settings.prompts)
+        responses = cell.folder / "responses"
+        arena = Arena(cell.benchmark.people, cell.models, chosen, responses, max_tokens, settings.prompts)
         result = judge_pair(arena, *pair, judge, folder, resume=True, progress=progress, advice=ADVICE)
         write_text(folder / "judge.json", json.dumps(result | {"stamp": stamp}, indent=2, ensure_ascii=False) + "\n")
 
 
 def folder_of(cell: Path, pair: tuple[str, str], judge: str) -> Path:
-    """Where a comparison of a cell is kept."""
+    """The folder of one of a cell's comparisons."""
     return cell / "judge" / f"{pair[0]}-vs-{pair[1]}-by-{judge}"
 
 
 def _complete(path: Path, stamp: str) -> bool:
-    """Whether a comparison was judged under these settings with nothing left to ask again."""
-    found = read_judged(path)
-    return found is not None and found.get("stamp") == stamp and not missing(found)
+    """Whether a comparison was judged under these settings with nothing left to retry."""
+    result = read_judged(path)
+    return result is not None and result.get("stamp") == stamp and not missing(result)
 
 
-def missing(found: Mapping[str, Any]) -> int:
-    """How many verdicts of a judge.json the next call asks for again."""
-    parts = [found, *([found[SEEN]] if SEEN in found else [])]
+def missing(result: Mapping[str, Any]) -> int:
+    """Number of a judge.json's missing verdicts that the next call retries."""
+    parts = [result, *([result[SEEN]] if SEEN in result else [])]
     return sum(part["missing_verdicts"].get(kind, 0) for part in parts for kind in AGAIN)
 
 
 def read_judged(path: Path) -> dict[str, Any] | None:
-    """A judge.json; None where there is none.
+    """Read a judge.json; None if there is no file.
 
     Raises:
-        RunError: it is damaged.
+        RunError: the file is damaged.
     """
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except ValueError as error:
         raise RunError(f"{path}: damaged ({error}); delete it and evaluate the grid again") from None
-    return found
+    return result

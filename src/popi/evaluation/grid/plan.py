@@ -1,8 +1,8 @@
-"""`popi evaluate GRID --dry-run`: what a grid would train, score, ask and pay; no weights, no key, no network.
+"""`popi evaluate GRID --dry-run`: a grid's training, scoring, API calls and cost; needs no weights, key or network.
 
-Tokens are estimated (`popi.models.backend.estimate_tokens`), answers counted as long as they may be, and nothing
-that is done already is taken off: the costs are upper bounds but for that estimate, and for models that reason at
-length beyond their `max_tokens`.
+Tokens are estimated (`popi.models.backend.estimate_tokens`), answers counted at their maximum length, and finished
+work is not deducted. So the costs are upper bounds, except for errors of that estimate and for models whose reasoning
+exceeds their `max_tokens`.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from popi.evaluation.grid.cells import Cell, cells_of
 from popi.evaluation.grid.judged import applies, pairs_of
 from popi.evaluation.grid.settings import GridBenchmark, GridConfig, GridGenerator, GridJudge
 from popi.evaluation.judge.prompt import JudgePrompt
-from popi.evaluation.judge.question import Question, told_persona
+from popi.evaluation.judge.question import Question, persona_for
 from popi.evaluation.judge.responses import asked
 from popi.evaluation.methods import METHODS, plain_prompts, raw_signals
 from popi.evaluation.models import trained_models
@@ -29,7 +29,7 @@ from popi.training.templates import template_of, with_template
 
 @dataclass
 class Calls:
-    """What a model behind an API would be asked, at most."""
+    """Upper bounds on the calls to a model behind an API."""
 
     calls: int = 0
     tokens_in: float = 0.0
@@ -37,7 +37,7 @@ class Calls:
     cost: float | None = 0.0
 
     def add(self, calls: float, tokens_in: float, tokens_out: float, prices: Prices | None) -> None:
-        """Count calls of so many tokens each."""
+        """Add calls with that many tokens each."""
         self.calls += round(calls)
         self.tokens_in += calls * tokens_in
         self.tokens_out += calls * tokens_out
@@ -47,39 +47,41 @@ class Calls:
             self.cost += calls * (tokens_in * prices.input + tokens_out * prices.output) / 1e6
 
     def __str__(self) -> str:
-        told = f"{self.calls:,} calls, {self.tokens_in:,.0f} tokens in, at most {self.tokens_out:,.0f} out"
-        return told + (f", cost at most {self.cost:,.2f}" if self.cost is not None else ", no prices given")
+        tokens = f"{self.tokens_in:,.0f} tokens in, at most {self.tokens_out:,.0f} out"
+        return f"{self.calls:,} calls, {tokens}" + (
+            f", cost at most {self.cost:,.2f}" if self.cost is not None else ", no prices given"
+        )
 
 
 @dataclass
 class GridPlan:
-    """The plan: lines for a terminal, and what each model behind an API would be asked."""
+    """The plan: lines for the terminal, and the calls to each model behind an API."""
 
     grid: GridConfig
-    told: list[str] = field(default_factory=list)
+    details: list[str] = field(default_factory=list)
     calls: dict[str, Calls] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
-        """The plan for a terminal."""
-        found = [f"grid       {self.grid.directory}", *self.told]
-        found += [f"api        {name}: {calls}" for name, calls in self.calls.items()]
+        """The plan for the terminal."""
+        lines = [f"grid       {self.grid.directory}", *self.details]
+        lines += [f"api        {name}: {calls}" for name, calls in self.calls.items()]
         if not self.calls:
-            return [*found, "in all     nothing is asked of any API"]
+            return [*lines, "total      no API calls"]
         total = sum(calls.calls for calls in self.calls.values())
         known = [calls.cost for calls in self.calls.values() if calls.cost is not None]
         lacking = [name for name, calls in self.calls.items() if calls.cost is None]
         cost = f"cost at most {sum(known):,.2f}" if known else "no prices given"
         if known and lacking:
-            cost += f", without {', '.join(lacking)}, of which no prices are given"
-        return [*found, f"in all     {total:,} calls; {cost}; tokens are estimates, and what is done is not taken off"]
+            cost += f", without {', '.join(lacking)}, for which no prices are given"
+        return [*lines, f"total      {total:,} calls; {cost}; tokens are estimates, finished work is not deducted"]
 
 
 def plan_grid(grid: GridConfig) -> GridPlan:
     """Plan a grid.
 
     Raises:
-        ConfigError, RunError: settings are wrong, or a run there belongs to others.
-        DataError: users are at hand and have problems.
+        ConfigError, RunError: settings are wrong, or an existing run has other settings.
+        DataError: the users are available and have problems.
     """
     plan = GridPlan(grid)
     for entry in grid.benchmarks:
@@ -94,12 +96,12 @@ def plan_grid(grid: GridConfig) -> GridPlan:
 
 @dataclass(frozen=True)
 class Shape:
-    """How many users a benchmark has and how long its texts are; measured where the users are at hand.
+    """A benchmark's number of users and length of texts; measured if the users are available.
 
     Attributes:
-        config: the run's.
-        people: the users, or none where they are not at hand.
-        users, targets: how many windows there are, and targets in all.
+        config: the run's config.
+        people: the users; empty if they are not available.
+        users, targets: total number of windows and of targets.
         response: mean tokens of a response in the data.
     """
 
@@ -110,7 +112,7 @@ class Shape:
     response: float
 
     def asked(self, prompts: int | None) -> int:
-        """How many task prompts are answered with so many a user."""
+        """Number of task prompts to answer, given the maximum per user."""
         if self.people:
             return len(asked(self.people, prompts))
         return min(self.targets, self.users * prompts) if prompts is not None else self.targets
@@ -131,7 +133,7 @@ def _benchmark(entry: GridBenchmark, grid: GridConfig, plan: GridPlan) -> tuple[
         state = f"run {config.directory}" + (
             f", trained: {', '.join(config.training.orders)}"
             if done
-            else f" would be trained first ({', '.join(config.training.orders)}); what that takes: "
+            else f" would be trained first ({', '.join(config.training.orders)}); for its cost: "
             f"popi train {entry.config} --dry-run"
         )
         trained = dict.fromkeys(config.training.orders, ("", ""))
@@ -144,15 +146,15 @@ def _benchmark(entry: GridBenchmark, grid: GridConfig, plan: GridPlan) -> tuple[
         texts = [text for person in people for t in person.user.targets for text in (t.chosen, t.rejected)]
         response = sum(map(estimate_tokens, texts)) / max(1, len(texts))
         shape = Shape(config, people, len(people), targets, response)
-        told = f"{len(people):,} users, {targets:,} target pairs"
+        size = f"{len(people):,} users, {targets:,} target pairs"
     else:
         users = min(config.data.test_users, grid.max_users or config.data.test_users)
         shape = Shape(config, [], users, users * config.data.targets_per_user, ASSUMED_RESPONSE)
-        told = (
-            f"{users:,} users, {shape.targets:,} target pairs (data.test_users; {missing}): task prompts of "
-            f"{ASSUMED_PROMPT} and responses of {ASSUMED_RESPONSE} tokens assumed, signals of signals.token_budget"
+        size = (
+            f"{users:,} users, {shape.targets:,} target pairs (data.test_users; {missing}); assuming task prompts of "
+            f"{ASSUMED_PROMPT} tokens, responses of {ASSUMED_RESPONSE}, and signals of signals.token_budget"
         )
-    plan.told += [f"benchmark  {entry.label}: {state}", f"           {told}"]
+    plan.details += [f"benchmark  {entry.label}: {state}", f"           {size}"]
     return Benchmark(entry.label, config, trained, people, benchmark_of(config, None, entry.users), None), shape
 
 
@@ -163,47 +165,47 @@ def _plan_cell(cell: Cell, shape: Shape, grid: GridConfig, plan: GridPlan) -> No
         if shape.people
         else (shape.targets * len(cell.methods))
     )
-    what = f"{items:,} items to score" if cell.scored else "no log-probs: judged only"
-    plan.told += [
-        f"generator  {cell.name}: {cell.models.untrained}; {what}",
+    work = f"{items:,} items to score" if cell.scored else "no log-probs, judged only"
+    plan.details += [
+        f"generator  {cell.name}: {cell.models.untrained}; {work}",
         f"           methods: {', '.join(cell.methods)}",
     ]
-    given = "auto" if generator is None else generator.template
-    if given == "auto":
+    template = "auto" if generator is None else generator.template
+    if template == "auto":
         local = generator is not None and generator.url is None
-        given = "default" if local else template_of(cell.benchmark.config)
-    templates = Templates.load(given)
+        template = "default" if local else template_of(cell.benchmark.config)
+    templates = Templates.load(template)
     lengths = {name: _prompt_tokens(name, shape, templates) for name in cell.methods if not METHODS[name].per_user}
     api = generator if generator is not None and generator.url is not None else None
     if api is not None and cell.scored:
-        for name in cell.methods:  # chosen and rejected; one token is the least that is generated
+        for name in cell.methods:  # chosen and rejected; a request generates at least one token
             _count(plan, api).add(2 * shape.targets, lengths[name] + shape.response, 1, api.prices)
     answers: dict[tuple[str, int], int] = {}
     for judge in (judge for judge in grid.judges if applies(judge, cell)):
-        most = judge.max_tokens or shape.config.evaluation.answer_tokens
+        max_tokens = judge.max_tokens or shape.config.evaluation.answer_tokens
         prompts, pairs = shape.asked(judge.prompts), pairs_of(judge, cell.answering)
         for name in {name for pair in pairs for name in pair}:
-            answers[name, most] = max(prompts, answers.get((name, most), 0))
-        plan.told.append(
+            answers[name, max_tokens] = max(prompts, answers.get((name, max_tokens), 0))
+        plan.details.append(
             f"           judge {judge.name}: {2 * prompts * len(pairs):,} verdicts on {len(pairs)} pairs of methods"
         )
         if judge.url is not None:
-            tokens = _judge_tokens(judge, shape) + 2 * most
+            tokens = _judge_tokens(judge, shape) + 2 * max_tokens
             calls = plan.calls.setdefault(f"judge {judge.name}", Calls())
             calls.add(2 * prompts * len(pairs), tokens, _longest(judge, judge.judge_tokens), judge.prices)
     if api is not None:
-        for (name, most), prompts in answers.items():
-            _count(plan, api).add(prompts, lengths[name], _longest(api, most), api.prices)
+        for (name, max_tokens), prompts in answers.items():
+            _count(plan, api).add(prompts, lengths[name], _longest(api, max_tokens), api.prices)
 
 
 def _count(plan: GridPlan, generator: GridGenerator) -> Calls:
     return plan.calls.setdefault(f"generator {generator.name}", Calls())
 
 
-def _longest(model: GridGenerator | GridJudge, most: int) -> int:
-    """Most tokens of an answer: its own fields may say other than the grid."""
+def _longest(model: GridGenerator | GridJudge, max_tokens: int) -> int:
+    """Maximum tokens of an answer: the model's extra request fields override the grid."""
     own = [value for name in ("max_tokens", "max_completion_tokens") if isinstance(value := model.extra.get(name), int)]
-    return max(own, default=most)
+    return max(own, default=max_tokens)
 
 
 def _tokens(messages: Messages) -> int:
@@ -213,32 +215,32 @@ def _tokens(messages: Messages) -> int:
 def _prompt_tokens(name: str, shape: Shape, templates: Templates) -> float:
     """Mean tokens of a task prompt under a method."""
     method, config = METHODS[name], shape.config
-    budget, most = config.signals.token_budget, config.summary.max_tokens
+    budget, summary = config.signals.token_budget, config.summary.max_tokens
     raw, plain = method.contexts is raw_signals, method.contexts is plain_prompts
     if not shape.people:
         bare = _tokens(templates.generator_messages("x", None)) + ASSUMED_PROMPT
         guide = _tokens(templates.generator_messages("x", "x")) - _tokens(templates.generator_messages("x", None))
-        return bare + (budget if raw else 0 if plain else guide + most)
-    found = []
+        return bare + (budget if raw else 0 if plain else guide + summary)
+    lengths = []
     for person in shape.looked_at:
-        kept = templates.fit(person.user.signals, budget, estimate_tokens)[0] if raw else []
+        signals = templates.fit(person.user.signals, budget, estimate_tokens)[0] if raw else []
         for target in person.user.targets:
             if raw:
-                found.append(_tokens(templates.raw_signals_messages(target.prompt, kept)))
+                lengths.append(_tokens(templates.raw_signals_messages(target.prompt, signals)))
             elif plain:
-                found.append(_tokens(templates.generator_messages(target.prompt, None)))
+                lengths.append(_tokens(templates.generator_messages(target.prompt, None)))
             else:
-                found.append(_tokens(templates.generator_messages(target.prompt, "x")) + most)
-    return sum(found) / max(1, len(found))
+                lengths.append(_tokens(templates.generator_messages(target.prompt, "x")) + summary)
+    return sum(lengths) / max(1, len(lengths))
 
 
 def _judge_tokens(judge: GridJudge, shape: Shape) -> float:
     """Mean tokens of a judge's prompt without the responses."""
     prompt, budget = JudgePrompt(judge.prompt), shape.config.signals.token_budget
-    found = []
+    lengths = []
     for person in shape.looked_at:
-        persona = told_persona(person, judge.told)
-        kept, _ = prompt.signals.fit(person.user.signals if persona is None else [], budget, estimate_tokens)
+        persona = persona_for(person, judge.told)
+        signals, _ = prompt.signals.fit(person.user.signals if persona is None else [], budget, estimate_tokens)
         for target in person.user.targets[:1]:
-            found.append(estimate_tokens(prompt.text(Question(person, target.prompt, "x", "x"), persona, kept)))
-    return sum(found) / len(found) if found else estimate_tokens(prompt.source) + ASSUMED_PROMPT + budget
+            lengths.append(estimate_tokens(prompt.text(Question(person, target.prompt, "x", "x"), persona, signals)))
+    return sum(lengths) / len(lengths) if lengths else estimate_tokens(prompt.source) + ASSUMED_PROMPT + budget

@@ -1,4 +1,4 @@
-"""grid.json: every figure of a grid, one row for each benchmark, generator and method, from the cells' files."""
+"""grid.json: a grid's figures, one row per benchmark, generator and method, from the cells' files."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -14,16 +14,16 @@ from popi.runs.provenance import commit, versions
 
 Row = dict[str, Any]
 FIGURES = ("win_rate", "length_controlled_win_rate", "agreement", "judged", "comparisons", "missing_verdicts")
-"""What a row takes over from judge.json."""
+"""What a row copies from judge.json."""
 
 
 def grid_result(grid: GridConfig, cells: Sequence[Cell], failed: Sequence[Mapping[str, str]]) -> dict[str, Any]:
-    """grid.json, from what the cells' files hold by now.
+    """The contents of grid.json, from the cells' files so far.
 
     Args:
-        grid: its settings.
-        cells: its cells; one without files has rows without figures.
-        failed: cells that could not be done, with the reason.
+        grid: the grid's settings.
+        cells: the grid's cells; one without files has rows without figures.
+        failed: cells that failed, with the reason.
     """
     rows = [row for cell in cells for row in _rows(cell, grid)]
     _add_gain(rows)
@@ -44,7 +44,7 @@ def _rows(cell: Cell, grid: GridConfig) -> list[Row]:
     path = cell.folder / "metrics.json"
     if cell.scored and path.is_file():
         measured = json.loads(path.read_text(encoding="utf-8"))["methods"]
-    found = []
+    rows = []
     for name in cell.methods:
         keys = cell.job.expected(name)
         row: Row = {
@@ -64,32 +64,32 @@ def _rows(cell: Cell, grid: GridConfig) -> list[Row]:
         row |= measured.get(name, {})
         row["judged"] = _judged(cell, grid, name)
         row["missing_verdicts"] = sum(map(missing, row["judged"]))
-        found.append(row)
-    return found
+        rows.append(row)
+    return rows
 
 
 def _judged(cell: Cell, grid: GridConfig, method: str) -> list[Row]:
-    """What the method's responses won, by judge and by what they were compared with."""
-    found = []
+    """The method's win rates by judge and by the other method."""
+    comparisons = []
     for judge in (judge for judge in grid.judges if applies(judge, cell)):
         for pair in pairs_of(judge, cell.answering):
             result = read_judged(folder_of(cell.folder, pair, judge.name) / "judge.json") if pair[0] == method else None
             if result is not None:
-                told = {"judge": judge.name, "against": pair[1]} | {name: result[name] for name in FIGURES}
-                told |= {name: result[name] for name in CHECKED if name in result}
+                entry = {"judge": judge.name, "against": pair[1]} | {name: result[name] for name in FIGURES}
+                entry |= {name: result[name] for name in CHECKED if name in result}
                 if SEEN in result:
-                    told[SEEN] = {name: result[SEEN][name] for name in (*FIGURES, *CHECKED) if name in result[SEEN]}
-                found.append(told)
-    return found
+                    entry[SEEN] = {name: result[SEEN][name] for name in (*FIGURES, *CHECKED) if name in result[SEEN]}
+                comparisons.append(entry)
+    return comparisons
 
 
 def _add_gain(rows: Sequence[Row]) -> None:
-    """To rows of other generators the share of the own generator's gain over no personalisation that they keep."""
-    own = {(row["benchmark"], row["method"]): _accuracy(row) for row in rows if row["generator"] == OWN}
+    """Add to other generators' rows the share of the own generator's gain over no personalisation that they retain."""
+    own_accuracy = {(row["benchmark"], row["method"]): _accuracy(row) for row in rows if row["generator"] == OWN}
     for row in rows:
-        mine, theirs = _accuracy(row), own.get((row["benchmark"], row["method"]))
+        accuracy, own = _accuracy(row), own_accuracy.get((row["benchmark"], row["method"]))
         if row["generator"] != OWN and METHODS[row["method"]].has_summary:
-            row["gain_kept"] = None if mine is None or theirs is None else gain_kept(mine, theirs)
+            row["gain_kept"] = None if accuracy is None or own is None else gain_kept(accuracy, own)
 
 
 def _accuracy(row: Row) -> float | None:
@@ -99,6 +99,6 @@ def _accuracy(row: Row) -> float | None:
 
 
 def first_judged(row: Mapping[str, Any]) -> Row | None:
-    """The comparison that a table shows of a row: the first judge's, against no personalisation where there is one."""
+    """The comparison that a table shows for a row: the first judge's, preferably against no personalisation."""
     judged = sorted(row["judged"], key=lambda one: one["against"] != "no_personalization")
     return judged[0] if judged else None

@@ -1,10 +1,10 @@
-"""`popi evaluate GRID.toml`: train what is missing, score and judge every cell, write the tables.
+"""`popi evaluate GRID.toml`: train missing runs, score and judge every cell, write the tables.
 
-{root}/{name}/config.json                        the grid
+{root}/{name}/config.json                        the grid's settings
              grid.json, grid.md                  all figures
-             transfer.svg, transfer.png          of several generators
-             cells/BENCHMARK/summaries/          the summaries, once for all generators
-             cells/BENCHMARK/GENERATOR/          METHOD.jsonl, a row an item; metrics.json; responses/, judge/
+             transfer.svg, transfer.png          with several generators
+             cells/BENCHMARK/summaries/          the summaries, shared by all generators
+             cells/BENCHMARK/GENERATOR/          METHOD.jsonl, one row per item; metrics.json; responses/, judge/
 """
 
 import json
@@ -21,29 +21,29 @@ from popi.evaluation.grid.result import grid_result
 from popi.evaluation.grid.settings import GridConfig
 from popi.evaluation.grid.show import markdown
 from popi.evaluation.grid.transfer import write_transfer
-from popi.evaluation.judge.question import told_persona
+from popi.evaluation.judge.question import persona_for
 from popi.evaluation.judge.truth import TruthJudge
 from popi.models.remote.api import ApiModel
 from popi.runs.run_directory import differences, locked, write_text
 
 FREE = ("name", "root", "concurrency", "price_in", "price_out", "key_env")
-"""Settings that change no figure: a grid may go on under others."""
+"""Settings that affect no figure and may change when a grid is resumed."""
 
 
 def run_grid(grid: GridConfig, console: Console) -> dict[str, Any]:
-    """Do all of a grid that is not done yet; write and return grid.json.
+    """Run the unfinished parts of a grid; write and return grid.json.
 
-    Killed and called again, it goes on: no item is scored, asked or judged twice. Items that a model behind an API gave
-    nothing for are counted as missing, and the next call asks for these alone. A generator that can't be used at all is
-    told under `failed`, and the others are done.
+    After an interruption, call it again to resume: no item is scored, requested or judged twice. Items on which a model
+    behind an API failed count as missing, and the next call retries only those. A generator that can't be used at all
+    is listed under `failed` and the others still run.
 
     Args:
-        grid: its settings.
-        console: where progress is shown.
+        grid: the grid's settings.
+        console: where to show progress.
 
     Raises:
-        RunError: the directory holds a grid of other settings (the message says which), or another process is at work
-            there, or a run can't be used.
+        RunError: the directory holds a grid with other settings (the message lists them), or another process is
+            working there, or a run can't be used.
         ConfigError: a key is missing, or a judge can't decide for a benchmark's users.
         DataError: users can't be read, or leak.
     """
@@ -53,10 +53,10 @@ def run_grid(grid: GridConfig, console: Console) -> dict[str, Any]:
 
 def _run_grid(grid: GridConfig, console: Console) -> dict[str, Any]:
     refuse_unjudged(grid)
-    keep_config(grid)
+    save_config(grid)
     for generator in grid.generators:
         if generator.url is not None:
-            generator.spec.connect()  # a missing key is told now, and not after hours of training
+            generator.spec.connect()  # report a missing key now, not after hours of training
     chats = {judge.name: connect(judge) for judge in grid.judges}
     benchmarks = [open_benchmark(entry, grid, console) for entry in entries_at_hand(grid, console)]
     cells = [cell for benchmark in benchmarks for cell in cells_of(benchmark, grid)]
@@ -65,12 +65,12 @@ def _run_grid(grid: GridConfig, console: Console) -> dict[str, Any]:
     for cell in cells:
         console.print(f"{cell.benchmark.name}, generator {cell.name}", style="bold", highlight=False)
         try:
-            _do(cell, grid, chats, console)
+            _run_cell(cell, grid, chats, console)
         except (ModelError, UpstreamError) as error:
             failed.append({"benchmark": cell.benchmark.name, "generator": cell.name, "reason": str(error)})
-            console.print(f"  not done: {error}", highlight=False)
+            console.print(f"  failed: {error}", highlight=False)
         finally:
-            _tell_usage(cell, console)
+            _print_usage(cell, console)
             cell.models.release()
         _write(grid, cells, failed)
     for name, chat in chats.items():
@@ -79,44 +79,44 @@ def _run_grid(grid: GridConfig, console: Console) -> dict[str, Any]:
     return _write(grid, cells, failed)
 
 
-def _do(cell: Cell, grid: GridConfig, chats: dict[str, ApiModel | None], console: Console) -> None:
+def _run_cell(cell: Cell, grid: GridConfig, chats: dict[str, ApiModel | None], console: Console) -> None:
     if cell.scored:
         cell.score(console)
     for settings in grid.judges:
         if applies(settings, cell):
             judge = make_judge(settings, cell.benchmark.config, chats[settings.name])
-            judge_cell(cell, settings, judge, _teller(console, settings.name))
+            judge_cell(cell, settings, judge, _progress(console, settings.name))
 
 
 def refuse_unjudged(grid: GridConfig) -> None:
-    """Raise ConfigError for a generator that no figure could come from: no log-probs, and nobody judges it."""
+    """Raise ConfigError for a generator that would have no figures: no log-probs, and no judge."""
     for generator in grid.generators:
         judged = any(judge.generators is None or generator.name in judge.generators for judge in grid.judges)
         if not generator.scored and not judged:
             raise ConfigError(
-                f"generators.{generator.name}: gives no log-probs and no judge is asked about it, so there would be no "
-                "figure; name a judge ([[judges]]), or set scores = true if its server returns the log-probs of prompts"
+                f"generators.{generator.name}: returns no log-probs and no judge judges it, so it would have no "
+                "figures; name a judge ([[judges]]), or set scores = true if its server returns prompt log-probs"
             )
 
 
 def refuse_judges(grid: GridConfig, cells: list[Cell]) -> None:
-    """Raise ConfigError for judges that can't decide about a cell's users, before anything is scored."""
+    """Raise ConfigError for judges that can't judge for a cell's users, before anything is scored."""
     for cell in cells:
         for settings in (judge for judge in grid.judges if applies(judge, cell)):
             if settings.kind == "truth":
                 TruthJudge().check(cell.benchmark.people)
             else:
                 for person in cell.benchmark.people:
-                    told_persona(person, settings.told)
+                    persona_for(person, settings.told)
 
 
-def keep_config(grid: GridConfig) -> None:
-    """Write the grid's settings, or compare them with those that it began under.
+def save_config(grid: GridConfig) -> None:
+    """Write the grid's settings, or compare them with the ones it was started with.
 
-    What is new (a benchmark, a generator, a judge, a method) may be added; what is there may not change.
+    Benchmarks, generators, judges and methods may be added; existing ones may not change.
 
     Raises:
-        RunError: something changed; the message says what.
+        RunError: a setting changed; the message lists the changes.
     """
     path = grid.directory / "config.json"
     given = grid.model_dump(mode="json")
@@ -126,20 +126,20 @@ def keep_config(grid: GridConfig) -> None:
         saved = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         if grid.directory.exists() and (not grid.directory.is_dir() or any(grid.directory.iterdir())):
-            raise RunError(f"{grid.directory} exists and is no grid; name another one with name=…") from None
+            raise RunError(f"{grid.directory} exists and is not a grid; choose another name=…") from None
     except ValueError as error:
         raise RunError(f"{path}: damaged ({error}); move {grid.directory} away") from None
     else:
         if changed := changes(saved, given):
             raise RunError(
-                f"{grid.directory} was begun under other settings:\n  " + "\n  ".join(changed) + "\n"
-                "go on with those, or give the new grid another name=…"
+                f"{grid.directory} was started with other settings:\n  " + "\n  ".join(changed) + "\n"
+                "restore those settings, or give the new grid another name=…"
             )
     write_text(path, json.dumps(given, indent=2, ensure_ascii=False) + "\n")
 
 
 def changes(saved: dict[str, Any], given: dict[str, Any]) -> list[str]:
-    """What differs between the settings of a grid and new ones, as `key: old -> new`; entries that are new do not."""
+    """Differences between a grid's saved and new settings, as `key: old -> new`; added entries are no difference."""
     old, new = _named(saved), _named(given)
     for section in ("benchmarks", "generators", "judges"):
         new[section] = {name: entry for name, entry in new[section].items() if name in old[section]}
@@ -150,7 +150,7 @@ def changes(saved: dict[str, Any], given: dict[str, Any]) -> list[str]:
 
 
 def _named(tree: dict[str, Any]) -> dict[str, Any]:
-    """A grid's settings with its lists of entries by name, without what changes no figure."""
+    """A grid's settings with its lists of entries keyed by name, without those that affect no figure."""
     named: dict[str, Any] = {}
     for key, value in tree.items():
         if key in ("benchmarks", "generators", "judges"):
@@ -168,18 +168,18 @@ def _write(grid: GridConfig, cells: list[Cell], failed: list[dict[str, str]]) ->
     return result
 
 
-def _teller(console: Console, judge: str) -> Callable[[str, int, int], None]:
-    """Says in lines how far a judge is: at the end of each step."""
+def _progress(console: Console, judge: str) -> Callable[[str, int, int], None]:
+    """A callback that prints a line when a judge finishes a step."""
 
-    def tell(what: str, done: int, of: int) -> None:
-        if done == of:
-            console.print(f"  {judge}: {what} {done}/{of}", highlight=False)
+    def report(step: str, done: int, total: int) -> None:
+        if done == total:
+            console.print(f"  {judge}: {step} {done}/{total}", highlight=False)
 
-    return tell
+    return report
 
 
-def _tell_usage(cell: Cell, console: Console) -> None:
-    """What was asked of a generator behind an API: paid for, however it ended."""
+def _print_usage(cell: Cell, console: Console) -> None:
+    """Print the usage of a generator behind an API, which is billed even if the cell failed."""
     usage = cell.models.usage()
     if usage is not None:
         console.print(f"  {cell.name}: {usage}", highlight=False)

@@ -1,6 +1,6 @@
 """Every setting of a grid, each documented once, under its field. Imports no torch.
 
-A grid is described by a TOML file, `popi evaluate GRID.toml`; `load_grid` is the only way in.
+A grid is described by a TOML file, `popi evaluate GRID.toml`; `load_grid` reads it.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from popi.models.remote.usage import Prices
 from popi.models.spec import ModelSpec
 
 OWN = "own"
-"""What a grid calls a run's own generator."""
+"""A grid's name for a run's own generator."""
 REFERENCE = "no_personalization"
 Pair = Annotated[list[str], Field(min_length=2, max_length=2)]
 
@@ -26,46 +26,46 @@ class _Section(BaseModel):
 
 
 class GridBenchmark(_Section):
-    """A run, and the users that it is measured on."""
+    """A run and the users to evaluate it on."""
 
     name: FolderName | None = None
-    """What the tables call it. Unset: the name of its run, and of the file of users."""
+    """Name in the tables. Unset: the name of its run, and of the file of users."""
     run: str | None = Field(default=None, min_length=1)
-    """Directory of a trained run: its summaries are measured, on its held-out users."""
+    """Directory of a trained run. Its summaries are evaluated on its held-out users."""
     config: str | None = Field(default=None, min_length=1)
-    """Instead of `run`: a run's TOML file. The run is trained first if it is not there, and gone on with if it was
-    begun."""
+    """Instead of `run`: a run's TOML file. The run is trained first if it does not exist, and resumed if it is not
+    finished."""
     overrides: list[str] = []
-    """Settings that replace the config's, as on the command line: `"training.inference.steps=100"`. With `run` only
-    those of `evaluation`."""
+    """Settings that replace the config's, as on the command line: `"training.inference.steps=100"`. With `run`, only
+    `evaluation` settings are allowed."""
     users: str | None = Field(default=None, min_length=1)
     """JSONL file of users to evaluate on instead of the run's held-out ones."""
 
     @model_validator(mode="after")
     def _one_run(self) -> Self:
         if (self.run is None) == (self.config is None):
-            raise ValueError("name a trained `run`, or the `config` of one to train: one of the two")
+            raise ValueError("set exactly one of `run` (a trained run) and `config` (a run to train)")
         if self.run is not None and (wrong := [o for o in self.overrides if not o.startswith("evaluation.")]):
-            raise ValueError(f"overrides: {wrong[0]!r} would be of another run; with `run` only `evaluation.…` can be")
+            raise ValueError(f"overrides: {wrong[0]!r} can't change a trained run; with `run`, only `evaluation.…` can")
         return self
 
     @property
     def label(self) -> str:
-        """Its name, or that of its run and users."""
+        """Its name, or the names of its run and users."""
         if self.name is not None:
             return self.name
         source = Path(self.run).name if self.run is not None else self.run_config().name
         return source if self.users is None else f"{source}-on-{Path(self.users).stem}"
 
     def run_config(self) -> RunConfig:
-        """The config of the run that it trains.
+        """The config of the run to train.
 
         Raises:
-            ConfigError: the file can't be read, or a setting is wrong.
+            ConfigError: the file can't be read, or a setting is invalid.
         """
         from popi.config import load_config
 
-        assert self.config is not None, "a benchmark of a trained run has its config there"
+        assert self.config is not None, "a trained run has its own config"
         return load_config(self.config, self.overrides)
 
 
@@ -73,36 +73,36 @@ class _Api(_Section):
     url: str | None = Field(default=None, min_length=1)
     """URL of its API (docs/api_models.md). Unset: a local model."""
     protocol: Literal["openai", "anthropic"] = "openai"
-    """What the API speaks."""
+    """Protocol of the API."""
     key_env: str | None = Field(default=None, min_length=1)
-    """The environment variable that holds the key; else OPENAI_API_KEY or ANTHROPIC_API_KEY, if set."""
+    """Environment variable that holds the key. Unset: OPENAI_API_KEY or ANTHROPIC_API_KEY, if set."""
     concurrency: PositiveInt = 8
-    """Most requests under way at once."""
+    """Maximum concurrent requests."""
     price_in: float | None = Field(default=None, ge=0)
-    """Price of a million input tokens, to reckon the cost."""
+    """Price per million input tokens, to compute the cost."""
     price_out: float | None = Field(default=None, ge=0)
-    """Price of a million output tokens."""
+    """Price per million output tokens."""
     extra: dict[str, Any] = {}
-    """Fields to put into each request."""
+    """Fields to add to each request."""
     without: list[str] = []
-    """Fields to take out of each request (`temperature`, for models that refuse it)."""
+    """Fields to remove from each request (`temperature`, for models that reject it)."""
 
     @model_validator(mode="after")
     def _both_prices(self) -> Self:
         if (self.price_in is None) != (self.price_out is None):
-            raise ValueError("a cost needs both price_in and price_out")
+            raise ValueError("set both price_in and price_out, or neither")
         set_here = [name for name in _Api.model_fields if getattr(self, name) != _Api.model_fields[name].default]
         if self.url is None and set_here:
-            raise ValueError(f"{set_here[0]} belongs to a model behind an API: name its url")
+            raise ValueError(f"{set_here[0]} applies only to a model behind an API; set its url")
         return self
 
     @property
     def prices(self) -> Prices | None:
-        """Prices, where both are given."""
+        """The prices, if they are set."""
         return None if self.price_in is None or self.price_out is None else Prices(self.price_in, self.price_out)
 
     def described(self, name: str) -> ModelSpec:
-        """The model of that name, on the server if there is one; fields in `without` are taken out of each request."""
+        """The model with that name, on the server if there is one. Requests lack the fields in `without`."""
         return ModelSpec(
             name,
             url=self.url,
@@ -118,28 +118,28 @@ class GridGenerator(_Api):
     """Another generator."""
 
     name: FolderName
-    """What the tables and folders call it; `own` is the run's own generator."""
+    """Name in tables and folders; `own` is reserved for the run's own generator."""
     model: Filled
-    """`nano`, `smollm2`, a folder, a GGUF file or a hub id; with `url` the model as the API calls it."""
+    """`nano`, `smollm2`, a folder, a GGUF file or a hub id; with `url`, the API's name of the model."""
     scores: bool = False
-    """With `url`: the server returns the log-probs of its prompt, as vLLM's does, so that target pairs can be scored.
-    Without, what the model writes can be judged. Local models always score."""
+    """With `url`: the server returns prompt log-probs, as vLLM does, so that target pairs can be scored. If false, its
+    responses can only be judged. Local models always score."""
     template: Filled = "auto"
-    """Its set of prompt templates. `auto`: of a local model the one that it was saved with, else `default`; of a model
-    behind an API the set of the run that the cell evaluates."""
+    """Its set of prompt templates. `auto`: for a local model, the set that it was saved with, else `default`; for a
+    model behind an API, the set of the run that the cell evaluates."""
     chat_template: str | None = None
-    """A Jinja chat template (text, or the path of a file) for a local model whose tokenizer has none."""
+    """A Jinja chat template (text, or path of a file) for a local model whose tokenizer has none."""
 
     @model_validator(mode="after")
     def _goes_together(self) -> Self:
         if self.name == OWN:
-            raise ValueError(f"name = {OWN!r} is the run's own generator; own_generator says whether it is in the grid")
+            raise ValueError(f"name = {OWN!r} is reserved for the run's own generator; see own_generator")
         if self.scores and self.url is None:
-            raise ValueError("scores belongs to a model behind an API: local models always score")
+            raise ValueError("scores applies only to a model behind an API; local models always score")
         if self.scores and self.protocol != "openai":
             raise ValueError(f"scores = true needs a vLLM server, protocol openai; got {self.protocol!r}")
         if self.url is not None and self.chat_template is not None:
-            raise ValueError("chat_template belongs to a local model; a server has its own")
+            raise ValueError("chat_template applies only to a local model; a server has its own")
         return self
 
     @property
@@ -154,79 +154,79 @@ class GridGenerator(_Api):
 
 
 class GridJudge(_Api):
-    """Somebody who compares responses."""
+    """A judge that compares responses."""
 
     name: FolderName
-    """What the tables and folders call it."""
+    """Name in tables and folders."""
     kind: Literal["truth", "local", "api"] = "api"
     """The nano world's truth, a local model's log-probs, or an LLM behind an API (docs/judging.md)."""
     model: str | None = Field(default=None, min_length=1)
-    """The model; for `local` the run's base if unset."""
+    """The model. Unset: for `local`, the run's base."""
     told: Literal["auto", "persona", "signals"] = "auto"
-    """What it learns of a user. `auto`: the oracle persona where it is known, else the signals."""
+    """What it sees of a user. `auto`: the oracle persona if known, else the signals."""
     prompt: str | None = Field(default=None, min_length=1)
-    """`api`: a Jinja file instead of the prompt that ships."""
+    """`api`: a Jinja file to use instead of the built-in prompt."""
     judge_tokens: PositiveInt = 512
-    """`api`: most tokens of its answer, reasons included."""
+    """`api`: maximum tokens of its answer, including its reasons."""
     pairs: list[Pair] | None = None
-    """The comparisons, `["popi_plug_and_play", "raw_signals"]`: the win rate is of the first. Unset: every method of
-    the cell that writes responses, against `no_personalization`."""
+    """The comparisons, such as `["popi_plug_and_play", "raw_signals"]`; the win rate is the first method's. Unset:
+    every method of the cell that writes responses, against `no_personalization`."""
     generators: list[str] | None = None
-    """The generators whose responses it judges. Unset: all."""
+    """Generators whose responses it judges. Unset: all."""
     benchmarks: list[str] | None = None
-    """The benchmarks whose users it judges for. Unset: all."""
+    """Benchmarks whose users it judges for. Unset: all."""
     prompts: PositiveInt | None = None
-    """Most task prompts a user. Unset: all of the user's targets."""
+    """Maximum task prompts per user. Unset: all of the user's targets."""
     max_tokens: PositiveInt | None = None
-    """Most tokens of a response. Unset: the run's `evaluation.answer_tokens`."""
+    """Maximum tokens per response. Unset: the run's `evaluation.answer_tokens`."""
 
     @model_validator(mode="after")
     def _of_its_kind(self) -> Self:
         if self.kind == "api" and (self.url is None or self.model is None):
             raise ValueError("a judge of kind api needs url and model")
         if self.kind != "api" and self.url is not None:
-            raise ValueError(f"url belongs to a judge of kind api, not {self.kind}")
+            raise ValueError(f"url applies only to a judge of kind api, not {self.kind}")
         if self.kind == "truth" and self.model is not None:
-            raise ValueError("a judge of kind truth asks no model: leave model out")
+            raise ValueError("a judge of kind truth uses no model; remove model")
         if self.kind != "api" and self.prompt is not None:
-            raise ValueError(f"prompt belongs to a judge of kind api, not {self.kind}")
+            raise ValueError(f"prompt applies only to a judge of kind api, not {self.kind}")
         return self
 
 
 class GridConfig(_Section):
-    """One grid, whole."""
+    """A grid."""
 
     name: FolderName = "grid"
     """Name of the grid; its directory is `{root}/{name}`."""
     root: Filled = "runs"
-    """Where the grid's directory lies."""
+    """Parent of the grid's directory."""
     benchmarks: list[GridBenchmark] = Field(min_length=1)
-    """Runs with the users that they are measured on."""
+    """Runs with the users to evaluate them on."""
     methods: list[str] | None = None
-    """The methods, as metrics.json calls them. `no_personalization`, the reference of all, is always among them. Unset:
-    all that the run trained and the generator can have. `per_user_lora` and `copy` are there where they are named
-    here or enabled by the run's config."""
+    """The methods, named as in metrics.json. `no_personalization`, the reference for all, is always included. Unset:
+    all that the run trained and that apply to the generator. `per_user_lora` and `copy` are included if named here
+    or enabled by the run's config."""
     own_generator: bool = True
-    """Each run's own generator is in the grid, as `own`."""
+    """Whether to include each run's own generator, as `own`."""
     generators: list[GridGenerator] = []
-    """Other generators that read the same summaries: the transfer table."""
+    """Other generators that read the same summaries, for the transfer table."""
     judges: list[GridJudge] = []
-    """Who judges responses. A generator without log-probs has no figures but theirs."""
+    """Judges of responses. A generator without log-probs has only their figures."""
     skip_missing: bool = False
-    """Skip benchmarks whose run, data or model is not on this machine, and print which and why, so that one file can
-    name more than anybody has. Otherwise the grid stops there."""
+    """Skip benchmarks whose run, data or model is not on this machine, and print each with the reason. If false, a
+    missing one is an error."""
     max_users: PositiveInt | None = None
-    """Most held-out users of a benchmark, the first ones (windows of one user count as users). Unset: all."""
+    """Maximum held-out users per benchmark (each window of a user counts as one). Takes the first ones. Unset: all."""
 
     @model_validator(mode="after")
     def _names(self) -> Self:
         from popi.evaluation.methods import METHODS
 
         if not self.own_generator and not self.generators:
-            raise ValueError("own_generator = false and no generators: nobody is left to read the summaries")
+            raise ValueError("own_generator = false and no generators: no generator would read the summaries")
         generators = [*([OWN] if self.own_generator else []), *(generator.name for generator in self.generators)]
-        _refuse_twice("generators", generators)
-        _refuse_twice("judges", [judge.name for judge in self.judges])
+        _refuse_duplicates("generators", generators)
+        _refuse_duplicates("judges", [judge.name for judge in self.judges])
         _known("methods", self.methods or [], list(METHODS))
         for judge in self.judges:
             _known(f"judges.{judge.name}.generators", judge.generators or [], generators)
@@ -246,12 +246,12 @@ def load_grid(path: str | Path, overrides: list[str] | None = None) -> GridConfi
     """Read a grid's TOML file, or its saved config.json, with `key=value` overrides.
 
     Raises:
-        ConfigError: the file can't be read, is a run's config, or a key, type or value is wrong.
+        ConfigError: the file can't be read, is a run's config, or has an invalid key, type or value.
     """
     tree = read_tree(path, overrides, GridConfig)
     if "benchmarks" not in tree and set(tree) & set(RunConfig.model_fields) - {"name", "root"}:
         raise ConfigError(
-            f"{path}: is the config of a run and no grid; evaluate its run with popi evaluate --run DIRECTORY, or name "
+            f"{path} is the config of a run, not a grid; evaluate its run with popi evaluate --run DIRECTORY, or name "
             'it in a grid: [[benchmarks]] config = "…" (docs/evaluation.md)'
         )
     try:
@@ -260,7 +260,7 @@ def load_grid(path: str | Path, overrides: list[str] | None = None) -> GridConfi
         raise explain(error, str(path), GridConfig) from None
     labels = [benchmark.label for benchmark in grid.benchmarks]  # may read runs' configs
     try:
-        _refuse_twice("benchmarks", labels)
+        _refuse_duplicates("benchmarks", labels)
         for judge in grid.judges:
             _known(f"judges.{judge.name}.benchmarks", judge.benchmarks or [], labels)
     except ValueError as error:
@@ -268,11 +268,11 @@ def load_grid(path: str | Path, overrides: list[str] | None = None) -> GridConfi
     return grid
 
 
-def _refuse_twice(what: str, names: Sequence[str]) -> None:
-    if twice := [name for i, name in enumerate(names) if name in names[:i]]:
-        raise ValueError(f"{what}: {twice[0]!r} stands there twice; give each a name of its own")
+def _refuse_duplicates(key: str, names: Sequence[str]) -> None:
+    if duplicates := [name for i, name in enumerate(names) if name in names[:i]]:
+        raise ValueError(f"{key}: {duplicates[0]!r} occurs twice; names must be unique")
 
 
-def _known(what: str, names: Sequence[str], allowed: Sequence[str]) -> None:
+def _known(key: str, names: Sequence[str], allowed: Sequence[str]) -> None:
     if unknown := [name for name in names if name not in allowed]:
-        raise ValueError(f"{what}: no {unknown[0]!r}; allowed: {', '.join(allowed)}")
+        raise ValueError(f"{key}: unknown {unknown[0]!r}; allowed: {', '.join(allowed)}")

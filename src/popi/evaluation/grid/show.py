@@ -1,4 +1,4 @@
-"""A grid's figures as tables, from grid.json: for the terminal, and as Markdown."""
+"""A grid's figures as tables, from grid.json, for the terminal and as Markdown."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,19 +12,19 @@ from popi.evaluation.judge.question import CHECKED, SEEN
 HEADS = ("benchmark", "generator", "method", "accuracy", "margin", "tokens", "win rate", "missing")
 NOTE = (
     "±: half of the 95 % interval, clustered by user. accuracy: reward accuracy, %; margin: nats; tokens: added to the "
-    "task prompt; win rate: %, the first judge's, against no personalisation unless said; missing: target pairs and "
-    "verdicts that did not come, which no figure counts. –: not measured."
+    "task prompt; win rate: %, the first judge's, against no personalisation unless stated; missing: target pairs and "
+    "verdicts that could not be obtained and are excluded from the figures. –: not measured."
 )
 
 WORLD_NOTE = (
-    "All in %. Held-out users' own prompts are on topics that nobody trained on; beside their win rate stands that on "
-    "topics that everybody did. valid: the grammar could have written the response; on topic: it is about the prompt's "
-    "topic and no other. A win needs both."
+    "All in %. Held-out users' own prompts are on topics unseen in training; next to their win rate is the win rate on "
+    "training topics. valid: the grammar could have written the response; on topic: it is about the prompt's topic "
+    "and no other. A win needs both."
 )
 
 
 def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """One row of grid.json as the texts of a table's row."""
+    """One row of grid.json as the cells of a table row."""
     judged = first_judged(row)
     win = "–" if judged is None else with_reach(judged["win_rate"], 100, 1)
     if judged is not None and judged["against"] != "no_personalization":
@@ -43,7 +43,7 @@ def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def with_reach(estimate: Mapping[str, Any] | None, scale: float, digits: int) -> str:
-    """A value ± half of its interval's width."""
+    """A value ± half the width of its interval."""
     if estimate is None or estimate["value"] is None:
         return "–"
     value = f"{scale * estimate['value']:.{digits}f}"
@@ -53,7 +53,7 @@ def with_reach(estimate: Mapping[str, Any] | None, scale: float, digits: int) ->
 
 
 def grid_table(result: Mapping[str, Any]) -> Table:
-    """The table of a grid for a terminal: a part for each benchmark and generator."""
+    """A grid's table for the terminal, with a section per benchmark and generator."""
     table = Table(caption=NOTE, caption_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=0)
     for head in HEADS[2:]:
         table.add_column(head, justify="left" if head == "method" else "right", no_wrap=True)
@@ -70,7 +70,7 @@ def grid_table(result: Mapping[str, Any]) -> Table:
 
 
 def markdown(result: Mapping[str, Any]) -> str:
-    """The same as a Markdown page."""
+    """A grid's tables as a Markdown page."""
     lines = [
         f"# {result['name']}",
         "",
@@ -81,20 +81,21 @@ def markdown(result: Mapping[str, Any]) -> str:
     ]
     others = [row for row in result["rows"] if row.get("gain_kept") is not None]
     if others:
-        lines += ["## Transfer", "", "Share of the own generator's gain over no personalisation that others keep.", ""]
+        note = "Share of the own generator's gain over no personalisation that other generators retain."
+        lines += ["## Transfer", "", note, ""]
         rows = [(*cells(row)[:3], f"{row['gain_kept']:.2f}") for row in others]
         lines += [*_table((*HEADS[:3], "gain kept"), rows), ""]
-    apart = [
+    judged = [
         (*cells(row)[:3], one["against"], *(with_reach(of, 100, 1) for of in _of_the_world(one)))
         for row in result["rows"]
         for one in row["judged"]
         if SEEN in one
     ]
-    if apart:
+    if judged:
         lines += ["## Responses by the nano world's truth", "", WORLD_NOTE, ""]
-        lines += [*_table((*HEADS[:3], "against", "win rate", "topics trained on", "valid", "on topic"), apart), ""]
+        lines += [*_table((*HEADS[:3], "against", "win rate", "training topics", "valid", "on topic"), judged), ""]
     if result["failed"]:
-        lines += ["## Not done", ""]
+        lines += ["## Failed", ""]
         lines += [f"- {one['benchmark']}, {one['generator']}: {one['reason']}" for one in result["failed"]]
         lines.append("")
     return "\n".join(lines)

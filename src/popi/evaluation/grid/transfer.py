@@ -1,7 +1,7 @@
 """The plot of the transfer table: every generator against its own rows without personalisation and with raw signals.
 
-A dot plot, a line of it for each generator, from grid.json alone. Methods are told apart by the shape of their marks;
-colour only repeats it.
+A dot plot with one line per generator, drawn from grid.json. Methods are distinguished by the shape of their marks;
+colour is redundant.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,18 +26,18 @@ MARKS: dict[str, tuple[str, str, bool]] = {
     "popi_alternating": ("P", COLOURS["popi"], True),
     "popi_simultaneous": ("X", COLOURS["popi"], True),
 }
-"""Method → marker, colour, and whether it is filled."""
+"""Method → marker, colour, and whether the marker is filled."""
 ACCURACY, WIN_RATE = "reward accuracy", "win rate"
 
 
 def transfer_figure(rows: Sequence[Mapping[str, Any]]) -> Figure | None:
-    """The plot; None where no benchmark has two generators with a figure.
+    """The plot; None if no benchmark has two generators with a figure.
 
-    A panel for each benchmark and kind of figure: reward accuracy where a generator gives log-probs (one half is no
-    personalisation, by definition), win rate against no personalisation where responses were judged.
+    There is one panel per benchmark and kind of figure: reward accuracy for generators with log-probs (one half is no
+    personalisation, by definition), and win rate against no personalisation for judged responses.
 
     Args:
-        rows: those of grid.json.
+        rows: the rows of grid.json.
     """
     panels = [panel for kind in (ACCURACY, WIN_RATE) for panel in _panels(rows, kind)]
     if not any(len(generators) > 1 for *_, generators in panels):
@@ -60,12 +60,12 @@ Points = dict[str, dict[str, Mapping[str, Any]]]
 
 
 def _panels(rows: Sequence[Mapping[str, Any]], kind: str) -> list[tuple[str, str, Points]]:
-    found: dict[str, Points] = {}
+    panels: dict[str, Points] = {}
     for row in rows:
         estimate = _estimate(row, kind)
         if row["method"] in MARKS and estimate is not None and estimate["value"] is not None:
-            found.setdefault(row["benchmark"], {}).setdefault(row["generator"], {})[row["method"]] = estimate
-    return [(benchmark, kind, generators) for benchmark, generators in found.items()]
+            panels.setdefault(row["benchmark"], {}).setdefault(row["generator"], {})[row["method"]] = estimate
+    return [(benchmark, kind, generators) for benchmark, generators in panels.items()]
 
 
 def _estimate(row: Mapping[str, Any], kind: str) -> Mapping[str, Any] | None:
@@ -85,7 +85,7 @@ def _draw(axes: Axes, kind: str, generators: Points) -> set[str]:
     for y, methods in enumerate(generators.values()):
         axes.axhline(y, color=COLOURS["line"], linewidth=0.6, zorder=0)
         for i, (name, estimate) in enumerate(methods.items()):
-            at = y + 0.13 * (i - (len(methods) - 1) / 2)  # side by side: equal figures stay visible
+            at = y + 0.13 * (i - (len(methods) - 1) / 2)  # staggered, so that equal figures stay visible
             marker, colour, filled = MARKS[name]
             if estimate["low"] is not None:
                 axes.plot([estimate["low"], estimate["high"]], [at, at], color=colour, linewidth=1.1, alpha=0.7)
@@ -111,7 +111,7 @@ def _legend(name: str) -> Line2D:
 
 
 def write_transfer(rows: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
-    """transfer.svg and transfer.png beside grid.json; nothing where there is nothing to compare."""
+    """Write transfer.svg and transfer.png beside grid.json, if there is anything to compare."""
     figure = transfer_figure(rows)
     if figure is None:
         return []

@@ -1,12 +1,12 @@
-"""Which of two responses suits a user better: judges, both orders, win rates.
+"""Judges which of two responses suits a user better, in both orders, and computes win rates.
 
-question.py       what a judge is asked and may say
-model.py          an LLM behind an API, told the user's persona or signals (pairwise.j2)
-truth.py          the nano world's truth: no LLM
+question.py       questions, verdicts and the interface of a judge
+model.py          an LLM behind an API, given the user's persona or signals (pairwise.j2)
+truth.py          the nano world's true preferences; no LLM
 log_probs.py      a local model's log-probs
-comparisons.py    every pair in both orders, each verdict kept as it comes
-responses.py      what is compared: both methods' greedy responses
-alpaca_eval.py    export and import
+comparisons.py    every pair in both orders, each verdict saved as it arrives
+responses.py      the methods' greedy responses to compare
+alpaca_eval.py    export to and import from alpaca_eval
 result.py         the figures of judge.json
-run.py            all of it, for a run directory
+run.py            the whole comparison for a run directory
 """

@@ -1,12 +1,12 @@
 """Files of alpaca_eval (github.com/tatsu-lab/alpaca_eval): its model outputs and its annotations.
 
 Both are JSON arrays of objects. **Model outputs**: `instruction`, `output`, `generator`. **Annotations**:
-`instruction`, `output_1`, `generator_1`, `output_2`, `generator_2`, `annotator`, `preference`. There the reference's
-output is always `output_1` and the evaluated model's `output_2`; `preference` is a number from 1 (output_1 is better)
-to 2 (output_2 is), 1.5 a tie, null a missing annotation. 0 is a tie in old files.
+`instruction`, `output_1`, `generator_1`, `output_2`, `generator_2`, `annotator`, `preference`. In annotations the
+reference's output is always `output_1` and the evaluated model's `output_2`; `preference` is a number from 1 (output_1
+is better) to 2 (output_2 is better), 1.5 is a tie, null a missing annotation. In old files 0 is a tie.
 
-popi adds `user_id` to both, by which rows of several users with one instruction are told apart; alpaca_eval leaves
-fields that it does not know alone. Its own annotators know nothing of users, and match outputs by instruction alone.
+popi adds `user_id` to both, to distinguish users with the same instruction; alpaca_eval ignores unknown fields. Its
+own annotators know nothing about users and match outputs by instruction alone.
 """
 
 import json
@@ -48,12 +48,12 @@ class Annotation:
 
     @property
     def outcome(self) -> float | None:
-        """What output_2, the evaluated model's, won: 0 … 1, a tie ½."""
+        """The result for output_2, the evaluated model's: from 0 (loss) to 1 (win), ½ for a tie."""
         return None if self.preference is None else self.preference - 1
 
 
 def model_outputs(comparisons: Sequence[Comparison], generator: str, *, of_reference: bool) -> list[dict[str, Any]]:
-    """One method's responses as model outputs; pairs without a response of it are left out."""
+    """One method's responses as model outputs; skips pairs without a response."""
     rows = [(c, c.theirs if of_reference else c.ours) for c in comparisons]
     return [
         {"instruction": c.prompt, "output": text, "generator": generator, "user_id": c.user_id}
@@ -63,7 +63,7 @@ def model_outputs(comparisons: Sequence[Comparison], generator: str, *, of_refer
 
 
 def annotations(comparisons: Sequence[Comparison], method: str, reference: str, judge: str) -> list[dict[str, Any]]:
-    """Comparisons as annotations: both orders' verdicts are one preference, 1 + outcome of the method."""
+    """Comparisons as annotations; the verdicts in both orders become one preference, 1 + the method's outcome."""
     return [
         {
             "instruction": c.prompt,
@@ -84,7 +84,7 @@ def read_model_outputs(path: str | Path) -> list[ModelOutput]:
     """Read model outputs.
 
     Raises:
-        DataError: the file can't be read, is no such array, or has a field of another type, or one row twice.
+        DataError: the file can't be read, is not such an array, has a field of the wrong type, or a duplicate row.
     """
     rows, seen = [], set()
     for number, row in enumerate(_array(path)):
@@ -106,8 +106,8 @@ def read_annotations(path: str | Path) -> list[Annotation]:
     """Read annotations.
 
     Raises:
-        DataError: the file can't be read, is no such array, or has a field of another type or a preference outside of
-            1 to 2.
+        DataError: the file can't be read, is not such an array, or has a field of the wrong type or a preference
+            outside 1 to 2.
     """
     rows = []
     for number, row in enumerate(_array(path)):
@@ -151,4 +151,4 @@ def _preference(row: dict[str, Any], where: str) -> float | None:
         return None
     if isinstance(value, int | float) and not isinstance(value, bool) and (value == 0 or 1 <= value <= 2):
         return 1.5 if value == 0 else float(value)
-    raise DataError(f"{where}: preference must be from 1 to 2, or null where it is missing; got {value!r}")
+    raise DataError(f"{where}: preference must be between 1 and 2, or null if missing; got {value!r}")

@@ -1,4 +1,4 @@
-"""Every pair of responses in both orders, each verdict kept as it comes."""
+"""Has every pair of responses judged in both orders and saves each verdict as it arrives."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ from popi.signals.render import flat
 KEY = ("window", "target", "order")
 ORDERS = ("method first", "against first")
 IDENTICAL = "identical responses"
-"""The reason that stands beside a tie that nobody was asked about."""
-_WON: dict[Verdict, float] = {"first": 1.0, "tie": 0.5, "second": 0.0}
+"""The reason recorded for a tie without asking the judge."""
+_SCORE: dict[Verdict, float] = {"first": 1.0, "tie": 0.5, "second": 0.0}
 
 
 @dataclass(frozen=True)
@@ -22,12 +22,12 @@ class Comparison:
     """Both methods' responses to one task prompt of one user, judged in both orders.
 
     Attributes:
-        key: index of window and target.
-        user_id: whose it is.
+        key: indices of window and target.
+        user_id: the user.
         prompt: the task prompt as text.
-        ours, theirs: the response of the method and of what it is compared with; None where there is none.
-        verdicts: with the method's response first, and second; None where missing.
-        missing: per missing verdict its kind and reason.
+        ours, theirs: the responses of the method and of its opponent; None if missing.
+        verdicts: with the method's response shown first, and second; None if missing.
+        missing: (kind, reason) of each missing verdict.
     """
 
     key: RowKey
@@ -40,27 +40,27 @@ class Comparison:
 
     @property
     def identical(self) -> bool:
-        """Whether the responses are the same text: a tie that nobody was asked about."""
+        """Whether the responses are identical, which is a tie without asking the judge."""
         return self.ours is not None and self.ours == self.theirs
 
     @property
     def outcome(self) -> float | None:
-        """What the method won, 0 … 1: the mean over both orders, a tie ½. None where a verdict is missing.
+        """The method's score in [0, 1]: the mean over both orders, ½ for a tie. None if a verdict is missing.
 
-        One order alone does not count: a judge's leaning to the first response would count with it.
+        A single order does not count, because a judge's preference for the first response would bias it.
         """
         straight, swapped = self.verdicts
-        return None if straight is None or swapped is None else (_WON[straight] + 1 - _WON[swapped]) / 2
+        return None if straight is None or swapped is None else (_SCORE[straight] + 1 - _SCORE[swapped]) / 2
 
     @property
     def agrees(self) -> bool:
-        """Whether both orders name the same response, or both a tie."""
+        """Whether both orders favour the same response, or both are a tie."""
         straight, swapped = self.verdicts
-        return straight is not None and swapped is not None and _WON[straight] == 1 - _WON[swapped]
+        return straight is not None and swapped is not None and _SCORE[straight] == 1 - _SCORE[swapped]
 
 
 def ask_again(row: Row) -> bool:
-    """Whether a resume asks a kept row's question again: its verdict never came. What was answered is kept."""
+    """Whether to retry a stored row's question on resume: only if there was no answer."""
     return row["missing"] in ("no response", "failed")
 
 
@@ -69,17 +69,17 @@ def compare(
     people: Sequence[Person],
     ours: dict[RowKey, str | None],
     theirs: dict[RowKey, str | None],
-    kept: ResumableRows,
+    store: ResumableRows,
     progress: Progress,
 ) -> list[Comparison]:
-    """Have every pair judged in both orders; what the file holds is not asked again.
+    """Have every pair judged in both orders, except for stored verdicts.
 
     Args:
-        judge: decides.
+        judge: the judge.
         people: the users, by window.
-        ours, theirs: (window, target) → response, of the same keys in the same order.
-        kept: gets a row for each pair and order: everything that the judge was asked, and its verdict.
-        progress: told how many of how many verdicts are there.
+        ours, theirs: (window, target) → response, with the same keys in the same order.
+        store: receives a row for each pair and order: everything that the judge was shown, and its verdict.
+        progress: called with the number of verdicts so far and in total.
 
     Raises:
         RunError: the file holds verdicts on other responses.
@@ -89,14 +89,14 @@ def compare(
     for key in ours:
         for order in ORDERS:
             row = _row(people, key, order, ours[key], theirs[key])
-            before = kept.rows.get((*key, order))
+            before = store.rows.get((*key, order))
             if before is not None:
                 if any(before[side] != row[side] for side in ("first", "second")):
-                    raise RunError(f"{kept.path}: holds verdicts on other responses; name another --out")
+                    raise RunError(f"{store.path}: holds verdicts on other responses; name another --out")
             elif row["first"] is None or row["second"] is None:
-                kept.add(row | {"missing": "no response", "reason": "a method gave no response"})
+                store.add(row | {"missing": "no response", "reason": "a method gave no response"})
             elif row["first"] == row["second"]:
-                kept.add(row | {"verdict": "tie", "reason": IDENTICAL})
+                store.add(row | {"verdict": "tie", "reason": IDENTICAL})
             else:
                 rows.append(row)
                 prompt = people[key[0]].user.targets[key[1]].prompt
@@ -106,9 +106,9 @@ def compare(
     def decided(index: int, verdict: Verdict | Missing) -> None:
         nonlocal done
         if isinstance(verdict, Missing):
-            kept.add(rows[index] | {"missing": verdict.kind, "reason": verdict.reason})
+            store.add(rows[index] | {"missing": verdict.kind, "reason": verdict.reason})
         else:
-            kept.add(rows[index] | {"verdict": verdict})
+            store.add(rows[index] | {"verdict": verdict})
         done += 1
         progress("verdicts", 2 * len(ours) - len(questions) + done, 2 * len(ours))
 
@@ -116,8 +116,8 @@ def compare(
         if questions:
             judge.ask(questions, decided)
     finally:
-        kept.close()
-    return [_comparison(people, key, ours[key], theirs[key], kept) for key in ours]
+        store.close()
+    return [_comparison(people, key, ours[key], theirs[key], store) for key in ours]
 
 
 def _row(people: Sequence[Person], key: RowKey, order: str, ours: str | None, theirs: str | None) -> Row:
@@ -138,10 +138,10 @@ def _row(people: Sequence[Person], key: RowKey, order: str, ours: str | None, th
 
 
 def _comparison(
-    people: Sequence[Person], key: RowKey, ours: str | None, theirs: str | None, kept: ResumableRows
+    people: Sequence[Person], key: RowKey, ours: str | None, theirs: str | None, store: ResumableRows
 ) -> Comparison:
     user = people[key[0]].user
-    straight, swapped = (kept.rows[(*key, order)] for order in ORDERS)
+    straight, swapped = (store.rows[(*key, order)] for order in ORDERS)
     missing = tuple((row["missing"], row["reason"]) for row in (straight, swapped) if row["missing"])
     verdicts = straight["verdict"], swapped["verdict"]
     return Comparison(key, user.user_id, flat(user.targets[key[1]].prompt), ours, theirs, verdicts, missing)

@@ -1,4 +1,4 @@
-"""A local model's log-probs as judge: which response does it find likelier of this user?"""
+"""A local model's log-probs as judge: which response does it find more likely for this user?"""
 
 import math
 from collections.abc import Sequence
@@ -9,48 +9,48 @@ from typing import Any
 from popi.config import RunConfig
 from popi.data.users import Person
 from popi.errors import ModelError
-from popi.evaluation.judge.question import Missing, OnVerdict, Question, Told, Verdict, told_persona
+from popi.evaluation.judge.question import Evidence, Missing, OnVerdict, Question, Verdict, persona_for
 from popi.evaluation.models import weights_stamp
 from popi.generator import Generator
 from popi.models.backend import Messages
 from popi.models.spec import ModelSpec
 
 TIE = 1e-4
-"""Nats per token below which two means are one: scores of one text differ by that much from batch to batch."""
+"""Means that differ by at most this, in nats per token, are a tie: a text's score varies that much between batches."""
 
 
 class LogProbJudge:
-    """Prefers the response with the higher *mean* log-prob a token, the user's persona or signals in the prompt.
+    """Prefers the response with the higher *mean* log-prob per token, given the user's persona or signals.
 
-    The mean over response tokens, the end-of-turn token included: a sum falls with every token and would prefer the
-    shorter response nearly always. It asks how well a model that knows the user expects a response, which is less than
-    which one the user would choose: fluent, common wording wins, too. Where the model has written one of the responses
-    itself, that one has an advantage; take another model than the generators compared.
+    The mean is over response tokens, including the end-of-turn token; a sum falls with every token and would nearly
+    always prefer the shorter response. It measures how well a model that knows the user predicts a response, which is
+    weaker than what the user would choose: fluent, common wording also wins. A response that the model itself wrote has
+    an advantage, so use a model other than the generators compared.
 
     Args:
         generator: the model.
-        told: what its prompt says of the user: the oracle persona in the place of a summary, or raw signals.
-        token_budget: most tokens of a user's signals; whole signals are dropped beyond.
-        batch_size: questions scored at once.
+        evidence: what its prompt contains about the user: the oracle persona in place of a summary, or raw signals.
+        token_budget: maximum tokens of a user's signals; whole signals are dropped to fit.
+        batch_size: questions per batch.
     """
 
     def __init__(
-        self, generator: Generator, told: Told = "auto", token_budget: int = 8192, batch_size: int = 32
+        self, generator: Generator, evidence: Evidence = "auto", token_budget: int = 8192, batch_size: int = 32
     ) -> None:
-        self.generator, self.told = generator, told
+        self.generator, self.evidence = generator, evidence
         self.token_budget, self.batch_size = token_budget, batch_size
 
     @classmethod
-    def of(cls, config: RunConfig, name: str | None, told: Told) -> "LogProbJudge":
-        """The judge of a run: a model of that name, by default the run's base.
+    def of(cls, config: RunConfig, name: str | None, evidence: Evidence) -> "LogProbJudge":
+        """A judge for a run: the named model, by default the run's base.
 
         Raises:
-            ModelError: it can't be loaded.
+            ModelError: the model can't be loaded.
         """
         spec = replace(ModelSpec.of(config), attn_implementation="auto")
         if name is not None:
             spec = replace(spec, name=name, templates="auto", chat_template=None)
-        return cls(Generator.from_spec(spec), told, config.signals.token_budget, config.evaluation.batch_size)
+        return cls(Generator.from_spec(spec), evidence, config.signals.token_budget, config.evaluation.batch_size)
 
     @property
     def label(self) -> str:
@@ -62,13 +62,13 @@ class LogProbJudge:
             "kind": "local",
             "model": f"{name} {weights_stamp(name)}".strip(),
             "templates": self.generator.templates.name,
-            "told": self.told,
+            "told": self.evidence,
             "token_budget": self.token_budget,
         }
 
     def check(self, people: Sequence[Person]) -> None:
         for person in people:
-            told_persona(person, self.told)
+            persona_for(person, self.evidence)
 
     def ask(self, questions: Sequence[Question], on_verdict: OnVerdict) -> None:
         from popi.engine.scoring import ScoringItem, pair_logps
@@ -90,14 +90,14 @@ class LogProbJudge:
                 on_verdict(index, self._likelier(a / len(item.chosen), b / len(item.rejected)))
 
     def _messages(self, question: Question) -> Messages:
-        persona, templates = told_persona(question.person, self.told), self.generator.templates
+        persona, templates = persona_for(question.person, self.evidence), self.generator.templates
         if persona is not None:
             return templates.generator_messages(question.prompt, persona)
-        kept, _ = templates.fit(question.person.user.signals, self.token_budget, self.generator.count_tokens)
-        return templates.raw_signals_messages(question.prompt, kept)
+        signals, _ = templates.fit(question.person.user.signals, self.token_budget, self.generator.count_tokens)
+        return templates.raw_signals_messages(question.prompt, signals)
 
     def _likelier(self, first: float, second: float) -> Verdict:
         gain = first - second
         if not math.isfinite(gain):
-            raise ModelError(f"{self.generator.name}: its log-probs are not numbers: its weights are damaged")
+            raise ModelError(f"{self.generator.name}: log-probs are not finite, so its weights are damaged")
         return "tie" if abs(gain) <= TIE else "first" if gain > 0 else "second"

@@ -1,4 +1,4 @@
-"""An LLM behind an API as judge, told the user's persona or signals."""
+"""An LLM behind an API as judge, given the user's persona or signals."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,33 +6,33 @@ from typing import Any
 from popi.data.users import Person
 from popi.errors import PopiError
 from popi.evaluation.judge.prompt import JudgePrompt, read_verdict
-from popi.evaluation.judge.question import Missing, OnVerdict, Question, Told, told_persona
+from popi.evaluation.judge.question import Evidence, Missing, OnVerdict, Question, persona_for
 from popi.models.backend import Reply, estimate_tokens
 from popi.models.remote.api import ApiModel
 
 
 class ModelJudge:
-    """Asks an OpenAI-compatible or Anthropic model, greedily.
+    """Asks an OpenAI-compatible or Anthropic model, with greedy decoding.
 
-    An answer without exactly one verdict on its last line is a missing verdict, as is none at all.
+    A failed request and an answer without exactly one verdict, on its last line, are missing verdicts.
 
     Args:
         chat: the model.
-        told: what it is told of the user.
-        prompt: its prompt.
-        max_tokens: most tokens of an answer: reasons and verdict.
-        token_budget: most tokens of a user's signals, as estimated; whole signals are dropped beyond.
+        evidence: what it sees of the user.
+        prompt: the judge's prompt.
+        max_tokens: maximum tokens of an answer: reasons and verdict.
+        token_budget: maximum estimated tokens of a user's signals; whole signals are dropped to fit.
     """
 
     def __init__(
         self,
         chat: ApiModel,
-        told: Told = "auto",
+        evidence: Evidence = "auto",
         prompt: JudgePrompt | None = None,
         max_tokens: int = 512,
         token_budget: int = 8192,
     ) -> None:
-        self.chat, self.told, self.prompt = chat, told, prompt or JudgePrompt()
+        self.chat, self.evidence, self.prompt = chat, evidence, prompt or JudgePrompt()
         self.max_tokens, self.token_budget = max_tokens, token_budget
 
     @property
@@ -45,7 +45,7 @@ class ModelJudge:
             "model": self.chat.name,
             "url": self.chat.upstream.url,
             "extra": self.chat.extra,
-            "told": self.told,
+            "told": self.evidence,
             "prompt": self.prompt.name,
             "max_tokens": self.max_tokens,
             "token_budget": self.token_budget,
@@ -53,7 +53,7 @@ class ModelJudge:
 
     def check(self, people: Sequence[Person]) -> None:
         for person in people:
-            told_persona(person, self.told)
+            persona_for(person, self.evidence)
 
     def ask(self, questions: Sequence[Question], on_verdict: OnVerdict) -> None:
         def answered(index: int, result: Reply | PopiError) -> None:
@@ -66,7 +66,7 @@ class ModelJudge:
         self.chat.chat_many(conversations, max_tokens=self.max_tokens, on_result=answered)
 
     def _text(self, question: Question) -> str:
-        persona = told_persona(question.person, self.told)
+        persona = persona_for(question.person, self.evidence)
         signals = question.person.user.signals if persona is None else []
-        kept, _ = self.prompt.signals.fit(signals, self.token_budget, estimate_tokens)
-        return self.prompt.text(question, persona, kept)
+        fitting, _ = self.prompt.signals.fit(signals, self.token_budget, estimate_tokens)
+        return self.prompt.text(question, persona, fitting)

@@ -1,4 +1,4 @@
-"""The judge's prompt: a Jinja file, and how a verdict is read off the answer."""
+"""The judge's prompt, a Jinja file, and parsing of the verdict in its answer."""
 
 import hashlib
 import re
@@ -17,7 +17,7 @@ from popi.signals.types import Signal
 
 SHIPPED = Path(__file__).parent / "pairwise.j2"
 SHOWN = 120
-"""Most characters of an unreadable answer in its reason."""
+"""Maximum characters of an unreadable answer to quote in the reason."""
 _TAG = re.compile(r"</?[a-z][\w.-]*", re.IGNORECASE)
 _VERDICT = re.compile(r"VERDICT: (FIRST|SECOND|TIE)")
 _VERDICTS: dict[str, Verdict] = {"FIRST": "first", "SECOND": "second", "TIE": "tie"}
@@ -26,16 +26,16 @@ _VERDICTS: dict[str, Verdict] = {"FIRST": "first", "SECOND": "second", "TIE": "t
 class JudgePrompt:
     """A judge's prompt.
 
-    The file is rendered with `persona` (text, or none where the judge is told the signals), `signals` (text, or none),
-    `prompt`, `first` and `second`. No text of a user, a persona or a response can spell a tag that stands in the file
-    (see `neutralise`), so that none can close its block.
+    The file is rendered with `persona` (text, or none if the judge sees the signals), `signals` (text, or none),
+    `prompt`, `first` and `second`. Text of users, personas and responses can't contain a tag that occurs in the file
+    (see `neutralise`), so it can't close its block.
 
     Args:
-        path: the file; by default the one that ships.
+        path: the file; by default the built-in one.
         signals: how signals are rendered.
 
     Raises:
-        ConfigError: the file can't be read, is no valid template, or leaves one of the texts out.
+        ConfigError: the file can't be read, is not a valid template, or omits one of the texts.
     """
 
     def __init__(self, path: str | Path | None = None, signals: str | Templates = "default") -> None:
@@ -46,15 +46,15 @@ class JudgePrompt:
             raise ConfigError(f"the judge's prompt {self.path} can't be read ({error})") from None
         self.tags = tuple(dict.fromkeys(_TAG.findall(self.source)))
         self.signals = (Templates.load(signals) if isinstance(signals, str) else signals).guarding(self.tags)
-        for told in ("persona", "signals"):
-            self._check(told)
+        for evidence in ("persona", "signals"):
+            self._check(evidence)
 
-    def _check(self, told: str) -> None:
-        values = {name: f"~{name}~" for name in ("prompt", "first", "second", told)}
+    def _check(self, evidence: str) -> None:
+        values = {name: f"~{name}~" for name in ("prompt", "first", "second", evidence)}
         text = self._fill(**values)
         for name, value in values.items():
             if value not in text:
-                raise ConfigError(f"the judge's prompt {self.path} shows no {{{{ {name} }}}} when told the {told}")
+                raise ConfigError(f"the judge's prompt {self.path} omits {{{{ {name} }}}} when given the {evidence}")
 
     @property
     def name(self) -> str:
@@ -81,9 +81,9 @@ class JudgePrompt:
         """A question as one user message.
 
         Args:
-            question: what is asked.
-            persona: who the user is; None: the judge is told `signals`.
-            signals: the user's, as many as fit.
+            question: the question.
+            persona: who the user is. If None, the judge sees `signals` instead.
+            signals: as many of the user's signals as fit.
         """
         if persona is not None:
             about = {"persona": self._clean(persona)}
@@ -94,10 +94,10 @@ class JudgePrompt:
 
 
 def read_verdict(answer: str) -> Verdict | Missing:
-    """The verdict on an answer's last line; missing unless that line, and no other, is exactly a verdict."""
+    """The verdict on an answer's last line; missing unless that line, and no other, is a verdict."""
     lines = [line.strip() for line in answer.strip().splitlines()]
-    found = [match for line in lines if (match := _VERDICT.fullmatch(line))]
-    if len(found) == 1 and found[0].string == lines[-1]:
-        return _VERDICTS[found[0][1]]
-    why = f"{len(found)} verdicts" if len(found) > 1 else "its last line is no verdict"
-    return Missing("unreadable", f"{why}: …{answer.strip()[-SHOWN:]!r}")
+    matches = [match for line in lines if (match := _VERDICT.fullmatch(line))]
+    if len(matches) == 1 and matches[0].string == lines[-1]:
+        return _VERDICTS[matches[0][1]]
+    reason = f"{len(matches)} verdicts" if len(matches) > 1 else "its last line is not a verdict"
+    return Missing("unreadable", f"{reason}: …{answer.strip()[-SHOWN:]!r}")

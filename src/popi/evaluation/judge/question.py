@@ -1,4 +1,4 @@
-"""What a judge is asked, and what it may say."""
+"""Questions to a judge, its verdicts, and the interface of a judge."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from popi.errors import ConfigError
 from popi.signals.types import Prompt
 
 Verdict = Literal["first", "second", "tie"]
-Told = Literal["auto", "persona", "signals"]
-"""What a judge is told of a user: the oracle persona, the user's signals, or (auto) the persona where it is known."""
+Evidence = Literal["auto", "persona", "signals"]
+"""What a judge sees of a user: the oracle persona, the signals, or (auto) the persona if known, else the signals."""
 SEEN = "seen_topics"
-"""Of judge.json: the figures on topics that were trained on. Also their folder."""
+"""Key in judge.json of the figures on training topics; also the name of their folder."""
 CHECKED = ("valid", "on_topic")
-"""What the nano world's truth checks of each response."""
+"""The nano world's checks of each response."""
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class Question:
     """Which of two responses does this user prefer?
 
     Attributes:
-        person: the user: signals, and the truth where it is known. Each judge takes of it what it is told.
+        person: the user: signals, and the true preferences if known. A judge uses only what it may see.
         prompt: the task prompt.
-        first, second: the responses, in the order in which they are shown.
+        first, second: the responses, in the order shown.
     """
 
     person: Person
@@ -35,11 +35,11 @@ class Question:
 
 @dataclass(frozen=True)
 class Missing:
-    """No verdict, and why.
+    """A missing verdict and the reason.
 
     Attributes:
-        kind: `no response`: there was none to judge; `failed`: no answer came; `unreadable`: what came is no verdict;
-            `too long`: the question does not fit the judge's context. A resume asks the first two again.
+        kind: `no response`: there was none to judge; `failed`: the request failed; `unreadable`: the answer has no
+            verdict; `too long`: the question does not fit the judge's context. A resume retries the first two.
         reason: for people to read.
     """
 
@@ -48,11 +48,11 @@ class Missing:
 
 
 OnVerdict = Callable[[int, Verdict | Missing], None]
-"""Told a question's index and what came of it."""
+"""Called with a question's index and its result."""
 
 
 Progress = Callable[[str, int, int], None]
-"""Told what is being done, how much of it is done, and of how much."""
+"""Called with the current step, the amount done and the total."""
 
 
 class Judge(Protocol):
@@ -64,38 +64,38 @@ class Judge(Protocol):
         ...
 
     def settings(self) -> dict[str, Any]:
-        """Everything that its verdicts depend on, as JSON; a resume under other settings is refused."""
+        """Everything that its verdicts depend on, as JSON; resuming under other settings is refused."""
         ...
 
     def check(self, people: Sequence[Person]) -> None:
-        """Raise ConfigError where it can't decide for one of these users."""
+        """Raise ConfigError if it can't judge for one of these users."""
         ...
 
     def ask(self, questions: Sequence[Question], on_verdict: OnVerdict) -> None:
-        """Decide every question; `on_verdict` is told each as soon as it is there, in any order."""
+        """Judge every question; calls `on_verdict` with each result as soon as it is available, in any order."""
         ...
 
 
 @runtime_checkable
 class WorldJudge(Judge, Protocol):
-    """A judge that knows the world which the users come from."""
+    """A judge that knows the world that the users come from."""
 
     def inspect(self, prompt: str, response: str) -> dict[str, bool]:
-        """What is so of a response to a prompt, by itself; the figures have the share of each method's responses."""
+        """Checks of a single response to a prompt; the figures report the share of responses that pass each."""
         ...
 
     def on_seen_topics(self, people: Sequence[Person], prompts: int | None, seed: int) -> list[Person]:
-        """The same users with at most `prompts` prompts each on topics that were trained on, drawn by a seed."""
+        """The same users with at most `prompts` prompts each on training topics, drawn with a seed."""
         ...
 
 
-def told_persona(person: Person, told: Told) -> str | None:
-    """The persona that a judge is told, None where it is told the signals.
+def persona_for(person: Person, evidence: Evidence) -> str | None:
+    """The persona to show a judge, or None if it should see the signals.
 
     Raises:
-        ConfigError: it should be told the persona, and there is none.
+        ConfigError: it should see the persona, and there is none.
     """
-    persona = None if told == "signals" else person.oracle
-    if told == "persona" and persona is None:
+    persona = None if evidence == "signals" else person.oracle
+    if evidence == "persona" and persona is None:
         raise ConfigError(f"user {person.user.user_id!r} has no known persona; use --told auto or signals")
     return persona

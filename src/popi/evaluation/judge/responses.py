@@ -1,4 +1,4 @@
-"""What is compared: a method's greedy response to each task prompt, kept as it comes."""
+"""A method's greedy response to each task prompt, saved as it arrives."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from typing import Any
 from popi.config import RunConfig
 from popi.data.users import Person
 from popi.errors import BatchError, DataError, PopiError, RunError
-from popi.evaluation.job import made_by
+from popi.evaluation.job import model_facts
 from popi.evaluation.judge.alpaca_eval import read_model_outputs
 from popi.evaluation.judge.question import Progress
 from popi.evaluation.methods import METHODS, Context, RowKey, personalized, plain_prompts, stacked
@@ -21,13 +21,13 @@ from popi.signals.render import flat
 from popi.summary import Summary
 
 Responses = dict[RowKey, str | None]
-"""(window, target) → response; None where there is none."""
+"""(window, target) → response, or None if there is none."""
 
 
 def asked(people: Sequence[Person], prompts: int | None = None) -> list[RowKey]:
-    """The task prompts that are answered: of each user the first `prompts`, or all; in a window none twice.
+    """The task prompts to answer: each user's first `prompts`, or all, without duplicates within a window.
 
-    A user is a user id, however many windows it has.
+    Windows with the same user id count as one user.
     """
     keys: list[RowKey] = []
     of_user = Counter[str]()
@@ -43,14 +43,14 @@ def asked(people: Sequence[Person], prompts: int | None = None) -> list[RowKey]:
 
 
 def contexts_of(name: str, config: RunConfig, people: Sequence[Person], models: Models, folder: Path) -> list[Context]:
-    """What a method puts beside each user's task prompts: summaries are those that `popi evaluate` wrote.
+    """A method's context for each user's task prompts, with the summaries that `popi evaluate` wrote.
 
     Raises:
-        RunError: it wrote none, or with other models; or the method keeps no models that could answer.
+        RunError: there are no such summaries, or they are by other models; or the method saves no models.
     """
     method = METHODS[name]
     if method.per_user:
-        raise RunError(f"{name}: its adapters are not kept, each serves one user's scores; judge another method")
+        raise RunError(f"{name}: its per-user adapters are not saved, so it can't answer; judge another method")
     if method.contexts is plain_prompts:
         return [Context() for _ in people]
     if method.has_summary:
@@ -68,19 +68,19 @@ def respond(
     people: Sequence[Person],
     contexts: Sequence[Context],
     models: Models,
-    kept: ResumableRows,
+    store: ResumableRows,
     progress: Progress,
 ) -> tuple[Responses, dict[str, int]]:
-    """A method's responses, greedy, by its own generator; those that the file holds are not generated again.
+    """A method's greedy responses by its own generator; stored ones are not generated again.
 
     Returns:
-        Responses; and how often each reason kept the generator from giving one (a model behind an API).
+        The responses, and the count of each reason for a failure (of a model behind an API).
     """
     path = models.generator_path(METHODS[name])
     facts = {"method": name, "models": models.describe(name), "commit": commit()}
-    missing = [key for key in keys if key not in kept.rows]
+    missing = [key for key in keys if key not in store.rows]
     reasons = Counter[str]()
-    size, most = models.config.evaluation.users_at_once, kept.settings["max_tokens"]
+    size, max_tokens = models.config.evaluation.users_at_once, store.settings["max_tokens"]
     for start in range(0, len(missing), size):
         batch = missing[start : start + size]
         generator = models.generator(path)
@@ -88,7 +88,7 @@ def respond(
         results: Sequence[str | PopiError]
         try:
             soft = stacked([contexts[w].soft for w, _ in batch])
-            results = generator.reply_many(prompts, max_new_tokens=most, soft=soft)
+            results = generator.reply_many(prompts, max_new_tokens=max_tokens, soft=soft)
         except BatchError as error:
             results = error.results
         answered = []
@@ -106,13 +106,13 @@ def respond(
                 "summary": summary.text if summary else None,
                 "response": result,
             }
-            answered.append(facts | made_by(generator) | row)
-        kept.extend(answered)
+            answered.append(facts | model_facts(generator) | row)
+        store.extend(answered)
         progress(f"responses of {name}", len(keys) - len(missing) + start + len(batch), len(keys))
         if all(isinstance(result, PopiError) for result in results):
-            break  # the server is down: the rest is not sent
-    kept.close()
-    return {key: kept.rows[key]["response"] if key in kept.rows else None for key in keys}, dict(reasons)
+            break  # the server is down
+    store.close()
+    return {key: store.rows[key]["response"] if key in store.rows else None for key in keys}, dict(reasons)
 
 
 def response_settings(
@@ -131,18 +131,18 @@ def response_settings(
 
 
 def responses_of_file(path: Path, keys: Sequence[RowKey], people: Sequence[Person]) -> Responses:
-    """Responses from a file of alpaca_eval's model outputs, found by user and prompt, else by the prompt alone.
+    """Responses from a file of alpaca_eval's model outputs, matched by user and prompt, or else by prompt alone.
 
     Raises:
-        DataError: the file is faulty, or lacks a response to one of the prompts.
+        DataError: the file is invalid, or lacks a response to one of the prompts.
     """
-    found: Mapping[tuple[str | None, str], str] = {
+    outputs: Mapping[tuple[str | None, str], str] = {
         (row.user_id, row.instruction): row.output for row in read_model_outputs(path)
     }
     responses: Responses = {}
     for window, target in keys:
         user, prompt = people[window].user.user_id, flat(people[window].user.targets[target].prompt)
-        response = found.get((user, prompt), found.get((None, prompt)))
+        response = outputs.get((user, prompt), outputs.get((None, prompt)))
         if response is None:
             raise DataError(f"{path}: no output for user {user!r} and instruction {prompt[:80]!r}")
         responses[window, target] = response

@@ -1,4 +1,4 @@
-"""The figures of judge.json, from comparisons alone."""
+"""The figures of judge.json, from comparisons."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -10,33 +10,33 @@ from popi.evaluation.metrics import Estimate, clustered_mean, paired_difference,
 from popi.evaluation.win_rate import SHARE, length_controlled_win_rate, win_rate
 
 REASONS = 5
-"""How many different reasons of missing verdicts are told."""
+"""Maximum number of distinct reasons for missing verdicts to report."""
 
 
 def inspected(comparisons: Sequence[Comparison], inspect: Callable[[str, str], dict[str, bool]]) -> dict[str, Any]:
-    """The share of each method's responses of which something is so: NAME of the method's, NAME_against of the other's.
+    """The share of responses that pass each check: NAME for the method, NAME_against for the other.
 
     Args:
-        comparisons: their responses.
-        inspect: prompt, response → what is so of it.
+        comparisons: holds the responses.
+        inspect: (prompt, response) → check → whether it passes.
     """
-    found: dict[str, Any] = {}
+    shares: dict[str, Any] = {}
     for end, texts in (("", [c.ours for c in comparisons]), ("_against", [c.theirs for c in comparisons])):
         answered = [(c, text) for c, text in zip(comparisons, texts, strict=True) if text is not None]
         facts = [inspect(c.prompt, text) for c, text in answered]
         for name in facts[0] if facts else ():
             share = clustered_mean([one[name] for one in facts], [c.user_id for c, _ in answered], SHARE)
-            found[f"{name}{end}"] = share.as_dict()
-    return found
+            shares[f"{name}{end}"] = share.as_dict()
+    return shares
 
 
 def figures(comparisons: Sequence[Comparison]) -> dict[str, Any]:
-    """What the method won against the other, and how far that can be trusted.
+    """The method's win rates against the other, and how reliable they are.
 
     Win rates and lengths are over the comparisons with both verdicts (`judged`). `agreement` is the share of those,
-    identical responses left out, in which both orders name the same response or both a tie; `first_position` the share
-    of their verdicts for one response that name the one shown first: ½ where the order does not matter. Missing
-    verdicts are counted by kind, with the most frequent reasons.
+    excluding identical responses, in which both orders agree; `first_position` is the share of their verdicts other
+    than ties that favour the response shown first: ½ if the order does not matter. Missing verdicts are counted by
+    kind, with the most frequent reasons.
     """
     judged = [c for c in comparisons if c.outcome is not None]
     asked = [c for c in judged if not c.identical]
@@ -61,9 +61,9 @@ def figures(comparisons: Sequence[Comparison]) -> dict[str, Any]:
 
 
 def figures_of_annotations(annotations: Sequence[Annotation]) -> dict[str, Any]:
-    """The same, as far as alpaca_eval's annotations tell it: what output_2 won against output_1.
+    """The same figures as far as alpaca_eval's annotations provide them, for output_2 against output_1.
 
-    A row without a user is a user of its own.
+    A row without a user counts as a separate user.
     """
     judged = [(i, a) for i, a in enumerate(annotations) if a.outcome is not None]
     users = [a.user_id if a.user_id is not None else f"#{i}" for i, a in enumerate(annotations)]

@@ -1,10 +1,10 @@
 """Judge two methods of a run: their responses, every pair in both orders, judge.json.
 
-evaluation/responses/METHOD-STAMP.jsonl     a method's greedy responses, for every judge
-evaluation/judge/A-vs-B-by-JUDGE/           comparisons.jsonl: a line a verdict, as it comes
+evaluation/responses/METHOD-STAMP.jsonl     a method's greedy responses, shared by all judges
+evaluation/judge/A-vs-B-by-JUDGE/           comparisons.jsonl: one line per verdict, as it arrives
                                             judge.json: the figures
-                                            alpaca_eval/: the same comparisons in its files
-                                            seen_topics/comparisons.jsonl: nano users' prompts on topics trained on
+                                            alpaca_eval/: the same comparisons in alpaca_eval's format
+                                            seen_topics/comparisons.jsonl: nano users' prompts on training topics
 """
 
 import json
@@ -38,9 +38,9 @@ from popi.runs.rows import ResumableRows
 from popi.runs.run_directory import USERS, locked, refuse_other_loader, write_text
 
 _COMMON = ("commit", "versions", "method", "against", "judge")
-"""What they share with all others."""
+"""Keys of judge.json that the figures on seen topics don't repeat."""
 FILE = ".json"
-"""What `against` ends in where it is a file of alpaca_eval's model outputs and no method."""
+"""An `against` with this suffix is a file of alpaca_eval's model outputs, not a method."""
 
 
 def judge_run(
@@ -57,7 +57,7 @@ def judge_run(
     generator: ModelSpec | None = None,
     users: str | Path | None = None,
     models: Models | None = None,
-    progress: Progress = lambda what, done, of: None,
+    progress: Progress = lambda step, done, total: None,
 ) -> dict[str, Any]:
     """Compare two methods' responses to held-out users' task prompts; write and return judge.json.
 
@@ -65,20 +65,20 @@ def judge_run(
         run: the run directory.
         method, against: names of methods (`popi.evaluation.methods.METHODS`); `against` may be a JSON file of
             alpaca_eval's model outputs instead.
-        judge: decides.
-        prompts: most task prompts a user; None: all.
-        max_tokens: most tokens of a response; None: the run's `evaluation.answer_tokens`.
-        out: folder of comparisons.jsonl and judge.json, if not the one that the names give.
-        resume: go on with what the folder holds.
-        export: write the comparisons as files of alpaca_eval, too.
-        generator, users: as `popi.evaluation.runner.evaluate` takes them; such an evaluation has its own summaries.
-        models: loads the models; tests put fakes here.
-        progress: told how far responses and verdicts are.
+        judge: the judge.
+        prompts: maximum task prompts per user; None is all.
+        max_tokens: maximum tokens per response; by default the run's `evaluation.answer_tokens`.
+        out: folder of comparisons.jsonl and judge.json; by default named after the methods and the judge.
+        resume: continue from the verdicts in the folder.
+        export: also write the comparisons in alpaca_eval's format.
+        generator, users: as in `popi.evaluation.runner.evaluate`; such an evaluation has its own summaries.
+        models: loads the models; tests pass fakes.
+        progress: called as responses and verdicts arrive.
 
     Raises:
-        ConfigError: no such method, one compared with itself, or users that the judge can't decide for.
+        ConfigError: unknown method, a method compared with itself, or users that the judge can't judge for.
         RunError: the run has not trained or evaluated a method; or the folder holds comparisons under other settings
-            (the message says which), or any without `resume`.
+            (the message lists them), or any comparisons without `resume`.
         DataError, ModelError: users, outputs or models can't be loaded.
     """
     people, facts = held_out(run.config, users, cache=run.path.parent / USERS)
@@ -93,31 +93,33 @@ def judge_run(
     label = re.sub(r"[^\w.]+", "-", judge.label)
     folder = Path(out) if out is not None else evaluation / "judge" / f"{method}-vs-{Path(against).stem}-by-{label}"
     if (folder / "judge.json").exists() and not resume:
-        raise RunError(f"{folder}: judged already and left as it is; go on with it (--resume), or name another --out")
+        raise RunError(f"{folder}: already judged; resume with --resume, or choose another --out")
 
     def contexts(name: str) -> list[Context]:
-        if generator is not None and METHODS[name].has_summary:  # those of the run itself: they are no one's alone
+        if generator is not None and METHODS[name].has_summary:  # all generators share the run's summaries
             own, written = Models(run.config, trained), destination(run, users=users)
             return contexts_of(name, run.config, people, own, written)
         return contexts_of(name, run.config, people, models, evaluation)
 
-    most = max_tokens or run.config.evaluation.answer_tokens
-    arena = Arena(people, models, {name: contexts(name) for name in names}, evaluation / "responses", most, prompts)
+    max_tokens = max_tokens or run.config.evaluation.answer_tokens
+    arena = Arena(
+        people, models, {name: contexts(name) for name in names}, evaluation / "responses", max_tokens, prompts
+    )
     with locked(folder):
         return judge_pair(arena, method, against, judge, folder, resume=resume, export=export, progress=progress)
 
 
 @dataclass(frozen=True)
 class Arena:
-    """Where two methods meet.
+    """The users, models and contexts for a comparison of two methods.
 
     Attributes:
-        people: whose task prompts are answered.
-        models: load the generators.
-        contexts: method → what it puts beside each user's prompts.
-        responses: folder of the responses, which all judges read.
-        max_tokens: most tokens of a response.
-        prompts: most task prompts a user; None: all.
+        people: the users whose task prompts are answered.
+        models: loads the generators.
+        contexts: method → its context for each user's prompts.
+        responses: folder of the responses, shared by all judges.
+        max_tokens: maximum tokens per response.
+        prompts: maximum task prompts per user; None is all.
     """
 
     people: Sequence[Person]
@@ -137,31 +139,32 @@ def judge_pair(
     *,
     resume: bool,
     export: bool = False,
-    progress: Progress = lambda what, done, of: None,
-    advice: str = "name another --out",
+    progress: Progress = lambda step, done, total: None,
+    advice: str = "choose another --out",
 ) -> dict[str, Any]:
-    """Have two methods respond, every pair of responses judged, and judge.json written into `folder`.
+    """Generate two methods' responses, have every pair judged, and write judge.json to `folder`.
 
-    A judge that knows the users' world (`WorldJudge`) also judges responses on topics that were trained on, under
-    `seen_topics`: all else are those of held-out users, on topics that were not.
+    A judge that knows the users' world (`WorldJudge`) also judges responses on training topics, reported under
+    `seen_topics`; held-out users' own prompts are on unseen topics.
 
     Args:
         arena: users, models and contexts of both methods.
         method, against: the methods; `against` may be a file of model outputs.
-        judge: decides.
-        folder: of comparisons.jsonl and judge.json.
-        resume, export, progress: as `judge_run` takes them.
-        advice: what the user can do about a folder of other settings.
+        judge: the judge.
+        folder: where comparisons.jsonl and judge.json go.
+        resume, export, progress: as in `judge_run`.
+        advice: what the user can do if the folder was made under other settings, for the error message.
 
     Raises:
-        RunError: the folder holds comparisons under other settings (the message says which), or any without `resume`.
+        RunError: the folder holds comparisons under other settings (the message lists them), or any comparisons
+            without `resume`.
         DataError, ModelError: outputs or models can't be loaded.
     """
     result, comparisons = _compared(arena, method, against, judge, folder, resume, progress, advice)
     seen = _on_seen_topics(arena, judge) if against in METHODS else None
     if seen is not None:
-        apart, _ = _compared(seen, method, against, judge, folder / SEEN, resume, progress, advice)
-        result[SEEN] = {name: value for name, value in apart.items() if name not in _COMMON}
+        on_seen, _ = _compared(seen, method, against, judge, folder / SEEN, resume, progress, advice)
+        result[SEEN] = {name: value for name, value in on_seen.items() if name not in _COMMON}
     write_text(folder / "judge.json", json.dumps(result, indent=2, ensure_ascii=False) + "\n")
     if export:
         write_alpaca_eval(folder / "alpaca_eval", comparisons, method, Path(against).stem, judge.label)
@@ -169,8 +172,7 @@ def judge_pair(
 
 
 def _on_seen_topics(arena: Arena, judge: Judge) -> Arena | None:
-    """The same methods on prompts about other topics; None for a judge that has none, and where a summary is for one
-    prompt."""
+    """The same methods with prompts on training topics; None if the judge has none or summaries depend on prompts."""
     config = arena.models.config
     if not isinstance(judge, WorldJudge) or config.summary.conditioned_on_prompt:
         return None
@@ -195,10 +197,10 @@ def _compared(
     """Figures and comparisons of two methods in one arena."""
     people = arena.people
     keys = asked(people, arena.prompts)
-    wanted = {name: _Wanted(name, arena, advice) for name in _methods(method, against)}
-    stamps = {name: one.stamp for name, one in wanted.items()}
+    plans = {name: _ResponsePlan(name, arena, advice) for name in _methods(method, against)}
+    stamps = {name: plan.stamp for name, plan in plans.items()}
     responses: dict[str, Responses] = {}
-    if against not in wanted:
+    if against not in plans:
         responses[against] = responses_of_file(Path(against), keys, people)
         stamps[against] = stamp_of([[*key, text] for key, text in responses[against].items()])
     settings = {
@@ -209,13 +211,15 @@ def _compared(
         "users": users_stamp(people),
         "responses": stamps,
     }
-    # Before anything is generated: it may be refused.
     path = folder / "comparisons.jsonl"
-    kept = ResumableRows(path, settings, KEY, resume=resume, again=ask_again, advice=advice)
+    # Opened before anything is generated, since this may raise an error.
+    store = ResumableRows(path, settings, KEY, resume=resume, again=ask_again, advice=advice)
     failures = {}
-    for name, one in wanted.items():
-        responses[name], failures[name] = respond(name, keys, people, one.contexts, arena.models, one.kept(), progress)
-    comparisons = compare(judge, people, responses[method], responses[against], kept, progress)
+    for name, plan in plans.items():
+        responses[name], failures[name] = respond(
+            name, keys, people, plan.contexts, arena.models, plan.store(), progress
+        )
+    comparisons = compare(judge, people, responses[method], responses[against], store, progress)
     result = {
         "commit": commit(),
         "versions": versions(),
@@ -230,12 +234,12 @@ def _compared(
 def _methods(method: str, against: str) -> list[str]:
     """The names that are methods; `against` may be a file."""
     if method == against or method.endswith(FILE):
-        raise ConfigError(f"--method {method}, --against {against}: name a method, and another one to compare it with")
+        raise ConfigError(f"--method {method}, --against {against}: must name a method and another one to compare with")
     return [name for name in (method, against) if not name.endswith(FILE)]
 
 
-class _Wanted:
-    """A method's responses before they are generated: what they depend on."""
+class _ResponsePlan:
+    """What a method's responses depend on, before they are generated."""
 
     def __init__(self, name: str, arena: Arena, advice: str) -> None:
         self.contexts, self.advice = arena.contexts[name], advice
@@ -243,21 +247,21 @@ class _Wanted:
         self.stamp = stamp_of(self.settings)
         self.path = arena.responses / f"{name}-{self.stamp[:8]}.jsonl"
 
-    def kept(self) -> ResumableRows:
+    def store(self) -> ResumableRows:
         return ResumableRows(self.path, self.settings, ("window", "target"), resume=True, advice=self.advice)
 
 
 def _refuse(name: str, models: Models, people: Sequence[Person], transfer: bool) -> None:
-    chosen, left_out = choose_methods(models, people, transfer)
+    chosen, skipped = choose_methods(models, people, transfer)
     if name not in METHODS:
-        raise ConfigError(f"{name!r} is no method; methods here: {', '.join(chosen)}")
+        raise ConfigError(f"{name!r} is not a method; methods of this run: {', '.join(chosen)}")
     if name not in chosen:
-        why = next(reason for reason, left in left_out.items() if name in left)
-        raise RunError(f"{name}: {why.replace('_', ' ')} in this run; methods here: {', '.join(chosen)}")
+        reason = next(reason for reason, names in skipped.items() if name in names)
+        raise RunError(f"{name}: {reason.replace('_', ' ')} in this run; methods of this run: {', '.join(chosen)}")
 
 
 def write_alpaca_eval(folder: Path, comparisons: Sequence[Comparison], method: str, against: str, judge: str) -> None:
-    """Write model_outputs.json, reference_outputs.json (of `against`) and annotations.json into a folder."""
+    """Write model_outputs.json, reference_outputs.json (for `against`) and annotations.json to a folder."""
     files = {
         "model_outputs.json": alpaca_eval.model_outputs(comparisons, method, of_reference=False),
         "reference_outputs.json": alpaca_eval.model_outputs(comparisons, against, of_reference=True),

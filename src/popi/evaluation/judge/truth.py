@@ -1,4 +1,4 @@
-"""The nano world's truth as judge: no LLM, no guess."""
+"""The nano world's true preferences as judge, without an LLM."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -13,15 +13,15 @@ from popi.nano.truth import topics_in, valid, wanted_shown
 from popi.signals.render import flat
 
 MOST = len(TOPICS)
-"""Prompts on seen topics, each on another."""
+"""Maximum prompts on seen topics, one per topic."""
 
 
 class TruthJudge:
-    """Prefers the response that meets more of the user's true preferences; a tie where both meet as many.
+    """Prefers the response that meets more of the user's true preferences; equal numbers are a tie.
 
-    What a response shows is read off its text (`popi.nano.truth.wanted_shown`). What it shows of attributes that the
-    user does not care about counts for nothing. A response that the grammar could not have written, or that is not
-    about the prompt's topic alone, loses to any other, whatever it shows; two such are a tie.
+    What a response shows is parsed from its text (`popi.nano.truth.wanted_shown`). Attributes that the user does not
+    care about are ignored. A response that the grammar could not have written, or that is not about the prompt's topic
+    alone, loses to any valid one; two such responses are a tie.
     """
 
     label = "truth"
@@ -41,30 +41,30 @@ class TruthJudge:
             on_verdict(index, verdict)
 
     def _met(self, person: Person, prompt: str, response: str) -> int:
-        """How many preferences a response meets; −1 if it is none that could win."""
+        """Number of preferences that a response meets; −1 if it can't win."""
         fit = all(self.inspect(prompt, response).values())
         return wanted_shown(response, _wanted(person, prompt)) if fit else -1
 
     def inspect(self, prompt: str, response: str) -> dict[str, bool]:
-        """Whether a response is one that the grammar could have written, and about the prompt's topic and no other."""
+        """Whether the grammar could have written a response, and whether it is about the prompt's topic alone."""
         return {"valid": valid(response), "on_topic": topics_in(response) == topics_in(prompt)}
 
     def on_seen_topics(self, people: Sequence[Person], prompts: int | None, seed: int) -> list[Person]:
-        """The same users with as many prompts each, on topics of the training split: their own are all on others."""
-        found = []
+        """The same users with as many prompts each, on topics of the training split instead of unseen ones."""
+        result = []
         for person in people:
             n = min(prompts or MOST, len(person.user.targets), MOST)
             targets = seen_targets(person.user.user_id, partial(_wanted, person), n, seed)
             user = person.user.model_copy(update={"targets": targets})
-            found.append(Person(user, person.preferences, person.oracle))
-        return found
+            result.append(Person(user, person.preferences, person.oracle))
+        return result
 
 
 def _wanted(person: Person, prompt: str) -> dict[str, str]:
     """Attribute → the value that a user prefers in a response to a prompt."""
     if person.preferences is None:
         raise ConfigError(
-            f"user {person.user.user_id!r}: their true preferences are not known, as they are in the nano world alone; "
-            "use --judge api or --judge local"
+            f"user {person.user.user_id!r}: true preferences are not known (only the nano world has them); use "
+            "--judge api or --judge local"
         )
     return dict(person.preferences)

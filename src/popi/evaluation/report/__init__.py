@@ -1,7 +1,7 @@
-"""The report of a run, or of several side by side, from their files alone: no models, no network.
+"""The report of a run, or of several side by side, from their files; needs no models and no network.
 
-files.py and grid.py read; tables.py, compare.py and people.py say what is shown; content.py puts it together;
-write.py and markdown.py write it.
+files.py and grid.py read; tables.py, compare.py and people.py make the parts; content.py combines them; write.py and
+markdown.py write the result.
 """
 
 from popi.evaluation.report.content import best_popi

@@ -1,4 +1,4 @@
-"""Runs side by side: their tables, the settings that differ, and accuracy against tokens over all of them."""
+"""Runs side by side: their tables, the settings that differ, and accuracy against tokens."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,21 +13,21 @@ from popi.evaluation.report.files import read_json, read_lines, read_metrics
 from popi.evaluation.report.grid import grid_of, transfers, win_rates
 from popi.evaluation.report.table import Cell, Row, Table, estimated, number
 
-UNTOLD = ("name", "root")
-"""Settings in which runs differ anyway."""
+UNSHOWN = ("name", "root")
+"""Settings that always differ between runs."""
 
 
 @dataclass(frozen=True)
 class Compared:
-    """An evaluated run; or a cell of a grid, which stands for the run that it evaluated.
+    """An evaluated run, or a cell of a grid, which stands for the run that it evaluated.
 
     Attributes:
-        path: where its report lies.
-        metrics: metrics.json.
-        run: the run directory, with what was logged in training.
-        results: the folder of rows (METHOD.jsonl), and of other result files.
-        transfers: the metrics under other generators.
-        tables: further results of the form that `tables.generic` shows.
+        path: the folder of its report.
+        metrics: the contents of metrics.json.
+        run: the run directory, with the training log.
+        results: the folder of rows (METHOD.jsonl) and other result files.
+        transfers: metrics with other generators.
+        tables: further results in the form that `tables.generic` shows.
     """
 
     path: Path
@@ -39,15 +39,15 @@ class Compared:
 
     @classmethod
     def read(cls, path: Path) -> "Compared":
-        """Raises RunError where there is no metrics.json of an evaluation."""
+        """Read a run or cell. Raises RunError if it has no metrics.json of an evaluation."""
         metrics, grid = read_metrics(path), grid_of(path)
         if grid is not None:
             config, name = metrics["config"], path.resolve().parent.name
             run = Path(config["root"]) / config["name"]
             judged = win_rates(grid, name)
             return cls(path, metrics, run, path, transfers(path, grid), [judged] if judged else [])
-        found = map(read_json, sorted(path.glob("evaluation/with-*/metrics.json")))
-        return cls(path, metrics, path, path / "evaluation", [one for one in found if "generator" in one])
+        others = map(read_json, sorted(path.glob("evaluation/with-*/metrics.json")))
+        return cls(path, metrics, path, path / "evaluation", [other for other in others if "generator" in other])
 
     @property
     def name(self) -> str:
@@ -60,7 +60,7 @@ class Compared:
 
 
 def names(runs: Sequence[Compared]) -> list[str]:
-    """What the runs are called: folders of one name by more of their path."""
+    """The runs' names; full paths if folder names are not unique."""
     short = [run.name for run in runs]
     if len(set(short)) == len(short):
         return short
@@ -68,16 +68,17 @@ def names(runs: Sequence[Compared]) -> list[str]:
 
 
 def side_by_side(runs: Sequence[Compared]) -> Table:
-    """Every method of every run, and its paired difference to the first run where the pairs are the same.
+    """Every method of every run, with its paired difference from the first run if the pairs are the same.
 
-    Runs were tested on the same pairs where their settings of `data` are the same (in the nano world: and their seed),
-    and so are the rows' users and targets.
+    The pairs are the same if the runs' `data` settings (and, for the nano world, seeds) and the rows' users and
+    targets are.
     """
-    called = names(runs)
+    titles = names(runs)
     paired = [i > 0 and _same_users(runs[0], run) for i, run in enumerate(runs)]
     heads = ["Method"]
-    for title, same in zip(called, paired, strict=True):
-        heads += [f"{title}: accuracy, %", f"{title}: tokens"] + ([f"{title} less {called[0]}, points"] if same else [])
+    for title, same in zip(titles, paired, strict=True):
+        heads += [f"{title}: accuracy, %", f"{title}: tokens"]
+        heads += [f"{title} minus {titles[0]}, points"] if same else []
     methods = [name for name in METHODS if any(name in run.metrics["methods"] for run in runs)]
     rows = []
     for name in methods:
@@ -91,24 +92,24 @@ def side_by_side(runs: Sequence[Compared]) -> Table:
         rows.append(Row(METHODS[name].label, cells, name.startswith("popi_")))
     notes = []
     if any(paired):
-        notes.append(f"Differences are paired: accuracy on the same target pairs, less that of {called[0]}.")
+        notes.append(f"Differences are paired: accuracy on the same target pairs, minus that of {titles[0]}.")
     if not all(paired[1:]):
-        told = ", ".join(title for title, same in zip(called[1:], paired[1:], strict=True) if not same)
-        notes.append(f"Tested on other users than {called[0]}, so that nothing is paired: {told}.")
+        unpaired = ", ".join(title for title, same in zip(titles[1:], paired[1:], strict=True) if not same)
+        notes.append(f"Evaluated on different users than {titles[0]}, so differences are not paired: {unpaired}.")
     return Table(heads, rows, "Runs side by side", notes)
 
 
 def _difference(first: Compared, run: Compared, method: str) -> Cell:
-    mine, theirs = run.rows(method), first.rows(method)
-    if not mine or not theirs:
+    rows, others = run.rows(method), first.rows(method)
+    if not rows or not others:
         return Cell("–")
-    return estimated(difference(mine, theirs)["reward_accuracy"], 100, sign=True)
+    return estimated(difference(rows, others)["reward_accuracy"], 100, sign=True)
 
 
 def _same_users(first: Compared, run: Compared) -> bool:
     def source(metrics: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
         data = {key: value for key, value in metrics["config"]["data"].items() if key != "train_users"}
-        return data, metrics["seed"] if data["source"] == "nano" else None  # the seed makes nano users alone
+        return data, metrics["seed"] if data["source"] == "nano" else None  # only nano users depend on the seed
 
     if source(first.metrics) != source(run.metrics):
         return False
@@ -117,9 +118,9 @@ def _same_users(first: Compared, run: Compared) -> bool:
 
 
 def settings(runs: Sequence[Compared]) -> Table | None:
-    """The settings in which the runs differ; None where in none."""
+    """The settings in which the runs differ; None if there are none."""
     trees = [flat(run.metrics["config"]) for run in runs]
-    keys = [key for key in dict.fromkeys(k for tree in trees for k in tree) if key not in UNTOLD]
+    keys = [key for key in dict.fromkeys(k for tree in trees for k in tree) if key not in UNSHOWN]
     differ = [key for key in keys if len({_written(tree, key) for tree in trees}) > 1]
     if not differ:
         return None
@@ -132,34 +133,34 @@ def _written(tree: Mapping[str, Any], key: str) -> str:
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Settings by their dotted names."""
-    found: dict[str, Any] = {}
+    """Settings by dotted name."""
+    result: dict[str, Any] = {}
     for key, value in tree.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return found
+        result |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return result
 
 
 def points(runs: Sequence[Compared]) -> list[Point]:
-    """What the frontier shows: the first run's untrained methods, and each run's POPI methods, joined across the runs.
+    """The frontier's points: the first run's untrained methods, and each run's POPI methods, joined across the runs.
 
-    A point of a run is called after its `length_target` where the runs differ in it, else after the run.
+    Points are labelled with their run's `length_target` if all runs differ in it, else with the run's name.
     """
     first = runs[0].metrics["methods"]
-    found = [
+    shown = [
         Point(METHODS[name].label.split(" (")[0], name, entry["context_overhead_tokens"], entry["reward_accuracy"])
         for name, entry in first.items()
         if not METHODS[name].order
     ]
     targets = [run.metrics["config"]["training"]["inference"].get("length_target") for run in runs]
-    told = [f"target {target}" if target else "no target" for target in targets]
-    called = told if len(set(targets)) == len(runs) > 1 else names(runs)
+    by_target = [f"target {target}" if target else "no target" for target in targets]
+    labels = by_target if len(set(targets)) == len(runs) > 1 else names(runs)
     kinds = [name for name in METHODS if name.startswith("popi_") and any(name in r.metrics["methods"] for r in runs)]
     for name in kinds:
         of = METHODS[name].label.removeprefix("POPI ")
-        for run, label in zip(runs, called, strict=True):
+        for run, label in zip(runs, labels, strict=True):
             entry = run.metrics["methods"].get(name)
             if entry is not None:
                 parts = ([of] if len(kinds) > 1 else []) + ([label] if len(runs) > 1 else [])
                 text = " · ".join(parts) or METHODS[name].label
-                found.append(Point(text, name, entry["context_overhead_tokens"], entry["reward_accuracy"], name))
-    return found
+                shown.append(Point(text, name, entry["context_overhead_tokens"], entry["reward_accuracy"], name))
+    return shown

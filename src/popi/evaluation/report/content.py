@@ -1,4 +1,4 @@
-"""Everything that the report shows, from a run's files, as plain values, tables and SVG."""
+"""The report's content, from a run's files, as plain values, tables and SVG."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -16,24 +16,24 @@ from popi.evaluation.tables import REASONS
 
 CURVES = (
     ("reward", "Summary reward", "Mean over the step's sampled summaries; higher is better."),
-    ("eval_reward_accuracy", "Reward accuracy while training", "Of the training users set aside, greedy summaries."),
-    ("kl", "KL to the initial inference model", "How far the summaries' writer has moved; nats a summary or token."),
+    ("eval_reward_accuracy", "Reward accuracy while training", "On held-out training users, with greedy summaries."),
+    ("kl", "KL to the initial inference model", "How far the inference model has moved; nats per summary or token."),
     ("loss", "Loss", "What the phase's optimizer minimises. Losses of different phases are not comparable."),
-    ("chosen_drift", "Drift of chosen responses", "Their log-prob less the base's on the plain prompt; nats each."),
-    ("summary_tokens", "Length of sampled summaries", "Tokens, the end token included."),
+    ("chosen_drift", "Drift of chosen responses", "Their log-prob minus the base's on the plain prompt; nats each."),
+    ("summary_tokens", "Length of sampled summaries", "Tokens, including the end token."),
     ("length_penalty", "Length penalty", "Mean reward that the sampled summaries lost to tokens beyond the target."),
 )
 SYNTHETIC = ("nano", "persona", "personamem", "hicupid", "elix", "review", "roleplay", "psoups")
-"""Sources whose users are made up: a program or a model decided what they prefer."""
+"""Sources with synthetic users: a program or a model decided what they prefer."""
 OWN_PLOTS = {
     "evidence.json": ("signals", "Accuracy against the number of signals"),
     "streaming.json": ("batches", "Accuracy against the number of batches of signals"),
 }
-"""Result files whose rows are drawn as curves, too, first: what they are drawn against, and the title."""
+"""Result files that also get a plot, and come first: file → x-axis and title."""
 
 
 def report_content(runs: Sequence[compare.Compared]) -> dict[str, Any]:
-    """What the page and the Markdown show of the first run, beside the others."""
+    """The content of the page and the Markdown: the first run, compared with the others."""
     run = runs[0]
     run_dir, metrics = run.path, run.metrics
     methods, config = metrics["methods"], metrics["config"]
@@ -66,12 +66,12 @@ def report_content(runs: Sequence[compare.Compared]) -> dict[str, Any]:
 
 
 def best_popi(methods: Mapping[str, Any]) -> str | None:
-    """The POPI method that a run stands for: the last of plug-and-play, alternating, simultaneous that it trained."""
+    """The last POPI method that a run trained, in the order plug-and-play, alternating, simultaneous."""
     return next((name for name in reversed(list(METHODS)) if name.startswith("popi_") and name in methods), None)
 
 
 def better_popi(methods: Mapping[str, Any]) -> str | None:
-    """The POPI method of the highest reward accuracy; of equal ones the last."""
+    """The POPI method with the highest reward accuracy; the last one in case of a tie."""
     trained = [name for name in METHODS if name.startswith("popi_") and name in methods]
     return max(reversed(trained), key=lambda name: _accuracy(methods, name), default=None)
 
@@ -85,16 +85,16 @@ def _percent(share: float, digits: int = 1) -> str:
 
 
 def headline(methods: Mapping[str, Any], source: str) -> str:
-    """The result in a line: of the better POPI method, and whether the users are made up."""
-    best, whose = better_popi(methods), " of synthetic users" if source in SYNTHETIC else ""
+    """The result in one line: the better POPI method's accuracy and tokens, and whether the users are synthetic."""
+    best, synthetic = better_popi(methods), source in SYNTHETIC
     if best is None:
-        return f"Held-out {'synthetic ' if whose else ''}users, without a trained POPI method"
-    tokens = methods[best]["context_overhead_tokens"]
-    return f"{_percent(_accuracy(methods, best))} of held-out preferences{whose}, for {tokens:.0f} tokens a prompt"
+        return f"Held-out {'synthetic ' if synthetic else ''}users, without a trained POPI method"
+    tokens, owner = methods[best]["context_overhead_tokens"], " of synthetic users" if synthetic else ""
+    return f"{_percent(_accuracy(methods, best))} of held-out preferences{owner}, for {tokens:.0f} tokens per prompt"
 
 
 def tiles(methods: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The figures at the top of the page, of the better POPI method."""
+    """The figures at the top of the page, for the better POPI method."""
     best = better_popi(methods)
     if best is None:
         return []
@@ -104,79 +104,79 @@ def tiles(methods: Mapping[str, Any]) -> list[dict[str, str]]:
         for name in ("no_personalization", "untrained_summary")
         if name in methods
     ]
-    found = [
-        {"what": f"Reward accuracy, {label}", "big": _percent(_accuracy(methods, best)), "beside": "; ".join(beside)}
+    result = [
+        {"title": f"Reward accuracy, {label}", "big": _percent(_accuracy(methods, best)), "beside": "; ".join(beside)}
     ]
     if "oracle" in methods:
         share = _accuracy(methods, best) / _accuracy(methods, "oracle")
-        told = f"Oracle: {_percent(_accuracy(methods, 'oracle'))}, told the true preferences"
-        found.append({"what": "Share of the oracle's", "big": _percent(share), "beside": told})
+        note = f"Oracle: {_percent(_accuracy(methods, 'oracle'))}, given the true preferences"
+        result.append({"title": "Share of the oracle's", "big": _percent(share), "beside": note})
     raw = methods.get("raw_signals")
     if raw:
         tokens, whole = entry["context_overhead_tokens"], raw["context_overhead_tokens"]
-        told = f"Raw signals: {whole:,.0f} tokens, {_percent(_accuracy(methods, 'raw_signals'))} accurate"
+        note = f"Raw signals: {whole:,.0f} tokens, {_percent(_accuracy(methods, 'raw_signals'))} accurate"
         fewer = f"{whole / tokens:.0f}× fewer" if tokens else "none"
-        found.append({"what": "Tokens, against raw signals", "big": fewer, "beside": told})
+        result.append({"title": "Tokens, compared with raw signals", "big": fewer, "beside": note})
     if entry["attribute_recall"] is not None:
-        told = f"Precision {_percent(entry['attribute_precision'])}" if entry["attribute_precision"] is not None else ""
+        note = f"Precision {_percent(entry['attribute_precision'])}" if entry["attribute_precision"] is not None else ""
         before = methods.get("untrained_summary", {}).get("attribute_recall")
-        told += f"; untrained recall {_percent(before)}" if before is not None else ""
-        found.append({"what": "Attribute recall", "big": _percent(entry["attribute_recall"]), "beside": told})
-    return found
+        note += f"; untrained recall {_percent(before)}" if before is not None else ""
+        result.append({"title": "Attribute recall", "big": _percent(entry["attribute_recall"]), "beside": note})
+    return result
 
 
 def drawn(methods: Mapping[str, Any], runs: Sequence[compare.Compared]) -> dict[str, Any]:
-    """The plots by name; None where a run has nothing to draw."""
-    told = "; ".join(f"{METHODS[name].label} {_percent(_accuracy(methods, name))}" for name in methods)
+    """The plots by name; None for a plot without data."""
+    alt = "; ".join(f"{METHODS[name].label} {_percent(_accuracy(methods, name))}" for name in methods)
     tokens = "; ".join(f"{METHODS[n].label} {m['context_overhead_tokens']:.0f} tokens" for n, m in methods.items())
     shown: dict[str, Any] = {
         "accuracy": plot(
             "Reward accuracy by method",
-            "Mark: value; band: 95 % interval. POPI circles, the oracle a diamond, all others squares.",
-            told,
+            "Mark: value; band: 95 % interval. Circles: POPI; diamond: oracle; squares: all others.",
+            alt,
             plots.reward_accuracy(methods),
         ),
         "overhead": plot(
             "Accuracy against context tokens",
-            "Upper left is best: right answers for few tokens.",
+            "Upper left is best: high accuracy for few tokens.",
             tokens,
             plots.accuracy_by_overhead(methods),
         ),
     }
     with_truth = {name: entry for name, entry in methods.items() if entry["attribute_recall"] is not None}
-    told = "; ".join(f"{METHODS[n].label}: recall {_percent(m['attribute_recall'])}" for n, m in with_truth.items())
-    note = "Precision (filled circle): how much of what is named is true. Recall (open diamond): the reverse."
+    alt = "; ".join(f"{METHODS[n].label}: recall {_percent(m['attribute_recall'])}" for n, m in with_truth.items())
+    note = "Precision (filled circle): share of named attributes that are true. Recall (open diamond): vice versa."
     svg = plots.attribute_scores(with_truth) if with_truth else ""
-    shown["attributes"] = plot("Named against true preferences", note, told, svg)
+    shown["attributes"] = plot("Named against true preferences", note, alt, svg)
 
     pick = ["raw_signals", "untrained_summary", *filter(None, [better_popi(methods)])]
-    promised = {name: methods[name] for name in pick if methods.get(name, {}).get("calibration")}
-    note = "Pairs by the confidence that they are given, and how many of them come out right; bins of 10 pairs or more."
-    svg = curves.reliability(promised)
-    shown["reliability"] = plot("Confidence and accuracy", note, ", ".join(METHODS[n].label for n in promised), svg)
+    calibrated = {name: methods[name] for name in pick if methods.get(name, {}).get("calibration")}
+    note = "Share of right predictions by predicted confidence; bins of 10 pairs or more."
+    svg = curves.reliability(calibrated)
+    shown["reliability"] = plot("Confidence and accuracy", note, ", ".join(METHODS[n].label for n in calibrated), svg)
 
     way = "world" if any("world" in entry.get("loss_terms", {}) for entry in methods.values()) else "fitted"
-    note = "Solid: what the generator was not told. Hatched: what it makes badly of what it was told."
+    note = "Solid: information that the generator lacks. Hatched: poor use of the information that it has."
     svg = curves.loss_terms(methods, way)
     shown["terms"] = plot("The loss in two terms", note, "see the table", svg)
 
     shown["frontier"] = None
     if len(runs) > 1:
         points = compare.points(runs)
-        told = "; ".join(f"{p.label} {_percent(p.accuracy['value'] or 0)} for {p.tokens:.0f} tokens" for p in points)
+        alt = "; ".join(f"{p.label} {_percent(p.accuracy['value'] or 0)} for {p.tokens:.0f} tokens" for p in points)
         note = "Upper left is best. Lines join one POPI method over the runs; bands: 95 % intervals."
-        shown["frontier"] = plot("Accuracy against tokens, over runs", note, told, curves.frontier(points))
+        shown["frontier"] = plot("Accuracy against tokens, over runs", note, alt, curves.frontier(points))
     return shown
 
 
-def plot(title: str, note: str, told: str, svg: str) -> dict[str, Any] | None:
-    """A plot with what is said of it; None without one."""
-    return {"title": title, "note": note, "told": told, "svg": Markup(svg)} if svg else None
+def plot(title: str, note: str, alt: str, svg: str) -> dict[str, Any] | None:
+    """A plot with its title, note and alternative text; None if there is no SVG."""
+    return {"title": title, "note": note, "alt": alt, "svg": Markup(svg)} if svg else None
 
 
 def studies(folder: Path) -> list[dict[str, Any]]:
-    """Result files of other evaluations of the run, as tables; those over signals and batches as plots, too."""
-    found = []
+    """Result files of the run's other evaluations, as tables; some also as plots (`OWN_PLOTS`)."""
+    parts = []
     first = list(OWN_PLOTS)
     for path in sorted(folder.glob("*.json"), key=lambda path: (path.name not in first, path.name)):
         content = read_json(path)
@@ -187,22 +187,22 @@ def studies(folder: Path) -> list[dict[str, Any]]:
             x, title = OWN_PLOTS[path.name]
             rows = content["rows"]
             series = next((key for key in ("series", "method", "label") if any(key in row for row in rows)), None)
-            if series == "series":  # several curves a method: those of the last one, which is the fullest
+            if series == "series":  # several curves per method: show only the last method's, the most complete
                 rows = [row for row in rows if row["method"] == rows[-1]["method"]]
             svg = curves.evidence(rows, x, series)
             shown = plot(title, "Bands: 95 % intervals.", "see the table", svg)
-        found.append({"table": tables.generic(content), "plot": shown})
-    return found
+        parts.append({"table": tables.generic(content), "plot": shown})
+    return parts
 
 
 def learning(log: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Learning curves, of what was logged."""
+    """Learning curves of the values in the log."""
     shown = (plot(title, note, "over steps", plots.learning_curves(log, key)) for key, title, note in CURVES)
     return [one for one in shown if one]
 
 
 def samples(path: Path) -> dict[str, Any] | None:
-    """One user's group at the first and at the last step of a phase."""
+    """One user's group of summaries at the first and at the last step of a phase."""
     rows = [row for row in read_lines(path) if row.get("reward") is not None]
     if not rows:
         return None
@@ -210,9 +210,9 @@ def samples(path: Path) -> dict[str, Any] | None:
     groups = []
     for step in dict.fromkeys((min(row["step"] for row in rows), max(row["step"] for row in rows))):
         at = [row for row in rows if row["step"] == step]
-        mine = sorted((r for r in at if r["user_id"] == at[0]["user_id"]), key=lambda r: -r["reward"])
-        share = [{**row, "share": (row["reward"] - low) / ((high - low) or 1)} for row in mine]
-        mean = sum(row["reward"] for row in mine) / len(mine)
+        group = sorted((r for r in at if r["user_id"] == at[0]["user_id"]), key=lambda r: -r["reward"])
+        share = [{**row, "share": (row["reward"] - low) / ((high - low) or 1)} for row in group]
+        mean = sum(row["reward"] for row in group) / len(group)
         groups.append({"step": step, "user_id": at[0]["user_id"], "rows": share, "mean": mean})
     return {"phase": path.parent.name, "groups": groups}
 

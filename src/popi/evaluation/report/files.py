@@ -1,4 +1,4 @@
-"""Reading what a run left behind. A file that is not there is no error; one that can't be read is."""
+"""Reading a run's result files. A missing file is not an error, an unreadable one is."""
 
 import json
 from pathlib import Path
@@ -10,27 +10,27 @@ NEEDED = ("methods", "config", "versions", "seconds", "n_users", "n_pairs")
 
 
 def read_metrics(run_dir: Path) -> dict[str, Any]:
-    """metrics.json of a run.
+    """Read a run's metrics.json.
 
     Raises:
-        RunError: there is none, it can't be read, or it is not what `popi evaluate` writes.
+        RunError: the file does not exist, can't be read, or was not written by `popi evaluate`.
     """
     path = run_dir / "metrics.json"
     metrics = read_json(path)
     if metrics is None:
-        what = "" if (run_dir / "config.json").is_file() else "not a run directory, and "
-        raise RunError(f"{run_dir}: {what}no metrics.json to report on; first: popi evaluate --run {run_dir}")
+        problem = "" if (run_dir / "config.json").is_file() else "not a run directory, and "
+        raise RunError(f"{run_dir}: {problem}no metrics.json to report on; first run: popi evaluate --run {run_dir}")
     missing = [key for key in NEEDED if key not in metrics] if isinstance(metrics, dict) else ["a JSON object"]
     if missing:
-        raise RunError(f"{path}: not what popi evaluate writes (no {', '.join(missing)}); evaluate the run again")
+        raise RunError(f"{path}: not written by popi evaluate (no {', '.join(missing)}); evaluate the run again")
     return dict(metrics)
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds; None where there is no file.
+    """The contents of a JSON file; None if there is no file.
 
     Raises:
-        RunError: it can't be read.
+        RunError: the file can't be read.
     """
     if not path.is_file():
         return None
@@ -41,7 +41,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSON-lines file; none where there is no file. A last line that a kill cut short is left out."""
+    """The rows of a JSON-lines file; empty if there is no file. Skips a truncated last line."""
     if not path.is_file():
         return []
     rows = []

@@ -1,4 +1,4 @@
-"""What a report takes from a grid: which cells there are, other generators' figures, and win rates."""
+"""A grid's contribution to a report: its cells, other generators' figures, and win rates."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,14 +14,14 @@ RATES = ("win_rate", "length_controlled_win_rate")
 
 
 def read_grid(grid_dir: Path) -> Mapping[str, Any]:
-    """A grid's grid.json.
+    """Read a grid's grid.json.
 
     Raises:
-        RunError: there is none, it can't be read, or it is not what `popi evaluate GRID.toml` writes.
+        RunError: the file does not exist, can't be read, or was not written by `popi evaluate GRID.toml`.
     """
     grid = read_json(grid_dir / GRID)
     if not isinstance(grid, dict) or not isinstance(grid.get("rows"), list):
-        raise RunError(f"{grid_dir / GRID}: not what popi evaluate writes of a grid; evaluate the grid again")
+        raise RunError(f"{grid_dir / GRID}: not written by popi evaluate; evaluate the grid again")
     return grid
 
 
@@ -33,7 +33,7 @@ def own_cells(grid_dir: Path) -> list[Path]:
 
 
 def grid_of(path: Path) -> Mapping[str, Any] | None:
-    """grid.json of the grid that a folder is a cell of; None where it is none."""
+    """The grid.json of the grid that a folder is a cell of; None if it is not a cell."""
     path = path.resolve()
     if len(path.parents) < 3 or path.parents[1].name != "cells":
         return None
@@ -42,45 +42,45 @@ def grid_of(path: Path) -> Mapping[str, Any] | None:
 
 
 def transfers(cell: Path, grid: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Metrics of the same benchmark with other generators, each with the shares of the gain that it keeps."""
-    found = []
+    """Metrics of the same benchmark with other generators, each with its retained shares of the gain."""
+    metrics = []
     for path in sorted(cell.resolve().parent.glob("*/metrics.json")):
         name = path.parent.name
         if name == OWN:
             continue
         rows = [row for row in grid["rows"] if (row["benchmark"], row["generator"]) == (path.parents[1].name, name)]
-        kept = {row["method"]: row["gain_kept"] for row in rows if row.get("gain_kept") is not None}
-        found.append({**read_json(path), "generator": name, "gain_kept": kept})
-    return found
+        gains = {row["method"]: row["gain_kept"] for row in rows if row.get("gain_kept") is not None}
+        metrics.append({**read_json(path), "generator": name, "gain_kept": gains})
+    return metrics
 
 
 def win_rates(grid: Mapping[str, Any], benchmark: str) -> dict[str, Any] | None:
-    """What the responses won, as a table of the form that `tables.generic` shows; None where nothing was judged."""
+    """Win rates as a table in the form that `tables.generic` shows; None if nothing was judged."""
     rows = []
     for row in grid["rows"]:
         for one in row["judged"] if row["benchmark"] == benchmark else ():
-            told = {"method": row["method"], "generator": row["generator"]}
-            told |= {"judge": one["judge"], "against": one["against"]}
+            entry = {"method": row["method"], "generator": row["generator"]}
+            entry |= {"judge": one["judge"], "against": one["against"]}
             shown = {name: one[name] for name in (*RATES, *CHECKED) if name in one}
             if SEEN in one:
                 shown[SEEN] = one[SEEN]["win_rate"]
             for name, estimate in shown.items():
-                told |= {name: estimate["value"], f"{name}_low": estimate["low"], f"{name}_high": estimate["high"]}
-            rows.append(told | {"missing": sum(one["missing_verdicts"].values())})
+                entry |= {name: estimate["value"], f"{name}_low": estimate["low"], f"{name}_high": estimate["high"]}
+            rows.append(entry | {"missing": sum(one["missing_verdicts"].values())})
     if not rows:
         return None
     names = [name for name in (*RATES, SEEN, *CHECKED) if any(name in row for row in rows)]
     ends = [f"{name}{end}" for name in names for end in ("", "_low", "_high")]
-    notes = ["Both orders are asked, a tie counts half; 95 % intervals clustered by user (docs/judging.md)."]
+    notes = ["Both orders are judged, a tie counts half; 95 % intervals clustered by user (docs/judging.md)."]
     if SEEN in names:
         notes.append(
-            "In the nano world a win needs a valid response on topic; held-out users' own prompts are on topics that "
-            "nobody trained on, and beside them is the win rate on topics that everybody did."
+            "In the nano world a win needs a valid response on topic; held-out users' own prompts are on topics unseen "
+            "in training, and the win rate on training topics is shown next to theirs."
         )
     return {
         "title": "Win rates",
         "columns": ["method", "generator", "judge", "against", *ends, "missing"],
-        "labels": {"length_controlled_win_rate": "length-controlled", SEEN: "win rate, topics trained on"},
+        "labels": {"length_controlled_win_rate": "length-controlled", SEEN: "win rate, training topics"},
         "percent": names,
         "rows": rows,
         "notes": notes,

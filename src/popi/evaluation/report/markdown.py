@@ -1,4 +1,4 @@
-"""The report as Markdown: its tables and users; plots are in the HTML alone."""
+"""The report as Markdown: tables and users. Plots are only in the HTML."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,7 @@ from popi.evaluation.report.table import Table, escaped
 
 
 def markdown(content: Mapping[str, Any]) -> str:
-    """The text of report.md, from what the page shows."""
+    """The text of report.md, from the report's content."""
     metrics = content["metrics"]
     parts = [
         f"# {escaped(content['headline'])}",
@@ -45,13 +45,13 @@ def _user(user: Mapping[str, Any]) -> list[str]:
     if user["preferences"]:
         parts.append("Prefers " + ", ".join(f"{escaped(a)}: {escaped(v)}" for a, v in user["preferences"].items()))
     parts.append("\n".join(f"- {line}" for signal in user["signals"] for line in _signal(signal)))
-    parts.append("\n".join(f"- {escaped(said['label'])}: {_text(said['text'])}" for said in user["summaries"]))
+    parts.append("\n".join(f"- {escaped(one['label'])}: {_text(one['text'])}" for one in user["summaries"]))
     for asked in user["prompts"]:
         parts.append(f"Asked: {_text(asked['prompt'])}")
         lines = []
-        for said in asked["answers"]:
-            score = f" ({escaped(said['score'])})" if said["score"] else ""
-            lines.append(f"- {escaped(said['label'])}{score}: {_text(said['text'])}")
+        for answer in asked["answers"]:
+            score = f" ({escaped(answer['score'])})" if answer["score"] else ""
+            lines.append(f"- {escaped(answer['label'])}{score}: {_text(answer['text'])}")
         lines += [f"- {escaped(one['label'])}: {escaped(one['score'])}" for one in asked["scores"]]
         parts.append("\n".join(lines))
     return [part for part in parts if part]
@@ -62,9 +62,9 @@ def _signal(signal: Mapping[str, Any]) -> list[str]:
     if signal["type"] == "pair":
         return [f"{kind}: prefers {_text(signal['chosen'])} to {_text(signal['rejected'])}"]
     if signal["type"] == "interaction":
-        told = f", rated {signal['rating']:g}" if signal.get("rating") is not None else ""
-        told += f", edited to {_text(signal['edit'])}" if signal.get("edit") else ""
-        return [f"{kind}: got {_text(signal['response'])}{told}"]
+        feedback = f", rated {signal['rating']:g}" if signal.get("rating") is not None else ""
+        feedback += f", edited to {_text(signal['edit'])}" if signal.get("edit") else ""
+        return [f"{kind}: got {_text(signal['response'])}{feedback}"]
     return [f"{kind}: {_text(signal['text'])}"]
 
 

@@ -1,4 +1,4 @@
-"""Users one by one: signals, summaries, the answers of each method, and how its generator ranked their targets."""
+"""Users one by one: signals, summaries, and each method's answers and margins on the user's targets."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ Margins = Mapping[str, Mapping[tuple[int, int], float]]
 def shown_users(run_dir: Path, others: Sequence[Path] = ()) -> list[dict[str, Any]]:
     """The users of examples.json, with the margins of their targets from the methods' rows.
 
-    Of the runs `others`, the summaries that their POPI methods wrote for the same users and signals stand beside.
+    The POPI methods' summaries of the runs `others` for the same users and signals are added.
     """
     folder = run_dir / "evaluation"
     users = _examples(folder)
@@ -24,11 +24,11 @@ def shown_users(run_dir: Path, others: Sequence[Path] = ()) -> list[dict[str, An
     shown = []
     for window, user in enumerate(users):
         entry = _user(user, window, margins)
-        for run, theirs in beside:
-            same = theirs.get(user["user_id"])
+        for run, examples in beside:
+            same = examples.get(user["user_id"])
             if same is not None and same["signals"] == user["signals"]:
                 entry["summaries"] += [
-                    said for said in _summaries(same, f" · run {run}") if said["kind"] == "popi" and said["text"]
+                    one for one in _summaries(same, f" · run {run}") if one["kind"] == "popi" and one["text"]
                 ]
         shown.append(entry)
     return shown
@@ -56,7 +56,7 @@ def _user(user: Mapping[str, Any], window: int, margins: Margins) -> dict[str, A
                 "chosen": asked["chosen"],
                 "rejected": asked["rejected"],
                 "answers": [
-                    said(name, asked["answers"][name]) | {"score": _score(margins[name].get((window, target)))}
+                    labelled(name, asked["answers"][name]) | {"score": _score(margins[name].get((window, target)))}
                     for name in order()
                     if name in asked["answers"]
                 ],
@@ -72,7 +72,7 @@ def _user(user: Mapping[str, Any], window: int, margins: Margins) -> dict[str, A
 
 
 def order() -> list[str]:
-    """The methods as they are shown of a user: the truth last."""
+    """The methods in the order shown for a user: the truth last."""
     return sorted(METHODS, key=lambda name: METHODS[name].needs_truth)
 
 
@@ -86,18 +86,18 @@ def _summaries(user: Mapping[str, Any], of_run: str = "") -> list[dict[str, Any]
         chips += [{"kind": "wrong", "text": f"✗ {a}: {v}"} for a, v in sorted(named - true)]
         chips += [{"kind": "missed", "text": f"missed {a}: {v}"} for a, v in sorted(true - named)]
         known = name in user.get("named", {}) and not METHODS[name].needs_truth
-        shown.append(said(name, user["summaries"][name], label + of_run) | {"chips": chips if known else []})
+        shown.append(labelled(name, user["summaries"][name], label + of_run) | {"chips": chips if known else []})
     return shown
 
 
-def said(name: str, text: str, label: str | None = None) -> dict[str, Any]:
-    """A text by a method, and how it is marked."""
+def labelled(name: str, text: str, label: str | None = None) -> dict[str, Any]:
+    """A method's text with its label and kind."""
     kind = "popi" if name.startswith("popi_") else "truth" if METHODS[name].needs_truth else ""
     return {"kind": kind, "label": label or METHODS[name].label, "text": text}
 
 
 def _score(margin: float | None) -> str:
-    """A margin in words that need no colour."""
+    """A margin and what it means, in words."""
     if margin is None:
         return ""
     verdict = "right" if margin > 0 else "wrong" if margin < 0 else "no opinion"
@@ -109,7 +109,7 @@ def _signal(signal: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def prompt_text(prompt: Any) -> str:
-    """A task prompt as text: chat messages one a line, with their roles."""
+    """A task prompt as text: chat messages one per line, with their roles."""
     if isinstance(prompt, str):
         return prompt
     if len(prompt) == 1:

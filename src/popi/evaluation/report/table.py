@@ -1,4 +1,4 @@
-"""Tables of the report: one form, shown as HTML by the page and as Markdown."""
+"""The report's tables: one form, rendered as HTML by the page and as Markdown."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,20 +9,20 @@ NOTHING = "–"
 
 @dataclass(frozen=True)
 class Cell:
-    """A text, and what stands small under it: an interval, a line more."""
+    """A text with smaller text below it, such as an interval."""
 
     text: str
     range: str = ""
 
     @property
     def whole(self) -> str:
-        """In one line."""
+        """The cell in one line."""
         return f"{self.text} [{self.range.replace(chr(10), '; ')}]" if self.range else self.text
 
 
 @dataclass(frozen=True)
 class Row:
-    """The head of a row, and its cells. `marked`: a POPI method."""
+    """The head of a row, and its cells. `marked` highlights a POPI method."""
 
     head: str
     cells: Sequence[Cell]
@@ -31,9 +31,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A table with a head over each column; the first is over the heads of the rows.
+    """A table with a head for each column; the first column holds the heads of the rows.
 
-    `text_columns`: how many columns, the first included, hold text and are set left.
+    `text_columns`: number of columns from the left, including the first, that hold text and are left-aligned.
     """
 
     heads: Sequence[str]
@@ -43,7 +43,7 @@ class Table:
     text_columns: int = 1
 
     def markdown(self) -> str:
-        """As a Markdown table, without its title."""
+        """The table in Markdown, without its title."""
         lines = [self.heads, ["---"] * self.text_columns + ["---:"] * (len(self.heads) - self.text_columns)]
         for row in self.rows:
             head = f"**{escaped(row.head)}**" if row.marked else escaped(row.head)
@@ -52,14 +52,14 @@ class Table:
 
 
 def escaped(text: str) -> str:
-    """A text in one cell or line of Markdown, where nothing in it is markup."""
+    """Escape a text for a cell or line of Markdown."""
     for character in "\\`*_[]<>|#&~$":
         text = text.replace(character, f"\\{character}")
     return " ".join(text.split())
 
 
 def estimated(estimate: Mapping[str, Any] | None, scale: float = 1, digits: int = 1, sign: bool = False) -> Cell:
-    """A value with its interval; `sign`: with + or −, as a difference."""
+    """A value with its interval; `sign` shows + or −, for a difference."""
     if estimate is None or estimate["value"] is None:
         return Cell(NOTHING)
     value, low, high = (None if estimate[k] is None else scale * estimate[k] for k in ("value", "low", "high"))
@@ -68,7 +68,7 @@ def estimated(estimate: Mapping[str, Any] | None, scale: float = 1, digits: int 
 
 
 def number(value: float | None, digits: int, sign: bool = False) -> str:
-    """A number with a real minus; without one where it rounds to 0."""
+    """Format a number with a real minus sign, and without one if it rounds to 0."""
     if value is None:
         return NOTHING
     text = f"{value:,.{digits}f}"

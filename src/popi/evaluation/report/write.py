@@ -1,4 +1,4 @@
-"""Writing the report: report.html and report.md in the run directory."""
+"""Writes the report: report.html and report.md in the run directory."""
 
 import base64
 import hashlib
@@ -20,11 +20,11 @@ from popi.evaluation.tables import methods_table
 
 
 def write_report(run_dir: str | Path, against: Sequence[str | Path] = ()) -> Path:
-    """Write `report.html` and `report.md` into an evaluated run's directory, replacing older ones; returns the first.
+    """Write `report.html` and `report.md` to an evaluated run's directory, replacing older ones; returns the HTML path.
 
     Args:
         run_dir: the run.
-        against: other evaluated runs, shown beside it.
+        against: other evaluated runs to compare with.
 
     Raises:
         RunError: there is no metrics.json, or a file of a run can't be read.
@@ -32,7 +32,7 @@ def write_report(run_dir: str | Path, against: Sequence[str | Path] = ()) -> Pat
     run_dir = Path(run_dir)
     if (run_dir / GRID).is_file():
         raise RunError(
-            f"{run_dir} is a grid; a report is of one of its cells: {', '.join(map(str, own_cells(run_dir)))}"
+            f"{run_dir} is a grid; name one of its cells for a report: {', '.join(map(str, own_cells(run_dir)))}"
         )
     runs = [Compared.read(path) for path in (run_dir, *map(Path, against))]
     content = report_content(runs)
@@ -42,10 +42,11 @@ def write_report(run_dir: str | Path, against: Sequence[str | Path] = ()) -> Pat
 
 
 def write_reports(path: str | Path, against: Sequence[str | Path] = ()) -> list[Path]:
-    """`write_report` of a run or a grid's cell; of a grid, one for each benchmark.
+    """`write_report` for a run or a grid's cell; for a grid, one report per benchmark.
 
     Raises:
-        RunError: as `write_report`; nothing of the grid was scored; or several benchmarks are to stand beside a run.
+        RunError: as in `write_report`; or nothing of the grid was scored; or a grid with several benchmarks is
+            compared with other runs.
     """
     path = Path(path)
     if not (path / GRID).is_file():
@@ -54,14 +55,14 @@ def write_reports(path: str | Path, against: Sequence[str | Path] = ()) -> list[
     if not cells:
         raise RunError(f"{path}: nothing of this grid was scored with a run's own generator")
     if against and len(cells) > 1:
-        raise RunError(f"{path} has several benchmarks; name the cell that is meant: {', '.join(map(str, cells))}")
+        raise RunError(f"{path} has several benchmarks; name one of its cells: {', '.join(map(str, cells))}")
     return [write_report(cell, against) for cell in cells]
 
 
 def page(content: Mapping[str, Any]) -> str:
-    """One HTML file that needs no other: styles and the script inline, nothing loaded from anywhere.
+    """A self-contained HTML file with inline styles and script.
 
-    Its policy allows that script alone, by its hash: text of models and users can't run, should it ever be markup.
+    Its content security policy allows only that script, by hash, so markup in text by models or users can't run.
     """
     environment = Environment(
         loader=PackageLoader("popi.evaluation.report", "."),

@@ -52,7 +52,7 @@ def test_a_grid_has_a_report_for_each_benchmark(grid: Path, finished_run: Path) 
         for line in table.splitlines()
         if line.startswith("| ") and "---" not in line
     )
-    at = [heads.index(head) for head in ("win rate, topics trained on, %", "valid, %", "on topic, %")]
+    at = [heads.index(head) for head in ("win rate, training topics, %", "valid, %", "on topic, %")]
     assert [truth[i].split()[0] for i in at] == ["60.0", "90.0", "80.0"] and [llm[i] for i in at] == ["–"] * 3
     assert "## Read by other generators" in text and "50 % kept" in text
     alone = write_report(finished_run).with_name("report.md").read_text()
@@ -68,13 +68,13 @@ def test_a_cell_stands_beside_a_run(grid: Path, finished_run: Path) -> None:
 
 
 def test_what_is_refused(grid: Path, finished_run: Path) -> None:
-    with pytest.raises(RunError, match=r"is a grid; a report is of one of its cells: .*cells/nano/own"):
+    with pytest.raises(RunError, match=r"is a grid; name one of its cells for a report: .*cells/nano/own"):
         write_report(grid)
     shutil.copytree(grid / "cells" / "nano", grid / "cells" / "elix")
     rows = json.loads((grid / "grid.json").read_text())["rows"]
     (grid / "grid.json").write_text(json.dumps({"rows": [*rows, rows[0] | {"benchmark": "elix"}]}))
     assert [path.parents[1].name for path in write_reports(grid)] == ["nano", "elix"]
-    with pytest.raises(RunError, match=r"several benchmarks; name the cell that is meant: .*nano/own, .*elix/own"):
+    with pytest.raises(RunError, match=r"several benchmarks; name one of its cells: .*nano/own, .*elix/own"):
         write_reports(grid, [finished_run])
     shutil.rmtree(grid / "cells")
     with pytest.raises(RunError, match="nothing of this grid was scored with a run's own generator"):

@@ -34,7 +34,7 @@ def test_prompt_cost_is_told_for_a_thousand_prompts() -> None:
         "prompt_cost": {"value": 28 * 0.5e-6, "low": 27 * 0.5e-6, "high": 29 * 0.5e-6},
     }
     found = tables.results({"raw_signals": entry})
-    assert found.heads[-1] == "Cost of a thousand prompts"
+    assert found.heads[-1] == "Cost per thousand prompts"
     assert found.rows[0].cells[-1].whole == "0.0140 [0.0135 to 0.0145]"
     assert "Cost" not in " ".join(tables.results({"raw_signals": entry | {"prompt_cost": None}}).heads)
 

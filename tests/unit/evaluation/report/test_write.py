@@ -106,7 +106,7 @@ def test_everything_that_was_measured_is_in_it(html: str, finished_run: Path) ->
     assert "Differences, pair by pair" in text and "+45.6" in text and "Against raw signals" in text
     assert "Expected calibration error" in text and "0.266" in text
     assert "Generator error (estimate)" in text and "0.678 given nothing" in text
-    assert "Cost of a thousand prompts" not in text  # no price was set
+    assert "Cost per thousand prompts" not in text  # no price was set
     assert "inference-1, step 80" in text and "training.inference.beta" in text
 
 
@@ -143,7 +143,7 @@ def test_a_run_that_was_not_evaluated_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="can't be read"):
         write_report(tmp_path)
     (tmp_path / "metrics.json").write_text("{}")
-    with pytest.raises(RunError, match="not what popi evaluate writes"):
+    with pytest.raises(RunError, match="not written by popi evaluate"):
         write_report(tmp_path)
     assert not (tmp_path / "report.html").exists()
 
