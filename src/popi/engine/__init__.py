@@ -1,4 +1,4 @@
-"""Texts that share prefixes, computed once: tree rows, attention, the LM head, decoding, scoring.
+"""Computes texts that share prefixes once: tree rows, attention, the LM head, decoding, scoring.
 
-Knows no user and no run.
+Knows nothing about users or runs.
 """

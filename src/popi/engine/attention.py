@@ -1,9 +1,9 @@
-"""SDPA for popi's own layouts: rows that begin causally and go on as a tree, and branches decoded side by side.
+"""SDPA for popi's own layouts: rows that start causally and continue as a tree, and branches decoded side by side.
 
-PyTorch's fused kernels compute every query against every key where they are given a mask, and half of that where they
-are told that attention is causal. A tree row is causal over its root, which is the signals and most of its tokens: so
-the root goes without a mask, and only the branches' queries bring one. The mask is theirs alone, too: S×T for S branch
-tokens in a row of T. It is the same sum as with the whole mask, in two calls, on a CPU as on a GPU.
+With a mask, PyTorch's fused kernels compute every query against every key; with causal attention, only half of that.
+A tree row is causal over its root, which is the signals and most of its tokens. So the root's queries run without a
+mask, and only the branches' queries have one, of S×T for S branch tokens in a row of T. The sums are the same as with
+the whole mask, in two calls, on CPU and GPU alike.
 """
 
 from typing import Any
@@ -18,7 +18,7 @@ from transformers.masking_utils import sdpa_mask
 TREE = "popi_sdpa"
 """Name of this attention among transformers' own."""
 FOLDED = 128
-"""Most queries behind a longer cache for which the mask is repeated and not the keys and values."""
+"""Maximum queries after a longer cache for which the mask is repeated instead of the keys and values."""
 
 
 def tree_attention(
@@ -29,14 +29,14 @@ def tree_attention(
     attention_mask: Tensor | None,
     **arguments: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' SDPA, with two shapes of mask besides those that it takes.
+    """transformers' SDPA, extended to two more shapes of mask.
 
     Args:
         query: (B, heads, Q, head_dim).
         key, value: (B, kv_heads, K, head_dim).
-        attention_mask: additive (B, 1, S, K). With S < Q = K it is that of the last S queries, and the others are
-            causal. A few queries behind a longer cache (S = Q < K, up to `FOLDED`) share each key/value head with its
-            group of heads: no copy of the cache is made for them.
+        attention_mask: additive (B, 1, S, K). With S < Q = K it applies to the last S queries, and the others are
+            causal. For a few queries after a longer cache (S = Q < K, up to `FOLDED`), each group of heads shares its
+            key/value head without a copy of the cache.
 
     Returns:
         (B, Q, heads, head_dim).
@@ -63,7 +63,7 @@ def tree_attention(
     if 1 < queries < keys and queries <= FOLDED and kv_heads < heads and attention_mask.shape[1] == 1:
         group = heads // kv_heads
         folded = scaled_dot_product_attention(
-            query.reshape(len(query), kv_heads, group * queries, -1),  # a group's heads stand side by side
+            query.reshape(len(query), kv_heads, group * queries, -1),  # a group's heads side by side
             key,
             value,
             attn_mask=attention_mask.repeat(1, 1, group, 1),
@@ -78,9 +78,9 @@ AttentionMaskInterface.register(TREE, sdpa_mask)
 
 
 def takes_tree_masks(model: Any) -> bool:
-    """Whether a model's attention takes the masks described here; a model with SDPA is switched over and does.
+    """Whether a model's attention accepts the masks described here. Switches a model with SDPA to `TREE`.
 
-    Models with eager attention (Gemma 2, say) or another one stay as they are.
+    Models with eager (such as Gemma 2) or other attention are left unchanged.
     """
     config = model.config.get_text_config()
     if config._attn_implementation == "sdpa" and model.config._attn_implementation == "sdpa":

@@ -248,7 +248,7 @@ def _copied(model: Any, roots: Roots, prompts: Sequence[Sequence[int]], columns:
             continue
         taken = [part.rows.index(which[p]) for p in rows]
         layers = part.to_the_right(taken)
-        columns.prefilled = torch.tensor(rows, device=part.behind.device), columns.width - layers[0][0].shape[2]
+        columns.prefilled = torch.tensor(rows, device=part.last_hidden.device), columns.width - layers[0][0].shape[2]
         for i, layer in enumerate(layers):
             cache.update(*layer, i)
         logits = roots.logits(model, part)[taken]

@@ -1,8 +1,9 @@
-"""From hidden states to log-probs: the LM head, by tiles of tokens × vocabulary.
+"""From hidden states to log-probs: the LM head, in tiles of tokens × vocabulary.
 
-The logits of a tile go through the cache and are gone; of a token only the largest one and the sum of exponentials are
-kept (the running log-sum-exp of Milakov and Gimelshein, arXiv 1805.02867), and the backward pass makes each tile anew.
-So neither memory nor page faults grow with the vocabulary, and the head's weights are read once for many tokens.
+The logits of a tile stay in the cache and are discarded. For each token only the largest logit and the sum of
+exponentials are stored (the running log-sum-exp of Milakov and Gimelshein, arXiv 1805.02867), and the backward pass
+recomputes each tile. So neither memory nor page faults grow with the vocabulary, and the head's weights are read once
+for many tokens.
 """
 
 from dataclasses import dataclass
@@ -13,18 +14,18 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 TILE = {"cpu": (512, 4096), "cuda": (2048, 2**15)}
-"""Tokens and vocabulary of a tile, by the device's type: float32 logits of 8 MB, a core's cache and its neighbours';
-on a GPU 256 MB, that it is busy."""
+"""Tokens and vocabulary of a tile, by device type: 8 MB of float32 logits, about the cache of a few cores, and 256 MB
+on a GPU, to keep it busy."""
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Half precision in float32; float32 and float64 as they are."""
+    """Convert half precision to float32; leave float32 and float64 unchanged."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 @dataclass(frozen=True)
 class Head:
-    """The last step of a causal LM's own forward: a few families scale the logits, or cap them softly."""
+    """The last step of a causal LM's forward. A few model families scale the logits or apply a soft cap."""
 
     linear: Any
     scale: float
@@ -35,14 +36,14 @@ class Head:
         """The head of a causal LM."""
         config = causal.config.get_text_config()
         named = ("logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
-        found = {name: float(value) for name in named if (value := getattr(config, name, None)) is not None}
-        name, scale = next(iter(found.items()), ("", 1.0))
+        scales = {name: float(value) for name in named if (value := getattr(config, name, None)) is not None}
+        name, scale = next(iter(scales.items()), ("", 1.0))
         if name == "logits_scaling" and config.model_type != "hyperclovax":
             scale = 1 / scale  # Granite divides by it
         return cls(causal.get_output_embeddings(), scale, getattr(config, "final_logit_softcapping", None))
 
     def logits(self, hidden: Tensor, temperature: float) -> Tensor:
-        """(n, d) to (n, V), at least float32, over the temperature."""
+        """(n, d) to (n, V), at least float32, divided by the temperature."""
         logits = at_least_float32(self.linear(hidden))
         if self.scale != 1:
             logits = logits * self.scale
@@ -52,7 +53,7 @@ class Head:
 
     @property
     def tiles(self) -> bool:
-        """Whether it is its weights and no more: not quantised, adapted, hooked, under autocast, or capped."""
+        """Whether tiles apply: a plain linear layer, not quantised, adapted, hooked, under autocast, or capped."""
         plain = type(self.linear) is torch.nn.Linear and "forward" not in vars(self.linear) and not self.softcap
         hooked = plain and (self.linear._forward_hooks or self.linear._forward_pre_hooks)
         return plain and not hooked and not torch.is_autocast_enabled(self.linear.weight.device.type)
@@ -67,7 +68,7 @@ def whole_logps(hidden: Tensor, target: Tensor, head: Head, temperature: float, 
 
 
 def tiled_logps(hidden: Tensor, target: Tensor, head: Head, temperature: float, entropy: bool) -> tuple[Tensor, Tensor]:
-    """The same by tiles. `head.tiles` must hold."""
+    """`whole_logps` in tiles. Requires `head.tiles`."""
     weight, bias = head.linear.weight, head.linear.bias
     logps, entropies = _TiledLogps.apply(hidden, weight, bias, target, head.scale / temperature, entropy)
     return logps, entropies
@@ -78,11 +79,11 @@ class _TiledLogps(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, factor: float, entropy: bool
     ) -> tuple[Tensor, Tensor]:
-        found = [
+        normalised = [
             _normaliser(hidden[part], weight, bias, target[part], factor, entropy)
             for part in _parts(len(hidden), _tile(hidden)[0])
         ]
-        chosen, total, entropies = (torch.cat(parts) for parts in zip(*found, strict=True))
+        chosen, total, entropies = (torch.cat(parts) for parts in zip(*normalised, strict=True))
         ctx.save_for_backward(hidden, weight, bias, target, total)
         ctx.factor = factor
         ctx.mark_non_differentiable(entropies)
@@ -116,7 +117,7 @@ class _TiledLogps(torch.autograd.Function):
 def _normaliser(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, factor: float, entropy: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The targets' logits, the log-sum-exp of all logits, and the entropies (or nothing), (n,) each."""
+    """(n,) each: the targets' logits, the log-sum-exp of all logits, and the entropies (empty if not requested)."""
     chosen = at_least_float32(hidden.new_empty(len(hidden)))
     largest = torch.full_like(chosen, -torch.inf)
     total, weighted = torch.zeros_like(chosen), torch.zeros_like(chosen)  # Σ exp(l - largest), and Σ l · the same
@@ -145,12 +146,12 @@ def _parts(n: int, size: int) -> list[slice]:
 
 
 def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, tile: slice, factor: float) -> Tensor:
-    """Logits of some of the vocabulary, at least float32, ours to change."""
+    """Logits of a tile of the vocabulary, at least float32, safe to modify in place."""
     logits = at_least_float32(linear(hidden, weight[tile], None if bias is None else bias[tile]))
     return logits if factor == 1 else logits.mul_(factor)
 
 
 def _inside(target: Tensor, tile: slice) -> tuple[Tensor, Tensor]:
-    """Which targets lie in a tile, and where in it."""
+    """Which targets are in a tile, and their places in it."""
     (rows,) = torch.where((target >= tile.start) & (target < tile.stop))
     return rows, target[rows] - tile.start

@@ -1,6 +1,6 @@
-"""Attention masks of popi's own layouts, for models whose attention slides over a window in some layers or in all.
+"""Attention masks for popi's own layouts, with support for sliding-window attention in some or all layers.
 
-A 4-D mask takes the place of the model's own, window included: it has to bring the window itself.
+A 4-D mask replaces the model's own mask, including its window, so it has to apply the window itself.
 """
 
 from typing import Any
@@ -10,28 +10,28 @@ from torch import Tensor
 
 
 def _kinds(config: Any) -> set[str]:
-    """Kinds of the layers' attention; empty where the config names none and nothing slides."""
+    """Kinds of the layers' attention; empty if the config names none and there is no sliding window."""
     window = getattr(config, "sliding_window", None)
     return set(getattr(config, "layer_types", None) or (["sliding_attention"] if window else []))
 
 
 def slides(config: Any) -> bool:
-    """Whether attention slides over a window in some layers or in all."""
+    """Whether some or all layers have sliding-window attention."""
     return bool(getattr(config, "sliding_window", None)) and "sliding_attention" in _kinds(config)
 
 
 def additive(config: Any, allowed: Tensor, queries: Tensor, keys: Tensor, dtype: torch.dtype) -> Any:
-    """What a decoder takes as `attention_mask`: 0 where attention is allowed, −∞ elsewhere.
+    """A decoder's `attention_mask`: 0 where attention is allowed, −∞ elsewhere.
 
     Args:
         config: the text config of the model.
         allowed: (B, 1, Q, K) bool.
         queries: (B, Q) positions of the tokens that attend.
-        keys: (B, K) positions of those attended to, which are ancestors where `allowed` is true.
-        dtype: of the model's weights.
+        keys: (B, K) positions of the tokens attended to, which are ancestors where `allowed` is true.
+        dtype: dtype of the model's weights.
 
     Returns:
-        (B, 1, Q, K); or for a model with layers of both kinds such a mask for each kind, by its name.
+        (B, 1, Q, K), or a dictionary with such a mask per kind of attention if the model has both kinds.
     """
     whole = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(~allowed, float("-inf"))
     if not slides(config):

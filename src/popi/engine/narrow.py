@@ -1,7 +1,7 @@
-"""Linear maps of a few tokens on a CPU, as decoding has them: bound by how fast the weights are read.
+"""Linear layers for a few tokens on a CPU, as in decoding, where reading the weights is the bottleneck.
 
-As the left factor of the product they are read as they lie, faster than by torch's own (`benchmarks/narrow.py`). It is
-the same sum of products, added up in another order.
+With the weights as the left factor of the product they are read in memory order, which is faster than torch's own
+linear (`benchmarks/narrow.py`). The sum of products is the same, added up in another order.
 """
 
 from collections.abc import Iterator
@@ -14,25 +14,25 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 FEW = 32
-"""Most tokens for which it is faster."""
+"""Maximum tokens for which it is faster."""
 
 
 def narrow_linear(module: torch.nn.Linear, x: Tensor) -> Tensor:
-    """What the module does: (…, in) to (…, out)."""
+    """The module's forward: (…, in) to (…, out)."""
     tokens = x.numel() // x.shape[-1]
     if not 1 < tokens <= FEW:
         return linear(x, module.weight, module.bias)
-    found = torch.mm(module.weight, x.reshape(tokens, -1).t()).t().contiguous()  # (tokens, out)
+    result = torch.mm(module.weight, x.reshape(tokens, -1).t()).t().contiguous()  # (tokens, out)
     if module.bias is not None:
-        found += module.bias
-    return found.reshape(*x.shape[:-1], -1)
+        result += module.bias
+    return result.reshape(*x.shape[:-1], -1)
 
 
 @contextmanager
 def narrow_linears(model: Any) -> Iterator[None]:
-    """Within it a model's plain linear maps take `narrow_linear`, where that is faster: bfloat16 on a CPU with AMX.
+    """A context in which a model's plain linear layers use `narrow_linear` where it is faster: bfloat16 with AMX.
 
-    Without gradients. Of several threads on one model the others may get torch's own, or this.
+    For use without gradients. Other threads that use the model may get either implementation.
     """
     changed = []
     if torch.cpu._is_amx_tile_supported():

@@ -1,9 +1,9 @@
-"""The plain way: each branch behind its ancestors in a sequence of its own, through the model's own forward.
+"""The plain fallback: each branch follows its ancestors in a separate sequence, through the model's own forward.
 
-It is what tree rows are compared with, and what models run that tree rows are wrong for (`popi.models.local.probe`): a
-bias by the token's place in the row (ALiBi), a state that runs along the text, windows that a mask can't bring.
-Sequences of one length share a forward. Nothing is padded or masked, so no sequence depends on those beside it. Slower:
-a group's prompt is read once per summary, and all logits of a sequence exist at once.
+Tree rows are tested against it, and it runs the models for which tree rows are wrong (`popi.models.local.probe`): those
+with a bias by the token's place in the row (ALiBi), a recurrent state, or windows that a mask can't express. Sequences
+of equal length share a forward. Nothing is padded or masked, so sequences don't affect each other. It is slower: a
+group's prompt is read once per summary, and all logits of a sequence are in memory at once.
 """
 
 from collections.abc import Sequence
@@ -21,25 +21,25 @@ if TYPE_CHECKING:
     from popi.engine.tree import TreeBatch
 
 REASON = "popi_plain"
-"""Attribute of a causal LM that runs the plain way: why."""
+"""Attribute of a causal LM that holds the reason why it uses the fallback."""
 LOGITS_BYTES = 2**28
-"""Bytes of float32 logits of sequences that share a forward without gradient."""
+"""Maximum bytes of float32 logits per forward without gradient."""
 
 
 def run_plain(causal: Any, reason: str) -> None:
-    """From now on a causal LM is run the plain way."""
+    """Make a causal LM use the fallback from now on."""
     setattr(causal, REASON, reason)
 
 
 def plain_reason(causal: Any) -> str | None:
-    """Why a causal LM is run the plain way; None if it isn't."""
+    """Why a causal LM uses the fallback; None if it does not."""
     return getattr(causal, REASON, None)
 
 
 def rope_limit(config: Any) -> int | None:
-    """With LongRoPE, the length from which on a text takes the other table of frequencies, *all* of it.
+    """With LongRoPE, the length beyond which *all* of a text uses the other table of frequencies.
 
-    transformers picks the table by the longest text of a forward: shorter ones beside it would take the wrong one.
+    transformers picks the table by the longest text of a forward, which would be wrong for shorter ones in the batch.
     """
     parameters = getattr(config.get_text_config(), "rope_parameters", None) or {}
     kinds = [parameters, *(kind for kind in parameters.values() if isinstance(kind, dict))]
@@ -48,13 +48,13 @@ def rope_limit(config: Any) -> int | None:
 
 
 def trees_hold(causal: Any, length: int) -> bool:
-    """Whether texts of up to `length` tokens can share rows: tree rows, cached roots and branches side by side."""
+    """Whether texts of up to `length` tokens can share prefixes: tree rows, cached roots, parallel branches."""
     limit = rope_limit(causal.config)
     return plain_reason(causal) is None and (limit is None or length <= limit)
 
 
 def plain_rows(causal: Any, batch: "TreeBatch") -> list[int]:
-    """The rows of a batch that have to go the plain way."""
+    """The rows of a batch that need the fallback."""
     limit = rope_limit(causal.config)
     if plain_reason(causal) is not None:
         return list(range(len(batch.lengths)))
@@ -65,9 +65,9 @@ def plain_rows(causal: Any, batch: "TreeBatch") -> list[int]:
 
 
 def plain_logps(causal: Any, batch: "TreeBatch", temperature: float, entropy: bool) -> tuple[Tensor, Tensor]:
-    """As `popi.engine.tree.token_logps_and_entropies` of a causal LM: (N,) and (N,). Differentiable."""
+    """Like `popi.engine.tree.token_logps_and_entropies` for a causal LM: (N,) and (N,). Differentiable."""
     chains = _chains(batch)
-    found: dict[int, tuple[Tensor, Tensor]] = {}
+    scored: dict[int, tuple[Tensor, Tensor]] = {}
     for part in _together(causal, chains):
         rows, places, _ = zip(*(chains[i] for i in part), strict=True)
         own = torch.tensor(rows, device=batch.input_ids.device)
@@ -81,16 +81,16 @@ def plain_logps(causal: Any, batch: "TreeBatch", temperature: float, entropy: bo
             n = chains[i][2]
             logps = torch.log_softmax(of_one[-n - 1 : -1], -1)
             entropies = -(logps.exp() * logps).sum(-1).detach() if entropy else logps.new_zeros(0)
-            found[i] = logps.gather(1, tokens[-n:, None])[:, 0], entropies
-    if not found:
+            scored[i] = logps.gather(1, tokens[-n:, None])[:, 0], entropies
+    if not scored:
         nothing = at_least_float32(causal.get_input_embeddings().weight.new_zeros(0))
         return nothing, nothing
-    ordered = [found[i] for i in range(len(chains))]
+    ordered = [scored[i] for i in range(len(chains))]
     return torch.cat([one[0] for one in ordered]), torch.cat([one[1] for one in ordered])
 
 
 def _chains(batch: "TreeBatch") -> list[tuple[int, Tensor, int]]:
-    """Of each scored segment: its row, the columns of its ancestors' tokens and its own, and how many are its own."""
+    """For each scored segment: its row, the columns of its ancestors' and its own tokens, and its number of tokens."""
     chains = []
     device = batch.input_ids.device
     for tokens in torch.tensor_split(
@@ -106,7 +106,7 @@ def _chains(batch: "TreeBatch") -> list[tuple[int, Tensor, int]]:
 
 
 def _together(causal: Any, chains: list[tuple[int, Tensor, int]]) -> list[list[int]]:
-    """Which sequences share a forward: those of one length, as many as have `LOGITS_BYTES` of logits."""
+    """Group sequences of equal length into forwards with at most `LOGITS_BYTES` of logits."""
     vocabulary = causal.config.get_text_config().vocab_size
     by_length: dict[int, list[int]] = {}
     for i, (_, places, _) in enumerate(chains):
@@ -119,7 +119,7 @@ def _together(causal: Any, chains: list[tuple[int, Tensor, int]]) -> list[list[i
 
 
 class _Finite(LogitsProcessor):
-    """Notes whether all logits were finite."""
+    """Records whether all logits were finite."""
 
     def __init__(self) -> None:
         self.holds = True
@@ -127,7 +127,7 @@ class _Finite(LogitsProcessor):
     def __call__(self, input_ids: Any, scores: Any) -> Any:
         finite = bool(scores.amax(-1).isfinite().all())
         self.holds = self.holds and finite
-        return scores if finite else torch.zeros_like(scores)  # or sampling would raise
+        return scores if finite else torch.zeros_like(scores)  # otherwise sampling would raise
 
 
 def plain_decode(
@@ -142,7 +142,7 @@ def plain_decode(
     end_id: int,
     soft: Tensor | None = None,
 ) -> Tensor | None:
-    """As `popi.engine.decoding.decode`, by transformers' own generation: prompts of one length at a time."""
+    """Like `popi.engine.decoding.decode`, with transformers' generation, for prompts of one length at a time."""
     device = causal.get_input_embeddings().weight.device
     sampling = {"temperature": temperature, "top_p": top_p, "top_k": 0} if temperature > 1e-5 else {}
     settings = GenerationConfig(
@@ -158,7 +158,7 @@ def plain_decode(
     by_length: dict[int, list[int]] = {}
     for i, prompt in enumerate(prompts):
         by_length.setdefault(len(prompt), []).append(i)
-    own, causal.generation_config = causal.generation_config, GenerationConfig()  # the model's own would fill gaps
+    own, causal.generation_config = causal.generation_config, GenerationConfig()  # the model's own defaults would apply
     try:
         for length, members in by_length.items():
             ids = torch.tensor([list(prompts[i]) for i in members], device=device)

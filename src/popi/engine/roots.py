@@ -1,9 +1,9 @@
-"""The signals of a step, read once for all that the step does with them.
+"""Reads the signals of a training step once, for both sampling and the update.
 
-A group's summaries are sampled behind the same tokens, under the same weights, that the policy's update begins with:
-the roots of its trees. They go through the model once, in the graph of autograd. Sampling copies their keys and values
-out of it (`popi.engine.decoding`); the update lets the branches go through the model behind them, and its backward
-pass goes through both.
+A group's summaries are sampled after the same tokens, under the same weights, that the policy's update starts with: the
+roots of its trees. The roots go through the model once, within the autograd graph. Sampling copies their keys and
+values (`popi.engine.decoding`); the update runs only the branches through the model after them, and its backward pass
+goes through both.
 """
 
 from collections.abc import Sequence
@@ -19,8 +19,8 @@ from popi.engine.masks import additive
 from popi.engine.tree import Segment, TreeBatch, buckets, causal_lm, in_parts, pack, states
 
 
-class _Kept(DynamicLayer):
-    """One layer's keys and values of the roots, as they come."""
+class _RecordingLayer(DynamicLayer):
+    """Records one layer's keys and values of the roots."""
 
     both: tuple[Tensor, Tensor]
 
@@ -32,8 +32,8 @@ class _Kept(DynamicLayer):
         return 0
 
 
-class _Behind(DynamicLayer):
-    """One layer's keys and values of the roots, and of what stands behind them; nothing is added to it."""
+class _PrefixLayer(DynamicLayer):
+    """One layer's keys and values of the roots, prepended to those of the branches. Never modified."""
 
     def __init__(self, keys: Tensor, values: Tensor) -> None:
         super().__init__()
@@ -48,35 +48,35 @@ class _Behind(DynamicLayer):
 
 @dataclass(frozen=True)
 class Part:
-    """Roots of like length that went through the model together: B of at most W tokens, padded on the right."""
+    """Roots of similar length that went through the model together: B of at most W tokens, padded on the right."""
 
     rows: list[int]
-    """Which of the roots."""
+    """Indices of the roots."""
     lengths: Tensor  # (B,)
     layers: list[tuple[Tensor, Tensor]]
     """Keys and values of each layer, (B, kv_heads, W, head_dim)."""
-    behind: Tensor  # (B, d), the last hidden state of each root's last token
+    last_hidden: Tensor  # (B, d), the last layer's hidden state of each root's last token
 
     def to_the_right(self, rows: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
-        """Keys and values of some rows of this part, padding on their left as far as the longest of them."""
-        taken = torch.tensor(rows, device=self.behind.device)
+        """Keys and values of some rows of this part, padded on the left to the longest of them."""
+        taken = torch.tensor(rows, device=self.last_hidden.device)
         lengths = self.lengths[taken, None]
         width = int(lengths.max())
         place = torch.arange(width, device=taken.device) - (width - lengths)  # (rows, width), < 0: padding
         if list(rows) == list(range(len(self.rows))) and bool((place[:, 0] == 0).all()):
             return self.layers
 
-        def moved(kept: Tensor) -> Tensor:
-            index = place.clamp(min=0)[:, None, :, None].expand(-1, kept.shape[1], -1, kept.shape[3])
-            return kept[taken].gather(2, index)
+        def moved(cached: Tensor) -> Tensor:
+            index = place.clamp(min=0)[:, None, :, None].expand(-1, cached.shape[1], -1, cached.shape[3])
+            return cached[taken].gather(2, index)
 
         return [(moved(keys), moved(values)) for keys, values in self.layers]
 
 
 class Roots:
-    """Roots that went through a model once, under its weights of today.
+    """Roots that went through a model once, under its current weights.
 
-    With gradients on they stand in the graph of autograd; one backward pass takes them out of memory.
+    With gradients enabled they are part of the autograd graph, and one backward pass frees them.
     """
 
     def __init__(self, prompts: list[tuple[int, ...]], parts: list[Part]) -> None:
@@ -85,9 +85,9 @@ class Roots:
 
     @classmethod
     def read(cls, model: torch.nn.Module, roots: Sequence[Sequence[int]], pad_id: int) -> "Roots":
-        """Let the distinct ones among `roots` go through the model, neighbours in length together.
+        """Run the distinct roots through the model, those of similar length together.
 
-        Not with gradient checkpointing, which takes the keys and values away.
+        Does not work with gradient checkpointing, which discards the keys and values.
         """
         causal = causal_lm(model)
         prompts = list(dict.fromkeys(map(tuple, roots)))
@@ -95,13 +95,13 @@ class Roots:
         return cls(prompts, [_read(causal, prompts, rows, pad_id) for rows in together])
 
     def scored_states(self, causal: Any, batch: TreeBatch) -> Tensor:
-        """The last hidden states that predict the scored tokens of trees with these roots, in this order: (N, d)."""
+        """The hidden states that predict the scored tokens of trees with these roots, in this order: (N, d)."""
         rows = [part.rows for part in self.parts]
         return in_parts(batch, rows, lambda own, i: _branches(causal, own, self.parts[i]))
 
     def logits(self, model: torch.nn.Module, part: Part) -> Tensor:
-        """Logits behind the roots of a part: (B, V)."""
-        return Head.of(causal_lm(model)).logits(part.behind, 1.0)
+        """Logits after the roots of a part: (B, V)."""
+        return Head.of(causal_lm(model)).logits(part.last_hidden, 1.0)
 
 
 def _read(causal: Any, prompts: list[tuple[int, ...]], rows: list[int], pad_id: int) -> Part:
@@ -109,18 +109,18 @@ def _read(causal: Any, prompts: list[tuple[int, ...]], rows: list[int], pad_id: 
     batch = pack([[Segment(prompts[i])] for i in rows], pad_id).to(device)
     lengths = torch.tensor(batch.lengths, device=device)
     last = torch.stack([torch.arange(len(rows), device=device), lengths - 1], 1)
-    cache: Any = Cache(layer_class_to_replicate=_Kept)
-    behind = states(causal, replace(batch, source=last), cache)
-    return Part(rows, lengths, [layer.both for layer in cache.layers], behind)
+    cache: Any = Cache(layer_class_to_replicate=_RecordingLayer)
+    last_hidden = states(causal, replace(batch, source=last), cache)
+    return Part(rows, lengths, [layer.both for layer in cache.layers], last_hidden)
 
 
 def _branches(causal: Any, batch: TreeBatch, part: Part) -> Tensor:
-    """The branches of a part's trees through the model, behind the roots."""
-    lengths, device = part.lengths[:, None], part.behind.device
+    """Run the branches of a part's trees through the model, after the roots."""
+    lengths, device = part.lengths[:, None], part.last_hidden.device
     keys = torch.arange(part.layers[0][0].shape[2], device=device).expand(len(lengths), -1)  # (B, W) their positions
     longest = max(whole - root for whole, root in zip(batch.lengths, batch.roots, strict=True))
     step = torch.arange(longest, device=device)
-    place = lengths + step  # (B, S) where in the row the branches' tokens stand
+    place = lengths + step  # (B, S) columns of the branches' tokens in the row
     inside = place < batch.input_ids.shape[1]
     place = place.clamp(max=batch.input_ids.shape[1] - 1)
     positions = batch.position_ids.gather(1, place)
@@ -140,9 +140,9 @@ def _branches(causal: Any, batch: TreeBatch, part: Part) -> Tensor:
         input_ids=batch.input_ids.gather(1, place),
         attention_mask=mask,
         position_ids=positions,
-        past_key_values=Cache(layers=[_Behind(*layer) for layer in part.layers]),
+        past_key_values=Cache(layers=[_PrefixLayer(*layer) for layer in part.layers]),
         use_cache=True,
     ).last_hidden_state
-    every = torch.cat([part.behind[:, None], hidden], 1)  # (B, 1 + S, d)
-    found: Tensor = every[batch.source[:, 0], batch.source[:, 1] - part.lengths[batch.source[:, 0]] + 1]
-    return found
+    every = torch.cat([part.last_hidden[:, None], hidden], 1)  # (B, 1 + S, d)
+    scored: Tensor = every[batch.source[:, 0], batch.source[:, 1] - part.lengths[batch.source[:, 0]] + 1]
+    return scored

@@ -1,20 +1,20 @@
-"""Soft prompts: vectors in front of a prompt, in place of token embeddings (Lester et al., arXiv 2104.08691)."""
+"""Soft prompts: vectors before a prompt, in place of token embeddings (Lester et al., arXiv 2104.08691)."""
 
 import torch
 from torch import Tensor
 
 
 def with_soft_prompts(embed: torch.nn.Module, ids: Tensor, soft: Tensor, first: Tensor | None = None) -> Tensor:
-    """Token embeddings, of which k in each row are taken from its soft prompt. Differentiable in both.
+    """Token embeddings with k in each row replaced by its soft prompt. Differentiable in both.
 
     Args:
         embed: the model's input embeddings.
-        ids: (B, T) token ids, with any k ids where the soft prompt will stand.
+        ids: (B, T) token ids, with k placeholder ids where the soft prompt goes.
         soft: (B, k, d).
-        first: (B,) the column of each row at which its soft prompt begins; by default 0.
+        first: (B,) the column at which each row's soft prompt starts; by default 0.
 
     Returns:
-        (B, T, d), in the type of the embeddings.
+        (B, T, d), in the dtype of the embeddings.
     """
     embedded = embed(ids)
     rows, k = soft.shape[0], soft.shape[1]

@@ -1,11 +1,11 @@
 """Texts that share prefixes, laid out so that each distinct token goes through the model once.
 
-A *tree row* holds a root segment (the signals, say) followed by branches (the summaries of a group). A token
-attends to its own segment and to the ancestors of that segment; positions restart after the parent. It is an
+A *tree row* holds a root segment (such as the signals) followed by branches (the summaries of a group). A token
+attends to its own segment and to the ancestors of that segment; positions continue after the parent. It is an
 ordinary forward with a 4-D mask: no cache is carried through autograd, and gradients are exact.
 
-Only tokens of *scored* segments get log-probabilities. Their hidden states are gathered before the LM head, so
-the cost of the vocabulary is paid for them alone.
+Only tokens of *scored* segments get log-probabilities. Their hidden states are gathered before the LM head, so the
+vocabulary's cost is incurred only for them.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
     from popi.engine.roots import Roots
 
 LARGE_VOCABULARY = 8192
-"""From here on logits are made anew in the backward pass and not kept."""
+"""From this size on, logits are recomputed in the backward pass instead of stored."""
 PADDING, FEW = 0.1, 512
-"""Rows of one forward may be padded by this share of their tokens, or by so few tokens that another forward costs
-more."""
+"""Rows of one forward may be padded by this share of their tokens, or by this many tokens, which cost less than another
+forward."""
 LOGITS_BYTES = {"cpu": 2**26, "cuda": 2**28}
-"""Bytes of float32 logits at one time where the LM head goes by no tiles (`popi.engine.head`), by the device's type: so
-many tokens meet it at once, whatever the vocabulary. A GPU needs more of them to be busy."""
+"""Maximum bytes of float32 logits at once if the LM head does not use tiles (`popi.engine.head`), by device type. It
+limits the tokens per chunk, whatever the vocabulary. A GPU needs more to be busy."""
 LAYER_BYTES = {"cpu": 9 * 2**20}
-"""Bytes of the MLP's activations at one time where no gradient is kept, by the device's type. Larger tensors fit no
-cache, and the C library maps them anew each time: each of their pages faults."""
+"""Maximum bytes of the MLP's activations at once without gradients, by device type. Larger tensors exceed the caches,
+and the C library maps them again each time, with a page fault for every page."""
 
 
 @dataclass(frozen=True)
@@ -52,20 +52,20 @@ class Segment:
 class TreeBatch:
     """Rows of segments as tensors: B rows of T positions, N scored tokens in `n_segments` scored segments.
 
-    What attends to what is kept as a tree, and becomes a mask where it is used.
+    What attends to what is stored as a tree and converted to a mask on use.
     """
 
     input_ids: Tensor  # (B, T)
     position_ids: Tensor  # (B, T)
     segments: Tensor  # (B, T) index of each token's segment in its row; K - 1 is the padding
-    ancestors: Tensor  # (B, K, K) bool: whether the tokens of segment i attend to those of segment j before them
+    ancestors: Tensor  # (B, K, K) bool: whether the tokens of segment i attend to earlier ones of segment j
     lengths: tuple[int, ...]  # B: tokens of each row
     roots: tuple[int, ...]  # B: tokens of each row's first segment
     scored: tuple[int, ...]  # B: scored tokens of each row
     source: Tensor  # (N, 2) row and position of the hidden state that predicts the token, row after row
     target: Tensor  # (N,) the token
     segment: Tensor  # (N,) index of its scored segment, counted over the batch
-    place: Tensor  # (N,) where in its row the token stands
+    place: Tensor  # (N,) the token's column in its row
     n_segments: int
     soft: Tensor | None = None  # (B, k, d) in place of the embeddings of the first k tokens of each row
 
@@ -76,19 +76,20 @@ class TreeBatch:
 
     @property
     def root(self) -> int:
-        """So many first positions of every row are causal among themselves."""
+        """Number of leading positions that are causal in every row."""
         return min(self.roots)
 
     def mask(self, first: int = 0) -> Tensor:
-        """(B, 1, T - first, T) bool, of the positions from `first` on: True where attention is allowed."""
+        """(B, 1, T - first, T) bool for the positions from `first` on: True where attention is allowed."""
         rows, width = self.input_ids.shape
         place = torch.arange(width, device=self.segments.device)
         queries = self.segments[:, first:, None]  # (B, S, 1)
-        found = self.ancestors[torch.arange(rows, device=place.device)[:, None, None], queries, self.segments[:, None]]
-        return (found & (place <= place[first:, None]))[:, None]
+        row = torch.arange(rows, device=place.device)[:, None, None]
+        related = self.ancestors[row, queries, self.segments[:, None]]
+        return (related & (place <= place[first:, None]))[:, None]
 
     def part(self, rows: Sequence[int]) -> "TreeBatch":
-        """Some of the rows, without the padding that they need no longer; their segments are counted as here."""
+        """Some of the rows, without padding that they don't need. Segments keep their numbers."""
         lengths = tuple(self.lengths[r] for r in rows)
         width = max(lengths)
         starts = [sum(self.scored[:r]) for r in rows]
@@ -114,36 +115,37 @@ class TreeBatch:
 
 
 def buckets(lengths: Sequence[int], most: float = float("inf")) -> list[list[int]]:
-    """Rows that go through the model together: neighbours in length, so that little padding is computed, and `most`
-    tokens, or one row."""
-    found: list[list[int]] = []
+    """Group rows of similar length, to limit padding, with at most `most` tokens per group, or a single row."""
+    groups: list[list[int]] = []
     tokens = 0
     for row in sorted(range(len(lengths)), key=lambda row: lengths[row]):
         length = lengths[row]
-        if found:
-            padding = (len(found[-1]) + 1) * length - tokens - length
-            if padding <= max(FEW, PADDING * (tokens + length)) and (len(found[-1]) + 1) * length <= most:
-                found[-1].append(row)
+        if groups:
+            padding = (len(groups[-1]) + 1) * length - tokens - length
+            if padding <= max(FEW, PADDING * (tokens + length)) and (len(groups[-1]) + 1) * length <= most:
+                groups[-1].append(row)
                 tokens += length
                 continue
-        found.append([row])
+        groups.append([row])
         tokens = length
-    return found
+    return groups
 
 
 def pack(rows: Sequence[Sequence[Segment]], pad_id: int) -> TreeBatch:
     """Lay rows of segments out as one batch, padded on the right.
 
     Raises:
-        ValueError: a scored segment has no parent, or a parent without tokens (nothing predicts its first token).
+        ValueError: a scored segment has no parent or an empty one, so that nothing predicts its first token.
     """
     lengths = [sum(len(segment.ids) for segment in row) for row in rows]
     width, most = max(lengths), max(map(len, rows))
-    # Filled as numpy arrays: a slice is set in a tenth of the time that a tensor takes.
+    # numpy arrays, because assigning a slice takes a tenth of the time that it takes for a tensor.
     input_ids = np.full((len(rows), width), pad_id, dtype=np.int64)
     position_ids = np.zeros((len(rows), width), dtype=np.int64)
     segments = np.full((len(rows), width), most, dtype=np.int64)
-    ancestors = np.tile(np.eye(most + 1, dtype=bool), (len(rows), 1, 1))  # padding sees itself: no empty softmax
+    ancestors = np.tile(
+        np.eye(most + 1, dtype=bool), (len(rows), 1, 1)
+    )  # padding attends to itself, to avoid an empty softmax
     source: list[tuple[int, int]] = []
     target: list[int] = []
     owner: list[int] = []
@@ -193,13 +195,12 @@ def pack(rows: Sequence[Sequence[Segment]], pad_id: int) -> TreeBatch:
 
 
 def causal_lm(model: torch.nn.Module) -> torch.nn.Module:
-    """The causal LM itself, adapters included, where PEFT wraps it."""
+    """The causal LM itself, including adapters, if PEFT wraps it."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
 
 
 def chunk_of(vocabulary: int, device: torch.device | str = "cpu") -> int:
-    """How many tokens have all their logits at once, where the head goes by no tiles: as many as have `LOGITS_BYTES`
-    of them, and at least 16."""
+    """Tokens per chunk if the head does not use tiles: as many as fit `LOGITS_BYTES`, and at least 16."""
     return max(16, LOGITS_BYTES.get(torch.device(device).type, 2**26) // (4 * vocabulary))
 
 
@@ -217,19 +218,19 @@ def token_logps_and_entropies(
     roots: "Roots | None" = None,
 ) -> tuple[Tensor, Tensor]:
     """Log-probability of every scored token and the entropy (nats) of its distribution: (N,) and (N,), float32, or
-    float64 where the model is.
+    float64 if the model is.
 
-    Log-probabilities are differentiable, entropies are not. The LM head goes by tiles (`popi.engine.head`), so memory
-    grows neither with N nor with the vocabulary. Not so for heads that are more than their weights, nor in training for
-    small vocabularies, whose logits are kept: there `chunk` tokens at a time (by default `chunk_of`) have all their
-    logits at once. Without `entropy` the second tensor is empty. A model with SDPA attention is switched to popi's
-    (`popi.engine.attention`), and stays so. `roots`: those of the batch's rows, in their order, where the model read
-    them before (`popi.engine.roots`): the branches alone go through it then. Rows that no tree holds for go the plain
-    way (`popi.engine.plain`): all of a model that failed the probe at load, and those beyond the limit of LongRoPE.
+    Log-probabilities are differentiable, entropies are not. The LM head works in tiles (`popi.engine.head`), so memory
+    grows neither with N nor with the vocabulary. Heads that are not plain linear layers, and training with small
+    vocabularies, whose logits are stored, process `chunk` tokens at a time instead (by default `chunk_of`). Without
+    `entropy` the second tensor is empty. A model with SDPA attention is switched to popi's
+    (`popi.engine.attention`) for good. `roots` are the batch's roots, in order, if the model has read them already
+    (`popi.engine.roots`); then only the branches go through it. Rows that can't be trees use the fallback
+    (`popi.engine.plain`): all rows of a model that failed the probe at load, and rows beyond the limit of LongRoPE.
     """
     causal = causal_lm(model)
-    if apart := plain_rows(causal, batch):
-        return _some_plain(causal, batch, apart, temperature, chunk, entropy)
+    if plain := plain_rows(causal, batch):
+        return _some_plain(causal, batch, plain, temperature, chunk, entropy)
     hidden = scored_states(causal, batch) if roots is None else roots.scored_states(causal, batch)
     if not len(hidden):
         nothing = at_least_float32(hidden.new_zeros(0))
@@ -251,25 +252,25 @@ def token_logps_and_entropies(
 
 
 def _some_plain(
-    causal: Any, batch: TreeBatch, apart: list[int], temperature: float, chunk: int | None, entropy: bool
+    causal: Any, batch: TreeBatch, plain: list[int], temperature: float, chunk: int | None, entropy: bool
 ) -> tuple[Tensor, Tensor]:
-    others = [row for row in range(len(batch.lengths)) if row not in set(apart)]
+    others = [row for row in range(len(batch.lengths)) if row not in set(plain)]
     if not others:
         return plain_logps(causal, batch, temperature, entropy)
 
     def compute(part: TreeBatch, which: int) -> Tensor:
         if which:
-            found = plain_logps(causal, part, temperature, entropy)
+            logps, entropies = plain_logps(causal, part, temperature, entropy)
         else:
-            found = token_logps_and_entropies(causal, part, temperature, chunk, entropy)
-        return torch.stack(found if entropy else (found[0], found[0].detach()), 1)
+            logps, entropies = token_logps_and_entropies(causal, part, temperature, chunk, entropy)
+        return torch.stack([logps, entropies if entropy else logps.detach()], 1)
 
-    both = in_parts(batch, [others, apart], compute)
+    both = in_parts(batch, [others, plain], compute)
     return both[:, 0], both[:, 1].detach() if entropy else both.new_zeros(0)
 
 
 def scored_states(causal: Any, batch: TreeBatch) -> Tensor:
-    """The last hidden states that predict the scored tokens: (N, d)."""
+    """The last layer's hidden states that predict the scored tokens: (N, d)."""
     together = buckets(batch.lengths, float("inf") if torch.is_grad_enabled() else _tokens_at_once(causal))
     if len(together) == 1:
         return states(causal, batch)
@@ -277,28 +278,28 @@ def scored_states(causal: Any, batch: TreeBatch) -> Tensor:
 
 
 def in_parts(batch: TreeBatch, together: Sequence[list[int]], compute: Callable[[TreeBatch, int], Tensor]) -> Tensor:
-    """What `compute` finds for the scored tokens of each part and its index, in the whole batch's order: (N, d)."""
-    found, places, starts = [], [], [0]
+    """Results of `compute(part, index)` for the scored tokens of each part, in the whole batch's order: (N, d)."""
+    results, places, starts = [], [], [0]
     for n in batch.scored:
         starts.append(starts[-1] + n)
     for i, rows in enumerate(together):
-        found.append(compute(batch.part(rows), i))
+        results.append(compute(batch.part(rows), i))
         places += [place for row in rows for place in range(starts[row], starts[row + 1])]
     order = torch.tensor(places, dtype=torch.long, device=batch.source.device).argsort()
-    return torch.cat(found)[order]
+    return torch.cat(results)[order]
 
 
 def _tokens_at_once(causal: Any) -> float:
     embed, config = causal.get_input_embeddings().weight, causal.config.get_text_config()
     wide = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
-    wide = max(wide) if isinstance(wide, list | tuple) else wide  # Gemma 3n: one for each layer
+    wide = max(wide) if isinstance(wide, list | tuple) else wide  # Gemma 3n: one per layer
     return LAYER_BYTES.get(embed.device.type, float("inf")) / (wide * embed.element_size())
 
 
 def states(causal: Any, batch: TreeBatch, cache: Any = None) -> Tensor:
-    """The last hidden states at the batch's `source`, its rows through the model in one forward: (N, d).
+    """The last layer's hidden states at the batch's `source`, from one forward of all rows: (N, d).
 
-    `cache`: one of transformers', which gets the keys and values of every layer.
+    `cache`: a transformers cache that receives the keys and values of every layer.
     """
     embed = causal.get_input_embeddings()
     config = causal.config.get_text_config()
@@ -308,12 +309,12 @@ def states(causal: Any, batch: TreeBatch, cache: Any = None) -> Tensor:
         else {"inputs_embeds": with_soft_prompts(embed, batch.input_ids, batch.soft)}
     )
     read = int(batch.source[:, 1].min()) if len(batch.source) else 0
-    # The root's causal positions need no mask, where the attention knows that and does not slide.
+    # The root's causal positions need no mask if the attention supports that and has no sliding window.
     first = min(batch.root, read) if takes_tree_masks(causal) and not slides(config) else 0
     positions = batch.position_ids
     hidden: Tensor = causal.get_decoder()(
         **inputs,
-        # Additive, and made once: SDPA would convert a boolean mask in every layer, eager attention add True as 1.
+        # Additive and made once: SDPA would convert a boolean mask in every layer, and eager attention would add 1.
         attention_mask=additive(config, batch.mask(first), positions[:, first:], positions, embed.weight.dtype),
         position_ids=positions,
         past_key_values=cache,
