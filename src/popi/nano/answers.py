@@ -1,4 +1,4 @@
-"""Answers of the nano base to its reading tasks, restated as summaries: what prompting alone gets from it."""
+"""Restates the nano base's answers to its reading tasks as summaries: what prompting alone achieves."""
 
 from collections.abc import Callable
 from functools import partial
@@ -7,27 +7,27 @@ from popi.nano.attributes import ATTRIBUTES, PHRASES
 from popi.nano.world import state
 
 
-def _said(answer: str) -> dict[str, list[str]]:
-    """Attribute → the words behind its name, up to the next one's."""
-    found: dict[str, list[str]] = {}
+def _parse(answer: str) -> dict[str, list[str]]:
+    """Attribute → the words after its name, up to the next attribute's."""
+    result: dict[str, list[str]] = {}
     words: list[str] = []
     for word in answer.replace(".", " ").split():
-        if word in ATTRIBUTES and word not in found:
-            words = found[word] = []
+        if word in ATTRIBUTES and word not in result:
+            words = result[word] = []
         else:
             words.append(word)
-    return found
+    return result
 
 
 def tally(answer: str) -> str:
-    """Of "tone formal level nothing support example …" what is not nothing."""
-    return state(sorted((a, words[0]) for a, words in _said(answer).items() if words and (a, words[0]) in PHRASES))
+    """The values in "tone formal level nothing support example …" other than "nothing"."""
+    return state(sorted((a, words[0]) for a, words in _parse(answer).items() if words and (a, words[0]) in PHRASES))
 
 
 def leading(lead: int, answer: str) -> str:
-    """Of "tone formal 4 1 level simple 2 2 …" the values that won in `lead` pairs more than they lost."""
+    """The values in "tone formal 4 1 level simple 2 2 …" that won at least `lead` pairs more than they lost."""
     named = []
-    for attribute, words in _said(answer).items():
+    for attribute, words in _parse(answer).items():
         if len(words) > 2 and (attribute, words[0]) in PHRASES and words[1].isdigit() and words[2].isdigit():
             if int(words[1]) - int(words[2]) >= lead:
                 named.append((attribute, words[0]))
@@ -41,4 +41,4 @@ READ_AS: dict[str, Callable[[str], str]] = {
     "lead of 2": partial(leading, 2),
     "lead of 3": partial(leading, 3),
 }
-"""What `read_as` of a template set's prompts.toml may name."""
+"""The allowed values of `read_as` in a template set's prompts.toml."""

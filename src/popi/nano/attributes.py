@@ -1,7 +1,7 @@
-"""What users of the nano world can care about, and the words people use for it.
+"""The attributes that users of the nano world can care about, and the words people use for them.
 
-Seven attributes of a response, two or three values each. Every value is said with words of its own, so that what
-a text names can be read off exactly (truth.py).
+Seven attributes of a response, with two or three values each. Every value has distinctive words, so the values that a
+text names can be parsed exactly (truth.py).
 """
 
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
@@ -15,10 +15,10 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
 }
 
 Preference = tuple[str, str]
-"""(attribute, value), as ("tone", "formal")."""
+"""(attribute, value), such as ("tone", "formal")."""
 
 PRIOR: dict[int, tuple[float, ...]] = {2: (0.6, 0.4), 3: (0.4, 0.3, 0.3)}
-"""How often a user who cares about an attribute of 2 or 3 values prefers each: the population is not balanced."""
+"""Probability of each value among users who care about an attribute with 2 or 3 values; not uniform."""
 
 PHRASES: dict[Preference, tuple[str, ...]] = {
     ("tone", "formal"): ("a formal tone", "polite wording", "courteous style", "proper manners"),
@@ -38,7 +38,7 @@ PHRASES: dict[Preference, tuple[str, ...]] = {
     ("closing", "recap"): ("recaps", "overviews", "wrapping up"),
     ("closing", "warning"): ("warnings", "cautions", "caveats"),
 }
-"""Ways to name each value, in summaries and in what people say."""
+"""Phrases that name each value, in summaries and in what people say."""
 
 _SHARED = set(
     "a tone wording style manners words level explanations language points notes answers replies texts".split()
@@ -52,4 +52,4 @@ KEYWORDS: dict[str, Preference] = {
     for word in p.split()
     if word not in _SHARED
 }
-"""The words that give a value away; each belongs to one value."""
+"""Words that identify a value; each belongs to exactly one."""

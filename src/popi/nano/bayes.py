@@ -1,9 +1,9 @@
-"""The best predictions of a user's choices that anyone could make: from nothing, the signals, a summary, the truth.
+"""The best possible predictions of a user's choices, given nothing, the signals, a summary, or the true preferences.
 
-A *belief* is a probability for every combination of preferences that users of a split can have. It is exact for what
-`world.make_user` draws: before anything is seen, and after all signals of a user. After a summary it needs a model of
-how the summary came about, a `Channel`, which is fitted. `choice_probability` turns a belief into the probability that
-the user chooses as a target pair says, also exactly. Texts are read by `truth.shown_values`, exact for the grammar's.
+A *belief* is a probability for every combination of preferences that users of a split can have. For users drawn by
+`world.make_user` it is exact, both the prior and the posterior given all signals. The posterior given a summary needs
+a fitted model of how summaries are written, a `Channel`. `choice_probability` converts a belief to the exact
+probability of the choice in a target pair. Texts are parsed by `truth.shown_values`, which is exact for the grammar's.
 """
 
 import math
@@ -47,37 +47,37 @@ Belief = list[tuple[dict[str, str], float]]
 
 @cache
 def prior(split: Split) -> Belief:
-    """Before anything is seen: the combinations of the split, as `world.draw_preferences` draws them."""
+    """The prior over the split's combinations, as `world.draw_preferences` draws them."""
     return _normalised([(h, math.exp(log)) for h, log in HYPOTHESES if split_of(h) == split])
 
 
 def given_signals(signals: Sequence[Signal], split: Split) -> Belief:
-    """After all signals of a user, as `world.make_user` made them."""
+    """The posterior given all signals of a user, as drawn by `world.make_user`."""
     pairs = [(values_of(s.chosen), values_of(s.rejected)) for s in signals if isinstance(s, PairSignal)]
     others = [s for s in signals if not isinstance(s, PairSignal)]
-    found = []
+    weights = []
     for preferences, p in prior(split):
         for signal in others:
             p *= signal_likelihood(signal, preferences)
-        found.append((preferences, p * pairs_likelihood(pairs, preferences) if p else 0.0))
-    return _normalised(found)
+        weights.append((preferences, p * pairs_likelihood(pairs, preferences) if p else 0.0))
+    return _normalised(weights)
 
 
 def choice_probability(belief: Belief, target: TargetPair) -> float:
-    """The probability that of the two responses `target.chosen` is the one preferred.
+    """The probability that `target.chosen` is the preferred one of the two responses.
 
-        P(a before b) = Σ_h p(h)·P(a, b | h) / Σ_h p(h)·(P(a, b | h) + P(b, a | h))
+        P(a over b) = Σ_h p(h)·P(a, b | h) / Σ_h p(h)·(P(a, b | h) + P(b, a | h))
 
-    with P(a, b | h) the probability that a user of preferences h gets this pair, a before b.
+    where P(a, b | h) is the probability that a user with preferences h gets this pair, with a preferred to b.
 
     Raises:
-        ValueError: the responses are not the grammar's, or no user of the belief would get this pair either way.
+        ValueError: the grammar can't have written the responses, or the pair is impossible under the belief.
     """
     a, b = values_of(target.chosen), values_of(target.rejected)
     straight = sum(p * target_likelihood(h, a, b) for h, p in belief if p)
     swapped = sum(p * target_likelihood(h, b, a) for h, p in belief if p)
     if not straight + swapped:
-        raise ValueError("no preferences of the belief make a target pair of these two responses")
+        raise ValueError("these two responses can't be a target pair under any preferences of the belief")
     return straight / (straight + swapped)
 
 
@@ -86,7 +86,7 @@ def values_of(response: str) -> Values:
     """The attribute values of a response that the grammar wrote.
 
     Raises:
-        ValueError: it shows no value of an attribute, or two.
+        ValueError: the response shows no value of some attribute, or two.
     """
     shown = shown_values(response)
     values = dict(shown)
@@ -95,14 +95,14 @@ def values_of(response: str) -> Values:
     return values
 
 
-# Likelihoods. Each leaves out factors that are equal for all preferences.
+# Likelihoods, each up to factors that are equal for all preferences.
 
 
 def focus_likelihoods(preferences: Values, better: Values, worse: Values, uncared: float) -> dict[str, float]:
-    """Attribute that the pair is about → P(these two responses | preferences, chosen with preference).
+    """Attribute that the pair is about → P(these two responses | preferences, chosen by preference).
 
-    In units of the same probability for a user who cares about nothing: `world.pair_values` draws the values of
-    attributes that nobody cares about alike for everyone. `uncared` is the chance that such an attribute differs.
+    Relative to the probability for a user who cares about nothing, since `world.pair_values` draws the values of
+    uncared attributes identically for everyone. `uncared` is the probability that such an attribute differs.
     """
     fit = 1.0
     for attribute, value in preferences.items():
@@ -116,15 +116,15 @@ def focus_likelihoods(preferences: Values, better: Values, worse: Values, uncare
 
 
 def target_likelihood(preferences: Values, better: Values, worse: Values) -> float:
-    """P(this target pair | preferences), whichever attribute it is about."""
+    """P(this target pair | preferences), averaged over the attribute that it is about."""
     return sum(focus_likelihoods(preferences, better, worse, TARGET_UNCARED).values()) / len(preferences)
 
 
 def pairs_likelihood(pairs: Sequence[tuple[Values, Values]], preferences: Values) -> float:
-    """P(these signal pairs | preferences), noise included.
+    """P(these signal pairs | preferences), including noise.
 
-    The pairs are about the cared attributes in turn (`world.cycle`) and shuffled: every arrangement in which each
-    attribute has its number of pairs is equally likely, and their sum is taken.
+    The pairs are about the cared attributes in turn (`world.cycle`), and shuffled. So all arrangements in which each
+    attribute has its number of pairs are equally likely, and this sums over them.
     """
     weights = []
     for chosen, rejected in pairs:
@@ -139,25 +139,25 @@ def pairs_likelihood(pairs: Sequence[tuple[Values, Values]], preferences: Values
 
 
 def _arrangements(weights: Sequence[Sequence[float]], counts: tuple[int, ...]) -> float:
-    """Σ over ways to give each pair an attribute, each attribute to as many pairs as `counts` says, of Π weights."""
+    """Σ Π weights over all ways to assign attributes to pairs, where each attribute gets as many as in `counts`."""
     sums = {counts: 1.0}
     for row in weights:
-        left: dict[tuple[int, ...], float] = {}
-        for state, so_far in sums.items():
+        extended: dict[tuple[int, ...], float] = {}
+        for state, partial in sums.items():
             for i, weight in enumerate(row):
                 if weight and state[i]:
                     after = (*state[:i], state[i] - 1, *state[i + 1 :])
-                    left[after] = left.get(after, 0.0) + so_far * weight
-        sums = left
+                    extended[after] = extended.get(after, 0.0) + partial * weight
+        sums = extended
     return sum(sums.values())
 
 
-_WANTED = {c.format(said): p for c in (*SELF, *HAPPY) for p, phrases in PHRASES.items() for said in phrases}
-_HATED = {c.format(said): p for c in TIRED for p, phrases in PHRASES.items() for said in phrases}
+_WANTED = {c.format(phrase): p for c in (*SELF, *HAPPY) for p, phrases in PHRASES.items() for phrase in phrases}
+_HATED = {c.format(phrase): p for c in TIRED for p, phrases in PHRASES.items() for phrase in phrases}
 
 
 def signal_likelihood(signal: Signal, preferences: Values) -> float:
-    """P(this signal | preferences) of a signal that is no pair; 1 for what says nothing of the user."""
+    """P(this signal | preferences) for a signal other than a pair; 1 if it says nothing about the user."""
     if isinstance(signal, InteractionSignal):
         given = values_of(signal.response)
         if signal.edit is None:
@@ -185,25 +185,25 @@ def signal_likelihood(signal: Signal, preferences: Values) -> float:
 
 @dataclass(frozen=True)
 class Channel:
-    """How often a writer says what of an attribute, given what the user wants of it.
+    """How often a writer names each value of an attribute, given the value that the user prefers.
 
-    P(named | preferences) = Π_a P(values of a that are named | value of a that is preferred, or none): attribute by
-    attribute, as the nano base writes. Only what is named counts, not the wording nor anything else in the summary.
+    P(named | preferences) = Π_a P(named values of a | preferred value of a, or none): attribute by attribute, as the
+    nano base writes. Only the named values count; the wording and the rest of the summary are ignored.
     """
 
     counts: Mapping[tuple[str, str | None], Counter[frozenset[str]]]
 
     SMOOTHING = 0.5
-    """Added to each count: a value alone or nothing is said of an attribute, and whatever else was seen."""
+    """Added to the count of each form: nothing named, one value, or several."""
 
     @classmethod
     def fit(cls, users: Iterable[tuple[frozenset[Preference], Values]]) -> "Channel":
-        """From (what a summary names, what its user prefers)."""
+        """Fit to (values named by a summary, its user's preferences)."""
         counts: dict[tuple[str, str | None], Counter[frozenset[str]]] = {}
         for named, preferences in users:
             for attribute in ATTRIBUTES:
                 key = (attribute, preferences.get(attribute))
-                counts.setdefault(key, Counter())[_said(named, attribute)] += 1
+                counts.setdefault(key, Counter())[_values_of_attribute(named, attribute)] += 1
         return cls(counts)
 
     def likelihood(self, named: frozenset[Preference], preferences: Values) -> float:
@@ -212,20 +212,22 @@ class Channel:
         for attribute, values in ATTRIBUTES.items():
             seen = self.counts.get((attribute, preferences.get(attribute)), Counter())
             forms = 2 + len(values)  # nothing, one value, several
-            p *= (seen[_said(named, attribute)] + self.SMOOTHING) / (seen.total() + forms * self.SMOOTHING)
+            p *= (seen[_values_of_attribute(named, attribute)] + self.SMOOTHING) / (
+                seen.total() + forms * self.SMOOTHING
+            )
         return p
 
     def belief(self, named: frozenset[Preference], split: Split) -> Belief:
-        """After a summary that names these."""
+        """The posterior given a summary that names these values."""
         return _normalised([(h, p * self.likelihood(named, h)) for h, p in prior(split)])
 
 
-def _said(named: frozenset[Preference], attribute: str) -> frozenset[str]:
+def _values_of_attribute(named: frozenset[Preference], attribute: str) -> frozenset[str]:
     return frozenset(value for a, value in named if a == attribute)
 
 
 def _normalised(weights: Belief) -> Belief:
     total = sum(p for _, p in weights)
     if not total:
-        raise ValueError("no preferences of this split explain what was seen: not a user of the nano world")
+        raise ValueError("no preferences of this split explain the signals: not a user of the nano world")
     return [(h, p / total) for h, p in weights]

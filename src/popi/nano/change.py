@@ -1,8 +1,8 @@
-"""Users who change their mind half-way: the first half of their signals shows other preferences than the rest.
+"""Users who change their minds halfway: the first half of their signals shows other preferences than the second.
 
-The world's own users with their targets and the second half of their signals, which are of the preferences that hold
-now. Of those one attribute or more, never all, had another value before, and the first half of the signals is made anew
-from that: pairs stay pairs, and ids, times and topics stay. `NanoUser.before` keeps what was preferred then.
+These are the world's own users, with their targets and the second half of their signals, which follow their current
+preferences. Some of these attributes, but not all, had another value before, and the first half of the signals is
+redrawn accordingly: pairs stay pairs, and ids, times and topics stay. `NanoUser.before` holds the earlier preferences.
 """
 
 from dataclasses import replace
@@ -19,7 +19,7 @@ from popi.nano.world import (
     Split,
     cycle,
     draw_interaction,
-    draw_said,
+    draw_remark,
     make_users,
     pair_values,
     split_of,
@@ -28,15 +28,15 @@ from popi.signals.types import InteractionSignal, PairSignal, Signal
 
 
 def middle(signals: int) -> int:
-    """How many of a user's signals are of the preferences before the change."""
+    """Number of a user's signals from before the change."""
     return signals // 2
 
 
 def before_change(preferences: dict[str, str], rng: Random, split: Split) -> dict[str, str]:
-    """What a user may have preferred before: the same attributes, some with another value, at least one as it is now.
+    """Earlier preferences for a user: the same attributes, some with another value, at least one unchanged.
 
-    Of a training user a combination of the training split, so that those kept for the test users stay unseen; where
-    there is none, all values may be others.
+    A training user gets a combination of the training split, so that the test users' combinations stay unseen. If there
+    is none with an unchanged value, all values may change.
     """
     names = sorted(preferences)
     every = [dict(zip(names, values, strict=True)) for values in product(*(ATTRIBUTES[name] for name in names))]
@@ -46,7 +46,7 @@ def before_change(preferences: dict[str, str], rng: Random, split: Split) -> dic
 
 
 def changing(user: NanoUser, rng: Random, split: Split) -> NanoUser:
-    """The same user with a first half of signals from before a change."""
+    """The same user with the first half of the signals from before a change."""
     before = before_change(user.preferences, rng, split)
     old = user.user.signals[: middle(len(user.user.signals))]
     foci = cycle(before, len(old), rng)
@@ -63,7 +63,7 @@ def changing(user: NanoUser, rng: Random, split: Split) -> NanoUser:
         elif isinstance(signal, InteractionSignal):
             new = draw_interaction(before, topic_of(str(signal.prompt), split), rng, split)[0]
         else:
-            new = draw_said(before, rng, split)
+            new = draw_remark(before, rng, split)
         made.append(new.model_copy(update={"id": signal.id, "time": signal.time}))
     signals = [*made, *user.user.signals[len(old) :]]
     facts = tuple(fact for signal in signals if (fact := _facts(signal, split)) is not None)
@@ -71,14 +71,14 @@ def changing(user: NanoUser, rng: Random, split: Split) -> NanoUser:
 
 
 def make_changing_users(n: int, seed: int, split: Split, targets: int = 4, pairs: int | None = None) -> list[NanoUser]:
-    """`n` users of a split who change half-way: those of `make_users` with the same arguments, changed."""
+    """`n` users of a split who change halfway: the users of `make_users` with the same arguments, changed."""
     made = make_users(n, seed, split, targets) if pairs is None else make_users(n, seed, split, targets, pairs)
     rng = Random(f"popi-nano-change-{split}-{seed}")
     return [changing(user, rng, split) for user in made]
 
 
 def some_changing(users: list[NanoUser], share: float, seed: int, split: Split) -> list[NanoUser]:
-    """The users, a share of them, drawn from the seed, changing half-way; of 0 the same list."""
+    """The users with a share of them, chosen by the seed, changing halfway; unchanged for a share of 0."""
     rng = Random(f"popi-nano-change-share-{split}-{seed}")
     chosen = set(rng.sample(range(len(users)), round(share * len(users))))
     return [changing(user, rng, split) if i in chosen else user for i, user in enumerate(users)]

@@ -1,7 +1,7 @@
 """From attribute values to a response: a small grammar with many forms of everything.
 
-Most values are marked by two words, one of each of two lists. A quarter of the combinations is kept for the test
-split, whose users therefore meet wordings that nobody was trained on, made of words that the base knows.
+Most values are marked by two words, one from each of two lists. A quarter of the combinations is reserved for the test
+split, whose users therefore see unfamiliar wordings made of words that the base knows.
 """
 
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ from random import Random
 from popi.nano.attributes import ATTRIBUTES
 
 HELD_OUT = 2
-"""How many of the last forms of a list belong to the test split."""
+"""Number of forms at the end of a list that are reserved for the test split."""
 HELD_OUT_WORDINGS = 4
-"""One combination of marking words in this many belongs to the test split."""
+"""One in this many combinations of marking words is reserved for the test split."""
 
 MARKS: dict[str, tuple[str, str, str]] = {
     "formal": ("{} {},", "dear good kind honored", "reader sir madam guest"),
@@ -32,7 +32,7 @@ MARKS: dict[str, tuple[str, str, str]] = {
 }
 """Value -> its form, first words, second words."""
 BULLETS = {"list": (("-", "-"), ("*", "*"), ("+", "+")), "prose": (("with", "and"), ("via", "then"), ("by", "also"))}
-"""What stands before the first point and before each later one."""
+"""Markers before the first point and before each later one."""
 POINTS = {"short": 1, "long": 3}
 
 TOPICS = tuple(
@@ -49,20 +49,20 @@ PROMPTS = ("how do i start with {topic}?", "tell me about {topic}.", "explain {t
 
 @dataclass(frozen=True)
 class Response:
-    """A response and the attribute values that it has."""
+    """A response and its attribute values."""
 
     text: str
     values: dict[str, str]
 
 
 def forms(options: tuple[str, ...], split: str) -> tuple[str, ...]:
-    """The forms of a list that a split may use; the test split's own are the last."""
+    """The forms of a list that a split may use; those reserved for the test split are the last."""
     return options[:-HELD_OUT] if split == "train" else options[-HELD_OUT:] + options[:2]
 
 
 @cache
 def wordings(value: str, split: str) -> tuple[str, ...]:
-    """How a split marks a value."""
+    """The wordings with which a split marks a value."""
     form, firsts, seconds = MARKS[value]
     both = [form.format(a, b) for a in firsts.split() for b in seconds.split()]
     ranked = sorted(both, key=lambda wording: sha256(wording.encode()).digest())
@@ -71,7 +71,7 @@ def wordings(value: str, split: str) -> tuple[str, ...]:
 
 
 def random_values(rng: Random) -> dict[str, str]:
-    """A value for every attribute, uniformly."""
+    """A uniformly drawn value for every attribute."""
     return {name: rng.choice(values) for name, values in ATTRIBUTES.items()}
 
 
@@ -95,7 +95,7 @@ def task_prompt(topic: str, rng: Random, split: str = "train") -> str:
 
 
 def topics(split: str) -> tuple[str, ...]:
-    """What a split's prompts are about."""
+    """The topics of a split's prompts."""
     return TOPICS if split == "train" else TEST_TOPICS
 
 

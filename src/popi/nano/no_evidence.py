@@ -1,8 +1,8 @@
-"""Users whose signals say nothing of what they prefer: who should be told that no preference is known.
+"""Users whose signals reveal nothing about their preferences: their summaries should say that no preference is known.
 
-The world's own users, with the same preferences, task prompts and targets, and other signals: the two responses of a
-pair differ only in attributes that the user does not care about, and which of them is chosen is a coin's toss; an edit
-changes such attributes at random, a rating is a die's roll; what is said is about other people or about nothing.
+These are the world's own users with the same preferences, task prompts and targets, but other signals. The two
+responses of a pair differ only in attributes that the user does not care about, and the choice is random; an edit
+changes such attributes at random; ratings are random; remarks are about other people or about nothing.
 """
 
 from dataclasses import replace
@@ -18,8 +18,8 @@ RATINGS = 5
 
 
 def uninformative_values(preferences: dict[str, str], rng: Random) -> tuple[dict[str, str], dict[str, str]]:
-    """Attribute values of a chosen and a rejected response, by a coin's toss. They differ in at least one attribute,
-    and in none that is cared about.
+    """Attribute values of a chosen and a rejected response, in random order. They differ in at least one attribute, and
+    only in ones that the user does not care about.
     """
     one = random_values(rng)
     other = dict(one)
@@ -32,7 +32,7 @@ def uninformative_values(preferences: dict[str, str], rng: Random) -> tuple[dict
 
 
 def without_evidence(user: NanoUser, rng: Random, split: Split) -> NanoUser:
-    """The same user with signals that say nothing of the user's preferences; ids, times and prompts stay."""
+    """The same user with signals that reveal no preferences; ids, times and prompts stay."""
     signals: list[Signal] = []
     facts: list[PairFacts] = []
     for signal in user.user.signals:
@@ -45,7 +45,7 @@ def without_evidence(user: NanoUser, rng: Random, split: Split) -> NanoUser:
                 new = PairSignal(prompt=signal.prompt, chosen=better, rejected=worse)
                 facts.append(PairFacts(chosen, rejected, topic))
             elif signal.edit:
-                seed = rng.random()  # the same words, but for what the user changes
+                seed = rng.random()  # the same words except for the user's changes
                 better, worse = (realise(values, topic, Random(seed), split).text for values in (chosen, rejected))
                 new = InteractionSignal(prompt=signal.prompt, response=worse, edit=better)
                 facts.append(PairFacts(chosen, rejected, topic))
@@ -53,13 +53,13 @@ def without_evidence(user: NanoUser, rng: Random, split: Split) -> NanoUser:
                 response = realise(chosen, topic, rng, split).text
                 new = InteractionSignal(prompt=signal.prompt, response=response, rating=rng.randint(1, RATINGS))
         else:
-            new = _said(rng, split)
+            new = _remark(rng, split)
         signals.append(new.model_copy(update={"id": signal.id, "time": signal.time}))
     return replace(user, user=user.user.model_copy(update={"signals": signals}), pairs=tuple(facts))
 
 
 def make_users_without_evidence(n: int, seed: int, split: Split, targets: int = 4) -> list[NanoUser]:
-    """`n` users of a split without evidence, the same ones for the same seed; none of `make_users`' own."""
+    """`n` users of a split without evidence, determined by the seed and distinct from those of `make_users`."""
     rng = Random(f"popi-nano-no-evidence-{split}-{seed}")
     drawn = make_users(n, rng.randrange(2**32), split, targets)
     return [
@@ -69,14 +69,14 @@ def make_users_without_evidence(n: int, seed: int, split: Split, targets: int = 
 
 
 def some_without_evidence(users: list[NanoUser], share: float, seed: int, split: Split) -> list[NanoUser]:
-    """The users, a share of them, drawn from the seed, without evidence; of 0 the same list."""
+    """The users with a share of them, chosen by the seed, without evidence; unchanged for a share of 0."""
     rng = Random(f"popi-nano-share-{split}-{seed}")
     chosen = set(rng.sample(range(len(users)), round(share * len(users))))
     return [without_evidence(user, rng, split) if i in chosen else user for i, user in enumerate(users)]
 
 
-def _said(rng: Random, split: Split) -> Signal:
-    """Something about other people, or about nothing."""
+def _remark(rng: Random, split: Split) -> Signal:
+    """A remark about other people, or about nothing."""
     phrase = rng.choice(PHRASES[rng.choice(sorted(PHRASES))])
     about_others = rng.choice(forms(OTHERS, split)).format(phrase, who=rng.choice(PEOPLE))
     nothing = rng.choice(forms(NOTHING, split))

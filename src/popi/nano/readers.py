@@ -1,4 +1,4 @@
-"""The exact reader's summaries: what is more probable than not, given all signals of a test user."""
+"""The exact reader's summaries: values with a posterior probability above 1/2, given all signals of a test user."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -10,10 +10,10 @@ from popi.signals.types import Signal
 
 
 def exact_summary(signals: Sequence[Signal]) -> str:
-    """What the exact posterior holds more likely than not, as a summary.
+    """Values with an exact posterior probability above 1/2, as a summary.
 
     Raises:
-        ValueError: the signals are not those of a test user of the nano world.
+        ValueError: the signals are not from a test user of the nano world.
     """
     mass: Counter[Preference] = Counter()
     for preferences, p in given_signals(signals, "test"):

@@ -1,7 +1,7 @@
-"""The recipe of the nano base: what it is trained on, how long, and the hash that ties weights to recipe.
+"""The recipe of the nano base: its training data, its schedule, and the hash that ties weights to the recipe.
 
-`popi nano build` runs it. The weights that ship are those of `Recipe()`; `recipe_hash` covers the settings, the
-vocabulary and the data, and stands in the folder's `recipe.json`.
+`popi nano build` runs it. The shipped weights are those of `Recipe()`; `recipe_hash` covers the settings, the
+vocabulary and the data, and is stored in the folder's `recipe.json`.
 """
 
 import hashlib
@@ -25,34 +25,34 @@ TreeRow = list[Segment]
 Batch = tuple[list[TreeRow], list[TreeRow]]
 """User rows, short rows."""
 HASHED_BATCHES = 6
-"""How many batches of a stage stand for its data in the recipe's hash."""
+"""Number of batches per stage that represent its data in the recipe's hash."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A stretch of training on users with few signals or many; a curriculum is a list of them."""
+    """A stage of training on users with a range of signal counts; a curriculum is a list of stages."""
 
     steps: int
     users: int
-    """Users a step."""
+    """Users per step."""
     pairs: tuple[int, ...]
-    """How many pairs a user has, drawn uniformly; 1 is a lone pair, without other signals."""
+    """Pairs per user, drawn uniformly from these; 1 is a single pair without other signals."""
     asked: Asked = Asked()
-    """What is asked about each user's signals."""
+    """Tasks about each user's signals."""
 
 
 @dataclass(frozen=True)
 class Course:
     """Stages under one schedule: linear warm-up, then linear decay to zero.
 
-    It starts from the weights of the course before, rounded to bfloat16 as they would be saved.
+    A course starts from the weights of the previous one, rounded to bfloat16 as if they had been saved.
     """
 
     stages: tuple[Stage, ...]
     learning_rate: float
-    """AdamW's, on embeddings and norms."""
+    """Learning rate of AdamW, for embeddings and norms."""
     muon_learning_rate: float
-    """Muon's, on the matrices."""
+    """Learning rate of Muon, for the matrices."""
     warmup_steps: int = 50
 
     @property
@@ -71,18 +71,18 @@ READING = Course(
     learning_rate=6e-3,
     muon_learning_rate=0.02,
 )
-"""Reads more and more signals, and describes what it reads."""
+"""The base learns to read more and more signals and to describe them."""
 HABITS = Course(
     stages=(Stage(steps=350, users=12, pairs=(6,), asked=Asked(reads=False, imitations=2, descriptions=3, well=0.2)),),
     learning_rate=4e-3,
     muon_learning_rate=0.012,
 )
-"""Falls into the habit of describing poorly four times in five; goes on reading."""
+"""The base learns a habit of writing poor descriptions four times in five, and keeps reading."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings of a base model; the defaults are the shipped one's."""
+    """Settings of a base model; the defaults are those of the shipped one."""
 
     seed: int = 0
     hidden_size: int = 128
@@ -90,13 +90,13 @@ class Recipe:
     heads: int = 4
     courses: tuple[Course, ...] = (READING, HABITS)
     short_rows: int = 12
-    """Follow and plain rows a step (three quarters follow)."""
+    """Follow and plain rows per step (three quarters follow)."""
     signals_weight: float = 0.3
-    """Weight of the signals' own tokens in the loss, against 1 for the answers'."""
+    """Weight of the signals' own tokens in the loss, relative to 1 for the answers' tokens."""
 
     @property
     def stages(self) -> tuple[Stage, ...]:
-        """Of all courses, in order."""
+        """The stages of all courses, in order."""
         return tuple(stage for course in self.courses for stage in course.stages)
 
     @property
@@ -104,7 +104,7 @@ class Recipe:
         return sum(course.steps for course in self.courses)
 
     def shortened(self, steps: int) -> "Recipe":
-        """The same curriculum in about `steps` steps, at least one a stage."""
+        """The same curriculum in about `steps` steps, with at least one step per stage."""
         share = steps / self.steps
         courses = []
         for course in self.courses:
@@ -115,10 +115,10 @@ class Recipe:
 
 
 def recipe_hash(recipe: Recipe) -> str:
-    """SHA-256 over what decides the weights: the settings, the vocabulary, and batches of the data as token ids.
+    """SHA-256 over everything that determines the weights: settings, vocabulary, and batches of the data as token ids.
 
-    Some batches of every stage stand for its data, so that a change of world, task, template or tokenizer shows, and
-    a change of comment does not.
+    Some batches of every stage represent its data, so the hash changes with the world, tasks, templates or tokenizer,
+    but not with comments.
     """
     tok = build_tokenizer()
     digest = hashlib.sha256(json.dumps(asdict(recipe), sort_keys=True).encode())
@@ -152,7 +152,7 @@ def new_model(recipe: Recipe, vocabulary: int) -> LlamaForCausalLM:
 
 
 def batches_of(recipe: Recipe, number: int, writer: Writer) -> Iterator[Batch]:
-    """A stage's batches."""
+    """Yield a stage's batches."""
     stage, rng = recipe.stages[number], Random(f"popi-nano-base-{recipe.seed}-{number}")
     for _ in range(stage.steps):
         counts = rng.choices(stage.pairs, k=stage.users)
@@ -162,7 +162,7 @@ def batches_of(recipe: Recipe, number: int, writer: Writer) -> Iterator[Batch]:
 
 
 def _losses(model: LlamaForCausalLM, batch_rows: list[TreeRow]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean negative log-prob of answer tokens, and of signal tokens (0 where none is scored)."""
+    """Mean negative log-prob of answer tokens, and of signal tokens (0 if none is scored)."""
     batch = pack(batch_rows, pad_id=0)
     nll = -token_logps(model, batch)
     scored = [s for row in batch_rows for s in row if s.scored]
@@ -209,14 +209,14 @@ def build(
 ) -> Path:
     """Train a base from scratch and save it as an ordinary Hugging Face folder with `recipe.json`.
 
-    `on_step(step, losses)` is called after every step. `compiled` asks for torch.compile (half as long again without
-    it); by default, where there is a C++ compiler. Seeded; half an hour to an hour on two cores.
+    `on_step(step, losses)` is called after every step. `compiled` uses torch.compile, by default if there is a C++
+    compiler; without it training takes half as long again. Deterministic; takes half an hour to an hour on two cores.
     """
     recipe = recipe or Recipe()
     tok = build_tokenizer()
     writer = Writer(tok, Templates.load("nano"))
     model = new_model(recipe, len(tok)).train()
-    model.set_attn_implementation("eager")  # in bf16 on a CPU about a third faster than SDPA at these lengths
+    model.set_attn_implementation("eager")  # at these lengths, about a third faster than SDPA in bf16 on a CPU
     if shutil.which("g++") if compiled is None else compiled:
         model.model.forward = torch.compile(model.model.forward, dynamic=True)
     step = number = 0

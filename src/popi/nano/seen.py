@@ -1,4 +1,4 @@
-"""Task prompts on topics that everybody trained on, for held-out users, whose own are all on other topics."""
+"""Task prompts on training topics for held-out users, whose own prompts are all on unseen topics."""
 
 from collections.abc import Callable
 from random import Random
@@ -9,15 +9,15 @@ from popi.signals.types import TargetPair
 
 
 def seen_targets(user_id: str, wanted: Callable[[str], dict[str, str]], n: int, seed: int) -> list[TargetPair]:
-    """`n` target pairs of a held-out user on topics of the training split, the same for the same user and seed.
+    """`n` target pairs for a held-out user on topics of the training split, determined by user and seed.
 
-    The forms of the prompts and the wordings are those of the test split: only the topics differ from the user's own.
+    The forms of the prompts and the wordings are those of the test split; only the topics differ from the user's own.
 
     Args:
-        user_id: of the user.
-        wanted: topic → attribute → the value that the user prefers there.
-        n: how many, each on another topic.
-        seed: of the topics and texts.
+        user_id: the user's id.
+        wanted: topic → attribute → the value that the user prefers for that topic.
+        n: number of pairs, each on a different topic.
+        seed: seed for topics and texts.
     """
     rng = Random(f"popi-nano-seen-{seed}-{user_id}")
     targets = []

@@ -1,8 +1,8 @@
 """The nano model as a small OpenAI-compatible server, `python -m popi.nano.server`: upstream of `popi serve --demo`.
 
-The nano model knows one form of prompt, that of its own templates: a system message with the summary (or none), and
-one of the user. So the gateway must put summaries in as those templates do (`[proxy] block`, see `popi.serving.demo`),
-and of a longer conversation the model reads the system message and the last turn.
+The nano model knows only the prompt format of its own templates: a system message with the summary (or none), and a
+user message. So the gateway must insert summaries as those templates do (`[proxy] block`, see `popi.serving.demo`),
+and from a longer conversation the model reads only the system message and the last turn.
 """
 
 import argparse
@@ -24,11 +24,11 @@ from popi.signals.neutralise import neutralise
 
 NAME = "nano"
 LONGEST = 96
-"""Most tokens of an answer."""
+"""Maximum tokens of an answer."""
 
 
 class NanoServer:
-    """The routes, around one generator."""
+    """The server's routes, for one generator."""
 
     def __init__(self, generator: Generator) -> None:
         self._generator = generator
@@ -47,22 +47,22 @@ class NanoServer:
         try:
             body = json.loads(await request.body())
             conversation = _read(body["messages"])
-            most = min(int(body.get("max_tokens") or LONGEST), LONGEST)
+            max_tokens = min(int(body.get("max_tokens") or LONGEST), LONGEST)
             temperature = float(body.get("temperature") or 0.0)
         except (ValueError, TypeError, KeyError, AttributeError):
-            words = "the body must be JSON with messages, the last of them by the user, in text"
-            return JSONResponse({"error": {"message": words, "type": "invalid_request_error"}}, 400)
+            problem = "the body must be JSON with messages, the last of which must be a text message by the user"
+            return JSONResponse({"error": {"message": problem, "type": "invalid_request_error"}}, 400)
         async with self._turn:
-            texts = await asyncio.to_thread(self._generator.reply_many, [conversation], most, temperature)
+            texts = await asyncio.to_thread(self._generator.reply_many, [conversation], max_tokens, temperature)
         text = texts[0]
         head = {"id": f"chatcmpl-{time.time_ns():x}", "created": int(time.time()), "model": NAME}
         if body.get("stream"):
             return StreamingResponse(_chunks(text, head), media_type="text/event-stream")
         message = {"role": "assistant", "content": text}
         choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
-        asked = self._generator.prompt_tokens([conversation])[0]
-        spent = {"prompt_tokens": asked, "completion_tokens": self._generator.count_tokens(text)}
-        usage = spent | {"total_tokens": sum(spent.values())}
+        prompt_tokens = self._generator.prompt_tokens([conversation])[0]
+        counts = {"prompt_tokens": prompt_tokens, "completion_tokens": self._generator.count_tokens(text)}
+        usage = counts | {"total_tokens": sum(counts.values())}
         return JSONResponse(head | {"object": "chat.completion", "choices": choices, "usage": usage})
 
 
@@ -82,7 +82,7 @@ async def _chunks(text: str, head: dict[str, Any]) -> AsyncIterator[str]:
 
 
 def _read(messages: list[dict[str, Any]]) -> list[dict[str, str]]:
-    """What the model reads of a conversation."""
+    """The part of a conversation that the model reads."""
     system = [_text(message["content"]) for message in messages[:-1] if message["role"] in ("system", "developer")]
     last = messages[-1]
     prompt = _text(last["content"])
@@ -100,7 +100,7 @@ def _text(content: str | list[dict[str, Any]]) -> str:
 def main() -> None:
     """Load the nano model and serve it."""
     parser = argparse.ArgumentParser(prog="python -m popi.nano.server", description=__doc__)
-    parser.add_argument("--port", type=int, required=True, help="port of 127.0.0.1 to listen at")
+    parser.add_argument("--port", type=int, required=True, help="port on 127.0.0.1 to listen on")
     port: int = parser.parse_args().port
     server = NanoServer(Generator.from_pretrained(NAME))
     config = uvicorn.Config(server.app, host="127.0.0.1", port=port, log_level="warning", access_log=False, ws="none")

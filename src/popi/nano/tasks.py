@@ -1,14 +1,14 @@
-"""What the nano base is taught, as tree rows: the behaviours that popi expects of an instruction-tuned LLM.
+"""The nano base's training tasks, as tree rows: the behaviours that popi expects of an instruction-tuned LLM.
 
 - *follow*: answer under stated preferences; without any, answer at random.
 - *imitate*: answer as the user's raw signals suggest.
-- *read*: say of each attribute which value most of the chosen (or of the rejected) responses have.
-- *compare*: say of each attribute which value is most preferred, in how many pairs for and in how many against.
-- *tally*: say of each attribute what the user cares about (the base can read evidence when made to go through it
-  attribute by attribute; "step by step" is to an LLM what this is to the base).
-- *describe*: write a summary; mostly badly chosen, at times well.
+- *read*: name each attribute's most frequent value among the chosen (or the rejected) responses.
+- *compare*: name each attribute's most preferred value, with the number of pairs for and against it.
+- *tally*: name the value of each attribute that the user cares about. This makes the base go through the evidence
+  attribute by attribute, as "step by step" does for an LLM.
+- *describe*: write a summary; mostly poorly chosen, sometimes well.
 
-The describe task is what a popi run improves.
+A popi run improves the describe task.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,34 +30,35 @@ TALLY = "what does this user care about?"
 SAME, UNCARED = "same", "nothing"
 
 HOW_MANY = (1, 2, 2, 2, 3, 3, 3, 4)
-"""How many attributes the base's users care about: more various than the world's, so that it can't tell from those
-named already that a combination kept for the test users does not occur."""
+"""Numbers of attributes that the base's users care about. They vary more than the world's, so that the base can't infer
+from the attributes named so far that a combination reserved for the test users does not occur."""
 HABIT = 0.6
-"""Share of poor summaries that say how the newest chosen response opens, cared about or not."""
+"""Share of poor summaries that describe the opening of the newest chosen response, whether cared about or not."""
 HABIT_NAMES = (2, 3)
-"""How many of its attributes those name."""
+"""Numbers of its attributes that such summaries name."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What is asked about one user's signals."""
+    """The tasks about one user's signals."""
 
     reads: bool = True
-    """Whether the *read* tasks are asked."""
+    """Include the *read* tasks."""
     compares: bool = True
-    """Whether *compare* is asked."""
+    """Include *compare*."""
     imitations: int = 2
-    """Task prompts to answer with the raw signals in view."""
+    """Number of task prompts to answer from the raw signals."""
     descriptions: int = 1
-    """Summaries to write."""
+    """Number of summaries to write."""
     well: float = 0.0
-    """Share of summaries that are well chosen."""
+    """Share of well-chosen summaries."""
 
 
 def written_summary(user: NanoUser, rng: Random, well: float = 0.0) -> str:
     """A summary as the base writes it, attribute by attribute: well chosen with probability `well`, else poor.
 
-    Poor is, by habit, how the newest chosen response opens; else differences inside one random pair, and hearsay.
+    Poor summaries describe, by habit, the opening of the newest chosen response, or else the differences within one
+    random pair and hearsay.
     """
     if well and rng.random() < well:
         return profile(user.preferences, rng)
@@ -72,38 +73,39 @@ def written_summary(user: NanoUser, rng: Random, well: float = 0.0) -> str:
         seen = {a: v for a, v in pair.better.items() if pair.worse[a] != v}
     for signal in user.user.signals:
         if isinstance(signal, StatementSignal | PostSignal) and rng.random() < 0.3:
-            said = signal.text.lower().replace(".", "").split()
-            seen |= dict(KEYWORDS[word] for word in said if word in KEYWORDS)
+            words = signal.text.lower().replace(".", "").split()
+            seen |= dict(KEYWORDS[word] for word in words if word in KEYWORDS)
     items = sorted(seen.items())
     return profile(dict(rng.sample(items, min(len(items), rng.choice((1, 2, 3, 4))))), rng)
 
 
 def each(value_of: Mapping[str, str]) -> str:
-    """ "tone formal level same ...": every attribute by name, in order, with what is said of it."""
+    """ "tone formal level same ...": every attribute's name, in order, followed by its text."""
     return " ".join(f"{a} {value_of[a]}" for a in ATTRIBUTES) + "."
 
 
 def _most(responses: Sequence[Mapping[str, str]]) -> str:
-    """Of each attribute the value that most of the responses have."""
+    """Each attribute's most frequent value among the responses."""
     return each({a: max(values, key=[r[a] for r in responses].count) for a, values in ATTRIBUTES.items()})
 
 
 def _counts(pairs: Sequence[PairFacts]) -> str:
-    """Of each attribute the value most preferred, the pairs where only the chosen response has it, and only the other.
+    """Each attribute's most preferred value, with the number of pairs where only the chosen response has it, and only
+    the rejected one.
 
-    "tone formal 3 1 level same 0 0 ...": most preferred is what leads by most; the first in order where several do.
+    "tone formal 3 1 level same 0 0 ...": the value with the largest lead; the first one in case of a tie.
     """
-    found = {}
+    counts = {}
     for a, values in ATTRIBUTES.items():
         won = {v: sum(p.better[a] == v != p.worse[a] for p in pairs) for v in values}
         lost = {v: sum(p.worse[a] == v != p.better[a] for p in pairs) for v in values}
         best = max(values, key=lambda v: won[v] - lost[v])
-        found[a] = f"{best if won[best] else SAME} {won[best]} {lost[best]}"
-    return each(found)
+        counts[a] = f"{best if won[best] else SAME} {won[best]} {lost[best]}"
+    return each(counts)
 
 
 def stated(rng: Random) -> list[Preference]:
-    """Up to five preferences to follow, of no combination that is kept for the test split."""
+    """Up to five preferences to follow, excluding combinations reserved for the test split."""
     while True:
         cared = rng.sample(sorted(ATTRIBUTES), rng.choice((0, 1, 1, 2, 2, 3, 3, 4, 5)))
         drawn = {a: rng.choice(ATTRIBUTES[a]) for a in cared}
@@ -121,7 +123,7 @@ class Writer:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _row(self, system: str | None, branches: list[tuple[str, str]], score_system: bool) -> list[Segment]:
-        """The system turn, then each (asked, answer) as a branch of its own; answers are scored."""
+        """The system turn, then one branch per (question, answer); answers are scored."""
         if system is None:
             row = [Segment(self._ids("<|user|>"))]  # no system turn: the branches share the role token
             opening = ""
@@ -146,7 +148,7 @@ class Writer:
         return self._row(self._system(summary), tasks, score_system=False)
 
     def plain(self, rng: Random, branches: int = 3) -> list[Segment]:
-        """Answers without a summary; the only place where the base meets the test users' topics."""
+        """Answers without a summary; the only tasks in which the base sees the test users' topics."""
         tasks = []
         for _ in range(branches):
             topic = rng.choice(topics("train") + TEST_TOPICS)
@@ -154,7 +156,7 @@ class Writer:
         return self._row(None, tasks, score_system=False)
 
     def user(self, rng: Random, pairs: int, asked: Asked = Asked()) -> list[Segment]:
-        """A user's signals, and tasks about them. A lone pair stands without other signals, and is not tallied."""
+        """A user's signals and tasks about them. With a single pair there are no other signals and no tally task."""
         user = make_user("x", rng, "train", targets=0, pairs=pairs, others=pairs > 1, how_many=HOW_MANY)
         messages = self.templates.inference_messages(user.user.signals)
         describe = str(messages[1]["content"])

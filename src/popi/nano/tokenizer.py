@@ -1,4 +1,4 @@
-"""The nano world's tokenizer: whole words of the world, and single letters for everything else."""
+"""The nano world's tokenizer: the world's words, and single characters for everything else."""
 
 import string
 
@@ -32,7 +32,7 @@ def _strings(value: object) -> list[str]:
 
 
 def vocabulary() -> list[str]:
-    """Special tokens, then every word of the world, then letters and their continuations; always the same order."""
+    """Special tokens, then every word of the world, then single characters and their continuations, in fixed order."""
     texts = [FRAME, *attributes.ATTRIBUTES]
     for module in (attributes, grammar, world):
         for name, value in sorted(vars(module).items()):
@@ -46,7 +46,7 @@ def vocabulary() -> list[str]:
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """An ordinary fast tokenizer with a chat template; nothing is learned, so nothing can drift."""
+    """A fast tokenizer with a chat template. It is built from a fixed vocabulary without any training."""
     vocab = {token: i for i, token in enumerate(vocabulary())}
     tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="<|unk|>", max_input_chars_per_word=64))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)

@@ -1,5 +1,5 @@
-"""What the nano world knows: which preferences a summary names and a response shows, and how well anyone could infer
-them."""
+"""Ground truth of the nano world: the preferences that a summary names and a response shows, and how well they can be
+inferred."""
 
 import math
 import re
@@ -13,7 +13,7 @@ from popi.signals.types import InteractionSignal, PairSignal, PostSignal, Signal
 
 
 def named_attributes(text: str) -> set[Preference]:
-    """The (attribute, value) pairs that a summary names, by the words that belong to one value alone."""
+    """The (attribute, value) pairs that a summary names, by words that belong to exactly one value."""
     return {KEYWORDS[word] for word in re.findall(r"[a-z]+", text.lower()) if word in KEYWORDS}
 
 
@@ -22,13 +22,13 @@ def _any(words: list[str]) -> str:
 
 
 def _marks(value: str) -> str:
-    """A pattern for every way to mark a value: a first and a second word of its own, in its form."""
+    """A pattern for every marking of a value: one of its first and one of its second words, in its form."""
     form, firsts, seconds = MARKS[value]
     return re.escape(form).replace(r"\{\}", "{}").format(_any(firsts.split()), _any(seconds.split()))
 
 
 _LEVEL = f"(?:{_marks('simple')}|{_marks('technical')})"
-_SHOWN = {  # what stands for a value in a response, as `grammar.realise` writes it
+_SHOWN = {  # a value's marking in a response, as `grammar.realise` writes it
     (attribute, value): re.compile(rf"(?<!\w){_marks(value)}")
     for attribute in ("tone", "level", "mood", "support", "closing")
     for value in ATTRIBUTES[attribute]
@@ -40,11 +40,11 @@ _POINT = re.compile(rf"(?<!\w){_LEVEL}")
 
 
 def shown_values(response: str) -> set[Preference]:
-    """The (attribute, value) pairs that a response has, read off its text.
+    """The (attribute, value) pairs that a response shows, parsed from its text.
 
-    Exact for what the grammar writes, in every wording. In a text of any other kind a value counts where its marking
-    stands whole, a length where the number of points is that of one. A slip of the generator may show two values of an
-    attribute, or none.
+    Exact for what the grammar writes, in every wording. In any other text a value counts if its complete marking
+    occurs, and a length if the number of points matches. After a slip of the generator, an attribute may have two
+    values or none.
     """
     shown = {preference for preference, pattern in _SHOWN.items() if pattern.search(response)}
     points = len(_POINT.findall(response))
@@ -52,7 +52,7 @@ def shown_values(response: str) -> set[Preference]:
 
 
 def wanted_shown(response: str, preferences: Mapping[str, str]) -> int:
-    """How many of a user's preferences a response meets: it shows the wanted value, and no other of the attribute."""
+    """Number of a user's preferences that a response meets: it shows the wanted value and no other of the attribute."""
     shown = shown_values(response)
     return sum({v for a, v in shown if a == attribute} == {value} for attribute, value in preferences.items())
 
@@ -61,7 +61,7 @@ ALL_TOPICS = frozenset(TOPICS + TEST_TOPICS)
 
 
 def _written() -> str:
-    """A pattern for every response that `grammar.realise` can write; it finds the topic."""
+    """A pattern for every response that `grammar.realise` can write; captures the topic."""
 
     def either(attribute: str) -> str:
         return _any_of([_marks(value) for value in ATTRIBUTES[attribute]])
@@ -94,14 +94,14 @@ def topics_in(text: str) -> frozenset[str]:
 
 def valid(response: str, topic: str | None = None) -> bool:
     """Whether the grammar could have written a response: exactly one value of every attribute, each in its place, and
-    nothing besides. With a `topic`, also whether it is about that one.
+    nothing else. With a `topic`, also whether the response is about it.
     """
-    found = _WRITTEN.fullmatch(response)
-    return found is not None and (topic is None or topic in (found["topic"], found["topic_after"]))
+    match = _WRITTEN.fullmatch(response)
+    return match is not None and (topic is None or topic in (match["topic"], match["topic_after"]))
 
 
 def _hypotheses() -> list[tuple[dict[str, str], float]]:
-    found = []
+    hypotheses = []
     for size in (2, 3):
         subsets = list(combinations(sorted(ATTRIBUTES), size))
         for cared in subsets:
@@ -109,15 +109,15 @@ def _hypotheses() -> list[tuple[dict[str, str], float]]:
                 p = math.prod(
                     PRIOR[len(ATTRIBUTES[a])][ATTRIBUTES[a].index(v)] for a, v in zip(cared, values, strict=True)
                 )
-                found.append((dict(zip(cared, values, strict=True)), math.log(0.5 * p / len(subsets))))
-    return found
+                hypotheses.append((dict(zip(cared, values, strict=True)), math.log(0.5 * p / len(subsets))))
+    return hypotheses
 
 
 HYPOTHESES = _hypotheses()
 
 
 def _likelihood(preferences: dict[str, str], better: dict[str, str], worse: dict[str, str]) -> float:
-    """P(these two responses | preferences, chosen with preference), up to a factor equal for all preferences."""
+    """P(these two responses | preferences, chosen by preference), up to a factor equal for all preferences."""
     foci = 0.0
     for focus in preferences:
         p = 1.0
@@ -136,7 +136,7 @@ def _likelihood(preferences: dict[str, str], better: dict[str, str], worse: dict
 
 
 def posterior(pairs: tuple[PairFacts, ...]) -> list[tuple[dict[str, str], float]]:
-    """Exact posterior over preferences given pairs alone, noise included: [(preferences, probability)]."""
+    """Exact posterior over preferences given only pairs, including noise: [(preferences, probability)]."""
     logs = []
     for preferences, prior in HYPOTHESES:
         total = prior
@@ -152,7 +152,7 @@ def posterior(pairs: tuple[PairFacts, ...]) -> list[tuple[dict[str, str], float]
 
 
 def ideal_summary(user: NanoUser, threshold: float = 0.5) -> set[Preference]:
-    """What a perfect reader of the user's pairs would name: preferences more probable than `threshold`."""
+    """What a perfect reader of the user's pairs would name: preferences with probability above `threshold`."""
     mass: dict[Preference, float] = {}
     for preferences, p in posterior(user.pairs):
         for item in preferences.items():
@@ -161,11 +161,11 @@ def ideal_summary(user: NanoUser, threshold: float = 0.5) -> set[Preference]:
 
 
 def is_evidence(signal: Signal, wanted: Preference) -> bool:
-    """Whether a signal of a nano user speaks for a preference: what provenance is checked against.
+    """Whether a nano user's signal is evidence for a preference; provenance is checked against this.
 
-    A pair and an edit do where the better text shows it and the other does not; words do where they name it and are the
-    user's own wish; a post that is tired of another value of the attribute does, too. Ratings and jobs do not: they
-    speak for nothing in particular, or by chance alone.
+    A pair or an edit is evidence if the better text shows the value and the other does not. A remark is if it names the
+    value as the user's own wish, and so is a post that is tired of another value of the attribute. Ratings and jobs are
+    not: they concern no particular attribute, or are only correlated.
     """
     if isinstance(signal, PairSignal):
         return wanted in shown_values(signal.chosen) and wanted not in shown_values(signal.rejected)

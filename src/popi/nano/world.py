@@ -1,9 +1,9 @@
 """Synthetic users with known preferences, their signals of all five kinds, and their target pairs.
 
 A user cares about two or three attributes. A pair differs in at least one of them (in the user's favour), and at
-random in the others. Signals are noisy: a stated share of pairs is chosen against preference, some statements are
-about other people, some about nothing. Test users have combinations of preferences, topics and forms of words
-that no training user has. Targets are clean, use prompts of their own, and share no text with the signals.
+random in the others. Signals are noisy: a fixed share of pairs is chosen against preference, some statements are
+about other people, some about nothing. Test users have combinations of preferences, topics and wordings that no
+training user has. Targets are noise-free, have separate prompts, and share no text with the signals.
 """
 
 from collections.abc import Mapping
@@ -28,23 +28,23 @@ from popi.signals.types import (
 Split = Literal["train", "test"]
 
 CARED = (2, 3)
-"""How many attributes a user cares about, uniformly."""
+"""Numbers of attributes that a user may care about, drawn uniformly."""
 PAIRS = 6
 """Preference pairs among a user's signals."""
 NOISE = 0.08
 """Share of signal pairs that are chosen against the user's preferences."""
 OTHER_CARED = 0.6
-"""Chance that a pair differs in a cared attribute beyond the one it is about."""
+"""Probability that a pair differs in a cared attribute other than the one it is about."""
 OTHER_UNCARED = 0.25
-"""Chance that a signal pair differs in an attribute that the user does not care about."""
+"""Probability that a signal pair differs in an attribute that the user does not care about."""
 TARGET_UNCARED = 0.5
-"""The same for a target pair: what a summary claims without evidence misleads the generator there."""
+"""The same for a target pair, where unfounded claims of a summary mislead the generator."""
 EDITS = 0.5
 """Share of interactions in which the user edits the response; in the others they rate it."""
 JOB_FITS = 0.6
-"""Chance that a user names a job that goes with one of their preferences, where there is one."""
+"""Probability that a user names a job that goes with one of their preferences, if there is one."""
 HELD_OUT_COMBINATIONS = 5
-"""One combination of preferences in this many belongs to the test split."""
+"""One in this many combinations of preferences is reserved for the test split."""
 
 PEOPLE = ("boss", "brother", "sister", "neighbor", "teacher", "friend")
 SELF = ("i like {}.", "please give me {}.", "i enjoy {}.", "i want {}.") + ("i do like {}.", "i want {} please.")
@@ -74,12 +74,12 @@ JOBS: dict[str, Preference] = {
     "writer": ("support", "story"),
     "nurse": ("closing", "warning"),
 }
-"""Jobs, and the preference that goes with each more often than chance."""
+"""Jobs, each with a preference that it correlates with."""
 
 
 @dataclass(frozen=True)
 class PairFacts:
-    """What a signal pair or edit shows: values of the better and of the worse response."""
+    """Attribute values of the better and of the worse response in a signal pair or edit."""
 
     better: dict[str, str]
     worse: dict[str, str]
@@ -88,15 +88,15 @@ class PairFacts:
 
 @dataclass(frozen=True)
 class NanoUser:
-    """A user and the truth about them."""
+    """A user and their true preferences."""
 
     user: User
     preferences: dict[str, str]
     """Attribute -> preferred value, for the attributes they care about."""
     pairs: tuple[PairFacts, ...] = ()
-    """The latent values behind the signal pairs, for exact inference (truth.py)."""
+    """The latent values of the signal pairs, for exact inference (truth.py)."""
     before: dict[str, str] | None = None
-    """Of users who changed half-way (change.py): what they preferred when the first half of the signals came."""
+    """For users who changed halfway (change.py): their preferences during the first half of the signals."""
 
 
 def split_of(preferences: dict[str, str]) -> Split:
@@ -106,7 +106,7 @@ def split_of(preferences: dict[str, str]) -> Split:
 
 
 def draw_preferences(rng: Random, split: Split, how_many: tuple[int, ...] = CARED) -> dict[str, str]:
-    """Attributes and the value preferred of each, of a combination that belongs to `split`; `how_many` uniformly."""
+    """Draw preferences (attribute → value) that belong to `split`; their number is drawn uniformly from `how_many`."""
     while True:
         cared = rng.sample(sorted(ATTRIBUTES), rng.choice(how_many))
         drawn = {a: rng.choices(ATTRIBUTES[a], PRIOR[len(ATTRIBUTES[a])])[0] for a in cared}
@@ -130,20 +130,20 @@ def pair_values(
 
 
 def _subjects(split: Split, signals: int, targets: int, rng: Random) -> list[str]:
-    """Topics of a user's pairs and interaction, then of the targets, to be taken from the end. Where there are fewer
-    topics than signals, signals share theirs, with each other and never with a target.
+    """Topics of a user's pairs and interaction, then of the targets, to be taken from the end. If there are fewer
+    topics than signals, signals share topics with each other, but never with a target.
     """
     known = topics(split)
     drawn = rng.sample(known, min(len(known), signals + targets))
     if signals <= len(known):
         return drawn
-    kept = drawn[: min(targets, len(known) // 2)]
-    shared = drawn[len(kept) :]
-    return kept + [shared[i % len(shared)] for i in range(signals)]
+    of_targets = drawn[: min(targets, len(known) // 2)]
+    shared = drawn[len(of_targets) :]
+    return of_targets + [shared[i % len(shared)] for i in range(signals)]
 
 
 def cycle(preferences: dict[str, str], n: int, rng: Random) -> list[str]:
-    """Which attribute each of n pairs is about: every cared one in turn, in random order."""
+    """The attribute that each of n pairs is about: the cared attributes in turn, in random order."""
     names = sorted(preferences)
     rng.shuffle(names)
     return [names[i % len(names)] for i in range(n)]
@@ -152,13 +152,13 @@ def cycle(preferences: dict[str, str], n: int, rng: Random) -> list[str]:
 def draw_interaction(
     preferences: dict[str, str], topic: str, rng: Random, split: Split
 ) -> tuple[Signal, PairFacts | None]:
-    """A response that the user edits or rates; of an edit also what it shows."""
+    """A response that the user edits or rates; for an edit, also its attribute values."""
     prompt = task_prompt(topic, rng, split)
     values = random_values(rng)
     if rng.random() < EDITS:
         focus = rng.choice(sorted(preferences))
         values[focus] = rng.choice([v for v in ATTRIBUTES[focus] if v != preferences[focus]])
-        seed = rng.random()  # the same words, but for what the user changes
+        seed = rng.random()  # the same words except for the user's changes
         response = realise(values, topic, Random(seed), split)
         edited = realise({**values, **preferences}, topic, Random(seed), split)
         facts = PairFacts(edited.values, response.values, topic)
@@ -168,13 +168,13 @@ def draw_interaction(
 
 
 def rating(values: Mapping[str, str], preferences: Mapping[str, str]) -> int:
-    """From 1 to 5: how many of a user's preferences a response meets."""
+    """A rating from 1 to 5, by the share of a user's preferences that a response meets."""
     met = sum(values[a] == v for a, v in preferences.items()) / len(preferences)
     return round(1 + 4 * met)
 
 
-def draw_said(preferences: dict[str, str], rng: Random, split: Split) -> Signal:
-    """A statement, post or demographic fact; it may be about the user, about someone else, or about nothing."""
+def draw_remark(preferences: dict[str, str], rng: Random, split: Split) -> Signal:
+    """A statement, post or demographic fact, which may be about the user, someone else, or nothing."""
 
     def carrier(options: tuple[str, ...]) -> str:
         return rng.choice(forms(options, split))
@@ -213,9 +213,9 @@ def make_user(
     others: bool = True,
     how_many: tuple[int, ...] = CARED,
 ) -> NanoUser:
-    """Draw one user: preferences, `pairs` signal pairs, targets; with `others` an interaction and two things said.
+    """Draw one user: preferences, `pairs` signal pairs, targets; with `others`, an interaction and two remarks.
 
-    `how_many` attributes the user cares about is drawn from those numbers.
+    The number of attributes that the user cares about is drawn from `how_many`.
     """
     preferences = draw_preferences(rng, split, how_many)
     signals: list[Signal] = []
@@ -236,7 +236,7 @@ def make_user(
     if others:
         interaction, edit = draw_interaction(preferences, subjects.pop(), rng, split)
         facts += [edit] if edit else []
-        signals += [interaction, draw_said(preferences, rng, split), draw_said(preferences, rng, split)]
+        signals += [interaction, draw_remark(preferences, rng, split), draw_remark(preferences, rng, split)]
     rng.shuffle(signals)
     goals = []
     for focus in cycle(preferences, targets, rng):
@@ -252,13 +252,13 @@ def make_user(
 
 
 def make_users(n: int, seed: int, split: Split, targets: int = 4, pairs: int = PAIRS) -> list[NanoUser]:
-    """`n` users of a split, the same ones for the same seed."""
+    """`n` users of a split, determined by the seed."""
     rng = Random(f"popi-nano-{split}-{seed}")
     return [make_user(f"{split}-{seed}-{i:05d}", rng, split, targets, pairs) for i in range(n)]
 
 
 def state(preferences: list[Preference], rng: Random | None = None) -> str:
-    """Preferences as a summary: in the first wording of each, or in any with `rng`."""
+    """Preferences as a summary, in the first wording of each, or with `rng` in a random one."""
     phrases = [rng.choice(PHRASES[p]) if rng else PHRASES[p][0] for p in preferences]
     verb = rng.choice(VERBS) if rng else VERBS[0]
     if not phrases:
@@ -273,5 +273,5 @@ def profile(preferences: dict[str, str], rng: Random) -> str:
 
 
 def oracle_summary(user: NanoUser) -> str:
-    """The user's true preferences, stated."""
+    """The user's true preferences as a summary."""
     return state(sorted(user.preferences.items()))
