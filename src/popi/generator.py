@@ -1,4 +1,4 @@
-"""The generator: answers a task prompt with a user's preference summary in view."""
+"""The generator: answers a task prompt, given a user's preference summary."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -23,16 +23,17 @@ if TYPE_CHECKING:  # a model behind an API needs no torch
 class Generator:
     """(task prompt, summary) in, response out; and log-probs of given responses.
 
-    Behind an API it is frozen: the summary reaches it as text in its prompt. There it answers on any server, and scores
-    responses on one that returns the log-probs of its prompt (vLLM). With local weights it has token ids, too, under
-    which responses are scored and trained on (`prompt_ids`, `item`); a model without weights refuses these.
+    Behind an API it is frozen, and the summary is text in its prompt. It can answer on any server, and score responses
+    on a server that returns prompt log-probs (vLLM). With local weights it also has token ids for scoring and training
+    (`prompt_ids`, `item`); without weights these raise an error.
 
     Args:
-        backend: the model: a `LocalModel`, which training may share between jobs, or an `ApiModel`.
-        templates: a set of prompt templates, or its name; `auto` takes what the model was saved with, else `default`.
-        embedding: the user embeddings that it was trained with (the baseline `user_embedding`): a soft prompt then
-            stands in front of every prompt, the generic user's where none is given.
-        scorer: scores responses in place of the model's own way.
+        backend: the model: a `LocalModel`, which jobs of a training run may share, or an `ApiModel`.
+        templates: a set of prompt templates, or its name; `auto` is the set that the model was saved with, else
+            `default`.
+        embedding: the user embeddings that it was trained with (the baseline `user_embedding`). Every prompt then
+            starts with a soft prompt, by default the generic user's.
+        scorer: scores responses instead of the model itself.
     """
 
     def __init__(
@@ -47,23 +48,23 @@ class Generator:
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | Path, templates: str = "auto", **load: Any) -> "Generator":
-        """Load by folder, GGUF file or hub id (`nano` is the shipped base). `load`: further fields of `ModelSpec`."""
+        """Load a folder, GGUF file or hub id (`nano` is the shipped base). `load`: further fields of `ModelSpec`."""
         return cls.from_spec(ModelSpec(str(name_or_path), templates, **load))
 
     @classmethod
     def from_api(
         cls, url: str, model: str, protocol: str = "openai", templates: str | Templates = "auto", **connect: Any
     ) -> "Generator":
-        """Use a model on a server, without its weights. `connect`: further fields of `ModelSpec`.
+        """Use a model on a server. `connect`: further fields of `ModelSpec`.
 
         Raises:
-            ConfigError: a wrong URL, an unknown protocol, or a named variable without a key.
+            ConfigError: an invalid URL, an unknown protocol, or a named variable without a key.
         """
         return cls(ModelSpec(model, url=url, protocol=protocol, **connect).connect(), templates)
 
     @classmethod
     def from_spec(cls, spec: ModelSpec) -> "Generator":
-        """The generator that a description names, with the user embeddings beside its weights; see `ModelSpec.load`."""
+        """The generator described by a spec, with the user embeddings saved with it; see `ModelSpec.load`."""
         backend = spec.load()
         if not backend.trainable:
             return cls(backend, spec.templates)
@@ -78,33 +79,33 @@ class Generator:
 
     @property
     def trainable(self) -> bool:
-        """Whether its weights are here; behind an API it is frozen, and its own reference."""
+        """Whether its weights are local. Behind an API it is frozen and its own reference."""
         return self.backend.trainable
 
     @property
     def local(self) -> "LocalModel":
-        """The model with its weights and tokenizer. Raises ModelError where it is behind an API."""
+        """The model with its weights and tokenizer. Raises ModelError if it is behind an API."""
         return self.backend.local
 
     @property
     def scorer(self) -> Scorer:
-        """What scores responses. Raises ConfigError where nothing can."""
+        """What scores its responses. Raises ConfigError if nothing can."""
         return self.backend.scorer if self._scorer is None else self._scorer
 
     # -- responses --------------------------------------------------------------------------------------------
 
     def messages(self, prompt: Prompt, summary: str | Summary | None) -> list[dict[str, str]]:
-        """The task prompt with the summary in view; without one, the plain prompt."""
+        """The task prompt with the summary, or the plain prompt without one."""
         return self.templates.generator_messages(prompt, None if summary is None else str(summary))
 
     def generate(
         self, prompt: Prompt, summary: str | Summary | None = None, max_new_tokens: int = 512, temperature: float = 0.0
     ) -> str:
-        """Answer one prompt; greedy unless a temperature is given.
+        """Answer one prompt, with greedy decoding unless a temperature is given.
 
         Raises:
             ModelError: the prompt exceeds the model's context.
-            UpstreamError: the server gave no answer.
+            UpstreamError: the server returned no answer.
         """
         [reply] = self._reply_each([self.messages(prompt, summary)], max_new_tokens, temperature)
         if isinstance(reply, PopiError):
@@ -117,7 +118,7 @@ class Generator:
         max_new_tokens: int = 512,
         temperature: float = 0.0,
     ) -> list[str]:
-        """Answer many (task prompt, summary) at once, in their order; see `reply_many`."""
+        """Answer many (task prompt, summary) pairs at once, in order; see `reply_many`."""
         return self.reply_many([self.messages(*request) for request in requests], max_new_tokens, temperature)
 
     def reply_many(
@@ -127,10 +128,10 @@ class Generator:
         temperature: float = 0.0,
         soft: "Tensor | None" = None,
     ) -> list[str]:
-        """Answer many conversations at once, in their order. `soft`: as `score` takes it.
+        """Answer many conversations at once, in order. `soft`: as in `score`.
 
         Raises:
-            ModelError: a prompt exceeds the context, or soft prompts are given and the model has no weights here.
+            ModelError: a prompt exceeds the context, or soft prompts are given without local weights.
             BatchError: some failed on the server; its `results` hold the answers of all others.
         """
         return values(self._reply_each(conversations, max_new_tokens, temperature, soft))
@@ -160,16 +161,16 @@ class Generator:
     def score(
         self, pairs: Sequence[tuple[Messages, TargetPair]], batch_size: int = 64, soft: "Tensor | None" = None
     ) -> tuple[list[float], list[float]]:
-        """Summed log-probs of chosen and of rejected responses: each target under the conversation beside it.
+        """Summed log-probs of chosen and of rejected responses, each target given its conversation.
 
         Args:
             pairs: n (conversation, target pair).
-            batch_size: rows scored at once; a server makes its own batches.
-            soft: (n, k, d) soft prompts to stand in front; None: none, or the generic user's of `embedding`.
+            batch_size: rows per batch; a server makes its own batches.
+            soft: (n, k, d) soft prompts; None is none, or the generic user's with an `embedding`.
 
         Raises:
-            ModelError: a prompt and its response exceed the context.
-            ConfigError: nothing scores this model's responses.
+            ModelError: a prompt with its response exceeds the context.
+            ConfigError: nothing can score this model's responses.
             BatchError: some could not be scored on the server.
         """
         both = values(self.score_each(pairs, batch_size, soft))
@@ -178,7 +179,7 @@ class Generator:
     def score_each(
         self, pairs: Sequence[tuple[Messages, TargetPair]], batch_size: int = 64, soft: "Tensor | None" = None
     ) -> list[tuple[float, float] | PopiError]:
-        """As `score`, a pair of log-probs for each target, with the server's error in the place of one that failed."""
+        """Like `score`, with a pair of log-probs per target, or the server's error if it failed."""
         soft = self._soft(len(pairs), soft)
         if soft is None:
             return self.scorer.score_each(pairs, batch_size)
@@ -187,13 +188,13 @@ class Generator:
     def pair_logps(
         self, targets: Sequence[TargetPair], summaries: Sequence[str | Summary | None], batch_size: int = 64
     ) -> tuple[list[float], list[float]]:
-        """`score` of targets, each under the summary beside it (None: the plain prompt)."""
+        """`score` of targets, each with its summary (None is the plain prompt)."""
         under = [(self.messages(t.prompt, text), t) for t, text in zip(targets, summaries, strict=True)]
         return self.score(under, batch_size)
 
     def margins(self, targets: Sequence[TargetPair], summaries: Sequence[str | Summary | None]) -> list[float]:
-        """h(z) of each target under the summary beside it (docs/method.md), for a generator that is its own reference:
-        frozen. Plain prompts are scored once per call.
+        """h(z) of each target with its summary (docs/method.md), for a frozen generator, which is its own reference.
+        Each call also scores the plain prompts.
         """
         n = len(targets)
         chosen, rejected = self.pair_logps([*targets, *targets], [*summaries, *[None] * n])
@@ -202,41 +203,41 @@ class Generator:
     def rewards(
         self, targets: Sequence[TargetPair], summaries: Sequence[str | Summary | None], beta: float
     ) -> list[float]:
-        """log σ(β·h)/β of each target under the summary beside it; see `margins`."""
+        """log σ(β·h)/β of each target with its summary; see `margins`."""
         return [-_softplus(-beta * h) / beta for h in self.margins(targets, summaries)]
 
     def prompt_tokens(self, conversations: Sequence[Messages]) -> list[int]:
-        """How many tokens each conversation takes as a prompt, as the model counts.
+        """Number of tokens of each conversation as a prompt, as the model counts.
 
         Raises:
-            BatchError: the server could not count some.
+            BatchError: the server failed on some.
         """
         return values(self.prompt_tokens_each(conversations))
 
     def prompt_tokens_each(self, conversations: Sequence[Messages]) -> list[int | PopiError]:
-        """As `prompt_tokens`, with the error in the place of a conversation that could not be counted."""
+        """Like `prompt_tokens`, with the error in place of a count that failed."""
         return self.scorer.prompt_tokens_each(conversations)
 
     def count_tokens(self, text: str) -> int:
-        """Tokens of a text; behind an API an estimate (see `estimate_tokens`)."""
+        """Number of tokens of a text; behind an API, an estimate (see `estimate_tokens`)."""
         return self.backend.count_tokens(text)
 
     # -- token ids: local weights -----------------------------------------------------------------------------
 
     def prompt_ids(self, prompt: Prompt, summary: str | Summary | None) -> list[int]:
-        """Token ids of the task prompt with the summary in view; without one, of the plain prompt."""
+        """Token ids of the task prompt with the summary, or of the plain prompt without one."""
         return self.local.encode_chat(self.messages(prompt, summary))
 
     def item(self, prefix: Iterable[int], target: TargetPair) -> "ScoringItem":
-        """A target pair under a prefix that was made elsewhere; see `LocalModel.item`."""
+        """A target pair with a given prefix; see `LocalModel.item`."""
         return self.local.item(prefix, target)
 
     def items(self, targets: Sequence[TargetPair], summary: str | Summary | None) -> "list[ScoringItem]":
-        """One scoring item per target, with this summary in view."""
+        """One scoring item per target, with this summary."""
         return [self.item(self.prompt_ids(target.prompt, summary), target) for target in targets]
 
     def reference_items(self, targets: Sequence[TargetPair]) -> "list[ScoringItem]":
-        """The same responses on the plain prompt: what the reference model sees."""
+        """The same responses to the plain prompt, as the reference model sees them."""
         return self.items(targets, None)
 
     def save(self, path: str | Path) -> None:

@@ -1,4 +1,4 @@
-"""The preference summary: the only thing that crosses from the inference model to the generator."""
+"""The preference summary: the only thing that the inference model passes to the generator."""
 
 from dataclasses import dataclass, field
 
@@ -8,18 +8,17 @@ class Summary:
     """A preference summary and where it came from.
 
     Attributes:
-        text: what the inference model wrote; plain language, fit to be read and edited.
-        tokens: its length under the inference model's tokenizer (no special tokens); for a model behind an
-            API as its server counted, else an estimate.
-        signals_used: how many of the user's signals the inference model read.
-        signals_dropped: ids (or positions, as ``#3``) of whole signals left out to fit the token budget.
+        text: what the inference model wrote, in plain language that people can read and edit.
+        tokens: its length under the inference model's tokenizer, without special tokens; for a model behind an API,
+            the server's count or else an estimate.
+        signals_used: number of the user's signals that the inference model read.
+        signals_dropped: ids (or positions, such as ``#3``) of whole signals dropped to fit the token budget.
         model: the inference model that wrote it (a name or a path).
-        rests_on: how many signals it rests on: those read, and of a renewal those behind the old summary too.
-        abstained: it says that no preference is known: there were no signals, or the inference model saw no preference
-            in them. The generator then answers the plain prompt (docs/evidence.md).
-        left_out: kinds of things (`popi.profiles.screening.Kind`) for the sake of which part of what the model wrote,
-            or all of it, is not in `text`.
-        statements: the statements that `text` joins, where the model was asked for statements.
+        rests_on: number of signals that it is based on: those read and, for a renewal, those of the old summary.
+        abstained: whether it says that no preference is known, because there were no signals or the inference model
+            saw no preference in them. The generator then answers the plain prompt (docs/evidence.md).
+        left_out: kinds of content (`popi.profiles.screening.Kind`) that were removed from what the model wrote.
+        statements: the statements joined in `text`, if the model was asked for statements.
     """
 
     text: str

@@ -1,1 +1,1 @@
-"""Training of the inference model and of the generator, on transformers' Trainer."""
+"""Training of the inference model and the generator, on transformers' Trainer."""

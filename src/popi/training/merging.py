@@ -1,4 +1,4 @@
-"""An adapter merged into its base: a folder with whole weights, for servers and tools that take no adapters."""
+"""Merges an adapter into its base: writes a folder with full weights, for tools that don't support adapters."""
 
 import os
 import shutil
@@ -12,30 +12,30 @@ from popi.models.local.user_embedding import UserEmbedding
 
 
 def merge(adapter: Path, out: Path, dtype: str = "auto", device: str = "auto") -> None:
-    """Write the adapter's model to `out`, whole or not at all, with what popi needs to know of it.
+    """Write the adapter's merged model and popi's settings to `out`, atomically.
 
-    An adapter that was trained over quantised weights is refused: over weights in full it is another model, and
-    quantised again the sum would be rounded. In half precision the merged weights are rounded: log-probs then differ a
-    little from those under the adapter.
+    An adapter trained over quantised weights is refused: over full-precision weights it is a different model, and
+    quantising the sum again would round it. In half precision the merged weights are rounded, so log-probs differ
+    slightly from those with the adapter.
 
     Raises:
-        RunError: the folder is no adapter or one over quantised weights, or something stands at `out`.
-        ModelError: adapter or base can't be loaded.
+        RunError: the folder is not an adapter, or is one over quantised weights; or `out` exists.
+        ModelError: the adapter or its base can't be loaded.
     """
     if not (adapter / "adapter_config.json").is_file():
         raise RunError(
-            f"{adapter}: holds no adapter (adapter_config.json); name the folder of one, such as "
+            f"{adapter}: not an adapter (no adapter_config.json); name an adapter's folder, such as "
             "RUN/phases/inference-1/inference_model"
         )
     settings = adapter / LocalModel.SETTINGS
     quantization = read_json(settings).get("quantization", "none") if settings.is_file() else "none"
     if quantization != "none":
         raise RunError(
-            f"{adapter}: was trained over weights of {quantization} (model.quantization), and merged into whole ones "
-            "it would be another model; use it as an adapter over that base, or train with quantization = 'none'"
+            f"{adapter}: was trained over {quantization} weights (model.quantization), and merged into full-precision "
+            "ones it would be a different model; use it as an adapter, or train with quantization = 'none'"
         )
     if out.exists():
-        raise RunError(f"{out}: exists and is left as it is; name another folder")
+        raise RunError(f"{out}: exists already; name another folder")
     local = LocalModel.load(adapter, dtype=dtype, device=device)
     assert has_adapters(local.model)
     local.model = local.model.merge_and_unload()

@@ -1,6 +1,6 @@
-"""The model card of a trained folder: README.md, in the form that the Hugging Face hub reads.
+"""The model card of a trained model's folder: README.md, in the Hugging Face hub's format.
 
-Written when the model is saved, and again with the figures once the run is evaluated.
+It is written when the model is saved, and again with the figures when the run is evaluated.
 """
 
 import json
@@ -15,17 +15,18 @@ from popi.training.components import GENERATOR, INFERENCE
 from popi.training.templates import template_of
 
 CARD = "README.md"
-_WHAT = {
+_DESCRIPTIONS = {
     INFERENCE: "An inference model: reads one user's signals and writes a short preference summary.",
-    GENERATOR: "A generator: answers a task prompt with a user's preference summary in view.",
+    GENERATOR: "A generator: answers a task prompt, given a user's preference summary.",
 }
-_WHAT_OF_PHASE = {
-    "population-dpo": "A generator trained without summaries, for comparison: population DPO.",
-    "fspo": "A generator trained with users' raw signals in its prompt, for comparison: FSPO (arXiv 2502.19312).",
-    "user-embedding": "A generator behind a learned soft prompt of each training user, for comparison: P-RLHF (arXiv "
-    "2402.05133). `user_embedding.safetensors` holds the soft prompts; everyone else gets the generic one.",
-    "user-embedding-from-signals": "A generator behind a soft prompt that is a linear map of the user's signals as the "
-    "base reads them, for comparison, after P-RLHF (arXiv 2402.05133). `user_embedding.safetensors` holds the map.",
+_PHASE_DESCRIPTIONS = {
+    "population-dpo": "A baseline generator trained without summaries: population DPO.",
+    "fspo": "A baseline generator trained with users' raw signals in its prompt: FSPO (arXiv 2502.19312).",
+    "user-embedding": "A baseline generator with a learned soft prompt per training user: P-RLHF (arXiv 2402.05133). "
+    "`user_embedding.safetensors` holds the soft prompts; all other users get the generic one.",
+    "user-embedding-from-signals": "A baseline generator whose soft prompt is a linear map of the base's "
+    "representation of the user's signals, after P-RLHF (arXiv 2402.05133). `user_embedding.safetensors` holds the "
+    "map.",
 }
 _USE = {
     INFERENCE: """from popi import InferenceModel, StatementSignal
@@ -52,12 +53,12 @@ tokenizer = AutoTokenizer.from_pretrained("FOLDER")""",
 
 
 def write_card(folder: Path, run: RunDirectory, phase: str, component: str) -> None:
-    """Write the card of a component that a phase saved into `folder`."""
+    """Write the card of a component that a phase saved to `folder`."""
     write_text(folder / CARD, card(run, phase, component))
 
 
 def refresh_cards(run: RunDirectory) -> None:
-    """Write the cards of a run's models again, with the figures of its evaluation."""
+    """Rewrite the cards of a run's models with the figures of its evaluation."""
     for component in (INFERENCE, GENERATOR):
         for folder in sorted(run.path.glob(f"phases/*/{component}")):
             write_card(folder, run, folder.parent.name, component)
@@ -77,7 +78,7 @@ def card(run: RunDirectory, phase: str, component: str) -> str:
     parts = [
         _front(config),
         f"# {config.name}: {component.replace('_', ' ')} of phase {phase}\n",
-        f"{_WHAT_OF_PHASE.get(phase, _WHAT[component])}\n",
+        f"{_PHASE_DESCRIPTIONS.get(phase, _DESCRIPTIONS[component])}\n",
         f"Trained by popi {popi.__version__} ([POPI](https://arxiv.org/abs/2510.17881)).\n",
         _table(
             {
@@ -85,12 +86,12 @@ def card(run: RunDirectory, phase: str, component: str) -> str:
                 "Trained": f"{how}, phase `{phase}` of the orders {', '.join(config.training.orders)}",
                 "Used by": ", ".join(_used_by(run, phase, component)) or "see the run's methods.json",
                 "Prompt templates": f"`{template_of(config)}`",
-                "Chat template": "of the run's settings" if model.chat_template else "the base tokenizer's own",
+                "Chat template": "from the run's settings" if model.chat_template else "from the base's tokenizer",
                 "Summary": f"at most {config.summary.max_tokens} tokens; signals at most {config.signals.token_budget}",
                 "Users": _users(config),
                 "Held out": _held_out(run),
                 "Seed": str(config.seed),
-                "Licence": "not stated here: that of the base model and that of the data hold",
+                "Licence": "not stated; the licences of the base model and the data apply",
             }
         ),
         "## Figures\n",
@@ -106,7 +107,7 @@ def _front(config: RunConfig) -> str:
     base = SMOLLM2_ID if config.model.base == SMOLLM2 else config.model.base
     lines = ["---", "license: unknown"]
     if not Path(base).exists() and base.count("/") == 1 and not base.endswith(".gguf"):
-        lines.append(f"base_model: {base}")  # the hub wants an id of its own here; a folder or `nano` is none
+        lines.append(f"base_model: {base}")  # the hub accepts only hub ids here, no folder or `nano`
     lines += [f"library_name: {'peft' if config.model.adapter == 'lora' else 'transformers'}"]
     return "\n".join([*lines, "pipeline_tag: text-generation", "tags:", "- popi", "- personalization", "---\n"])
 
@@ -125,16 +126,16 @@ def _users(config: RunConfig) -> str:
 
 
 def _held_out(run: RunDirectory) -> str:
-    """How users were split, and what of a benchmark's rows the loader noted."""
+    """How users were split, with the facts that a benchmark's loader recorded."""
     data = run.config.data
     if data.source == "nano":
-        return "synthetic users of another split of the world's seed; none is trained on"
+        return "synthetic users of the world's test split, none of whom was trained on"
     file = run.path / "data.json"
     if not file.is_file():
-        return f"the users of `{data.test}`, none of whom is trained on" if data.test else "none named"
+        return f"the users of `{data.test}`, none of whom was trained on" if data.test else "none named"
     facts: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    noted = ", ".join(f"{key} {value}" for key, value in facts.items() if isinstance(value, str | int))
-    return f"by user, as the benchmark's loader splits them ({noted})"
+    recorded = ", ".join(f"{key} {value}" for key, value in facts.items() if isinstance(value, str | int))
+    return f"by user, with the split of the benchmark's loader ({recorded})"
 
 
 def _used_by(run: RunDirectory, phase: str, component: str) -> list[str]:
@@ -142,7 +143,7 @@ def _used_by(run: RunDirectory, phase: str, component: str) -> list[str]:
 
 
 def _figures(run: RunDirectory, phase: str, component: str) -> str:
-    """Reward accuracies of metrics.json: of the methods that use this model, and of those that train nothing."""
+    """Reward accuracies in metrics.json of the methods that use this model and of those that train nothing."""
     try:
         measured = json.loads((run.path / "metrics.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
@@ -150,12 +151,12 @@ def _figures(run: RunDirectory, phase: str, component: str) -> str:
     trained = run.methods()
     own = _used_by(run, phase, component)
     lines = ["| Method | Reward accuracy | 95 % interval | Tokens added |", "|---|---|---|---|"]
-    for name, found in measured["methods"].items():
+    for name, entry in measured["methods"].items():
         order = name.removeprefix("popi_")
         if order in own or order not in trained:
-            accuracy = found["reward_accuracy"]
+            accuracy = entry["reward_accuracy"]
             interval = " to ".join(f"{accuracy[key]:.3f}" for key in ("low", "high") if accuracy.get(key) is not None)
-            row = (name, f"{accuracy['value']:.3f}", interval or "–", f"{found['context_overhead_tokens']:.1f}")
+            row = (name, f"{accuracy['value']:.3f}", interval or "–", f"{entry['context_overhead_tokens']:.1f}")
             lines.append(f"| {' | '.join(row)} |")
     people = f"{measured['n_users']} held-out users, {measured['n_pairs']} target pairs, seed {measured['seed']}"
     return "\n".join([*lines, "", f"On {people}; intervals are clustered by user.", ""])
@@ -168,7 +169,7 @@ def _plain(config: RunConfig) -> str:
     note = ""
     if model.adapter == "lora" and model.base in (SMOLLM2, "nano") or model.base.endswith(".gguf"):
         note = (
-            "\nThe base's name is popi's or a GGUF file's: popi resolves it; transformers needs its folder, hub id, or "
-            "`gguf_file`.\n"
+            "\npopi resolves the base's name, which is popi's own or a GGUF file's; transformers needs its folder, hub "
+            "id, or `gguf_file`.\n"
         )
     return f"Without popi:\n\n```python\n{text}\n```\n{note if model.adapter == 'lora' else ''}"

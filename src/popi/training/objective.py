@@ -1,11 +1,11 @@
-"""The one objective of both components, as tensor maths without a model.
+"""The objective shared by both components, as tensor maths without a model.
 
 With h(z) the margin of a target pair under a summary z (arXiv 2510.17881, the POPI paper):
 
     h(z) = [log π_θ(y⁺|x,z) − log π_ref(y⁺|x)] − [log π_θ(y⁻|x,z) − log π_ref(y⁻|x)]
     L(φ, θ) = E_z [ −log σ(β·h(z)) / β ] + λ·KL(π_φ ‖ π_φ₀)
 
-The inference model φ meets it as a summary reward and group-relative advantages, the generator θ as DPO.
+For the inference model φ it becomes a summary reward with group-relative advantages, for the generator θ it is DPO.
 Log-probabilities are sums over response tokens, in nats; all functions work elementwise on any shape.
 """
 
@@ -18,30 +18,30 @@ SCALE_EPSILON = 1e-4
 
 
 def margin(chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor) -> Tensor:
-    """h: the chosen minus the rejected log-ratio. Positive: the pair is ranked as the user does."""
+    """h: the chosen minus the rejected log-ratio. Positive if the pair is ranked as the user ranks it."""
     return (chosen - ref_chosen) - (rejected - ref_rejected)
 
 
 def summary_reward(h: Tensor, beta: float) -> Tensor:
-    """log σ(β·h)/β: never positive, about h for very negative h, near 0 once the pair is ranked well."""
+    """log σ(β·h)/β: never positive, about h for very negative h, and near 0 once the pair is ranked well."""
     return F.logsigmoid(beta * h) / beta
 
 
 def accuracy(h: Tensor) -> float:
-    """Share of margins that are positive; one of zero counts half."""
+    """Share of positive margins; a margin of 0 counts half."""
     return float(((h.sign() + 1) / 2).mean())
 
 
 def length_penalty(tokens: Tensor, target: int, per_token: float) -> Tensor:
-    """per_token · max(0, tokens − target): what a summary's reward loses for its length, in units of the reward."""
+    """per_token · max(0, tokens − target): deduction from a summary's reward for its length, in reward units."""
     return per_token * (tokens - target).clamp(min=0).float()
 
 
 def group_advantages(rewards: Tensor, scale: bool = False) -> Tensor:
-    """Rewards less their group's mean, (groups, G) -> (groups, G) (GRPO, arXiv 2402.03300, eq. 3 without the division).
+    """Rewards minus their group's mean, (groups, G) -> (groups, G) (GRPO, arXiv 2402.03300, eq. 3, without division).
 
-    With `scale` also divided by the group's standard deviation (n−1 in the denominator), as GRPO does and POPI
-    does not.
+    With `scale` they are also divided by the group's standard deviation (n−1 in the denominator), as in GRPO but not in
+    POPI.
     """
     centred = rewards - rewards.mean(dim=-1, keepdim=True)
     if not scale:
@@ -56,23 +56,23 @@ def _scale(centred: Tensor) -> Tensor:
 
 
 def clause_advantages(stopped: Tensor, clauses: Tensor, decay: float = 1.0, scale: bool = False) -> Tensor:
-    """Advantages of a summary's segments, (groups, G, S): of the tokens behind its first 0, 1, … K clauses.
+    """Advantages of a summary's segments, (groups, G, S): those of the tokens after its first 0, 1, … K clauses.
 
-    With r_i the reward of the summary's beginning of i clauses and d_j = r_j − r_{j−1} what clause j gains,
+    With r_i the reward of the summary's first i clauses and d_j = r_j − r_{j−1} the gain of clause j,
 
         A_i = (1 − 1/G) · (D_i − mean of D_i over the group's other summaries of at least i clauses)
         D_i = Σ_{j>i} decay^{j−i−1} · d_j                                             decay = 1:  D_i = r_K − r_i
 
-    For decay = 1 what is taken off the reward, r_i and the others' mean, is fixed before the segment's tokens are
-    drawn: the policy gradient is unbiased, and A_0 is `group_advantages`, whose factor (1 − 1/G) its mean brings in.
-    For decay < 1 it is generalised advantage estimation (arXiv 1506.02438, eq. 16) with γ = 1, λ = `decay`, a clause as
-    its step and r_i as its value; docs/method.md states the bias.
+    For decay = 1 the baseline, r_i and the others' mean, is fixed before the segment's tokens are drawn, so the policy
+    gradient is unbiased; A_0 equals `group_advantages`, whose mean brings in the factor (1 − 1/G). For decay < 1 it is
+    generalised advantage estimation (arXiv 1506.02438, eq. 16) with γ = 1, λ = `decay`, clauses as steps and r_i as the
+    value; docs/method.md states the bias.
 
     Args:
-        stopped: (groups, G, S) r_0 … r_K of each summary, anything behind them.
-        clauses: (groups, G) K of each, below S.
+        stopped: (groups, G, S) r_0 … r_K of each summary, followed by arbitrary padding.
+        clauses: (groups, G) K of each summary, below S.
         decay: 0 to 1.
-        scale: divide by the standard deviation of the group's rewards, as `group_advantages` does.
+        scale: divide by the standard deviation of the group's rewards, as in `group_advantages`.
     """
     size, longest = stopped.shape[1:]
     steps = torch.arange(longest, device=stopped.device)
@@ -91,32 +91,32 @@ def clause_advantages(stopped: Tensor, clauses: Tensor, decay: float = 1.0, scal
 
 
 def dpo_loss(h: Tensor, beta: float, label_smoothing: float = 0.0) -> Tensor:
-    """−(1−ε)·log σ(βh) − ε·log σ(−βh): DPO (arXiv 2305.18290, eq. 7), conservative DPO for ε > 0.
+    """−(1−ε)·log σ(βh) − ε·log σ(−βh): DPO (arXiv 2305.18290, eq. 7), or conservative DPO for ε > 0.
 
     ε is the assumed share of flipped labels (E. Mitchell, "A note on DPO with noisy preferences", 2023, eq. 3). For
-    ε < ½ the minimum lies at h = log((1−ε)/ε)/β and no longer at infinity. β times the method's loss, as TRL counts.
+    0 < ε < ½ the minimum is at h = log((1−ε)/ε)/β instead of infinity. It is β times the method's loss, as in TRL.
     """
     return -(1 - label_smoothing) * F.logsigmoid(beta * h) - label_smoothing * F.logsigmoid(-beta * h)
 
 
 def ipo_loss(h: Tensor, beta: float) -> Tensor:
-    """(h − 1/(2β))²: IPO (arXiv 2310.12036, eq. 17, with τ = β), on summed log-probs and not per token."""
+    """(h − 1/(2β))²: IPO (arXiv 2310.12036, eq. 17, with τ = β), on summed, not per-token log-probs."""
     return (h - 1 / (2 * beta)) ** 2
 
 
 def generator_loss(h: Tensor, loss: str, beta: float, label_smoothing: float = 0.0) -> Tensor:
-    """The loss named by `training.generator.loss`, one value a pair.
+    """The loss named by `training.generator.loss`, one value per pair.
 
     Raises:
-        ValueError: `loss` is neither `dpo` nor `ipo`, or IPO is given a label smoothing that it has no place for.
+        ValueError: `loss` is neither `dpo` nor `ipo`, or label smoothing is set for IPO, which does not support it.
     """
     if loss == "dpo":
         return dpo_loss(h, beta, label_smoothing)
     if loss == "ipo":
         if label_smoothing:
-            raise ValueError(f"label_smoothing={label_smoothing} belongs to loss='dpo'; IPO has no such term")
+            raise ValueError(f"label_smoothing={label_smoothing} applies only to loss='dpo'; IPO has no such term")
         return ipo_loss(h, beta)
-    raise ValueError(f"loss={loss!r}: allowed are 'dpo' and 'ipo'")
+    raise ValueError(f"loss={loss!r}: must be 'dpo' or 'ipo'")
 
 
 def token_kl(logps: Tensor, ref_logps: Tensor) -> Tensor:
@@ -133,18 +133,18 @@ def policy_loss(
     logps: Tensor, advantages: Tensor, mask: Tensor, max_tokens: int, ref_logps: Tensor | None = None, kl: float = 0.0
 ) -> Tensor:
     """−(A·log π − λ·KL), summed over the tokens of n summaries and divided by n · max_tokens (Dr. GRPO, arXiv
-    2503.20783): a mean over each summary's own tokens would weigh those of short summaries more.
+    2503.20783). A mean over each summary's own tokens would give the tokens of short summaries more weight.
 
-    On-policy: the importance ratio is 1 and its gradient that of log π, so nothing is clipped. It weighs the KL's
-    terms, too: k3 differentiated as it stands follows the gradient of KL(π_ref ‖ π); so weighed, that of KL(π ‖ π_ref),
-    which is the method's term, token by token.
+    On-policy, the importance ratio is 1 and its gradient is that of log π, so nothing is clipped. The ratio also weighs
+    the KL's terms: the plain derivative of k3 is the gradient of KL(π_ref ‖ π), and with the weight it is that of
+    KL(π ‖ π_ref), the method's term, token by token.
 
     Args:
         logps: (n, T) of each summary's tokens.
-        advantages: (n,), or (n, T) where each token has its own.
+        advantages: (n,), or (n, T) for separate advantages per token.
         mask: (n, T) 1 on tokens.
-        max_tokens: the most that a summary can have.
-        ref_logps: (n, T) under the initial inference model, where there is a KL.
+        max_tokens: maximum tokens of a summary.
+        ref_logps: (n, T) under the initial inference model, if there is a KL term.
         kl: λ.
     """
     ratio = torch.exp(logps - logps.detach())

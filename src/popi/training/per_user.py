@@ -2,8 +2,8 @@
 
     L(θ_u) = mean over the user's own pairs of −log σ(β·h),   h as in `objective`, on plain prompts
 
-It sees of the user what can be laid out as preference pairs, and nothing of other users. The adapter exists while the
-user is scored; one base serves all users.
+It uses those of the user's signals that can be converted to preference pairs, and no data of other users. The adapter
+exists only while the user is scored; all users share one base.
 """
 
 import warnings
@@ -23,13 +23,13 @@ from popi.training.objective import dpo_loss, margin
 from popi.training.rows import draw
 
 MAX_GRAD_NORM = 10.0
-"""Gradient clip, that of a generator phase."""
+"""Gradient clipping, as in a generator phase."""
 
 
 def own_pairs(signals: Sequence[Signal]) -> list[TargetPair]:
-    """A user's signals as preference pairs: pairs as they are, an edit as preferred over the response that it mends.
+    """A user's signals as preference pairs: pairs themselves, and edits as preferred over the original response.
 
-    Other signals (posts, statements, ratings, demographics) have no two responses and give none.
+    Other signals (posts, statements, ratings, demographics) do not have two responses and are skipped.
     """
     pairs = []
     for signal in signals:
@@ -44,24 +44,24 @@ def own_pairs(signals: Sequence[Signal]) -> list[TargetPair]:
 def user_adapter(
     generator: Generator, pairs: Sequence[TargetPair], settings: PerUserLoraConfig, seed: int
 ) -> Iterator[None]:
-    """Put an adapter trained on `pairs` over the generator, and take it off again; without pairs there is none.
+    """A context in which the generator has an adapter trained on `pairs`; without pairs, none.
 
     Args:
-        generator: the untrained base, whose weights stay as they are.
-        pairs: the user's own.
+        generator: the untrained base, whose weights do not change.
+        pairs: the user's own pairs.
         settings: rank, steps, batch size, learning rate and β.
-        seed: of the adapter's first weights and of the order of the pairs.
+        seed: seed for the adapter's initial weights and the order of the pairs.
 
     Raises:
-        ConfigError: the base is an adapter over another model.
+        ConfigError: the base is itself an adapter over another model.
         RunError: the training diverged.
     """
     local = generator.local
     base = local.model
     if has_adapters(base):
         raise ConfigError(
-            f"evaluation.per_user_lora: {local.name} is an adapter over another model and takes no second one; name a "
-            "model.base that is none, or leave per_user_lora out"
+            f"evaluation.per_user_lora: {local.name} is an adapter over another model and can't have a second one; set "
+            "model.base to a model without adapter, or disable per_user_lora"
         )
     if not pairs:
         yield
@@ -70,7 +70,7 @@ def user_adapter(
     items = generator.reference_items(pairs)
     ref_chosen, ref_rejected = (logps.to(local.device) for logps in pair_logps(base, items, local.pad_id))
     with torch.random.fork_rng(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # renamed arguments that PEFT still asks for
+        warnings.simplefilter("ignore", FutureWarning)  # PEFT uses renamed arguments
         torch.manual_seed(seed)
         model = attach_adapters(base, settings.rank, 2.0 * settings.rank, {TRAINED: None})
     try:
@@ -87,8 +87,8 @@ def user_adapter(
             loss = dpo_loss(h, settings.beta).mean()
             if not bool(loss.isfinite()):
                 raise RunError(
-                    f"evaluation.per_user_lora: the adapter's training diverged (loss {loss.item()} on {len(pairs)} "
-                    f"pairs); lower its learning_rate, which is {settings.learning_rate}"
+                    f"evaluation.per_user_lora: training of the adapter diverged (loss {loss.item()} on {len(pairs)} "
+                    f"pairs); lower its learning_rate, now {settings.learning_rate}"
                 )
             optimizer.zero_grad()
             loss.backward()

@@ -14,12 +14,12 @@ SHOWN = {"reward": "reward", "kl": "KL", "loss": "loss", "reward_accuracy": "acc
 
 
 class PhaseProgress:
-    """One bar for a phase's steps, with its newest metrics, and a passing one for what precedes them."""
+    """A bar for a phase's steps with its latest metrics, and a temporary one for the preparation."""
 
     def __init__(self, console: Console, phase: str, steps: int, done: int) -> None:
         self._progress = Bars(
             TextColumn("{task.description}", table_column=Column(no_wrap=True, min_width=len(phase))),
-            BarColumn(bar_width=8),  # all of it fits into 80 columns
+            BarColumn(bar_width=8),  # keeps the line within 80 columns
             MofNCompleteColumn(),
             TimeRemainingColumn(compact=True, elapsed_when_finished=True),
             TextColumn("[dim]{task.fields[metrics]}"),
@@ -35,18 +35,20 @@ class PhaseProgress:
         self._progress.stop()
 
     def step(self, step: int, metrics: dict[str, Any]) -> None:
-        names = {k: v for k, v in SHOWN.items() if k != "loss" or "reward" not in metrics}  # GRPO's loss says nothing
+        names = {
+            k: v for k, v in SHOWN.items() if k != "loss" or "reward" not in metrics
+        }  # GRPO's loss is not informative
         shown = [f"{label} {metrics[name]:.3g}" for name, label in names.items() if metrics.get(name) is not None]
         self._progress.update(self._task, completed=step, metrics=" · ".join(shown))
 
     def say(self, line: str) -> None:
-        """A line that stays, above the bar."""
+        """Print a line above the bar."""
         self._progress.console.print(line, highlight=False)
 
     @contextmanager
-    def preparing(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
-        """A bar of its own while something is prepared; told how many are done."""
-        task = self._progress.add_task(f"  {what}", total=total, metrics="")
+    def preparing(self, description: str, total: int) -> Iterator[Callable[[int], None]]:
+        """Show a separate bar during preparation; yields a function to call with the number done."""
+        task = self._progress.add_task(f"  {description}", total=total, metrics="")
         try:
             yield lambda done: self._progress.update(task, completed=done)
         finally:

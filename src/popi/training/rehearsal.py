@@ -1,8 +1,8 @@
-"""Before a phase's first step: are the rewards of its first groups reliable enough to learn from?
+"""Checks before a phase's first step whether the rewards of its first groups are reliable enough to learn from.
 
-A group of summaries of each of a run's first users is sampled and scored as in a step, on more targets where there are
-more. Nothing trains, and the randomness of training goes on as if nothing had been sampled: learning curves stay what
-they are, to the bit. It costs about what a step's sampling and scoring cost.
+A group of summaries for each of the first users is sampled and scored as in a step, on more targets if available.
+Nothing is trained and the random state of training is not affected, so learning curves stay exactly the same. It costs
+about as much as a step's sampling and scoring.
 """
 
 from collections.abc import Sequence
@@ -23,17 +23,17 @@ from popi.training.reward import SummaryReward
 from popi.training.rows import InferenceRow, inference_rows
 
 LEAST_USERS, LEAST_TARGETS = 8, 4
-"""Groups and targets of a rehearsal, if the phase draws so many users and they have so many, and a step fewer."""
+"""Minimum groups and targets of a rehearsal, as far as the phase's users and their targets allow."""
 
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What came of it.
+    """The result of a rehearsal.
 
     Attributes:
         summaries: reliability of a summary's reward.
-        clauses: of what the clauses from one on gain, with credit for clauses.
-        group: summaries of a group in training.
+        clauses: with credit per clause, reliability of the gain from a clause on.
+        group: summaries per group in training.
     """
 
     summaries: Reliability
@@ -41,27 +41,27 @@ class Rehearsal:
     group: int
 
     def lines(self, phase: str) -> list[str]:
-        """For the terminal: reliability, what more targets and a larger group would do; a warning if it is low."""
-        found = [f"{phase}: {self.summaries.line('rewards')}"]
+        """Lines for the terminal: reliability, the effect of more targets or a larger group, a warning if it is low."""
+        lines = [f"{phase}: {self.summaries.line('rewards')}"]
         if self.clauses is not None:
-            found.append(f"{phase}: {self.clauses.line('credit for clauses')}")
-        return [*found, *(f"{phase}: {line}" for line in advice(self.clauses or self.summaries, self.group))]
+            lines.append(f"{phase}: {self.clauses.line('credit for clauses')}")
+        return [*lines, *(f"{phase}: {line}" for line in advice(self.clauses or self.summaries, self.group))]
 
     def facts(self) -> dict[str, Any]:
-        """For reliability.json."""
+        """The values for reliability.json."""
         own = {"summaries": self.summaries.facts()}
         return own | ({"clauses": self.clauses.facts()} if self.clauses is not None else {})
 
 
 def first_users(order: Sequence[int], config: RunConfig) -> list[int]:
-    """The users of a rehearsal: those of the first step, and more if they are few."""
+    """The users of a rehearsal: those of the first step, and more if there are few."""
     return list(dict.fromkeys(order))[: max(LEAST_USERS, config.training.inference.users_per_step)]
 
 
 def rehearsal_rows(
     users: Sequence[User], first: Sequence[int], parts: Components, references: References, config: RunConfig, seed: int
 ) -> list[InferenceRow]:
-    """A row of each of these users, with up to `LEAST_TARGETS` targets where a step takes fewer."""
+    """A row for each of these users, with up to `LEAST_TARGETS` targets if a step takes fewer."""
     most = max(LEAST_TARGETS, config.training.inference.targets_per_summary)
     return inference_rows(users, first, parts.inference_model, references, most, seed)
 
@@ -69,8 +69,8 @@ def rehearsal_rows(
 def rehearse(
     rows: Sequence[InferenceRow], parts: Components, reward: SummaryReward, config: RunConfig, seed: int
 ) -> Rehearsal | None:
-    """Sample and score a group for each row; None where targets can't be compared: users have one each, or the summary
-    is for one prompt (`summary.conditioned_on_prompt`).
+    """Sample and score a group for each row. None if targets can't be compared, because users have only one, or
+    summaries depend on the prompt (`summary.conditioned_on_prompt`).
     """
     settings, local = config.training.inference, parts.inference_model.local
     if config.summary.conditioned_on_prompt or not any(len(row.targets) > 1 for row in rows):
@@ -107,18 +107,18 @@ def rehearse(
 
 
 def _to_go(stops: Stops, each: Sequence[Tensor], beta: float, decay: float) -> list[Tensor]:
-    """Of each summary (K, T): what is gained on each target from its first, second, … clause on."""
+    """For each summary (K, T): the gain on each target from its first, second, … clause on."""
     stopped = stops.scores.on_targets(beta)
-    found = []
+    gains = []
     for at, whole in zip(stops.places, each, strict=True):
-        to_go = torch.stack([*(stopped[i] for i in at), whole]).diff(dim=0)  # gains
+        to_go = torch.stack([*(stopped[i] for i in at), whole]).diff(dim=0)
         for i in range(len(to_go) - 2, -1, -1):
             to_go[i] += decay * to_go[i + 1]
-        found.append(to_go)
-    return found
+        gains.append(to_go)
+    return gains
 
 
 def _by_segment(to_go: Sequence[Tensor]) -> list[Tensor]:
-    """A group's (K, T) -> for each segment (summaries that have it, T)."""
+    """A group's (K, T) tensors -> for each segment, (summaries that have it, T)."""
     longest = max(map(len, to_go))
     return [torch.stack([own[i] for own in to_go if i < len(own)]) for i in range(longest)]

@@ -1,4 +1,4 @@
-"""Do rollouts come from the weights that train? Elsewhere weeks were lost to rollouts from the base model."""
+"""Checks that rollouts come from the weights being trained; other projects lost weeks to rollouts from the base."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,19 +14,19 @@ from popi.models.local.probe import TOLERANCE
 
 
 class RolloutError(PopiError):
-    """Rollouts and training use different weights: a bug or a backend that was not synchronised."""
+    """Rollouts and training use different weights, because of a bug or a backend that is not synchronised."""
 
 
 def check_rollouts(local: LocalModel, trained: Any, prompt: Sequence[int], max_new_tokens: int) -> float:
-    """Compare the log-probs that a greedy rollout saw with a plain forward of the trained model.
+    """Compare the log-probs of a greedy rollout with a plain forward of the trained model.
 
-    Draws no random numbers. Returns the largest difference of a token's log-prob.
+    Draws no random numbers. Returns the largest difference in a token's log-prob.
 
     Raises:
-        RolloutError: it is too large.
+        RolloutError: the difference is too large.
     """
     limit = rope_limit(local.model.config)
-    if limit is not None and len(prompt) < limit:  # there the model changes for the whole text
+    if limit is not None and len(prompt) < limit:  # beyond the limit the model changes for the whole text
         max_new_tokens = min(max_new_tokens, limit - len(prompt))
     whole_rows = trees_hold(causal_lm(local.model), len(prompt) + max_new_tokens)
     generates = local.model if whole_rows else causal_lm(local.model)
@@ -49,7 +49,7 @@ def check_rollouts(local: LocalModel, trained: Any, prompt: Sequence[int], max_n
     allowed = TOLERANCE.get(next(trained.parameters()).dtype, 0.25)
     if not difference <= allowed:
         raise RolloutError(
-            f"rollouts do not come from the weights that train: log-probs of a greedy summary differ by "
+            f"rollouts do not come from the weights being trained: log-probs of a greedy summary differ by "
             f"{difference:.3g} (allowed {allowed:g}); the model that generates is not the one being trained"
         )
     return difference

@@ -1,4 +1,4 @@
-"""Which template set a run's prompts are made with, said once: when the run begins, into its saved config."""
+"""The template set of a run's prompts, resolved once, when the run starts, and stored in its config."""
 
 import json
 from pathlib import Path
@@ -9,10 +9,10 @@ from popi.signals.render import shipped
 
 
 def with_template(config: RunConfig) -> RunConfig:
-    """The config with `signals.template = "auto"` settled where the source is a benchmark with a set of its own.
+    """The config with `signals.template = "auto"` resolved if the source is a benchmark with its own set.
 
-    A model that was saved with a set (the nano base, a folder that popi saved) keeps to it: `auto` stays, and the model
-    says which. For other sources `auto` stays too, and means `default`.
+    If the base was saved with a set (the nano base, a folder that popi saved), `auto` stays and stands for that set.
+    For other sources `auto` also stays and means `default`.
     """
     source = config.data.source
     if config.signals.template != "auto" or source not in BENCHMARKS or source not in shipped():
@@ -23,9 +23,9 @@ def with_template(config: RunConfig) -> RunConfig:
 
 
 def template_of(config: RunConfig) -> str:
-    """The set that a run's prompts are made with: `auto` is the one that the base was saved with, else `default`.
+    """The template set of a run's prompts; `auto` is the set that the base was saved with, else `default`.
 
-    A generator behind an API has no set of its own: it is asked in this one.
+    A generator behind an API has no saved set and uses this one.
     """
     name = with_template(config).signals.template
     return name if name != "auto" else _saved_with(config.model.base) or "default"
@@ -36,5 +36,5 @@ def _saved_with(base: str) -> str | None:
     try:
         settings = json.loads(file.read_text(encoding="utf-8"))
         return str(settings["template"]) if "template" in settings else None
-    except (OSError, ValueError, TypeError):  # a broken file is refused where the model is loaded
+    except (OSError, ValueError, TypeError):  # loading the model reports a broken file
         return None

@@ -1,14 +1,13 @@
-"""Rollouts by vLLM on a GPU, through TRL's own client: what popi adds is care for the weights.
+"""Rollouts by vLLM on a GPU, through TRL's client, with checks of the weights.
 
-Not tried on a GPU yet: the code below runs in tests against a stand-in for vLLM.
+Not tried on a GPU yet; the tests use a stand-in for vLLM.
 
-- The weights that train go over before each step's rollouts (TRL's `sync_weights`). Adapters are merged for that
-  and taken out again, which in half precision does not give the base's weights back to the bit, and the generator and
-  the KL's anchor read the same base: so the base's weights are put back from a copy.
-- Every step's log-probs, as vLLM tells them, are compared with those of the model that trains. A backend that answers
-  with older weights, or with the base's, is an error and not a slow loss of weeks.
-- There is no correction by importance sampling: the summaries count as samples of the model that trains, which the
-  comparison holds to.
+- The weights being trained are sent before each step's rollouts (TRL's `sync_weights`). For this, adapters are merged
+  and removed again, which in half precision does not restore the base's weights exactly. As the generator and the KL's
+  reference share that base, its weights are restored from a copy.
+- Every step's log-probs from vLLM are compared with those of the model being trained. A backend with outdated weights,
+  or with the base's, raises an error instead of wasting weeks.
+- There is no importance sampling: summaries count as samples of the model being trained, which the comparison ensures.
 """
 
 import importlib.util
@@ -29,14 +28,14 @@ from popi.training.rollout_check import RolloutError
 
 
 def refuse_vllm(config: RunConfig) -> None:
-    """Raise ConfigError where vLLM was asked for and can't run, or where its settings are given without it."""
+    """Raise ConfigError if vLLM is selected but can't run, or if it is configured but not selected."""
     training = config.training
     if training.rollouts != "vllm":
         if training.vllm != type(training.vllm)():
-            raise ConfigError("training.vllm is set, but training.rollouts is 'own': set rollouts = 'vllm' beside it")
+            raise ConfigError("training.vllm is set, but training.rollouts is 'own'; set rollouts = 'vllm' too")
         return
     if config.model.device == "cpu" or not torch.cuda.is_available():
-        raise ConfigError("training.rollouts = 'vllm' needs a GPU, and there is none in use here: set it to 'own'")
+        raise ConfigError("training.rollouts = 'vllm' needs a GPU, and none is in use here; set it to 'own'")
     if missing := [name for name in ("vllm", "trl") if importlib.util.find_spec(name) is None]:
         raise ConfigError(
             f"training.rollouts = 'vllm': {' and '.join(missing)} is not installed "
@@ -44,39 +43,39 @@ def refuse_vllm(config: RunConfig) -> None:
         )
     if config.model.quantization != "none":
         raise ConfigError(
-            f"training.rollouts = 'vllm' does not go with model.quantization = {config.model.quantization!r}: adapters "
-            "are merged into the base to go over, which would round it; use rollouts = 'own'"
+            f"training.rollouts = 'vllm' does not work with model.quantization = {config.model.quantization!r}: it "
+            "merges adapters into the base, which would be rounded; use rollouts = 'own'"
         )
     if locate(config.model.base).gguf is not None:
         raise ConfigError(
-            f"training.rollouts = 'vllm' does not go with {config.model.base}, whose weights are unpacked from a GGUF "
-            "file; name the folder of a Hugging Face model as model.base, or use rollouts = 'own'"
+            f"training.rollouts = 'vllm' does not work with {config.model.base}, whose weights come from a GGUF file; "
+            "set model.base to the folder of a Hugging Face model, or use rollouts = 'own'"
         )
 
 
 @contextmanager
 def base_unchanged(model: Any) -> Iterator[None]:
-    """Put a PEFT model's base weights back as they were, to the bit; other models pass through."""
+    """A context that restores a PEFT model's base weights exactly on exit; does nothing for other models."""
     if not has_adapters(model):
         yield
         return
-    kept = {name: p.detach().to("cpu", copy=True) for name, p in model.named_parameters() if ".base_layer." in name}
+    saved = {name: p.detach().to("cpu", copy=True) for name, p in model.named_parameters() if ".base_layer." in name}
     try:
         yield
     finally:
         with torch.no_grad():
             for name, parameter in model.named_parameters():
-                if name in kept:
-                    parameter.copy_(kept[name])
+                if name in saved:
+                    parameter.copy_(saved[name])
 
 
 class VllmRollouts:
-    """Samples from vLLM behind TRL's client, which holds the weights that train.
+    """Samples from vLLM, through TRL's client, with the weights being trained.
 
     Args:
-        config: of the run; `training.vllm` says where vLLM runs.
+        config: the run's config; `training.vllm` says where vLLM runs.
         local: the inference model.
-        accelerator: the trainer's.
+        accelerator: the trainer's accelerator.
         longest: tokens of the longest prompt and summary together.
     """
 
@@ -101,8 +100,8 @@ class VllmRollouts:
         )
 
     def sample(self, prompts: Sequence[Sequence[int]], n: int) -> tuple[list[list[int]], list[list[float | None]]]:
-        """A summary behind each prompt (`n` equal ones follow each other), by the weights as they are now; and the
-        log-probs that vLLM gives their tokens."""
+        """A summary for each prompt (each repeated `n` times in a row) by the current weights, and vLLM's log-probs of
+        their tokens."""
         with base_unchanged(self.model):
             self.backend.sync_weights()
             _, summaries, logps, _ = self.backend.generate(list(map(list, prompts)), images=None, num_generations=n)
@@ -110,35 +109,36 @@ class VllmRollouts:
 
 
 def check_log_probs(
-    told: Sequence[Sequence[float | None]], ours: Tensor, tolerance: float, top_p: float = 1.0
+    reported: Sequence[Sequence[float | None]], ours: Tensor, tolerance: float, top_p: float = 1.0
 ) -> float:
-    """Compare what vLLM says of its tokens with the model that trains. Returns the mean difference of a token.
+    """Compare vLLM's log-probs with those of the model being trained. Returns the mean difference per token.
 
     Args:
-        told: log-probs of each sample's tokens; None or NaN where vLLM gives none.
-        ours: (samples, ≥ tokens) of the same tokens, in the whole distribution.
-        top_p: vLLM tells log-probs within this nucleus, which are higher by -log(top_p) at most.
+        reported: vLLM's log-probs of each sample's tokens; None or NaN if missing.
+        ours: (samples, ≥ tokens) log-probs of the same tokens, in the whole distribution.
+        tolerance: maximum mean difference, besides the effect of `top_p`.
+        top_p: vLLM's log-probs are within this nucleus, which makes them higher by at most -log(top_p).
 
     Raises:
-        RolloutError: vLLM told none, or the mean difference is above `tolerance` and that.
+        RolloutError: vLLM reported none, or the mean difference exceeds the tolerance.
     """
     differences = [
         abs(a - b)
-        for theirs, own in zip(told, ours.tolist(), strict=True)
+        for theirs, own in zip(reported, ours.tolist(), strict=True)
         for a, b in zip(theirs, own, strict=False)
         if a is not None and a == a
     ]
     if not differences:
-        raise RolloutError("vLLM gave no log-probs of its samples, so nobody knows which weights they come from")
+        raise RolloutError("vLLM returned no log-probs of its samples, so their weights can't be verified")
     mean = sum(differences) / len(differences)
     of_nucleus = -math.log(top_p)
     if not mean <= tolerance + of_nucleus:
         allowed = f"training.vllm.tolerance = {tolerance:g}"
         if of_nucleus > 0:
-            allowed += f", and {of_nucleus:.3g} for top_p = {top_p:g}"
+            allowed += f", plus {of_nucleus:.3g} for top_p = {top_p:g}"
         raise RolloutError(
-            f"rollouts do not come from the weights that train: vLLM's log-probs differ by {mean:.3g} nats a token on "
-            f"average (allowed: {allowed}); is the server started with the run's base, "
-            "and with --logprobs-mode processed_logprobs (as `trl vllm-serve` does)?"
+            f"rollouts do not come from the weights being trained: vLLM's log-probs differ by {mean:.3g} nats per "
+            f"token on average (allowed: {allowed}); check that the server was started with the run's base and with "
+            "--logprobs-mode processed_logprobs (as `trl vllm-serve` does)"
         )
     return mean

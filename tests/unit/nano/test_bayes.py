@@ -114,7 +114,7 @@ def test_a_choice_worked_by_hand() -> None:
     weight = 0.6 * 2 / 0.5 * 2 / 3 / (1 / 2)
     belief = [(more, 0.5), (casual, 0.5)]
     assert bayes.choice_probability(belief, target) == pytest.approx(weight / (weight + 1))
-    with pytest.raises(ValueError, match="no preferences of the belief"):
+    with pytest.raises(ValueError, match="under any preferences of the belief"):
         bayes.choice_probability([({"length": "long", "layout": "list"}, 1.0)], target)
 
 

@@ -74,7 +74,7 @@ def test_a_summary_in_clauses(text: str, clauses: list[str], first_two: str, wit
 
 def test_what_is_left_of_a_list_is_a_list() -> None:
     found = Clauses.of(NANO)
-    assert [found.kept({0, 1, 2, 3} - {i}) for i in range(4)] == [
+    assert [found.only({0, 1, 2, 3} - {i}) for i in range(4)] == [
         "wants any level, jokes and recaps.",
         "wants a formal tone, jokes and recaps.",
         "wants a formal tone, any level and recaps.",
@@ -93,7 +93,7 @@ def test_a_summary_that_goes_on_and_on_has_so_many_clauses_and_no_more() -> None
 def test_any_text_has_clauses_and_they_make_it_up(text: str | list[str]) -> None:
     whole = (text if isinstance(text, str) else " ".join(text)).strip()
     found = Clauses.of(whole)
-    kept = found.kept(range(10**6))
+    kept = found.only(range(10**6))
     assert kept == whole or (whole.endswith(";") and kept == f"{whole[:-1]}.")
     assert sorted(found.over) == list(found.over) and all(1 <= end <= len(whole) + 1 for end in found.over)
     assert len(found.texts) == len(found)

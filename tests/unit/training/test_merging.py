@@ -38,5 +38,5 @@ def test_the_merged_model_is_the_adapters(run: Any, tiny_base: Path, tmp_path: P
 
 def test_what_is_no_adapter(run: Any, tiny_base: Path, tmp_path: Path) -> None:
     code, _, err = run("merge", tiny_base, "--out", tmp_path / "out")
-    assert code == 2 and "holds no adapter" in err
+    assert code == 2 and "not an adapter" in err
     assert not (tmp_path / "out").exists()

@@ -85,8 +85,8 @@ def test_the_card_says_what_the_model_is(run: RunDirectory, tiny_base: Path) -> 
         f"| Base model | `{tiny_base}` |",
         "| Used by | plug_and_play, alternating |",
         "source `nano`",
-        "none is trained on",
-        "not stated here",
+        "none of whom was trained on",
+        "not stated;",
         "Not evaluated yet",
         "phase `inference-1` of the orders plug_and_play, alternating",
     ):
@@ -166,7 +166,7 @@ def test_what_can_not_be_pushed_is_named(run: RunDirectory, tmp_path: Path) -> N
     with pytest.raises(RunError, match="'name': must be the repository on the hub, as owner/name"):
         push_folder(folder, "name", api=FakeHub())
     (tmp_path / "empty").mkdir()
-    with pytest.raises(RunError, match="holds no weights"):
+    with pytest.raises(RunError, match="has no weights"):
         push_folder(tmp_path / "empty", "owner/name", dry_run=True)
 
 
@@ -176,7 +176,7 @@ def test_a_hub_that_does_not_take_it_is_told(run: RunDirectory) -> None:
     folder = part_to_push(run, "plug_and_play")
     response = httpx.Response(403, request=httpx.Request("POST", "https://example.org"))
     for error, said in (
-        (OfflineModeIsEnabled("offline"), "HF_HUB_OFFLINE is set; unset it, or look with --dry-run"),
+        (OfflineModeIsEnabled("offline"), "HF_HUB_OFFLINE is set; unset it, or use --dry-run"),
         (HfHubHTTPError("no", response=response), "the hub answered 403; log in with `hf auth login`"),
         (ConnectionError("no route"), "the hub can't be reached .ConnectionError: no route"),
     ):

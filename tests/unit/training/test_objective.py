@@ -70,7 +70,7 @@ def test_generator_loss_by_name() -> None:
     h = tensor([2.0])
     assert_close(generator_loss(h, "dpo", 0.5, 0.1), dpo_loss(h, 0.5, 0.1))
     assert_close(generator_loss(h, "ipo", 0.5), ipo_loss(h, 0.5))
-    with pytest.raises(ValueError, match="'kto'.*'dpo' and 'ipo'"):
+    with pytest.raises(ValueError, match="'kto'.*'dpo' or 'ipo'"):
         generator_loss(h, "kto", 0.5)
     with pytest.raises(ValueError, match="label_smoothing=0.1"):
         generator_loss(h, "ipo", 0.5, 0.1)

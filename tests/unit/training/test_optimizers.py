@@ -59,7 +59,7 @@ def test_optimizer_scheduler_and_decay_of_a_phase(bench: Callable[..., Any]) -> 
         ({"generator": {"optim": "stable_adamw"}}, ["training.generator.optim", "pip install torch-optimi"]),
         ({"generator": {"lr_scheduler_type": "cos"}}, ["training.generator.lr_scheduler_type = 'cos'", "linear"]),
         ({"inference": {"lr_scheduler_kwargs": {"floor": 1}}}, ["lr_scheduler_kwargs = {'floor': 1}", "floor"]),
-        ({"inference": {"lr_scheduler_type": "reduce_lr_on_plateau"}}, ["follows an evaluation's loss"]),
+        ({"inference": {"lr_scheduler_type": "reduce_lr_on_plateau"}}, ["needs an evaluation's loss"]),
     ],
 )
 def test_what_transformers_cannot_build_is_refused_at_the_start(settings: Any, words: list[str]) -> None:

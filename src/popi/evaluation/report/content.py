@@ -16,7 +16,7 @@ from popi.evaluation.tables import REASONS
 
 CURVES = (
     ("reward", "Summary reward", "Mean over the step's sampled summaries; higher is better."),
-    ("eval_reward_accuracy", "Reward accuracy while training", "On held-out training users, with greedy summaries."),
+    ("eval_reward_accuracy", "Reward accuracy while training", "On training users set aside, with greedy summaries."),
     ("kl", "KL to the initial inference model", "How far the inference model has moved; nats per summary or token."),
     ("loss", "Loss", "What the phase's optimizer minimises. Losses of different phases are not comparable."),
     ("chosen_drift", "Drift of chosen responses", "Their log-prob minus the base's on the plain prompt; nats each."),

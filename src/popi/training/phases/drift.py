@@ -1,14 +1,14 @@
-"""What training a generator costs the responses that users prefer.
+"""How training a generator affects the likelihood of the responses that users prefer.
 
-A loss of margins is content with both responses becoming less likely, as long as the rejected one does so faster
-(arXiv 2404.04626, 2402.13228). Then the generator ranks pairs as users do, and writes something else. Two figures show
-it, of a step's chosen responses y⁺ under their summaries z:
+A loss on margins allows both responses to become less likely, as long as the rejected one does so faster (arXiv
+2404.04626, 2402.13228). The generator then ranks pairs as users do, but writes something else. Two figures show this,
+for a step's chosen responses y⁺ under their summaries z:
 
-    drift = log π_θ(y⁺|x,z) − log π_ref(y⁺|x)      π_ref: the base on the plain prompt. Free, and logged every step; but
-                                                   what a summary does to a response counts, too
-    loss  = log π_ref(y⁺|x,z) − log π_θ(y⁺|x,z)    per token: the base reads the same summary, so training alone counts
+    drift = log π_θ(y⁺|x,z) − log π_ref(y⁺|x)      π_ref: the base on the plain prompt. Free, and logged every step, but
+                                                   it includes the summary's effect on a response
+    loss  = log π_ref(y⁺|x,z) − log π_θ(y⁺|x,z)    per token: the base reads the same summary, so only training counts
 
-The loss costs a forward of the base, and is measured in every `EVERY`-th step of the generator.
+The loss costs a forward of the base and is measured in every `EVERY`-th step of the generator.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,19 +21,19 @@ from popi.engine.tree import TreeBatch, segment_logps
 from popi.models.local.adapters import using
 
 EVERY = 5
-"""Steps of the generator between two measurements of the loss."""
+"""Generator steps between measurements of the loss."""
 WINDOW = 4
-"""Measurements that are averaged before they are judged: one batch alone has too much noise."""
+"""Measurements to average before judging them, since a single batch is too noisy."""
 LOSS = "chosen_loss"
 
 
 def chosen_tokens(trees: TreeBatch) -> Tensor:
-    """(B,) tokens of each pair's chosen response, end-of-turn token included."""
+    """(B,) number of tokens of each pair's chosen response, including the end-of-turn token."""
     return torch.bincount(trees.segment, minlength=trees.n_segments).reshape(-1, 2)[:, 0]
 
 
 def drift(chosen: Tensor, reference: Tensor, tokens: Tensor) -> dict[str, float]:
-    """Mean drift in nats per response, and in nats per token over all tokens, as a step logs it.
+    """Mean drift in nats per response, and in nats per token over all tokens, for a step's log.
 
     Args:
         chosen, reference: (B,) summed log-probs of the chosen responses under the generator, and of the base on the
@@ -51,7 +51,7 @@ def base_logps(base: Any, trees: TreeBatch) -> Tensor:
     """(B,) summed log-probs of the chosen responses of B pairs under the base, which reads the same prompts.
 
     Args:
-        base: the untrained model; with adapters the one that they lie over.
+        base: the untrained model, or the model below the adapters.
         trees: tree rows of the pairs.
     """
     with torch.no_grad(), using(base, None):
@@ -59,7 +59,7 @@ def base_logps(base: Any, trees: TreeBatch) -> Tensor:
 
 
 def chosen_loss(chosen: Tensor, before: Tensor, tokens: Tensor) -> float:
-    """What the chosen responses have lost, in nats per token; negative where they have gained.
+    """Loss in the chosen responses' log-likelihood, in nats per token; negative for a gain.
 
     Args:
         chosen, before: (B,) summed log-probs under the generator, and under the untrained base on the same prompts.
@@ -69,6 +69,6 @@ def chosen_loss(chosen: Tensor, before: Tensor, tokens: Tensor) -> float:
 
 
 def recent_loss(history: Sequence[Mapping[str, Any]]) -> float | None:
-    """The mean of a log's newest measurements; None where there are none yet."""
+    """The mean of a log's latest measurements; None if there are none yet."""
     newest = [row[LOSS] for row in history if LOSS in row][-WINDOW:]
     return sum(newest) / len(newest) if newest else None

@@ -1,7 +1,7 @@
-"""What trains, as one module whose `forward` is the scoring of tree rows.
+"""The trained parameters as one module whose `forward` scores tree rows.
 
-The trainer wraps this module and calls it: what DDP and FSDP wrap is what runs. A checkpoint holds its parameters that
-train, by the names that they have in the models.
+The trainer wraps and calls this module, so DDP and FSDP wrap exactly what runs. A checkpoint contains its trainable
+parameters, by their names in the models.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from popi.engine.tree import TreeBatch, token_logps_and_entropies
 
 
 class TreeScorer(torch.nn.Module):
-    """Scores tree rows with one causal LM, with adapters or without."""
+    """Scores tree rows with a causal LM, with or without adapters."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -30,16 +30,16 @@ class TreeScorer(torch.nn.Module):
         return token_logps_and_entropies(self.model, batch, temperature, entropy=entropy, roots=roots)
 
     def components(self) -> dict[str, dict[str, Parameter]]:
-        """What trains, by component and name."""
+        """Trainable parameters by component and name."""
         return {"the model": {name: p for name, p in self.model.named_parameters() if p.requires_grad}}
 
     def trained_parameters(self) -> dict[str, Parameter]:
-        """What a checkpoint holds: the parameters by name, behind that of the component where there are several."""
+        """The parameters in a checkpoint, by name, prefixed with the component's name if there are several."""
         parts = self.components()
         return {f"{part}.{n}" if len(parts) > 1 else n: p for part, own in parts.items() for n, p in own.items()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Take over a checkpoint's parameters: all that train and no others, whatever `strict` says.
+        """Load a checkpoint's parameters, which must be exactly the trainable ones, regardless of `strict`.
 
         Raises:
             RuntimeError: the names differ.

@@ -1,37 +1,37 @@
-"""How much memory a phase needs at its peak, reckoned from the model's shape: no weights are loaded.
+"""Estimates a phase's peak memory and time from the model's shape, without loading weights.
 
     peak = weights + gradients + optimizer + the largest activity + OVERHEAD
 
-with w bytes a weight (4 in float32, 2 in half precision), P weights, L layers, d hidden, i intermediate, q = heads ·
+with w bytes per weight (4 in float32, 2 in half precision), P weights, L layers, d hidden, i intermediate, q = heads ·
 head_dim, kv = kv_heads · head_dim, V vocabulary:
 
 - weights      full: w·P for each model that the phase holds (`training.components`: the base, and each component that
-               trains or was trained before); LoRA: w·P once, and 4 bytes a weight of each adapter;
-               with `model.quantization` the linear layers' share of P takes `PACKED` bytes a weight.
+               is or was trained); LoRA: w·P once, and 4 bytes per weight of each adapter;
+               with `model.quantization` the linear layers' share of P takes `PACKED` bytes per weight.
                Learned user embeddings: 4·k·d bytes for the generic user and each user of the table, or d times that for
                the map from the signals.
-- gradients    as much as what trains (of adapters: as if all linear layers had them); optimizer: AdamW's two moments,
-               twice that, in the type of what trains.
-- a forward    of T token positions in B rows of width W, N of them scored. Held at one time: T·w·(6d + 3i + 2q) of one
-               layer; the mask, B·S·W·(2 + w) (indexed, boolean and additive; `popi.engine.tree`) with S the branches'
-               tokens and a quarter of W for roots of different lengths; float32 logits, n·V·4 two times, n = N, at most
-               `LOGITS_BYTES` of them (less where `popi.engine.head` goes by tiles). Attention itself is taken to be
-               fused: no matrix of scores.
-- a backward   keeps of each layer T·w·(8d + 4q + 4i): inputs of the norms with their float32 copies (4d), the
-               inputs of the linear maps and what SDPA and the gated MLP save. The count is that of Korthikanti et al.
-               (arXiv 2205.05198, section 4.1) done again for RMSNorm, a gated MLP and no dropout. LoRA adds float32
-               copies of its maps' inputs, T·4·(5d + q + i). With gradient checkpointing only T·w·d a layer is kept, and
-               one layer in full. Logits: 5 · n·V·4; a vocabulary under `LARGE_VOCABULARY` keeps all N of them.
-               On a CPU what is kept counts `HEAP` times where a layer's largest tensor, T·4·i, is below `MAPPED`: it
-               then lies in the C library's heap, where what is freed between leaves holes.
+- gradients    the size of the trained parameters (for adapters: as if all linear layers had them); optimizer: AdamW's
+               two moments, twice that, in the dtype of the trained parameters.
+- a forward    of T token positions in B rows of width W, N of them scored. In memory at once: T·w·(6d + 3i + 2q) for
+               one layer; the mask, B·S·W·(2 + w) (indexed, boolean and additive; `popi.engine.tree`) with S the
+               branches' tokens and a quarter of W for roots of different lengths; float32 logits, n·V·4 twice, n = N,
+               at most `LOGITS_BYTES` of them (less if `popi.engine.head` uses tiles). Attention is assumed to be fused,
+               without a matrix of scores.
+- a backward   stores for each layer T·w·(8d + 4q + 4i): inputs of the norms with their float32 copies (4d), the
+               inputs of the linear layers and what SDPA and the gated MLP save. The count follows Korthikanti et al.
+               (arXiv 2205.05198, section 4.1), redone for RMSNorm, a gated MLP and no dropout. LoRA adds float32
+               copies of its layers' inputs, T·4·(5d + q + i). With gradient checkpointing only T·w·d is stored per
+               layer, and one layer in full. Logits: 5 · n·V·4; a vocabulary below `LARGE_VOCABULARY` stores all N.
+               On a CPU the stored tensors count `HEAP` times if a layer's largest tensor, T·4·i, is below `MAPPED`:
+               they are then allocated on the C library's heap, which becomes fragmented.
 - sampling     the cache, w·2·L·kv for each position of prompt and samples, one layer's copies for grouped queries
-               (w·2·q), and the prefill's forward; where the signals are read once for sampling and update
-               (`popi.engine.roots`), what the backward keeps of them, while the rewards are scored too.
-- the rollout check, of one prompt and its summary: w·V a position, and float32 logits of the summary three times.
-- the optimizer's step   one more copy of what trains, on a GPU (torch's foreach kernels).
+               (w·2·q), and the prefill's forward; if the signals are read once for sampling and update
+               (`popi.engine.roots`), also the tensors stored for their backward, also while scoring the rewards.
+- the rollout check of one prompt and its summary: w·V per position, and float32 logits of the summary three times.
+- the optimizer's step   one more copy of the trained parameters, on a GPU (torch's foreach kernels).
 
-Sizes are those of the longest prompt and of summaries at `summary.max_tokens`: an upper bound of a step, not its mean.
-`tests/unit/training/planning/test_cost.py` and docs/recipes.md hold it to measured peaks.
+Sizes are those of the longest prompt and of summaries at `summary.max_tokens`: an upper bound for a step, not its mean.
+`tests/unit/training/planning/test_cost.py` and docs/recipes.md compare the estimate with measured peaks.
 """
 
 from collections.abc import Mapping
@@ -46,22 +46,22 @@ from popi.training.planning.shapes import Shapes
 OVERHEAD = 0.7 * 2**30
 """Bytes of the process itself: Python with torch, or a CUDA context with its libraries."""
 HEAP, MAPPED = 1.6, 2**25
-"""Measured for ten layers of SmolLM2's shape with LoRA and rows of 700 to 1,700 tokens: 0.9 GB kept, 1.4 GB taken."""
+"""Measured for ten layers of SmolLM2's shape with LoRA and rows of 700 to 1,700 tokens: 0.9 GB stored, 1.4 GB used."""
 LOGITS_BYTES, LARGE_VOCABULARY = {False: 2**26, True: 2**28}, 8192
-"""By whether there is a GPU; as in `popi.engine.tree`, which is not imported: it imports torch."""
+"""By whether there is a GPU. Copied from `popi.engine.tree`, which can't be imported here because it imports torch."""
 HALF = ("bfloat16", "float16")
 PACKED = {"8bit": 1.0, "4bit": (4 + 8 / 64 + 32 / (64 * 256)) / 8}
-"""Bytes a weight of the linear layers under `model.quantization`. 4bit: a constant of 8 bits for 64 weights, and one of
-32 bits for 256 of those (QLoRA, section 3)."""
+"""Bytes per weight of the linear layers under `model.quantization`. 4bit: an 8-bit constant per 64 weights, and a
+32-bit one per 256 of those (QLoRA, section 3)."""
 SPEED = {("gpu", 2): 1.5e14, ("gpu", 4): 3e13, ("cpu", 2): 5e11, ("cpu", 4): 2e11}
-"""Floating-point operations a second that a model reaches: (device, bytes a weight). Assumed for one GPU of an H100's
-kind (a sixth of its peak in bfloat16, half of it in float32 without TF32); for two CPU cores, below what one machine
-with AMX was measured at: 240 GFLOP/s in float32, 570 to 800 in bfloat16."""
+"""Floating-point operations per second: (device, bytes per weight). Assumed for a GPU like an H100 (a sixth of its peak
+in bfloat16, half of it in float32 without TF32); for two CPU cores, below the measurements of one machine with AMX: 240
+GFLOP/s in float32, 570 to 800 in bfloat16."""
 CLAUSE = 4
-"""Tokens of a clause, where clauses have credit of their own: those of an item of a list. Sentences are longer, so that
-fewer beginnings of a summary are scored than are counted."""
+"""Tokens per clause, with credit per clause: those of a list item. Sentences are longer, so the actual number of scored
+truncations of a summary is lower."""
 DECODE = {"gpu": 0.03, "cpu": 0.03}
-"""Seconds that one token of a batch takes beside its arithmetic: layers are launched one by one."""
+"""Seconds per decoded token of a batch besides its arithmetic, because layers are launched one by one."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Memory:
     gradients: float
     optimizer: float
     activities: Mapping[str, float]
-    """What the phase does, one at a time → bytes beside weights, gradients and optimizer."""
+    """Activity of the phase → bytes besides weights, gradients and optimizer. Activities don't overlap."""
 
     @property
     def largest(self) -> str:
@@ -84,7 +84,7 @@ class Memory:
 
 
 def dtype_of(config: RunConfig, gpu: bool, parameters: int) -> str:
-    """The type that `model.dtype` comes to, as `training.components` loads it."""
+    """The dtype that `model.dtype` resolves to, as `training.components` loads it."""
     model = config.model
     if model.dtype != "auto":
         return model.dtype
@@ -126,42 +126,44 @@ class _Activities:
         config, shapes = self.config, self.shapes
         settings, generator = config.training.inference, config.training.generator
         local = not config.model.api_generator.given
-        found = {}
+        activities = {}
         if local:
-            found["reference log-probs"] = self.forward(config.evaluation.batch_size, shapes.plain, shapes.responses)
+            activities["reference log-probs"] = self.forward(
+                config.evaluation.batch_size, shapes.plain, shapes.responses
+            )
         if phase.kind == "generator":
             largest, mean = shapes.group(generator.targets_per_summary)
             if phase.context == "summary":
-                found["sampling"] = self.sampling(config.evaluation.users_at_once, round(shapes.targets / mean))
+                activities["sampling"] = self.sampling(config.evaluation.users_at_once, round(shapes.targets / mean))
             rows = -(-(generator.batch_size // generator.parts) // largest)
             width = shapes.row(phase.context, phase.soft(config), largest)
             branches = shapes.responses if largest == 1 else largest * (shapes.plain - shapes.opening)
-            found["training"] = self.backward(rows, width, largest * shapes.responses, branches)
-            return found
+            activities["training"] = self.backward(rows, width, largest * shapes.responses, branches)
+            return activities
         users, group = settings.users_per_step // settings.parts, settings.group_size
         pairs = settings.users_per_step * group * min(settings.targets_per_summary, shapes.targets)
         width, scored = shapes.prompt + group * shapes.summary, group * shapes.summary
-        found["sampling"] = self.sampling(users, group)
+        activities["sampling"] = self.sampling(users, group)
         if local:
             rows = min(config.training.rows_at_once, pairs * max(1, beginnings(config, shapes)))
-            found["scoring"] = self.forward(rows, shapes.row(), shapes.responses)
-        found["training"] = self.backward(users, width, scored)
+            activities["scoring"] = self.forward(rows, shapes.row(), shapes.responses)
+        activities["training"] = self.backward(users, width, scored)
         if shapes.held_out:
-            found["evaluating"] = self.sampling(users, 1)
+            activities["evaluating"] = self.sampling(users, 1)
             if local:
                 targets = shapes.held_out * min(settings.targets_per_summary, shapes.targets)
                 rows = min(config.training.rows_at_once, targets)
                 scoring = self.forward(rows, shapes.row(), shapes.responses)
-                found["evaluating"] = max(found["evaluating"], scoring)
+                activities["evaluating"] = max(activities["evaluating"], scoring)
         if config.training.reads_once:
-            read = self._kept(users * shapes.prompt)
-            found |= {name: found[name] + read for name in ("sampling", "scoring") if name in found}
+            read = self._stored(users * shapes.prompt)
+            activities |= {name: activities[name] + read for name in ("sampling", "scoring") if name in activities}
         check = shapes.prompt + shapes.summary  # `training.rollout_check`: all logits of one prompt and its summary
-        found["rollout check"] = self._layer(check) + (self.w * check + 3 * 4 * shapes.summary) * self.model.vocab
+        activities["rollout check"] = self._layer(check) + (self.w * check + 3 * 4 * shapes.summary) * self.model.vocab
         if phase.kind == "joint":
             rows = min(generator.batch_size, pairs)
-            found["training the generator"] = self.backward(rows, shapes.row(), shapes.responses)
-        return found
+            activities["training the generator"] = self.backward(rows, shapes.row(), shapes.responses)
+        return activities
 
     def _layer(self, tokens: float) -> float:
         m = self.model
@@ -171,7 +173,7 @@ class _Activities:
         return rows * min(branches + width / 4, width) * width * (2 + self.w)
 
     def _at_once(self, scored: float) -> float:
-        """Scored tokens of which there are logits at one time."""
+        """Scored tokens whose logits are in memory at once."""
         return min(scored, max(16, LOGITS_BYTES[self.gpu] / (4 * self.model.vocab)))
 
     def forward(self, rows: int, width: float, scored: float) -> float:
@@ -183,19 +185,20 @@ class _Activities:
         n = rows * scored
         n = self._at_once(n) if m.vocab >= LARGE_VOCABULARY else n
         mask = self._mask(rows, width, scored if branches is None else branches)
-        return self._kept(tokens) + self._layer(tokens) + mask + 5 * 4 * n * m.vocab
+        return self._stored(tokens) + self._layer(tokens) + mask + 5 * 4 * n * m.vocab
 
-    def _kept(self, tokens: float) -> float:
+    def _stored(self, tokens: float) -> float:
+        """Bytes stored for the backward pass."""
         m, w = self.model, self.w
         q = m.heads * m.head_dim
         layer = tokens * w * (8 * m.hidden + 4 * q + 4 * m.intermediate)
         if self.config.model.adapter == "lora":
             layer += tokens * 4 * (5 * m.hidden + q + m.intermediate)
         if self.config.training.gradient_checkpointing:
-            kept = layer + m.layers * tokens * w * m.hidden
+            stored = layer + m.layers * tokens * w * m.hidden
         else:
-            kept = m.layers * layer
-        return kept * (HEAP if not self.gpu and tokens * 4 * m.intermediate < MAPPED else 1.0)
+            stored = m.layers * layer
+        return stored * (HEAP if not self.gpu and tokens * 4 * m.intermediate < MAPPED else 1.0)
 
     def sampling(self, users: int, samples: int) -> float:
         m, w, shapes = self.model, self.w, self.shapes
@@ -207,7 +210,7 @@ class _Activities:
 
 @dataclass(frozen=True)
 class Forward:
-    """Tokens that are read, and positions that are decoded, as `Work` counts them."""
+    """Tokens read and positions decoded, counted as in `Work`."""
 
     read: float
     decoded: float = 0.0
@@ -218,33 +221,33 @@ class Forward:
 
 @dataclass(frozen=True)
 class Work:
-    """What a phase does in all its steps. Lengths are means, summaries of full length: more than will be."""
+    """Total work of a phase's steps. Uses mean lengths and summaries of full length, so it is an upper estimate."""
 
     steps: int
     samples: int
-    """Summaries that are sampled, or target pairs that train."""
+    """Sampled summaries, or target pairs trained on."""
     decoded: float
-    """Positions that only sampling adds: tokens written one by one, for a whole batch at a time."""
+    """Sequential decoding steps: tokens written one by one, for a whole batch at a time."""
     read: float
-    """Tokens that go forward, without gradient."""
+    """Tokens with a forward pass only."""
     trained: float
-    """Tokens that go forward and backward."""
+    """Tokens with forward and backward passes."""
     evaluations: int = 0
-    """Evaluations on the users set aside, if none ends the phase early; `decoded` and `read` count them."""
+    """Evaluations on the users set aside, assuming that the phase does not end early; included in `decoded` and `read`."""
 
     def operations(self, model: Architecture, checkpointing: bool) -> float:
-        """2 a weight and token forward, 4 backward, 2 more where the forward is done again."""
+        """Per weight and token: 2 for the forward, 4 for the backward, and 2 if the forward is recomputed."""
         return model.parameters * (2 * (self.read) + (8 if checkpointing else 6) * self.trained)
 
     def hours(self, model: Architecture, checkpointing: bool, gpu: bool, half: bool) -> float:
-        """How long it may take, to an order of magnitude; `half`: two bytes a weight."""
+        """Estimated duration, to an order of magnitude; `half` means two bytes per weight."""
         device = "gpu" if gpu else "cpu"
         seconds = self.operations(model, checkpointing) / SPEED[device, 2 if half else 4]
         return (seconds + self.decoded * DECODE[device]) / 3600
 
 
 def beginnings(config: RunConfig, shapes: Shapes) -> int:
-    """How many beginnings of a summary are scored beside it, at most, where clauses have credit of their own."""
+    """Maximum truncations of a summary to score besides it, with credit per clause."""
     if config.training.inference.credit == "summary":
         return 0
     from popi.training.credit import CREDITED_CLAUSES
@@ -253,7 +256,7 @@ def beginnings(config: RunConfig, shapes: Shapes) -> int:
 
 
 def work_of(config: RunConfig, phase: Phase, shapes: Shapes) -> Work:
-    """What a phase does: tokens by the means of the lengths."""
+    """A phase's work, from mean lengths."""
     settings, generator = config.training.inference, config.training.generator
     steps = phase.steps(config)
     evaluations, evaluated = _evaluated(config, phase, shapes)
@@ -271,7 +274,7 @@ def work_of(config: RunConfig, phase: Phase, shapes: Shapes) -> Work:
     tree = users * (shapes.prompt_mean + settings.group_size * shapes.summary)
     targets = 1 if settings.scored_on == "signal" else min(settings.targets_per_summary, shapes.targets)
     scored = users * settings.group_size * targets * shapes.clause_row_mean
-    if stops := beginnings(config, shapes):  # the empty one once per group; of the others half a summary on average
+    if stops := beginnings(config, shapes):  # the empty one once per group; the others are half a summary on average
         scored += (
             users * (1 + settings.group_size * (stops - 1)) * targets * (shapes.clause_row_mean - shapes.summary / 2)
         )
@@ -285,24 +288,24 @@ def work_of(config: RunConfig, phase: Phase, shapes: Shapes) -> Work:
 
 
 def _prepared(config: RunConfig, phase: Phase, shapes: Shapes, users: int, group: float = 1.0) -> Forward:
-    """Before the first step: reference log-probs of users' targets; for a generator also signals, or a summary for each
-    `group` of targets."""
+    """Work before the first step: reference log-probs of users' targets; for a generator also reading signals, or a
+    summary for each `group` of targets."""
     pairs = users * shapes.targets
-    found = Forward(pairs * shapes.plain_mean)
+    work = Forward(pairs * shapes.plain_mean)
     if phase.embedding == "signals":
-        found += Forward(users * shapes.raw_mean)
+        work += Forward(users * shapes.raw_mean)
     if phase.kind == "generator" and phase.context == "summary":
         prompts = pairs if config.summary.conditioned_on_prompt else users * shapes.clauses
         batches = -(-prompts // config.evaluation.users_at_once)
-        found += Forward(
+        work += Forward(
             prompts * shapes.prompt_mean + pairs / group * shapes.clauses * shapes.summary, batches * shapes.summary
         )
-    return found
+    return work
 
 
 def _evaluated(config: RunConfig, phase: Phase, shapes: Shapes) -> tuple[int, Forward]:
-    """How many evaluations there are while a phase trains, if none ends it early; and all that they take: each scores
-    all targets of the users set aside, or in an inference phase writes a summary and scores it on its targets.
+    """Number of evaluations during a phase, assuming that it does not end early, and their work. Each scores all
+    targets of the users set aside, or in an inference phase writes summaries and scores them on their targets.
     """
     training, users = config.training, shapes.held_out
     if training.eval_steps is None:
@@ -319,6 +322,6 @@ def _evaluated(config: RunConfig, phase: Phase, shapes: Shapes) -> tuple[int, Fo
 
 
 def _old(config: RunConfig, shapes: Shapes, rows: int) -> Forward:
-    """Writing the old summaries that a share of the rows renew."""
+    """Work of writing the old summaries that a share of the rows renew."""
     written = config.training.renewal.share * rows
     return Forward(written * (shapes.earlier_mean + shapes.summary), -(-written // BATCH) * shapes.summary)

@@ -1,4 +1,4 @@
-"""`popi train --dry-run`: what a run would do and need, and why it can't start, if it can't. No weights are loaded."""
+"""`popi train --dry-run`: a run's work and requirements, and reasons why it can't start. Loads no weights."""
 
 import os
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class PhasePlan:
 
 @dataclass(frozen=True)
 class RunPlan:
-    """The plan of a run. `problems` is empty if the run can start."""
+    """The plan of a run. `problems` is empty if it can start."""
 
     config: RunConfig
     device: Device
@@ -47,12 +47,12 @@ class RunPlan:
     problems: list[str]
 
     def lines(self) -> list[str]:
-        """The plan for a terminal."""
+        """The plan for the terminal."""
         config, shapes, model = self.config, self.shapes, self.model
         adapter = config.model.adapter
         kind = f"LoRA of rank {config.model.lora_rank}" if adapter == "lora" else "full weights"
         if config.model.quantization != "none":
-            kind += f" over linear layers of {config.model.quantization}"
+            kind += f" over {config.model.quantization} linear layers"
         lines = [
             f"model    {config.model.base}: {model.parameters / 1e6:,.1f} M weights, {kind}, "
             f"{dtype_of(config, self.device.gpu, model.parameters)}, context {model.context}; from {self.source}",
@@ -69,29 +69,29 @@ class RunPlan:
             )
         if shapes.unread:
             lines.append(
-                f"         {shapes.unread} of those users without any signal that fits: no summary is trained on them"
+                f"         {shapes.unread} of those users have no signal that fits: no summary is trained on them"
             )
         for one in self.phases:
             work, memory = one.work, one.memory
-            what = "target pairs" if one.phase.kind == "generator" else "summaries"
+            samples = "target pairs" if one.phase.kind == "generator" else "summaries"
             if work.evaluations:
-                what += f", {work.evaluations:,} evaluations on {shapes.held_out:,} users set aside"
+                samples += f", {work.evaluations:,} evaluations on {shapes.held_out:,} users set aside"
             lines += [
-                f"phase    {one.phase.name}: {work.steps:,} steps, {work.samples:,} {what}; tokens: {_si(work.read)} "
-                f"read, {_si(work.trained)} trained on; {_time(one.hours)}",
+                f"phase    {one.phase.name}: {work.steps:,} steps, {work.samples:,} {samples}; tokens: "
+                f"{_si(work.read)} read, {_si(work.trained)} trained on; {_time(one.hours)}",
                 f"  memory {memory.total / GIB:.1f} GiB: weights {memory.weights / GIB:.1f}, gradients "
                 f"{memory.gradients / GIB:.1f}, optimizer {memory.optimizer / GIB:.1f}, most for {memory.largest} "
                 f"{memory.activities[memory.largest] / GIB:.1f}",
             ]
         total = _time(sum(one.hours for one in self.phases))
-        return [*lines, f"in all   {total}; memory and time are estimates (docs/recipes.md)"]
+        return [*lines, f"total    {total}; memory and time are estimates (docs/recipes.md)"]
 
 
 def dry_run(config: RunConfig, device: Device | None = None) -> RunPlan:
-    """Plan a run for a device; by default, for this machine's.
+    """Plan a run for a device, by default this machine's.
 
     Raises:
-        ConfigError, ModelError: settings do not go together, or the model's shape is unknown.
+        ConfigError, ModelError: settings conflict, or the model's shape is unknown.
         DataError: the users could be read and have problems.
     """
     refuse_settings(config)
@@ -121,45 +121,45 @@ def problems(run: RunPlan) -> list[str]:
         (
             "summary, task prompt and response",
             shapes.reach + shapes.guide,
-            "lower summary.max_tokens or leave such targets out",
+            "lower summary.max_tokens or remove such targets",
         ),
     ]
     if any(one.phase.context == "raw_signals" for one in run.phases):
         wide = shapes.reach + shapes.raw
         checks.append(("raw signals, task prompt and response", wide, "lower signals.token_budget"))
-    for what, width, change in checks:
+    for texts, width, change in checks:
         if context is not None and width > context:
-            out.append(f"{what} take up to {width:,} tokens and the model's context is {context:,}: {change}")
+            out.append(f"{texts} take up to {width:,} tokens and the model's context is {context:,}: {change}")
     kinds = {one.phase.kind for one in run.phases}
     if kinds & {"inference", "joint"} and shapes.users < settings.users_per_step:
         out.append(
-            f"a step needs {settings.users_per_step} different users and there are {shapes.users}: lower "
+            f"a step needs {settings.users_per_step} different users, but there are {shapes.users}: lower "
             "training.inference.users_per_step or train on more users"
         )
     if "generator" in kinds and shapes.users * shapes.targets < generator.batch_size:
         out.append(
-            f"a step needs {generator.batch_size} target pairs and there are at most {shapes.users * shapes.targets}: "
+            f"a step needs {generator.batch_size} target pairs, but there are at most {shapes.users * shapes.targets}: "
             "lower training.generator.batch_size or train on more users"
         )
     for one in run.phases:
         if one.memory.total > run.device.memory:
             out.append(
-                f"{one.phase.name} needs about {one.memory.total / GIB:.1f} GiB and {run.device.name} has "
-                f"{run.device.memory / GIB:.1f}: {_way_out(config, one)}"
+                f"{one.phase.name} needs about {one.memory.total / GIB:.1f} GiB, but {run.device.name} has "
+                f"{run.device.memory / GIB:.1f}: {_remedy(config, one)}"
             )
     return out
 
 
-def _way_out(config: RunConfig, one: PhasePlan) -> str:
+def _remedy(config: RunConfig, one: PhasePlan) -> str:
     memory, training = one.memory, config.training
     writes = one.phase.kind == "generator"
     activity = memory.activities[memory.largest]
     if memory.total - activity > activity:
         if config.model.adapter == "none":
-            return "most of it is weights and optimizer: set model.adapter=lora, or take a smaller model"
-        return "most of it is weights: take a smaller model, or model.dtype=bfloat16"
+            return "most of it is weights and optimizer: set model.adapter=lora, or use a smaller model"
+        return "most of it is weights: use a smaller model, or set model.dtype=bfloat16"
     if memory.largest == "reference log-probs" or (writes and memory.largest == "sampling"):
-        return "lower evaluation.batch_size: so many rows, or users, go through a model at once"
+        return "lower evaluation.batch_size, the rows or users that go through a model at once"
     if memory.largest.startswith("training") and not training.gradient_checkpointing:
         return "set training.gradient_checkpointing=true"
     if one.phase.kind == "joint":
@@ -167,8 +167,8 @@ def _way_out(config: RunConfig, one: PhasePlan) -> str:
         return f"lower training.{joint}"
     settings = training.generator if writes else training.inference
     if settings.micro_batch != 1:
-        section, now = "generator" if writes else "inference", settings.micro_batch or "unset: all at once"
-        return f"lower training.{section}.micro_batch (it is {now})"
+        section, now = "generator" if writes else "inference", settings.micro_batch or "unset, that is all at once"
+        return f"lower training.{section}.micro_batch (now {now})"
     return "lower signals.token_budget, summary.max_tokens or training.inference.group_size"
 
 
@@ -176,7 +176,7 @@ def this_device(config: RunConfig) -> Device:
     """The device that `model.device` names on this machine.
 
     Raises:
-        ModelError: this machine does not have it, or it does not support `model.dtype`.
+        ModelError: this machine does not have the device, or the device does not support `model.dtype`.
     """
     import torch
 
@@ -188,7 +188,7 @@ def this_device(config: RunConfig) -> Device:
         refuse_type(config.model.dtype, device_of(name))
         refuse_quantization(config.model.quantization, device_of(name))
     except ModelError as error:
-        raise ModelError(f"{error}; a plan for a GPU elsewhere takes --gpu-memory") from None
+        raise ModelError(f"{error}; to plan for a GPU elsewhere, use --gpu-memory") from None
     if name != "cpu" and torch.cuda.is_available():
         index = torch.device(name).index or 0 if name.startswith("cuda:") else 0
         about = torch.cuda.get_device_properties(index)

@@ -1,4 +1,4 @@
-"""`popi train --dry-run --with-weights`: what a run's first step would find, of the models themselves."""
+"""`popi train --dry-run --with-weights`: the reliability of a run's first rewards, measured with the models."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,10 +23,10 @@ from popi.training.written import one_signal_each, restatable
 
 
 def reliability_lines(config: RunConfig) -> list[str]:
-    """The reliability of the rewards as a run prints it before its first step; nothing is written.
+    """The reliability of the rewards, as a run prints it before its first step. Writes nothing.
 
     Raises:
-        DataError, ConfigError, ModelError: users, settings or models can't be trained with.
+        DataError, ConfigError, ModelError: the users, settings or models are unsuitable for training.
     """
     config = with_template(config)
     phases = (phase for order in plan(config).values() for phase in order)
@@ -59,7 +59,7 @@ def reliability_lines(config: RunConfig) -> list[str]:
         adapter, budget = parts.adapters[GENERATOR], LengthBudget.of(settings)
         reward = SummaryReward(parts.generator, adapter, settings.beta, config.training.rows_at_once, budget)
         rows = rehearsal_rows(users, first, parts, references, config, seed)
-        found = rehearse(rows, parts, reward, config, seed)
-    if found is None:
-        return [f"{phase.name}: reliability unknown: no user has two targets on which one summary's rewards compare"]
-    return found.lines(phase.name)
+        rehearsal = rehearse(rows, parts, reward, config, seed)
+    if rehearsal is None:
+        return [f"{phase.name}: reliability unknown: no user has two targets on which to compare a summary's rewards"]
+    return rehearsal.lines(phase.name)
