@@ -195,7 +195,10 @@ def test_raw_signals_and_written_summaries_can_be_judged(judge: Any, tmp_path: P
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--method", "popi", "--against", "oracle", "--judge", "truth"), "'popi' is not a method; methods of this run: no_"),
+        (
+            ("--method", "popi", "--against", "oracle", "--judge", "truth"),
+            "'popi' is not a method; methods of this run: no_",
+        ),
         (("--method", "oracle", "--against", "oracle", "--judge", "truth"), "another one to compare with"),
         (("--method", "oracle", "--against", "population_dpo", "--judge", "truth"), "not trained in this run"),
         (("--method", "oracle", "--against", "none.json", "--judge", "truth"), "none.json: can't be read"),

@@ -233,7 +233,7 @@ class Work:
     trained: float
     """Tokens with forward and backward passes."""
     evaluations: int = 0
-    """Evaluations on the users set aside, assuming that the phase does not end early; included in `decoded` and `read`."""
+    """Evaluations on the users set aside, if the phase does not end early; included in `decoded` and `read`."""
 
     def operations(self, model: Architecture, checkpointing: bool) -> float:
         """Per weight and token: 2 for the forward, 4 for the backward, and 2 if the forward is recomputed."""

@@ -45,7 +45,10 @@ def test_every_setting_is_documented(section: type[BaseModel]) -> None:
         (RUN + '[[generators]]\nname = "x"\n', "generators.0.model: Field required"),
         (RUN + 2 * '[[generators]]\nname = "x"\nmodel = "m"\n', "generators: 'x' occurs twice"),
         (RUN + '[[generators]]\nname = "x"\nmodel = "m"\nscores = true\n', "local models always score"),
-        (RUN + '[[generators]]\nname = "x"\nmodel = "m"\nkey_env = "K"\n', "key_env applies only to a model behind an API"),
+        (
+            RUN + '[[generators]]\nname = "x"\nmodel = "m"\nkey_env = "K"\n',
+            "key_env applies only to a model behind an API",
+        ),
         (
             RUN + '[[generators]]\nname = "x"\nmodel = "m"\nurl = "u"\nprice_in = 1\n',
             "set both price_in and price_out",
