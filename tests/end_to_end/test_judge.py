@@ -220,7 +220,7 @@ def test_a_file_of_users_has_no_truth_and_wants_its_own_evaluation(judge: Any, t
     users.write_text(json.dumps({"user_id": "z", "signals": [{"type": "post", "text": "jokes"}], "targets": [pair]}))
     options = ("--method", "untrained_summary", "--against", "no_personalization", "--users", users)
     code, _, err = judge(*options, "--judge", "truth")
-    assert code == 2 and "'z': their true preferences are not known" in err
+    assert code == 2 and "'z': true preferences are not known" in err
     code, _, err = judge(*options, "--judge", "local")
     assert code == 2 and "has no summaries of untrained_summary" in err and "popi evaluate" in err
     evaluate(RunDirectory.open(trained), users=users)

@@ -290,7 +290,7 @@ def test_changed_weights_score_again(run, tiny, scored, tmp_path: Path) -> None:
 
 def test_a_row_that_is_missing_or_twice_is_an_error() -> None:
     rows = [{"window": 0, "target": 0}, {"window": 0, "target": 0}]
-    with pytest.raises(RunError, match="1 missing, 1 twice"):
+    with pytest.raises(RunError, match="1 missing, 1 duplicated"):
         check_rows("oracle", rows, [(0, 0), (0, 1)])
 
 

@@ -95,7 +95,7 @@ def test_any_text_has_clauses_and_they_make_it_up(text: str | list[str]) -> None
     found = Clauses.of(whole)
     kept = found.only(range(10**6))
     assert kept == whole or (whole.endswith(";") and kept == f"{whole[:-1]}.")
-    assert sorted(found.over) == list(found.over) and all(1 <= end <= len(whole) + 1 for end in found.over)
+    assert sorted(found.ends) == list(found.ends) and all(1 <= end <= len(whole) + 1 for end in found.ends)
     assert len(found.texts) == len(found)
 
 
@@ -161,12 +161,12 @@ def test_every_token_of_a_clause_is_of_its_segment(name: str, text: str) -> None
     found = Clauses.of(text)
     starts = starts_of(local, ids)
     segments = found.segments(local, ids)
-    assert segments == sorted(segments) and set(segments) == set(range(len(found) + (found.over[-1] <= len(text))))
+    assert segments == sorted(segments) and set(segments) == set(range(len(found) + (found.ends[-1] <= len(text))))
     spelled = [""] * (len(found) + 1)
     for segment, start, stop in zip(segments, starts, [*starts[1:], len(text)], strict=True):
         spelled[segment] += text[start:stop]
     assert "".join(spelled) == text
-    expected = [text[a:b] for a, b in zip((0, *found.over), (*found.over, len(text)), strict=True)]
+    expected = [text[a:b] for a, b in zip((0, *found.ends), (*found.ends, len(text)), strict=True)]
     assert spelled == expected
 
 
@@ -178,7 +178,7 @@ def test_a_token_that_straddles_belongs_to_the_clause_it_begins_in() -> None:
     local.tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<|im_end|>")
     local.stop_ids = (4,)
     found = Clauses.of(local.decode([0, 1, 2, 3, 4]))
-    assert found.text == "I ski. I swim." and found.over == (6, 14)
+    assert found.text == "I ski. I swim." and found.ends == (6, 14)
     assert found.segments(local, [0, 1, 2, 3, 4]) == [0, 0, 0, 1, 2]
     assert Clauses.of("I ski").segments(local, [0, 1, 4]) == [0, 0, 0], "the end token ends what has no full stop"
 

@@ -163,7 +163,7 @@ def test_what_can_not_be_pushed_is_named(run: RunDirectory, tmp_path: Path) -> N
     with pytest.raises(RunError, match="'weights' is not one of inference_model, generator"):
         part_to_push(run, "plug_and_play", "weights")
     folder = part_to_push(run, "plug_and_play")
-    with pytest.raises(RunError, match="'name': must be the repository on the hub, as owner/name"):
+    with pytest.raises(RunError, match="'name': must be a repository on the hub, as owner/name"):
         push_folder(folder, "name", api=FakeHub())
     (tmp_path / "empty").mkdir()
     with pytest.raises(RunError, match="has no weights"):

@@ -105,7 +105,7 @@ def test_weights_go_over_before_each_step_and_are_compared(make: Callable[..., A
 def test_rollouts_from_older_weights_end_the_run(make: Callable[..., Any]) -> None:
     trainer = make(vllm={"tolerance": 0.01}, inference={"learning_rate": 0.05})
     FakeVllm.made[0].deaf = True
-    with pytest.raises(RolloutError, match="do not come from the weights that train"):
+    with pytest.raises(RolloutError, match="do not come from the weights being trained"):
         trainer.run_phase()
 
 
@@ -117,7 +117,7 @@ def test_the_comparison_by_hand() -> None:
     with pytest.raises(RolloutError, match=r"differ by 0.2 nats.*tolerance = 0.1"):
         check_log_probs(told, ours, 0.1)
     assert check_log_probs(told, ours, 0.1, top_p=0.9) == pytest.approx(0.2)  # -log 0.9 is 0.105
-    with pytest.raises(RolloutError, match=r"differ by 0.2 nats.*tolerance = 0.1, and 0.0513 for top_p = 0.95\)"):
+    with pytest.raises(RolloutError, match=r"differ by 0.2 nats.*tolerance = 0.1, plus 0.0513 for top_p = 0.95\)"):
         check_log_probs(told, ours, 0.1, top_p=0.95)
     with pytest.raises(RolloutError, match="no log-probs"):
         check_log_probs([[None], []], ours, 0.1)

@@ -75,7 +75,7 @@ def test_their_own_annotations_are_read(tmp_path: Path) -> None:
             [{"instruction": "i", "output_1": "a", "output_2": 3, "preference": 1}],
             "row 0: output_2 must be text",
         ),
-        ([{"instruction": "i", "output_1": "a", "output_2": "b", "preference": 3}], "from 1 to 2.*got 3"),
+        ([{"instruction": "i", "output_1": "a", "output_2": "b", "preference": 3}], "between 1 and 2.*got 3"),
         ([{"instruction": "i", "output_1": "a", "output_2": "b", "preference": True}], "got True"),
         ([{"output_1": "a", "output_2": "b", "preference": 1}], "row 0: instruction must be text; got None"),
     ],

@@ -65,8 +65,8 @@ def test_a_file_of_ones_own_guards_its_own_tags(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{{ persona }}{{ signals }}{{ prompt }}{{ first }}", "shows no {{ second }}"),
-        ("{{ persona }}{{ prompt }}{{ first }}{{ second }}", "shows no {{ signals }} when told the signals"),
+        ("{{ persona }}{{ signals }}{{ prompt }}{{ first }}", "omits {{ second }}"),
+        ("{{ persona }}{{ prompt }}{{ first }}{{ second }}", "omits {{ signals }} when given the signals"),
         ("{{ persona }}{{ nobody }}", "'nobody' is undefined"),
         ("{% if %}", "mine.j2: "),
         (None, "can't be read"),

@@ -58,7 +58,7 @@ def test_responses_are_the_generators_own_and_generated_once(run: Any, tiny: Any
 
 def test_summaries_of_another_evaluation_are_refused(run: Any, tiny: Any) -> None:
     people, folder = held_out(run.config)[0], run.path / "evaluation"
-    with pytest.raises(RunError, match="has no summaries of oracle.*popi evaluate"):
+    with pytest.raises(RunError, match="has no summaries for oracle.*popi evaluate"):
         contexts_of("oracle", run.config, people, tiny(run), folder)
     evaluate(run, models=tiny(run))
     contexts_of("oracle", run.config, people, tiny(run), folder)

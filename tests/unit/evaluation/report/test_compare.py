@@ -23,7 +23,7 @@ def test_the_same_pairs_are_compared_pair_by_pair(make_run: Make) -> None:
     (second.path / "evaluation" / "popi_alternating.jsonl").write_text("\n".join([json.dumps(lost), *rows[1:]]) + "\n")
     table = compare.side_by_side([first, second])
     assert table.heads == ["Method", "first: accuracy, %", "first: tokens", "second: accuracy, %", "second: tokens"] + [
-        "second less first, points"
+        "second minus first, points"
     ]
     cells = {row.head: row.cells for row in table.rows}
     assert cells["POPI alternating"][4].text == "−33.3" and cells["Oracle (true preferences)"][4].text == "0.0"
@@ -34,7 +34,7 @@ def test_other_users_are_not_paired(make_run: Make) -> None:
     seeded = change(make_run("seeded"), lambda m: m.update(seed=1))
     more = change(make_run("more"), lambda m: m["config"]["data"].update(train_users=7))
     assert (
-        "Tested on other users than first, so that nothing is paired: seeded."
+        "Evaluated on different users than first, so differences are not paired: seeded."
         in compare.side_by_side([first, seeded]).notes
     )
     assert len(compare.side_by_side([first, seeded]).heads) == 5

@@ -165,7 +165,7 @@ def test_prompts_as_text() -> None:
 def test_markdown_holds_the_same_figures(finished_run: Path) -> None:
     write_report(finished_run)
     text = (finished_run / "report.md").read_text(encoding="utf-8")
-    assert text.startswith("# 95.6 % of held-out preferences of synthetic users, for 14 tokens a prompt\n")
+    assert text.startswith("# 95.6 % of held-out preferences of synthetic users, for 14 tokens per prompt\n")
     assert "| **POPI alternating** | 95.6 \\[93.8 to 97.4\\] |" in text
     for title in ("Every method", "Differences, pair by pair", "Where the loss comes from", "Read by other generators"):
         assert f"\n## {title}\n" in text
@@ -237,6 +237,6 @@ def test_the_headline_is_of_the_better_method_and_says_whose_preferences(make_ru
     (run / "metrics.json").write_text(json.dumps(metrics))
     write_report(run)
     text = (run / "report.md").read_text()
-    assert text.startswith("# 71.0 % of held-out preferences, for 20 tokens a prompt\n")
+    assert text.startswith("# 71.0 % of held-out preferences, for 20 tokens per prompt\n")
     page = (run / "report.html").read_text()
     assert "Reward accuracy, POPI plug-and-play" in page and "synthetic users" not in page

@@ -99,7 +99,7 @@ def test_a_run_loads_its_base_alike_everywhere(asked: Asked, tiny_base: Path, tm
     assert all(options["quantization_config"].load_in_4bit for options in asked)
     folder = path / "phases" / "inference-1" / "inference_model"
     assert json.loads((folder / "popi.json").read_text())["quantization"] == "4bit"
-    with pytest.raises(RunError, match="trained over weights of 4bit .*quantization = 'none'"):
+    with pytest.raises(RunError, match="trained over 4bit weights .*quantization = 'none'"):
         merge(folder, tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
     with pytest.warns(UserWarning, match="trained over weights of 4 bits and is now used over weights in full"):

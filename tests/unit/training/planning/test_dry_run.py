@@ -114,9 +114,9 @@ def test_lengths_are_measured_where_data_and_tokenizer_are_at_hand() -> None:
 
 
 def test_users_none_of_whose_signals_fits_are_told() -> None:
-    told = "40 of those users without any signal that fits: no summary is trained on them"
+    told = "40 of those users have no signal that fits: no summary is trained on them"
     assert told in "\n".join(planned(signals={"token_budget": 5}).lines())
-    assert "without any signal" not in "\n".join(planned().lines())
+    assert "have no signal" not in "\n".join(planned().lines())
 
 
 def test_renewals_are_counted() -> None:
@@ -171,7 +171,7 @@ def test_users_set_aside_are_counted_apart() -> None:
     assert (plan.shapes.users, plan.shapes.held_out) == (30, 10) and plan.phases[0].work.evaluations == 2
     assert "2 evaluations on 10 users set aside" in "\n".join(plan.lines())
     training["inference"]["users_per_step"] = 31
-    assert "needs 31 different users and there are 30" in planned(training=training).problems[0]
+    assert "needs 31 different users, but there are 30" in planned(training=training).problems[0]
     with pytest.raises(DataError, match="eval_users=40 leaves nobody to train on of 40 users"):
         planned(training={"eval_steps": 2, "eval_users": 40})
     with pytest.raises(ConfigError, match="eval_users=64 leaves nobody to train on of data.train_users=40"):
@@ -233,11 +233,11 @@ def test_prompt_and_summary_must_fit_the_context() -> None:
 
 def test_more_users_or_pairs_a_step_than_there_are() -> None:
     assert (
-        "needs 41 different users and there are 40"
+        "needs 41 different users, but there are 40"
         in planned(training={"inference": {"users_per_step": 41}}).problems[0]
     )
     training = {"orders": ["population_dpo"], "generator": {"batch_size": 161}}
-    assert "needs 161 target pairs and there are at most 160" in planned(training=training).problems[0]
+    assert "needs 161 target pairs, but there are at most 160" in planned(training=training).problems[0]
 
 
 @pytest.mark.parametrize(
