@@ -12,7 +12,12 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
 
-DONE = ("src/popi/evaluation", "src/popi/nano", "src/popi/summary.py", "src/popi/generator.py")
+DONE = (
+    "src/popi/evaluation",
+    "src/popi/generator.py",
+    "src/popi/nano",
+    "src/popi/summary.py",
+)
 """Folders and files, relative to the root."""
 SUFFIXES = {".py", ".md", ".toml", ".html", ".js", ".ts", ".sh", ".yaml", ".yml", ".service"}
 """Not `.j2`, `.jsonl` and the like: prompts and data stay as they are, since they change figures."""

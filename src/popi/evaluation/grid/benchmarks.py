@@ -57,27 +57,29 @@ def open_benchmark(entry: GridBenchmark, grid: GridConfig, console: Console) -> 
     return Benchmark(entry.label, config, trained, people[: grid.max_users], facts, data)
 
 
-def entries_at_hand(grid: GridConfig, console: Console) -> list[GridBenchmark]:
-    """The grid's benchmarks; with `skip_missing` only those that can be done on this machine, the others printed.
+def available_entries(grid: GridConfig, console: Console) -> list[GridBenchmark]:
+    """The grid's benchmarks; with `skip_missing`, only those that this machine can run. Prints the others.
 
     Raises:
-        ConfigError: none of them can be.
+        ConfigError: no benchmark can run here.
     """
     if not grid.skip_missing:
         return list(grid.benchmarks)
-    here = []
+    available = []
     for entry in grid.benchmarks:
-        if why := missing(entry):
-            console.print(f"skipped {entry.label}: {why}", highlight=False)
+        if reason := missing(entry):
+            console.print(f"skipped {entry.label}: {reason}", highlight=False)
         else:
-            here.append(entry)
-    if not here:
-        raise ConfigError("no benchmark of this grid is at hand: put the data where its configs name it (see above)")
-    return here
+            available.append(entry)
+    if not available:
+        raise ConfigError(
+            "no benchmark of this grid is available: put the data where its configs expect it (see above)"
+        )
+    return available
 
 
 def missing(entry: GridBenchmark) -> str | None:
-    """What of a benchmark is not on this machine; None if all is. Imports torch for a model's tokenizer alone."""
+    """What a benchmark lacks on this machine; None if nothing. Imports torch only for a model's tokenizer."""
     if entry.run is not None:
         return None if (Path(entry.run) / "config.json").is_file() else f"there is no run in {entry.run}"
     config = entry.run_config()
@@ -88,7 +90,7 @@ def missing(entry: GridBenchmark) -> str | None:
     try:
         load_tokenizer(locate(config.model.base), local_files_only=True)
     except (PopiError, OSError, ImportError) as error:
-        return f"the model {config.model.base} is not here ({str(error).splitlines()[0]})"
+        return f"the model {config.model.base} is not available ({str(error).splitlines()[0]})"
     return None
 
 

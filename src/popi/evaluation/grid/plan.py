@@ -85,8 +85,8 @@ def plan_grid(grid: GridConfig) -> GridPlan:
     """
     plan = GridPlan(grid)
     for entry in grid.benchmarks:
-        if grid.skip_missing and (why := missing(entry)):
-            plan.told.append(f"benchmark  {entry.label}: would be skipped: {why}")
+        if grid.skip_missing and (reason := missing(entry)):
+            plan.details.append(f"benchmark  {entry.label}: would be skipped: {reason}")
             continue
         benchmark, shape = _benchmark(entry, grid, plan)
         for cell in cells_of(benchmark, grid):

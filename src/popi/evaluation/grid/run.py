@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from popi.errors import ConfigError, ModelError, RunError, UpstreamError
-from popi.evaluation.grid.benchmarks import entries_at_hand, open_benchmark
+from popi.evaluation.grid.benchmarks import available_entries, open_benchmark
 from popi.evaluation.grid.cells import Cell, cells_of
 from popi.evaluation.grid.judged import applies, connect, judge_cell, make_judge
 from popi.evaluation.grid.result import grid_result
@@ -58,7 +58,7 @@ def _run_grid(grid: GridConfig, console: Console) -> dict[str, Any]:
         if generator.url is not None:
             generator.spec.connect()  # report a missing key now, not after hours of training
     chats = {judge.name: connect(judge) for judge in grid.judges}
-    benchmarks = [open_benchmark(entry, grid, console) for entry in entries_at_hand(grid, console)]
+    benchmarks = [open_benchmark(entry, grid, console) for entry in available_entries(grid, console)]
     cells = [cell for benchmark in benchmarks for cell in cells_of(benchmark, grid)]
     refuse_judges(grid, cells)
     failed: list[dict[str, str]] = []

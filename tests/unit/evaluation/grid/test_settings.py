@@ -10,7 +10,7 @@ from rich.console import Console
 from popi.config import resolve, with_method
 from popi.config.evaluation import EvaluationConfig
 from popi.errors import ConfigError
-from popi.evaluation.grid.benchmarks import entries_at_hand, evaluation_config
+from popi.evaluation.grid.benchmarks import available_entries, evaluation_config
 from popi.evaluation.grid.settings import GridBenchmark, GridConfig, GridGenerator, GridJudge, load_grid
 from popi.evaluation.methods import METHODS
 
@@ -93,15 +93,15 @@ def test_what_is_not_at_hand_can_be_skipped(tmp_path: Path, monkeypatch: pytest.
     nano, persona = (f'[[benchmarks]]\nconfig = "{CONFIGS}/{name}.toml"\n' for name in ("nano", "smollm2_persona"))
     console = Console(record=True, width=200, file=io.StringIO())
     every = load(tmp_path, nano + persona + RUN)
-    assert entries_at_hand(every, console) == every.benchmarks, "an error says so when their turn comes"
+    assert available_entries(every, console) == every.benchmarks, "an error says so when their turn comes"
     some = load(tmp_path, "skip_missing = true\n" + nano + persona + RUN)
-    assert [entry.label for entry in entries_at_hand(some, console)] == ["nano"]
+    assert [entry.label for entry in available_entries(some, console)] == ["nano"]
     printed = console.export_text()
     assert "skipped smollm2_persona: data/persona is not here" in printed
     assert "skipped a: there is no run in runs/a" in printed
     none = load(tmp_path, "skip_missing = true\n" + persona)
-    with pytest.raises(ConfigError, match="no benchmark of this grid is at hand"):
-        entries_at_hand(none, console)
+    with pytest.raises(ConfigError, match="no benchmark of this grid is available"):
+        available_entries(none, console)
 
 
 def test_the_suite_names_every_recipe_that_fits_one_gpu_of_24_gb(monkeypatch: pytest.MonkeyPatch) -> None:
