@@ -12,7 +12,7 @@ from popi.inference_model import InferenceModel
 from popi.nano.truth import is_evidence, named_attributes
 from popi.nano.world import make_users
 from popi.profiles.clauses import split
-from popi.serving.worker.provenance import LEAST_NATS, SHARE_OF_BEST, LeaveOneOut
+from popi.serving.worker.provenance import MIN_NATS, SHARE_OF_BEST, LeaveOneOut
 
 
 def main(users: int) -> None:
@@ -41,7 +41,7 @@ def main(users: int) -> None:
     every = [true for _, truth in rows for true in truth]
     chosen = []
     for weights, truth in rows:
-        least = max(LEAST_NATS, SHARE_OF_BEST * max(weights))
+        least = max(MIN_NATS, SHARE_OF_BEST * max(weights))
         chosen.append([true for weight, true in zip(weights, truth, strict=True) if weight >= least])
     pointed = sum(map(len, chosen))
     right = sum(map(sum, chosen))

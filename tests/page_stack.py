@@ -104,7 +104,7 @@ class Learner:
         summary: str,
         clauses: Sequence[str],
         before: Sequence[str] = (),
-        behind: int | None = None,
+        previous_signals: int | None = None,
     ) -> list[list[int]]:
         found = []
         for clause in clauses:
@@ -115,7 +115,7 @@ class Learner:
 
     sends = False
 
-    def said_again(self, statements: Sequence[str], forbidden: Sequence[str]) -> set[int]:
+    def restated(self, statements: Sequence[str], forbidden: Sequence[str]) -> set[int]:
         """By what a statement is about."""
         banned = {number for text in forbidden for number, (words, _) in enumerate(self._kinds()) if text in words}
         return {
@@ -240,7 +240,7 @@ def stack(folder: Path, **page: Any) -> Iterator[Stack]:
             capture=CaptureSettings(tenants=("shop",)),
             page=PageSettings(**{"name": "Teahouse", "model": "m"} | page),
         )
-        worker = Worker(database, learner, RenewalSettings(idle=0.05), explains=learner, restates=learner)
+        worker = Worker(database, learner, RenewalSettings(idle=0.05), explainer=learner, restatement_check=learner)
         gateway = Gateway(database, settings, worker, ADMIN)
         with (
             served(gateway) as url,

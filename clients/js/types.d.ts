@@ -511,22 +511,22 @@ export interface paths {
 export type webhooks = Record<string, never>;
 export interface components {
     schemas: {
-        /** @description An answer that feedback may still name (see docs/profiles.md). */
+        /** @description An answer that feedback can still refer to (see docs/profiles.md). */
         AnswerKept: {
-            /** @description As `x-popi-answer-id` said. */
+            /** @description The id from the header `x-popi-answer-id`. */
             id: string;
-            /** @description As the answer itself said; empty where it said none. */
+            /** @description The id in the answer itself; empty if it has none. */
             upstream_id: string;
             prompt: string;
             answer: string;
         };
-        /** @description Somebody read or changed something. */
+        /** @description A read or change of a user's data. */
         AuditEntry: {
-            /** @description Names the entry; entries are in the order of time. */
+            /** @description The entry's id; ids sort by time. */
             entry: string;
             /** Format: date-time */
             at: string;
-            /** @description `key:` and a key's id, `page` of a user on their own page, `oidc:` and a name, `cli:` and an account. */
+            /** @description `key:` and a key id, `page` for users on their own page, `oidc:` and a name, `cli:` and an account. */
             actor: string;
             /** @enum {string} */
             role: "admin" | "viewer" | "app" | "user" | "operator";
@@ -534,9 +534,9 @@ export interface components {
             way: "api" | "page" | "cli";
             action: string;
             tenant: string;
-            /** @description The user; null where it is about none in particular, or about one who is not there (any more). */
+            /** @description The user; null if the entry concerns no user in particular, or one who does not exist (any more). */
             user_id: string | null;
-            /** @description A keyed hash of the user's id, which outlasts an erasure. */
+            /** @description A keyed hash of the user's id, which survives an erasure. */
             user_hash: string | null;
         };
         /** @description The name and arguments of a tool call. */
@@ -552,41 +552,41 @@ export interface components {
             id: string;
             text: string;
             locked: boolean;
-            /** @description Ids of the signals that it rests on, where that is known. */
+            /** @description Ids of the signals that it rests on, if known. */
             signals: string[];
             /**
-             * @description How they were found: each signal left out and the clause scored again (leave_one_out); or the model that wrote it
-             *     named them (named). Null: by nobody.
+             * @description How they were found: by scoring the clause without each signal (leave_one_out), or named by the model that wrote
+             *     it (named). Null if unknown.
              */
             found: ("leave_one_out" | "named") | null;
             /**
-             * @description Whose words these are: the inference model's, the user's, or the team's.
+             * @description Who wrote it: the inference model, the user, or the team.
              * @enum {string}
              */
             author: "model" | "user" | "admin";
         };
-        /** @description How a user's two switches stand. */
+        /** @description The state of a user's two switches. */
         ControlsAnswer: {
-            /** @description What is known of them is used. */
+            /** @description Whether chats get the summary. */
             use: boolean;
-            /** @description What they do is learned from. */
+            /** @description Whether popi learns from the user's behaviour. */
             learn: boolean;
         };
-        /** @description What was deleted from every table, and from every version of the summary. */
+        /** @description What was deleted from every table and every version of the summary. */
         Deleted: {
             signals: number;
-            /** @description Statements, each counted once however many versions it stood in. */
+            /** @description Number of statements, each counted once even if it was in several versions. */
             clauses: number;
-            /** @description Versions that are gone. */
+            /** @description Number of deleted versions. */
             versions: number;
-            /** @description Versions that say less now. */
+            /** @description Number of versions that lost statements. */
             rewritten: number;
-            /** @description Kept for feedback. */
+            /** @description Stored for feedback. */
             answers: number;
-            /** @description The current version now; 0: there is no summary. */
+            /** @description The current version now; 0 if there is no summary. */
             version: number;
             /**
-             * @description As a receipt says it.
+             * @description As in a receipt.
              * @enum {string}
              */
             bytes: "overwritten" | "scheduled" | "left_to_postgresql";
@@ -608,15 +608,15 @@ export interface components {
         ErrorAnswer: {
             error: components["schemas"]["ErrorWords"];
         };
-        /** @description What was wrong: a word for programs, a sentence for people. */
+        /** @description The error: a code for programs and a message for people. */
         ErrorWords: {
             code: string;
             message: string;
         };
-        /** @description Everything that is stored of a user. */
+        /** @description Everything that is stored about a user. */
         ExportAnswer: {
             /**
-             * @description The version of this format (docs/compatibility.md).
+             * @description The format version (docs/compatibility.md).
              * @default 1
              */
             format?: number;
@@ -628,15 +628,15 @@ export interface components {
             versions: components["schemas"]["SummaryAnswer"][];
             controls: components["schemas"]["ControlsAnswer"];
             paused: boolean;
-            /** @description Kept for feedback, where the app opted in. */
+            /** @description Stored for feedback, if the app opted in. */
             answers: components["schemas"]["AnswerKept"][];
         };
-        /** @description What no renewal may say again. */
+        /** @description A statement that no renewal may repeat. */
         ForbiddenClause: {
             id: string;
-            /** @description The user's own words; null once they were deleted: a hash of them is kept. */
+            /** @description The user's own words; null once they are deleted, when only a hash remains. */
             text: string | null;
-            /** @description The model that writes summaries may be told it. */
+            /** @description Whether it may be sent to the model that writes summaries. */
             tell: boolean;
         };
         /** @description The gateway is up. */
@@ -647,21 +647,21 @@ export interface components {
              */
             status?: "ok";
         };
-        /** @description What became of an import; it is on disk. */
+        /** @description The result of an import, which is now on disk. */
         ImportAnswer: {
             users: number;
-            /** @description Signals that are new. */
+            /** @description Number of new signals. */
             added: number;
             known: number;
-            /** @description Summaries that were taken. */
+            /** @description Number of imported summaries. */
             summaries: number;
             /**
-             * @description Users whose signals were not stored, because they have switched learning off.
+             * @description Number of users whose signals were not stored because they switched learning off.
              * @default 0
              */
             not_learned?: number;
         };
-        /** @description The LLM that writes summaries, by its latest answer. */
+        /** @description The health of the LLM that writes summaries, from its latest answer. */
         InferenceHealth: {
             /** @enum {string} */
             state: "unchecked" | "ok" | "failing";
@@ -698,24 +698,24 @@ export interface components {
             created_at: string;
             revoked_at: string | null;
         };
-        /** @description A link to the user's own page. Who has it is taken for the user until it ends: hand it to them alone. */
+        /** @description A link to the user's own page. Until it expires, it signs anyone in as the user: give it only to them. */
         LinkAnswer: {
             url: string;
             /** Format: date-time */
             expires_at: string;
         };
-        /** @description What moved from one user to the other; it is on disk. */
+        /** @description What was moved from one user to the other; it is now on disk. */
         MergeAnswer: {
-            /** @description How many signals are new to the user who stays. */
+            /** @description Number of signals that are new to the remaining user. */
             signals: number;
-            /** @description How many that user had already. */
+            /** @description Number of signals that the remaining user already had. */
             known: number;
             summary_versions: number;
-            /** @description Kept for feedback. */
+            /** @description Stored for feedback. */
             answers: number;
-            /** @description The other user's own keys, which are this user's now. */
+            /** @description User keys of the merged user, which now belong to the remaining one. */
             keys: number;
-            /** @description The user who stays. */
+            /** @description The remaining user. */
             user: components["schemas"]["UserAnswer"];
         };
         /** @description One chat message. */
@@ -724,7 +724,7 @@ export interface components {
             role: "system" | "user" | "assistant";
             content: string;
         };
-        /** @description A key that was made. */
+        /** @description A newly created key. */
         NewKeyAnswer: {
             key_id: string;
             /** @enum {string} */
@@ -734,27 +734,27 @@ export interface components {
             /** Format: date-time */
             created_at: string;
             revoked_at: string | null;
-            /** @description Its text, shown this once: the store keeps a hash. */
+            /** @description The key itself, shown only this once: the store keeps a hash. */
             key: string;
         };
         Page_Annotated_Union_PairSignal__InteractionSignal__PostSignal__StatementSignal__DemographicSignal___FieldInfo_annotation_NoneType__required_True__discriminator__type____: {
             items: (components["schemas"]["PairSignal"] | components["schemas"]["InteractionSignal"] | components["schemas"]["PostSignal"] | components["schemas"]["StatementSignal"] | components["schemas"]["DemographicSignal"])[];
-            /** @description `after` of the next page; null: this is the last. */
+            /** @description The next page's `after`; null on the last page. */
             next: string | null;
         };
         Page_AuditEntry_: {
             items: components["schemas"]["AuditEntry"][];
-            /** @description `after` of the next page; null: this is the last. */
+            /** @description The next page's `after`; null on the last page. */
             next: string | null;
         };
         Page_KeyAnswer_: {
             items: components["schemas"]["KeyAnswer"][];
-            /** @description `after` of the next page; null: this is the last. */
+            /** @description The next page's `after`; null on the last page. */
             next: string | null;
         };
         Page_str_: {
             items: string[];
-            /** @description `after` of the next page; null: this is the last. */
+            /** @description The next page's `after`; null on the last page. */
             next: string | null;
         };
         /** @description The user preferred one response over another. */
@@ -772,7 +772,7 @@ export interface components {
             chosen: string;
             rejected: string;
         };
-        /** @description Whether what is known is used now. */
+        /** @description Whether personalisation is paused. */
         PauseAnswer: {
             paused: boolean;
         };
@@ -798,7 +798,7 @@ export interface components {
              * @constant
              */
             status?: "ok";
-            /** @description For information: chats go on without it. Null: this process renews no summaries by an LLM behind an API. */
+            /** @description Informational: chats work without it. Null if this process does not renew summaries with an LLM behind an API. */
             inference: components["schemas"]["InferenceHealth"] | null;
         };
         /** @description What an erasure removed. */
@@ -807,46 +807,46 @@ export interface components {
             erased_at: string;
             removed: components["schemas"]["Removed"];
             /**
-             * @description overwritten: no file of the store holds them any more. scheduled: they will be within minutes (a large SQLite
-             *     file, or one that is being read). left_to_postgresql: no query finds them; see docs/serving.md.
+             * @description overwritten: no file of the store contains them any more. scheduled: they will be overwritten within minutes (a
+             *     large SQLite file, or one that is being read). left_to_postgresql: no query finds them; see docs/serving.md.
              * @enum {string}
              */
             bytes: "overwritten" | "scheduled" | "left_to_postgresql";
         };
-        /** @description How many of each were removed. */
+        /** @description How many rows of each kind were removed. */
         Removed: {
             users: number;
             signals: number;
             summary_versions: number;
             renewal_jobs: number;
-            /** @description Kept for feedback. */
+            /** @description Stored for feedback. */
             answers: number;
-            /** @description On the user's page. */
+            /** @description Sessions on the user's page. */
             sessions: number;
             /** @description The user's own keys. */
             keys: number;
         };
-        /** @description How the renewal of a stale summary stands. */
+        /** @description The state of a stale summary's renewal. */
         Renewal: {
             /** @enum {string} */
             state: "waiting" | "running" | "failed";
             /** Format: date-time */
             due_at: string;
             attempts: number;
-            /** @description Of the last attempt, where it failed: what kind of failure. */
+            /** @description The kind of error, if the last attempt failed. */
             error: string | null;
-            /** @description The quota that a waiting renewal is over. */
+            /** @description The quota that a waiting renewal has exceeded. */
             held_by: ("user_quota" | "key_quota" | "tenant_quota") | null;
         };
-        /** @description What became of an upload; it is on disk. */
+        /** @description The result of an upload, which is now on disk. */
         SignalsAnswer: {
-            /** @description The ids of all signals sent, in their order. */
+            /** @description Ids of all uploaded signals, in order. */
             ids: string[];
             added: number;
-            /** @description How many were there already. */
+            /** @description Number of signals that were already stored. */
             known: number;
             /**
-             * @description How many were not stored, because the user has switched learning off.
+             * @description Number of signals that were not stored because the user switched learning off.
              * @default 0
              */
             not_learned?: number;
@@ -908,14 +908,14 @@ export interface components {
             user_id: string;
             /** Format: date-time */
             created_at: string;
-            /** @description How many signals there are. */
+            /** @description Number of stored signals. */
             signals: number;
             last_signal_at: string | null;
             summary: components["schemas"]["SummaryAnswer"] | null;
-            /** @description None: the summary has seen every signal. */
+            /** @description Null if the summary is up to date. */
             renewal: components["schemas"]["Renewal"] | null;
             controls: components["schemas"]["ControlsAnswer"];
-            /** @description What is known is not used: chats don't get the summary. */
+            /** @description Whether chats are answered without the summary. */
             paused: boolean;
         };
         /** @description A user's versions, newest first. */
@@ -930,45 +930,42 @@ export interface components {
                 [key: string]: components["schemas"]["JsonValue-Input"];
             } | string;
         };
-        /** @description One statement of a summary, as its author wants it. */
+        /** @description One statement of an edited summary. */
         "ClauseEdit-Input": {
             /**
-             * @description Of a clause that is kept or changed: its id. Without one it gets a new id.
+             * @description The id of an existing clause. Without one, the clause gets a new id.
              * @default null
              */
             id?: string | null;
             text: string;
             /**
-             * @description Every renewal keeps it, word for word.
+             * @description Whether renewals keep it word for word.
              * @default false
              */
             locked?: boolean;
             /** @description Ids of the signals that it rests on. */
             signals?: string[];
             /**
-             * @description As the summary showed it; has no effect.
+             * @description Accepted as returned by the API; has no effect.
              * @default null
              */
             found?: ("leave_one_out" | "named") | null;
             /**
-             * @description Likewise.
+             * @description Accepted as returned by the API; has no effect.
              * @default null
              */
             author?: ("model" | "user" | "admin") | null;
         };
-        /**
-         * @description A user's two switches. One that is left out stays as it is. They can be set before anything is known of the user,
-         *     and hold for all that comes later.
-         */
+        /** @description A user's two switches; omitted ones stay unchanged. They can be set before anything is stored about the user. */
         "Controls-Input": {
             /**
-             * @description Use what is known: chats get the summary.
+             * @description Whether chats get the summary.
              * @default null
              */
             use?: boolean | null;
             /**
-             * @description Learn: signals are stored, answers kept for feedback, summaries renewed. Off, none of that is done, whatever
-             *     sends it.
+             * @description Whether signals and answers for feedback are stored and summaries renewed. If off, this is ignored whatever its
+             *     source.
              * @default null
              */
             learn?: boolean | null;
@@ -995,8 +992,8 @@ export interface components {
         /** @description What a user did with an answer: one of thumbs, edit, replaced_by and rather_than. */
         "Feedback-Input": {
             /**
-             * @description The answer: what its header `x-popi-answer-id` says. The `id` in its body is taken, too, where it fits one answer
-             *     of this user.
+             * @description The answer's id from the header `x-popi-answer-id`. The `id` in its body also works if it is unique for the
+             *     user.
              */
             answer: string;
             /** @default null */
@@ -1007,47 +1004,47 @@ export interface components {
              */
             edit?: string | null;
             /**
-             * @description The user asked for another answer, and kept that one.
+             * @description The answer that the user requested and chose instead.
              * @default null
              */
             replaced_by?: string | null;
             /**
-             * @description The user picked this answer among others: those.
+             * @description The answers that the user did not choose when picking this one.
              * @default null
              */
             rather_than?: string[] | null;
         };
-        /** @description What a summary must not say again. */
+        /** @description A statement that a summary must not contain. */
         "ForbiddenEdit-Input": {
             /**
-             * @description Of an entry that is kept. Without one it gets a new id.
+             * @description The id of an existing entry. Without one, the entry gets a new id.
              * @default null
              */
             id?: string | null;
             /**
-             * @description The user's own words: kept apart, for them to see. May be left out where `id` names an entry that is there.
+             * @description The user's own words, stored separately so that they can see them. Optional if `id` names an existing entry.
              * @default null
              */
             text?: string | null;
             /**
-             * @description Whether the model that writes summaries may be told it, to avoid it in other words as well. Left out, an entry
-             *     stays as it is; a new one is not told.
+             * @description Whether it may be sent to the model that writes summaries, so that the model also avoids it in other words.
+             *     Default: unchanged; false for a new entry.
              * @default null
              */
             tell?: boolean | null;
         };
-        /** @description Users to add, or to add signals to: all of them or, where one is wrong, none. */
+        /** @description Users to add, or to add signals to. If one of them is invalid, none is imported. */
         "Import-Input": {
             users: components["schemas"]["ImportedUser-Input"][];
         };
-        /** @description A user as a line of popi's JSONL; what `export?format=jsonl` gives can be imported. */
+        /** @description A user as in a line of popi's JSONL; exports with `format=jsonl` can be imported. */
         "ImportedUser-Input": {
             user_id: string;
             signals?: (components["schemas"]["PairSignal-Input"] | components["schemas"]["InteractionSignal-Input"] | components["schemas"]["PostSignal-Input"] | components["schemas"]["StatementSignal-Input"] | components["schemas"]["DemographicSignal-Input"])[];
-            /** @description Target pairs are kept as preference pairs, behind the signals. */
+            /** @description Target pairs, which are stored as preference pairs after the signals. */
             targets?: components["schemas"]["TargetPair-Input"][];
             /**
-             * @description Taken where the user has no summary yet.
+             * @description Imported only if the user has no summary yet.
              * @default null
              */
             summary?: components["schemas"]["SummaryEdit-Input"] | null;
@@ -1083,9 +1080,9 @@ export interface components {
             edit?: string | null;
         };
         "JsonValue-Input": unknown;
-        /** @description Which user is to become part of the one that the path names. */
+        /** @description The user to merge into the one named in the path. */
         "Merge-Input": {
-            /** @description Whose signals, summaries and the rest are moved; this user is gone afterwards. */
+            /** @description The user whose data is moved; this user is gone afterwards. */
             source: string;
         };
         /** @description One chat message. */
@@ -1094,17 +1091,17 @@ export interface components {
             role: "system" | "user" | "assistant";
             content: string;
         };
-        /** @description A key to make. */
+        /** @description A key to create. */
         "NewKey-Input": {
             /** @enum {string} */
             scope: "admin" | "app" | "user";
             /**
-             * @description Whose key; made with its first key. Left out: the tenant in x-popi-tenant, or the caller's own.
+             * @description The key's tenant, created with its first key. Default: the tenant in x-popi-tenant, or the caller's own.
              * @default null
              */
             tenant?: string | null;
             /**
-             * @description Of a user key, and of no other: its user.
+             * @description The user of a user key; only for user keys.
              * @default null
              */
             user_id?: string | null;
@@ -1130,7 +1127,7 @@ export interface components {
             chosen: string;
             rejected: string;
         };
-        /** @description Both switches at once: paused, nothing is used or learned. */
+        /** @description Both switches at once: while paused, nothing is used or learned. */
         "Pause-Input": {
             paused: boolean;
         };
@@ -1158,13 +1155,13 @@ export interface components {
              */
             context?: string | null;
         };
-        /** @description Which version's content is to be current again. */
+        /** @description The version whose content becomes current again. */
         "Rollback-Input": {
             version: number;
         };
         /** @description Signals of one user, oldest first. */
         "SignalsUpload-Input": {
-            /** @description Those whose id is known already change nothing. Without an id, a signal's content is its id. */
+            /** @description Signals with an id that is already stored are ignored. Without an id, the content identifies a signal. */
             signals: (components["schemas"]["PairSignal-Input"] | components["schemas"]["InteractionSignal-Input"] | components["schemas"]["PostSignal-Input"] | components["schemas"]["StatementSignal-Input"] | components["schemas"]["DemographicSignal-Input"])[];
         };
         /** @description A statement of the user about themselves or their wishes. */
@@ -1187,8 +1184,8 @@ export interface components {
             text: string;
         };
         /**
-         * @description A summary, as text or in clauses: one of the two, or neither to change `forbidden` alone. An empty one
-         *     personalises nothing.
+         * @description A summary, either as text or as clauses, or neither to change only `forbidden`. An empty summary switches
+         *     personalisation off.
          */
         "SummaryEdit-Input": {
             /** @default null */
@@ -1196,8 +1193,8 @@ export interface components {
             /** @default null */
             clauses?: components["schemas"]["ClauseEdit-Input"][] | null;
             /**
-             * @description What no renewal may say again. Left out, what is forbidden stays so. Given alone, clauses that say it in the same
-             *     words and are not locked go.
+             * @description Statements that no renewal may repeat. Default: unchanged. If given alone, unlocked clauses with the same words
+             *     are removed.
              * @default null
              */
             forbidden?: components["schemas"]["ForbiddenEdit-Input"][] | null;

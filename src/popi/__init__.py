@@ -1,12 +1,12 @@
-"""POPI: personalise an LLM through one short, readable text a user.
+"""POPI: personalise an LLM through one short, readable text per user.
 
     user signals ──▶ inference model ──▶ preference summary ──▶ generator ──▶ response
                          ▲      (text: read it, edit it,           ▲
                          │       store it, hand it on)             │
                          └───── one objective on preference pairs ─┘
 
-Only text crosses from the inference model to the generator. The names below are imported when they are
-first used, so that ``import popi`` costs no torch.
+Only text crosses from the inference model to the generator. The names below are imported on first use, so
+that ``import popi`` does not import torch.
 """
 
 import importlib

@@ -1,26 +1,26 @@
-"""One class per boundary. The command line prints the message alone and exits with 2."""
+"""One error class per boundary. The command line prints only the message and exits with 2."""
 
 from typing import Any
 
 
 class PopiError(Exception):
-    """Something the user can put right; the message says what was wrong, what arrived, what to do."""
+    """An error that the user can fix; the message says what was wrong, which value arrived and what to do."""
 
 
 class DataError(PopiError):
-    """User signals, targets or a file of them do not fit their schema."""
+    """User signals, targets or a file of them don't match their schema."""
 
 
 class AnswerError(DataError):
-    """An inference model's answer holds nothing that can be used. The message says why and quotes nothing of it."""
+    """An inference model's answer has nothing that can be used. The message says why, without quoting it."""
 
 
 class ConfigError(PopiError):
-    """A setting, its type or its value is not one that popi knows."""
+    """A setting is unknown, or has an invalid type or value."""
 
 
 class ModelError(PopiError):
-    """A model or adapter can't be loaded, or lacks what popi needs of it (a chat template, say)."""
+    """A model or adapter can't be loaded, or lacks something popi needs, such as a chat template."""
 
 
 class RunError(PopiError):
@@ -28,14 +28,14 @@ class RunError(PopiError):
 
 
 class UpstreamError(PopiError):
-    """A model API refused, could not be reached, or answered what popi can't read.
+    """A model API rejected a request, could not be reached, or gave an answer that popi can't parse.
 
     Attributes:
-        status: the HTTP status of its answer, None where there was none (a time limit, a cut connection).
-        passing: popi tried again, and it did not help; later it may.
-        for_all: every further request would meet the same: no such model, a key that is not taken.
+        status: HTTP status of the answer, `None` if there was none (a timeout, a broken connection).
+        passing: the failure is transient: retries didn't help, but later ones may.
+        for_all: every request would fail the same way: no such model, or a rejected key.
         fault: why there was no answer: `timeout`, `unreachable`, `certificate`, `proxy` or `broken`.
-        words: what the server said of it. They may quote the request, and with it a user.
+        words: the server's message. It may quote the request, and with it a user.
     """
 
     def __init__(
@@ -53,11 +53,11 @@ class UpstreamError(PopiError):
 
 
 class GatewayError(PopiError):
-    """A gateway refused a call of its profile API, could not be reached, or answered what popi can't read.
+    """A gateway rejected a call of its profile API, could not be reached, or gave an answer that popi can't parse.
 
     Attributes:
-        status: the HTTP status of its answer, None where there was none.
-        code: the gateway's word for what was wrong (`no_user`, `version_conflict`, …), None where it gave none.
+        status: HTTP status of the answer, `None` if there was none.
+        code: the gateway's error code (`no_user`, `version_conflict`, …), `None` if there was none.
     """
 
     def __init__(self, message: str, *, status: int | None = None, code: str | None = None) -> None:
@@ -66,11 +66,11 @@ class GatewayError(PopiError):
 
 
 class AuthError(PopiError):
-    """A caller's key or token is missing, unknown, revoked or expired, or not enough for what it asks.
+    """A caller's key or token is missing, unknown, revoked or expired, or does not permit the request.
 
     Attributes:
-        status: the HTTP status to answer with: 401 (no valid key), 403 (valid, and not allowed), 429 (too many wrong
-            ones came from there), 503 (nobody can tell now: the store of keys, or the issuer's keys, can't be read).
+        status: HTTP status to answer with: 401 (no valid key), 403 (valid, but not permitted), 429 (too many invalid
+            keys from this client), 503 (can't be checked now: the store or the issuer's keys are unavailable).
         retry_after: seconds after which to try again.
     """
 
@@ -80,14 +80,14 @@ class AuthError(PopiError):
 
 
 class StoreError(PopiError):
-    """The gateway's database can't be reached, is busy for too long, or is not one that this popi reads."""
+    """The gateway's database can't be reached, is busy for too long, or has a format that this popi can't read."""
 
 
 class BatchError(PopiError):
-    """Part of a batch failed; what did not is kept.
+    """Part of a batch failed; the other results are retained.
 
     Attributes:
-        results: aligned with the inputs: for each its value, or the PopiError that stands in its place.
+        results: for each input in order, its value or the PopiError in its place.
         first: the first of those errors.
     """
 

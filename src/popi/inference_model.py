@@ -1,7 +1,7 @@
 """The inference model: reads one user's signals and writes a preference summary.
 
-It does not see the task prompt, unless it is conditioned on it (`summary.conditioned_on_prompt`). What a summary may
-not carry (links, code, instructions to a model: popi.profiles.screening) is left out of what it wrote, see
+It does not see the task prompt unless it is conditioned on it (`summary.conditioned_on_prompt`). Content that a summary
+must not contain (links, code, instructions to a model: popi.profiles.screening) is removed from what it wrote; see
 `Summary.left_out`.
 """
 
@@ -15,8 +15,8 @@ from popi.errors import AnswerError, DataError, ModelError, PopiError
 from popi.models.backend import Backend, Messages, Reply, values
 from popi.models.spec import ModelSpec
 from popi.profiles.statements import SCHEMA, Bounds
-from popi.profiles.statements.asked import also_told, statements_of
-from popi.profiles.written import Old, joined, nothing_new, shown, signals_behind, summary_of
+from popi.profiles.statements.asked import statements_of, with_instructions
+from popi.profiles.written import OldSummary, evidence_count, joined, nothing_new, shown_previous, summary_of
 from popi.signals.fading import Previous
 from popi.signals.render import NANO, Templates
 from popi.signals.types import Prompt, Signal
@@ -26,45 +26,44 @@ if TYPE_CHECKING:  # a model behind an API needs no torch
     from popi.models.local.model import LocalModel
 
 MAX_TOKENS = 512
-"""Longest answer of a model behind an API, in tokens: of eight statements in any language, as JSON."""
+"""Default maximum tokens per answer of a model behind an API: room for eight statements in any language, as JSON."""
 MAX_TOKENS_LOCAL = 256
-"""Longest summary of a local model that was saved without a limit."""
+"""Maximum tokens per summary of a local model that was saved without a limit."""
 
 
 @dataclass(frozen=True)
 class _Read:
-    """What the model reads of one user: signals that fit, those that do not, an old summary beside them."""
+    """What the model reads about one user: signals that fit the budget, ids of those that don't, an old summary."""
 
     signals: list[Signal]
     dropped: tuple[str, ...]
     prompt: Prompt | None
     previous: Previous | None
-    behind: int | None
+    previous_signals: int | None
 
 
 class InferenceModel:
-    """Signals in, summary out. Of a user without signals, or none of whose signals fits the budget, the summary says
-    that no preference is known (see `nothing_new`). With an old summary, the signals are those that came since, and the
-    summary is a renewal of it.
+    """Signals in, summary out. If a user has no signals, or none that fits the budget, the summary says that no
+    preference is known (see `nothing_new`). With an old summary, the signals are those since, and the result renews it.
 
     A local model reads the prompt that it was trained on and answers with the summary. An instruction-tuned LLM behind
-    an API is asked for statements, one per line or as JSON where the server takes a schema; its answer is read as
-    `popi.profiles.statements` says, and the summary is those statements, one per line. Under the `nano` templates,
-    whose models were trained on one form of prompt and answer, it too is asked for and read as text.
+    an API is asked for statements, one per line, or as JSON if the server supports a schema. `popi.profiles.statements`
+    parses the answer, and the summary is those statements, one per line. With the `nano` templates, whose models were
+    trained on a single form of prompt and answer, an API model too is asked for text.
 
     Args:
         backend: the model: a `LocalModel`, which training may share between jobs, or an `ApiModel`.
-        templates: a set of prompt templates, or its name; `auto` takes what the model was saved with, else `default`.
-        max_tokens: longest answer, in tokens.
-        token_budget: maximum tokens of rendered signals, as `count_tokens` counts; whole signals are dropped to fit.
-        conditioned: it reads the task prompt too, and writes a summary for each user and prompt.
-        per_signal: it reads one signal at a time and writes a clause for each; the summary is the clauses
-            (`popi.profiles.written.joined`). `max_tokens` is then of a clause, and it does not renew.
-        renews: it knows what to do with an old summary. None: of models that popi trained, whether they were trained
-            to; of all others (LLMs that follow instructions) yes. `previous` is shown to any.
+        templates: a set of prompt templates, or its name; `auto` takes those the model was saved with, or `default`.
+        max_tokens: maximum tokens per answer.
+        token_budget: maximum tokens of rendered signals, by `count_tokens`; whole signals are dropped to fit.
+        conditioned: whether it also reads the task prompt, and writes a summary per user and prompt.
+        per_signal: whether it reads one signal at a time and writes a clause for each, which form the summary
+            (`popi.profiles.written.joined`). Then `max_tokens` is per clause, and it does not renew.
+        renews: whether it can renew an old summary. By default, a model trained by popi can if it was trained to, and
+            any other (an LLM that follows instructions) can. `previous` is shown to the model in either case.
         count_tokens: text → tokens. By default the model's tokenizer; behind an API an estimate.
-        bounds: how many statements an LLM behind an API is asked for, and how long.
-        structured: whether its server is asked for JSON, as long as it takes the request.
+        bounds: number and length of the statements requested from an LLM behind an API.
+        structured: whether to ask its server for JSON, as long as it accepts the request.
     """
 
     def __init__(
@@ -103,7 +102,7 @@ class InferenceModel:
         token_budget: int | None = None,
         **load: Any,
     ) -> "InferenceModel":
-        """Load by folder, GGUF file or hub id (`nano` is the shipped base). `load`: further fields of `ModelSpec`."""
+        """Load a folder, GGUF file or hub id (`nano` is the shipped base). `load`: more fields of `ModelSpec`."""
         return cls(ModelSpec(str(name_or_path), **load).load(), templates, max_tokens, token_budget)
 
     @classmethod
@@ -121,55 +120,55 @@ class InferenceModel:
         structured: bool = True,
         **connect: Any,
     ) -> "InferenceModel":
-        """Use a model on a server, without its weights. `connect`: further fields of `ModelSpec`.
+        """Use a model on a server, without its weights. `connect`: more fields of `ModelSpec`.
 
         Raises:
-            ConfigError: a wrong URL, an unknown protocol, or a named variable without a key.
+            ConfigError: invalid URL, unknown protocol, or a key variable that is not set.
         """
         backend = ModelSpec(model, url=url, protocol=protocol, **connect).connect()
-        reads: dict[str, Any] = {"count_tokens": count_tokens, "bounds": bounds, "structured": structured}
-        return cls(backend, templates, max_tokens, token_budget, **reads)
+        options: dict[str, Any] = {"count_tokens": count_tokens, "bounds": bounds, "structured": structured}
+        return cls(backend, templates, max_tokens, token_budget, **options)
 
     @classmethod
-    def from_spec(cls, spec: ModelSpec, **reads: Any) -> "InferenceModel":
-        """The inference model that a description names; see `ModelSpec.load`. `reads`: as this class takes them."""
-        return cls(spec.load(), spec.templates, **reads)
+    def from_spec(cls, spec: ModelSpec, **options: Any) -> "InferenceModel":
+        """The inference model from a spec; see `ModelSpec.load`. `options`: keyword arguments of this class."""
+        return cls(spec.load(), spec.templates, **options)
 
     def asking(self, templates: Templates) -> "InferenceModel":
-        """The same model, asked with other templates."""
-        reads: dict[str, Any] = {
+        """The same model with other templates."""
+        options: dict[str, Any] = {
             "per_signal": self.per_signal,
             "count_tokens": self.count_tokens,
             "bounds": self.bounds,
             "structured": self._structured,
         }
         return InferenceModel(
-            self.backend, templates, self.max_tokens, self.token_budget, self.conditioned, self.renews, **reads
+            self.backend, templates, self.max_tokens, self.token_budget, self.conditioned, self.renews, **options
         )
 
     @property
     def name(self) -> str:
-        """What summaries say they were written by."""
+        """The model's name, as recorded in its summaries."""
         return self.backend.name
 
     @property
     def local(self) -> "LocalModel":
-        """The model with its weights and tokenizer. Raises ModelError where it is behind an API."""
+        """The model with its weights and tokenizer. Raises ModelError if it is behind an API."""
         return self.backend.local
 
     def renewable(self, summary: str) -> bool:
-        """Whether this summary can be renewed: model and templates know how, and it names a preference."""
+        """Whether this summary can be renewed: the model and templates support it, and it names a preference."""
         return self.renews and self.templates.renews and not self.templates.names_no_preference(summary)
 
     def prompt_ids(
-        self, signals: Sequence[Signal], prompt: Prompt | None = None, previous: Old = None
+        self, signals: Sequence[Signal], prompt: Prompt | None = None, previous: OldSummary = None
     ) -> tuple[list[int], int, tuple[str, ...]]:
         """The templated prompt's token ids, how many signals are in it, and which were dropped.
 
-        `previous`: an old summary, which the signals came after.
+        `previous`: an old summary; the signals are those since.
 
         Raises:
-            DataError: a task prompt is missing, or given to a model that does not read it.
+            DataError: a task prompt is missing, or given to a model that does not read one.
             ConfigError: the templates have no place for a task prompt, or for an old summary.
             ModelError: the model is behind an API.
         """
@@ -183,17 +182,17 @@ class InferenceModel:
         signals: Sequence[Signal],
         temperature: float = 0.0,
         prompt: Prompt | None = None,
-        previous: Old = None,
+        previous: OldSummary = None,
         forbidden: Sequence[str] = (),
     ) -> Summary:
         """Write the preference summary of one user; greedy unless a temperature is given.
 
         Args:
-            signals: the user's; with `previous`, those that came since.
-            temperature: of sampling.
-            prompt: the task prompt that it is for, where the model is conditioned on it.
-            previous: an old summary to renew. One that names no preference counts as none.
-            forbidden: statements that the user does not want used; an LLM that follows instructions is told so.
+            signals: the user's signals; with `previous`, those since.
+            temperature: sampling temperature.
+            prompt: the task prompt to write for, if the model is conditioned on it.
+            previous: an old summary to renew; ignored if it names no preference.
+            forbidden: statements that the user does not want used; included in the prompt of an API model.
 
         Raises:
             ModelError: the prompt exceeds the model's context.
@@ -213,16 +212,16 @@ class InferenceModel:
         temperature: float = 0.0,
         progress: Callable[[int], None] | None = None,
         prompts: Sequence[Prompt] | None = None,
-        previous: Sequence[Old] | None = None,
+        previous: Sequence[OldSummary] | None = None,
     ) -> list[Summary]:
-        """Summaries of many users, in their order. `progress` receives how many were added.
+        """Summaries of many users, in order. `progress` receives how many were added.
 
-        `prompts`: one for each of `users`, where the model is conditioned on the task prompt. `previous`: of each user
-        the old summary to renew, or None.
+        `prompts`: one task prompt per user, if the model is conditioned on it. `previous`: one old summary to renew, or
+        `None`, per user.
 
         Raises:
             ModelError: a prompt exceeds the context of a local model.
-            BatchError: some failed on the server; its `results` hold the summaries of all others.
+            BatchError: some failed on the server; its `results` contain the other summaries.
             ConfigError: the templates have no place for an old summary.
         """
         report = (lambda _index, _result: progress(1)) if progress else None
@@ -233,17 +232,17 @@ class InferenceModel:
         users: Sequence[Sequence[Signal]],
         temperature: float = 0.0,
         on_result: Callable[[int, Summary | PopiError], None] | None = None,
-        previous: Sequence[Old] | None = None,
+        previous: Sequence[OldSummary] | None = None,
         forbidden: Sequence[str] = (),
         prompts: Sequence[Prompt] | None = None,
     ) -> list[Summary | PopiError]:
-        """For every user a summary, or the error in its place: that the prompt exceeds the model's context, say.
+        """For every user, a summary or the error in its place (a prompt that exceeds the model's context, for example).
 
-        `on_result` receives each as soon as it is there.
+        `on_result` receives each result as it arrives.
         """
         if self.per_signal:
             if prompts is not None or any(old is not None for old in previous or ()):
-                raise DataError(f"{self.name}: this inference model reads one signal at a time, and nothing beside it")
+                raise DataError(f"{self.name}: this inference model reads one signal at a time and nothing else")
             return self._summarize_signals(users, temperature, on_result, forbidden)
         return self._summarize(users, temperature, on_result, previous, forbidden, prompts)
 
@@ -254,7 +253,7 @@ class InferenceModel:
         on_result: Callable[[int, Summary | PopiError], None] | None,
         forbidden: Sequence[str],
     ) -> list[Summary | PopiError]:
-        """A clause for every signal of every user, and of each user's clauses the summary."""
+        """Write a clause for every signal, and join each user's clauses into a summary."""
         owners = [i for i, signals in enumerate(users) for _ in signals]
         written: dict[int, list[tuple[int, Summary | PopiError]]] = {i: [] for i in range(len(users))}
         results: dict[int, Summary | PopiError] = {}
@@ -267,10 +266,10 @@ class InferenceModel:
             if on_result:
                 on_result(owner, results[owner])
 
-        def on_clause(place: int, clause: Summary | PopiError) -> None:
-            written[owners[place]].append((place, clause))
-            if len(written[owners[place]]) == len(users[owners[place]]):
-                keep(owners[place])
+        def on_clause(position: int, clause: Summary | PopiError) -> None:
+            written[owners[position]].append((position, clause))
+            if len(written[owners[position]]) == len(users[owners[position]]):
+                keep(owners[position])
 
         for owner, signals in enumerate(users):
             if not signals:
@@ -284,12 +283,12 @@ class InferenceModel:
         users: Sequence[Sequence[Signal]],
         temperature: float,
         on_result: Callable[[int, Summary | PopiError], None] | None,
-        previous: Sequence[Old] | None,
+        previous: Sequence[OldSummary] | None,
         forbidden: Sequence[str],
         prompts: Sequence[Prompt] | None,
     ) -> list[Summary | PopiError]:
-        olds: Sequence[Old] = [None] * len(users) if previous is None else previous
-        asked: Sequence[Prompt | None] = [None] * len(users) if prompts is None else prompts
+        old_summaries: Sequence[OldSummary] = [None] * len(users) if previous is None else previous
+        task_prompts: Sequence[Prompt | None] = [None] * len(users) if prompts is None else prompts
         results: dict[int, Summary | PopiError] = {}
 
         def keep(index: int, result: Summary | PopiError) -> None:
@@ -302,14 +301,15 @@ class InferenceModel:
             reads: dict[int, _Read] = {}
             for i in range(start, min(start + step, len(users))):
                 try:
-                    read = self._read(users[i], asked[i], olds[i])
-                except ModelError as error:  # its tokenizer refuses a signal
+                    read = self._read(users[i], task_prompts[i], old_summaries[i])
+                except ModelError as error:  # its tokenizer rejects a signal
                     keep(i, error)
                     continue
                 if read.signals:
                     reads[i] = read
                 else:
-                    keep(i, nothing_new(self.templates, olds[i], self.name, self.count_tokens, read.dropped))
+                    old = old_summaries[i]
+                    keep(i, nothing_new(self.templates, old, self.name, self.count_tokens, read.dropped))
             self._ask(reads, temperature, forbidden, keep)
         return [results[i] for i in range(len(users))]
 
@@ -338,27 +338,27 @@ class InferenceModel:
                 conversations, max_tokens=self.max_tokens, temperature=temperature, on_result=on_reply, **form
             )
 
-    def _read(self, signals: Sequence[Signal], prompt: Prompt | None, old: Old) -> _Read:
+    def _read(self, signals: Sequence[Signal], prompt: Prompt | None, old: OldSummary) -> _Read:
         if self.conditioned != (prompt is not None):
-            told = "reads the task prompt too, and none was given" if self.conditioned else "reads no task prompt"
+            problem = "needs a task prompt, and none was given" if self.conditioned else "reads no task prompt"
             raise DataError(
-                f"{self.name}: this inference model {told}; summary.conditioned_on_prompt decides it when the model is "
-                "trained"
+                f"{self.name}: this inference model {problem}; summary.conditioned_on_prompt determines this when the "
+                "model is trained"
             )
-        kept, dropped = self.templates.fit(signals, self.token_budget, self.count_tokens)
-        beside = shown(self.templates, old, signals)
-        return _Read(kept, dropped, prompt, beside, signals_behind(old) if beside else 0)
+        fitting, dropped = self.templates.fit(signals, self.token_budget, self.count_tokens)
+        shown = shown_previous(self.templates, old, signals)
+        return _Read(fitting, dropped, prompt, shown, evidence_count(old) if shown else 0)
 
     def _messages(self, read: _Read, forbidden: Sequence[str] = ()) -> Messages:
         messages = self.templates.inference_messages(read.signals, read.prompt, read.previous)
         if not self.backend.prompted:
             return messages
         bounds = None if self._prose else self.bounds
-        return also_told(messages, bounds, forbidden, self.templates.no_preference)
+        return with_instructions(messages, bounds, forbidden, self.templates.no_preference)
 
     @cached_property
     def _own(self) -> str:
-        """All that the model is told of itself, without anything of a user."""
+        """The prompt without any user data."""
         old = Previous("", 1) if self.templates.renews else None
         return "\n".join(message["content"] for message in self._messages(_Read([], (), None, old, None), [""]))
 
@@ -368,7 +368,7 @@ class InferenceModel:
         if not self._prose:
             fit, parts = statements_of(reply.text, reply.cut, self._own, read.signals, self.bounds, templates)
         summary = summary_of(
-            templates, reply.text, used, read.dropped, self.name, count, reply.tokens, read.behind, fit
+            templates, reply.text, used, read.dropped, self.name, count, reply.tokens, read.previous_signals, fit
         )
         return summary if summary.abstained else replace(summary, statements=parts)
 
@@ -378,7 +378,7 @@ class InferenceModel:
         self.local.save(path)
 
     def saved_settings(self) -> dict[str, int]:
-        """What `from_pretrained` finds beside the weights."""
+        """Settings to save with the weights, for `from_pretrained`."""
         budgets = {"max_tokens": self.max_tokens, "token_budget": self.token_budget}
         modes = {"conditioned_on_prompt": self.conditioned, "per_signal": self.per_signal, "renews": self.renews}
-        return budgets | {name: True for name, holds in modes.items() if holds}
+        return budgets | {name: True for name, value in modes.items() if value}

@@ -100,7 +100,7 @@ def test_an_admin_signs_in_and_changes_something(browser: Any, tea: Stack) -> No
     page.get_by_label("Your sentence").fill("Has a teapot.")
     press(page, page, "Add")
     assert "Has a teapot." in tea.summary("ada")["text"]
-    changed = [one for one in tea.gateway.store.database.read(audit.listed) if one.action == "edit_summary"]
+    changed = [one for one in tea.gateway.store.database.read(audit.list_entries) if one.action == "edit_summary"]
     assert [(one.actor, one.role, one.user_id) for one in changed] == [("oidc:anna@team.example", "admin", "ada")]
     page.goto(f"{tea.url}/admin")
     press(page, page, "Sign out")

@@ -203,7 +203,7 @@ def test_raw_signals_and_written_summaries_can_be_judged(judge: Any, tmp_path: P
         (("--method", "oracle", "--against", "population_dpo", "--judge", "truth"), "not trained in this run"),
         (("--method", "oracle", "--against", "none.json", "--judge", "truth"), "none.json: can't be read"),
         ((*METHODS, "--judge", "api", "--judge-model", "m"), "--judge-url"),
-        ((*METHODS, "--judge", "truth", "--judge-model", "m"), "asks no model"),
+        ((*METHODS, "--judge", "truth", "--judge-model", "m"), "uses no model"),
         ((*METHODS, "--judge", "local", "--key-env", "K"), "--judge api"),
     ],
 )

@@ -13,9 +13,16 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[2]
 
 DONE = (
+    "src/popi/__init__.py",
+    "src/popi/cli",
+    "src/popi/errors.py",
     "src/popi/evaluation",
     "src/popi/generator.py",
+    "src/popi/inference_model.py",
     "src/popi/nano",
+    "src/popi/profiles",
+    "src/popi/serving/store",
+    "src/popi/serving/worker",
     "src/popi/summary.py",
 )
 """Folders and files, relative to the root."""

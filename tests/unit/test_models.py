@@ -93,7 +93,7 @@ def test_an_inference_model_conditioned_on_the_prompt_reads_it(tiny_base: Path, 
     assert ids[0] == local.encode_chat(model.templates.inference_messages(signals, prompts[0])) != ids[1]
     together = model.summarize_many([signals, signals], prompts=prompts)
     assert together == [model.summarize(signals, prompt=prompt) for prompt in prompts]
-    with pytest.raises(DataError, match="reads the task prompt too, and none was given"):
+    with pytest.raises(DataError, match="needs a task prompt, and none was given"):
         model.summarize(signals)
     with pytest.raises(DataError, match="reads no task prompt"):
         InferenceModel(local).summarize(signals, prompt=prompts[0])

@@ -12,11 +12,11 @@ from popi.cli import data, generate, infer, judge, keys, models, operations, run
 from popi.cli.shared import out
 from popi.errors import ConfigError, PopiError
 
-# Idle OpenMP threads sleep and do not spin: on a busy machine spinning costs seven times the run's time.
+# Idle OpenMP threads sleep instead of spinning: on a busy machine, spinning makes a run seven times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 COMMANDS: dict[str, dict[str, Callable[..., Any] | typer.Typer]] = {
-    # From the first try to an application: the loop of training, then its three uses.
+    # From a first try to an application: the training loop, then its three uses.
     "Everyday": {
         "demo": runs.demo,
         "train": runs.train,
@@ -49,7 +49,7 @@ COMMANDS: dict[str, dict[str, Callable[..., Any] | typer.Typer]] = {
 """The panels of `popi --help`, in order."""
 
 MOVED = {name: f"study {name}" for name in ("evidence", "streaming", "abstention", "side-effects")}
-"""Former names of commands, and the present ones."""
+"""Old command names and their replacements."""
 
 
 def _command_line() -> typer.Typer:
@@ -60,7 +60,7 @@ def _command_line() -> typer.Typer:
         no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,
-        rich_markup_mode="markdown",  # the mode that has panels, and takes [brackets] literally
+        rich_markup_mode="markdown",  # supports panels, and prints [brackets] literally
     )
     app.callback(invoke_without_command=True)(_root)
     for panel, commands in COMMANDS.items():
@@ -90,7 +90,7 @@ app = _command_line()
 
 
 def main() -> None:
-    """Entry point. An error that the user can fix is one message on stderr and exit code 2; Ctrl-C is 130."""
+    """Entry point. Errors the user can fix print one message on stderr and exit with 2; Ctrl-C exits with 130."""
     try:
         sys.exit(app(prog_name="popi", standalone_mode=False))
     except typer.TyperException as error:  # wrong options or arguments
@@ -101,7 +101,7 @@ def main() -> None:
     except PopiError as error:
         _fail(str(error))
     except OSError as error:
-        if isinstance(error, BrokenPipeError):  # the reader of a pipe has had enough
+        if isinstance(error, BrokenPipeError):  # the reading end of the pipe was closed
             sys.stderr.close()
             sys.exit(1)
         _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
@@ -110,6 +110,6 @@ def main() -> None:
 
 
 def _fail(message: str, code: int = 2) -> NoReturn:
-    if message:  # a group without a command has shown its help instead
+    if message:  # empty when a group without a command has already printed its help
         print(f"popi: {message}", file=sys.stderr)
     sys.exit(code)

@@ -1,4 +1,4 @@
-"""What commands that call a model API share: their options, and the model that these name."""
+"""Options shared by the commands that call a model API, and the model they describe."""
 
 import json
 from typing import TYPE_CHECKING, Annotated, Any
@@ -51,10 +51,10 @@ PriceIn = Annotated[
 PriceOut = Annotated[float | None, typer.Option(help="Price per million output tokens.", rich_help_panel=PANEL)]
 
 
-def only_with_api(*given: object) -> None:
-    """Refuse options of a model API if no API is named."""
-    if any(value is not None for value in given):
-        raise typer.BadParameter("--api-model, --key-env, --api-extra, --price-in and --price-out go with --api alone")
+def only_with_api(*options: object) -> None:
+    """Reject model API options when no API is named."""
+    if any(value is not None for value in options):
+        raise typer.BadParameter("--api-model, --key-env, --api-extra, --price-in and --price-out need --api")
 
 
 def fields_of(extra: str | None) -> dict[str, Any]:
@@ -62,9 +62,9 @@ def fields_of(extra: str | None) -> dict[str, Any]:
     try:
         fields = json.loads(extra or "{}")
     except ValueError as error:
-        raise typer.BadParameter(f"the fields for each request are not JSON ({error}); got {extra}") from None
+        raise typer.BadParameter(f"the extra request fields are not valid JSON ({error}); got {extra}") from None
     if not isinstance(fields, dict):
-        raise typer.BadParameter(f"the fields for each request must be a JSON object; got {extra}")
+        raise typer.BadParameter(f"the extra request fields must be a JSON object; got {extra}")
     return fields
 
 
@@ -78,18 +78,18 @@ def api_spec(
     price_in: float | None = None,
     price_out: float | None = None,
 ) -> "ModelSpec":
-    """The model at an API that a command's options name."""
+    """The API model that a command's options describe."""
     if name is None:
         raise typer.BadParameter("--api needs --api-model, the model's name at the API")
     prices, fields = prices_of(price_in, price_out), fields_of(extra)
     from popi.models.spec import ModelSpec
 
-    asked: dict[str, Any] = {"key_env": key_env, "concurrency": concurrency, "prices": prices, "extra": fields}
-    return ModelSpec(name, url=url, protocol=protocol, **asked)
+    options: dict[str, Any] = {"key_env": key_env, "concurrency": concurrency, "prices": prices, "extra": fields}
+    return ModelSpec(name, url=url, protocol=protocol, **options)
 
 
 def prices_of(price_in: float | None, price_out: float | None) -> "Prices | None":
-    """The prices that the two options give: both, or None for neither."""
+    """The prices set by the two options; `None` if neither is set."""
     if price_in is None and price_out is None:
         return None
     if price_in is None or price_out is None:

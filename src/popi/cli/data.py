@@ -44,17 +44,17 @@ def data_check(
     source: Source = None,
     settings: Settings = None,
 ) -> None:
-    """Report all problems of a file: bad lines, duplicates, targets among the signals, users in two splits.
+    """Report all problems in a file: bad lines, duplicates, targets among the signals, users in two splits.
 
     For a benchmark: bad rows, and how many rows each rule kept or dropped.
     """
-    given = {"signals_per_user": signals_per_user, "targets_per_user": targets_per_user}
+    windows = {"signals_per_user": signals_per_user, "targets_per_user": targets_per_user}
     if source is not None:
         if against:
             raise typer.BadParameter("--against compares JSONL files; the splits of a benchmark are always compared")
         from popi.data.users import load_for_check
 
-        loaded = load_for_check(_benchmark(source, file, settings, given))
+        loaded = load_for_check(_benchmark(source, file, settings, windows))
         problems, summary = loaded.problems, loaded.summary()
     else:
         if file is None or settings:
@@ -82,7 +82,7 @@ def data_check(
 def data_convert(
     output: Annotated[Path, typer.Option("--out", help="JSONL file to write.")],
     source: Annotated[str, typer.Option(help=f"The benchmark: {', '.join(BENCHMARKS)}.")],
-    place: Annotated[
+    path: Annotated[
         str | None,
         typer.Argument(metavar="FILE", help="Folder, file or hub id. Default: the benchmark's data set on the hub."),
     ] = None,
@@ -100,24 +100,24 @@ def data_convert(
 ) -> None:
     """Write one split of a benchmark as a JSONL file of users.
 
-    If a user has several windows, each becomes a user of its own: NAME#1, NAME#2 and so on.
+    If a user has several windows, each becomes a separate user: NAME#1, NAME#2 and so on.
     """
     from popi.data.jsonl import refuse_existing, write_users
     from popi.data.users import load_for_check, with_unique_ids
 
     refuse_existing(output, force)
-    given = {"signals_per_user": signals_per_user, "targets_per_user": targets_per_user}
-    users = with_unique_ids(load_for_check(_benchmark(source, place, settings, given)), split)
+    windows = {"signals_per_user": signals_per_user, "targets_per_user": targets_per_user}
+    users = with_unique_ids(load_for_check(_benchmark(source, path, settings, windows)), split)
     write_users(output, users, force=force)
     console.print(f"{len(users)} users: {output}", highlight=False)
 
 
-def _benchmark(source: str, place: str | None, settings: list[str] | None, given: dict[str, int | None]) -> DataConfig:
-    """The settings of the benchmark that the command line names."""
+def _benchmark(source: str, path: str | None, settings: list[str] | None, windows: dict[str, int | None]) -> DataConfig:
+    """The settings of the benchmark named on the command line."""
     if source not in BENCHMARKS:
         raise typer.BadParameter(f"--source must be one of {', '.join(BENCHMARKS)}; got {source!r}")
-    tree: dict[str, Any] = {"source": source} | {name: value for name, value in given.items() if value is not None}
-    if place is not None:
-        tree["benchmark"] = {"path": place}
+    tree: dict[str, Any] = {"source": source} | {name: value for name, value in windows.items() if value is not None}
+    if path is not None:
+        tree["benchmark"] = {"path": path}
     dotted = [f"data.benchmark.{setting}" for setting in settings or []]
     return load_config(None, dotted, tree={"data": tree}).data

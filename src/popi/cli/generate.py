@@ -1,4 +1,4 @@
-"""Command `generate`: a response by a trained run, a local model or a model API."""
+"""Command `generate`: a response from a trained run, a local model or a model API."""
 
 import math
 from pathlib import Path
@@ -27,7 +27,7 @@ from popi.cli.shared import (
     console,
     local_spec,
     need_training,
-    refuse_options_of_another,
+    reject_unrelated_options,
 )
 
 
@@ -40,7 +40,7 @@ def generate(
     dtype: Dtype = None,
     device: Device = None,
     summary: Annotated[
-        str | None, typer.Option(help="The user's preference summary. Without it, the prompt is answered as it is.")
+        str | None, typer.Option(help="The user's preference summary. Without it, the prompt is answered as is.")
     ] = None,
     method: Method = None,
     api: Api = None,
@@ -53,7 +53,7 @@ def generate(
     max_tokens: Annotated[int, typer.Option(min=1, help="Maximum tokens of the response.")] = 256,
     temperature: Annotated[float, typer.Option(min=0, help="0 decodes greedily.")] = 0.0,
 ) -> None:
-    """Answer a task prompt for the user whom a summary describes."""
+    """Answer a task prompt for the user described by a summary."""
     if not prompt.strip():
         raise typer.BadParameter("the task prompt is empty; give it as text in quotes")
     if not math.isfinite(temperature):
@@ -62,14 +62,14 @@ def generate(
         raise typer.BadParameter(
             "name exactly one of the three: a trained run with --run, a model with --model, or a model API with --api"
         )
-    refuse_options_of_another(run, method, model, template, dtype, device, chat_template)
+    reject_unrelated_options(run, method, model, template, dtype, device, chat_template)
     if api is not None:
         spec = api_spec(api, api_model, protocol, key_env, api_extra, 1, price_in, price_out)
         from popi.generator import Generator
 
-        asked = Generator.from_spec(spec)
-        print(asked.generate(prompt, summary, max_new_tokens=max_tokens, temperature=temperature))
-        console.print(str(asked.backend.usage), highlight=False)
+        api_generator = Generator.from_spec(spec)
+        print(api_generator.generate(prompt, summary, max_new_tokens=max_tokens, temperature=temperature))
+        console.print(str(api_generator.backend.usage), highlight=False)
         return
     only_with_api(api_model, key_env, api_extra, price_in, price_out)
     need_training()

@@ -1,4 +1,4 @@
-"""Command `infer`: summaries by a trained run, a local model or a model API."""
+"""Command `infer`: summaries from a trained run, a local model or a model API."""
 
 import json
 import sys
@@ -33,7 +33,7 @@ from popi.cli.shared import (
     local_spec,
     need_training,
     progress_bars,
-    refuse_options_of_another,
+    reject_unrelated_options,
 )
 from popi.config import DataConfig
 from popi.errors import DataError
@@ -86,7 +86,7 @@ def infer(
     check: Annotated[
         bool,
         typer.Option(
-            "--check", help="With --run: drop a summary that does not fit the user's own pairs (docs/evidence.md)."
+            "--check", help="With --run: drop summaries that don't fit the user's own pairs (docs/evidence.md)."
         ),
     ] = False,
     output: Annotated[Path | None, typer.Option("--out", help="File to write. Default: stdout.")] = None,
@@ -102,7 +102,7 @@ def infer(
             "name exactly one of the three: a trained run with --run, a model with --model, or a model API with --api "
             "or --config"
         )
-    refuse_options_of_another(run, method, model, template, dtype, device, chat_template)
+    reject_unrelated_options(run, method, model, template, dtype, device, chat_template)
     if not by_api:
         only_with_api(api_model, key_env, api_extra, price_in, price_out)
     if run is not None and (max_tokens or token_budget):
@@ -117,7 +117,7 @@ def infer(
         refuse_existing(output, force or resume)
         for file in (output, _rejects(output)):
             if file.exists() and users.exists() and file.samefile(users):
-                raise DataError(f"{file}: is the file of users itself; name another file with --out")
+                raise DataError(f"{file}: is the input file itself; name another file with --out")
     if by_api:
         from popi.serving.worker.inference import read
 
@@ -139,7 +139,7 @@ def infer(
                 people = open_users(users, report=report)
             _write(writer, people, output, force=force, resume=resume)
         finally:
-            console.print(str(writer.backend.usage), highlight=False)  # however it ended, it was paid for
+            console.print(str(writer.backend.usage), highlight=False)  # even a failed run was paid for
         return
     need_training()
     from popi.inference_model import InferenceModel
@@ -179,7 +179,7 @@ def _write(
 ) -> None:
     """Write summaries as they arrive, to a file or to stdout.
 
-    Users without a summary are reported on stderr and in a file beside `output`; the exit code is then 1.
+    Users without a summary are reported on stderr and in a file next to `output`; the exit code is then 1.
     """
     from popi.data.jsonl import write_rows
     from popi.runs.summary_file import SummaryFile, write_summaries
@@ -197,12 +197,12 @@ def _write(
         rejects.unlink(missing_ok=True)
     if not failures:
         return
-    print(f"no summary of {sum(map(len, failures.values()))} users:", file=sys.stderr)
+    print(f"no summary for {sum(map(len, failures.values()))} users:", file=sys.stderr)
     for reason, user_ids in failures.items():
         print(f"  {', '.join(user_ids)}: {reason}", file=sys.stderr)
     if rejects is not None:
-        listed = [{"user_id": user_id, "error": reason} for reason, ids in failures.items() for user_id in ids]
-        write_rows(rejects, listed)
+        rows = [{"user_id": user_id, "error": reason} for reason, ids in failures.items() for user_id in ids]
+        write_rows(rejects, rows)
         print(f"they are listed in {rejects}; run the same command with --resume to retry only these", file=sys.stderr)
     raise typer.Exit(1)
 
@@ -223,14 +223,14 @@ def _checked(
     people: "Sequence[User]",
     progress: "Progress",
 ) -> "Iterator[dict[str, Any]]":
-    """The rows of checked summaries, `WINDOW` users in memory at a time."""
+    """Yield rows of checked summaries, holding `WINDOW` users in memory at a time."""
     from popi.evaluation.models import Models
     from popi.runs.summary_file import WINDOW, summary_row
     from popi.studies.evidence.own_evidence import checked_summaries
 
     generator = Models(run.config, {}).generator(run.models(method)[1])
     beta = run.config.training.inference.beta
-    written, checked = (progress.add_task(what, total=len(people)) for what in ("users", "checked"))
+    written, checked = (progress.add_task(label, total=len(people)) for label in ("users", "checked"))
     for start in range(0, len(people), WINDOW):
         users = list(people[start : start + WINDOW])
         signals = [user.signals for user in users]

@@ -68,9 +68,10 @@ def judge_command(
             rich_help_panel=JUDGE,
         ),
     ] = 512,
-    told: Annotated[
+    judge_reads: Annotated[
         Literal["auto", "persona", "signals"],
         typer.Option(
+            "--told",
             help="What the judge reads about a user; auto: the true persona if it is known, else the signals.",
             rich_help_panel=JUDGE,
         ),
@@ -131,7 +132,7 @@ def judge_command(
     if judge == "api" and (judge_url is None or judge_model is None):
         raise typer.BadParameter("--judge api needs --judge-url and --judge-model")
     if judge == "truth" and judge_model is not None:
-        raise typer.BadParameter("--judge-model does not go with --judge truth, which asks no model")
+        raise typer.BadParameter("--judge-model does not go with --judge truth, which uses no model")
     if generator is not None and api is not None:
         raise typer.BadParameter("name another generator either with --generator or with --api")
     if api is None and any(value is not None for value in (api_model, api_key_env, api_extra)):
@@ -147,7 +148,7 @@ def judge_command(
 
     opened = trained_run(run)
     chat = None
-    decides: Judge
+    chosen_judge: Judge
     if judge_url is not None:
         from popi.evaluation.judge.model import ModelJudge
         from popi.evaluation.judge.prompt import JudgePrompt
@@ -155,9 +156,9 @@ def judge_command(
         spec = api_spec(judge_url, judge_model, protocol, key_env, judge_extra, concurrency, price_in, price_out)
         chat = spec.connect()
         budget = opened.config.signals.token_budget
-        decides = ModelJudge(chat, told, JudgePrompt(judge_prompt), judge_tokens, budget)
+        chosen_judge = ModelJudge(chat, judge_reads, JudgePrompt(judge_prompt), judge_tokens, budget)
     else:
-        decides = _truth() if judge == "truth" else LogProbJudge.of(opened.config, judge_model, told)
+        chosen_judge = _truth() if judge == "truth" else LogProbJudge.of(opened.config, judge_model, judge_reads)
     other = None if generator is None else ModelSpec(generator)
     if api is not None and api_model is not None:
         other = api_spec(api, api_model, api_protocol, api_key_env, api_extra, concurrency)
@@ -167,15 +168,15 @@ def judge_command(
     try:
         with progress_bars() as bars:
 
-            def progress(what: str, done: int, of: int) -> None:
-                task = tasks[what] if what in tasks else tasks.setdefault(what, bars.add_task(what))
-                bars.update(task, completed=done, total=of)
+            def progress(label: str, done: int, total: int) -> None:
+                task = tasks[label] if label in tasks else tasks.setdefault(label, bars.add_task(label))
+                bars.update(task, completed=done, total=total)
 
             result = judge_run(
                 opened,
                 method,
                 against,
-                decides,
+                chosen_judge,
                 prompts=prompts,
                 max_tokens=max_tokens,
                 out=output,
@@ -186,7 +187,7 @@ def judge_command(
                 models=models,
                 progress=progress,
             )
-    finally:  # however it ended, it was paid for
+    finally:  # even a failed run was paid for
         answers = models.usage()
         if answers is not None:
             console.print(f"generator: {answers}", highlight=False)
@@ -210,7 +211,7 @@ def win_rate(
     names = {(row.generator_2, row.generator_1) for row in rows}
     if len(names) > 1:
         shown = "; ".join(sorted(f"{mine} against {other}" for mine, other in names))
-        raise ConfigError(f"{annotations}: holds more than one comparison ({shown}); put each into its own file")
+        raise ConfigError(f"{annotations}: has more than one comparison ({shown}); put each in its own file")
     ((mine, other),) = names
     titles = {"method": mine or "output_2", "against": other or "output_1"}
     out.print(judge_table(titles | figures_of_annotations(rows)))
@@ -223,12 +224,12 @@ def _truth() -> "Judge":
 
 
 def _report_missing(result: dict[str, Any]) -> None:
-    """Report the reasons on stderr; exit with code 1 if --resume would retry any."""
+    """Report the reasons on stderr, and exit with 1 if --resume would retry any of them."""
     parts = [result, *([result["seen_topics"]] if "seen_topics" in result else [])]
     for part in parts:
         for method, reasons in part["failed_responses"].items():
             for reason, n in reasons.items():
-                print(f"no response of {method} to {n} prompts: {reason}", file=sys.stderr)
+                print(f"no response by {method} to {n} prompts: {reason}", file=sys.stderr)
         for reason, n in part["reasons"].items():
             print(f"no verdict on {n} questions: {reason}", file=sys.stderr)
     if any(part["missing_verdicts"].get(kind) for part in parts for kind in ("failed", "no response")):

@@ -20,16 +20,16 @@ def keys_create(
     user: Annotated[str | None, typer.Option(help="With --scope user: the user's id.")] = None,
     store: StoreUrl = STORE,
 ) -> None:
-    """Create a key, and its tenant if that is new. The key is shown only once: the store keeps a hash."""
+    """Create a key, and its tenant if it is new. The key is shown only once: the store keeps a hash."""
     need_serving()
     from popi.serving.keys import create
 
     if scope not in ("admin", "app", "user"):
         raise typer.BadParameter(f"--scope must be admin, app or user; got {scope!r}")
     key, record, new = create(open_store(store), scope, tenant, user)  # type: ignore[arg-type]
-    of = f" of user {user}" if user is not None else ""
+    owner = f" of user {user}" if user is not None else ""
     console.print(
-        f"{scope} key {record.key_id}{of} for {'the new ' if new else ''}tenant {tenant}; it is shown only once:",
+        f"{scope} key {record.key_id}{owner} for {'the new ' if new else ''}tenant {tenant}; it is shown only once:",
         highlight=False,
         markup=False,
     )
@@ -45,7 +45,7 @@ def keys_list(
     need_serving()
     from popi.serving.store import keys
 
-    for record in open_store(store).read(keys.listed, tenant):
+    for record in open_store(store).read(keys.list_keys, tenant):
         revoked = None if record.revoked_at is None else moment(record.revoked_at)
         row = {"key_id": record.key_id, "scope": record.scope, "tenant": record.tenant, "user_id": record.user_id}
         print(json.dumps(row | {"created_at": moment(record.created_at), "revoked_at": revoked}, ensure_ascii=False))

@@ -28,7 +28,7 @@ def push(
     files = push_folder(folder, to, private=private, dry_run=dry_run)
     for name, size in files:
         out.print(f"{size:>12,} {name}", highlight=False)
-    console.print(f"{'would go' if dry_run else 'pushed'} to {to}: {folder}", highlight=False)
+    console.print(f"{'would push' if dry_run else 'pushed'} to {to}: {folder}", highlight=False)
 
 
 def merge(
@@ -64,7 +64,7 @@ def nano_build(
     """Train a nano base from scratch. The shipped one takes 30 to 60 minutes on two cores."""
     if output.exists():
         raise RunError(f"{output}: already exists; name another folder with --out")
-    output.mkdir(parents=True)  # fail now, not after half an hour, if it can't be created
+    output.mkdir(parents=True)  # fail now rather than after half an hour if it can't be created
     output.rmdir()
     need_training()
     from popi.nano.recipe import Recipe, build

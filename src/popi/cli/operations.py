@@ -13,33 +13,30 @@ from popi.profiles.user_id import normal_user_id
 
 
 def replay(
-    logs: Annotated[
-        list[Path], typer.Argument(help="Logs of the gateways, and saved output of popi commands; - reads stdin.")
-    ],
+    logs: Annotated[list[Path], typer.Argument(help="Gateway logs and saved output of popi commands; - reads stdin.")],
     since: Annotated[
         str, typer.Option(help="When the backup began, or earlier, such as 2026-11-30T03:00:00Z.", metavar="TIME")
     ],
     store: StoreUrl = STORE,
 ) -> None:
-    """Repeat the erasures, merges, switches and revocations since a backup that was restored.
+    """Replay the erasures, merges, switches and revocations made since a restored backup, from the logs.
 
-    They are read from the logs. Run it before gateways and workers start (docs/deploying.md). It prints what it did;
-    running it again does nothing.
+    Run it before gateways and workers start (docs/deploying.md). It prints what it did; running it again does nothing.
     """
     need_serving()
     from popi.serving.replay import Line, read_lines
     from popi.serving.replay import replay as replayed
 
     try:
-        begun = datetime.fromisoformat(since)
+        start = datetime.fromisoformat(since)
     except ValueError:
         raise typer.BadParameter(f"--since must be a time such as 2026-11-30T03:00:00Z; got {since!r}") from None
-    if begun.tzinfo is None:
+    if start.tzinfo is None:
         raise typer.BadParameter(f"--since needs a time zone: {since}Z or {since}+01:00")
     lines: list[Line] = []
     for log in logs:
         with sys.stdin if str(log) == "-" else log.open(encoding="utf-8") as text:
-            lines += read_lines(text, begun.timestamp(), str(log))
+            lines += read_lines(text, start.timestamp(), str(log))
     print(json.dumps(replayed(open_store(store), lines).__dict__, indent=2))
 
 

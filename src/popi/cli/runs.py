@@ -13,7 +13,7 @@ from popi.errors import ConfigError
 
 
 def demo(root: Annotated[Path, typer.Option(help="Parent of the run directory `demo`.")] = Path("runs")) -> None:
-    """Train, evaluate and report on synthetic users, within minutes on two cores."""
+    """Train, evaluate and report on synthetic users, in a few minutes on two cores."""
     need_training()
     from popi.evaluation.demo import run_demo
 
@@ -87,7 +87,7 @@ def _show_plan(settings: RunConfig, gpu_memory: float | None) -> None:
 
     if gpu_memory is None:
         refuse(settings)
-    device = None if gpu_memory is None else Device("the GPU asked about", int(gpu_memory * GIB), gpu=True)
+    device = None if gpu_memory is None else Device("the GPU of --gpu-memory", int(gpu_memory * GIB), gpu=True)
     plan = dry_run(settings, device)
     for line in plan.lines():
         out.print(line, highlight=False, markup=False)
@@ -127,7 +127,7 @@ def evaluate(
     api: Annotated[
         str | None,
         typer.Option(
-            help="Generate with the model of a server that can score responses, such as vLLM.",
+            help="Generate with a model on a server that can score responses, such as vLLM.",
             metavar="URL",
             rich_help_panel=PANEL,
         ),
@@ -146,18 +146,18 @@ def evaluate(
         typer.Option("--dry-run", help="With a grid: only report the work, the requests and their cost. Needs no key."),
     ] = False,
 ) -> None:
-    """Evaluate every method of a run on held-out users, or of a whole grid of runs and generators.
+    """Evaluate every method of a run on held-out users, or a whole grid of runs and generators.
 
     A run gets metrics.json and evaluation/ in its directory. A grid gets grid.json, grid.md and one row per item in its
     own directory; missing runs are trained first. Both resume if they are interrupted.
     """
-    of_a_run = (generator, users, chat_template, api, api_model, key_env)
+    run_options = (generator, users, chat_template, api, api_model, key_env)
     if (grid is None) == (run is None):
         raise typer.BadParameter("name either a grid's TOML file, or a trained run with --run")
     if grid is not None:
-        if any(value is not None for value in of_a_run) or per_user_lora or copied:
+        if any(value is not None for value in run_options) or per_user_lora or copied:
             raise typer.BadParameter(
-                "a grid's file sets its generators, users and methods; these options go with --run"
+                "a grid's file sets its generators, users and methods; use these options with --run"
             )
         _evaluate_grid(grid, overrides, dry_run)
         return
@@ -179,7 +179,7 @@ def evaluate(
     from popi.models.spec import ModelSpec
     from popi.training.model_card import refresh_cards
 
-    assert run is not None, "a grid was refused above"
+    assert run is not None, "grids are handled above"
     opened = trained_run(run)
     other = None if generator is None else ModelSpec(generator, chat_template=chat_template)
     if api is not None and api_model is not None:
@@ -213,8 +213,8 @@ def _evaluate_grid(file: Path, overrides: list[str] | None, dry_run: bool) -> No
     result = run_grid(settings, console)
     out.print(grid_table(result))
     console.print(f"written: {settings.directory / 'grid.json'}", highlight=False, soft_wrap=True)
-    for one in result["failed"]:
-        print(f"not done: {one['benchmark']}, generator {one['generator']}: {one['reason']}", file=sys.stderr)
+    for cell in result["failed"]:
+        print(f"not done: {cell['benchmark']}, generator {cell['generator']}: {cell['reason']}", file=sys.stderr)
     rows = result["rows"]
     missing = {f"{r['benchmark']}, {r['generator']}, {r['method']}": r["missing"] + r["missing_verdicts"] for r in rows}
     _report_missing("items", {name: n for name, n in missing.items() if n})
@@ -222,10 +222,10 @@ def _evaluate_grid(file: Path, overrides: list[str] | None, dry_run: bool) -> No
         raise typer.Exit(1)
 
 
-def _report_missing(what: str, missing: dict[str, int]) -> None:
-    """Report missing results on stderr, and exit with code 1 if there are any."""
+def _report_missing(kind: str, missing: dict[str, int]) -> None:
+    """Report missing results on stderr, and exit with 1 if there are any."""
     for name, n in missing.items():
-        print(f"missing: {n} {what} of {name}", file=sys.stderr)
+        print(f"missing: {n} {kind} of {name}", file=sys.stderr)
     if missing:
         print("run the same command again to retry only these", file=sys.stderr)
         raise typer.Exit(1)
@@ -238,7 +238,7 @@ def report(
         typer.Option(help="Directory of another evaluated run to compare with. Can be repeated.", show_default=False),
     ] = None,
 ) -> None:
-    """Write report.html and report.md from a run's files; with --against, compare runs side by side.
+    """Write report.html and report.md from a run's files; --against compares runs side by side.
 
     A grid gets one report per benchmark, in the cell of the run's own generator.
     """

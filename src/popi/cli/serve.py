@@ -1,4 +1,4 @@
-"""Commands that start servers: serve, worker, mcp. The gateway is imported when a command runs."""
+"""Commands that start servers: serve, worker, mcp. The gateway is imported only when a command runs."""
 
 import importlib.util
 import os
@@ -132,15 +132,15 @@ def worker(
     """Renew stale summaries until stopped. Any number of workers can share a store."""
     need_serving()
     if sum(one is not None for one in (run, model, inference_url)) > 1:
-        raise typer.BadParameter("name exactly one of --run, --model and --inference-url, which writes the summaries")
+        raise typer.BadParameter("name exactly one model to write summaries: --run, --model or --inference-url")
     local = run is not None or model is not None
     inference = _inference(settings, inference_url, inference_model, inference_protocol, inference_key_env, threads)
     if not local and inference.url is None:
         raise typer.BadParameter(
-            "name exactly one of --run, --model and --inference-url (or [inference]), which writes the summaries"
+            "name exactly one model to write summaries: --run, --model or --inference-url (or [inference])"
         )
     if local and threads not in (None, 1):
-        raise typer.BadParameter("--threads goes with --inference-url; a model in this process writes one at a time")
+        raise typer.BadParameter("--threads goes with --inference-url; a local model writes one summary at a time")
     from popi.serving.proxy.logs import to_stderr
 
     to_stderr()
@@ -158,7 +158,7 @@ def worker(
         try:
             start_http_server(metrics_port, metrics_host, registry=renewer.metrics.registry)
         except OSError as error:
-            raise ConfigError(f"can't listen at {metrics_host}:{metrics_port} ({error.strerror})") from None
+            raise ConfigError(f"can't listen on {metrics_host}:{metrics_port} ({error.strerror})") from None
     signal.signal(signal.SIGTERM, lambda *_: renewer.stop(0))
     renewer.start()
     if deliverer is not None:
@@ -184,7 +184,7 @@ def mcp(
         typer.Option(help="Environment variable that holds the key, preferably a user key. Default: POPI_KEY."),
     ] = None,
     http: Annotated[
-        bool, typer.Option("--http", help="Serve streamable HTTP instead of stdio; each request brings its own key.")
+        bool, typer.Option("--http", help="Serve streamable HTTP instead of stdio; each request carries its own key.")
     ] = False,
     host: Annotated[str, typer.Option(help="With --http: address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="With --http: port to listen on.")] = 8601,
@@ -197,7 +197,7 @@ def mcp(
     if http:
         if user is not None or key_env is not None:
             raise typer.BadParameter(
-                "with --http each request brings its key (Authorization: Bearer) and its user (x-popi-user); remove "
+                "with --http, each request carries its key (Authorization: Bearer) and its user (x-popi-user); remove "
                 "--user and --key-env"
             )
         console.print(f"MCP at http://{host}:{port}/mcp; press Ctrl-C to stop", highlight=False, markup=False)
@@ -241,22 +241,22 @@ def _api_worker(database: "Database", settings: Path | None, inference: "Inferen
     from popi.models.remote.retries import Retries
     from popi.serving.settings import of_worker
     from popi.serving.worker.inference import Provider
-    from popi.serving.worker.provenance import explainer
+    from popi.serving.worker.provenance import explainer_for
     from popi.serving.worker.renewal import Worker
-    from popi.serving.worker.restating import restating
+    from popi.serving.worker.restating import restatement_check_for
 
-    given = of_worker(settings)
-    model = inference.connect(retries=Retries(1), http=given.http)  # the worker retries
+    loaded = of_worker(settings)
+    model = inference.connect(retries=Retries(1), http=loaded.http)  # the worker retries
     return Worker(
         database,
         model,
-        given.renewal,
+        loaded.renewal,
         inference.threads,
-        explains=explainer(model),
-        keep=given.profiles.keep,
+        explainer=explainer_for(model),
+        keep=loaded.profiles.keep,
         provider=Provider(model),
         check=inference.check,
-        restates=restating(model),
+        restatement_check=restatement_check_for(model),
     )
 
 
@@ -267,11 +267,11 @@ def _local_worker(
     from popi.inference_model import InferenceModel
     from popi.models.spec import ModelSpec
     from popi.serving.settings import of_worker
-    from popi.serving.worker.provenance import explainer
+    from popi.serving.worker.provenance import explainer_for
     from popi.serving.worker.renewal import Worker
-    from popi.serving.worker.restating import restating
+    from popi.serving.worker.restating import restatement_check_for
 
-    given = of_worker(settings)
+    worker_settings = of_worker(settings)
     if run is None:
         spec = ModelSpec(str(model))
     else:
@@ -279,14 +279,20 @@ def _local_worker(
 
         opened = RunDirectory.open(run)
         spec = ModelSpec.of(opened.config, opened.models(method)[0])
-    loaded = InferenceModel.from_spec(spec)
-    explains, restates = explainer(loaded), restating(loaded)
-    return Worker(database, loaded, given.renewal, explains=explains, keep=given.profiles.keep, restates=restates)
+    inference_model = InferenceModel.from_spec(spec)
+    return Worker(
+        database,
+        inference_model,
+        worker_settings.renewal,
+        explainer=explainer_for(inference_model),
+        keep=worker_settings.profiles.keep,
+        restatement_check=restatement_check_for(inference_model),
+    )
 
 
 def _deliverer(database: "Database", settings: Path | None) -> "Deliverer | None":
     from popi.serving.settings import of_worker
     from popi.serving.webhooks import Deliverer
 
-    given = of_worker(settings)
-    return Deliverer(database, given.webhooks, given.http) if given.webhooks else None
+    loaded = of_worker(settings)
+    return Deliverer(database, loaded.webhooks, loaded.http) if loaded.webhooks else None

@@ -1,4 +1,4 @@
-"""What several commands share: consoles, progress bars, options, and the check that packages are installed."""
+"""Shared by several commands: consoles, progress bars, options, and the check for installed packages."""
 
 import importlib.util
 import warnings
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from popi.models.spec import ModelSpec
     from popi.runs.run_directory import RunDirectory
 
-# Results go to stdout, so that they can be piped; everything else goes to stderr.
+# Results go to stdout so that they can be piped; everything else goes to stderr.
 out = Console(soft_wrap=True)
 console = Console(stderr=True)
 
@@ -58,13 +58,13 @@ Force = Annotated[bool, typer.Option("--force", help="Overwrite an output file t
 def local_spec(
     model: str, template: str | None, dtype: str | None, device: str | None, chat_template: str | None
 ) -> "ModelSpec":
-    """The local model that a command's options name."""
+    """The local model that a command's options describe."""
     from popi.models.spec import ModelSpec
 
     return ModelSpec(model, template or "auto", dtype or "auto", device or "auto", chat_template=chat_template)
 
 
-def refuse_options_of_another(
+def reject_unrelated_options(
     run: Path | None,
     method: str | None,
     model: str | None,
@@ -73,7 +73,7 @@ def refuse_options_of_another(
     device: str | None,
     chat_template: str | None,
 ) -> None:
-    """Refuse options of a run where none is named, and those of a local model likewise."""
+    """Reject options of a run or of a local model when none is named."""
     if run is None and method is not None:
         raise typer.BadParameter("--method names a method of a run; it does not go with --model or --api")
     if model is None and any(value is not None for value in (chat_template, template, dtype, device)):
@@ -90,7 +90,7 @@ def trained_run(path: Path) -> "RunDirectory":
     """The directory of a trained run.
 
     Raises:
-        RunError: it is not a run directory, or nothing in it is trained.
+        RunError: it is not a run directory, or nothing in it has been trained.
     """
     from popi.runs.run_directory import RunDirectory
 
@@ -100,8 +100,8 @@ def trained_run(path: Path) -> "RunDirectory":
 
 
 def need_training() -> None:
-    """Raise ModelError, saying what to install, if the packages that load models are missing."""
+    """Raise a ModelError that says what to install if the packages that load models are missing."""
     if any(importlib.util.find_spec(name) is None for name in ("torch", "transformers", "peft")):
         raise ModelError("this command needs torch, transformers and peft; install them: pip install 'popi[train]'")
-    # These libraries warn about their own use of deprecated names; a user can do nothing about it.
+    # These libraries warn about their own use of deprecated names, which users can do nothing about.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|torch)\b")

@@ -1,4 +1,4 @@
-"""What commands on the gateway's store share: its options, opening it, and notes for the audit log."""
+"""Shared by the commands on the gateway's store: options, opening it, and audit log entries."""
 
 import importlib.util
 import os
@@ -20,7 +20,7 @@ StoreUrl = Annotated[
     typer.Option(
         "--store",
         envvar="POPI_STORE",
-        help="Database: sqlite:///FILE or postgresql://HOST/NAME. Put a URL with a password into POPI_STORE instead.",
+        help="Database: sqlite:///FILE or postgresql://HOST/NAME. If the URL has a password, set POPI_STORE instead.",
         metavar="URL",
     ),
 ]
@@ -28,7 +28,7 @@ Tenant = Annotated[str, typer.Option(help="The tenant: the app or team whose use
 
 
 def need_serving() -> None:
-    """Raise ModelError, saying what to install, if the gateway's packages are missing."""
+    """Raise a ModelError that says what to install if the gateway's packages are missing."""
     if any(importlib.util.find_spec(name) is None for name in ("sqlalchemy", "fastapi", "uvicorn", "httptools")):
         raise ModelError("this command needs the gateway's packages; install them with: pip install 'popi[serve]'")
 
@@ -41,7 +41,7 @@ def open_store(store: str) -> "Database":
 
 
 def open_as_operator(store: str) -> "Database":
-    """Open the store; the audit log names this machine's account for everything read or changed from here on."""
+    """Open the store. From here on, the audit log attributes reads and changes to this machine's account."""
     import getpass
 
     from popi.serving.store.audit import ACTOR, Actor
@@ -54,36 +54,36 @@ def open_as_operator(store: str) -> "Database":
     return open_store(store)
 
 
-def saw(database: "Database", action: str, tenant: str, user_ids: Sequence[str] = ("",)) -> None:
-    """Record in the audit log what is about to be read."""
+def note_read(database: "Database", action: str, tenant: str, user_ids: Sequence[str] = ("",)) -> None:
+    """Record an upcoming read in the audit log."""
     from popi.serving.store.audit import ACTOR, Seen, note_seen
 
     actor = ACTOR.get()
-    assert actor is not None, "opened by _open_as_operator"
+    assert actor is not None, "open the store with open_as_operator"
     seen = [Seen(actor, action, tenant, one) for one in user_ids]
     database.write(lambda connection: note_seen(connection, database.now(connection), seen))
 
 
-def each_noted(database: "Database", action: str, tenant: str, user_ids: Iterable[str]) -> Iterator[str]:
-    """Yield user ids; each is recorded in the audit log before it is yielded."""
-    left = iter(user_ids)
-    while some := list(islice(left, 500)):
-        saw(database, action, tenant, some)
-        yield from some
+def noted(database: "Database", action: str, tenant: str, user_ids: Iterable[str]) -> Iterator[str]:
+    """Yield user ids, recording each in the audit log first."""
+    remaining = iter(user_ids)
+    while batch := list(islice(remaining, 500)):
+        note_read(database, action, tenant, batch)
+        yield from batch
 
 
 def user_ids_of(database: "Database", tenant: str) -> Iterator[str]:
-    """The ids of a tenant's users, read page by page."""
+    """Yield the ids of a tenant's users, read page by page."""
     from popi.serving.store import users
 
     after = None
-    while page := database.read(users.listed, tenant, after):
+    while page := database.read(users.list_ids, tenant, after):
         yield from page
         after = page[-1]
 
 
 def no_user(user_id: str, tenant: str) -> DataError:
-    """The error about a user who is not in the store."""
+    """The error for a user who is not in the store."""
     return DataError(f"tenant {tenant!r} has no user {user_id!r}; `popi users list` lists its users")
 
 

@@ -67,7 +67,7 @@ def streaming(
         int,
         typer.Option(
             min=1,
-            help="Minimum signals behind a summary that is renewed; 1 renews every summary from the one before.",
+            help="Minimum new signals before a summary becomes the base of renewals; 1 renews from the previous one.",
         ),
     ] = LEAST,
     method: Methods = None,
@@ -123,7 +123,7 @@ def side_effects(
         ),
     ] = None,
     opinions: Annotated[
-        int, typer.Option(min=0, help="Number of facts per user on which the user holds a wrong opinion.")
+        int, typer.Option(min=0, help="Number of facts per user about which the user holds a wrong opinion.")
     ] = 4,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the synthetic facts, and of who holds which opinion.")] = 0,
     method: Methods = None,
@@ -144,12 +144,12 @@ def side_effects(
     _show(study, FILE, measure(study, questions, opinions, seed))
 
 
-def _facts(named: str, seed: int) -> "list[Fact]":
+def _facts(source: str, seed: int) -> "list[Fact]":
     from popi.studies.side_effects.facts import nano_facts, read_facts
 
-    if named == "nano":
+    if source == "nano":
         return nano_facts(seed)
-    return read_facts() if named == "english" else read_facts(named)
+    return read_facts() if source == "english" else read_facts(source)
 
 
 def _study(
@@ -171,7 +171,7 @@ def _study(
         generator=None if generator is None else ModelSpec(generator),
         users=users,
         summaries_only=summaries_only,
-        report=lambda what: console.print(f"  {what}", highlight=False, style="dim"),
+        report=lambda line: console.print(f"  {line}", highlight=False, style="dim"),
     )
 
 

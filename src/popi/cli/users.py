@@ -11,11 +11,11 @@ from popi.cli.store import (
     STORE,
     StoreUrl,
     Tenant,
-    each_noted,
     need_serving,
     no_user,
+    note_read,
+    noted,
     open_as_operator,
-    saw,
     user_ids_of,
 )
 from popi.errors import DataError
@@ -29,7 +29,7 @@ def users_list(tenant: Tenant = "default", store: StoreUrl = STORE) -> None:
     """List a tenant's user ids as JSON strings, one per line."""
     need_serving()
     database = open_as_operator(store)
-    saw(database, "list", tenant)
+    note_read(database, "list", tenant)
     for user_id in user_ids_of(database, tenant):
         print(json.dumps(user_id, ensure_ascii=False))
 
@@ -43,7 +43,7 @@ def users_show(
     from popi.serving.api.stored import NotFound, exported
 
     database = open_as_operator(store)
-    saw(database, "read", tenant, [normal_user_id(user_id)])
+    note_read(database, "read", tenant, [normal_user_id(user_id)])
     try:
         for piece in exported(database.read, tenant, normal_user_id(user_id)):
             print(piece, end="")
@@ -65,7 +65,7 @@ def users_export(
 ) -> None:
     """Write users as the JSONL that `popi train` reads.
 
-    Users without a pair to hold out, and users who switched learning off, are skipped and counted.
+    Users without a pair to hold out and users who switched learning off are skipped and counted.
     """
     need_serving()
     from popi.data.jsonl import refuse_existing, write_rows
@@ -74,12 +74,12 @@ def users_export(
     if output is not None:
         refuse_existing(output, force)
     database = open_as_operator(store)
-    skipped = unwilling = 0
+    skipped = opted_out = 0
 
     def rows() -> Any:
-        nonlocal skipped, unwilling
-        named = map(normal_user_id, user_ids) if user_ids else user_ids_of(database, tenant)
-        for user_id in each_noted(database, "export", tenant, named):
+        nonlocal skipped, opted_out
+        ids = map(normal_user_id, user_ids) if user_ids else user_ids_of(database, tenant)
+        for user_id in noted(database, "export", tenant, ids):
             try:
                 user = database.read(training_line, tenant, user_id, targets)
             except NotFound:
@@ -87,7 +87,7 @@ def users_export(
                     raise no_user(user_id, tenant) from None
                 continue  # erased in the meantime
             except OverBound:
-                unwilling += 1
+                opted_out += 1
                 continue
             if not user.signals or (targets and not user.targets):
                 skipped += 1
@@ -101,8 +101,8 @@ def users_export(
             print(json.dumps(row, ensure_ascii=False))
     if skipped:
         console.print(f"{skipped} users skipped: no pair to hold out as a target", highlight=False)
-    if unwilling:
-        console.print(f"{unwilling} users skipped: they switched learning off", highlight=False)
+    if opted_out:
+        console.print(f"{opted_out} users skipped: they switched learning off", highlight=False)
 
 
 @app.command("controls")
@@ -113,7 +113,7 @@ def users_controls(
         bool | None, typer.Option("--use/--no-use", help="Whether to use what is stored about the user.")
     ] = None,
     learn: Annotated[
-        bool | None, typer.Option("--learn/--no-learn", help="Whether to learn from what the user does.")
+        bool | None, typer.Option("--learn/--no-learn", help="Whether to learn from the user's behaviour.")
     ] = None,
     store: StoreUrl = STORE,
 ) -> None:
@@ -130,7 +130,7 @@ def users_controls(
     if not database.read(keys.tenant_exists, tenant):
         raise DataError(f"there is no tenant {tenant!r}; create it with `popi keys create`")
     if use is None and learn is None:
-        saw(database, "read", tenant, [user_id])
+        note_read(database, "read", tenant, [user_id])
         switches = database.read(controls.find, tenant, user_id)
     else:
         with on_stderr():
@@ -157,10 +157,10 @@ def users_delete(
     if sum(one is not None for one in (signal_id, clause, version)) != 1:
         raise typer.BadParameter("name exactly one of --signal, --clause and --version")
     try:
-        done = delete_now(open_as_operator(store), tenant, user_id, signal=signal_id, clause=clause, version=version)
+        deleted = delete_now(open_as_operator(store), tenant, user_id, signal=signal_id, clause=clause, version=version)
     except NotFound as error:
         raise DataError(str(error)) from None
-    print(done.model_dump_json(indent=2))
+    print(deleted.model_dump_json(indent=2))
 
 
 @app.command("rebuild")
@@ -191,7 +191,7 @@ def users_renew(
     from popi.serving.store import jobs
 
     if not failed:
-        raise typer.BadParameter("name whose summaries: --failed retries renewals that were given up")
+        raise typer.BadParameter("choose which summaries to renew: --failed retries renewals that were given up")
     database = open_as_operator(store)
     revived = database.write(lambda connection: jobs.revive(connection, database.now(connection), tenant))
     console.print(f"{revived} renewals will be retried", highlight=False)
@@ -199,8 +199,8 @@ def users_renew(
 
 @app.command("merge")
 def users_merge(
-    source: Annotated[str, typer.Argument(help="The user to merge, who is then gone.")],
-    into: Annotated[str, typer.Option(help="The user who stays. Created if necessary.")],
+    source: Annotated[str, typer.Argument(help="The user to merge; this id is gone afterwards.")],
+    into: Annotated[str, typer.Option(help="The user to keep. Created if necessary.")],
     tenant: Tenant = "default",
     store: StoreUrl = STORE,
 ) -> None:

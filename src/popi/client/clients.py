@@ -243,7 +243,7 @@ class Client(_Base[httpx2.Client]):
             replaced_by: the answer that the user asked for instead, and kept.
             rather_than: answers that the user did not pick.
         """
-        told = flows.told(thumbs, edit, replaced_by, rather_than)
+        told = flows.feedback_fields(thumbs, edit, replaced_by, rather_than)
         return self._run(flows.feedback(self._retries, user_id, answer, told))
 
     def export(self, user_id: str) -> ExportAnswer:
@@ -453,7 +453,7 @@ class AsyncClient(_Base[httpx2.AsyncClient]):
         rather_than: Sequence[str] | None = None,
     ) -> SignalsAnswer:
         """As `Client.feedback`."""
-        told = flows.told(thumbs, edit, replaced_by, rather_than)
+        told = flows.feedback_fields(thumbs, edit, replaced_by, rather_than)
         return await self._run(flows.feedback(self._retries, user_id, answer, told))
 
     async def export(self, user_id: str) -> ExportAnswer:

@@ -39,7 +39,7 @@ from popi.profiles.answers import (
     UserAnswer,
     VersionsAnswer,
 )
-from popi.profiles.fields import MOST_SIGNALS, Scope
+from popi.profiles.fields import MAX_SIGNALS, Scope
 from popi.profiles.requests import (
     ClauseEdit,
     Controls,
@@ -203,7 +203,7 @@ def set_controls(retries: Retries, user_id: str, use: bool | None, learn: bool |
     return (yield from _call(retries, request, ControlsAnswer))
 
 
-def told(
+def feedback_fields(
     thumbs: str | None, edit: str | None, replaced_by: str | None, rather_than: Sequence[str] | None
 ) -> dict[str, object]:
     """What a user did, as the fields of a feedback."""
@@ -450,7 +450,7 @@ def _uploads(signals: Sequence[Signal]) -> list[bytes]:
     size = 0
     for signal in signals:
         one = signal.model_dump_json(exclude_none=True).encode()
-        if uploads[-1] and (len(uploads[-1]) == MOST_SIGNALS or size + len(one) > UPLOAD_BYTES):
+        if uploads[-1] and (len(uploads[-1]) == MAX_SIGNALS or size + len(one) > UPLOAD_BYTES):
             uploads.append([])
             size = 0
         uploads[-1].append(one)

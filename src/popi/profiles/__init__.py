@@ -1,15 +1,15 @@
-"""What a user profile is: shared by the gateway, its client and the MCP server.
+"""User profiles: shared by the gateway, its client and the MCP server.
 
-fields     what bodies and answers of the profile API are made of
-requests   its bodies
-answers    its answers
-clauses    a summary's text in parts
-forbidden  whether a clause says again what a user has forbidden
-fit        what a person may write into a summary
-merging    one summary of two
-user_id    the one form of a user id
-training   a user as the JSONL line that `popi train` reads
-written    what a model wrote, as a summary
-screening  what a summary may not carry: links, code, instructions to a model
-statements one statement per line: asked for, read, cut, in normal form
+fields     building blocks of the profile API's models
+requests   request bodies of the profile API
+answers    response bodies
+clauses    splitting a summary's text into clauses, and joining them
+forbidden  detecting clauses that repeat a forbidden statement
+fit        checking what a person writes into a summary
+merging    merging two summaries
+user_id    the normal form of user ids
+training   a user as a JSONL line for `popi train`
+written    turning a model's answer into a summary
+screening  content that a summary must not contain: links, code, instructions to a model
+statements statements about a user: requesting, parsing, splitting, normalising
 """

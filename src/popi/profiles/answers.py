@@ -1,4 +1,4 @@
-"""Answers of the profile API."""
+"""Responses of the profile API."""
 
 from datetime import UTC, datetime
 from typing import Generic, Literal
@@ -7,19 +7,19 @@ from popi.profiles.fields import Answer, Author, Found, Item, Scope
 from popi.signals.types import Signal
 
 EXPORT_FORMAT = 1
-"""Version of an exported profile (docs/compatibility.md); raised where a reader of the one before would misread it."""
+"""Format version of an exported profile (docs/compatibility.md); incremented if older readers would misread it."""
 
 
 class SignalsAnswer(Answer):
-    """What became of an upload; it is on disk."""
+    """The result of an upload, which is now on disk."""
 
     ids: list[str]
-    """The ids of all signals sent, in their order."""
+    """Ids of all uploaded signals, in order."""
     added: int
     known: int
-    """How many were there already."""
+    """Number of signals that were already stored."""
     not_learned: int = 0
-    """How many were not stored, because the user has switched learning off."""
+    """Number of signals that were not stored because the user switched learning off."""
 
 
 class Clause(Answer):
@@ -29,22 +29,22 @@ class Clause(Answer):
     text: str
     locked: bool
     signals: list[str]
-    """Ids of the signals that it rests on, where that is known."""
+    """Ids of the signals that it rests on, if known."""
     found: Found | None
-    """How they were found: each signal left out and the clause scored again (leave_one_out); or the model that wrote it
-    named them (named). Null: by nobody."""
+    """How they were found: by scoring the clause without each signal (leave_one_out), or named by the model that wrote
+    it (named). Null if unknown."""
     author: Author
-    """Whose words these are: the inference model's, the user's, or the team's."""
+    """Who wrote it: the inference model, the user, or the team."""
 
 
 class ForbiddenClause(Answer):
-    """What no renewal may say again."""
+    """A statement that no renewal may repeat."""
 
     id: str
     text: str | None
-    """The user's own words; null once they were deleted: a hash of them is kept."""
+    """The user's own words; null once they are deleted, when only a hash remains."""
     tell: bool
-    """The model that writes summaries may be told it."""
+    """Whether it may be sent to the model that writes summaries."""
 
 
 class SummaryAnswer(Answer):
@@ -65,15 +65,15 @@ class VersionsAnswer(Answer):
 
 
 class Renewal(Answer):
-    """How the renewal of a stale summary stands."""
+    """The state of a stale summary's renewal."""
 
     state: Literal["waiting", "running", "failed"]
     due_at: datetime
     attempts: int
     error: str | None
-    """Of the last attempt, where it failed: what kind of failure."""
+    """The kind of error, if the last attempt failed."""
     held_by: Literal["user_quota", "key_quota", "tenant_quota"] | None
-    """The quota that a waiting renewal is over."""
+    """The quota that a waiting renewal has exceeded."""
 
 
 class UserAnswer(Answer):
@@ -82,54 +82,54 @@ class UserAnswer(Answer):
     user_id: str
     created_at: datetime
     signals: int
-    """How many signals there are."""
+    """Number of stored signals."""
     last_signal_at: datetime | None
     summary: SummaryAnswer | None
     renewal: Renewal | None
-    """None: the summary has seen every signal."""
+    """Null if the summary is up to date."""
     controls: "ControlsAnswer"
     paused: bool
-    """What is known is not used: chats don't get the summary."""
+    """Whether chats are answered without the summary."""
 
 
 class ControlsAnswer(Answer):
-    """How a user's two switches stand."""
+    """The state of a user's two switches."""
 
     use: bool
-    """What is known of them is used."""
+    """Whether chats get the summary."""
     learn: bool
-    """What they do is learned from."""
+    """Whether popi learns from the user's behaviour."""
 
 
 class PauseAnswer(Answer):
-    """Whether what is known is used now."""
+    """Whether personalisation is paused."""
 
     paused: bool
 
 
 class LinkAnswer(Answer):
-    """A link to the user's own page. Who has it is taken for the user until it ends: hand it to them alone."""
+    """A link to the user's own page. Until it expires, it signs anyone in as the user: give it only to them."""
 
     url: str
     expires_at: datetime
 
 
 class AnswerKept(Answer):
-    """An answer that feedback may still name (see docs/profiles.md)."""
+    """An answer that feedback can still refer to (see docs/profiles.md)."""
 
     id: str
-    """As `x-popi-answer-id` said."""
+    """The id from the header `x-popi-answer-id`."""
     upstream_id: str
-    """As the answer itself said; empty where it said none."""
+    """The id in the answer itself; empty if it has none."""
     prompt: str
     answer: str
 
 
 class ExportAnswer(Answer):
-    """Everything that is stored of a user."""
+    """Everything that is stored about a user."""
 
     format: int = EXPORT_FORMAT
-    """The version of this format (docs/compatibility.md)."""
+    """The format version (docs/compatibility.md)."""
     user_id: str
     created_at: datetime
     signals: list[Signal]
@@ -138,49 +138,49 @@ class ExportAnswer(Answer):
     controls: ControlsAnswer
     paused: bool
     answers: list[AnswerKept]
-    """Kept for feedback, where the app opted in."""
+    """Stored for feedback, if the app opted in."""
 
 
 class ImportAnswer(Answer):
-    """What became of an import; it is on disk."""
+    """The result of an import, which is now on disk."""
 
     users: int
     added: int
-    """Signals that are new."""
+    """Number of new signals."""
     known: int
     summaries: int
-    """Summaries that were taken."""
+    """Number of imported summaries."""
     not_learned: int = 0
-    """Users whose signals were not stored, because they have switched learning off."""
+    """Number of users whose signals were not stored because they switched learning off."""
 
 
 class MergeAnswer(Answer):
-    """What moved from one user to the other; it is on disk."""
+    """What was moved from one user to the other; it is now on disk."""
 
     signals: int
-    """How many signals are new to the user who stays."""
+    """Number of signals that are new to the remaining user."""
     known: int
-    """How many that user had already."""
+    """Number of signals that the remaining user already had."""
     summary_versions: int
     answers: int
-    """Kept for feedback."""
+    """Stored for feedback."""
     keys: int
-    """The other user's own keys, which are this user's now."""
+    """User keys of the merged user, which now belong to the remaining one."""
     user: UserAnswer
-    """The user who stays."""
+    """The remaining user."""
 
 
 class Removed(Answer):
-    """How many of each were removed."""
+    """How many rows of each kind were removed."""
 
     users: int
     signals: int
     summary_versions: int
     renewal_jobs: int
     answers: int
-    """Kept for feedback."""
+    """Stored for feedback."""
     sessions: int
-    """On the user's page."""
+    """Sessions on the user's page."""
     keys: int
     """The user's own keys."""
 
@@ -191,52 +191,52 @@ class Receipt(Answer):
     erased_at: datetime
     removed: Removed
     bytes: Literal["overwritten", "scheduled", "left_to_postgresql"]
-    """overwritten: no file of the store holds them any more. scheduled: they will be within minutes (a large SQLite
-    file, or one that is being read). left_to_postgresql: no query finds them; see docs/serving.md."""
+    """overwritten: no file of the store contains them any more. scheduled: they will be overwritten within minutes (a
+    large SQLite file, or one that is being read). left_to_postgresql: no query finds them; see docs/serving.md."""
 
 
 class Deleted(Answer):
-    """What was deleted from every table, and from every version of the summary."""
+    """What was deleted from every table and every version of the summary."""
 
     signals: int
     clauses: int
-    """Statements, each counted once however many versions it stood in."""
+    """Number of statements, each counted once even if it was in several versions."""
     versions: int
-    """Versions that are gone."""
+    """Number of deleted versions."""
     rewritten: int
-    """Versions that say less now."""
+    """Number of versions that lost statements."""
     answers: int
-    """Kept for feedback."""
+    """Stored for feedback."""
     version: int
-    """The current version now; 0: there is no summary."""
+    """The current version now; 0 if there is no summary."""
     bytes: Literal["overwritten", "scheduled", "left_to_postgresql"]
-    """As a receipt says it."""
+    """As in a receipt."""
 
 
 class Page(Answer, Generic[Item]):
-    """A part of a list."""
+    """One page of a list."""
 
     items: list[Item]
     next: str | None
-    """`after` of the next page; null: this is the last."""
+    """The next page's `after`; null on the last page."""
 
 
 class AuditEntry(Answer):
-    """Somebody read or changed something."""
+    """A read or change of a user's data."""
 
     entry: str
-    """Names the entry; entries are in the order of time."""
+    """The entry's id; ids sort by time."""
     at: datetime
     actor: str
-    """`key:` and a key's id, `page` of a user on their own page, `oidc:` and a name, `cli:` and an account."""
+    """`key:` and a key id, `page` for users on their own page, `oidc:` and a name, `cli:` and an account."""
     role: Literal["admin", "viewer", "app", "user", "operator"]
     way: Literal["api", "page", "cli"]
     action: str
     tenant: str
     user_id: str | None
-    """The user; null where it is about none in particular, or about one who is not there (any more)."""
+    """The user; null if the entry concerns no user in particular, or one who does not exist (any more)."""
     user_hash: str | None
-    """A keyed hash of the user's id, which outlasts an erasure."""
+    """A keyed hash of the user's id, which survives an erasure."""
 
 
 class KeyAnswer(Answer):
@@ -251,10 +251,10 @@ class KeyAnswer(Answer):
 
 
 class NewKeyAnswer(KeyAnswer):
-    """A key that was made."""
+    """A newly created key."""
 
     key: str
-    """Its text, shown this once: the store keeps a hash."""
+    """The key itself, shown only this once: the store keeps a hash."""
 
 
 class Health(Answer):
@@ -264,7 +264,7 @@ class Health(Answer):
 
 
 class InferenceHealth(Answer):
-    """The LLM that writes summaries, by its latest answer."""
+    """The health of the LLM that writes summaries, from its latest answer."""
 
     state: Literal["unchecked", "ok", "failing"]
     reason: str | None
@@ -275,11 +275,11 @@ class Ready(Health):
     """The gateway is up, and the store answers."""
 
     inference: InferenceHealth | None
-    """For information: chats go on without it. Null: this process renews no summaries by an LLM behind an API."""
+    """Informational: chats work without it. Null if this process does not renew summaries with an LLM behind an API."""
 
 
 class ErrorWords(Answer):
-    """What was wrong: a word for programs, a sentence for people."""
+    """The error: a code for programs and a message for people."""
 
     code: str
     message: str
@@ -292,5 +292,5 @@ class ErrorAnswer(Answer):
 
 
 def moment(seconds: float) -> datetime:
-    """Seconds since 1970 as a time with its zone."""
+    """Seconds since 1970 as a datetime in UTC."""
     return datetime.fromtimestamp(seconds, UTC)

@@ -1,13 +1,13 @@
-"""A summary's text in parts, and the parts as text.
+"""Splitting a summary's text into clauses, and joining them.
 
-A clause keeps its id, its lock and its signals for as long as its words stay the same.
+A clause keeps its id, lock and signals as long as its words stay the same.
 """
 
 import re
 import secrets
 from collections.abc import Container, Sequence
 
-from popi.profiles.fields import LONGEST_CLAUSE, LONGEST_TEXT, MOST_CLAUSES, Author, StoredClause
+from popi.profiles.fields import LONGEST_CLAUSE, LONGEST_TEXT, MAX_CLAUSES, Author, StoredClause
 from popi.profiles.requests import ClauseEdit
 from popi.profiles.statements import ended, lines, normal
 
@@ -15,31 +15,31 @@ from popi.profiles.statements import ended, lines, normal
 _LIST = re.compile(r"((?:(?:the|this) user )?(?:prefers|likes|wants|enjoys)) ([^.!?;:()\"]+)\.?", re.IGNORECASE)
 _ITEM = re.compile(r",? and |, ", re.IGNORECASE)
 LONGEST_ITEM = 4
-"""Words of an item of such a list; with a longer one the sentence stays whole."""
-PACKED = 2 * LONGEST_TEXT // MOST_CLAUSES
-"""Characters up to which clauses are put together where they are too many: a summary of the longest has room then."""
+"""Maximum words per item of such a list; with a longer item, the sentence is not split."""
+PACKED = 2 * LONGEST_TEXT // MAX_CLAUSES
+"""Characters up to which clauses are combined if there are too many, so that the longest summary still fits."""
 
 
 def split(text: str, *, wishes: bool = False) -> list[str]:
-    """The list items, lines and sentences of a text: at most `MOST_CLAUSES`, each of at most `LONGEST_CLAUSE`
-    characters, so that a person can write them back. What is beyond the most stays in the last; what is longer is cut.
+    """Split a text into its list items, lines and sentences: at most `MAX_CLAUSES` of at most `LONGEST_CLAUSE`
+    characters each, the limits for edits. The last clause takes the rest of the text; longer clauses are cut.
 
     Args:
         text: a summary.
-        wishes: it is by a model of the nano world, whose only sentence is a list of wishes. Each is a clause then:
+        wishes: whether a model of the nano world wrote it, as a single list of wishes. Each wish becomes a clause:
             "Prefers short answers, humour and any layout." is "Prefers short answers", "Prefers humour"; "any layout"
-            says nothing. Of nobody else's sentences can that be told without a mistake.
+            says nothing. Other sentences can't be split this way reliably.
     """
-    said = [wish for clause in lines(text) for wish in (_wishes(clause) if wishes else [clause])]
-    parts = [part for clause in said for part in _cut(clause)]
-    last = " ".join(parts[MOST_CLAUSES - 1 :])
-    if len(parts) <= MOST_CLAUSES:
+    clauses = [wish for clause in lines(text) for wish in (_wishes(clause) if wishes else [clause])]
+    parts = [part for clause in clauses for part in _cut(clause)]
+    last = " ".join(parts[MAX_CLAUSES - 1 :])
+    if len(parts) <= MAX_CLAUSES:
         return parts
-    return [*parts[: MOST_CLAUSES - 1], last] if len(last) <= LONGEST_CLAUSE else _packed(parts)
+    return [*parts[: MAX_CLAUSES - 1], last] if len(last) <= LONGEST_CLAUSE else _packed(parts)
 
 
-def in_any_parts(text: str) -> set[str]:
-    """What a summary says, in parts of any size: for finding it again in other texts."""
+def all_parts(text: str) -> set[str]:
+    """The parts of a summary at every size, to find them in other texts."""
     return {text, *lines(text), *split(text), *split(text, wishes=True)}
 
 
@@ -53,14 +53,14 @@ def _cut(clause: str) -> list[str]:
 
 
 def _packed(parts: list[str]) -> list[str]:
-    """Parts that follow each other as one, so that few are left: of two neighbours one is longer than `PACKED` / 2."""
+    """Combine consecutive parts up to `PACKED` characters: of two neighbours, one is longer than `PACKED` / 2."""
     packed = parts[:1]
     for part in parts[1:]:
         if len(packed[-1]) + 1 + len(part) <= PACKED:
             packed[-1] += f" {part}"
         else:
             packed.append(part)
-    return packed[:MOST_CLAUSES]
+    return packed[:MAX_CLAUSES]
 
 
 def _wishes(sentence: str) -> list[str]:
@@ -72,13 +72,13 @@ def _wishes(sentence: str) -> list[str]:
 
 
 def list_items(sentence: str, least: int = 3) -> list[tuple[int, int]] | None:
-    """Where the items of a list of wishes stand in its sentence, (start, stop) each; None where it is no such list, has
-    fewer than `least`, or one of more than `LONGEST_ITEM` words.
+    """The (start, stop) of each item in a sentence that lists wishes; `None` if it is not such a list, has fewer than
+    `least` items, or one of more than `LONGEST_ITEM` words.
     """
-    listed = _LIST.fullmatch(sentence)
-    if listed is None:
+    match = _LIST.fullmatch(sentence)
+    if match is None:
         return None
-    start, end = listed.span(2)
+    start, end = match.span(2)
     items = []
     for between in _ITEM.finditer(sentence, start, end):
         items.append((start, between.start()))
@@ -90,35 +90,35 @@ def list_items(sentence: str, least: int = 3) -> list[tuple[int, int]] | None:
 
 
 def join(clauses: Sequence[StoredClause]) -> str:
-    """Clauses as one text; one without an end gets a full stop before the next begins."""
+    """Join clauses into one text, adding full stops between them where needed."""
     return " ".join(ended([clause.text for clause in clauses]))
 
 
 def from_text(text: str, before: Sequence[StoredClause], author: Author) -> list[StoredClause]:
-    """The clauses of a new text; those whose words stood there before are the same clauses."""
+    """The clauses of a new text; clauses with the same words as before are reused."""
     return _clauses(split(text), before, author)
 
 
 def _clauses(parts: Sequence[str], before: Sequence[StoredClause], author: Author) -> list[StoredClause]:
-    left = {normal(clause.text): clause for clause in before}
+    reusable = {normal(clause.text): clause for clause in before}
     clauses = []
     for part in parts:
-        same = normal(part)
-        clauses.append(left.pop(same) if same in left else _new(part, author))
+        wording = normal(part)
+        clauses.append(reusable.pop(wording) if wording in reusable else _new(part, author))
     return clauses
 
 
 def from_edit(edits: Sequence[ClauseEdit], before: Sequence[StoredClause], author: Author) -> list[StoredClause]:
-    """The clauses that a person wrote or kept."""
+    """The clauses after a person's edit."""
     known = {clause.id: clause for clause in before}
-    given = {edit.id for edit in edits}
+    taken = {edit.id for edit in edits}
     clauses = []
     for edit in edits:
         text = edit.text.strip()
         old = known.get(edit.id) if edit.id is not None else None
         same = old is not None and old.text == text
-        name = edit.id or _new_id(given | known.keys())
-        given.add(name)
+        name = edit.id or _new_id(taken | known.keys())
+        taken.add(name)
         clauses.append(
             StoredClause(
                 id=name,
@@ -132,42 +132,41 @@ def from_edit(edits: Sequence[ClauseEdit], before: Sequence[StoredClause], autho
     return clauses
 
 
-def renewed(text: str, said: Sequence[str], before: Sequence[StoredClause]) -> tuple[str, list[StoredClause]]:
-    """What the inference model wrote; the locked clauses word for word, and first.
+def renewed(text: str, statements: Sequence[str], before: Sequence[StoredClause]) -> tuple[str, list[StoredClause]]:
+    """Combine the locked clauses, word for word and first, with what the inference model wrote.
 
     Args:
-        text: as it wrote it.
-        said: the same in parts; none where it says that it knows too little, and then nothing but the locked clauses is
-            left.
+        text: the text that the model wrote.
+        statements: its parts; empty if the model found no preference, and then only the locked clauses remain.
         before: the clauses of the current version.
 
     Returns:
-        The text as it is stored, and its clauses. With nothing locked the text is the model's own.
+        The text to store, and its clauses. Without locked clauses the text is the model's own.
     """
     locked = [clause for clause in before if clause.locked]
-    written = _clauses(said, before, "model")
-    kept = {clause.id for clause in locked}
-    new = [clause for clause in written if clause.id not in kept]
+    written = _clauses(statements, before, "model")
+    locked_ids = {clause.id for clause in locked}
+    new = [clause for clause in written if clause.id not in locked_ids]
     if not locked and new:
         return text.strip()[:LONGEST_TEXT], written
-    clauses = [*locked, *new][: max(MOST_CLAUSES, len(locked))]
+    clauses = [*locked, *new][: max(MAX_CLAUSES, len(locked))]
     return join(clauses), clauses
 
 
 def unlocked(clauses: Sequence[StoredClause]) -> list[StoredClause]:
-    """What a renewal may put anew, the old summary that the inference model is shown. Locked clauses stay by
-    themselves, and shown they would be said twice.
+    """The clauses that a renewal may rephrase; they are the old summary that the inference model is shown. Locked
+    clauses stay anyway, and showing them would duplicate them.
     """
     return [clause for clause in clauses if not clause.locked]
 
 
 def by_hand(clauses: Sequence[StoredClause]) -> list[str]:
-    """What a person wrote and did not lock: the inference model hears it as a statement, and may put it anew."""
+    """What a person wrote and did not lock; the inference model reads it as statements and may rephrase it."""
     return [clause.text for clause in clauses if clause.author != "model" and not clause.locked]
 
 
 def free_id(wanted: str, taken: set[str]) -> str:
-    """An id that is not among those that are taken, `wanted` if it can be had; it is taken then."""
+    """An id that is not in `taken`, preferably `wanted`; adds it to `taken`."""
     name = wanted if wanted not in taken else _new_id(taken)
     taken.add(name)
     return name

@@ -1,4 +1,4 @@
-"""What bodies and answers of the profile API are made of: ids, bounds, and a summary's parts as they are stored."""
+"""Building blocks of the profile API's models: ids, limits, and the stored parts of a summary."""
 
 from typing import Annotated, Literal, TypeVar
 
@@ -13,20 +13,20 @@ from pydantic import (
 from popi.errors import DataError
 from popi.profiles.user_id import LONGEST_ID, normal_user_id
 
-LONGEST_CLAUSE, MOST_CLAUSES, LONGEST_TEXT = 2_000, 100, 20_000
-MOST_FORBIDDEN = 100
+LONGEST_CLAUSE, MAX_CLAUSES, LONGEST_TEXT = 2_000, 100, 20_000
+MAX_FORBIDDEN = 100
 LONGEST_CLAUSES = 2 * LONGEST_TEXT
-"""Characters of all clauses of a summary, and of all that is forbidden. Above `LONGEST_TEXT`: a text that was split
-into clauses can be longer than it was."""
-MOST_REASONS = 100
-MOST_SIGNALS, MOST_USERS, MOST_MESSAGES = 1_000, 10_000, 1_000
+"""Maximum total characters of a summary's clauses, and of all forbidden statements. It is above `LONGEST_TEXT` because
+splitting a text into clauses can make it longer."""
+MAX_REASONS = 100
+MAX_SIGNALS, MAX_USERS, MAX_MESSAGES = 1_000, 10_000, 1_000
 
 AnswerId = Annotated[str, StringConstraints(min_length=1, max_length=300, pattern=r"^[^\x00]*$")]
 SignalId = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_ID, pattern=r"^[^\x00]*$")]
 NoNul = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$")]
-"""PostgreSQL's text holds no NUL."""
+"""Text without NUL, which PostgreSQL does not allow."""
 ANY_ID = {"minLength": 1, "maxLength": LONGEST_ID, "pattern": r"^[^\x00]*\S[^\x00]*$"}
-"""What a JSON Schema can say of a user id; `normal_user_id` says the rest."""
+"""What a JSON Schema can express about user ids; `normal_user_id` checks the rest."""
 
 
 def _normal(user_id: str) -> str:
@@ -43,25 +43,25 @@ ClauseText = Annotated[NoNul, StringConstraints(min_length=1, max_length=LONGEST
 Item = TypeVar("Item")
 Author = Literal["model", "user", "admin"]
 Found = Literal["leave_one_out", "named"]
-"""How the signals behind a clause were found: by leaving each out and scoring again, or the model named them."""
+"""How a clause's signals were found: by scoring it without each signal, or named by the model."""
 Scope = Literal["admin", "app", "user"]
-"""Of a key: admin: everything; app: speaks for the users of its tenant; user: one user's own profile alone."""
+"""A key's scope. admin: everything; app: acts for all users of its tenant; user: one user's profile."""
 
 
 class Body(BaseModel):
-    """A body that was sent: a field that is not here is refused."""
+    """A request body; unknown fields are rejected."""
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
 
 class Answer(BaseModel):
-    """An answer: newer servers may add fields."""
+    """A response; newer servers may add fields."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
 
 class StoredClause(BaseModel):
-    """One statement of a summary, as it is stored."""
+    """One statement of a summary, as stored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
     id: str
@@ -73,15 +73,15 @@ class StoredClause(BaseModel):
 
 
 class Forbidden(BaseModel):
-    """What a summary must not say again, as a version of it holds it (popi.profiles.forbidden).
+    """A forbidden statement, as stored in a summary version (popi.profiles.forbidden).
 
     Attributes:
-        id: its name.
-        hash: HMAC of its normal form, in hex; empty where `text` is there.
-        salt: of the hash.
-        length: in words.
-        tell: the user allows that the model which writes summaries is told it.
-        text: the words themselves, in versions from before there were hashes.
+        id: the entry's id.
+        hash: HMAC of its normal form, in hex; empty if there is `text`.
+        salt: the hash's salt.
+        length: number of words.
+        tell: whether the user allows sending it to the model that writes summaries.
+        text: the words themselves, in versions older than the hashes.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")

@@ -1,15 +1,15 @@
-"""What a person may write into a summary: its texts, checked before anything is stored."""
+"""Checks of what a person writes into a summary, before anything is stored."""
 
 from popi.errors import DataError
 from popi.profiles.requests import ImportedUser, SummaryEdit
 from popi.profiles.screening import checked
 
 
-def fit_edit(edit: SummaryEdit) -> SummaryEdit:
-    """An edit whose texts are as `checked` gives them.
+def checked_edit(edit: SummaryEdit) -> SummaryEdit:
+    """Apply `checked` to all texts of an edit.
 
     Raises:
-        DataError: it carries what a summary may not, or a clause has nothing that anybody sees.
+        DataError: it has content that a summary must not contain, or a clause without visible text.
     """
     fit: dict[str, object] = {}
     if edit.text is not None:
@@ -18,23 +18,23 @@ def fit_edit(edit: SummaryEdit) -> SummaryEdit:
         fit["clauses"] = clauses = [one.model_copy(update={"text": checked(one.text)}) for one in edit.clauses]
         if not all(one.text.strip() for one in clauses):
             raise DataError("a clause must not be blank")
-        checked(" ".join(one.text for one in clauses))  # what is good in parts may not be as a whole
-    if edit.forbidden is not None:  # an LLM may be told them
+        checked(" ".join(one.text for one in clauses))  # clauses may pass one by one and fail together
+    if edit.forbidden is not None:  # these may be sent to an LLM
         fit["forbidden"] = [
             one if one.text is None else one.model_copy(update={"text": checked(one.text)}) for one in edit.forbidden
         ]
     return edit.model_copy(update=fit)
 
 
-def fit_user(one: ImportedUser) -> ImportedUser:
-    """An imported user whose summary is as `fit_edit` gives it.
+def checked_user(one: ImportedUser) -> ImportedUser:
+    """Apply `checked_edit` to an imported user's summary.
 
     Raises:
-        DataError: likewise; it names the user.
+        DataError: as `checked_edit`; it names the user.
     """
     if one.summary is None:
         return one
     try:
-        return one.model_copy(update={"summary": fit_edit(one.summary)})
+        return one.model_copy(update={"summary": checked_edit(one.summary)})
     except DataError as error:
         raise DataError(f"user {one.user_id!r}: {error}") from None

@@ -1,4 +1,4 @@
-"""Bodies of the profile API. A body with a field that is not here is refused."""
+"""Request bodies of the profile API. Unknown fields are rejected."""
 
 from typing import Annotated, Any, Literal, Self
 
@@ -12,12 +12,12 @@ from pydantic import (
 from popi.profiles.fields import (
     LONGEST_CLAUSES,
     LONGEST_TEXT,
-    MOST_CLAUSES,
-    MOST_FORBIDDEN,
-    MOST_MESSAGES,
-    MOST_REASONS,
-    MOST_SIGNALS,
-    MOST_USERS,
+    MAX_CLAUSES,
+    MAX_FORBIDDEN,
+    MAX_MESSAGES,
+    MAX_REASONS,
+    MAX_SIGNALS,
+    MAX_USERS,
     AnswerId,
     Author,
     Body,
@@ -41,12 +41,12 @@ def _ids_fit(signals: list[Signal]) -> None:
 
 
 def _bounded(value: Any) -> Any:
-    """Looks at a signal before it is validated. As a call of Python it also lets other threads run between two signals:
-    validating a long list is else one call of C, and the event loop would wait for all of it.
+    """Check a signal before it is validated. As Python code, this also lets other threads run between signals.
+    Otherwise a long list would be validated in one native call, and the event loop would wait for all of it.
     """
     prompt = value.get("prompt") if isinstance(value, dict) else None
-    if isinstance(prompt, list) and len(prompt) > MOST_MESSAGES:
-        raise ValueError(f"prompt: has more than {MOST_MESSAGES:,} messages")
+    if isinstance(prompt, list) and len(prompt) > MAX_MESSAGES:
+        raise ValueError(f"prompt: has more than {MAX_MESSAGES:,} messages")
     return value
 
 
@@ -57,8 +57,8 @@ SentPair = Annotated[TargetPair, BeforeValidator(_bounded)]
 class SignalsUpload(Body):
     """Signals of one user, oldest first."""
 
-    signals: list[Sent] = Field(fail_fast=True, min_length=1, max_length=MOST_SIGNALS)
-    """Those whose id is known already change nothing. Without an id, a signal's content is its id."""
+    signals: list[Sent] = Field(fail_fast=True, min_length=1, max_length=MAX_SIGNALS)
+    """Signals with an id that is already stored are ignored. Without an id, the content identifies a signal."""
 
     @model_validator(mode="after")
     def _fit(self) -> Self:
@@ -67,72 +67,71 @@ class SignalsUpload(Body):
 
 
 class ClauseEdit(Body):
-    """One statement of a summary, as its author wants it."""
+    """One statement of an edited summary."""
 
     id: ClauseId | None = None
-    """Of a clause that is kept or changed: its id. Without one it gets a new id."""
+    """The id of an existing clause. Without one, the clause gets a new id."""
     text: ClauseText
     locked: bool = False
-    """Every renewal keeps it, word for word."""
-    signals: list[SignalId] = Field(fail_fast=True, default_factory=list, max_length=MOST_REASONS)
+    """Whether renewals keep it word for word."""
+    signals: list[SignalId] = Field(fail_fast=True, default_factory=list, max_length=MAX_REASONS)
     """Ids of the signals that it rests on."""
     found: Found | None = None
-    """As the summary showed it; has no effect."""
+    """Accepted as returned by the API; has no effect."""
     author: Author | None = None
-    """Likewise."""
+    """Accepted as returned by the API; has no effect."""
 
 
 class ForbiddenEdit(Body):
-    """What a summary must not say again."""
+    """A statement that a summary must not contain."""
 
     id: ClauseId | None = None
-    """Of an entry that is kept. Without one it gets a new id."""
+    """The id of an existing entry. Without one, the entry gets a new id."""
     text: ClauseText | None = None
-    """The user's own words: kept apart, for them to see. May be left out where `id` names an entry that is there."""
+    """The user's own words, stored separately so that they can see them. Optional if `id` names an existing entry."""
     tell: bool | None = None
-    """Whether the model that writes summaries may be told it, to avoid it in other words as well. Left out, an entry
-    stays as it is; a new one is not told."""
+    """Whether it may be sent to the model that writes summaries, so that the model also avoids it in other words.
+    Default: unchanged; false for a new entry."""
 
     @model_validator(mode="after")
     def _names_something(self) -> Self:
         if self.id is None and self.text is None:
-            raise ValueError("give text, or the id of an entry that is there")
+            raise ValueError("give text, or the id of an existing entry")
         return self
 
 
 class SummaryEdit(Body):
-    """A summary, as text or in clauses: one of the two, or neither to change `forbidden` alone. An empty one
-    personalises nothing."""
+    """A summary, either as text or as clauses, or neither to change only `forbidden`. An empty summary switches
+    personalisation off."""
 
     text: Annotated[NoNul, StringConstraints(max_length=LONGEST_TEXT)] | None = None
-    clauses: list[ClauseEdit] | None = Field(fail_fast=True, default=None, max_length=MOST_CLAUSES)
-    forbidden: list[ForbiddenEdit] | None = Field(fail_fast=True, default=None, max_length=MOST_FORBIDDEN)
-    """What no renewal may say again. Left out, what is forbidden stays so. Given alone, clauses that say it in the same
-    words and are not locked go."""
+    clauses: list[ClauseEdit] | None = Field(fail_fast=True, default=None, max_length=MAX_CLAUSES)
+    forbidden: list[ForbiddenEdit] | None = Field(fail_fast=True, default=None, max_length=MAX_FORBIDDEN)
+    """Statements that no renewal may repeat. Default: unchanged. If given alone, unlocked clauses with the same words
+    are removed."""
 
     @model_validator(mode="after")
     def _one_of_the_two(self) -> Self:
         neither = self.text is None and self.clauses is None
         if (neither and self.forbidden is None) or (self.text is not None and self.clauses is not None):
-            raise ValueError("give either text or clauses, or forbidden alone")
+            raise ValueError("give either text or clauses, or only forbidden")
         ids = [clause.id for clause in self.clauses or () if clause.id is not None]
         if len(ids) != len(set(ids)):
             raise ValueError("two clauses have the same id")
         for name, parts in (("clauses", self.clauses), ("forbidden", self.forbidden)):
             if sum(len(one.text or "") for one in parts or ()) > LONGEST_CLAUSES:
-                raise ValueError(f"{name}: have more than {LONGEST_CLAUSES:,} characters together")
+                raise ValueError(f"{name}: more than {LONGEST_CLAUSES:,} characters in total")
         return self
 
 
 class Controls(Body):
-    """A user's two switches. One that is left out stays as it is. They can be set before anything is known of the user,
-    and hold for all that comes later."""
+    """A user's two switches; omitted ones stay unchanged. They can be set before anything is stored about the user."""
 
     use: bool | None = None
-    """Use what is known: chats get the summary."""
+    """Whether chats get the summary."""
     learn: bool | None = None
-    """Learn: signals are stored, answers kept for feedback, summaries renewed. Off, none of that is done, whatever
-    sends it."""
+    """Whether signals and answers for feedback are stored and summaries renewed. If off, this is ignored whatever its
+    source."""
 
     @model_validator(mode="after")
     def _one_at_least(self) -> Self:
@@ -142,7 +141,7 @@ class Controls(Body):
 
 
 class Pause(Body):
-    """Both switches at once: paused, nothing is used or learned."""
+    """Both switches at once: while paused, nothing is used or learned."""
 
     paused: bool
 
@@ -151,41 +150,41 @@ class Feedback(Body):
     """What a user did with an answer: one of thumbs, edit, replaced_by and rather_than."""
 
     answer: AnswerId
-    """The answer: what its header `x-popi-answer-id` says. The `id` in its body is taken, too, where it fits one answer
-    of this user."""
+    """The answer's id from the header `x-popi-answer-id`. The `id` in its body also works if it is unique for the
+    user."""
     thumbs: Literal["up", "down"] | None = None
     edit: Annotated[NoNul, StringConstraints(min_length=1, max_length=LONGEST_TEXT, pattern=r"\S")] | None = None
     """The answer as the user rewrote it."""
     replaced_by: AnswerId | None = None
-    """The user asked for another answer, and kept that one."""
+    """The answer that the user requested and chose instead."""
     rather_than: list[AnswerId] | None = Field(fail_fast=True, default=None, min_length=1, max_length=16)
-    """The user picked this answer among others: those."""
+    """The answers that the user did not choose when picking this one."""
 
     @model_validator(mode="after")
     def _one_thing(self) -> Self:
-        told = [self.thumbs, self.edit, self.replaced_by, self.rather_than]
-        if sum(one is not None for one in told) != 1:
-            raise ValueError("give one of thumbs, edit, replaced_by and rather_than")
+        actions = [self.thumbs, self.edit, self.replaced_by, self.rather_than]
+        if sum(one is not None for one in actions) != 1:
+            raise ValueError("give exactly one of thumbs, edit, replaced_by and rather_than")
         if self.answer == self.replaced_by or self.answer in (self.rather_than or ()):
             raise ValueError("an answer is compared with itself")
         return self
 
 
 class Rollback(Body):
-    """Which version's content is to be current again."""
+    """The version whose content becomes current again."""
 
     version: int = Field(ge=1, le=2**62)
 
 
 class ImportedUser(Body):
-    """A user as a line of popi's JSONL; what `export?format=jsonl` gives can be imported."""
+    """A user as in a line of popi's JSONL; exports with `format=jsonl` can be imported."""
 
     user_id: UserId
-    signals: list[Sent] = Field(fail_fast=True, default_factory=list, max_length=100 * MOST_SIGNALS)
-    targets: list[SentPair] = Field(fail_fast=True, default_factory=list, max_length=100 * MOST_SIGNALS)
-    """Target pairs are kept as preference pairs, behind the signals."""
+    signals: list[Sent] = Field(fail_fast=True, default_factory=list, max_length=100 * MAX_SIGNALS)
+    targets: list[SentPair] = Field(fail_fast=True, default_factory=list, max_length=100 * MAX_SIGNALS)
+    """Target pairs, which are stored as preference pairs after the signals."""
     summary: SummaryEdit | None = None
-    """Taken where the user has no summary yet."""
+    """Imported only if the user has no summary yet."""
 
     @model_validator(mode="after")
     def _fit(self) -> Self:
@@ -194,29 +193,29 @@ class ImportedUser(Body):
 
 
 class Import(Body):
-    """Users to add, or to add signals to: all of them or, where one is wrong, none."""
+    """Users to add, or to add signals to. If one of them is invalid, none is imported."""
 
-    users: list[ImportedUser] = Field(fail_fast=True, min_length=1, max_length=MOST_USERS)
+    users: list[ImportedUser] = Field(fail_fast=True, min_length=1, max_length=MAX_USERS)
 
 
 class Merge(Body):
-    """Which user is to become part of the one that the path names."""
+    """The user to merge into the one named in the path."""
 
     source: UserId
-    """Whose signals, summaries and the rest are moved; this user is gone afterwards."""
+    """The user whose data is moved; this user is gone afterwards."""
 
 
 class NewKey(Body):
-    """A key to make."""
+    """A key to create."""
 
     scope: Scope
     tenant: Tenant | None = None
-    """Whose key; made with its first key. Left out: the tenant in x-popi-tenant, or the caller's own."""
+    """The key's tenant, created with its first key. Default: the tenant in x-popi-tenant, or the caller's own."""
     user_id: UserId | None = None
-    """Of a user key, and of no other: its user."""
+    """The user of a user key; only for user keys."""
 
     @model_validator(mode="after")
     def _user_of_a_user_key(self) -> Self:
         if (self.scope == "user") != (self.user_id is not None):
-            raise ValueError("a key of scope user needs its user_id, and only such a key takes one")
+            raise ValueError("user_id is required for a key of scope user, and not allowed for other scopes")
         return self

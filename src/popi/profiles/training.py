@@ -1,8 +1,8 @@
-"""A user as a line of the JSONL that `popi train` reads: what the gateway gathered goes back into training.
+"""A user as a JSONL line for `popi train`, so that data collected by the gateway can be used for training.
 
-The newest preference pairs become the user's targets, which training scores a summary on; a signal that shows the same
-pair, or nearly, is left out of the signals, and so are signals that say the same twice and pairs of two equal
-responses: `popi data check` finds nothing in the line.
+The newest preference pairs become the user's targets, on which training scores summaries. Signals that show the same
+pair or nearly the same, duplicate signals, and pairs of two equal responses are omitted, so that the line passes
+`popi data check`.
 """
 
 from collections.abc import Sequence
@@ -11,16 +11,16 @@ from popi.signals.similarity import leak
 from popi.signals.types import PairSignal, Signal, TargetPair, User
 
 TARGETS = 4
-"""Most target pairs of a user, as in a window of preference rows."""
+"""Maximum target pairs per user, as in a window of preference rows."""
 
 
 def training_user(user_id: str, signals: Sequence[Signal], targets: int = TARGETS) -> User:
-    """The line of one user.
+    """One user's line.
 
     Args:
-        user_id: as it stands in the file.
-        signals: all of the user's, oldest first.
-        targets: most pairs to hold out; at most half of the user's pairs are. 0: none, for `popi infer`.
+        user_id: the id to write.
+        signals: all of the user's signals, oldest first.
+        targets: maximum pairs to hold out, up to half of the user's pairs; 0 holds out none, for `popi infer`.
     """
     distinct = _distinct(signals)
     pairs = [signal for signal in distinct if isinstance(signal, PairSignal)]
@@ -29,14 +29,14 @@ def training_user(user_id: str, signals: Sequence[Signal], targets: int = TARGET
     taken: set[int] = {id(pair) for pair in held_out}
     for pair in held_out:
         chosen.append(TargetPair(prompt=pair.prompt, chosen=pair.chosen, rejected=pair.rejected))
-    kept = [
+    remaining = [
         signal
         for signal in distinct
         if id(signal) not in taken and not any(leak(target, signal) is not None for target in chosen)
     ]
-    if not kept:  # nothing would be left to read: a summary of nothing can't be trained
+    if not remaining:  # without signals to read, a summary can't be trained
         return User(user_id=user_id, signals=distinct)
-    return User(user_id=user_id, signals=kept, targets=chosen)
+    return User(user_id=user_id, signals=remaining, targets=chosen)
 
 
 def _distinct(signals: Sequence[Signal]) -> list[Signal]:
@@ -52,9 +52,9 @@ def _distinct(signals: Sequence[Signal]) -> list[Signal]:
     return distinct
 
 
-def as_signals(signals: Sequence[Signal], targets: Sequence[TargetPair], there: Sequence[Signal]) -> list[Signal]:
-    """A line's signals, and behind them its targets as pairs; without targets that are among those `there` already."""
-    known = {_pair(one) for one in (*there, *signals) if isinstance(one, PairSignal)}
+def as_signals(signals: Sequence[Signal], targets: Sequence[TargetPair], stored: Sequence[Signal]) -> list[Signal]:
+    """A line's signals, followed by its targets as pairs, except targets that are already `stored`."""
+    known = {_pair(one) for one in (*stored, *signals) if isinstance(one, PairSignal)}
     pairs = [PairSignal(prompt=one.prompt, chosen=one.chosen, rejected=one.rejected) for one in targets]
     return [*signals, *(pair for pair in pairs if _pair(pair) not in known)]
 

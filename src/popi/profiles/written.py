@@ -1,4 +1,4 @@
-"""What a model wrote, as a summary; and an old summary beside the signals that came since."""
+"""Turning a model's answer into a summary, and an old summary to renew."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -11,9 +11,9 @@ from popi.signals.types import Signal
 from popi.summary import Summary
 
 ENDINGS = (".", "!", "?", "…", "。", "！", "？")
-Old = str | Summary | Previous | None
-"""An old summary to renew. Of one without its number of signals (`rests_on`) it is taken that they were very many; a
-`Previous` is shown as it is."""
+OldSummary = str | Summary | Previous | None
+"""An old summary to renew. Without a number of signals (`rests_on`) it is assumed to rest on very many; a `Previous` is
+shown as is."""
 
 
 def summary_of(
@@ -24,28 +24,28 @@ def summary_of(
     model: str,
     count: Callable[[str], int],
     tokens: int | None = None,
-    behind: int | None = 0,
+    previous_signals: int | None = 0,
     fit: Screened | None = None,
 ) -> Summary:
-    """What a model wrote, as a summary.
+    """Turn a model's answer into a summary.
 
-    What a summary may not carry is left out first. Where the rest names no preference, the summary says so in the
-    templates' own words. Where nothing is left, its text is empty, and it has not abstained: the model did not say that
-    nothing is known. The generator answers the plain prompt either way.
+    Screening first removes content that a summary must not contain. If the rest names no preference, the summary says
+    so in the templates' words. If nothing remains, its text is empty but it has not abstained, since the model did not
+    say that no preference is known. In both cases the generator answers the plain prompt.
 
     Args:
-        templates: know which texts name no preference.
+        templates: determine which texts name no preference.
         text: what the model wrote.
-        used: how many signals it read.
-        dropped: those that it did not.
-        model: its name.
+        used: number of signals that it read.
+        dropped: ids of signals that it did not read.
+        model: the model's name.
         count: text → tokens.
-        tokens: of the whole text, where the server counted them.
-        behind: how many signals the old summary rests on that it renews; None: not known.
-        fit: what screening leaves of the text, where that is known.
+        tokens: tokens of the whole text, if the server counted them.
+        previous_signals: how many signals the renewed summary rests on; `None` if unknown.
+        fit: the text after screening, if it has been screened already.
     """
     fit = screened(text) if fit is None else fit
-    rests_on = 0 if behind is None else behind + used
+    rests_on = 0 if previous_signals is None else previous_signals + used
     if fit.left_out and not fit.text:
         return Summary("", 0, used, dropped, model, left_out=fit.left_out, rests_on=rests_on)
     if templates.names_no_preference(fit.text):
@@ -57,10 +57,10 @@ def summary_of(
 
 
 def joined(templates: Templates, clauses: Sequence[Summary], model: str, count: Callable[[str], int]) -> Summary:
-    """The summary of a user whose signals were read one by one: a clause for each, in their order.
+    """The summary of a user whose signals were read one by one: one clause per signal, in order.
 
-    Each clause stands once, as a sentence. Those that name no preference are left out; where all are, or there is none,
-    the summary says that no preference is known.
+    Duplicate clauses, and those that name no preference, are omitted; each remaining one becomes a sentence. If none
+    remains, the summary says that no preference is known.
     """
     texts = [" ".join(clause.text.split()) for clause in clauses if not clause.abstained]
     sentences = dict.fromkeys(text if text.endswith(ENDINGS) else f"{text}." for text in texts if text)
@@ -73,27 +73,27 @@ def joined(templates: Templates, clauses: Sequence[Summary], model: str, count: 
     return Summary(text, count(text) if text else 0, used, dropped, model, left_out=left_out, rests_on=used)
 
 
-def shown(templates: Templates, old: Old, signals: Sequence[Signal]) -> Previous | None:
-    """An old summary beside the signals that came since, by the rule of `signals.fading`; None where there is none, it
-    names no preference, or its evidence has faded.
+def shown_previous(templates: Templates, old: OldSummary, signals: Sequence[Signal]) -> Previous | None:
+    """The old summary as shown with the signals since, by the rule of `signals.fading`. `None` if there is no old
+    summary, if it names no preference, or if its evidence has faded.
     """
     if old is None or isinstance(old, Previous):
         return old
-    return None if templates.names_no_preference(str(old)) else faded(str(old), signals_behind(old), len(signals))
+    return None if templates.names_no_preference(str(old)) else faded(str(old), evidence_count(old), len(signals))
 
 
-def signals_behind(old: Old) -> int | None:
-    """How many signals an old summary rests on; None: not known, and 0 where there is none."""
+def evidence_count(old: OldSummary) -> int | None:
+    """How many signals an old summary rests on: `None` if unknown, 0 if there is no summary."""
     if old is None:
         return 0
     return old.rests_on or None if isinstance(old, Summary) else None
 
 
 def nothing_new(
-    templates: Templates, old: Old, model: str, count: Callable[[str], int], dropped: tuple[str, ...] = ()
+    templates: Templates, old: OldSummary, model: str, count: Callable[[str], int], dropped: tuple[str, ...] = ()
 ) -> Summary:
-    """The summary of a user without (new) signals that could be read: the old one, or that no preference is known. No
-    model is asked: what it would write were its own taste. `dropped`: signals there are, none of which fits.
+    """The summary of a user without (new) signals to read: the old one, or that no preference is known. The model is
+    not called, since it could only make something up. `dropped`: ids of signals that don't fit the token budget.
     """
     text = old.text if isinstance(old, Previous) else str(old or "")
     if templates.names_no_preference(text):

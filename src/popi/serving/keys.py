@@ -204,7 +204,7 @@ class KeyRing:
             # Not of strangers, who wait for one another; nor where this process was busy itself, and not the store.
             in_time = self._clock() - now < 1.2 * PATIENCE_SECONDS
             if isinstance(fault, TimeoutError) and known is not None and in_time:
-                self._store.waited_in_vain()
+                self._store.report_timeout()
             if known is not None and self._good(known, now):
                 return known.caller
             log.warning("a key could not be checked: the store does not answer")

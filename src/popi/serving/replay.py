@@ -116,7 +116,7 @@ class _People:
         found: dict[tuple[str, str], list[str]] = {}
         for tenant in {tenant for tenant, _ in named}:
             after = None
-            while page := database.read(users.listed, tenant, after):
+            while page := database.read(users.list_ids, tenant, after):
                 after = page[-1]
                 for user_id in page:
                     if (key := (tenant, own.of(tenant, user_id))) in named:
@@ -195,7 +195,7 @@ def _switch(connection: Connection, line: Line, ids: list[str], now: Callable[[C
     """Of somebody whom the backup does not know, it is kept by their mark: it holds when they come."""
     wanted = Switches(line.use, line.learn)
     if not ids:
-        opt_outs.keep(connection, line.user, int(not line.use), int(not line.learn))
+        opt_outs.store(connection, line.user, int(not line.use), int(not line.learn))
         return True
     behind = [user_id for user_id in ids if controls.find(connection, line.tenant, user_id) != wanted]
     for user_id in behind:

@@ -110,7 +110,7 @@ class SummaryCache:
         while True:
             if (kept := self.at_hand(*key)) is not None:
                 return kept.summary
-            if self._store.hangs:
+            if self._store.is_hanging:
                 if (old := self._old(key)) is not None:
                     return old
                 raise StoreError("the store does not answer")
@@ -172,7 +172,7 @@ class SummaryCache:
         old = now - self._fresh / 2
         keys = [key for key in self._used if (kept := self._kept.get(key)) is not None and kept.read_at <= old]
         keys = [key for key in keys if key not in self._reading]
-        if keys and not self._store.hangs:
+        if keys and not self._store.is_hanging:
             self._read(keys)
 
     def _keep(self, keys: Collection[Key], reading: _Reading) -> None:

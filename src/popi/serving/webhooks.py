@@ -169,7 +169,7 @@ class Deliverer:
                     if time.monotonic() - registered > REGISTER_SECONDS:
                         registered = time.monotonic()
                         await self._write(self._register, endpoint)
-                        self._waiting.labels(endpoint.name).set(await self._read(outbox.waiting, endpoint.name))
+                        self._waiting.labels(endpoint.name).set(await self._read(outbox.count_pending, endpoint.name))
                     for pending in await self._claim(endpoint, AT_ONCE - len(under_way)):
                         telling = self._deliver(session, endpoint, secrets, pending)
                         under_way.add(asyncio.create_task(telling))

@@ -47,7 +47,7 @@ def test_version(run: Any) -> None:
         (["infer", "users.jsonl", "--api", "no url", "--api-model", "m"], "https://"),
         (["infer", "users.jsonl", "--api", "https://a", "--api-model", "m", "--protocol", "x"], "anthropic"),
         (["infer", "users.jsonl", "--api", "https://a", "--api-model", "m", "--price-in", "1"], "--price-out"),
-        (["infer", "users.jsonl", "--api", "https://a", "--api-model", "m", "--api-extra", "{"], "not JSON"),
+        (["infer", "users.jsonl", "--api", "https://a", "--api-model", "m", "--api-extra", "{"], "not valid JSON"),
         (["infer", "users.jsonl", "--api", "https://a", "--api-model", "m", "--api-extra", "[]"], "JSON object"),
         (["infer", "users.jsonl", "--api", "https://a", "--api-model", "m", "--key-env", "NO_SUCH_KEY"], "NO_SUCH_KEY"),
         (["infer", "users.jsonl", "--api", "https://a", "--api-model", "m", "--resume"], "--out"),
@@ -56,7 +56,7 @@ def test_version(run: Any) -> None:
         (["infer", "users.jsonl", "--api", "https://a", "--api-model", "m"], "users.jsonl"),
         (["infer", "users.jsonl", "--run", "a", "--max-tokens", "5"], "a run has its own"),
         (["infer", "users.jsonl", "--run", "a", "--chat-template", "x"], "go with --model"),
-        (["infer", "users.jsonl", "--model", "nano", "--price-in", "5"], "with --api alone"),
+        (["infer", "users.jsonl", "--model", "nano", "--price-in", "5"], "--price-out need --api"),
         (["evaluate", "--run", "a", "--chat-template", "x"], "--generator"),
         (["evaluate", "--run", "a", "--api", "https://a"], "--api-model go together"),
         (
@@ -65,7 +65,7 @@ def test_version(run: Any) -> None:
         ),
         (["evaluate", "--run", "a", "--key-env", "KEY"], "goes with --api"),
         (["push", "--run", "nowhere", "--to", "a/b"], "is not a run directory"),
-        (["generate", "hello", "--run", "a", "--api-model", "m"], "with --api alone"),
+        (["generate", "hello", "--run", "a", "--api-model", "m"], "--price-out need --api"),
         (["generate", "hello", "--run", "a", "--api", "https://a"], "one of the three"),
         (["generate", "hello", "--run", "a", "--model", "nano"], "one of the three"),
         (["generate", "hello", "--model", "nano", "--method", "x"], "--method"),
@@ -316,7 +316,7 @@ def test_infer_never_writes_over_its_own_users(run: Any, tmp_path: Path, name: s
     users = write(tmp_path / name, GOOD)
     before = users.read_text()
     code, _, err = run("infer", users, "--model", "nano", "--out", tmp_path / "out.jsonl", "--force")
-    assert (code, "file of users itself" in err) == (2, True)
+    assert (code, "input file itself" in err) == (2, True)
     assert users.read_text() == before
 
 
@@ -344,7 +344,7 @@ def test_a_user_beyond_the_context_is_a_reject_and_the_others_go_on(
     users, out = write(tmp_path / "users.jsonl", *people), tmp_path / "out.jsonl"
     command = ["infer", users, "--model", tiny_base, "--out", out, "--max-tokens", "4", "--token-budget", "5000"]
     code, _, err = run(*command)
-    assert code == 1 and "no summary of 1 users" in err and "  long: " in err
+    assert code == 1 and "no summary for 1 users" in err and "  long: " in err
     assert [json.loads(line)["user_id"] for line in out.read_text().splitlines()] == ["a", "c"]
     [reject] = map(json.loads, (tmp_path / "out.rejects.jsonl").read_text().splitlines())
     assert reject["user_id"] == "long" and "exceed its context of 2048" in reject["error"]

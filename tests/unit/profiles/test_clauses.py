@@ -1,7 +1,7 @@
 import pytest
 
 from popi.profiles.clauses import by_hand, from_edit, from_text, join, renewed, split
-from popi.profiles.fields import LONGEST_CLAUSE, LONGEST_TEXT, MOST_CLAUSES, StoredClause
+from popi.profiles.fields import LONGEST_CLAUSE, LONGEST_TEXT, MAX_CLAUSES, StoredClause
 from popi.profiles.requests import ClauseEdit, SummaryEdit
 from popi.profiles.statements import says_nothing
 
@@ -29,8 +29,8 @@ def test_split(text: str, parts: list[str]) -> None:
 
 
 def test_what_is_beyond_the_most_stays_in_the_last() -> None:
-    parts = split("a.\n" * (MOST_CLAUSES + 5))
-    assert len(parts) == MOST_CLAUSES and parts[-1] == "a. a. a. a. a. a."
+    parts = split("a.\n" * (MAX_CLAUSES + 5))
+    assert len(parts) == MAX_CLAUSES and parts[-1] == "a. a. a. a. a. a."
 
 
 @pytest.mark.parametrize(
@@ -38,15 +38,15 @@ def test_what_is_beyond_the_most_stays_in_the_last() -> None:
 )
 def test_any_text_is_in_clauses_that_can_be_written_back(text: str) -> None:
     parts = split(text[:LONGEST_TEXT])
-    assert len(parts) <= MOST_CLAUSES and max(map(len, parts)) <= LONGEST_CLAUSE
+    assert len(parts) <= MAX_CLAUSES and max(map(len, parts)) <= LONGEST_CLAUSE
     assert "".join("".join(parts).split()) == "".join(text[:LONGEST_TEXT].split())
     SummaryEdit(clauses=[ClauseEdit(text=part) for part in parts])
 
 
 def test_locked_clauses_leave_a_renewal_less_room() -> None:
-    locked = [clause(f"c{n}", f"Kept {n}.", locked=True) for n in range(MOST_CLAUSES - 1)]
+    locked = [clause(f"c{n}", f"Kept {n}.", locked=True) for n in range(MAX_CLAUSES - 1)]
     _, clauses = renewed("One. Two. Three.", ["One.", "Two.", "Three."], locked)
-    assert len(clauses) == MOST_CLAUSES and clauses[:-1] == locked and clauses[-1].text == "One."
+    assert len(clauses) == MAX_CLAUSES and clauses[:-1] == locked and clauses[-1].text == "One."
 
 
 def test_join_ends_sentences() -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from popi.profiles.clauses import join
-from popi.profiles.fields import MOST_CLAUSES, Forbidden, StoredClause
+from popi.profiles.fields import MAX_CLAUSES, Forbidden, StoredClause
 from popi.profiles.forbidden import ban
 from popi.profiles.merging import merged
 
@@ -80,9 +80,9 @@ def test_a_ban_of_the_other_takes_out_a_lock() -> None:
     assert of(clauses("!Lives in Bonn."), [], newer_bans=bans("Lives in Bonn."))[1] == ["!Lives in Bonn."]
 
 
-@pytest.mark.parametrize("locked", [0, 3, MOST_CLAUSES])
+@pytest.mark.parametrize("locked", [0, 3, MAX_CLAUSES])
 def test_not_more_clauses_than_a_person_can_write_back(locked: int) -> None:
     older = clauses(*(f"!Fact {n}." for n in range(locked))) if locked else []
-    new = of(clauses(*(f"Point {n}." for n in range(MOST_CLAUSES))), older)[1]
-    assert len(new) == MOST_CLAUSES and sum(one.startswith("!") for one in new) == locked
-    assert new[: MOST_CLAUSES - locked] == [f"Point {n}." for n in range(MOST_CLAUSES - locked)]
+    new = of(clauses(*(f"Point {n}." for n in range(MAX_CLAUSES))), older)[1]
+    assert len(new) == MAX_CLAUSES and sum(one.startswith("!") for one in new) == locked
+    assert new[: MAX_CLAUSES - locked] == [f"Point {n}." for n in range(MAX_CLAUSES - locked)]

@@ -79,8 +79,8 @@ def test_of_a_session_the_account(spelt: str, normal: str) -> None:
         ("x" * (LONGEST_ID + 1), "at most 200 characters; got 201"),
         ("x" * 1_000_000, "got 1000000"),
         ("\u0958" * LONGEST_ID, "got 400"),
-        (claude(session_id=SESSION), "a session alone"),
-        (claude(device_id="", account_uuid=None, session_id=SESSION), "a session alone"),
+        (claude(session_id=SESSION), "only a session"),
+        (claude(device_id="", account_uuid=None, session_id=SESSION), "only a session"),
     ],
 )
 def test_what_is_none(spelt: str, why: str) -> None:

@@ -243,7 +243,9 @@ def test_readiness_tells_how_the_inference_model_does(store_url: str) -> None:
     with TestClient(Gateway(database, SETTINGS, worker, ADMIN), headers=HEADERS) as client:
         assert client.get("/readyz").json() == {"status": "ok", "inference": {"state": "unchecked", "reason": None}}
         assert "popi_inference_up 1.0" in client.get("/metrics").text
-        provider.failed(("t", "u"), UpstreamError("no", status=401, for_all=True, words="Incorrect key: likes tea"))
+        provider.record_failure(
+            ("t", "u"), UpstreamError("no", status=401, for_all=True, words="Incorrect key: likes tea")
+        )
         ready = client.get("/readyz")
         told = {"state": "failing", "reason": "the provider answered 401: Incorrect key …"}
         assert ready.status_code == 200 and ready.json()["inference"] == told

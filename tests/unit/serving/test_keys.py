@@ -115,7 +115,7 @@ def test_a_fault_of_the_store_stops_no_known_key_and_lets_no_other_in(
         began = time.perf_counter()
         assert await ring.authenticate(key) == caller
         assert time.perf_counter() - began < 0.8  # PATIENCE_SECONDS, on a busy machine
-        assert store.hangs == (fault is hang) and len(asked) == 1
+        assert store.is_hanging == (fault is hang) and len(asked) == 1
         assert await ring.authenticate(key) == caller  # the store was asked just now, and is not asked again
         assert len(asked) == 1
         with pytest.raises(AuthError) as caught:
@@ -149,7 +149,7 @@ def test_the_admin_key_of_the_environment(store: Store, monkeypatch: pytest.Monk
     ring = KeyRing(store)
     assert asyncio.run(ring.authenticate(ADMIN)) == Caller("env", "admin", "default")
     assert refused(ring, ADMIN + "x").status == 401
-    assert store.database.read(keys.listed, None) == []
+    assert store.database.read(keys.list_keys, None) == []
     monkeypatch.setenv("POPI_ADMIN_KEY", "short")
     with pytest.raises(ConfigError, match="at least 16"):
         KeyRing(store)
@@ -159,7 +159,7 @@ def test_the_first_start_makes_an_admin_key_once(store: Store) -> None:
     key = first_admin_key(store.database)
     assert key is not None and first_admin_key(store.database) is None
     assert asyncio.run(KeyRing(store).authenticate(key)).scope == "admin"
-    (record,) = store.database.read(keys.listed, None)
+    (record,) = store.database.read(keys.list_keys, None)
     store.database.write(keys.revoke, record.key_id, 1.0)
     assert first_admin_key(store.database) is not None  # nobody is locked out for good
 
@@ -179,7 +179,7 @@ def test_the_first_start_makes_an_admin_key_once(store: Store) -> None:
 def test_keys_that_make_no_sense(store: Store, scope: Any, tenant: str, user: str | None, error: type) -> None:
     with pytest.raises(error):
         create(store.database, scope, tenant, user)
-    assert store.database.read(keys.listed, None) == []
+    assert store.database.read(keys.list_keys, None) == []
 
 
 def test_a_tenant_is_new_once(database: Database) -> None:

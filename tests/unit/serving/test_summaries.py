@@ -11,7 +11,7 @@ from popi.serving import summaries as module
 from popi.serving.interfaces import StoredSummary
 from popi.serving.store import erasure, summaries
 from popi.serving.store.database import Database
-from popi.serving.store.threads import MOST_LOOKUPS, Store
+from popi.serving.store.threads import MAX_LOOKUPS, Store
 from popi.serving.summaries import SummaryCache
 
 
@@ -206,7 +206,7 @@ def test_behind_a_store_that_hangs_lookups_do_not_pile_up(store: Store, monkeypa
     monkeypatch.setattr(store.database, "read", lambda *_: {} if gate.wait(10) else {})
 
     async def ask() -> None:
-        waiting = [asyncio.create_task(cache.summary_of("t", f"u{n}")) for n in range(MOST_LOOKUPS)]
+        waiting = [asyncio.create_task(cache.summary_of("t", f"u{n}")) for n in range(MAX_LOOKUPS)]
         await asyncio.sleep(0.05)
         for task in waiting[:10]:
             task.cancel()  # the proxy waits 50 ms
@@ -224,7 +224,7 @@ def test_a_store_that_a_key_was_waited_for_in_vain_is_not_waited_for_again(store
 
     async def ask() -> None:
         await cache.summary_of("t", "known")
-        store.waited_in_vain()
+        store.report_timeout()
         assert await cache.summary_of("t", "known") is None  # remembered
         with pytest.raises(StoreError, match="does not answer"):
             await cache.summary_of("t", "u")
@@ -312,7 +312,7 @@ def test_an_old_summary_is_used_for_so_long_and_no_longer(store: Store, slow: Sl
         slow.fault = how == "fails"
         clock.now += 29.9
         if how == "hangs":
-            store.waited_in_vain()
+            store.report_timeout()
         assert await cache.summary_of("t", "u") == StoredSummary("a", 1)
         clock.now += 0.1
         with pytest.raises(TimeoutError if how == "slow" else StoreError):
@@ -335,7 +335,7 @@ def test_what_was_forgotten_bridges_nothing(store: Store, slow: SlowStore, how: 
         slow.fault = how == "fails"
         cache.forget("t", "u")
         if how == "hangs":
-            store.waited_in_vain()
+            store.report_timeout()
         with pytest.raises(TimeoutError if how == "slow" else StoreError):
             await asyncio.wait_for(cache.summary_of("t", "u"), 0.1)
         assert cache.old_ones == 0

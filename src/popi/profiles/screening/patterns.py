@@ -1,7 +1,7 @@
-"""What a summary may not carry, as regular expressions over folded text (popi.signals.lookalikes.fold).
+"""Content that a summary must not contain, as regular expressions over folded text (popi.signals.lookalikes.fold).
 
-Every pattern is weighed against ordinary summaries (tests/data/summaries.txt): someone who likes "clear instructions",
-"strict rules of grammar" or Node.js must not be refused. Where it is either one, it is left to pass.
+Every pattern is tested against ordinary summaries (tests/data/summaries.txt): someone who likes "clear instructions",
+"strict rules of grammar" or Node.js must not be rejected. Ambiguous text passes.
 """
 
 import re
@@ -10,7 +10,7 @@ from typing import Literal
 from popi.signals.lookalikes import fold
 
 Kind = Literal["link", "code", "markup", "encoded", "instruction"]
-"""What was found: an address, program text, tags and special tokens, text in another encoding, orders to a model."""
+"""Kinds of content: addresses, program text, tags and special tokens, encoded text, instructions to a model."""
 
 LINK = r"""
     \b[a-z][a-z0-9+.-]{1,15}:(?://|\\\\)  |  (?<![\w:])//[\w-]+\.\w  |  \bh..ps?://  |  \bwww\.\w
@@ -25,10 +25,10 @@ TLDS = frozenset(
     " pl br in jp kr us eu ch at se no fi dk cz edu gov mil int".split()
 )
 NAMES = frozenset("asp.net ado.net vb.net ml.net socket.io paper.io agar.io booking.com amazon.com node.io".split())
-"""Products that are called like an address."""
+"""Products whose names look like addresses."""
 
 HTML = "(?:b|br|code|div|em|h[1-6]|hr|i|li|ol|p|pre|span|strong|sub|sup|table|td|th|tr|u|ul)"
-"""Bare tags of these are code, which a text for the web may well speak of; all others are markup."""
+"""Bare tags with these names count as code, which people may mention; all others are markup."""
 
 CODE = r"""
     ```  |  ~~~  |  \{\{|\}\}|\{%|%\}|\$\{
@@ -41,10 +41,10 @@ CODE = r"""
     | <\s?/?HTML\s?/?>
 """.replace("HTML", HTML)
 RUN = re.compile(r"[a-z0-9+/_]{24,}")
-"""Letters and digits without a blank; encoded text has both."""
+"""Letters and digits without spaces; encoded text has both."""
 SPAN = re.compile(r"`([^`\n]+)`")
 NO_NAME = re.compile(r"[^\w.+#-]")
-"""In backticks a single name is one (`uv`, `c++`); anything with blanks or brackets is code."""
+"""A single name in backticks is allowed (`uv`, `c++`); anything with spaces or brackets is code."""
 MARKUP = r"""
     <(?!\s?/?HTML\s?/?>)\s?[/!?a-z][^<>\n]{0,200}>  |  <!--|-->  |  <!\[cdata\[  |  <\?[a-z]
     | (?:^[ \t]*\#|(?:^|\s)\#{2,6}|^[ \t]*={2,})\s{0,3}
@@ -63,9 +63,10 @@ ENCODED = r"""
 
 RULES = r"(?:instructions?|directions|directives|guidelines|rules?|prompts?|orders|commands?)"
 START = r"(?:^|[.!?:;]\s{1,3}|\n\s{0,3})"
-"""Of a sentence: what is an order there is a part of a wish elsewhere ("keep the message to the operator short")."""
-# Speaking of models, prompts, rules and passwords is no order. One is: to drop what was said before; what speaks to the
-# model of its own instructions, makers, limits or data; secrecy; a call of a tool; a wording to be given out.
+"""Start of a sentence: elsewhere, the same words may be part of a preference ("keep the message to the operator
+short")."""
+# Mentioning models, prompts, rules and passwords is fine. These are instructions: dropping earlier text; addressing the
+# model about its own instructions, makers, limits or data; secrecy; tool calls; a wording to output.
 INSTRUCTION = rf"""
     (?<!that\ )(?<!which\ )(?<!who\ )(?<!not\ )(?<!n't\ )(?<!never\ )
         \b(?:ignore|disregard|forget|override|overrule|bypass|neglect)\b[^.!?\n]{{0,40}}\b
@@ -117,8 +118,8 @@ INSTRUCTION = rf"""
     | \blet\ \w\ =\ ["']  |  \bwrite\ that\ word\b
 """
 
-# "Ignore the earlier instructions": a verb, what of, and which of those; all three in one sentence, in any order.
-# ("Ignore les règles du football" is somebody who does not know them.) Folded like the text, so accents don't matter.
+# "Ignore the earlier instructions": a verb, an object and an attribute, all in one sentence in any order. ("Ignore les
+# règles du football" describes someone who doesn't know them.) Folded like the text, so accents don't matter.
 OTHER_TONGUES = (
     (
         r"ignorier\w*|vergiss(?! nicht)|missachte\w*|lass|beachte nicht|ubergeh\w*",
@@ -177,7 +178,7 @@ TONGUES = tuple(
     tuple(re.compile(rf"(?<![^\W_])(?:{fold(part)})" if part.isascii() else fold(part)) for part in row)
     for row in OTHER_TONGUES
 )
-"""`OTHER_TONGUES`, folded (their escapes are ASCII in lower case, and stay); ASCII words begin where a word begins."""
+"""`OTHER_TONGUES`, folded (which leaves their lower-case ASCII escapes alone); ASCII words match at word starts."""
 
 FLAGS = re.MULTILINE | re.VERBOSE
 PATTERNS: tuple[tuple[Kind, re.Pattern[str]], ...] = (

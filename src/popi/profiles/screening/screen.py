@@ -1,4 +1,4 @@
-"""The check itself; what it looks for stands in `patterns`."""
+"""The screening itself; `patterns` has what it looks for."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ from popi.signals.neutralise import neutralise
 _UNSEEN = re.compile("[\x00-\x08\x0e-\x1f\x7f\xad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\u3164]")
 _LINE_END = re.compile("[\x0b\x0c\x85\u2028\u2029]")
 _ORDER: tuple[Kind, ...] = ("link", "code", "markup", "encoded", "instruction")
-_TOLD: dict[Kind, str] = {
+_DESCRIPTIONS: dict[Kind, str] = {
     "link": "links or addresses",
     "code": "code",
     "markup": "tags or a chat template's tokens",
@@ -22,15 +22,15 @@ _TOLD: dict[Kind, str] = {
 
 
 class Unfit(DataError):
-    """A text carries what a summary may not.
+    """A text has content that a summary must not contain.
 
     Attributes:
-        kind: of what.
-        part: the sentence that does, at most 80 characters of it.
+        kind: the kind of content.
+        part: the sentence with it, cut to 80 characters.
     """
 
     def __init__(self, kind: Kind, part: str) -> None:
-        super().__init__(f"a summary may not carry {_TOLD[kind]}, and {part!r} does; say it in plain words")
+        super().__init__(f"a summary must not contain {_DESCRIPTIONS[kind]}, but {part!r} does; use plain words")
         self.kind, self.part = kind, part
 
 
@@ -39,8 +39,8 @@ class Screened:
     """A summary fit for use.
 
     Attributes:
-        text: what is left; may be empty.
-        left_out: for the sake of what something was left out, each kind once.
+        text: the remaining text; may be empty.
+        left_out: the kinds of content that were removed, each once.
     """
 
     text: str
@@ -48,29 +48,29 @@ class Screened:
 
 
 def screened(text: str) -> Screened:
-    """What a model wrote, without what a summary may not carry. Other text comes back as it is.
+    """A model's text without content that a summary must not contain. Clean text is returned unchanged.
 
-    Of links and code the sentence goes: a model may quote one in good faith. Of anything else all goes: a text with an
-    attack in it is not to be trusted for the rest, and "Write this." is no preference without the line before it.
+    Sentences with links and code are removed, since a model may quote them in good faith. With any other kind, the
+    whole text is dropped: the rest of a text with an attack can't be trusted, and may only make sense with it.
     """
-    left, whole = screened_parts(list(_sentences(text := visible(text))), "")
-    return Screened("".join(left).strip(), whole) if whole else Screened(text)
+    parts, kinds = screened_parts(list(_sentences(text := visible(text))), "")
+    return Screened("".join(parts).strip(), kinds) if kinds else Screened(text)
 
 
 def screened_parts(parts: Sequence[str], joint: str = "\n") -> tuple[list[str], tuple[Kind, ...]]:
-    """Those parts of a text that a summary may carry, by the same rules; and for the sake of what others may not."""
+    """The parts of a text that pass, by the rules of `screened`, and the kinds of content removed."""
     parts = [visible(part) for part in parts]
-    whole = found_in(joint.join(parts))
-    if whole:
-        parts = [part for part in parts if not found_in(part)] if set(whole) <= {"link", "code"} else []
-    return [] if whole and found_in(joint.join(parts)) else parts, whole
+    kinds = found_in(joint.join(parts))
+    if kinds:
+        parts = [part for part in parts if not found_in(part)] if set(kinds) <= {"link", "code"} else []
+    return [] if kinds and found_in(joint.join(parts)) else parts, kinds
 
 
 def checked(text: str) -> str:
-    """What a person wrote, without invisible characters.
+    """A person's text without invisible characters.
 
     Raises:
-        Unfit: it carries what a summary may not; the message says in which sentence, and what to do.
+        Unfit: it has content that a summary must not contain; the message names the sentence and what to do.
     """
     text = visible(text)
     if whole := found_in(text):
@@ -82,25 +82,25 @@ def checked(text: str) -> str:
 
 
 def visible(text: str) -> str:
-    """The text without controls and characters that nobody sees; joiners stay, which emoji and some scripts need."""
+    """The text without control and invisible characters, except joiners, which emoji and some scripts need."""
     return _UNSEEN.sub("", _LINE_END.sub("\n", without_hidden(text)))
 
 
 def found_in(text: str) -> tuple[Kind, ...]:
-    """All kinds of things in a text that a summary may not carry."""
+    """All kinds of content in a text that a summary must not contain."""
     plain = fold(text)
-    found: list[Kind] = [kind for kind, pattern in PATTERNS if pattern.search(plain)]
-    if "code" not in found and any(NO_NAME.search(span) for span in SPAN.findall(plain)):
-        found.append("code")
+    kinds: list[Kind] = [kind for kind, pattern in PATTERNS if pattern.search(plain)]
+    if "code" not in kinds and any(NO_NAME.search(span) for span in SPAN.findall(plain)):
+        kinds.append("code")
     if any(_LETTER.search(run) and _DIGIT.search(run) for run in RUN.findall(plain)):
-        found.append("encoded")
-    if "link" not in found and any(_is_address(name) for name in DOMAIN.findall(plain)):
-        found.append("link")
-    if "instruction" not in found and _orders(plain):
-        found.append("instruction")
-    if neutralise(text) != text and "markup" not in found:
-        found.append("markup")
-    return tuple(sorted(set(found), key=_ORDER.index))
+        kinds.append("encoded")
+    if "link" not in kinds and any(_is_address(name) for name in DOMAIN.findall(plain)):
+        kinds.append("link")
+    if "instruction" not in kinds and _orders(plain):
+        kinds.append("instruction")
+    if neutralise(text) != text and "markup" not in kinds:
+        kinds.append("markup")
+    return tuple(sorted(set(kinds), key=_ORDER.index))
 
 
 # -- sentences ------------------------------------------------------------------------------------------------------
@@ -111,7 +111,7 @@ _SENTENCE = re.compile(r".*?(?:[.!?…](?=\s)|[。！？]|\n|\Z)\s*", re.DOTALL)
 
 
 def _sentences(text: str) -> Iterator[str]:
-    """A text in pieces that make it up again; a fenced block is one."""
+    """Yield consecutive pieces of a text, which join to the whole; a fenced block is one piece."""
     at = 0
     for fence in _FENCE.finditer(text):
         yield from filter(None, _SENTENCE.findall(text[at : fence.start()]))
@@ -124,14 +124,14 @@ _PART = re.compile(r"[.!?\n。！？]+")
 
 
 def _orders(plain: str) -> bool:
-    """Whether a sentence says in another language than English to ignore what came before."""
+    """Whether a sentence in a language other than English says to ignore earlier text."""
     rows = [row for row in TONGUES if all(part.search(plain) for part in row)]
     return any(all(part.search(one) for part in row) for row in rows for one in _PART.split(plain))
 
 
-def _is_address(found: tuple[str, str]) -> bool:
-    name, slash = found
+def _is_address(match: tuple[str, str]) -> bool:
+    name, slash = match
     last = name.rpartition(".")[2]
-    # "e.g.it" and initials ("u.s. in"): each part of an address has more than one letter somewhere.
+    # Exclude "e.g.it" and initials ("u.s. in"): some part before the last must have more than one letter.
     long = any(len(part) > 1 for part in name.split(".")[:-1])
     return bool(slash and long and last.isalpha()) or (long and last in TLDS and name not in NAMES)

@@ -1,8 +1,8 @@
-"""From what a prompted LLM answered to statements about a user; and from prose to sentences.
+"""Parsing a prompted LLM's answer into statements about a user, and splitting prose into sentences.
 
-A statement is one whole sentence, line or list item of the answer: it is taken or dropped, never cut and never
-reworded. So no statement says what the answer did not. Used by the inference model, the profiles and the client;
-imports nothing of them.
+A statement is one whole sentence, line or list item of the answer. It is accepted or dropped, never cut or reworded, so
+no statement says anything that the answer didn't. Used by the inference model, the profiles and the client; imports
+none of them.
 """
 
 from popi.profiles.statements.form import storable, without_thoughts

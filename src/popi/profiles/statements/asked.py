@@ -1,4 +1,4 @@
-"""How an LLM that follows instructions is asked for a summary, and how its answer becomes one."""
+"""Asking an LLM that follows instructions for a summary, and parsing its answer."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,16 +10,16 @@ from popi.signals.render import Templates
 from popi.signals.types import Signal
 
 
-def also_told(
+def with_instructions(
     messages: Sequence[Mapping[str, Any]], bounds: Bounds | None, forbidden: Sequence[str], no_preference: str
 ) -> list[Mapping[str, Any]]:
-    """A template's conversation with what an LLM is told beyond it, at its end.
+    """A template's conversation with additional instructions at its end.
 
     Args:
         messages: the conversation.
-        bounds: how many statements are asked for, and how long; None: it is asked for text.
+        bounds: number and length of the statements to request; `None` requests text.
         forbidden: statements that the user does not want used.
-        no_preference: what to write where nothing else is left to say.
+        no_preference: the sentence to write if there is nothing else to say.
     """
     *before, last = messages
     more = [] if bounds is None else [request(bounds)]
@@ -40,20 +40,20 @@ def _forbidden_note(forbidden: Sequence[str], no_preference: str) -> str:
 def statements_of(
     answer: str, cut: bool, own: str, signals: Sequence[Signal], bounds: Bounds, templates: Templates
 ) -> tuple[Screened, tuple[str, ...]]:
-    """The statements of an answer that a summary may carry: as one text, one per line, and in parts.
+    """The usable statements of an answer: as one text, one per line, and as a tuple.
 
     Args:
         answer: what the model wrote.
         cut: whether it hit its token limit.
-        own: the prompt without anything of the user; what recites it is dropped.
-        signals: those that were read; what quotes an answer out of them is dropped.
-        bounds: how many statements, and how long.
-        templates: know which statements name no preference.
+        own: the prompt without user data; statements that recite it are dropped.
+        signals: the signals that the model read; statements that quote responses from them are dropped.
+        bounds: maximum number and length of statements.
+        templates: determine which statements name no preference.
 
     Raises:
         AnswerError: nothing in it can be used.
     """
-    said = read(
+    statements = read(
         visible(answer),
         cut=cut,
         own=own,
@@ -61,10 +61,10 @@ def statements_of(
         bounds=bounds,
         nothing=templates.names_no_preference,
     )
-    fit, left_out = screened_parts(said)
+    fit, left_out = screened_parts(statements)
     return Screened("\n".join(fit), left_out), tuple(fit)
 
 
 def _by_models(signal: Signal) -> list[str]:
-    """The answers in a signal: the user chose or rated them, and did not write them."""
+    """The responses in a signal, which the user chose or rated but did not write."""
     return [text for name in ("chosen", "rejected", "response") if (text := getattr(signal, name, None))]

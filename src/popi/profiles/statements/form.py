@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 from popi.profiles.statements.phrases import PREAMBLE, TITLE
 from popi.profiles.statements.sentences import bullet, sentences
 
-MOST_LINES = 400
-"""Lines of an answer that are read."""
+MAX_LINES = 400
+"""Maximum number of lines to read from an answer."""
 DEPTH = 4
-"""Of lists and objects within each other."""
+"""Maximum nesting of lists and objects."""
 
 _NAMES = r"think|thinking|thought|reasoning|reflection|scratchpad"
 _THOUGHT = re.compile(
@@ -30,12 +30,12 @@ _QUOTES = ('"', '"'), ("“", "”"), ("«", "»"), ("「", "」"), ("„", "“
 
 
 class Parts(NamedTuple):
-    """What an answer consists of.
+    """The parts of an answer.
 
     Attributes:
-        parts: its statements, and what else it says.
-        json: they are the strings of a JSON text, ...
-        whole: ... that is there to its end.
+        parts: its statements, and whatever else it says.
+        json: whether they are strings from JSON.
+        whole: whether that JSON is complete.
     """
 
     parts: list[str]
@@ -44,19 +44,19 @@ class Parts(NamedTuple):
 
 
 def parts(text: str) -> Parts:
-    """An answer in its parts, in JSON or in lines; what is cut off in a JSON text is left out."""
+    """Split an answer in JSON or in lines into its parts. A truncated last string of JSON is dropped."""
     return _from_json(text) or Parts(_from_lines(text))
 
 
 def without_thoughts(text: str) -> str:
-    """An answer without the reasoning that some models write in front of it, finished or not."""
+    """An answer without the reasoning, complete or not, that some models write first."""
     text = _THOUGHT.sub("", text)
-    ends = [end.end() for end in _THOUGHT_END.finditer(text)]  # the beginning may have stood in the prompt
+    ends = [end.end() for end in _THOUGHT_END.finditer(text)]  # the opening tag may be in the prompt
     return text[ends[-1] :] if ends else text
 
 
 def storable(text: str) -> str:
-    """Without halves of surrogate pairs and NUL, which no database takes."""
+    """The text without lone surrogates and NUL, which databases don't accept."""
     return _NO_TEXT.sub("", text)
 
 
@@ -74,7 +74,7 @@ def _from_json(text: str) -> Parts | None:
 
 
 def _whole_strings(text: str) -> Iterator[str]:
-    """The strings of broken JSON, names of fields left out, up to one that has no end."""
+    """Yield the strings of broken JSON, without field names, up to the first unterminated one."""
     at = text.find('"')
     while at >= 0 and (match := _STRING.match(text, at)) is not None:
         if match[1] is None:
@@ -89,8 +89,8 @@ def _strings(value: Any, depth: int = 0) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict) and depth < DEPTH:
-        named = [value[name] for name in ("statement", "text", "preference", "summary") if name in value]
-        for one in named[:1] or value.values():
+        known = [value[name] for name in ("statement", "text", "preference", "summary") if name in value]
+        for one in known[:1] or value.values():
             yield from _strings(one, depth + 1)
     elif isinstance(value, list) and depth < DEPTH:
         for one in value:
@@ -98,32 +98,32 @@ def _strings(value: Any, depth: int = 0) -> Iterator[str]:
 
 
 def _item(text: str) -> list[str]:
-    """A JSON string is one statement; one of several lines is a text of its own."""
+    """A JSON string is one statement, unless it has several lines; then it is split like a text."""
     plain = _undecorated(text)
     return _from_lines(text) if "\n" in text.strip() else [plain] if plain else []
 
 
 def _from_lines(text: str) -> list[str]:
-    """Items of lists, and sentences. An item under a heading that says something ("Avoid:") is told with it."""
-    found: list[str] = []
+    """List items and sentences. Items under a meaningful heading ("Avoid:") are prefixed with it."""
+    statements: list[str] = []
     heading = ""
-    written = [line for line in _FENCE.sub("", text).splitlines() if line.strip() and not _RULE.fullmatch(line)]
-    for line in written[:MOST_LINES]:
+    lines = [line for line in _FENCE.sub("", text).splitlines() if line.strip() and not _RULE.fullmatch(line)]
+    for line in lines[:MAX_LINES]:
         start = bullet(line)
         line = line[start or 0 :]
         if (titled := _HEADING.fullmatch(line)) is not None:
             title = _undecorated(next(filter(None, titled.groups()))).rstrip(":： ")
             heading = "" if PREAMBLE.match(f"{title}:") or TITLE.fullmatch(title) else title
         elif start is not None:
-            found.append(f"{heading}: {_undecorated(line)}" if heading else _without_preamble(_undecorated(line)))
+            statements.append(f"{heading}: {_undecorated(line)}" if heading else _without_preamble(_undecorated(line)))
         else:
             heading = ""
-            found += sentences(_without_preamble(_undecorated(line)))
-    return [part for part in found if part]
+            statements += sentences(_without_preamble(_undecorated(line)))
+    return [part for part in statements if part]
 
 
 def _undecorated(line: str) -> str:
-    """Without emphasis, and without quotation marks around all of it."""
+    """The line without emphasis, and without quotation marks around the whole line."""
     line = " ".join(_DECORATION.sub("", line.strip()).split())
     inner = line[1:-1]
     quoted = (line[:1], line[-1:]) in _QUOTES and line[0] not in inner and line[-1] not in inner
@@ -137,7 +137,7 @@ def _without_preamble(line: str) -> str:
 
 
 def without_unfinished(answer: Parts) -> Sequence[str]:
-    """The parts of an answer that was cut off, without the last, unless that ends as a sentence does."""
+    """The parts of a truncated answer, without the last one unless it ends like a sentence."""
     if answer.json or (answer.parts and len(sentences(f"{answer.parts[-1]} Xyz abc.")) > 1):
         return answer.parts
     return answer.parts[:-1]

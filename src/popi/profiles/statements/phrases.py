@@ -1,4 +1,4 @@
-"""Words and phrases: what makes two wordings the same, and by what an answer's parts are told apart."""
+"""Words and phrases: normalising wordings, and recognising the parts of an answer."""
 
 import re
 import tomllib
@@ -6,7 +6,7 @@ import unicodedata
 from importlib.resources import files
 
 _WORD = re.compile(
-    # a character of a script without blanks, a symbol, or a word ("C++" is none of "C")
+    # a character of a script without spaces, a symbol, or a word ("C++" differs from "C")
     r"[\u3040-\u30ff\u3400-\u9fff\u2190-\u2bff\U0001f000-\U0001faff]"
     r"|[^\W_\u3040-\u30ff\u3400-\u9fff]+(?:'[^\W_]+)*[+#]*"
 )
@@ -23,7 +23,7 @@ DECORATION = r"[\s*_#\"'“«>(]*"
 
 
 def _any_of(name: str) -> str:
-    # Apostrophes come in two forms.
+    # Accept both forms of apostrophe.
     return "(?:" + "|".join(_LISTS[name]).replace(" ", r"\s+").replace("'", "['’]") + ")"
 
 
@@ -42,13 +42,13 @@ LETTER = re.compile(r"[^\W\d_]")
 
 
 def words(text: str) -> list[str]:
-    """The words and symbols of a text, folded; of scripts without blanks, the characters."""
+    """The folded words and symbols of a text; for scripts without spaces, the characters."""
     return _WORD.findall(unicodedata.normalize("NFKC", text).casefold().replace("’", "'"))
 
 
 def normal(text: str) -> str:
-    """A text so that the same words compare equal however they are written: compatibility forms, case, punctuation and
-    white space do not matter.
+    """The normal form of a text, for comparing wordings: compatibility forms, case, punctuation and white space don't
+    matter.
     """
     return " ".join(words(text)) or text.strip()
 
@@ -59,5 +59,5 @@ def asks(text: str) -> bool:
 
 
 def says_nothing(text: str) -> bool:
-    """Whether a text says no more than that there is nothing to say ("none", "not enough evidence")."""
+    """Whether a text only says that there is nothing to say ("none", "not enough evidence")."""
     return not text.strip() or _NOTHING.fullmatch(text.strip()) is not None

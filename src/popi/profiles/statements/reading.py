@@ -1,4 +1,4 @@
-"""What to ask a prompted LLM for, and which parts of its answer are statements about the user."""
+"""The request to a prompted LLM, and selecting the statements about the user from its answer."""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
@@ -10,15 +10,15 @@ from popi.profiles.statements.form import parts, storable, without_thoughts, wit
 from popi.profiles.statements.phrases import ADDRESSED, LETTER, REFUSAL, asks, normal, says_nothing, words
 
 LONGEST_ANSWER = 50_000
-"""Characters of an answer that are read; what is beyond counts as cut off."""
+"""Maximum characters to read from an answer; a longer one counts as truncated."""
 RECITED = 0.6
-"""From this share of its runs of three words on a statement is taken for a piece of the prompt."""
+"""A statement with at least this share of its three-word runs in the prompt counts as recited from it."""
 LOOP_WORDS = 12
-"""A statement of so many words or more of whose runs of three at most half are different goes round in circles."""
+"""A statement of at least this many words counts as a loop if at most half of its three-word runs are distinct."""
 QUOTED_WORDS = 3
-"""Of so many words or more, a statement can be a quotation."""
+"""Minimum words for a statement to count as a quotation."""
 NUMBERED = 3
-"""So many statements that differ by a number alone are one."""
+"""This many statements that differ only in a number count as one."""
 
 SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -26,17 +26,17 @@ SCHEMA: dict[str, Any] = {
     "required": ["statements"],
     "additionalProperties": False,
 }
-"""JSON schema of the answer that servers with structured output are asked for. Without bounds on length or number,
-which several of them refuse."""
+"""JSON schema of the answer, for servers with structured output. It has no limits on length or number, since several
+servers reject those."""
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """How much an answer may say.
+    """Limits on an answer.
 
     Attributes:
-        clauses: maximum number of statements; the first count.
-        characters: maximum length of a statement; a longer one is dropped.
+        clauses: maximum number of statements; further ones are dropped.
+        characters: maximum characters per statement; longer ones are dropped.
     """
 
     clauses: int = 8
@@ -44,7 +44,7 @@ class Bounds:
 
 
 def request(bounds: Bounds) -> str:
-    """What an LLM is asked beyond its template; it goes with a JSON schema and without."""
+    """The request that is added to the template's prompt, with or without a JSON schema."""
     return (
         f"Give at most {bounds.clauses} statements, each one a short, complete sentence about one preference of this "
         "user, understandable without the others. One statement per line: no numbering, no headings, no introduction, "
@@ -61,52 +61,52 @@ def read(
     bounds: Bounds | None = None,
     nothing: Callable[[str], bool] = says_nothing,
 ) -> list[str]:
-    """The statements of an answer; none where it is an empty list, or says that nothing is known of the user.
+    """The statements of an answer; empty if it is an empty list, or says that nothing is known about the user.
 
-    Dropped are hidden reasoning, introductions, questions, what is addressed to the reader, repetitions, sentences of
-    popi's own prompt, what is too long, and the last statement of an answer that was cut off.
+    It drops hidden reasoning, introductions, questions, text addressed to the reader, repetitions, sentences from
+    popi's own prompt, statements that are too long, and the last statement of a truncated answer.
 
     Args:
         answer: what the model wrote.
         cut: whether it hit its token limit.
-        own: the prompt without anything of the user; what recites it is dropped.
-        quotable: texts that the user did not write, prompts' answers say: a piece of one tells nothing of the user.
-        bounds: how many statements, and how long.
-        nothing: whether a statement says that nothing is known.
+        own: the prompt without user data; statements that recite it are dropped.
+        quotable: texts that the user did not write, such as responses; quotations from them are dropped.
+        bounds: maximum number and length of statements.
+        nothing: decides whether a statement says that nothing is known.
 
     Raises:
-        AnswerError: nothing in it can be used. The message says why, and quotes nothing of it.
+        AnswerError: nothing in it can be used. The message says why, without quoting it.
     """
     text = without_thoughts(storable(answer[:LONGEST_ANSWER])).strip()
     if not text:
         raise AnswerError("the answer is nothing but hidden reasoning" if answer.strip() else "the answer is empty")
-    found = parts(text)
-    if found.whole and not found.parts:
+    parsed = parts(text)
+    if parsed.whole and not parsed.parts:
         return []
-    said: Sequence[str] = found.parts
-    if (cut or len(answer) > LONGEST_ANSWER) and not found.whole:
-        said = without_unfinished(found)
-        if not said:
+    statements: Sequence[str] = parsed.parts
+    if (cut or len(answer) > LONGEST_ANSWER) and not parsed.whole:
+        statements = without_unfinished(parsed)
+        if not statements:
             raise AnswerError("the answer was cut off within its first statement; raise max_tokens")
-    if not said:
-        raise AnswerError("nothing in the answer can be used: it holds no text")
-    return _usable(said, own, quotable, bounds or Bounds(), nothing)
+    if not statements:
+        raise AnswerError("nothing in the answer can be used: it has no text")
+    return _usable(statements, own, quotable, bounds or Bounds(), nothing)
 
 
 def _usable(
-    said: Sequence[str], own: str, quotable: Sequence[str], bounds: Bounds, nothing: Callable[[str], bool]
+    statements: Sequence[str], own: str, quotable: Sequence[str], bounds: Bounds, nothing: Callable[[str], bool]
 ) -> list[str]:
-    if REFUSAL.match(said[0]):
+    if REFUSAL.match(statements[0]):
         raise AnswerError("the model refused to write a summary")
     own_runs, own_lines = set(_runs(own)), {normal(line) for line in own.splitlines()}
     quoted = [f" {normal(text)} " for text in quotable]
-    numbered = Counter(map(_numberless, said))
+    numbered = Counter(map(_numberless, statements))
     seen: set[str] = set()
     dropped: Counter[str] = Counter()
     usable: list[str] = []
     nothing_known = False
-    for part in said:
-        same = without if numbered[without := _numberless(part)] >= NUMBERED else normal(part)
+    for part in statements:
+        key = without if numbered[without := _numberless(part)] >= NUMBERED else normal(part)
         if nothing(part) or says_nothing(part):
             nothing_known = True
         elif not LETTER.search(part) or REFUSAL.match(part) or ADDRESSED.match(part) or asks(part):
@@ -115,13 +115,13 @@ def _usable(
             dropped["its own prompt"] += 1
         elif len(words(part)) >= QUOTED_WORDS and any(f" {normal(part)} " in text for text in quoted):
             dropped["quotations of the signals"] += 1
-        elif same in seen or _loops(part):
+        elif key in seen or _loops(part):
             dropped["repetition"] += 1
         elif len(part) > bounds.characters:
             dropped[f"a statement of more than {bounds.characters} characters"] += 1
         else:
             usable.append(part)
-        seen.add(same)
+        seen.add(key)
     if not usable and not nothing_known:
         raise AnswerError(f"nothing in the answer can be used: {dropped.most_common(1)[0][0]}")
     return usable[: bounds.clauses]
@@ -132,8 +132,8 @@ def _numberless(text: str) -> str:
 
 
 def _runs(text: str) -> list[tuple[str, ...]]:
-    found = words(text)
-    return [tuple(found[i : i + 3]) for i in range(len(found) - 2)]
+    split = words(text)
+    return [tuple(split[i : i + 3]) for i in range(len(split) - 2)]
 
 
 def _share(part: Sequence[tuple[str, ...]], whole: Collection[tuple[str, ...]]) -> float:

@@ -33,7 +33,7 @@ async def list_keys(
     call: Anybody, tenant: Tenant | None = None, after: Text = "", limit: Limit = 100
 ) -> Page[KeyAnswer]:
     """The keys of a tenant, or of all, oldest first, page by page. Revoked ones are among them."""
-    found = await call.profiles.store.read(keys.listed, tenant, after or None, limit + 1)
+    found = await call.profiles.store.read(keys.list_keys, tenant, after or None, limit + 1)
     page, last = paged(found, limit)
     return Page(items=[_shown(one) for one in page], next=last and last.key_id)
 
@@ -54,7 +54,7 @@ async def revoke_key(call: Anybody, key_id: str) -> KeyAnswer:
 @router.get("/tenants", **route(scopes=("admin",), query="after limit"))
 async def list_tenants(call: Anybody, after: Text = "", limit: Limit = 100) -> Page[str]:
     """The names of all tenants, in order, page by page."""
-    page, last = paged(await call.profiles.store.read(keys.tenants_listed, after, limit + 1), limit)
+    page, last = paged(await call.profiles.store.read(keys.list_tenants, after, limit + 1), limit)
     return Page(items=page, next=last)
 
 
@@ -67,7 +67,7 @@ async def list_audit(
     if user and tenant is None:
         raise Refusal(400, "query", "name the user's tenant, too")
     user_id = checked_id(user) if user else None
-    found = await call.profiles.store.read(audit.listed, tenant, user_id, after or None, limit + 1)
+    found = await call.profiles.store.read(audit.list_entries, tenant, user_id, after or None, limit + 1)
     page, last = paged(list(found), limit)
     return Page(items=[audit_entry(one) for one in page], next=last and last.entry)
 

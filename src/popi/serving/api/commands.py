@@ -12,7 +12,7 @@ from popi.serving.settings import ProfileSettings
 from popi.serving.store import audit, controls, erasure, jobs, merging, outbox, summaries, users
 from popi.serving.store.controls import Switches
 from popi.serving.store.database import Database
-from popi.serving.store.deletion import Deleting, Deletion
+from popi.serving.store.deletion import Deleter, Deletion
 from popi.serving.store.jobs import Debounce
 from popi.serving.store.marks import marks
 from popi.serving.store.merging import Moved
@@ -55,7 +55,7 @@ def erase(connection: Connection, tenant: str, user_id: str, now: float) -> tupl
     """What was removed, what the log says of it, and whether an endpoint is still to be told."""
     line = marks(connection).line(tenant, user_id, now)
     removed = erasure.erase(connection, tenant, user_id, now)
-    return removed, line, outbox.waits(connection, tenant, user_id)
+    return removed, line, outbox.has_pending(connection, tenant, user_id)
 
 
 def erase_now(database: Database, tenant: str, user_id: str) -> Receipt:
@@ -130,7 +130,7 @@ def delete_now(
     def write(connection: Connection) -> Deletion:
         if not users.lock_existing(connection, tenant, user_id):
             raise no_user()
-        deleting = Deleting(connection, tenant, user_id, database.now(connection), Debounce())
+        deleting = Deleter(connection, tenant, user_id, database.now(connection), Debounce())
         if signal is not None:
             there = deleting.signal(signal)
         elif clause is not None:

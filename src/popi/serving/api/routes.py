@@ -48,7 +48,7 @@ def paged(found: list[Any], limit: int) -> tuple[list[Any], Any]:
 async def list_users(call: Anybody, prefix: Text = "", after: Text = "", limit: Limit = 100) -> Page[str]:
     """The ids of a tenant's users that begin with `prefix`, in order, page by page."""
     prefix = normalize("NFC", prefix)
-    found = await call.profiles.store.read(users.listed, call.tenant, after or None, limit + 1, prefix)
+    found = await call.profiles.store.read(users.list_ids, call.tenant, after or None, limit + 1, prefix)
     call.profiles.reads.saw("list", call.tenant)
     page, last = paged(found, limit)
     return Page(items=page, next=last)

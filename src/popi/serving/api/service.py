@@ -22,7 +22,7 @@ from popi.profiles.answers import (
     VersionsAnswer,
 )
 from popi.profiles.fields import Author, Forbidden
-from popi.profiles.fit import fit_edit, fit_user
+from popi.profiles.fit import checked_edit, checked_user
 from popi.profiles.forbidden import Bans, from_edits
 from popi.profiles.requests import Feedback, ImportedUser, SummaryEdit
 from popi.profiles.screening import checked
@@ -56,7 +56,7 @@ from popi.serving.store import (
     users,
 )
 from popi.serving.store.controls import Switches
-from popi.serving.store.deletion import Deleting, Deletion
+from popi.serving.store.deletion import Deleter, Deletion
 from popi.serving.store.jobs import Debounce
 from popi.serving.store.merging import Moved
 from popi.serving.store.summaries import Version
@@ -169,7 +169,7 @@ class Profiles:
     async def signals(
         self, tenant: str, user_id: str, limit: int, before: int | None = None, contains: str = ""
     ) -> list[tuple[int, Signal]]:
-        """A user's signals with their positions (store.signals.listed).
+        """A user's signals with their positions (store.signals.search).
 
         Raises:
             NotFound: no such user.
@@ -177,7 +177,7 @@ class Profiles:
 
         def read(connection: Connection) -> list[tuple[int, Signal]]:
             found_user(connection, tenant, user_id)
-            return signals.listed(connection, tenant, user_id, limit, before, contains)
+            return signals.search(connection, tenant, user_id, limit, before, contains)
 
         return await self.store.read(read)
 
@@ -227,7 +227,7 @@ class Profiles:
             written = self._put(connection, tenant, user_id, fit, author, expected or 0)
             return shown(written, forbidden.words(connection, tenant, user_id))
 
-        fit = await asyncio.to_thread(fit_edit, edit)  # before anything is locked
+        fit = await asyncio.to_thread(checked_edit, edit)  # before anything is locked
         written = await self._write("edit_summary", tenant, user_id, write)
         self._changed(tenant, user_id)
         return written
@@ -243,7 +243,7 @@ class Profiles:
         said: dict[str, str] = {}
         if edit.forbidden is not None:
             was = current.forbidden if current is not None else ()
-            banned, said = from_edits(edit.forbidden, was, forbidden.drawn_secret(connection))
+            banned, said = from_edits(edit.forbidden, was, forbidden.ensure_secret(connection))
             if {one.id for one in was} - {one.id for one in banned}:  # what was kept out may be said again
                 users.set_signals_read(connection, tenant, user_id, None)
         if edit.clauses is not None:
@@ -261,7 +261,7 @@ class Profiles:
         written = summaries.put(
             connection, tenant, user_id, text, new, author, now, expected=expected, forbidden=banned, keep=keep
         )
-        forbidden.keep(connection, tenant, user_id, said)
+        forbidden.store_words(connection, tenant, user_id, said)
         return written
 
     async def versions(self, tenant: str, user_id: str) -> VersionsAnswer:
@@ -273,7 +273,7 @@ class Profiles:
 
         def read(connection: Connection) -> VersionsAnswer:
             found_user(connection, tenant, user_id)
-            newest = summaries.versions(connection, tenant, user_id, most=self.bounds.versions_bytes)
+            newest = summaries.versions(connection, tenant, user_id, max_characters=self.bounds.versions_bytes)
             words = forbidden.words(connection, tenant, user_id)
             return VersionsAnswer(versions=[shown(one, words) for one in newest])
 
@@ -316,7 +316,7 @@ class Profiles:
                 restores=version if step else None,
                 keep=self.bounds.keep,
             )
-            forbidden.keep(connection, tenant, user_id, {})
+            forbidden.store_words(connection, tenant, user_id, {})
             return shown(written, forbidden.words(connection, tenant, user_id))
 
         written = await self._write("roll_back", tenant, user_id, write)
@@ -446,7 +446,7 @@ class Profiles:
             audit.note(connection, self._now(connection), "import", tenant, [one.user_id for one in fit])
             return total, changed
 
-        fit = await asyncio.to_thread(lambda: [fit_user(one) for one in imported])
+        fit = await asyncio.to_thread(lambda: [checked_user(one) for one in imported])
         answer, changed = await self.store.write(write)
         for user_id in changed:
             self._changed(tenant, user_id)
@@ -506,7 +506,7 @@ class Profiles:
         """
         words = "no version of this user's summary has a clause of this id"
 
-        def delete(deleting: Deleting) -> bool:
+        def delete(deleting: Deleter) -> bool:
             return deleting.clause(name, author, with_signals=signals, ban=forbid)
 
         return await self._delete(tenant, user_id, delete, NotFound("no_clause", words), what="clause")
@@ -546,7 +546,7 @@ class Profiles:
         self,
         tenant: str,
         user_id: str,
-        delete: Callable[[Deleting], bool],
+        delete: Callable[[Deleter], bool],
         missing: NotFound,
         key_id: str | None = None,
         *,
@@ -555,7 +555,7 @@ class Profiles:
         def write(connection: Connection) -> Deletion:
             if not users.lock_existing(connection, tenant, user_id):
                 raise no_user()
-            deleting = Deleting(connection, tenant, user_id, self._now(connection), self.debounce, key_id)
+            deleting = Deleter(connection, tenant, user_id, self._now(connection), self.debounce, key_id)
             if not delete(deleting):
                 raise missing
             return deleting.done

@@ -84,14 +84,14 @@ def exported(read: Read, tenant: str, user_id: str) -> Iterator[str]:
     yield f',"controls":{json.dumps({"use": user.use, "learn": user.learn})},"paused":{json.dumps(not user.use)}'
     yield ',"signals":['
     between, after = "", -1
-    while rows := read(signals.stored, *who, after):
+    while rows := read(signals.page_after, *who, after):
         yield between + ",".join(json.dumps(json.loads(row.signal), ensure_ascii=False) for row in rows)
         between, after = ",", rows[-1].position
     yield '],"versions":['
     yield from _versions(read, *who)
     yield '],"answers":['
     between, behind = "", None
-    while rows := read(answers.kept, *who, time.time(), behind):
+    while rows := read(answers.newest_page, *who, time.time(), behind):
         kept = (_kept(row) for row in rows)
         yield between + ",".join(one.model_dump_json() for one in kept)
         between, behind = ",", (rows[-1].expires_at, rows[-1].answer_id)
@@ -116,7 +116,7 @@ def versions(read: Read, tenant: str, user_id: str) -> Iterator[str]:
 
 def _versions(read: Read, tenant: str, user_id: str) -> Iterator[str]:
     between, below, words = "", 2**62, read(forbidden.words, tenant, user_id)
-    while page := read(summaries.versions, tenant, user_id, below=below, most=PAGE):
+    while page := read(summaries.versions, tenant, user_id, below=below, max_characters=PAGE):
         yield between + ",".join(shown(one, words).model_dump_json() for one in page)
         between, below = ",", page[-1].version
 

@@ -14,7 +14,7 @@ from popi.profiles import clauses as parts
 from popi.profiles.requests import Feedback
 from popi.serving.capture.injected import Injected
 from popi.serving.store import answers, signals, summaries
-from popi.serving.store.answers import KeptAnswer
+from popi.serving.store.answers import StoredAnswer
 from popi.signals.types import InteractionSignal, PairSignal, Signal
 
 
@@ -26,7 +26,7 @@ def as_signals(
     In a transaction that writes: thumbs take back the opposite ones.
     """
     named = [told.answer, *([told.replaced_by] if told.replaced_by else ()), *(told.rather_than or ())]
-    found: list[KeptAnswer] = []
+    found: list[StoredAnswer] = []
     for answer_id in named:
         kept = answers.find(connection, tenant, user_id, answer_id, now)
         if kept is None:
@@ -41,7 +41,7 @@ def as_signals(
         return [InteractionSignal(id=name, prompt=first.prompt, response=first.answer, rating=rating)]
     if told.edit is not None:
         versions = summaries.versions(connection, tenant, user_id)
-        said = {part for version in versions for part in parts.in_any_parts(version.text)}
+        said = {part for version in versions for part in parts.all_parts(version.text)}
         edit = injected.out_of(told.edit, said)
         if not edit or edit == first.answer:
             return []

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from popi.errors import StoreError
-from popi.profiles.clauses import in_any_parts
+from popi.profiles.clauses import all_parts
 from popi.serving.capture.answers import named, read_answer
 from popi.serving.capture.injected import Injected
 from popi.serving.capture.texts import LONGEST_TEXT, last_message, own_words
@@ -16,7 +16,7 @@ from popi.serving.interfaces import StoredSummary
 from popi.serving.proxy.inject import Api
 from popi.serving.settings import CaptureSettings
 from popi.serving.store import answers
-from popi.serving.store.answers import KeptAnswer
+from popi.serving.store.answers import StoredAnswer
 from popi.serving.store.threads import Store
 
 log = logging.getLogger("popi.gateway.capture")
@@ -81,8 +81,8 @@ class Recorder:
         except Exception as error:  # whatever a model or a client may send: a chat has long passed
             log.warning("an answer could not be kept", extra={"fields": {"error": type(error).__name__}})
 
-    def _read(self, tap: "Tap", encoding: str) -> list[KeptAnswer]:
-        said = in_any_parts(tap.summary.text) if tap.summary is not None else set()
+    def _read(self, tap: "Tap", encoding: str) -> list[StoredAnswer]:
+        said = all_parts(tap.summary.text) if tap.summary is not None else set()
         prompt = self._injected.out_of(own_words(tap.message), said)
         if not prompt:
             return []
@@ -92,7 +92,7 @@ class Recorder:
             upstream_id = ""
         clean = {choice: self._injected.out_of(text, said) for choice, text in choices.items()}
         return [
-            KeptAnswer(
+            StoredAnswer(
                 named(tap.answer_id, choice), _storable(prompt), _storable(text), version, named(upstream_id, choice)
             )
             for choice, text in clean.items()

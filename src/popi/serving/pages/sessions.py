@@ -212,9 +212,9 @@ class Sessions:
 
     async def _sign(self, text: bytes, purpose: bytes = b"link:") -> bytes:
         if self._secret is None:
-            kept = await self._store.read(settings.kept, LINK_SECRET)
+            kept = await self._store.read(settings.get, LINK_SECRET)
             if kept is None:
-                kept = await self._store.write(settings.keep_first, LINK_SECRET, secrets.token_hex(32))
+                kept = await self._store.write(settings.set_default, LINK_SECRET, secrets.token_hex(32))
             self._secret = bytes.fromhex(kept)
         return hmac.digest(self._secret, purpose + text, "sha256")
 

@@ -73,7 +73,7 @@ class Team:
         names, tenant = await self._chosen(request, session)
         wanted = normalize("NFC", asked.get("user", "").strip().replace("\x00", ""))
         after = asked.get("after") or None
-        listed = await self._store.read(users.listed, tenant, after, ROWS_SHOWN + 1, wanted)
+        listed = await self._store.read(users.list_ids, tenant, after, ROWS_SHOWN + 1, wanted)
         self._reads.saw("list", tenant)
         if wanted and listed == [wanted] and after is None:
             return RedirectResponse(admin_path(tenant, wanted), 303)
@@ -141,7 +141,7 @@ class Team:
             now = self._store.database.now(connection)
             retried = jobs.retry(connection, now, tenant, user_id)
             if retried and user_id is not None:
-                audit.note_one_there(connection, now, "retry", tenant, user_id)
+                audit.note_unlocked(connection, now, "retry", tenant, user_id)
             elif retried:
                 audit.note(connection, now, "retry", tenant)
             return retried
@@ -153,7 +153,7 @@ class Team:
         """Who read or changed whom."""
         names, tenant, user_id = await self._asked_of_log(request)
         after = request.query_params.get("after") or None
-        found = await self._store.read(audit.listed, tenant, user_id, after, ROWS_SHOWN + 1)
+        found = await self._store.read(audit.list_entries, tenant, user_id, after, ROWS_SHOWN + 1)
         return self._render.page(
             request,
             "activity.html",
@@ -174,7 +174,7 @@ class Team:
         return StreamingResponse(self._store.stream(lines), headers=headers, media_type="application/jsonl")
 
     async def _asked_of_log(self, request: Request) -> tuple[list[str], str | None, str | None]:
-        names = await self._store.read(keys.tenants_listed)
+        names = await self._store.read(keys.list_tenants)
         tenant = request.query_params.get("tenant", "")
         try:
             user_id = normal_user_id(request.query_params.get("user", ""))
@@ -184,7 +184,7 @@ class Team:
 
     async def _chosen(self, request: Request, session: Session) -> tuple[list[str], str]:
         """All tenants, and the one that was asked for, or the session's own."""
-        names = await self._store.read(keys.tenants_listed)
+        names = await self._store.read(keys.list_tenants)
         tenant = request.query_params.get("tenant", "")
         if tenant not in names:
             tenant = session.tenant if session.tenant in names else names[0]

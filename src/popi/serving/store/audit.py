@@ -1,7 +1,8 @@
-"""Who read or changed whom: entries that are added and never changed, until their time is over.
+"""The audit log: who read or changed which user's data. Entries are append-only until they expire.
 
-A change is noted in its own transaction: both are stored, or neither. Users are named in plain while they are there; of
-one who is erased the id goes, and a keyed hash stays, which an operator who is told the id can still ask for.
+A change is recorded in the transaction that makes it: both are stored, or neither. User ids are stored in plain text
+while the user exists. An erasure removes the id and leaves a keyed hash, by which an operator who knows the id can
+still search.
 """
 
 import hmac
@@ -17,9 +18,9 @@ from popi.serving.store import settings
 from popi.serving.store.tables import audit, users
 
 SECRET = "audit_secret"
-"""The secret of the hashes."""
+"""Name of the setting with the hashes' secret."""
 PAGE = 500
-"""Entries read at once."""
+"""Entries per page."""
 
 Role = Literal["admin", "viewer", "app", "user", "operator"]
 Way = Literal["api", "page", "cli"]
@@ -27,13 +28,13 @@ Way = Literal["api", "page", "cli"]
 
 @dataclass(frozen=True)
 class Actor:
-    """Who does something.
+    """Who performs an action.
 
     Attributes:
-        name: `key:` and a key's id, `env` being POPI_ADMIN_KEY's; `page` of a user on their own page; `oidc:` and a
-            name of the team's identity provider; `cli:` and an account of the machine.
-        role: what they may do.
-        way: by the profile API, the pages or the command line.
+        name: `key:` and a key id (`env` for POPI_ADMIN_KEY); `page` for users on their own page; `oidc:` and a name
+            from the team's identity provider; `cli:` and an account of the machine.
+        role: determines what the actor may do.
+        way: the profile API, the pages or the command line.
     """
 
     name: str
@@ -42,12 +43,12 @@ class Actor:
 
 
 ACTOR: ContextVar[Actor | None] = ContextVar("actor", default=None)
-"""Who acts in this context; None: nobody who is noted."""
+"""The actor in this context; `None` disables auditing."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """Somebody read something of a user; empty `user_id`: of a tenant's users as a list."""
+    """A read of a user's data; an empty `user_id` stands for the tenant's list of users."""
 
     actor: Actor
     action: str
@@ -64,45 +65,45 @@ def note(
     *,
     gone: bool = False,
 ) -> None:
-    """Note a change in the transaction that makes it, once the users' rows are locked.
+    """Record a change in the transaction that makes it, once the users' rows are locked.
 
     Args:
         connection: that transaction.
         now: seconds since 1970.
         action: what was done.
-        tenant: whose users.
-        user_ids: the users; an empty one: none in particular.
-        gone: they are gone now, and not named in plain.
+        tenant: the users' tenant.
+        user_ids: the users; an empty id means no user in particular.
+        gone: the users no longer exist, so store only their hashes.
     """
     actor = ACTOR.get()
     if actor is not None:
         _add(connection, now, [(Seen(actor, action, tenant, one), not gone) for one in user_ids])
 
 
-def note_one_there(connection: Connection, now: float, action: str, tenant: str, user_id: str) -> None:
-    """Note a change of something of a user whose row is not locked."""
+def note_unlocked(connection: Connection, now: float, action: str, tenant: str, user_id: str) -> None:
+    """Record a change to a user whose row is not locked."""
     if (actor := ACTOR.get()) is not None:
         note_seen(connection, now, [Seen(actor, action, tenant, user_id)])
 
 
 def note_seen(connection: Connection, now: float, seen: Sequence[Seen]) -> None:
-    """Note what was read. Users who are not there, or not any more, are not named in plain."""
-    mine = sorted({(one.tenant, one.user_id) for one in seen if one.user_id})
-    there: set[tuple[str, str]] = set()
-    for start in range(0, len(mine), PAGE):
+    """Record reads. Of users who don't exist (any more), only the hash is stored."""
+    wanted = sorted({(one.tenant, one.user_id) for one in seen if one.user_id})
+    existing: set[tuple[str, str]] = set()
+    for start in range(0, len(wanted), PAGE):
         query = select(users.c.tenant, users.c.user_id).where(
-            tuple_(users.c.tenant, users.c.user_id).in_(mine[start : start + PAGE])
+            tuple_(users.c.tenant, users.c.user_id).in_(wanted[start : start + PAGE])
         )
-        # An erasure waits until they are noted, or is over, and then they are not there.
+        # A concurrent erasure waits for this lock, or has finished and the row is gone.
         locked = query.order_by(users.c.tenant, users.c.user_id).with_for_update(read=True, key_share=True)
-        there |= {(row.tenant, row.user_id) for row in connection.execute(locked)}
-    _add(connection, now, [(one, (one.tenant, one.user_id) in there) for one in seen])
+        existing |= {(row.tenant, row.user_id) for row in connection.execute(locked)}
+    _add(connection, now, [(one, (one.tenant, one.user_id) in existing) for one in seen])
 
 
 def _add(connection: Connection, now: float, entries: Sequence[tuple[Seen, bool]]) -> None:
     if not entries:
         return
-    key = settings.kept(connection, SECRET) or settings.keep_first(connection, SECRET, secrets.token_hex(32))
+    key = settings.get(connection, SECRET) or settings.set_default(connection, SECRET, secrets.token_hex(32))
     rows = [
         {
             "entry": f"{int(now * 1e6):016d}-{secrets.token_hex(6)}",
@@ -121,34 +122,34 @@ def _add(connection: Connection, now: float, entries: Sequence[tuple[Seen, bool]
 
 
 def forget(connection: Connection, tenant: str, user_id: str) -> None:
-    """Take a user's id out of what is noted of them; their hash stays. Their row is locked, or gone."""
-    key = settings.kept(connection, SECRET)
+    """Remove a user's id from their entries; the hash stays. The user's row must be locked or gone."""
+    key = settings.get(connection, SECRET)
     if key is not None:
         mine = (audit.c.user_hash == _hash(key, tenant, user_id), audit.c.user_id.is_not(None))
         connection.execute(update(audit).where(*mine).values(user_id=None))
 
 
-def listed(
+def list_entries(
     connection: Connection,
     tenant: str | None = None,
     user_id: str | None = None,
     after: str | None = None,
     limit: int = PAGE,
 ) -> Sequence[Row[Any]]:
-    """Entries, newest first: rows of `audit`.
+    """Rows of `audit`, newest first.
 
     Args:
-        connection: reads.
-        tenant: of one tenant alone; needed with `user_id`.
-        user_id: of one user, also one who was erased.
-        after: an entry: older ones than that.
-        limit: maximum number.
+        connection: to read with.
+        tenant: only this tenant; required with `user_id`.
+        user_id: only this user, who may have been erased.
+        after: only entries older than this one.
+        limit: maximum number of entries.
     """
     query = select(audit).order_by(audit.c.entry.desc()).limit(limit)
     if tenant is not None:
         query = query.where(audit.c.tenant == tenant)
         if user_id is not None:
-            key = settings.kept(connection, SECRET)
+            key = settings.get(connection, SECRET)
             query = query.where(audit.c.user_hash == (_hash(key, tenant, user_id) if key is not None else ""))
     if after is not None:
         query = query.where(audit.c.entry < after)
@@ -156,9 +157,9 @@ def listed(
 
 
 def pages(read: Any, tenant: str | None = None, user_id: str | None = None) -> Iterator[Sequence[Row[Any]]]:
-    """All of `listed`, page by page, each read (`Database.read`) by itself."""
+    """Yield all of `list_entries` page by page, each in its own transaction (`read` is `Database.read`)."""
     after = None
-    while rows := read(listed, tenant, user_id, after):
+    while rows := read(list_entries, tenant, user_id, after):
         yield rows
         after = rows[-1].entry
 
@@ -169,7 +170,7 @@ def any_older(connection: Connection, before: float) -> bool:
 
 
 def expire(connection: Connection, before: float) -> int:
-    """Delete entries from before a time (seconds since 1970); says how many."""
+    """Delete entries older than `before` (seconds since 1970); returns how many."""
     return connection.execute(_older(delete(audit), before)).rowcount
 
 

@@ -1,6 +1,6 @@
-"""A user's two switches: whether what is known of them is used, and whether anything is learned of them.
+"""A user's two switches: whether popi uses what it knows about them, and whether it learns from them.
 
-They can be set before anything is known of a user, and hold for all that comes later.
+They can be set before anything is stored about the user.
 """
 
 from dataclasses import dataclass
@@ -13,21 +13,21 @@ from popi.serving.store.tables import answers
 from popi.serving.store.tables import jobs as jobs_table
 from popi.serving.store.tables import users as users_table
 
-NOTED_SECONDS = 3600.0
-"""How long a user who switched everything on again, and of whom nothing else is stored, is remembered: chats that were
-under way while it was off are not kept."""
+REMEMBERED_SECONDS = 3600.0
+"""How long to remember that a user with no other data switched everything on again, so that chats that began while it
+was off are not stored."""
 
 
 @dataclass(frozen=True)
 class Switches:
-    """How the two stand; both are on until somebody sets them."""
+    """The state of both switches; on by default."""
 
     use: bool = True
     learn: bool = True
 
 
 def find(connection: Connection, tenant: str, user_id: str) -> Switches:
-    """How a user's switches stand, whether or not anything is known of them."""
+    """The user's switches, whether or not anything is stored about them."""
     columns = select(users_table.c.paused, users_table.c.learn_off)
     row = connection.execute(columns.where(*_mine(tenant, user_id))).first()
     off = row if row is not None else opt_outs.find(connection, tenant, user_id)
@@ -45,17 +45,17 @@ def put(
     learn: bool | None = None,
     key_id: str | None = None,
 ) -> Switches:
-    """Set a user's switches; makes the user if need be. None leaves one as it is.
+    """Set a user's switches, creating the user if necessary. `None` leaves a switch unchanged.
 
-    Where learning goes off, answers that were kept for feedback go, and a renewal that waits or is under way: a worker
-    at it has lost its lease, and writes nothing. Where it goes on again, signals that no summary has read yet are read.
+    Switching learning off deletes the answers stored for feedback and cancels a pending or running renewal: its worker
+    loses the lease and writes nothing. Switching it on again schedules a renewal if there are unread signals.
     """
     users.lock(connection, tenant, user_id, now)
     before = find(connection, tenant, user_id)
     after = Switches(before.use if use is None else use, before.learn if learn is None else learn)
     values: dict[str, object] = {"paused": int(not after.use), "learn_off": int(not after.learn)}
-    # On again, and nothing else is stored: nothing needs to be remembered (store.expiry).
-    values["expires_at"] = now + NOTED_SECONDS if after == Switches() else None
+    # With both switches on, a user with no other data need not be stored (store.expiry).
+    values["expires_at"] = now + REMEMBERED_SECONDS if after == Switches() else None
     if after.learn and not before.learn:
         values["resumed_at"] = now
     connection.execute(update(users_table).where(*_mine(tenant, user_id)).values(**values))
@@ -64,13 +64,13 @@ def put(
             connection.execute(delete(table).where(table.c.tenant == tenant, table.c.user_id == user_id))
     elif not before.learn:
         reading = users.reading(connection, tenant, user_id)
-        if reading.upto > (reading.read or 0) and signals.size(connection, tenant, user_id)[0]:
+        if reading.next_position > (reading.read or 0) and signals.size(connection, tenant, user_id)[0]:
             jobs.request(connection, tenant, user_id, now, debounce, key_id=key_id)
     return after
 
 
 def learned_since(connection: Connection, tenant: str, user_id: str, since: float) -> bool:
-    """Whether learning is on, and was all the time from `since` (seconds since 1970) on."""
+    """Whether learning is on and has been ever since `since` (seconds since 1970)."""
     columns = select(users_table.c.learn_off, users_table.c.resumed_at)
     row = connection.execute(columns.where(*_mine(tenant, user_id))).first()
     return row is None or not (row.learn_off or row.resumed_at > since)

@@ -1,4 +1,4 @@
-"""A database by URL: connections, transactions, and all that SQLite and PostgreSQL do differently."""
+"""A database by URL: connections, transactions, and everything that differs between SQLite and PostgreSQL."""
 
 import sqlite3
 import threading
@@ -22,34 +22,34 @@ T = TypeVar("T")
 Query = Callable[Concatenate[Connection, P], T]
 
 BUSY_SECONDS = 10
-"""How long a transaction waits for its turn and for another process's write (SQLite), or a statement for a lock
+"""Maximum wait of a transaction for its turn and for other processes' writes (SQLite), or of a statement for a lock
 (PostgreSQL)."""
 BUSY = "the store is too busy; try again"
 _due: ContextVar[float | None] = ContextVar("due", default=None)
 CONNECT_SECONDS = 5
 PAGE = 2**20
-"""Characters of text that a long answer is read in."""
+"""Characters of text per page of a long answer."""
 TRIES = 3
-"""How often a transaction is run that the database broke off for its own reasons (a deadlock)."""
-BROKEN_OFF = {"40001", "40P01"}
+"""Maximum number of times a transaction is run when the database aborts it (on a deadlock, for example)."""
+ABORTED = {"40001", "40P01"}
 _BEGIN = f"BEGIN; SET LOCAL lock_timeout = '{BUSY_SECONDS}s'; SET LOCAL synchronous_commit = on"
 """How a transaction begins on PostgreSQL."""
-_COUNTED = ("users", "signals", "summaries")
-"""Tables of whose user ids PostgreSQL keeps statistics; of no other column with a user's words or id does it."""
+_ANALYZED = ("users", "signals", "summaries")
+"""Tables for whose user ids PostgreSQL keeps statistics; it keeps none for other columns with user text or ids."""
 CHECKPOINT_SECONDS = 5.0
-"""How long a scrub waits for readers of old pages to end."""
+"""How long a scrub waits for readers of old pages to finish."""
 
 
 class Database:
-    """Transactions on one database, from any thread. The schema is brought up to date by `open`.
+    """Transactions on one database, from any thread. `open` brings the schema up to date.
 
     Args:
         url: `sqlite:///file` or `postgresql://user:password@host/name`.
-        connections: most connections at once.
-        clock: seconds since 1970; by default the machine's, and PostgreSQL's own where several machines share one.
+        connections: maximum number of open connections.
+        clock: returns seconds since 1970; by default the machine's clock for SQLite and the server's for PostgreSQL.
 
     Raises:
-        ConfigError: the URL is none of these.
+        ConfigError: the URL has neither form.
     """
 
     def __init__(self, url: str, *, connections: int = 16, clock: Callable[[], float] | None = None) -> None:
@@ -57,28 +57,28 @@ class Database:
         self.kind: Literal["sqlite", "postgresql"] = "sqlite" if parsed.drivername == "sqlite" else "postgresql"
         self.file = Path(str(parsed.database)) if self.kind == "sqlite" else None
         self._clock = clock
-        # SQLite has one writer at a time: in this process they queue here, in order, and not by its polling.
+        # SQLite allows one writer at a time. Within this process, writers queue here in order instead of polling.
         self._writing = threading.RLock() if self.kind == "sqlite" else None
         self._engine = _engine(parsed, connections)
-        # SQLAlchemy's, and the driver's own where nothing wraps them (_sqlite_begin).
-        self._faults: tuple[type[Exception], ...] = (SQLAlchemyError, self._engine.dialect.loaded_dbapi.Error)
+        # The driver's own exceptions are not always wrapped (_sqlite_begin).
+        self._errors: tuple[type[Exception], ...] = (SQLAlchemyError, self._engine.dialect.loaded_dbapi.Error)
 
     @classmethod
     def open(cls, url: str, **options: Any) -> "Database":
         """Connect and migrate.
 
         Raises:
-            ConfigError: the URL is not one of a store.
-            StoreError: the database can't be reached, or was made by a newer popi.
+            ConfigError: the URL is not a store's.
+            StoreError: the database can't be reached, or was created by a newer popi.
         """
         database = cls(url, **options)
         if database.file is not None and not database.file.parent.is_dir():
-            raise StoreError(f"{database.file}: there is no folder {database.file.parent}; make it first")
+            raise StoreError(f"{database.file}: the folder {database.file.parent} does not exist; create it first")
         database.write(lambda connection: migrate(connection, database.now(connection)))
         return database
 
     def now(self, connection: Connection) -> float:
-        """Seconds since 1970, by one clock for all who share the database."""
+        """Seconds since 1970, by one clock for everything that shares the database."""
         if self._clock is not None:
             return self._clock()
         if self.kind == "sqlite":
@@ -86,20 +86,20 @@ class Database:
         return float(connection.execute(text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one())
 
     def read(self, query: Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run `query` on a connection that sees one state of the database.
+        """Run `query` on a connection with a consistent view of the database.
 
         Raises:
             StoreError: the database can't be reached, failed, or was busy for too long.
         """
         try:
-            _left()
+            _remaining()
             with self._engine.connect() as connection:
                 return query(connection, *args, **kwargs)
-        except self._faults as error:
-            raise _told(error) from None
+        except self._errors as error:
+            raise _store_error(error) from None
 
     def write(self, query: Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run `query` in a transaction; when this returns, what it wrote is on disk.
+        """Run `query` in a transaction. When this returns, its writes are on disk.
 
         Raises:
             StoreError: the database can't be reached, failed, or was busy for too long; nothing was written.
@@ -107,13 +107,13 @@ class Database:
         for attempt in range(TRIES):
             try:
                 return self._write(query, *args, **kwargs)
-            except self._faults as error:
-                if attempt + 1 == TRIES or getattr(getattr(error, "orig", None), "sqlstate", None) not in BROKEN_OFF:
-                    raise _told(error) from None
+            except self._errors as error:
+                if attempt + 1 == TRIES or getattr(getattr(error, "orig", None), "sqlstate", None) not in ABORTED:
+                    raise _store_error(error) from None
         raise AssertionError("unreachable")
 
     def _write(self, query: Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        if self._writing is not None and not self._writing.acquire(timeout=_left()):
+        if self._writing is not None and not self._writing.acquire(timeout=_remaining()):
             raise StoreError(BUSY)
         try:
             with self._engine.connect() as plain:
@@ -132,19 +132,18 @@ class Database:
             return 0
 
     def scrub(self) -> bool:
-        """Let nothing of deleted rows be left where it can be read. Says whether it is done; it can be tried again.
+        """Make deleted rows unrecoverable. Returns whether this succeeded; if not, it can be tried again.
 
-        PostgreSQL: no deleted user's id stays in `pg_stats`. SQLite: the file is rewritten without anything deleted,
-        and the write-ahead log emptied.
+        PostgreSQL: deleted users' ids are removed from `pg_stats`. SQLite: the file is rewritten without deleted data,
+        and the write-ahead log is emptied.
 
-        `secure_delete` overwrites deleted rows, but SQLite leaves copies of rows behind in unused parts of pages when
-        it moves them between pages; only a rewrite is free of those. Not done where another process keeps reading or
-        writing all the time.
+        `secure_delete` overwrites deleted rows, but SQLite leaves copies in unused parts of pages when it moves rows
+        between pages; only a rewrite removes those. It fails while another process keeps reading or writing.
         """
         if self._writing is None:
             try:
-                for table in _COUNTED:
-                    self.write(_count_again, table)
+                for table in _ANALYZED:
+                    self.write(_analyze, table)
             except StoreError:
                 return False
             return True
@@ -152,7 +151,7 @@ class Database:
             with self._writing:
                 raw = self._engine.raw_connection()
                 try:
-                    # A copy of all that is left. In memory it could be more than the process may have.
+                    # VACUUM makes a full copy, which might not fit in memory.
                     raw.cursor().execute("PRAGMA temp_store = FILE")
                     raw.cursor().execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
                     try:
@@ -170,7 +169,7 @@ class Database:
                         time.sleep(0.05)
                 finally:
                     raw.close()
-        except self._faults:
+        except self._errors:
             return False
 
     def close(self) -> None:
@@ -179,37 +178,37 @@ class Database:
 
 
 def wait_from_now() -> None:
-    """Let the next transaction of this context begin within BUSY_SECONDS from now, wherever it waits until then."""
+    """Start the clock for this context's next transaction: it must begin within BUSY_SECONDS, queueing included."""
     _due.set(time.monotonic() + BUSY_SECONDS)
 
 
-def _left() -> float:
-    """How many seconds the transaction at hand may still wait.
+def _remaining() -> float:
+    """Seconds that the current transaction may still wait.
 
     Raises:
-        StoreError: none.
+        StoreError: its time is up.
     """
     due = _due.get()
-    left = BUSY_SECONDS if due is None else due - time.monotonic()
-    if left <= 0:
+    seconds = BUSY_SECONDS if due is None else due - time.monotonic()
+    if seconds <= 0:
         raise StoreError(BUSY)
-    return left
+    return seconds
 
 
 def upsert(connection: Connection, table: Table) -> sqlite.Insert | postgresql.Insert:
-    """An INSERT that takes ON CONFLICT; the two dialects write it alike."""
+    """An INSERT that supports ON CONFLICT, which both dialects write the same way."""
     return sqlite.insert(table) if connection.dialect.name == "sqlite" else postgresql.insert(table)
 
 
-def page(connection: Connection, query: Select[Any], *columns: str, most: int = PAGE) -> list[Row[Any]]:
-    """The first rows of a query, until the texts in `columns` have `most` characters; at least one, if there is any."""
+def page(connection: Connection, query: Select[Any], *columns: str, max_characters: int = PAGE) -> list[Row[Any]]:
+    """The first rows of a query, up to `max_characters` of text in `columns`; at least one row, if there are any."""
     rows, size = [], 0
-    # Fetched a few at a time: rows that were stored without a bound may have megabytes each.
+    # Fetch a few at a time: rows may have megabytes each.
     with connection.execute(query, execution_options={"yield_per": 8}) as result:
         for row in result:
             rows.append(row)
             size += sum(len(row._mapping[name]) for name in columns)
-            if size >= most:
+            if size >= max_characters:
                 break
     return rows
 
@@ -218,7 +217,7 @@ def _parse(url: str) -> URL:
     try:
         parsed = make_url(url)
     except ArgumentError:
-        raise ConfigError("the store's URL is not one; give sqlite:///popi.db or postgresql://host/name") from None
+        raise ConfigError("the store's URL is invalid; use sqlite:///popi.db or postgresql://host/name") from None
     if parsed.drivername == "sqlite":
         if parsed.database in (None, "", ":memory:") or parsed.query:
             raise ConfigError(f"the store must be a file: sqlite:///popi.db; got {url!r}")
@@ -226,12 +225,13 @@ def _parse(url: str) -> URL:
     if parsed.drivername in ("postgresql", "postgres", "postgresql+psycopg"):
         return parsed.set(drivername="postgresql+psycopg")
     raise ConfigError(
-        f"the store is a file (sqlite:///popi.db) or PostgreSQL (postgresql://host/name); got {parsed.drivername}://…"
+        "the store must be a file (sqlite:///popi.db) or PostgreSQL (postgresql://host/name); got "
+        f"{parsed.drivername}://…"
     )
 
 
 def _engine(url: URL, connections: int) -> Engine:
-    # Parameters stay out of error messages: they are users' texts.
+    # Hide parameters from error messages: they are users' texts.
     if url.drivername == "sqlite":
         engine = create_engine(
             url, hide_parameters=True, pool_size=connections, max_overflow=0, pool_timeout=BUSY_SECONDS
@@ -246,9 +246,9 @@ def _engine(url: URL, connections: int) -> Engine:
             pool_size=connections,
             max_overflow=0,
             pool_timeout=BUSY_SECONDS,
-            pool_pre_ping=True,  # a connection that died with a restart of the server fails no request
-            # Behind a pooler (pgbouncer in transaction mode) each transaction may be on another of the server's
-            # connections: nothing may be left on one for the next. That goes for prepared statements, too.
+            pool_pre_ping=True,  # connections that died in a server restart must not fail requests
+            # Behind a pooler (pgbouncer in transaction mode), each transaction may run on a different server
+            # connection, so no state may outlive a transaction. That includes prepared statements.
             connect_args={"connect_timeout": CONNECT_SECONDS, "prepare_threshold": None},
         )
     except ImportError:
@@ -258,23 +258,23 @@ def _engine(url: URL, connections: int) -> Engine:
     return engine
 
 
-def _count_again(connection: Connection, table: str) -> None:
-    """Have PostgreSQL's statistics of a table's user ids made of the rows that it has now."""
+def _analyze(connection: Connection, table: str) -> None:
+    """Recompute PostgreSQL's statistics of a table's user ids from its current rows."""
     if connection.execute(text(f"SELECT 1 FROM {table} LIMIT 1")).first() is not None:
         connection.execute(text(f"ANALYZE {table} (user_id)"))
-    else:  # of an empty table ANALYZE would keep what there is; the type that a column has already drops it
+    else:  # ANALYZE keeps an empty table's old statistics; setting a column's type, even to the same one, drops them
         connection.execute(text(f"ALTER TABLE {table} ALTER COLUMN user_id TYPE TEXT"))
 
 
 def _sqlite_settings(connection: Any, _record: object) -> None:
-    connection.isolation_level = None  # BEGIN is ours to say (_sqlite_begin)
+    connection.isolation_level = None  # we begin transactions ourselves (_sqlite_begin)
     cursor = connection.cursor()
     cursor.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
     _write_ahead(cursor)
     for pragma in (
         "synchronous = FULL",  # a commit returns when the log is on disk
         "secure_delete = ON",
-        "temp_store = MEMORY",  # no users' texts in files elsewhere; but see `scrub`
+        "temp_store = MEMORY",  # keep users' texts out of temporary files; but see `scrub`
         "foreign_keys = ON",
     ):
         cursor.execute(f"PRAGMA {pragma}")
@@ -282,7 +282,7 @@ def _sqlite_settings(connection: Any, _record: object) -> None:
 
 
 def _write_ahead(cursor: Any) -> None:
-    """Switch a new file to the write-ahead log; where several do that at once, SQLite's own waiting doesn't hold."""
+    """Switch a new file to the write-ahead log. SQLite's busy timeout doesn't apply when several processes do this."""
     give_up = time.monotonic() + BUSY_SECONDS
     while True:
         try:
@@ -295,26 +295,26 @@ def _write_ahead(cursor: Any) -> None:
 
 
 def _sqlite_begin(connection: Connection) -> None:
-    # On the driver's own connection: it is a fifth of what a look-up takes otherwise.
+    # Going through SQLAlchemy would take a fifth of a lookup's time.
     cursor = connection.connection.cursor()
-    cursor.execute(f"PRAGMA busy_timeout = {_left() * 1000:.0f}")
-    # A transaction that began as a reader can't always become a writer: writers say so at once.
+    cursor.execute(f"PRAGMA busy_timeout = {_remaining() * 1000:.0f}")
+    # A transaction that began as a reader can't always become a writer, so writers declare themselves at once.
     write = connection.get_execution_options().get("popi_write")
     cursor.execute("BEGIN IMMEDIATE" if write else "BEGIN")
 
 
 def _postgresql_settings(connection: Any, _record: object) -> None:
-    connection.autocommit = True  # BEGIN is ours to say (_postgresql_begin)
+    connection.autocommit = True  # we begin transactions ourselves (_postgresql_begin)
 
 
 def _postgresql_begin(connection: Connection) -> None:
-    # Settings of this transaction alone, in one message with its beginning.
+    # Settings of this transaction only, sent in one message with BEGIN.
     connection.connection.cursor().execute(_BEGIN)
 
 
-def _told(error: Exception) -> StoreError:
-    """Without the database's own words: they quote rows."""
+def _store_error(error: Exception) -> StoreError:
+    """Drop the database's own message: it quotes rows."""
     name = type(error.orig if isinstance(error, DBAPIError) else error).__name__
     if isinstance(error, (OperationalError, sqlite3.OperationalError)):
-        return StoreError(f"the store can't be reached, or is too busy ({name}); is its URL right, and is it up?")
+        return StoreError(f"the store can't be reached or is too busy ({name}); check its URL, and that it is running")
     return StoreError(f"the store failed ({name})")

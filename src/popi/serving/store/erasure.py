@@ -1,4 +1,4 @@
-"""Erasure of one user: every row that bears their id, and a note that the bytes are still to be overwritten."""
+"""Erasure of one user: every row with their id, and a reminder that the bytes must still be overwritten."""
 
 from dataclasses import asdict, dataclass
 from hashlib import sha256
@@ -23,9 +23,9 @@ from popi.serving.store.tables import (
 from popi.serving.store.tables import users as users_table
 
 SCRUB = "scrub"
-"""The chore of leaving nothing of erased rows to be read (Database.scrub)."""
-NOTED_SECONDS = 3600.0
-"""How long the hash of an erased user's id is kept, for chats that were under way and links that were given."""
+"""The chore of making erased rows unrecoverable (Database.scrub)."""
+REMEMBERED_SECONDS = 3600.0
+"""How long the hash of an erased user's id is stored, to reject chats in progress and links handed out before."""
 
 
 @dataclass(frozen=True)
@@ -46,18 +46,18 @@ class Removed:
 
 
 def erase(connection: Connection, tenant: str, user_id: str, now: float) -> Removed:
-    """Remove a user. A worker that is at their renewal has lost its lease with the job, and writes nothing.
+    """Remove a user. A worker renewing their summary loses its lease and writes nothing.
 
-    What they had switched off stays off, should the id come again (store.opt_outs).
+    What they had switched off stays off if the id comes back (store.opt_outs).
     """
-    there = users.lock_even_absent(connection, tenant, user_id, now)  # who writes for this user now is waited for
+    existed = users.lock_or_reserve(connection, tenant, user_id, now)  # waits for concurrent writes for this user
     mine = (users_table.c.tenant == tenant, users_table.c.user_id == user_id)
     off = connection.execute(select(users_table.c.paused, users_table.c.learn_off).where(*mine)).first()
     if off is not None and (off.paused or off.learn_off):
         opt_outs.remember(connection, tenant, user_id, off.paused, off.learn_off)
     removed: dict[str, int] = {}
-    for apart in (forbidden_words, deleted_signals):
-        connection.execute(delete(apart).where(apart.c.tenant == tenant, apart.c.user_id == user_id))
+    for uncounted in (forbidden_words, deleted_signals):
+        connection.execute(delete(uncounted).where(uncounted.c.tenant == tenant, uncounted.c.user_id == user_id))
     for name, table in (
         ("renewal_jobs", jobs),
         ("summary_versions", summaries),
@@ -70,7 +70,7 @@ def erase(connection: Connection, tenant: str, user_id: str, now: float) -> Remo
         rows = delete(table).where(table.c.tenant == tenant, table.c.user_id == user_id)
         removed[name] = connection.execute(rows).rowcount
     connection.execute(delete(usage).where(usage.c.tenant == tenant, usage.c.user_id == user_id))
-    done = Removed(**removed | {"users": int(there)})  # no row that only the lock made
+    done = Removed(**removed | {"users": int(existed)})  # don't count a row that only the lock created
     note(connection, tenant, user_id, now)
     audit.forget(connection, tenant, user_id)
     audit.note(connection, now, "erase", tenant, [user_id], gone=True)
@@ -81,7 +81,7 @@ def erase(connection: Connection, tenant: str, user_id: str, now: float) -> Remo
 
 
 def scrub_later(connection: Connection, now: float) -> None:
-    """Note that deleted bytes are to be overwritten."""
+    """Schedule overwriting of deleted bytes."""
     connection.execute(
         upsert(connection, chores)
         .values(chore=SCRUB, due_at=now)
@@ -90,12 +90,12 @@ def scrub_later(connection: Connection, now: float) -> None:
 
 
 def note(connection: Connection, tenant: str, user_id: str, now: float) -> None:
-    """Remember for a while that a user is gone: no chat under way is kept, and no link from before opens."""
-    noted = {"erased_at": now, "expires_at": now + NOTED_SECONDS}
+    """Remember for a while that a user was erased: chats in progress are not stored, and earlier links don't open."""
+    values = {"erased_at": now, "expires_at": now + REMEMBERED_SECONDS}
     connection.execute(
         upsert(connection, erasures)
-        .values(user_hash=_hash(tenant, user_id), **noted)
-        .on_conflict_do_update(index_elements=["user_hash"], set_=noted)
+        .values(user_hash=_hash(tenant, user_id), **values)
+        .on_conflict_do_update(index_elements=["user_hash"], set_=values)
     )
 
 
@@ -111,10 +111,10 @@ def _hash(tenant: str, user_id: str) -> str:
 
 
 def scrub_due(connection: Connection) -> float | None:
-    """Since when erased bytes wait to be overwritten; None where none do."""
+    """Since when erased bytes have been waiting to be overwritten; `None` if there are none."""
     return connection.execute(select(chores.c.due_at).where(chores.c.chore == SCRUB)).scalar()
 
 
 def scrubbed(connection: Connection, due_at: float) -> None:
-    """What was due at `due_at` is overwritten."""
+    """Mark everything that was due at `due_at` as overwritten."""
     connection.execute(delete(chores).where(chores.c.chore == SCRUB, chores.c.due_at <= due_at))

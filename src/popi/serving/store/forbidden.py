@@ -1,4 +1,4 @@
-"""What a user has forbidden: hashes within the versions of the summary, their own words in a table apart."""
+"""What a user has forbidden: hashes in the summary versions, and the user's own words in a separate table."""
 
 import secrets
 from collections.abc import Iterable, Mapping
@@ -13,7 +13,7 @@ from popi.serving.store.database import upsert
 from popi.serving.store.tables import forbidden_words
 
 SECRET = "forbidden_secret"
-"""The secret of the hashes of what users forbade."""
+"""Name of the setting with the secret for these hashes."""
 
 
 @dataclass(frozen=True)
@@ -21,15 +21,15 @@ class Rules:
     """What a summary must not say.
 
     Attributes:
-        bans: all that is forbidden, in the same words.
-        private: those of them that no provider may be sent.
-        told: in words, those that the model which writes summaries may be told.
-        words: all whose words are kept.
+        bans: all forbidden statements, matched by their words.
+        private: the bans whose words must not be sent to any provider.
+        disclosed: the words of bans that may be sent to the model that writes summaries.
+        words: all stored words.
     """
 
     bans: Bans
     private: Bans
-    told: tuple[str, ...] = ()
+    disclosed: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
 
 
@@ -37,50 +37,50 @@ NO_RULES = Rules(Bans(()), Bans(()))
 
 
 def secret(connection: Connection) -> bytes:
-    """The secret; none where nobody has forbidden anything yet."""
-    return bytes.fromhex(settings.kept(connection, SECRET) or "")
+    """The secret; empty until something has been forbidden."""
+    return bytes.fromhex(settings.get(connection, SECRET) or "")
 
 
-def drawn_secret(connection: Connection) -> bytes:
-    """The secret, drawn if need be; in a transaction that writes."""
-    return secret(connection) or bytes.fromhex(settings.keep_first(connection, SECRET, secrets.token_hex(32)))
+def ensure_secret(connection: Connection) -> bytes:
+    """The secret, created if necessary; needs a write transaction."""
+    return secret(connection) or bytes.fromhex(settings.set_default(connection, SECRET, secrets.token_hex(32)))
 
 
 def rules(connection: Connection, tenant: str, user_id: str, forbidden: Iterable[Forbidden]) -> Rules:
-    """What is forbidden in a version."""
-    listed = list(forbidden)
-    if not listed:
+    """The rules from a version's forbidden statements."""
+    entries = list(forbidden)
+    if not entries:
         return NO_RULES
-    key, said = secret(connection), in_words(listed, words(connection, tenant, user_id))
-    told = tuple(said[one.id] for one in listed if one.tell and one.id in said)
-    private = Bans((one for one in listed if not one.tell), key)
-    return Rules(Bans(listed, key), private, told, tuple(said.values()))
+    key, texts = secret(connection), in_words(entries, words(connection, tenant, user_id))
+    disclosed = tuple(texts[one.id] for one in entries if one.tell and one.id in texts)
+    private = Bans((one for one in entries if not one.tell), key)
+    return Rules(Bans(entries, key), private, disclosed, tuple(texts.values()))
 
 
 def words(connection: Connection, tenant: str, user_id: str) -> dict[str, str]:
-    """The words that are kept, by hash."""
+    """The stored words, by hash."""
     rows = connection.execute(
         select(forbidden_words.c.hash, forbidden_words.c.words).where(*_mine(tenant, user_id))
     ).all()
     return {row.hash: row.words for row in rows}
 
 
-def keep(connection: Connection, tenant: str, user_id: str, said: Mapping[str, str]) -> None:
-    """Keep words by their hash; those that no kept version of the summary refers to any more go."""
-    for hashed, text in said.items():
+def store_words(connection: Connection, tenant: str, user_id: str, texts: Mapping[str, str]) -> None:
+    """Store words by their hash, and delete those that no stored version refers to any more."""
+    for hashed, text in texts.items():
         connection.execute(
             upsert(connection, forbidden_words)
             .values(tenant=tenant, user_id=user_id, hash=hashed, words=text)
             .on_conflict_do_update(index_elements=["tenant", "user_id", "hash"], set_={"words": text})
         )
-    kept = words(connection, tenant, user_id)
-    if kept:
+    stored = words(connection, tenant, user_id)
+    if stored:
         used = {one.hash for one in summaries.all_forbidden(connection, tenant, user_id)}
-        drop(connection, tenant, user_id, kept.keys() - used)
+        delete_words(connection, tenant, user_id, stored.keys() - used)
 
 
-def drop(connection: Connection, tenant: str, user_id: str, hashes: Iterable[str]) -> None:
-    """Delete words; what has these hashes stays forbidden."""
+def delete_words(connection: Connection, tenant: str, user_id: str, hashes: Iterable[str]) -> None:
+    """Delete words by hash; the statements stay forbidden."""
     for hashed in hashes:
         connection.execute(delete(forbidden_words).where(*_mine(tenant, user_id), forbidden_words.c.hash == hashed))
 

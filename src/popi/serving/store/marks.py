@@ -1,7 +1,7 @@
-"""What stands for a user of whom nothing may be kept: a keyed hash, whose secret the store and its backups alone hold.
+"""Marks: keyed hashes that stand for users of whom nothing may be stored. Only the store and its backups hold the key.
 
-Opt-outs outlive an erasure by it (store.opt_outs), and it stands in the log. A restored backup brings back who was
-erased since; the log says who that was, to those who have the backup and to nobody else (serving.replay).
+With them, opt-outs outlive an erasure (store.opt_outs), and logs can name erased users. A restored backup brings back
+users who were erased since; from the log, only those who have the backup can tell which (serving.replay).
 """
 
 import hmac
@@ -12,10 +12,10 @@ from hashlib import sha256
 from sqlalchemy import Connection
 
 from popi.serving.store.database import Database
-from popi.serving.store.settings import keep_first, kept
+from popi.serving.store.settings import get, set_default
 
 SECRET = "opt_out_secret"
-"""Named for what it was drawn for first."""
+"""The setting's name, after its first use."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Marks:
 
     @property
     def store(self) -> str:
-        """Which secret they are made with: lines of other stores' logs say another one."""
+        """Identifies the secret, to distinguish log lines of other stores."""
         return sha256(f"marks of {self.secret}".encode()).hexdigest()[:12]
 
     def of(self, tenant: str, user_id: str) -> str:
@@ -39,20 +39,20 @@ class Marks:
         return hmac.digest(bytes.fromhex(self.secret), text.encode("utf-8", "surrogatepass"), "sha256").hex()
 
     def line(self, tenant: str, user_id: str, at: float) -> dict[str, object]:
-        """What a line of the log says of whom, and of when (seconds since 1970)."""
+        """The log fields that identify the user and the time (seconds since 1970)."""
         return {"tenant": tenant, "user": self.of(tenant, user_id), "store": self.store, "at": at}
 
 
 def marks(connection: Connection) -> Marks:
-    """Those of this store; the secret is drawn by the first that asks, in a transaction that writes."""
-    return Marks(kept(connection, SECRET) or keep_first(connection, SECRET, secrets.token_hex(32)))
+    """This store's marks. Creates the secret on first use; needs a write transaction."""
+    return Marks(get(connection, SECRET) or set_default(connection, SECRET, secrets.token_hex(32)))
 
 
 def draw(database: Database) -> None:
-    """See to it that there is a secret, so that every backup from now on has it.
+    """Make sure that there is a secret, so that every backup from now on has it.
 
     Raises:
         StoreError: the database can't be reached or failed.
     """
-    if database.read(kept, SECRET) is None:
+    if database.read(get, SECRET) is None:
         database.write(marks)

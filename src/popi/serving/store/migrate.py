@@ -1,9 +1,9 @@
-"""Bring a database to this popi's schema: numbered SQL files, each applied once, none ever changed.
+"""Migrate a database to this version's schema: numbered SQL files, each applied once and never changed.
 
-A file is `migrations/NNNN_name.sql`, in SQL that SQLite and PostgreSQL both run; a statement ends with `;` at the end
-of a line; a line that begins with `-- postgresql: ` is one there alone. A file that begins with `-- only: postgresql`
-does nothing on SQLite; one that begins with `-- then: NAME` goes on in Python (`_then`). All of it happens in one
-transaction under a lock: two processes may start together.
+A file is `migrations/NNNN_name.sql`, in SQL that both SQLite and PostgreSQL run. Statements end with `;` at the end of
+a line. A line that begins with `-- postgresql: ` runs on PostgreSQL only. A file that begins with `-- only: postgresql`
+does nothing on SQLite; one that begins with `-- then: NAME` continues in Python (`_then`). Everything happens in one
+transaction under a lock, since two processes may start at the same time.
 """
 
 import re
@@ -22,7 +22,7 @@ LOCK = 0x706F7069
 
 @dataclass(frozen=True)
 class Migration:
-    """One change of the schema."""
+    """One schema change."""
 
     number: int
     name: str
@@ -33,7 +33,7 @@ class Migration:
         return sha256(self.sql.encode()).hexdigest()
 
     def statements(self, dialect: str) -> list[str]:
-        """What it does on `sqlite` or `postgresql`."""
+        """Its SQL statements on `sqlite` or `postgresql`."""
         if (only := re.match(r"-- only: (\w+)$", self.sql, flags=re.MULTILINE)) and only[1] != dialect:
             return []
         sql = re.sub(rf"^-- {dialect}: ", "", self.sql, flags=re.MULTILINE)
@@ -42,21 +42,21 @@ class Migration:
 
 
 def known() -> list[Migration]:
-    """The migrations that this popi brings, in their order."""
-    found = []
+    """The migrations that ship with this version, in order."""
+    shipped = []
     for file in files("popi.serving.store").joinpath("migrations").iterdir():
-        if named := re.fullmatch(r"(\d{4})_(\w+)\.sql", file.name):
-            found.append(Migration(int(named[1]), named[2], file.read_text(encoding="utf-8")))
-    return sorted(found, key=lambda migration: migration.number)
+        if match := re.fullmatch(r"(\d{4})_(\w+)\.sql", file.name):
+            shipped.append(Migration(int(match[1]), match[2], file.read_text(encoding="utf-8")))
+    return sorted(shipped, key=lambda migration: migration.number)
 
 
 def migrate(connection: Connection, now: float) -> list[str]:
-    """Apply what is missing; returns the names of what was applied.
+    """Apply missing migrations; returns their names.
 
-    The connection is in a transaction that writes; the caller commits.
+    The connection is in a write transaction, which the caller commits.
 
     Raises:
-        StoreError: the database was made by a newer popi, or its history is not ours.
+        StoreError: the database was created by a newer popi, or has a different history.
     """
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
@@ -67,19 +67,19 @@ def migrate(connection: Connection, now: float) -> list[str]:
         )
     )
     ours = known()
-    there = {row.number: row for row in connection.execute(select(migrations))}
-    if newer := sorted(set(there) - {migration.number for migration in ours}):
+    recorded = {row.number: row for row in connection.execute(select(migrations))}
+    if newer := sorted(set(recorded) - {migration.number for migration in ours}):
         raise StoreError(
             f"the store was made by a newer popi (its schema has step {newer[-1]}, this popi knows {ours[-1].number}); "
-            "upgrade popi, or go back to the backup from before the upgrade"
+            "upgrade popi, or restore the backup from before the upgrade"
         )
     applied: list[Migration] = []
     for migration in ours:
-        if (row := there.get(migration.number)) is not None:
+        if (row := recorded.get(migration.number)) is not None:
             if row.sha256 != migration.sha256:
                 raise StoreError(
-                    f"the store's schema step {migration.number} ({row.name}) is not the one that this popi brings; "
-                    "the database belongs to another build"
+                    f"the store's schema step {migration.number} ({row.name}) differs from this popi's; the database "
+                    "belongs to another build"
                 )
             continue
         for statement in migration.statements(connection.dialect.name):
@@ -96,9 +96,9 @@ def migrate(connection: Connection, now: float) -> list[str]:
 
 
 def _then(migration: Migration, connection: Connection, now: float) -> None:
-    """What a migration does beside its SQL, once the schema is the queries' own."""
-    named = re.match(r"-- then: (\w+)$", migration.sql, flags=re.MULTILINE)
-    if named and named[1] == "normal_ids":
-        from popi.serving.store.normal_ids import rename_all  # it works by the queries, which need a database
+    """The Python part of a migration, run once the schema is up to date."""
+    match = re.match(r"-- then: (\w+)$", migration.sql, flags=re.MULTILINE)
+    if match and match[1] == "normal_ids":
+        from popi.serving.store.normal_ids import rename_all  # uses the queries, which import this module
 
         rename_all(connection, now)

@@ -1,7 +1,7 @@
-"""The step of a migration that gives user ids their one form (popi.profiles.user_id), for a store from before it.
+"""A migration step that normalises user ids (popi.profiles.user_id) in stores older than the normal form.
 
-Users whose ids have the same form are merged, as `merging` does it. An id that would be refused today gets a visible
-form: what nobody sees in it is percent-encoded. So all stay reachable, and none of these is taken for another user.
+Users whose ids have the same normal form are merged (see `merging`). In ids that would be rejected today, invisible
+characters are percent-encoded, so that all users stay reachable and distinct.
 """
 
 import logging
@@ -21,31 +21,31 @@ log = logging.getLogger("popi.gateway.store")
 
 
 def rename_all(connection: Connection, now: float) -> None:
-    """Rename and merge, in the transaction at hand."""
+    """Rename and merge users in the caller's transaction."""
     renamed = merged = 0
     for (tenant, user_id), sources in _groups(connection).items():
         for source in sources:
             if users.find(connection, tenant, source) is not None:
-                there = users.find(connection, tenant, user_id) is not None
+                exists = users.find(connection, tenant, user_id) is not None
                 merge(connection, tenant, user_id, source, now, Debounce(), bulk=True)
-                renamed, merged = renamed + (not there), merged + there
-            # Keys and sessions may be of users of whom nothing is stored.
+                renamed, merged = renamed + (not exists), merged + exists
+            # Keys and sessions may exist for users about whom nothing is stored.
             mine = (keys.c.tenant == tenant, keys.c.user_id == source)
             connection.execute(update(keys).where(*mine).values(user_id=user_id))
             connection.execute(delete(sessions).where(sessions.c.tenant == tenant, sessions.c.user_id == source))
     if renamed or merged:
-        log.warning("user ids have one form now", extra={"fields": {"renamed": renamed, "merged": merged}})
+        log.warning("user ids were normalised", extra={"fields": {"renamed": renamed, "merged": merged}})
 
 
 def _groups(connection: Connection) -> dict[tuple[str, str], list[str]]:
-    """Ids that are not in their form, by tenant and form; those with the newest summary first, which then stays."""
+    """Ids not in normal form, by tenant and normal form; the one with the newest summary, which wins, comes first."""
     newest = func.coalesce(func.max(summaries.c.created_at), 0.0)
     same = (summaries.c.tenant == users_table.c.tenant) & (summaries.c.user_id == users_table.c.user_id)
     who = (users_table.c.tenant, users_table.c.user_id)
     queries = [select(*who, newest).outerjoin(summaries, same).group_by(*who)]
     for table in (keys, sessions):
-        named = select(table.c.tenant, table.c.user_id, func.min(0.0)).where(table.c.user_id.is_not(None))
-        queries.append(named.group_by(table.c.tenant, table.c.user_id))
+        ids = select(table.c.tenant, table.c.user_id, func.min(0.0)).where(table.c.user_id.is_not(None))
+        queries.append(ids.group_by(table.c.tenant, table.c.user_id))
     odd: dict[tuple[str, str], float] = {}
     for query in queries:
         for tenant, user_id, at in connection.execute(query):
@@ -57,7 +57,7 @@ def _groups(connection: Connection) -> dict[tuple[str, str], list[str]]:
         if form is None:
             form = free = visible_form(user_id)
             n = 2
-            while (tenant, free) in groups or users.find(connection, tenant, free) is not None:  # somebody else's
+            while (tenant, free) in groups or users.find(connection, tenant, free) is not None:  # another user's
                 free, n = f"{form[: LONGEST_ID - 8]}~{n}", n + 1
             form = free
         groups[tenant, form].append(user_id)

@@ -1,4 +1,4 @@
-"""What users had switched off who were erased: it stays off, should the id come again. Kept by a keyed hash alone."""
+"""Switches of erased users: what was off stays off if the id comes back. Stored by a keyed hash only."""
 
 from typing import Any
 
@@ -11,12 +11,12 @@ from popi.serving.store.tables import opt_outs
 
 
 def remember(connection: Connection, tenant: str, user_id: str, paused: int, learn_off: int) -> None:
-    """Keep what a user who is being erased had switched off."""
-    keep(connection, marks(connection).of(tenant, user_id), paused, learn_off)
+    """Store what a user who is being erased had switched off."""
+    store(connection, marks(connection).of(tenant, user_id), paused, learn_off)
 
 
-def keep(connection: Connection, mark: str, paused: int, learn_off: int) -> None:
-    """Keep what is switched off for whom a mark stands."""
+def store(connection: Connection, mark: str, paused: int, learn_off: int) -> None:
+    """Store what is switched off for the user with this mark."""
     values = {"paused": paused, "learn_off": learn_off}
     connection.execute(
         upsert(connection, opt_outs)
@@ -26,16 +26,16 @@ def keep(connection: Connection, mark: str, paused: int, learn_off: int) -> None
 
 
 def find(connection: Connection, tenant: str, user_id: str) -> Row[Any] | None:
-    """What is switched off for an id of which nothing else is stored; None: nothing."""
-    key = settings.kept(connection, SECRET)
+    """What is switched off for an id without any other data; `None` if nothing is."""
+    key = settings.get(connection, SECRET)
     if key is None:
         return None
     return connection.execute(select(opt_outs).where(opt_outs.c.hash == Marks(key).of(tenant, user_id))).first()
 
 
 def take(connection: Connection, tenant: str, user_id: str) -> Row[Any] | None:
-    """The same for a user who is being made: it is kept with them from now on."""
-    found = find(connection, tenant, user_id)
-    if found is not None:
-        connection.execute(delete(opt_outs).where(opt_outs.c.hash == found.hash))
-    return found
+    """As `find`, for a user who is being created: removes the entry, as it is stored with the user from now on."""
+    row = find(connection, tenant, user_id)
+    if row is not None:
+        connection.execute(delete(opt_outs).where(opt_outs.c.hash == row.hash))
+    return row

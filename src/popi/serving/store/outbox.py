@@ -1,8 +1,8 @@
-"""Events for webhooks: in the outbox from the transaction that they tell of until an endpoint took them.
+"""Outbox of webhook events: each is added in the transaction it describes and stays until the endpoint accepts it.
 
-A user's events reach an endpoint one after the other. Of several versions that wait the newest alone stays, and an
-erasure takes the place of all before it. So whatever an endpoint does not take, the outbox has at most a few rows per
-user and endpoint, none longer than the endpoint's hours.
+A user's events reach an endpoint in order. Of several pending new versions only the newest is retained, and an erasure
+replaces everything before it. So even if an endpoint accepts nothing, the outbox holds only a few rows per user and
+endpoint, and none for longer than the endpoint's time limit.
 """
 
 import secrets
@@ -21,16 +21,16 @@ EVENTS: tuple[Event, ...] = get_args(Event)
 
 @dataclass(frozen=True)
 class Pending:
-    """What an endpoint is to be told, taken by a process that tells it.
+    """An event to deliver to an endpoint, claimed by one process.
 
     Attributes:
-        endpoint, event_id: which; an event's id is the same at every endpoint, and at every try.
+        endpoint, event_id: the event's id is the same for every endpoint and attempt.
         event: what happened, at `happened_at` (seconds since 1970).
-        tenant, user_id: to whom.
-        version: of the summary that is current since.
-        merged_into: the user that an erased one became part of.
-        attempts: those before.
-        lease: whose it is; a word.
+        tenant, user_id: the user.
+        version: the summary version that became current.
+        merged_into: the user that an erased user was merged into.
+        attempts: number of previous attempts.
+        lease: random token of the process that claimed it.
     """
 
     endpoint: str
@@ -46,7 +46,7 @@ class Pending:
 
 
 def register(connection: Connection, name: str, events: Collection[Event], seconds: float, now: float) -> None:
-    """An endpoint is told of events, each for at most `seconds`; for as long it counts without being named again."""
+    """Register an endpoint for events, each retried for up to `seconds`. The registration expires after as long."""
     values = {"events": " ".join(events), "seconds": seconds, "expires_at": now + seconds}
     row = upsert(connection, webhooks).values(name=name, **values)
     connection.execute(row.on_conflict_do_update(index_elements=["name"], set_=values))
@@ -62,16 +62,16 @@ def add(
     version: int | None = None,
     merged_into: str | None = None,
 ) -> None:
-    """Something happened to a user, whose row is locked: every endpoint that wants to know of it is to be told."""
+    """Queue an event for every endpoint that subscribes to it. The user's row must be locked."""
     mine = (outbox.c.tenant == tenant, outbox.c.user_id == user_id)
-    # What is being told just now is told before this.
-    waits = or_(outbox.c.lease.is_(None), outbox.c.lease_until <= now)
+    # Events that are being delivered right now can't be replaced.
+    idle = or_(outbox.c.lease.is_(None), outbox.c.lease_until <= now)
     if event == "user.erased":
-        connection.execute(delete(outbox).where(*mine, waits))
-        named = (outbox.c.tenant == tenant, outbox.c.merged_into == user_id)
-        connection.execute(update(outbox).where(*named).values(merged_into=merged_into))
+        connection.execute(delete(outbox).where(*mine, idle))
+        merged_here = (outbox.c.tenant == tenant, outbox.c.merged_into == user_id)
+        connection.execute(update(outbox).where(*merged_here).values(merged_into=merged_into))
     else:
-        connection.execute(delete(outbox).where(*mine, waits, outbox.c.event == event))
+        connection.execute(delete(outbox).where(*mine, idle, outbox.c.event == event))
     event_id = f"msg_{secrets.token_hex(16)}"
     for row in connection.execute(select(webhooks).where(webhooks.c.expires_at > now)).all():
         if event not in row.events.split():
@@ -95,8 +95,8 @@ def add(
         )
 
 
-def waits(connection: Connection, tenant: str, user_id: str) -> bool:
-    """Whether somebody is still to be told of a user."""
+def has_pending(connection: Connection, tenant: str, user_id: str) -> bool:
+    """Whether events of a user are still pending."""
     mine = (outbox.c.tenant == tenant, outbox.c.user_id == user_id)
     return connection.execute(select(outbox.c.event_id).where(*mine).limit(1)).first() is not None
 
@@ -110,21 +110,21 @@ def _ready(endpoint: str, now: float) -> ColumnElement[bool]:
 
 
 def any_due(connection: Connection, endpoint: str, now: float) -> bool:
-    """Whether `claim` would find anything; a reader's question."""
+    """Whether `claim` would find anything. Needs only a read."""
     return connection.execute(select(outbox.c.event_id).where(_ready(endpoint, now)).limit(1)).first() is not None
 
 
-def claim(connection: Connection, endpoint: str, now: float, lease_seconds: float, most: int) -> list[Pending]:
-    """Take what an endpoint is to be told next, of each user one event; those that are due longest first."""
-    query = select(outbox).where(_ready(endpoint, now)).order_by(outbox.c.due_at).limit(most)
-    taken = []
+def claim(connection: Connection, endpoint: str, now: float, lease_seconds: float, limit: int) -> list[Pending]:
+    """Claim an endpoint's next events, longest due first and at most one per user."""
+    query = select(outbox).where(_ready(endpoint, now)).order_by(outbox.c.due_at).limit(limit)
+    claimed = []
     for row in connection.execute(query.with_for_update(skip_locked=True)).all():
         values = {name: row._mapping[name] for name in Pending.__dataclass_fields__}
         pending = Pending(**values | {"lease": secrets.token_hex(16)})
         key = (outbox.c.endpoint == endpoint, outbox.c.event_id == row.event_id)
         connection.execute(update(outbox).where(*key).values(lease=pending.lease, lease_until=now + lease_seconds))
-        taken.append(pending)
-    return taken
+        claimed.append(pending)
+    return claimed
 
 
 def _held(pending: Pending) -> tuple[ColumnElement[bool], ...]:
@@ -133,8 +133,8 @@ def _held(pending: Pending) -> tuple[ColumnElement[bool], ...]:
 
 
 def finish(connection: Connection, pending: Pending) -> bool:
-    """The endpoint was told, or never will be. Says whether this was the last of somebody who is erased: then the bytes
-    are to be overwritten once more.
+    """Remove an event that was delivered or given up. Returns whether the user is erased: then the bytes must be
+    overwritten once more.
     """
     connection.execute(delete(outbox).where(*_held(pending)))
     row = select(users.c.user_id).where(users.c.tenant == pending.tenant, users.c.user_id == pending.user_id)
@@ -142,17 +142,18 @@ def finish(connection: Connection, pending: Pending) -> bool:
 
 
 def postpone(connection: Connection, pending: Pending, due_at: float) -> None:
-    """Give an event back, to be told at `due_at`; where a later one says as much, it goes instead."""
+    """Give an event back, to retry at `due_at`. If a later event supersedes it, drop it instead."""
     later = outbox.alias()
     same = (getattr(later.c, name) == getattr(pending, name) for name in ("tenant", "user_id", "endpoint"))
-    said = exists().where(*same, later.c.position > outbox.c.position)
-    if pending.event == "summary.changed" and connection.execute(delete(outbox).where(*_held(pending), said)).rowcount:
-        return
+    superseded = exists().where(*same, later.c.position > outbox.c.position)
+    if pending.event == "summary.changed":
+        if connection.execute(delete(outbox).where(*_held(pending), superseded)).rowcount:
+            return
     values = {"lease": None, "lease_until": None, "due_at": due_at, "attempts": pending.attempts + 1}
     connection.execute(update(outbox).where(*_held(pending)).values(**values))
 
 
-def waiting(connection: Connection, endpoint: str) -> int:
-    """How many events an endpoint is still to be told."""
+def count_pending(connection: Connection, endpoint: str) -> int:
+    """The number of an endpoint's pending events."""
     query = select(func.count()).select_from(outbox).where(outbox.c.endpoint == endpoint)
     return int(connection.execute(query).scalar_one())

@@ -1,4 +1,4 @@
-"""What the team sees of all tenants at once: counts, renewals that wait or failed, tokens."""
+"""The team's overview of all tenants: user counts, pending and failed renewals, tokens."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Row, Select, Subquery, case, func, select
 from popi.serving.store.tables import jobs, tenants, usage, users
 
 State = Literal["failed", "waiting"]
-"""failed: given up until new signals come, or somebody retries it. waiting: everything else, running ones too."""
+"""failed: given up until new signals arrive or someone retries it. waiting: everything else, including running ones."""
 
 
 @dataclass(frozen=True)
@@ -18,13 +18,13 @@ class TenantCounts:
 
     Attributes:
         tenant: its name.
-        users: how many it has.
-        waiting: renewals that wait or run.
+        users: number of users.
+        waiting: renewals that are waiting or running.
         failed: renewals that were given up.
-        renewals: those counted since the time asked for; calls and tokens are what they took.
-        calls: to the inference model.
-        input_tokens: read.
-        output_tokens: written.
+        renewals: renewals since the requested time; calls and tokens are theirs.
+        calls: calls to the inference model.
+        input_tokens: tokens read.
+        output_tokens: tokens written.
     """
 
     tenant: str
@@ -37,14 +37,12 @@ class TenantCounts:
     output_tokens: int = 0
 
     def cost(self, input_price: float, output_price: float) -> float:
-        """By prices per million tokens."""
+        """The cost, from prices per million tokens."""
         return (self.input_tokens * input_price + self.output_tokens * output_price) / 1e6
 
 
 def of_tenants(connection: Connection, since: float) -> list[TenantCounts]:
-    """Every tenant in order of their names, with what its renewals took in the days (UTC) that began at `since`
-    (seconds since 1970) or later.
-    """
+    """All tenants by name, with the usage of renewals on days (UTC) from `since` (seconds since 1970) on."""
     used = usage.c
     per_tenant: list[tuple[Select[Any], tuple[str, ...]]] = [
         (select(users.c.tenant, func.count().label("users")).group_by(users.c.tenant), ("users",)),
@@ -77,7 +75,7 @@ def of_tenants(connection: Connection, since: float) -> list[TenantCounts]:
 
 
 def renewals(connection: Connection, tenant: str, state: State, after: str = "", limit: int = 50) -> Sequence[Row[Any]]:
-    """A tenant's renewals of one state in order of user ids, rows of `jobs`; those behind the user `after`."""
-    which = jobs.c.failed_at.is_(None) if state == "waiting" else jobs.c.failed_at.is_not(None)
-    query = select(jobs).where(jobs.c.tenant == tenant, which, jobs.c.user_id > after)
+    """A tenant's renewals in one state: rows of `jobs` by user id, starting after the user `after`."""
+    in_state = jobs.c.failed_at.is_(None) if state == "waiting" else jobs.c.failed_at.is_not(None)
+    query = select(jobs).where(jobs.c.tenant == tenant, in_state, jobs.c.user_id > after)
     return connection.execute(query.order_by(jobs.c.user_id).limit(limit)).all()

@@ -1,4 +1,4 @@
-"""Who is signed in to the pages, and which links were opened. Of a cookie the store holds a hash."""
+"""Sessions on the pages, and used links. The store holds only a hash of each cookie."""
 
 from dataclasses import dataclass
 
@@ -16,13 +16,13 @@ class SessionRecord:
 
     Attributes:
         session_hash: SHA-256 of the cookie, in hex.
-        tenant: whose pages; of the team, the key's own.
-        user_id: of a user's session.
-        key_id: of the team's: the admin key it was opened with.
-        key_hash: of that key.
-        expires_at: the end.
-        member: of the team's without a key: who it is, by the identity provider.
-        role: of those: admin or viewer.
+        tenant: the user's tenant; in a team session, the key's tenant.
+        user_id: the user, in a user's session.
+        key_id: the admin key that opened a team session.
+        key_hash: that key's hash.
+        expires_at: when the session ends.
+        member: the member's name at the identity provider, in a team session without a key.
+        role: that member's role: admin or viewer.
     """
 
     session_hash: str
@@ -43,18 +43,18 @@ def add(connection: Connection, record: SessionRecord) -> None:
 def open_by_link(
     connection: Connection, link_hash: str, made_at: float, expires_at: float, record: SessionRecord, now: float
 ) -> bool:
-    """Open a user's session by a link; False where the link is over, or was opened before, or the user was erased since
-    it was made.
+    """Open a user's session by a link. Returns False if the link has expired or was used before, or if the user was
+    erased after it was created.
 
     Args:
-        link_hash: names the link.
-        made_at: when it was made; seconds since 1970, like all times here.
-        expires_at: when it ends.
+        link_hash: identifies the link.
+        made_at: when it was created; seconds since 1970, like all times here.
+        expires_at: when it expires.
         record: the session.
     """
     tenant, user_id = record.tenant, record.user_id
-    assert user_id is not None, "the team's sessions are opened by a key"
-    there = users.lock_even_absent(connection, tenant, user_id, now)  # an erasure waits for us, or can be seen
+    assert user_id is not None, "team sessions are not opened by links"
+    exists = users.lock_or_reserve(connection, tenant, user_id, now)  # a concurrent erasure waits, or is visible
     opened = (
         now < expires_at
         and not erased_since(connection, tenant, user_id, made_at)
@@ -62,21 +62,21 @@ def open_by_link(
     )
     if opened:
         add(connection, record)
-    if not there:
-        users.unlock_absent(connection, tenant, user_id)
+    if not exists:
+        users.release_reservation(connection, tenant, user_id)
     return opened
 
 
 def take_link(connection: Connection, link_hash: str, expires_at: float) -> bool:
-    """Open a link; False where it was opened before. In a transaction that writes."""
+    """Mark a link as used; returns False if it already was. Needs a write transaction."""
     once = upsert(connection, opened_links).values(link_hash=link_hash, expires_at=expires_at)
-    # Not by the count of rows: PostgreSQL's driver has none for such an INSERT.
+    # PostgreSQL's driver reports no row count for such an INSERT.
     taken = once.on_conflict_do_nothing().returning(opened_links.c.link_hash)
     return connection.execute(taken).first() is not None
 
 
 def find(connection: Connection, session_hash: str, now: float) -> SessionRecord | None:
-    """A session that is not over."""
+    """A session that has not expired."""
     where = (sessions.c.session_hash == session_hash, sessions.c.expires_at > now)
     row = connection.execute(select(sessions).where(*where)).first()
     return None if row is None else SessionRecord(**row._mapping)

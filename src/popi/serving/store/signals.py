@@ -1,4 +1,4 @@
-"""A user's signals. Each has an id: the caller's own, or one made of its content, so that an upload may be repeated."""
+"""A user's signals. Each has an id, from the caller or derived from its content, so that uploads can be repeated."""
 
 import hmac
 import json
@@ -19,15 +19,15 @@ from popi.signals.types import Signal
 
 _SIGNAL: TypeAdapter[Signal] = TypeAdapter(Signal)
 SECRET = "deleted_secret"
-"""The secret of the hashes of ids of deleted signals."""
+"""Name of the setting with the secret for hashes of deleted signals' ids."""
 CHUNK = 500
-"""Ids asked for in one query."""
+"""Ids per query."""
 AT_ONCE = 8
-"""Signals held at once of those that are looked through: each may have megabytes."""
+"""Signals in memory at once during a search: each may have megabytes."""
 
 
 def signal_id(signal: Signal) -> str:
-    """The signal's own id, or the start of its content's SHA-256: the same content is the same signal."""
+    """The signal's own id, or the start of its content's SHA-256: equal content makes it the same signal."""
     if signal.id:
         return signal.id
     content = json.dumps(signal.model_dump(mode="json", exclude={"id"}, exclude_none=True), sort_keys=True)
@@ -44,26 +44,26 @@ def add(
     key_id: str | None = None,
     bulk: bool = False,
 ) -> tuple[list[str], int]:
-    """Add signals to a user, and call for a renewal where some were new (key_id, bulk: see jobs.request); makes the
-    user if need be.
+    """Add signals to a user, creating the user if necessary, and request a renewal if any were new (`key_id`, `bulk`:
+    see jobs.request).
 
-    Of two signals with one id the first is kept, and none that the user has deleted. Of a user who switched learning
-    off none is.
+    A signal is skipped if its id is already stored or was deleted by the user. If the user switched learning off,
+    nothing is stored.
 
     Returns:
-        The ids of all signals given, in order, and how many were new; no ids where nothing may be learned.
+        The ids of all given signals, in order, and how many were new; no ids if learning is off.
     """
     position = users.lock(connection, tenant, user_id, now)
     if not users.learns(connection, tenant, user_id):
         return [], 0
-    given = [signal_id(signal) for signal in new]
-    known = _known(connection, tenant, user_id, given) | _deleted(connection, tenant, user_id, given)
+    ids = [signal_id(signal) for signal in new]
+    known = _known(connection, tenant, user_id, ids) | _deleted(connection, tenant, user_id, ids)
     rows: list[dict[str, object]] = []
-    for name, signal in zip(given, new, strict=True):
+    for name, signal in zip(ids, new, strict=True):
         if name in known:
             continue
         known.add(name)
-        # ASCII: PostgreSQL takes no NUL in text, and escaped it is none.
+        # ASCII escapes NUL, which PostgreSQL's text doesn't allow.
         stored = json.dumps(signal.model_dump(mode="json", exclude_none=True) | {"id": name})
         rows.append(
             {
@@ -80,26 +80,26 @@ def add(
         mine = (users_table.c.tenant == tenant, users_table.c.user_id == user_id)
         connection.execute(update(users_table).where(*mine).values(next_position=position + len(rows), expires_at=None))
         jobs.request(connection, tenant, user_id, now, debounce, key_id=key_id, bulk=bulk)
-    return given, len(rows)
+    return ids, len(rows)
 
 
 def delete_for_good(connection: Connection, tenant: str, user_id: str, name: str) -> None:
-    """Delete a signal; one of the same id is not added again."""
-    key = bytes.fromhex(settings.keep_first(connection, SECRET, secrets.token_hex(32)))
+    """Delete a signal, and remember its id so that it is not added again."""
+    key = bytes.fromhex(settings.set_default(connection, SECRET, secrets.token_hex(32)))
     where = (signals.c.tenant == tenant, signals.c.user_id == user_id, signals.c.signal_id == name)
     connection.execute(delete(signals).where(*where))
     row = {"tenant": tenant, "user_id": user_id, "hash": _hash(key, name)}
     connection.execute(upsert(connection, deleted_signals).values(**row).on_conflict_do_nothing())
 
 
-def _deleted(connection: Connection, tenant: str, user_id: str, asked: Sequence[str]) -> set[str]:
-    """Those of these ids that the user has deleted."""
+def _deleted(connection: Connection, tenant: str, user_id: str, ids: Sequence[str]) -> set[str]:
+    """The ids among these that the user has deleted."""
     where = (deleted_signals.c.tenant == tenant, deleted_signals.c.user_id == user_id)
-    gone = set(connection.execute(select(deleted_signals.c.hash).where(*where)).scalars())
-    if not gone:
+    hashes = set(connection.execute(select(deleted_signals.c.hash).where(*where)).scalars())
+    if not hashes:
         return set()
-    key = bytes.fromhex(settings.kept(connection, SECRET) or "")
-    return {name for name in asked if _hash(key, name) in gone}
+    key = bytes.fromhex(settings.get(connection, SECRET) or "")
+    return {name for name in ids if _hash(key, name) in hashes}
 
 
 def _hash(key: bytes, name: str) -> str:
@@ -107,10 +107,10 @@ def _hash(key: bytes, name: str) -> str:
 
 
 def remove(connection: Connection, tenant: str, user_id: str, name: str) -> bool:
-    """Take back one signal; says whether it was there.
+    """Withdraw one signal; returns whether it existed.
 
-    What was read of it goes with the next renewal, which reads all others; but not where a person has changed the
-    summary, since all signals together might say again what they took out.
+    If the summary has read it, the next renewal starts over from all other signals. Not so if a person has edited the
+    summary: rereading all signals might bring back what they removed.
     """
     where = (signals.c.tenant == tenant, signals.c.user_id == user_id, signals.c.signal_id == name)
     position = connection.execute(select(signals.c.position).where(*where)).scalar()
@@ -124,7 +124,7 @@ def remove(connection: Connection, tenant: str, user_id: str, name: str) -> bool
 
 
 def newest(connection: Connection, tenant: str, user_id: str, limit: int | None = None) -> list[Signal]:
-    """A user's signals in the order in which they came in; where there are more than `limit`, the newest."""
+    """A user's newest signals, at most `limit`, in order of arrival."""
     query = (
         select(signals.c.signal)
         .where(signals.c.tenant == tenant, signals.c.user_id == user_id)
@@ -135,44 +135,44 @@ def newest(connection: Connection, tenant: str, user_id: str, limit: int | None 
 
 
 def parsed(texts: Iterable[str]) -> list[Signal]:
-    """Signals as they are stored."""
+    """Parse signals from their stored form."""
     return [_SIGNAL.validate_json(text) for text in texts]
 
 
-def stored(connection: Connection, tenant: str, user_id: str, after: int = -1) -> list[Row[Any]]:
-    """A page of signals behind a position, in order: `position`, and `signal` as JSON."""
+def page_after(connection: Connection, tenant: str, user_id: str, after: int = -1) -> list[Row[Any]]:
+    """A page of signals after a position, in order: `position`, and `signal` as JSON."""
     mine = (signals.c.tenant == tenant, signals.c.user_id == user_id, signals.c.position > after)
     query = select(signals.c.position, signals.c.signal).where(*mine).order_by(signals.c.position).limit(1000)
     return page(connection, query, "signal")
 
 
-def listed(
+def search(
     connection: Connection, tenant: str, user_id: str, limit: int, before: int | None = None, contains: str = ""
 ) -> list[tuple[int, Signal]]:
     """Up to `limit` signals with their positions, newest first.
 
     Args:
         connection: to read with.
-        tenant: whose user.
+        tenant: the user's tenant.
         user_id: the user.
-        limit: how many at most.
-        before: a position: only those that came before it.
-        contains: only those in one of whose texts this stands, in whatever case.
+        limit: maximum number of signals.
+        before: only signals before this position.
+        contains: only signals with a text that contains this, ignoring case.
     """
     mine = [signals.c.tenant == tenant, signals.c.user_id == user_id]
     if before is not None:
         mine.append(signals.c.position < before)
     query = select(signals.c.position, signals.c.signal).where(*mine).order_by(signals.c.position.desc())
-    wanted, found = _folded(contains), list[tuple[int, Signal]]()
+    wanted, matches = _folded(contains), list[tuple[int, Signal]]()
     with connection.execute(query, execution_options={"yield_per": AT_ONCE}) as rows:
         for position, text in rows:
-            # Looked for in Python: neither database folds the case of all scripts alike.
+            # Search in Python: neither database folds case correctly for all scripts.
             if wanted and not any(wanted in _folded(one) for one in _texts(json.loads(text))):
                 continue
-            found.append((position, _SIGNAL.validate_json(text)))
-            if len(found) == limit:
+            matches.append((position, _SIGNAL.validate_json(text)))
+            if len(matches) == limit:
                 break
-    return found
+    return matches
 
 
 def _folded(text: str) -> str:
@@ -180,7 +180,7 @@ def _folded(text: str) -> str:
 
 
 def _texts(value: Any, key: str = "") -> Iterator[str]:
-    """What people wrote in a signal's JSON."""
+    """Yield the texts that people wrote from a signal's JSON."""
     if isinstance(value, str) and key not in ("id", "type", "time", "role"):
         yield value
     elif isinstance(value, dict):
@@ -192,7 +192,7 @@ def _texts(value: Any, key: str = "") -> Iterator[str]:
 
 
 def size(connection: Connection, tenant: str, user_id: str) -> tuple[int, int]:
-    """How many signals a user has, and their bytes."""
+    """The number of a user's signals, and their size in bytes."""
     total = func.coalesce(func.sum(func.length(signals.c.signal)), 0)
     query = select(func.count(), total).where(signals.c.tenant == tenant, signals.c.user_id == user_id)
     count, stored_bytes = connection.execute(query).one()
@@ -200,20 +200,20 @@ def size(connection: Connection, tenant: str, user_id: str) -> tuple[int, int]:
 
 
 def named(connection: Connection, tenant: str, user_id: str, ids: Sequence[str]) -> list[Signal]:
-    """The signals of these ids that are there."""
+    """The signals with these ids, as far as they exist."""
     mine = (signals.c.tenant == tenant, signals.c.user_id == user_id)
-    found: list[str] = []
+    texts: list[str] = []
     for start in range(0, len(ids), CHUNK):
         query = select(signals.c.signal).where(*mine, signals.c.signal_id.in_(ids[start : start + CHUNK]))
-        found += connection.execute(query).scalars()
-    return [_SIGNAL.validate_json(text) for text in found]
+        texts += connection.execute(query).scalars()
+    return [_SIGNAL.validate_json(text) for text in texts]
 
 
 def since(
     connection: Connection, tenant: str, user_id: str, position: int, limit: int, characters: int
 ) -> tuple[list[Signal], int]:
-    """Those from a position on, in order, the newest that are at most `limit` and together at most `characters` long
-    (as JSON); and the position that comes next. One that is longer by itself is left out.
+    """The newest signals from a position on, in order: at most `limit`, with at most `characters` in total (as JSON);
+    and the next free position. A single signal longer than that is skipped.
     """
     query = (
         select(signals.c.signal, signals.c.position)
@@ -221,26 +221,26 @@ def since(
         .order_by(signals.c.position.desc())
         .limit(limit)
     )
-    found, upto, longest = list[Signal](), position, characters
+    newest_first, next_position, longest = list[Signal](), position, characters
     with connection.execute(query, execution_options={"yield_per": AT_ONCE}) as rows:
         for text, at in rows:
-            upto = max(upto, at + 1)
+            next_position = max(next_position, at + 1)
             if len(text) > longest:
                 continue
             characters -= len(text)
             if characters < 0:
                 break
-            found.append(_SIGNAL.validate_json(text))
-    return found[::-1], upto
+            newest_first.append(_SIGNAL.validate_json(text))
+    return newest_first[::-1], next_position
 
 
-def _known(connection: Connection, tenant: str, user_id: str, asked: Sequence[str]) -> set[str]:
-    found: set[str] = set()
-    for start in range(0, len(asked), CHUNK):
+def _known(connection: Connection, tenant: str, user_id: str, ids: Sequence[str]) -> set[str]:
+    known: set[str] = set()
+    for start in range(0, len(ids), CHUNK):
         query = select(signals.c.signal_id).where(
             signals.c.tenant == tenant,
             signals.c.user_id == user_id,
-            signals.c.signal_id.in_(asked[start : start + CHUNK]),
+            signals.c.signal_id.in_(ids[start : start + CHUNK]),
         )
-        found.update(connection.execute(query).scalars())
-    return found
+        known.update(connection.execute(query).scalars())
+    return known

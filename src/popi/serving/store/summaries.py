@@ -14,17 +14,17 @@ from popi.serving.store.database import page
 from popi.serving.store.tables import summaries
 from popi.serving.store.tables import users as users_table
 
-MOST_AT_ONCE = 500
-"""Users of one query."""
+USERS_PER_QUERY = 500
+"""Users per query."""
 VERSIONS_KEPT, VERSIONS_BYTES = 100, 4 * 2**20
-"""A user's newest versions, at least two, and their bytes; older ones are removed."""
+"""Maximum number and bytes of a user's versions. Older ones are removed; two always stay."""
 TEXTS = ("text", "clauses", "forbidden")
 """Columns that make up a version's size."""
 
 
 @dataclass(frozen=True)
 class Version:
-    """A summary as it stood from `created_at` (seconds since 1970) on."""
+    """A summary that became current at `created_at` (seconds since 1970)."""
 
     version: int
     text: str
@@ -36,14 +36,14 @@ class Version:
 
 
 class VersionConflict(Exception):
-    """The current version is another than the one expected; `current` is 0 where there is none."""
+    """The current version is not the expected one; `current` is 0 if there is no summary."""
 
     def __init__(self, current: int) -> None:
         super().__init__(f"the current version is {current}")
         self.current = current
 
 
-# Made once: to put a query together takes as long as to run it.
+# Built once: building a query takes as long as running it.
 _TEXTS = select(users_table.c.user_id, summaries.c.text, summaries.c.version, users_table.c.paused).join(
     users_table, (users_table.c.tenant == summaries.c.tenant) & (users_table.c.user_id == summaries.c.user_id)
 )
@@ -64,25 +64,25 @@ _CURRENT_TEXTS = _TEXTS.where(
 
 
 def current_text(connection: Connection, tenant: str, user_id: str) -> StoredSummary | None:
-    """What the proxy puts in: one look-up in two indexes. Nothing while personalisation is paused."""
+    """The text that the proxy inserts, from one lookup in two indexes. `None` while personalisation is paused."""
     row = connection.execute(_CURRENT_TEXT, {"of_tenant": tenant, "of_user": user_id}).first()
     return _shown(row)
 
 
 def current_texts(connection: Connection, wanted: Collection[tuple[str, str]]) -> dict[tuple[str, str], StoredSummary]:
-    """The same of several users at once, named by tenant and id; those for whom there is nothing are left out."""
+    """`current_text` of several users, by tenant and id; users without one are omitted."""
     if len(wanted) == 1:
         ((tenant, user_id),) = wanted
-        found = current_text(connection, tenant, user_id)
-        return {} if found is None else {(tenant, user_id): found}
+        text = current_text(connection, tenant, user_id)
+        return {} if text is None else {(tenant, user_id): text}
     ids: dict[str, list[str]] = {}
     for tenant, user_id in wanted:
         ids.setdefault(tenant, []).append(user_id)
     shown = {}
     for tenant, of_tenant in ids.items():
-        for at in range(0, len(of_tenant), MOST_AT_ONCE):
-            some = {"of_tenant": tenant, "of_users": of_tenant[at : at + MOST_AT_ONCE]}
-            for row in connection.execute(_CURRENT_TEXTS, some):
+        for at in range(0, len(of_tenant), USERS_PER_QUERY):
+            parameters = {"of_tenant": tenant, "of_users": of_tenant[at : at + USERS_PER_QUERY]}
+            for row in connection.execute(_CURRENT_TEXTS, parameters):
                 if (summary := _shown(row)) is not None:
                     shown[tenant, row.user_id] = summary
     return shown
@@ -94,22 +94,22 @@ def _shown(row: Any) -> StoredSummary | None:
 
 def current(connection: Connection, tenant: str, user_id: str) -> Version | None:
     """The current version."""
-    found = versions(connection, tenant, user_id, limit=1)
-    return found[0] if found else None
+    newest = versions(connection, tenant, user_id, limit=1)
+    return newest[0] if newest else None
 
 
 def versions(
     connection: Connection,
     tenant: str,
     user_id: str,
-    limit: int = MOST_AT_ONCE,
+    limit: int = USERS_PER_QUERY,
     below: int = 2**62,
-    most: int = VERSIONS_BYTES,
+    max_characters: int = VERSIONS_BYTES,
 ) -> list[Version]:
-    """A user's versions below a number, newest first, up to `limit` and about `most` characters."""
+    """A user's versions below a number, newest first, up to `limit` and about `max_characters`."""
     mine = (summaries.c.tenant == tenant, summaries.c.user_id == user_id, summaries.c.version < below)
     query = select(summaries).where(*mine).order_by(summaries.c.version.desc()).limit(limit)
-    return [_version(row) for row in page(connection, query, *TEXTS, most=most)]
+    return [_version(row) for row in page(connection, query, *TEXTS, max_characters=max_characters)]
 
 
 def _version(row: Row[Any]) -> Version:
@@ -125,20 +125,20 @@ def _version(row: Row[Any]) -> Version:
 
 
 def all_forbidden(connection: Connection, tenant: str, user_id: str) -> list[Forbidden]:
-    """What any of the versions that are kept forbids."""
+    """Everything forbidden by any stored version."""
     query = select(summaries.c.forbidden).where(summaries.c.tenant == tenant, summaries.c.user_id == user_id).distinct()
-    listed = [json.loads(text) for text in connection.execute(query).scalars()]
-    return [Forbidden.model_validate(one) for each in listed for one in each]
+    lists = [json.loads(text) for text in connection.execute(query).scalars()]
+    return [Forbidden.model_validate(one) for entries in lists for one in entries]
 
 
 def below(connection: Connection, tenant: str, user_id: str, version: int) -> Version | None:
-    """The newest version that is older than this one, if any is kept."""
-    found = versions(connection, tenant, user_id, limit=1, below=version)
-    return found[0] if found else None
+    """The newest stored version below this number, if any."""
+    older = versions(connection, tenant, user_id, limit=1, below=version)
+    return older[0] if older else None
 
 
 def find(connection: Connection, tenant: str, user_id: str, version: int) -> Version | None:
-    """One version, if it is kept."""
+    """One version, if it is stored."""
     query = select(summaries).where(
         summaries.c.tenant == tenant, summaries.c.user_id == user_id, summaries.c.version == version
     )
@@ -147,14 +147,14 @@ def find(connection: Connection, tenant: str, user_id: str, version: int) -> Ver
 
 
 def by_hand(connection: Connection, tenant: str, user_id: str) -> bool:
-    """Whether a person wrote any of the versions that are kept."""
+    """Whether any stored version was written by a person."""
     mine = (summaries.c.tenant == tenant, summaries.c.user_id == user_id)
     query = select(summaries.c.version).where(*mine, summaries.c.author != "model").limit(1)
     return connection.execute(query).first() is not None
 
 
 def count(connection: Connection, tenant: str, user_id: str) -> int:
-    """How many versions of a user's summary are kept."""
+    """The number of stored versions of a user's summary."""
     mine = (summaries.c.tenant == tenant, summaries.c.user_id == user_id)
     return int(connection.execute(select(func.count()).select_from(summaries).where(*mine)).scalar_one())
 
@@ -174,21 +174,21 @@ def put(
     restores: int | None = None,
     keep: tuple[int, int] = (VERSIONS_KEPT, VERSIONS_BYTES),
 ) -> Version:
-    """Write the next version; makes the user if need be.
+    """Write the next version, creating the user if necessary.
 
     Args:
-        connection: a transaction that writes.
-        tenant: whose user.
+        connection: a write transaction.
+        tenant: the user's tenant.
         user_id: the user.
         text: the summary.
-        clauses: the same in parts.
+        clauses: its parts.
         author: who wrote it.
         now: seconds since 1970.
-        expected: the current version as the author saw it, 0 for none; None writes whatever stands there.
-        model: of a model's version, the inference model's name.
-        forbidden: what it must not say again; None: what the current version has.
-        restores: of an undo or redo, the version whose content this is (store.undo).
-        keep: how many versions stay, and their bytes.
+        expected: the current version as the author saw it, 0 for none; `None` writes unconditionally.
+        model: the inference model's name, if a model wrote it.
+        forbidden: statements it must not contain; `None` copies the current version's.
+        restores: for an undo or redo, the version whose content this is (store.undo).
+        keep: maximum number of stored versions, and of their bytes.
 
     Raises:
         VersionConflict: the current version is not `expected`.
@@ -221,10 +221,11 @@ def put(
     length = func.length
     size = length(summaries.c.text) + length(summaries.c.clauses) + length(summaries.c.forbidden)
     sizes = select(summaries.c.version, size).where(*mine)
-    total, kept = 0, 0
-    for version, length in connection.execute(sizes.order_by(summaries.c.version.desc())).all():
-        total, kept = total + length, kept + 1
-        if kept > keep[0] or (kept > 2 and total > keep[1]):
+    total = 0
+    rows = connection.execute(sizes.order_by(summaries.c.version.desc())).all()
+    for number, (version, length) in enumerate(rows, start=1):
+        total += length
+        if number > keep[0] or (number > 2 and total > keep[1]):
             connection.execute(delete(summaries).where(*mine, summaries.c.version <= version))
             break
     return written

@@ -1,4 +1,4 @@
-"""The schema as the queries see it. The tables themselves are made by migrations; a test holds the two together."""
+"""The schema as the queries see it. Migrations create the tables; a test checks that the two agree."""
 
 from sqlalchemy import BigInteger, Column, Double, MetaData, Table, Text
 

@@ -1,8 +1,8 @@
-"""The database for an event loop: whole transactions in threads, each one hop away.
+"""The database for an event loop: whole transactions run in threads.
 
-Four queues, so that none waits for another: `lookup` for what a chat needs (its key once more, the current summary),
-`check` for keys and cookies that nobody vouches for yet, `read` for all other reading, `write`. What waits was asked
-for at most `BUSY_SECONDS` ago; where too much waits already, more is refused at once.
+There are four independent queues: `lookup` for what a chat needs (its key, the current summary), `check` for keys and
+cookies that are not authenticated yet, `read` for all other reads, and `write`. No request waits longer than
+`BUSY_SECONDS`, and requests are rejected at once while a queue is full.
 """
 
 import asyncio
@@ -20,10 +20,10 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 LOOKUP_THREADS, CHECK_THREADS, READ_THREADS, WRITE_THREADS = 2, 1, 4, 4
-MOST_CHECKS, MOST_LOOKUPS, MOST_WAITING = 128, 512, 2048
-"""Checks, lookups and others that may wait at once."""
-HANGS_SECONDS = 1.0
-"""After one lookup was waited for in vain, so long others are not begun: a chat waits for the store once."""
+MAX_CHECKS, MAX_LOOKUPS, MAX_WAITING = 128, 512, 2048
+"""Maximum lengths of the queues."""
+HANG_SECONDS = 1.0
+"""How long no lookups are started after one timed out: a chat waits for the store only once."""
 
 
 class Store:
@@ -31,32 +31,32 @@ class Store:
 
     def __init__(self, database: Database) -> None:
         self.database = database
-        writers = 1 if database.kind == "sqlite" else WRITE_THREADS  # SQLite has one writer anyway
-        self._lookups = _Queue("popi-lookup", LOOKUP_THREADS, MOST_LOOKUPS)
-        self._checks = _Queue("popi-check", CHECK_THREADS, MOST_CHECKS)
-        self._reads = _Queue("popi-read", READ_THREADS, MOST_WAITING)
-        self._writes = _Queue("popi-write", writers, MOST_WAITING)
+        writers = 1 if database.kind == "sqlite" else WRITE_THREADS  # SQLite allows only one writer
+        self._lookups = _Queue("popi-lookup", LOOKUP_THREADS, MAX_LOOKUPS)
+        self._checks = _Queue("popi-check", CHECK_THREADS, MAX_CHECKS)
+        self._reads = _Queue("popi-read", READ_THREADS, MAX_WAITING)
+        self._writes = _Queue("popi-write", writers, MAX_WAITING)
         self._hangs_until = 0.0
 
     @property
-    def hangs(self) -> bool:
-        """Whether a lookup was waited for in vain just now."""
+    def is_hanging(self) -> bool:
+        """Whether a lookup timed out a moment ago."""
         return time.monotonic() < self._hangs_until
 
-    def waited_in_vain(self) -> None:
-        """A lookup was not there in the time that a chat can spare."""
-        self._hangs_until = time.monotonic() + HANGS_SECONDS
+    def report_timeout(self) -> None:
+        """Record that a lookup took longer than a chat can wait."""
+        self._hangs_until = time.monotonic() + HANG_SECONDS
 
     async def lookup(self, query: Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Read what a chat waits for.
+        """Read data that a chat is waiting for.
 
         Raises:
-            StoreError: the database failed, or too much waits for it already (so do the other queues).
+            StoreError: the database failed, or the queue is full. The other queues raise it too.
         """
         return await self._lookups.run(partial(self.database.read, query, *args, **kwargs))
 
     async def check(self, query: Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Read a key or session for somebody who may be anybody."""
+        """Read a key or session for a caller who is not authenticated yet."""
         return await self._checks.run(partial(self.database.read, query, *args, **kwargs))
 
     async def read(self, query: Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -64,37 +64,37 @@ class Store:
         return await self._reads.run(partial(self.database.read, query, *args, **kwargs))
 
     async def stream(self, pieces: Iterator[T]) -> AsyncIterator[T]:
-        """What an iterator of reads yields. Between two steps it holds no thread, however slow its client is."""
+        """Yield from an iterator of reads. It holds no thread between steps, however slow its client is."""
         while (piece := await self._reads.run(partial(next, pieces, None))) is not None:
             yield piece
 
     async def write(self, query: Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """`Database.write`. A caller that goes away does not stop it half-way."""
+        """`Database.write`. It completes even if the caller is cancelled."""
         return await self._writes.run(partial(self.database.write, query, *args, **kwargs))
 
     async def scrub(self) -> bool:
-        """`Database.scrub`, behind the writes that wait."""
+        """`Database.scrub`, after pending writes."""
         return await self._writes.run(self.database.scrub)
 
     def close(self) -> None:
-        """Wait for what is under way, and close the database."""
+        """Wait for running transactions, and close the database."""
         for queue in (self._lookups, self._checks, self._reads, self._writes):
             queue.pool.shutdown(wait=True, cancel_futures=True)
         self.database.close()
 
 
 class _Queue:
-    """Calls that wait for threads of their own, not too many."""
+    """A bounded queue of calls with its own threads."""
 
-    def __init__(self, name: str, threads: int, most: int) -> None:
-        self.pool, self._most, self._waiting = ThreadPoolExecutor(threads, name), most, 0
+    def __init__(self, name: str, threads: int, limit: int) -> None:
+        self.pool, self._limit, self._waiting = ThreadPoolExecutor(threads, name), limit, 0
 
     async def run(self, call: Callable[[], T]) -> T:
-        if self._waiting >= self._most:
+        if self._waiting >= self._limit:
             raise StoreError(BUSY)
         self._waiting += 1
         context = copy_context()
-        context.run(wait_from_now)  # and not from when a thread is free
+        context.run(wait_from_now)  # time spent in the queue counts
         future = asyncio.get_running_loop().run_in_executor(self.pool, partial(context.run, call))
         future.add_done_callback(self._done)
         return await asyncio.shield(future)  # counted until the thread is free again
@@ -102,4 +102,4 @@ class _Queue:
     def _done(self, future: "asyncio.Future[T]") -> None:
         self._waiting -= 1
         if not future.cancelled():
-            future.exception()  # looked at, also where the caller has gone
+            future.exception()  # mark as retrieved, even if the caller is gone

@@ -1,4 +1,4 @@
-"""Where "Undo" and "Redo" lead. Each makes a new version, and notes whose content it has (`restores`)."""
+"""What "Undo" and "Redo" restore. Each creates a new version that records whose content it has (`restores`)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,28 +10,28 @@ from popi.serving.store.tables import summaries
 
 @dataclass(frozen=True)
 class Steps:
-    """The versions whose content is next; None: there is nothing to undo, or to do again."""
+    """The versions to restore; `None` if there is nothing to undo or redo."""
 
     undo: int | None = None
     redo: int | None = None
 
 
 def steps(connection: Connection, tenant: str, user_id: str) -> Steps:
-    """Where a user's current version leads."""
+    """What can be undone or redone from a user's current version."""
     mine = (summaries.c.tenant == tenant, summaries.c.user_id == user_id)
     query = select(summaries.c.version, summaries.c.restores).where(*mine).order_by(summaries.c.version.desc())
     return steps_of([(row.version, row.restores) for row in connection.execute(query)])
 
 
 def steps_of(rows: Sequence[tuple[int, int | None]]) -> Steps:
-    """The same from each version and whose content it has, newest first.
+    """As `steps`, from (version, `restores`) pairs, newest first.
 
-    What can be done again is what was undone since the last change: a new one, a person's or the model's, ends that.
+    Only what was undone since the last change can be redone: a new version by a person or the model ends that.
     """
     if not rows:
         return Steps()
     numbers = [version for version, _ in rows]
-    # Of what is no longer kept, the version that restored it stands for it.
+    # If the original is no longer stored, the version that restored it takes its place.
     content = {version: restores if restores in numbers else version for version, restores in rows}
 
     def before(version: int) -> int | None:

@@ -1,7 +1,7 @@
-"""What renewals use, counted by user, key and tenant in windows of an hour or a day (UTC), and held to quotas.
+"""Usage of renewals per user, key and tenant in windows of an hour or a day (UTC), and its quotas.
 
-All processes on a store count in the same rows: together they keep to a quota. A renewal is counted before the model
-is asked, its tokens afterwards; so tokens may exceed a quota by those of the renewals under way.
+All processes on a store count in the same rows, so they share a quota. A renewal is counted before the model is called
+and its tokens afterwards, so tokens may exceed a quota by those of the renewals in progress.
 """
 
 from collections.abc import Sequence
@@ -16,24 +16,24 @@ from popi.serving.store.tables import usage
 
 Reason = Literal["user_quota", "key_quota", "tenant_quota"]
 Window = tuple[str, str, str, int, float]
-"""The primary key of a row: tenant, user id, key id, seconds, beginning."""
+"""The primary key of a row: tenant, user id, key id, length in seconds, start."""
 
 HOUR, DAY = 3600, 86400
 TENANT_DAYS = 90
-"""Days that a tenant's counts are kept; those of users and keys go when their window ends."""
+"""Days for which a tenant's counts are stored; those of users and keys expire with their window."""
 
 
 @dataclass(frozen=True)
 class Quota:
-    """What one subject may use in a window; None is unlimited.
+    """What one subject may use in a window; `None` is unlimited.
 
     Attributes:
-        reason: what a renewal waits for that is over it.
-        subject: tenant, user id and key id: of a user the first two, of a key the last, of a tenant the first; the
-            others are empty.
-        seconds: the window, HOUR or DAY.
+        reason: the reported reason when a renewal has to wait for this quota.
+        subject: tenant, user id and key id. A user has the first two, a key the last, a tenant the first; the others
+            are empty.
+        seconds: length of the window: HOUR or DAY.
         renewals: maximum number of renewals.
-        tokens: no renewal begins once this many were read and written.
+        tokens: no renewal starts once this many tokens have been read and written.
     """
 
     reason: Reason
@@ -44,7 +44,7 @@ class Quota:
 
 
 class OverQuota(Exception):
-    """A renewal is over a quota at `at` and has to wait until `until` (seconds since 1970)."""
+    """A renewal exceeded a quota at `at` and must wait until `until` (seconds since 1970)."""
 
     def __init__(self, reason: Reason, at: float, until: float) -> None:
         super().__init__(reason)
@@ -55,7 +55,7 @@ def charge(connection: Connection, quotas: Sequence[Quota], now: float) -> list[
     """Count one renewal in every quota's window; returns the windows, for `spend`.
 
     Raises:
-        OverQuota: one of them is used up; the transaction must be rolled back.
+        OverQuota: a quota is used up; the transaction must be rolled back.
     """
     windows: list[Window] = []
     for quota in quotas:
@@ -77,18 +77,18 @@ def charge(connection: Connection, quotas: Sequence[Quota], now: float) -> list[
 
 
 def spend(connection: Connection, windows: Sequence[Window], calls: int, input_tokens: int, output_tokens: int) -> None:
-    """Count what a renewal took. Of a user who was erased meanwhile nothing is written."""
-    more = {
+    """Count a renewal's calls and tokens. If the user was erased meanwhile, nothing is written."""
+    values = {
         "calls": usage.c.calls + calls,
         "input_tokens": usage.c.input_tokens + input_tokens,
         "output_tokens": usage.c.output_tokens + output_tokens,
     }
-    for window in windows:  # in the order of `charge`, so that the two never wait for each other
+    for window in windows:  # in the order of `charge`, so that the two can't deadlock
         mine = (column == value for column, value in zip(usage.primary_key, window, strict=True))
-        connection.execute(update(usage).where(*mine).values(**more))
+        connection.execute(update(usage).where(*mine).values(**values))
 
 
 def of_tenant(connection: Connection, tenant: str) -> Sequence[Row[Any]]:
-    """What a tenant's renewals used, a row of `usage` per day (UTC), newest first."""
+    """The usage of a tenant's renewals: one row of `usage` per day (UTC), newest first."""
     query = select(usage).where(usage.c.tenant == tenant, usage.c.user_id == "").order_by(usage.c.began_at.desc())
     return connection.execute(query).all()

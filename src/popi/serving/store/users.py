@@ -1,4 +1,4 @@
-"""The users of a tenant: who there is."""
+"""The users of a tenant: existence, locks, and how far their signals have been read."""
 
 from dataclasses import dataclass
 
@@ -22,9 +22,9 @@ class UserRecord:
 
 
 def lock(connection: Connection, tenant: str, user_id: str, now: float) -> int:
-    """Make the user if need be, and hold their row until the transaction ends; returns the next signal's position.
+    """Lock the user's row until the transaction ends, creating it if necessary; returns the next signal's position.
 
-    Every write of a user's data begins here, so that writes and the erasure of one user come one after another.
+    Every write to a user's data starts here, so that writes and erasures of one user are serialised.
     """
     query = (
         upsert(connection, users)
@@ -39,7 +39,7 @@ def lock(connection: Connection, tenant: str, user_id: str, now: float) -> int:
 
 
 def _take_opt_out(connection: Connection, tenant: str, user_id: str) -> None:
-    """What was off before an erasure is off for the user who was just made."""
+    """Apply the switches from before an erasure to a newly created user."""
     if (off := opt_outs.take(connection, tenant, user_id)) is not None:
         mine = (users.c.tenant == tenant, users.c.user_id == user_id)
         values = {"paused": off.paused, "learn_off": off.learn_off, "expires_at": None}
@@ -47,8 +47,8 @@ def _take_opt_out(connection: Connection, tenant: str, user_id: str) -> None:
 
 
 def lock_for_capture(connection: Connection, tenant: str, user_id: str, now: float, until: float) -> None:
-    """The same for what is kept until a time (seconds since 1970) only: a user who is made for it, or of whom nothing
-    else is stored, goes with it (store.expiry)."""
+    """As `lock`, for data that expires at `until` (seconds since 1970): a user who is created for it, or has no other
+    data, expires with it (store.expiry)."""
     made = upsert(connection, users).values(**_new(tenant, user_id, now) | {"expires_at": until})
     later = case((users.c.expires_at.is_not(None), until))
     query = made.on_conflict_do_update(index_elements=["tenant", "user_id"], set_={"expires_at": later})
@@ -57,16 +57,16 @@ def lock_for_capture(connection: Connection, tenant: str, user_id: str, now: flo
 
 
 def lock_existing(connection: Connection, tenant: str, user_id: str) -> bool:
-    """The same for a user who must be there; False where they are not."""
+    """As `lock`, but don't create the user; returns False if the user does not exist."""
     where = (users.c.tenant == tenant, users.c.user_id == user_id)
     return connection.execute(update(users).where(*where).values(tenant=tenant)).rowcount > 0
 
 
-def lock_even_absent(connection: Connection, tenant: str, user_id: str, now: float) -> bool:
-    """The same whether or not there is such a user; False where there is none, and `unlock_absent` must follow.
+def lock_or_reserve(connection: Connection, tenant: str, user_id: str, now: float) -> bool:
+    """Lock a user who may not exist. Returns False if the user does not exist; then `release_reservation` must follow.
 
-    PostgreSQL has no row to hold then, so one is made for as long as the transaction lasts: a write that is under
-    way is waited for, and later ones wait. SQLite has one writer at a time, and would keep the id's bytes.
+    PostgreSQL then has no row to lock, so one is created for the length of the transaction: this waits for running
+    writes, and later ones wait for it. SQLite has one writer at a time, and an inserted id would leave bytes behind.
     """
     while not lock_existing(connection, tenant, user_id):
         if connection.dialect.name == "sqlite":
@@ -77,14 +77,14 @@ def lock_even_absent(connection: Connection, tenant: str, user_id: str, now: flo
     return True
 
 
-def unlock_absent(connection: Connection, tenant: str, user_id: str) -> None:
-    """Take away what the lock of a user who was not there may have made."""
+def release_reservation(connection: Connection, tenant: str, user_id: str) -> None:
+    """Delete the row that `lock_or_reserve` may have created."""
     connection.execute(delete(users).where(users.c.tenant == tenant, users.c.user_id == user_id))
 
 
 def _new(tenant: str, user_id: str, now: float) -> dict[str, object]:
-    known: dict[str, object] = {"tenant": tenant, "user_id": user_id, "created_at": now}
-    return known | {"next_position": 0, "paused": 0, "resumed_at": 0.0, "learn_off": 0}
+    values: dict[str, object] = {"tenant": tenant, "user_id": user_id, "created_at": now}
+    return values | {"next_position": 0, "paused": 0, "resumed_at": 0.0, "learn_off": 0}
 
 
 def find(connection: Connection, tenant: str, user_id: str) -> UserRecord | None:
@@ -99,19 +99,19 @@ def find(connection: Connection, tenant: str, user_id: str) -> UserRecord | None
 
 
 def learns(connection: Connection, tenant: str, user_id: str) -> bool:
-    """Whether anything may be learned of a user (store.controls)."""
+    """Whether popi may learn from a user (store.controls)."""
     where = (users.c.tenant == tenant, users.c.user_id == user_id)
     return not connection.execute(select(users.c.learn_off).where(*where)).scalar()
 
 
-def listed(
+def list_ids(
     connection: Connection, tenant: str, after: str | None = None, limit: int = 1000, prefix: str = ""
 ) -> list[str]:
-    """User ids in order, those behind `after` that begin with `prefix`."""
+    """User ids that begin with `prefix`, in order, starting after `after`."""
     query = select(users.c.user_id).where(users.c.tenant == tenant).order_by(users.c.user_id).limit(limit)
-    if prefix:  # LIKE would ignore case in SQLite, and a range of texts PostgreSQL's collation
+    if prefix:  # LIKE would ignore case in SQLite; a text range would depend on PostgreSQL's collation
         query = query.where(func.substr(users.c.user_id, 1, len(prefix)) == prefix)
-        if connection.dialect.name == "sqlite":  # which compares bytes, so that the index finds the range
+        if connection.dialect.name == "sqlite":  # it compares bytes, so a range can use the index
             query = query.where(users.c.user_id >= prefix, users.c.user_id <= prefix + "\U0010ffff")
     if after is not None:
         query = query.where(users.c.user_id > after)
@@ -120,16 +120,16 @@ def listed(
 
 @dataclass(frozen=True)
 class Reading:
-    """How far renewals have read; positions are those of signals.
+    """How far renewals have read; positions are signal positions.
 
     Attributes:
-        upto: the position that the next signal gets.
-        read: up to where the signals are in the current summary; None: all are to be read.
-        base_version: the version that renewals start from; None: the current one.
-        base_read: up to where they are in that one.
+        next_position: the next signal's position.
+        read: the current summary covers signals before this position; `None` rereads all signals.
+        base_version: the version that renewals start from; `None` for the current one.
+        base_read: the base covers signals before this position.
     """
 
-    upto: int = 0
+    next_position: int = 0
     read: int | None = None
     base_version: int | None = None
     base_read: int | None = None
@@ -143,7 +143,7 @@ def reading(connection: Connection, tenant: str, user_id: str) -> Reading:
 
 
 def set_base(connection: Connection, tenant: str, user_id: str, version: int | None, read: int | None) -> None:
-    """Say from which version the next renewals start, and what that one has read."""
+    """Set the version that the next renewals start from, and how far it has read."""
     where = (users.c.tenant == tenant, users.c.user_id == user_id)
     connection.execute(update(users).where(*where).values(base_version=version, base_read=read))
 
@@ -151,8 +151,8 @@ def set_base(connection: Connection, tenant: str, user_id: str, version: int | N
 def set_signals_read(
     connection: Connection, tenant: str, user_id: str, position: int | None, before: int | None = None
 ) -> None:
-    """Say up to where they are in it. With a position, only where it still is at `before`: who called meanwhile for all
-    to be read is heard.
+    """Set how far the current summary has read. A position is set only if the old one is still `before`, so that a
+    concurrent request to reread everything is not lost.
     """
     where = [users.c.tenant == tenant, users.c.user_id == user_id]
     if position is not None:
@@ -161,8 +161,8 @@ def set_signals_read(
 
 
 def next_rebuild(connection: Connection, tenant: str, user_id: str, now: float, wait: float) -> float:
-    """When the rebuild that is called for now is due, `wait` seconds after the one before it; the same again until
-    then.
+    """When a rebuild requested now is due: at least `wait` seconds after the previous one. Until then, further calls
+    return the same time.
     """
     where = (users.c.tenant == tenant, users.c.user_id == user_id)
     before = connection.execute(select(users.c.rebuilt_at).where(*where)).scalar_one()

@@ -1,1 +1,1 @@
-"""The worker: renews summaries in the background, and says where their statements come from."""
+"""The worker: renews summaries in the background, and finds which signals their statements rest on."""

@@ -1,7 +1,7 @@
-"""The LLM behind an API that writes summaries: its settings, and how it does. For `popi serve`, `worker` and `infer`.
+"""The LLM behind an API that writes summaries: its settings and its health. For `popi serve`, `worker` and `infer`.
 
-What is said of its failures quotes no user: a provider's error may quote the prompt, so of its words only those are
-shown that stand in a list, and names of fields. The check at the start asks with a made-up user; its words are shown.
+Reports of its failures must not quote users. A provider's error may quote the prompt, so only allow-listed words and
+field names are shown. The startup check uses a made-up user, so its errors are shown in full.
 """
 
 import logging
@@ -26,46 +26,46 @@ log = logging.getLogger("popi.gateway.inference")
 
 
 class InferenceSettings(Settings):
-    """The LLM that writes summaries, behind an API. `popi serve` and `popi worker` use it to renew them, `popi infer
-    --config` to write them into a file."""
+    """The LLM behind an API that writes summaries. `popi serve` and `popi worker` renew summaries with it; `popi infer
+    --config` writes them to a file."""
 
     table = "inference"
 
     url: str | None = None
-    """Its API, as far as `/chat/completions`: `https://api.openai.com/v1`, `http://localhost:8000`. Without a path:
-    `/v1`. A query (`?api-version=…`) goes with every call."""
+    """URL of the API, up to `/chat/completions`: `https://api.openai.com/v1`, `http://localhost:8000`. The path
+    defaults to `/v1`. A query (`?api-version=…`) is sent with every call."""
     model: str | None = Field(default=None, pattern=r"\S")
-    """The model, as the API calls it."""
+    """The model's name at the API."""
     protocol: Literal["openai", "anthropic"] = "openai"
-    """What the API speaks."""
+    """The API's protocol."""
     key_env: str | None = Field(default=None, pattern=r"\S")
-    """Environment variable with the key; else OPENAI_API_KEY or ANTHROPIC_API_KEY, and no key where that is not set."""
+    """Environment variable with the key. Default: OPENAI_API_KEY or ANTHROPIC_API_KEY; no key if that is not set."""
     auth: Auth = "auto"
-    """How the key is sent: `Authorization: Bearer`, `x-api-key` or `api-key`. auto: `api-key` at Azure, `x-api-key` for
-    Anthropic's protocol, else Bearer."""
+    """How the key is sent: `Authorization: Bearer`, `x-api-key` or `api-key`. auto: `api-key` for Azure, `x-api-key`
+    for Anthropic's protocol, otherwise Bearer."""
     max_tokens: int = Field(default=MAX_TOKENS, ge=1)
-    """Longest answer. Models that reason before they answer need room for that, too: 2000 or more."""
+    """Maximum tokens per answer. Models that reason before answering need 2000 or more."""
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
-    """The field that says so; OpenAI's reasoning models want `max_completion_tokens`."""
+    """The request field for this limit; OpenAI's reasoning models need `max_completion_tokens`."""
     temperature: float | Literal["default"] = Field(default=0.0)
-    """`"default"` leaves the field out, for models that take no other value than their own."""
+    """Sampling temperature. `"default"` omits the field, for models that only accept their default."""
     reasoning_effort: str | None = Field(default=None, pattern=r"\S")
-    """Sent as it is (`low`); left out if unset."""
+    """Sent as is (`low`); omitted if unset."""
     structured: bool = True
-    """Ask for a JSON list of statements (`response_format`, Anthropic's `output_config`). A server that refuses is
-    asked for lines from then on."""
+    """Ask for a JSON list of statements (`response_format`, Anthropic's `output_config`). If the server rejects that,
+    ask for lines from then on."""
     extra: dict[str, Any] = {}
-    """Further fields of every request, laid over the others: `{ top_p = 0.9 }`."""
+    """Additional fields for every request; they override the others: `{ top_p = 0.9 }`."""
     max_clauses: int = Field(default=8, ge=1, le=100)
-    """Maximum number of statements of a summary."""
+    """Maximum statements per summary."""
     max_clause_characters: int = Field(default=500, ge=20, le=2000)
-    """Maximum length of a statement; longer ones are dropped."""
+    """Maximum characters per statement; longer ones are dropped."""
     token_budget: int = Field(default=8192, ge=1)
     """Maximum tokens of a user's signals, estimated; whole signals are dropped to fit."""
     threads: int = Field(default=4, ge=1)
-    """Renewals at once, in each process."""
+    """Parallel renewals per process."""
     check: bool = True
-    """Ask once at the start, with a made-up user, and log what is wrong."""
+    """Call the model once at startup, with a made-up user, and log any problem."""
 
     @field_validator("url")
     @classmethod
@@ -75,7 +75,7 @@ class InferenceSettings(Settings):
         return value
 
     def fields(self) -> dict[str, Any]:
-        """What is laid over every request; None takes a field out."""
+        """Fields that override those of every request; `None` removes a field."""
         fields: dict[str, Any] = {"temperature": None if self.temperature == "default" else self.temperature}
         if self.max_tokens_field != "max_tokens":
             fields |= {"max_tokens": None, self.max_tokens_field: self.max_tokens}
@@ -84,17 +84,17 @@ class InferenceSettings(Settings):
         return fields | self.extra
 
     def connect(self, **more: Any) -> InferenceModel:
-        """The model. `more`: further fields of `ModelSpec`.
+        """Connect to the model. `more`: additional fields of `ModelSpec`.
 
         Raises:
-            ConfigError: URL or model are missing, or the key's variable is not set.
+            ConfigError: the URL or model is missing, or the key's variable is not set.
         """
         if self.url is None or self.model is None:
             missing = "model" if self.model is None else "url"
             raise ConfigError(f"the inference model needs a {missing}: set {missing} under [inference]")
-        asked = {"protocol": self.protocol, "key_env": self.key_env, "auth": self.auth, "extra": self.fields()}
+        options = {"protocol": self.protocol, "key_env": self.key_env, "auth": self.auth, "extra": self.fields()}
         return InferenceModel.from_spec(
-            ModelSpec(self.model, url=self.url, **asked | more),
+            ModelSpec(self.model, url=self.url, **options | more),
             max_tokens=self.max_tokens,
             token_budget=self.token_budget,
             bounds=Bounds(self.max_clauses, self.max_clause_characters),
@@ -102,31 +102,31 @@ class InferenceSettings(Settings):
         )
 
 
-def read(file: Path | None, **given: Any) -> InferenceSettings:
-    """The settings of a TOML file; those in `given` that are not None override the file's.
+def read(file: Path | None, **overrides: Any) -> InferenceSettings:
+    """Read settings from a TOML file; `overrides` that are not `None` take precedence.
 
     Raises:
-        ConfigError: the file can't be read, or has a setting under [inference] that does not exist.
+        ConfigError: the file can't be read, or has an unknown setting under [inference].
     """
     table = read_toml(file).get("inference", {}) if file is not None else {}
-    return InferenceSettings(**table | {name: value for name, value in given.items() if value is not None})
+    return InferenceSettings(**table | {name: value for name, value in overrides.items() if value is not None})
 
 
-# -- how it does ----------------------------------------------------------------------------------------------------
+# -- health ---------------------------------------------------------------------------------------------------------
 
-MADE_UP = (
+SAMPLE_SIGNALS = (
     StatementSignal(text="Please keep answers short: one or two sentences are enough."),
     StatementSignal(text="I like examples from cooking."),
 )
-"""The signals of nobody, for the check."""
+"""Signals of a made-up user, for the check."""
 OUTAGE = 3
-"""So many users in a row whose renewals failed at the provider: it is the provider, and not these users' signals."""
+"""After renewals of this many users in a row failed at the provider, the provider is to blame, not their signals."""
 
 State = Literal["unchecked", "ok", "failing"]
 
 
-class Summarizes(Protocol):
-    """What the check asks."""
+class Summarizer(Protocol):
+    """A model that the check can call."""
 
     def summarize(self, signals: Sequence[Signal]) -> Summary:
         """Write a summary."""
@@ -134,14 +134,14 @@ class Summarizes(Protocol):
 
 
 class Provider:
-    """How the inference model does, by its latest answer.
+    """The health of the inference model, from its latest answer.
 
     Attributes:
-        state: by the latest call, of the check or of a renewal.
-        reason: why it fails, without a user's words; empty where it does not.
+        state: the result of the latest call, by the check or a renewal.
+        reason: why it fails, without any user's words; empty if it doesn't.
     """
 
-    def __init__(self, model: Summarizes) -> None:
+    def __init__(self, model: Summarizer) -> None:
         self._model = model
         self._lock = threading.Lock()
         self._failed: set[tuple[str, str]] = set()
@@ -149,43 +149,41 @@ class Provider:
         self.reason = ""
 
     def check(self) -> bool:
-        """Ask once, with a made-up user, and log what is wrong."""
+        """Call the model once with a made-up user, and log any problem."""
         try:
-            self._model.summarize(MADE_UP)
+            self._model.summarize(SAMPLE_SIGNALS)
         except PopiError as error:
             self.state, self.reason = "failing", reason_of(error)
-            words = f"the inference model can't be used: {error}{hint(error)}"
-            log.error(words, extra={"fields": {"reason": self.reason}})
+            message = f"the inference model can't be used: {error}{hint(error)}"
+            log.error(message, extra={"fields": {"reason": self.reason}})
             return False
-        self.worked()
+        self.record_success()
         log.info("the inference model answers")
         return True
 
-    def worked(self) -> bool:
-        """It answered. Whether an outage is over with that: what failed meanwhile may be tried again."""
+    def record_success(self) -> bool:
+        """Record an answer. Returns whether it ends an outage, so that failed renewals can be retried."""
         with self._lock:
             over = len(self._failed) >= OUTAGE
             self._failed.clear()
         self.state, self.reason = "ok", ""
         return over
 
-    def failed(self, user: tuple[str, str], error: Exception) -> None:
-        """It failed at a user's renewal."""
+    def record_failure(self, user: tuple[str, str], error: Exception) -> None:
+        """Record a failure in a user's renewal."""
         if isinstance(error, UpstreamError):
             with self._lock:
                 self._failed.add(user)
         self.state, self.reason = "failing", reason_of(error)
 
 
-def passes(error: Exception) -> bool:
-    """Whether an error is the provider's, whatever was asked: it is not reached, overloaded, or takes no request of
-    ours.
-    """
+def is_provider_fault(error: Exception) -> bool:
+    """Whether the provider would fail for any request: it is unreachable or overloaded, or rejects all our requests."""
     return isinstance(error, UpstreamError) and (error.passing or error.for_all)
 
 
 def reason_of(error: Exception) -> str:
-    """Why a model gave no summary, without a word that a user may have written."""
+    """Why a model wrote no summary, without any words that a user may have written."""
     if isinstance(error, AnswerError):
         return str(error)
     if not isinstance(error, UpstreamError):
@@ -196,19 +194,19 @@ def reason_of(error: Exception) -> str:
         return (
             "the provider did not answer" if error.passing else "the provider's answer can't be read, or is a refusal"
         )
-    words = known_words(error.words)
+    words = redacted(error.words)
     return f"the provider answered {error.status}" + (f": {words}" if words else "")
 
 
-def known_words(words: str) -> str:
-    """A provider's words with those replaced by "…" that are not known to be about APIs."""
+def redacted(words: str) -> str:
+    """A provider's message, with "…" in place of all words that are not common in API errors."""
     shown = [word if word.casefold().strip("_'") in _KNOWN else "…" for word in re.findall(r"[^\W\d]+(?:'\w+)?", words)]
-    found = re.sub(r"…(?: …)+", "…", " ".join(shown))
-    return found if found not in ("", "…") else ""
+    text = re.sub(r"…(?: …)+", "…", " ".join(shown))
+    return text if text not in ("", "…") else ""
 
 
 def hint(error: PopiError) -> str:
-    """What to set, where the server named a field."""
+    """Which setting to change, if the server named a field."""
     words = error.words if isinstance(error, UpstreamError) and error.status in (400, 422) else ""
     for field, setting in _SETTINGS.items():
         if field in words:

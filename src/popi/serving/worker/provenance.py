@@ -1,7 +1,8 @@
-"""Which signals a statement of a summary rests on.
+"""Provenance: which signals a statement of a summary rests on.
 
-Two ways. `LeaveOneOut` asks the model that wrote it for log-probs; `Named` asks a model without them to name the
-signals. Both are cheap enough to run with every renewal, and neither is proof: docs/profiles.md has what was measured.
+There are two methods. `LeaveOneOut` uses log-probs of the model that wrote it; `NamedByModel` asks a model without
+log-probs to name the signals. Both are cheap enough for every renewal, and neither is proof: see docs/profiles.md for
+measurements.
 """
 
 import re
@@ -17,19 +18,19 @@ from popi.signals.types import Signal
 if TYPE_CHECKING:
     from popi.inference_model import InferenceModel
 
-MOST_SIGNALS = 32
-"""Signals that are weighed; of more, the newest."""
-LEAST_NATS = 0.5
-"""A signal counts from this weight on, ..."""
+MAX_SIGNALS = 32
+"""Maximum number of signals to weigh; if there are more, the newest."""
+MIN_NATS = 0.5
+"""Minimum weight at which a signal counts."""
 SHARE_OF_BEST = 0.5
-"""... and from this share of the heaviest signal's weight."""
+"""Minimum weight as a share of the heaviest signal's."""
 
 
-class Explains(Protocol):
+class Explainer(Protocol):
     """Finds the signals behind statements of a summary.
 
     Attributes:
-        how: what the profile says of the way they were found.
+        how: the method, as reported in the profile.
     """
 
     how: Literal["leave_one_out", "named"]
@@ -40,34 +41,34 @@ class Explains(Protocol):
         summary: str,
         clauses: Sequence[str],
         before: Sequence[str] = (),
-        behind: int | None = None,
+        previous_signals: int | None = None,
     ) -> list[list[int]]:
-        """For each clause the positions of the signals that it rests on, best first; may be none.
+        """For each clause, the positions of the signals that it rests on, best first; possibly none.
 
         Args:
-            signals: those that were read.
+            signals: the signals that the model read.
             summary: what the model wrote.
             clauses: its parts.
-            before: the statements of the old summary, where it was shown one beside the signals. They count as signals,
-                at the positions behind these.
-            behind: how many signals the old summary rests on; None: not known.
+            before: the statements of the old summary, if the model was shown one. They count as further signals, at
+                the positions after these.
+            previous_signals: how many signals the old summary rests on; `None` if unknown.
         """
         ...
 
 
 class LeaveOneOut:
-    """A signal's weight for a clause is what it adds to the clause's log-likelihood under the inference model.
+    """Weighs a signal by what it adds to a clause's log-likelihood under the inference model.
 
-    With s the clause's tokens, behind the part of the summary that precedes them, S all signals and i one of them:
+    With s the clause's tokens, given the part of the summary that precedes them, S all signals and i one of them:
 
         weight(i) = ½·[log p(s|S) − log p(s|S∖i)] + ½·[log p(s|i) − log p(s|∅)]     (nats)
 
-    The first term is leave-one-out. Alone it overlooks evidence that is there twice: without one of two signals that
-    say the same, the other still carries the clause. The second is its mirror, one signal put in alone; the sum is the
-    Shapley value cut down to the first and the last place in line. It takes 2·n + 2 forwards of one summary each.
+    The first term is leave-one-out. Alone, it overlooks redundant evidence: if two signals say the same, each still
+    supports the clause without the other. The second is its mirror image, adding one signal to none. Their sum is the
+    Shapley value restricted to the first and last positions. It takes 2·n + 2 forwards of one summary each.
 
-    In a renewal each statement of the old summary is weighed as a signal is, with the old summary in the prompt. It is
-    shown at the same worth (signals.fading) however much of it is left out.
+    In a renewal, each statement of the old summary is weighed like a signal, with the old summary in the prompt, shown
+    at the same worth (signals.fading) however many of its statements are removed.
 
     Args:
         model: the local inference model that wrote the summary.
@@ -84,12 +85,12 @@ class LeaveOneOut:
         summary: str,
         clauses: Sequence[str],
         before: Sequence[str] = (),
-        behind: int | None = None,
+        previous_signals: int | None = None,
     ) -> list[list[int]]:
-        """See `Explains`."""
+        """See `Explainer`."""
         chosen = []
-        for weights in self.weights(signals, summary, clauses, before, behind):
-            least = max(LEAST_NATS, SHARE_OF_BEST * max(weights, default=0.0))
+        for weights in self.weights(signals, summary, clauses, before, previous_signals):
+            least = max(MIN_NATS, SHARE_OF_BEST * max(weights, default=0.0))
             order = sorted(range(len(weights)), key=lambda i: -weights[i])
             chosen.append([i for i in order if weights[i] >= least])
         return chosen
@@ -100,26 +101,26 @@ class LeaveOneOut:
         summary: str,
         clauses: Sequence[str],
         before: Sequence[str] = (),
-        behind: int | None = None,
+        previous_signals: int | None = None,
     ) -> list[list[float]]:
-        """For each clause every signal's weight in nats, then every old statement's; 0 for signals beyond
-        `MOST_SIGNALS`, for old statements where they have faded, and for a clause whose words are not in the summary.
+        """For each clause, the weight in nats of every signal and then of every old statement. It is 0 for signals
+        beyond `MAX_SIGNALS`, for old statements that have faded, and for clauses whose words are not in the summary.
         """
-        first = max(0, len(signals) - MOST_SIGNALS)
-        shown = previous(" ".join(before), behind, len(signals)) if before else None
-        old = list(before[:MOST_SIGNALS]) if shown is not None else []
+        first = max(0, len(signals) - MAX_SIGNALS)
+        shown = previous(" ".join(before), previous_signals, len(signals)) if before else None
+        old = list(before[:MAX_SIGNALS]) if shown is not None else []
         weighed: list[Signal | str] = [*signals[first:], *old]
         places = [_place(summary, clause) for clause in clauses]
         if not weighed or not any(places):
             return [[0.0] * (len(signals) + len(before)) for _ in clauses]
         n = len(weighed)
-        kept = [
+        subsets = [
             list(range(n)),
-            *([i for i in range(n) if i != left] for left in range(n)),
+            *([i for i in range(n) if i != omitted] for omitted in range(n)),
             *([i] for i in range(n)),
             [],
         ]
-        sets = [_shown([weighed[i] for i in one], shown.worth if shown else 0) for one in kept]
+        sets = [_shown([weighed[i] for i in subset], shown.worth if shown else 0) for subset in subsets]
         scores = self._scores(sets, summary, places)  # [set][clause]
         whole, empty = scores[0], scores[-1]
         return [
@@ -144,7 +145,9 @@ class LeaveOneOut:
 
         local = self._model.local
         ids = local.encode_response(summary)
-        ends = [len(local.decode(ids[: k + 1])) for k in range(len(ids))]  # characters that k + 1 tokens spell
+        ends = [
+            len(local.decode(ids[: k + 1])) for k in range(len(ids))
+        ]  # length in characters of the first k + 1 tokens
         spans = [None if place is None else _tokens(ends, *place) for place in places]
         scores = []
         with torch.no_grad():
@@ -156,8 +159,8 @@ class LeaveOneOut:
         return scores
 
 
-class Named:
-    """The model behind an API is asked, in a second call, which signals each statement rests on.
+class NamedByModel:
+    """Asks the model behind an API, in a second call, which signals each statement rests on.
 
     Args:
         model: the inference model that wrote the summary.
@@ -174,9 +177,9 @@ class Named:
         summary: str,
         clauses: Sequence[str],
         before: Sequence[str] = (),
-        behind: int | None = None,
+        previous_signals: int | None = None,
     ) -> list[list[int]]:
-        """See `Explains`. Old statements are numbered behind the signals, as what was found earlier.
+        """See `Explainer`. Old statements are numbered after the signals and marked as found earlier.
 
         Raises:
             UpstreamError: the server gave no answer.
@@ -184,23 +187,23 @@ class Named:
         model, templates = self._model, self._model.templates
         fences = (*templates.delimiters, "</statements")
         positions = {id(one): position for position, one in enumerate(signals)}
-        read, _ = templates.fit(list(signals)[-MOST_SIGNALS:], model.token_budget, model.count_tokens)
+        read, _ = templates.fit(list(signals)[-MAX_SIGNALS:], model.token_budget, model.count_tokens)
         shown = [f"[{number}] {templates.signal_text(one)}" for number, one in enumerate(read, start=1)]
-        old = before[:MOST_SIGNALS] if previous(" ".join(before), behind, len(signals)) else ()
+        old = before[:MAX_SIGNALS] if previous(" ".join(before), previous_signals, len(signals)) else ()
         for number, text in enumerate(old, start=len(read) + 1):
             shown.append(f"[{number}] (found earlier) {neutralise(text, fences, single_line=True)}")
         places = [*(positions[id(one)] for one in read), *(len(signals) + k for k in range(len(old)))]
-        said = [
+        statements = [
             f"{number}. {neutralise(clause, fences, single_line=True)}"
             for number, clause in enumerate(clauses, start=1)
         ]
-        asked = ASK.format(signals="\n".join(shown), statements="\n".join(said))
-        messages = [{"role": "user", "content": asked}]
+        prompt = ASK.format(signals="\n".join(shown), statements="\n".join(statements))
+        messages = [{"role": "user", "content": prompt}]
         reply = model.backend.chat_many([messages], max_tokens=32 + 16 * len(clauses))[0]
         if isinstance(reply, PopiError):
             raise reply
-        named = read_numbers(without_thoughts(reply.text), len(clauses), len(places))
-        return [[places[k] for k in numbers] for numbers in named]
+        answers = read_numbers(without_thoughts(reply.text), len(clauses), len(places))
+        return [[places[k] for k in numbers] for numbers in answers]
 
 
 ASK = """Numbered signals of one user stand between <user_signals> tags, numbered statements about this user between \
@@ -226,37 +229,37 @@ _LINE = re.compile(r"\s*(\d{1,4})\s*:\s*(none|\[?\d{1,4}\]?(?:\s*,\s*\[?\d{1,4}\
 def read_numbers(text: str, clauses: int, signals: int) -> list[list[int]]:
     """The positions (from 0) of the signals that a model named for each clause.
 
-    Strict: a line that is not of the form asked for counts as none, as do numbers that no clause or signal has; of two
-    lines for one clause the first counts.
+    Parsing is strict: lines in another form and numbers out of range are ignored. If a clause has two lines, the first
+    counts.
     """
-    found: dict[int, list[int]] = {}
+    positions: dict[int, list[int]] = {}
     for line in text.splitlines():
         parsed = _LINE.fullmatch(line)
         if parsed is None or not 1 <= int(parsed[1]) <= clauses:
             continue
         numbers = [int(number) for number in re.findall(r"\d+", parsed[2])]
         known = [number - 1 for number in dict.fromkeys(numbers) if 1 <= number <= signals]
-        found.setdefault(int(parsed[1]) - 1, known)
-    return [found.get(clause, []) for clause in range(clauses)]
+        positions.setdefault(int(parsed[1]) - 1, known)
+    return [positions.get(clause, []) for clause in range(clauses)]
 
 
-def explainer(model: object) -> "Explains | None":
-    """The way to explain what a model wrote; None for a model that popi does not know."""
+def explainer_for(model: object) -> "Explainer | None":
+    """The explainer for a model; `None` for a model of another class."""
     from popi.inference_model import InferenceModel
 
-    if not isinstance(model, InferenceModel):  # the worker takes anything that writes
+    if not isinstance(model, InferenceModel):  # the worker accepts any SummaryWriter
         return None
-    return LeaveOneOut(model) if model.backend.trainable else Named(model)
+    return LeaveOneOut(model) if model.backend.trainable else NamedByModel(model)
 
 
 def _shown(items: Sequence[Signal | str], worth: int) -> tuple[list[Signal], Previous | None]:
-    """Signals, and statements of the old summary as one text, as the model is shown them."""
+    """Split into signals, and the old summary's statements as one text, as the model is shown them."""
     old = " ".join(one for one in items if isinstance(one, str))
     return [one for one in items if not isinstance(one, str)], Previous(old, worth) if old else None
 
 
 def _place(summary: str, clause: str) -> tuple[int, int] | None:
-    """Where a clause stands in the summary, in characters; of an item of a list, where the item stands."""
+    """The clause's span in the summary, in characters; for an item of a list, the item's span."""
     text = clause.strip().rstrip(".")
     for wanted in (text, text.partition(" ")[2], text.split("user ", 1)[-1].partition(" ")[2]):
         if len(wanted) > 2 and (at := summary.find(wanted)) >= 0:
@@ -265,7 +268,7 @@ def _place(summary: str, clause: str) -> tuple[int, int] | None:
 
 
 def _tokens(ends: Sequence[int], start: int, stop: int) -> tuple[int, int]:
-    """The tokens that spell the characters from `start` to `stop`; the first may begin earlier."""
+    """The span of tokens that cover the characters from `start` to `stop`; the first may begin earlier."""
     first = next((k for k, end in enumerate(ends) if end > start), 0)
     last = next((k for k, end in enumerate(ends) if end >= stop), len(ends) - 1)
     return first, last + 1

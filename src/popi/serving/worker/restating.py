@@ -1,6 +1,6 @@
-"""Whether a statement says again, in other words, what the user does not want said: a model is asked.
+"""Checks whether a statement restates a forbidden one in other words, by asking a model.
 
-The same words are known without one (popi.profiles.forbidden). docs/profiles.md states what a user allows to be sent.
+Identical wording is detected without a model (popi.profiles.forbidden). See docs/profiles.md for what may be sent.
 """
 
 import re
@@ -16,27 +16,27 @@ if TYPE_CHECKING:
     from popi.inference_model import InferenceModel
 
 
-class Restates(Protocol):
-    """Finds statements that say forbidden ones again.
+class RestatementCheck(Protocol):
+    """Finds statements that restate forbidden ones.
 
     Attributes:
-        sends: it hands the forbidden statements to a provider: it may be asked only of those that the user allows.
+        sends: whether it sends the forbidden statements to a provider, so that only those the user allows may be used.
     """
 
     sends: bool
 
-    def said_again(self, statements: Sequence[str], forbidden: Sequence[str]) -> set[int]:
-        """The positions of statements that say one of the forbidden ones.
+    def restated(self, statements: Sequence[str], forbidden: Sequence[str]) -> set[int]:
+        """The positions of statements that restate a forbidden one.
 
         Raises:
             UpstreamError: there was no answer.
-            AnswerError: the answer can't be read.
+            AnswerError: the answer can't be parsed.
         """
         ...
 
 
-class Asked:
-    """The model behind the API is asked, in a call of its own.
+class ModelCheck:
+    """Asks the model behind the API, in a separate call.
 
     Args:
         model: the inference model that wrote the statements.
@@ -47,26 +47,26 @@ class Asked:
     def __init__(self, model: "InferenceModel") -> None:
         self._model = model
 
-    def said_again(self, statements: Sequence[str], forbidden: Sequence[str]) -> set[int]:
-        """See `Restates`. Fails closed: of a statement that the answer has no line for, nothing is known."""
+    def restated(self, statements: Sequence[str], forbidden: Sequence[str]) -> set[int]:
+        """See `RestatementCheck`. Fails closed: the answer must have a line for every statement."""
         model = self._model
         fences = ("<not_again", "</not_again", "<statements", "</statements")
-        listed = (
+        lists = (
             "\n".join(f"{number}. {neutralise(text, fences, single_line=True)}" for number, text in enumerate(texts, 1))
             for texts in (forbidden, statements)
         )
-        asked = ASK.format(**dict(zip(("forbidden", "statements"), listed, strict=True)))
-        room = max(model.max_tokens, 32 + 16 * len(statements))
-        reply = model.backend.chat_many([[{"role": "user", "content": asked}]], max_tokens=room)[0]
+        prompt = ASK.format(**dict(zip(("forbidden", "statements"), lists, strict=True)))
+        max_tokens = max(model.max_tokens, 32 + 16 * len(statements))
+        reply = model.backend.chat_many([[{"role": "user", "content": prompt}]], max_tokens=max_tokens)[0]
         if isinstance(reply, PopiError):
             raise reply
-        found: dict[int, bool] = {}
+        verdicts: dict[int, bool] = {}
         for line in without_thoughts(reply.text).splitlines():
             if (parsed := _LINE.fullmatch(line)) is not None:
-                found.setdefault(int(parsed[1]) - 1, parsed[2].casefold() != "none")
-        if not found.keys() >= set(range(len(statements))):
-            raise AnswerError("the model did not say of each statement whether it is one that the user has forbidden")
-        return {index for index in range(len(statements)) if found[index]}
+                verdicts.setdefault(int(parsed[1]) - 1, parsed[2].casefold() != "none")
+        if not verdicts.keys() >= set(range(len(statements))):
+            raise AnswerError("the model did not say for every statement whether it restates a forbidden one")
+        return {index for index in range(len(statements)) if verdicts[index]}
 
 
 ASK = """Numbered statements that a user has forbidden stand between <not_again> tags, numbered statements about this \
@@ -90,25 +90,25 @@ Write these lines only, one for every statement."""
 _LINE = re.compile(r"\s*(\d{1,4})\s*[:.]\s*(none|\[?\d{1,4}\]?(?:\s*,\s*\[?\d{1,4}\]?)*)\s*\.?\s*", re.IGNORECASE)
 
 
-class SameValue:
-    """In the nano world two statements say the same where they name the same value."""
+class SameValueCheck:
+    """For the nano world, where two statements mean the same if they name the same value."""
 
     sends = False
 
-    def said_again(self, statements: Sequence[str], forbidden: Sequence[str]) -> set[int]:
-        """See `Restates`."""
+    def restated(self, statements: Sequence[str], forbidden: Sequence[str]) -> set[int]:
+        """See `RestatementCheck`."""
         from popi.nano.truth import named_attributes
 
         banned = {value for text in forbidden for value in named_attributes(text)}
         return {index for index, text in enumerate(statements) if named_attributes(text) & banned}
 
 
-def restating(model: object) -> Restates | None:
-    """The way to find what a model says again; None for a model that can't be asked: the same words are found alone."""
+def restatement_check_for(model: object) -> RestatementCheck | None:
+    """The check for a model's statements; `None` if the model can't be asked: then only identical wording is found."""
     from popi.inference_model import InferenceModel
 
-    if not isinstance(model, InferenceModel):  # the worker takes anything that writes
+    if not isinstance(model, InferenceModel):  # the worker accepts any SummaryWriter
         return None
     if model.templates.name == NANO:
-        return SameValue()
-    return Asked(model) if model.backend.prompted else None
+        return SameValueCheck()
+    return ModelCheck(model) if model.backend.prompted else None

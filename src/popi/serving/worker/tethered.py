@@ -1,9 +1,9 @@
-"""Run a module as a script that ends when its parent does.
+"""Run a module as a script that exits when its parent does.
 
 `python -m popi.serving.worker.tethered MODULE ARGUMENTS ...`
 
-Whoever starts it holds the other end of its stdin, and sends nothing. When that end closes, the parent is gone, also
-where it was killed and could tell nobody.
+The parent holds the other end of its stdin and sends nothing. When that end closes, the parent is gone, even if it was
+killed and could not clean up.
 """
 
 import os
@@ -14,7 +14,7 @@ import threading
 import time
 
 GRACE_SECONDS = 5.0
-"""How long the script may take to end after SIGTERM."""
+"""How long the script may take to exit after SIGTERM."""
 
 
 def _watch() -> None:
@@ -26,7 +26,7 @@ def _watch() -> None:
 
 
 def main() -> None:
-    """Watch the parent, and be the module."""
+    """Run the module while a thread watches the parent."""
     threading.Thread(target=_watch, name="popi-tether", daemon=True).start()
     sys.argv = sys.argv[1:]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

@@ -1,4 +1,4 @@
-"""How the worker has a summary written: a model that listens is told what it must not say again."""
+"""How the worker gets a summary written. Models that follow instructions get a list of what they must not say."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -8,37 +8,37 @@ from popi.signals.types import Signal
 from popi.summary import Summary
 
 
-class Writes(Protocol):
+class SummaryWriter(Protocol):
     """An inference model, local or behind an API."""
 
     @property
     def renews(self) -> bool:
-        """Whether it knows what to do with an old summary."""
+        """Whether it can renew an old summary."""
         ...
 
     def renewable(self, summary: str) -> bool:
-        """Whether it can renew this one."""
+        """Whether it can renew this summary."""
         ...
 
     def summarize(
         self, signals: Sequence[Signal], temperature: float = 0.0, *, previous: Summary | None = None
     ) -> Summary:
-        """Write the preference summary of one user, from all signals or from an old summary and those since."""
+        """Write one user's preference summary, from all signals or from an old summary and the signals since."""
         ...
 
 
 def write(
-    model: Writes, signals: Sequence[Signal], forbidden: Sequence[str], previous: Summary | None = None
+    model: SummaryWriter, signals: Sequence[Signal], forbidden: Sequence[str], previous: Summary | None = None
 ) -> Summary:
-    """A user's summary; with `previous` that one, renewed by the signals that came since.
+    """Write a user's summary, or renew `previous` with the signals that arrived since.
 
-    An LLM behind an API is told in words what the user allows it to be told. A model of our own reads the prompt that
-    it was trained on and no other. What either says again is taken out of what it wrote (Worker).
+    An LLM behind an API is given the `forbidden` statements. A local model only reads the prompt that it was trained
+    on. In both cases, the worker removes forbidden statements from the result.
 
     Raises:
-        UpstreamError: the server gave none.
+        UpstreamError: the server gave no answer.
         AnswerError: nothing in the answer can be used.
     """
-    if isinstance(model, InferenceModel):  # the worker takes anything that writes
+    if isinstance(model, InferenceModel):  # the worker accepts any SummaryWriter
         return model.summarize(signals, previous=previous, forbidden=forbidden)
     return model.summarize(signals, previous=previous)

@@ -7,7 +7,7 @@ from serving_client import People
 from sqlalchemy import select
 
 from popi.serving.store import answers
-from popi.serving.store.answers import KeptAnswer
+from popi.serving.store.answers import StoredAnswer
 from popi.serving.store.tables import jobs
 
 SIGNALS = {"signals": [{"type": "statement", "text": "i like tea."}]}
@@ -38,7 +38,7 @@ def test_feedback_is_charged_to_its_key(people: People) -> None:
     people.ask("POST", "/users/ada/signals", json=SIGNALS)
     database = people.gateway.store.database
     database.write(lambda connection: connection.execute(jobs.delete()))
-    kept = [KeptAnswer("a1", "ask", "answer", 0)]
+    kept = [StoredAnswer("a1", "ask", "answer", 0)]
     database.write(lambda c: answers.put(c, "acme", "ada", kept, database.now(c), database.now(c), 60.0))
     answer = people.ask("POST", "/users/ada/feedback", "ada", json={"answer": "a1", "thumbs": "up"})
     assert answer.status_code == 200 and job(people).key_id == key_id(people, "ada")

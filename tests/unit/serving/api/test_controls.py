@@ -6,7 +6,7 @@ from serving_client import People, whole_store
 
 from popi.serving.api.commands import rebuild
 from popi.serving.store import answers, jobs, summaries, users
-from popi.serving.store.answers import KeptAnswer
+from popi.serving.store.answers import StoredAnswer
 
 TEA = {"signals": [{"type": "statement", "text": "i like tea"}]}
 
@@ -48,7 +48,7 @@ def test_an_opt_out_of_somebody_unknown_holds_for_all_that_comes(people: People)
     told = people.ask("POST", "/users/import", json=imported).json()
     assert told == {"users": 2, "added": 1, "known": 0, "summaries": 1, "not_learned": 1}
     database = people.gateway.store.database
-    captured = [KeptAnswer("a", "ask", "answer", 0)]
+    captured = [StoredAnswer("a", "ask", "answer", 0)]
     assert (
         database.write(lambda c: answers.put(c, "acme", "eve", captured, database.now(c), database.now(c), 60.0)) == 0
     )
@@ -56,7 +56,7 @@ def test_an_opt_out_of_somebody_unknown_holds_for_all_that_comes(people: People)
     assert told == {"ids": [], "added": 0, "known": 0, "not_learned": 1}
     user = people.ask("GET", "/users/eve").json()
     assert (user["signals"], user["summary"], user["renewal"]) == (0, None, None)
-    assert database.read(users.listed, "acme") == ["bo", "eve"]
+    assert database.read(users.list_ids, "acme") == ["bo", "eve"]
 
 
 def test_off_takes_back_what_was_under_way_and_on_reads_what_was_not_read(people: People) -> None:
@@ -120,6 +120,6 @@ def test_after_an_erasure_a_chat_is_not_captured_either(people: People) -> None:
     put(people, "eve", learn=False)
     people.ask("DELETE", "/users/eve")
     database = people.gateway.store.database
-    one, began = [KeptAnswer("a", "ask", "answer", 0)], database.read(database.now) + 60.0
+    one, began = [StoredAnswer("a", "ask", "answer", 0)], database.read(database.now) + 60.0
     assert database.write(lambda c: answers.put(c, "acme", "eve", one, began, began, 60.0)) == 0
     assert people.ask("GET", "/users/eve/controls").json()["learn"] is False

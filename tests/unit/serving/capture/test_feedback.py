@@ -17,12 +17,12 @@ from popi.serving.api.service import Profiles
 from popi.serving.api.stored import NotFound
 from popi.serving.keys import create
 from popi.serving.store import answers, controls, erasure, expiry, users
-from popi.serving.store.answers import KeptAnswer
+from popi.serving.store.answers import StoredAnswer
 from popi.serving.store.database import Database
 from popi.serving.store.jobs import Debounce
 from popi.serving.store.threads import Store
 
-KEPT = [KeptAnswer("a", "ask", "answer", 0)]
+KEPT = [StoredAnswer("a", "ask", "answer", 0)]
 NOW = Clock().now
 
 
@@ -152,7 +152,7 @@ def test_answers_expire_and_go_with_the_user(database: Database) -> None:
     assert database.write(expiry.expire, 160.0) == 2  # and the user, of whom nothing else is stored
     database.write(answers.put, "t", "u", KEPT, 100.0, 100.0, 60.0)
     assert database.write(erasure.erase, "t", "u", 200.0).answers == 1
-    assert database.read(answers.kept, "t", "u", 0.0) == []
+    assert database.read(answers.newest_page, "t", "u", 0.0) == []
 
 
 def test_a_chat_under_way_at_an_erasure_is_not_written_down(database: Database) -> None:
@@ -202,5 +202,5 @@ def test_a_chat_from_a_time_without_learning_is_not_written_down(database: Datab
         database.write(controls.put, "t", "u", now, Debounce(), learn=learn)
     chats = {"before": 105.0, "within": 115.0, "after": 121.0}
     for name, began in chats.items():
-        database.write(answers.put, "t", "u", [KeptAnswer(name, "ask", "answer", 0)], began, 140.0, 60.0)
-    assert {one.answer_id for one in database.read(answers.kept, "t", "u", 140.0)} == {"after"}
+        database.write(answers.put, "t", "u", [StoredAnswer(name, "ask", "answer", 0)], began, 140.0, 60.0)
+    assert {one.answer_id for one in database.read(answers.newest_page, "t", "u", 140.0)} == {"after"}

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from popi.profiles.clauses import in_any_parts
+from popi.profiles.clauses import all_parts
 from popi.serving.capture.injected import RUN, VERBATIM, Injected
 from popi.serving.capture.texts import CUT, LONGEST_TEXT
 from popi.serving.demo import BLOCK
@@ -36,9 +36,7 @@ def test_a_block_of_ones_own() -> None:
     text = f"Sure. {Blocks(mine).text('Likes tea.')} Done."
     assert "Likes tea" not in Injected(mine).out_of(text, []) and "Likes tea" in Injected().out_of(text, [])
     nano = "wants any tone, expert level, short replies."
-    assert (
-        Injected(BLOCK).out_of(f"why {Blocks(BLOCK).text(nano)} so?", in_any_parts(nano)) == f"why {CUT} : {CUT}. so?"
-    )
+    assert Injected(BLOCK).out_of(f"why {Blocks(BLOCK).text(nano)} so?", all_parts(nano)) == f"why {CUT} : {CUT}. so?"
 
 
 def test_a_text_that_is_the_block_alone_is_nothing() -> None:

@@ -7,7 +7,7 @@ import pytest
 from serving_client import whole_store
 
 from popi.serving.store import answers, audit, controls, erasure, expiry, users
-from popi.serving.store.answers import KeptAnswer
+from popi.serving.store.answers import StoredAnswer
 from popi.serving.store.audit import ACTOR, Actor, Seen
 from popi.serving.store.database import Database
 from popi.serving.store.jobs import Debounce
@@ -33,7 +33,7 @@ def seen(database: Database, now: float, *user_ids: str, tenant: str = "t") -> N
 
 
 def told(database: Database, *of: Any) -> list[tuple[str, str | None]]:
-    return [(row.action, row.user_id) for row in database.read(audit.listed, *of)]
+    return [(row.action, row.user_id) for row in database.read(audit.list_entries, *of)]
 
 
 def test_entries_are_listed_newest_first_by_tenant_and_user(database: Database) -> None:
@@ -46,9 +46,11 @@ def test_entries_are_listed_newest_first_by_tenant_and_user(database: Database) 
     assert sorted(told(database, "t")) == [("edit_summary", "a"), ("read", "a"), ("read", "b")]
     assert told(database, "t", "a") == [("edit_summary", "a"), ("read", "a")]
     assert told(database, "other", "b") == []
-    rows = database.read(audit.listed)
+    rows = database.read(audit.list_entries)
     assert [row.at for row in rows] == [12.0, 11.0, 10.0, 10.0]
-    assert [row.entry for row in database.read(audit.listed, None, None, rows[1].entry)] == [r.entry for r in rows[2:]]
+    assert [row.entry for row in database.read(audit.list_entries, None, None, rows[1].entry)] == [
+        r.entry for r in rows[2:]
+    ]
     assert [len(page) for page in audit.pages(database.read)] == [4]
     assert (rows[0].actor, rows[0].role, rows[0].way) == ("key:0123", "admin", "api")
 
@@ -72,10 +74,10 @@ def test_a_change_that_fails_is_not_noted(database: Database) -> None:
 def test_of_an_erased_user_a_hash_stays(database: Database) -> None:
     make(database, "someone@example.org", "b")
     seen(database, 10.0, "someone@example.org", "b")
-    hashes = {row.user_id: row.user_hash for row in database.read(audit.listed)}
+    hashes = {row.user_id: row.user_hash for row in database.read(audit.list_entries)}
     database.write(erasure.erase, "t", "someone@example.org", 11.0)
     seen(database, 12.0, "someone@example.org")  # what was under way, and anybody's guess
-    about = database.read(audit.listed, "t", "someone@example.org")
+    about = database.read(audit.list_entries, "t", "someone@example.org")
     assert [(row.action, row.user_id) for row in about] == [("read", None), ("erase", None), ("read", None)]
     assert {row.user_hash for row in about} == {hashes["someone@example.org"]}
     assert ("read", "b") in told(database)
@@ -90,7 +92,7 @@ def test_of_a_user_who_was_merged_away_or_expired_a_hash_stays(database: Databas
     database.write(merge, "t", "new", "old", 11.0, Debounce())
     assert told(database, "t", "old") == [("merge_away", None), ("read", None)]
     assert told(database, "t", "new") == [("merge", "new")]
-    database.write(answers.put, "t", "guest", [KeptAnswer("a", "ask", "answer", 0)], 20.0, 20.0, 10.0)
+    database.write(answers.put, "t", "guest", [StoredAnswer("a", "ask", "answer", 0)], 20.0, 20.0, 10.0)
     seen(database, 21.0, "guest")
     assert told(database, "t", "guest") == [("read", "guest")]
     database.write(expiry.expire, 31.0)
@@ -103,7 +105,7 @@ def test_entries_go_when_their_time_is_over(database: Database) -> None:
         seen(database, now, "a")
     assert not database.read(audit.any_older, 100.0) and database.read(audit.any_older, 101.0)
     assert database.write(audit.expire, 200.0) == 1
-    assert [row.at for row in database.read(audit.listed)] == [200.0]
+    assert [row.at for row in database.read(audit.list_entries)] == [200.0]
 
 
 def test_the_hash_is_keyed_by_the_store(database: Database) -> None:
@@ -111,5 +113,5 @@ def test_the_hash_is_keyed_by_the_store(database: Database) -> None:
 
     make(database, "a")
     seen(database, 10.0, "a")
-    (row,) = database.read(audit.listed)
+    (row,) = database.read(audit.list_entries)
     assert row.user_hash != sha256(b"1:t:a").hexdigest() and len(row.user_hash) == 64

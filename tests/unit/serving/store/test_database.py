@@ -41,7 +41,7 @@ def test_a_password_is_not_told() -> None:
 
 
 def test_a_missing_folder_is_told(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="no folder"):
+    with pytest.raises(StoreError, match="does not exist"):
         Database.open(f"sqlite:///{tmp_path}/no/popi.db")
 
 
@@ -139,7 +139,7 @@ def test_all_who_wait_for_another_process_fail_in_one_and_the_same_time(
 
 
 def test_no_queue_waits_for_another_nor_grows_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "MOST_CHECKS", 5)
+    monkeypatch.setattr(threads, "MAX_CHECKS", 5)
     store, gate = Store(Database.open(f"sqlite:///{tmp_path}/popi.db")), threading.Event()
 
     async def ask() -> None:

@@ -12,9 +12,9 @@ from popi.profiles.requests import ForbiddenEdit, SummaryEdit
 from popi.serving.api.service import Profiles
 from popi.serving.settings import RenewalSettings
 from popi.serving.store import answers, controls, erasure, forbidden, jobs, signals, summaries, users
-from popi.serving.store.answers import KeptAnswer
+from popi.serving.store.answers import StoredAnswer
 from popi.serving.store.database import Database
-from popi.serving.store.deletion import Deleting, Deletion
+from popi.serving.store.deletion import Deleter, Deletion
 from popi.serving.store.jobs import Debounce
 from popi.serving.store.summaries import Version
 from popi.serving.store.threads import Store
@@ -41,10 +41,10 @@ def say(database: Database, now: float = 1.0, **texts: str) -> None:
     database.write(signals.add, *WHO, sent, now, D)
 
 
-def delete(database: Database, what: Callable[[Deleting], bool], now: float = 100.0) -> Deletion:
+def delete(database: Database, what: Callable[[Deleter], bool], now: float = 100.0) -> Deletion:
     def write(connection: Any) -> Deletion:
         assert users.lock_existing(connection, *WHO)
-        deleting = Deleting(connection, *WHO, now, D)
+        deleting = Deleter(connection, *WHO, now, D)
         assert what(deleting)
         return deleting.done
 
@@ -101,9 +101,9 @@ def test_of_what_nobody_found_the_reasons_what_is_older_than_the_signal_stays(da
 
 
 def test_what_was_kept_of_the_same_chat_goes_with_a_signal(database: Database) -> None:
-    chat = KeptAnswer("popi-1", "how do trees grow?", "slowly, with marmalade", 0)
-    other = KeptAnswer("popi-2", "how do trees grow?", "fast", 0)
-    third = KeptAnswer("popi-3", "and pears?", "in spring", 0)
+    chat = StoredAnswer("popi-1", "how do trees grow?", "slowly, with marmalade", 0)
+    other = StoredAnswer("popi-2", "how do trees grow?", "fast", 0)
+    third = StoredAnswer("popi-3", "and pears?", "in spring", 0)
     database.write(answers.put, *WHO, [chat, other, third], 1.0, 1.0, 1000.0)
     thumb = InteractionSignal(id="thumb", prompt=chat.prompt, response=chat.answer, rating=1.0)
     pair = PairSignal(id="pair", prompt=third.prompt, chosen="x", rejected=third.answer)
@@ -111,7 +111,7 @@ def test_what_was_kept_of_the_same_chat_goes_with_a_signal(database: Database) -
     assert delete(database, lambda deleting: deleting.signal("thumb")).answers == 1
     assert gone(database, "marmalade")
     assert delete(database, lambda deleting: deleting.signal("pair")).answers == 1
-    assert [one.answer_id for one in database.read(answers.kept, *WHO, 2.0)] == ["popi-2"]
+    assert [one.answer_id for one in database.read(answers.newest_page, *WHO, 2.0)] == ["popi-2"]
 
 
 def test_a_statement_goes_from_every_row(database: Database) -> None:
@@ -119,7 +119,7 @@ def test_a_statement_goes_from_every_row(database: Database) -> None:
     put(database, clause("c1", "Has marmalade.", "one"), clause("c2", "Likes tea.", "two"))
     put(database, clause("c1", "Has marmalade, and a cough.", "one"), clause("c2", "Likes tea.", "two"))
     put(database, clause("c9", "has MARMALADE!", "one"), author="user")
-    kept = [KeptAnswer("a", "why?", "since she has marmalade", 0), KeptAnswer("b", "why?", "no", 0)]
+    kept = [StoredAnswer("a", "why?", "since she has marmalade", 0), StoredAnswer("b", "why?", "no", 0)]
     database.write(answers.put, *WHO, kept, 1.0, 1.0, 1000.0)
     ban(database, ForbiddenEdit(text="has marmalade"))
     done = delete(database, lambda deleting: deleting.clause("c1", "user"))
@@ -180,7 +180,7 @@ def test_the_words_of_what_is_forbidden_go_and_it_stays_forbidden(database: Data
     delete(database, lambda deleting: deleting.words(one.id, "user"))
     assert gone(database, "marmalade") and versions(database) == {2: ["Likes tea."], 1: ["Likes tea."]}
     rules = database.read(forbidden.rules, *WHO, current.forbidden)
-    assert rules.bans.hit("Has marmalade.") and rules.told == () and rules.words == ("Dogs.",)
+    assert rules.bans.hit("Has marmalade.") and rules.disclosed == () and rules.words == ("Dogs.",)
 
 
 def test_words_go_with_the_last_version_that_forbids_them(database: Database) -> None:

@@ -27,7 +27,7 @@ from popi.serving.store import (
     usage,
     users,
 )
-from popi.serving.store.answers import KeptAnswer
+from popi.serving.store.answers import StoredAnswer
 from popi.serving.store.database import Database
 from popi.serving.store.erasure import Removed
 from popi.serving.store.jobs import Debounce
@@ -74,7 +74,7 @@ def test_a_worker_in_flight_holds_no_lease_any_more(database: Database) -> None:
     database.write(erasure.erase, "t", "u", 2.0)
     fill(database, "t", "u", "y")  # the same id comes again: another job, another lease
     assert not database.write(jobs.finish, job)
-    assert not database.write(jobs.keep, job, 1e9, 60.0)
+    assert not database.write(jobs.extend_lease, job, 1e9, 60.0)
 
 
 def take_turns(
@@ -105,7 +105,7 @@ def erase(connection: Connection) -> Removed:
 @pytest.mark.parametrize("first", ["write", "erasure"])
 def test_a_users_first_answer_and_their_erasure_take_turns(database: Database, first: str) -> None:
     """There is no row yet that the second could wait for."""
-    kept = [KeptAnswer("a", "ask", "answer", 0)]
+    kept = [StoredAnswer("a", "ask", "answer", 0)]
 
     def put(connection: Connection) -> int:
         return answers.put(connection, "t", "u", kept, 100.0, 101.0, 60.0)
@@ -115,7 +115,7 @@ def test_a_users_first_answer_and_their_erasure_take_turns(database: Database, f
     else:
         assert take_turns(database, erase, put) == (Removed(), 0)
     assert database.read(users.find, "t", "u") is None
-    assert database.read(answers.kept, "t", "u", 0.0) == []
+    assert database.read(answers.newest_page, "t", "u", 0.0) == []
 
 
 @pytest.mark.parametrize("first", ["link", "erasure"])
@@ -241,7 +241,7 @@ def fill_all(database: Database, user: str, words: str) -> None:
     database.write(keys.ensure_tenant, "t", 0.0)
     database.write(outbox.register, "crm", outbox.EVENTS, 1e12, 0.0)
     fill(database, "t", user, words)
-    kept = [KeptAnswer(f"{words}-1", words, words, 1)]
+    kept = [StoredAnswer(f"{words}-1", words, words, 1)]
     database.write(answers.put, "t", user, kept, 1.0, 1.0, 1e9)
     create(database, "user", "t", user)
     database.write(sessions.add, SessionRecord(sha256(words.encode()).hexdigest(), "t", user, None, None, 1e12))

@@ -3,7 +3,7 @@
 from sqlalchemy import Connection, func, select
 
 from popi.serving.store import answers, controls, erasure, expiry, outbox, sessions, signals, summaries, usage, users
-from popi.serving.store.answers import KeptAnswer
+from popi.serving.store.answers import StoredAnswer
 from popi.serving.store.database import Database
 from popi.serving.store.jobs import Debounce
 from popi.serving.store.sessions import SessionRecord
@@ -18,7 +18,7 @@ def rows(connection: Connection) -> dict[str, int]:
 
 
 def test_each_table_in_its_time(database: Database) -> None:
-    database.write(answers.put, "t", "u", [KeptAnswer("a", "ask", "answer", 0)], 100.0, 100.0, 10.0)
+    database.write(answers.put, "t", "u", [StoredAnswer("a", "ask", "answer", 0)], 100.0, 100.0, 10.0)
     database.write(sessions.add, SessionRecord("cookie", "t", "u", None, None, 120.0))
     assert database.write(sessions.take_link, "link", 130.0)
     database.write(erasure.erase, "other", "v", 100.0)
@@ -38,7 +38,7 @@ def test_each_table_in_its_time(database: Database) -> None:
 
 def test_a_user_who_gave_no_feedback_goes_with_their_answers(database: Database) -> None:
     def keep(user: str, at: float, name: str = "a") -> None:
-        database.write(answers.put, "t", user, [KeptAnswer(f"{user}-{name}", "ask", "answer", 0)], at, at, 10.0)
+        database.write(answers.put, "t", user, [StoredAnswer(f"{user}-{name}", "ask", "answer", 0)], at, at, 10.0)
 
     for user in ("asked", "again", "told", "wrote", "off"):
         keep(user, 100.0)
@@ -46,23 +46,23 @@ def test_a_user_who_gave_no_feedback_goes_with_their_answers(database: Database)
     database.write(signals.add, "t", "told", [StatementSignal(text="tea")], 101.0, Debounce())
     database.write(summaries.put, "t", "wrote", "Likes tea.", [], "user", 101.0, expected=0)
     database.write(controls.put, "t", "off", 101.0, Debounce(), learn=False)
-    assert database.read(users.listed, "t") == ["again", "asked", "off", "told", "wrote"]
+    assert database.read(users.list_ids, "t") == ["again", "asked", "off", "told", "wrote"]
     assert database.read(expiry.any_expired, 110.0)
     database.write(expiry.expire, 110.0)
-    assert database.read(users.listed, "t") == ["again", "off", "told", "wrote"]
+    assert database.read(users.list_ids, "t") == ["again", "off", "told", "wrote"]
     database.write(expiry.expire, 115.0)
-    assert database.read(users.listed, "t") == ["off", "told", "wrote"]
+    assert database.read(users.list_ids, "t") == ["off", "told", "wrote"]
     assert not database.read(expiry.any_expired, 1e9)
     keep("told", 200.0)
     database.write(expiry.expire, 1e9)
-    assert database.read(users.listed, "t") == ["off", "told", "wrote"]
+    assert database.read(users.list_ids, "t") == ["off", "told", "wrote"]
 
 
 def test_who_opted_out_stays_until_everything_is_on_again(database: Database) -> None:
     for learn, there in ((False, ["u"]), (True, [])):
         database.write(controls.put, "t", "u", 100.0, Debounce(), learn=learn)
-        database.write(expiry.expire, 100.0 + controls.NOTED_SECONDS)
-        assert database.read(users.listed, "t") == there
+        database.write(expiry.expire, 100.0 + controls.REMEMBERED_SECONDS)
+        assert database.read(users.list_ids, "t") == there
 
 
 def test_a_link_is_taken_once(database: Database) -> None:

@@ -51,7 +51,7 @@ def test_a_dead_workers_job_is_taken_over_and_its_late_result_counts_for_nothing
     assert dead is not None
     heir = database.write(jobs.claim, 170.0, 60.0)
     assert heir is not None and heir.lease != dead.lease
-    assert not database.write(jobs.keep, dead, 171.0, 60.0)
+    assert not database.write(jobs.extend_lease, dead, 171.0, 60.0)
     assert not database.write(jobs.postpone, dead, 999.0, error="x")
     assert not database.write(jobs.finish, dead)
     assert database.write(jobs.finish, heir)
@@ -71,7 +71,7 @@ def test_a_dead_workers_lease_puts_the_longest_wait_off_no_further(database: Dat
 def test_a_lease_can_be_kept(database: Database) -> None:
     request(database, 100)
     job = database.write(jobs.claim, 110.0, 60.0)
-    assert job is not None and database.write(jobs.keep, job, 160.0, 60.0)
+    assert job is not None and database.write(jobs.extend_lease, job, 160.0, 60.0)
     assert database.write(jobs.claim, 219.0, 60.0) is None
     assert database.write(jobs.claim, 220.0, 60.0) is not None
 

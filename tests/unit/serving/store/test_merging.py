@@ -23,7 +23,7 @@ from popi.serving.store import (
     usage,
     users,
 )
-from popi.serving.store.answers import KeptAnswer
+from popi.serving.store.answers import StoredAnswer
 from popi.serving.store.controls import Switches
 from popi.serving.store.database import Database
 from popi.serving.store.jobs import Debounce
@@ -57,9 +57,9 @@ def test_every_row_moves_and_none_stays(database: Database) -> None:
     say(database, "old", 1.0, "a", "b")
     say(database, "new", 2.0, "b", "c")
     put(database, "old", 3.0, "Old.")
-    kept = [KeptAnswer("r1", "q", "of old", 1), KeptAnswer("r2", "q", "of old", 0)]
+    kept = [StoredAnswer("r1", "q", "of old", 1), StoredAnswer("r2", "q", "of old", 0)]
     database.write(answers.put, "t", "old", kept, 3.0, 3.0, 1e9)
-    database.write(answers.put, "t", "new", [KeptAnswer("r2", "q", "of new", 0)], 3.0, 3.0, 1e9)
+    database.write(answers.put, "t", "new", [StoredAnswer("r2", "q", "of new", 0)], 3.0, 3.0, 1e9)
     _, key, _ = create(database, "user", "t", "old")
     database.write(sessions.add, SessionRecord("hash", "t", "old", None, None, 1e12))
     for user, times in (("old", 2), ("new", 3)):
@@ -118,7 +118,7 @@ def test_the_newer_summary_stays_current_and_the_other_is_history(
     put(database, "old", old_at, "Old.")
     forbidden = [Forbidden(id="f", text="Lives in Bonn.")]
     database.write(summaries.put, "t", "old", "Old.", [], "user", old_at, expected=1, forbidden=forbidden)
-    database.write(answers.put, "t", "old", [KeptAnswer("r", "q", "a", 1)], 3.0, 3.0, 1e9)
+    database.write(answers.put, "t", "old", [StoredAnswer("r", "q", "a", 1)], 3.0, 3.0, 1e9)
     database.write(merge, "t", "new", "old", 10.0, D)
     assert texts(database, "new") == [first, "Old.", "Old.", "New.", "Before."]
     current = database.read(summaries.current, "t", "new")
@@ -145,7 +145,7 @@ def test_the_stricter_consent_holds(database: Database, off: str) -> None:
 def test_one_who_is_not_learned_from_keeps_no_answer_and_no_renewal(database: Database, off: str) -> None:
     for user in ("old", "new"):
         say(database, user, 1.0, user)
-        database.write(answers.put, "t", user, [KeptAnswer(f"r of {user}", "q", "a", 0)], 1.0, 1.0, 1e9)
+        database.write(answers.put, "t", user, [StoredAnswer(f"r of {user}", "q", "a", 0)], 1.0, 1.0, 1e9)
     database.write(controls.put, "t", off, 3.0, D, learn=False)
     assert database.write(merge, "t", "new", "old", 10.0, D) == Moved(1, 0, 0, 0, 0)
     assert database.read(controls.find, "t", "new") == Switches(use=True, learn=False)
@@ -154,13 +154,13 @@ def test_one_who_is_not_learned_from_keeps_no_answer_and_no_renewal(database: Da
 
 
 def test_words_of_what_is_forbidden_and_deleted_signals_move_along(database: Database) -> None:
-    secret = database.write(forbidden.drawn_secret)
+    secret = database.write(forbidden.ensure_secret)
     bans = {text: ban(text, secret, name="f") for text in ("of old", "of both", "Of both.", "of new")}
     for user, texts_, at in (("old", ("of old", "of both"), 2.0), ("new", ("of new", "Of both."), 3.0)):
         say(database, user, 1.0, user, f"deleted by {user}")
         listed = [bans[text].model_copy(update={"id": f"f{n}"}) for n, text in enumerate(texts_)]
         database.write(summaries.put, "t", user, "Tea.", [], "user", at, expected=None, model="m", forbidden=listed)
-        database.write(forbidden.keep, "t", user, {bans[text].hash: text for text in texts_})
+        database.write(forbidden.store_words, "t", user, {bans[text].hash: text for text in texts_})
         database.write(signals.delete_for_good, "t", user, f"deleted by {user}")
     database.write(merge, "t", "new", "old", 10.0, D)
     version = database.read(summaries.current, "t", "new")
@@ -178,7 +178,7 @@ def test_one_with_captured_answers_alone_goes_with_them_whoever_they_are_merged_
 
     for user, at in (("old", 1.0), ("other", 2.0)):
         database.write(users.lock_for_capture, "t", user, at, at + 100)
-        database.write(answers.put, "t", user, [KeptAnswer(f"r of {user}", "q", "a", 0)], at, at, 100.0)
+        database.write(answers.put, "t", user, [StoredAnswer(f"r of {user}", "q", "a", 0)], at, at, 100.0)
     database.write(merge, "t", "new", "old", 10.0, D)
     assert until("new") == 101.0
     database.write(merge, "t", "new", "other", 11.0, D)
@@ -277,8 +277,8 @@ def test_merges_in_a_circle_beside_writers_lose_nothing(database: Database) -> N
     expected = {f"{one}-{n}" for one in names for n in ["first", *range(8)]}
     there = ids(database, "a")
     assert set(there) == expected and len(there) == len(expected)
-    upto = database.read(users.reading, "t", "a").upto
-    positions = [row.position for row in database.read(signals.stored, "t", "a")]
+    upto = database.read(users.reading, "t", "a").next_position
+    positions = [row.position for row in database.read(signals.page_after, "t", "a")]
     assert positions == list(range(len(expected))) and upto == len(expected)
     said = texts(database, "a")
     assert {f"{one} {n}." for one in names for n in range(4)} <= set(said)

@@ -141,10 +141,10 @@ def test_who_was_there_before_the_switches(store_url: str, monkeypatch: pytest.M
     version = database.read(summaries.current, "t", "wrote")
     assert version is not None
     rules = database.read(forbidden.rules, "t", "wrote", version.forbidden)
-    assert rules.bans.hit("has diabetes") and rules.told == () and rules.private.hit("has diabetes")
+    assert rules.bans.hit("has diabetes") and rules.disclosed == () and rules.private.hit("has diabetes")
     for now, there in ((100.0, ["captured", "paused", "wrote"]), (150.0, ["paused", "wrote"])):
         database.write(expiry.expire, now)
-        assert database.read(users.listed, "t") == there
+        assert database.read(users.list_ids, "t") == there
     database.close()
 
 

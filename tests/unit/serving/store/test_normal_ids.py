@@ -70,7 +70,7 @@ def filled(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_everybody_is_reachable_by_the_form_of_their_id(old_store: str) -> None:
     database = Database.open(old_store)
-    listed = database.read(users.listed, "t")
+    listed = database.read(users.list_ids, "t")
     assert sorted(listed) == sorted(set(IDS.values()))
     for n, now in enumerate(IDS.values()):
         assert normal_user_id(now) == now
@@ -80,7 +80,7 @@ def test_everybody_is_reachable_by_the_form_of_their_id(old_store: str) -> None:
         assert key is not None and key.user_id == now
     alone = database.read(keys.find, "alone")
     assert alone is not None and alone.user_id == "only@a.key"
-    assert database.read(users.listed, "other") == []
+    assert database.read(users.list_ids, "other") == []
     assert database.read(sessions.find, "hash", 0.0) is None
     newest = {user: database.read(summaries.current, "t", user) for user in listed}
     assert {user: one.text for user, one in newest.items() if one} == {
@@ -91,5 +91,5 @@ def test_everybody_is_reachable_by_the_form_of_their_id(old_store: str) -> None:
     assert sorted(map(tuple, database.read(lambda c: c.execute(due).all()))) == [("ann", 1), ("c1", 1)]
     database.close()
     again = Database.open(old_store)
-    assert again.read(users.listed, "t") == listed
+    assert again.read(users.list_ids, "t") == listed
     again.close()

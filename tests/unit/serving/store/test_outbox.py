@@ -116,7 +116,7 @@ def test_merged_and_merged_again(database: Database) -> None:
     assert ("crm", "summary.changed", "c", version, None) in rows(database)
     database.write(erasure.erase, "t", "c", 3.0)
     assert {row[2:] for row in rows(database)} == {(user, None, None) for user in ("a", "b", "c")}
-    assert database.read(outbox.waits, "t", "c") and not database.read(outbox.waits, "other", "c")
+    assert database.read(outbox.has_pending, "t", "c") and not database.read(outbox.has_pending, "other", "c")
     assert database.read(users.find, "t", "c") is None
 
 
@@ -127,6 +127,6 @@ def test_what_nobody_takes_is_gone_in_its_time_and_the_bytes_with_it(database: D
     due = database.read(erasure.scrub_due)
     assert due is not None
     database.write(erasure.scrubbed, due)
-    assert claim(database, now=HOUR + 2.0) == [] and database.read(outbox.waiting, "crm") == 1
+    assert claim(database, now=HOUR + 2.0) == [] and database.read(outbox.count_pending, "crm") == 1
     assert database.write(expiry.expire, HOUR + 2.0) >= 1
     assert rows(database) == [] and database.read(erasure.scrub_due) is not None

@@ -88,7 +88,7 @@ def test_gateways_share_the_servers_connections(database: Database, store_url: s
             clauses = [StoredClause(id="c", text=f"{n}-{number}")]
             mine.write(summaries.put, "t", user, f"{n}-{number}", clauses, "user", 1.0, expected=None)
             assert mine.read(summaries.current_texts, [("t", user), ("t", "nobody")]).keys() == {("t", user)}
-            assert mine.read(signals.stored, "t", user)  # by a cursor of the server's
+            assert mine.read(signals.page_after, "t", user)  # by a cursor of the server's
             pids.add(mine.read(lambda connection: connection.execute(text("SELECT pg_backend_pid()")).scalar_one()))
 
     assert at_once(8, work) == []

@@ -2,7 +2,7 @@ import re
 import threading
 
 from popi.serving.store.database import Database
-from popi.serving.store.settings import id_secret, keep_first, kept
+from popi.serving.store.settings import get, id_secret, set_default
 
 
 def test_drawn_once_and_kept(store_url: str) -> None:
@@ -35,7 +35,7 @@ def test_all_who_start_together_get_the_same(store_url: str) -> None:
 
 
 def test_the_first_value_stays(database: Database) -> None:
-    assert database.read(kept, "a") is None
-    assert database.write(keep_first, "a", "1") == "1"
-    assert database.write(keep_first, "a", "2") == "1"
-    assert database.read(kept, "a") == "1" and database.read(kept, "b") is None
+    assert database.read(get, "a") is None
+    assert database.write(set_default, "a", "1") == "1"
+    assert database.write(set_default, "a", "2") == "1"
+    assert database.read(get, "a") == "1" and database.read(get, "b") is None

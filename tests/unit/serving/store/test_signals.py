@@ -49,8 +49,8 @@ def test_tenants_and_users_are_apart(database: Database) -> None:
     assert texts(database.read(signals.newest, "t", "u")) == ["mine"]
     assert texts(database.read(signals.newest, "other", "u")) == ["elsewhere"]
     assert database.read(signals.newest, "other", "v") == []
-    assert database.read(users.listed, "t") == ["u", "v"]
-    assert database.read(users.listed, "t", "u") == ["v"]
+    assert database.read(users.list_ids, "t") == ["u", "v"]
+    assert database.read(users.list_ids, "t", "u") == ["v"]
 
 
 def test_only_new_signals_call_for_a_renewal(database: Database) -> None:

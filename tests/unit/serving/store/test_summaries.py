@@ -48,7 +48,7 @@ def test_an_empty_summary_personalises_nothing(database: Database) -> None:
 
 
 def test_of_many_at_once_each_gets_what_one_by_one_gets(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(summaries, "MOST_AT_ONCE", 2)
+    monkeypatch.setattr(summaries, "USERS_PER_QUERY", 2)
     put(database, "a", 0)
     put(database, "a again", 1)
     put(database, "of another tenant", 0, tenant="other")
@@ -79,7 +79,7 @@ def test_old_versions_go(database: Database, keep: tuple[int, int], left: list[i
 def test_versions_are_read_in_pages(database: Database) -> None:
     for n in range(7):
         database.write(summaries.put, "t", "u", "x" * 100, [], "model", 1.0, expected=n)
-    first = database.read(summaries.versions, "t", "u", most=250)
+    first = database.read(summaries.versions, "t", "u", max_characters=250)
     assert [one.version for one in first] == [7, 6, 5]
     assert [one.version for one in database.read(summaries.versions, "t", "u", below=5, limit=2)] == [4, 3]
 

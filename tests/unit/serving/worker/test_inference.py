@@ -10,7 +10,7 @@ from fake_upstream import FakeUpstream, content, status
 
 from popi.errors import AnswerError, ConfigError, PopiError, UpstreamError
 from popi.models.remote.retries import Retries
-from popi.serving.worker.inference import InferenceSettings, Provider, known_words, read, reason_of
+from popi.serving.worker.inference import InferenceSettings, Provider, read, reason_of, redacted
 from popi.signals.types import StatementSignal
 
 SIGNALS = [StatementSignal(text="my secret is that i like tea")]
@@ -189,5 +189,5 @@ def test_no_word_of_a_user_is_in_a_reason(words: str) -> None:
 
 def test_of_a_providers_words_those_of_apis_are_shown() -> None:
     said = "Rate limit reached for gpt-5 in organization org-123 on tokens per min"
-    assert known_words(said) == "Rate limit reached for … in organization … on tokens …"
-    assert known_words("Blorb!") == known_words("") == ""
+    assert redacted(said) == "Rate limit reached for … in organization … on tokens …"
+    assert redacted("Blorb!") == redacted("") == ""

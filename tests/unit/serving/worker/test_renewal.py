@@ -21,8 +21,8 @@ from popi.serving.store.database import Database
 from popi.serving.store.jobs import Debounce
 from popi.serving.store.threads import Store
 from popi.serving.store.usage import OverQuota
-from popi.serving.worker.inference import MADE_UP, Provider
-from popi.serving.worker.provenance import explainer
+from popi.serving.worker.inference import SAMPLE_SIGNALS, Provider
+from popi.serving.worker.provenance import explainer_for
 from popi.serving.worker.renewal import Worker
 from popi.serving.worker.writer import write
 from popi.signals.render import Templates
@@ -615,11 +615,11 @@ class Reasons:
         summary: str,
         clauses: Sequence[str],
         before: Sequence[str] = (),
-        behind: int | None = None,
+        previous_signals: int | None = None,
     ) -> list[list[int]]:
         if self.fails:
             raise UpstreamError("no answer")
-        self.asked.append(([one.id for one in signals], list(before), behind))
+        self.asked.append(([one.id for one in signals], list(before), previous_signals))
         return [[len(signals) - 1, *self.also] for _ in clauses]
 
 
@@ -627,7 +627,7 @@ def test_the_signals_behind_a_clause_are_written_down_and_a_locked_ones_stay(dat
     edit(database, StoredClause(id="c1", text="Vegan.", locked=True, signals=("old",), author="user"))
     database.write(signals.add, "t", "u", [StatementSignal(id=name, text=name) for name in "ab"], clock.now, D)
     clock.now += 10
-    assert Worker(database, Model(lambda: "Likes tea. Vegan."), PACE, explains=Reasons()).run_one() == "renewed"
+    assert Worker(database, Model(lambda: "Likes tea. Vegan."), PACE, explainer=Reasons()).run_one() == "renewed"
     vegan, tea = current(database).clauses
     assert (vegan.signals, vegan.found) == (("old",), None)
     assert (tea.signals, tea.found) == (("b",), "named")
@@ -641,7 +641,7 @@ def test_what_is_carried_over_rests_on_what_it_rested_on(database: Database, clo
         assert worker.run_one() == "renewed"
 
     reasons, model = Reasons(), Model()
-    worker = Worker(database, model, PACE, explains=reasons)
+    worker = Worker(database, model, PACE, explainer=reasons)
     send("a", "Likes tea. Cooks.")
     send("b", "Likes tea. Sings.")
     tea, sings = current(database).clauses
@@ -669,7 +669,7 @@ def test_a_signal_that_did_not_fit_is_no_reason(database: Database, clock: Clock
     reasons = Reasons()
     database.write(signals.add, "t", "u", [StatementSignal(id=name, text=name) for name in "ab"], clock.now, D)
     clock.now += 10
-    Worker(database, Small(), PACE, explains=reasons).run_one()
+    Worker(database, Small(), PACE, explainer=reasons).run_one()
     assert reasons.asked == [(["a"], [], None)] and current(database).clauses[0].signals == ("a",)
 
 
@@ -677,7 +677,7 @@ def test_a_persons_own_words_rest_on_no_signal(database: Database, clock: Clock)
     edit(database, StoredClause(id="c1", text="Likes tea.", author="user"))
     say(database, clock, "a")
     clock.now += 10
-    assert Worker(database, Model(lambda: "Cooks. Likes tea."), PACE, explains=Reasons()).run_one() == "renewed"
+    assert Worker(database, Model(lambda: "Cooks. Likes tea."), PACE, explainer=Reasons()).run_one() == "renewed"
     cooks, tea = current(database).clauses
     assert len(cooks.signals) == 1 and (tea.id, tea.signals, tea.found) == ("c1", (), None)
 
@@ -691,7 +691,7 @@ def test_of_the_same_words_nobody_is_asked_for_reasons(database: Database, clock
 
     say(database, clock, "a")
     clock.now += 10
-    assert Worker(database, Model(lambda: "Likes tea."), PACE, explains=Nobody()).run_one() == "same"
+    assert Worker(database, Model(lambda: "Likes tea."), PACE, explainer=Nobody()).run_one() == "same"
 
 
 def test_a_model_that_abstains_leaves_what_is_locked(database: Database, clock: Clock) -> None:
@@ -721,7 +721,7 @@ def test_an_empty_reply_takes_no_summary_away(database: Database, clock: Clock) 
 def test_reasons_that_are_not_found_stop_no_renewal(database: Database, clock: Clock) -> None:
     say(database, clock, "a")
     clock.now += 10
-    assert Worker(database, Model(lambda: "Likes tea."), PACE, explains=Reasons(fails=True)).run_one() == "renewed"
+    assert Worker(database, Model(lambda: "Likes tea."), PACE, explainer=Reasons(fails=True)).run_one() == "renewed"
     assert current(database).clauses[0].found is None
 
 
@@ -731,7 +731,7 @@ class Restating:
     def __init__(self, again: set[str], sends: bool = False) -> None:
         self.again, self.sends, self.about = again, sends, list[list[str]]()
 
-    def said_again(self, statements: Sequence[str], forbidden: Sequence[str]) -> set[int]:
+    def restated(self, statements: Sequence[str], forbidden: Sequence[str]) -> set[int]:
         self.about.append(list(forbidden))
         return {index for index, text in enumerate(statements) if text in self.again}
 
@@ -739,7 +739,7 @@ class Restating:
 def test_a_provider_is_told_what_the_user_allows_and_nothing_else(database: Database, clock: Clock) -> None:
     chat = Chat("Likes tea.\nHas diabetes.\nCooks.")
     restates = Restating({"Cooks."}, sends=True)
-    worker = Worker(database, InferenceModel(chat), PACE, restates=restates)
+    worker = Worker(database, InferenceModel(chat), PACE, restatement_check=restates)
     database.write(summaries.put, "t", "u", "Likes tea. has diabetes", [], "user", 1.0, expected=0)
     edits = [ForbiddenEdit(text="Has diabetes."), ForbiddenEdit(text="A home cook.", tell=True)]
     clauses = [ClauseEdit(text="Likes tea."), ClauseEdit(text="Likes cake.")]
@@ -757,14 +757,14 @@ def test_a_provider_is_told_what_the_user_allows_and_nothing_else(database: Data
 
 def test_what_a_check_fails_to_say_is_not_stored(database: Database, clock: Clock) -> None:
     class Fails(Restating):
-        def said_again(self, statements: Sequence[str], forbidden: Sequence[str]) -> set[int]:
+        def restated(self, statements: Sequence[str], forbidden: Sequence[str]) -> set[int]:
             raise errors.pop(0)
 
     errors: list[Exception] = [UpstreamError("no", passing=True), AnswerError("it can't be read")]
     edits = [ForbiddenEdit(text="A home cook.", tell=True)]
     database.write(summaries.put, "t", "u", "Likes tea.", [], "user", 1.0, expected=0)
     change(database, SummaryEdit(forbidden=edits))
-    worker = Worker(database, Model(lambda: "Cooks at home."), PACE, restates=Fails(set(), sends=True))
+    worker = Worker(database, Model(lambda: "Cooks at home."), PACE, restatement_check=Fails(set(), sends=True))
     assert renew(worker, database, clock, "a") == "failed"
     clock.now += 10
     assert worker.run_one() == "given_up" and current(database).text == "Likes tea."
@@ -774,7 +774,9 @@ def test_what_is_forbidden_stays_away_in_other_words_too(database: Database, clo
     banned = [Forbidden(id="f", text="Prefers short answers.")]
     database.write(summaries.put, "t", "u", "Likes tea.", [], "user", 1.0, expected=0, forbidden=banned)
     restates = Restating({"Wants concise replies.", "Is brief."})
-    worker = Worker(database, Model(lambda: "Wants concise replies. Likes tea. Is brief."), PACE, restates=restates)
+    worker = Worker(
+        database, Model(lambda: "Wants concise replies. Likes tea. Is brief."), PACE, restatement_check=restates
+    )
     for number in range(3):
         say(database, clock, f"s{number}")
         clock.now += 10
@@ -856,7 +858,7 @@ def test_what_a_summary_may_not_carry_is_not_stored(database: Database, clock: C
     assert current(database).text == "Likes tea." and current(database).version == 1
     state = database.read(jobs.state, "t", "u", clock.now)
     assert (
-        state is not None and state.error == "nothing in the answer can be used: a summary may not carry what it says"
+        state is not None and state.error == "nothing in the answer can be used: it has only content that a summary must not carry"
     )  # waits for new signals; the old summary stays
 
 
@@ -888,7 +890,7 @@ def test_what_a_renewal_takes_is_counted(database: Database, clock: Clock, upstr
     """Both its calls, the one for the summary and the one for reasons, in tokens as the server reports them."""
     model = InferenceModel.from_api(upstream.url + "/v1", "m")
     settings = RenewalSettings(input_price=10.0, output_price=100.0)
-    worker = Worker(database, model, settings, explains=explainer(model))
+    worker = Worker(database, model, settings, explainer=explainer_for(model))
     say(database, clock, "a")
     clock.now += 30
     assert worker.run_one() == "renewed" and len(upstream.received) == 2
@@ -921,7 +923,7 @@ def test_an_answer_without_text_has_its_price(database: Database, clock: Clock, 
 
 def test_reasons_can_be_switched_off(database: Database, clock: Clock, upstream: Any) -> None:
     model = InferenceModel.from_api(upstream.url + "/v1", "m")
-    worker = Worker(database, model, RenewalSettings(reasons=False), explains=explainer(model))
+    worker = Worker(database, model, RenewalSettings(reasons=False), explainer=explainer_for(model))
     say(database, clock, "a")
     clock.now += 30
     assert worker.run_one() == "renewed" and len(upstream.received) == 1
@@ -1096,8 +1098,8 @@ def test_one_users_failures_are_no_outage(database: Database, clock: Clock) -> N
     """Signals that a provider fails at are not tried with every success of another user's."""
     provider = Provider(Model())
     for _ in range(5):
-        provider.failed(("t", "u"), UpstreamError("no", status=500, passing=True))
-    assert provider.state == "failing" and not provider.worked() and provider.state == "ok"
+        provider.record_failure(("t", "u"), UpstreamError("no", status=500, passing=True))
+    assert provider.state == "failing" and not provider.record_success() and provider.state == "ok"
 
 
 def test_a_rebuild_waits_for_no_back_off(database: Database, clock: Clock) -> None:
@@ -1122,6 +1124,6 @@ def test_what_was_given_up_begins_anew_once_the_check_at_the_start_succeeds(data
     model.then = None
     again = Worker(database, model, PACE, provider=Provider(model))
     assert again.provider is not None
-    again._checked(again.provider)
-    assert model.heard[-1] == [one.text for one in MADE_UP]
+    again._check_provider(again.provider)
+    assert model.heard[-1] == [one.text for one in SAMPLE_SIGNALS]
     assert again.run_one() == "renewed"
