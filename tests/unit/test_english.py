@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 DONE = (
     "src/popi/__init__.py",
     "src/popi/cli",
+    "src/popi/client",
     "src/popi/errors.py",
     "src/popi/evaluation",
     "src/popi/generator.py",

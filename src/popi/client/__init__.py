@@ -1,7 +1,7 @@
 """The gateway's profile API from Python: `Client`, and `AsyncClient` for asyncio.
 
-    flows     what each call sends, reads and does about failures: once, without any sending
-    clients   the two that send: the same calls, one waiting, one awaiting
+    flows     the logic of each call (request, parsing, retries), shared by both clients and independent of I/O
+    clients   the two clients: the same calls, blocking and async
 
 Neither torch nor the gateway's own packages are needed.
 """

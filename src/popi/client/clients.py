@@ -1,4 +1,4 @@
-"""The two clients: the same calls, one that waits and one that awaits. What they send stands in `flows`."""
+"""The two clients: the same calls, blocking and async. `flows` has the logic of each call."""
 
 import asyncio
 import os
@@ -42,7 +42,7 @@ Http = TypeVar("Http", httpx2.Client, httpx2.AsyncClient)
 
 
 class _Base(ABC, Generic[Http]):
-    """What both clients are made of."""
+    """The common base of both clients."""
 
     def __init__(
         self,
@@ -55,28 +55,28 @@ class _Base(ABC, Generic[Http]):
         retries: Retries | None = None,
         transport: Any = None,
     ) -> None:
-        """Name a gateway; nothing is sent yet.
+        """Create a client for a gateway; nothing is sent yet.
 
         Args:
-            url: the gateway, as ``http://localhost:8600``: no ``/v1``.
-            key: an app key reaches the users of its tenant, a user key its own profile alone. None: from the
+            url: the gateway's URL, such as ``http://localhost:8600``, without ``/v1``.
+            key: an app key can access all users of its tenant, a user key only its own profile. Default: from the
                 environment.
-            key_env: the environment variable that holds the key where none is given.
-            tenant: whose users, where the key is an admin's.
-            timeout: seconds without a byte from the gateway, and to reach it.
-            retries: when to ask again after 429, 502, 503, 504, or a connection that failed.
-            transport: sends in place of the network (an httpx2 transport); for tests and unusual networks.
+            key_env: environment variable with the key, used if `key` is None.
+            tenant: the users' tenant, for an admin key.
+            timeout: maximum seconds to connect, and without a byte from the gateway.
+            retries: when to retry after 429, 502, 503, 504 or a failed connection.
+            transport: an httpx2 transport to use instead of the network, for tests and unusual networks.
 
         Raises:
-            ConfigError: the URL is not one, there is no key, or the key or the tenant's name can't be sent.
+            ConfigError: the URL is invalid, there is no key, or the key or the tenant's name can't be sent.
         """
         self.url = checked_url(url, "gateway")
         self._key = SecretStr(_checked_key(key, key_env))
         self._retries = retries or Retries()
         headers = {} if tenant is None else {"x-popi-tenant": _sendable(tenant, "the tenant's name")}
-        # A redirect would carry the key to another server.
-        more: dict[str, Any] = {} if transport is None else {"transport": transport}
-        self._http: Http = self._open(headers=headers, timeout=timeout, follow_redirects=False, **more)
+        # A redirect would send the key to another server.
+        options: dict[str, Any] = {} if transport is None else {"transport": transport}
+        self._http: Http = self._open(headers=headers, timeout=timeout, follow_redirects=False, **options)
 
     @staticmethod
     @abstractmethod
@@ -94,9 +94,9 @@ class _Base(ABC, Generic[Http]):
 class Client(_Base[httpx2.Client]):
     """The profile API of a gateway.
 
-    Failures are `GatewayError`, with the HTTP `status` and the gateway's `code`; a user id or body that can't be right
-    is a `DataError`, before anything is sent. Every call but `create_key` is safe to repeat, and is repeated by itself
-    where that may help (see `retries`). May be used from several threads.
+    Failures raise `GatewayError` with the HTTP `status` and the gateway's `code`. An invalid user id or body raises
+    `DataError` before anything is sent. Every call except `create_key` is safe to repeat, and is retried automatically
+    (see `retries`). A client can be used from several threads.
     """
 
     @staticmethod
@@ -131,15 +131,15 @@ class Client(_Base[httpx2.Client]):
             return done.value  # type: ignore[no-any-return]
 
     def user(self, user_id: str) -> UserAnswer:
-        """How many signals, which summary, and how its renewal stands; a GatewayError of status 404 for nobody."""
+        """The user's signal count, summary and renewal state. Raises GatewayError (404) if there is no such user."""
         return self._run(flows.user(self._retries, user_id))
 
     def add_signals(self, user_id: str, signals: Sequence[Signal]) -> SignalsAnswer:
-        """Add signals, oldest first; makes the user if need be. Those that are there already change nothing."""
+        """Add signals, oldest first, creating the user if necessary. Signals that are already stored are ignored."""
         return self._run(flows.add_signals(self._retries, user_id, signals))
 
     def summary(self, user_id: str) -> SummaryAnswer | None:
-        """The current summary; None where there is no user, or no summary yet."""
+        """The current summary; `None` if there is no user or no summary yet."""
         return self._run(flows.summary(self._retries, user_id))
 
     def put_summary(
@@ -150,76 +150,77 @@ class Client(_Base[httpx2.Client]):
         clauses: Sequence[ClauseEdit] | None = None,
         version: int | None = None,
     ) -> SummaryAnswer:
-        """Write a summary, as text or in clauses.
+        """Write a summary, as text or as clauses.
 
         Args:
-            user_id: whose.
-            text: all of it.
-            clauses: or this.
-            version: what it replaces: where another is current by now, GatewayError of status 412. 0: there was none
-                (428, where there is one by now). None: whichever is current; what came since you looked is lost then.
+            user_id: the user.
+            text: the whole summary.
+            clauses: the clauses, instead of `text`.
+            version: the version to replace; raises GatewayError (412) if another one is current by now. 0 means that
+                there was none (428 if there is one by now). `None` replaces any version; edits made since you read it
+                are lost.
         """
         edit = flows.summary_edit(text, clauses)
         return self._run(flows.put_summary(self._retries, user_id, edit, version))
 
     def edit_summary(self, user_id: str, change: Change) -> SummaryAnswer:
-        """Change a summary without losing anybody's edit.
+        """Change a summary without overwriting concurrent edits.
 
         Args:
-            user_id: whose.
-            change: the current summary (None: there is none) → the new text, or a SummaryEdit. It is called anew
-                where another edit came between.
+            user_id: the user.
+            change: maps the current summary (`None` if there is no summary) to the new text or a SummaryEdit. It is
+                called again if another edit came in between.
         """
         return self._run(flows.edit_summary(self._retries, user_id, change))
 
     def versions(self, user_id: str) -> list[SummaryAnswer]:
-        """The versions that are kept, newest first."""
+        """The stored versions, newest first."""
         return self._run(flows.versions(self._retries, user_id))
 
     def rollback(self, user_id: str, to: int, *, version: int | None = None) -> SummaryAnswer:
-        """Make the content of version `to` the newest; `version` as for `put_summary`."""
+        """Restore the content of version `to` as a new version; `version` as for `put_summary`."""
         return self._run(flows.rollback(self._retries, user_id, to, version))
 
     def rebuild(self, user_id: str) -> UserAnswer:
-        """Have the summary written anew from all signals, not only from those since the last renewal."""
+        """Have the summary rewritten from all signals, not only from those since the last renewal."""
         return self._run(flows.rebuild(self._retries, user_id))
 
     def delete_clause(self, user_id: str, clause_id: str, *, signals: bool = False, forbid: bool = False) -> Deleted:
         """Delete a statement from every version of the summary.
 
         Args:
-            user_id: whose.
-            clause_id: its id.
-            signals: delete the signals that it rests on, too.
-            forbid: it must not be said again: a hash of its words is kept, and no word.
+            user_id: the user.
+            clause_id: the statement's id.
+            signals: also delete the signals that it rests on.
+            forbid: forbid it from now on; a hash of its words is stored, but not the words.
         """
         return self._run(
             flows.delete(self._retries, user_id, "summary", "clauses", clause_id, signals=signals, forbid=forbid)
         )
 
     def delete_version(self, user_id: str, version: int) -> Deleted:
-        """Delete a version of the summary; instead of the current one the one before it is current."""
+        """Delete a version of the summary. If it was current, the previous version becomes current."""
         return self._run(flows.delete(self._retries, user_id, "summary", "versions", str(version)))
 
     def delete_signal(self, user_id: str, signal_id: str) -> Deleted:
-        """Delete a signal, and the statements that rest on it, from every version."""
+        """Delete a signal and, from every version, the statements that rest on it."""
         return self._run(flows.delete(self._retries, user_id, "signals", signal_id))
 
     def delete_words(self, user_id: str, forbidden_id: str) -> Deleted:
-        """Delete the words of what is forbidden; it stays forbidden."""
+        """Delete the words of a forbidden statement, which stays forbidden."""
         return self._run(flows.delete(self._retries, user_id, "summary", "forbidden", forbidden_id, "words"))
 
     def controls(self, user_id: str) -> ControlsAnswer:
-        """How the user's two switches stand, whether or not anything is known of them."""
+        """The user's two switches, whether or not anything is stored about the user."""
         return self._run(flows.controls(self._retries, user_id))
 
     def set_controls(self, user_id: str, *, use: bool | None = None, learn: bool | None = None) -> ControlsAnswer:
-        """Set the user's switches, also before anything is known of them.
+        """Set the user's switches, even before anything is stored about the user.
 
         Args:
-            user_id: whose.
-            use: whether chats get what is known; None leaves it as it is.
-            learn: whether anything is learned, of signals, imports, captured answers or feedback; None likewise.
+            user_id: the user.
+            use: whether chats get the summary; `None` leaves it unchanged.
+            learn: whether to learn from signals, imports, captured answers and feedback; `None` leaves it unchanged.
         """
         return self._run(flows.set_controls(self._retries, user_id, use, learn))
 
@@ -233,56 +234,57 @@ class Client(_Base[httpx2.Client]):
         replaced_by: str | None = None,
         rather_than: Sequence[str] | None = None,
     ) -> SignalsAnswer:
-        """What the user did with a proxied answer: one of the four. For tenants that opted in to capture.
+        """Send what the user did with a proxied answer: one of the four actions. For tenants that opted in to capture.
 
         Args:
-            user_id: whose answer.
-            answer: its header `x-popi-answer-id`.
-            thumbs: the user's thumb.
+            user_id: the user.
+            answer: the answer's id, from the header `x-popi-answer-id`.
+            thumbs: thumbs up or down.
             edit: the answer as the user rewrote it.
-            replaced_by: the answer that the user asked for instead, and kept.
-            rather_than: answers that the user did not pick.
+            replaced_by: the answer that the user requested and chose instead.
+            rather_than: answers that the user did not choose.
         """
-        told = flows.feedback_fields(thumbs, edit, replaced_by, rather_than)
-        return self._run(flows.feedback(self._retries, user_id, answer, told))
+        action = flows.feedback_fields(thumbs, edit, replaced_by, rather_than)
+        return self._run(flows.feedback(self._retries, user_id, answer, action))
 
     def export(self, user_id: str) -> ExportAnswer:
-        """Everything that is stored of a user."""
+        """Everything that is stored about a user."""
         return self._run(flows.export(self._retries, user_id))
 
     def training_line(self, user_id: str) -> User:
-        """A user as `popi train` reads them, for `popi.write_users`."""
+        """A user in the form that `popi train` reads, for `popi.write_users`."""
         return self._run(flows.training_line(self._retries, user_id))
 
     def import_users(self, users: Sequence[User | ImportedUser]) -> ImportAnswer:
-        """Add users, or signals to users: all or none. Needs an app or admin key."""
+        """Add users, or signals to users: all of them or none. Needs an app or admin key."""
         return self._run(flows.import_users(self._retries, users))
 
     def merge(self, source: str, *, into: str) -> MergeAnswer:
-        """Make one user part of another, who is made if need be: signals, summaries, keys. Needs an app or admin key.
+        """Merge one user into another, creating that one if necessary: signals, summaries, keys. Needs an app or admin
+        key.
 
-        `source` is gone afterwards; GatewayError of status 404 where there is none. Where a reply was lost and the
-        request went out again, the answer is of the second, which found less to move.
+        `source` is gone afterwards; raises GatewayError (404) if there is no such user. If a reply is lost and the
+        request is retried, the answer is the second one's, which may report less.
         """
         return self._run(flows.merge(self._retries, source, into))
 
     def erase(self, user_id: str) -> Receipt:
-        """Remove all of a user.
+        """Erase a user.
 
-        Where a reply was lost and the request went out again, the receipt is of the second, which found less to remove.
+        If a reply is lost and the request is retried, the receipt is the second one's, which may report less.
         """
         return self._run(flows.erase(self._retries, user_id))
 
     def pause(self, user_id: str, paused: bool = True) -> PauseAnswer:
-        """Both switches at once: paused, nothing is used or learned; `paused=False`: both are on again."""
+        """Set both switches at once: while paused, nothing is used or learned; `paused=False` turns both on."""
         return self._run(flows.pause(self._retries, user_id, paused))
 
     def link(self, user_id: str) -> LinkAnswer:
-        """A link that opens the user's own page for a short time: hand it to them alone. Needs an app or admin key."""
+        """A short-lived link that opens the user's own page: give it only to the user. Needs an app or admin key."""
         return self._run(flows.link(self._retries, user_id))
 
     def users(self, prefix: str = "") -> Iterator[str]:
-        """The ids of the tenant's users that begin with `prefix`, in order. Needs an app or admin key."""
+        """The ids of the tenant's users that start with `prefix`, in order. Needs an app or admin key."""
         after: str | None = ""
         while after is not None:
             page = self._run(flows.users(self._retries, prefix, after))
@@ -290,7 +292,7 @@ class Client(_Base[httpx2.Client]):
             after = page.next
 
     def signals(self, user_id: str, contains: str = "") -> Iterator[Signal]:
-        """A user's signals, newest first; of these, those with the words `contains` in one of their texts."""
+        """A user's signals, newest first; with `contains`, only those with this in one of their texts."""
         after: str | None = ""
         while after is not None:
             page = self._run(flows.signals(self._retries, user_id, contains, after))
@@ -306,7 +308,7 @@ class Client(_Base[httpx2.Client]):
             after = page.next
 
     def keys(self, tenant: str | None = None) -> Iterator[KeyAnswer]:
-        """The keys of a tenant, or of all, oldest first, revoked ones among them. Needs an admin key."""
+        """The keys of a tenant, or of all tenants, oldest first, including revoked ones. Needs an admin key."""
         after: str | None = ""
         while after is not None:
             page = self._run(flows.keys(self._retries, tenant, after))
@@ -314,7 +316,7 @@ class Client(_Base[httpx2.Client]):
             after = page.next
 
     def audit(self, tenant: str | None = None, user_id: str | None = None) -> Iterator[AuditEntry]:
-        """Who read or changed whom, newest first: of all tenants, of one, or of one user of it. Needs an admin key."""
+        """The audit log, newest first: of all tenants, of one, or of one of its users. Needs an admin key."""
         after: str | None = ""
         while after is not None:
             page = self._run(flows.audit(self._retries, tenant, user_id, after))
@@ -322,19 +324,19 @@ class Client(_Base[httpx2.Client]):
             after = page.next
 
     def create_key(self, scope: Scope, *, tenant: str | None = None, user_id: str | None = None) -> NewKeyAnswer:
-        """Make a key; its text is in this answer alone. Needs an admin key.
+        """Create a key; only this answer contains the key itself. Needs an admin key.
 
-        Not repeated where the answer was lost: `keys` shows whether there is one more then.
+        It is not retried if the answer is lost; check with `keys` whether the key was created.
 
         Args:
-            scope: admin: everything; app: speaks for its tenant's users; user: one user's profile.
-            tenant: whose, made with its first key; None: the client's.
-            user_id: of a user key, and of no other.
+            scope: admin: everything; app: acts for all users of its tenant; user: one user's profile.
+            tenant: the key's tenant, created with its first key; `None` uses the client's.
+            user_id: the user of a user key; only for user keys.
         """
         return self._run(flows.create_key(self._retries, scope, tenant, user_id))
 
     def revoke_key(self, key_id: str) -> KeyAnswer:
-        """Revoke a key: the gateway asked refuses it at once, others within seconds. Needs an admin key."""
+        """Revoke a key. This gateway rejects it at once, others within seconds. Needs an admin key."""
         return self._run(flows.revoke_key(self._retries, key_id))
 
 
@@ -453,8 +455,8 @@ class AsyncClient(_Base[httpx2.AsyncClient]):
         rather_than: Sequence[str] | None = None,
     ) -> SignalsAnswer:
         """As `Client.feedback`."""
-        told = flows.feedback_fields(thumbs, edit, replaced_by, rather_than)
-        return await self._run(flows.feedback(self._retries, user_id, answer, told))
+        action = flows.feedback_fields(thumbs, edit, replaced_by, rather_than)
+        return await self._run(flows.feedback(self._retries, user_id, answer, action))
 
     async def export(self, user_id: str) -> ExportAnswer:
         """As `Client.export`."""
@@ -539,20 +541,20 @@ class AsyncClient(_Base[httpx2.AsyncClient]):
 
 
 def _checked_key(key: str | None, variable: str) -> str:
-    """The key as it is sent.
+    """The key to send.
 
     Raises:
-        ConfigError: there is none, or it could not stand in a header.
+        ConfigError: it is missing, or can't be sent in a header.
     """
-    found = (os.environ.get(variable, "") if key is None else key).strip()
-    if not found:
-        raise ConfigError(f"no key for the gateway: give one, or put it into {variable}; `popi keys create` makes one")
-    return _sendable(found, "the key for the gateway")
+    value = (os.environ.get(variable, "") if key is None else key).strip()
+    if not value:
+        raise ConfigError(f"no key for the gateway: pass one or set {variable}; create a key with `popi keys create`")
+    return _sendable(value, "the key for the gateway")
 
 
-def _sendable(value: str, what: str) -> str:
+def _sendable(value: str, name: str) -> str:
     if not value or not (value.isascii() and value.isprintable() and " " not in value):
-        raise ConfigError(f"{what} is empty, or has blanks, line ends or other characters that can't be in one")
+        raise ConfigError(f"{name} is empty, or has spaces, line breaks or other characters that are not allowed")
     return value
 
 

@@ -1,13 +1,13 @@
-"""What each call of the profile API sends and how its answer is read, as generators that do no sending themselves.
+"""The calls of the profile API as generators without I/O: requests, parsing and retries.
 
-A flow yields a `Request` and is sent back its `Reply` (or has `NotReached` thrown in), or yields a `Wait`; its return
-value is the call's. `Client` and `AsyncClient` both run the same flows, so that they can't differ.
+A flow yields a `Request` and receives its `Reply` (or has `NotReached` thrown in), or yields a `Wait`. Its return value
+is the call's result. `Client` and `AsyncClient` run the same flows, so they can't diverge.
 
-**Every call but one may be sent again.** Reading and erasing are idempotent by nature; signals and feedback by their
-ids or content; an import by both; a merge, since of a user who was merged nothing is left to move. Edits and rollbacks
-always name the version that they replace. So where a connection is cut, the same request goes out once more, and if the
-gateway then finds a newer version, a look at it tells whether it is our own. Only a new key is never asked for twice
-where the first request may have been served: nobody would know of the key that it made.
+**Every call except one can be retried.** Reads and erasures are idempotent; signals and feedback are by id or content,
+an import by both, and a merge because nothing is left to move after the first. Edits and rollbacks name the version
+that they replace. If a connection breaks, the same request is sent again; if the gateway then reports a newer version,
+comparing its content shows whether it is our own edit. Only the creation of a key is never retried if the first request
+may have succeeded: that key would exist without anyone knowing it.
 """
 
 import json
@@ -56,16 +56,17 @@ from popi.profiles.user_id import normal_user_id
 from popi.signals.types import Signal, User
 
 PASSING = (429, 502, 503, 504)
-"""Statuses that a later try may not meet; of the last three an earlier try may have been served all the same."""
+"""Transient statuses, worth a retry. With the last three, the request may have succeeded nevertheless."""
 CONFLICTS = (412, 428)
-"""Another version of the summary is current, or there is one where the caller saw none."""
+"""Another version of the summary is current, or there is one although the caller saw none."""
 UPLOAD_BYTES = 3 * 2**20
-"""Signals above this go in several uploads; the gateway takes 4 MiB."""
+"""Above this size, signals are split into several uploads; the gateway accepts 4 MiB."""
 PAGE = 1000
-"""Entries of a list that are asked for at once; the gateway gives no more."""
+"""Entries per page of a list; the gateway's maximum."""
 EDITS = 5
-"""How often an edit is made anew because another came first."""
+"""Maximum attempts of an edit when others come first."""
 SHOWN = 300
+"""Maximum characters of an unparsed error to show."""
 
 Answer = TypeVar("Answer", bound=BaseModel)
 T = TypeVar("T")
@@ -74,7 +75,7 @@ Change = Callable[[SummaryAnswer | None], SummaryEdit | str]
 
 @dataclass(frozen=True)
 class Request:
-    """To be sent to the gateway; `path` comes with its query, percent-encoded."""
+    """A request to the gateway; `path` includes the query and is percent-encoded."""
 
     method: str
     path: str
@@ -84,7 +85,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """What came back."""
+    """The gateway's reply."""
 
     status: int
     headers: Mapping[str, str]
@@ -93,13 +94,13 @@ class Reply:
 
 @dataclass(frozen=True)
 class Wait:
-    """Do nothing for so many seconds."""
+    """Sleep for this many seconds."""
 
     seconds: float
 
 
 class NotReached(Exception):
-    """No whole reply came; whether the request was served is not known."""
+    """There was no complete reply; whether the request succeeded is unknown."""
 
 
 Flow = Generator[Request | Wait, Reply | None, T]
@@ -127,7 +128,7 @@ def add_signals(retries: Retries, user_id: str, signals: Sequence[Signal]) -> Fl
 
 
 def summary(retries: Retries, user_id: str) -> Flow[SummaryAnswer | None]:
-    """The current summary; None where there is none."""
+    """The current summary; `None` if there is no summary."""
     try:
         return (yield from _call(retries, Request("GET", _path(user_id, "summary")), SummaryAnswer))
     except GatewayError as error:
@@ -137,7 +138,7 @@ def summary(retries: Retries, user_id: str) -> Flow[SummaryAnswer | None]:
 
 
 def put_summary(retries: Retries, user_id: str, edit: SummaryEdit, version: int | None) -> Flow[SummaryAnswer]:
-    """Write a summary in place of `version`; None: of whichever is current."""
+    """Write a summary in place of `version`; `None` replaces any version."""
     if version is None:
         return (yield from edit_summary(retries, user_id, lambda _: edit))
     content = edit.model_dump_json(exclude_none=True).encode()
@@ -151,7 +152,7 @@ def put_summary(retries: Retries, user_id: str, edit: SummaryEdit, version: int 
 
 
 def edit_summary(retries: Retries, user_id: str, change: Change) -> Flow[SummaryAnswer]:
-    """Read, change, write; where another edit comes between, all of it again."""
+    """Read, change and write; start over if another edit comes in between."""
 
     def write(current: SummaryAnswer | None) -> Flow[SummaryAnswer]:
         changed = change(current)
@@ -162,13 +163,13 @@ def edit_summary(retries: Retries, user_id: str, change: Change) -> Flow[Summary
 
 
 def versions(retries: Retries, user_id: str) -> Flow[list[SummaryAnswer]]:
-    """The versions that are kept, newest first."""
-    found = yield from _call(retries, Request("GET", _path(user_id, "summary", "versions")), VersionsAnswer)
-    return found.versions
+    """The stored versions, newest first."""
+    answer = yield from _call(retries, Request("GET", _path(user_id, "summary", "versions")), VersionsAnswer)
+    return answer.versions
 
 
 def rollback(retries: Retries, user_id: str, to: int, version: int | None) -> Flow[SummaryAnswer]:
-    """Make version `to` the newest, in place of `version`; None: of whichever is current."""
+    """Restore version `to` in place of `version`; `None` replaces any version."""
     if version is None:
         return (
             yield from _on_current(
@@ -179,20 +180,20 @@ def rollback(retries: Retries, user_id: str, to: int, version: int | None) -> Fl
     request = Request("POST", _path(user_id, "summary", "rollback"), _if_match(version), body)
     reply, unsure = yield from _exchange(retries, request)
     if unsure and reply.status in CONFLICTS:
-        kept = yield from versions(retries, user_id)
-        wanted = next((one.text for one in kept if one.version == to), None)
-        if kept and kept[0].version == version + 1 and kept[0].text == wanted:
-            return kept[0]
+        stored = yield from versions(retries, user_id)
+        wanted = next((one.text for one in stored if one.version == to), None)
+        if stored and stored[0].version == version + 1 and stored[0].text == wanted:
+            return stored[0]
     return _read(request, reply, SummaryAnswer)
 
 
 def rebuild(retries: Retries, user_id: str) -> Flow[UserAnswer]:
-    """Have a summary written anew from all signals."""
+    """Have a summary rewritten from all signals."""
     return (yield from _call(retries, Request("POST", _path(user_id, "summary", "rebuild")), UserAnswer))
 
 
 def controls(retries: Retries, user_id: str) -> Flow[ControlsAnswer]:
-    """How a user's switches stand."""
+    """A user's switches."""
     return (yield from _call(retries, Request("GET", _path(user_id, "controls")), ControlsAnswer))
 
 
@@ -206,55 +207,55 @@ def set_controls(retries: Retries, user_id: str, use: bool | None, learn: bool |
 def feedback_fields(
     thumbs: str | None, edit: str | None, replaced_by: str | None, rather_than: Sequence[str] | None
 ) -> dict[str, object]:
-    """What a user did, as the fields of a feedback."""
+    """The user's action as fields of `Feedback`."""
     several = None if rather_than is None else list(rather_than)
     return {"thumbs": thumbs, "edit": edit, "replaced_by": replaced_by, "rather_than": several}
 
 
-def feedback(retries: Retries, user_id: str, answer: str, what: Mapping[str, object]) -> Flow[SignalsAnswer]:
-    """What a user did with a proxied answer."""
-    content = checked(Feedback, answer=answer, **what).model_dump_json(exclude_none=True).encode()
+def feedback(retries: Retries, user_id: str, answer: str, action: Mapping[str, object]) -> Flow[SignalsAnswer]:
+    """Send what a user did with a proxied answer."""
+    content = checked(Feedback, answer=answer, **action).model_dump_json(exclude_none=True).encode()
     request = Request("POST", _path(user_id, "feedback"), content=content)
     return (yield from _call(retries, request, SignalsAnswer))
 
 
-def delete(retries: Retries, user_id: str, *more: str, **asked: bool) -> Flow[Deleted]:
-    """Delete a part of what is stored of a user: the path behind theirs, and what else is asked."""
-    wanted = "&".join(f"{name}=true" for name, value in asked.items() if value)
-    path = _path(user_id, *map(_quoted, more)) + (f"?{wanted}" if wanted else "")
+def delete(retries: Retries, user_id: str, *parts: str, **flags: bool) -> Flow[Deleted]:
+    """Delete part of a user's data, by the parts of its path after the user's, with query flags."""
+    query = "&".join(f"{name}=true" for name, value in flags.items() if value)
+    path = _path(user_id, *map(_quoted, parts)) + (f"?{query}" if query else "")
     return (yield from _call(retries, Request("DELETE", path), Deleted))
 
 
 def export(retries: Retries, user_id: str) -> Flow[ExportAnswer]:
-    """Everything that is stored of a user."""
+    """Everything that is stored about a user."""
     return (yield from _call(retries, Request("GET", _path(user_id, "export")), ExportAnswer))
 
 
 def training_line(retries: Retries, user_id: str) -> Flow[User]:
-    """A user as `popi train` reads them."""
+    """A user in the form that `popi train` reads."""
     return (yield from _call(retries, Request("GET", _path(user_id, "export") + "?format=jsonl"), User))
 
 
 def import_users(retries: Retries, users: Sequence[User | ImportedUser]) -> Flow[ImportAnswer]:
     """Add users, all of them or none."""
-    whole = checked(Import, users=[one.model_dump(exclude_none=True) for one in users])
-    content = whole.model_dump_json(exclude_none=True).encode()
+    body = checked(Import, users=[one.model_dump(exclude_none=True) for one in users])
+    content = body.model_dump_json(exclude_none=True).encode()
     return (yield from _call(retries, Request("POST", "/users/import", content=content), ImportAnswer))
 
 
 def erase(retries: Retries, user_id: str) -> Flow[Receipt]:
-    """Remove all of a user."""
+    """Erase a user."""
     return (yield from _call(retries, Request("DELETE", _path(user_id)), Receipt))
 
 
 def merge(retries: Retries, source: str, into: str) -> Flow[MergeAnswer]:
-    """Make one user part of another."""
+    """Merge one user into another."""
     content = checked(Merge, source=source).model_dump_json().encode()
     request = Request("POST", _path(into, "merge"), content=content)
     reply, unsure = yield from _exchange(retries, request)
-    if unsure and reply.status == 404:  # merged by the try before, or never there
-        there = yield from user(retries, into)
-        return MergeAnswer(signals=0, known=0, summary_versions=0, answers=0, keys=0, user=there)
+    if unsure and reply.status == 404:  # merged by an earlier try, or never existed
+        merged = yield from user(retries, into)
+        return MergeAnswer(signals=0, known=0, summary_versions=0, answers=0, keys=0, user=merged)
     return _read(request, reply, MergeAnswer)
 
 
@@ -300,7 +301,7 @@ def audit(retries: Retries, tenant: str | None, user_id: str | None, after: str)
 
 
 def create_key(retries: Retries, scope: Scope, tenant: str | None, user_id: str | None) -> Flow[NewKeyAnswer]:
-    """Make a key; sent again only where the gateway says that it did not serve it."""
+    """Create a key; retried only if the gateway says that it did not process the request."""
     content = checked(NewKey, scope=scope, tenant=tenant, user_id=user_id).model_dump_json(exclude_none=True).encode()
     request = Request("POST", "/keys", content=content)
     reply, _ = yield from _exchange(retries, request, repeatable=False)
@@ -318,7 +319,7 @@ def revoke_key(retries: Retries, key_id: str) -> Flow[KeyAnswer]:
 def _on_current(
     retries: Retries, user_id: str, write: Callable[[SummaryAnswer | None], Flow[SummaryAnswer]]
 ) -> Flow[SummaryAnswer]:
-    """Read, write in its place; where another version came between, both again."""
+    """Read the current version and write in its place; start over if another version came in between."""
     for last in (*[False] * (EDITS - 1), True):
         current = yield from summary(retries, user_id)
         try:
@@ -333,16 +334,16 @@ def summary_edit(text: str | None, clauses: Sequence[ClauseEdit] | None) -> Summ
     """The body of an edit.
 
     Raises:
-        DataError: both or neither were given, or one of them is too long.
+        DataError: both or neither are given, or one of them is too long.
     """
     return checked(SummaryEdit, text=text, clauses=None if clauses is None else list(clauses))
 
 
 def checked(model: type[Answer], **values: object) -> Answer:
-    """A body, checked here before it is sent.
+    """A request body, validated before it is sent.
 
     Raises:
-        DataError: it does not fit.
+        DataError: it is invalid.
     """
     try:
         return model(**values)
@@ -354,16 +355,16 @@ def checked(model: type[Answer], **values: object) -> Answer:
 
 
 def _exchange(retries: Retries, request: Request, *, repeatable: bool = True) -> Flow[tuple[Reply, bool]]:
-    """A reply that is worth reading, and whether an earlier try may have been served as well.
+    """The final reply, and whether an earlier try may have succeeded as well.
 
-    What is not `repeatable` is given up where it may have been served.
+    Requests that are not `repeatable` are given up once they may have succeeded.
     """
     unsure, retry = False, 0
     while True:
         try:
             reply = yield request
         except NotReached as error:
-            unsure, told, status, asked, code = True, str(error), None, None, None
+            unsure, problem, status, asked, code = True, str(error), None, None, None
         else:
             assert reply is not None
             if reply.status not in PASSING:
@@ -371,16 +372,16 @@ def _exchange(retries: Retries, request: Request, *, repeatable: bool = True) ->
             unsure = unsure or reply.status != 429
             status, asked = reply.status, retry_after(reply.headers)
             code, words = _words(reply)
-            told = f"{status}: {words}"
+            problem = f"{status}: {words}"
         if unsure and not repeatable:
-            words = f"{_named(request)}: {told}; it may have been served all the same, so it is not sent again"
+            words = f"{_named(request)}: {problem}; it may have succeeded nevertheless, so it is not retried"
             raise GatewayError(words, status=status, code=code)
         wait = retries.wait(retry, asked)
         if wait is None:
             end = f"given up after {retry + 1} {'try' if retry == 0 else 'tries'}"
             if asked is not None and asked > retries.longest:
                 end = f"the gateway asks to wait {asked:g} seconds, longer than {retries.longest:g}"
-            raise GatewayError(f"{_named(request)}: {told}; {end}", status=status, code=code)
+            raise GatewayError(f"{_named(request)}: {problem}; {end}", status=status, code=code)
         yield Wait(wait)
         retry += 1
 
@@ -393,7 +394,7 @@ def _call(retries: Retries, request: Request, model: type[Answer]) -> Flow[Answe
 def _read(request: Request, reply: Reply, model: type[Answer]) -> Answer:
     if not 200 <= reply.status < 300:
         code, words = _words(reply)
-        hint = "; check the key, and that it is one of this gateway" if reply.status == 401 else ""
+        hint = "; check that the key is valid for this gateway" if reply.status == 401 else ""
         raise GatewayError(f"{_named(request)}: {reply.status}: {words}{hint}", status=reply.status, code=code)
     try:
         return model.model_validate_json(reply.body)
@@ -406,7 +407,7 @@ def _read(request: Request, reply: Reply, model: type[Answer]) -> Answer:
 
 
 def _words(reply: Reply) -> tuple[str | None, str]:
-    """The code and sentence of a refusal; what stands between us and the gateway may speak otherwise."""
+    """The code and message of an error. Proxies between us and the gateway may reply in another form."""
     try:
         error = json.loads(reply.body)["error"]
         return str(error["code"]), str(error["message"])
@@ -424,7 +425,7 @@ def _path(user_id: str, *more: str) -> str:
 
 
 def _quoted(name: str) -> str:
-    # "." and ".." would be resolved away on the way, and the path be another's.
+    # "." and ".." would be resolved as path segments, and the path would be another user's.
     return name.replace(".", "%2E") if name in (".", "..") else quote(name, safe="")
 
 
@@ -438,7 +439,7 @@ def _if_match(version: int) -> dict[str, str]:
 
 
 def _says(answer: SummaryAnswer, edit: SummaryEdit) -> bool:
-    """Whether an answer is what becomes of an edit: the gateway takes out what nobody sees."""
+    """Whether an answer is the result of an edit, from which the gateway removes invisible characters."""
     if edit.clauses is None:
         return answer.text == visible(edit.text or "").strip()
     wanted = [(visible(clause.text).strip(), clause.locked) for clause in edit.clauses]

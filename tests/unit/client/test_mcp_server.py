@@ -92,6 +92,6 @@ def test_headers_are_read_as_the_gateway_reads_them(headers: dict[str, str], nam
 
 def test_a_header_with_two_values_names_nobody() -> None:
     raw = [(b"x-popi-user", b"ada"), (b"other", b"1"), (b"other", b"2"), (b"x-popi-user", b"ben")]
-    with pytest.raises(DataError, match="x-popi-user is there twice"):
+    with pytest.raises(DataError, match="x-popi-user is present twice"):
         mcp_server.named_by(raw)
     assert mcp_server.named_by([*raw[:3], raw[0]]).user_id == "ada"
