@@ -857,9 +857,8 @@ def test_what_a_summary_may_not_carry_is_not_stored(database: Database, clock: C
         assert worker.run_one() == outcome
     assert current(database).text == "Likes tea." and current(database).version == 1
     state = database.read(jobs.state, "t", "u", clock.now)
-    assert (
-        state is not None and state.error == "nothing in the answer can be used: it has only content that a summary must not carry"
-    )  # waits for new signals; the old summary stays
+    reason = "nothing in the answer can be used: it has only content that a summary must not carry"
+    assert state is not None and state.error == reason  # waits for new signals; the old summary stays
 
 
 def test_an_llm_of_whose_summary_nothing_is_left_has_not_said_that_nothing_is_known(
