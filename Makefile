@@ -1,6 +1,6 @@
-# The build of torch. Any build of this version does; a machine with a GPU may name its own, for example
+# The build of torch. Any build of this version works; for a GPU, set your own, for example
 #   make demo TORCH="torch==2.13.0+cu130 --index-url <index of the torch builds>"
-# Every pip command takes the pins of constraints.txt, so that none of them replaces the build chosen here.
+# Every pip command uses the pins of constraints.txt, so that none replaces the build chosen here.
 TORCH ?= torch==2.13.0
 
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
@@ -12,11 +12,11 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 # popi's default model ships with the package: nothing here needs a model hub.
 export HF_HUB_OFFLINE ?= 1
 
-# Where an image sets this, every command that a test starts would compile popi again.
+# If an image sets this, every command started by a test would compile popi again.
 unexport PYTHONDONTWRITEBYTECODE
 
-# The tests run in as many processes as there are cores, a file's tests in one of them: they share servers. Whole
-# commands come first, as they are collected: a long file at the end would leave the other processes idle.
+# Tests run in one process per core, with all tests of a file in one process because they share servers. Files run in the
+# order of collection, whole commands first: a long file at the end would leave the other processes idle.
 WORKERS ?= -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test slow check bench bench-gateway results docs format clean help lock licences sbom audit packages release
@@ -27,7 +27,7 @@ help:  ## this list
 demo: $(VENV)/.stamp  ## the whole loop in minutes: train, evaluate, report in runs/demo/
 	$(BIN)/popi demo
 
-test: $(VENV)/.stamp-dev  ## all tests but the slow ones
+test: $(VENV)/.stamp-dev  ## all tests except the slow ones
 	$(BIN)/python -m pytest -m "not slow" $(WORKERS)
 
 slow: $(VENV)/.stamp-dev  ## the slow tests
@@ -40,17 +40,17 @@ check: $(VENV)/.stamp-dev  ## lint, format, types, generated docs up to date
 	$(BIN)/lint-imports
 	$(BIN)/python docs/generate.py --check
 
-format: $(VENV)/.stamp-dev  ## rewrite the sources as `make check` wants them
+format: $(VENV)/.stamp-dev  ## format the sources for `make check`
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.stamp-dev  ## speed and memory of a step beside the released pattern and TRL (BENCH="--quick", …)
+bench: $(VENV)/.stamp-dev  ## speed and memory of a step, compared to the released pattern and TRL (BENCH="--quick", …)
 	$(BIN)/python benchmarks/step.py $(BENCH)
 
 bench-gateway: $(VENV)/.stamp-dev  ## the gateway against the upstream alone and LiteLLM's proxy (which it installs)
 	$(BIN)/python benchmarks/gateway.py
 
-results: $(VENV)/.stamp-dev  ## every table of docs/results.md and README.md from this commit, hours (QUICK=1: small, in minutes)
+results: $(VENV)/.stamp-dev  ## all tables of docs/results.md and README.md from this commit; takes hours (QUICK=1: small, in minutes)
 	$(BIN)/python docs/make_results.py $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY))
 
 docs: $(VENV)/.stamp-dev  ## regenerate the generated parts of docs/ and the JSON Schemas
@@ -78,7 +78,7 @@ release: $(VENV)/.stamp-release  ## everything that a release takes, hours; publ
 clean:  ## remove the environment and caches; runs/ stays
 	rm -rf $(VENV) $(VENV)-locked .pytest_cache .mypy_cache .ruff_cache
 
-# The stamps keep repeated makes quick: pip runs again only when the pins or the dependencies change.
+# Stamps make repeated calls fast: pip only runs again when the pins or dependencies change.
 $(VENV)/.stamp: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "popi needs Python 3.11 or newer; name one with PYTHON=..." >&2; exit 1; }
 	@echo "installing into $(VENV) (a few minutes the first time) ..."

@@ -1,7 +1,7 @@
 import type { Operations } from "./operations.js";
 import type { components, operations } from "./types.js";
 
-/** Everything that is sent and received, by its name in the OpenAPI document: `Schemas["SummaryAnswer"]`. */
+/** All request and response types by their names in the OpenAPI document: `Schemas["SummaryAnswer"]`. */
 export type Schemas = components["schemas"];
 
 type Name = keyof operations;
@@ -10,32 +10,32 @@ type Responses<N extends Name> = operations[N]["responses"];
 type Query<N extends Name> = NonNullable<operations[N]["parameters"]["query"]>;
 type Header<N extends Name> = NonNullable<operations[N]["parameters"]["header"]>;
 
-/** What an operation takes. */
+/** An operation's request body. */
 export type Body<N extends Name> = operations[N] extends { requestBody: infer Sent } ? Json<Sent> : never;
-/** What it gives. */
+/** An operation's response. */
 export type Answer<N extends Name> = Json<Responses<N>[keyof Responses<N>]>;
-/** What can be said beside that. */
+/** An operation's options. */
 export type Options<N extends Name> = ([Query<N>] extends [never] ? {} : Omit<Query<N>, "format">) &
   ([Header<N>] extends [never] ? {} : Header<N> extends { "x-popi-tenant"?: unknown } ? OfTenant : {}) &
   ([Header<N>] extends [never] ? {} : "If-Match" extends keyof Header<N> ? Seen : {}) & {
-    /** Ends the call. */
+    /** Aborts the call. */
     signal?: AbortSignal;
   };
 interface OfTenant {
-  /** Of an admin key: another tenant than its own. */
+  /** For an admin key: a tenant other than its own. */
   tenant?: string;
 }
 interface Seen {
-  /** The version that was seen; left out: there was none. A newer one is refused with 412. */
+  /** The version that you saw; omit it if there was none. If a newer one is current, the call fails with 412. */
   version?: number;
 }
 
 export interface Settings {
-  /** Whose users, where the key is an admin's. */
+  /** The users' tenant, for an admin key. */
   tenant?: string;
-  /** Seconds for one try. Default: 60. */
+  /** Seconds per try. Default: 60. */
   timeout?: number;
-  /** How often a request is sent again, after 429 and where that can do no harm. Default: 5. */
+  /** Maximum retries, after 429 and when a retry is safe. Default: 5. */
   retries?: number;
 }
 
@@ -43,16 +43,16 @@ export interface Settings {
 export interface Client extends Operations {}
 export declare class Client {
   /**
-   * @param url the gateway, as `http://localhost:8600`: no `/v1`.
-   * @param key an app key reaches the users of its tenant, a user key its own profile alone.
+   * @param url the gateway's URL, such as `http://localhost:8600`, without `/v1`.
+   * @param key an app key can access all users of its tenant, a user key only its own profile.
    */
   constructor(url: string, key: string, settings?: Settings);
 }
 
-/** Why there is no answer, or a refusal. */
+/** A failed call. */
 export declare class GatewayError extends Error {
-  /** Of HTTP; null: no answer came. */
+  /** The HTTP status; null if there was no answer. */
   readonly status: number | null;
-  /** The gateway's word for it: `no_user`, `version_conflict`, `not_allowed`, … */
+  /** The gateway's error code: `no_user`, `version_conflict`, `not_allowed`, … */
   readonly code: string | null;
 }

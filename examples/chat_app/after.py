@@ -1,4 +1,4 @@
-"""A chat app as many are: a few lines around the official OpenAI client."""
+"""A typical chat app: a few lines around the official OpenAI client."""
 
 import os
 

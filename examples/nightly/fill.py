@@ -1,4 +1,4 @@
-"""Puts users of the nano world into a gateway, over its profile API: something for a night to learn from.
+"""Adds users of the nano world to a gateway through its profile API, as training data for a night.
 
 POPI_KEY=… python examples/nightly/fill.py --url http://localhost:8600 --users 300
 """
@@ -10,11 +10,13 @@ from popi.nano.world import make_users
 
 
 def main() -> None:
-    """Send them."""
+    """Import the users."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--url", default="http://localhost:8600", help="the gateway; its app key is in POPI_KEY")
+    parser.add_argument(
+        "--url", default="http://localhost:8600", help="the gateway's URL; its app key is read from POPI_KEY"
+    )
     parser.add_argument("--users", type=int, default=300)
-    parser.add_argument("--seed", type=int, default=0, help="another seed, other users")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the users; another one gives other users")
     options = parser.parse_args()
     people = [person.user for person in make_users(options.users, options.seed, "train")]
     with popi.Client(options.url) as client:

@@ -1,4 +1,4 @@
-// Compiled, never run: what a program may write with the client, and what it may not.
+// Compiled, never run: what compiles with the client, and what must not.
 import { Client, GatewayError, type Schemas } from "popi-client";
 
 const client = new Client("http://localhost:8600", "key", { tenant: "shop", retries: 2 });
@@ -16,11 +16,11 @@ const status: number | null = failed.status;
 
 // @ts-expect-error there is no such option
 await client.putSummary("u17", { text: "x" }, { versoin: 1 });
-// @ts-expect-error no version is named on reading
+// @ts-expect-error reads take no version
 await client.getSummary("u17", { version: 1 });
-// @ts-expect-error a scope that no key has
+// @ts-expect-error there is no such scope
 await client.makeKey({ scope: "root" });
-// @ts-expect-error a signal of no type
+// @ts-expect-error a signal without a type
 await client.addSignals("u17", { signals: [{ text: "x" }] });
 // @ts-expect-error no user
 await client.getUser();

@@ -40,7 +40,7 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- end }}
 {{- end }}
 
-{{/* notice_s and drain_s, and a quarter of a minute to close the store; popi's own defaults where they are unset. */}}
+{{/* notice_s plus drain_s (or popi's defaults), plus 15 seconds to close the store. */}}
 {{- define "popi.gracePeriod" -}}
 {{- $server := .Values.settings.server | default dict }}
 {{- $notice := hasKey $server "notice_s" | ternary $server.notice_s 0 | float64 }}
@@ -48,7 +48,7 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- addf $notice $drain 15 | ceil | int64 }}
 {{- end }}
 
-{{/* Environment variables with keys that the gateway's settings name, as a JSON list. */}}
+{{/* The environment variables with keys that the gateway's settings refer to, as a JSON list. */}}
 {{- define "popi.gatewayKeyEnvs" -}}
 {{- $proxy := .Values.settings.proxy | default dict }}
 {{- $names := list }}
@@ -61,7 +61,7 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- $names | uniq | toJson }}
 {{- end }}
 
-{{/* The same of the inference model; without a `key_env` it reads the variables that its API is known by. */}}
+{{/* The same for the inference model; without a `key_env` it reads its API's usual variable. */}}
 {{- define "popi.inferenceKeyEnvs" -}}
 {{- $inference := .Values.settings.inference | default dict }}
 {{- $usual := eq ($inference.protocol | default "openai") "anthropic" | ternary "ANTHROPIC_API_KEY" "OPENAI_API_KEY" }}
@@ -72,7 +72,7 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- end }}
 {{- end }}
 
-{{/* `env` of those variables, the store and what else a pod needs. Of a dict: root, names (JSON), extra (extraEnv). */}}
+{{/* `env` entries for the store and those variables. Takes a dict: root, names (JSON), extra (extraEnv). */}}
 {{- define "popi.env" -}}
 {{- $root := .root }}
 {{- $extra := .extra }}
@@ -89,13 +89,13 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- $given := false }}
 {{- range $extra }}{{ if eq .name $name }}{{ $given = true }}{{ end }}{{ end }}
 {{- if not $given }}
-{{- fail (printf "the settings name the variable %s, but neither secrets.keys nor extraEnv has it; add secrets.keys.%s: {name: SECRET, key: KEY}" $name $name) }}
+{{- fail (printf "the settings refer to the variable %s, but neither secrets.keys nor extraEnv has it; add secrets.keys.%s: {name: SECRET, key: KEY}" $name $name) }}
 {{- end }}
 {{- end }}
 {{- end }}
 {{- end }}
 
-{{/* A value as TOML in one line. Helm reads all numbers of YAML as floats; whole ones are written without a point. */}}
+{{/* A value as TOML on one line. Helm reads all YAML numbers as floats; whole ones are written as integers. */}}
 {{- define "popi.tomlValue" -}}
 {{- if kindIs "map" . -}}
 {
@@ -136,7 +136,7 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- end }}
 {{- end }}
 
-{{/* What both Deployments have in their pods' spec. Of a dict: root, of (gateway or worker), name. */}}
+{{/* The pod spec shared by both Deployments. Takes a dict: root, of (gateway or worker), name. */}}
 {{- define "popi.podSpec" -}}
 {{- $root := .root }}
 serviceAccountName: {{ include "popi.serviceAccount" $root }}
