@@ -201,7 +201,7 @@ def test_over_http_each_request_brings_its_own_key(world: World, http: str) -> N
         (["--url", "http://127.0.0.1:9"], "--user"),
         (["--url", "http://127.0.0.1:9", "--user", "ada", "--key-env", "NO_SUCH_KEY"], "NO_SUCH_KEY"),
         (["--url", "nonsense", "--user", "ada"], "URL of the gateway"),
-        (["--url", "http://127.0.0.1:9", "--http", "--user", "ada"], "each request brings"),
+        (["--url", "http://127.0.0.1:9", "--http", "--user", "ada"], "each request carries"),
     ],
 )
 def test_a_wrong_start_is_told_in_words(args: list[str], told: str, tmp_path: Path) -> None:

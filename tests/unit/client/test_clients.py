@@ -158,7 +158,7 @@ def test_a_key_reaches_what_it_may(gateway: tuple[str, dict[str, str]], kind: An
     assert caught.value.status == 403
     assert kind(url, keys["other"]).summary("ada") is None
     assert kind(url, keys["admin"], tenant="acme").summary("ada").author == "user"
-    with pytest.raises(GatewayError, match="check the key"):
+    with pytest.raises(GatewayError, match="check that the key is valid"):
         kind(url, "popi_0000_nonsense").summary("ada")
 
 
@@ -177,7 +177,7 @@ def test_an_admin_makes_lists_and_revokes_keys(gateway: tuple[str, dict[str, str
     assert [one.key_id for one in admin.keys(tenant)] == [made.key_id, own.key_id]
     assert kind(url, own.key).user("v").signals == 1
     assert admin.revoke_key(own.key_id).revoked_at is not None
-    with pytest.raises(GatewayError, match="check the key"):
+    with pytest.raises(GatewayError, match="check that the key is valid"):
         kind(url, own.key).user("v")
     with pytest.raises(DataError, match="user_id"):
         admin.create_key("user", tenant=tenant)
