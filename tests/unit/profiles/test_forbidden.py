@@ -64,7 +64,7 @@ def test_edits_keep_what_stays_and_words_stand_apart() -> None:
     assert [one.id for one in again[:2]] == [first[1].id, first[0].id] and len(again) == 3
     assert again[0] == first[1].model_copy(update={"tell": False}) and again[1] == first[0]
     assert set(said.values()) == {"likes CATS", "Birds."}
-    with pytest.raises(DataError, match="no entry of the id 'nope'"):
+    with pytest.raises(DataError, match="no entry with id 'nope'"):
         from_edits([ForbiddenEdit(id="nope")], first, KEY)
 
 
