@@ -27,6 +27,7 @@ from popi.evaluation.metrics import Estimate, outcomes, paired_difference, rewar
 from popi.evaluation.models import Models, identity, trained_models
 from popi.evaluation.runner import destination
 from popi.evaluation.users import held_out
+from popi.models.spec import ModelSpec
 from popi.runs.rows import ResumableRows
 from popi.runs.run_directory import RunDirectory
 from popi.signals.types import PairSignal
@@ -99,12 +100,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--methods", nargs="+", help="those of the run that have summaries or signals, if not given")
+    parser.add_argument("--users", type=Path, help="those of `popi evaluate --users`, if not the run's held-out users")
+    parser.add_argument("--generator", help="that of `popi evaluate --generator`, if not the run's own")
     parser.add_argument("--flipped", action="store_true", help="score with the user's pairs exchanged, too")
     options = parser.parse_args()
     run = RunDirectory.open(options.run)
-    people = held_out(run.config)[0]
-    models = Models(run.config, trained_models(run))
-    folder = destination(run)
+    people = held_out(run.config, options.users)[0]
+    other_generator = None if options.generator is None else ModelSpec(options.generator)
+    models = Models(run.config, trained_models(run), other_generator)
+    folder = destination(run, other_generator, options.users)
     personal = [name for name, method in METHODS.items() if method.tells in ("signals", "summary", "preferences")]
     personal = [name for name in personal if not METHODS[name].per_user and "embedding" not in name]
     names = options.methods or [name for name in personal if (folder / f"{name}.jsonl").is_file()]
