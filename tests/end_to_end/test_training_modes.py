@@ -219,7 +219,7 @@ def test_refusals(trained: RunDirectory, tiny_base: Path, tmp_path: Path) -> Non
         train(make_config(tmp_path, tiny_base, "plug_and_play", "none", inference=many), console=QUIET)
     several = make_config(tmp_path, tiny_base, "alternating", "none")
     summary = several.summary.model_copy(update={"conditioned_on_prompt": True})
-    with pytest.raises(ConfigError, match="targets_per_summary=2 does not go with.*set it to 1"):
+    with pytest.raises(ConfigError, match="targets_per_summary=2 does not work with.*set it to 1"):
         train(several.model_copy(update={"summary": summary}), console=QUIET)
     assert not json.loads((trained.path / "config.json").read_text())["seed"]
 

@@ -25,6 +25,7 @@ DONE = (
     "src/popi/serving/store",
     "src/popi/serving/worker",
     "src/popi/summary.py",
+    "src/popi/training/planning",
 )
 """Folders and files, relative to the root."""
 SUFFIXES = {".py", ".md", ".toml", ".html", ".js", ".ts", ".sh", ".yaml", ".yml", ".service"}

@@ -1,7 +1,7 @@
-"""Sampling several continuations of each prompt: one prefill a prompt, then its branches side by side.
+"""Sampling several continuations of each prompt: one prefill per prompt, then its branches in parallel.
 
-The n samples of a prompt are branches of one row: each step appends one token a branch, and a branch sees the prompt
-and its own tokens. The prompt's keys and values are neither copied nor read once a sample.
+The n samples of a prompt are branches of one row: each step appends one token per branch, and a branch attends to the
+prompt and its own tokens. The prompt's keys and values are neither copied nor read separately for each sample.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -24,45 +24,45 @@ from popi.engine.soft_prompts import with_soft_prompts
 GREEDY = 1e-5
 """Below this temperature decoding is greedy: the quotient would overflow, and the limit is the same."""
 PREFILL = 2048
-"""Prompts go through the model together up to so many tokens, padding included: more of them are not faster."""
+"""Maximum tokens per prefill, including padding; larger ones are not faster."""
 RUN = 512
-"""Tokens of a run of the vocabulary, in sampling."""
+"""Tokens per run of the vocabulary, in sampling."""
 SHARED = 64
-"""Prompts that begin with this many tokens in common (instructions, examples) have these read once for all of them."""
+"""A common prefix of at least this many tokens (instructions, examples) is read once for all prompts."""
 RESERVED = 64
-"""Steps for which masks are made and the cache has room at first."""
+"""Number of steps for which masks and cache are allocated at first."""
 
 
 @dataclass
 class Columns:
-    """Where a forward's keys and values go, the same in all layers."""
+    """Where a forward's keys and values go; the same in all layers."""
 
     rows: int
     width: int
-    """Columns of the prompts, padding on their left included."""
+    """Columns of the prompts, including padding on the left."""
     reserved: int
-    """Columns to have room for behind the prompts at first."""
+    """Columns to allocate after the prompts at first."""
     prefilled: tuple[Tensor, int] | None = None
-    """The rows of this prefill, and the column at which they begin; None: all rows, behind what is there."""
+    """The rows of this prefill and their first column; None appends to all rows."""
     lengths: Tensor | None = None
-    """With a shared beginning: tokens of each prefilled row behind it, (rows,)."""
+    """With a shared prefix: tokens of each prefilled row after it, (rows,)."""
 
 
 class ReservedLayer(DynamicLayer):
-    """Keys and values of one layer, with room for what is to come: appending copies the new ones alone."""
+    """Keys and values of one layer, preallocated so that appending copies only the new ones."""
 
     def __init__(self, columns: Columns, shared: tuple[Tensor, Tensor] | None = None) -> None:
         super().__init__()
         self.columns, self.filled = columns, 0
         self.shared = shared
-        """Keys and values of what all prompts begin with, (1, kv_heads, S, head_dim)."""
+        """Keys and values of the prompts' shared prefix, (1, kv_heads, S, head_dim)."""
         self.buffers: list[Tensor] = []
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Append keys and values of (rows, kv_heads, new, head_dim); returns all so far, in a prefill the new ones."""
+        """Append keys and values (rows, kv_heads, new, head_dim); returns all of them, or those of a prefill."""
         both, new = (key_states, value_states), key_states.shape[2]
         columns = self.columns
-        if not self.buffers:  # zeros, since a column that is masked out must still hold numbers
+        if not self.buffers:  # zeros, since masked columns must still hold numbers
             shape = (columns.rows, key_states.shape[1], columns.width + columns.reserved)
             self.buffers = [states.new_zeros(*shape, states.shape[-1]) for states in both]
             self.dtype, self.device, self.is_initialized = key_states.dtype, key_states.device, True
@@ -71,7 +71,7 @@ class ReservedLayer(DynamicLayer):
             for buffer, states in zip(self.buffers, both, strict=True):
                 buffer[rows, :, start : start + new] = states
             self.filled = columns.width
-            return both if self.shared is None else self._behind_shared(rows, both)
+            return both if self.shared is None else self._with_shared(rows, both)
         stop = self.filled + new
         if stop > self.buffers[0].shape[2]:
             more = max(RESERVED * new, stop // 4)
@@ -82,8 +82,8 @@ class ReservedLayer(DynamicLayer):
         self.keys, self.values = (buffer[:, :, :stop] for buffer in self.buffers)
         return self.keys, self.values
 
-    def _behind_shared(self, rows: Tensor, both: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """Put the shared beginning in front of what each row's prefill appended, in place of the padding there."""
+    def _with_shared(self, rows: Tensor, both: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Put the shared prefix before the keys and values of each row's prefill, in place of padding."""
         assert self.shared is not None and self.columns.lengths is not None
         size = self.shared[0].shape[2]
         start = self.columns.width - self.columns.lengths - size  # (rows,)
@@ -102,15 +102,15 @@ class ReservedLayer(DynamicLayer):
         return 0 if self.shared is None else self.shared[0].shape[2]
 
 
-def shared_beginning(prompts: Sequence[Sequence[int]]) -> int:
-    """Tokens that all prompts begin with, except the last of the shortest prompt, which predicts; 0 if they are few."""
+def shared_prefix(prompts: Sequence[Sequence[int]]) -> int:
+    """Length of the prompts' common prefix, without the shortest prompt's last token, which predicts; 0 if small."""
     shortest = min(map(len, prompts))
     size = min(len(commonprefix([list(prompt) for prompt in prompts])), shortest - 1)
     return size if len(prompts) > 1 and size >= SHARED else 0
 
 
 def prefill_parts(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Which prompts go through the model together: neighbours in length, as far as `PREFILL` tokens hold them."""
+    """Group prompts of similar length into prefills of at most `PREFILL` tokens."""
     part: list[int] = []
     for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
         if part and (len(part) + 1) * lengths[i] > PREFILL:
@@ -134,25 +134,23 @@ def decode(
     roots: Roots | None = None,
     choose: Callable[[Tensor, int], Tensor] | None = None,
 ) -> Tensor | None:
-    """P prompts to (P·n, ≤ steps) tokens, samples of a prompt one after the other; `end_id` behind the end.
+    """P prompts to (P·n, ≤ steps) tokens, with each prompt's samples in consecutive rows, padded with `end_id`.
 
     Call it in inference mode, with the model in evaluation mode.
 
     Args:
         stop_ids: tokens that end a sample.
         soft: (P, k, d) in place of the embeddings of the first k tokens of each prompt.
-        roots: the prompts, where the model has read them.
-        choose: (P·n, V) logits and the step to tokens, in place of `pick`.
+        roots: the prompts, if the model has read them already.
+        choose: (logits (P·n, V), step) → tokens, in place of `pick`.
 
     Returns:
-        None where some of the model's outputs are not finite.
+        The tokens, or None if some of the model's outputs are not finite.
     """
     device = model.get_input_embeddings().weight.device
     columns = Columns(len(prompts), max(map(len, prompts)), n * min(steps, RESERVED))
     shared = (
-        shared_beginning(prompts)
-        if roots is None and soft is None and not slides(model.config.get_text_config())
-        else 0
+        shared_prefix(prompts) if roots is None and soft is None and not slides(model.config.get_text_config()) else 0
     )
     if shared:
         layers = _read_once(model, prompts[0][:shared])
@@ -192,7 +190,7 @@ def decode(
 
 
 def _read_once(model: Any, ids: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
-    """Keys and values of each layer for a beginning that several prompts share: (1, kv_heads, S, head_dim)."""
+    """Keys and values of each layer for the prompts' shared prefix: (1, kv_heads, S, head_dim)."""
     device = model.get_input_embeddings().weight.device
     cache: Any = DynamicCache()
     model(input_ids=torch.tensor([list(ids)], device=device), past_key_values=cache, use_cache=True, logits_to_keep=1)
@@ -202,20 +200,20 @@ def _read_once(model: Any, ids: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
 def _prefill(
     model: Any, prompts: Sequence[Sequence[int]], columns: Columns, cache: Cache, soft: Tensor | None, shared: int
 ) -> Tensor:
-    """Fill the cache, each prompt up to the last column; the logits behind each prompt: (P, V).
+    """Fill the cache, each prompt up to the last column; returns the logits after each prompt: (P, V).
 
     Args:
-        shared: tokens that all begin with, whose keys and values the cache's layers have.
+        shared: length of the shared prefix, whose keys and values the cache's layers have already.
     """
     prompts = [prompt[shared:] for prompt in prompts]
     embed = model.get_input_embeddings()
     device = embed.weight.device
-    behind: Tensor | None = None
+    next_logits: Tensor | None = None
     for part in prefill_parts([len(prompt) for prompt in prompts]):
         own = max(len(prompts[i]) for i in part)
         ids = torch.zeros((len(part), own), dtype=torch.long)
         mask = torch.zeros((len(part), own), dtype=torch.long)
-        for row, i in enumerate(part):  # padded on the left: all rows end together
+        for row, i in enumerate(part):  # padded on the left, so that all rows end together
             ids[row, own - len(prompts[i]) :] = torch.tensor(prompts[i])
             mask[row, own - len(prompts[i]) :] = 1
         ids, mask, rows = ids.to(device), mask.to(device), torch.tensor(part, device=device)
@@ -231,17 +229,17 @@ def _prefill(
             use_cache=True,
             logits_to_keep=1,
         ).logits[:, -1]
-        behind = logits.new_empty(len(prompts), logits.shape[-1]) if behind is None else behind
-        behind[rows] = logits
+        next_logits = logits.new_empty(len(prompts), logits.shape[-1]) if next_logits is None else next_logits
+        next_logits[rows] = logits
     columns.prefilled = None
-    assert behind is not None
-    return behind
+    assert next_logits is not None
+    return next_logits
 
 
 def _copied(model: Any, roots: Roots, prompts: Sequence[Sequence[int]], columns: Columns, cache: Cache) -> Tensor:
-    """`_prefill` by what is known of the prompts."""
+    """Like `_prefill`, from roots that the model has read already."""
     which = [roots.index[tuple(prompt)] for prompt in prompts]
-    behind: Tensor | None = None
+    next_logits: Tensor | None = None
     for part in roots.parts:
         rows = [p for p, root in enumerate(which) if root in part.rows]
         if not rows:
@@ -252,19 +250,19 @@ def _copied(model: Any, roots: Roots, prompts: Sequence[Sequence[int]], columns:
         for i, layer in enumerate(layers):
             cache.update(*layer, i)
         logits = roots.logits(model, part)[taken]
-        behind = logits.new_empty(len(prompts), logits.shape[-1]) if behind is None else behind
-        behind[rows] = logits
+        next_logits = logits.new_empty(len(prompts), logits.shape[-1]) if next_logits is None else next_logits
+        next_logits[rows] = logits
     columns.prefilled = None
-    assert behind is not None
-    return behind
+    assert next_logits is not None
+    return next_logits
 
 
 class BranchMasks:
-    """Positions and masks of the steps of P·n branches, made for many steps at once.
+    """Positions and masks for P·n branches, made for many steps at once.
 
     Args:
         lengths: P lengths of the prompts.
-        n: branches of each.
+        n: branches per prompt.
     """
 
     def __init__(self, model: Any, lengths: Sequence[int], n: int) -> None:
@@ -278,12 +276,12 @@ class BranchMasks:
         self._whole: Any = None
 
     def positions(self, step: int) -> Tensor:
-        """Of the tokens that step `step` (from 0) appends: (P, n)."""
+        """Positions of the tokens that step `step` (from 0) appends: (P, n)."""
         return (self.first + step).expand(-1, self.n)
 
     def mask(self, step: int) -> Any:
-        """What they attend to, as a decoder takes it: (P, 1, n, width + n·(step + 1))."""
-        if slides(self.config):  # the window moves on with each step
+        """Their attention mask: (P, 1, n, width + n·(step + 1))."""
+        if slides(self.config):  # the window moves with each step
             return self._additive(step + 1, step)
         if step >= self.steps:
             self.steps = max(RESERVED, 2 * self.steps)
@@ -294,8 +292,8 @@ class BranchMasks:
         own = torch.eye(self.n, dtype=torch.bool, device=self.device).repeat(1, steps)
         prompt = (self.keys >= 0)[:, None, None].expand(-1, 1, self.n, -1)
         allowed = torch.cat([prompt, own.expand(len(self.keys), 1, -1, -1)], -1)
-        behind = torch.cat([self.positions(s) for s in range(steps)], -1)
-        return additive(self.config, allowed, self.positions(step), torch.cat([self.keys, behind], -1), self.dtype)
+        appended = torch.cat([self.positions(s) for s in range(steps)], -1)
+        return additive(self.config, allowed, self.positions(step), torch.cat([self.keys, appended], -1), self.dtype)
 
 
 def pick(logits: Tensor, temperature: float, top_p: float) -> Tensor:
@@ -321,5 +319,5 @@ def pick(logits: Tensor, temperature: float, top_p: float) -> Tensor:
 
 
 def _finite(logits: Tensor) -> bool:
-    """Whether they can be sampled from: the largest of some is NaN where one is."""
+    """Whether they can be sampled from. A row's maximum is NaN if any of its logits is."""
     return bool(logits.amax(-1).isfinite().all())

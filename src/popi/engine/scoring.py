@@ -1,7 +1,7 @@
 """Log-probs of responses under many summaries: the hot path.
 
-A target pair under one summary is one tree row (prefix, chosen, rejected). Sums are over response tokens,
-the end-of-turn token included.
+A target pair under one summary is one tree row (prefix, chosen, rejected). Sums are over response tokens, including
+the end-of-turn token.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ from popi.engine.head import at_least_float32
 from popi.engine.tree import Segment, pack, segment_logps
 
 TOGETHER = 8
-"""Maximum pairs of one prefix in a tree row: attention reads the row as a whole, so its cost grows with its square."""
+"""Maximum pairs with one prefix in a tree row. Attention covers the whole row, so its cost is quadratic in length."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class ScoringItem:
     def tree(self) -> list[Segment]:
         return [Segment(self.prefix), Segment(self.chosen, 0, True), Segment(self.rejected, 0, True)]
 
-    def behind(self, soft: int, pad_id: int) -> "ScoringItem":
-        """The same item behind a soft prompt, for whose vectors `soft` padding tokens keep the place."""
+    def with_soft_prompt(self, soft: int, pad_id: int) -> "ScoringItem":
+        """The same item preceded by `soft` padding tokens as placeholders for a soft prompt's vectors."""
         return replace(self, prefix=(pad_id,) * soft + self.prefix)
 
     def __len__(self) -> int:
@@ -39,12 +39,12 @@ class ScoringItem:
 
 
 def shared_trees(items: Sequence[ScoringItem]) -> list[list[Segment]]:
-    """Tree rows of several target pairs: one row, in which the longest common beginning of their prefixes stands once.
+    """Tree rows of several target pairs: one row that contains the longest common prefix of their prefixes once.
 
-        common beginning ──▶ rest of prefix 1 ──▶ chosen 1, rejected 1
-                         ──▶ rest of prefix 2 ──▶ chosen 2, rejected 2   …
+        common prefix ──▶ rest of prefix 1 ──▶ chosen 1, rejected 1
+                      ──▶ rest of prefix 2 ──▶ chosen 2, rejected 2   …
 
-    Prefixes that begin differently have a row each. Scored segments come in order of the items, chosen first.
+    Without a common prefix there is one row per pair. Scored segments are in the order of the items, chosen first.
     """
     shared = commonprefix([item.prefix for item in items])
     if len(items) == 1 or not shared:
@@ -60,7 +60,7 @@ def shared_trees(items: Sequence[ScoringItem]) -> list[list[Segment]]:
 
 
 def batches(groups: Sequence[list[ScoringItem]], size: int) -> Iterator[list[list[ScoringItem]]]:
-    """Neighbouring groups in batches of at most `size` items, or of one group that has more."""
+    """Batches of consecutive groups with at most `size` items, or of a single larger group."""
     part: list[list[ScoringItem]] = []
     for group in groups:
         if part and sum(map(len, part)) + len(group) > size:
@@ -76,11 +76,11 @@ def pair_logps(
 ) -> tuple[Tensor, Tensor]:
     """Summed log-probs of chosen and of rejected responses, two (n,) tensors, without gradient.
 
-    Equal items are scored once. Up to `TOGETHER` items with one prefix share a tree row, which reads the prefix once.
-    Rows are bucketed by length, so that little padding is computed.
+    Equal items are scored once. Up to `TOGETHER` items with the same prefix share a tree row, which contains it once.
+    Rows are bucketed by length to limit padding.
 
     Args:
-        batch_size: pairs scored at once, at most.
+        batch_size: maximum pairs per batch.
     """
     by_prefix: dict[tuple[int, ...], list[ScoringItem]] = {}
     for item in dict.fromkeys(items):
@@ -103,10 +103,10 @@ def pair_logps(
 def soft_pair_logps(
     model: torch.nn.Module, items: Sequence[ScoringItem], soft: Tensor, pad_id: int, batch_size: int = 64
 ) -> tuple[Tensor, Tensor]:
-    """`pair_logps` of n items behind the soft prompt of each.
+    """`pair_logps` of n items, each with its soft prompt.
 
     Args:
-        soft: (n, k, d) vectors that stand in front of the items' prefixes, as token embeddings.
+        soft: (n, k, d) vectors that precede the items' prefixes, as token embeddings.
     """
     device = next(model.parameters()).device
     order = sorted(range(len(items)), key=lambda i: len(items[i]))
@@ -114,7 +114,7 @@ def soft_pair_logps(
     with torch.no_grad():
         for start in range(0, len(order), batch_size):
             part = order[start : start + batch_size]
-            batch = pack([items[i].behind(soft.shape[1], pad_id).tree for i in part], pad_id)
+            batch = pack([items[i].with_soft_prompt(soft.shape[1], pad_id).tree for i in part], pad_id)
             batch.soft = soft[part]
             sums.append(segment_logps(model, batch.to(device)).reshape(-1, 2))
     both = (torch.cat(sums) if sums else torch.zeros(0, 2)).cpu()[torch.tensor(order, dtype=torch.long).argsort()]
@@ -122,7 +122,10 @@ def soft_pair_logps(
 
 
 def pair_logps_plain(model: torch.nn.Module, items: Sequence[ScoringItem]) -> tuple[Tensor, Tensor]:
-    """The same sums from whole sequences through the plain model, one at a time: the tests' truth. Differentiable."""
+    """The same sums from whole sequences through the plain model, one at a time, as reference for tests.
+
+    Differentiable.
+    """
     device = next(model.parameters()).device
 
     def one(prefix: Sequence[int], response: Sequence[int]) -> Tensor:

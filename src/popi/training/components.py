@@ -1,4 +1,4 @@
-"""The models of a phase: inference model, generator and base, loaded as few times as their roles allow."""
+"""The models of a phase: inference model, generator and base, sharing weights where their roles allow."""
 
 import json
 from collections.abc import Callable
@@ -20,11 +20,11 @@ INFERENCE, GENERATOR = "inference_model", "generator"
 
 @dataclass
 class Components:
-    """What one phase works with.
+    """The models of one phase.
 
-    With adapters all three are one model, and `adapters` says under which adapter each component runs (None: the bare
-    base). Without, `adapters` holds None throughout and components that are the untrained base share its weights. The
-    generator may be a frozen model behind an API, of which nothing is loaded.
+    With adapters all three are one model, and `adapters` names each component's adapter (None: the bare base). Without
+    adapters, `adapters` holds only None, and components that are the untrained base share its weights. The generator
+    may be a frozen model behind an API, for which nothing is loaded.
     """
 
     inference_model: InferenceModel
@@ -32,15 +32,15 @@ class Components:
     base: Generator
     adapters: dict[str, str | None]
     quantization: str = "none"
-    """Of the base that the adapters are trained over."""
+    """Quantization of the base that the adapters are trained over."""
 
     @property
     def reference(self) -> Generator:
-        """What knows nothing of the user: the base, or the generator behind an API on the plain prompt."""
+        """The reference model: the base, or the generator behind an API on the plain prompt."""
         return self.base if self.generator.trainable else self.generator
 
     def saver(self, component: str, base: str) -> Callable[[Path], None]:
-        """Writes one trained component into an empty folder, loadable by `from_pretrained`."""
+        """A function that writes a trained component to an empty folder, loadable by `from_pretrained`."""
         part: InferenceModel | Generator = self.inference_model if component == INFERENCE else self.generator
         adapter = self.adapters[component]
 
@@ -53,7 +53,7 @@ class Components:
             settings: dict[str, str | int] = {"template": part.templates.name, "base": base}
             unpacked = locate(base).gguf
             if unpacked is not None:
-                settings["base_weights"] = unpacked  # the adapter fits these, not the original weights
+                settings["base_weights"] = unpacked  # the adapter was trained over these, not the original weights
             if self.quantization != "none":
                 settings["quantization"] = self.quantization
             if component == INFERENCE:
@@ -69,14 +69,14 @@ def load_base(config: RunConfig) -> LocalModel:
     """A fresh copy of the base model.
 
     Raises:
-        ModelError: it can't be loaded.
+        ModelError: the model can't be loaded.
     """
     return _load(config, config.model.base)
 
 
 def _load(config: RunConfig, path: str | Path) -> LocalModel:
     model = config.model
-    # Full weights in half precision would round small updates away: 0.02 less 3e-5 is still 0.02 in bfloat16.
+    # With full weights in half precision, small updates are lost to rounding: 0.02 − 3e-5 is 0.02 in bfloat16.
     dtype = "float32" if model.dtype == "auto" and model.adapter == "none" else model.dtype
     return replace(ModelSpec.of(config, path), dtype=dtype).load().local
 
@@ -87,8 +87,8 @@ def load_components(
     """Load a phase's models.
 
     Args:
-        trained: which of `inference_model` and `generator` this phase trains; they get weights of their own.
-        inference_from, generator_from: folders that earlier phases saved; None is the untrained base.
+        trained: which of `inference_model` and `generator` this phase trains; they get separate weights.
+        inference_from, generator_from: folders saved by earlier phases; None is the untrained base.
     """
     templates, summary = config.signals.template, config.summary
 
@@ -111,8 +111,8 @@ def load_components(
     base = load_base(config)
     if has_adapters(base.model):
         raise ModelError(
-            f"model.base: {config.model.base} is an adapter, whose weights are frozen: nothing would train; merge it "
-            "into its base (popi merge) and name that folder, or name its base"
+            f"model.base: {config.model.base} is an adapter, whose weights are frozen, so nothing would train; merge "
+            "it into its base (popi merge) and use that folder, or use its base"
         )
     if config.model.adapter == "none":
 
@@ -131,7 +131,7 @@ def load_components(
     first = INFERENCE if INFERENCE in trained else GENERATOR
     adapters: dict[str, str | None] = {}
     folders: dict[str, Path | None] = {}
-    for name in sorted(sources, key=lambda name: name != first):  # `default` comes first
+    for name in sorted(sources, key=lambda name: name != first):  # the adapter `default` must come first
         used = name in trained or sources[name] is not None
         adapters[name] = (TRAINED if name == first else name) if used else None
         if used:

@@ -111,7 +111,7 @@ def test_files_are_never_looked_for_on_the_hub(tmp_path: Path, monkeypatch: pyte
 
 
 def test_the_dry_run_measures_what_is_downloaded(snapshot: Path) -> None:
-    from popi.training.planning.shapes import at_hand
+    from popi.training.planning.shapes import unavailable
 
-    assert at_hand(resolve({"data": {"source": "owner/people"}})) is None
-    assert at_hand(resolve({"data": {"source": "owner/nobody"}})) == "owner/nobody is not here"
+    assert unavailable(resolve({"data": {"source": "owner/people"}})) is None
+    assert unavailable(resolve({"data": {"source": "owner/nobody"}})) == "owner/nobody is not here"

@@ -133,7 +133,7 @@ def test_a_shared_beginning_is_read_once(precision: torch.dtype, name: str, monk
 def test_how_much_is_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     """At most all but the last token of the shortest prompt; nothing for one prompt, or where little is shared."""
     monkeypatch.setattr(decoding, "SHARED", 2)
-    assert decoding.shared_beginning([[1, 2, 3, 4], [1, 2, 3]]) == 2
-    assert decoding.shared_beginning([[1, 2, 3, 4], [1, 2, 9, 4]]) == 2
-    assert decoding.shared_beginning([[1, 2, 3, 4], [1, 9, 3, 4]]) == 0
-    assert decoding.shared_beginning([[1, 2, 3, 4]]) == 0
+    assert decoding.shared_prefix([[1, 2, 3, 4], [1, 2, 3]]) == 2
+    assert decoding.shared_prefix([[1, 2, 3, 4], [1, 2, 9, 4]]) == 2
+    assert decoding.shared_prefix([[1, 2, 3, 4], [1, 9, 3, 4]]) == 0
+    assert decoding.shared_prefix([[1, 2, 3, 4]]) == 0

@@ -103,5 +103,5 @@ def test_a_micro_batch_divides_its_step() -> None:
 
 def test_simultaneous_training_takes_the_whole_step() -> None:
     tree = {"training": {"orders": ["simultaneous"], "inference": {"micro_batch": 1}}}
-    with pytest.raises(ConfigError, match="does not go with order 'simultaneous'"):
+    with pytest.raises(ConfigError, match="does not work with order 'simultaneous'"):
         refuse(resolve(tree))

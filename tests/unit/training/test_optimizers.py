@@ -146,7 +146,7 @@ def test_a_generator_phase_trains_with_its_dropout(bench: Callable[..., Any]) ->
 
 
 def test_dropout_without_adapters_is_refused() -> None:
-    with pytest.raises(ConfigError, match="lora_dropout=0.1 goes with adapters"):
+    with pytest.raises(ConfigError, match="lora_dropout=0.1 needs adapters"):
         refuse_settings(resolve({"training": {"generator": {"lora_dropout": 0.1}}}))
 
 

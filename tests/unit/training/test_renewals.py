@@ -120,5 +120,5 @@ def test_summaries_for_one_prompt_are_not_renewed() -> None:
             "training": {"renewal": {"share": 0.5}, "inference": {"targets_per_summary": 1}},
         }
     )
-    with pytest.raises(ConfigError, match=r"training.renewal.share=0.5 does not go with .* set it to 0"):
+    with pytest.raises(ConfigError, match=r"training.renewal.share=0.5 does not work with .* set it to 0"):
         refuse_settings(config)

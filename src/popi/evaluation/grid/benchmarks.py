@@ -15,7 +15,7 @@ from popi.evaluation.models import trained_models
 from popi.evaluation.users import benchmark_of, held_out
 from popi.runs.bars import passes
 from popi.runs.run_directory import USERS, RunDirectory, config_differences, refuse_other_loader
-from popi.training.planning.shapes import at_hand
+from popi.training.planning.shapes import unavailable
 from popi.training.templates import with_template
 
 
@@ -83,7 +83,7 @@ def missing(entry: GridBenchmark) -> str | None:
     if entry.run is not None:
         return None if (Path(entry.run) / "config.json").is_file() else f"there is no run in {entry.run}"
     config = entry.run_config()
-    if reason := at_hand(config):
+    if reason := unavailable(config):
         return reason
     from popi.models.local.loading import load_tokenizer, locate
 

@@ -23,7 +23,7 @@ from popi.evaluation.users import benchmark_of, held_out
 from popi.models.backend import Messages, estimate_tokens
 from popi.models.remote.usage import Prices
 from popi.signals.render import Templates
-from popi.training.planning.shapes import ASSUMED_PROMPT, ASSUMED_RESPONSE, LOOKED_AT, PER_MESSAGE, at_hand
+from popi.training.planning.shapes import ASSUMED_PROMPT, ASSUMED_RESPONSE, LOOKED_AT, PER_MESSAGE, unavailable
 from popi.training.templates import template_of, with_template
 
 
@@ -138,7 +138,7 @@ def _benchmark(entry: GridBenchmark, grid: GridConfig, plan: GridPlan) -> tuple[
         )
         trained = dict.fromkeys(config.training.orders, ("", ""))
     config = evaluation_config(entry, grid, config)
-    missing = None if entry.users is not None else at_hand(config)
+    missing = None if entry.users is not None else unavailable(config)
     people: Sequence[Person] = []
     if missing is None:
         people = held_out(config, entry.users)[0][: grid.max_users]

@@ -34,7 +34,7 @@ def collate(pad_id: int, soft: int = 0) -> Callable[[list[GeneratorRow]], dict[s
     def call(rows: list[GeneratorRow]) -> dict[str, Any]:
         trees, users = [], []
         for group in grouped(rows):
-            shared = shared_trees([row.item.behind(soft, pad_id) for row in group])
+            shared = shared_trees([row.item.with_soft_prompt(soft, pad_id) for row in group])
             trees += shared
             users += [group[0].user] * len(shared)
         return {

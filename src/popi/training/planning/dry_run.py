@@ -59,7 +59,7 @@ class RunPlan:
             f"device   {self.device.name}: {self.device.memory / GIB:.1f} GiB",
             f"data     {config.data.source}: {shapes.users:,} users, at most {shapes.signals} signals and "
             f"{shapes.targets} targets each; template set {config.signals.template}",
-            f"         {'; '.join(shapes.told)}",
+            f"         {'; '.join(shapes.notes)}",
             f"tokens   prompt {shapes.prompt_mean:,.0f} (longest {shapes.prompt:,}), summary at most "
             f"{shapes.summary:,}, target pair with its prompt {shapes.plain_mean:,.0f} (longest {shapes.plain:,})",
         ]

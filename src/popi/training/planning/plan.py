@@ -1,10 +1,10 @@
-"""Which phases a run has: those of the orders asked for, each once.
+"""The phases of a run: those of the configured orders, each once.
 
 population_dpo  population-dpo: generator without summaries
 fspo            fspo: generator with raw signals in its prompt
 copy            copy: generator with copied signals as its summaries
-user_embedding  user-embedding: generator behind a soft prompt of the user's
-user_embedding_from_signals  user-embedding-from-signals: the same, the soft prompt made from the signals
+user_embedding  user-embedding: generator with a soft prompt per user
+user_embedding_from_signals  user-embedding-from-signals: the same, with a soft prompt computed from the signals
 plug_and_play   inference-1
 alternating     inference-1, generator-1, inference-2, generator-2, …   (`rounds` pairs)
 simultaneous    joint
@@ -29,8 +29,8 @@ class Phase:
     """One phase of a run: what it trains, and the phases whose models it starts from (None: the base).
 
     Attributes:
-        context: what stands beside the task prompts that a generator phase trains on.
-        embedding: what the user's soft prompt in front of them is learned from, if there is one.
+        context: what a generator phase adds to the task prompts that it trains on.
+        embedding: what the user's soft prompt is learned from, if there is one.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Phase:
         return {"inference": {INFERENCE}, "generator": {GENERATOR}, "joint": {INFERENCE, GENERATOR}}[self.kind]
 
     def soft(self, config: RunConfig) -> int:
-        """Vectors of the soft prompt that it trains."""
+        """Number of vectors of the soft prompt that the phase trains."""
         return config.training.user_embedding.tokens if self.embedding else 0
 
     def steps(self, config: RunConfig) -> int:
@@ -58,7 +58,7 @@ class Phase:
 
 
 def plan(config: RunConfig) -> dict[str, list[Phase]]:
-    """The phases of each order, in order; an order's models are those of its last phases."""
+    """The phases of each order, in sequence; an order's models are those of its last phases."""
     copy = Phase("copy", "generator", context="copy")
     start = [copy] if config.training.generator_start == "copy" else []
     first = copy.name if start else None
@@ -84,85 +84,85 @@ def plan(config: RunConfig) -> dict[str, list[Phase]]:
 
 
 def phase_seed(seed: int, phase: str) -> int:
-    """A seed for each phase of a run, whatever ran before it in the same process."""
+    """A phase's seed, independent of what ran before it in the same process."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{phase}".encode()).digest()[:4], "big") >> 1
 
 
 def models_of(phases: list[Phase], config: RunConfig) -> tuple[str, str]:
-    """Where the models of an order lie: (inference model, generator), below the run directory or the base's name."""
-    found = {INFERENCE: config.model.base, GENERATOR: config.model.base}
+    """Paths of an order's inference model and generator, relative to the run directory, or the base's name."""
+    models = {INFERENCE: config.model.base, GENERATOR: config.model.base}
     for phase in phases:
         for component in phase.trains:
-            found[component] = f"phases/{phase.name}/{component}"
-    return found[INFERENCE], found[GENERATOR]
+            models[component] = f"phases/{phase.name}/{component}"
+    return models[INFERENCE], models[GENERATOR]
 
 
 def refuse_settings(config: RunConfig) -> None:
-    """Raise ConfigError for settings that do not go together."""
+    """Raise ConfigError for conflicting settings."""
     generator = config.training.generator
     if generator.loss == "ipo" and generator.label_smoothing:
         raise ConfigError(
-            f"training.generator.label_smoothing={generator.label_smoothing} belongs to loss='dpo' (conservative DPO); "
-            "with loss='ipo' set it to 0"
+            f"training.generator.label_smoothing={generator.label_smoothing} applies only to loss='dpo' (conservative "
+            "DPO); with loss='ipo' set it to 0"
         )
     if generator.lora_dropout and config.model.adapter == "none":
         raise ConfigError(
-            f"training.generator.lora_dropout={generator.lora_dropout} goes with adapters: set model.adapter=lora"
+            f"training.generator.lora_dropout={generator.lora_dropout} needs adapters: set model.adapter=lora"
         )
     if config.model.quantization != "none" and config.model.adapter != "lora":
         raise ConfigError(
-            f"model.quantization='{config.model.quantization}' packs the base's weights, which then can't train: set "
-            "model.adapter=lora"
+            f"model.quantization='{config.model.quantization}' packs the base's weights, which can't be trained then: "
+            "set model.adapter=lora"
         )
     if config.training.early_stopping_patience and not config.training.eval_steps:
         raise ConfigError(
-            f"training.early_stopping_patience={config.training.early_stopping_patience} counts evaluations, and there "
+            f"training.early_stopping_patience={config.training.early_stopping_patience} counts evaluations, but there "
             "are none: set training.eval_steps"
         )
     for name, each in (("inference", config.training.inference), ("generator", generator)):
         if config.summary.conditioned_on_prompt and each.targets_per_summary != 1:
             raise ConfigError(
-                f"training.{name}.targets_per_summary={each.targets_per_summary} does not go with "
-                "summary.conditioned_on_prompt, under which a summary is for one prompt: set it to 1"
+                f"training.{name}.targets_per_summary={each.targets_per_summary} does not work with "
+                "summary.conditioned_on_prompt, where a summary is for one prompt: set it to 1"
             )
     if config.summary.per_signal and config.summary.conditioned_on_prompt:
-        raise ConfigError("summary.per_signal does not go with summary.conditioned_on_prompt; leave one of them out")
+        raise ConfigError("summary.per_signal does not work with summary.conditioned_on_prompt; remove one of them")
     if config.summary.per_signal and config.training.renewal.share:
         raise ConfigError(
-            f"training.renewal.share={config.training.renewal.share} does not go with summary.per_signal, under which "
-            "each clause is of one signal and a new signal adds a clause: set it to 0"
+            f"training.renewal.share={config.training.renewal.share} does not work with summary.per_signal, where each "
+            "clause is for one signal and a new signal adds a clause: set it to 0"
         )
     scored_on = config.training.inference.scored_on
     if scored_on == "signal" and (not config.summary.per_signal or "simultaneous" in config.training.orders):
         raise ConfigError(
-            'training.inference.scored_on="signal" rewards a clause on the pair that it restates: it goes with '
-            "summary.per_signal = true, and not with order 'simultaneous', whose generator would train on that pair"
+            'training.inference.scored_on="signal" rewards a clause on the pair that it restates: it needs '
+            "summary.per_signal = true, and excludes order 'simultaneous', whose generator would train on that pair"
         )
     if config.training.generator_start == "copy" and config.model.api_generator.given:
         raise ConfigError(
-            'training.generator_start="copy" would train the generator, and model.api_generator names one behind an '
-            "API, which stays frozen; leave it out"
+            'training.generator_start="copy" would train the generator, but model.api_generator names one behind an '
+            "API, which stays frozen; remove it"
         )
     if config.summary.conditioned_on_prompt and config.training.renewal.share:
         raise ConfigError(
-            f"training.renewal.share={config.training.renewal.share} does not go with summary.conditioned_on_prompt: a "
-            "summary for one prompt is not kept with the user, so there is none to renew; set it to 0"
+            f"training.renewal.share={config.training.renewal.share} does not work with summary.conditioned_on_prompt: "
+            "a summary for one prompt is not stored with the user, so there is none to renew; set it to 0"
         )
     target = config.training.inference.length_target
     if target is not None and target >= config.summary.max_tokens:
         raise ConfigError(
             f"training.inference.length_target={target} is not below summary.max_tokens={config.summary.max_tokens}, "
-            "at which summaries are cut: no summary would ever pay; lower the one or raise the other"
+            "where summaries are truncated, so there would be no penalties; lower one or raise the other"
         )
     if config.training.inference.micro_batch and "simultaneous" in config.training.orders:
         raise ConfigError(
-            f"training.inference.micro_batch={config.training.inference.micro_batch} does not go with order "
-            "'simultaneous', whose two models train on the whole step: leave it out, and lower users_per_step"
+            f"training.inference.micro_batch={config.training.inference.micro_batch} does not work with order "
+            "'simultaneous', whose two models train on the whole step: remove it, and lower users_per_step"
         )
     if config.model.api_generator.given and set(config.training.orders) != {"plug_and_play"}:
         raise ConfigError(
-            f"training.orders={config.training.orders} would train the generator, and model.api_generator names one "
-            "behind an API, which stays frozen: leave plug_and_play alone there"
+            f"training.orders={config.training.orders} would train the generator, but model.api_generator names one "
+            "behind an API, which stays frozen: set training.orders to ['plug_and_play']"
         )
     if not config.training.orders:
         raise ConfigError(f"training.orders is empty; name at least one of {', '.join(get_args(Order))}")

@@ -1,4 +1,4 @@
-"""How many users there are, and how long what the models read is: measured where data and tokenizer are at hand."""
+"""Number of users and lengths of texts for a plan, measured if the data and the tokenizer are available."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -20,39 +20,38 @@ from popi.training.renewals import new_signals, split_in_time
 from popi.training.templates import template_of
 
 LOOKED_AT = 200
-"""Users whose texts are counted, evenly spread over all."""
+"""Maximum users to measure, evenly spread over all."""
 PER_MESSAGE = 8
-"""Tokens that a chat template puts around a message; Llama's take 4 to 5, ChatML's 5."""
+"""Tokens that a chat template adds to a message; Llama's add 4 to 5, ChatML's 5."""
 ASSUMED_PROMPT, ASSUMED_RESPONSE = 128, 512
-"""Tokens of a task prompt and of a response where no data is at hand."""
+"""Tokens of a task prompt and of a response if the data is not available."""
 Count = Callable[[str], int]
 Messages = list[dict[str, str]]
 
 
 @dataclass(frozen=True)
 class Shapes:
-    """Counts, and lengths in tokens. Lengths are those of the longest; `*_mean` are means.
+    """Counts, and lengths in tokens. Lengths are maxima; `*_mean` are means.
 
     Attributes:
-        users: training users, without those set aside; windows of one user count as users.
-        held_out: users set aside to evaluate on while a phase trains (`training.eval_users`).
-        signals, targets: most of a user.
-        prompt: the inference model's prompt; the longest of a whole reading and of a renewal, the mean of both by
+        users: training users, without those set aside; each window of a user counts as a user.
+        held_out: users set aside for evaluations during a phase (`training.eval_users`).
+        signals, targets: maximum per user.
+        prompt: the inference model's prompt: the maximum over ordinary rows and renewals, and the mean weighted by
             `training.renewal.share`.
-        earlier_mean: the prompt from which an old summary is written, the earlier signals; 0 without
-            renewals.
+        earlier_mean: the prompt for writing an old summary, with the earlier signals; 0 without renewals.
         summary: `summary.max_tokens`.
-        clauses: how many of these make a summary: with `summary.per_signal` one per signal, else 1.
+        clauses: number of clauses per summary: with `summary.per_signal` one per signal, else 1.
         plain: task prompt and both responses, as the reference model reads them.
-        guide: what the generator's template and a summary add to that.
-        raw, raw_mean: what raw signals in the generator's prompt add.
-        copied, copied_mean: what copied signals as a summary add.
+        guide: tokens that the generator's template and a summary add.
+        raw, raw_mean: tokens that raw signals add to the generator's prompt.
+        copied, copied_mean: tokens that copied signals add as a summary.
         responses: both responses of a target.
-        reach: task prompt and the longer response: the positions that they take without a summary.
-        dropped: users of those looked at whose signals did not all fit the budget.
-        unread: those of them of whose signals none fits.
-        opening: what stands in front of every task prompt: what a chat template begins with.
-        told: how these numbers came about, in lines.
+        reach: task prompt and the longer response, the positions that they take without a summary.
+        dropped: number of measured users whose signals did not all fit the budget.
+        unread: number of measured users without a signal that fits.
+        opening: tokens before every task prompt, from the start of the chat template.
+        notes: where these numbers come from, in lines.
     """
 
     users: int
@@ -69,7 +68,7 @@ class Shapes:
     responses: int
     reach: int
     dropped: int
-    told: tuple[str, ...]
+    notes: tuple[str, ...]
     earlier_mean: float = 0.0
     unread: int = 0
     held_out: int = 0
@@ -80,12 +79,12 @@ class Shapes:
 
     @property
     def clause_row_mean(self) -> float:
-        """A target under what an inference phase samples at a time: the summary, or one clause of it."""
+        """Mean length of a target with one sample of an inference phase: a summary, or one clause of it."""
         return self.row_mean() - (self.clauses - 1) * self.summary
 
     def row(self, context: PromptContext = "summary", soft: int = 0, targets: int = 1) -> int:
-        """A target in its context, behind `soft` vectors: what the generator reads at once. Of several `targets` of a
-        user the context stands there once."""
+        """Length of a target in its context after `soft` vectors, as the generator reads it. Several `targets` of a
+        user share the context."""
         added = {"none": 0, "summary": self.guide, "raw_signals": self.raw, "copy": self.copied}[context]
         one = self.plain + added + soft
         return one + (targets - 1) * (self.plain - self.opening)
@@ -96,7 +95,7 @@ class Shapes:
         return one + (targets - 1) * (self.plain_mean - self.opening)
 
     def group(self, most: int) -> tuple[int, float]:
-        """Targets of a user behind one context, of `most` allowed: of the largest group, and the mean."""
+        """A user's targets that share a context, at most `most`: maximum and mean of the groups."""
         groups = max(1, -(-self.targets // most))
         return min(most, max(self.targets, 1)), max(self.targets, 1) / groups
 
@@ -107,42 +106,42 @@ class Counter(NamedTuple):
     Attributes:
         count: text → tokens.
         tokens: conversation → tokens.
-        opening: tokens in front of the text of a conversation's only turn.
-        told: by what.
+        opening: tokens before the text of a conversation with one turn.
+        note: the method of counting.
     """
 
     count: Count
     tokens: Callable[[Messages], int]
     opening: int
-    told: str
+    note: str
 
 
 def counter(config: RunConfig) -> Counter:
-    """By the model's tokenizer and chat template, if they lie on this machine; else by a rule of thumb.
+    """Count with the model's tokenizer and chat template if they are on this machine, else with a rule of thumb.
 
     Raises:
-        ModelError: the chat template is not one that popi can use.
+        ModelError: popi can't use the chat template.
     """
     try:
         from popi.models.local.loading import load_tokenizer, locate
 
         tokenizer: Any = load_tokenizer(locate(config.model.base), local_files_only=True)
-    except Exception:  # not installed, not at hand, or not a tokenizer: the plan goes on without
-        told = "tokens estimated at 3 bytes each: the model's tokenizer is not at hand"
-        return Counter(estimate_tokens, _estimate, PER_MESSAGE // 2, told)
+    except Exception:  # not installed, not available, or not a tokenizer
+        note = "tokens estimated at 3 bytes each: the model's tokenizer is not available"
+        return Counter(estimate_tokens, _estimate, PER_MESSAGE // 2, note)
     from popi.models.local.chat_template import ChatFormat, read_template
 
     if config.model.chat_template is not None:
         tokenizer.chat_template = read_template(config.model.chat_template)
     chat = ChatFormat(tokenizer, config.model.base)
-    encode = partial(tokenizer, add_special_tokens=False, verbose=False)  # no warning about texts beyond the context
+    encode = partial(tokenizer, add_special_tokens=False, verbose=False)  # no warning about long texts
 
     def count(text: str) -> int:
         return len(encode(text)["input_ids"])
 
     first, second = (chat.render([{"role": "user", "content": text}]) for text in ("x", "y"))
-    told = "tokens by the model's tokenizer and chat template"
-    return Counter(count, lambda turns: count(chat.render(turns)), count(commonprefix([first, second])), told)
+    note = "tokens by the model's tokenizer and chat template"
+    return Counter(count, lambda turns: count(chat.render(turns)), count(commonprefix([first, second])), note)
 
 
 def _estimate(messages: Messages) -> int:
@@ -150,19 +149,19 @@ def _estimate(messages: Messages) -> int:
 
 
 def copy_budget(config: RunConfig) -> int:
-    """Maximum tokens of a summary that is the signals, copied."""
+    """Maximum tokens of a summary of copied signals."""
     return config.evaluation.copied.token_budget or config.signals.token_budget
 
 
-def at_hand(config: RunConfig) -> str | None:
-    """None if the training users can be read without a network; else why not."""
+def unavailable(config: RunConfig) -> str | None:
+    """Why the training users can't be read without a network; None if they can."""
     data = config.data
     if data.source == "nano":
         return None
     if data.source not in BENCHMARKS:
         return None if Path(data.source).exists() or _downloaded(data.source) else f"{data.source} is not here"
     if data.benchmark.path is None:
-        return f"{data.source} lies on the hub"
+        return f"{data.source} is on the hub"
     return None if Path(data.benchmark.path).exists() else f"{data.benchmark.path} is not here"
 
 
@@ -174,15 +173,15 @@ def _downloaded(source: str) -> bool:
 
 
 def shapes_of(config: RunConfig) -> Shapes:
-    """Shapes of the training users; the most that the settings allow where these can't be read offline.
+    """Shapes of the training users, or the maximum that the settings allow if they can't be read offline.
 
     Raises:
-        DataError: the data is at hand and has problems.
-        ConfigError: no such template set, or no users left to train on.
-        ModelError: the model's chat template is not one that popi can use.
+        DataError: the data is available and has problems.
+        ConfigError: unknown template set, or no users left to train on.
+        ModelError: popi can't use the model's chat template.
     """
     templates = Templates.load(template_of(config))
-    count, tokens, opening, how = counter(config)
+    count, tokens, opening, note = counter(config)
     bare = tokens(templates.generator_messages("x", None))
     guide = tokens(templates.generator_messages("x", "x")) - bare
     asked, task = ("x", ASSUMED_PROMPT) if config.summary.conditioned_on_prompt else (None, 0)
@@ -207,32 +206,32 @@ def shapes_of(config: RunConfig) -> Shapes:
         responses=2 * ASSUMED_RESPONSE,
         reach=ASSUMED_PROMPT + ASSUMED_RESPONSE,
         dropped=0,
-        told=(how,),
+        notes=(note,),
         opening=opening,
     )
-    missing = at_hand(config)
+    missing = unavailable(config)
     if missing is None:
         return _measured(config, empty, templates, count, tokens)
     if empty.users < 1:
         raise ConfigError(
-            f"training.eval_users={held_out} leaves nobody to train on of data.train_users={config.data.train_users} "
-            "users; lower it"
+            f"training.eval_users={held_out} leaves none of data.train_users={config.data.train_users} users to train "
+            "on; lower it"
         )
-    if share := config.training.renewal.share:  # at most half of the signals, and an old summary of full length
+    if share := config.training.renewal.share:  # half of the signals at most, and an old summary of full length
         old = _old_summary(config, templates, count)
         half, rest = config.signals.token_budget / 2, bound - config.signals.token_budget
         mean = (1 - share) * bound + share * (half + rest + old)
         empty = replace(empty, prompt=bound + old, prompt_mean=mean, earlier_mean=half + rest)
-    told = (
-        f"{missing}, so users are those of data.train_users, prompts as long as signals.token_budget allows, task "
+    notes = (
+        f"{missing}, so this assumes data.train_users users, prompts as long as signals.token_budget allows, task "
         f"prompts of {ASSUMED_PROMPT} and responses of {ASSUMED_RESPONSE} tokens",
-        how,
+        note,
     )
-    return replace(empty, told=told)
+    return replace(empty, notes=notes)
 
 
 def _old_summary(config: RunConfig, templates: Templates, count: Count) -> int:
-    """Most tokens that an old summary adds to the inference model's prompt."""
+    """Maximum tokens that an old summary adds to the inference model's prompt."""
     plain, with_old = (
         sum(count(message["content"]) for message in templates.inference_messages([], previous=previous))
         for previous in (None, Previous("", int(worth(None, 1))))
@@ -241,7 +240,7 @@ def _old_summary(config: RunConfig, templates: Templates, count: Count) -> int:
 
 
 def _typical_split(signals: Sequence[Signal]) -> tuple[list[Signal], list[Signal]]:
-    """The earlier and the new signals of a row that is a renewal, as many as the median row has."""
+    """The earlier and the new signals of a median renewal."""
     return split_in_time(signals, len(signals) - new_signals(len(signals), 0.5) if len(signals) > 1 else 0)
 
 
@@ -258,7 +257,7 @@ def _measured(
 
     users = users_of(config, "train").users
     users = keep(users, (targets > 0 for _, targets in sizes(users)))
-    if not users:  # training says so
+    if not users:  # training raises an error
         return replace(empty, users=0, held_out=0)
     held_out = hold_out(users, empty.held_out, config.seed)[1] if empty.held_out else []
     looked_at = users[:: -(-len(users) // LOOKED_AT)]
@@ -269,16 +268,16 @@ def _measured(
     later: list[int] = []
     bare = tokens(templates.generator_messages("x", None))
     for user in looked_at:
-        kept, left = templates.fit(user.signals, config.signals.token_budget, count)
-        dropped += bool(left)
-        unread += not kept
+        fitting, not_fitting = templates.fit(user.signals, config.signals.token_budget, count)
+        dropped += bool(not_fitting)
+        unread += not fitting
         read = [target.prompt for target in user.targets] if conditioned else [None]
-        parts = [[signal] for signal in kept] if config.summary.per_signal else [kept]
+        parts = [[signal] for signal in fitting] if config.summary.per_signal else [fitting]
         prompts += [tokens(templates.inference_messages(part, prompt)) for part in parts for prompt in read]
         if share:
-            for side, part in zip((earlier, later), _typical_split(kept), strict=True):
+            for side, part in zip((earlier, later), _typical_split(fitting), strict=True):
                 side.append(tokens(templates.inference_messages(part)))
-        raw.append(tokens(templates.raw_signals_messages("x", kept)) - bare)
+        raw.append(tokens(templates.raw_signals_messages("x", fitting)) - bare)
         if templates.copies:
             text, _ = copy_signals(templates, user.signals, copy_budget(config), count)
             copied.append(tokens(templates.generator_messages("x", text)) - bare)
@@ -289,7 +288,7 @@ def _measured(
             plain.append(asked + chosen + rejected)
             reach = max(reach, asked + max(chosen, rejected))
     longest, mean, earlier_mean = max(prompts), sum(prompts) / len(prompts), 0.0
-    if share:  # at worst a row is split behind the first signal
+    if share:  # at worst a row is split after the first signal
         old = _old_summary(config, templates, count)
         longest, earlier_mean = longest + old, sum(earlier) / len(earlier)
         mean = (1 - share) * mean + share * (sum(later) / len(later) + old)
@@ -312,5 +311,5 @@ def _measured(
         reach=reach,
         dropped=dropped,
         unread=unread,
-        told=(f"lengths of {len(looked_at)} users", *empty.told),
+        notes=(f"lengths of {len(looked_at)} users", *empty.notes),
     )

@@ -29,7 +29,7 @@ def test_the_transfer_grid_plans_without_a_key(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.chdir(ROOT)
     done = CliRunner().invoke(app, ["evaluate", "configs/transfer.toml", "--dry-run", "root=/nowhere"])
     assert done.exit_code == 0, done.output
-    for words in ("would be trained first (plug_and_play)", "elix lies on the hub", "no log-probs, judged only"):
+    for words in ("would be trained first (plug_and_play)", "elix is on the hub", "no log-probs, judged only"):
         assert words in done.output
     # One prompt each of 200 users under five methods: 1,000 responses; scored, 2,000 calls more.
     assert "generator GPT-4o-mini: 1,000 calls" in done.output

@@ -88,7 +88,7 @@ def test_gradients_equal_whole_sequences(
         return [vectors.grad.clone(), *(p.grad.clone() for p in model.parameters())]
 
     ours, plain = soft.clone().requires_grad_(), soft.clone().requires_grad_()
-    batch = pack([item.behind(K, base.local.pad_id).tree for item in items], base.local.pad_id)
+    batch = pack([item.with_soft_prompt(K, base.local.pad_id).tree for item in items], base.local.pad_id)
     batch.soft = ours
     whole = [
         plain_logp(model, plain[i], item.prefix, response)

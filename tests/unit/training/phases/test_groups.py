@@ -197,5 +197,5 @@ def test_what_does_not_divide_is_refused() -> None:
         resolve({"training": {"generator": {"targets_per_summary": 4, "micro_batch": 2}}})
     tree = {"inference": {"targets_per_summary": 1}, "generator": {"targets_per_summary": 2}}
     config = resolve({"summary": {"conditioned_on_prompt": True}, "training": tree})
-    with pytest.raises(ConfigError, match="training.generator.targets_per_summary=2 does not go with"):
+    with pytest.raises(ConfigError, match="training.generator.targets_per_summary=2 does not work with"):
         refuse_settings(config)

@@ -33,7 +33,7 @@ SHAPES = Shapes(
     responses=400,
     reach=350,
     dropped=0,
-    told=(),
+    notes=(),
 )
 FIRST = Phase("inference-1", "inference")
 

@@ -106,7 +106,7 @@ def test_lengths_are_measured_where_data_and_tokenizer_are_at_hand() -> None:
     from popi.models.local.model import LocalModel
 
     plan = planned()
-    assert "tokens by the model's tokenizer and chat template" in plan.shapes.told
+    assert "tokens by the model's tokenizer and chat template" in plan.shapes.notes
     model = InferenceModel(LocalModel.load("nano", device="cpu"))
     longest = max(len(model.prompt_ids(user.signals)[0]) for user in users_of(plan.config, "train").users)
     assert longest <= plan.shapes.prompt <= longest + 24, "the chat template's own tokens are allowed for"
@@ -174,7 +174,7 @@ def test_users_set_aside_are_counted_apart() -> None:
     assert "needs 31 different users, but there are 30" in planned(training=training).problems[0]
     with pytest.raises(DataError, match="eval_users=40 leaves nobody to train on of 40 users"):
         planned(training={"eval_steps": 2, "eval_users": 40})
-    with pytest.raises(ConfigError, match="eval_users=64 leaves nobody to train on of data.train_users=40"):
+    with pytest.raises(ConfigError, match="eval_users=64 leaves none of data.train_users=40"):
         planned(training={"eval_steps": 2}, data={"source": "elix", "train_users": 40})
 
 
@@ -211,9 +211,9 @@ def test_raw_signals_must_fit_the_context() -> None:
 
 def test_data_that_is_not_here_is_planned_from_the_settings() -> None:
     plan = planned(data={"source": "elix", "train_users": 123})
-    assert plan.shapes.users == 123 and "elix lies on the hub" in plan.shapes.told[0]
+    assert plan.shapes.users == 123 and "elix is on the hub" in plan.shapes.notes[0]
     plan = planned(data={"source": "polis", "benchmark": {"path": "no/such/file.jsonl"}})
-    assert "no/such/file.jsonl is not here" in plan.shapes.told[0]
+    assert "no/such/file.jsonl is not here" in plan.shapes.notes[0]
 
 
 def test_bad_data_is_refused_as_in_training(tmp_path: Path) -> None:
