@@ -79,6 +79,9 @@ def attach_adapters(
     model: Any = None
     if target_modules != "all-linear":
         _refuse_targets(base, target_modules)
+    for folder in adapters.values():
+        if folder is not None:
+            refuse_pickles(Path(folder))
     with whole_adapters():
         for name, folder in adapters.items():
             if model is None and folder is None:
@@ -91,6 +94,19 @@ def attach_adapters(
                 refuse_missing(model.load_adapter(str(folder), name, is_trainable=False).missing_keys, [])
     model.set_adapter(TRAINED)
     return model
+
+
+def refuse_pickles(folder: Path) -> None:
+    """PEFT would read an adapter without safetensors from a pickle, which can run code.
+
+    Raises:
+        ModelError: the folder has no adapter_model.safetensors.
+    """
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise ModelError(
+            f"{folder}: the adapter has no adapter_model.safetensors, the only format of weights that popi loads; "
+            "convert it, or take one that has it"
+        )
 
 
 def _refuse_targets(base: Any, target_modules: str | list[str]) -> None:

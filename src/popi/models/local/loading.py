@@ -201,7 +201,8 @@ def load_weights(
     if attention != "auto":
         options["attn_implementation"] = attention
     if source.gguf is None:
-        model, found = take(source.path, **options)
+        # Other formats are pickles, and reading one can run code.
+        model, found = take(source.path, **options, use_safetensors=True)
     else:
         with redirect_stderr(io.StringIO()):  # the bar of the unpacking can't be switched off
             model, found = take(source.path, **options, gguf_file=source.gguf, quantization_config=unpacked())
@@ -267,4 +268,9 @@ def first_line(error: BaseException) -> str:
     """The first line of an error's message that says something."""
     if "trust_remote_code" in str(error):
         return "it brings code of its own (trust_remote_code), which popi does not run; take a model without"
+    if "safetensors" in str(error) and isinstance(error, OSError):
+        return (
+            "it has no model.safetensors, the only format of weights that popi loads: reading a pickle "
+            "(pytorch_model.bin) can run code; convert it, or take a model that has one"
+        )
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

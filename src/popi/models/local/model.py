@@ -18,6 +18,7 @@ from popi.engine.scoring import ScoringItem, pair_logps, soft_pair_logps
 from popi.engine.tree import causal_lm
 from popi.errors import ModelError, PopiError
 from popi.models.backend import BATCH, Backend, Messages, OnReply, Reply
+from popi.models.local.adapters import refuse_pickles
 from popi.models.local.chat_template import ChatFormat, read_template
 from popi.models.local.loading import (
     Source,
@@ -108,6 +109,7 @@ class LocalModel(Backend):
                 if adapter is not None:
                     from peft import PeftModel
 
+                    refuse_pickles(Path(adapter))
                     with whole_adapters():
                         model = PeftModel.from_pretrained(model, str(adapter))
                 model = (model if packed else model.to(place)).eval()
