@@ -5,21 +5,27 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+import typer.main
 from end_to_end.gateway_process import running
-from fake_upstream import serving
+from fake_upstream import FakeUpstream, Received, serving
 
-from popi import Client
+from popi import Client, cli
 from popi.serving.keys import create
 from popi.serving.store.database import Database
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+CLIENTS = Path(os.environ["POPI_TEST_CLIENTS"]) if "POPI_TEST_CLIENTS" in os.environ else None
+"""Other people's clients (`.ci/client-stacks`)."""
 
 
 def load(path: str) -> ModuleType:
@@ -37,42 +43,122 @@ def patient(folder: Path) -> tuple[str, str]:
     return "--config", str(config)
 
 
-def test_three_lines_personalise_a_chat_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@dataclass
+class Stand:
+    """A gateway in front of a model API, for all examples of a file; `ada` and `0b-17` have a summary."""
+
+    upstream: FakeUpstream
+    url: str
+    key: str
+
+    def sent(self) -> list[Received]:
+        """What has come upstream since the last call."""
+        received = list(self.upstream.received)
+        self.upstream.received.clear()
+        return received
+
+    @property
+    def env(self) -> dict[str, str]:
+        """What an example is told by."""
+        return {"POPI_URL": self.url, "POPI_KEY": self.key, "MODEL": "m", "NO_PROXY": "*"}
+
+
+@pytest.fixture(scope="module")
+def shared_stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
+    folder = tmp_path_factory.mktemp("gateway")
+    store = f"sqlite:///{folder}/popi.db"
+    with serving() as upstream, running(store, *patient(folder), upstream=f"{upstream.url}/v1") as gateway:
+        database = Database.open(store)
+        key = create(database, "app", "acme")[0]
+        database.close()
+        with Client(gateway.url, key) as client:
+            for user in ("ada", "0b-17"):
+                client.put_summary(user, "Likes metric units.")
+        yield Stand(upstream, gateway.url, key)
+
+
+@pytest.fixture
+def stand(shared_stand: Stand, monkeypatch: pytest.MonkeyPatch) -> Stand:
+    for name, value in shared_stand.env.items():
+        monkeypatch.setenv(name, value)
+    shared_stand.sent()
+    return shared_stand
+
+
+def personal(sent: Received) -> bool:
+    """Whether a request has ada's summary in it; her id is in none."""
+    assert "ada" not in json.dumps(sent.body) and "ada" not in str(sent.headers)
+    return "Likes metric units." in json.dumps(sent.body)
+
+
+def test_three_lines_personalise_a_chat_app(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("openai")
     before, after = (EXAMPLES / "chat_app" / name for name in ("before.py", "after.py"))
     lines = list(difflib.ndiff(before.read_text().splitlines(), after.read_text().splitlines()))
     assert sum(line.startswith("+ ") for line in lines) == 3 and sum(line.startswith("- ") for line in lines) == 1
 
-    store = f"sqlite:///{tmp_path}/popi.db"
-    with serving() as upstream, running(store, *patient(tmp_path), upstream=f"{upstream.url}/v1") as gateway:
-        database = Database.open(store)
-        key = create(database, "app", "acme")[0]
-        database.close()
-        Client(gateway.url, key).put_summary("ada", "Likes metric units.")
-        monkeypatch.setenv("OPENAI_API_KEY", "sk-own")
-        monkeypatch.setenv("OPENAI_BASE_URL", f"{upstream.url}/v1")
-        plain = load("chat_app/before.py").answer("how far is it?", "ada")
-        monkeypatch.setenv("POPI_KEY", key)
-        monkeypatch.setenv("POPI_URL", gateway.url)
-        module = load("chat_app/after.py")
-        assert module.answer("how far is it?", "ada") == plain == "likes short answers."
-        module.answer("how far is it?", "nobody")
-    direct, personal, other = (one.body for one in upstream.received)
-    assert "Likes metric units." in personal["messages"][0]["content"]
-    assert personal["messages"][0]["content"].startswith(direct["messages"][0]["content"])
-    assert personal["messages"][1:] == direct["messages"][1:] and other["messages"] == direct["messages"]
-    assert "ada" not in json.dumps(personal)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-own")
+    monkeypatch.setenv("OPENAI_BASE_URL", f"{stand.upstream.url}/v1")
+    plain = load("chat_app/before.py").answer("how far is it?", "ada")
+    module = load("chat_app/after.py")
+    assert module.answer("how far is it?", "ada") == plain == "likes short answers."
+    module.answer("how far is it?", "nobody")
+    direct, personalised, other = (one.body for one in stand.sent())
+    assert "Likes metric units." in personalised["messages"][0]["content"]
+    assert personalised["messages"][0]["content"].startswith(direct["messages"][0]["content"])
+    assert personalised["messages"][1:] == direct["messages"][1:] and other["messages"] == direct["messages"]
+    assert "ada" not in json.dumps(personalised)
 
 
-def test_open_webuis_headers_name_the_user_and_stay_here(tmp_path: Path) -> None:
+def test_an_app_of_anthropics(stand: Stand) -> None:
+    pytest.importorskip("anthropic")
+    module = load("anthropic_app/app.py")
+    assert [module.answer("how far is it?", user) for user in ("ada", "nobody")] == ["likes short answers."] * 2
+    known, unknown = stand.sent()
+    assert known.path == "/v1/messages" and personal(known) and not personal(unknown)
+    assert known.body["messages"] == unknown.body["messages"]
+
+
+def test_langchain(stand: Stand) -> None:
+    """In this environment, or in that of `.ci/client-stacks`."""
+    if importlib.util.find_spec("langchain_openai") is not None:
+        module = load("langchain/app.py")
+        answers = [module.answer("how far is it?", user) for user in ("ada", "nobody")]
+    elif CLIENTS is not None and (CLIENTS / "env/bin/python").exists():
+        script = "import json, app; print(json.dumps([app.answer('how far?', u) for u in ('ada', 'nobody')]))"
+        answers = said([str(CLIENTS / "env/bin/python"), "-c", script], cwd=EXAMPLES / "langchain")
+    else:
+        pytest.skip("langchain-openai is not installed (.ci/client-stacks)")
+    assert answers == ["likes short answers."] * 2
+    assert [personal(one) for one in stand.sent()] == [True, False]
+
+
+def test_vercels_ai_sdk(stand: Stand, tmp_path: Path) -> None:
+    if CLIENTS is None or not (CLIENTS / "node_modules/ai").exists() or shutil.which("node") is None:
+        pytest.skip("the AI SDK is not installed (.ci/client-stacks)")
+    wanted = json.loads((EXAMPLES / "vercel_ai" / "package.json").read_text())["dependencies"]
+    for name, version in wanted.items():
+        there = json.loads((CLIENTS / "node_modules" / name / "package.json").read_text())["version"]
+        assert there.partition(".")[0] == version.lstrip("^").partition(".")[0], f"{name}: try the example with {there}"
+    (tmp_path / "node_modules").symlink_to(CLIENTS / "node_modules")
+    shutil.copy(EXAMPLES / "vercel_ai" / "app.mjs", tmp_path)  # node looks for modules beside the file
+    for user in ("ada", "nobody"):
+        done = subprocess.run(
+            ["node", "app.mjs", "how far is it?", user], cwd=tmp_path, capture_output=True, text=True, timeout=300
+        )
+        assert done.stdout.strip() == "likes short answers.", done.stderr
+    assert [personal(one) for one in stand.sent()] == [True, False]
+
+
+def said(command: list[str], **options: Any) -> Any:
+    """The JSON that a program prints last."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_open_webuis_headers_name_the_user_and_stay_here(stand: Stand) -> None:
     openai: Any = pytest.importorskip("openai")
-    yaml: Any = pytest.importorskip("yaml")
-    compose = yaml.safe_load((EXAMPLES / "open_webui" / "compose.yaml").read_text())
-    settings = compose["services"]["webui"]["environment"]
-    assert settings["OPENAI_API_BASE_URL"] == "http://gateway:8600/v1"
-    assert settings["ENABLE_FORWARD_USER_INFO_HEADERS"] == "true"
-
-    store = f"sqlite:///{tmp_path}/popi.db"
     told = {
         "X-OpenWebUI-User-Id": "0b-17",
         "X-OpenWebUI-User-Name": "Ada%20L",
@@ -80,19 +166,95 @@ def test_open_webuis_headers_name_the_user_and_stay_here(tmp_path: Path) -> None
         "X-OpenWebUI-User-Role": "user",
         "X-OpenWebUI-Chat-Id": "chat-1",
     }
-    with serving() as upstream, running(store, *patient(tmp_path), upstream=f"{upstream.url}/v1") as gateway:
-        database = Database.open(store)
-        key = create(database, "app", "webui")[0]
-        database.close()
-        Client(gateway.url, key).put_summary("0b-17", "Likes metric units.")
-        client = openai.OpenAI(base_url=f"{gateway.url}/v1", api_key=key, default_headers=told)
-        client.chat.completions.create(model="m", messages=[{"role": "user", "content": "hi"}])
-    [sent] = upstream.received
+    client = openai.OpenAI(base_url=f"{stand.url}/v1", api_key=stand.key, default_headers=told)
+    client.chat.completions.create(model="m", messages=[{"role": "user", "content": "hi"}])
+    [sent] = stand.sent()
     assert "Likes metric units." in sent.body["messages"][0]["content"]
     headers = {name.lower(): value for name, value in sent.headers.items()}
     assert headers["x-openwebui-chat-id"] == "chat-1"
     assert [name for name in headers if name.startswith("x-openwebui-user")] == ["x-openwebui-user-id"]
     assert "0b-17" not in str(headers) and "0b-17" not in json.dumps(sent.body)
+
+
+@pytest.mark.parametrize("file", [EXAMPLES / "open_webui" / "compose.yaml", EXAMPLES.parent / "compose.yaml"])
+def test_compose_files_start_what_popi_takes(file: Path, tmp_path: Path) -> None:
+    """Every service is whole, every name refers to something, and popi knows each command's options and variables."""
+    yaml: Any = pytest.importorskip("yaml")
+    compose = yaml.safe_load(file.read_text())
+    services = compose["services"]
+    assert set(compose) - {"x-popi"} == {"name", "services", "volumes"}
+    for name, service in services.items():
+        assert set(service) <= COMPOSE_KEYS, name
+        assert ("build" in service) == (service["image"] == "popi"), name
+        if "build" in service:
+            assert (file.parent / service["build"] / "Dockerfile").is_file()
+        assert set(service.get("depends_on", [])) <= set(services)
+        for volume in service.get("volumes", []):
+            assert volume.partition(":")[0] in compose["volumes"]
+        for port in service.get("ports", []):
+            assert re.fullmatch(r"127\.0\.0\.1:\d+:\d+", port), f"{name} listens on all addresses: {port}"
+        if service["image"] == "popi":
+            assert set(service["environment"]) <= {
+                "POPI_STORE",
+                "POPI_ADMIN_KEY",
+                *re.findall(r"--(?:upstream|inference)-key-env (\w+)", service["command"]),
+            }
+            words = re.sub(r"\$\{(\w+)[^}]*\}", "http://h/v1", service["command"]).split()
+            command: Any = typer.main.get_command(cli.app)
+            with command.make_context("popi", words[:1]) as context:
+                inner = command.get_command(context, words[0])
+                inner.make_context(words[0], words[1:], parent=context)  # parses, and starts nothing
+
+
+def test_open_webui_talks_to_the_gateway() -> None:
+    yaml: Any = pytest.importorskip("yaml")
+    compose = yaml.safe_load((EXAMPLES / "open_webui" / "compose.yaml").read_text())
+    settings = compose["services"]["webui"]["environment"]
+    assert settings["OPENAI_API_BASE_URL"] == "http://gateway:8600/v1"
+    assert settings["ENABLE_FORWARD_USER_INFO_HEADERS"] == "true"
+
+
+COMPOSE_KEYS = {
+    "build",
+    "command",
+    "depends_on",
+    "environment",
+    "healthcheck",
+    "image",
+    "ports",
+    "restart",
+    "stop_grace_period",
+    "volumes",
+}
+
+
+def cells(notebook: Path) -> list[str]:
+    """The code of a notebook, cell by cell."""
+    content = json.loads(notebook.read_text(encoding="utf-8"))
+    assert content["nbformat"] == 4
+    code = [cell for cell in content["cells"] if cell["cell_type"] == "code"]
+    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code), "saved with its outputs"
+    return ["".join(cell["source"]) for cell in code]
+
+
+@pytest.mark.slow
+def test_the_notebook_trains_and_plots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its cells, one after the other, at the smallest settings that it takes."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    scope: dict[str, Any] = {"__name__": "__main__"}
+    code = cells(EXAMPLES / "notebook" / "train_nano.ipynb")
+    small = "STEPS, USERS, HELD_OUT, SHOWN = 2, 16, 8, 1\n"
+    assert sum(cell.startswith("STEPS, USERS") for cell in code) == 1
+    for cell in code:
+        exec(compile(small if cell.startswith("STEPS, USERS") else cell, "<cell>", "exec"), scope)
+    assert len(scope["figure"].axes[0].lines) >= 1
+    assert 0.0 <= scope["trained"] <= 1.0 and scope["summary"].text.strip()
+
+
+def test_the_notebooks_code_parses_and_is_saved_without_outputs() -> None:
+    for cell in cells(EXAMPLES / "notebook" / "train_nano.ipynb"):
+        compile(cell, "<cell>", "exec")
 
 
 class Night:

@@ -1,7 +1,6 @@
 """Commands that start servers: serve, worker, mcp. The gateway is imported only when a command runs."""
 
 import importlib.util
-import os
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -211,14 +210,9 @@ def mcp(
 def _key(variable: str | None) -> Any:
     if variable is None:
         return None
-    from pydantic import SecretStr
+    from popi.models.remote.key import key_in
 
-    key = os.environ.get(variable, "").strip()
-    if not key:
-        raise ConfigError(
-            f"the environment variable {variable}, which should hold the key for the upstream, is not set"
-        )
-    return SecretStr(key)
+    return key_in(variable)
 
 
 def _inference(

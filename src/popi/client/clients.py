@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from popi.client import flows
 from popi.client.flows import Change, Flow, NotReached, Reply, Request, Wait
 from popi.errors import ConfigError
-from popi.models.remote.key import checked_url
+from popi.models.remote.key import checked_url, checked_variable
 from popi.models.remote.retries import Retries
 from popi.profiles.answers import (
     AuditEntry,
@@ -546,6 +546,8 @@ def _checked_key(key: str | None, variable: str) -> str:
     Raises:
         ConfigError: it is missing, or can't be sent in a header.
     """
+    if key is None:
+        checked_variable(variable)
     value = (os.environ.get(variable, "") if key is None else key).strip()
     if not value:
         raise ConfigError(f"no key for the gateway: pass one or set {variable}; create a key with `popi keys create`")

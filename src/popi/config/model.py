@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from popi.config.section import Filled, Section
+from popi.config.section import Filled, Section, VariableName
 
 
 class ApiGeneratorConfig(Section):
@@ -14,7 +14,7 @@ class ApiGeneratorConfig(Section):
     generator is a local model."""
     name: str | None = Field(default=None, min_length=1)
     """The model's name on that server."""
-    key_env: str | None = Field(default=None, min_length=1)
+    key_env: VariableName | None = None
     """Environment variable that holds the server's API key. Unset: OPENAI_API_KEY if that exists, else no key is
     sent."""
     concurrency: PositiveInt = 32

@@ -84,7 +84,9 @@ def explain(error: ValidationError, source: str, root: type[BaseModel]) -> Confi
             message = item["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
             # A message about incompatible settings names their values; printing the whole section would drown it.
             is_section = item["type"] in ("value_error", "missing") and isinstance(item["input"], dict)
-            lines.append(f"{name}: {message}".removeprefix(": ") + ("" if is_section else f"; got {item['input']!r}"))
+            # Instead of the variable's name somebody may have given the key itself.
+            hidden = is_section or name.endswith("key_env")
+            lines.append(f"{name}: {message}".removeprefix(": ") + ("" if hidden else f"; got {item['input']!r}"))
     return ConfigError(f"{source}:\n  " + "\n  ".join(lines))
 
 

@@ -1,5 +1,6 @@
 """The base class of all config sections, and field types that several of them use."""
 
+import re
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -11,7 +12,14 @@ def _folder_name(value: str) -> str:
     return value
 
 
+def _variable_name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
+        raise ValueError("must be the name of an environment variable, which holds the key; not the key itself")
+    return value
+
+
 FolderName = Annotated[str, AfterValidator(_folder_name)]
+VariableName = Annotated[str, AfterValidator(_variable_name)]
 Filled = Annotated[str, Field(min_length=1)]
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from popi.config.http import HttpConfig
+from popi.config.section import VariableName
 from popi.errors import ConfigError
 from popi.models.remote.key import checked_url
 from popi.serving.pages.colour import checked_colour
@@ -117,7 +118,7 @@ class OidcSettings(Settings):
     """The provider, whose `/.well-known/openid-configuration` says the rest."""
     client_id: str = Field(pattern=r"\S")
     """The gateway's own id there."""
-    client_secret_env: str | None = None
+    client_secret_env: VariableName | None = None
     """Environment variable with the client's secret; unset: a public client, protected by PKCE alone."""
     auth: Literal["client_secret_basic", "client_secret_post"] = "client_secret_basic"
     """How the secret is sent."""
@@ -316,7 +317,7 @@ class WebhookSettings(Settings):
     """Its name in logs and metrics. What waits for it in the store waits under this name."""
     url: str
     """Where events are sent by POST."""
-    secret_env: str = Field(pattern=r"\S")
+    secret_env: VariableName
     """Environment variable with the secret that signs them, `whsec_` and 24 to 64 bytes in base64; or with several,
     blanks between, while one replaces another."""
     events: tuple[Event, ...] = Field(default=EVENTS, min_length=1)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, Field, PositiveInt, ValidationError, model_validator
 
 from popi.config import Filled, FolderName, RunConfig, explain, read_tree
+from popi.config.section import VariableName
 from popi.errors import ConfigError
 from popi.models.remote.usage import Prices
 from popi.models.spec import ModelSpec
@@ -74,7 +75,7 @@ class _Api(_Section):
     """URL of its API (docs/api_models.md). Unset: a local model."""
     protocol: Literal["openai", "anthropic"] = "openai"
     """Protocol of the API."""
-    key_env: str | None = Field(default=None, min_length=1)
+    key_env: VariableName | None = None
     """Environment variable that holds the key. Unset: OPENAI_API_KEY or ANTHROPIC_API_KEY, if set."""
     concurrency: PositiveInt = 8
     """Maximum concurrent requests."""

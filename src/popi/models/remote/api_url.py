@@ -14,6 +14,10 @@ Protocol = Literal["openai", "anthropic"]
 
 _ENDPOINTS = ("/chat/completions", "/completions", "/responses", "/messages", "/embeddings")
 _AZURE = re.compile(r"\.(openai|cognitiveservices|services\.ai)\.azure\.(com|us|cn)$")
+_SECRETS = re.compile(
+    r"(api[-_]?|access[-_]?|auth[-_]?|subscription[-_]?)?(key|token)|sig|signature|secret|password", re.IGNORECASE
+)
+"""Names in a query whose value is no matter for a settings file, which is where a URL ends up."""
 _HEADERS = {"bearer": ("Authorization", "Bearer {}"), "x-api-key": ("x-api-key", "{}"), "api-key": ("api-key", "{}")}
 
 
@@ -45,8 +49,8 @@ class ApiUrl:
             what: it is the URL of, for errors.
 
         Raises:
-            ConfigError: it is no URL of http or https, has a user, password or fragment, or names more or less than
-                the place that endpoints are put behind.
+            ConfigError: it is no URL of http or https, has a user, password, fragment or a key in its query, or names
+                more or less than the place that endpoints are put behind.
         """
         given = url.strip()
         try:
@@ -77,6 +81,12 @@ class ApiUrl:
             base = URL(f"{parts.scheme}://{parts.netloc}{path}")
         except ValueError as error:
             raise ConfigError(f"the URL of the {what} is not valid ({error})") from None
+        for name, _ in parse_qsl(parts.query, keep_blank_values=True):
+            if _SECRETS.fullmatch(name):
+                raise ConfigError(
+                    f"the URL of the {what} has {name!r} in its query; a key belongs into an environment variable, "
+                    "which key_env (--key-env) names"
+                )
         query = URL.build(path="/", query_string=parts.query).raw_query_string
         return cls(str(base), host.lower(), query)
 

@@ -1,12 +1,14 @@
 """The key of a model API: from the environment only, and shown to nobody but that API."""
 
 import os
+import re
 from urllib.parse import SplitResult, urlsplit
 
 from pydantic import SecretStr
 
 from popi.errors import ConfigError
 
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
@@ -36,14 +38,28 @@ def key_in(variable: str) -> SecretStr:
     """The key in an environment variable.
 
     Raises:
-        ConfigError: the variable is not set, or the key could not stand in an HTTP header.
+        ConfigError: the variable is not set, the key could not stand in an HTTP header, or this is no variable's name.
     """
+    checked_variable(variable)
     key = os.environ.get(variable, "").strip()
     if not key:
         raise ConfigError(f"the key should be in the environment variable {variable}, but that is not set (or empty)")
     if not (key.isascii() and key.isprintable() and " " not in key):
         raise ConfigError(f"the key in {variable} has blanks, line ends or letters that no key has; set it anew")
     return SecretStr(key)
+
+
+def checked_variable(name: str) -> None:
+    """Refuse what is no name of an environment variable, and show it nowhere: it may be the key itself.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if not _VARIABLE.fullmatch(name):
+        raise ConfigError(
+            "name the environment variable that holds the key, not the key; what was given is no variable's name "
+            "(letters, digits and underscores)"
+        )
 
 
 def checked_url(url: str, what: str = "model API") -> str:
@@ -63,7 +79,8 @@ def checked_url(url: str, what: str = "model API") -> str:
             "a key belongs into an environment variable"
         )
     if parts.scheme not in ("http", "https") or not host:
-        raise ConfigError(f"the URL of the {what} must begin with https:// or http:// and name a host; got {url!r}")
+        shown = "" if "@" in url else f"; got {url!r}"  # user:password@host, without its scheme
+        raise ConfigError(f"the URL of the {what} must begin with https:// or http:// and name a host{shown}")
     return parts.geturl().rstrip("/")
 
 

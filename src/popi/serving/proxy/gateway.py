@@ -358,8 +358,11 @@ class Gateway:
             if tap is not None:
                 headers.append((b"x-popi-answer-id", tap.answer_id.encode()))
             await exchange.start(reply.status, headers)
+            mask = exchange.upstream.mask() if reply.status >= 400 and not exchange.headers.own_upstream_key else None
             while more:
                 piece, more = await reply.read()
+                if mask is not None:
+                    piece = mask(piece, more)
                 await exchange.send({"type": "http.response.body", "body": piece, "more_body": more})
                 if tap is not None:
                     tap.feed(piece)

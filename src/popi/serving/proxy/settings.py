@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
+from popi.config.section import VariableName
 from popi.errors import ConfigError
 from popi.models.remote.api_url import ApiUrl, Auth, Protocol
 from popi.models.remote.key import checked_url, key_in
@@ -71,7 +72,7 @@ class Settings(BaseModel):
         name, given = ".".join(map(str, error["loc"])), error["input"]
         if error["type"] == "extra_forbidden":
             return f"{cls.table}: no setting {name!r}; there are {', '.join(cls.model_fields)}"
-        secret = isinstance(given, str) and cls.hides_texts
+        secret = isinstance(given, str) and (cls.hides_texts or name.endswith("_env"))
         shown = f"; got {given!r}" if isinstance(given, (str, int, float)) and not secret else ""
         return f"{cls.table}{'.' if name else ''}{name}: {error['msg']}{shown}"
 
@@ -102,7 +103,7 @@ class JwtSettings(Settings):
     an hour, and when a token names a key that is not among them (at most every 30 seconds)."""
     key: SecretStr | None = None
     """A public key (PEM), or the secret shared with the issuer (HS256 and its kin; 32 bytes or more)."""
-    key_env: str | None = Field(default=None, pattern=r"\S")
+    key_env: VariableName | None = None
     """Environment variable with the shared secret."""
     algorithms: tuple[str, ...] = ("RS256", "ES256", "EdDSA")
     """Signatures that count, and no others. With a shared secret: `["HS256"]`."""
@@ -165,7 +166,7 @@ class UpstreamSettings(Settings):
     """What logs and metrics call it."""
     url: str
     """As `upstream` under `[proxy]`."""
-    key_env: str | None = Field(default=None, pattern=r"\S")
+    key_env: VariableName | None = None
     """Environment variable with the gateway's key for it."""
     key: SecretStr | None = None
     """Or the key itself."""
@@ -269,7 +270,7 @@ class ProxySettings(Settings):
     id_secret: SecretStr | None = Field(default=None)
     """Secret of those hashes. Unset: the store keeps one, drawn at the first start, the same for all processes on
     it."""
-    id_secret_env: str | None = Field(default=None, pattern=r"\S")
+    id_secret_env: VariableName | None = None
     """Environment variable with that secret."""
     jwt: JwtSettings | None = None
     """Tokens that name the end user; unset: none are read."""

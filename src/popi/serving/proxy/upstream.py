@@ -80,10 +80,16 @@ class Upstream:
         anthropic = settings.protocol == "anthropic" or self._api.host.endswith(".anthropic.com")
         self.lists_as: Dialect = "anthropic" if anthropic else "openai"
         self.keys: dict[Dialect, Raw] = {}
+        self._secret = b""
         if (secret := settings.secret()) is not None:
             for dialect in ("openai", "anthropic"):
                 header, form = self._api.key_header(settings.auth, dialect)
+                self._secret = secret.get_secret_value().encode()
                 self.keys[dialect] = (header.lower().encode(), form.format(secret.get_secret_value()).encode())
+
+    def mask(self) -> "Mask":
+        """For an error answer to a request that was sent with the gateway's key."""
+        return Mask(self._secret)
 
     async def send(self, method: str, path: str, query: str, headers: list[Raw], body: Body) -> Answer:
         """Send a request and wait for the head of the answer.
@@ -111,6 +117,25 @@ class Upstream:
                 LOGGER.error("the upstream can't be used", extra={"fields": fields})
             status = 504 if fault.kind == "timeout" else 502
             raise Refusal(status, f"upstream_{fault.kind}", f"the upstream {fault}") from None
+
+
+class Mask:
+    """Covers a key in an answer that arrives in pieces: an upstream may quote the key that it refuses.
+
+    The answer keeps its length, which its headers have announced. A compressed answer passes as it is.
+    """
+
+    def __init__(self, secret: bytes) -> None:
+        self._secret, self._held = secret, b""
+
+    def __call__(self, piece: bytes, more: bool) -> bytes:
+        """What of the answer can be sent now; the beginning of a key may be held back while `more` is to come."""
+        if not self._secret:
+            return piece
+        whole = (self._held + piece).replace(self._secret, b"*" * len(self._secret))
+        end = max(0, len(whole) - len(self._secret) + 1) if more else len(whole)
+        self._held = whole[end:]
+        return whole[:end]
 
 
 class Upstreams:

@@ -220,7 +220,8 @@ def _parse(url: str) -> URL:
         raise ConfigError("the store's URL is invalid; use sqlite:///popi.db or postgresql://host/name") from None
     if parsed.drivername == "sqlite":
         if parsed.database in (None, "", ":memory:") or parsed.query:
-            raise ConfigError(f"the store must be a file: sqlite:///popi.db; got {url!r}")
+            given = f"sqlite:///{parsed.database or ''}{'?...' if parsed.query else ''}"
+            raise ConfigError(f"the store must be a file: sqlite:///popi.db; got {given!r}")
         return parsed
     if parsed.drivername in ("postgresql", "postgres", "postgresql+psycopg"):
         return parsed.set(drivername="postgresql+psycopg")

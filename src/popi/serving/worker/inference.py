@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol
 
 from pydantic import Field, field_validator
 
+from popi.config.section import VariableName
 from popi.errors import AnswerError, ConfigError, PopiError, UpstreamError
 from popi.inference_model import MAX_TOKENS, InferenceModel
 from popi.models.remote.api_url import ApiUrl, Auth
@@ -38,7 +39,7 @@ class InferenceSettings(Settings):
     """The model's name at the API."""
     protocol: Literal["openai", "anthropic"] = "openai"
     """The API's protocol."""
-    key_env: str | None = Field(default=None, pattern=r"\S")
+    key_env: VariableName | None = None
     """Environment variable with the key. Default: OPENAI_API_KEY or ANTHROPIC_API_KEY; no key if that is not set."""
     auth: Auth = "auto"
     """How the key is sent: `Authorization: Bearer`, `x-api-key` or `api-key`. auto: `api-key` for Azure, `x-api-key`
