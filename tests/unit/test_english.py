@@ -25,7 +25,21 @@ DONE = (
     "src/popi/serving/store",
     "src/popi/serving/worker",
     "src/popi/summary.py",
+    "src/popi/training/components.py",
+    "src/popi/training/credit.py",
+    "src/popi/training/merging.py",
+    "src/popi/training/model_card.py",
+    "src/popi/training/objective.py",
+    "src/popi/training/optimizers.py",
+    "src/popi/training/per_user.py",
     "src/popi/training/planning",
+    "src/popi/training/progress.py",
+    "src/popi/training/push.py",
+    "src/popi/training/rehearsal.py",
+    "src/popi/training/reliability.py",
+    "src/popi/training/rollout_check.py",
+    "src/popi/training/templates.py",
+    "src/popi/training/vllm_rollouts.py",
 )
 """Folders and files, relative to the root."""
 SUFFIXES = {".py", ".md", ".toml", ".html", ".js", ".ts", ".sh", ".yaml", ".yml", ".service"}
