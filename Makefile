@@ -19,7 +19,10 @@ unexport PYTHONDONTWRITEBYTECODE
 # order of collection, whole commands first: a long file at the end would leave the other processes idle.
 WORKERS ?= -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test slow check bench bench-gateway results docs format clean help lock licences sbom audit packages release
+# A warning (a broken link, a name without its page) fails. The variable silences an advertisement.
+SITE := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+.PHONY: demo test slow check bench bench-gateway results docs site pictures format clean help lock licences sbom audit packages release
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -33,12 +36,19 @@ test: $(VENV)/.stamp-dev  ## all tests except the slow ones
 slow: $(VENV)/.stamp-dev  ## the slow tests
 	$(BIN)/python -m pytest -m slow
 
-check: $(VENV)/.stamp-dev  ## lint, format, types, generated docs up to date
+check: $(VENV)/.stamp-dev  ## lint, format, types, generated docs up to date, the site builds
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python docs/generate.py --check
+	$(SITE) --site-dir $(VENV)/site
+
+site: $(VENV)/.stamp-dev  ## the documentation site, in site/: open site/index.html
+	$(SITE)
+
+pictures: $(VENV)/.stamp-dev  ## the pictures of docs/images/ that show what popi prints and its pages (needs Chromium)
+	$(BIN)/python docs/pictures.py
 
 format: $(VENV)/.stamp-dev  ## format the sources for `make check`
 	$(BIN)/ruff check --fix .
@@ -88,7 +98,7 @@ $(VENV)/.stamp: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.stamp-dev: $(VENV)/.stamp
-	$(PIP) -e '.[train,serve,otel,dev]'
+	$(PIP) -e '.[train,serve,otel,dev,docs]'
 	@touch $@
 
 $(VENV)/.stamp-release: $(VENV)/.stamp-dev

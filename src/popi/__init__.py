@@ -1,4 +1,4 @@
-"""POPI: personalise an LLM through one short, readable text per user.
+"""POPI: personalise any LLM with a short, readable summary of each user's preferences.
 
     user signals ──▶ inference model ──▶ preference summary ──▶ generator ──▶ response
                          ▲      (text: read it, edit it,           ▲
