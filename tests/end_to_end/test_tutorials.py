@@ -1,0 +1,93 @@
+"""Every command of the tutorials works as it is written: in a shell, at the settings given (slow), and in small."""
+
+import re
+from pathlib import Path
+
+import pytest
+from fake_upstream import serving
+from tutorials import FOLDER, Reader, blocks, commands
+
+from popi.serving.server import free_port
+
+CASUAL, FORMAL = r"^(hey|hi|yo|okay) \w+,", r"^(dear|good|kind|honored) \w+,"
+SMALL_RUN = {"steps": 1, "users_per_step": 2, "group_size": 2}
+WHOLE = pytest.mark.slow
+sizes = pytest.mark.parametrize("small", [True, pytest.param(False, marks=WHOLE)], ids=["small", "as written"])
+
+
+def test_each_tutorial_is_followed_by_a_test() -> None:
+    followed = set(re.findall(r'\.follow\("(\w+)"\)', Path(__file__).read_text(encoding="utf-8")))
+    assert {page.stem for page in FOLDER.glob("*.md")} == followed
+    for name in followed:
+        assert len(blocks(name)) >= 4
+        assert sum("popi " in command for block in blocks(name) for command in commands(block.text)) >= 4
+
+
+def test_commands_of_a_block() -> None:
+    assert commands("# why\na \\\n    --b c\n\nd 'e'  # f\n") == ["a --b c", "d 'e'  # f"]
+
+
+def test_personalise_an_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openai")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-own")
+    ask = 'python app.py "tell me about tea."'
+    with serving() as upstream:
+        changes = {
+            "popi serve ": f"popi serve --port {free_port()} ",
+            "https://api.openai.com/v1": f"{upstream.url}/v1",
+        }
+        reader = Reader(tmp_path, monkeypatch, changes, until={ask: [FORMAL, CASUAL]})
+        reader.follow("personalise_an_app")
+    assert re.search(
+        r"\+ hey buddy,.*summary, version \d+: .*(casual|relaxed)", reader.outputs["python feedback.py"], re.S
+    )
+    [link] = [output for command, output in reader.outputs.items() if command.startswith("curl")]
+    assert '"url":"http://127.0.0.1:' in link
+    assert reader.outputs["popi keys create --scope app --tenant my-app"].startswith("popi_")
+
+
+@sizes
+def test_train_on_your_feedback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: bool) -> None:
+    port = free_port()
+    changes = {"8600": str(port), "popi serve ": f"popi serve --port {port} "}
+    if small:
+        changes |= {
+            "--users 250": "--users 24",
+            "head -n 200": "head -n 20",
+            "tail -n +201": "tail -n +21",
+            "train_users = 200": "train_users = 20",
+            "test_users = 50": "test_users = 4",
+            "steps = 25": "steps = 1",
+            "users_per_step = 8": "users_per_step = 2\ngroup_size = 2",
+            "kl = 0.02": "kl = 0.02\n\n[evaluation]\nprompt_users = 1\nexamples = 1",
+        }
+    summary = "curl -s $POPI_URL/users/zoe/summary"
+    reader = Reader(tmp_path, monkeypatch, changes, in_process=small, until={summary: ['"version"']})
+    reader.follow("train_on_your_feedback")
+    assert len((tmp_path / "summaries.jsonl").read_text().splitlines()) == (4 if small else 50)
+    assert "POPI plug-and-play" in reader.outputs["popi evaluate --run runs/mine"]
+    assert (tmp_path / "runs" / "mine" / "report.html").is_file()
+
+
+@sizes
+def test_repeat_a_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: bool) -> None:
+    changes = {}
+    if small:
+        less = [
+            "data.train_users=20",
+            "data.test_users=4",
+            "evaluation.prompt_users=1",
+            "evaluation.examples=1",
+            "training.inference.warmup_steps=0",
+        ]
+        less += [f"training.inference.{name}={value}" for name, value in SMALL_RUN.items()]
+        changes = {
+            '"data.train_users=500"': ", ".join(f'"{setting}"' for setting in less),
+            "max_users = 100": "max_users = 2",
+        }
+    reader = Reader(tmp_path, monkeypatch, changes, in_process=small)
+    reader.follow("repeat_a_benchmark")
+    table = reader.outputs["cat runs/ten_minutes/grid.md"]
+    assert all(method in table for method in ("POPI plug-and-play", "Marker vote", "Oracle"))
+    plan = reader.outputs["popi train configs/elix_1b.toml --dry-run --gpu-memory 22"]
+    assert "memory and time are estimates" in plan
