@@ -26,7 +26,7 @@ FENCE = re.compile(
 )
 READY = re.compile(r"popi listens at|renewing summaries")
 DEMO = re.compile(r"export POPI_URL=(\S+) POPI_KEY=(\S+)")
-PATIENCE = 120.0
+PATIENCE = 180.0
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def blocks(name: str) -> list[Block]:
 
 
 def commands(text: str) -> list[str]:
-    """The commands of a shell block, each on a line of its own."""
+    """The commands of a shell block, one per line."""
     joined = re.sub(r" *\\\n *", " ", text)
     return [line for line in joined.splitlines() if line.strip() and not line.startswith("#")]
 
@@ -60,6 +60,7 @@ class Reader:
     Args:
         folder: where files are saved and commands run; the clone's examples and configs are there too.
         changes: what this reader writes in place of what the tutorial says: another port, fewer users. Each must occur.
+        closed: titles of terminals that this reader leaves out.
         in_process: run plain popi commands in this process, which has torch already; else all as a shell does.
         until: beginnings of commands that are repeated until their output matches: a pattern for each time that the
             tutorial says them.
@@ -71,6 +72,7 @@ class Reader:
         monkeypatch: pytest.MonkeyPatch,
         changes: Mapping[str, str],
         *,
+        closed: Sequence[str] = (),
         in_process: bool = False,
         until: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
@@ -78,6 +80,7 @@ class Reader:
         self._until = {start: list(patterns) for start, patterns in (until or {}).items()}
         self.unused = set(changes)
         self.outputs: dict[str, str] = {}
+        self._closed = closed
         self._monkeypatch = monkeypatch
         self._terminals: dict[str, subprocess.Popen[str]] = {}
         for name in ("examples", "configs"):
@@ -97,10 +100,9 @@ class Reader:
 
     def _do(self, block: Block) -> None:
         text = block.text
-        for old, new in self.changes.items():
-            if old in text:
-                text = text.replace(old, new)
-                self.unused.discard(old)
+        if there := [old for old in self.changes if old in text]:
+            text = re.sub("|".join(map(re.escape, there)), lambda old: self.changes[old[0]], text)
+            self.unused -= set(there)
         if block.language in ("python", "toml"):
             assert block.title is not None, text
             (self.folder / block.title).write_text(text, encoding="utf-8")
@@ -109,7 +111,7 @@ class Reader:
             for command in commands(text):
                 if block.title is None:
                     self.outputs[command] = self._type(command)
-                else:
+                elif block.title not in self._closed:
                     self._open(block.title, command)
 
     def _type(self, command: str) -> str:
