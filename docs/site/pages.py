@@ -81,16 +81,16 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 def as_python_markdown(lines: list[str]) -> list[str]:
     """Lines outside code as Python-Markdown wants them: lists set off, their content indented by four spaces."""
     made: list[str] = []
-    in_list = nested = False
+    in_list = nested = loose = False
     for line in lines:
         before = made[-1] if made else ""
         blanks = INDENTED.match(line)
         if ITEM.match(line):
-            if before.strip() and not in_list:
+            if before.strip() and (loose or not in_list):
                 made.append("")
-            in_list, nested = True, False
+            in_list, nested, loose = True, False, loose and in_list
         elif in_list and blanks and 2 <= len(blanks[1]) < 6:
-            nested = nested or bool(blanks[2])
+            nested, loose = nested or bool(blanks[2]), loose or not before.strip()
             inner = nested and not blanks[2] and len(blanks[1]) >= 4
             line = " " * (8 if inner else 4) + line.lstrip()
         elif line.strip() and not before.strip():

@@ -77,6 +77,7 @@ def test_lists_become_those_of_python_markdown(pages: Any) -> None:
         "",
         "    - nested",
         "        more",
+        "",
         "- two",
         "",
         "Plain.",
