@@ -33,7 +33,7 @@ def test_the_merged_model_is_the_adapters(run: Any, tiny_base: Path, tmp_path: P
     assert float((merged - base).abs().max()) > 0.1
     assert InferenceModel.from_pretrained(out, device="cpu").max_tokens == 9
     code, _, err = run("merge", adapter, "--out", out)
-    assert code == 2 and "exists and is left as it is" in err
+    assert code == 2 and "exists already" in err
 
 
 def test_what_is_no_adapter(run: Any, tiny_base: Path, tmp_path: Path) -> None:

@@ -246,7 +246,7 @@ def test_more_users_or_pairs_a_step_than_there_are() -> None:
         ([], "training.gradient_checkpointing=true"),
         (
             ["training.gradient_checkpointing=true"],
-            "lower training.inference.micro_batch (it is unset: all at once)",
+            "lower training.inference.micro_batch (now unset, that is all at once)",
         ),
         (["training.gradient_checkpointing=true", "training.inference.micro_batch=1"], "lower signals.token_budget"),
         (["model.base=meta-llama/Llama-3.2-3B-Instruct", "training.inference.micro_batch=1"], "model.adapter=lora"),
@@ -261,7 +261,7 @@ def test_too_much_memory_is_refused_with_a_way_out(overrides: list[str], way_out
     if any("3B" in override for override in overrides):
         base = ["data.train_users=40"]
     problems = dry_run(load_config(None, [*base, "summary.max_tokens=640", *overrides]), gpu(2.8)).problems
-    assert problems and all("GiB and a GPU has 2.8" in problem for problem in problems)
+    assert problems and all("GiB, but a GPU has 2.8" in problem for problem in problems)
     assert way_out in problems[0]
 
 
@@ -291,7 +291,7 @@ def test_the_command_prints_a_plan_and_leaves_nothing_behind(tmp_path: Path) -> 
     arguments = ["train", str(ROOT / "configs" / "nano.toml"), f"root={tmp_path / 'runs'}", "data.train_users=40"]
     done = CliRunner().invoke(app, [*arguments, "--dry-run"])
     assert done.exit_code == 0, done.output
-    for words in ("0.9 M weights", "phase    inference-1: 320 steps", "memory", "GiB", "40 users", "in all"):
+    for words in ("0.9 M weights", "phase    inference-1: 320 steps", "memory", "GiB", "40 users", "total"):
         assert words in done.stdout
     assert not (tmp_path / "runs").exists()
 
