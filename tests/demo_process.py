@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx2
 
-READY_SECONDS = 180
+READY_SECONDS = 360
 
 
 @contextmanager

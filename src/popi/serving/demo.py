@@ -29,7 +29,8 @@ from popi.serving.store.jobs import Debounce
 TENANT = "demo"
 NAMES = ("ada", "ben", "cleo")
 PROMPT = "tell me about tea."
-LOAD_SECONDS = 120.0
+LOAD_SECONDS = 300.0
+"""On a busy machine, the first import of a fresh install takes minutes: nothing is compiled yet."""
 BLOCK = "preferences of this user : {summary}"
 """As the nano model's own templates put a summary in: it was trained on no other words."""
 RENEWAL = RenewalSettings(quiet=1.0, longest=5.0)
