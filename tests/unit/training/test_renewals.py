@@ -16,7 +16,8 @@ from popi.signals.types import StatementSignal, User
 from popi.training.planning.plan import refuse_settings
 from popi.training.references import References
 from popi.training.renewals import FILE, Renewal, cuts, new_signals, renewals, split_in_time
-from popi.training.rows import inference_rows, sample_summaries
+from popi.training.rows import inference_rows
+from popi.training.written import sample_summaries
 
 
 @pytest.fixture(scope="module")
