@@ -13,6 +13,15 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[2]
 
 DONE = (
+    "clients/js/README.md",
+    "clients/js/index.d.ts",
+    "clients/js/index.js",
+    "compose.yaml",
+    "deploy",
+    "examples/README.md",
+    "examples/chat_app",
+    "examples/nightly",
+    "examples/open_webui",
     "CONTRIBUTING.md",
     "SECURITY.md",
     "docs/client.md",
