@@ -321,7 +321,7 @@ def test_rollouts_from_other_weights_are_noticed(precision: torch.dtype, make: M
     trainer.check()  # another copy, but still of the same weights
     with torch.no_grad():
         trainer.scorer.model.model.layers[0].mlp.up_proj.weight.mul_(1.2)
-    with pytest.raises(RolloutError, match="do not come from the weights that train"):
+    with pytest.raises(RolloutError, match="do not come from the weights being trained"):
         trainer.save_model()
 
 
