@@ -40,9 +40,9 @@ def test_a_prompt_takes_the_place_of_the_sets_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("[a]\n", r"\[a\] takes text"),
-        ("[a]\ntext = 3\n", r"\[a\] takes text"),
-        ('[a]\ntext = "x"\nmore = 1\n', r"\[a\] takes text"),
+        ("[a]\n", r"\[a\] must have text"),
+        ("[a]\ntext = 3\n", r"\[a\] must have text"),
+        ('[a]\ntext = "x"\nmore = 1\n', r"\[a\] must have text"),
         ('[own]\ntext = "x"\n', "name of the set's own prompt"),
         ('[a]\ntext = "x"\nread_as = "lower"\n', "'lower' is not one of upper"),
         ('[a]\ntext = "{{ x"\n', r"\[a\] text"),
