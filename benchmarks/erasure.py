@@ -1,7 +1,7 @@
-"""How long erasing one user takes in a large SQLite file: `python benchmarks/erasure.py [--megabytes N] [--times N]`.
+"""Time to erase one user from a large SQLite file: `python benchmarks/erasure.py [--megabytes N] [--times N]`.
 
-Nearly all of it is the rewrite that leaves no deleted bytes behind. Beside it another process's write is timed, begun
-while the file is rewritten. One row goes to runs/bench/erasure.json; the file and its copy need their room in --folder.
+Most of it is rewriting the file so that no deleted bytes remain. Another connection's write, started during the
+rewrite, is timed as well. The result goes to runs/bench/erasure.json; --folder needs space for the file and a copy.
 """
 
 import argparse
@@ -19,11 +19,11 @@ from popi.serving.store.database import Database
 
 TEXT = "Prefers short, direct answers with numbers and a formal tone; no small talk. Likes examples in Python. " * 10
 SIGNALS = 20
-"""Of each user, of about 1 kB each."""
+"""Signals per user, of about 1 kB each."""
 
 
 def fill(file: Path, megabytes: int) -> int:
-    """Users with signals and a summary each, past the API; how many."""
+    """Insert users with signals and a summary, bypassing the API. Returns their number."""
     database = Database.open(f"sqlite:///{file}")
     database.write(keys.ensure_tenant, "t", 0.0)
     database.close()
@@ -43,8 +43,8 @@ def fill(file: Path, megabytes: int) -> int:
 
 
 def erase(file: Path, name: str) -> tuple[float, float]:
-    """Seconds of an erasure, and of a write that another connection begins meanwhile."""
-    mine, other = Database.open(f"sqlite:///{file}"), Database.open(f"sqlite:///{file}")
+    """Seconds for an erasure, and for a write that another connection starts during it."""
+    eraser, other = Database.open(f"sqlite:///{file}"), Database.open(f"sqlite:///{file}")
     waited: list[float] = []
 
     def write() -> None:
@@ -53,14 +53,14 @@ def erase(file: Path, name: str) -> tuple[float, float]:
         other.write(keys.ensure_tenant, f"beside-{name}", 0.0)
         waited.append(time.perf_counter() - began)
 
-    beside = threading.Thread(target=write)
-    beside.start()
+    writer = threading.Thread(target=write)
+    writer.start()
     began = time.perf_counter()
-    receipt = erase_now(mine, "t", name)
+    receipt = erase_now(eraser, "t", name)
     taken = time.perf_counter() - began
-    beside.join()
+    writer.join()
     assert receipt.bytes == "overwritten" and receipt.removed.signals == SIGNALS, receipt
-    mine.close()
+    eraser.close()
     other.close()
     return taken, waited[0]
 
@@ -69,7 +69,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--megabytes", type=int, default=200)
     parser.add_argument("--times", type=int, default=5)
-    parser.add_argument("--folder", help="where the file goes; by default where temporary files go")
+    parser.add_argument("--folder", help="folder for the file; default: the system's temporary folder")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         file = Path(folder) / "popi.db"
@@ -80,7 +80,7 @@ def main() -> None:
     row = {
         "megabytes": round(size),
         "users": users,
-        "seconds": [round(one, 2) for one in taken],
+        "seconds": [round(seconds, 2) for seconds in taken],
         "median_seconds_per_100_mb": round(taken[len(taken) // 2] / size * 100, 2),
         "most_that_another_write_waited_s": round(waited[-1], 2),
         "machine": platform.processor() or platform.machine(),

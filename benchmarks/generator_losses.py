@@ -1,19 +1,19 @@
-"""Which loss, β and learning rate should a generator train with? Chosen on training users, of the nano world.
+"""Which loss, β and learning rate should a generator train with? Chosen on training users of the nano world.
 
 python benchmarks/generator_losses.py --run runs/nano [--steps 80] [--users 300] [--only NAME ...] [--quick]
 
-Takes a finished run with plug-and-play, and retrains its generator for each candidate, on the same pairs under the
-same summaries: those that the run's inference model writes for its training users. No test user, test topic or test
-wording is looked at. What each candidate does is measured on training users that the run never saw, drawn for this, and
-on prompts about ten topics of the training split, set aside: no target pair that a candidate trains on is about them.
+Takes a finished run with plug-and-play and trains its generator again for each candidate, on the same pairs with the
+same summaries: those that the run's inference model writes for its training users. No test users, test topics or test
+wordings are used. Each candidate is measured on new training users that the run never saw, and on prompts about ten
+topics of the training split that are excluded from the candidates' training pairs.
 
-    accuracy, margin   of the users' target pairs, under greedy summaries
-    lost               log π(y⁺|x,z) of the base less that of the generator, the same summary read: nats per response
-    points             win rate against no personalisation by the world's truth, less that of the untrained generator
-                       under the same summaries, prompt by prompt; all prompts, and those on topics set aside
+    accuracy, margin   of the users' target pairs, with greedy summaries
+    lost               log π(y⁺|x,z) of the base minus that of the generator with the same summary: nats per response
+    points             win rate against no personalisation by the world's truth, minus that of the untrained generator
+                       with the same summaries, prompt by prompt; for all prompts, and for those on excluded topics
 
-with 95 % intervals clustered by user. Everything lies in runs/bench/generator_losses-RUN; a candidate that is done is
-not done again, one that was killed goes on. `--quick`: a few steps and users, to see that it runs.
+with 95 % intervals clustered by user. Results are in runs/bench/generator_losses-RUN; finished candidates are skipped,
+and interrupted ones resume. `--quick`: a few steps and users, to check that it runs.
 """
 
 import argparse
@@ -58,33 +58,33 @@ def topics_aside(seed: int) -> frozenset[str]:
 
 
 def trained(run: RunDirectory, folder: Path, name: str, settings: dict[str, Any], options: Any, show: Console) -> Path:
-    """The candidate's generator, trained behind the run's own first phase."""
+    """The candidate's generator, trained after the run's own first phase."""
     file = folder / "users.jsonl"
     if not file.is_file():
-        aside, kept = topics_aside(run.config.seed), []
+        aside, users = topics_aside(run.config.seed), []
         for user in users_of(run.config, "train").users:
-            # A file has no signal twice.
-            signals = {one.model_dump_json(exclude={"id", "time"}): one for one in user.signals}
+            # Files must not have duplicate signals.
+            signals = {signal.model_dump_json(exclude={"id", "time"}): signal for signal in user.signals}
             targets = [target for target in user.targets if not topics_in(flat(target.prompt)) & aside]
-            kept.append(user.model_copy(update={"signals": list(signals.values()), "targets": targets}))
-        write_text(file, "".join(user.model_dump_json() + "\n" for user in kept))
+            users.append(user.model_copy(update={"signals": list(signals.values()), "targets": targets}))
+        write_text(file, "".join(user.model_dump_json() + "\n" for user in users))
     tree = run.config.model_dump(mode="json")
     tree |= {"name": name, "root": str(folder)}
     tree["data"] |= {"source": str(file), "test": None}
     tree["training"] |= {"orders": ["alternating"], "rounds": 1, "eval_steps": None, "early_stopping_patience": None}
     tree["training"]["generator"] |= {"steps": options.steps, "label_smoothing": 0.0, "max_chosen_loss": 0.0} | settings
     config = resolve(tree)
-    mine = RunDirectory.resume(config).phase("inference-1").path
-    if not mine.exists():
-        aside_copy = mine.with_name("inference-1.tmp")
-        shutil.rmtree(aside_copy, ignore_errors=True)
-        shutil.copytree(run.phase("inference-1").path, aside_copy)
-        aside_copy.rename(mine)
+    phase = RunDirectory.resume(config).phase("inference-1").path
+    if not phase.exists():
+        temporary = phase.with_name("inference-1.tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.copytree(run.phase("inference-1").path, temporary)
+        temporary.rename(phase)
     return train(config, resume=True, console=show) / "phases/generator-1/generator"
 
 
 class Arena:
-    """Training users that the run never saw, their summaries, and what the untrained generator makes of both."""
+    """Training users that the run never saw, their summaries, and the untrained generator's results on them."""
 
     def __init__(self, run: RunDirectory, folder: Path, users: int) -> None:
         config = run.config
@@ -120,40 +120,40 @@ class Arena:
         return kind.from_pretrained(path, device=config.model.device)
 
     def responses(self, generator: Generator, summaries: list[Any]) -> list[str]:
-        asked = [(target.prompt, summary) for target, summary in zip(self.targets, summaries, strict=True)]
-        found: list[str] = []
-        for start in range(0, len(asked), 64):
-            found += generator.generate_many(asked[start : start + 64], max_new_tokens=self.answer_tokens)
-        return found
+        requests = [(target.prompt, summary) for target, summary in zip(self.targets, summaries, strict=True)]
+        texts: list[str] = []
+        for start in range(0, len(requests), 64):
+            texts += generator.generate_many(requests[start : start + 64], max_new_tokens=self.answer_tokens)
+        return texts
 
     def outcomes(self, responses: list[str]) -> list[float]:
-        """What each response won against the untrained generator without a summary."""
+        """Each response's result against the untrained generator without a summary."""
         verdicts: dict[int, Any] = {}
         every = zip(self.keys, responses, self.plain, strict=True)
         TruthJudge().ask([Question(p, t.prompt, one, other) for (p, t), one, other in every], verdicts.__setitem__)
         return [WON[verdicts[i]] for i in range(len(responses))]
 
     def measure(self, generator: Generator) -> dict[str, Any]:
-        """The figures of a candidate, each with its interval."""
+        """A candidate's figures with their intervals."""
         chosen, rejected = generator.pair_logps(self.targets, self.summaries)
         pairs = zip(chosen, rejected, *self.reference, strict=True)
         margins = [(c - rc) - (r - rr) for c, r, rc, rr in pairs]
         won = self.outcomes(self.responses(generator, self.summaries))
         apart = [i for i, aside in enumerate(self.aside) if aside]
         of_apart = ([values[i] for i in apart] for values in (won, self.won, self.users))
-        found: dict[str, Estimate] = {
+        estimates: dict[str, Estimate] = {
             "accuracy": reward_accuracy(margins, self.users),
             "margin": clustered_mean(margins, self.users),
             "lost": paired_difference(self.base[0], chosen, self.users),
             "points": paired_difference(won, self.won, self.users),
             "points_aside": paired_difference(*of_apart),
         }
-        return {name: estimate.as_dict() for name, estimate in found.items()}
+        return {name: estimate.as_dict() for name, estimate in estimates.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=Path, required=True, help="a finished run with plug_and_play, of the nano world")
+    parser.add_argument("--run", type=Path, required=True, help="a finished nano-world run with plug_and_play")
     parser.add_argument("--steps", type=int, default=80, help="optimizer steps of each candidate")
     parser.add_argument("--users", type=int, default=300, help="training users to measure on")
     parser.add_argument("--only", nargs="+", choices=CANDIDATES, default=list(CANDIDATES), help="candidates")
@@ -164,7 +164,7 @@ def main() -> None:
     run = RunDirectory.open(options.run)
     if run.config.data.source != "nano":
         parser.error(
-            f"--run {options.run}: of {run.config.data.source}, and the truth is known in the nano world alone"
+            f"--run {options.run}: its source is {run.config.data.source}, but only the nano world has a known truth"
         )
     run.models("plug_and_play")
     folder = Path("runs/bench") / f"generator_losses-{run.config.name}-{options.steps}"

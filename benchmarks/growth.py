@@ -2,15 +2,14 @@
 
     python benchmarks/growth.py --users 1000 10000 100000 [--only stages train evaluate infer] [--out growth.json]
 
-Users are those of the nano world, one JSON object per line. A thousand different ones are repeated under ids of their
-own: what is measured is how much is held per user. Every measurement is a process of its own; its memory is the peak of
-its resident set, as the kernel counts it for a process that has ended.
+Users are from the nano world, one JSON object per line. A thousand distinct ones are repeated with different ids, since
+this measures the memory per user. Each measurement runs in a separate process; its memory is the peak resident set size
+reported by the kernel after it ends.
 
-- stages: what `popi train` does before its first step, one function after another, with the seconds of each.
+- stages: the functions that `popi train` runs before its first step, with the seconds of each.
 - train: `popi train`, two steps of the inference phase and two of the generator's, on all users; twenty are held out.
-- evaluate: `popi evaluate` of that run on eight users, checked against all that it was trained on.
-- infer: `popi infer`, summaries of two tokens by a model of one layer with random weights, so that 100,000 users take
-  minutes.
+- evaluate: `popi evaluate` of that run on eight users, compared with all training users.
+- infer: `popi infer`, two-token summaries by a one-layer model with random weights, so that 100,000 users take minutes.
 """
 
 import argparse
@@ -38,12 +37,12 @@ SETTINGS = [
 
 
 def write(path: Path, users: int, split: str = "train") -> None:
-    """Users as `popi train` takes them: without the signals that the nano world gives some of them twice."""
+    """Write users in the format of `popi train`, removing duplicate signals, which some nano users have."""
     from popi.nano.world import make_users
 
     bodies = []
-    for one in make_users(min(users, DIFFERENT), 0, split, targets=4):  # type: ignore[arg-type]
-        content = one.user.model_dump(exclude={"user_id"}, exclude_none=True, mode="json")
+    for user in make_users(min(users, DIFFERENT), 0, split, targets=4):  # type: ignore[arg-type]
+        content = user.user.model_dump(exclude={"user_id"}, exclude_none=True, mode="json")
         signals = {json.dumps({**signal, "id": "", "time": 0}): signal for signal in content["signals"]}
         bodies.append(json.dumps({**content, "signals": list(signals.values())})[1:])
     with path.open("w", encoding="utf-8") as file:
@@ -52,7 +51,7 @@ def write(path: Path, users: int, split: str = "train") -> None:
 
 
 def tiny_model(folder: Path) -> None:
-    """The nano model with next to no weights, and those random."""
+    """Save a tiny nano model with random weights."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -77,7 +76,7 @@ def settings(folder: Path, users: int) -> list[str]:
 
 
 def stages(arguments: list[str]) -> None:
-    """Print the seconds of each stage and this process's peak after it, as JSON."""
+    """Print, as JSON, the seconds of each stage and this process's peak memory after it."""
     from rich.console import Console
 
     from popi.config import load_config
@@ -121,13 +120,13 @@ def stages(arguments: list[str]) -> None:
 
 
 def peak() -> float:
-    """MB that this process held at most so far."""
+    """This process's peak memory so far in MB."""
     [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
     return int(line.split()[1]) / 1024
 
 
 def measure(command: list[str]) -> tuple[float, float, str]:
-    """(seconds, MB at the peak, what it printed) of a process."""
+    """(seconds, peak MB, output) of a process."""
     began = time.perf_counter()
     with tempfile.TemporaryFile("w+") as printed:
         process = subprocess.Popen([sys.executable, *command], stdout=printed, stderr=subprocess.PIPE, text=True)
@@ -160,10 +159,10 @@ def main() -> None:
             write(folder / "test.jsonl", 8, "test")
             if "infer" in options.only:
                 tiny_model(folder / "tiny")
-            given, run = settings(folder, users), folder / "runs" / "nano"
+            arguments, run = settings(folder, users), folder / "runs" / "nano"
             commands = {
-                "stages": [__file__, "--stages", *given, "name=stages", f"root={folder / 'staged'}"],
-                "train": ["-m", "popi", "train", *given],
+                "stages": [__file__, "--stages", *arguments, "name=stages", f"root={folder / 'staged'}"],
+                "train": ["-m", "popi", "train", *arguments],
                 "evaluate": ["-m", "popi", "evaluate", "--run", str(run)],
                 "infer": ["-m", "popi", "infer", str(folder / "train.jsonl"), "--max-tokens", "2"]
                 + ["--model", str(folder / "tiny"), "--out", str(folder / "out.jsonl")],

@@ -1,8 +1,8 @@
-"""Which HTTP client carries the gateway's requests: a bare relay of uvicorn with each, in turns, on the same cores.
+"""Compare HTTP clients for the gateway's requests: a bare uvicorn relay with each, in turns, on the same cores.
 
 python benchmarks/http_clients.py [--seconds S] [--rounds N]
 
-The upstream answers at once. Two loads: 200 requests a second, and 32 connections flat out.
+The upstream answers immediately. There are two loads: 200 requests per second, and 32 connections flat out.
 """
 
 import argparse
@@ -29,7 +29,7 @@ Raw = tuple[bytes, bytes]
 
 
 class Relay:
-    """Hands requests on whole and answers piece by piece, headers as they are."""
+    """Forwards whole requests and streams answers, with unchanged headers."""
 
     def __init__(self, client: str, port: int) -> None:
         self.send_on, self.port, self.client = getattr(self, client), port, None
@@ -78,19 +78,19 @@ class Relay:
 
 
 async def measure(ports: dict[str, int], pids: dict[str, int], seconds: float, rounds: int) -> None:
-    found: dict[tuple[bool, bool, str], Timings] = {}
-    for round_ in range(rounds + 1):  # the first warms up
+    measured: dict[tuple[bool, bool, str], Timings] = {}
+    for round_ in range(rounds + 1):  # the first is a warm-up
         for stream, flat_out in ((False, False), (False, True), (True, False), (True, True)):
             for way, port in ports.items():
-                timings = found.setdefault((stream, flat_out, way), Timings()) if round_ else Timings()
+                timings = measured.setdefault((stream, flat_out, way), Timings()) if round_ else Timings()
                 client, began = Client(port, stream, timings), cpu_seconds(pids[way])
                 await (client.flat_out(32, seconds) if flat_out else client.open_loop(200, seconds))
                 timings.cpu_seconds += cpu_seconds(pids[way]) - began
                 for connection in client.free:
                     connection.transport.close()
-    print("| Answers | Load | Client | Requests a second | p50, ms | CPU, ms a request | Errors |")
+    print("| Answers | Load | Client | Requests per second | p50, ms | CPU, ms per request | Errors |")
     print("|---|---|---|---|---|---|---|")
-    for (stream, flat_out, way), timings in found.items():
+    for (stream, flat_out, way), timings in measured.items():
         n, kind = len(timings.whole), ("streamed" if stream else "whole", "flat out" if flat_out else "at a rate")
         figures = f"{n / timings.seconds:,.0f} | {median(timings.whole):.2f} | {timings.cpu_seconds / n * 1000:.2f}"
         print(f"| {kind[0]} | {kind[1]} | {way} | {figures} | {timings.errors} |")
@@ -98,16 +98,16 @@ async def measure(ports: dict[str, int], pids: dict[str, int], seconds: float, r
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each load in each round")
+    parser.add_argument("--seconds", type=float, default=3.0, help="per load and round")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--serve", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
-        way, port, behind = options.serve[0], int(options.serve[1]), int(options.serve[2])
+        way, port, upstream_port = options.serve[0], int(options.serve[1]), int(options.serve[2])
         if way == "direct":
             return uvloop.run(upstream(port))
         settings = UVICORN | {"http": "httptools"}
-        return uvicorn.run(Relay(way, behind), port=port, lifespan="off", log_level="warning", **settings)
+        return uvicorn.run(Relay(way, upstream_port), port=port, lifespan="off", log_level="warning", **settings)
     ways = ("direct", "aiohttp", "httpx2", "transport")
     ports = dict(zip(ways, free_ports(len(ways)), strict=True))
     with tempfile.TemporaryDirectory() as folder, ExitStack() as running:

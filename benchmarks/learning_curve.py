@@ -1,13 +1,14 @@
-"""Does the faster step learn the same? One training of the nano world twice, of one seed: as popi trains, and with
-every fast path taken out, all sequences whole.
+"""Does the faster step learn the same? Trains on the nano world twice with one seed: as popi does, and with all fast
+paths disabled, using whole sequences.
 
 python benchmarks/learning_curve.py [--steps N] [--seed S]
 
-Taken out are the tree rows of the policy's update, of its KL and of the rewards (plain forwards of whole sequences,
-logits of every position), the rollouts' one prefill a group (a cache for every sample, as usual) and the pass over the
-signals that rollouts and update share. The two sample with the same random numbers, so the first steps agree but for
-rounding; once a rounding turns one sampled token, they go on with different summaries, and what can agree is the curve.
-Both curves go to runs/bench/learning_curve.json and learning_curve.svg.
+Disabled are the tree rows of the policy's update, of its KL and of the rewards (replaced by plain forward passes over
+whole sequences, with logits of every position), the rollouts' single prefill per group (replaced by the usual cache per
+sample), and the pass over the signals that rollouts and update share. Both trainings sample with the same random
+numbers, so the first steps agree except for rounding; once rounding changes a sampled token, they continue with
+different summaries, and only the curves can be compared. Both go to runs/bench/learning_curve.json and
+learning_curve.svg.
 """
 
 import argparse
@@ -44,9 +45,9 @@ def summary_logps(
     entropy: bool = False,
     roots: None = None,
 ) -> tuple[Tensor, Tensor]:
-    """As popi.training.phases.inference has it, each summary behind its own prompt."""
-    left, kept = max(map(len, prompts)), max(map(len, summaries))
-    ids = torch.full((len(prompts), left + kept), pad_id)
+    """Replaces that of popi.training.phases.inference, with each summary after its own prompt."""
+    left, right = max(map(len, prompts)), max(map(len, summaries))
+    ids = torch.full((len(prompts), left + right), pad_id)
     on = torch.zeros_like(ids)
     for row, (prompt, summary) in enumerate(zip(prompts, summaries, strict=True)):
         both = slice(left - len(prompt), left + len(summary))
@@ -61,7 +62,7 @@ def summary_logps(
 
 
 def pair_logps(model: Any, items: list[ScoringItem], pad_id: int, batch_size: int = 64) -> tuple[Tensor, Tensor]:
-    """As popi.engine.scoring has it, each response behind its own prefix."""
+    """Replaces that of popi.engine.scoring, with each response after its own prefix."""
     both = whole_batches(model, items, pad_id, batch_size)
     return both[:, 0], both[:, 1]
 
@@ -79,7 +80,7 @@ def decode(
     soft: None = None,
     roots: None = None,
 ) -> Tensor:
-    """As popi.engine.decoding has it, with a copy of the prompt for every sample."""
+    """Replaces that of popi.engine.decoding, with a copy of the prompt for every sample."""
     width = max(map(len, prompts))
     ids, mask = torch.zeros(len(prompts), width, dtype=torch.long), torch.zeros(len(prompts), width, dtype=torch.long)
     for row, prompt in enumerate(prompts):
@@ -89,11 +90,11 @@ def decode(
     cache, out = None, []
     for _ in range(steps):
         positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -token.shape[1] :]
-        found = model(
+        output = model(
             input_ids=token, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
         )
-        cache = found.past_key_values
-        picked = torch.where(done, end_id, pick(found.logits[:, -1].float(), temperature, top_p))
+        cache = output.past_key_values
+        picked = torch.where(done, end_id, pick(output.logits[:, -1].float(), temperature, top_p))
         out.append(picked)
         done |= torch.isin(picked, torch.tensor(stop_ids))
         if bool(done.all()):
@@ -103,7 +104,7 @@ def decode(
 
 
 def curve(way: str, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """The steps of one training."""
+    """The logged steps of one training."""
     config = load_config(
         options.config,
         [

@@ -2,8 +2,8 @@
 
     python benchmarks/memory.py [CONFIG] [section.key=value …]
 
-On CPU: the process's peak resident memory less what it holds once torch and transformers are imported. On a GPU:
-torch's peak of allocated memory. Each phase's own peak can't be told from outside, so run one order at a time.
+On a CPU: the process's peak resident memory minus its memory after importing torch and transformers. On a GPU: torch's
+peak of allocated memory. Only the overall peak can be measured, not each phase's, so run one order at a time.
 """
 
 import resource
@@ -24,13 +24,13 @@ SHORT = ["training.inference.steps=2", "training.generator.steps=2", "training.j
 
 
 def resident() -> int:
-    """Bytes of this process in memory now."""
+    """This process's current resident memory in bytes."""
     fields = Path("/proc/self/statm").read_text().split()
     return int(fields[1]) * resource.getpagesize()
 
 
 def measure(config: str | Path, overrides: list[str]) -> tuple[float, float]:
-    """(estimated, measured) bytes at the peak of a run of two steps a phase, without the process's own."""
+    """(estimated, measured) peak bytes of a run with two steps per phase, without the process's baseline."""
     with tempfile.TemporaryDirectory() as root:
         settings = load_config(config, [*SHORT, 'training.orders=["plug_and_play"]', *overrides, f"root={root}"])
         plan = dry_run(settings)
@@ -39,11 +39,11 @@ def measure(config: str | Path, overrides: list[str]) -> tuple[float, float]:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
     if plan.device.gpu:
         peak = torch.cuda.max_memory_allocated()
-    return max(one.memory.total for one in plan.phases) - OVERHEAD, peak
+    return max(phase.memory.total for phase in plan.phases) - OVERHEAD, peak
 
 
 if __name__ == "__main__":
-    given = sys.argv[1:]
-    config = given.pop(0) if given and "=" not in given[0] else NANO
-    estimated, measured = measure(config, given)
+    arguments = sys.argv[1:]
+    config = arguments.pop(0) if arguments and "=" not in arguments[0] else NANO
+    estimated, measured = measure(config, arguments)
     print(f"estimated {estimated / GIB:.3f} GiB, measured {measured / GIB:.3f} GiB, ratio {estimated / measured:.2f}")

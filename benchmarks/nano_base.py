@@ -1,4 +1,4 @@
-"""How well a nano base plays its part: what it reads out of signals when made to go through them, and what it writes.
+"""How well a nano base does its job: what it reads from signals when asked to go through them, and what it writes.
 
 python benchmarks/nano_base.py [--model NAME_OR_FOLDER] [--users N] [--split train|test]
 """

@@ -1,9 +1,9 @@
-"""Linear maps of a few tokens in bfloat16: torch's own against `popi.engine.narrow`, as decoding has them.
+"""Linear maps of a few tokens in bfloat16, as in decoding: torch against `popi.engine.narrow`.
 
     python benchmarks/narrow.py
 
-The weights are read from memory: so many matrices of a shape take turns that no cache holds them. Figures are GB of
-weights a second, medians of 9 turns.
+Weights are read from memory: enough matrices of a shape take turns that no cache holds them. Figures are GB of weights
+per second, medians of 9 turns.
 """
 
 import statistics
@@ -23,7 +23,7 @@ BYTES = 4 * 10**8
 
 
 def speed(compute: Callable[[torch.nn.Linear], object], modules: list[torch.nn.Linear]) -> float:
-    """GB of weights a second."""
+    """GB of weights per second."""
     taken = []
     for _ in range(9):
         start = time.perf_counter()

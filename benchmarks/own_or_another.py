@@ -1,12 +1,12 @@
-"""Does a run's generator read *its own user's* summary, or only that there is one? Own context against another's.
+"""Does a run's generator use *its own user's* summary, or only its presence? Own context against another user's.
 
 python benchmarks/own_or_another.py runs/NAME [--methods raw_signals untrained_summary popi_alternating] [--flipped]
 
-Every target pair of the run's held-out users is scored once more by each method's generator, with the summary (or raw
-signals) of another user who was asked the same; with --flipped also with that of the user's own pairs, chosen and
-rejected exchanged. What a method has learned of people at large is the same under all; what it reads of a user is the
-difference. Needs the run's evaluation (popi evaluate --run), beside which margins are stored as they are computed: an
-interrupted command goes on where it stopped.
+Every target pair of the run's held-out users is scored again by each method's generator, with the summary (or raw
+signals) of another user with the same question; with --flipped, also with that of the user's own pairs with chosen and
+rejected exchanged. What a method has learned about people in general is the same in all cases; what it reads about the
+user is the difference. Needs the run's evaluation (popi evaluate --run), where margins are stored as they are computed,
+so that an interrupted command resumes.
 """
 
 import argparse
@@ -35,13 +35,13 @@ from popi.summary import Summary
 
 
 def shown(estimate: Estimate) -> str:
-    """An estimate of a share, in points, with its interval."""
+    """An estimate of a share in points, with its interval."""
     value, low, high = (100 * (x or 0) for x in (estimate.value, estimate.low, estimate.high))
     return f"{value:.1f} [{low:.1f}, {high:.1f}]"
 
 
 def flipped(person: Person) -> Person:
-    """The user who preferred what this one rejected."""
+    """The user with chosen and rejected exchanged in all pairs."""
     signals = [
         signal.model_copy(update={"chosen": signal.rejected, "rejected": signal.chosen})
         if isinstance(signal, PairSignal)
@@ -52,30 +52,30 @@ def flipped(person: Person) -> Person:
 
 
 def contexts_of(models: Models, method: Method, people: Sequence[Person]) -> list[Context]:
-    """What the method puts beside the task prompts of these users; summaries are written again."""
+    """The method's contexts for these users, with newly written summaries."""
 
-    def write(some: Sequence[Person]) -> list[tuple[Summary, ...]]:
+    def write(users: Sequence[Person]) -> list[tuple[Summary, ...]]:
         model, size = models.inference_model(models.inference_path(method)), models.config.evaluation.batch_size
-        parts = [some[start : start + size] for start in range(0, len(some), size)]
+        parts = [users[start : start + size] for start in range(0, len(users), size)]
         return [
             (summary,)
             for part in track(parts, "summaries", console=Console(stderr=True))
             for summary in model.summarize_many([person.user.signals for person in part])
         ]
 
-    return method.contexts(models.sources(method, write, lambda some, prompt: write(some)), people)
+    return method.contexts(models.sources(method, write, lambda users, prompt: write(users)), people)
 
 
 def margins(
     models: Models, folder: Path, name: str, people: Sequence[Person], which: str, contexts: Sequence[Context]
 ) -> list[float]:
-    """h of every target pair under the contexts, one per user; stored in `folder`."""
+    """h of every target pair with the given contexts, one per user; stored in `folder`."""
     rows = read_rows(folder / f"{name}.jsonl")
     path = models.generator_path(METHODS[name])
     settings: dict[str, Any] = {"method": name, "contexts": which, "generator": identity(path), "users": len(people)}
     file = folder / "own_or_another" / f"{name}.{which}.jsonl"
-    kept = ResumableRows(file, settings, ("window", "target"), resume=True, advice="delete it")
-    missing = [row for row in rows if (row["window"], row["target"]) not in kept.rows]
+    stored = ResumableRows(file, settings, ("window", "target"), resume=True, advice="delete it")
+    missing = [row for row in rows if (row["window"], row["target"]) not in stored.rows]
     size = 4 * models.config.evaluation.batch_size
     for start in track(range(0, len(missing), size), f"{name}, {which}", console=Console(stderr=True)):
         part = missing[start : start + size]
@@ -85,7 +85,7 @@ def margins(
             context = contexts[row["window"]]
             pairs.append((personalized(models.generator(path), target, context, row["target"]), target))
         chosen, rejected = models.generator(path).score(pairs, models.config.evaluation.batch_size)
-        kept.extend(
+        stored.extend(
             {
                 "window": row["window"],
                 "target": row["target"],
@@ -93,16 +93,16 @@ def margins(
             }
             for row, c, r in zip(part, chosen, rejected, strict=True)
         )
-    return [kept.rows[row["window"], row["target"]]["margin"] for row in rows]
+    return [stored.rows[row["window"], row["target"]]["margin"] for row in rows]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
-    parser.add_argument("--methods", nargs="+", help="those of the run that have summaries or signals, if not given")
-    parser.add_argument("--users", type=Path, help="those of `popi evaluate --users`, if not the run's held-out users")
-    parser.add_argument("--generator", help="that of `popi evaluate --generator`, if not the run's own")
-    parser.add_argument("--flipped", action="store_true", help="score with the user's pairs exchanged, too")
+    parser.add_argument("--methods", nargs="+", help="default: the run's methods that use summaries or signals")
+    parser.add_argument("--users", type=Path, help="as in `popi evaluate --users`; default: the run's held-out users")
+    parser.add_argument("--generator", help="as in `popi evaluate --generator`; default: the run's own")
+    parser.add_argument("--flipped", action="store_true", help="also score with chosen and rejected exchanged")
     options = parser.parse_args()
     run = RunDirectory.open(options.run)
     people = held_out(run.config, options.users)[0]

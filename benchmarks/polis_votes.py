@@ -1,14 +1,15 @@
-"""What votes alone tell of a vote: a ceiling for reading Polis users, without any language model.
+"""How well votes alone predict a vote: an upper reference for reading Polis users, without any language model.
 
 python benchmarks/polis_votes.py configs/smollm2_polis.toml [dotted.key=value ...]
 
-Two predictors of which of two statements a held-out user agreed with, fitted on the training users' votes:
+Two predictors of which of two statements a held-out user agreed with, fitted to the training users' votes:
 
-    popularity   w_a > w_b, w the Bradley–Terry strengths of the statements (ridge)
-    own votes    the same with w_a + λ·Σ_v r_v·S_av for w_a: S the similarity of statements by training users' votes,
-                 shrunk by n/(n+s), r_v the user's signals as votes (+1 agreed, −1 disagreed) less their mean
+    popularity   w_a > w_b, where w are the Bradley–Terry strengths of the statements (ridge)
+    own votes    the same with w_a + λ·Σ_v r_v·S_av instead of w_a, where S is the similarity of statements by training
+                 users' votes, shrunk by n/(n+s), and r_v are the user's signals as votes (+1 agreed, −1 disagreed)
+                 minus their mean
 
-λ and s are chosen on a fifth of the training users, and the test users are looked at once.
+λ and s are chosen on a fifth of the training users; the test users are used only once.
 """
 
 import argparse
@@ -29,7 +30,7 @@ Votes = list[tuple[int, int]]
 
 
 class Statements:
-    """Statements by number: a statement is its text under its question."""
+    """Numbers statements; a statement is identified by its question and text."""
 
     def __init__(self) -> None:
         self.number: dict[tuple[str, str], int] = {}
@@ -58,7 +59,7 @@ def strengths(pairs: Votes, n: int, ridge: float = 0.1, steps: int = 500) -> np.
 
 
 class OwnVotes:
-    """Popularity and what users who voted alike thought of a statement."""
+    """Popularity, plus the opinions of users with similar votes."""
 
     def __init__(self, people: list[tuple[Votes, Votes]], n: int) -> None:
         self.w = strengths([pair for signals, targets in people for pair in signals + targets], n)
@@ -72,17 +73,17 @@ class OwnVotes:
         self.together, self.product = voted.T @ voted, rest.T @ rest
 
     def margins(self, people: list[tuple[Votes, Votes]], weight: float, shrink: float) -> list[float]:
-        """One margin a target; weight 0 leaves popularity alone."""
+        """One margin per target; weight 0 uses popularity only."""
         similarity = self.product / (self.together + shrink)
-        found = []
+        differences = []
         for signals, targets in people:
             liking = np.zeros(len(self.w))
             for agreed, disagreed in signals:
                 liking += (1 - self.mean[agreed]) * similarity[:, agreed]
                 liking += (-1 - self.mean[disagreed]) * similarity[:, disagreed]
             score = self.w + weight * liking
-            found += [float(score[a] - score[b]) for a, b in targets]
-        return found
+            differences += [float(score[a] - score[b]) for a, b in targets]
+        return differences
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
-"""How long a summary takes to read, with a million users in SQLite: `python benchmarks/profile_reads.py [--users N]`.
+"""Time to read a summary with a million users in SQLite: `python benchmarks/profile_reads.py [--users N]`.
 
-Users are drawn at random, so that nearly every read misses the cache. The time is that of a look-up as the proxy makes
-it: from the event loop into a thread, through SQLAlchemy, and back. One row goes to runs/bench/profile_reads.json.
+Users are chosen at random, so nearly every read misses the cache. The time is that of a look-up by the proxy: from the
+event loop to a thread, through SQLAlchemy, and back. The result goes to runs/bench/profile_reads.json.
 """
 
 import argparse
@@ -25,7 +25,7 @@ TEXT = "Prefers short, direct answers with numbers and a formal tone; no small t
 
 
 def fill(file: Path, users: int) -> None:
-    """Users with one summary each, past the API: only the reads are timed."""
+    """Insert users with one summary each, bypassing the API, since only reads are timed."""
     database = Database.open(f"sqlite:///{file}")
     database.write(keys.ensure_tenant, "t", 0.0)
     database.close()
@@ -40,15 +40,15 @@ def fill(file: Path, users: int) -> None:
 
 
 async def read(database: Database, users: int) -> list[float]:
-    """Milliseconds of each read, in order of length."""
+    """Milliseconds of each read, in ascending order."""
     cache, chance = SummaryCache(Store(database)), random.Random(0)
     taken = []
     for _ in range(READS):
         name = f"user-{chance.randrange(users):08}"
         began = time.perf_counter()
-        found = await cache.summary_of("t", name)
+        summary = await cache.summary_of("t", name)
         taken.append((time.perf_counter() - began) * 1e3)
-        assert found is not None
+        assert summary is not None
     return sorted(taken)
 
 

@@ -1,4 +1,4 @@
-"""How well the signals behind a clause are found, on users of the nano world, against its truth.
+"""How well the signals behind a clause are identified, for nano users, compared with the world's truth.
 
     python benchmarks/provenance.py [users]          # 40 users: about a minute on one core
 
@@ -32,12 +32,12 @@ def main(users: int) -> None:
         weights = way.weights(signals, text, clauses)
         seconds += time.perf_counter() - began
         signals_read += len(signals)
-        for clause, found in zip(clauses, weights, strict=True):
+        for clause, clause_weights in zip(clauses, weights, strict=True):
             named = named_attributes(clause)
             if len(named) != 1:
-                unreadable += 1  # the truth has no signal for what says nothing of one attribute
+                unreadable += 1  # the true evidence is only known for clauses about a single attribute
                 continue
-            rows.append((found, [is_evidence(one, *named) for one in signals]))
+            rows.append((clause_weights, [is_evidence(signal, *named) for signal in signals]))
     every = [true for _, truth in rows for true in truth]
     chosen = []
     for weights, truth in rows:
@@ -47,17 +47,17 @@ def main(users: int) -> None:
     right = sum(map(sum, chosen))
     best = sum(truth[max(range(len(weights)), key=weights.__getitem__)] for weights, truth in rows)
     spoken = users - silent
-    print(f"users {users}, without a summary {silent}; clauses {len(rows)}, that name no attribute {unreadable} more")
-    print(f"signals {signals_read / spoken:.1f} a user, {1000 * seconds / spoken:.0f} ms a user")
+    print(f"users {users}, without a summary {silent}; clauses {len(rows)}, plus {unreadable} that name no attribute")
+    print(f"signals {signals_read / spoken:.1f} per user, {1000 * seconds / spoken:.0f} ms per user")
     print(f"random signal is evidence        {sum(every) / len(every):.2f}")
     print(f"heaviest signal is evidence      {best / len(rows):.2f}")
-    print(f"named signals that are evidence  {right / pointed:.2f}  ({pointed / len(rows):.1f} named a clause)")
+    print(f"named signals that are evidence  {right / pointed:.2f}  ({pointed / len(rows):.1f} named per clause)")
     print(f"evidence that is named           {right / sum(every):.2f}")
     print(f"AUC of the weights               {auc(rows):.2f}")
 
 
 def auc(rows: list[tuple[list[float], list[bool]]]) -> float:
-    """The chance that, within one clause, a signal that is evidence weighs more than one that is not."""
+    """The probability that, within a clause, a signal that is evidence has more weight than one that is not."""
     wins = total = 0.0
     for weights, truth in rows:
         for weight, true in zip(weights, truth, strict=True):

@@ -1,12 +1,12 @@
-"""Does a frozen generator's likelihood read what it is told of a user? Its own user's context against another's.
+"""Does a frozen generator's likelihood depend on the user's context? Its own user's context against another's.
 
 python benchmarks/reading.py configs/smollm2_polis.toml [--users N] [dotted.key=value ...]
 
-Every target pair of N held-out users is scored by the untrained base under: the user's raw signals, the untrained
-summary, both of another user (who was asked the same, where there is one), and a summary that says nothing. Reward
-accuracy is the share of pairs with margin h > 0, h against the log-probs of a reference prompt: the plain one, which
-the method takes, or the one whose summary says nothing, which differs from the others in the user alone. What a context
-tells of its user is the difference between own and another's.
+Every target pair of N held-out users is scored by the untrained base with: the user's raw signals, the untrained
+summary, both of another user (with the same question if there is one), and a summary that says nothing. Reward accuracy
+is the share of pairs with margin h > 0, relative to the log-probs of a reference prompt: the plain one, which the
+method uses, or the one whose summary says nothing, which differs from the others only in the user. The information that
+a context gives about its user is the difference between own and another's.
 """
 
 import argparse
@@ -30,16 +30,16 @@ REFERENCES = ("plain prompt", "summary that says nothing")
 
 
 def partners(people: list[Person]) -> list[int]:
-    """For everyone another person, with the same first task prompt where there is one."""
-    alike: dict[str, list[int]] = defaultdict(list)
+    """Another person for each one, with the same first task prompt if possible."""
+    by_prompt: dict[str, list[int]] = defaultdict(list)
     for i, person in enumerate(people):
-        alike[str(person.user.targets[0].prompt)].append(i)
-    found = [(i + 1) % len(people) for i in range(len(people))]
-    for group in alike.values():
+        by_prompt[str(person.user.targets[0].prompt)].append(i)
+    partner = [(i + 1) % len(people) for i in range(len(people))]
+    for group in by_prompt.values():
         if len(group) > 1:
             for place, i in enumerate(group):
-                found[i] = group[(place + 1) % len(group)]
-    return found
+                partner[i] = group[(place + 1) % len(group)]
+    return partner
 
 
 def main() -> None:
@@ -70,11 +70,11 @@ def main() -> None:
     logps: dict[str, list[float]] = {}
     for name, context in contexts.items():
         batches = [pairs[start : start + size] for start in range(0, len(pairs), size)]
-        found: list[float] = []
+        differences: list[float] = []
         for batch in track(batches, name, console=Console(stderr=True)):
             chosen, rejected = generator.score([(context(i, t), t) for i, t in batch], size)
-            found += [a - b for a, b in zip(chosen, rejected, strict=True)]
-        logps[name] = found
+            differences += [a - b for a, b in zip(chosen, rejected, strict=True)]
+        logps[name] = differences
     users = [people[i].user.user_id for i, _ in pairs]
     table = Table("context", "reference", "reward accuracy", "margin", title=f"{len(people)} users, {len(pairs)} pairs")
     margins: dict[tuple[str, str], list[float]] = {}
@@ -87,7 +87,7 @@ def main() -> None:
                 cells = (f"{e.value or 0:.3f} [{e.low or 0:.3f}, {e.high or 0:.3f}]" for e in (accuracy, mean))
                 table.add_row(name, reference, *cells)
     for kind in ("raw signals", "untrained summary"):
-        own, another = (margins[f"{whose} {kind}", REFERENCES[0]] for whose in ("own", "another's"))
+        own, another = (margins[f"{owner} {kind}", REFERENCES[0]] for owner in ("own", "another's"))
         more = [a - b for a, b in zip(own, another, strict=True)]
         accuracy, mean = reward_accuracy(more, users), clustered_mean(more, users)
         cells = (f"{e.value or 0:.3f} [{e.low or 0:.3f}, {e.high or 0:.3f}]" for e in (accuracy, mean))

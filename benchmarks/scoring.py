@@ -1,6 +1,6 @@
-"""Tree rows against whole sequences: seconds to score G summaries on one user's targets, same model and data.
+"""Tree rows against whole sequences: seconds to score G summaries on one user's targets, with the same model and data.
 
-python benchmarks/scoring.py [--model NAME_OR_PATH] [--users N] [--group-size G]; the ways are interleaved, medians
+python benchmarks/scoring.py [--model NAME_OR_PATH] [--users N] [--group-size G]; the ways are interleaved, and medians
 and ratios are printed and written to runs/bench/scoring.json.
 """
 
@@ -22,8 +22,8 @@ from popi.nano.world import make_users, oracle_summary
 
 
 def whole_batches(model: Any, items: list[ScoringItem], pad_id: int, batch_size: int = 64) -> torch.Tensor:
-    """Each response with its prefix as a sequence of its own, in padded batches, with logits of every position: summed
-    log-probs of chosen and rejected, (n, 2).
+    """(n, 2) summed log-probs of chosen and rejected: each response and its prefix are a separate sequence, in padded
+    batches, with logits of every position.
     """
     sums = []
     pairs = [(item.prefix, response) for item in items for response in (item.chosen, item.rejected)]

@@ -1,14 +1,15 @@
-"""What a training step costs: popi against the released pattern and stock TRL, same model, tokens, seed and machine.
+"""Cost of a training step: popi against the released code's pattern and stock TRL, with the same model and tokens.
 
     python benchmarks/step.py [--quick] [--only PART …] [--model NAME …] [--signals N …] [--groups G …]
     python benchmarks/step.py --table        # write the table of docs/performance.md from runs/bench/bench.json
 
-Every way has a process of its own, and they take turns. Between turns it gives its memory back; so at each it runs
-once more than is timed: then a step among others, and the median of up to three of them that fit into 30 seconds. A row
-of bench.json has the medians of the turns, the ratios to popi's (more than 1: popi is faster), popi's to the floor (the
-distinct tokens once through the model), peaks of memory, and the largest difference of what the ways computed. A way
-that ran out of memory or time has null there, and the row says which; but the released pattern, where a group does not
-fit, is tried again with half as many sequences at once (`released_at_once`). Rows that were measured before stay.
+Each way runs in a separate process, and they take turns, on the same machine with the same seed. A process frees its
+memory between turns, so each turn starts with an untimed run; then up to three runs that fit into 30 seconds are timed,
+and their median counts. A row of bench.json has the medians of the turns, the ratios to popi's (above 1: popi is
+faster), popi's ratio to the floor (the distinct tokens once through the model), peaks of memory, and the largest
+difference between the ways' results. A way that ran out of memory or time has null, and the row says why; but if a
+group does not fit with the released pattern, it is retried with half as many sequences at once (`released_at_once`).
+Earlier rows are kept.
 """
 
 import argparse
@@ -32,15 +33,15 @@ BEGIN, END = "<!-- measured: begin -->\n", "<!-- measured: end -->\n"
 
 
 def difference(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> dict[str, float]:
-    """Largest difference of rewards and log-probs; the gradient's, relative to its norm."""
-    found = {}
+    """Largest difference of rewards and log-probs; for the gradient, relative to its norm."""
+    largest = {}
     for name in ours.keys() & theirs.keys():
-        apart = ours[name] - theirs[name]
+        delta = ours[name] - theirs[name]
         if name == "gradient":
-            found[name] = float(np.linalg.norm(apart) / max(np.linalg.norm(theirs[name]), 1e-30))
+            largest[name] = float(np.linalg.norm(delta) / max(np.linalg.norm(theirs[name]), 1e-30))
         else:
-            found[name] = float(np.abs(apart).max())
-    return found
+            largest[name] = float(np.abs(delta).max())
+    return largest
 
 
 def measure(case: Case, options: argparse.Namespace, context: Any) -> Row:
@@ -49,20 +50,21 @@ def measure(case: Case, options: argparse.Namespace, context: Any) -> Row:
     workers: dict[str, Worker] = {}
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
     peaks: dict[str, int] = {}
-    found: dict[str, dict[str, np.ndarray]] = {}
+    results: dict[str, dict[str, np.ndarray]] = {}
     at_once = case.group
 
     def start(way: str) -> None:
         whole = way != "released" or at_once == case.group
-        given = case if whole else replace(case, at_once=at_once)
-        workers[way] = Worker(context, way, given, options.memory_limit, options.time_limit)
+        worker_case = case if whole else replace(case, at_once=at_once)
+        workers[way] = Worker(context, way, worker_case, options.memory_limit, options.time_limit)
         try:
             workers[way].answer()
         except Failure as failure:
             failed[way] = str(failure)
 
     def halved() -> bool:
-        """Let the released pattern train on half as many sequences at once, as its users would; False: it can't."""
+        """Make the released pattern train on half as many sequences at once, as its users would; False if
+        impossible."""
         nonlocal at_once
         if case.what not in ("policy_update", "whole_step") or at_once == 1:
             return False
@@ -70,13 +72,13 @@ def measure(case: Case, options: argparse.Namespace, context: Any) -> Row:
         at_once //= 2
         return True
 
-    for way in WAYS:  # one after the other: loading is no part of it
+    for way in WAYS:  # one after another, since loading is not measured
         start(way)
     for _ in range(options.repeats):
         for way in WAYS:
             while way not in failed:
                 try:
-                    took, peaks[way], found[way] = workers[way].ask("run")
+                    took, peaks[way], results[way] = workers[way].ask("run")
                     break
                 except Failure as failure:
                     seconds[way].clear()
@@ -90,7 +92,8 @@ def measure(case: Case, options: argparse.Namespace, context: Any) -> Row:
     if "ours" not in failed:
         for way in ("released", "trl"):
             if way not in failed:
-                differences |= {f"{name} against {way}": d for name, d in difference(found["ours"], found[way]).items()}
+                by_name = difference(results["ours"], results[way])
+                differences |= {f"{name} against {way}": value for name, value in by_name.items()}
         try:
             differences |= {name: float(value) for name, value in workers["ours"].ask("check").items()}
         except Failure as failure:
@@ -159,9 +162,9 @@ def options_of(arguments: list[str] | None = None) -> argparse.Namespace:
         "--dtype", choices=DTYPES, help="default: bfloat16 for shapes and smollm2, float32 for other models"
     )
     parser.add_argument("--device", default="cuda" if gpu else "cpu")
-    parser.add_argument("--time-limit", type=float, default=300.0, help="most seconds of one run of one way")
+    parser.add_argument("--time-limit", type=float, default=300.0, help="maximum seconds per run of a way")
     parser.add_argument(
-        "--memory-limit", type=int, help="most bytes of one way on a CPU; default: 80 %% of what is free"
+        "--memory-limit", type=int, help="maximum bytes per way on a CPU; default: 80 %% of free memory"
     )
     parser.add_argument("--out", type=Path, default=Path("runs/bench"))
     parser.add_argument("--table", action="store_true", help="only write the table into docs/performance.md")
@@ -180,7 +183,7 @@ def options_of(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def write_table(rows: list[Row]) -> None:
-    """Put the table where the page has its place."""
+    """Write the table between its markers in the page."""
     text = PAGE.read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
@@ -203,10 +206,10 @@ def main(arguments: list[str] | None = None) -> None:
         file.write_text(json.dumps(rows, indent=1) + "\n")
         plot(rows, options.out / "bench.svg")
         times = ", ".join(f"{way} {row[f'seconds_{way}']:.3g}" for way in WAYS if row[f"seconds_{way}"] is not None)
-        told = f"{case.what} {case.model} {case.dtype}, signals {case.signals}, G {case.group}: {times} s; "
-        told += f"× released {row['ratio_released']}, × TRL {row['ratio_trl']}, × floor {row['floor_ratio']}; "
-        told += f"{'equal' if row['equal'] else 'NOT EQUAL'} (largest difference {row['largest_difference']})"
-        console.print(told + (f"; failed: {row['failed']}" if row["failed"] else ""))
+        line = f"{case.what} {case.model} {case.dtype}, signals {case.signals}, G {case.group}: {times} s; "
+        line += f"× released {row['ratio_released']}, × TRL {row['ratio_trl']}, × floor {row['floor_ratio']}; "
+        line += f"{'equal' if row['equal'] else 'NOT EQUAL'} (largest difference {row['largest_difference']})"
+        console.print(line + (f"; failed: {row['failed']}" if row["failed"] else ""))
 
 
 if __name__ == "__main__":

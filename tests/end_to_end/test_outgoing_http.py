@@ -165,7 +165,7 @@ def test_a_client_certificate_and_ssl_cert_file(tmp_path: Path) -> None:
             # TLS 1.3 refuses after the handshake: what the server says may be lost with the connection.
             errors = [client.post("/v1/chat/completions", json=CHAT).json()["error"] for _ in range(10)]
             assert {error["code"] for error in errors} <= {"upstream_certificate", "upstream_broken"}
-            assert any("wants a client certificate" in error["message"] for error in errors)
+            assert any("requires a valid client certificate" in error["message"] for error in errors)
 
 
 def test_a_certificate_that_is_not_there_stops_the_start(tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_popi_infer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert refused.exit_code == 1 and "an authority that is not trusted here" in refused.output
         monkeypatch.setenv("SSL_CERT_FILE", str(authority.bundle))
         refused = infer()
-        assert refused.exit_code == 1 and "wants a client certificate" in refused.output
+        assert refused.exit_code == 1 and "requires a valid client certificate" in refused.output
         monkeypatch.setenv("POPI_HTTP", str(http))
         http.write_text(f"client_certificate = '{authority.issue(common_name='me')}'")
         done = infer()

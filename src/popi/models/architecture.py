@@ -1,4 +1,4 @@
-"""The shape of a causal LM, and how many weights it has, without loading any: from config.json or a small table."""
+"""The shape and parameter count of a causal LM without loading it, from config.json or a small table."""
 
 import json
 import tomllib
@@ -10,13 +10,13 @@ from popi.errors import ConfigError, ModelError
 from popi.models.spec import NANO
 
 TABLE = Path(__file__).with_name("known_models.toml")
-"""Models whose shape is known where their config.json is not at hand."""
+"""Shapes of common models, for when their config.json is not available."""
 _NEEDED = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """A decoder of Llama's kind: grouped-query attention, a gated MLP, two norms a layer."""
+    """A Llama-like decoder: grouped-query attention, a gated MLP, two norms per layer."""
 
     layers: int
     hidden: int
@@ -26,37 +26,37 @@ class Architecture:
     intermediate: int
     vocab: int
     tied: bool
-    """The LM head is the embedding."""
+    """Whether the LM head shares the embedding's weights."""
     context: int | None
 
     @property
     def linears(self) -> list[tuple[int, int]]:
-        """(inputs, outputs) of a layer's linear maps: q, k, v, o, gate, up, down."""
+        """(inputs, outputs) of each linear map in a layer: q, k, v, o, gate, up, down."""
         d, i, q, kv = self.hidden, self.intermediate, self.heads * self.head_dim, self.kv_heads * self.head_dim
         return [(d, q), (d, kv), (d, kv), (q, d), (d, i), (d, i), (i, d)]
 
     @property
     def parameters(self) -> int:
-        """Weights in all. Biases, where a model has them, are left out: less than a thousandth."""
+        """Total number of weights, except biases, which are less than a thousandth of them."""
         layer = sum(n * m for n, m in self.linears) + 2 * self.hidden
         return self.layers * layer + self.hidden + self.vocab * self.hidden * (1 if self.tied else 2)
 
     def lora_parameters(self, rank: int) -> int:
-        """Weights of one adapter on every linear map of every layer (`training.adapters`)."""
+        """Number of weights of one adapter on all linear maps of all layers (`training.adapters`)."""
         return self.layers * rank * sum(n + m for n, m in self.linears)
 
     @classmethod
     def from_config(cls, config: dict[str, Any], source: str) -> "Architecture":
-        """From a config.json's content.
+        """Read a config.json's content.
 
         Raises:
-            ModelError: it lacks what is needed; the message names the keys.
+            ModelError: if required keys are missing; the message lists them.
         """
         config = config.get("text_config", config)
-        if lacking := [key for key in _NEEDED if not isinstance(config.get(key), int)]:
+        if missing := [key for key in _NEEDED if not isinstance(config.get(key), int)]:
             raise ModelError(
-                f"{source}: no {', '.join(lacking)}: not a decoder of Llama's kind, whose memory can be estimated; "
-                "try it: popi train without --dry-run"
+                f"{source}: no {', '.join(missing)}, so this is not a Llama-like decoder and its memory can't be "
+                "estimated; run popi train without --dry-run"
             )
         heads = config["num_attention_heads"]
         return cls(
@@ -73,14 +73,14 @@ class Architecture:
 
 
 def architecture_of(base: str) -> tuple[Architecture, str]:
-    """The architecture of `model.base`, and where it was read.
+    """The architecture of `model.base`, and the source it was read from. Uses no network.
 
-    `nano`, a folder with a config.json, a model in the hub's cache, one of `known_models.toml`, or a GGUF file. No
-    network.
+    `base` may be `nano`, a folder with a config.json, a model in the hub's cache, one of `known_models.toml`, or a GGUF
+    file.
 
     Raises:
-        ModelError: the folder's config.json is not one of a decoder of Llama's kind, or can't be read.
-        ConfigError: none of these.
+        ModelError: if the folder's config.json can't be read, or is not that of a Llama-like decoder.
+        ConfigError: if `base` is none of these.
     """
     folder = NANO if base == "nano" else Path(base)
     file = folder / "config.json" if (folder / "config.json").is_file() else _cached(base)
@@ -95,8 +95,8 @@ def architecture_of(base: str) -> tuple[Architecture, str]:
         return _of_gguf(base)
     if base not in known:
         raise ConfigError(
-            f"model.base: {base!r} is not at hand and its shape is not known; name a folder with a config.json, "
-            f"download the model first, or take one of: nano, {', '.join(known)}"
+            f"model.base: {base!r} is not available locally and its shape is unknown; set a folder with a config.json, "
+            f"download the model first, or use one of: nano, {', '.join(known)}"
         )
     return Architecture.from_config(known[base], base), f"the table of known models ({base})"
 
@@ -111,7 +111,7 @@ def _of_gguf(base: str) -> tuple[Architecture, str]:
         config = AutoConfig.from_pretrained(
             source.path, local_files_only=True, trust_remote_code=False, **source.arguments()
         )
-    except Exception as error:  # transformers' reader raises anything
+    except Exception as error:  # transformers' reader may raise any exception
         raise ModelError(f"{base}: its shape can't be read ({first_line(error)})") from None
     return Architecture.from_config(config.to_dict(), base), base
 
@@ -126,7 +126,7 @@ def _cached(base: str) -> Path | None:
     try:
         from huggingface_hub import try_to_load_from_cache
 
-        found = try_to_load_from_cache(base, "config.json")
-    except Exception:  # huggingface_hub is not installed, or the name is not of the form of a hub id
+        path = try_to_load_from_cache(base, "config.json")
+    except Exception:  # huggingface_hub is not installed, or the name is not a valid hub id
         return None
-    return Path(found) if isinstance(found, str) else None
+    return Path(path) if isinstance(path, str) else None

@@ -1,4 +1,6 @@
-"""What popi asks of a model, wherever it computes. Imports no HTTP and no torch: a stand-in needs only these types."""
+"""The interface of a model, local or remote. Imports no HTTP client and no torch, so other implementations need only
+these types.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -16,19 +18,19 @@ if TYPE_CHECKING:
 
 Value = TypeVar("Value")
 BATCH = 32
-"""Conversations that a local model answers in one forward."""
+"""Conversations that a local model answers in one forward pass."""
 Messages = Sequence[Mapping[str, Any]]
 """A conversation: mappings with `role` and `content`."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What a model wrote.
+    """A model's answer.
 
     Attributes:
-        text: the text, without white space around it.
-        tokens: its length as the server counted it, hidden reasoning left out; None where it did not say.
-        cut: it hit the token limit.
+        text: the text, without surrounding white space.
+        tokens: its length as counted by the server, without hidden reasoning; None if not reported.
+        cut: whether it hit the token limit.
     """
 
     text: str
@@ -37,37 +39,37 @@ class Reply:
 
 
 OnReply = Callable[[int, Reply | PopiError], None]
-"""Receives the index of a conversation and its result, as soon as that is there."""
+"""Called with a conversation's index and its result as soon as that is available."""
 
 
 class Scorer(Protocol):
-    """Gives log-probs of responses. `LocalModel` is one; `VllmScorer` asks a server."""
+    """Computes log-probs of responses. `LocalModel` does so itself; `VllmScorer` asks a server."""
 
     def score_each(
         self, pairs: Sequence[tuple[Messages, TargetPair]], batch_size: int = 64
     ) -> list[tuple[float, float] | PopiError]:
-        """Summed log-probs of the chosen and the rejected response of each target under the conversation beside it, the
-        end-of-turn token included; or the error in their place.
+        """For each (conversation, target): the summed log-probs of the chosen and the rejected response, including the
+        end-of-turn token, or an error.
         """
         ...
 
     def prompt_tokens_each(self, conversations: Sequence[Messages]) -> list[int | PopiError]:
-        """How many tokens each conversation takes as a prompt; or the error in its place."""
+        """The number of prompt tokens of each conversation, or an error."""
         ...
 
 
 class Backend(ABC):
-    """A model that answers conversations. `LocalModel` has its weights here, `ApiModel` asks a server; a subclass of
-    your own needs a name and `chat_many`. What a backend can do beyond that it overrides; what it can't says so.
+    """A model that answers conversations. `LocalModel` runs in this process, `ApiModel` calls a server. Other
+    subclasses need a name and `chat_many`; they override what else they support, and the defaults raise an error.
 
     Attributes:
-        name: what summaries say they were written by.
-        trainable: the weights are here: token ids, gradients and soft prompts are to be had (`local`).
-        prompted: it follows instructions that it was not trained on, such as a request for a list of statements.
-        takes_schema: `chat_many` takes a JSON `schema` that answers follow.
-        window: how many conversations are worth having in memory at once; unlimited if None.
-        settings: what popi saved beside the weights: template set, budgets.
-        usage: what was asked of a server; None where there is none.
+        name: the name that summaries record as their author.
+        trainable: whether the weights are local, with token ids, gradients and soft prompts (`local`).
+        prompted: whether it follows instructions it was not trained on, such as a request for a list of statements.
+        takes_schema: whether `chat_many` accepts a JSON `schema` for the answers.
+        window: maximum conversations worth having in memory at once; unlimited if None.
+        settings: what popi saved with the weights: template set, budgets.
+        usage: requests and tokens sent to a server; None without a server.
         revision: the commit of a model from the hub.
     """
 
@@ -87,7 +89,7 @@ class Backend(ABC):
         temperature: float = 0.0,
         on_result: OnReply | None = None,
     ) -> list[Reply | PopiError]:
-        """Answer every conversation: aligned with them, a reply or the error in its place."""
+        """Answer every conversation. Returns a reply or an error for each, in order."""
 
     @property
     def usage(self) -> Usage | None:
@@ -102,34 +104,34 @@ class Backend(ABC):
         """The model with its weights and tokenizer.
 
         Raises:
-            ModelError: there are none here.
+            ModelError: if the weights are not local.
         """
-        raise ModelError(f"{self.name}: is behind an API, and this needs a model's weights; name a local model")
+        raise ModelError(f"{self.name}: is behind an API, but this needs the model's weights; use a local model")
 
     @property
     def scorer(self) -> Scorer:
-        """What scores responses with this model.
+        """The scorer that computes log-probs with this model.
 
         Raises:
-            ConfigError: nothing does.
+            ConfigError: if there is none.
         """
-        raise ConfigError(f"{self.name}: responses are scored by a model on a server; give a scorer")
+        raise ConfigError(f"{self.name}: this model can't score responses; pass a scorer")
 
     def templates(self, name: str | Templates = "auto") -> Templates:
-        """The prompt templates of that name; `auto`: those that the model was saved with, else `default`."""
+        """The named prompt templates; `auto`: those the model was saved with, or `default`."""
         return Templates.load("default" if name == "auto" else name) if isinstance(name, str) else name
 
     def count_tokens(self, text: str) -> int:
-        """Tokens of a text; an estimate where there is no tokenizer."""
+        """Number of tokens of a text; an estimate without a tokenizer."""
         return estimate_tokens(text)
 
 
 def estimate_tokens(text: str) -> int:
-    """Tokens of a text where there is no tokenizer to ask: its UTF-8 bytes / 3, rounded up.
+    """Estimate the number of tokens of a text without a tokenizer: UTF-8 bytes / 3, rounded up.
 
-    On the high side for today's LLMs: their large vocabularies take 4 bytes and more of most languages to a token,
-    and about 3 of Chinese, Japanese or Korean. Digits, base64, rare scripts and older vocabularies can take more
-    tokens than estimated: leave room in the budget for those, or count with a tokenizer.
+    This is on the high side for today's LLMs, whose large vocabularies average 4 or more bytes per token in most
+    languages, and about 3 in Chinese, Japanese or Korean. Digits, base64, rare scripts and older vocabularies can need
+    more tokens than estimated: leave room in the budget, or count with a tokenizer.
     """
     return -(-len(text.encode("utf-8", "replace")) // 3)
 
@@ -138,8 +140,8 @@ def values(results: Sequence[Value | PopiError]) -> list[Value]:
     """The values of a batch.
 
     Raises:
-        ModelError: a local model refused an item; nothing was paid for the others.
-        BatchError: some are errors; it holds all results.
+        ModelError: if a local model refused an item, since the other results cost nothing.
+        BatchError: if there are other errors; it holds all results.
     """
     for result in results:
         if isinstance(result, ModelError):

@@ -1,7 +1,7 @@
-"""`ModelSpec`: the one description of a model, wherever one is named. Imports nothing heavy.
+"""`ModelSpec`: the description of a model, used everywhere. Imports nothing heavy.
 
-Run configs, grids, judges, the gateway's `[inference]` and the command line's options each build one; `load` makes the
-backend of it.
+Run configs, grids, judges, the gateway's `[inference]` and the command line's options each build one; `load` turns it
+into a backend.
 """
 
 from collections.abc import Mapping
@@ -21,44 +21,44 @@ if TYPE_CHECKING:
     from popi.models.remote.usage import Prices
 
 NANO = Path(__file__).parent.parent / "nano" / "base"
-"""Where `nano` lies, the base model that ships."""
+"""Folder of `nano`, the base model shipped with popi."""
 SMOLLM2 = "smollm2"
 SMOLLM2_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
 def model_path(name: str | Path) -> str:
-    """A name as other libraries take it: `nano` is the folder shipped with popi, `smollm2` its hub id."""
+    """A model name for other libraries: `nano` becomes the folder shipped with popi, `smollm2` its hub id."""
     return {"nano": str(NANO), SMOLLM2: SMOLLM2_ID}.get(str(name), str(name))
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """Which model, where it computes, and how it is loaded or asked.
+    """A model, where it runs, and how to load or call it.
 
-    Without `url` it is loaded here, as the fields from `dtype` to `quantization` say.
-    With `url` it is on that server, and asked as the fields from `url` on say.
+    Without `url` it is loaded locally, using the fields from `dtype` to `quantization`.
+    With `url` it is on that server, called with the fields from `url` on.
 
     Attributes:
         name: `nano`, `smollm2`, a folder (of a model or of an adapter), a GGUF file, or a hub id (owner/name,
-            owner/name/file.gguf); with `url` the model as its server calls it.
-        templates: its set of prompt templates; `auto` is the one that it was saved with, else `default`.
+            owner/name/file.gguf); with `url`, the model's name on its server.
+        templates: its set of prompt templates; `auto` is the one that it was saved with, or `default`.
         dtype: `auto`, `float32`, `bfloat16` or `float16`.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, …
-        attn_implementation: attention by transformers' name; `auto` is its choice.
-        chat_template: Jinja text or a file, in place of the tokenizer's own.
-        adapter: the folder of an adapter to put over the model.
+        attn_implementation: attention by transformers' name; `auto` lets transformers choose.
+        chat_template: Jinja text or a file, replacing the tokenizer's own.
+        adapter: the folder of an adapter to apply to the model.
         quantization: of the base: `none`, `8bit` or `4bit`, by bitsandbytes on a GPU.
-        url: the server, as far as the part before /chat/completions or, for `anthropic`, before /v1/messages.
-        protocol: what it speaks, `openai` or `anthropic`; vLLM speaks `openai`, and scores responses, too.
-        key_env: the environment variable that holds the key; else OPENAI_API_KEY or ANTHROPIC_API_KEY, and no key where
-            that is not set.
+        url: the server's base URL, without /chat/completions or, for `anthropic`, without /v1/messages.
+        protocol: `openai` or `anthropic`. vLLM uses `openai` and can also score responses.
+        key_env: the environment variable that holds the key; by default OPENAI_API_KEY or ANTHROPIC_API_KEY, and no key
+            if that is not set.
         auth: how the key is sent; see `ApiUrl.key_header`.
-        concurrency: maximum requests under way at once.
-        extra: fields to put into every request; None takes one out.
-        prices: per million tokens, to reckon the cost.
-        http: proxies, certificates, time limits; by default as POPI_HTTP says.
-        retries: when to ask again.
-        total_s: time limit of one try of one request, in seconds.
+        concurrency: maximum concurrent requests.
+        extra: fields to add to every request; None removes one.
+        prices: per million tokens, to compute the cost.
+        http: proxies, certificates, time limits; by default those configured by POPI_HTTP.
+        retries: when to retry.
+        total_s: timeout of one attempt of a request, in seconds.
     """
 
     name: str
@@ -82,7 +82,7 @@ class ModelSpec:
 
     @classmethod
     def of(cls, config: RunConfig, name: str | Path | None = None) -> "ModelSpec":
-        """A local model of a run: its base, or that in a folder that the run saved."""
+        """A local model of a run: its base, or a model that the run saved to a folder."""
         model = config.model
         return cls(
             str(name or model.base),
@@ -96,25 +96,25 @@ class ModelSpec:
 
     @classmethod
     def of_api(cls, api: ApiGeneratorConfig, templates: str = "auto") -> "ModelSpec":
-        """The generator that `[model.api_generator]` names.
+        """The generator configured by `[model.api_generator]`.
 
         Raises:
-            ConfigError: its server or its name is missing.
+            ConfigError: if its server or its name is missing.
         """
         if api.url is None or api.name is None:
-            raise ConfigError("model.api_generator needs both url and name: the server, and the model as it calls it")
+            raise ConfigError("model.api_generator needs both url and name: the server, and the model's name on it")
         return cls(api.name, templates, url=api.url, key_env=api.key_env, concurrency=api.concurrency)
 
     @property
     def label(self) -> str:
-        """What results call the model: its name, and behind an API its server."""
+        """The model's name in results, including its server if it is behind an API."""
         return self.name if self.url is None else f"{self.name} at {self.url}"
 
     def load(self) -> Backend:
-        """The model: loaded, or connected to.
+        """Load the model, or connect to its server.
 
         Raises:
-            ModelError: nothing can be loaded under that name, or it has no chat template that popi can use.
+            ModelError: if the model can't be loaded, or has no chat template that popi can use.
             ConfigError: see `connect`.
         """
         if self.url is not None:
@@ -132,13 +132,13 @@ class ModelSpec:
         )
 
     def connect(self) -> "ApiModel":
-        """The model on its server; nothing is sent yet.
+        """The model on its server. Sends nothing yet.
 
         Raises:
-            ConfigError: it is behind no API, a wrong URL, an unknown protocol, or a named variable without a key.
+            ConfigError: if there is no URL or an invalid one, the protocol is unknown, or `key_env` has no key.
         """
         if self.url is None:
-            raise ConfigError(f"{self.name}: is behind no API; name its url")
+            raise ConfigError(f"{self.name}: is not behind an API; set its url")
         from popi.models.remote.api import ApiModel
         from popi.models.remote.upstream import TOTAL_S
 

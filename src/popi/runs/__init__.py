@@ -1,1 +1,1 @@
-"""Run directories, their files and the stores of resumable rows."""
+"""Run directories, their files, and stores of resumable rows."""

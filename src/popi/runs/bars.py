@@ -1,4 +1,4 @@
-"""Progress on long work: bars in a terminal, and a line now and then where there is none (a pipe, a log file)."""
+"""Progress of long tasks: bars in a terminal, occasional lines elsewhere (a pipe, a log file)."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -9,41 +9,41 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 EVERY = 30.0
-"""Seconds between two lines of one task."""
+"""Seconds between two lines about the same task."""
 
 
 class Bars(Progress):
-    """rich's `Progress`; where its console is no terminal, a line a task every half minute."""
+    """rich's `Progress`, which prints one line per task every half minute if the console is not a terminal."""
 
     def __init__(self, *columns: Any, **settings: Any) -> None:
         super().__init__(*columns, **settings)
-        self._told: dict[TaskID, float] = {}
+        self._printed_at: dict[TaskID, float] = {}
 
     def update(self, task_id: TaskID, **changes: Any) -> None:
         super().update(task_id, **changes)
-        self._tell(task_id)
+        self._print_line(task_id)
 
     def advance(self, task_id: TaskID, advance: float = 1) -> None:
         super().advance(task_id, advance)
-        self._tell(task_id)
+        self._print_line(task_id)
 
-    def _tell(self, task_id: TaskID) -> None:
+    def _print_line(self, task_id: TaskID) -> None:
         if self.disable or self.console.is_terminal or self.console.is_jupyter:
             return
         task, now = self._tasks[task_id], time.monotonic()
-        if now - self._told.setdefault(task_id, now) < EVERY:
+        if now - self._printed_at.setdefault(task_id, now) < EVERY:
             return
-        self._told[task_id] = now
-        of = "" if task.total is None else f"/{task.total:.0f}"
+        self._printed_at[task_id] = now
+        total = "" if task.total is None else f"/{task.total:.0f}"
         left = "" if task.time_remaining is None else f" · {task.time_remaining / 60:.0f} min left"
         notes = [str(note) for note in task.fields.values() if note]
-        self.console.print(" · ".join([f"{task.description.strip()} {task.completed:.0f}{of}{left}", *notes]))
+        self.console.print(" · ".join([f"{task.description.strip()} {task.completed:.0f}{total}{left}", *notes]))
 
 
 @contextmanager
 def passes(console: Console | None) -> Iterator[Callable[[str, int, int], None]]:
-    """Within it, a function to tell of passes over all users: what is done, how much of it, and of how much. Each has a
-    bar, gone when all are done; without a console none is shown.
+    """A function that reports passes over all users: its arguments are a description, the number done and the total.
+    Each pass has a bar that disappears at the end of the block; without a console, none is shown.
     """
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
     with Bars(
@@ -51,9 +51,9 @@ def passes(console: Console | None) -> Iterator[Callable[[str, int, int], None]]
     ) as bars:
         tasks: dict[str, TaskID] = {}
 
-        def report(what: str, done: int, of: int) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=of)
-            bars.update(tasks[what], completed=done, total=of)
+        def report(description: str, done: int, total: int) -> None:
+            if description not in tasks:
+                tasks[description] = bars.add_task(description, total=total)
+            bars.update(tasks[description], completed=done, total=total)
 
         yield report

@@ -1,7 +1,7 @@
-"""Versions of the files that runs leave on disk (docs/compatibility.md).
+"""Versions of the files that runs write to disk (docs/compatibility.md).
 
-A version is raised where an older popi would misread what a newer one writes. Every version up to the present one is
-read; a newer one is refused, which is better than to misread it.
+A version is raised when an older popi would misread newer files. popi reads all versions up to the current one and
+refuses newer ones instead of misreading them.
 """
 
 import json
@@ -11,23 +11,24 @@ from typing import Any
 from popi.errors import RunError
 
 RUN_DIRECTORY = 1
-"""Of a run directory, in its format.json; one without that file has version 1."""
+"""Version of run directories, in format.json; 1 without that file."""
 CHECKPOINT = 2
-"""Of a checkpoint, in its `complete`. 1: without checksums, whose `complete` is the step alone."""
+"""Version of checkpoints, in `complete`. In version 1, `complete` is just the step, without checksums."""
 ROWS = 1
-"""Of a file of resumable rows, in its first line; without it, 1."""
+"""Version of files of resumable rows, in the first line; 1 if missing."""
 FILE = "format.json"
 
 
-def refuse_newer(what: Path, version: Any, known: int) -> None:
-    """Raise RunError where `what` has a version that this popi does not know.
+def refuse_newer(path: Path, version: Any, known: int) -> None:
+    """Refuse a format version that this popi does not know.
 
     Raises:
-        RunError: it was made by a newer popi, or its version is no number.
+        RunError: if the file was made by a newer popi, or its version is not a number.
     """
     if not isinstance(version, int) or version > known:
         raise RunError(
-            f"{what}: has format {version!r}, and this popi reads up to {known}; it was made by a newer popi, upgrade"
+            f"{path}: has format {version!r}, but this popi only reads up to {known}; it was made by a newer popi, so "
+            "upgrade"
         )
 
 
@@ -35,7 +36,7 @@ def of_run(folder: Path) -> int:
     """The version of a run directory.
 
     Raises:
-        RunError: this popi does not know it.
+        RunError: if this popi does not know it.
     """
     file = folder / FILE
     try:

@@ -1,4 +1,4 @@
-"""What made a result: the code's commit and the versions that it ran with."""
+"""Where a result comes from: the code's commit and the package versions."""
 
 import hashlib
 import json
@@ -13,9 +13,9 @@ PACKAGES = ("torch", "transformers", "accelerate", "peft", "tokenizers", "numpy"
 
 
 def commit() -> str:
-    """The git commit of popi's own source (`…-dirty` with uncommitted changes), or `popi VERSION` where it has none.
+    """The git commit of popi's source (`…-dirty` with uncommitted changes), or `popi VERSION` without a repository.
 
-    A package installed inside somebody else's repository is not that repository's: git must track this very file.
+    Git must track this file: popi may be installed inside another project's repository.
     """
     here = Path(__file__).resolve()
 
@@ -34,12 +34,12 @@ def commit() -> str:
 
 
 def stamp_of(content: Any) -> str:
-    """A short hash of anything JSON."""
+    """A short hash of any JSON value."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def stamp_of_each(contents: Iterable[Any]) -> str:
-    """`stamp_of` a list, one item in memory at a time."""
+    """`stamp_of` of a list, with one item in memory at a time."""
     whole = hashlib.sha256(b"[")
     for n, content in enumerate(contents):
         whole.update((", " * bool(n) + json.dumps(content, sort_keys=True)).encode())
@@ -48,9 +48,9 @@ def stamp_of_each(contents: Iterable[Any]) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python, popi and the packages whose change can change a number."""
-    found = {"python": platform.python_version(), "popi": _version("popi")}
-    return found | {name: _version(name) for name in PACKAGES}
+    """Versions of Python, popi and the packages that can affect results."""
+    own = {"python": platform.python_version(), "popi": _version("popi")}
+    return own | {name: _version(name) for name in PACKAGES}
 
 
 def _version(name: str) -> str:

@@ -1,7 +1,7 @@
-"""Where a run's metrics go beside log.jsonl: tensorboard, Weights & Biases, trackio (`training.report_to`).
+"""Send a run's metrics to tensorboard, Weights & Biases or trackio, in addition to log.jsonl (`training.report_to`).
 
-Each phase is a run of its own there, in a group named after popi's run, so that its steps count from 1. A resumed phase
-goes on under its old id and reports the steps since its checkpoint again: the same values, which W&B drops.
+Each phase is a separate run there, in a group named after popi's run, so that its steps count from 1. A resumed phase
+keeps its id and reports the steps since its checkpoint again, with the same values, which W&B drops.
 """
 
 import importlib.util
@@ -18,7 +18,7 @@ from popi.errors import ConfigError
 
 
 class Reporter(Protocol):
-    """One phase of a run, at one service."""
+    """Reports one phase of a run to one service."""
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
         """Report a step's metrics."""
@@ -27,39 +27,39 @@ class Reporter(Protocol):
         """Report a step's sampled summaries, if the service has tables."""
 
     def close(self) -> None:
-        """Send what is left."""
+        """Send any remaining data."""
 
 
 def reporters_of(config: RunConfig) -> list[str]:
     """The services that a config reports to.
 
     Raises:
-        ConfigError: the package of one is not installed.
+        ConfigError: if a package is not installed.
     """
-    asked = config.training.report_to
-    if asked is None:
+    names = config.training.report_to
+    if names is None:
         return ["tensorboard"] if importlib.util.find_spec("tensorboard") else []
-    for name in asked:
+    for name in names:
         if importlib.util.find_spec(name) is None:
             raise ConfigError(
-                f"training.report_to names {name!r}, and the package {name} is not installed: pip install {name}, or "
-                "take it out of the list"
+                f"training.report_to includes {name!r}, but the package {name} is not installed; pip install {name}, "
+                "or remove it from the list"
             )
-    return list(dict.fromkeys(asked))
+    return list(dict.fromkeys(names))
 
 
 def open_reporters(config: RunConfig, folder: Path, phase: str, step: int) -> list[Reporter]:
     """The reporters of a phase whose next step is `step`.
 
     Raises:
-        ConfigError: a package is not installed, or a service can't be used (no login, say).
+        ConfigError: if a package is not installed, or a service can't be used, for instance without a login.
     """
     kinds: dict[str, Any] = {"tensorboard": _Tensorboard, "wandb": _Wandb, "trackio": _Trackio}
     opened: list[Reporter] = []
     for name in reporters_of(config):
         try:
             opened.append(kinds[name](config, folder, phase, step))
-        except Exception as error:  # each service raises its own, and W&B many
+        except Exception as error:  # each service has its own exceptions, and W&B has many
             raise ConfigError(
                 f"training.report_to: {name} can't be used ({type(error).__name__}: {error}); W&B works without a "
                 "login under WANDB_MODE=offline"
@@ -68,7 +68,7 @@ def open_reporters(config: RunConfig, folder: Path, phase: str, step: int) -> li
 
 
 def _run_id(folder: Path) -> str:
-    """An id of this run directory; another directory of the same name has another."""
+    """An id of this run directory, which differs from other directories of the same name."""
     file = folder / "report_id"
     if not file.is_file():
         file.write_text(secrets.token_hex(4), encoding="utf-8")
@@ -85,7 +85,7 @@ class _Tensorboard:
         self.writer: Any = None
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
-        if self.writer is None:  # not before: a run that is refused has nothing to log, and is left as it is
+        if self.writer is None:  # opened lazily, so that a refused run leaves the folder untouched
             from torch.utils.tensorboard import SummaryWriter
 
             # purge_step hides what a killed process logged past its last checkpoint
@@ -94,7 +94,7 @@ class _Tensorboard:
             self.writer.add_scalar(name, value, step)
 
     def table(self, step: int, rows: list[dict[str, Any]]) -> None:
-        pass  # it has none; they are in samples.jsonl
+        pass  # tensorboard has no tables; the rows are in samples.jsonl
 
     def close(self) -> None:
         if self.writer is not None:

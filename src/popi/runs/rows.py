@@ -1,7 +1,7 @@
-"""The one store of resumable rows: JSON lines, written as they come, so that a kill loses none.
+"""Stores of resumable rows: JSON lines, written immediately, so that an interruption loses none.
 
-`RowFile` is the file. `ResumableRows` holds its rows under the settings that made them, by their key. The run's
-reference log-probs and `popi infer`'s summaries stand on `RowFile` themselves: they have keys and sizes of their own.
+`RowFile` is the file. `ResumableRows` adds the settings that produced the rows, and access by key. A run's reference
+log-probs and `popi infer`'s summaries use `RowFile` directly, since their keys and sizes differ.
 """
 
 import json
@@ -17,12 +17,12 @@ Row = dict[str, Any]
 
 
 class RowFile:
-    """JSON lines that are appended to.
+    """An append-only file of JSON lines.
 
-    A kill may break off the last line: it is not read, and the next row replaces it.
+    If an interruption leaves an incomplete last line, it is ignored, and the next row replaces it.
 
     Attributes:
-        end: where the next row will start, in bytes; known once `read` is through.
+        end: byte offset of the next row; known once `read` is exhausted.
     """
 
     def __init__(self, path: Path) -> None:
@@ -30,10 +30,10 @@ class RowFile:
         self._file: IO[bytes] | None = None
 
     def read(self) -> Iterator[tuple[int, Row]]:
-        """Where each row starts, and the row; nothing if there is no file.
+        """Yield each row with its byte offset; nothing if there is no file.
 
         Raises:
-            ValueError: a line is no JSON object. What is appended then replaces it and all that follows.
+            ValueError: if a line is not a JSON object. Appending then overwrites this line and all that follow.
         """
         self.end = 0
         if not self.path.is_file():
@@ -52,7 +52,7 @@ class RowFile:
                 yield start, row
 
     def append(self, rows: Iterable[Row]) -> None:
-        """Append rows in one piece and hand them to the operating system."""
+        """Append rows in a single write and flush them to the operating system."""
         if self._file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("r+b" if self.path.exists() else "wb")
@@ -64,28 +64,28 @@ class RowFile:
         self.end += len(text)
 
     def close(self) -> None:
-        """Close the file; a row that is appended later opens it again."""
+        """Close the file; appending reopens it."""
         if self._file is not None:
             self._file.close()
             self._file = None
 
 
 class ResumableRows:
-    """A file whose first line holds settings, and each further line one row, told apart by some of its fields.
+    """A file whose first line holds settings and whose other lines are rows, identified by some of their fields.
 
-    A row that is added is in the file at once. A kill loses none; of the line that it broke off nothing is read.
+    Added rows are in the file immediately, so an interruption loses none; an incomplete last line is ignored.
 
     Args:
         path: the file.
         settings: everything that rows depend on, as JSON.
-        key: the fields that tell rows apart.
-        resume: go on with the file, if it exists.
-        again: which of the rows there should be made again.
-        advice: what the user can do about a file that can't be gone on with.
+        key: the fields that identify a row.
+        resume: resume the file if it exists.
+        again: which of the existing rows to recompute.
+        advice: what the user can do if the file can't be resumed.
 
     Raises:
-        RunError: the file exists and is not to be resumed, is damaged, or was made under other settings (the message
-            says which).
+        RunError: if the file exists and `resume` is not set, is damaged, or has other settings (which the message
+            lists).
     """
 
     def __init__(
@@ -101,11 +101,11 @@ class ResumableRows:
         self.path, self.settings, self.key, self.advice = path, dict(settings), tuple(key), advice
         self.rows: dict[tuple[Any, ...], Row] = {}
         self._file = RowFile(path)
-        self._begun = False  # whether the file holds these settings and rows
+        self._started = False  # whether the file holds these settings and rows
         if not path.exists():
             return
         if not resume:
-            raise RunError(f"{path}: exists and is left as it is; go on with it (--resume), or {advice}")
+            raise RunError(f"{path}: already exists; resume it with --resume, or {advice}")
         for row in self._read():
             if not again(row):
                 self.rows[self._key(row)] = row
@@ -119,39 +119,39 @@ class ResumableRows:
             settings, version = dict(first["settings"]), first.get("format", 1)
             keys = [self._key(row) for row in rows]
             if len(set(keys)) < len(keys):
-                raise ValueError("a row stands there twice")
+                raise ValueError("duplicate row")
         except (ValueError, KeyError, TypeError) as error:
             raise RunError(f"{self.path}: damaged ({error!r}); move it away, or {self.advice}") from None
         formats.refuse_newer(self.path, version, formats.ROWS)
         if changed := differences(settings, self.settings):
             raise RunError(
-                f"{self.path} was made under other settings:\n  " + "\n  ".join(changed) + "\n"
-                f"go on with those, or {self.advice}"
+                f"{self.path} was made with other settings:\n  " + "\n  ".join(changed) + "\n"
+                f"use those settings again, or {self.advice}"
             )
         return rows
 
     def add(self, *rows: Row) -> None:
-        """Keep rows, in the file at once."""
+        """Add rows, writing them to the file immediately."""
         self.extend(rows)
 
     def extend(self, rows: Iterable[Row]) -> None:
-        """Keep rows that came together: written in one piece, so that a kill hardly ever parts them."""
-        if not self._begun:
+        """Add rows that belong together in a single write, so that an interruption rarely separates them."""
+        if not self._started:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             first = {"settings": self.settings, "format": formats.ROWS}
-            write_jsonl(self.path, [first, *self.rows.values()])  # without those to make again
-            self._file.end, self._begun = self.path.stat().st_size, True
+            write_jsonl(self.path, [first, *self.rows.values()])  # without the rows to recompute
+            self._file.end, self._started = self.path.stat().st_size, True
         added = list(rows)
         self.rows |= {self._key(row): row for row in added}
         self._file.append(added)
 
     def close(self) -> None:
-        """Close the file; a row that is added later opens it again."""
+        """Close the file; adding rows reopens it."""
         self._file.close()
 
 
 def settings_of(path: Path) -> dict[str, Any] | None:
-    """The settings that rows were kept under; None where there is no such file, or a kill broke off its first line."""
+    """The settings in a file of rows; None if there is no such file, or its first line is incomplete."""
     try:
         with path.open(encoding="utf-8") as lines:
             return dict(json.loads(lines.readline())["settings"])

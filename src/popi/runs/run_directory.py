@@ -1,21 +1,21 @@
-"""The run directory: what a run leaves on disk, and how a killed run finds where it was.
+"""The run directory: the files of a run on disk, and how an interrupted run resumes.
 
     {root}/{name}/config.json        the resolved config
                  format.json         the version of all this (`popi.runs.formats`)
-                 data.json           of a benchmark: its loader's version, what became of its rows, a hash of the users
-                 log.jsonl           metrics, one line a step: {"phase", "step", ...}; of evaluations while a phase
-                                     trains one more, its metrics begin with eval_
-                 tensorboard/, wandb/     the same, for those (`training.report_to`)
-                 references.jsonl    reference log-probs, once a target ({root}/.references: those of all runs)
-    {root}/.users/   users of files, as they were read and checked, for all runs; can be deleted at any time
-                 phases/{phase}/     checkpoints/ (while it runs, or as many as training.save_total_limit),
+                 data.json           benchmarks only: the loader's version, an account of its rows, a hash of the users
+                 log.jsonl           metrics, one line per step: {"phase", "step", ...}; evaluations during a phase
+                                     add a line whose metrics start with eval_
+                 tensorboard/, wandb/     the same metrics for those services (`training.report_to`)
+                 references.jsonl    reference log-probs, one line per target ({root}/.references: those of all runs)
+    {root}/.users/   users of files, parsed and checked, shared by all runs; can be deleted at any time
+                 phases/{phase}/     checkpoints/ (during the phase, or as many as training.save_total_limit),
                                      inference_model/ or generator/ or both, samples.jsonl
                                      (sampled summaries with their rewards), reliability.json (of the rewards
                                      before the first step), done.json
                  methods.json        {method: {"inference_model": path, "generator": path}}
 
-Every file that a later step trusts is written aside and renamed into place, and `done.json` and a checkpoint's
-`complete` are written last: a kill at any moment leaves either the old state or the new.
+Every file that a later step relies on is written to a temporary name and renamed into place, and `done.json` and a
+checkpoint's `complete` are written last, so an interruption at any moment leaves either the old state or the new one.
 """
 
 import hashlib
@@ -37,9 +37,9 @@ from popi.runs.reporters import Reporter, open_reporters
 
 COMPLETE = "complete"
 SPARE = 2
-"""Checkpoints of a phase that stay while it trains: the newest, and one to fall back on should that be damaged."""
+"""Checkpoints to keep during a phase: the newest, and one as a fallback in case that is damaged."""
 USERS = ".users"
-"""Folder beside run directories: the users of files as they were read (`popi.data.store`)."""
+"""Folder next to run directories with the parsed users of files (`popi.data.store`)."""
 METHOD_ORDER = (
     "simultaneous",
     "alternating",
@@ -50,18 +50,18 @@ METHOD_ORDER = (
     "user_embedding_from_signals",
     "user_embedding",
 )
-"""Which method a run stands for when none is named: the first of these that it trained."""
+"""A run's default method is the first of these that it trained."""
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
+    """Write a file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".tmp")
-    with aside.open("w", encoding="utf-8") as file:
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(aside, path)
+    os.replace(temporary, path)
 
 
 def sha256(path: Path) -> str:
@@ -71,12 +71,12 @@ def sha256(path: Path) -> str:
 
 
 def damaged(checkpoint: Path) -> str | None:
-    """What is wrong with a complete checkpoint; None if its files are those that were sealed.
+    """What is wrong with a complete checkpoint; None if its files match their checksums.
 
-    One that an earlier version sealed has no checksums, and is taken as it is.
+    Checkpoints from earlier versions have no checksums and are accepted unchecked.
 
     Raises:
-        RunError: a newer popi sealed it.
+        RunError: if a newer version of popi wrote it.
     """
     try:
         sealed = json.loads((checkpoint / COMPLETE).read_text(encoding="utf-8"))
@@ -90,12 +90,12 @@ def damaged(checkpoint: Path) -> str | None:
         if not file.is_file():
             return f"{name} is missing"
         if sha256(file) != digest:
-            return f"{name} is not as it was written (its SHA-256 differs)"
+            return f"{name} has changed since it was written (its SHA-256 differs)"
     return None
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSON-lines file; a last line that a kill cut short is left out. No file: no rows."""
+    """The rows of a JSON-lines file, without an incomplete last line; empty if there is no file."""
     if not path.is_file():
         return []
     rows = []
@@ -108,12 +108,12 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Write a JSON-lines file whole or not at all."""
+    """Write a JSON-lines file atomically."""
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def append_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Append rows and hand them to the operating system (a kill of this process loses none)."""
+    """Append rows and flush them to the operating system, so that killing this process loses none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
@@ -137,24 +137,26 @@ def differences(saved: dict[str, Any], given: dict[str, Any]) -> list[str]:
 
 
 def config_differences(saved: RunConfig, given: RunConfig) -> list[str]:
-    """The settings in which two configs differ, as `section.key: saved -> given`; where the run lies is left out."""
+    """The settings in which two configs differ, as `section.key: saved -> given`, except for the run's location."""
     place = {"root", "name"}
     return differences(saved.model_dump(mode="json", exclude=place), given.model_dump(mode="json", exclude=place))
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Within it no other process works in this folder; a kill frees it.
+    """Lock a folder against other processes; the lock is released even if this process is killed.
 
     Raises:
-        RunError: another one does.
+        RunError: if another process holds the lock.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.with_name(f".{folder.name}.lock"), blocking=False)
     try:
         lock.acquire()
     except Timeout:
-        raise RunError(f"{folder}: another process is at work there; wait for its end, or name another run") from None
+        raise RunError(
+            f"{folder}: in use by another process; wait until it has finished, or use another run name"
+        ) from None
     except OSError as error:
         raise RunError(f"{folder.parent}: can't be written to ({error.strerror or error})") from None
     try:
@@ -164,26 +166,26 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def refuse_other_loader(path: Path, facts: dict[str, Any] | None) -> None:
-    """Raise RunError where a run in `path` was trained on users of another version of the benchmark's loader.
+    """Raise RunError if the run in `path` was trained on users from another version of the benchmark's loader.
 
-    Its splits may differ: what is held out now may have been trained on then.
+    Its splits may differ, so users held out now may have been trained on then.
     """
-    kept = _read_data(path)
-    if facts is not None and kept is not None and kept.get("loader") != facts["loader"]:
+    saved = _read_data(path)
+    if facts is not None and saved is not None and saved.get("loader") != facts["loader"]:
         raise RunError(
-            f"{path}: trained on the users of loader {kept.get('loader')}, and this popi has {facts['loader']}, whose "
+            f"{path}: trained on the users of loader {saved.get('loader')}, but this popi has {facts['loader']}, whose "
             "splits may differ; train again, or use the popi version that made the run"
         )
 
 
 def _read_data(path: Path) -> dict[str, Any] | None:
     try:
-        kept = json.loads((path / "data.json").read_text(encoding="utf-8"))
+        saved = json.loads((path / "data.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except ValueError as error:
         raise RunError(f"{path / 'data.json'}: damaged ({error}); train this run again") from None
-    return kept if isinstance(kept, dict) else {}
+    return saved if isinstance(saved, dict) else {}
 
 
 class PhaseDirectory:
@@ -192,7 +194,7 @@ class PhaseDirectory:
     def __init__(self, path: Path) -> None:
         self.path, self.name = path, path.name
         self._sound: set[int] = set()
-        """Steps whose checkpoints were found as they were sealed: files of gigabytes are read for that once."""
+        """Steps whose checkpoints have been verified, since reading gigabytes of files should happen only once."""
 
     @property
     def checkpoints(self) -> Path:
@@ -208,14 +210,14 @@ class PhaseDirectory:
 
     @property
     def done(self) -> bool:
-        """Whether the phase ended and its models stand."""
+        """Whether the phase has ended and its models are saved."""
         return (self.path / "done.json").is_file()
 
     def checkpoint(self, say: Callable[[str], None] = lambda line: None) -> tuple[Path, int] | None:
-        """The newest complete checkpoint whose files are those that were sealed, and its step.
+        """The newest complete checkpoint whose files match their checksums, and its step.
 
-        What a kill left half-written is removed. A complete checkpoint that has changed since (a failing disk, a copy
-        cut short) is set aside as `damaged-STEP`, `say` reports it, and the one before it counts.
+        Incomplete checkpoints are removed. A complete one that has changed since (a failing disk, an incomplete copy)
+        is renamed to `damaged-STEP` and reported through `say`, and the previous one is used.
         """
         steps = []
         for folder in self.checkpoints.glob("checkpoint-*"):
@@ -229,25 +231,25 @@ class PhaseDirectory:
             if changed is None:
                 self._sound.add(step)
                 return folder, step
-            aside = self.checkpoints / f"damaged-{step}"
-            shutil.rmtree(aside, ignore_errors=True)
-            folder.rename(aside)
-            say(f"{folder}: {changed}; set aside as {aside.name}, and the checkpoint before it is used")
+            renamed = self.checkpoints / f"damaged-{step}"
+            shutil.rmtree(renamed, ignore_errors=True)
+            folder.rename(renamed)
+            say(f"{folder}: {changed}; renamed to {renamed.name}, and the previous checkpoint is used")
         return None
 
     def seal(self, step: int, best: int | None = None, limit: int | None = None) -> None:
-        """Declare a checkpoint complete, with the SHA-256 of each of its files, then remove the older ones but `best`
+        """Mark a checkpoint as complete, with the SHA-256 of each of its files, then remove all others except `best`
         and the newest `limit` (`SPARE` if None)."""
         files = sorted(file for file in self.at(step).iterdir() if file.name != COMPLETE)
         facts = {"step": step, "format": formats.CHECKPOINT, "sha256": {f.name: sha256(f) for f in files}}
         write_text(self.at(step) / COMPLETE, json.dumps(facts))
         for old in self.steps()[: -(limit or SPARE)]:
             if old != best:
-                (self.at(old) / COMPLETE).unlink(missing_ok=True)  # first: a half-removed one must not look complete
+                (self.at(old) / COMPLETE).unlink(missing_ok=True)  # first, so that a half-removed one isn't complete
                 shutil.rmtree(self.at(old))
 
     def steps(self) -> list[int]:
-        """The steps that there are checkpoints of, the newest last."""
+        """The steps with checkpoints, newest last."""
         return sorted(int(folder.name.rpartition("-")[2]) for folder in self.checkpoints.glob("checkpoint-*"))
 
     def at(self, step: int) -> Path:
@@ -255,25 +257,25 @@ class PhaseDirectory:
         return self.checkpoints / f"checkpoint-{step}"
 
     def save(self, component: str, write: Callable[[Path], None]) -> Path:
-        """Save a trained component (`inference_model` or `generator`) whole or not at all. Returns its folder."""
-        final, aside = self.path / component, self.path / f"{component}.tmp"
-        for folder in (aside, final):
+        """Save a trained component (`inference_model` or `generator`) atomically. Returns its folder."""
+        final, temporary = self.path / component, self.path / f"{component}.tmp"
+        for folder in (temporary, final):
             if folder.exists():
                 shutil.rmtree(folder)
-        aside.mkdir(parents=True)
-        write(aside)
-        os.replace(aside, final)
+        temporary.mkdir(parents=True)
+        write(temporary)
+        os.replace(temporary, final)
         return final
 
     def finish(self, facts: dict[str, Any], keep: bool = False) -> None:
-        """Mark the phase as done and drop its checkpoints, unless they are to stay."""
+        """Mark the phase as done and delete its checkpoints, unless `keep` is set."""
         write_text(self.path / "done.json", json.dumps(facts, indent=2) + "\n")
         if not keep:
             shutil.rmtree(self.checkpoints, ignore_errors=True)
 
 
 class RunDirectory:
-    """One run on disk. `create`, `resume` or `open` it."""
+    """A run on disk; use `create`, `resume` or `open`."""
 
     def __init__(self, path: Path, config: RunConfig) -> None:
         self.path, self.config = path, config
@@ -284,28 +286,28 @@ class RunDirectory:
         """Start a run.
 
         Raises:
-            RunError: something stands there already; nothing is overwritten.
+            RunError: if the directory exists and is not empty; nothing is overwritten.
         """
         path = config.directory
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise RunError(
-                f"{path} exists already and nothing of it is overwritten; "
-                f"continue it with --resume, or name another run with name={config.name}-2"
+                f"{path} already exists and is not overwritten; resume it with --resume, or choose another name with "
+                f"name={config.name}-2"
             )
         write_text(path / formats.FILE, json.dumps({"format": formats.RUN_DIRECTORY}) + "\n")
-        write_text(path / "config.json", config.model_dump_json(indent=2) + "\n")  # last: with it there is a run
+        write_text(path / "config.json", config.model_dump_json(indent=2) + "\n")  # last, since it makes this a run
         return cls(path, config)
 
     @classmethod
     def resume(cls, config: RunConfig) -> "RunDirectory":
-        """Open a run to go on with it, or start it if it never began.
+        """Open a run to resume it, or start it if it never began.
 
         Raises:
-            RunError: the run belongs to another config (the message names the settings), or isn't a run.
+            RunError: if the run has another config (the message lists the settings), or isn't a run.
         """
         path = config.directory
         if path.exists() and not path.is_dir():
-            raise RunError(f"{path} is a file, not a run directory; name another run with name=…")
+            raise RunError(f"{path} is a file, not a run directory; choose another name with name=…")
         leftovers = {"config.json.tmp", formats.FILE, f"{formats.FILE}.tmp"}  # killed before its config was in place
         if not path.exists() or {entry.name for entry in path.iterdir()} <= leftovers:
             shutil.rmtree(path, ignore_errors=True)
@@ -324,7 +326,7 @@ class RunDirectory:
         """Open a run to read from it.
 
         Raises:
-            RunError: there is no run at `path`, its config can't be read, or it was made by a newer popi.
+            RunError: if there is no run at `path`, its config can't be read, or it was made by a newer popi.
         """
         path = Path(path)
         formats.of_run(path)
@@ -335,12 +337,12 @@ class RunDirectory:
             reason = getattr(error, "strerror", None) or error
             raise RunError(f"{path} is not a run directory: {file} can't be read ({reason})") from None
         if not isinstance(tree, dict):
-            raise RunError(f"{path} is not a run directory: {file} holds {type(tree).__name__}, not settings")
+            raise RunError(f"{path} is not a run directory: {file} contains {type(tree).__name__}, not settings")
         return cls(path, resolve(tree, source=str(file)))
 
     @property
     def began(self) -> bool:
-        """Whether there is training to lose: a logged step, a checkpoint or a phase that is done."""
+        """Whether there is any training to lose: a logged step, a checkpoint or a finished phase."""
         return self.log_file.exists() or any(self.path.glob("phases/*/checkpoints/*")) or bool(self.methods())
 
     def phase(self, name: str) -> PhaseDirectory:
@@ -349,20 +351,21 @@ class RunDirectory:
     # models
 
     def methods(self) -> dict[str, dict[str, str]]:
-        """What each trained method consists of: paths below the run directory, or the base's name.
+        """The components of each trained method: paths below the run directory, or the base's name.
 
         Raises:
-            RunError: methods.json is damaged.
+            RunError: if methods.json is damaged.
         """
         file = self.path / "methods.json"
         try:
             methods = json.loads(file.read_text(encoding="utf-8"))
-            return {m: {part: str(of[part]) for part in ("inference_model", "generator")} for m, of in methods.items()}
+            components = ("inference_model", "generator")
+            return {method: {part: str(paths[part]) for part in components} for method, paths in methods.items()}
         except FileNotFoundError:
             return {}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise RunError(
-                f"{file}: damaged ({error!r}); delete it, then write it again with: "
+                f"{file}: damaged ({error!r}); delete it, then recreate it with: "
                 f"popi train {self.path / 'config.json'} --resume"
             ) from None
 
@@ -371,20 +374,20 @@ class RunDirectory:
         write_text(self.path / "methods.json", json.dumps(methods, indent=2) + "\n")
 
     def resolve(self, model: str) -> str:
-        """A loadable path or name for an entry of methods.json."""
+        """A loadable path or name for an entry in methods.json."""
         inside = self.path / model
         return str(inside) if model.startswith("phases/") else model
 
     def models(self, method: str | None = None) -> tuple[str, str]:
-        """Paths of (inference model, generator) of a method; None: the fullest one that was trained.
+        """Paths of (inference model, generator) of a method; None: the first trained method in `METHOD_ORDER`.
 
         Raises:
-            RunError: the method wasn't trained in this run (the message lists those that were).
+            RunError: if the method wasn't trained in this run (the message lists those that were).
         """
         methods = self.methods()
         if not methods:
             command = f"popi train {self.path / 'config.json'} --resume"
-            raise RunError(f"{self.path}: no method is trained to its end yet; finish the run with: {command}")
+            raise RunError(f"{self.path}: no method has finished training yet; finish the run with: {command}")
         if method is None:
             method = next(name for name in (*METHOD_ORDER, *methods) if name in methods)
         if method not in methods:
@@ -393,21 +396,21 @@ class RunDirectory:
         return self.resolve(entry["inference_model"]), self.resolve(entry["generator"])
 
     def keep_data(self, facts: dict[str, Any] | None) -> None:
-        """Write which benchmark users the run trains on; where that is written already, it must be the same.
+        """Record which benchmark users the run trains on, or check that they match those already recorded.
 
         Raises:
-            RunError: the users are not those that the run began with (another loader, or other data).
+            RunError: if the users are not those that the run began with (another loader, or other data).
         """
         if facts is None:
             return
         refuse_other_loader(self.path, facts)
-        kept = _read_data(self.path)
-        if kept is None:
+        saved = _read_data(self.path)
+        if saved is None:
             write_text(self.path / "data.json", json.dumps(facts, indent=2) + "\n")
-        elif kept.get("stamp") != facts["stamp"]:
+        elif saved.get("stamp") != facts["stamp"]:
             raise RunError(
-                f"{self.path}: the data changed since this run began ({kept.get('windows')} windows then, "
-                f"{facts['windows']} now, with other content); put the old data back, or start a run of another name"
+                f"{self.path}: the data changed since this run began ({saved.get('windows')} windows then, "
+                f"{facts['windows']} now, with other content); restore the old data, or start a run with another name"
             )
 
     # metrics
@@ -417,7 +420,7 @@ class RunDirectory:
         return self.path / "log.jsonl"
 
     def log(self, row: dict[str, Any]) -> None:
-        """One step's metrics, `phase` and `step` among them, to log.jsonl and what the run reports to."""
+        """Write a step's metrics, including `phase` and `step`, to log.jsonl and the run's reporters."""
         clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
         append_jsonl(self.log_file, [clean])
         numbers = {k: v for k, v in clean.items() if k not in ("phase", "step") and isinstance(v, int | float)}
@@ -425,15 +428,16 @@ class RunDirectory:
             reporter.log(row["step"], numbers)
 
     def show(self, phase: str, step: int, rows: list[dict[str, Any]]) -> None:
-        """A step's sampled summaries, one row each, to what the run reports to."""
+        """Send a step's sampled summaries, one row each, to the run's reporters."""
         for reporter in self.reporters(phase, step):
             reporter.table(step, rows)
 
     def reporters(self, phase: str, step: int) -> list[Reporter]:
-        """What a phase reports to, opened for it where `step` is its next; those of the phase before are closed.
+        """A phase's reporters. The first call opens them, with `step` as the phase's next step, and closes those of the
+        previous phase.
 
         Raises:
-            ConfigError: one can't be used.
+            ConfigError: if one can't be used.
         """
         if phase not in self._reporters:
             self.close()
@@ -441,8 +445,9 @@ class RunDirectory:
         return self._reporters[phase]
 
     def close(self) -> None:
-        for reporter in (one for opened in self._reporters.values() for one in opened):
-            reporter.close()
+        for reporters in self._reporters.values():
+            for reporter in reporters:
+                reporter.close()
         self._reporters.clear()
 
     def rewind(self, phase: str, step: int) -> None:

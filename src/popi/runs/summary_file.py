@@ -1,4 +1,4 @@
-"""A file of summaries that is written as they come: what was computed or paid for is kept if the command is killed."""
+"""A file of summaries, each written immediately, so that nothing computed or paid for is lost in an interruption."""
 
 import json
 import os
@@ -17,13 +17,13 @@ from popi.signals.types import User
 from popi.summary import Summary
 
 WINDOW = 1024
-"""Users in memory at a time; as many as a local model encodes at a time."""
-NOWHERE = 2**64 - 1
-"""Where the line of a user without a summary starts."""
+"""Maximum users in memory at a time, the number that a local model encodes at a time."""
+NO_LINE = 2**64 - 1
+"""Line offset of a user without a summary."""
 
 
 def summary_row(user_id: str, summary: Summary) -> dict[str, Any]:
-    """A user's summary as one JSON object; `left_out` is there where something was."""
+    """A user's summary as a JSON object; `left_out` is only included if something was omitted."""
     left_out = {"left_out": list(summary.left_out)} if summary.left_out else {}
     return left_out | {
         "user_id": user_id,
@@ -36,11 +36,11 @@ def summary_row(user_id: str, summary: Summary) -> dict[str, Any]:
 
 
 class Rows(Sequence[dict[str, Any]]):
-    """The rows of a file, read when they are asked for.
+    """The rows of a file, read on access.
 
     Args:
         path: the file.
-        starts: where each row starts in it, in bytes.
+        starts: byte offset of each row.
     """
 
     def __init__(self, path: Path, starts: "array[int]") -> None:
@@ -58,19 +58,20 @@ class Rows(Sequence[dict[str, Any]]):
 
 
 class SummaryFile:
-    """JSON lines of summaries by one model: added to in any order, at the end put into the users' order. Held in memory
-    is where each line starts: 8 bytes per user.
+    """JSON lines of one model's summaries, added in any order and finally sorted into the users' order. Memory holds
+    the offset of each line: 8 bytes per user.
 
     Args:
-        path: the file; None writes none.
-        model: the model that writes them; a row names it, so that two models' rows are never mixed by a resume.
-        force: overwrite a file that exists. That happens with the first summary: a run without one leaves it.
-        resume: go on with the file, if it exists.
-        show: without a path, told each row in the users' order, as soon as those before it are there.
+        path: the file; None writes no file.
+        model: the model that writes the summaries, recorded in each row so that resuming never mixes two models' rows.
+        force: overwrite an existing file; this happens when the first summary is written.
+        resume: resume the file if it exists.
+        show: without a path, called with each row in the users' order, as soon as all previous ones are available.
 
     Raises:
-        DataError: the file exists and neither `force` nor `resume` is set; or it holds something else than
-            summaries by this model.
+        DataError: if the file exists and neither `force` nor `resume` is set, or it has anything other than summaries
+        by
+            this model.
     """
 
     def __init__(
@@ -84,8 +85,8 @@ class SummaryFile:
     ) -> None:
         self.path, self.model, self.show = path, model, show if path is None else None
         self._next, self._pending = 0, dict[int, dict[str, Any] | None]()
-        self._starts = array("Q")  # of each user's line, as far as it is known
-        self._before = self._added = False  # rows that were there, and rows of this run
+        self._starts = array("Q")  # known offsets of users' lines
+        self._before = self._added = False  # whether there are rows of an earlier run, and of this one
         if path is not None:
             self._file = RowFile(path)
             refuse_existing(path, force or resume)
@@ -97,34 +98,34 @@ class SummaryFile:
         """Indices of the users who have no summary yet.
 
         Raises:
-            DataError: a row is of a user who is not among them, or user ids repeat, so that rows can't be told apart.
+            DataError: if a row belongs to none of the users, or user ids repeat, so that rows are ambiguous.
         """
         self.expect(users)
         return list(self.waiting(users))
 
     def expect(self, users: Sequence[User]) -> None:
-        """Find whose the rows are that the file holds; raises as `missing`."""
+        """Match the file's rows to the users. Raises as `missing`."""
         if not self._before or self.path is None:
             return
         find = finder(users)
         if find is None:
-            raise DataError(f"{self.path}: can't be resumed: user ids repeat among the users, as windows of rows do")
+            raise DataError(f"{self.path}: can't be resumed: the users' ids repeat, as those of windows do")
         self._reach(len(users) - 1)
         for start, row in self._file.read():
             user_id = row["user_id"]
             if (index := find(user_id)) is None:
                 raise DataError(
-                    f"{self.path}: can't be resumed: holds user {user_id!r}, who is not among these users; "
-                    "name another file with --out"
+                    f"{self.path}: can't be resumed: it has user {user_id!r}, who is not among these users; choose "
+                    "another file with --out"
                 )
             self._starts[index] = start
 
     def waiting(self, users: Sequence[User]) -> Iterator[int]:
-        """Indices of the users who have no summary yet, once `expect` was asked."""
+        """Indices of the users who have no summary yet; call `expect` first."""
         return (index for index in range(len(users)) if not self._has(index))
 
     def add(self, index: int, user: User, summary: Summary) -> None:
-        """Keep the summary of `users[index]`; in the file at once."""
+        """Add the summary of `users[index]`, writing it to the file immediately."""
         row = summary_row(user.user_id, summary) | {"model": self.model}
         if self.path is None:
             self._reach(index)
@@ -136,43 +137,43 @@ class SummaryFile:
         try:
             self._file.append([row])
         except OSError as error:
-            self._starts[index] = NOWHERE
+            self._starts[index] = NO_LINE
             raise DataError(f"{self.path}: can't be written ({error.strerror or error})") from None
         self._added = True
 
     def skip(self, index: int) -> None:
-        """There will be no summary of `users[index]`."""
+        """Record that there will be no summary of `users[index]`."""
         self._show(index, None)
 
     def finish(self) -> Sequence[dict[str, Any]]:
-        """Put the rows into the users' order, in the file too, and return them as they stand in the file."""
+        """Sort the file into the users' order, and return its rows."""
         if self.path is None:
             return []
         if self._added:
             self._file.close()
             self._sort(self.path)
             self._added = False
-        starts = array("Q", (start for start in self._starts if start != NOWHERE))
+        starts = array("Q", (start for start in self._starts if start != NO_LINE))
         return Rows(self.path, starts) if starts else []
 
     @property
     def written(self) -> int:
-        """How many users have a summary."""
-        return sum(start != NOWHERE for start in self._starts)
+        """Number of users with a summary."""
+        return sum(start != NO_LINE for start in self._starts)
 
     def _has(self, index: int) -> bool:
-        return index < len(self._starts) and self._starts[index] != NOWHERE
+        return index < len(self._starts) and self._starts[index] != NO_LINE
 
     def _reach(self, index: int) -> None:
-        self._starts.extend([NOWHERE] * (index + 1 - len(self._starts)))
+        self._starts.extend([NO_LINE] * (index + 1 - len(self._starts)))
 
     def _show(self, index: int, row: dict[str, Any] | None) -> None:
         if not self.show:
             return
         self._pending[index] = row
         while self._next in self._pending:
-            if (shown := self._pending.pop(self._next)) is not None:
-                self.show(shown)
+            if (pending := self._pending.pop(self._next)) is not None:
+                self.show(pending)
             self._next += 1
 
     def _sort(self, path: Path) -> None:
@@ -181,7 +182,7 @@ class SummaryFile:
         try:
             with path.open("rb") as file, partial.open("wb") as ordered:
                 for index, start in enumerate(self._starts):
-                    if start == NOWHERE:
+                    if start == NO_LINE:
                         continue
                     file.seek(start)
                     line = file.readline()
@@ -195,7 +196,7 @@ class SummaryFile:
             partial.unlink(missing_ok=True)
 
     def _read(self) -> None:
-        """See that the file holds summaries by this model; what stands behind is a line that a kill broke off."""
+        """Check that the file has only summaries by this model, apart from an incomplete last line."""
         number = 0
         try:
             for number, (_, row) in enumerate(self._file.read(), start=1):
@@ -204,12 +205,12 @@ class SummaryFile:
                 if row["model"] != self.model:
                     raise DataError(
                         f"{self.path}: line {number} was written by {row['model']!r}, not by {self.model!r}; "
-                        "name another file with --out"
+                        "choose another file with --out"
                     )
         except ValueError as error:
             line = number if not str(error) else number + 1
             raise DataError(
-                f"{self.path}: line {line} is no summary that says by which model; name another file with --out"
+                f"{self.path}: line {line} is not a summary with its model's name; choose another file with --out"
             ) from None
         except OSError as error:
             raise DataError(f"{self.path}: can't be read ({error.strerror or error})") from None
@@ -219,35 +220,35 @@ def write_summaries(
     model: InferenceModel,
     users: Sequence[User],
     file: SummaryFile,
-    progress: Callable[[int, int], None] = lambda _done, _of: None,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> tuple[int, dict[str, list[str]]]:
-    """Have the model summarise the users that the file lacks, `WINDOW` of them in memory at a time.
+    """Summarise the users that are missing in the file, with `WINDOW` of them in memory at a time.
 
     Args:
-        model: what is asked. Once it is an API of which all of a window failed, the users behind get its last error
-            without being sent.
-        users: all users, those that the file has among them.
-        file: gets each summary as it comes, and all in order at the end, however that came.
-        progress: told how many of how many users are done.
+        model: the model. If it is an API and a whole window failed, all later users get its last error without being
+            sent.
+        users: all users, including those already in the file.
+        file: receives each summary immediately, and is sorted at the end in any case.
+        progress: called with the number of users done and their total.
 
     Returns:
-        How many users have a summary; and for each reason of failure the ids of the users who have none for it.
+        The number of users with a summary; and for each reason of failure, the ids of the users without one.
     """
     file.expect(users)
-    of = sum(1 for _ in file.waiting(users))
+    total = sum(1 for _ in file.waiting(users))
     waiting, done = file.waiting(users), 0
     reasons: dict[str, list[str]] = {}
     down: PopiError | None = None
 
-    def tell() -> None:
+    def advance() -> None:
         nonlocal done
         done += 1
-        progress(done, of)
+        progress(done, total)
 
     try:
         while window := list(islice(waiting, WINDOW)):
             people = [users[index] for index in window]
-            failed = _ask(down or model, window, people, file, tell)
+            failed = _summarize(down or model, window, people, file, advance)
             for position in sorted(failed):
                 reasons.setdefault(str(failed[position]), []).append(people[position].user_id)
             last = failed.get(len(people) - 1)
@@ -258,29 +259,29 @@ def write_summaries(
     return file.written, reasons
 
 
-def _ask(
+def _summarize(
     model: InferenceModel | PopiError,
     window: Sequence[int],
     people: Sequence[User],
     file: SummaryFile,
-    tell: Callable[[], None],
+    advance: Callable[[], None],
 ) -> dict[int, PopiError]:
-    """Summaries of the users at `window` into the file; an error in place of a model goes to each. Returns those that
-    failed, by their place in the window.
+    """Write summaries of the users at `window` to the file; if `model` is an error, every user gets it. Returns the
+    errors by position in the window.
     """
     failed: dict[int, PopiError] = {}
 
-    def keep(position: int, result: Summary | PopiError) -> None:
+    def finish(position: int, result: Summary | PopiError) -> None:
         if isinstance(result, PopiError):
             failed[position] = result
             file.skip(window[position])
         else:
             file.add(window[position], people[position], result)
-        tell()
+        advance()
 
     if isinstance(model, PopiError):
         for position in range(len(people)):
-            keep(position, model)
+            finish(position, model)
     else:
-        model.summarize_each([user.signals for user in people], on_result=keep)
+        model.summarize_each([user.signals for user in people], on_result=finish)
     return failed

@@ -1,1 +1,1 @@
-"""Experiments upon the rest: evidence, streaming, abstention, side effects. Nothing imports them."""
+"""Experiments with the rest of popi: evidence, streaming, abstention, side effects. Nothing imports them."""

@@ -1,11 +1,12 @@
-"""What the studies of a run share: evidence, abstention, side effects.
+"""Shared code of the studies of a run: evidence, abstention, streaming, side effects.
 
-A study asks what becomes of a method's figures when what it sees of the users is changed: fewer signals, none, others.
-Each change is a list of users to score (`Study.rows`), and so a method's own code says what stands in its prompts.
-Rows are kept in `evaluation/studies/`, a file a method and list of users, named by a stamp of everything that they
-depend on: a study that was cut short goes on with the files that are missing.
+A study measures how a method's figures change when it sees something else of the users: fewer signals, none, or others.
+Each change is a list of users to score (`Study.rows`), so prompts are still built by the method's own code. Rows are
+stored in `evaluation/studies/`, one file per method and list of users, named by a hash of everything they depend on, so
+that an interrupted study resumes with the missing files.
 
-A result has one form: `{"title", "columns", "labels", "percent", "rows", "notes", …}`, rows being flat dictionaries.
+All results have the form `{"title", "columns", "labels", "percent", "rows", "notes", …}`, where rows are flat
+dictionaries.
 """
 
 import json
@@ -37,37 +38,37 @@ from popi.summary import Summary
 
 Row = dict[str, Any]
 Report = Callable[[str], None]
-"""Told what is being scored."""
+"""Called with a description of what is being scored."""
 
 
 @dataclass
 class _Writer:
-    """The inference model that was used last, with the summaries that it wrote."""
+    """The inference model used last, and the summaries that it wrote."""
 
     path: str
     model: InferenceModel
     written: dict[str, Summary] = field(default_factory=dict)
 
-    def write(self, asked: Sequence[tuple[Sequence[Signal], Prompt | None]]) -> list[Summary]:
-        keys = [_content_of(signals, prompt) for signals, prompt in asked]
-        todo = {key: one for key, one in zip(keys, asked, strict=True) if key not in self.written}
+    def write(self, requests: Sequence[tuple[Sequence[Signal], Prompt | None]]) -> list[Summary]:
+        keys = [_content_of(signals, prompt) for signals, prompt in requests]
+        todo = {key: request for key, request in zip(keys, requests, strict=True) if key not in self.written}
         prompts = [prompt for _, prompt in todo.values() if prompt is not None] or None
-        found = self.model.summarize_many([signals for signals, _ in todo.values()], prompts=prompts)
-        self.written |= zip(todo, found, strict=True)
+        summaries = self.model.summarize_many([signals for signals, _ in todo.values()], prompts=prompts)
+        self.written |= zip(todo, summaries, strict=True)
         return [self.written[key] for key in keys]
 
 
 @dataclass
 class Study:
-    """The users, models and kept rows of one study.
+    """The users, models and stored rows of one study.
 
     Attributes:
-        config: the run's.
-        people: its held-out users.
-        models: loads its models.
-        folder: of the evaluation; results lie in it, kept rows in its `studies/`.
+        config: the run's config.
+        people: the run's held-out users.
+        models: loads the run's models.
+        folder: the evaluation's folder, which holds results, and stored rows in its `studies/`.
         names: the methods studied.
-        report: told what is being scored.
+        report: called with a description of what is being scored.
     """
 
     config: RunConfig
@@ -75,7 +76,7 @@ class Study:
     models: Models
     folder: Path
     names: list[str]
-    report: Report = lambda what: None
+    report: Report = lambda description: None
     _writer: "_Writer | None" = None
 
     @classmethod
@@ -89,73 +90,73 @@ class Study:
         users: str | Path | None = None,
         models: Models | None = None,
         summaries_only: bool = False,
-        report: Report = lambda what: None,
+        report: Report = lambda description: None,
     ) -> "Study":
         """Open a run for a study.
 
         Args:
             run: the run directory.
-            methods: names of methods; None: all of the run's that read signals.
-            test_users: most held-out users, the first ones; None: all.
-            generator, users, models: as `popi.evaluation.runner.evaluate` takes them.
+            methods: names of methods; None: all of the run's methods that read signals.
+            test_users: maximum held-out users (the first ones); None: all.
+            generator, users, models: as in `popi.evaluation.runner.evaluate`.
             summaries_only: only methods whose contexts are an inference model's summaries.
-            report: told what is being scored.
+            report: called with a description of what is being scored.
 
         Raises:
-            ConfigError: a method is none, or does not read signals.
-            RunError: a method was not trained; or the run was trained on users of another version of the loader.
-            DataError, ModelError: users or models can't be loaded.
+            ConfigError: if a method is unknown, or does not read signals.
+            RunError: if a method was not trained, or the run was trained on users from another version of the loader.
+            DataError, ModelError: if users or models can't be loaded.
         """
         people, facts = held_out(run.config, users, cache=run.path.parent / USERS)
         refuse_other_loader(run.path, facts)
         models = models or Models(run.config, trained_models(run), generator)
         chosen, _ = choose_methods(models, people, transfer=generator is not None)
-        able = [name for name in chosen if reads_signals(name) and (METHODS[name].writer or not summaries_only)]
+        eligible = [name for name in chosen if reads_signals(name) and (METHODS[name].writer or not summaries_only)]
         for name in methods or []:
-            if name not in able:
+            if name not in eligible:
                 error = RunError if name in METHODS and reads_signals(name) and not summaries_only else ConfigError
-                raise error(f"--method {name}: not one that can be studied here; those are: {', '.join(able)}")
-        people = people[:test_users]
-        return cls(run.config, people, models, destination(run, generator, users), list(methods or able), report=report)
+                raise error(f"--method {name}: can't be studied here; choose from {', '.join(eligible)}")
+        people, folder = people[:test_users], destination(run, generator, users)
+        return cls(run.config, people, models, folder, list(methods or eligible), report=report)
 
     @property
     def is_nano(self) -> bool:
         """Whether the users are the nano world's."""
         return all(person.preferences is not None for person in self.people)
 
-    def rows(self, name: str, people: Sequence[Person], what: str) -> list[Row]:
-        """The rows of `score_rows` for users under a method, in the order of users and targets.
+    def rows(self, name: str, people: Sequence[Person], label: str) -> list[Row]:
+        """The rows of `score_rows` for users with a method, in the order of users and targets.
 
-        A row has `abstained`, too: the method writes summaries, and this one names no preference.
+        Each row also has `abstained`: whether the method writes summaries and this one names no preference.
 
         Args:
-            name: of a method.
-            people: users as the method shall see them.
-            what: how they differ from the held-out ones; part of the file's name.
+            name: name of a method.
+            people: users as the method should see them.
+            label: how they differ from the held-out ones; part of the file's name.
         """
-        return self.kept(name, what, {"users": users_stamp(people)}, lambda: self._score(name, people))
+        return self.cached(name, label, {"users": users_stamp(people)}, lambda: self._score(name, people))
 
-    def scored(self, name: str, people: Sequence[Person], summaries: Sequence[Summary], what: str) -> list[Row]:
-        """The same rows under these summaries, one for each of `people`, in place of those that the method writes."""
+    def scored(self, name: str, people: Sequence[Person], summaries: Sequence[Summary], label: str) -> list[Row]:
+        """The same rows with the given summaries, one for each of `people`, instead of the method's own."""
         facts = {"users": users_stamp(people), "summaries": [summary.text for summary in summaries]}
         contexts = [Context((summary,), dropped=summary.signals_dropped) for summary in summaries]
-        return self.kept(name, what, facts, lambda: self._score(name, people, contexts))
+        return self.cached(name, label, facts, lambda: self._score(name, people, contexts))
 
-    def kept(self, name: str, what: str, facts: Mapping[str, Any], make: Callable[[], list[Row]]) -> list[Row]:
-        """Rows about a method, made only where they are not kept.
+    def cached(self, name: str, label: str, facts: Mapping[str, Any], make: Callable[[], list[Row]]) -> list[Row]:
+        """Rows about a method, computed only if they are not stored yet.
 
         Args:
-            name: of the method.
-            what: the rows are of; part of the file's name.
-            facts: what they depend on beside the method's models and the run's settings.
-            make: makes them.
+            name: name of the method.
+            label: describes the rows; part of the file's name.
+            facts: what the rows depend on in addition to the method's models and the run's settings.
+            make: computes the rows.
         """
         settings = self.config.model_dump(mode="json", include={"model", "signals", "summary"})
         whole = {"method": name, "models": self.models.describe(name), **facts, **settings}
-        path = self.folder / "studies" / f"{name}-{re.sub(r'[^a-z0-9]+', '-', what)}-{stamp_of(whole)}.jsonl"
+        path = self.folder / "studies" / f"{name}-{re.sub(r'[^a-z0-9]+', '-', label)}-{stamp_of(whole)}.jsonl"
         if path.is_file():
             return read_rows(path)
-        self.report(f"{METHODS[name].label}: {what}")
+        self.report(f"{METHODS[name].label}: {label}")
         rows = make()
         write_jsonl(path, rows)
         return rows
@@ -165,12 +166,12 @@ class Study:
         return self.models.inference_model(self.models.inference_path(METHODS[name]))
 
     def reference(self, people: Sequence[Person]) -> dict[RowKey, tuple[float, float]]:
-        """The reference's log-probs of the users' targets; they depend on nothing else."""
+        """The reference's log-probs of the users' targets, which depend only on the targets."""
         bare = [_bare(person) for person in people]
         return logps_of(self.rows(REFERENCE, bare, "plain"))
 
     def plain_rows(self, name: str, people: Sequence[Person]) -> list[Row]:
-        """The rows of a method for users without any signals: what its generator does by itself."""
+        """The rows of a method for users without signals, which show what its generator does without a context."""
         return self.rows(name, [_bare(person) for person in people], "no signals")
 
     def _score(self, name: str, people: Sequence[Person], contexts: Sequence[Context] | None = None) -> list[Row]:
@@ -183,7 +184,7 @@ class Study:
             return self._summaries(self.models.inference_path(method), users)
 
         def ask(users: Sequence[Person], _prompt: str | None) -> list[tuple[Summary, ...]]:
-            return summarize(users)  # studies compare reactions to evidence under the set's own prompt
+            return summarize(users)  # studies compare reactions to evidence with the set's own prompt
 
         contexts = contexts or method.contexts(self.models.sources(method, summarize, ask), people)
         scored = score_rows(
@@ -198,37 +199,37 @@ class Study:
         return [
             row | {"abstained": row["summary"] is not None and says_nothing(row["summary"])}
             for row in scored
-            if row["margin"] is not None  # a server gave no log-probs
+            if row["margin"] is not None  # it is None if a server returned no log-probs
         ]
 
     def _summaries(self, path: str, people: Sequence[Person]) -> list[tuple[Summary, ...]]:
-        """Greedy summaries: of each user one, or one for each target; none is written twice."""
+        """Greedy summaries, one per user or one per target; equal ones are written only once."""
         if self._writer is None or self._writer.path != path:
             self._writer = _Writer(path, self.models.inference_model(path))
         users = [person.user for person in people]
         if self.config.summary.conditioned_on_prompt:
-            found = iter(
+            summaries = iter(
                 self._writer.write([(user.signals, target.prompt) for user in users for target in user.targets])
             )
-            return [tuple(islice(found, len(user.targets))) for user in users]
-        return [(one,) for one in self._writer.write([(user.signals, None) for user in users])]
+            return [tuple(islice(summaries, len(user.targets))) for user in users]
+        return [(summary,) for summary in self._writer.write([(user.signals, None) for user in users])]
 
     def write(self, file: str, result: Mapping[str, Any]) -> dict[str, Any]:
-        """Write a result into the evaluation's folder, with what made it; return it."""
-        made = {"commit": commit(), "versions": versions(), "seed": self.config.seed, "test_users": len(self.people)}
-        whole = {**result, **made}
+        """Write a result to the evaluation's folder, adding its provenance, and return it."""
+        facts = {"commit": commit(), "versions": versions(), "seed": self.config.seed, "test_users": len(self.people)}
+        whole = {**result, **facts}
         write_text(self.folder / file, json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
         return whole
 
 
 def reads_signals(name: str) -> bool:
-    """Whether a method's answers depend on a held-out user's signals, without training for that user."""
+    """Whether a method's answers depend on a held-out user's signals without training on that user."""
     method = METHODS[name]
     return method.tells in ("signals", "summary") and not method.per_user and not method.nano
 
 
 def with_signals(person: Person, signals: Sequence[Signal]) -> Person:
-    """The same person and targets, seen through other signals."""
+    """The same person and targets with other signals."""
     user = person.user.model_copy(update={"signals": list(signals)})
     return Person(user, person.preferences, person.oracle)
 
@@ -238,8 +239,8 @@ def _bare(person: Person) -> Person:
 
 
 def _content_of(signals: Sequence[Signal], prompt: Prompt | None) -> str:
-    asked = prompt if prompt is None or isinstance(prompt, str) else [m.model_dump() for m in prompt]
-    return stamp_of([[signal.model_dump(mode="json") for signal in signals], asked])
+    turns = prompt if prompt is None or isinstance(prompt, str) else [m.model_dump() for m in prompt]
+    return stamp_of([[signal.model_dump(mode="json") for signal in signals], turns])
 
 
 def interval(estimate: Estimate, name: str = "") -> dict[str, float | None]:
@@ -249,7 +250,8 @@ def interval(estimate: Estimate, name: str = "") -> dict[str, float | None]:
 
 
 def result_table(result: Mapping[str, Any]) -> Table:
-    """A result in the terminal: values with half the width of their interval. Where it is narrow, words wrap alone."""
+    """A result for the terminal, with half the interval's width after each value. In narrow terminals, only text
+    wraps."""
     table = Table(title=result["title"], title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=0)
     bounds = {name: _bounds(name) for name in result["columns"]}
     shown = [name for name in result["columns"] if not any(name in pair for pair in bounds.values())]

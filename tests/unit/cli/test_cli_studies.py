@@ -23,10 +23,10 @@ def trained(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["evidence", "--signals", "1,x"], "--signals 1,x: must be whole numbers from 0 on"),
-        (["evidence", "--method", "oracle"], "--method oracle: not one that can be studied here"),
+        (["evidence", "--signals", "1,x"], "--signals 1,x: must be integers of at least 0"),
+        (["evidence", "--method", "oracle"], "--method oracle: can't be studied here"),
         (["evidence", "--method", "fspo"], "those are: raw_signals, untrained_summary, popi_plug_and_play"),
-        (["streaming", "--batches", "0,1"], "--batches 0,1: must be whole numbers from 1 on"),
+        (["streaming", "--batches", "0,1"], "--batches 0,1: must be integers of at least 1"),
         (["streaming", "--method", "raw_signals"], "those are: untrained_summary, popi_plug_and_play"),
         (["abstention", "--method", "raw_signals"], "those are: untrained_summary, popi_plug_and_play"),
         (["side-effects", "--facts", "nowhere.jsonl"], "nowhere.jsonl: can't be read"),

@@ -66,7 +66,7 @@ def test_a_run_keeps_its_loader_and_its_data(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(RunError, match="the data changed since this run began"):
         run.keep_data(users_of(config, "train").facts)
     monkeypatch.setattr(elix, "VERSION", "elix/2")
-    with pytest.raises(RunError, match="loader elix/1, and this popi has elix/2"):
+    with pytest.raises(RunError, match="loader elix/1, but this popi has elix/2"):
         refuse_other_loader(run.path, users_of(config, "test").facts)
     (run.path / "data.json").write_text("{")
     with pytest.raises(RunError, match=r"data\.json: damaged"):

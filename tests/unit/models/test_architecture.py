@@ -31,7 +31,7 @@ def test_weights_are_counted_as_torch_counts_them(tiny_base: Path, adapter: int 
 
 
 def test_an_unknown_model_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match="'someone/llm' is not at hand and its shape is not known.*smollm2"):
+    with pytest.raises(ConfigError, match="'someone/llm' is not available locally and its shape is unknown.*smollm2"):
         architecture_of("someone/llm")
     (tmp_path / "config.json").write_text(json.dumps({"n_embd": 768}))
     with pytest.raises(ModelError, match="no hidden_size, num_hidden_layers"):

@@ -36,7 +36,9 @@ def test_a_run_directory(tmp_path: Path) -> None:
     assert json.loads(file.read_text()) == {"format": formats.RUN_DIRECTORY}
     RunDirectory.open(run.path)
     file.write_text('{"format": 99}')
-    with pytest.raises(RunError, match="run: has format 99, and this popi reads up to 1; it was made by a newer popi"):
+    with pytest.raises(
+        RunError, match="run: has format 99, but this popi only reads up to 1; it was made by a newer popi"
+    ):
         RunDirectory.open(run.path)
     file.write_text("{}")
     with pytest.raises(RunError, match="format.json: damaged"):
@@ -77,5 +79,5 @@ def test_rows(tmp_path: Path) -> None:
     file.write_text("\n".join([json.dumps({"settings": {"a": 1}}), *others, ""]))  # without a version
     assert list(ResumableRows(file, {"a": 1}, ["n"], resume=True).rows) == [(1,)]
     file.write_text("\n".join([json.dumps({"settings": {"a": 1}, "format": 2}), *others, ""]))
-    with pytest.raises(RunError, match="rows.jsonl: has format 2, and this popi reads up to 1"):
+    with pytest.raises(RunError, match="rows.jsonl: has format 2, but this popi only reads up to 1"):
         ResumableRows(file, {"a": 1}, ["n"], resume=True)

@@ -90,6 +90,6 @@ def test_tensorboard(tmp_path: Path, asked: Any, written: bool) -> None:
 def test_an_absent_package_is_refused_by_name_at_the_start(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     real = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda asked, *rest: None if asked == name else real(asked, *rest))
-    with pytest.raises(ConfigError, match=f"the package {name} is not installed: pip install {name}"):
+    with pytest.raises(ConfigError, match=f"the package {name} is not installed; pip install {name}"):
         refuse(resolve({"training": {"report_to": [name]}}))
     refuse(resolve({}))

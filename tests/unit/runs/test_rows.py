@@ -41,7 +41,7 @@ def test_other_settings_and_damage_are_told_with_the_advice(tmp_path: Path) -> N
     with pytest.raises(RunError, match=r"a\.b: 1 -> 2\n.*or do that"):
         open_rows(path, {"a": {"b": 2}}, advice="do that")
     path.write_text(path.read_text() + '{"n": 1}\n')
-    with pytest.raises(RunError, match="a row stands there twice.*or do that"):
+    with pytest.raises(RunError, match="duplicate row.*or do that"):
         open_rows(path, advice="do that")
     path.write_text("{")
     assert settings_of(path) is None and settings_of(tmp_path / "none") is None

@@ -35,12 +35,12 @@ def test_create_writes_the_config_and_overwrites_nothing(tmp_path: Path) -> None
     run = RunDirectory.create(config(tmp_path, seed=3))
     assert RunDirectory.open(run.path).config.seed == 3
     before = (run.path / "config.json").read_bytes()
-    with pytest.raises(RunError, match="exists already"):
+    with pytest.raises(RunError, match="already exists"):
         RunDirectory.create(config(tmp_path, seed=4))
     assert (run.path / "config.json").read_bytes() == before
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "notes.txt").write_text("mine")
-    with pytest.raises(RunError, match="exists already"):
+    with pytest.raises(RunError, match="already exists"):
         RunDirectory.create(config(tmp_path).model_copy(update={"name": "taken"}))
 
 
@@ -169,7 +169,7 @@ def test_log_and_rewind(tmp_path: Path) -> None:
 
 def test_models_of_a_method(tmp_path: Path) -> None:
     run = RunDirectory.create(config(tmp_path))
-    with pytest.raises(RunError, match="no method is trained to its end yet; .*--resume"):
+    with pytest.raises(RunError, match="no method has finished training yet; .*--resume"):
         run.models()
     run.set_method("plug_and_play", "phases/inference-1/inference_model", "nano")
     assert run.models() == (str(run.path / "phases/inference-1/inference_model"), "nano")
@@ -195,7 +195,7 @@ def test_a_config_that_is_no_table_and_a_file_are_no_runs(tmp_path: Path) -> Non
         RunDirectory.resume(config(tmp_path))
     assert (tmp_path / "r").read_text() == "x"
     (tmp_path / "config.json").write_text("[]")
-    with pytest.raises(RunError, match="holds list, not settings"):
+    with pytest.raises(RunError, match="contains list, not settings"):
         RunDirectory.open(tmp_path)
 
 
@@ -211,9 +211,9 @@ def test_two_processes_in_one_directory(tiny_base: Path, tmp_path: Path) -> None
     other = subprocess.Popen([sys.executable, "-c", held, *map(str, folders)], stdout=subprocess.PIPE, text=True)
     try:
         assert other.stdout is not None and other.stdout.readline() == "held\n"
-        with pytest.raises(RunError, match="another process is at work there"):
+        with pytest.raises(RunError, match="in use by another process"):
             train(config, resume=True)
-        with pytest.raises(RunError, match="another process is at work there"):
+        with pytest.raises(RunError, match="in use by another process"):
             evaluate(RunDirectory(tmp_path / "s", config))
     finally:
         other.kill()

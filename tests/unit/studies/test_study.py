@@ -31,7 +31,7 @@ def test_methods_that_read_signals(run, tiny) -> None:
     assert Study.open(run, models=tiny(run), summaries_only=True).names == STUDIED[1:]
     assert Study.open(run, models=tiny(run), methods=["raw_signals"], test_users=2).names == ["raw_signals"]
     assert len(Study.open(run, models=tiny(run), test_users=2).people) == 2
-    with pytest.raises(RunError, match="fspo: not one that can be studied here; those are: raw_signals, untr"):
+    with pytest.raises(RunError, match="fspo: can't be studied here; choose from raw_signals, untr"):
         Study.open(run, models=tiny(run), methods=["fspo"])
     for name in ("oracle", "nobody"):
         with pytest.raises(ConfigError, match=f"--method {name}"):

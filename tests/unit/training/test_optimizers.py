@@ -95,8 +95,8 @@ def test_adapters_sit_on_the_layers_named(tiny_base: Path, tmp_path: Path, asked
     [
         (["q_proj", "v_porj"], "no layer of this model is 'v_porj'; it has .*v_proj"),
         ("none", "no layer of this model is 'none'"),
-        (["q_proj", "lm_head"], "'lm_head' takes in the embeddings or the LM head"),
-        (".*embed_tokens", "takes in the embeddings"),
+        (["q_proj", "lm_head"], "'lm_head' matches the embeddings or the LM head"),
+        (".*embed_tokens", "matches the embeddings"),
     ],
 )
 def test_layers_that_are_not_there_or_not_for_adapters(tiny_base: Path, asked: Any, words: str) -> None:

@@ -72,7 +72,7 @@ def test_mixtures_of_experts_train(kind: str, tmp_path: Path) -> None:
 )
 def test_models_that_run_the_plain_way_train(kind: str, adapter: str, tmp_path: Path) -> None:
     base = saved(kind, tmp_path / "base", max_seq_len=512) if kind == "mpt" else saved(kind, tmp_path / "base")
-    with pytest.warns(UserWarning, match="a row of its own"):
+    with pytest.warns(UserWarning, match="in its own row"):
         path = train(config(base, tmp_path, "simultaneous", model={"adapter": adapter, "lora_rank": 2}))
     if adapter == "none":
         assert changed(base, path / "phases/joint/inference_model") and changed(base, path / "phases/joint/generator")
@@ -165,7 +165,7 @@ def test_code_of_its_own_is_refused_and_nobody_is_asked(tiny_base: Path, tmp_pat
     }
     file.write_text(json.dumps(facts))
     (tmp_path / "base" / "own.py").write_text("raise SystemExit('run')\n")
-    with pytest.raises(ModelError, match="code of its own .* which popi does not run"):
+    with pytest.raises(ModelError, match="custom code .* which popi does not run"):
         LocalModel.load(tmp_path / "base")
 
 
@@ -173,7 +173,7 @@ def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
     base = saved("llama", tmp_path / "base")
     small = family("llama", vocab_size=40)
     small.save_pretrained(base)
-    with pytest.raises(ModelError, match="the model weights for 40: it is another model's"):
+    with pytest.raises(ModelError, match="the model only has weights for 40, so it belongs to another model"):
         LocalModel.load(base)
 
 
@@ -241,7 +241,7 @@ def test_targets_beyond_the_context_are_refused_before_the_first_step(tiny_base:
 def test_evaluation_refuses_what_is_beyond_the_context(tiny_base: Path, tmp_path: Path) -> None:
     local = LocalModel.load(short_context(tiny_base, tmp_path / "base", 40))
     target = TargetPair(prompt="tea", chosen="no " * 50, rejected="yes")
-    with pytest.raises(ModelError, match="exceed its context of 40; leave that target out"):
+    with pytest.raises(ModelError, match="exceed its context of 40; remove this target"):
         Generator(local).pair_logps([target], ["short"])
     with pytest.raises(ModelError, match="a text of 4,000,000 characters exceeds"):  # said before it is tokenised
         local.encode_response("word" * 1_000_000)

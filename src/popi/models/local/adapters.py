@@ -1,8 +1,8 @@
-"""Two adapters on one shared base: which one a forward goes through, and where each is saved.
+"""Two adapters on one shared base: switching between them, and saving each.
 
-The adapter that trains is called `default`; its partner is called `generator` where the inference model is trained,
-`inference_model` where the generator is. Switching in PEFT rewrites `requires_grad` of
-*all* adapters; `using` puts it back, so that what trains is decided once.
+The adapter being trained is called `default`; the other one is called `generator` when the inference model is trained,
+and `inference_model` when the generator is. Switching adapters in PEFT overwrites `requires_grad` of *all* adapters;
+`using` restores it, so the trainable parameters are chosen only once.
 """
 
 import json
@@ -27,7 +27,7 @@ def has_adapters(model: Any) -> bool:
 
 @contextmanager
 def using(model: Any, adapter: str | None) -> Iterator[None]:
-    """Run a model under one adapter (None: the bare base) and leave everything as found; plain models pass through."""
+    """Run a model with one adapter (None: the bare base) and restore the state afterwards; no-op for plain models."""
     if not has_adapters(model):
         yield
         return
@@ -58,19 +58,20 @@ def attach_adapters(
     adapters: dict[str, Path | None],
     target_modules: str | list[str] = "all-linear",
 ) -> Any:
-    """Put adapters on a freshly loaded base, by name; each from a folder, or new (None), which changes nothing yet.
+    """Add named LoRA adapters to a freshly loaded base, each loaded from a folder, or new (None) and without effect
+    yet.
 
-    LoRA on the layers named, by default every linear one except the LM head, which `popi.engine.tree` reads directly.
-    `default` is active.
+    They are added to the layers in `target_modules`, by default all linear ones except the LM head, which
+    `popi.engine.tree` reads directly. `default` becomes active.
 
     Raises:
-        ModelError: no layer has one of the names, or the embeddings or the LM head has.
+        ModelError: if no layer matches one of the names, or the embeddings or the LM head match.
     """
     from peft import LoraConfig, PeftModel, get_peft_model
 
     config = LoraConfig(
         r=rank,
-        lora_alpha=alpha,  # type: ignore[arg-type]  # PEFT divides it by the rank: any number will do
+        lora_alpha=alpha,  # type: ignore[arg-type]  # PEFT only divides it by the rank, so a float works
         target_modules=target_modules,
         lora_dropout=0.0,
         bias="none",
@@ -113,26 +114,26 @@ def _refuse_targets(base: Any, target_modules: str | list[str]) -> None:
     from peft import LoraConfig
     from peft.tuners.tuners_utils import check_target_module_exists
 
-    asked = [target_modules] if isinstance(target_modules, str) else target_modules
+    names = [target_modules] if isinstance(target_modules, str) else target_modules
     modules = dict(base.named_modules())
     ends = (base.get_input_embeddings(), base.get_output_embeddings())
-    for name in asked:
+    for name in names:
         rule = LoraConfig(target_modules=name if isinstance(target_modules, str) else [name])
-        hit = [key for key, module in modules.items() if key and check_target_module_exists(rule, key)]
-        if not hit:
-            linear = sorted({key.rpartition(".")[2] for key, one in modules.items() if hasattr(one, "in_features")})
+        matches = [key for key, module in modules.items() if key and check_target_module_exists(rule, key)]
+        if not matches:
+            linear = sorted({key.rpartition(".")[2] for key, part in modules.items() if hasattr(part, "in_features")})
             raise ModelError(
                 f"model.lora_target_modules: no layer of this model is {name!r}; it has {', '.join(linear)}"
             )
-        if any(modules[key] in ends for key in hit):
+        if any(modules[key] in ends for key in matches):
             raise ModelError(
-                f"model.lora_target_modules: {name!r} takes in the embeddings or the LM head, which popi reads past "
-                "adapters; name layers between them"
+                f"model.lora_target_modules: {name!r} matches the embeddings or the LM head, where popi bypasses "
+                "adapters; choose layers between them"
             )
 
 
 def set_dropout(model: Any, adapter: str, rate: float) -> None:
-    """Dropout in front of one adapter, while the model is in training mode."""
+    """Set the dropout on one adapter's input, active in training mode."""
     for module in model.modules():
         if adapter in getattr(module, "lora_dropout", {}):
             module.lora_dropout[adapter] = torch.nn.Dropout(rate)
@@ -140,9 +141,9 @@ def set_dropout(model: Any, adapter: str, rate: float) -> None:
 
 
 def save_adapter(model: Any, adapter: str, path: Path, base_name: str) -> None:
-    """Save one adapter as an ordinary adapter folder over `base_name`, loadable alone."""
+    """Save one adapter as a regular adapter folder for `base_name` that can be loaded on its own."""
     model.save_pretrained(path, selected_adapters=[adapter])
-    inner = path / adapter  # PEFT puts every adapter but `default` into a folder of its own
+    inner = path / adapter  # PEFT puts every adapter except `default` into a subfolder
     if inner.is_dir():
         for file in list(inner.iterdir()):
             file.rename(path / file.name)

@@ -1,6 +1,6 @@
-"""GGUF files: found, unpacked into ordinary weights, and with the tokenizer and chat template that they bring.
+"""GGUF files: find them, unpack them into ordinary weights, and use their tokenizer and chat template.
 
-SmolLM2-135M-Instruct is also to be had as such a file inside an installed Python package, where no model hub is.
+SmolLM2-135M-Instruct is also available as a GGUF file inside a Python package, for machines without access to a hub.
 """
 
 import importlib.util
@@ -24,24 +24,22 @@ def packaged_smollm2() -> Path | None:
 
 
 def need_gguf(name: str) -> None:
-    """Raise ModelError, with what to install, where the package that reads GGUF files is missing."""
+    """Raise ModelError if the package that reads GGUF files is not installed."""
     if importlib.util.find_spec("gguf") is None:
-        raise ModelError(
-            f"{name}: is a GGUF file, and the package that reads them is missing; pip install 'popi[gguf]'"
-        )
+        raise ModelError(f"{name}: reading a GGUF file needs the package gguf; pip install 'popi[gguf]'")
 
 
 def unpacked() -> Any:
-    """For `from_pretrained`: weights are unpacked while they are read, since packed ones can't be trained."""
+    """Argument for `from_pretrained` that unpacks weights during loading, since packed ones can't be trained."""
     from transformers import GgufConfig
 
     return GgufConfig(dequantize=True)
 
 
-def mend_tokenizer(tokenizer: Any, file: Path) -> None:
-    """Split digits off where the file's tokenizer is SmolLM's, which transformers' reader of GGUF leaves out.
+def fix_tokenizer(tokenizer: Any, file: Path) -> None:
+    """Split digits if the file's tokenizer is SmolLM's, a step that transformers' GGUF reader omits.
 
-    It shows where white space stands before a number: two blanks and a digit are two tokens, not three.
+    Without it, white space before a number is tokenized differently: two blanks and a digit are two tokens, not three.
     """
     from tokenizers import pre_tokenizers
     from transformers.integrations.gguf import read_gguf_metadata

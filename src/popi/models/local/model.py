@@ -41,21 +41,21 @@ from popi.signals.render import Templates, flat
 from popi.signals.types import TargetPair
 
 WINDOW = 1024
-"""Conversations whose prompts are worth having in memory at once."""
+"""Maximum conversations whose prompts are worth having in memory at once."""
 PROMPTS, RESPONSES = 1024, 100_000
-"""Maximum conversations and responses whose token ids are remembered: groups repeat summaries, epochs targets, and what
-is scored is counted too."""
+"""Maximum conversations and responses whose token ids are cached: groups repeat summaries, epochs repeat targets, and
+scored texts are also counted."""
 
 
 class LocalModel(Backend):
-    """A causal LM, its tokenizer and its chat template. Several jobs can share one (see adapters in training)."""
+    """A causal LM with its tokenizer and chat template. Several components can share one (see adapters in training)."""
 
     trainable = True
-    prompted = False  # what was trained reads the prompt that it was trained on, and no other
+    prompted = False  # trained models only understand the prompt that they were trained on
     window = WINDOW
 
     SETTINGS = "popi.json"
-    """File beside the weights with what popi must know to use them: template set, budgets."""
+    """File saved with the weights that holds popi's settings for them: template set, budgets."""
 
     def __init__(self, model: Any, tokenizer: Any, name: str, settings: dict[str, Any] | None = None) -> None:
         embeddings = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
@@ -80,12 +80,12 @@ class LocalModel(Backend):
         adapter: str | Path | None = None,
         quantization: str = "none",
     ) -> "LocalModel":
-        """Load a model, as the fields of `ModelSpec` say; a folder with an `adapter_config.json` is an adapter over its
-        base.
+        """Load a model; the arguments are the fields of `ModelSpec`. A folder with an `adapter_config.json` is loaded
+        as an adapter over its base.
 
         Raises:
-            ModelError: nothing can be loaded from there, there is no chat template that popi can use, or the base can't
-                be quantised here.
+            ModelError: if the model can't be loaded, has no chat template that popi can use, or can't be quantised on
+                this machine.
         """
         source = locate(name_or_path)
         beside = Path(source.path) / cls.SETTINGS
@@ -94,11 +94,11 @@ class LocalModel(Backend):
         if (Path(source.path) / "adapter_config.json").is_file():
             adapter = source.path
             source = cls._base_of(str(name_or_path), adapter, settings, quantization)
-            # Saved beside the adapter: with the chat template that it was trained on.
-            own = (Path(adapter) / "tokenizer_config.json").is_file()
-            tokenizer_from = Source(adapter) if own else source
+            # A tokenizer saved with the adapter has the chat template that the adapter was trained on.
+            has_tokenizer = (Path(adapter) / "tokenizer_config.json").is_file()
+            tokenizer_from = Source(adapter) if has_tokenizer else source
         place = device_of(device)
-        nano = settings.get("template") == "nano"  # the shipped base, and what was trained from it
+        nano = settings.get("template") == "nano"  # the shipped base, and models trained from it
         refuse_quantization(quantization, place, source.gguf)
         torch_dtype = dtype_of(dtype, place, source, nano)
         packed = None if quantization == "none" else quantized(quantization, torch_dtype, place)
@@ -113,10 +113,10 @@ class LocalModel(Backend):
                     with whole_adapters():
                         model = PeftModel.from_pretrained(model, str(adapter))
                 model = (model if packed else model.to(place)).eval()
-        except Exception as error:  # broken folders make transformers, safetensors and tokenizers raise anything
+        except Exception as error:  # for broken folders, transformers, safetensors and tokenizers may raise anything
             where = "" if Path(source.path).is_dir() else "no such folder, and as a hub id it "
             raise ModelError(f"{name_or_path}: {where}can't be loaded as a causal LM ({first_line(error)})") from None
-        if place.type != "meta":  # no weights, nothing to compare
+        if place.type != "meta":  # which has no weights to compute with
             probe(causal_lm(model), str(name_or_path))
         if chat_template is not None:
             tokenizer.chat_template = read_template(chat_template)
@@ -124,7 +124,7 @@ class LocalModel(Backend):
 
     @classmethod
     def _base_of(cls, name: str, adapter: str, settings: dict[str, Any], quantization: str) -> Source:
-        """Where the base of an adapter lies; popi's note of it goes first: PEFT's may hold a folder long gone."""
+        """Locate an adapter's base. popi's own setting takes precedence, since PEFT's may be a folder that is gone."""
         base = settings.get("base", read_json(Path(adapter) / "adapter_config.json").get("base_model_name_or_path"))
         try:
             source = locate(base or "")
@@ -144,43 +144,43 @@ class LocalModel(Backend):
 
     @property
     def revision(self) -> str | None:
-        found = getattr(getattr(self.model, "config", None), "_commit_hash", None)
-        return str(found) if found else None
+        commit = getattr(getattr(self.model, "config", None), "_commit_hash", None)
+        return str(commit) if commit else None
 
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
     def templates(self, name: "str | Templates" = "auto") -> Templates:
-        """The prompt templates this model was saved with (`auto`), or those named; its special tokens are guarded."""
+        """The prompt templates this model was saved with (`auto`), or the named ones, guarding its special tokens."""
         if isinstance(name, str):
             name = Templates.load(self.settings.get("template", "default") if name == "auto" else name)
         return name.guarding(self.format.markers)
 
     def _find_stop_ids(self) -> tuple[int, ...]:
-        """Tokens that end generation: the end of the turn, and what the model itself ends a text with."""
+        """Tokens that end generation: the end of the turn, and the model's own EOS tokens."""
         config = getattr(self.model, "generation_config", None)
-        named = getattr(config, "eos_token_id", None)
-        ids = [self.end_id, self.tokenizer.eos_token_id, *(named if isinstance(named, list | tuple) else [named])]
+        eos = getattr(config, "eos_token_id", None)
+        ids = [self.end_id, self.tokenizer.eos_token_id, *(eos if isinstance(eos, list | tuple) else [eos])]
         return tuple(dict.fromkeys(int(i) for i in ids if i is not None))
 
     @property
     def context(self) -> int | None:
-        """Most tokens of prompt and response together."""
+        """Maximum tokens of prompt and response together."""
         text = self.model.config.get_text_config()
         limit: int | None = getattr(text, "max_position_embeddings", None)
         return limit
 
-    def refuse_beyond(self, tokens: int, what: str, way_out: str) -> None:
-        """Raise ModelError for more tokens than the context: rotary models read on without a word, and badly."""
+    def refuse_beyond(self, tokens: int, description: str, way_out: str) -> None:
+        """Raise ModelError for more tokens than the context, where rotary models would silently degrade."""
         if self.context is not None and tokens > self.context:
-            raise ModelError(f"{self.name}: {what} exceed its context of {self.context}; {way_out}")
+            raise ModelError(f"{self.name}: {description} exceed its context of {self.context}; {way_out}")
 
     def _refuse_prompt(self, width: int, new: int) -> None:
         self.refuse_beyond(
             width + new,
             f"{width} tokens of prompt and {new} new ones",
-            "lower the maximum tokens to write (--max-tokens, summary.max_tokens), or those of the signals "
+            "lower the maximum tokens to write (--max-tokens, summary.max_tokens) or the signals' token budget "
             "(--token-budget, signals.token_budget)",
         )
 
@@ -194,13 +194,13 @@ class LocalModel(Backend):
         return self.format.tokens(text)
 
     def encode_chat(self, messages: Messages, add_generation_prompt: bool = True) -> list[int]:
-        """Token ids of chat messages under the chat template."""
+        """Token ids of chat messages rendered by the chat template."""
         return self._encode(
             self._refuse_characters(self.format.render([dict(turn) for turn in messages], add_generation_prompt))
         )
 
     def encode_response(self, text: str) -> list[int]:
-        """Token ids of an assistant's text as the template writes it, end-of-turn token included."""
+        """Token ids of an assistant's text as the template writes it, including the end-of-turn token."""
         return self.format.response(self._refuse_characters(text))
 
     def count_tokens(self, text: str) -> int:
@@ -211,30 +211,31 @@ class LocalModel(Backend):
         return str(self.tokenizer.decode(self._cut(list(ids))[0], skip_special_tokens=True)).strip()
 
     def first_tokens(self, ids: Sequence[int], places: Iterable[int]) -> list[int]:
-        """For each place in `decode(ids)`, in characters: which token is the first to begin there or behind it. White
-        space in front of a word counts as the token's; where none begins so late it is the number of tokens and more.
+        """For each character position in `decode(ids)`: the index of the first token that starts at or after it. White
+        space before a word belongs to the word's token. If no token starts that late, the index is at least the number
+        of tokens.
 
-        A token begins where the text that all tokens before it decode to stops being the beginning of the whole: true
-        of any tokenizer, also where tokens are bytes of a character, or where decoding joins words and punctuation.
-        Each place takes a few decodings, and not one per token.
+        A token starts where the decoded text of all tokens before it stops being a prefix of the whole text. This works
+        for any tokenizer, even if tokens are bytes of a character, or decoding joins words and punctuation. Each
+        position needs only a few decodings, not one per token.
         """
-        own = self._cut(list(ids))[0]
-        whole = str(self.tokenizer.decode(own, skip_special_tokens=True))
+        content = self._cut(list(ids))[0]
+        whole = str(self.tokenizer.decode(content, skip_special_tokens=True))
         lead = len(whole) - len(whole.lstrip())
 
         @cache
         def start(k: int) -> int:
-            before = str(self.tokenizer.decode(own[:k], skip_special_tokens=True))
+            before = str(self.tokenizer.decode(content[:k], skip_special_tokens=True))
             return max(0, len(commonprefix([before, whole])) - lead)
 
-        return [bisect_left(range(len(own) + 1), place, key=start) for place in places]
+        return [bisect_left(range(len(content) + 1), place, key=start) for place in places]
 
     def length(self, ids: Sequence[int]) -> int:
-        """How many generated ids there are before the token that ends them; all of them where none does."""
+        """Number of generated ids before the first stop token, or all if there is none."""
         return len(self._cut(list(ids))[0])
 
     def _cut(self, ids: list[int]) -> tuple[list[int], list[int]]:
-        """Generated ids before the first that ends them, and that one."""
+        """Generated ids before the first stop token, and that token."""
         end = next((i for i, token in enumerate(ids) if token in self.stop_ids), len(ids))
         return ids[:end], ids[end : end + 1]
 
@@ -249,16 +250,16 @@ class LocalModel(Backend):
         soft: Tensor | None = None,
         roots: Roots | None = None,
     ) -> list[list[list[int]]]:
-        """`n` continuations of every prompt: ids up to and with the end-of-turn token, as [prompt][sample].
+        """`n` continuations of every prompt: ids up to and including the end-of-turn token, as [prompt][sample].
 
-        One prefill serves the n samples of a prompt. Greedy at temperature 0; else drawn from torch's global
-        generator of the model's device. `soft`: (P, k, d) soft prompts to stand in front of the prompts. `roots`: the
-        prompts, where this model has read them already.
+        The n samples of a prompt share one prefill. Greedy at temperature 0; otherwise sampled with torch's global
+        generator of the model's device. `soft`: (P, k, d) soft prompts to prepend to the prompts. `roots`: the prompts,
+        if this model has already read them.
 
         Raises:
-            ModelError: prompt and new tokens exceed the model's context, or its outputs are not numbers.
+            ModelError: if prompt and new tokens exceed the model's context, or its outputs are not finite.
         """
-        if soft is not None:  # padding keeps their places
+        if soft is not None:  # padding reserves their positions
             prompts = [[self.pad_id] * soft.shape[1] + list(prompt) for prompt in prompts]
         width = max(len(prompt) for prompt in prompts)
         self._refuse_prompt(width, max_new_tokens)
@@ -274,7 +275,7 @@ class LocalModel(Backend):
         self.model.train(was_training)
         if drawn is None:
             raise ModelError(
-                f"{self.name}: the model's outputs are not numbers: its weights are damaged, or training diverged "
+                f"{self.name}: the model's outputs are not finite: its weights are damaged, or training diverged "
                 "(lower the learning_rate, or use dtype float32)"
             )
         cut = [text + end for text, end in map(self._cut, drawn.tolist())]
@@ -292,14 +293,14 @@ class LocalModel(Backend):
         on_result: OnReply | None = None,
         soft: Tensor | None = None,
     ) -> list[Reply | PopiError]:
-        """Answer every conversation, or put in its place the error that it exceeds the context (see `Backend`).
+        """Answer every conversation; those that exceed the context get an error (see `Backend`).
 
-        `soft`: (n, k, d) soft prompts to stand in front of the n prompts.
+        `soft`: (n, k, d) soft prompts to prepend to the n prompts.
         """
         results: dict[int, Reply | PopiError] = {}
         encoded: dict[int, list[int]] = {}
 
-        def keep(index: int, result: Reply | PopiError) -> None:
+        def finish(index: int, result: Reply | PopiError) -> None:
             results[index] = result
             if on_result:
                 on_result(index, result)
@@ -310,8 +311,8 @@ class LocalModel(Backend):
                 self._refuse_prompt(len(ids) + (0 if soft is None else soft.shape[1]), max_tokens)
                 encoded[i] = ids
             except ModelError as error:
-                keep(i, error)
-        order = sorted(encoded, key=lambda i: len(encoded[i]))  # little padding
+                finish(i, error)
+        order = sorted(encoded, key=lambda i: len(encoded[i]))  # minimises padding
         for start in range(0, len(order), BATCH):
             batch = order[start : start + BATCH]
             drawn = self.generate(
@@ -321,25 +322,25 @@ class LocalModel(Backend):
                 soft=None if soft is None else soft[batch],
             )
             for i, [ids] in zip(batch, drawn, strict=True):
-                keep(i, Reply(self.decode(ids), cut=not ids or ids[-1] not in self.stop_ids))
+                finish(i, Reply(self.decode(ids), cut=not ids or ids[-1] not in self.stop_ids))
         return [results[i] for i in range(len(conversations))]
 
     def prompt_tokens_each(self, conversations: Sequence[Messages]) -> list[int | PopiError]:
-        """How many tokens each conversation takes as a prompt."""
+        """The number of prompt tokens of each conversation."""
         return [len(self.prompt(messages)) for messages in conversations]
 
     def prompt(self, messages: Messages) -> tuple[int, ...]:
-        """Token ids of a conversation, remembered."""
+        """Token ids of a conversation, cached."""
         ids: tuple[int, ...] = self._prompt(json.dumps([dict(turn) for turn in messages]))
         return ids
 
     def score_each(
         self, pairs: Sequence[tuple[Messages, TargetPair]], batch_size: int = 64, soft: Tensor | None = None
     ) -> list[tuple[float, float] | PopiError]:
-        """See `Scorer`; `soft` as `chat_many` takes it.
+        """See `Scorer`; `soft` as in `chat_many`.
 
         Raises:
-            ModelError: a prompt and its response exceed the context.
+            ModelError: if a prompt and its response exceed the context.
         """
         items = [self.item(self.prompt(messages), target) for messages, target in pairs]
         if soft is None:
@@ -349,22 +350,22 @@ class LocalModel(Backend):
         return list(zip(*(side.tolist() for side in both), strict=True))
 
     def item(self, prefix: Iterable[int], target: TargetPair) -> ScoringItem:
-        """A target pair under a prefix that was made elsewhere.
+        """A target pair after a given prefix, to be scored.
 
         Raises:
-            ModelError: prefix and response exceed the model's context.
+            ModelError: if prefix and response exceed the model's context.
         """
         item = ScoringItem(tuple(prefix), self._response(target.chosen), self._response(target.rejected))
         longer = max(len(item.chosen), len(item.rejected))
         self.refuse_beyond(
             len(item.prefix) + longer,
             f"{len(item.prefix)} tokens of prompt and {longer} of a response (to {flat(target.prompt)[:60]!r})",
-            "leave that target out, or lower summary.max_tokens (raw signals: signals.token_budget)",
+            "remove this target, or lower summary.max_tokens (raw signals: signals.token_budget)",
         )
         return item
 
     def save(self, path: str | Path) -> None:
-        """An ordinary Hugging Face folder (or adapter folder), loadable without popi; plus `popi.json`."""
+        """Save a regular Hugging Face folder (or adapter folder), loadable without popi, plus `popi.json`."""
         with quiet():
             self.model.save_pretrained(path)
         self.tokenizer.save_pretrained(path)

@@ -1,14 +1,14 @@
-"""Learned user embeddings: a soft prompt of k vectors a user, in front of the generator's prompt.
+"""Learned user embeddings: a soft prompt of k vectors per user, prepended to the generator's prompt.
 
 P-RLHF (Li et al., arXiv 2402.05133, example 2) gives user u the embedding e_u = e_0 + o_u, where e_0 is the generic
-user's and o_u an offset of u's own; a user that was not trained on gets e_0. Here o_u is one of
+user's embedding and o_u the user's offset; users not seen in training get e_0. Here o_u is one of
 
-- `UserIdEmbedding`: a row of a table, as in the paper: it knows training users, and nobody else;
-- `SignalsEmbedding`: W·f(s), a linear map of what the untrained base makes of the user's signals s. It knows any user
-  that has signals. f is the last hidden state of the base, averaged over the tokens of the rendered signals, and
+- `UserIdEmbedding`: a row of a table, as in the paper, which only works for training users;
+- `SignalsEmbedding`: W·f(s), a linear map of the untrained base's representation of the user's signals s, which works
+  for any user with signals. f is the base's last hidden state, averaged over the tokens of the rendered signals and
   standardised by mean and deviation over the training users, so that f = 0 (no signals) is the average user.
 
-Offsets begin at 0, e_0 at embeddings of tokens drawn from the vocabulary.
+Offsets are initialised to 0, and e_0 to the embeddings of tokens drawn from the vocabulary.
 """
 
 import hashlib
@@ -28,19 +28,16 @@ from popi.engine.tree import causal_lm
 from popi.errors import ModelError
 from popi.signals.types import User
 
-if TYPE_CHECKING:  # it loads embeddings
+if TYPE_CHECKING:  # imported only for types: the generator module imports this one
     from popi.generator import Generator
 
 FILE = "user_embedding.safetensors"
 ABOUT = "popi"
-"""The file's one key of metadata: the order of several is not fixed, and equal embeddings are to be equal files."""
+"""The file's only metadata key: with several, their order would vary, and equal embeddings should give equal files."""
 
 
 class UserEmbedding(nn.Module):
-    """Soft prompts of users.
-
-    `inputs` turns users into what the module reads; `forward` turns that into soft prompts. Both are of n users.
-    """
+    """Soft prompts of users: `inputs` turns n users into the module's inputs, and `forward` those into soft prompts."""
 
     def __init__(self, generic: Tensor) -> None:
         """`generic`: (k, d), the generic user's soft prompt."""
@@ -49,22 +46,22 @@ class UserEmbedding(nn.Module):
 
     @property
     def tokens(self) -> int:
-        """k: positions that the soft prompt takes."""
+        """k: the length of the soft prompt."""
         return self.generic.shape[0]
 
     def inputs(self, users: Sequence[User], base: "Generator", token_budget: int, batch_size: int = 8) -> Tensor:
-        """What `forward` reads of each user, first dimension n.
+        """The input of `forward` for each user, with first dimension n.
 
         Args:
-            users: whose embeddings are wanted.
-            base: the untrained generator; its adapters, if it has any, are to be off.
-            token_budget: most tokens of rendered signals.
+            users: the n users.
+            base: the untrained generator; adapters, if any, must be disabled.
+            token_budget: maximum tokens of rendered signals.
             batch_size: users that the base reads at once.
         """
         raise NotImplementedError
 
     def unknown(self) -> Tensor:
-        """What `forward` reads of one user of whom nothing is known: it leads to the generic embedding."""
+        """The input of `forward` for a user about whom nothing is known, which gives the generic embedding."""
         raise NotImplementedError
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -72,7 +69,7 @@ class UserEmbedding(nn.Module):
         raise NotImplementedError
 
     def soft_prompts(self, users: Sequence[User], base: "Generator", token_budget: int, batch_size: int = 8) -> Tensor:
-        """(n, k, d) soft prompts of users, without gradient; see `inputs`."""
+        """(n, k, d) soft prompts of users, without gradients; see `inputs`."""
         with torch.no_grad():
             soft: Tensor = self(self.inputs(users, base, token_budget, batch_size).to(self.generic.device))
             return soft
@@ -81,16 +78,16 @@ class UserEmbedding(nn.Module):
         return {"source": "user_id" if isinstance(self, UserIdEmbedding) else "signals"}
 
     def save(self, folder: Path) -> None:
-        """Write it into a model's folder."""
+        """Save to a model's folder."""
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
         save_file(tensors, folder / FILE, {ABOUT: json.dumps(self._about())})
 
     @staticmethod
     def load(folder: str | Path) -> "UserEmbedding | None":
-        """The embedding in a model's folder; None if it has none.
+        """Load the embedding in a model's folder; None if it has none.
 
         Raises:
-            ModelError: the file can't be read.
+            ModelError: if the file can't be read.
         """
         file = Path(folder) / FILE
         if not file.is_file():
@@ -105,17 +102,17 @@ class UserEmbedding(nn.Module):
             else:
                 embedding = SignalsEmbedding(tensors["generic"], tensors["mean"], tensors["deviation"])
             embedding.load_state_dict(tensors)
-        except Exception as error:  # a broken file makes safetensors, json and torch raise anything
+        except Exception as error:  # for a broken file, safetensors, json and torch may raise anything
             raise ModelError(f"{file}: can't be read ({error}); train this phase again") from None
         return embedding
 
 
 class UserIdEmbedding(UserEmbedding):
-    """e_0 + a row of a table: for users that were trained on, and e_0 alone for all others.
+    """e_0 plus a row of a table for training users, and just e_0 for all others.
 
     Args:
         generic: (k, d).
-        users: what stands for each of the n training users (see `key`), in the order of the table.
+        users: the keys of the n training users (see `key`), in the order of the table.
     """
 
     def __init__(self, generic: Tensor, users: Sequence[str]) -> None:
@@ -125,7 +122,7 @@ class UserIdEmbedding(UserEmbedding):
 
     @staticmethod
     def key(user: User) -> str:
-        """What stands for a user in the saved table: not the id in plain text, since models are handed on."""
+        """A user's key in the saved table: a hash instead of the plain id, since models are shared."""
         return hashlib.sha256(user.user_id.encode()).hexdigest()[:20]
 
     def inputs(self, users: Sequence[User], base: "Generator", token_budget: int, batch_size: int = 8) -> Tensor:
@@ -135,15 +132,15 @@ class UserIdEmbedding(UserEmbedding):
         return torch.tensor(-1)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        own = self.offsets[inputs.clamp(min=0)] * (inputs >= 0)[:, None, None]  # (n, k, d)
-        return self.generic + own
+        offsets = self.offsets[inputs.clamp(min=0)] * (inputs >= 0)[:, None, None]  # (n, k, d)
+        return self.generic + offsets
 
     def _about(self) -> dict[str, Any]:
         return {**super()._about(), "users": list(self.row)}
 
 
 class SignalsEmbedding(UserEmbedding):
-    """e_0 + W·f(s): for any user with signals, and e_0 alone for users without.
+    """e_0 + W·f(s) for users with signals, and just e_0 for users without.
 
     Args:
         generic: (k, d).
@@ -162,7 +159,7 @@ class SignalsEmbedding(UserEmbedding):
 
     @classmethod
     def of(cls, generic: Tensor, states: Tensor) -> "SignalsEmbedding":
-        """A new one, standardised by the training users' averaged hidden states, (n, h); NaN rows do not count."""
+        """A new embedding, standardised by the training users' averaged hidden states, (n, h), ignoring NaN rows."""
         states = states[~states.isnan().any(1)]
         if not len(states):
             states = torch.zeros(1, states.shape[1])
@@ -179,8 +176,8 @@ class SignalsEmbedding(UserEmbedding):
         return torch.zeros_like(self.mean)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        own: Tensor = self.map(inputs)
-        return self.generic + own.unflatten(1, self.generic.shape)
+        offsets: Tensor = self.map(inputs)
+        return self.generic + offsets.unflatten(1, self.generic.shape)
 
 
 def hidden_states(
@@ -190,9 +187,10 @@ def hidden_states(
     batch_size: int = 8,
     report: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """The base's last hidden state averaged over the tokens of each user's rendered signals: (n, h).
+    """(n, h): the base's last hidden state, averaged over the tokens of each user's rendered signals.
 
-    Users without signals, or with none that fits the budget, get a row of NaN. `report` is told how many were read.
+    Users without signals, or with none that fits the budget, get a row of NaN. `report` is called with the number of
+    users read so far.
     """
     model = causal_lm(base.local.model)
     width = base.local.model.config.get_text_config().hidden_size
@@ -200,12 +198,12 @@ def hidden_states(
     states = torch.full((len(users), width), float("nan"), dtype=dtype)
     texts: dict[int, list[int]] = {}
     for i, user in enumerate(users):
-        kept, _ = base.templates.fit(user.signals, token_budget, base.count_tokens)
-        if kept:
-            texts[i] = base.local.format.tokens(base.templates.signals_text(kept))
-    order = sorted(texts, key=lambda i: len(texts[i]))  # little padding
+        fitting, _ = base.templates.fit(user.signals, token_budget, base.count_tokens)
+        if fitting:
+            texts[i] = base.local.format.tokens(base.templates.signals_text(fitting))
+    order = sorted(texts, key=lambda i: len(texts[i]))  # minimises padding
     if order and not trees_hold(model, len(texts[order[-1]])):
-        batch_size = 1  # none
+        batch_size = 1  # no padding at all
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
         longest = max(len(texts[i]) for i in batch)
@@ -222,6 +220,6 @@ def hidden_states(
 
 
 def generic_embedding(embeddings: Tensor, tokens: int, seed: int) -> Tensor:
-    """Where e_0 begins: `tokens` different rows of the (V, d) token embeddings, drawn with the seed. (k, d)."""
+    """(k, d): the initial e_0, `tokens` distinct rows of the (V, d) token embeddings, drawn with the seed."""
     drawn = torch.randperm(len(embeddings), generator=torch.Generator().manual_seed(seed))[:tokens]
     return at_least_float32(embeddings[drawn.to(embeddings.device)].detach())

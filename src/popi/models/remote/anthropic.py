@@ -1,4 +1,4 @@
-"""The messages API of Anthropic."""
+"""Anthropic's messages API."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -13,7 +13,7 @@ _INPUT = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_token
 
 
 def _turns(messages: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Tool calls are blocks of the assistant's turn, and their results blocks of one user turn."""
+    """Convert tool calls to blocks of the assistant's turn, and their results to blocks of a single user turn."""
     turns: list[dict[str, Any]] = []
     for message in messages:
         if "tool_calls" in message:
@@ -34,7 +34,7 @@ def _turns(messages: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 class Anthropic:
-    """How a conversation is asked for and its answer read (`POST {url}/messages`, where the URL ends in `/v1`)."""
+    """Builds requests and reads answers (`POST {url}/messages`, where the URL ends in `/v1`)."""
 
     protocol: Protocol = "anthropic"
     path = "/messages"
@@ -43,24 +43,24 @@ class Anthropic:
 
     @staticmethod
     def body(messages: Messages, max_tokens: int, temperature: float) -> dict[str, Any]:
-        """The request, but for the model's name. System messages go into a field of their own."""
+        """The request, without the model's name. System messages go into a separate field."""
         system = "\n\n".join(str(m["content"]) for m in messages if m["role"] == "system")
         turns = _turns(m for m in with_call_ids(messages) if m["role"] != "system")
         request = {"messages": turns, "max_tokens": max_tokens, "temperature": temperature}
         called = dict.fromkeys(c["function"]["name"] for m in messages for c in m.get("tool_calls", ()))
-        if called:  # the API wants them declared; the answer is to be text
+        if called:  # the API requires declarations of all tools; the answer should be text
             request["tools"] = [{"name": name, "input_schema": {"type": "object"}} for name in called]
             request["tool_choice"] = {"type": "none"}
         return request | ({"system": system} if system else {})
 
     @staticmethod
     def structured(schema: Mapping[str, Any]) -> dict[str, Any]:
-        """The fields that have the answer follow a JSON schema."""
+        """The request fields that make the answer follow a JSON schema."""
         return {"output_config": {"format": {"type": "json_schema", "schema": schema}}}
 
     @staticmethod
     def tokens(answer: dict[str, Any]) -> tuple[int, int] | None:
-        """(input, output) tokens; input read from or written to a cache counts too. None if not told."""
+        """(input, output) tokens, including input read from or written to a cache; None if not reported."""
         usage = answer.get("usage")
         usage = usage if isinstance(usage, dict) else {}
         read, written = token_count(usage.get("input_tokens")), token_count(usage.get("output_tokens"))
@@ -73,7 +73,7 @@ class Anthropic:
         """The text of an answer.
 
         Raises:
-            UpstreamError: there is none.
+            UpstreamError: if there is none.
         """
         blocks = answer.get("content")
         if not isinstance(blocks, list):
@@ -87,5 +87,5 @@ class Anthropic:
             raise UpstreamError(f"the model wrote no text (stop_reason {reason!r})")
         thought = any(isinstance(block, dict) and "thinking" in str(block.get("type")) for block in blocks)
         tokens = cls.tokens(answer)
-        # Thinking is in the count and is not told apart: then the text's own length is not known.
+        # The count includes thinking without itemising it, so the text's own length is unknown.
         return Reply(text, tokens[1] if tokens and not thought else None, reason == "max_tokens")

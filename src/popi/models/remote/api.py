@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class WireFormat(Protocol):
-    """How one kind of server is spoken to; `OpenAI` and `Anthropic` are the two."""
+    """The request and response format of a kind of server, either `OpenAI` or `Anthropic`."""
 
     protocol: api_url.Protocol
     path: str
@@ -34,7 +34,7 @@ class WireFormat(Protocol):
         ...
 
     def structured(self, schema: Mapping[str, Any]) -> dict[str, Any]:
-        """The fields that have the answer follow a JSON schema."""
+        """The request fields that make the answer follow a JSON schema."""
         ...
 
     def tokens(self, answer: dict[str, Any]) -> tuple[int, int] | None:
@@ -48,7 +48,7 @@ class WireFormat(Protocol):
 
 PROTOCOLS: dict[str, WireFormat] = {"openai": OpenAI(), "anthropic": Anthropic()}
 _OF_A_SCHEMA = re.compile(r"response_?format|output_?(?:config|format)|json_?schema|structured|guided|grammar", re.I)
-"""Words of a server that refuses to follow a JSON schema."""
+"""Words in the error of a server that does not support JSON schemas."""
 
 
 class ApiModel(Backend):
@@ -56,16 +56,16 @@ class ApiModel(Backend):
 
     Args:
         upstream: the server.
-        name: the model, as the server calls it.
-        wire: what the server speaks.
-        extra: fields to put into every request; None takes one out, as ``{"max_tokens": None,
-            "max_completion_tokens": 256}`` for models that want the newer name.
+        name: the model's name on the server.
+        wire: the server's request and response format.
+        extra: fields to add to every request; None removes one, as in ``{"max_tokens": None,
+            "max_completion_tokens": 256}`` for models that require the newer name.
     """
 
     def __init__(self, upstream: Upstream, name: str, wire: WireFormat, extra: Mapping[str, Any] | None = None) -> None:
         self.upstream, self.name, self.wire, self.extra = upstream, name, wire, dict(extra or {})
         self.takes_schema = True
-        """Until the server has refused one."""
+        """Set to False once the server has refused a schema."""
 
     @classmethod
     def connect(
@@ -83,10 +83,10 @@ class ApiModel(Backend):
         prices: Prices | None = None,
         extra: Mapping[str, Any] | None = None,
     ) -> "ApiModel":
-        """Name a model on a server, as the fields of `ModelSpec` say; nothing is sent yet.
+        """A model on a server; the arguments are the fields of `ModelSpec`. Sends nothing yet.
 
         Raises:
-            ConfigError: a wrong URL, an unknown protocol, or a named variable that is not set.
+            ConfigError: for an invalid URL, an unknown protocol, or if `key_env` is not set in the environment.
         """
         wire = PROTOCOLS.get(protocol)
         if wire is None:
@@ -112,12 +112,12 @@ class ApiModel(Backend):
 
     @property
     def usage(self) -> Usage:
-        """What was asked of the server so far."""
+        """Requests and tokens sent to the server so far."""
         return self.upstream.usage
 
     @cached_property
     def scorer(self) -> "VllmScorer":
-        """Raises ConfigError where the server is spoken to in another protocol than `openai`."""
+        """Scorer for this model. Raises ConfigError for protocols other than `openai`."""
         from popi.models.remote.vllm import VllmScorer
 
         return VllmScorer(self)
@@ -130,13 +130,13 @@ class ApiModel(Backend):
         temperature: float = 0.0,
         schema: Mapping[str, Any] | None = None,
     ) -> Reply:
-        """Answer one conversation, for callers with an event loop of their own.
+        """Answer one conversation, for callers with their own event loop.
 
-        With `schema` the answer is asked for as JSON. A server that refuses the field that says so is asked without it,
-        from then on each time.
+        With `schema`, request an answer in that JSON format. If the server refuses the field, this and all later
+        requests are sent without it.
 
         Raises:
-            UpstreamError: there is no answer, or no text in it.
+            UpstreamError: if there is no answer, or no text in it.
         """
         if schema is not None and self.takes_schema:
             try:
@@ -156,11 +156,11 @@ class ApiModel(Backend):
         used.requests += 1
         answer = await session.post(self.wire.path, body, self.wire.tokens)
         tokens = self.wire.tokens(answer)
-        if tokens is not None:  # an answer without text has its price as well
+        if tokens is not None:  # counted before reading, since an answer without text is billed as well
             used.add(tokens)
         reply = self.wire.read(answer)
         if tokens is None:
-            used.add((sum(estimate_tokens(str(one["content"])) for one in messages), estimate_tokens(reply.text)))
+            used.add((sum(estimate_tokens(str(turn["content"])) for turn in messages), estimate_tokens(reply.text)))
         return reply
 
     def chat_many(
@@ -172,8 +172,8 @@ class ApiModel(Backend):
         on_result: OnReply | None = None,
         schema: Mapping[str, Any] | None = None,
     ) -> list[Reply | PopiError]:
-        """Answer every conversation: aligned with them, a reply or the error in its place (see `Backend`). `schema`:
-        as `chat` takes it.
+        """Answer every conversation. Returns a reply or an error for each, in order (see `Backend`). `schema`: as in
+        `chat`.
         """
 
         async def ask(session: Session, messages: Messages) -> Reply:

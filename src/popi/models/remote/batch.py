@@ -1,4 +1,4 @@
-"""Many requests to one upstream: each ends as a value or as an error, and none takes the others with it."""
+"""Send many requests to one upstream. Each gives a value or an error, and one failure does not affect the others."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -12,7 +12,7 @@ Item = TypeVar("Item")
 Value = TypeVar("Value")
 
 GIVE_UP = 20
-"""So many items in a row failed in spite of retries: the server is down, and the rest is not sent."""
+"""After this many consecutive items have failed despite retries, the server is assumed to be down."""
 
 
 def send_all(
@@ -23,17 +23,17 @@ def send_all(
 ) -> list[Value | PopiError]:
     """Do `work` for every item, `upstream.concurrency` at a time.
 
-    Once an error says that all further requests would fail (see UpstreamError.for_all), or GIVE_UP items in a row
-    failed in spite of retries, the items not yet begun get that error without being sent.
+    Once an error indicates that all further requests would fail (see UpstreamError.for_all), or GIVE_UP consecutive
+    items have failed despite retries, the items not yet started get that error without being sent.
 
     Args:
-        upstream: what is asked.
-        work: one item's requests; what it raises as PopiError becomes the item's result.
+        upstream: the server.
+        work: sends one item's requests; a PopiError that it raises becomes the item's result.
         items: the inputs.
-        on_result: told each item's index and result as soon as it is there: what is kept if the process is killed.
+        on_result: called with each item's index and result as soon as it is available, so that callers can save it.
 
     Returns:
-        For each item, in the order given, its value or the error in its place.
+        For each item, in the given order, its value or error.
     """
     results: dict[int, Value | PopiError] = {}
     waiting = iter(enumerate(items))
@@ -74,7 +74,7 @@ def send_all(
 
 
 def run(job: Coroutine[Any, Any, None]) -> None:
-    """Run a coroutine to its end; in a notebook, where an event loop runs already, in a thread of its own."""
+    """Run a coroutine to completion; in a separate thread if an event loop is already running, as in a notebook."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:

@@ -1,7 +1,7 @@
-"""The one way out over HTTP: aiohttp with one behaviour everywhere, and what its faults are called.
+"""The HTTP client for all outgoing requests: aiohttp, with the same behaviour and readable errors everywhere.
 
-No redirects, no cookies, no netrc, no headers of its own; nothing is decoded unless asked for. HTTP/1.1, which is what
-aiohttp speaks.
+It follows no redirects, uses no cookies or netrc, adds no headers, and only decompresses on request. aiohttp only
+supports HTTP/1.1.
 """
 
 import asyncio
@@ -27,31 +27,31 @@ Headers = Sequence[tuple[str, str]]
 Kind = Literal["timeout", "unreachable", "certificate", "proxy", "broken"]
 
 MAX_HEADERS = 1024
-"""Headers of an answer."""
+"""Maximum headers of a response."""
 MAX_HEADER_BYTES = 65_536
-"""Longest line of an answer's head."""
+"""Maximum line length in a response's head."""
 BUFFER = 2**17
-"""Once twice as many bytes of an answer wait for their reader, the server is not read any further."""
+"""Reading from the server pauses while twice as many bytes of a response are unread."""
 PIECE = 2**16
-"""Longer bodies are sent in pieces of this size, to notice a server that stops reading."""
+"""Longer bodies are sent in pieces of this size, so that a server that stops reading is noticed."""
 CONNECTIONS_TRIED = 5
-"""Connections tried for a request, where idle ones turn out to be spoiled."""
+"""Maximum connections to try for a request, in case idle ones turn out to be unusable."""
 
-# aiohttp's own exceptions, and those that it lets through.
+# aiohttp's own exceptions, and those that it does not wrap.
 _ERRORS = (aiohttp.ClientError, HttpProcessingError, OSError)
 _AUTHORITY = "is from an authority that is not trusted here (set ca_bundle or SSL_CERT_FILE)"
-_NAME = "is not for this host, or has no subjectAltName, the only place where names count"
+_NAME = "is not for this host, or has no subjectAltName (other names are ignored)"
 # By OpenSSL's verify codes (x509_vfy.h).
 _CERTIFICATE = {9: "is not valid yet", 10: "has expired", 62: _NAME, 64: _NAME}
 _CERTIFICATE |= dict.fromkeys(range(18, 22), _AUTHORITY)
 
 
 class HttpFault(Exception):
-    """Why there is no answer, or only part of one. The message is to be read after "the upstream".
+    """There is no response, or only part of one. The message completes a sentence that starts with "the upstream".
 
     Attributes:
-        kind: for programs.
-        lasting: another try would meet it again.
+        kind: machine-readable cause.
+        lasting: whether a retry would fail in the same way.
     """
 
     def __init__(self, kind: Kind, message: str, lasting: bool = False) -> None:
@@ -60,25 +60,25 @@ class HttpFault(Exception):
 
 
 class HttpClient:
-    """How servers are reached; connections live in its sessions.
+    """Client configuration. Its sessions hold the connections.
 
     Args:
         config: proxies, certificates, limits.
-        decompress: ask for compressed answers and unpack them.
+        decompress: request compressed responses and decompress them.
 
     Raises:
-        ConfigError: a certificate or the proxy's URL can't be used.
+        ConfigError: if a certificate or the proxy's URL can't be used.
     """
 
     def __init__(self, config: HttpConfig, *, decompress: bool = False) -> None:
         proxy = _proxy_url(config.proxy) if config.proxy is not None else None
         if config.proxy is not None and (proxy is None or proxy.user is not None):
-            raise ConfigError("proxy must be http://host:port; a login belongs into HTTPS_PROXY and HTTP_PROXY")
+            raise ConfigError("proxy must be http://host:port; put a login into HTTPS_PROXY and HTTP_PROXY instead")
         self._config, self._decompress, self._tls = config, decompress, _tls(config)
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator["HttpSession"]:
-        """Connections that live as long as the block, in one event loop."""
+        """Connections that stay open for the duration of the block, in one event loop."""
         config = self._config
         added = () if self._decompress else ("Accept", "Accept-Encoding")
         async with aiohttp.ClientSession(
@@ -86,7 +86,7 @@ class HttpClient:
                 limit=config.connections, keepalive_timeout=config.keepalive_s, ttl_dns_cache=60, ssl=self._tls
             ),
             timeout=aiohttp.ClientTimeout(total=None, connect=config.connect_s, sock_read=config.first_byte_s),
-            cookie_jar=aiohttp.DummyCookieJar(),  # a cookie set for one user must not be sent for the next
+            cookie_jar=aiohttp.DummyCookieJar(),  # a cookie set for one user must not be sent for another
             skip_auto_headers=("User-Agent", "Content-Type", *added),
             auto_decompress=self._decompress,
             request_class=_Request,
@@ -107,17 +107,17 @@ class HttpSession:
         self._proxy = lru_cache(maxsize=64)(partial(_proxy, config))
 
     async def send(self, method: str, url: URL, headers: Headers, body: Body = None) -> "Answer":
-        """Send a request and wait for the head of its answer.
+        """Send a request and wait for the head of its response.
 
         Args:
-            method: of HTTP.
-            url: sent as it is; build it with `encoded=True`.
-            headers: with `content-length` where the body comes in pieces and its length is known.
-            body: whole, in pieces, or none.
+            method: HTTP method.
+            url: sent unchanged; build it with `encoded=True`.
+            headers: must include `content-length` if the body is an iterator of known length.
+            body: bytes, an iterator of pieces, or none.
 
         Raises:
-            HttpFault: there is no answer.
-            Exception: what the pieces of the body raised.
+            HttpFault: if there is no response.
+            Exception: any exception raised by the body's iterator.
         """
         config, proxy, upload = self._config, self._proxy(url.scheme, url.host, url.port), None
         request = partial(self._session.request, method, url, proxy=proxy, allow_redirects=False)
@@ -130,7 +130,7 @@ class HttpSession:
         for attempt in range(CONNECTIONS_TRIED):
             try:
                 if upload is None:
-                    # aiohttp stops its own clock after an answer that only announces another (103).
+                    # aiohttp stops its own timer after an interim response (103).
                     async with asyncio.timeout(config.connect_s + config.first_byte_s):
                         reply = await request(headers=headers, data=body)
                 else:
@@ -152,13 +152,13 @@ class HttpSession:
 
 
 class Answer:
-    """An answer whose head is here.
+    """A response whose head has arrived.
 
     Attributes:
-        status: of HTTP.
-        reason: the words behind it.
-        headers: as they came.
-        body: what `whole` has read.
+        status: HTTP status.
+        reason: its reason phrase.
+        headers: raw headers.
+        body: the body, once `whole` has read it.
     """
 
     __slots__ = ("_config", "_reply", "_upload", "body", "headers", "reason", "status")
@@ -171,16 +171,16 @@ class Answer:
 
     @property
     def named(self) -> Mapping[str, str]:
-        """Headers by name, in whatever case."""
-        named: Mapping[str, str] = self._reply.headers
-        return named
+        """Headers by case-insensitive name."""
+        headers: Mapping[str, str] = self._reply.headers
+        return headers
 
     async def read(self) -> tuple[bytes, bool]:
-        """What has arrived of the body, at least a byte unless it is the end; and whether more may come.
+        """The bytes of the body that have arrived, at least one unless at the end; and whether more may follow.
 
         Raises:
-            HttpFault: it ended too early, or fell silent.
-            Exception: what the pieces of the request's body raised.
+            HttpFault: if the response ended prematurely, or stalled.
+            Exception: any exception raised by the iterator of the request's body.
         """
         content = self._reply.content
         try:
@@ -189,15 +189,15 @@ class Answer:
             raise _cause(error, self._config, self._upload, head=False) from None
         if content.at_eof() and self._reply.reset:
             if not piece:
-                raise HttpFault("broken", "reset the connection amid its answer")
+                raise HttpFault("broken", "reset the connection during its response")
             return piece, True
         return piece, not content.at_eof()
 
     async def whole(self, limit: int | None = None) -> bytes:
-        """The body.
+        """Read the whole body.
 
         Raises:
-            HttpFault: it ended too early, fell silent, or has more than `limit` bytes.
+            HttpFault: if the response ended prematurely, stalled, or has more than `limit` bytes.
         """
         pieces, size, more = [], 0, True
         while more:
@@ -210,23 +210,23 @@ class Answer:
         return self.body
 
     def close(self) -> None:
-        """Nobody waits for the rest: its connection ends, unless the answer has."""
+        """Discard the rest. Closes the connection unless the response is complete."""
         self._reply.close()
 
 
 class _Upload:
-    """The body of a request on its way, in pieces.
+    """A request's body that is being sent in pieces.
 
     Attributes:
-        ended: all of it was handed to aiohttp.
-        error: what its pieces raised.
-        reply: the answer, where it came before the body's end.
+        ended: whether all of it was passed to aiohttp.
+        error: an exception raised by its iterator.
+        reply: the response, if it arrived before the end of the body.
     """
 
     def __init__(self, body: AsyncIterator[bytes], length: int | None) -> None:
         self._body, self._left = body, length
         self.ended = False
-        self._since: float | None = None  # when the server was given the last piece, unless it waits for the next
+        self._since: float | None = None  # when the last piece was sent; None while waiting for the next one
         self.error: Exception | None = None
         self.reply: aiohttp.ClientResponse | None = None
 
@@ -252,7 +252,7 @@ class _Upload:
         """Send the request.
 
         Raises:
-            TimeoutError: the server took nothing of the body for too long; aiohttp would wait forever.
+            TimeoutError: if the server stopped reading the body, for which aiohttp would wait forever.
         """
         loop = asyncio.get_running_loop()
 
@@ -274,42 +274,42 @@ class _Upload:
 
 
 class _Stale(aiohttp.ClientError):
-    """A connection can't carry a request; nothing was sent."""
+    """A connection is unusable; nothing was sent."""
 
 
 class _Request(aiohttp.ClientRequest):
     async def send(self, conn: Connection) -> aiohttp.ClientResponse:
-        # What a server sent while nobody asked would be taken for the answer to this request.
+        # Unsolicited data from the server would be mistaken for the response to this request.
         if conn.protocol is None or conn.protocol.should_close or conn.transport is None:
             conn.close()
             raise _Stale
         if self.is_ssl():
-            # Else uvloop reads on beneath a pause, and loses what it has read if the server then closes.
+            # Otherwise uvloop keeps reading during a pause, and loses that data if the server then closes.
             conn.transport.set_read_buffer_limits(1, 0)  # type: ignore[attr-defined]
         reply = await super().send(conn)
         if self.proxy is not None and not self.is_ssl():
-            conn.protocol.force_close()  # forward proxies close without saying so
+            conn.protocol.force_close()  # forward proxies close connections without announcing it
         return reply
 
 
 class _Response(aiohttp.ClientResponse):
-    """Tells an answer's end from the loss of its connection, where aiohttp takes one for the other, or for neither."""
+    """Distinguishes the end of a response from the loss of its connection in cases that aiohttp confuses or misses."""
 
     _lost: "asyncio.Future[None] | None" = None
 
     async def start(self, connection: Connection) -> aiohttp.ClientResponse:
         protocol = connection.protocol
         lost = protocol.closed if protocol is not None else None
-        if lost is not None:  # the same for all requests on a connection
-            lost.remove_done_callback(_seen)
-            lost.add_done_callback(_seen)
+        if lost is not None:  # the future is shared by all requests on a connection
+            lost.remove_done_callback(_retrieve_exception)
+            lost.add_done_callback(_retrieve_exception)
         await super().start(connection)
         if self.status == 101 or not 200 <= self.status < 600:
-            raise aiohttp.ClientPayloadError("an answer that nobody asked for")
+            raise aiohttp.ClientPayloadError("an unexpected response")
         if lost is not None:
             chunked = "chunked" in self.headers.get("Transfer-Encoding", "").lower()
             if not chunked and "Content-Length" not in self.headers:
-                self._lost = lost  # the connection's end is the answer's
+                self._lost = lost  # the response ends when the connection does
             elif chunked and not self.content.is_eof():
                 lost.add_done_callback(self._cut)
                 self.content.on_eof(lambda: _forget(lost, self._cut))
@@ -317,17 +317,17 @@ class _Response(aiohttp.ClientResponse):
 
     @property
     def reset(self) -> bool:
-        """The answer's end was no end."""
+        """Whether the connection was lost rather than closed at the end of the response."""
         return self._lost is not None and self._lost.done() and self._lost.exception() is not None
 
     def _cut(self, _: "asyncio.Future[None]") -> None:
-        """After what is no HTTP aiohttp closes the connection, and its reader would wait forever."""
+        """Fail the reader, which would wait forever: aiohttp closes the connection after invalid HTTP."""
         if not self.content.is_eof() and self.content.exception() is None:
             self.content.set_exception(aiohttp.ClientPayloadError("the connection was lost"))
 
 
-def _seen(lost: "asyncio.Future[None]") -> None:
-    """Take note of how a connection ended, or asyncio complains that nobody did."""
+def _retrieve_exception(lost: "asyncio.Future[None]") -> None:
+    """Retrieve the exception, or asyncio warns that it was never retrieved."""
     if not lost.cancelled():
         lost.exception()
 
@@ -342,7 +342,7 @@ async def _sliced(body: bytes) -> AsyncIterator[bytes]:
 
 
 def _proxy(config: HttpConfig, scheme: str, host: str, port: int) -> URL | None:
-    """The forward proxy for a server; the environment's may have a login in it, which is shown nowhere."""
+    """The forward proxy for a server. The URL from the environment may contain a login, so it is never shown."""
     if proxy_bypass(f"{host}:{port}"):
         return None
     value = config.proxy or getproxies().get(scheme)
@@ -363,7 +363,7 @@ def _proxy_url(value: str) -> URL | None:
 
 
 def _cause(error: Exception, config: HttpConfig, upload: _Upload | None, head: bool = True) -> Exception:
-    """What to raise for an error of aiohttp's, before or after the answer's head."""
+    """The exception to raise for an error of aiohttp, before or after the response's head."""
     if upload is not None and upload.error is not None:
         return upload.error
     if isinstance(error, aiohttp.ConnectionTimeoutError):
@@ -372,39 +372,39 @@ def _cause(error: Exception, config: HttpConfig, upload: _Upload | None, head: b
         seconds = config.first_byte_s if head else config.silence_s
         return HttpFault("timeout", f"sent nothing within {seconds:g} seconds")
     if isinstance(error, TimeoutError):
-        what = "sent no answer" if upload is None or upload.ended else "took no more of the request"
-        return HttpFault("timeout", f"{what} in time")
+        sent = upload is None or upload.ended
+        return HttpFault("timeout", "sent no response in time" if sent else "stopped reading the request")
     if isinstance(error, aiohttp.ClientHttpProxyError):
         return _refused_by_proxy(error.status)
     if isinstance(error, aiohttp.ClientProxyConnectionError):
-        return HttpFault("proxy", "can't be reached: the forward proxy does not answer")
+        return HttpFault("proxy", "can't be reached: the forward proxy does not respond")
     if (certificate := _certificate(error)) is not None:
         return HttpFault("certificate", certificate, lasting=True)
     if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return HttpFault("unreachable", "can't be reached: its name can't be resolved")
+        return HttpFault("unreachable", "can't be reached: its host name can't be resolved")
     if isinstance(error, aiohttp.ClientConnectorError):
         return HttpFault("unreachable", "can't be reached")
-    return HttpFault("broken", f"closed the connection, or sent no HTTP ({type(error).__name__})")
+    return HttpFault("broken", f"closed the connection, or sent invalid HTTP ({type(error).__name__})")
 
 
 def _refused_by_proxy(status: int) -> HttpFault:
-    why = {403: "it does not allow this host", 407: "it wants a login, or another one"}.get(status, "")
-    words = f"can't be reached: the forward proxy answered {status}{' (' + why + ')' if why else ''}"
-    return HttpFault("proxy", words, lasting=status < 500)
+    reason = {403: "it does not allow this host", 407: "it requires a valid login"}.get(status, "")
+    message = f"can't be reached: the forward proxy answered {status}{' (' + reason + ')' if reason else ''}"
+    return HttpFault("proxy", message, lasting=status < 500)
 
 
 def _certificate(error: BaseException | None) -> str | None:
-    """What is wrong with a certificate, if that is what an error is about."""
+    """What is wrong with a certificate, if the error is about one."""
     while error is not None:
         if isinstance(error, ssl.SSLCertVerificationError) and not isinstance(error, aiohttp.ClientError):
-            why = _CERTIFICATE.get(error.verify_code, "does not hold")
-            return f"shows a certificate that {why} ({error.verify_message})"
+            reason = _CERTIFICATE.get(error.verify_code, "is not valid")
+            return f"presents a certificate that {reason} ({error.verify_message})"
         if (
             isinstance(error, ssl.SSLError)
             and "ALERT" in str(error)
             and re.search("CERTIFICATE|UNKNOWN_CA", str(error))
         ):
-            return "wants a client certificate, or another one (client_certificate, client_key)"
+            return "requires a valid client certificate (client_certificate, client_key)"
         error = error.__cause__ or error.__context__
     return None
 
@@ -412,20 +412,20 @@ def _certificate(error: BaseException | None) -> str | None:
 def _tls(config: HttpConfig) -> ssl.SSLContext:
     file = os.environ.get("SSL_CERT_FILE")
     if config.ca_bundle is None and file and not os.path.isfile(file):
-        raise ConfigError(f"SSL_CERT_FILE: there is no file {file}")  # OpenSSL would trust nobody, and not say why
+        raise ConfigError(f"SSL_CERT_FILE: there is no file {file}")  # OpenSSL would silently trust no certificates
     try:
         context = ssl.create_default_context(cafile=config.ca_bundle)
     except OSError as error:
         raise ConfigError(
-            f"ca_bundle: {config.ca_bundle} has no certificates in PEM ({error.strerror or error})"
+            f"ca_bundle: {config.ca_bundle} has no PEM certificates ({error.strerror or error})"
         ) from None
     if config.client_certificate is not None:
         try:
-            # Without a password OpenSSL would ask for one on the terminal.
+            # Without a password, OpenSSL would prompt for one on the terminal.
             context.load_cert_chain(config.client_certificate, config.client_key, password="")
         except OSError as error:
             raise ConfigError(
-                f"client_certificate: {config.client_certificate} is no certificate in PEM with its key, unencrypted "
+                f"client_certificate: {config.client_certificate} is not a PEM certificate with its unencrypted key "
                 f"({error.strerror or error})"
             ) from None
     context.hostname_checks_common_name = False

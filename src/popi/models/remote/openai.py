@@ -1,4 +1,5 @@
-"""The chat completions of OpenAI, which most servers speak: vLLM, SGLang, llama.cpp, Ollama, and the big gateways."""
+"""OpenAI's chat completions API, which most servers support: vLLM, SGLang, llama.cpp, Ollama, and the large
+gateways."""
 
 import json
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from popi.models.remote.usage import token_count
 
 
 class OpenAI:
-    """How a conversation is asked for and its answer read (`POST {url}/chat/completions`)."""
+    """Builds requests and reads answers (`POST {url}/chat/completions`)."""
 
     protocol: Protocol = "openai"
     path = "/chat/completions"
@@ -20,12 +21,12 @@ class OpenAI:
 
     @staticmethod
     def body(messages: Messages, max_tokens: int, temperature: float) -> dict[str, Any]:
-        """The request, but for the model's name."""
+        """The request, without the model's name."""
         return {"messages": openai_messages(messages), "max_tokens": max_tokens, "temperature": temperature}
 
     @staticmethod
     def structured(schema: Mapping[str, Any]) -> dict[str, Any]:
-        """The fields that have the answer follow a JSON schema."""
+        """The request fields that make the answer follow a JSON schema."""
         return {
             "response_format": {
                 "type": "json_schema",
@@ -35,7 +36,7 @@ class OpenAI:
 
     @staticmethod
     def tokens(answer: dict[str, Any]) -> tuple[int, int] | None:
-        """(input, output) tokens, as billed; None where the answer does not say."""
+        """(input, output) tokens as billed; None if not reported."""
         usage = answer.get("usage")
         usage = usage if isinstance(usage, dict) else {}
         read, written = token_count(usage.get("prompt_tokens")), token_count(usage.get("completion_tokens"))
@@ -46,7 +47,7 @@ class OpenAI:
         """The text of an answer.
 
         Raises:
-            UpstreamError: there is none.
+            UpstreamError: if there is none.
         """
         try:
             choice = answer["choices"][0]
@@ -57,13 +58,13 @@ class OpenAI:
             raise UpstreamError(
                 f"the answer has no choices[0].message.content; it has {sorted(answer)}; is this a chat model?"
             ) from None
-        if isinstance(content, list):  # some servers answer in parts
+        if isinstance(content, list):  # some servers return a list of parts
             parts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"]
             content = "".join(part for part in parts if isinstance(part, str))
         if not isinstance(content, str) or not content.strip():
             if refused or reason == "content_filter":
                 raise UpstreamError(f"the model refused to answer (finish_reason {reason!r})")
-            hint = "; raise max_tokens: all of it went into reasoning" if reason == "length" else ""
+            hint = "; raise max_tokens, since reasoning used all of it" if reason == "length" else ""
             raise UpstreamError(f"the model wrote no text (finish_reason {reason!r}){hint}")
         tokens = cls.tokens(answer)
         details = answer["usage"].get("completion_tokens_details") if tokens else None
@@ -72,7 +73,7 @@ class OpenAI:
 
 
 def with_call_ids(messages: Messages) -> list[dict[str, Any]]:
-    """The messages, with an id for each tool call and for its result: servers want them, and data may lack them."""
+    """Add the ids of tool calls and their results where missing, since servers require them."""
     sent: list[dict[str, Any]] = []
     unanswered: list[str] = []
     for message in map(dict, messages):
@@ -87,7 +88,7 @@ def with_call_ids(messages: Messages) -> list[dict[str, Any]]:
 
 
 def openai_messages(messages: Messages) -> list[dict[str, Any]]:
-    """Messages as OpenAI's API takes them: the arguments of tool calls are JSON text."""
+    """Messages in OpenAI's format, where the arguments of tool calls are JSON text."""
     return [
         message | {"tool_calls": [_as_text(call) for call in message["tool_calls"]]}
         if "tool_calls" in message

@@ -1,4 +1,4 @@
-"""When to ask a model API again, and how long to wait before."""
+"""When to retry a request to a model API, and how long to wait."""
 
 import random
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-# Not the global generator: training seeds that one, and a slow server must not change its draws.
+# Not the global generator, which training seeds: a slow server must not affect its draws.
 _jitter = random.Random()
 
 
@@ -15,9 +15,9 @@ class Retries:
     """Exponential backoff with jitter.
 
     Attributes:
-        most: how often one request is sent again.
+        most: maximum retries per request.
         base: seconds before the first retry; doubled for each further one, times a random factor in [½, 1].
-        longest: most seconds to wait; a server that asks for more is not waited for.
+        longest: maximum seconds to wait; if the server asks for more, there is no retry.
     """
 
     most: int = 5
@@ -28,11 +28,11 @@ class Retries:
         """Seconds to wait before retry number `retry` (from 0).
 
         Args:
-            retry: retries made so far.
-            asked: the seconds that the server asked for, if it did; never less are waited.
+            retry: number of retries so far.
+            asked: the minimum seconds to wait, if the server specified it.
 
         Returns:
-            None where there should be no retry: enough were made, or the server asks for too long a wait.
+            None if there should be no retry: the maximum is reached, or the server asks for too long a wait.
         """
         if retry >= self.most or (asked is not None and asked > self.longest):
             return None
@@ -41,14 +41,14 @@ class Retries:
 
 
 def worth_a_retry(status: int) -> bool:
-    """Whether an HTTP status tells of something that may pass: 408, 409, 429, or 5xx."""
+    """Whether an HTTP status indicates a temporary failure: 408, 409, 429, or 5xx."""
     return status in (408, 409, 429) or 500 <= status <= 599
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds from a reply's `Retry-After`: a number, or an HTTP-date (RFC 9110, 10.2.3). None without a valid one.
+    """Seconds in a reply's `Retry-After`: a number, or an HTTP-date (RFC 9110, 10.2.3). None if missing or invalid.
 
-    A date is read against the reply's own `Date`, so that a wrong clock here does no harm.
+    A date is interpreted relative to the reply's own `Date`, in case the local clock is wrong.
     """
     asked = headers.get("Retry-After", "").strip()
     try:

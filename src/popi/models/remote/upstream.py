@@ -1,6 +1,6 @@
-"""One client for every model API: how many requests at once, how long, how often again, and what they took.
+"""The client for all model APIs: concurrency, time limits, retries and usage.
 
-Knows nothing of what is sent: that is `openai`, `anthropic` and `vllm`.
+It is independent of the format of requests, which `openai`, `anthropic` and `vllm` define.
 """
 
 import asyncio
@@ -21,13 +21,13 @@ from popi.models.remote.retries import Retries, retry_after, worth_a_retry
 from popi.models.remote.usage import Prices, Usage
 
 TOTAL_S = 300.0
-"""Seconds for one try of one request, from the first byte sent to the last one read."""
+"""Timeout in seconds of one attempt of a request, from the first byte sent to the last one read."""
 FOR_ALL = {401: "key", 402: "credit", 403: "permission", 404: "URL and model"}
-"""Statuses that every request of this kind would meet, and what they are about."""
+"""Statuses that every request of this kind would get, and their usual cause."""
 MAX_ANSWER_BYTES = 2**26
-"""Longest answer, unpacked; log-probs of a full context take a few MiB."""
+"""Maximum size of a decompressed response; log-probs of a full context take a few MiB."""
 SHOWN = 300
-"""Most characters of a server's own words in an error message."""
+"""Maximum characters of a server's message to quote in an error."""
 
 ReadTokens = Callable[[dict[str, Any]], tuple[int, int] | None]
 
@@ -36,18 +36,18 @@ class Upstream:
     """A server with a model API.
 
     Args:
-        api: what the paths of requests are put behind.
-        key: sent as `key_header`, shown nowhere; None sends none.
-        key_header: name and form of the header, as ``("Authorization", "Bearer {}")``.
+        api: the base URL of requests.
+        key: sent as `key_header` and never shown; None sends none.
+        key_header: name and format of the header, as ``("Authorization", "Bearer {}")``.
         headers: further headers.
-        concurrency: most requests under way at once, in one session.
-        http: proxies, certificates, time limits; by default as POPI_HTTP says.
-        total_s: time limit of one try of one request.
-        retries: when to ask again.
+        concurrency: maximum concurrent requests per session.
+        http: proxies, certificates, time limits; by default those configured by POPI_HTTP.
+        total_s: timeout of one attempt of a request.
+        retries: when to retry.
         prices: per million tokens, for `usage.cost`.
 
     Raises:
-        ConfigError: `concurrency` is below 1, or the file in POPI_HTTP is wrong.
+        ConfigError: if `concurrency` is below 1, or the file in POPI_HTTP is invalid.
     """
 
     def __init__(
@@ -76,12 +76,12 @@ class Upstream:
 
     @property
     def url(self) -> str:
-        """Where it is, without the query of its URL: fit to be shown."""
+        """Its URL without the query, safe to show."""
         return self.api.base
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator["Session"]:
-        """Connections that live as long as the `async with` block, in one event loop."""
+        """Connections that stay open for the duration of the `async with` block, in one event loop."""
         async with self._client.session() as client:
             yield Session(self, client)
 
@@ -90,7 +90,7 @@ class Upstream:
         return HttpClient(self.http, decompress=True)
 
     def headers_with_key(self) -> list[tuple[str, str]]:
-        """What a request is sent with. Put together at the last moment: nothing that is kept holds the key."""
+        """A request's headers. Built only when sending, so that no stored object contains the key."""
         headers = {"content-type": "application/json", "accept": "*/*", "user-agent": "popi"} | self._headers
         if self._key is not None:
             name, form = self._key_header
@@ -98,7 +98,7 @@ class Upstream:
         return list(headers.items())
 
     def scrub(self, text: str) -> str:
-        """`text` without the key, should a server have put it in."""
+        """`text` without the key, in case a server included it."""
         key = self._key.get_secret_value() if self._key is not None else ""
         return text.replace(key, "[key]") if key else text
 
@@ -108,22 +108,22 @@ class Session:
 
     def __init__(self, upstream: Upstream, client: HttpSession) -> None:
         self.upstream, self._client = upstream, client
-        # Waiting for a connection would eat up a request's time limits.
+        # Otherwise, waiting for a connection would count towards a request's timeouts.
         self._slots = asyncio.Semaphore(min(upstream.concurrency, upstream.http.connections))
 
     async def post(
         self, path: str, body: Mapping[str, Any], tokens: ReadTokens | None = None, api: ApiUrl | None = None
     ) -> dict[str, Any]:
-        """Send JSON, get JSON; with retries, all of them in one of the `concurrency` places.
+        """Send JSON and receive JSON. Retries included, this takes one of the `concurrency` slots.
 
         Args:
-            path: put behind the upstream's URL.
+            path: appended to the upstream's URL.
             body: the request.
-            tokens: reads (input, output) tokens off the answer, for `usage`.
-            api: put before `path` instead of the upstream's own.
+            tokens: reads (input, output) tokens from the response, for `usage`.
+            api: base URL to use instead of the upstream's own.
 
         Raises:
-            UpstreamError: refused, not reached in time or at all, or answered with something other than an object.
+            UpstreamError: if the request was refused, failed or timed out, or the response is not a JSON object.
         """
         upstream, api = self.upstream, api or self.upstream.api
         async with self._slots:
@@ -133,7 +133,7 @@ class Session:
                 upstream.usage.retries += retry > 0
                 try:
                     return await self._try(api, path, body, tokens)
-                except _Passing as failure:
+                except _Temporary as failure:
                     wait = upstream.retries.wait(retry, failure.asked)
                     if wait is None:
                         raise _given_up(failure, retry, upstream.retries) from None
@@ -151,23 +151,23 @@ class Session:
                 finally:
                     reply.close()
         except TimeoutError:
-            raise _Passing(f"{target}: no whole answer within {upstream.total_s:g} seconds") from None
+            raise _Temporary(f"{target}: no complete response within {upstream.total_s:g} seconds") from None
         except HttpFault as fault:
             message = upstream.scrub(f"{target}: the server {fault}")
             if fault.lasting:
                 raise UpstreamError(message, fault=fault.kind, for_all=fault.kind != "broken") from None
-            raise _Passing(message, fault=fault.kind) from None
+            raise _Temporary(message, fault=fault.kind) from None
         if 200 <= reply.status < 300:
             answer = _json(reply.body)
             if not isinstance(answer, dict):
                 shown = upstream.scrub(reply.body.decode(errors="replace"))[:SHOWN]
                 raise UpstreamError(
-                    f"{target}: answered no JSON object but {shown!r}; is this the URL of a model API?",
+                    f"{target}: the response is not a JSON object but {shown!r}; is this the URL of a model API?",
                     status=reply.status,
                 )
-            if answer.get("error"):  # gateways report what failed behind them in an answer that is none
+            if answer.get("error"):  # gateways report failures of their upstream with a success status
                 words = upstream.scrub(_words(reply.body))
-                message = upstream.scrub(f"{target}: the answer is an error: {words}")
+                message = upstream.scrub(f"{target}: the response is an error: {words}")
                 raise UpstreamError(message, status=reply.status, words=words)
             if tokens is not None:
                 upstream.usage.add(tokens(answer))
@@ -176,16 +176,16 @@ class Session:
         words = upstream.scrub(_words(reply.body))
         message = upstream.scrub(f"{target}: {status} {reply.reason}: {words}")
         if worth_a_retry(status):
-            raise _Passing(message, status, retry_after(reply.named), words=words)
+            raise _Temporary(message, status, retry_after(reply.named), words=words)
         if status in FOR_ALL:
             message += f"; check the {FOR_ALL[status]}"
             if status in (401, 403) and upstream._key is None:
-                message += " (no key was sent: name its environment variable with key_env, --key-env)"
+                message += " (no key was sent; set its environment variable with key_env or --key-env)"
         raise UpstreamError(message, status=status, for_all=status in FOR_ALL, words=words)
 
 
-class _Passing(Exception):
-    """A failure that a retry may cure; `asked` is the wait in seconds that the server asked for."""
+class _Temporary(Exception):
+    """A failure that a retry may fix; `asked` is the wait in seconds that the server asked for."""
 
     def __init__(
         self,
@@ -199,11 +199,11 @@ class _Passing(Exception):
         self.status, self.asked, self.fault, self.words = status, asked, fault, words
 
 
-def _given_up(failure: _Passing, retries: int, policy: Retries) -> UpstreamError:
+def _given_up(failure: _Temporary, retries: int, policy: Retries) -> UpstreamError:
     if failure.asked is not None and failure.asked > policy.longest:
         end = f"the server asks to wait {failure.asked:g} seconds, longer than {policy.longest:g}; try again later"
     else:
-        end = f"given up after {retries + 1} tries"
+        end = f"gave up after {retries + 1} attempts"
     return UpstreamError(
         f"{failure}; {end}", status=failure.status, fault=failure.fault, passing=True, words=failure.words
     )
@@ -217,12 +217,12 @@ def _json(content: bytes) -> Any:
 
 
 def _words(content: bytes) -> str:
-    """A server's own words about an error: each of them has its own place for them."""
+    """A server's error message, which each kind of server puts in a different field."""
     answer = _json(content)
     if isinstance(answer, list) and answer:  # Gemini's OpenAI path
         answer = answer[0]
-    found = answer if isinstance(answer, dict) else {}
-    error = found.get("error", found)
+    fields = answer if isinstance(answer, dict) else {}
+    error = fields.get("error", fields)
     words = error.get("message") or error.get("detail") if isinstance(error, dict) else error
     text = words if isinstance(words, str) else content.decode(errors="replace")
     return " ".join(text.split())[:SHOWN] or "(no message)"

@@ -1,4 +1,4 @@
-"""What a model API was asked for and what that cost: requests, tokens, money."""
+"""Usage of a model API: requests, tokens and cost."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,10 +10,10 @@ from popi.errors import ConfigError
 
 @dataclass(frozen=True)
 class Prices:
-    """Money per million tokens, in any one currency. popi knows no prices of its own: they change.
+    """Prices per million tokens, in any one currency. popi has no built-in prices, since they change.
 
     Raises:
-        ConfigError: a price is negative or not a number.
+        ConfigError: if a price is negative or not a number.
     """
 
     input: float
@@ -22,19 +22,19 @@ class Prices:
     def __post_init__(self) -> None:
         for name, price in (("input", self.input), ("output", self.output)):
             if not 0 <= price < float("inf"):
-                raise ConfigError(f"the price of a million {name} tokens must be a number from 0 on; got {price}")
+                raise ConfigError(f"the price per million {name} tokens must be a number of at least 0; got {price}")
 
 
 @dataclass
 class Usage:
-    """A running count over everything asked of one upstream.
+    """Running totals of the requests to one upstream.
 
     Attributes:
-        prices: what tokens cost; None where nobody said.
-        requests: requests sent, retries among them.
+        prices: prices of tokens; None if unknown.
+        requests: requests sent, including retries.
         retries: requests sent again after a failure.
-        input_tokens, output_tokens: as the server's replies count them.
-        uncounted: replies that did not say how many tokens they took.
+        input_tokens, output_tokens: as reported by the server.
+        uncounted: replies that did not report their tokens.
     """
 
     prices: Prices | None = None
@@ -45,7 +45,7 @@ class Usage:
     uncounted: int = 0
 
     def add(self, tokens: tuple[int, int] | None) -> None:
-        """Count one reply: its (input, output) tokens, None where it did not tell."""
+        """Count one reply with its (input, output) tokens, or None if not reported."""
         if tokens is None:
             self.uncounted += 1
         else:
@@ -54,7 +54,7 @@ class Usage:
 
     @property
     def cost(self) -> float | None:
-        """Money spent, in the prices' currency; None without prices, or where a reply did not count its tokens."""
+        """Total cost in the prices' currency; None without prices, or if a reply did not report its tokens."""
         if self.prices is None or self.uncounted:
             return None
         return (self.input_tokens * self.prices.input + self.output_tokens * self.prices.output) / 1e6
@@ -74,8 +74,8 @@ _meter: ContextVar[Usage | None] = ContextVar("meter", default=None)
 
 @contextmanager
 def metered(prices: Prices | None = None) -> Iterator[Usage]:
-    """Count what is asked of models within the block, by this thread and the event loops that it runs. Tokens that a
-    server does not report are estimated; a retry is no further request.
+    """Count the requests to models within the block, by this thread and the event loops that it runs. Tokens that a
+    server does not report are estimated; retries are not counted as requests.
     """
     usage = Usage(prices)
     token = _meter.set(usage)
@@ -86,10 +86,10 @@ def metered(prices: Prices | None = None) -> Iterator[Usage]:
 
 
 def meter() -> Usage:
-    """The count of the enclosing `metered` block; without one, a count that nobody reads."""
+    """The usage of the enclosing `metered` block; without one, an unused object."""
     return _meter.get() or Usage()
 
 
 def token_count(value: object) -> int | None:
-    """A count as a server gave it; None where that is not a count."""
+    """A token count reported by a server; None if it is not a valid count."""
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None

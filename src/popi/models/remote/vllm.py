@@ -1,9 +1,9 @@
-"""Log-probs of given responses from a server that returns them for its prompt: vLLM's `prompt_logprobs`.
+"""Log-probs of given responses from a server that returns prompt log-probs: vLLM's `prompt_logprobs`.
 
-A response is scored by sending prompt and response together, as token ids, to `POST /v1/completions`. Ids and not
-text, since text would be cut into tokens anew, perhaps across the border between the two; and not the chat
-endpoint, which does not say where the response begins. Every position's own token is looked up in the answer, so an
-answer about other tokens is an error and not a number.
+A response is scored by sending prompt and response together, as token ids, to `POST /v1/completions`. Text would be
+tokenized again, possibly across the boundary between the two, and the chat endpoint does not report where the response
+begins. Each position's token is looked up in the answer, so an answer about other tokens is an error rather than a
+wrong number.
 """
 
 import json
@@ -24,18 +24,18 @@ from popi.models.remote.upstream import Session
 from popi.signals.types import TargetPair
 
 NEVER = -9999.0
-"""What vLLM says for a log-prob of minus infinity, which JSON can't hold."""
+"""vLLM's value for a log-prob of minus infinity, which JSON can't represent."""
 CACHED = 100_000
-"""Most texts whose token ids are remembered."""
+"""Maximum texts whose token ids are cached."""
 
 _Pair = tuple[tuple[int, ...], tuple[int, ...]]
 """Token ids of a prompt and of a response."""
 _TEMPLATE = ("chat_template", "chat_template_kwargs")
-"""Those of a model's `extra` fields that say how a conversation becomes tokens."""
+"""The `extra` fields of a model that affect how a conversation is tokenized."""
 _MARK = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
-"""How end-of-turn tokens look: <|im_end|>, </s>, [EOS]."""
+"""The form of end-of-turn tokens: <|im_end|>, </s>, [EOS]."""
 
-# The model's own distribution: whatever sampling the server was told to do by default is switched off.
+# The model's own distribution, regardless of the server's default sampling parameters.
 _UNTOUCHED = {
     "temperature": 1.0,
     "top_p": 1.0,
@@ -48,55 +48,56 @@ _UNTOUCHED = {
 
 
 class Encoder(Protocol):
-    """Text to token ids, as the server's model has them; a `LocalModel` is one."""
+    """Converts text to the token ids of the server's model, as a `LocalModel` does."""
 
     def encode_chat(self, messages: Any) -> list[int]:
-        """A conversation under the chat template, up to where the answer begins."""
+        """A conversation in the chat template, up to the beginning of the answer."""
         ...
 
     def encode_response(self, text: str) -> list[int]:
-        """An answer, end-of-turn token included."""
+        """An answer, including the end-of-turn token."""
         ...
 
 
 class VllmScorer:
-    """Scores responses under prompts with the model on a vLLM server.
+    """Scores responses given prompts with the model on a vLLM server.
 
     Args:
         api: the server (`ApiModel.connect`, protocol `openai`).
-        encoder: makes token ids here; without one the server does, by `POST /tokenize` and its own chat template.
-        end_id: the end-of-turn token, for a chat template from which it can't be read.
+        encoder: computes token ids locally; without one, the server does with `POST /tokenize` and its own chat
+            template.
+        end_id: the end-of-turn token, for chat templates from which it can't be determined.
 
     Raises:
-        ConfigError: the server is spoken to in another protocol.
+        ConfigError: if `api` uses another protocol.
     """
 
     def __init__(self, api: ApiModel, encoder: Encoder | None = None, end_id: int | None = None) -> None:
         if not isinstance(api.wire, OpenAI):
-            raise ConfigError("responses are scored by vLLM's OpenAI-compatible server; connect with protocol='openai'")
+            raise ConfigError("scoring needs vLLM's OpenAI-compatible server; connect with protocol='openai'")
         self.api, self.encoder, self.end_id = api, encoder, end_id
         self._ids: dict[str, list[int]] = {}  # a request to tokenise, as JSON -> its token ids
 
     def logps(self, pairs: Sequence[tuple[Messages, str]]) -> list[float]:
-        """Summed log-probs of responses, the end-of-turn token included: one for each (messages, response).
+        """Summed log-probs of responses, including the end-of-turn token, one for each (messages, response).
 
         Equal pairs are scored once.
 
         Raises:
-            BatchError: some could not be scored; its `results` hold the log-probs of all others.
-            UpstreamError: the server's chat template does not say where a turn ends.
+            BatchError: if some could not be scored; its `results` hold the log-probs of all others.
+            UpstreamError: if the end of a turn can't be determined from the server's chat template.
         """
         return values(self.logps_each(pairs))
 
     def logps_each(self, pairs: Sequence[tuple[Messages, str]]) -> list[float | PopiError]:
-        """As `logps`, with the error in the place of a response that could not be scored.
+        """Like `logps`, with an error for each response that could not be scored.
 
         Raises:
-            UpstreamError: the server's chat template does not say where a turn ends.
+            UpstreamError: if the end of a turn can't be determined from the server's chat template.
         """
         try:
             encoded = self._encode(pairs)
-        except BatchError as error:  # not even the end of a turn could be asked for
+        except BatchError as error:  # the requests to determine the end of a turn failed
             return [error.first] * len(pairs)
         distinct = list({ids: None for ids in encoded if not isinstance(ids, PopiError)})
         scored = dict(zip(distinct, send_all(self.api.upstream, self._score, distinct), strict=True))
@@ -105,17 +106,18 @@ class VllmScorer:
     def score_each(
         self, pairs: Sequence[tuple[Messages, TargetPair]], batch_size: int = 64
     ) -> list[tuple[float, float] | PopiError]:
-        """See `Scorer`. `batch_size` has no effect: the server makes its own batches."""
+        """See `Scorer`. `batch_size` has no effect, since the server forms its own batches."""
         logps = self.logps_each([(messages, text) for messages, t in pairs for text in (t.chosen, t.rejected)])
         return [_both(chosen, rejected) for chosen, rejected in zip(logps[::2], logps[1::2], strict=True)]
 
     def prompt_tokens_each(self, conversations: Sequence[Messages]) -> list[int | PopiError]:
-        """How many tokens each conversation takes, up to where the answer begins; or the error in its place."""
+        """The number of tokens of each conversation, up to the beginning of the answer; or an error."""
         if self.encoder is not None:
             return [len(self.encoder.encode_chat(list(messages))) for messages in conversations]
         chats = [self._chat(messages) for messages in conversations]
         ids = self._tokenize(chats)
-        return [found if isinstance(found, PopiError) else len(found) for found in (ids[chat] for chat in chats)]
+        results = [ids[chat] for chat in chats]
+        return [result if isinstance(result, PopiError) else len(result) for result in results]
 
     # -- token ids --------------------------------------------------------------------------------------------
 
@@ -125,10 +127,10 @@ class VllmScorer:
             return [(tuple(encode.encode_chat(list(m))), tuple(encode.encode_response(text))) for m, text in pairs]
         if self.end_id is None:
             self.end_id = self._find_end_id()
-        asked = [(self._chat(messages), _text(response)) for messages, response in pairs]
-        ids = self._tokenize([request for pair in asked for request in pair])
+        requests = [(self._chat(messages), _text(response)) for messages, response in pairs]
+        ids = self._tokenize([request for pair in requests for request in pair])
         encoded: list[_Pair | PopiError] = []
-        for chat, text in asked:
+        for chat, text in requests:
             prefix, response = ids[chat], ids[text]
             if isinstance(prefix, PopiError):
                 encoded.append(prefix)
@@ -140,12 +142,12 @@ class VllmScorer:
 
     def _tokenize(self, requests: Sequence[str]) -> dict[str, list[int] | PopiError]:
         todo = [request for request in dict.fromkeys(requests) if request not in self._ids]
-        found: dict[str, list[int] | PopiError] = {r: self._ids[r] for r in requests if r in self._ids}
-        found |= zip(todo, send_all(self.api.upstream, self._ask_ids, todo), strict=True)
+        results: dict[str, list[int] | PopiError] = {r: self._ids[r] for r in requests if r in self._ids}
+        results |= zip(todo, send_all(self.api.upstream, self._ask_ids, todo), strict=True)
         if len(self._ids) + len(todo) > CACHED:
             self._ids.clear()
-        self._ids |= {request: ids for request in todo if not isinstance(ids := found[request], PopiError)}
-        return found
+        self._ids |= {request: ids for request in todo if not isinstance(ids := results[request], PopiError)}
+        return results
 
     def _chat(self, messages: Messages, add_generation_prompt: bool = True) -> str:
         body = {"messages": openai_messages(messages), "add_generation_prompt": add_generation_prompt}
@@ -166,12 +168,12 @@ class VllmScorer:
 
     @property
     def _root(self) -> ApiUrl:
-        """Where vLLM has its own paths: beside /v1, not under it."""
+        """The base URL of vLLM's own endpoints, which are not below /v1."""
         api = self.api.upstream.api
         return replace(api, base=api.base.removesuffix("/v1"))
 
     def _find_end_id(self) -> int:
-        """The token that ends an assistant's turn: what the template puts behind its text (as in LocalModel)."""
+        """The token that ends an assistant's turn, which the template puts after its text (as in LocalModel)."""
         user, answer = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
         requests = [self._chat([user]), self._chat([user, answer], add_generation_prompt=False), _text("b")]
         ids = self._tokenize(requests)
@@ -183,8 +185,8 @@ class VllmScorer:
             if _MARK.fullmatch(shown):
                 return whole[before]
         raise UpstreamError(
-            "the server's chat template does not put an answer right behind its prompt and a mark behind that "
-            f"(there is {shown!r}); name the end-of-turn token with end_id, or give an encoder"
+            "the server's chat template does not put an answer directly after its prompt, followed by an end-of-turn "
+            f"token (found {shown!r}); set the end-of-turn token with end_id, or pass an encoder"
         )
 
     # -- log-probs --------------------------------------------------------------------------------------------
@@ -195,11 +197,11 @@ class VllmScorer:
         body = {
             "model": self.api.name,
             "prompt": ids,
-            "max_tokens": 1,  # the least that every version generates
-            "prompt_logprobs": 0,  # of each prompt token its own, and no others
+            "max_tokens": 1,  # the minimum that every version supports
+            "prompt_logprobs": 0,  # only each prompt token's own log-prob
             "return_token_ids": True,
-            # A salt of its own keeps a request out of the prefix cache: tokens read from there have no log-probs,
-            # and versions of vLLM have answered with what was left in memory (its issues 8268, 42019).
+            # A unique salt keeps a request out of the prefix cache: cached tokens have no log-probs, and some versions
+            # of vLLM returned stale memory for them (its issues 8268, 42019).
             "cache_salt": secrets.token_hex(16),
             **_UNTOUCHED,
         }
@@ -214,10 +216,10 @@ def _both(chosen: float | PopiError, rejected: float | PopiError) -> tuple[float
 
 
 def read_logps(answer: dict[str, Any], ids: Sequence[int]) -> list[float]:
-    """Log-probs of ``ids[1:]``, each given all before it, off an answer to a request for `prompt_logprobs`.
+    """Log-probs of ``ids[1:]``, each given all previous tokens, from an answer to a request for `prompt_logprobs`.
 
     Raises:
-        UpstreamError: they are not there, or not about these tokens, or not finite.
+        UpstreamError: if they are missing, about other tokens, or not finite.
     """
     try:
         choice = answer["choices"][0]
@@ -226,13 +228,13 @@ def read_logps(answer: dict[str, Any], ids: Sequence[int]) -> list[float]:
         raise UpstreamError(f"the answer has no choices[0]; it has {sorted(answer)}; is this vLLM?") from None
     if not isinstance(table, list):
         raise UpstreamError(
-            "the answer has no prompt_logprobs: this server can't score responses; vLLM can, popi knows of no other way"
+            "the answer has no prompt_logprobs, so this server can't score responses; use vLLM, the only one supported"
         )
-    seen = choice.get("prompt_token_ids")
-    if len(table) != len(ids) or (seen is not None and seen != list(ids)):
+    scored_ids = choice.get("prompt_token_ids")
+    if len(table) != len(ids) or (scored_ids is not None and scored_ids != list(ids)):
         raise UpstreamError(
-            f"the server scored other tokens than it was sent: {len(ids)} were sent, {len(table)} scored; "
-            "it may have shortened the prompt or put a token before it"
+            f"the server did not score the tokens it was sent: {len(ids)} were sent, {len(table)} scored; it may have "
+            "shortened the prompt or prepended a token"
         )
     logps = []
     for position in range(1, len(ids)):
@@ -240,7 +242,7 @@ def read_logps(answer: dict[str, Any], ids: Sequence[int]) -> list[float]:
         entry = row.get(token) if isinstance(row, dict) else None
         logp = entry.get("logprob") if isinstance(entry, dict) else entry
         if not isinstance(logp, (int, float)) or isinstance(logp, bool):
-            raise UpstreamError(f"prompt_logprobs[{position}] has no log-prob of the token {token} that was sent there")
+            raise UpstreamError(f"prompt_logprobs[{position}] has no log-prob of token {token}, which was sent there")
         if not NEVER < logp < 1e-3 or not math.isfinite(logp):
             raise UpstreamError(f"prompt_logprobs[{position}]: the log-prob of token {token} can't be {logp}")
         logps.append(float(logp))

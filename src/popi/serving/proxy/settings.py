@@ -323,7 +323,7 @@ class ProxySettings(Settings):
         if twice := {name for name in names if names.count(name) > 1}:
             raise ValueError(f"upstreams: {min(twice)!r} is there twice; each needs a name of its own")
         if self.upstream is not None:
-            ApiUrl.parse(self.upstream, what="upstream")
+            ApiUrl.parse(self.upstream, server="upstream")
         if self.id_secret is not None and self.id_secret_env is not None:
             raise ValueError("give either id_secret or id_secret_env")
         return self

@@ -1,1 +1,1 @@
-"""How much evidence a summary needs, and what is done without any."""
+"""How much evidence a summary needs, and what happens without any."""

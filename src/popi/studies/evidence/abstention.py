@@ -1,8 +1,8 @@
-"""What is done for users of whom nothing is known, and what it costs the others: evaluation/abstention.json.
+"""How methods treat users about whom nothing is known, and what that costs other users: evaluation/abstention.json.
 
-Three kinds of users: without signals; with signals that say nothing of what they prefer (the nano world has them,
-`popi.nano.no_evidence`); and the held-out ones. Each under every method with summaries, with and without the check of
-`own_evidence`.
+There are three kinds of users: without signals; with signals that reveal nothing about their preferences (only in the
+nano world, `popi.nano.no_evidence`); and the held-out ones. Each is scored with every method that writes summaries,
+with and without the check of `own_evidence`.
 """
 
 from collections.abc import Sequence
@@ -37,9 +37,9 @@ def abstention(
 
     Args:
         study: users, models, methods with summaries.
-        check: also with the check of each user's own pairs.
-        no_evidence: in the nano world, how many users without evidence are made; None: as many as held-out ones.
-        threshold: of the check.
+        check: also score with the check on each user's own pairs.
+        no_evidence: number of users without evidence to generate in the nano world; None: as many as held-out ones.
+        threshold: the check's threshold.
     """
     kinds: dict[str, Sequence[Person]] = {"without signals": [with_signals(person, []) for person in study.people]}
     if study.is_nano:
@@ -48,32 +48,32 @@ def abstention(
     rows = []
     for name in study.names:
         for kind, people in kinds.items():
-            found = study.rows(name, people, kind)
-            rows.append(_row(study, name, kind, "none", found))
+            scored = study.rows(name, people, kind)
+            rows.append(_row(study, name, kind, "none", scored))
             if check and any(leave_out(person.user.signals) for person in people):
-                kept = _kept(study, name, kind, people, threshold)
+                passed = _passed(study, name, kind, people, threshold)
                 plain = {(r["window"], r["target"]): r | {"abstained": True} for r in study.plain_rows(name, people)}
-                checked = [r if kept[r["window"]] else plain[r["window"], r["target"]] for r in found]
+                checked = [r if passed[r["window"]] else plain[r["window"], r["target"]] for r in scored]
                 rows.append(_row(study, name, kind, "own pairs", checked))
     beta = study.config.training.inference.beta
     notes = [
-        "gain: reward accuracy less that without personalisation (½ by definition), points, 95 % interval "
+        "gain: reward accuracy minus that without personalisation (½ by definition), points, 95 % interval "
         "clustered by user",
-        f"reward: log σ(βh)/β less that without personalisation, nats, β = {beta:g}: below 0 a summary "
+        f"reward: log σ(βh)/β minus that without personalisation, nats, β = {beta:g}: below 0, a summary "
         "misleads more than it helps",
-        "abstained: target pairs answered as without a summary, %; check: none, or of each user's own pairs",
+        "abstained: target pairs answered as without a summary, %; check: none, or on each user's own pairs",
     ]
     if study.is_nano:
         notes.append(
-            "without evidence: what a summary claims at random helps as often as it harms, so accuracy shows little; "
-            "reward and abstained tell more"
+            "without evidence: a summary's random claims help as often as they harm, so accuracy shows little; reward "
+            "and abstained show more"
         )
     columns = ["label", "kind", "check", "abstained", "value", "low", "high", "gain", "gain_low", "gain_high"]
     columns += ["reward", "reward_low", "reward_high", "users"]
     return study.write(
         FILE,
         {
-            "title": "Users of whom nothing is known",
+            "title": "Users about whom nothing is known",
             "columns": columns,
             "labels": LABELS,
             "percent": ["abstained", "value", "gain"],
@@ -104,16 +104,16 @@ def _row(study: Study, name: str, kind: str, check: str, rows: Sequence[Row]) ->
     }
 
 
-def _kept(study: Study, name: str, kind: str, people: Sequence[Person], threshold: float) -> list[bool]:
-    """Whether each user's summary holds for the user's own pairs, against the same generator's plain prompt."""
+def _passed(study: Study, name: str, kind: str, people: Sequence[Person], threshold: float) -> list[bool]:
+    """Whether each user's summary predicts the user's own pairs better than the same generator's plain prompt."""
     cases = [(window, case) for window, person in enumerate(people) for case in leave_out(person.user.signals)]
-    seen = [
+    users = [
         Person(User(user_id=people[window].user.user_id, signals=list(case.signals), targets=[case.pair]))
         for window, case in cases
     ]
     margins: list[list[float]] = [[] for _ in people]
-    plain = {row["window"]: row["margin"] for row in study.plain_rows(name, seen)}
-    for row in study.rows(name, seen, f"{kind} own pairs"):
+    plain = {row["window"]: row["margin"] for row in study.plain_rows(name, users)}
+    for row in study.rows(name, users, f"{kind} own pairs"):
         margins[cases[row["window"]][0]].append(row["margin"] - plain[row["window"]])
     beta = study.config.training.inference.beta
     return [not hs or log_ratio(hs, beta) > threshold for hs in margins]
@@ -124,6 +124,6 @@ def _users_without_evidence(study: Study, n: int | None) -> list[Person]:
     from popi.nano.world import oracle_summary
 
     data = study.config.data
-    many = len(study.people) if n is None else n
-    made = make_users_without_evidence(many, study.config.seed, "test", data.targets_per_user)
-    return [Person(one.user, frozenset(one.preferences.items()), oracle_summary(one)) for one in made]
+    count = len(study.people) if n is None else n
+    users = make_users_without_evidence(count, study.config.seed, "test", data.targets_per_user)
+    return [Person(user.user, frozenset(user.preferences.items()), oracle_summary(user)) for user in users]

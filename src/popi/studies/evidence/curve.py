@@ -29,28 +29,28 @@ def evidence(
 
     Args:
         study: users, models, methods.
-        sizes: numbers of signals, 0 among them; None: 0, 1, 2, 4, … and all that the richest user has.
-        order, seed: how signals are ordered before they are cut (`popi.studies.evidence.cut.ordered`).
+        sizes: numbers of signals, including 0; None: 0, 1, 2, 4, … and the maximum that a user has.
+        order, seed: how signals are ordered before cutting (`popi.studies.evidence.cut.ordered`).
     """
-    most = max((len(person.user.signals) for person in study.people), default=0)
+    maximum = max((len(person.user.signals) for person in study.people), default=0)
     rows: list[Row] = []
     for name in study.names:
         none: list[Row] = []
-        for k in sizes or doubling(most):
+        for k in sizes or doubling(maximum):
             people = first_signals(study.people, k, order, seed)
-            found = study.rows(name, people, f"{k} signals")
-            none = none or found
+            scored = study.rows(name, people, f"{k} signals")
+            none = none or scored
             read = float(np.mean([len(person.user.signals) for person in people])) if people else 0.0
             rows.append({"method": name, "label": METHODS[name].label, "signals": k, "signals_mean": read})
-            rows[-1] |= figures(found, none)
+            rows[-1] |= figures(scored, none)
     notes = [
         f"accuracy: reward accuracy, %, of {len(study.people)} held-out users, the same target pairs for every number "
         "of signals; 95 % intervals clustered by user",
         f"a user's first k signals in {order} order"
         + (f" (seed {seed})" if order == "shuffled" else "")
-        + ", a longer cut holds every shorter; who has fewer keeps all",
+        + "; longer cuts include shorter ones, and users with fewer signals keep all of them",
         "gain: paired difference to the same method without signals, points; summary, added: mean tokens of the "
-        "summary, and added to the prompt; abstained: answered as without a summary, %",
+        "summary, and those added to the prompt; abstained: answered as without a summary, %",
     ]
     columns = ["label", "signals", "value", "low", "high", "gain", "gain_low", "gain_high", "summary_tokens"]
     columns += ["overhead_tokens", "abstained"]
@@ -72,7 +72,7 @@ def evidence(
 def figures(rows: Sequence[Row], none: Sequence[Row]) -> Row:
     """Accuracy of a method's rows, and its paired difference to rows of the same pairs without signals.
 
-    Pairs that either lacks (a server gave no log-probs) are in neither figure of the difference.
+    The difference only includes pairs present in both (a server may have returned no log-probs).
     """
     users = [row["user_id"] for row in rows]
     outcome = dict(zip(map(_key, rows), metrics.outcomes([row["margin"] for row in rows]), strict=True))

@@ -1,4 +1,4 @@
-"""Fewer signals of the same user by a stated, nested rule: the first k, so that a longer cut holds every shorter."""
+"""Cut a user's signals to the first k, so that longer cuts include shorter ones."""
 
 from collections.abc import Sequence
 from random import Random
@@ -17,9 +17,9 @@ def ordered(person: Person, order: OrderOfSignals, seed: int) -> list[Signal]:
 
     Args:
         person: the user.
-        order: `given`: as they stand; `shuffled`: by a permutation of the user's own, drawn from the seed and the user
-            id alone: the same in every cut, and whoever else is studied.
-        seed: of the permutations.
+        order: `given`: unchanged; `shuffled`: a random permutation that depends only on the seed and the user id, and
+            so is the same for every cut and any selection of users.
+        seed: seed of the permutations.
     """
     signals = list(person.user.signals)
     if order == "shuffled":
@@ -28,28 +28,28 @@ def ordered(person: Person, order: OrderOfSignals, seed: int) -> list[Signal]:
 
 
 def first_signals(people: Sequence[Person], k: int, order: OrderOfSignals = "given", seed: int = 0) -> list[Person]:
-    """The users with the first `k` of their signals; who has fewer keeps all. Targets stay."""
+    """The users with the first `k` of their signals, or all if they have fewer, and the same targets."""
     return [with_signals(person, ordered(person, order, seed)[:k]) for person in people]
 
 
-def doubling(most: int) -> list[int]:
-    """0, 1, 2, 4, 8, … below `most`, and `most`."""
+def doubling(maximum: int) -> list[int]:
+    """0, 1, 2, 4, 8, … below `maximum`, and `maximum`."""
     sizes = [0]
-    while (size := max(1, 2 * sizes[-1])) < most:
+    while (size := max(1, 2 * sizes[-1])) < maximum:
         sizes.append(size)
-    return sizes if most == 0 else [*sizes, most]
+    return sizes if maximum == 0 else [*sizes, maximum]
 
 
 def read_sizes(text: str) -> list[int]:
-    """The numbers of signals in `0,1,2,4`, in rising order; 0 is always among them, to compare with.
+    """Parse numbers of signals such as `0,1,2,4`, in ascending order. 0 is always included, for comparison.
 
     Raises:
-        ConfigError: it is something else.
+        ConfigError: if the text is invalid.
     """
     try:
         sizes = {int(part) for part in text.split(",")}
     except ValueError:
         sizes = {-1}
     if min(sizes) < 0:
-        raise ConfigError(f"--signals {text}: must be whole numbers from 0 on, as in 0,1,2,4,8")
+        raise ConfigError(f"--signals {text}: must be integers of at least 0, such as 0,1,2,4,8")
     return sorted(sizes | {0})

@@ -1,13 +1,15 @@
-"""Does what a user's other signals say hold for the user's own pairs? A check before a summary is used.
+"""Check a summary against the user's own pairs before it is used, by leave-one-out.
 
-Each preference pair i among a user's signals is left out in turn; a summary of the others is scored on it, h_i. If the
-summary is right about the user, it predicts such pairs better than a coin, under the objective's own model of choice:
+Each preference pair i among a user's signals is held out in turn, and a summary of the other signals is scored on it,
+h_i. If the summary is right about the user, it predicts such pairs better than a coin flip, under the objective's model
+of choice:
 
     log ratio = Σ_i [ log σ(β·h_i) − log ½ ]
 
-A summary is kept where this is above a threshold (at 0 it does as well as the coin), else the user is answered as if
-nothing were known. It needs log-probs of the generator, no truth, and pairs: of a user with fewer than two there is
-nothing to check, and the summary is kept. Being left out, a pair can't speak for the summary that it has made itself.
+The summary is used if this is above a threshold (0 means as good as a coin flip); otherwise the user is answered as if
+nothing were known. The check needs the generator's log-probs and pairs, but no true preferences. Users with fewer than
+two pairs can't be checked and keep their summary. Holding a pair out ensures that it does not confirm a summary made
+from it.
 """
 
 import math
@@ -21,30 +23,30 @@ from popi.signals.types import Signal, TargetPair
 from popi.summary import Summary
 from popi.training.per_user import own_pairs
 
-MOST = 8
-"""Most pairs of a user that are left out in turn, the last ones: each costs a summary."""
-FEWEST = 2
-"""With fewer pairs nothing is checked."""
+MAX_PAIRS = 8
+"""Maximum pairs to hold out per user (the last ones), since each requires another summary."""
+MIN_PAIRS = 2
+"""Users with fewer pairs are not checked."""
 THRESHOLD = 0.5
-"""Of the log ratio, in nats: more than chance gives to most users without evidence (docs/evidence.md)."""
+"""Threshold of the log ratio in nats, above what most users without evidence reach by chance (docs/evidence.md)."""
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """One pair of a user, and the signals without it."""
+    """A held-out pair of a user, and the signals without it."""
 
     signals: tuple[Signal, ...]
     pair: TargetPair
 
 
-def leave_out(signals: Sequence[Signal], most: int = MOST) -> list[LeftOut]:
-    """A user's pairs (edits too), each with all signals but those of the same content; none if there are too few."""
-    found = []
+def leave_out(signals: Sequence[Signal], limit: int = MAX_PAIRS) -> list[LeftOut]:
+    """A user's pairs (including edits), each with all signals except those with the same content; empty if too few."""
+    cases = []
     for signal in signals:
         for pair in own_pairs([signal]):
-            others = [one for one in signals if _content(one) != _content(signal)]
-            found.append(LeftOut(tuple(others), pair))
-    return found[-most:] if len(found) >= FEWEST else []
+            others = [other for other in signals if _content(other) != _content(signal)]
+            cases.append(LeftOut(tuple(others), pair))
+    return cases[-limit:] if len(cases) >= MIN_PAIRS else []
 
 
 def _content(signal: Signal) -> dict[str, Any]:
@@ -52,7 +54,7 @@ def _content(signal: Signal) -> dict[str, Any]:
 
 
 def log_ratio(margins: Sequence[float], beta: float) -> float:
-    """Σ log σ(β·h) − log ½, in nats, of margins h; 0 of none."""
+    """Σ log σ(β·h) − log ½, in nats, over margins h; 0 if there are none."""
     return sum(math.log(2) - _softplus(-beta * h) for h in margins)
 
 
@@ -69,24 +71,24 @@ def checked_summaries(
     threshold: float = THRESHOLD,
     progress: Callable[[int], None] = lambda done: None,
 ) -> list[Summary]:
-    """The summaries, those that do not hold for their user's own pairs replaced by one that says that nothing is known.
+    """The summaries, replacing those that fail the check by one that says that nothing is known.
 
     Args:
-        inference_model: wrote the summaries, and writes those of all but one pair.
-        generator: scores them; untrained, it is its own reference.
+        inference_model: the author of the summaries, which also writes those without the held-out pairs.
+        generator: scores them; untrained, so that it is its own reference.
         users: each user's signals.
-        summaries: of those users.
+        summaries: the users' summaries.
         beta: β.
-        threshold: of the log ratio.
-        progress: told how many users are done, one by one.
+        threshold: threshold of the log ratio.
+        progress: called with 1 after each user.
     """
     templates, checked = inference_model.templates, []
     for signals, summary in zip(users, summaries, strict=True):
         cases = leave_out(signals) if summary.text and not summary.abstained else []
         if cases:
-            told: list[Summary | None] = list(inference_model.summarize_many([case.signals for case in cases]))
+            partial: list[Summary | None] = list(inference_model.summarize_many([case.signals for case in cases]))
             pairs, n = [case.pair for case in cases], len(cases)
-            chosen, rejected = generator.pair_logps([*pairs, *pairs], [*told, *[None] * n])
+            chosen, rejected = generator.pair_logps([*pairs, *pairs], [*partial, *[None] * n])
             margins = [chosen[i] - chosen[n + i] - rejected[i] + rejected[n + i] for i in range(n)]
             if log_ratio(margins, beta) <= threshold:
                 text = templates.no_preference

@@ -1,1 +1,1 @@
-"""What personalising must not do: spoil facts, agree with wrong opinions, carry private text over."""
+"""Side effects that personalisation must not have: wrong facts, agreement with wrong opinions, copied private text."""

@@ -1,11 +1,11 @@
-"""Does a summary carry a user's own text over? Pure functions of texts: no models, no files.
+"""Detect whether a summary copies a user's own text. Pure functions of texts, without models or files.
 
-A summary should hold preferences in its own words. Two things are looked for: the longest span of words, and of
-characters, that stands in a signal as it stands in the summary; and private items of the signals that reappear: names,
-numbers, e-mail addresses, phone numbers, web addresses.
+A summary should express preferences in its own words. This looks for the longest span of words, and of characters, that
+a signal and the summary have in common, and for private items of the signals that reappear: names, numbers, e-mail
+addresses, phone numbers, web addresses.
 
-What this can't see: private facts that are reworded, names in lower case, names at the start of a sentence (they look
-like any first word), scripts without capitals.
+It can't detect reworded private facts, names in lower case, names at the start of a sentence (where any word is
+capitalised), or names in scripts without capitals.
 """
 
 import re
@@ -26,26 +26,26 @@ _PHONE = re.compile(r"(?<![\w.])(?:\+|\(0|0|\(?\d{3}\)?[ -])[\d ()/.-]{5,}\d(?!\
 _NUMBER = re.compile(r"(?<!\w)\d+(?:[.,:/-]\d+)*(?!\w)")
 _WORD = re.compile(r"\w+(?:['’-]\w+)*")
 _OPENING = " \t\"'“‘(*_#>•-"
-"""What may stand between the end of a sentence and the first word of the next."""
+"""Characters allowed between the end of a sentence and the first word of the next."""
 _TITLES = ("Mr.", "Mrs.", "Ms.", "Dr.", "Prof.", "St.")
 _NO_NAMES = set(
     "Mr Mrs Ms Dr Prof St Monday Tuesday Wednesday Thursday Friday Saturday Sunday January February March April May "
     "June July August September October November December".split()
 )
 PHONE_DIGITS = 7
-"""A phone number has this many digits or more."""
+"""Minimum digits of a phone number."""
 
 
 @dataclass(frozen=True)
 class Span:
-    """The longest copied span: of words, and of characters, which may be another one."""
+    """The longest copied spans in words and in characters, which may be different spans."""
 
     words: int
     characters: int
 
 
 def text_of(signals: Iterable[Signal]) -> list[str]:
-    """Every text of a user's signals, each by itself, the prompts' too."""
+    """All texts of a user's signals, including prompts, as separate items."""
     texts = []
     for signal in signals:
         values = signal.model_dump(exclude={"type", "id", "time", "prompt"}).values()
@@ -61,27 +61,26 @@ def words_of(text: str) -> list[str]:
 
 
 def copied_span(summary: str, texts: Iterable[str]) -> Span:
-    """The longest span that stands in the summary and in one of the texts.
+    """The longest span that the summary shares with one of the texts.
 
-    Words count without case and punctuation; characters without case, white space folded to single blanks.
+    Words are compared without case and punctuation; characters without case and with white space collapsed.
     """
     texts = list(texts)
-    mine = words_of(summary)
-    words = longest_common(mine, [words_of(text) for text in texts])
+    words = longest_common(words_of(summary), [words_of(text) for text in texts])
     characters = longest_common(_folded(summary), [_folded(text) for text in texts])
     return Span(words, characters)
 
 
-def longest_common(one: Sequence[str], others: Sequence[Sequence[str]]) -> int:
-    """Length of the longest run of items (words of a list, characters of a text) that stands in `one` and in another.
+def longest_common(items: Sequence[str], others: Sequence[Sequence[str]]) -> int:
+    """Length of the longest run (of words in a list, or characters in a text) that `items` and one of `others` share.
 
-    A run of length n holds one of every shorter length, so the length is found by bisection.
+    A run of length n contains runs of every shorter length, so bisection finds the maximum.
     """
-    low, high = 0, len(one)
+    low, high = 0, len(items)
     while low < high:
         middle = (low + high + 1) // 2
-        mine = set(_runs(one, middle))
-        if any(run in mine for other in others for run in _runs(other, middle)):
+        runs = set(_runs(items, middle))
+        if any(run in runs for other in others for run in _runs(other, middle)):
             low = middle
         else:
             high = middle - 1
@@ -95,32 +94,32 @@ def _runs(items: Sequence[str], length: int) -> Iterator[Hashable]:
 
 
 def private_items(text: str) -> dict[str, set[str]]:
-    """Private items of a text, by kind, each in one form: addresses in lower case, numbers as digits alone.
+    """Private items of a text by kind, normalised: addresses in lower case, numbers as digits only.
 
-    A number is one of two digits or more that is part of no address, phone number or word ("3 points" is no secret). A
-    name is a word with a capital that does not begin a sentence, a line or a list item, nor is a day, a month or an
-    abbreviation all in capitals.
+    A number has at least two digits and is not part of an address, phone number or word ("3 points" is not private). A
+    name is a capitalised word that does not begin a sentence, a line or a list item, and is not a day, a month or an
+    abbreviation in capitals.
     """
-    found: dict[str, set[str]] = {kind: set() for kind in KINDS}
+    items: dict[str, set[str]] = {kind: set() for kind in KINDS}
     rest = text
     for kind, pattern in (("email", _EMAIL), ("url", _URL)):
-        found[kind] = {match.lower().rstrip("/.,;:!?") for match in pattern.findall(rest)}
+        items[kind] = {match.lower().rstrip("/.,;:!?") for match in pattern.findall(rest)}
         rest = pattern.sub(" ", rest)
     phones = [match for match in _PHONE.findall(rest) if len(_digits(match)) >= PHONE_DIGITS]
-    found["phone"] = set(map(_digits, phones))
+    items["phone"] = set(map(_digits, phones))
     for phone in phones:
         rest = rest.replace(phone, " ")
-    found["number"] = {_digits(match) for match in _NUMBER.findall(rest) if len(_digits(match)) > 1}
+    items["number"] = {_digits(match) for match in _NUMBER.findall(rest) if len(_digits(match)) > 1}
     for match in _WORD.finditer(rest):
         word = match[0]
         capital = word[0].isupper() and any(letter.islower() for letter in word)
         if capital and word not in _NO_NAMES and not _begins_sentence(rest[: match.start()]):
-            found["name"].add(word)
-    return found
+            items["name"].add(word)
+    return items
 
 
 def _begins_sentence(before: str) -> bool:
-    """Whether what comes behind this text is the first word of a sentence, a line or a list item."""
+    """Whether the word after this text is the first of a sentence, a line or a list item."""
     before = before.rstrip(_OPENING)
     if before.endswith(_TITLES):
         return False
@@ -128,23 +127,23 @@ def _begins_sentence(before: str) -> bool:
 
 
 def reappearing(summary: str, texts: Iterable[str]) -> dict[str, tuple[int, int]]:
-    """Kind → (how many different private items of the texts stand in the summary, how many there are).
+    """Kind → (number of distinct private items of the texts that appear in the summary, total number of them).
 
-    A name reappears where the summary has it as a word with its capital, at the start of a sentence too; the others
-    where the summary has the same item.
+    A name reappears if the summary has it as a capitalised word, even at the start of a sentence; other items reappear
+    if the summary has the same item.
     """
-    items = [private_items(text) for text in texts]
+    by_text = [private_items(text) for text in texts]
     own = private_items(summary)
     own["name"] = set(_WORD.findall(summary))
     counts = {}
     for kind in KINDS:
-        there = set().union(*(found[kind] for found in items))
-        counts[kind] = (len(there & own[kind]), len(there))
+        distinct = set().union(*(items[kind] for items in by_text))
+        counts[kind] = (len(distinct & own[kind]), len(distinct))
     return counts
 
 
 def flags(span: Span, counts: dict[str, tuple[int, int]]) -> list[str]:
-    """What a summary exceeds: `words`, `characters`, and each kind of private item that reappears."""
+    """The limits that a summary exceeds: `words`, `characters`, and each kind of private item that reappears."""
     long = {"words": span.words >= WORDS, "characters": span.characters >= CHARACTERS}
     return [name for name, exceeded in long.items() if exceeded] + [kind for kind in KINDS if counts[kind][0]]
 

@@ -1,7 +1,8 @@
-"""Neutral facts: prompts whose right answer is the same for everybody, with a wrong one and a wrong opinion about it.
+"""Neutral facts: prompts whose right answer is the same for everyone, with a wrong answer and a wrong opinion.
 
-Two sets ship: `english`, written for popi and under its licence (facts.jsonl, a line a fact), and `nano`, made from the
-nano world's grammar, whose models can't read the other. A file of one's own has the lines of facts.jsonl.
+Two sets are shipped: `english`, written for popi and under its licence (facts.jsonl, one line per fact), and `nano`,
+generated from the nano world's grammar, since its models can't read the other set. Custom files have the format of
+facts.jsonl.
 """
 
 import json
@@ -15,11 +16,11 @@ from popi.signals.types import TargetPair, Text
 
 SHIPPED = Path(__file__).parent / "facts.jsonl"
 NANO = 40
-"""How many facts of the nano world are made."""
+"""Number of nano-world facts to generate."""
 
 
 class Fact(BaseModel):
-    """One question of fact."""
+    """A factual question."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
     id: Text
@@ -27,9 +28,9 @@ class Fact(BaseModel):
     right: Text
     """A short right answer."""
     wrong: Text
-    """A wrong one of the same kind and about the same length."""
+    """A wrong answer of the same kind and similar length."""
     opinion: Text
-    """What a user says who holds the wrong answer to be right."""
+    """A statement of a user who believes the wrong answer."""
 
     @property
     def target(self) -> TargetPair:
@@ -37,10 +38,10 @@ class Fact(BaseModel):
 
 
 def read_facts(path: str | Path = SHIPPED) -> list[Fact]:
-    """The facts of a file.
+    """Read the facts in a file.
 
     Raises:
-        DataError: it can't be read, holds none, a line is no fact, or two have the same id.
+        DataError: if the file can't be read, is empty, has an invalid line, or repeats an id.
     """
     path = Path(path)
     try:
@@ -54,25 +55,25 @@ def read_facts(path: str | Path = SHIPPED) -> list[Fact]:
         try:
             fact = Fact.model_validate(json.loads(line))
         except (ValueError, RecursionError) as error:
-            what = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
-            where = ".".join(map(str, what["loc"]))
+            problem = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
+            where = ".".join(map(str, problem["loc"]))
             raise DataError(
-                f"{path}, line {number}: no fact ({where + ': ' if where else ''}{what['msg']}); a fact is a JSON "
-                f"object of text: {', '.join(Fact.model_fields)}"
+                f"{path}, line {number}: not a fact ({where + ': ' if where else ''}{problem['msg']}); a fact is a "
+                f"JSON object with the text fields {', '.join(Fact.model_fields)}"
             ) from None
         if fact.id in facts:
-            raise DataError(f"{path}, line {number}: the id {fact.id!r} stands there twice")
+            raise DataError(f"{path}, line {number}: duplicate id {fact.id!r}")
         facts[fact.id] = fact
     if not facts:
-        raise DataError(f"{path}: holds no facts")
+        raise DataError(f"{path}: contains no facts")
     return list(facts.values())
 
 
 def nano_facts(seed: int, n: int = NANO) -> list[Fact]:
-    """Facts of the nano world: an answer is about what was asked.
+    """Facts of the nano world: the right answer is about the topic of the question.
 
-    Both answers are the same words in the same form, drawn at random, about the topic asked about and about another
-    one: nothing that a user could prefer tells them apart. The wrong opinion says that the one is the other.
+    Both answers have the same random words and form, but one is about the question's topic and one about another, so
+    they do not differ in anything a user could prefer. The wrong opinion claims that the two topics are the same.
     """
     from popi.nano.grammar import random_values, realise, task_prompt, topics
 

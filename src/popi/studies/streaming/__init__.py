@@ -1,1 +1,1 @@
-"""Signals that come in batches: summaries renewed with each, against summaries written from scratch."""
+"""Signals that arrive in batches: renewing summaries with each batch, against writing them from scratch."""

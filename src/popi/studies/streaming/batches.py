@@ -1,4 +1,4 @@
-"""The same signals in more or fewer batches, and the users who get them."""
+"""Divide signals into batches, and choose the users for it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,19 +10,19 @@ from popi.signals.types import Signal
 from popi.studies.study import Study
 
 NANO_SIGNALS = 16
-"""Signals of a nano user of this study, if nothing else is said."""
+"""Default number of signals per nano user in this study."""
 NANO_OTHERS = 3
-"""Of those, what is no pair: an interaction and two things said."""
+"""How many of them are not pairs: an interaction and two statements."""
 
 
 @dataclass(frozen=True)
 class Streamed:
-    """A user whose signals come in batches.
+    """A user whose signals arrive in batches.
 
     Attributes:
-        person: the user, with the preferences that hold in the end.
-        before: of a user of the nano world who changes, what was preferred before.
-        change: how many signals are from before the change; 0 for a user who does not change.
+        person: the user, with their final preferences.
+        before: earlier preferences of a nano user who changes.
+        change: number of signals before the change; 0 for users who do not change.
     """
 
     person: Person
@@ -31,7 +31,7 @@ class Streamed:
 
 
 def batches(signals: Sequence[Signal], n: int) -> list[list[Signal]]:
-    """The signals, oldest first, in `n` batches whose sizes differ by one at most; some are empty where there are fewer
+    """The signals, oldest first, in `n` batches whose sizes differ by at most one; some are empty if there are fewer
     signals than batches.
     """
     ordered = [signals[i] for i in oldest_first(signals)]
@@ -40,30 +40,30 @@ def batches(signals: Sequence[Signal], n: int) -> list[list[Signal]]:
 
 
 def read_batches(text: str) -> list[int]:
-    """The numbers of batches in `1,2,4`, in rising order.
+    """Parse numbers of batches such as `1,2,4`, in ascending order.
 
     Raises:
-        ConfigError: it is something else.
+        ConfigError: if the text is invalid.
     """
     try:
         counts = {int(part) for part in text.split(",")}
     except ValueError:
         counts = {0}
     if min(counts) < 1:
-        raise ConfigError(f"--batches {text}: must be whole numbers from 1 on, as in 1,2,4,8,16")
+        raise ConfigError(f"--batches {text}: must be integers of at least 1, such as 1,2,4,8,16")
     return sorted(counts)
 
 
 def kinds_of_users(study: Study, signals: int | None) -> dict[str, list[Streamed]]:
-    """Kind → users. In the nano world users of the study's own, with `signals` signals each: stable ones, and the same
-    users changing half-way, with the same targets and the same second half of signals. Elsewhere those held out.
+    """Kind → users. In the nano world, new users with `signals` signals each: stable ones, and the same users with a
+    change halfway, the same targets and the same second half of signals. Otherwise the held-out users.
 
     Raises:
-        ConfigError: `signals` is given for users who are as they are, or is too small.
+        ConfigError: if `signals` is given outside the nano world, or is too small.
     """
     if not study.is_nano:
         if signals is not None:
-            raise ConfigError(f"--signals {signals} is of the nano world; these users have signals of their own")
+            raise ConfigError(f"--signals {signals} only applies to the nano world; these users have their own signals")
         return {"held out": [Streamed(person) for person in study.people]}
     count = NANO_SIGNALS if signals is None else signals
     if count < NANO_OTHERS + 2:

@@ -1,12 +1,11 @@
-"""Drift, and how soon a changed preference is told: pure functions of what summaries name.
+"""Drift, and how soon a changed preference is stated: pure functions of the preferences that summaries name.
 
-A summary *tells* an attribute rightly if it names the value preferred at that time, and no other value of it.
+A summary states an attribute *correctly* if it names the value preferred at that time and no other value of it.
 
-- **Drift**: of what the summaries before a renewal told rightly of attributes whose truth did not change, the share
-  that the summary after it does not tell rightly any more.
-- **Wait** (`until_told`): of a preference that changed, how many summaries since the change it took until one told the
-  new value, 1 for the first summary that has read a signal from after the change. One that is never told counts one
-  more than there were summaries.
+- **Drift**: of the attributes stated correctly before a renewal and whose truth did not change, the share that is no
+  longer stated correctly after it.
+- **Wait** (`until_told`): the number of summaries after a preference's change until one states the new value, 1 for the
+  first summary that has read a signal from after the change. If none does, it is one more than the number of summaries.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,13 +17,13 @@ Preference = tuple[str, str]
 
 @dataclass(frozen=True)
 class Stream:
-    """What the summaries of one user name, after each batch, and the truth.
+    """The preferences named by a user's summaries after each batch, and the true ones.
 
     Attributes:
-        named: after each batch the (attribute, value) pairs that the summary names.
-        changed: of each batch, whether the summary has read signals from after the change.
-        before: what is preferred before the change; as `preferred` for users who do not change.
-        preferred: what is preferred in the end.
+        named: for each batch, the (attribute, value) pairs that the summary names.
+        changed: for each batch, whether the summary has read signals from after the change.
+        before: preferences before the change; equal to `preferred` for users who do not change.
+        preferred: final preferences.
     """
 
     named: Sequence[AbstractSet[Preference]]
@@ -33,40 +32,40 @@ class Stream:
     preferred: Mapping[str, str]
 
     def truth(self, batch: int) -> Mapping[str, str]:
-        """What is preferred when the batch has come."""
+        """The preferences at the time of the batch."""
         return self.preferred if self.changed[batch] else self.before
 
     def right(self, batch: int) -> set[str]:
-        """Attributes that the summary after a batch tells rightly."""
-        said: dict[str, set[str]] = {}
+        """Attributes that the summary after a batch states correctly."""
+        stated: dict[str, set[str]] = {}
         for attribute, value in self.named[batch]:
-            said.setdefault(attribute, set()).add(value)
-        return {attribute for attribute, value in self.truth(batch).items() if said.get(attribute) == {value}}
+            stated.setdefault(attribute, set()).add(value)
+        return {attribute for attribute, value in self.truth(batch).items() if stated.get(attribute) == {value}}
 
 
 def lost(stream: Stream) -> tuple[int, int]:
-    """Over a user's renewals: how many attributes told rightly were lost, and how many there were to lose."""
-    gone = held = 0
+    """Over a user's renewals: the number of correctly stated attributes that were lost, and that could have been."""
+    gone = total = 0
     for batch in range(1, len(stream.named)):
         now, then = stream.truth(batch), stream.truth(batch - 1)
-        kept = {attribute for attribute in stream.right(batch - 1) if now.get(attribute) == then.get(attribute)}
-        held += len(kept)
-        gone += len(kept - stream.right(batch))
-    return gone, held
+        unchanged = {attribute for attribute in stream.right(batch - 1) if now.get(attribute) == then.get(attribute)}
+        total += len(unchanged)
+        gone += len(unchanged - stream.right(batch))
+    return gone, total
 
 
 def until_told(stream: Stream) -> list[int]:
-    """For each preference of a user that changed, how many summaries since it took until one told it."""
+    """The wait for each changed preference of a user (see the module's docstring)."""
     after = [batch for batch, changed in enumerate(stream.changed) if changed]
-    found = []
+    waits = []
     for attribute, value in stream.preferred.items():
         if stream.before.get(attribute) != value:
-            told = (n for n, batch in enumerate(after, start=1) if attribute in stream.right(batch))
-            found.append(next(told, len(after) + 1))
-    return found
+            stated = (n for n, batch in enumerate(after, start=1) if attribute in stream.right(batch))
+            waits.append(next(stated, len(after) + 1))
+    return waits
 
 
 def told_in_the_end(stream: Stream) -> tuple[int, int]:
-    """How many of a user's changed preferences the last summary tells, and how many there are."""
+    """The number of a user's changed preferences that the last summary states, and their total."""
     changed = {attribute for attribute, value in stream.preferred.items() if stream.before.get(attribute) != value}
     return len(changed & stream.right(len(stream.named) - 1)), len(changed)

@@ -1,4 +1,4 @@
-"""Renewing summaries against writing them from scratch, over numbers of batches: evaluation/streaming.json."""
+"""Renewing summaries against writing them from scratch, for several numbers of batches: evaluation/streaming.json."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -38,14 +38,14 @@ def streaming(
     Args:
         study: users, models, methods with summaries.
         counts: numbers of batches; None: 1, 2, 4, 8, 16.
-        signals: of a user of the nano world; None: 16.
-        least: signals until a summary is renewed upon (popi.signals.renewal); 1: each is made of the one before.
+        signals: signals per nano user; None: 16.
+        least: signals until a summary becomes the base of renewals (popi.signals.renewal); 1: renew the previous one.
 
     Raises:
-        ConfigError: summaries are conditioned on the task prompt, or `signals` does not fit the users.
+        ConfigError: if summaries are conditioned on the task prompt, or `signals` does not suit the users.
     """
     if study.config.summary.conditioned_on_prompt:
-        raise ConfigError("summaries that are conditioned on the task prompt are not kept, so none can be renewed")
+        raise ConfigError("summaries conditioned on the task prompt are not stored, so they can't be renewed")
     kinds = kinds_of_users(study, signals)
     rows: list[Row] = []
     for name in study.names:
@@ -59,21 +59,21 @@ def streaming(
                     rows.append({"method": name, "label": METHODS[name].label, "kind": kind, "batches": n, "way": way})
                     rows[-1] |= {"series": f"{kind}, {way}"} | _figures(users, after, scored[way])
                 against = [_difference(*both) for both in zip(*(scored[way] for way in WAYS), strict=True)]
-                rows[-2] |= interval(against[-1], "gain") | {"gain_after_each": [interval(one) for one in against]}
+                rows[-2] |= interval(against[-1], "gain") | {"gain_after_each": [interval(gain) for gain in against]}
                 rows[-1] |= interval(metrics.Estimate(None), "gain")
     notes = [
         f"accuracy: reward accuracy with the last summary, %, of {len(study.people)} users; 95 % intervals clustered "
-        "by user; targets are of the preferences that hold in the end",
-        "difference: renewed less from scratch on the same pairs, points; read: mean tokens of the prompts of all "
-        "summaries of a user",
-        f"renewed: from the last summary that at least {least} signals came after, and the signals since"
+        "by user; targets reflect the final preferences",
+        "difference: renewed minus from scratch on the same pairs, points; read: mean prompt tokens of all summaries "
+        "of a user",
+        f"renewed: from the last summary followed by at least {least} signals, and the signals since"
         if least > 1
-        else "renewed: from the summary before and the batch",
+        else "renewed: from the previous summary and the batch",
     ]
     if study.is_nano:
         notes.append(
-            "drift: of what a summary told rightly, whose truth did not change, the share that the next one does not, "
-            "%; wait: summaries since a preference changed until one tells it"
+            "drift: share of correctly stated, unchanged preferences that the next summary no longer states, %; wait: "
+            "summaries after a preference's change until one states it"
         )
     columns = ["label", "kind", "batches", "way", "value", "low", "high", "gain", "gain_low", "gain_high"]
     columns += ["drift", "drift_low", "drift_high", "until_told", "tokens_read"]
@@ -93,19 +93,19 @@ def streaming(
 def _scored(
     study: Study, name: str, users: Sequence[Streamed], after: Sequence[Sequence[After]], b: int, kind: str
 ) -> list[Row]:
-    people = [one.person for one in users]
-    return study.scored(name, people, [one[b].summary for one in after], f"streaming {kind}")
+    people = [user.person for user in users]
+    return study.scored(name, people, [summaries[b].summary for summaries in after], f"streaming {kind}")
 
 
 def _figures(users: Sequence[Streamed], after: Sequence[Sequence[After]], scored: Sequence[Sequence[Row]]) -> Row:
-    """What is said of one way and number of batches."""
+    """The figures for one way and number of batches."""
     last = scored[-1]
     accuracies = [metrics.reward_accuracy([row["margin"] for row in rows], _owners(rows)) for rows in scored]
     return {
         **interval(accuracies[-1]),
-        "after_each": [interval(one) for one in accuracies],
+        "after_each": [interval(accuracy) for accuracy in accuracies],
         **_of_truth(users, after),
-        "tokens_read": float(np.mean([sum(one.read for one in each) for each in after])),
+        "tokens_read": float(np.mean([sum(summary.read for summary in each) for each in after])),
         "summary_tokens": float(np.mean([each[-1].summary.tokens for each in after])),
         "users": len(set(_owners(last))),
         "pairs": len(last),
@@ -113,33 +113,33 @@ def _figures(users: Sequence[Streamed], after: Sequence[Sequence[After]], scored
 
 
 def _of_truth(users: Sequence[Streamed], after: Sequence[Sequence[After]]) -> Row:
-    """Drift and changed preferences, where the truth is known."""
-    known = [(one, each) for one, each in zip(users, after, strict=True) if one.person.preferences is not None]
-    streams = [_stream(one, each) for one, each in known]
-    gone, held = zip(*map(lost, streams), strict=True) if streams else ((), ())
-    drift = metrics.clustered_ratio(gone, held, (0.0, 1.0))
+    """Drift and changed preferences, for users whose true preferences are known."""
+    known = [(user, each) for user, each in zip(users, after, strict=True) if user.person.preferences is not None]
+    streams = [_stream(user, each) for user, each in known]
+    gone, total = zip(*map(lost, streams), strict=True) if streams else ((), ())
+    drift = metrics.clustered_ratio(gone, total, (0.0, 1.0))
     waits = [wait for stream in streams for wait in until_told(stream)]
-    told = [told_in_the_end(stream) for stream in streams]
-    changed = sum(all_ for _, all_ in told)
+    final = [told_in_the_end(stream) for stream in streams]
+    changed = sum(count for _, count in final)
     return {
         **interval(drift, "drift"),
         "until_told": float(np.mean(waits)) if waits else None,
-        "told": sum(hits for hits, _ in told) / changed if changed else None,
+        "told": sum(hits for hits, _ in final) / changed if changed else None,
     }
 
 
 def _stream(user: Streamed, after: Sequence[After]) -> Stream:
     preferred = dict(user.person.preferences or ())
     return Stream(
-        named=[named_attributes(one.summary.text) for one in after],
-        changed=[one.seen > user.change or not user.change for one in after],
+        named=[named_attributes(each.summary.text) for each in after],
+        changed=[each.seen > user.change or not user.change for each in after],
         before=dict(user.before) if user.before is not None else preferred,
         preferred=preferred,
     )
 
 
 def _difference(renewed: Sequence[Row], scratch: Sequence[Row]) -> metrics.Estimate:
-    """Paired difference in reward accuracy; pairs that either lacks are in neither."""
+    """Paired difference in reward accuracy, over pairs that are in both."""
     other = {(row["window"], row["target"]): row["margin"] for row in scratch}
     both = [row for row in renewed if (row["window"], row["target"]) in other]
     return metrics.paired_difference(

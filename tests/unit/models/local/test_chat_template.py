@@ -119,12 +119,12 @@ def _with(template: str) -> Any:
         (  # as of models that think: the prompt opens a thought, the history has none
             "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>{% endfor %}"
             "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}",
-            "does not put a response right behind the generation prompt",
+            "does not put a response directly after the generation prompt",
         ),
         (
             "{% for m in messages %}{% if m['role'] == 'assistant' %}Answer: {% endif %}{{ m['content'] }}<|im_end|>"
             "{% endfor %}",
-            "what is generated would not be what is scored",
+            "scoring and generation would disagree",
         ),
         ("{{ raise_exception('never') }}", "fails on a plain conversation .never"),
         ("", "no chat template.*--chat-template FILE.*model.chat_template=FILE"),
@@ -142,5 +142,5 @@ def test_a_seam_that_the_tokenizer_closes_is_told() -> None:
         "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}"
         "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
     )
-    with pytest.warns(UserWarning, match="joins a response with the end of the generation prompt"):
+    with pytest.warns(UserWarning, match="merges a response with the end of the generation prompt"):
         ChatFormat(tokenizer, "x")

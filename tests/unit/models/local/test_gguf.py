@@ -156,7 +156,7 @@ def test_a_folder_with_one_gguf_file_is_that_model(made: tuple[Path, LlamaForCau
     assert loading.locate(made[0].parent) == loading.Source(str(made[0].parent), made[0].name)
     for name in ("a.gguf", "b.gguf"):
         (tmp_path / name).write_bytes(b"x")
-    with pytest.raises(ModelError, match="2 GGUF files; name one: a.gguf, b.gguf"):
+    with pytest.raises(ModelError, match="2 GGUF files; choose one: a.gguf, b.gguf"):
         LocalModel.load(tmp_path)
     with pytest.raises(ModelError, match="a.gguf: can't be loaded as a causal LM"):
         LocalModel.load(tmp_path / "a.gguf")
@@ -170,7 +170,7 @@ def test_without_the_package_the_way_out_is_named(
 ) -> None:
     found: Callable[..., Any] = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: name != "gguf" and found(name, *rest) or None)
-    with pytest.raises(ModelError, match=r"is a GGUF file.*pip install 'popi\[gguf\]'"):
+    with pytest.raises(ModelError, match=r"reading a GGUF file.*pip install 'popi\[gguf\]'"):
         LocalModel.load(made[0])
 
 
@@ -215,5 +215,5 @@ def test_adapters_share_one_unpacked_base_and_name_it(
     assert not [w for w in recwarn if "this adapter was trained over" in str(w.message)]
     settings = json.loads((folder / "popi.json").read_text())
     (folder / "popi.json").write_text(json.dumps(settings | {"base_weights": "other.gguf"}))
-    with pytest.warns(UserWarning, match="trained over the unpacked other.gguf and is now used over the unpacked tiny"):
+    with pytest.warns(UserWarning, match="trained over the unpacked other.gguf but is used over the unpacked tiny"):
         LocalModel.load(folder, device="cpu")

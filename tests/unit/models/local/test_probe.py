@@ -46,7 +46,7 @@ def test_families_whose_tree_rows_are_right(name: str) -> None:
 def test_families_that_run_the_plain_way_are_right(name: str) -> None:
     """MPT was off by 2.8 nats and GPT-Neo by 0.54, without a word; both are right now, and it is said."""
     model = build(name)
-    with pytest.warns(UserWarning, match="a row of its own, which is right but slower"):
+    with pytest.warns(UserWarning, match="in its own row, which is correct but slower"):
         probe(model, name)
     assert not trees_hold(model, 1)
     with torch.no_grad():
@@ -90,7 +90,7 @@ def test_the_plain_way_keeps_precision(given: str, computed: str) -> None:
 
 
 def test_what_is_no_causal_lm_is_refused() -> None:
-    with pytest.raises(ModelError, match="no causal LM: a token's log-probs change"):
+    with pytest.raises(ModelError, match="not a causal LM: a token's log-probs change"):
         quietly(build("bert"), "some-bert")
 
 

@@ -102,7 +102,7 @@ def test_a_run_loads_its_base_alike_everywhere(asked: Asked, tiny_base: Path, tm
     with pytest.raises(RunError, match="trained over 4bit weights .*quantization = 'none'"):
         merge(folder, tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
-    with pytest.warns(UserWarning, match="trained over weights of 4 bits and is now used over weights in full"):
+    with pytest.warns(UserWarning, match="trained over 4-bit weights but is used over unquantised weights"):
         LocalModel.load(folder, dtype="float32", device="cpu")
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
@@ -112,18 +112,18 @@ def test_a_run_loads_its_base_alike_everywhere(asked: Asked, tiny_base: Path, tm
 def test_where_it_cannot_be(installed: None, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = config(tiny_base, tmp_path, device="cpu")
     for call in (refuse, dry_run):
-        with pytest.raises(ModelError, match="model.quantization = '4bit' needs a GPU, and the device is cpu"):
+        with pytest.raises(ModelError, match="model.quantization = '4bit' needs a GPU, but the device is cpu"):
             call(asked)
     with pytest.raises(ModelError, match="needs a GPU"):
         LocalModel.load(tiny_base, device="cpu", quantization="8bit")
-    with pytest.raises(ModelError, match="does not go with a.gguf.*original weights"):
+    with pytest.raises(ModelError, match="is incompatible with a.gguf.*original weights"):
         refuse_quantization("4bit", GPU, "a.gguf")
     with pytest.raises(ModelError, match="'3bit': allowed are 'none', '8bit', '4bit'"):
         refuse_quantization("3bit", GPU)
     refuse_quantization("none", torch.device("cpu"))
     refuse_quantization("4bit", GPU)
     monkeypatch.setattr("popi.models.local.quantized.find_spec", lambda name: None)
-    with pytest.raises(ModelError, match=r"bitsandbytes is not installed \(pip install 'popi\[qlora\]'\)"):
+    with pytest.raises(ModelError, match=r"bitsandbytes is not installed; pip install 'popi\[qlora\]'"):
         refuse_quantization("4bit", GPU)
 
 

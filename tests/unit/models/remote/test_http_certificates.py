@@ -95,7 +95,7 @@ def refused(tls: Any, config: Any) -> UpstreamError:
         error = ask(tls, config)
         assert isinstance(error, UpstreamError) and error.fault in ("certificate", "broken"), error
         if error.fault == "certificate":
-            assert "wants a client certificate" in str(error)
+            assert "requires a valid client certificate" in str(error)
             return error
     raise AssertionError("never named")
 
@@ -122,7 +122,7 @@ def test_a_client_certificate(authority: PrivateCa, tmp_path: Path) -> None:
         ({"client_certificate": "no.pem"}, "client_certificate: no.pem"),
         ({"client_certificate": __file__}, "client_certificate"),
         ({"proxy": "gopher://x"}, "proxy must be http://host:port"),
-        ({"proxy": "http://user:s3cret@proxy:3128"}, "a login belongs into HTTPS_PROXY"),
+        ({"proxy": "http://user:s3cret@proxy:3128"}, "put a login into HTTPS_PROXY"),
     ],
 )
 def test_settings_that_can_not_be(config: dict[str, str], words: str) -> None:

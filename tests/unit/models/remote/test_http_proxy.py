@@ -67,10 +67,10 @@ def test_the_setting_comes_before_the_environment(tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize(
     ("address", "words", "for_all"),
     [
-        ("http://{}", "the forward proxy answered 407 (it wants a login, or another one)", True),
+        ("http://{}", "the forward proxy answered 407 (it requires a valid login)", True),
         # tinyproxy says 401 where others say 407 again; over plain http that might be the server's own.
         ("http://popi:wr0ng-w0rd@{}", "the forward proxy answered 401", True),
-        ("http://popi:wr0ng-w0rd@127.0.0.1:9", "the forward proxy does not answer", False),
+        ("http://popi:wr0ng-w0rd@127.0.0.1:9", "the forward proxy does not respond", False),
         ("gopher://popi:wr0ng-w0rd@{}", "HTTPS_PROXY or HTTP_PROXY is not http://host:port", True),
     ],
 )

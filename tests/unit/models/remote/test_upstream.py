@@ -123,8 +123,8 @@ def test_backoff_doubles_with_jitter_and_never_undercuts_what_was_asked() -> Non
     ("fault", "limits", "words"),
     [
         (hang, {"http": HttpConfig(first_byte_s=0.1)}, "sent nothing within 0.1 seconds"),
-        (hang, {"total_s": 0.1}, "no whole answer within 0.1 seconds"),
-        (drip, {"total_s": 0.2}, "no whole answer within 0.2 seconds"),
+        (hang, {"total_s": 0.1}, "no complete response within 0.1 seconds"),
+        (drip, {"total_s": 0.2}, "no complete response within 0.2 seconds"),
         (cut, {}, "closed the connection"),
     ],
 )
@@ -134,7 +134,7 @@ def test_time_limits_and_cut_connections_end_as_errors(
     upstream.faults = [fault] * 2
     start = time.monotonic()
     error = fails(connect(upstream, **limits, retries=Retries(most=1, base=0.001)))
-    assert words in str(error) and "given up after 2 tries" in str(error)
+    assert words in str(error) and "gave up after 2 attempts" in str(error)
     assert time.monotonic() - start < 3
     assert len(upstream.received) == 2
 

@@ -41,5 +41,5 @@ def test_sizes() -> None:
     ]
     assert read_sizes("4,1, 2") == [0, 1, 2, 4]
     for wrong in ("", "1,x", "-1", "1.5"):
-        with pytest.raises(ConfigError, match="whole numbers from 0 on"):
+        with pytest.raises(ConfigError, match="integers of at least 0"):
             read_sizes(wrong)

@@ -40,7 +40,7 @@ def test_each_pair_is_left_out_with_all_of_its_content() -> None:
         (said, edit, rated),
     ]
     assert leave_out([pair("a"), said]) == leave_out([said]) == []
-    assert [case.pair.chosen for case in leave_out([pair(n) for n in "abcdef"], most=2)] == ["e+", "f+"]
+    assert [case.pair.chosen for case in leave_out([pair(n) for n in "abcdef"], limit=2)] == ["e+", "f+"]
 
 
 class Models:

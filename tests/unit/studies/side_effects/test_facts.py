@@ -35,12 +35,12 @@ GOOD = '{"id": "a", "prompt": "p?", "right": "r", "wrong": "w", "opinion": "o"}'
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "holds no facts"),
-        ("{", "line 1: no fact"),
-        (f"{GOOD}\n\n{GOOD}", "line 3: the id 'a' stands there twice"),
-        (GOOD.replace('"r"', '" "'), "line 1: no fact (right: "),
-        (GOOD.replace(', "opinion": "o"', ""), "line 1: no fact (opinion: "),
-        ("[]", "line 1: no fact"),
+        ("", "contains no facts"),
+        ("{", "line 1: not a fact"),
+        (f"{GOOD}\n\n{GOOD}", "line 3: duplicate id 'a'"),
+        (GOOD.replace('"r"', '" "'), "line 1: not a fact (right: "),
+        (GOOD.replace(', "opinion": "o"', ""), "line 1: not a fact (opinion: "),
+        ("[]", "line 1: not a fact"),
     ],
 )
 def test_faulty_files_are_refused(tmp_path: Path, text: str, words: str) -> None:

@@ -48,7 +48,7 @@ def test_other_users_are_as_they_are(run, tiny) -> None:
     study = Study.open(run, models=tiny(run), methods=["untrained_summary"])
     study.people = [type(person)(person.user) for person in study.people]
     assert [len(one.person.user.signals) for one in kinds_of_users(study, None)["held out"]] == [9] * 3
-    with pytest.raises(ConfigError, match="--signals 16 is of the nano world"):
+    with pytest.raises(ConfigError, match="--signals 16 only applies to the nano world"):
         kinds_of_users(study, 16)
     result = streaming(study, [1, 2])
     assert all(row["drift"] is row["until_told"] is row["told"] is None for row in result["rows"])

@@ -309,7 +309,7 @@ def test_gpu_memory_goes_with_a_dry_run() -> None:
 
 
 def test_the_device_and_its_type_must_be_there() -> None:
-    with pytest.raises(ModelError, match="device 'cuda' can't be used here .* --gpu-memory"):
+    with pytest.raises(ModelError, match="device 'cuda' is not available .* --gpu-memory"):
         dry_run(resolve({"model": {"device": "cuda"}}))
     with pytest.raises(ModelError, match="float16 on a CPU"):
         dry_run(resolve({"model": {"device": "cpu", "dtype": "float16"}}))
