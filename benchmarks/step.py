@@ -32,13 +32,13 @@ PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 BEGIN, END = "<!-- measured: begin -->\n", "<!-- measured: end -->\n"
 
 
-def difference(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> dict[str, float]:
+def difference(ours: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> dict[str, float]:
     """Largest difference of rewards and log-probs; for the gradient, relative to its norm."""
     largest = {}
-    for name in ours.keys() & theirs.keys():
-        delta = ours[name] - theirs[name]
+    for name in ours.keys() & other.keys():
+        delta = ours[name] - other[name]
         if name == "gradient":
-            largest[name] = float(np.linalg.norm(delta) / max(np.linalg.norm(theirs[name]), 1e-30))
+            largest[name] = float(np.linalg.norm(delta) / max(np.linalg.norm(other[name]), 1e-30))
         else:
             largest[name] = float(np.abs(delta).max())
     return largest

@@ -1,1 +1,1 @@
-"""The parts of `benchmarks/step.py`: models and cases, the ways that are compared, their processes, and the report."""
+"""The parts of `benchmarks/step.py`: models and cases, the ways to compare, their processes, and the report."""

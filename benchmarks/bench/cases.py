@@ -1,4 +1,4 @@
-"""What is measured: models of a shape, and steps on seeded random tokens."""
+"""The cases to measure: models by shape, and steps on seeded random tokens."""
 
 import os
 from dataclasses import dataclass
@@ -14,21 +14,21 @@ BETA = 0.1
 DTYPES = ("float32", "bfloat16")
 LLAMAS = {
     "llama-100m": (16384, 768, 12, 12, 12, 2048),
-    "llama-100m-128k": (128256, 512, 12, 8, 8, 1408),  # the vocabulary that Llama 3 has, and others of today
+    "llama-100m-128k": (128256, 512, 12, 8, 8, 1408),  # with the vocabulary size of Llama 3 and other current models
     "llama-1b": (128256, 2048, 16, 32, 8, 8192),
     "llama-3b": (128256, 3072, 28, 24, 8, 8192),
 }
-"""Shapes with random weights: vocabulary, hidden, layers, heads, key/value heads, intermediate."""
+"""Shapes of models with random weights: vocabulary, hidden, layers, heads, key/value heads, intermediate."""
 PARTS = ("scoring", "policy_update", "rollouts", "whole_step", "generator_step")
 READ_SIGNALS = ("policy_update", "rollouts", "whole_step")
-"""Parts whose cost depends on how long the signals are."""
+"""Parts whose cost depends on the length of the signals."""
 
 
 @dataclass(frozen=True)
 class Case:
     """One measurement: a part of a step with one model; lengths in tokens.
 
-    `at_once` sequences the released pattern trains on in one forward and backward; 0: the whole group.
+    `at_once`: sequences that the released pattern trains on in one forward and backward pass; 0: the whole group.
     """
 
     what: str
@@ -41,7 +41,7 @@ class Case:
     at_once: int = 0
 
     def ids(self, n: int, salt: int, vocabulary: int) -> list[int]:
-        """`n` random token ids, always the same ones."""
+        """`n` seeded random token ids."""
         generator = torch.Generator().manual_seed(self.seed * 1000 + salt)
         return torch.randint(1, vocabulary, (n,), generator=generator).tolist()
 
@@ -49,7 +49,7 @@ class Case:
         return self.ids(self.signals, 1, vocabulary)
 
     def summaries(self, vocabulary: int, n: int | None = None) -> list[list[int]]:
-        """The group's summaries, the same for every way: rollouts are timed, and these go on."""
+        """The group's summaries, the same for all ways, used instead of the timed rollouts' results."""
         return [self.ids(SUMMARY, 100 + i, vocabulary) for i in range(n or self.group)]
 
     def pair(self, vocabulary: int, i: int = 0) -> tuple[list[int], list[int], list[int]]:
@@ -61,12 +61,12 @@ class Case:
 
     def advantages(self) -> torch.Tensor:
         """Seeded advantages: (group,)."""
-        found = torch.randn(self.group, generator=torch.Generator().manual_seed(self.seed + 7))
-        return found - found.mean()
+        rewards = torch.randn(self.group, generator=torch.Generator().manual_seed(self.seed + 7))
+        return rewards - rewards.mean()
 
     @property
     def distinct_tokens(self) -> int:
-        """Tokens of the trees that this part goes through."""
+        """Number of tokens in the trees of this part."""
         policy, row = self.signals + self.group * SUMMARY, SUMMARY + PROMPT + 2 * RESPONSE
         return {
             "scoring": self.group * row,
@@ -76,15 +76,15 @@ class Case:
 
     @property
     def tolerance(self) -> float:
-        """Largest difference of a reward or log-prob (nats), and of a gradient relative to its norm.
+        """Maximum difference of a reward or log-prob (nats), and of a gradient relative to its norm.
 
-        Log-probs are sums of about a thousand nats, of which one CPU's kernels round off 0.002 and another's more.
+        Log-probs are sums of about a thousand nats, and rounding on a CPU amounts to 0.002 or more.
         """
         return 1e-2 if self.dtype == "float32" else 0.25
 
 
 def load(case: Case) -> Any:
-    """A fresh causal LM; of a shape in `LLAMAS` with seeded random weights."""
+    """A newly loaded causal LM, or one with a shape in `LLAMAS` and seeded random weights."""
     dtype = getattr(torch, case.dtype)
     if case.model in LLAMAS:
         from transformers import LlamaConfig, LlamaForCausalLM
@@ -104,7 +104,7 @@ def load(case: Case) -> Any:
         )
         torch.manual_seed(case.seed)
         before = torch.get_default_dtype()
-        torch.set_default_dtype(dtype)  # made in float32 first, its peak of memory would be that of loading
+        torch.set_default_dtype(dtype)  # creating it in float32 first would raise the peak of memory
         try:
             with torch.device(case.device):
                 return LlamaForCausalLM(config).eval()
@@ -116,7 +116,7 @@ def load(case: Case) -> Any:
 
 
 def context(name: str) -> int:
-    """Most tokens of a model."""
+    """A model's context length."""
     if name in LLAMAS:
         return 8192
     from transformers import AutoConfig
@@ -128,7 +128,7 @@ def context(name: str) -> int:
 
 
 def installed(name: str) -> bool:
-    """Whether a model is at hand."""
+    """Whether a model is available."""
     if name in LLAMAS:
         return True
     try:
@@ -152,22 +152,22 @@ def cases(
     seed: int,
     dtype: str | None = None,
 ) -> list[Case]:
-    """The grid: every length of the signals at one group size (8, if it is asked for), the other sizes at one length
-    (2,000, if asked for); parts that read no signals at each group size."""
+    """The grid: every signal length at one group size (8 if requested), the other group sizes at one length (2,000 if
+    requested); parts that read no signals at each group size."""
     at = 8 if 8 in groups else groups[0]
     length = 2000 if 2000 in signals else signals[0]
     shapes = [(s, at) for s in signals] + [(length, g) for g in groups if g != at]
-    found = []
+    grid = []
     for model in models:
         own_dtype = dtype or ("bfloat16" if model in (*LLAMAS, "smollm2") else "float32")
         fits = context(model) - SUMMARY
-        for what in parts:
-            own = shapes if what in READ_SIGNALS else [(0, g) for g in groups]
-            own = own if what != "generator_step" else [(0, 0)]
-            found += [Case(what, model, own_dtype, device, s, g, seed) for s, g in own if s <= fits]
-    return found
+        for part in parts:
+            own = shapes if part in READ_SIGNALS else [(0, g) for g in groups]
+            own = own if part != "generator_step" else [(0, 0)]
+            grid += [Case(part, model, own_dtype, device, s, g, seed) for s, g in own if s <= fits]
+    return grid
 
 
 def threads() -> int:
-    """Threads that torch computes with: as the environment says, else all cores."""
+    """Number of torch's threads: OMP_NUM_THREADS, or all cores."""
     return int(os.environ.get("OMP_NUM_THREADS", 0)) or len(os.sched_getaffinity(0))

@@ -1,4 +1,4 @@
-"""The released pattern: every sequence whole, logits of every position in float32, a model for each role."""
+"""The pattern of the released code: whole sequences, float32 logits of every position, a model for each role."""
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from bench.ways import Found, Way, dpo
 
 
 def whole_logps(model: torch.nn.Module, ids: Tensor) -> Tensor:
-    """Log-probs of all tokens but the first: (rows, T - 1), by float32 logits of all positions."""
+    """(rows, T - 1) log-probs of all tokens except the first, from float32 logits of all positions."""
     logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits.float()
     return torch.log_softmax(logits[:, :-1], -1).gather(2, ids[:, 1:, None])[..., 0]
 
@@ -17,13 +17,13 @@ class Released(Way):
     """Policy, KL reference, generator and reference as four models."""
 
     def setup(self) -> None:
-        what = self.case.what
-        self.anchor = load(self.case) if what == "whole_step" else None
-        self.generator = load(self.case) if what in ("scoring", "whole_step") else None
-        self.reference = load(self.case) if what in ("scoring", "whole_step", "generator_step") else None
+        part = self.case.what
+        self.anchor = load(self.case) if part == "whole_step" else None
+        self.generator = load(self.case) if part in ("scoring", "whole_step") else None
+        self.reference = load(self.case) if part in ("scoring", "whole_step", "generator_step") else None
 
     def pairs(self, model: torch.nn.Module, items: list) -> tuple[Tensor, Tensor]:
-        """Summed log-probs of chosen and of rejected responses: two sequences an item, in one batch."""
+        """Summed log-probs of chosen and of rejected responses: two sequences per item, in one batch."""
         rows = [prefix + response for prefix, *responses in items for response in responses]
         logps = whole_logps(model, torch.tensor(rows, device=self.device))
         start = len(items[0][0]) - 1
@@ -55,22 +55,22 @@ class Released(Way):
         return torch.cat([whole_logps(model, ids)[:, -SUMMARY:] for ids in self.batches()])
 
     def batches(self) -> tuple[Tensor, ...]:
-        """The group's sequences, as many together as go through the model at once."""
+        """The group's sequences, in batches that go through the model at once."""
         return self.batch()[0].split(self.case.at_once or self.case.group)
 
     def update(self, reference: Tensor | None = None) -> Found:
-        """The same loss and gradient where they go through one after the other."""
-        found, first = [], 0
+        """The same loss and gradient, with the batches one after another."""
+        parts, first = [], 0
         for ids in self.batches():
             logps = whole_logps(self.policy, ids)[:, -SUMMARY:]
             anchor = None if reference is None else reference[first : first + len(ids)]
             self.loss(logps, anchor, first).backward()
-            found.append(logps.detach().float().cpu())
+            parts.append(logps.detach().float().cpu())
             first += len(ids)
-        return {"logps": torch.cat(found), "gradient": self.gradient()}
+        return {"logps": torch.cat(parts), "gradient": self.gradient()}
 
     def generator_step(self) -> Found:
         with torch.no_grad():
             references = self.pairs(self.reference, self.plain_items(PAIRS))
-        found = dpo(*self.pairs(self.policy, self.items(PAIRS)), *references)
-        return found | {"gradient": self.gradient()}
+        logps = dpo(*self.pairs(self.policy, self.items(PAIRS)), *references)
+        return logps | {"gradient": self.gradient()}

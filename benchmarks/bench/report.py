@@ -1,4 +1,4 @@
-"""The rows of runs/bench/bench.json, the table of docs/performance.md made of them, and the plot."""
+"""The rows of runs/bench/bench.json, the table for docs/performance.md, and the plot."""
 
 import json
 import os
@@ -16,7 +16,7 @@ Row = dict[str, Any]
 
 
 def machine(device: str, threads: int) -> str:
-    """What the figures were taken on."""
+    """Description of the machine."""
     if device.startswith("cuda"):
         return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
     try:
@@ -34,12 +34,12 @@ def machine(device: str, threads: int) -> str:
 
 
 def load_average() -> float:
-    """How many other processes compute, about: figures of a busy machine are to be taken again."""
+    """The load average: measurements on a busy machine should be repeated."""
     return round(os.getloadavg()[0], 1)
 
 
 def commit() -> str:
-    """The commit that is measured; with a plus where the tree differs from it."""
+    """The measured commit, with a plus if the working tree differs from it."""
 
     def git(*arguments: str) -> str:
         done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
@@ -50,10 +50,10 @@ def commit() -> str:
 
 
 def merged(path: Path, rows: Sequence[Row]) -> list[Row]:
-    """The rows of a file and new ones; what was measured again replaces what stood there."""
-    kept = json.loads(path.read_text()) if path.is_file() else []
-    found = {tuple(row[k] for k in KEY): row for row in [*kept, *rows]}
-    return list(found.values())
+    """The rows of a file and new ones, which replace earlier measurements of the same case."""
+    earlier = json.loads(path.read_text()) if path.is_file() else []
+    by_case = {tuple(row[k] for k in KEY): row for row in [*earlier, *rows]}
+    return list(by_case.values())
 
 
 def _number(value: float | None, form: str, failure: str | None = None) -> str:
@@ -61,7 +61,7 @@ def _number(value: float | None, form: str, failure: str | None = None) -> str:
 
 
 def _at_once(row: Row) -> str:
-    """Of the released pattern, where its group did not fit."""
+    """How many sequences the released pattern trained on at once, if its group did not fit."""
     n = row.get("released_at_once") or row["group_size"]
     return "" if n == row["group_size"] or row["ratio_released"] is None else f" ({n} at once)"
 
@@ -100,14 +100,14 @@ def table(rows: Sequence[Row]) -> str:
     for row in rows:
         loads.setdefault((row["machine"], row["commit"]), []).append(row["load"])
     taken = [
-        f"{machine}, commit {commit}, {len(found)} rows, load {min(found)} to {max(found)}"
-        for (machine, commit), found in loads.items()
+        f"{machine}, commit {commit}, {len(values)} rows, load {min(values)} to {max(values)}"
+        for (machine, commit), values in loads.items()
     ]
     return "\n".join([*(f"Taken on {line}." for line in taken), "", *lines]) + "\n"
 
 
 def plot(rows: Sequence[Row], path: Path) -> None:
-    """How many times faster than each other way, by the length of the signals; one panel a way."""
+    """Plot the speedup over each other way by the length of the signals, one panel per way."""
     import matplotlib
 
     matplotlib.use("svg")

@@ -1,7 +1,7 @@
-"""Stock TRL: the methods of its own GRPO and DPO trainers, on the same tokens.
+"""Stock TRL: the methods of its GRPO and DPO trainers on the same tokens.
 
-Its scoring is the DPO trainer's pass over the references, once with the generator; the reference's own log-probs count
-as computed before, as the trainer can do. Its generator step asks the reference at each step, as it does by default.
+Scoring is the DPO trainer's reference pass, run with the generator; the reference's own log-probs are precomputed, as
+the trainer supports. The generator step runs the reference at each step, which is the trainer's default.
 """
 
 import tempfile
@@ -27,16 +27,16 @@ COMMON = {
 
 
 class Stock(Way):
-    """TRL's trainers around the policy and, where the part needs one, the generator."""
+    """TRL's trainers for the policy and, if the part needs one, the generator."""
 
     def setup(self) -> None:
-        what, group = self.case.what, self.case.group
+        part, group = self.case.what, self.case.group
         folder = tempfile.mkdtemp()
         cpu = self.case.device == "cpu"
-        tokenizer = build_tokenizer()  # its texts are not used: the methods take token ids
+        tokenizer = build_tokenizer()  # only to satisfy the trainers, whose methods take token ids
         self.grpo: Any = None
         self.dpo: Any = None
-        if what in ("policy_update", "rollouts", "whole_step"):
+        if part in ("policy_update", "rollouts", "whole_step"):
             self.grpo = GRPOTrainer(
                 model=self.policy,
                 reward_funcs=lambda completions, **_: [0.0] * len(completions),
@@ -55,11 +55,11 @@ class Stock(Way):
             )
             self.grpo.eos_token_ids = [-1]  # every way writes summaries of full length
             self.grpo.generation_config.min_new_tokens = SUMMARY
-            self.anchor = load(self.case) if what == "whole_step" else None
+            self.anchor = load(self.case) if part == "whole_step" else None
             if self.anchor is not None:
                 add_fused_lm_head(self.anchor)
-        if what in ("scoring", "whole_step", "generator_step"):
-            self.generator = self.policy if what == "generator_step" else load(self.case)
+        if part in ("scoring", "whole_step", "generator_step"):
+            self.generator = self.policy if part == "generator_step" else load(self.case)
             self.reference = load(self.case)
             self.dpo = DPOTrainer(
                 model=self.generator,
@@ -75,7 +75,7 @@ class Stock(Way):
                 processing_class=tokenizer,
             )
             self.references = self.pairs(self.reference, self.plain_items(None if group else PAIRS))
-            if what != "generator_step":  # cached: the model is not kept
+            if part != "generator_step":  # its log-probs are cached, so the model is not needed any more
                 self.dpo.ref_model = self.reference = None
 
     def collated(self, items: list[Any]) -> dict[str, Tensor]:
@@ -97,13 +97,13 @@ class Stock(Way):
         return {}
 
     def logps(self, model: Any, train: bool) -> Tensor:
-        found: Tensor = self.grpo._get_per_token_logps_and_entropies(
+        logps: Tensor = self.grpo._get_per_token_logps_and_entropies(
             model, *self.batch(), SUMMARY, compute_entropy=train
         )[0]
-        return found
+        return logps
 
     def generator_step(self) -> Found:
-        """TRL's forward and sums, where the reference reads the plain prompt, as in the other ways."""
+        """TRL's forward pass and sums; the reference reads the plain prompt, as in the other ways."""
         references = self.pairs(self.reference, self.plain_items(PAIRS))
         inputs = self.collated(self.items(PAIRS))
         labels = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, -100)

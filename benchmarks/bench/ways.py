@@ -1,7 +1,7 @@
-"""The ways that are compared: popi's own, and the floor under it. `released.py` and `stock.py` have the others.
+"""The ways to compare: popi's own, and the floor. The others are in `released.py` and `stock.py`.
 
-Each way holds the models that it needs and does one part of a step; the optimizer's own step, equal in all, is left
-out. What a part gives back is compared between the ways: rewards, log-probs, a sample of the gradient.
+Each way loads the models that it needs and does one part of a step, without the optimizer's step, which is the same for
+all. The results are compared between the ways: rewards, log-probs, a sample of the gradient.
 """
 
 from typing import Any
@@ -19,39 +19,39 @@ from popi.training.phases.inference import summary_logps
 from popi.training.phases.scorer import TreeScorer
 
 SAMPLED = 256
-"""Values of each parameter's gradient that are compared."""
+"""Values to compare per parameter's gradient."""
 KL = 0.02
 Found = dict[str, Tensor]
 
 
 class Way:
-    """A way to do the parts of a step with the models of a case."""
+    """A way to compute the parts of a step with the models of a case."""
 
     def __init__(self, case: Case) -> None:
         self.case = case
         self.policy = load(case)
         self.vocabulary = int(self.policy.config.vocab_size)
         self.device = torch.device(case.device)
-        self.anchor: Any = None  # of the KL
+        self.anchor: Any = None  # reference of the KL
         self.setup()
 
     def setup(self) -> None:
-        """Load and prepare what else this way holds."""
+        """Load and prepare everything else this way needs."""
 
     def run(self) -> Found:
-        """The case's part, once."""
+        """Run the case's part once."""
         self.policy.zero_grad(set_to_none=True)
-        found: Found = getattr(self, self.case.what)()
-        return found
+        result: Found = getattr(self, self.case.what)()
+        return result
 
     def check(self) -> Found:
-        """What is compared but not timed."""
+        """Further results to compare, computed outside the timed runs."""
         return {}
 
-    # -- parts of a step that every trainer has; the floor has its own ---------------------------------------------
+    # -- parts of a step that all trainers share; the floor overrides them -----------------------------------------
 
     def logps(self, model: Any, train: bool) -> Tensor:
-        """Log-probs of the group's summaries under a model: (G, SUMMARY)."""
+        """(G, SUMMARY) log-probs of the group's summaries given by a model."""
         raise NotImplementedError
 
     def update(self, reference: Tensor | None = None) -> Found:
@@ -65,10 +65,10 @@ class Way:
 
     def whole_step(self) -> Found:
         self.rollouts()
-        found = self.scoring()
+        rewards = self.scoring()
         with torch.no_grad():
             anchor = self.logps(self.anchor, False)
-        return found | self.update(anchor)
+        return rewards | self.update(anchor)
 
     def rollouts(self) -> Found:
         """Sample the group's summaries."""
@@ -81,7 +81,7 @@ class Way:
     # -- pieces ---------------------------------------------------------------------------------------------------
 
     def batch(self) -> tuple[Tensor, Tensor]:
-        """The group as TRL lays it out: (G, signals + SUMMARY) ids, and the mask."""
+        """The group in TRL's layout: (G, signals + SUMMARY) ids, and the mask."""
         prompt = self.case.signal_ids(self.vocabulary)
         ids = torch.tensor([prompt + summary for summary in self.case.summaries(self.vocabulary)], device=self.device)
         return ids, torch.ones_like(ids)
@@ -93,12 +93,12 @@ class Way:
         return [(summary + prompt, c, r) for summary, (prompt, c, r) in zip(summaries, pairs, strict=True)]
 
     def plain_items(self, n: int | None = None) -> list[tuple[list[int], list[int], list[int]]]:
-        """The same without summaries, as the reference reads them: a group's are one and the same."""
+        """The same without summaries, for the reference; within a group they are all equal."""
         return [(prefix[SUMMARY:], chosen, rejected) for prefix, chosen, rejected in self.items(n)]
 
     def loss(self, logps: Tensor, reference: Tensor | None = None, first: int = 0) -> Tensor:
-        """GRPO's loss on-policy, −Σ A·log π over a constant, and TRL's k3 estimate of the KL; `logps` are those of the
-        group's summaries from the `first` on.
+        """GRPO's on-policy loss, −Σ A·log π divided by a constant, plus TRL's k3 estimate of the KL. `logps` are those
+        of the group's summaries starting with the `first`.
         """
         advantages = self.case.advantages().to(logps.device)[first : first + len(logps), None]
         loss = -(advantages * torch.exp(logps - logps.detach())).sum()
@@ -122,7 +122,7 @@ class Way:
 
 
 class Ours(Way):
-    """popi: tree rows, one prefill, references cached; the base is generator, anchor and reference at once."""
+    """popi: tree rows, one prefill, cached references; the base is generator, anchor and reference at the same time."""
 
     def setup(self) -> None:
         self.base = self.policy if self.case.what in ("policy_update", "rollouts") else load(self.case)
@@ -133,7 +133,7 @@ class Ours(Way):
         self.local.end_id, self.local.stop_ids = 0, ()  # every way writes summaries of full length
         n = None if self.case.group else PAIRS
         if self.case.what in ("scoring", "whole_step", "generator_step"):
-            self.references = self.score(self.plain_items(n))  # once in the life of a run
+            self.references = self.score(self.plain_items(n))  # computed once per run
 
     def score(self, items: list[Any]) -> tuple[Tensor, Tensor]:
         return pair_logps(self.base, [ScoringItem(*map(tuple, item)) for item in items], 0)
@@ -150,15 +150,15 @@ class Ours(Way):
         return {}
 
     def check(self) -> Found:
-        """Log-probs behind a group's sampled tokens: of the branches as they were decoded, and of whole sequences."""
+        """Compare the log-probs of a group's sampled tokens from decoding with those of whole sequences."""
         if self.case.what != "rollouts":
             return {}
-        seen: list[Tensor] = []
-        hook = self.policy.register_forward_hook(lambda module, args, output: seen.append(output.logits.float()))
+        outputs: list[Tensor] = []
+        hook = self.policy.register_forward_hook(lambda module, args, output: outputs.append(output.logits.float()))
         self.rollouts()
         hook.remove()
         group = self.case.group
-        steps = [seen[0][:, -1].expand(group, -1), *(logits[0] for logits in seen[1:])]
+        steps = [outputs[0][:, -1].expand(group, -1), *(logits[0] for logits in outputs[1:])]
         drawn = torch.tensor(self.drawn, device=self.device)
         prompt = torch.tensor(self.case.signal_ids(self.vocabulary), device=self.device)
         worst = torch.zeros(())
@@ -172,11 +172,11 @@ class Ours(Way):
         return {"rollouts_against_plain": worst}
 
     def whole_step(self) -> Found:
-        """The signals go through the policy once, for the rollouts and for the update."""
+        """The signals go through the policy only once, for rollouts and update together."""
         self.roots = Roots.read(self.policy, [self.case.signal_ids(self.vocabulary)], 0)
-        found = super().whole_step()
+        result = super().whole_step()
         self.roots = None
-        return found
+        return result
 
     def logps(self, model: Any, train: bool) -> Tensor:
         summaries = self.case.summaries(self.vocabulary)
@@ -187,22 +187,22 @@ class Ours(Way):
     def generator_step(self) -> Found:
         trees = [ScoringItem(*map(tuple, item)).tree for item in self.items(PAIRS)]
         logps = segment_logps(self.policy, pack(trees, 0).to(self.device)).reshape(-1, 2)
-        found = dpo(logps[:, 0], logps[:, 1], *(r.to(self.device) for r in self.references))
-        return found | {"gradient": self.gradient()}
+        result = dpo(logps[:, 0], logps[:, 1], *(r.to(self.device) for r in self.references))
+        return result | {"gradient": self.gradient()}
 
 
 def dpo(chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor) -> Found:
-    """Backward of the DPO loss; what is compared are its log-probs."""
+    """Backward pass of the DPO loss; returns its log-probs for comparison."""
     h = (chosen - ref_chosen) - (rejected - ref_rejected)
     (-logsigmoid(BETA * h).mean()).backward()
     return {"logps": torch.stack([chosen, rejected]).detach().float().cpu()}
 
 
 class Floor(Way):
-    """The distinct tokens once through the model, forward, and backward where they train, as one causal batch."""
+    """The distinct tokens once through the model as one causal batch: forward, and backward if they train."""
 
     def once(self, rows: int, width: int, scored: int, train: bool) -> None:
-        """(rows, width) tokens, of which the last `scored` of each row meet the head."""
+        """(rows, width) tokens, of which the last `scored` of each row go through the head."""
         ids = torch.tensor(self.case.ids(rows * width, 9, self.vocabulary), device=self.device).reshape(rows, width)
         with torch.set_grad_enabled(train):
             hidden = self.policy.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state[:, -scored:]

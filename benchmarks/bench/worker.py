@@ -1,4 +1,4 @@
-"""A process for each way: its peak of memory is its own, and where it fails the others go on."""
+"""A separate process for each way, so that peaks of memory are separate and a failure does not affect the others."""
 
 import ctypes
 import gc
@@ -24,28 +24,28 @@ WAYS = {
 
 
 RUNS, TURN = 3, 30.0
-"""Most runs of a turn that count, and seconds after which no more of them are begun: a slow way has one."""
+"""Maximum timed runs per turn, and the seconds after which no further run is started; slow ways have only one."""
 
 
 class Failure(Exception):
-    """A way ended without a result; the text says how."""
+    """A way failed; the message describes how."""
 
 
 def resident() -> int:
-    """Most bytes of memory that this process has had."""
+    """This process's peak resident memory in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def give_back() -> None:
-    """Hand freed memory back to the system: a way that waits for its turn must not be short of it for another."""
+    """Return freed memory to the system, so that waiting ways do not take it from the active one."""
     gc.collect()
     if sys.platform == "linux":
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def serve(pipe: Connection, way: str, case: Case, memory_limit: int) -> None:
-    """Build a way, then do its part whenever told to; answers are ("ok", …) or ("failed", how), and ("ran", None) after
-    each run of a turn, by which the parent sees how long one takes.
+    """Build a way, then run its part on request. Answers are ("ok", …) or ("failed", reason), and ("ran", None) after
+    each run of a turn, so that the parent can enforce its time limit.
     """
     with open(os.devnull, "w") as nothing:
         sys.stdout = sys.stderr = nothing
@@ -56,7 +56,7 @@ def serve(pipe: Connection, way: str, case: Case, memory_limit: int) -> None:
             resource.setrlimit(resource.RLIMIT_DATA, (memory_limit, memory_limit))
         module, name = WAYS[way].split(":")
         kind = getattr(importlib.import_module(module), name)
-        before = resident()  # what the libraries take is no part of it
+        before = resident()  # excludes the libraries' memory
         try:
             torch.manual_seed(case.seed)
             built = kind(case)
@@ -67,27 +67,27 @@ def serve(pipe: Connection, way: str, case: Case, memory_limit: int) -> None:
                 if order == "check":
                     pipe.send(("ok", {k: v.numpy() for k, v in built.check().items()}))
                     continue
-                built.run()  # memory that was given back is taken again: no part of a step among others
+                built.run()  # not timed, since it has to allocate the returned memory again
                 pipe.send(("ran", None))
                 taken: list[float] = []
                 while not taken or (len(taken) < RUNS and sum(taken) + taken[-1] <= TURN):
-                    found, seconds = timed(built, gpu)
+                    result, seconds = timed(built, gpu)
                     taken.append(seconds)
                     pipe.send(("ran", None))
                 peak = torch.cuda.max_memory_allocated() if gpu else resident() - before
                 built.policy.zero_grad(set_to_none=True)
                 give_back()
-                pipe.send(("ok", (statistics.median(taken), peak, {k: v.numpy() for k, v in found.items()})))
+                pipe.send(("ok", (statistics.median(taken), peak, {k: v.numpy() for k, v in result.items()})))
         except (MemoryError, torch.OutOfMemoryError) as error:
             pipe.send(("failed", f"out of memory ({type(error).__name__})"))
         except RuntimeError as error:
             short = "DefaultCPUAllocator" in str(error) or "out of memory" in str(error).lower()
-            pipe.send(("failed", "out of memory" if short else _told(error)))
-        except Exception as error:  # noqa: BLE001 - whatever a way fails with is its result
-            pipe.send(("failed", _told(error)))
+            pipe.send(("failed", "out of memory" if short else _message(error)))
+        except Exception as error:  # noqa: BLE001 - any failure is the way's result
+            pipe.send(("failed", _message(error)))
 
 
-def _told(error: Exception) -> str:
+def _message(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:200]
 
 
@@ -95,31 +95,30 @@ def timed(built: Any, gpu: bool) -> tuple[dict[str, torch.Tensor], float]:
     if gpu:
         torch.cuda.synchronize()
     start = time.perf_counter()
-    found = built.run()
+    result = built.run()
     if gpu:
         torch.cuda.synchronize()
-    return found, time.perf_counter() - start
+    return result, time.perf_counter() - start
 
 
 class Worker:
     """The parent's end of a way's process.
 
     Args:
-        context: multiprocessing's, with a server that has imported everything.
-        seconds: most that one run may take; a turn is two of them, of which the second is timed, or a few more where
-            they are short.
+        context: multiprocessing context, with a server that has imported everything.
+        seconds: time limit per run; a turn has an untimed run and a timed one, or more if they are short.
     """
 
     def __init__(self, context: Any, way: str, case: Case, memory_limit: int, seconds: float) -> None:
         self.seconds = seconds
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=serve, args=(theirs, way, case, memory_limit), daemon=True)
+        self.pipe, child = context.Pipe()
+        self.process = context.Process(target=serve, args=(child, way, case, memory_limit), daemon=True)
         self.process.start()
-        theirs.close()
+        child.close()
 
     def answer(self, order: str = "load") -> Any:
-        """The next answer. Raises Failure."""
-        limit = self.seconds if order == "run" else 2 * self.seconds + TURN  # loading and checks are no runs
+        """Wait for the next answer. Raises Failure."""
+        limit = self.seconds if order == "run" else 2 * self.seconds + TURN  # loading and checks may take longer
         kind = "ran"
         try:
             while kind == "ran":

@@ -1,4 +1,4 @@
-"""What the libraries cost that carry a request: a relay of uvicorn and aiohttp, with nothing of popi's."""
+"""The cost of the underlying libraries: a relay made of uvicorn and aiohttp, without popi's code."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ _OF_THE_CONNECTION = (b"host", b"content-length", b"transfer-encoding", b"connec
 
 
 class Bare:
-    """Hands requests on whole and answers piece by piece, headers as they are."""
+    """Forwards whole requests and streams answers, with unchanged headers."""
 
     def __init__(self, upstream_port: int) -> None:
         self.upstream = f"http://127.0.0.1:{upstream_port}"
@@ -41,6 +41,6 @@ class Bare:
 
 
 def bare(port: int, upstream_port: int) -> None:
-    """Serve until the process is ended."""
+    """Serve until the process is terminated."""
     settings = uvicorn_settings(ServerSettings()) | {"http": "httptools"}
     uvicorn.run(Bare(upstream_port), port=port, lifespan="off", log_level="warning", **settings)

@@ -1,4 +1,4 @@
-"""The client: its requests, its connections, the two loads, and what it timed."""
+"""The client: its requests, connections, the two loads, and its timings."""
 
 import asyncio
 import json
@@ -30,7 +30,7 @@ def request(user: int, stream: bool, port: int) -> bytes:
 
 @dataclass
 class Timings:
-    """Milliseconds of one way under one load; `first` until the answer's first byte of body."""
+    """Milliseconds of one way under one load; `first` is the time to the first byte of the answer's body."""
 
     first: list[float] = field(default_factory=list)
     whole: list[float] = field(default_factory=list)
@@ -51,7 +51,7 @@ class ClientConnection(asyncio.Protocol):
         self.transport = transport
 
     def send(self, data: bytes, due: float) -> "asyncio.Future[None]":
-        self.due, self.first, self.found, self.size, self.applied = due, 0.0, 0, 0, False
+        self.due, self.first, self.events_read, self.size, self.applied = due, 0.0, 0, 0, False
         self.parser = httptools.HttpResponseParser(self)
         self.done = asyncio.get_running_loop().create_future()
         self.transport.write(data)
@@ -65,13 +65,13 @@ class ClientConnection(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         self.first = self.first or time.perf_counter()
-        self.found += body.count(b"data: ")
+        self.events_read += body.count(b"data: ")
         self.size += len(body)
 
     def on_message_complete(self) -> None:
         timings, now = self.timings, time.perf_counter()
         good = self.parser.get_status_code() == 200
-        if good and (self.found > self.events - 3 if self.events else self.size > 200):
+        if good and (self.events_read > self.events - 3 if self.events else self.size > 200):
             timings.first.append((self.first - self.due) * 1000)
             timings.whole.append((now - self.due) * 1000)
             timings.personalised += self.applied
@@ -90,7 +90,7 @@ class ClientConnection(asyncio.Protocol):
 
 
 class Client:
-    """Connections to one port, each with one request under way."""
+    """Connections to one port, each with one request in flight."""
 
     def __init__(self, port: int, stream: bool, timings: Timings) -> None:
         self.port, self.timings, self.events = port, timings, EVENTS if stream else 0

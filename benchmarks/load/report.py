@@ -1,4 +1,4 @@
-"""The rows of gateway.json, and the same as a table."""
+"""The rows of gateway.json, also printed as a table."""
 
 import argparse
 import os
@@ -16,13 +16,13 @@ def percentile(values: list[float], share: float) -> float:
     return values[min(len(values) - 1, int(share * len(values)))] if values else float("nan")
 
 
-def report(found: dict[tuple[str, bool, str], Timings], options: argparse.Namespace) -> list[dict[str, Any]]:
-    names = "load, answers, way, a second, p50 ms, p99 ms, added p50, added p99, CPU ms, × LiteLLM, errors"
+def report(measured: dict[tuple[str, bool, str], Timings], options: argparse.Namespace) -> list[dict[str, Any]]:
+    names = "load, answers, way, per second, p50 ms, p99 ms, added p50, added p99, CPU ms, × LiteLLM, errors"
     table = Table(*names.split(", "))
     rows = []
-    for (way, stream, load), timings in found.items():
-        direct = found[("direct", stream, load)]
-        litellm = found.get(("LiteLLM", stream, load))
+    for (way, stream, load), timings in measured.items():
+        direct = measured[("direct", stream, load)]
+        litellm = measured.get(("LiteLLM", stream, load))
         p50, p99 = percentile(timings.whole, 0.5), percentile(timings.whole, 0.99)
         rps = len(timings.whole) / timings.seconds
         row = {

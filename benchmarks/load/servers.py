@@ -1,4 +1,4 @@
-"""The servers that are measured: their processes and ports, LiteLLM's proxy, the users' summaries."""
+"""The servers to measure: their processes and ports, LiteLLM's proxy, the users' summaries."""
 
 import json
 import os
@@ -18,11 +18,11 @@ READY_S = 120.0
 
 
 def cpu_seconds(pid: int) -> float:
-    """Processor time of a process and of those that it started; what others on these cores do hardly changes it."""
+    """CPU time of a process and its children, which other load on the cores hardly affects."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except OSError:  # no such process any more, or no Linux
+    except OSError:  # the process has ended, or this is not Linux
         return 0.0
     own = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
     return own + sum(cpu_seconds(int(child)) for child in children)
@@ -30,7 +30,7 @@ def cpu_seconds(pid: int) -> float:
 
 @contextmanager
 def process(command: list[str], env: dict[str, str], port: int, path: str, log: Path) -> Iterator[int]:
-    """A server for as long as the block lasts, from when it answers at `path`; its process id."""
+    """Run a server for the duration of the block, once it answers at `path`. Yields its process id."""
     with log.open("wb") as out:
         running = subprocess.Popen(command, env=os.environ | env, stdout=out, stderr=out, cwd=log.parent)
         try:
@@ -41,7 +41,7 @@ def process(command: list[str], env: dict[str, str], port: int, path: str, log: 
                     break
                 except OSError as error:
                     if isinstance(error, urllib.error.HTTPError):
-                        break  # it answers, if not what was asked
+                        break  # it answers, even if with an error
                     if running.poll() is not None or time.monotonic() > end:
                         raise SystemExit(f"{command[0]} did not start:\n{log.read_text()[-2000:]}") from None
                     time.sleep(0.1)
@@ -55,7 +55,7 @@ def process(command: list[str], env: dict[str, str], port: int, path: str, log: 
 
 
 def litellm_command(choice: str, folder: Path, ports: dict[str, int]) -> list[str] | None:
-    """How to run LiteLLM's proxy; installed at the first time, where asked for."""
+    """The command for LiteLLM's proxy, which is installed first if requested."""
     if choice == "none":
         return None
     if choice == "install":

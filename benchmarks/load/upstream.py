@@ -1,4 +1,4 @@
-"""An upstream that answers every request at once, and what it answers."""
+"""An upstream that answers every request immediately, and its answers."""
 
 import asyncio
 import json
@@ -34,7 +34,7 @@ STREAM += [event("word ") for _ in range(EVENTS - 2)] + [event("", "stop"), b"e\
 
 
 class UpstreamConnection(asyncio.Protocol):
-    """Answers every request at once; a stream in as many writes as it has events."""
+    """Answers every request immediately; a stream has one write per event."""
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport

@@ -206,7 +206,7 @@ def test_orders_share_phases_and_change_nothing_in_them(tiny_base: Path, tmp_pat
 
 
 def test_refusals(trained: RunDirectory, tiny_base: Path, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="nothing of it is overwritten"):
+    with pytest.raises(RunError, match="already exists and is not overwritten"):
         train(trained.config, console=QUIET)
     other = trained.config.model_copy(update={"seed": 5})
     with pytest.raises(RunError, match="seed: 0 -> 5"):

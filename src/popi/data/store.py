@@ -110,7 +110,7 @@ class StoredUsers(Sequence[User]):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Sequence):
             return NotImplemented
-        return len(self) == len(other) and all(mine == theirs for mine, theirs in zip(self, other, strict=True))
+        return len(self) == len(other) and all(user == twin for user, twin in zip(self, other, strict=True))
 
     __hash__ = None  # type: ignore[assignment]
 

@@ -113,7 +113,7 @@ class Backend(ABC):
         """The scorer that computes log-probs with this model.
 
         Raises:
-            ConfigError: if there is none.
+            ConfigError: if this model has none.
         """
         raise ConfigError(f"{self.name}: this model can't score responses; pass a scorer")
 

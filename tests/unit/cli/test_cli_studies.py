@@ -25,10 +25,10 @@ def trained(tmp_path: Path) -> Path:
     [
         (["evidence", "--signals", "1,x"], "--signals 1,x: must be integers of at least 0"),
         (["evidence", "--method", "oracle"], "--method oracle: can't be studied here"),
-        (["evidence", "--method", "fspo"], "those are: raw_signals, untrained_summary, popi_plug_and_play"),
+        (["evidence", "--method", "fspo"], "choose from raw_signals, untrained_summary, popi_plug_and_play"),
         (["streaming", "--batches", "0,1"], "--batches 0,1: must be integers of at least 1"),
-        (["streaming", "--method", "raw_signals"], "those are: untrained_summary, popi_plug_and_play"),
-        (["abstention", "--method", "raw_signals"], "those are: untrained_summary, popi_plug_and_play"),
+        (["streaming", "--method", "raw_signals"], "choose from untrained_summary, popi_plug_and_play"),
+        (["abstention", "--method", "raw_signals"], "choose from untrained_summary, popi_plug_and_play"),
         (["side-effects", "--facts", "nowhere.jsonl"], "nowhere.jsonl: can't be read"),
     ],
 )

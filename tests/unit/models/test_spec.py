@@ -32,7 +32,7 @@ def test_a_local_model_is_loaded_as_it_says(tiny_base: Path) -> None:
     assert str(local.model.dtype) == "torch.bfloat16" and spec.label == str(tiny_base)
     assert Generator.from_spec(spec).templates.name == "nano", "the set that it was saved with"
     assert InferenceModel.from_spec(spec, max_tokens=7).max_tokens == 7
-    with pytest.raises(ConfigError, match="behind no API"):
+    with pytest.raises(ConfigError, match="is not behind an API"):
         spec.connect()
     assert model_path("nano") == str(NANO)
 

@@ -182,9 +182,9 @@ def digest(*parts: object) -> str:
     return hashlib.sha256("\x1f".join(map(str, parts)).encode()).hexdigest()
 
 
-def share(seed: int, what: str, key: str) -> float:
+def share(seed: int, kind: str, key: str) -> float:
     """A number in [0, 1) determined by the seed and the key; keys below the test share belong to the test split."""
-    return int(digest("popi-split", seed, what, key)[:13], 16) / 16**13
+    return int(digest("popi-split", seed, kind, key)[:13], 16) / 16**13
 
 
 def in_hash_order(items: Iterable[Any], seed: int, key: Any) -> list[Any]:

@@ -231,7 +231,7 @@ class LocalModel(Backend):
         return [bisect_left(range(len(content) + 1), place, key=start) for place in places]
 
     def length(self, ids: Sequence[int]) -> int:
-        """Number of generated ids before the first stop token, or all if there is none."""
+        """Number of generated ids before the first stop token, or all of them without one."""
         return len(self._cut(list(ids))[0])
 
     def _cut(self, ids: list[int]) -> tuple[list[int], list[int]]:

@@ -73,7 +73,7 @@ class Anthropic:
         """The text of an answer.
 
         Raises:
-            UpstreamError: if there is none.
+            UpstreamError: if it has no text.
         """
         blocks = answer.get("content")
         if not isinstance(blocks, list):

@@ -47,7 +47,7 @@ class OpenAI:
         """The text of an answer.
 
         Raises:
-            UpstreamError: if there is none.
+            UpstreamError: if it has no text.
         """
         try:
             choice = answer["choices"][0]

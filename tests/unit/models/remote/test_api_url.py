@@ -69,9 +69,9 @@ def test_a_query_goes_with_each_call_and_counts_before_the_calls_own() -> None:
         ("https://example.org//v1", "'//'"),
         ("https://example.org/v 1", "blanks"),
         ("https://example.org/v1\r\nx: y", "blanks"),
-        ("https://example.org/v1/chat/completions", "leave /chat/completions off, as in 'https://example.org/v1'"),
-        (AZURE.replace("?", "/chat/completions?"), "leave /chat/completions off, as in 'https://r.*/gpt-4o'"),
-        ("https://api.anthropic.com/v1/messages", "leave /messages off"),
+        ("https://example.org/v1/chat/completions", "without /chat/completions; use 'https://example.org/v1'"),
+        (AZURE.replace("?", "/chat/completions?"), "without /chat/completions; use 'https://r.*/gpt-4o'"),
+        ("https://api.anthropic.com/v1/messages", "base URL, without /messages"),
     ],
 )
 def test_what_is_wrong_or_ambiguous_is_refused(url: str, words: str) -> None:

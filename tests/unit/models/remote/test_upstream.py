@@ -147,10 +147,10 @@ def test_a_server_that_is_not_there() -> None:
 @pytest.mark.parametrize(
     ("protocol", "body", "words"),
     [
-        ("openai", b"<html>hello</html>", "no JSON object"),
-        ("openai", b'{"choices": [', "no JSON object"),
-        ("openai", b"[" * 100_000, "no JSON object"),
-        ("openai", b"[]", "no JSON object"),
+        ("openai", b"<html>hello</html>", "not a JSON object"),
+        ("openai", b'{"choices": [', "not a JSON object"),
+        ("openai", b"[" * 100_000, "not a JSON object"),
+        ("openai", b"[]", "not a JSON object"),
         ("openai", b'{"error": {"message": "no such model behind me"}}', "no such model behind me"),
         ("openai", b"{}", "choices[0].message.content"),
         ("openai", b'{"choices": []}', "choices[0].message.content"),

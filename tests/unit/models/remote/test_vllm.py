@@ -163,7 +163,7 @@ GOOD: list[Any] = [None, {"5": entry(-1.5)}, {"6": entry(-2.0), "9": entry(-0.1)
         ({"choices": [{"text": "x"}]}, "no prompt_logprobs"),
         ({"choices": [{"prompt_logprobs": GOOD[:2]}]}, "3 were sent, 2 scored"),
         ({"choices": [{"prompt_logprobs": [*GOOD, {"7": entry(-1)}]}]}, "3 were sent, 4 scored"),
-        ({"choices": [{"prompt_logprobs": GOOD, "prompt_token_ids": [4, 5, 7]}]}, "other tokens"),
+        ({"choices": [{"prompt_logprobs": GOOD, "prompt_token_ids": [4, 5, 7]}]}, "did not score the tokens"),
         ({"choices": [{"prompt_logprobs": [None, {"5": entry(-1)}, {"7": entry(-1)}]}]}, "token 6"),
         ({"choices": [{"prompt_logprobs": [None, None, {"6": entry(-1)}]}]}, "token 5"),
         ({"choices": [{"prompt_logprobs": [None, {"5": entry(-9999.0)}, {"6": entry(-1)}]}]}, "can't be -9999"),

@@ -47,7 +47,7 @@ def test_a_trained_generator_is_compared_with_its_own_plain_prompt(run, tiny, mo
     monkeypatch.setattr(study, "plain_rows", lambda name, people: [row(w, 6.0) for w in range(len(people))])
     seen = []
     monkeypatch.setattr(module, "log_ratio", lambda margins, beta: seen.append(margins) or 1.0)
-    assert module._kept(study, "popi_alternating", "held out", study.people, 0.0) == [True] * 3
+    assert module._passed(study, "popi_alternating", "held out", study.people, 0.0) == [True] * 3
     assert {h for margins in seen for h in margins} == {1.0} and len(seen) == 3
 
 

@@ -28,7 +28,7 @@ def test_batches_by_hand() -> None:
 def test_numbers_of_batches() -> None:
     assert read_batches("8,1,2") == [1, 2, 8]
     for wrong in ("0,1", "two", ""):
-        with pytest.raises(ConfigError, match="--batches .*as in 1,2,4,8,16"):
+        with pytest.raises(ConfigError, match="--batches .*such as 1,2,4,8,16"):
             read_batches(wrong)
 
 
@@ -117,5 +117,5 @@ def test_summaries_for_one_prompt_are_refused(run, tiny) -> None:
     study.config = study.config.model_copy(
         update={"summary": study.config.summary.model_copy(update={"conditioned_on_prompt": True})}
     )
-    with pytest.raises(ConfigError, match="none can be renewed"):
+    with pytest.raises(ConfigError, match="they can't be renewed"):
         streaming(study)
