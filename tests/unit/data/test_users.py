@@ -80,7 +80,7 @@ def test_a_file_of_users_trained_on_is_not_evaluated_on(tmp_path: Path) -> None:
 
     config = make("polis", tmp_path)
     write_users(tmp_path / "again.jsonl", users_of(config, "train").users)
-    with pytest.raises(DataError, match="6 users that the run was trained on"):
+    with pytest.raises(DataError, match="the run was trained on 6 of these users"):
         held_out(config, tmp_path / "again.jsonl")
     write_users(tmp_path / "new.jsonl", users_of(config, "test").users)
     assert len(held_out(config, tmp_path / "new.jsonl")[0]) == 3

@@ -22,6 +22,8 @@ def test_methods_that_read_signals(run, tiny) -> None:
         "copy",
         "untrained_summary",
         "fspo",
+        "copy_dpo",
+        "untrained_summary_copy_dpo",
         "user_embedding_from_signals",
         "popi_plug_and_play",
         "popi_alternating",

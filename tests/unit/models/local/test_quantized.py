@@ -137,5 +137,5 @@ def test_not_with_rollouts_by_vllm(tiny_base: Path, tmp_path: Path, monkeypatch:
     monkeypatch.setattr(vllm_rollouts.importlib.util, "find_spec", lambda name: object())
     model = {"base": str(tiny_base), "adapter": "lora", "quantization": "4bit"}
     asked = resolve({"model": model, "training": {"rollouts": "vllm"}})
-    with pytest.raises(ConfigError, match="'vllm' does not go with model.quantization = '4bit'"):
+    with pytest.raises(ConfigError, match="'vllm' does not work with model.quantization = '4bit'"):
         vllm_rollouts.refuse_vllm(asked)
