@@ -17,7 +17,7 @@ _AZURE = re.compile(r"\.(openai|cognitiveservices|services\.ai)\.azure\.(com|us|
 _SECRETS = re.compile(
     r"(api[-_]?|access[-_]?|auth[-_]?|subscription[-_]?)?(key|token)|sig|signature|secret|password", re.IGNORECASE
 )
-"""Names in a query whose value is no matter for a settings file, which is where a URL ends up."""
+"""Query parameters whose values must not be in settings files, where URLs are stored."""
 _HEADERS = {"bearer": ("Authorization", "Bearer {}"), "x-api-key": ("x-api-key", "{}"), "api-key": ("api-key", "{}")}
 
 

@@ -57,7 +57,7 @@ def test_a_query_goes_with_each_call_and_counts_before_the_calls_own() -> None:
         ("api.openai.com/v1", "must begin with https://.*got 'api.openai.com/v1'"),
         ("", "must begin with https://"),
         ("ftp://example.org", "must begin with https://"),
-        ("https://example.org/v1?a=1&api_key=x", "has 'api_key' in its query; a key belongs into an environment"),
+        ("https://example.org/v1?a=1&api_key=x", "has 'api_key' in its query; put a key into an environment"),
         ("https://example.org/v1?Subscription-Key=x", "has 'Subscription-Key' in its query"),
         ("https://", "must begin with https://"),
         ("me:hunter2@example.org", "must begin with https://"),
