@@ -29,7 +29,7 @@ def test_names_of_headers_in_lower_case() -> None:
         ({"upstreams": ({"name": "a", "url": "http://h"},), "upstream_key": "sk-s3cr3t"}, "key_env"),
         ({"upstreams": ({"name": "a", "url": "http://h"}, {"name": "a", "url": "http://i"})}, "'a' is there twice"),
         ({"upstreams": ({"name": "a", "url": "http://u:s3cr3t@h"},)}, "upstream 'a' at h must have no user"),
-        ({"upstreams": ({"name": "a", "url": "http://h/v1/chat/completions"},)}, "leave /chat/completions off"),
+        ({"upstreams": ({"name": "a", "url": "http://h/v1/chat/completions"},)}, "without /chat/completions"),
         ({"upstreams": ({"name": "a b", "url": "http://h"},)}, "upstreams.name"),
         ({"upstreams": ({"name": "a", "url": "http://h", "key": "s3cr3t", "key_env": "K"},)}, "either key or key_env"),
         ({"upstreams": ({"name": "a", "url": "http://h", "model": "m"},)}, "no setting 'model'; there are"),
