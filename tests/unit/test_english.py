@@ -23,6 +23,7 @@ DONE = (
     "configs",
     "deploy",
     "docs/client.md",
+    "docs/compatibility.md",
     "docs/data.md",
     "docs/deploying.md",
     "docs/evaluation.md",
