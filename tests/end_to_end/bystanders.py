@@ -1,4 +1,4 @@
-"""Others who use the gateway while it is attacked: they notice nothing."""
+"""Check that other clients are served normally while the gateway is attacked."""
 
 import threading
 import time
@@ -18,7 +18,7 @@ USERS = 100
 
 
 async def upstream(scope: Any, receive: Any, send: Any) -> None:
-    """Answers at once."""
+    """An upstream that responds immediately."""
     if scope["type"] == "http":
         while (await receive()).get("more_body"):
             pass
@@ -28,7 +28,7 @@ async def upstream(scope: Any, receive: Any, send: Any) -> None:
 
 @dataclass
 class Attacked:
-    """A gateway with users who have summaries, and the app's key."""
+    """A gateway whose users have summaries, and an app key for it."""
 
     gateway: GatewayProcess
     key: str
@@ -40,19 +40,19 @@ class Attacked:
         return host, int(port)
 
     def megabytes(self, name: str) -> int:
-        """`VmRSS`: in use, `VmHWM`: the most so far."""
+        """Memory of the gateway's process: `VmRSS` is current, `VmHWM` the peak."""
         lines = Path(f"/proc/{self.gateway.process.pid}/status").read_text().splitlines()
         return next(int(line.split()[1]) // 1024 for line in lines if line.startswith(name))
 
     @property
     def sockets(self) -> int:
-        """How many the process has open, and a few other files."""
+        """Number of open sockets of the process, and a few other files."""
         return len(list(Path(f"/proc/{self.gateway.process.pid}/fd").iterdir()))
 
 
 @contextmanager
 def attacked(folder: Path, settings: str) -> Iterator[Attacked]:
-    """A real process, set up."""
+    """Start a gateway in a process, and create users."""
     from popi.serving.keys import create
     from popi.serving.store.database import Database
 
@@ -62,7 +62,7 @@ def attacked(folder: Path, settings: str) -> Iterator[Attacked]:
     database.close()
     config = folder / "gateway.toml"
     config.write_text(settings)
-    with served(upstream) as behind, running(store, "--config", str(config), upstream=behind) as gateway:
+    with served(upstream) as upstream_url, running(store, "--config", str(config), upstream=upstream_url) as gateway:
         with httpx2.Client(base_url=gateway.url, headers={"authorization": f"Bearer {ADMIN}"}) as admin:
             for n in range(USERS):
                 assert admin.put(f"/users/u{n}/summary", json={"text": "Likes lists."}).status_code == 200
@@ -70,15 +70,15 @@ def attacked(folder: Path, settings: str) -> Iterator[Attacked]:
 
 
 @contextmanager
-def others_served(there: Attacked, seconds: float = 2.0, growth: int = 80) -> Iterator[None]:
-    """Health checks take at most `seconds`, chats are personalised, and memory grows by at most so many MB."""
-    before, over = there.megabytes("VmRSS"), threading.Event()
-    Path(f"/proc/{there.gateway.process.pid}/clear_refs").write_text("5")  # the peak counts from here
+def others_served(target: Attacked, seconds: float = 2.0, growth: int = 80) -> Iterator[None]:
+    """Check that health checks take at most `seconds`, chats are personalised, and memory grows at most `growth` MB."""
+    before, over = target.megabytes("VmRSS"), threading.Event()
+    Path(f"/proc/{target.gateway.process.pid}/clear_refs").write_text("5")  # the peak counts from here
     took, chats = [], Counter[str]()
 
     def ask() -> None:
-        headers = {"authorization": f"Bearer {there.key}"}
-        with httpx2.Client(base_url=there.gateway.url, headers=headers, timeout=20, trust_env=False) as client:
+        headers = {"authorization": f"Bearer {target.key}"}
+        with httpx2.Client(base_url=target.gateway.url, headers=headers, timeout=20, trust_env=False) as client:
             while not over.is_set() or len(took) <= 1:
                 began = time.monotonic()
                 assert client.get("/healthz").status_code == 200
@@ -98,6 +98,6 @@ def others_served(there: Attacked, seconds: float = 2.0, growth: int = 80) -> It
             over.set()
         asking.result()
     assert len(took) > 1 and max(took) < seconds, sorted(took)[-3:]
-    # On a busy machine one may come too late without any attack.
+    # On a busy machine one may be too late even without an attack.
     assert chats["failed"] <= 0.05 * chats.total() and chats["none"] == 0, chats
-    assert there.megabytes("VmHWM") - before < growth, (before, there.megabytes("VmHWM"))
+    assert target.megabytes("VmHWM") - before < growth, (before, target.megabytes("VmHWM"))

@@ -36,17 +36,17 @@ async def answer(got: Received, writer: asyncio.StreamWriter) -> None:
 
 
 def _completion(text: str, tools: list[dict[str, Any]] | None) -> dict[str, Any]:
-    said: dict[str, Any] = {"role": "assistant", "content": text}
+    message: dict[str, Any] = {"role": "assistant", "content": text}
     if tools:
         function = {"name": tools[0]["function"]["name"], "arguments": '{"place": "Bonn"}'}
-        said = {"role": "assistant", "content": None, "tool_calls": [{"id": "c", "type": "function"}]}
-        said["tool_calls"][0]["function"] = function
+        message = {"role": "assistant", "content": None, "tool_calls": [{"id": "c", "type": "function"}]}
+        message["tool_calls"][0]["function"] = function
     return {
         "id": "chatcmpl-1",
         "object": "chat.completion",
         "created": 1,
         "model": "m",
-        "choices": [{"index": 0, "message": said, "finish_reason": "tool_calls" if tools else "stop"}],
+        "choices": [{"index": 0, "message": message, "finish_reason": "tool_calls" if tools else "stop"}],
         "usage": {"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 11},
     }
 
@@ -86,7 +86,7 @@ def _events(text: str) -> list[bytes]:
 
 
 def _response(text: str) -> dict[str, Any]:
-    said = {"type": "output_text", "text": text, "annotations": []}
+    message = {"type": "output_text", "text": text, "annotations": []}
     usage = {
         "input_tokens": 9,
         "input_tokens_details": {"cached_tokens": 0},
@@ -100,7 +100,9 @@ def _response(text: str) -> dict[str, Any]:
         "created_at": 1,
         "status": "completed",
         "model": "m",
-        "output": [{"type": "message", "id": "msg_1", "status": "completed", "role": "assistant", "content": [said]}],
+        "output": [
+            {"type": "message", "id": "msg_1", "status": "completed", "role": "assistant", "content": [message]}
+        ],
         "parallel_tool_calls": True,
         "tool_choice": "auto",
         "tools": [],

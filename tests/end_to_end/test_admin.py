@@ -1,4 +1,4 @@
-"""The team at /admin, in Chromium: users, tenants, renewals; on a laptop, a phone and in the dark, with axe."""
+"""The team's pages at /admin in Chromium: users, tenants, renewals; on a laptop, a phone and in dark mode, with axe."""
 
 import json
 import re
@@ -36,7 +36,7 @@ def tea(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 
 def fail(tea: Stack, *users: str) -> None:
-    """Renewals that were given up."""
+    """Renewals that have failed for good."""
 
     def write(connection: Connection) -> None:
         now = time.time()
@@ -69,7 +69,7 @@ def test_the_team_at_work(browser: Any, tea: Stack, width: int, dark: bool) -> N
     accessible(page)
     shot(page, f"admin-users-{name}")
 
-    # Tenants; from there to the renewals that failed.
+    # Tenants, and from there to the failed renewals.
     page.get_by_role("link", name="Tenants").click()
     row = page.get_by_role("row", name="shop")
     assert re.search(r"\d,\d\d\d,\d\d\d", row.inner_text())
@@ -80,7 +80,7 @@ def test_the_team_at_work(browser: Any, tea: Stack, width: int, dark: bool) -> N
     accessible(page)
     shot(page, f"admin-renewals-{name}")
 
-    # One is tried again, then the others: a worker does them.
+    # Retry one, then the others; a worker runs them.
     press(page, page.get_by_role("row", name="adam"), "Try again")
     assert page.get_by_role("status").filter(has_text="Tried again").is_visible()
     assert page.get_by_text("the attempt failed").count() == 2
@@ -90,7 +90,7 @@ def test_the_team_at_work(browser: Any, tea: Stack, width: int, dark: bool) -> N
     tea.settled("adam")
     accessible(page)
 
-    # Who did that.
+    # The audit log names who did that.
     page.get_by_role("link", name="Activity").click()
     assert page.get_by_role("row", name="adam").filter(has_text="retry").first.is_visible()
     accessible(page)

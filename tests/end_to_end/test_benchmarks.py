@@ -1,4 +1,4 @@
-"""Every benchmark's users through training and evaluation: two steps of a tiny model."""
+"""Train and evaluate on every benchmark: two steps of a tiny model."""
 
 import json
 import shutil
@@ -34,7 +34,7 @@ def make_config(source: str, root: Path, base: Path, steps: int = 2) -> RunConfi
 
 
 LIKE_ANOTHER = ("prism", "personamem", "psoups", "lamp", "mind", "amazon", "hicupid")
-"""Their users are of the kinds that the others have: pairs, posts and interactions."""
+"""These benchmarks' users have the same kinds of signals as others': pairs, posts and interactions."""
 SOURCES = [pytest.param(name, marks=pytest.mark.slow if name in LIKE_ANOTHER else ()) for name in BENCHMARKS]
 
 
@@ -52,13 +52,13 @@ def test_two_steps_and_an_evaluation(source: str, tiny_base: Path, tmp_path: Pat
 
 def test_the_benchmarks_templates_are_those_of_the_run_and_of_its_models(tiny_base: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_base, tmp_path / "base")
-    (tmp_path / "base" / "popi.json").unlink()  # a model that names no set of its own
+    (tmp_path / "base" / "popi.json").unlink()  # a model that names no template set
     config = make_config("polis", tmp_path, tmp_path / "base", steps=1)
     run = RunDirectory.open(train(config, console=QUIET))
     assert run.config.signals.template == "polis"
     settings = json.loads((Path(run.models()[0]) / "popi.json").read_text())
     assert settings["template"] == "polis"
-    train(config, resume=True, console=QUIET)  # `auto` comes to the same again
+    train(config, resume=True, console=QUIET)  # `auto` resolves to the same again
     assert evaluate(run)["n_pairs"] == 12
 
 

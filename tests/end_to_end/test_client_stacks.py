@@ -1,4 +1,4 @@
-"""Other people's clients in front of the gateway, each as its users run it; `.ci/client-stacks` installs them."""
+"""Third-party clients in front of the gateway, each as its users run it; `.ci/client-stacks` installs them."""
 
 import contextlib
 import http.client
@@ -39,7 +39,7 @@ def upstream() -> Iterator[RecordingUpstream]:
 def gateway_before(url: str, folder: Path, *more: str) -> Iterator[GatewayProcess]:
     """A gateway that knows Ann, in front of a model API."""
     settings = folder / "popi.toml"
-    settings.write_text("[proxy]\nsummary_ms = 10000\n")  # however busy the machine is
+    settings.write_text("[proxy]\nsummary_ms = 10000\n")  # even on a busy machine
     with running(f"sqlite:///{folder}/popi.db", "--config", str(settings), *more, upstream=url) as gateway:
         headers = {"Authorization": f"Bearer {ADMIN}", "Content-Type": "application/json"}
         body = json.dumps({"text": SUMMARY}).encode()
@@ -62,8 +62,8 @@ def no_plain_id(upstream: RecordingUpstream) -> Iterator[None]:
         assert '"ann"' not in got.body.decode() and "ann" not in [value for _, value in got.headers]
 
 
-def said(command: list[str], url: str, **more: Any) -> str:
-    """What a program printed last."""
+def last_line(command: list[str], url: str, **more: Any) -> str:
+    """Run a program and return its last line of output."""
     env = os.environ | {"GATEWAY": url, "KEY": ADMIN, "NO_PROXY": "*", "NODE_PATH": str(FOLDER / "node_modules")}
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, **more)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -79,7 +79,7 @@ def said(command: list[str], url: str, **more: Any) -> str:
     ],
 )
 def test_python(gateway: GatewayProcess, python: Path, script: str, ways: list[str]) -> None:
-    answers = json.loads(said([str(python / "python"), str(SCRIPTS / script)], gateway.url).splitlines()[-1])
+    answers = json.loads(last_line([str(python / "python"), str(SCRIPTS / script)], gateway.url).splitlines()[-1])
     assert answers.pop("tool", PLACE) == PLACE
     assert answers == dict.fromkeys(ways, "personal")
 
@@ -88,16 +88,16 @@ def test_vercels_ai_sdk(gateway: GatewayProcess, tmp_path: Path) -> None:
     if not (FOLDER / "node_modules/ai").exists():
         pytest.skip("no npm here")
     (tmp_path / "node_modules").symlink_to(FOLDER / "node_modules")
-    script = tmp_path / "vercel_ai.mjs"  # node looks for modules beside the file
+    script = tmp_path / "vercel_ai.mjs"  # node looks for modules next to the file
     script.write_text((SCRIPTS / "vercel_ai.mjs").read_text())
-    answers = json.loads(said(["node", str(script)], gateway.url).splitlines()[-1])
+    answers = json.loads(last_line(["node", str(script)], gateway.url).splitlines()[-1])
     assert answers.pop("tool") == PLACE
     ways = ["chat", "stream", "compatible", "responses", "messages", "messages stream"]
     assert answers == dict.fromkeys(ways, "personal")
 
 
 def test_javas_http_client(gateway: GatewayProcess) -> None:
-    whole, chunked, streamed, fresh = said(["java", str(SCRIPTS / "StockClient.java")], gateway.url).splitlines()
+    whole, chunked, streamed, fresh = last_line(["java", str(SCRIPTS / "StockClient.java")], gateway.url).splitlines()
     for line in (whole, chunked):
         status, _, body = line.partition(" ")
         assert status == "200" and json.loads(body)["choices"][0]["message"]["content"] == "personal"
@@ -110,10 +110,10 @@ def test_curl(gateway: GatewayProcess, version: str) -> None:
     body = {"model": "m", "user": "ann", "messages": [{"role": "user", "content": "hello"}]}
     command = ["curl", "-sS", version, "-w", "\n%{http_code}", "-d", json.dumps(body), "-H"]
     command += [f"Authorization: Bearer {ADMIN}", f"{gateway.url}/v1/chat/completions"]
-    if version == "--http2-prior-knowledge":  # HTTP/2 without asking is for TLS, which the front proxy ends
+    if version == "--http2-prior-knowledge":  # HTTP/2 by prior knowledge needs TLS, which the reverse proxy terminates
         assert subprocess.run(command, capture_output=True, timeout=60).returncode != 0
         return
-    text, _, status = said(command, gateway.url).rpartition("\n")
+    text, _, status = last_line(command, gateway.url).rpartition("\n")
     assert status == "200" and json.loads(text)["choices"][0]["message"]["content"] == "personal"
 
 

@@ -1,5 +1,5 @@
-"""A user who decides, before `popi serve` in a process of its own: opt out before the first message, opt in, feedback,
-edit, lock, undo, forbid, delete, erase; and what the provider was sent meanwhile, and what is left on disk."""
+"""A user in control, with `popi serve` in a process: opt out before the first message, opt in, feedback, edit, lock,
+undo, forbid, delete, erase. Checks what the provider receives and what is left on disk."""
 
 import re
 import time
@@ -34,8 +34,9 @@ tenants = ["shop"]
 
 
 def answer(messages: Sequence[Mapping[str, Any]]) -> str:
-    """Of a summary: a statement for each word of `KINDS` in the prompt, and what it should not say; of the reasons: the
-    signals with the word; of what is forbidden: whatever is about sweet things. To anybody else an answer."""
+    """Respond to a request for a summary with a statement per word of `KINDS` in the prompt, and one that is not
+    allowed; for reasons, with the signals that have the word; for forbidden clauses, with anything about sweet things.
+    Respond to any other request with an answer."""
     text = str(messages[-1]["content"])
     if "has forbidden stand between" in text:
         return _lines(text, lambda statement: "1" if "sweet" in statement else "none")
@@ -43,12 +44,12 @@ def answer(messages: Sequence[Mapping[str, Any]]) -> str:
         signals = re.findall(r"^\[(\d+)\] (.*(?:\n(?!\[|</).*)*)", text, re.MULTILINE)
 
         def rests_on(statement: str) -> str:
-            word = next((word for word, said in KINDS.items() if said.rstrip(".") in statement), "nothing")
-            return ", ".join(number for number, said in signals if word in said.casefold()) or "none"
+            word = next((word for word, clause in KINDS.items() if clause.rstrip(".") in statement), "nothing")
+            return ", ".join(number for number, text in signals if word in text.casefold()) or "none"
 
         return _lines(text, rests_on)
     if "Give at most" in text:
-        return "\n".join(dict.fromkeys([*(said for word, said in KINDS.items() if word in text), "has DIABETES"]))
+        return "\n".join(dict.fromkeys([*(clause for word, clause in KINDS.items() if word in text), "has DIABETES"]))
     return f"An answer to: {text}"
 
 
@@ -58,7 +59,7 @@ def _lines(prompt: str, of: Callable[[str], str]) -> str:
 
 
 class World:
-    """A gateway, its folder, and the server behind it, which writes summaries, too."""
+    """A gateway, its folder, and the upstream, which also writes summaries."""
 
     def __init__(self, gateway: GatewayProcess, upstream: FakeUpstream, folder: Path, key: str) -> None:
         self.gateway, self.upstream, self.folder, self.key = gateway, upstream, folder, key
@@ -74,16 +75,16 @@ class World:
         while self.client.user(user).renewal is not None:
             assert time.monotonic() < give_up, self.client.user(user).renewal
             time.sleep(0.05)
-        found = self.client.summary(user)
-        assert found is not None
-        return found
+        summary = self.client.summary(user)
+        assert summary is not None
+        return summary
 
     def say(self, user: str, **texts: str) -> SummaryAnswer:
         self.client.add_signals(user, [StatementSignal(id=name, text=text) for name, text in texts.items()])
         return self.settled(user)
 
     def sent_since(self, number: int) -> str:
-        """All that the server was sent about summaries, in one text."""
+        """Everything the upstream received about summaries, as one text."""
         sent = [str(one.body["messages"]) for one in self.upstream.received[number:]]
         return "\n".join(text for text in sent if "statements" in text).casefold()
 
@@ -111,14 +112,14 @@ def test_a_user_decides(tmp_path: Path) -> None:
     with world(tmp_path) as here:
         client, eve = here.client, "eve-of-the-story"
 
-        # Opted out before the first message: nothing is learned, whatever comes.
+        # Opted out before the first message: nothing is ever learned.
         assert client.set_controls(eve, learn=False).learn is False
         first = here.chat(eve, "A poem, please?").headers["x-popi-answer-id"]
         assert client.feedback(eve, first, thumbs="up").not_learned == 1
         assert client.add_signals(eve, [StatementSignal(text="i like poems")]).not_learned == 1
         assert (client.user(eve).signals, client.user(eve).renewal) == (0, None)
 
-        # Opted in: two answers with the same id of the upstream's are two; a thumb goes to the right question.
+        # Opted in: two answers with the same upstream id are distinct, and a rating goes to the right one.
         client.set_controls(eve, learn=True)
         one, two = (here.chat(eve, text).headers["x-popi-answer-id"] for text in ("Black or green?", "Two or three?"))
         captured(client, eve, one, two)
@@ -129,13 +130,13 @@ def test_a_user_decides(tmp_path: Path) -> None:
             client.feedback(eve, "chatcmpl-999", thumbs="down")
         assert (refused.value.status, refused.value.code) == (409, "ambiguous_answer")
 
-        # Statements, and what they rest on.
+        # Statements, and the signals they rest on.
         here.settled(eve)
-        said = here.say(eve, s1="i have diabetes", s2="i like tea")
-        assert {one.casefold().rstrip(".") for one in texts(said)} >= {"likes tea", "has diabetes"}
-        assert next(clause.signals for clause in said.clauses if clause.text == "Likes tea.") == ["s2"]
+        summary = here.say(eve, s1="i have diabetes", s2="i like tea")
+        assert {one.casefold().rstrip(".") for one in texts(summary)} >= {"likes tea", "has diabetes"}
+        assert next(clause.signals for clause in summary.clauses if clause.text == "Likes tea.") == ["s2"]
 
-        # A statement of her own in two languages, edited, undone and done again, and locked: it stays word for word.
+        # Her own statement in two languages: edited, undone, redone and locked, it stays word for word.
         own = "Duzen, bitte; and no titles in English."
         for text, locked in (("Siezen, bitte.", False), (own, False), (own, True)):
             edit = with_own(text, locked)
@@ -146,20 +147,20 @@ def test_a_user_decides(tmp_path: Path) -> None:
         assert own in client.rollback(eve, versions[0].version).text
         assert texts(here.say(eve, s2b="tea at noon"))[:2] == [own, "Likes tea."]
 
-        # Forbidden: the words are not sent again, and are not said again, though the model says them each time.
+        # Forbidden: the words are not sent again, and not used again, although the model repeats them each time.
         sent = len(here.upstream.received)
         edits = [ForbiddenEdit(text="Has diabetes.")]
         client.edit_summary(eve, lambda _: SummaryEdit(forbidden=edits))
         assert texts(here.say(eve, s3="more tea")) == [own, "Likes tea."]
         assert "diabetes" not in here.sent_since(sent) and "more tea" in here.sent_since(sent)
 
-        # What the model may be told is known in other words, too: it is asked.
-        told = [ForbiddenEdit(id=client.summary(eve).forbidden[0].id), ForbiddenEdit(text="Avoids sugar.", tell=True)]  # type: ignore[union-attr]
-        client.edit_summary(eve, lambda _: SummaryEdit(forbidden=told))
+        # What the model may see is also recognised in other words, by asking the model.
+        bans = [ForbiddenEdit(id=client.summary(eve).forbidden[0].id), ForbiddenEdit(text="Avoids sugar.", tell=True)]  # type: ignore[union-attr]
+        client.edit_summary(eve, lambda _: SummaryEdit(forbidden=bans))
         assert texts(here.say(eve, s4="nothing sweet")) == [own, "Likes tea."]
         assert "avoids sugar." in here.sent_since(sent) and "diabetes" not in here.sent_since(sent)
 
-        # A signal goes, and with it what rests on it; a statement is deleted, and forbidden without its words.
+        # Delete a signal, with what rests on it; delete a statement and forbid it without its words.
         for name in ("s2", "s2b", "s3"):
             client.delete_signal(eve, name)
         assert "Likes tea." not in here.settled(eve).text and own in here.settled(eve).text
@@ -171,14 +172,14 @@ def test_a_user_decides(tmp_path: Path) -> None:
         assert {one.text for one in client.summary(eve).forbidden} == {None, "Avoids sugar."}  # type: ignore[union-attr]
         assert "diabetes" not in here.say(eve, s5="i write a poem").text.casefold()
 
-        # Everything goes.
+        # Erase everything.
         assert traces(tmp_path, eve, "poem", "Duzen")
         client.erase(eve)
         assert traces(tmp_path, eve, "poem", "sugar", "Duzen", "Siezen") == []
 
 
 def with_own(text: str, locked: bool) -> Callable[[SummaryAnswer | None], SummaryEdit]:
-    """The clauses that there are, and one of one's own, last; in place of the last of her own."""
+    """The current clauses, with the user's own as the last one, replacing their previous one."""
 
     def edit(now: SummaryAnswer | None) -> SummaryEdit:
         assert now is not None
@@ -190,7 +191,7 @@ def with_own(text: str, locked: bool) -> Callable[[SummaryAnswer | None], Summar
 
 
 def captured(client: Client, user: str, *names: str) -> None:
-    """Answers are written down a moment after they have passed."""
+    """Answers are stored a moment after they were sent."""
     give_up = time.monotonic() + 60
     while {one.id for one in client.export(user).answers} != set(names):
         assert time.monotonic() < give_up

@@ -1,4 +1,4 @@
-"""A page of another origin in a real browser: it chats with a user key, and reads answers, streams and errors."""
+"""A page of another origin, in a real browser, chats with a user key and reads answers, streams and errors."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""The official `openai` and `anthropic` clients: they notice the gateway by the headers alone."""
+"""The official `openai` and `anthropic` clients work unchanged: only response headers reveal the gateway."""
 
 import asyncio
 import json
@@ -225,7 +225,7 @@ def test_openai_responses_keep_the_apps_text_in_front(gateway: RunningGateway, c
 
 
 def test_counted_tokens_are_those_of_the_real_call(gateway: RunningGateway, chat: Any, claude: Any) -> None:
-    """What goes upstream to be counted is what goes upstream to be answered."""
+    """Token counts are requested for the same body as answers."""
     gateway.upstream.reply = json_reply({"object": "response.input_tokens", "input_tokens": 7})
     named: dict[str, Any] = {"extra_headers": {"x-popi-user": "ann"}}
     asked: dict[str, Any] = {"model": "m", "input": "hello", "instructions": "Be kind."}

@@ -1,4 +1,4 @@
-"""Exchanges of many users at once: nobody gets a byte of anybody else's, whatever clients do meanwhile."""
+"""Many concurrent users: nobody gets a byte of another user's data, whatever clients do meanwhile."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ USERS, AT_ONCE = 20, 48
 
 
 async def echo(scope: Any, receive: Any, send: Any) -> None:
-    """An upstream that answers with the request that it got, in pieces, some of them late."""
+    """An upstream that echoes the request in pieces, some of them delayed."""
     if scope["type"] != "http":
         return
     body, more = b"", True
@@ -39,7 +39,7 @@ async def echo(scope: Any, receive: Any, send: Any) -> None:
 
 
 class Clients:
-    """What they send, and what came of it, counted."""
+    """Clients' requests, with counts of the outcomes."""
 
     def __init__(self, url: str, keys: dict[str, str]) -> None:
         self.url, self.keys = url, keys
@@ -97,14 +97,14 @@ def crossed(folder: Path, times: int) -> Counter[str]:
     database.close()
     settings = folder / "gateway.toml"
     settings.write_text("[proxy]\nsummary_ms = 20000\n[server]\nwrong_keys_per_s = 1000\n")
-    # On a busy machine, too, every chat waits for its summary; and all wrong keys come from one address.
-    with served(echo) as behind, running(store, "--config", str(settings), upstream=behind) as gateway:
+    # Every chat waits for its summary even on a busy machine, and all wrong keys come from one address.
+    with served(echo) as upstream_url, running(store, "--config", str(settings), upstream=upstream_url) as gateway:
         with httpx2.Client(base_url=gateway.url, headers={"authorization": f"Bearer {ADMIN}"}) as admin:
             for tenant in "ab":
                 for n in range(USERS):
-                    said = {"text": f"Likes mark-{tenant}-u{n}-end."}
+                    edit = {"text": f"Likes mark-{tenant}-u{n}-end."}
                     headers = {"x-popi-tenant": tenant}
-                    assert admin.put(f"/users/u{n}/summary", json=said, headers=headers).status_code == 200
+                    assert admin.put(f"/users/u{n}/summary", json=edit, headers=headers).status_code == 200
         clients = Clients(gateway.url, keys)
         asyncio.run(clients.all(times))
     return clients.counts

@@ -1,4 +1,4 @@
-"""`popi serve --demo`: a chat, a summary, a new signal, another summary; without a network; and nothing left behind."""
+"""`popi serve --demo`: a chat, a summary, a new signal, another summary; offline, and no files or processes remain."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 
 def answer(client: httpx2.Client, **headers: str) -> tuple[str, str]:
-    """What the demo answers, and whether a summary was put in."""
+    """The demo's answer, and whether it was personalised."""
     chat = {"model": "nano", "messages": [{"role": "user", "content": PROMPT}]}
     reply = client.post("/v1/chat/completions", json=chat, headers=headers)
     return reply.json()["choices"][0]["message"]["content"], reply.headers["x-popi-personalized"]
@@ -27,10 +27,10 @@ def test_the_demo_answers_and_learns() -> None:
         plain, mine = answer(client), answer(client, **{"x-popi-user": "ada"})
         off = answer(client, **{"x-popi-user": "ada", "x-popi-personalize": "off"})
         assert (plain[1], mine[1], off[1]) == ("none", "applied", "off")
-        assert mine[0] != off[0] == plain[0]  # greedy: the summary alone makes the difference
+        assert mine[0] != off[0] == plain[0]  # greedy decoding: only the summary makes the difference
         model = Generator.from_pretrained("nano")
         ada = client.get("/users/ada/summary").json()["text"]
-        assert mine[0] == model.generate(PROMPT, ada, 96)  # the block is what the nano model was trained on
+        assert mine[0] == model.generate(PROMPT, ada, 96)  # the block is the one that the nano model was trained on
         assert off[0] == model.generate(PROMPT, None, 96)
         before = client.get("/users/ben/summary").json()
         pairs = [

@@ -1,4 +1,4 @@
-"""`kill -9` under load: every write that was acknowledged over HTTP is there after the restart."""
+"""`kill -9` under load: every write acknowledged over HTTP survives the restart."""
 
 import random
 import sqlite3
@@ -15,7 +15,7 @@ CLIENTS = 4
 
 
 class Load:
-    """Clients that write as fast as they are answered, and remember what was acknowledged."""
+    """Clients that write as fast as they get responses, and remember what was acknowledged."""
 
     def __init__(self) -> None:
         self.signals: dict[str, set[str]] = {}
@@ -28,8 +28,8 @@ class Load:
         version = max(versions, default=0)
         try:
             with httpx2.Client(base_url=url, headers=HEADERS, timeout=20) as client:
-                found = client.get(f"/users/{user}/summary")
-                version = found.json()["version"] if found.status_code == 200 else 0
+                reply = client.get(f"/users/{user}/summary")
+                version = reply.json()["version"] if reply.status_code == 200 else 0
                 for n in range(10**6):
                     if self.stop.is_set():
                         return
@@ -54,9 +54,9 @@ class Load:
                     continue
                 whole = client.get(f"/users/{user}/export").json()
                 assert names <= {one["id"] for one in whole["signals"]}
-                kept = {one["version"]: one["text"] for one in whole["versions"]}
-                expected = {n: text for n, text in self.versions[user].items() if n > max(kept, default=0) - 100}
-                assert expected.items() <= kept.items()
+                stored = {one["version"]: one["text"] for one in whole["versions"]}
+                expected = {n: text for n, text in self.versions[user].items() if n > max(stored, default=0) - 100}
+                assert expected.items() <= stored.items()
 
 
 def killed(folder: Path, times: int, seconds: float) -> None:

@@ -17,7 +17,7 @@ from popi.serving.proxy.block import Blocks
 from popi.serving.server import free_port
 
 openai: Any = pytest.importorskip("openai")
-pytest.importorskip("fastapi")  # what `transformers serve` asks for
+pytest.importorskip("fastapi")  # needed by `transformers serve`
 pytestmark = pytest.mark.slow
 
 MODEL = str(files("popi.nano").joinpath("base"))
@@ -40,14 +40,14 @@ def server() -> Iterator[str]:
     reading = threading.Thread(target=lambda: lines.extend(process.stdout or ()), daemon=True)
     reading.start()
     try:
-        give_up = time.monotonic() + SECONDS
+        deadline = time.monotonic() + SECONDS
         while True:
             try:
                 if httpx2.get(f"http://127.0.0.1:{port}/health", timeout=5).status_code == 200:
                     break
             except httpx2.HTTPError:
                 pass
-            assert process.poll() is None and time.monotonic() < give_up, "".join(lines)
+            assert process.poll() is None and time.monotonic() < deadline, "".join(lines)
             time.sleep(0.2)
         yield f"http://127.0.0.1:{port}/v1"
     finally:
@@ -107,7 +107,7 @@ def test_a_stream_is_personalised(through: Any, direct: Any) -> None:
 
 def test_responses(through: Any, direct: Any) -> None:
     given = {"model": MODEL, "input": ASK[0]["content"], "max_output_tokens": 60}
-    whole = given | {"stream": False}  # this server streams where nothing is said
+    whole = given | {"stream": False}  # this server streams by default
     mine = through.responses.create(**whole, safety_identifier="ada").output_text
     assert mine == direct.responses.create(**whole, instructions=PERSONALISED[0]["content"]).output_text
     assert mine != through.responses.create(**whole).output_text

@@ -1,4 +1,4 @@
-"""SIGTERM to a real gateway: who is told what, when nobody gets in any more, and what becomes of answers under way."""
+"""SIGTERM to a real gateway: what clients see, when new ones are refused, and how responses in progress end."""
 
 import asyncio
 import http.client
@@ -41,7 +41,7 @@ def ask(connection: http.client.HTTPConnection, method: str, path: str, body: by
 
 
 class Chat(threading.Thread):
-    """A chat in a thread of its own: `read` so far, and `cut` where its answer ended too early."""
+    """A chat in a thread: `read` so far, and `cut` if its answer ended early."""
 
     def __init__(self, gateway: GatewayProcess) -> None:
         super().__init__(daemon=True)
@@ -59,7 +59,7 @@ class Chat(threading.Thread):
 
 
 class Stream:
-    """A reply in pieces, that goes on when it is told to."""
+    """A reply in pieces, which continues on demand."""
 
     def __init__(self, upstream: RecordingUpstream) -> None:
         self.goes_on = threading.Event()
@@ -88,8 +88,8 @@ def refused(gateway: GatewayProcess) -> bool:
 def test_a_restart_cuts_no_answer(tmp_path: Path, upstream: RecordingUpstream) -> None:
     stream = Stream(upstream)
     with start(tmp_path, upstream, "drain_s = 60\nnotice_s = 5") as gateway:
-        chat, kept = Chat(gateway), connect(gateway)
-        assert ask(kept, "GET", "/readyz").read() and kept.sock is not None
+        chat, connection = Chat(gateway), connect(gateway)
+        assert ask(connection, "GET", "/readyz").read() and connection.sock is not None
         until(lambda: chat.read != b"", 20)
         gateway.process.send_signal(signal.SIGTERM)
 
@@ -98,9 +98,9 @@ def test_a_restart_cuts_no_answer(tmp_path: Path, upstream: RecordingUpstream) -
             return reply.status == 503 and json.loads(reply.read())["error"]["code"] == "shutting_down"
 
         until(ends, 3)
-        # A load balancer that has not noticed yet: new connections and old ones are served, each once more.
-        for connection in (connect(gateway), kept):
-            reply = ask(connection, "GET", "/healthz")
+        # A load balancer that has not noticed yet: new and old connections are served once more each.
+        for one in (connect(gateway), connection):
+            reply = ask(one, "GET", "/healthz")
             assert (reply.status, reply.read(), reply.getheader("connection")) == (200, b'{"status":"ok"}', "close")
         late = Chat(gateway)
         until(lambda: late.read != b"", 20)
@@ -131,8 +131,8 @@ def test_what_takes_longer_is_cut_and_who_has_no_answer_yet_is_told(
         until(lambda: len(upstream.received) == 2, 20)
         gateway.process.send_signal(signal.SIGTERM)
         reply = connection.getresponse()
-        told = json.loads(reply.read())
-        assert (reply.status, told["type"], told["error"]["type"]) == (503, "error", "api_error")
+        error = json.loads(reply.read())
+        assert (reply.status, error["type"], error["error"]["type"]) == (503, "error", "api_error")
         chat.join(20)
         assert chat.cut and chat.status == 200 and chat.read.count(b"data: ") == 1
         gateway.process.wait(20)

@@ -1,4 +1,4 @@
-"""The gateway's store from outside: two gateways on one store, and what erasure leaves in the data folder."""
+"""The gateway's store from outside: two gateways share a store, and erasure leaves nothing in the data folder."""
 
 import threading
 import time
@@ -20,18 +20,18 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         yield url
 
 
-def said(name: str) -> dict[str, Any]:
+def statement(name: str) -> dict[str, Any]:
     return {"signals": [{"type": "statement", "text": name, "id": name[-200:]}]}
 
 
 def test_two_gateways_with_two_workers_on_one_store(store: str, tmp_path: Path, upstream: Any) -> None:
-    """Both get signals and edits of the same users; none is lost, none is double, both tell the same."""
+    """Both receive signals and edits of the same users; none is lost or duplicated, and both return the same."""
     settings = tmp_path / "gateway.toml"
     settings.write_text("[renewal]\nquiet = 0.3\nlongest = 1.0\nidle = 0.05\n[inference]\ncheck = false\n")
     asked: list[str] = []
 
     def answer(messages: list[dict[str, str]]) -> str:
-        if "<statements>" in messages[-1]["content"]:  # the second call, for the signals behind the summary
+        if "<statements>" in messages[-1]["content"]:  # the second call, which asks for the reasons
             return "1: 1"
         asked.append("x")
         return f"Summary number {len(asked)}."
@@ -46,9 +46,9 @@ def test_two_gateways_with_two_workers_on_one_store(store: str, tmp_path: Path, 
             with httpx2.Client(base_url=url, headers=HEADERS, timeout=30) as client:
                 for n in range(15):
                     for user in users:
-                        # The first is sent by both gateways, with one id.
+                        # Both gateways receive the first one, with the same id.
                         name = f"{user}-both-{n}" if n < 5 else f"{user}-{salt}-{n}"
-                        reply = client.post(f"/users/{user}/signals", json=said(name))
+                        reply = client.post(f"/users/{user}/signals", json=statement(name))
                         if reply.status_code != 200:
                             errors.append(reply.text)
 
@@ -74,13 +74,13 @@ def test_two_gateways_with_two_workers_on_one_store(store: str, tmp_path: Path, 
             versions = [one["version"] for one in whole["versions"]]
             assert versions == list(range(len(versions), 0, -1)) and versions
             texts += [one["text"] for one in whole["versions"]]
-        assert len(texts) == len(set(texts)) == len(asked)  # every call of the model was written, once
+        assert len(texts) == len(set(texts)) == len(asked)  # every result of the model was stored once
         wins = []
         for n, client in enumerate(clients):
             match = {"if-match": str(clients[0].get("/users/u0/summary").json()["version"] if n == 0 else wins[0])}
             wins.append(int(match["if-match"]))
             wins.append(client.put("/users/u0/summary", json={"text": f"edit {n}"}, headers=match).status_code)
-        assert wins[1::2] == [200, 412]  # the second saw the version that the first replaced
+        assert wins[1::2] == [200, 412]  # the second one expected the version that the first one replaced
         for client in clients:
             client.close()
 
@@ -92,11 +92,11 @@ def test_an_erased_user_is_in_no_file(tmp_path: Path) -> None:
             for n in range(30):
                 for user in ("someone@example.org", "other"):
                     words = f"{secret} {n} " * 20 if user != "other" else "fine"
-                    client.post(f"/users/{user}/signals", json=said(f"{words}{n}"))
+                    client.post(f"/users/{user}/signals", json=statement(f"{words}{n}"))
                     match = {"if-match": str(n)}
                     assert client.put(f"/users/{user}/summary", json={"text": words}, headers=match).status_code == 200
-            found = [file for file in tmp_path.iterdir() if secret.encode() in file.read_bytes()]
-            assert found
+            files = [file for file in tmp_path.iterdir() if secret.encode() in file.read_bytes()]
+            assert files
             receipt = client.delete("/users/someone@example.org").json()
             assert receipt["removed"]["signals"] == 30 and receipt["bytes"] == "overwritten"
             for words in (secret, "someone@example.org"):

@@ -1,4 +1,4 @@
-"""`popi evaluate GRID.toml`: trained, killed and resumed, with generators and judges behind APIs that fail."""
+"""`popi evaluate GRID.toml`: train, kill and resume, with generators and judges behind APIs that fail."""
 
 import json
 import os
@@ -31,7 +31,7 @@ METHODS = ["raw_signals", "untrained_summary", "population_dpo", "per_user_lora"
 
 @pytest.fixture(scope="module")
 def run_config(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
-    """A run's TOML; whoever is first trains it."""
+    """A run's TOML; the first test to use it trains it."""
     folder = tmp_path_factory.mktemp("grids")
     file = folder / "run.toml"
     file.write_text(
@@ -88,14 +88,14 @@ def load(*args: Any, **more: Any) -> GridConfig:
 
 
 def tables(grid: Path) -> dict[str, list[dict[str, Any]]]:
-    """Every row that a grid kept, by file."""
+    """Every row that a grid stored, by file."""
     return {str(path.relative_to(grid)): read_rows(path) for path in sorted(grid.rglob("*.jsonl"))}
 
 
 def test_a_killed_grid_goes_on_without_repeating_an_item(
     run_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = run_grid(load(tmp_path / "whole", run_config, TRUTH), QUIET)  # trains the run, too
+    whole = run_grid(load(tmp_path / "whole", run_config, TRUTH), QUIET)  # this also trains the run
     assert [row["method"] for row in whole["rows"]] == ["no_personalization", *METHODS]
     broken = grid_file(tmp_path / "broken", run_config, TRUTH)
     process = subprocess.Popen(
@@ -113,23 +113,23 @@ def test_a_killed_grid_goes_on_without_repeating_an_item(
     own = tmp_path / "broken/g/cells/nano/own"
     assert not (tmp_path / "broken/g/grid.json").exists(), errors.decode()[-2000:]
     before = {path: path.read_text() for path in own.glob("*.jsonl")}
-    # A last line without its end was being written, and counts no more than a head alone does.
-    kept = sum(max(0, text.count("\n") - path.name.endswith(".part.jsonl")) for path, text in before.items())
-    assert (own / "no_personalization.jsonl") in before and USERS * TARGETS <= kept < 3 * USERS * TARGETS
+    # An incomplete last line was being written; it does not count, and neither does a header alone.
+    stored = sum(max(0, text.count("\n") - path.name.endswith(".part.jsonl")) for path, text in before.items())
+    assert (own / "no_personalization.jsonl") in before and USERS * TARGETS <= stored < 3 * USERS * TARGETS
 
     written: list[str] = []
     extend = ResumableRows.extend
 
     def counted(self: ResumableRows, rows: Any) -> None:
-        found = list(rows)
-        assert not [row for row in found if self._key(row) in self.rows], "a row is made twice"
-        written.extend(self.path.name for _ in found)
-        extend(self, found)
+        loaded = list(rows)
+        assert not [row for row in loaded if self._key(row) in self.rows], "a row is made twice"
+        written.extend(self.path.name for _ in loaded)
+        extend(self, loaded)
 
     monkeypatch.setattr(ResumableRows, "extend", counted)
     resumed = run_grid(load_grid(broken), QUIET)
     scored = sum(name.endswith(".part.jsonl") for name in written)
-    assert scored == 6 * USERS * TARGETS + 3 * TARGETS - kept
+    assert scored == 6 * USERS * TARGETS + 3 * TARGETS - stored
     unbroken, again = tables(tmp_path / "whole/g"), tables(tmp_path / "broken/g")
     assert unbroken.keys() == again.keys() and unbroken == again
     assert not list((tmp_path / "broken").rglob("*.part*"))
@@ -175,7 +175,7 @@ def test_rows_hold_what_is_needed_to_recompute_them(run_config: Path, tmp_path: 
     assert one["seen_topics"]["comparisons"] == USERS and {"value", "low", "high"} == one["valid"].keys()
 
 
-def behind(upstream: FakeUpstream, name: str, more: str = "") -> str:
+def generator_at(upstream: FakeUpstream, name: str, more: str = "") -> str:
     url = upstream.url if "anthropic" in more else f"{upstream.url}/v1"
     return f'[[generators]]\nname = "{name}"\nmodel = "org/{name}"\nurl = "{url}"\nconcurrency = 1\n{more}\n'
 
@@ -189,7 +189,7 @@ def test_what_a_server_did_not_score_is_missing_and_asked_again_alone(
 ) -> None:
     upstream.local, upstream.wants_key = LocalModel.load(tiny_base, device="cpu"), True
     methods = ["untrained_summary", "popi_plug_and_play"]
-    more = behind(upstream, "vllm", 'scores = true\ntemplate = "nano"')
+    more = generator_at(upstream, "vllm", 'scores = true\ntemplate = "nano"')
     grid = load(
         tmp_path,
         run_config,
@@ -209,10 +209,10 @@ def test_what_a_server_did_not_score_is_missing_and_asked_again_alone(
     rows = {(row["generator"], row["method"]): row for row in result["rows"]}
     lost = rows["vllm", "no_personalization"]
     assert (lost["missing"], lost["n_pairs"]) == (1, USERS * TARGETS - 1)
-    # The reference of that pair is not there, so no method has a margin of it.
+    # That pair has no reference, so no method has a margin for it.
     assert rows["vllm", "popi_plug_and_play"]["missing"] == 1 and result["missing"] == 3
-    kept = read_rows(grid.directory / "cells/nano/vllm/no_personalization.jsonl")
-    [gap] = [row for row in kept if row["missing"] is not None]
+    stored = read_rows(grid.directory / "cells/nano/vllm/no_personalization.jsonl")
+    [gap] = [row for row in stored if row["missing"] is not None]
     assert "not today" in gap["missing"] and gap["margin"] is None and gap["chosen_logp"] is None
 
     del upstream.received[:]
@@ -220,12 +220,12 @@ def test_what_a_server_did_not_score_is_missing_and_asked_again_alone(
     assert result["missing"] == 0
     assert asked(upstream, "/v1/completions") == 3 * 2  # chosen and rejected, under three methods
     rows = {(row["generator"], row["method"]): row for row in result["rows"]}
-    for method in methods:  # the same weights, here and behind the server
-        there, here = rows["vllm", method], rows["same", method]
-        assert there["margin"]["value"] == nearly(here["margin"]["value"], of=100)
-        assert there["context_overhead_tokens"] == here["context_overhead_tokens"]
+    for method in methods:  # the same weights, locally and behind the server
+        remote, local = rows["vllm", method], rows["same", method]
+        assert remote["margin"]["value"] == nearly(local["margin"]["value"], of=100)
+        assert remote["context_overhead_tokens"] == local["context_overhead_tokens"]
     files = {path.name for path in (grid.directory / "cells/nano/summaries").glob("*.jsonl")}
-    assert len(files) == 2, "summaries are written once, whoever reads them"
+    assert len(files) == 2, "summaries are written once for all readers"
     del upstream.received[:]
     run_grid(grid, QUIET)
     assert upstream.received == []
@@ -234,8 +234,8 @@ def test_what_a_server_did_not_score_is_missing_and_asked_again_alone(
 def test_a_server_that_gives_nothing_leaves_gaps_and_no_zeros(
     run_config: Path, tmp_path: Path, upstream: FakeUpstream
 ) -> None:
-    upstream.faults = [status(404, "no such model")] * 100  # nothing of what is asked for
-    file = grid_file(tmp_path, run_config, behind(upstream, "vllm", "scores = true"), methods=["oracle"])
+    upstream.faults = [status(404, "no such model")] * 100  # every request fails
+    file = grid_file(tmp_path, run_config, generator_at(upstream, "vllm", "scores = true"), methods=["oracle"])
     done = CliRunner().invoke(app, ["evaluate", str(file)])
     assert done.exit_code == 1 and "missing: 24 items of nano, vllm, oracle" in done.output
     sent = len(upstream.received)
@@ -258,7 +258,7 @@ def test_generators_without_log_probs_are_judged(
     upstream.wants_key = True
     upstream.answer = lambda messages: f"hi {len(str(messages))}."
     upstream.faults = [None, status(400, "not today")]
-    more = behind(upstream, "chat", f'protocol = "{protocol}"\nprice_in = 1\nprice_out = 10')
+    more = generator_at(upstream, "chat", f'protocol = "{protocol}"\nprice_in = 1\nprice_out = 10')
     methods = ["raw_signals", "popi_plug_and_play"]
     file = grid_file(tmp_path, run_config, more + TRUTH, methods=methods)
     done = CliRunner().invoke(app, ["evaluate", str(file)])
@@ -276,9 +276,9 @@ def test_generators_without_log_probs_are_judged(
     done = CliRunner().invoke(app, ["evaluate", str(file)])
     assert done.exit_code == 0, done.output
     assert len(upstream.received) == sent + 1 and json.loads((tmp_path / "g/grid.json").read_text())["missing"] == 0
-    kept = list((tmp_path / "g/cells/nano/chat/responses").glob("raw_signals-*.jsonl"))
-    assert len(kept) == 2  # on the user's own topics, and on seen ones
-    for file in kept:
+    stored = list((tmp_path / "g/cells/nano/chat/responses").glob("raw_signals-*.jsonl"))
+    assert len(stored) == 2  # on the user's own topics, and on seen ones
+    for file in stored:
         row = read_rows(file)[1]
         assert row["response"] == f"hi {len(str(row['messages']))}." or protocol == "anthropic"
         assert KEY not in done.output + file.read_text()
@@ -321,7 +321,7 @@ def test_other_settings_are_refused_and_additions_are_not(run_config: Path, tmp_
         run_grid(load(tmp_path, run_config, second + 'template = "default"\n', methods=methods), QUIET)
     with pytest.raises(RunError, match=r"methods: .*'oracle'"):
         run_grid(load(tmp_path, run_config, second, methods=["raw_signals"]), QUIET)
-    # Rows of other weights are not mixed with those that are there.
+    # Rows from other weights are not mixed with existing ones.
     finished = tmp_path / "g/cells/nano/own/finished.json"
     marks = json.loads(finished.read_text())
     marks["oracle"]["stamp"], marks["oracle"]["settings"]["models"]["generator"] = "other", "elsewhere 0123"
@@ -347,9 +347,9 @@ def test_keys_are_asked_for_before_anything_is_trained(
     other = run_config.read_text().replace('name = "tiny"', 'name = "never"')
     config = tmp_path / "run.toml"
     config.write_text(other)
-    more = behind(upstream, "chat", 'key_env = "NO_SUCH_KEY"')
+    more = generator_at(upstream, "chat", 'key_env = "NO_SUCH_KEY"')
     with pytest.raises(ConfigError, match="NO_SUCH_KEY"):
         run_grid(load(tmp_path / "a", config, more + TRUTH), QUIET)
-    with pytest.raises(ConfigError, match=r"generators\.chat: returns no log-probs and no judge"):
-        run_grid(load(tmp_path / "b", config, behind(upstream, "chat")), QUIET)
+    with pytest.raises(ConfigError, match=r"generators\.chat: gives no log-probs and no judge"):
+        run_grid(load(tmp_path / "b", config, generator_at(upstream, "chat")), QUIET)
     assert not (run_config.parent / "never").exists()

@@ -1,4 +1,4 @@
-"""Bodies made to exhaust the gateway: it answers others at once, in bounded memory."""
+"""Bodies designed to exhaust the gateway: it keeps serving others promptly, in bounded memory."""
 
 import gzip
 import json
@@ -35,7 +35,7 @@ def megabytes(gateway: GatewayProcess, name: str) -> int:
 
 @contextmanager
 def others_served(gateway: GatewayProcess, seconds: float = 3.0, growth: int = 700) -> Iterator[None]:
-    """Health checks and a chat of somebody else's all along: none takes longer, and memory grows by no more."""
+    """Run health checks and another client's chat meanwhile: none takes longer, and memory growth is bounded."""
     Path(f"/proc/{gateway.process.pid}/clear_refs").write_text("5")  # the peak counts from here
     before, over, took = megabytes(gateway, "VmRSS"), threading.Event(), []
     chat = {"messages": [{"role": "user", "content": "hi"}], "user": "ann"}
@@ -87,7 +87,7 @@ def test_a_small_body_that_inflates_to_a_large_one(gateway: GatewayProcess, path
 
 
 def test_many_values(gateway: GatewayProcess) -> None:
-    noise = Random(1).randbytes(MIB // 16).hex().encode()  # so that the ratio is allowed
+    noise = Random(1).randbytes(MIB // 16).hex().encode()  # to stay within the allowed ratio
     many = b'{"user":"bob","n":"%b","messages":[%b[]]}' % (noise, b"[]," * (2 * MIB))
     packed = gzip.compress(many, 1)
     assert len(packed) * 100 > len(many) and len(many) < 8 * MIB
@@ -101,7 +101,7 @@ def test_many_values(gateway: GatewayProcess) -> None:
 
 @pytest.mark.parametrize("value", [b"[]", b'{"a":1}', b'"\\u4e2d"'])
 def test_as_many_values_as_are_allowed(gateway: GatewayProcess, value: bytes) -> None:
-    """Read, and written again for the id in them."""
+    """They are parsed, and serialised again to replace the id in them."""
     number = 240_000 if value == b"[]" else 160_000
     body = b'{"user":"bob","messages":[%b]}' % b",".join([value] * number)
     with others_served(gateway):
@@ -121,7 +121,7 @@ def test_deep_nesting(gateway: GatewayProcess, opening: bytes) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "x" * (8 * MIB) + "😀",  # four bytes a letter in memory
+        "x" * (8 * MIB) + "😀",  # four bytes per character in memory
         "\\u4e2d" * (MIB),
         ",[{" * (2 * MIB),
         "\\n" * (4 * MIB),
@@ -135,7 +135,7 @@ def test_long_texts(gateway: GatewayProcess, text: str) -> None:
 
 
 def test_bytes_in_flight(gateway: GatewayProcess) -> None:
-    """Six of 30 MiB each: as many as are allowed are read, in turns; then they count no more."""
+    """Six bodies of 30 MiB: as many as allowed are read, in turns; afterwards they no longer count."""
     body = b'{"user":"bob","messages":[{"role":"user","content":"%b"}]}' % (b"x" * (30 * MIB))
     with others_served(gateway):
         assert at_once(gateway, body, 6) == {(200, ""), (429, "too_many_bytes")}

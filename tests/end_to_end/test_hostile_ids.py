@@ -1,4 +1,4 @@
-"""Requests that name a user in a way that a less strict server would read: no plain id goes upstream."""
+"""Requests that name a user in ways that a less strict server would accept: no plain id goes upstream."""
 
 import gzip
 import json
@@ -12,7 +12,7 @@ from end_to_end.gateway_process import ADMIN, GatewayProcess, running
 from unit.serving.proxy.recording import RecordingUpstream, recording_upstream
 
 CHAT = "/v1/chat/completions"
-gzipped = partial(gzip.compress, mtime=0)  # a test's name must be the same in every worker
+gzipped = partial(gzip.compress, mtime=0)  # test names must be the same in every worker
 BODY = b'{"messages":[{"role":"user","content":"hi"}],"user":"bob-the-user"}'
 
 
@@ -24,7 +24,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[GatewayPro
 
 
 def status_of(stack: tuple[GatewayProcess, RecordingUpstream], path: str, body: bytes = BODY, *headers: str) -> int:
-    """The status of a request written by hand; whatever it is, the upstream saw no plain id."""
+    """The status of a hand-written request, after checking that the upstream saw no plain id."""
     gateway, upstream = stack
     upstream.received.clear()
     lines = [f"POST {path} HTTP/1.1", "Host: x", f"Authorization: Bearer {ADMIN}", "Connection: close", *headers]

@@ -1,4 +1,4 @@
-"""Wrong keys, links and cookies by the thousand: right ones work meanwhile, from elsewhere and where they are known."""
+"""Thousands of wrong keys, links and cookies: valid ones keep working, from elsewhere or if known before."""
 
 import asyncio
 import secrets
@@ -22,7 +22,7 @@ SECONDS = 2.0
 
 
 @pytest.fixture(scope="module")
-def there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Attacked]:
+def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Attacked]:
     with attacked(
         tmp_path_factory.mktemp("store"), "[proxy]\nsummary_ms = 300\n[server]\nwrong_keys_per_s = 0.01\n"
     ) as made:
@@ -33,18 +33,18 @@ def wrong_key() -> str:
     return f"popi_{secrets.token_hex(6)}_{secrets.token_urlsafe(32)}"
 
 
-def from_address(there: Attacked, address: str, **more: Any) -> httpx2.Client:
+def from_address(target: Attacked, address: str, **more: Any) -> httpx2.Client:
     transport = httpx2.HTTPTransport(local_address=address)
-    return httpx2.Client(base_url=there.gateway.url, transport=transport, timeout=20, **more)
+    return httpx2.Client(base_url=target.gateway.url, transport=transport, timeout=20, **more)
 
 
-def flood(there: Attacked, addresses: list[str], connections: int, path: str) -> Counter[int]:
-    """Ask with a new wrong key each time over many connections; how often each status was answered."""
+def flood(target: Attacked, addresses: list[str], connections: int, path: str) -> Counter[int]:
+    """Send a new wrong key with every request over many connections; returns counts of the statuses."""
     statuses, end = Counter[int](), time.monotonic() + SECONDS
 
     async def one(n: int) -> None:
         local = (addresses[n % len(addresses)], 0)
-        reader, writer = await asyncio.open_connection(*there.address, local_addr=local)
+        reader, writer = await asyncio.open_connection(*target.address, local_addr=local)
         while time.monotonic() < end:
             head = f"POST {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {wrong_key()}\r\n"
             writer.write(head.encode() + b"content-length: 2\r\n\r\n{}")
@@ -64,52 +64,52 @@ def flood(there: Attacked, addresses: list[str], connections: int, path: str) ->
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/users/ada/signals"])
-def test_unknown_keys_from_one_address(there: Attacked, path: str) -> None:
+def test_unknown_keys_from_one_address(target: Attacked, path: str) -> None:
     address = f"127.0.2.{1 + len(path) % 200}"
-    with from_address(there, address, headers={"authorization": f"Bearer {there.key}"}) as known:
+    with from_address(target, address, headers={"authorization": f"Bearer {target.key}"}) as known:
         assert known.get("/users/u0/summary").status_code == 200
-        with others_served(there):
-            statuses = flood(there, [address], 300, path)
+        with others_served(target):
+            statuses = flood(target, [address], 300, path)
         assert statuses[401] == 20 and statuses[429] > 300 and set(statuses) == {401, 429}
         assert known.get("/users/u0/summary").status_code == 200
 
 
-def test_unknown_keys_from_hundreds_of_addresses(there: Attacked) -> None:
-    with others_served(there):
-        statuses = flood(there, [f"127.0.3.{n}" for n in range(1, 251)], 300, "/v1/chat/completions")
+def test_unknown_keys_from_hundreds_of_addresses(target: Attacked) -> None:
+    with others_served(target):
+        statuses = flood(target, [f"127.0.3.{n}" for n in range(1, 251)], 300, "/v1/chat/completions")
     assert statuses[401] > 300
 
 
-def test_sign_in_during_wrong_tries(there: Attacked) -> None:
+def test_sign_in_during_wrong_tries(target: Attacked) -> None:
     form = {"content-type": "application/x-www-form-urlencoded"}
-    with from_address(there, "127.0.4.1") as wrong, from_address(there, "127.0.4.2") as right:
+    with from_address(target, "127.0.4.1") as wrong, from_address(target, "127.0.4.2") as right:
         statuses = [
             wrong.post("/admin/sign-in", content=f"key={wrong_key()}", headers=form).status_code for _ in range(22)
         ]
         assert statuses == [403] * 20 + [429] * 2
-        stored = admin_key(there)
+        stored = admin_key(target)
         assert wrong.post("/admin/sign-in", content=f"key={stored}", headers=form).status_code == 429
         assert right.post("/admin/sign-in", content=f"key={stored}", headers=form).status_code == 303
         assert wrong.post("/admin/sign-in", content=f"key={ADMIN}", headers=form).status_code == 303  # never stored
 
 
-def admin_key(there: Attacked) -> str:
+def admin_key(target: Attacked) -> str:
     from popi.serving.keys import create
     from popi.serving.store.database import Database
 
-    database = Database.open(f"sqlite:///{there.folder}/popi.db")
+    database = Database.open(f"sqlite:///{target.folder}/popi.db")
     try:
         return create(database, "admin", "default")[0]
     finally:
         database.close()
 
 
-def test_cookies_and_links(there: Attacked) -> None:
-    with httpx2.Client(base_url=there.gateway.url, headers={"authorization": f"Bearer {there.key}"}) as app:
+def test_cookies_and_links(target: Attacked) -> None:
+    with httpx2.Client(base_url=target.gateway.url, headers={"authorization": f"Bearer {target.key}"}) as app:
         links = [app.post("/users/u1/link").json()["url"].partition("/me")[2] for _ in range(2)]
-    with from_address(there, "127.0.5.1") as user, from_address(there, "127.0.5.1") as wrong:
+    with from_address(target, "127.0.5.1") as user, from_address(target, "127.0.5.1") as wrong:
         assert user.get("/me" + links[0], follow_redirects=True).status_code == 200
-        with others_served(there):
+        with others_served(target):
             for n in range(20):
                 path, cookie = ("/me", f"popi_me={n}") if n % 2 else ("/me?link=e30.e30", "")
                 assert wrong.get(path, headers={"cookie": cookie}).status_code in (401, 403)
@@ -117,13 +117,13 @@ def test_cookies_and_links(there: Attacked) -> None:
         assert late.status_code == 429 and int(late.headers["retry-after"]) > 0
         assert wrong.get("/me" + links[1]).status_code == 429
         assert user.get("/me").status_code == 200
-        with from_address(there, "127.0.5.2") as elsewhere:
+        with from_address(target, "127.0.5.2") as elsewhere:
             assert elsewhere.get("/me" + links[1]).status_code == 303
 
 
 @contextmanager
 def held(file: Path) -> Iterator[None]:
-    """Another process that writes and does not end."""
+    """Another process that holds a write transaction."""
     code = (
         "import sqlite3, sys\nother = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
         "other.execute('BEGIN IMMEDIATE')\nprint('held', flush=True)\nsys.stdin.read()"
@@ -135,7 +135,7 @@ def held(file: Path) -> Iterator[None]:
 
 
 @pytest.mark.slow
-def test_writes_while_another_process_holds_the_file(there: Attacked) -> None:
+def test_writes_while_another_process_holds_the_file(target: Attacked) -> None:
     signals = {"signals": [{"type": "statement", "text": "I like lists."}]}
 
     async def write(client: httpx2.AsyncClient, n: int) -> tuple[int, str | None, float]:
@@ -145,12 +145,14 @@ def test_writes_while_another_process_holds_the_file(there: Attacked) -> None:
 
     async def all_at_once() -> list[tuple[int, str | None, float]]:
         limits = httpx2.Limits(max_connections=None)
-        headers = {"authorization": f"Bearer {there.key}"}
-        async with httpx2.AsyncClient(base_url=there.gateway.url, headers=headers, timeout=60, limits=limits) as client:
+        headers = {"authorization": f"Bearer {target.key}"}
+        async with httpx2.AsyncClient(
+            base_url=target.gateway.url, headers=headers, timeout=60, limits=limits
+        ) as client:
             return await asyncio.gather(*(write(client, n) for n in range(60)))
 
-    with held(there.folder / "popi.db"), others_served(there):
+    with held(target.folder / "popi.db"), others_served(target):
         for status, retry_after, seconds in asyncio.run(all_at_once()):
             assert status == 503 and retry_after is not None and seconds < 12
-    with from_address(there, "127.0.0.1", headers={"authorization": f"Bearer {there.key}"}) as client:
+    with from_address(target, "127.0.0.1", headers={"authorization": f"Bearer {target.key}"}) as client:
         assert client.post("/users/u1/signals", json=signals).status_code == 200

@@ -1,4 +1,4 @@
-"""Requests to the profile API made to exhaust the gateway: it answers others at once, in bounded memory."""
+"""Requests designed to exhaust the profile API: the gateway keeps serving others promptly, in bounded memory."""
 
 import json
 import re
@@ -42,7 +42,7 @@ def client_of(gateway: GatewayProcess, key: str = ADMIN) -> Iterator[httpx2.Clie
 
 @pytest.fixture(scope="module")
 def mallory(gateway: GatewayProcess) -> Iterator[httpx2.Client]:
-    """A user with a key of their own, which reaches their profile and nothing else."""
+    """A user key, which can only access that user's profile."""
     with client_of(gateway) as admin:
         made = admin.post("/keys", json={"scope": "user", "tenant": "shop", "user_id": "mallory"})
     with client_of(gateway, made.json()["key"]) as client:
@@ -56,7 +56,7 @@ def megabytes(gateway: GatewayProcess, name: str) -> int:
 
 @contextmanager
 def others_served(gateway: GatewayProcess, seconds: float = 1.0, growth: int = 150) -> Iterator[None]:
-    """Health checks, and another user's profile, all along: none takes longer, and memory grows by no more."""
+    """Run health checks and read another user's profile meanwhile: none takes longer, and memory growth is bounded."""
     Path(f"/proc/{gateway.process.pid}/clear_refs").write_text("5")  # the peak counts from here
     before, begun, over, took = megabytes(gateway, "VmRSS"), threading.Event(), threading.Event(), []
 
@@ -183,7 +183,7 @@ def test_a_profile_does_not_grow_without_end(gateway: GatewayProcess, mallory: h
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
-    """A gateway with a user whose 60 signals of 4 MB were stored when there were no bounds."""
+    """A gateway with a user whose 60 signals of 4 MB were stored before there were limits."""
     url = f"sqlite:///{tmp_path_factory.mktemp('large')}/popi.db"
     with running(url) as started:
         database = Database.open(url)
@@ -207,7 +207,7 @@ def test_an_export_of_what_was_stored_without_bounds(large: GatewayProcess) -> N
 
 
 def test_exports_that_nobody_reads_or_that_are_broken_off(large: GatewayProcess) -> None:
-    """They hold no thread and no transaction."""
+    """Slow readers hold no thread and no transaction."""
     with client_of(large) as client, ExitStack() as left:
         with others_served(large):
             for _ in range(12):
@@ -243,14 +243,14 @@ def test_a_key_is_made_and_revoked_for_all_processes_on_the_store(tmp_path: Path
     store = f"sqlite:///{tmp_path}/popi.db"
     with running(store) as one, running(store) as other, client_of(one) as admin:
         made = admin.post("/keys", json={"scope": "app", "tenant": "shop"}).json()
-        with client_of(one, made["key"]) as here, client_of(other, made["key"]) as there:
-            assert here.get("/users").status_code == there.get("/users").status_code == 200
+        with client_of(one, made["key"]) as client, client_of(other, made["key"]) as other_client:
+            assert client.get("/users").status_code == other_client.get("/users").status_code == 200
             assert admin.delete(f"/keys/{made['key_id']}").status_code == 200
-            assert here.get("/users").status_code == 401
+            assert client.get("/users").status_code == 401
             give_up = time.monotonic() + 10
-            while there.get("/users").status_code == 200 and time.monotonic() < give_up:
+            while other_client.get("/users").status_code == 200 and time.monotonic() < give_up:
                 time.sleep(0.05)
-            assert there.get("/users").status_code == 401
+            assert other_client.get("/users").status_code == 401
 
 
 def test_no_line_of_log_where_none_is_wanted(tmp_path: Path) -> None:

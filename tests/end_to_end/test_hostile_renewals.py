@@ -1,4 +1,4 @@
-"""Renewal storms against real processes: nobody waits for another tenant's, and no quota is exceeded."""
+"""Renewal storms against real processes: nobody waits for another tenant's renewals, and no quota is exceeded."""
 
 import json
 import threading
@@ -20,7 +20,7 @@ from popi.serving.store.database import Database
 pytestmark = pytest.mark.timed
 
 CALLS = 2
-"""Of the inference model per renewal: for the summary, and for the signals behind it."""
+"""Calls to the inference model per renewal: one for the summary, one for the reasons."""
 
 
 @pytest.fixture(params=STORES)
@@ -30,7 +30,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 
 def gateway(stack: ExitStack, store: str, upstream: FakeUpstream, folder: Path, **settings: float) -> GatewayProcess:
-    """A gateway that renews."""
+    """A gateway with a worker."""
     config = folder / "gateway.toml"
     lines = (f"{name} = {value}" for name, value in settings.items())
     config.write_text("\n".join(("[renewal]", "quiet = 0.2", "idle = 0.05", *lines)))
@@ -39,7 +39,7 @@ def gateway(stack: ExitStack, store: str, upstream: FakeUpstream, folder: Path, 
 
 
 def app(store: str, tenant: str) -> httpx2.Client:
-    """A client with an app key of the tenant's; paths go behind a gateway's URL."""
+    """A client with an app key of the tenant; paths are appended to a gateway's URL."""
     database = Database.open(store)
     key = create(database, "app", tenant)[0]
     database.close()
@@ -70,7 +70,7 @@ def until(reached: Callable[[], Any], seconds: float = 60.0) -> None:
 
 @contextmanager
 def healthy(url: str) -> Iterator[None]:
-    """The gateway answers meanwhile."""
+    """Check that the gateway keeps responding meanwhile."""
     over, slowest = threading.Event(), [0.0]
 
     def look() -> None:
@@ -133,10 +133,10 @@ def test_processes_keep_to_a_quota_together(store: str, tmp_path: Path, upstream
 
 
 def read(upstream: FakeUpstream, words: str) -> list[Any]:
-    """The calls of the inference model with these words in them."""
+    """Calls to the inference model that contain these words."""
     return [one for one in list(upstream.received) if words in json.dumps(one.body)]
 
 
 def moment(seconds: float) -> str:
-    """So many seconds from now, as the profile API writes times."""
+    """The time some seconds from now, in the profile API's format."""
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(time.time() + seconds))

@@ -1,4 +1,4 @@
-"""clients/js as its users run it: under node, against a gateway in a process of its own."""
+"""clients/js as its users run it: under node, against a gateway in a separate process."""
 
 import json
 import os
@@ -48,12 +48,12 @@ def test_against_a_gateway(tmp_path: Path) -> None:
     not (CLIENT / "node_modules").is_dir(), reason="clients/js has no node_modules (.ci/js-client installs them)"
 )
 def test_types_are_those_of_the_document() -> None:
-    """`npm run check`: types.d.ts is what openapi.json gives, and a program that uses them compiles."""
+    """`npm run check`: types.d.ts matches openapi.json, and a program that uses the types compiles."""
     run("npm", "run", "check")
 
 
 def test_types_have_every_operation_and_schema() -> None:
-    """What can be said without npm, so that whoever adds an operation is told everywhere."""
+    """Checks that don't need npm, so that a new operation is caught everywhere."""
     document = json.loads((CLIENT / "openapi.json").read_text("utf-8"))
     types = (CLIENT / "types.d.ts").read_text("utf-8")
     operations = {one["operationId"] for methods in document["paths"].values() for one in methods.values()}

@@ -1,4 +1,4 @@
-"""`popi judge` on a trained and evaluated run: every judge, failures, a resume, refusals, alpaca_eval's files."""
+"""`popi judge` on a trained and evaluated run: every judge, failures, resuming, refusals, alpaca_eval's files."""
 
 import json
 import os
@@ -25,7 +25,7 @@ METHODS = ("--method", "oracle", "--against", "no_personalization")
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
-    """A run of two steps on the tiny base, evaluated on three users of two targets each."""
+    """A run of two steps on the tiny base, evaluated on three users with two targets each."""
     inference = {"steps": 2, "users_per_step": 3, "group_size": 3, "targets_per_summary": 2, "warmup_steps": 0}
     config = resolve(
         {
@@ -67,7 +67,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 def first_if_longer(messages: list[dict[str, str]]) -> str:
-    """A judge that looks at length alone, and says so."""
+    """A judge that only compares lengths, and says so."""
     text = messages[-1]["content"]
     first, second = (
         text.split(f"<{name}_response>\n")[1].split(f"\n</{name}_response>")[0] for name in ("first", "second")
@@ -90,7 +90,7 @@ def test_an_llm_judges_both_orders_and_failures_are_counted_and_asked_again(
     assert result["comparisons"] == 6 and len(rows) == 12 and len(upstream.received) == len(asked) > 2
     assert result["missing_verdicts"] == {"failed": 1} and result["judged"] == 5
     assert "not today" in next(iter(result["reasons"])) and "not today" in err and "--resume" in err
-    # A judge that always names the first gives each pair one half; its leaning shows.
+    # A judge that always picks the first response scores each pair one half; its bias is reported.
     assert result["win_rate"]["value"] == 0.5 and result["first_position"]["value"] == 1.0
     assert result["agreement"]["value"] == 0.0
     assert "50.0 %" in out and "1 failed" in out and "cost" in err and KEY not in out + err
@@ -118,7 +118,7 @@ def test_an_unreadable_verdict_is_missing_and_a_length_judge_shows_as_one(
     upstream.answer = lambda messages: next(answers, None) or first_if_longer(messages)
     code, out, err = judge(*api(upstream, "--out", tmp_path / "j", "--concurrency", 1))
     result = json.loads((tmp_path / "j" / "judge.json").read_text())
-    assert code == 0  # it was answered: a resume would not ask again
+    assert code == 0  # it was answered, so resuming does not ask again
     assert result["missing_verdicts"] == {"unreadable": 1} and "no idea" in err and "1 unreadable" in out
     assert result["judged"] == 5
 
@@ -140,8 +140,8 @@ def test_a_killed_judging_goes_on_without_repeating_a_question(
         time.sleep(0.01)
     process.kill()
     process.wait()
-    kept = lines(tmp_path / "j" / "comparisons.jsonl")
-    assert [row["verdict"] for row in kept if row["reason"] is None] == ["tie"] * 3
+    rows = lines(tmp_path / "j" / "comparisons.jsonl")
+    assert [row["verdict"] for row in rows if row["reason"] is None] == ["tie"] * 3
     before = [request.body for request in upstream.received[:3]]
     del upstream.received[:]
     assert judge(*options, "--resume")[0] == 0
@@ -165,13 +165,13 @@ def test_truth_and_log_probs_judge_the_same_responses_and_alpaca_eval_reads_them
     assert not any(topics_in(row["prompt"]) & set(TOPICS) for row in lines(folder / "comparisons.jsonl"))
     assert judge(*METHODS, "--judge", "truth", "--resume")[0] == 0
     assert json.loads((folder / "judge.json").read_text()) == judged
-    kept = sorted((trained / "evaluation" / "responses").iterdir())
-    before = [file.read_bytes() for file in kept]
+    files = sorted((trained / "evaluation" / "responses").iterdir())
+    before = [file.read_bytes() for file in files]
     code, out, _ = judge(*METHODS, "--judge", "local", "--out", tmp_path / "local")
     assert code == 0
     result = json.loads((tmp_path / "local" / "judge.json").read_text())
     assert result["judged"] == 6 and result["agreement"]["value"] in (1.0, None)
-    assert [file.read_bytes() for file in kept] == before  # generated once, for every judge
+    assert [file.read_bytes() for file in files] == before  # generated once for all judges
     monkeypatch.setattr(sys, "argv", ["popi", "win-rate", str(folder / "alpaca_eval" / "annotations.json")])
     with pytest.raises(SystemExit) as done:
         cli.main()

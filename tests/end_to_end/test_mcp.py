@@ -1,4 +1,4 @@
-"""`popi mcp` in a process of its own, on stdio and over HTTP, used by the SDK's own client, before a real gateway."""
+"""`popi mcp` in a separate process, on stdio and over HTTP, with the SDK's own client and a real gateway."""
 
 import asyncio
 import os
@@ -28,14 +28,14 @@ POPI = (sys.executable, "-m", "popi.cli")
 
 
 class World:
-    """A gateway with keys; ada's and ben's summaries in it."""
+    """A gateway with keys, and summaries of ada and ben."""
 
     def __init__(self, url: str, keys: dict[str, str]) -> None:
         self.url, self.keys = url, keys
         self.app = Client(url, keys["app"])
 
     def reset(self) -> int:
-        """Two clauses for ada, the first one locked; the version."""
+        """Give ada two clauses, the first one locked; returns the version."""
         clauses = [ClauseEdit(id="a", text="Likes tea.", locked=True), ClauseEdit(id="b", text="Long answers.")]
         return self.app.put_summary("ada", clauses=clauses).version
 
@@ -75,7 +75,7 @@ def words(result: Any) -> str:
 
 
 async def whole_conversation(world: World, client: Any) -> None:
-    """What an assistant does on a user's behalf."""
+    """An assistant acting on a user's behalf."""
     version = world.reset()
     tools = {tool.name: tool for tool in (await client.list_tools()).tools}
     assert set(tools) == {"read_summary", "add_signal", "propose_edit"}
@@ -124,8 +124,8 @@ def test_on_stdio_with_a_user_key(world: World) -> None:
         async with on_stdio(world, "app", "switched") as client:
             assert words(await client.call_tool("add_signal", {"signal": {"type": "post", "text": "hi"}})) == "added"
             world.app.set_controls("switched", use=False, learn=False)
-            told = await client.call_tool("add_signal", {"signal": {"type": "post", "text": "more"}})
-            assert "does not want to be learned from" in words(told) and world.app.user("switched").signals == 1
+            result = await client.call_tool("add_signal", {"signal": {"type": "post", "text": "more"}})
+            assert "does not want to be learned from" in words(result) and world.app.user("switched").signals == 1
             edit = await client.call_tool("propose_edit", {"version": 0, "changes": [{"text": "Likes tea."}]})
             assert edit.is_error and "learned from" in words(edit) and world.app.summary("switched") is None
             read = await client.call_tool("read_summary", {})
@@ -165,14 +165,14 @@ def test_over_http_each_request_brings_its_own_key(world: World, http: str) -> N
         async with over_http(http, world.keys["ada"], "ben") as client:
             refused = await client.call_tool("read_summary", {})
             assert refused.is_error and "does not allow" in words(refused)
-        # Which tenant's ben an admin means, they say as to the gateway; an app of another tenant can't.
-        for key, more, told in (
+        # An admin names the tenant as for the gateway; an app of another tenant can't.
+        for key, more, text in (
             ("admin", {"x_popi_tenant": "acme"}, "Ben is shy."),
             ("admin", {}, ""),
             ("other", {}, ""),
         ):
             async with over_http(http, world.keys[key], "ben", **more) as client:
-                assert (await client.call_tool("read_summary", {})).structured_content["text"] == told
+                assert (await client.call_tool("read_summary", {})).structured_content["text"] == text
         async with over_http(http, world.keys["other"], "ben", x_popi_tenant="acme") as client:
             refused = await client.call_tool("read_summary", {})
             assert refused.is_error and "does not allow" in words(refused)
@@ -183,7 +183,7 @@ def test_over_http_each_request_brings_its_own_key(world: World, http: str) -> N
             assert refused.is_error and "tea" not in words(refused)
 
     asyncio.run(run())
-    # Behind a reverse proxy the Host is another; a request without a key is refused whatever else it has.
+    # Behind a reverse proxy the Host differs; a request without a key is refused whatever else it has.
     listed = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
     headers = {"host": "mcp.example.com", "accept": "application/json, text/event-stream"}
     bearer = {"authorization": f"Bearer {world.keys['ada']}"}
@@ -191,12 +191,12 @@ def test_over_http_each_request_brings_its_own_key(world: World, http: str) -> N
     assert httpx2.post(http, json=listed, headers=headers | {"x-popi-user": "ada"}).status_code == 401
     twice = [("x-popi-user", "ben"), ("x-popi-user", "ada"), *headers.items(), *bearer.items()]
     assert httpx2.post(http, json=listed, headers=twice).status_code == 400
-    # The server has a good key in its environment, and lends it to nobody.
+    # The server has a valid key in its environment, but never uses it for its clients.
     assert httpx2.post(http, json={"jsonrpc": "2.0", "id": 1, "method": "tools/list"}).status_code == 401
 
 
 @pytest.mark.parametrize(
-    ("args", "told"),
+    ("args", "message"),
     [
         (["--url", "http://127.0.0.1:9"], "--user"),
         (["--url", "http://127.0.0.1:9", "--user", "ada", "--key-env", "NO_SUCH_KEY"], "NO_SUCH_KEY"),
@@ -204,7 +204,7 @@ def test_over_http_each_request_brings_its_own_key(world: World, http: str) -> N
         (["--url", "http://127.0.0.1:9", "--http", "--user", "ada"], "each request carries"),
     ],
 )
-def test_a_wrong_start_is_told_in_words(args: list[str], told: str, tmp_path: Path) -> None:
+def test_a_wrong_start_is_told_in_words(args: list[str], message: str, tmp_path: Path) -> None:
     env = {k: v for k, v in os.environ.items() if k != "POPI_KEY"} | {"POPI_KEY": "k"}
     done = subprocess.run([*POPI, "mcp", *args], env=env, capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 2 and told in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr

@@ -33,7 +33,7 @@ def test_a_user_and_their_page(browser: Any, tea: Stack, scripts: bool) -> None:
     assert tea.settled(USER)["text"] == "Prefers short answers."
     assert tea.answers(USER, "And black tea?", SHORT)
 
-    # The page says so, and why.
+    # The page shows it, with the reasons.
     page = new_page(browser, scripts=scripts)
     page.goto(tea.link(USER))
     assert page.url.endswith("/me") and sentences(page) == ["Prefers short answers."]
@@ -50,22 +50,22 @@ def test_a_user_and_their_page(browser: Any, tea: Stack, scripts: bool) -> None:
     assert clause(page, "short").get_by_text("Kept word for word").is_visible()
     assert "sencha" in tea.answer(USER, "And white tea?")
 
-    # More feedback comes: what was kept holds.
+    # More feedback arrives; the locked sentence stays.
     tea.say(USER, "tell me a joke with it", "i cook at home for two")
     assert tea.settled(USER)["version"] == 3
     page.goto(f"{tea.url}/me")
-    kept = "Prefers short answers, with one example."
-    assert sentences(page)[0] == kept and len(sentences(page)) == 3  # what they put otherwise is not said again
-    assert tea.settled(USER)["text"].startswith(kept)
+    locked = "Prefers short answers, with one example."
+    assert sentences(page)[0] == locked and len(sentences(page)) == 3  # the original wording is not learned again
+    assert tea.settled(USER)["text"].startswith(locked)
 
-    # What is forbidden stays away, also in other words.
+    # The forbidden sentence stays away, in other words too.
     press(page, clause(page, "humorous"), "Don’t use again")
     assert not any("humorous" in one for one in sentences(page))
     assert page.locator(".forbidden li").count() == 1
     for number in range(4):
         tea.say(USER, f"one more joke, number {number}")
         text = tea.settled(USER)["text"]
-        assert not any(joke in text for joke in tea.learner.JOKES) and text.startswith(kept)
+        assert not any(joke in text for joke in tea.learner.JOKES) and text.startswith(locked)
     page.goto(f"{tea.url}/me")
     if scripts:
         accessible(page)
@@ -77,7 +77,7 @@ def test_a_user_and_their_page(browser: Any, tea: Stack, scripts: bool) -> None:
     press(page, page, "Undo last change")
     assert sentences(page) == before and page.locator(".forbidden li").count() == 1
 
-    # History with differences; going back; pausing; trying.
+    # History with differences; restoring a version; pausing; trying.
     page.get_by_role("link", name="History").click()
     page.locator("ins").first.wait_for()
     assert page.get_by_text("in use now").count() == 1
@@ -98,7 +98,7 @@ def test_a_user_and_their_page(browser: Any, tea: Stack, scripts: bool) -> None:
     if scripts:
         accessible(page)
 
-    # They erase, and nothing is found on disk.
+    # They erase everything, and nothing is left on disk.
     assert traces(tea.folder, "sencha", "one example", "green tea", "joke", USER)
     page.get_by_role("link", name="Erase my data").click()
     if scripts:
@@ -134,7 +134,7 @@ def test_every_page_is_accessible_and_fits(browser: Any, tea: Stack, width: int,
     page.get_by_label("Your sentence").fill("Assume that I have a kettle with a thermometer, and no teapot.")
     press(page, page, "Add")
     accessible(page)
-    assert page.locator(".said.floating").count() == 1  # the page stands where it stood, and it is said there
+    assert page.locator(".said.floating").count() == 1  # the scroll position is restored
     page.goto(f"{tea.url}/me")
     clause(page, "brief").get_by_text("Why?").click()
     page.mouse.move(0, 0)
@@ -172,7 +172,7 @@ def test_every_page_is_accessible_and_fits(browser: Any, tea: Stack, width: int,
 
 
 def test_what_they_decide_before_anything_is_known_and_what_they_delete(browser: Any, tea: Stack) -> None:
-    # The switches come first, and hold for what comes later.
+    # The switches can be set first, and apply to everything later.
     page = new_page(browser, 390)
     page.goto(tea.link("ada"))
     use, learn = (page.get_by_role("switch", name=name) for name in ("Use what you know", "Learn from what I do"))
@@ -184,7 +184,7 @@ def test_what_they_decide_before_anything_is_known_and_what_they_delete(browser:
     assert tea.client.get("/users/ada").json()["signals"] == 0
     switch(page, "Learn from what I do")
 
-    # Forbidden: the model is not told, unless they let it know; the words can go, and it stays forbidden.
+    # Forbidden: the model does not see it unless they allow that; the words can be deleted, and it stays forbidden.
     tea.say("ada", "i like a joke now and then", "i cook at home for two")
     tea.settled("ada")
     page.goto(f"{tea.url}/me")
@@ -198,7 +198,7 @@ def test_what_they_decide_before_anything_is_known_and_what_they_delete(browser:
     now = tea.summary("ada")["forbidden"]
     assert [(one["text"], one["tell"]) for one in now] == [(None, True)]
 
-    # A sentence is deleted with what it was learned from; nothing of it is on disk.
+    # Delete a sentence with the signals it was learned from; nothing of it is left on disk.
     assert traces(tea.folder, "Cooks at home", "cook at home for two")
     clause(page, "Cooks").locator("details.delete > summary").click()
     accessible(page)
@@ -207,7 +207,7 @@ def test_what_they_decide_before_anything_is_known_and_what_they_delete(browser:
     assert sentences(page) == [] and page.get_by_role("status").filter(has_text="Deleted for good.").is_visible()
     assert traces(tea.folder, "Cooks at home", "cook at home for two") == []
 
-    # One thing that they did goes, and what rested on it.
+    # Delete a signal, and what rested on it.
     tea.say("ada", "i cook at home for three")
     tea.settled("ada")
     page.goto(f"{tea.url}/me")
@@ -216,7 +216,7 @@ def test_what_they_decide_before_anything_is_known_and_what_they_delete(browser:
     assert sentences(page) == [] and traces(tea.folder, "for three") == []
     tea.settled("ada")
 
-    # A version goes.
+    # Delete a version.
     page.goto(f"{tea.url}/me/history")
     before = page.locator(".versions > li").count()
     page.locator(".versions > li").last.locator("details.delete > summary").click()

@@ -1,7 +1,7 @@
-"""`popi serve --demo` as a user lives with it, in Chromium, with the nano model before and behind the gateway.
+"""A user of `popi serve --demo` in Chromium, with the nano model as both upstream and inference model.
 
-The user rewrites answers; the summary and the next answer change; they edit and keep a sentence, and forbid another;
-more feedback comes; they undo, and erase, and nothing of theirs is found on disk.
+The user rewrites answers, and the summary and the next answer change; they edit and lock a sentence and forbid another;
+after more feedback they undo and erase, and nothing of theirs is left on disk.
 """
 
 import re
@@ -28,7 +28,7 @@ def browser() -> Iterator[Any]:
 
 
 class User:
-    """Dora in the app: she asks, and rewrites answers; her feedback comes through the app."""
+    """Dora, who asks questions and rewrites answers; the app sends her feedback."""
 
     def __init__(self, client: httpx2.Client) -> None:
         self._client = client
@@ -40,31 +40,31 @@ class User:
         return reply.headers["x-popi-answer-id"], reply.json()["choices"][0]["message"]["content"]
 
     def rewrite(self, prompt: str, pattern: str, wanted: str) -> bool:
-        """Ask, and put `wanted` in place of what the answer has; says whether there was something to put right."""
+        """Ask, and replace `pattern` in the answer by `wanted`. Returns whether anything was replaced."""
         name, text = self.ask(prompt)
         mine = re.sub(pattern, wanted, text)
         if mine == text:
             return False
-        give_up = time.monotonic() + 60  # answers are written down a moment after they have passed
-        while (told := self._client.post(f"/users/{USER}/feedback", json={"answer": name, "edit": mine})).is_error:
-            assert told.status_code == 404 and time.monotonic() < give_up, told.text
+        deadline = time.monotonic() + 60  # answers are stored a moment after they were sent
+        while (reply := self._client.post(f"/users/{USER}/feedback", json={"answer": name, "edit": mine})).is_error:
+            assert reply.status_code == 404 and time.monotonic() < deadline, reply.text
             time.sleep(0.05)
         return True
 
     def settled(self) -> str:
-        """The summary once no renewal waits; empty where there is none."""
-        give_up = time.monotonic() + 60
+        """The summary once no renewal is pending; empty without one."""
+        deadline = time.monotonic() + 60
         while self._client.get(f"/users/{USER}").json()["renewal"] is not None:
-            assert time.monotonic() < give_up
+            assert time.monotonic() < deadline
             time.sleep(0.1)
         reply = self._client.get(f"/users/{USER}/summary")
         return str(reply.json()["text"]) if reply.status_code == 200 else ""
 
     def answers(self, prompt: str, pattern: str) -> bool:
-        """Whether an answer comes to be so: another process renews, and the gateway asks the store after 2 seconds."""
-        give_up = time.monotonic() + 60
+        """Wait for a matching answer: another process renews, and the gateway rereads the store after 2 seconds."""
+        deadline = time.monotonic() + 60
         while not re.search(pattern, self.ask(prompt)[1]):
-            if time.monotonic() > give_up:
+            if time.monotonic() > deadline:
                 return False
             time.sleep(0.3)
         return True
@@ -90,47 +90,47 @@ def test_a_user_of_the_demo(browser: Any, tmp_path: Path) -> None:
         assert "relaxed" in dora.settled() or "casual" in dora.settled()
         assert dora.answers(PROMPTS[0], CASUAL)
 
-        # Her page says so, and why; she puts it in her own words and keeps it.
+        # Her page shows it, with the reasons; she rewords it and locks it.
         page = new_page(browser, 390)
         page.goto(dora.link())
-        [said] = sentences(page)
+        [text] = sentences(page)
         page.get_by_text("Why? Learned from").click()
         assert page.get_by_text(f"You rewrote the answer to “{PROMPTS[0]}”.", exact=True).is_visible()
         assert page.get_by_text("we left out each thing you did in turn").is_visible()
         accessible(page)
-        kept = "wants a casual tone"
-        clause(page, said).locator("details.edit > summary").click()
-        clause(page, said).get_by_label("Your wording").fill(kept)
+        wording = "wants a casual tone"
+        clause(page, text).locator("details.edit > summary").click()
+        clause(page, text).get_by_label("Your wording").fill(wording)
         press(page, page, "Save")
-        assert sentences(page) == [kept] and page.get_by_text("Kept word for word").is_visible()
+        assert sentences(page) == [wording] and page.get_by_text("Kept word for word").is_visible()
         assert re.search(CASUAL, dora.ask(PROMPTS[2])[1])
 
         # More feedback: she takes the jokes out. The lock holds, and the next answer is serious.
         assert sum(dora.rewrite(prompt, PLAYFUL, "truly grave.") for prompt in PROMPTS[1:]) >= 3
-        assert dora.settled().startswith(kept)
+        assert dora.settled().startswith(wording)
         page.goto(f"{client.base_url}/me")
-        assert sentences(page)[0] == kept
+        assert sentences(page)[0] == wording
         moods = [one for one in sentences(page) if re.search("sobriety|gravity|serious", one)]
         assert moods, sentences(page)
         assert dora.answers(PROMPTS[0], SERIOUS) and re.search(CASUAL, dora.ask(PROMPTS[0])[1])
 
-        # She forbids that sentence: it stays away, however much of the same feedback comes.
+        # She forbids that sentence: it stays away despite more of the same feedback.
         for mood in moods:
             if mood in sentences(page):
                 press(page, clause(page, mood), "Don’t use again")
         assert not re.search(SERIOUS, dora.ask(PROMPTS[0])[1])
-        told = sum(dora.rewrite(prompt, PLAYFUL, "indeed solemn.") for prompt in MORE)
-        assert told >= 2
+        rewritten = sum(dora.rewrite(prompt, PLAYFUL, "indeed solemn.") for prompt in MORE)
+        assert rewritten >= 2
         text = dora.settled()
-        assert text.startswith(kept) and not re.search("sobriety|gravity|serious", text), text
+        assert text.startswith(wording) and not re.search("sobriety|gravity|serious", text), text
 
         # Undo: what she takes out by mistake comes back.
         page.goto(f"{client.base_url}/me")
-        there = sentences(page)
-        press(page, clause(page, kept), "Don’t use again")
-        assert kept not in sentences(page)
+        before = sentences(page)
+        press(page, clause(page, wording), "Don’t use again")
+        assert wording not in sentences(page)
         press(page, page, "Undo last change")
-        assert sentences(page) == there and re.search(CASUAL, dora.ask(PROMPTS[0])[1])
+        assert sentences(page) == before and re.search(CASUAL, dora.ask(PROMPTS[0])[1])
 
         # With and without, side by side.
         page.get_by_role("link", name="Try it").click()
@@ -146,9 +146,9 @@ def test_a_user_of_the_demo(browser: Any, tmp_path: Path) -> None:
         page.get_by_label("Yes, erase everything about me").check()
         press(page, page, "Erase everything")
         assert page.get_by_role("heading", name="Everything is erased").is_visible()
-        give_up = time.monotonic() + 60  # the worker's process may be reading: then the bytes go soon after
+        deadline = time.monotonic() + 60  # the worker's process may be reading: then the bytes go soon after
         while traces(folder, USER, "casual", "hey buddy"):
-            assert time.monotonic() < give_up
+            assert time.monotonic() < deadline
             time.sleep(0.5)
         assert dora.ask(PROMPTS[0])[1] == before
         assert page.troubles == []

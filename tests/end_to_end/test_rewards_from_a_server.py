@@ -1,4 +1,4 @@
-"""A frozen generator behind an API: the same training and the same figures as with the same model at hand."""
+"""A frozen generator behind an API gives the same training and the same figures as the same model locally."""
 
 import json
 from pathlib import Path
@@ -47,7 +47,7 @@ def make_config(root: Path, base: Path, name: str, **model: Any) -> RunConfig:
     )
 
 
-def behind(server: FakeUpstream) -> dict[str, Any]:
+def generator_at(server: FakeUpstream) -> dict[str, Any]:
     return {"api_generator": {"url": f"{server.url}/v1", "name": "org/tiny", "concurrency": 2}}
 
 
@@ -55,23 +55,25 @@ def behind(server: FakeUpstream) -> dict[str, Any]:
 def test_training_and_evaluation_are_those_of_the_same_model_at_hand(
     precision: Any, server: FakeUpstream, tiny_base: Path, tmp_path: Path
 ) -> None:
-    here = RunDirectory.open(train(make_config(tmp_path, tiny_base, "here"), console=QUIET))
-    there = RunDirectory.open(train(make_config(tmp_path, tiny_base, "there", **behind(server)), console=QUIET))
-    local, remote = (read_jsonl(run.path / "phases/inference-1/samples.jsonl") for run in (here, there))
+    local_run = RunDirectory.open(train(make_config(tmp_path, tiny_base, "here"), console=QUIET))
+    remote_run = RunDirectory.open(
+        train(make_config(tmp_path, tiny_base, "there", **generator_at(server)), console=QUIET)
+    )
+    local, remote = (read_jsonl(run.path / "phases/inference-1/samples.jsonl") for run in (local_run, remote_run))
     assert [row["summary"] for row in remote] == [row["summary"] for row in local] and len(remote) == 18
     assert [row["reward"] for row in remote] == [nearly(row["reward"], of=NATS) for row in local]
-    weights, others = load_file(here.path / TRAINED), load_file(there.path / TRAINED)
+    weights, others = load_file(local_run.path / TRAINED), load_file(remote_run.path / TRAINED)
     assert weights.keys() == others.keys()
     for name in weights:  # Adam makes up to 1e-6 of a step of what is nothing but rounding
         assert_close(others[name], weights[name], atol=1e-9, rtol=0)
 
-    own, measured = evaluate(here), evaluate(there)
+    own, measured = evaluate(local_run), evaluate(remote_run)
     for method in ("no_personalization", "raw_signals", "untrained_summary", "oracle", "popi_plug_and_play"):
-        found, wanted = measured["methods"][method], own["methods"][method]
-        assert found["context_overhead_tokens"] == wanted["context_overhead_tokens"], method
+        figures, expected = measured["methods"][method], own["methods"][method]
+        assert figures["context_overhead_tokens"] == expected["context_overhead_tokens"], method
         for key in ("reward_accuracy", "margin"):
-            assert found[key]["value"] == nearly(wanted[key]["value"], of=NATS), method
-    examples = json.loads((there.path / "evaluation" / "examples.json").read_text())
+            assert figures[key]["value"] == nearly(expected[key]["value"], of=NATS), method
+    examples = json.loads((remote_run.path / "evaluation" / "examples.json").read_text())
     answers = examples["users"][0]["prompts"][0]["answers"]
     assert set(answers.values()) == {"likes short answers."}, "answers come from the server"
 
@@ -81,21 +83,21 @@ def test_another_generator_behind_an_api_reads_the_summaries(
 ) -> None:
     run = RunDirectory.open(train(make_config(tmp_path, tiny_base, "here"), console=QUIET))
     own = evaluate(run)
-    other = ModelSpec.of_api(ApiGeneratorConfig(**behind(server)["api_generator"]))
+    other = ModelSpec.of_api(ApiGeneratorConfig(**generator_at(server)["api_generator"]))
     result = evaluate(run, generator=other)
     assert result["generator"] == f"org/tiny at {server.url}/v1"
     assert (run.path / "evaluation" / "with-tiny" / "metrics.json").is_file()
     assert set(result["gain_kept"]) >= {"popi_plug_and_play", "untrained_summary"}
     # The server's model is the run's own: in the run's own template set it has the run's own figures.
-    there, here = (m["methods"]["popi_plug_and_play"]["margin"]["value"] for m in (result, own))
-    assert there == pytest.approx(here, abs=1e-3)
+    other_margin, own_margin = (m["methods"]["popi_plug_and_play"]["margin"]["value"] for m in (result, own))
+    assert other_margin == pytest.approx(own_margin, abs=1e-3)
 
 
 def test_a_server_that_goes_away_ends_the_run_and_resuming_ends_where_an_unbroken_one_does(
     server: FakeUpstream, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = train(make_config(tmp_path, tiny_base, "whole", **behind(server)), console=QUIET)
-    broken = make_config(tmp_path, tiny_base, "broken", **behind(server))
+    whole = train(make_config(tmp_path, tiny_base, "whole", **generator_at(server)), console=QUIET)
+    broken = make_config(tmp_path, tiny_base, "broken", **generator_at(server))
     answered = server.reply
 
     def after_the_first_step(path: str, body: dict[str, Any]) -> dict[str, Any] | None:

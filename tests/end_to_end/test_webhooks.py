@@ -1,4 +1,4 @@
-"""Webhooks of gateways and workers in processes of their own: what was noted is told, whoever dies in between."""
+"""Webhooks of gateways and workers in separate processes: recorded events are delivered, whichever process dies."""
 
 import os
 import subprocess
@@ -36,7 +36,7 @@ def test_what_was_noted_before_a_kill_is_told_after_the_restart(tmp_path: Path) 
         put(gateway.url, "ben")
         receiver.wait(2)
         assert receiver.told() == [("summary.changed", "ann", 1), ("summary.changed", "ben", 1)]
-        # One without these settings erases, as popi's own command does: the store knows whom to tell.
+        # A process without these settings erases, as popi's own command does: the store knows the endpoints.
         popi = [sys.executable, "-m", "popi.cli"]
         subprocess.run([*popi, "users", "erase", "ann", "--store", store], check=True, capture_output=True, timeout=60)
         receiver.wait(3)
