@@ -3,62 +3,62 @@
 import type { Answer, Body, Options } from "./index.js";
 
 export interface Operations {
-  /** The ids of a tenant's users that begin with `prefix`, in order, page by page. */
+  /** List the ids of a tenant's users that begin with `prefix`, sorted and paginated. */
   listUsers(options?: Options<"list_users">): Promise<Answer<"list_users">>;
-  /** Add users, or signals to users: JSON, or JSONL with one user per line. All of them or none. */
+  /** Add users, or add signals to existing users, from JSON or from JSONL with one user per line. All or nothing. */
   importUsers(body: Body<"import_users">, options?: Options<"import_users">): Promise<Answer<"import_users">>;
-  /** One user. */
+  /** Get one user. */
   getUser(userId: string, options?: Options<"get_user">): Promise<Answer<"get_user">>;
-  /** Erase a user: signals, summaries, renewals, their keys, and the bytes. */
+  /** Erase a user: signals, summaries, renewals and keys, including their bytes on disk. */
   eraseUser(userId: string, options?: Options<"erase_user">): Promise<Answer<"erase_user">>;
-  /** Make another user part of this one: their signals, summaries, keys. The other is gone; there is no way back. */
+  /** Merge another user's signals, summaries and keys into this one, and remove the other user for good. */
   mergeUsers(userId: string, body: Body<"merge_users">, options?: Options<"merge_users">): Promise<Answer<"merge_users">>;
-  /** Add signals. Sending the same again changes nothing. */
+  /** Add signals. Sending the same signals again changes nothing. */
   addSignals(userId: string, body: Body<"add_signals">, options?: Options<"add_signals">): Promise<Answer<"add_signals">>;
-  /** A user's signals, newest first, page by page; `contains`: those with these words, in any case. */
+  /** List a user's signals, newest first, paginated; `contains` filters by text, ignoring case. */
   listSignals(userId: string, options?: Options<"list_signals">): Promise<Answer<"list_signals">>;
-  /** The current summary. */
+  /** Get the current summary. */
   getSummary(userId: string, options?: Options<"get_summary">): Promise<Answer<"get_summary">>;
-  /** Write a summary by hand. Where there is one, If-Match must name the version that was seen. */
+  /** Write a summary by hand. If there is one already, If-Match must name the version that you read. */
   putSummary(userId: string, body: Body<"put_summary">, options?: Options<"put_summary">): Promise<Answer<"put_summary">>;
-  /** The versions of a summary, newest first. */
+  /** List a summary's versions, newest first. */
   getVersions(userId: string, options?: Options<"get_versions">): Promise<Answer<"get_versions">>;
-  /** Make an old version's content the newest version. */
+  /** Restore an old version's content as a new version. */
   rollback(userId: string, body: Body<"rollback">, options?: Options<"rollback">): Promise<Answer<"rollback">>;
-  /** Have the summary written from all signals, instead of renewed from those that came since. */
+  /** Request a summary written from all signals, rather than updated with the new ones. */
   rebuild(userId: string, options?: Options<"rebuild">): Promise<Answer<"rebuild">>;
-  /** Delete a statement from every version. `signals`: what it rests on, too. `forbid`: it must not be said again, and no words of it are kept. */
+  /** Delete a clause from every version. `signals` also deletes the signals it rests on; `forbid` bans it from future summaries without storing its words. */
   deleteClause(userId: string, clauseId: string, options?: Options<"delete_clause">): Promise<Answer<"delete_clause">>;
-  /** Delete a version. Instead of the current one the one before it is current, under the next number. */
+  /** Delete a version. If it is the current one, the previous version becomes current under a new number. */
   deleteVersion(userId: string, version: number, options?: Options<"delete_version">): Promise<Answer<"delete_version">>;
-  /** Delete the words of what is forbidden, from every version, too. It stays forbidden: a hash is kept. */
+  /** Delete the words of a forbidden clause, from every version too. A hash remains, so it stays forbidden. */
   deleteWords(userId: string, forbiddenId: string, options?: Options<"delete_words">): Promise<Answer<"delete_words">>;
-  /** Delete a signal, and the statements that rest on it, from every version. */
+  /** Delete a signal, and the clauses that rest on it, from every version. */
   deleteSignal(userId: string, signalId: string, options?: Options<"delete_signal">): Promise<Answer<"delete_signal">>;
-  /** Everything stored of a user as JSON; or (format=jsonl) as the line that `popi train` reads. */
+  /** Export everything stored about a user as JSON or, with format=jsonl, as a line for `popi train`. */
   export(userId: string, options?: Options<"export">): Promise<Answer<"export">>;
-  /** How the user's two switches stand; both are on until somebody sets them. */
+  /** Get the user's two switches; both are on by default. */
   getControls(userId: string, options?: Options<"get_controls">): Promise<Answer<"get_controls">>;
-  /** Whether what is known of a user is used, and whether they are learned from; also of one of whom nothing is known yet. */
+  /** Set whether the user's profile is used and whether popi learns from them. The user need not exist yet. */
   setControls(userId: string, body: Body<"set_controls">, options?: Options<"set_controls">): Promise<Answer<"set_controls">>;
-  /** Both switches at once: off, or on again. */
+  /** Turn both switches off, or on again. */
   pause(userId: string, body: Body<"pause">, options?: Options<"pause">): Promise<Answer<"pause">>;
-  /** What the user did with a proxied answer becomes a signal. For tenants that opted in to capture. */
+  /** Turn a user's feedback on a proxied answer into a signal, for tenants that opted in to capture. */
   feedback(userId: string, body: Body<"feedback">, options?: Options<"feedback">): Promise<Answer<"feedback">>;
-  /** Make a link that opens the user's page for a short time. */
+  /** Create a short-lived link to the user's page. */
   makeLink(userId: string, options?: Options<"make_link">): Promise<Answer<"make_link">>;
-  /** Make a key, and its tenant if that is new. Its text is in this answer alone. */
+  /** Create a key, and its tenant if that is new. Only this response shows the key's text. */
   makeKey(body: Body<"make_key">, options?: Options<"make_key">): Promise<Answer<"make_key">>;
-  /** The keys of a tenant, or of all, oldest first, page by page. Revoked ones are among them. */
+  /** List the keys of a tenant or of all tenants, oldest first, paginated, including revoked ones. */
   listKeys(options?: Options<"list_keys">): Promise<Answer<"list_keys">>;
-  /** Revoke a key: this process refuses it at once, others on the store within seconds. */
+  /** Revoke a key. This process refuses it at once, others on the same store within seconds. */
   revokeKey(keyId: string, options?: Options<"revoke_key">): Promise<Answer<"revoke_key">>;
-  /** The names of all tenants, in order, page by page. */
+  /** List the names of all tenants, sorted and paginated. */
   listTenants(options?: Options<"list_tenants">): Promise<Answer<"list_tenants">>;
-  /** Who read or changed whom, newest first, page by page: of all tenants, of one, or of one user of it, also of one who was erased. */
+  /** List who read or changed which user's data, newest first, paginated: for all tenants, one tenant or one user, even an erased one. */
   listAudit(options?: Options<"list_audit">): Promise<Answer<"list_audit">>;
-  /** The process is up. */
+  /** The process is running. */
   healthz(options?: Options<"healthz">): Promise<Answer<"healthz">>;
-  /** The store answers, too, and the process goes on. */
+  /** The store responds too, and the process is not shutting down. */
   readyz(options?: Options<"readyz">): Promise<Answer<"readyz">>;
 }

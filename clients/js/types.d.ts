@@ -13,7 +13,7 @@ export interface paths {
         };
         /**
          * List Users
-         * @description The ids of a tenant's users that begin with `prefix`, in order, page by page.
+         * @description List the ids of a tenant's users that begin with `prefix`, sorted and paginated.
          */
         get: operations["list_users"];
         put?: never;
@@ -35,7 +35,7 @@ export interface paths {
         put?: never;
         /**
          * Import Users
-         * @description Add users, or signals to users: JSON, or JSONL with one user per line. All of them or none.
+         * @description Add users, or add signals to existing users, from JSON or from JSONL with one user per line. All or nothing.
          */
         post: operations["import_users"];
         delete?: never;
@@ -53,14 +53,14 @@ export interface paths {
         };
         /**
          * Get User
-         * @description One user.
+         * @description Get one user.
          */
         get: operations["get_user"];
         put?: never;
         post?: never;
         /**
          * Erase User
-         * @description Erase a user: signals, summaries, renewals, their keys, and the bytes.
+         * @description Erase a user: signals, summaries, renewals and keys, including their bytes on disk.
          */
         delete: operations["erase_user"];
         options?: never;
@@ -79,7 +79,7 @@ export interface paths {
         put?: never;
         /**
          * Merge Users
-         * @description Make another user part of this one: their signals, summaries, keys. The other is gone; there is no way back.
+         * @description Merge another user's signals, summaries and keys into this one, and remove the other user for good.
          */
         post: operations["merge_users"];
         delete?: never;
@@ -97,13 +97,13 @@ export interface paths {
         };
         /**
          * List Signals
-         * @description A user's signals, newest first, page by page; `contains`: those with these words, in any case.
+         * @description List a user's signals, newest first, paginated; `contains` filters by text, ignoring case.
          */
         get: operations["list_signals"];
         put?: never;
         /**
          * Add Signals
-         * @description Add signals. Sending the same again changes nothing.
+         * @description Add signals. Sending the same signals again changes nothing.
          */
         post: operations["add_signals"];
         delete?: never;
@@ -121,12 +121,12 @@ export interface paths {
         };
         /**
          * Get Summary
-         * @description The current summary.
+         * @description Get the current summary.
          */
         get: operations["get_summary"];
         /**
          * Put Summary
-         * @description Write a summary by hand. Where there is one, If-Match must name the version that was seen.
+         * @description Write a summary by hand. If there is one already, If-Match must name the version that you read.
          */
         put: operations["put_summary"];
         post?: never;
@@ -145,7 +145,7 @@ export interface paths {
         };
         /**
          * Get Versions
-         * @description The versions of a summary, newest first.
+         * @description List a summary's versions, newest first.
          */
         get: operations["get_versions"];
         put?: never;
@@ -167,7 +167,7 @@ export interface paths {
         put?: never;
         /**
          * Rollback
-         * @description Make an old version's content the newest version.
+         * @description Restore an old version's content as a new version.
          */
         post: operations["rollback"];
         delete?: never;
@@ -187,7 +187,7 @@ export interface paths {
         put?: never;
         /**
          * Rebuild
-         * @description Have the summary written from all signals, instead of renewed from those that came since.
+         * @description Request a summary written from all signals, rather than updated with the new ones.
          */
         post: operations["rebuild"];
         delete?: never;
@@ -208,8 +208,8 @@ export interface paths {
         post?: never;
         /**
          * Delete Clause
-         * @description Delete a statement from every version. `signals`: what it rests on, too. `forbid`: it must not be said again, and
-         *     no words of it are kept.
+         * @description Delete a clause from every version. `signals` also deletes the signals it rests on; `forbid` bans it from future
+         *     summaries without storing its words.
          */
         delete: operations["delete_clause"];
         options?: never;
@@ -229,7 +229,7 @@ export interface paths {
         post?: never;
         /**
          * Delete Version
-         * @description Delete a version. Instead of the current one the one before it is current, under the next number.
+         * @description Delete a version. If it is the current one, the previous version becomes current under a new number.
          */
         delete: operations["delete_version"];
         options?: never;
@@ -249,7 +249,7 @@ export interface paths {
         post?: never;
         /**
          * Delete Words
-         * @description Delete the words of what is forbidden, from every version, too. It stays forbidden: a hash is kept.
+         * @description Delete the words of a forbidden clause, from every version too. A hash remains, so it stays forbidden.
          */
         delete: operations["delete_words"];
         options?: never;
@@ -269,7 +269,7 @@ export interface paths {
         post?: never;
         /**
          * Delete Signal
-         * @description Delete a signal, and the statements that rest on it, from every version.
+         * @description Delete a signal, and the clauses that rest on it, from every version.
          */
         delete: operations["delete_signal"];
         options?: never;
@@ -286,7 +286,7 @@ export interface paths {
         };
         /**
          * Export
-         * @description Everything stored of a user as JSON; or (format=jsonl) as the line that `popi train` reads.
+         * @description Export everything stored about a user as JSON or, with format=jsonl, as a line for `popi train`.
          */
         get: operations["export"];
         put?: never;
@@ -306,13 +306,12 @@ export interface paths {
         };
         /**
          * Get Controls
-         * @description How the user's two switches stand; both are on until somebody sets them.
+         * @description Get the user's two switches; both are on by default.
          */
         get: operations["get_controls"];
         /**
          * Set Controls
-         * @description Whether what is known of a user is used, and whether they are learned from; also of one of whom nothing is known
-         *     yet.
+         * @description Set whether the user's profile is used and whether popi learns from them. The user need not exist yet.
          */
         put: operations["set_controls"];
         post?: never;
@@ -332,7 +331,7 @@ export interface paths {
         get?: never;
         /**
          * Pause
-         * @description Both switches at once: off, or on again.
+         * @description Turn both switches off, or on again.
          */
         put: operations["pause"];
         post?: never;
@@ -353,7 +352,7 @@ export interface paths {
         put?: never;
         /**
          * Feedback
-         * @description What the user did with a proxied answer becomes a signal. For tenants that opted in to capture.
+         * @description Turn a user's feedback on a proxied answer into a signal, for tenants that opted in to capture.
          */
         post: operations["feedback"];
         delete?: never;
@@ -373,7 +372,7 @@ export interface paths {
         put?: never;
         /**
          * Make Link
-         * @description Make a link that opens the user's page for a short time.
+         * @description Create a short-lived link to the user's page.
          */
         post: operations["make_link"];
         delete?: never;
@@ -391,13 +390,13 @@ export interface paths {
         };
         /**
          * List Keys
-         * @description The keys of a tenant, or of all, oldest first, page by page. Revoked ones are among them.
+         * @description List the keys of a tenant or of all tenants, oldest first, paginated, including revoked ones.
          */
         get: operations["list_keys"];
         put?: never;
         /**
          * Make Key
-         * @description Make a key, and its tenant if that is new. Its text is in this answer alone.
+         * @description Create a key, and its tenant if that is new. Only this response shows the key's text.
          */
         post: operations["make_key"];
         delete?: never;
@@ -418,7 +417,7 @@ export interface paths {
         post?: never;
         /**
          * Revoke Key
-         * @description Revoke a key: this process refuses it at once, others on the store within seconds.
+         * @description Revoke a key. This process refuses it at once, others on the same store within seconds.
          */
         delete: operations["revoke_key"];
         options?: never;
@@ -435,7 +434,7 @@ export interface paths {
         };
         /**
          * List Tenants
-         * @description The names of all tenants, in order, page by page.
+         * @description List the names of all tenants, sorted and paginated.
          */
         get: operations["list_tenants"];
         put?: never;
@@ -455,8 +454,8 @@ export interface paths {
         };
         /**
          * List Audit
-         * @description Who read or changed whom, newest first, page by page: of all tenants, of one, or of one user of it, also of one
-         *     who was erased.
+         * @description List who read or changed which user's data, newest first, paginated: for all tenants, one tenant or one user,
+         *     even an erased one.
          */
         get: operations["list_audit"];
         put?: never;
@@ -476,7 +475,7 @@ export interface paths {
         };
         /**
          * Healthz
-         * @description The process is up.
+         * @description The process is running.
          */
         get: operations["healthz"];
         put?: never;
@@ -496,7 +495,7 @@ export interface paths {
         };
         /**
          * Readyz
-         * @description The store answers, too, and the process goes on.
+         * @description The store responds too, and the process is not shutting down.
          */
         get: operations["readyz"];
         put?: never;
@@ -1263,7 +1262,7 @@ export interface operations {
                 limit?: number;
             };
             header?: {
-                /** @description Of an admin key: another tenant than its own. */
+                /** @description For admin keys: a tenant other than the key's own. */
                 "x-popi-tenant"?: string | null;
             };
             path?: never;
@@ -1286,7 +1285,7 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description Of an admin key: another tenant than its own. */
+                /** @description For admin keys: a tenant other than the key's own. */
                 "x-popi-tenant"?: string | null;
             };
             path?: never;
@@ -1314,11 +1313,11 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description Of an admin key: another tenant than its own. */
+                /** @description For admin keys: a tenant other than the key's own. */
                 "x-popi-tenant"?: string | null;
             };
             path: {
-                /** @description The user: any text, percent-encoded (a slash is %2F). */
+                /** @description The user id: any text, percent-encoded (a slash is %2F). */
                 id: string;
             };
             cookie?: never;
@@ -1340,11 +1339,11 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description Of an admin key: another tenant than its own. */
+                /** @description For admin keys: a tenant other than the key's own. */
                 "x-popi-tenant"?: string | null;
             };
             path: {
-                /** @description The user: any text, percent-encoded (a slash is %2F). */
+                /** @description The user id: any text, percent-encoded (a slash is %2F). */
                 id: string;
             };
             cookie?: never;
@@ -1366,11 +1365,11 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description Of an admin key: another tenant than its own. */
+                /** @description For admin keys: a tenant other than the key's own. */
                 "x-popi-tenant"?: string | null;
             };
             path: {
-                /** @description The user: any text, percent-encoded (a slash is %2F). */
+                /** @description The user id: any text, percent-encoded (a slash is %2F). */
                 id: string;
             };
             cookie?: never;
@@ -1400,11 +1399,11 @@ export interface operations {
                 limit?: number;
             };
             header?: {
-                /** @description Of an admin key: another tenant than its own. */
+                /** @description For admin keys: a tenant other than the key's own. */
                 "x-popi-tenant"?: string | null;
             };
             path: {
-                /** @description The user: any text, percent-encoded (a slash is %2F). */
+                /** @description The user id: any text, percent-encoded (a slash is %2F). */
                 id: string;
             };
             cookie?: never;
@@ -1426,11 +1425,11 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description Of an admin key: another tenant than its own. */
+                /** @description For admin keys: a tenant other than the key's own. */
                 "x-popi-tenant"?: string | null;
             };
             path: {
-                /** @description The user: any text, percent-encoded (a slash is %2F). */
+                /** @description The user id: any text, percent-encoded (a slash is %2F). */
                 id: string;
             };
             cookie?: never;
@@ -1456,11 +1455,11 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description Of an admin key: another tenant than its own. */
+                /** @description For admin keys: a tenant other than the key's own. */
                 "x-popi-tenant"?: string | null;
             };
             path: {
-                /** @description The user: any text, percent-encoded (a slash is %2F). */
+                /** @description The user id: any text, percent-encoded (a slash is %2F). */
                 id: string;
             };
             cookie?: never;
@@ -1470,7 +1469,7 @@ export interface operations {
             /** @description Successful Response */
             200: {
                 headers: {
-                    /** @description The version, for If-Match. */
+                    /** @description The version, to send in If-Match. */
                     ETag?: string;
                     [name: string]: unknown;
                 };
@@ -1484,13 +1483,13 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description Of an admin key: another tenant than its own. */
+                /** @description For admin keys: a tenant other than the key's own. */
                 "x-popi-tenant"?: string | null;
-                /** @description The version that was seen, as the ETag gives it: "3"; "0" for none. */
+                /** @description The version that you read, from its ETag: "3"; "0" if there was no summary. */
                 "If-Match"?: string | null;
             };
             path: {
-                /** @description The user: any text, percent-encoded (a slash is %2F). */
+                /** @description The user id: any text, percent-encoded (a slash is %2F). */
                 id: string;
             };
             cookie?: never;
@@ -1504,7 +1503,7 @@ export interface operations {
             /** @description Successful Response */
             200: {
                 headers: {
-                    /** @description The version, for If-Match. */
+                    /** @description The version, to send in If-Match. */
                     ETag?: string;
                     [name: string]: unknown;
                 };
@@ -1518,11 +1517,11 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description Of an admin key: another tenant than its own. */
+                /** @description For admin keys: a tenant other than the key's own. */
                 "x-popi-tenant"?: string | null;
             };
             path: {
-                /** @description The user: any text, percent-encoded (a slash is %2F). */
+                /** @description The user id: any text, percent-encoded (a slash is %2F). */
                 id: string;
             };
             cookie?: never;
@@ -1544,13 +1543,13 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description Of an admin key: another tenant than its own. */
+                /** @description For admin keys: a tenant other than the key's own. */
                 "x-popi-tenant"?: string | null;
-                /** @description The version that was seen, as the ETag gives it: "3"; "0" for none. */
+                /** @description The version that you read, from its ETag: "3"; "0" if there was no summary. */
                 "If-Match"?: string | null;
             };
             path: {
-                /** @description The user: any text, percent-encoded (a slash is %2F). */
+                /** @description The user id: any text, percent-encoded (a slash is %2F). */
                 id: string;
             };
             cookie?: never;
@@ -1564,7 +1563,7 @@ export interface operations {
             /** @description Successful Response */
             200: {
                 headers: {
-                    /** @description The version, for If-Match. */
+                    /** @description The version, to send in If-Match. */
                     ETag?: string;
                     [name: string]: unknown;
                 };
@@ -1578,11 +1577,11 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description Of an admin key: another tenant than its own. */
+                /** @description For admin keys: a tenant other than the key's own. */
                 "x-popi-tenant"?: string | null;
             };
             path: {
-                /** @description The user: any text, percent-encoded (a slash is %2F). */
+                /** @description The user id: any text, percent-encoded (a slash is %2F). */
                 id: string;
             };
             cookie?: never;
@@ -1607,12 +1606,12 @@ export interface operations {
                 forbid?: boolean;
             };
             header?: {
-                /** @description Of an admin key: another tenant than its own. */
+                /** @description For admin keys: a tenant other than the key's own. */
                 "x-popi-tenant"?: string | null;
             };
             path: {
                 clause_id: string;
-                /** @description The user: any text, percent-encoded (a slash is %2F). */
+                /** @description The user id: any text, percent-encoded (a slash is %2F). */
                 id: string;
             };
             cookie?: never;
@@ -1634,12 +1633,12 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description Of an admin key: another tenant than its own. */
+                /** @description For admin keys: a tenant other than the key's own. */
                 "x-popi-tenant"?: string | null;
             };
             path: {
                 version: number;
-                /** @description The user: any text, percent-encoded (a slash is %2F). */
+                /** @description The user id: any text, percent-encoded (a slash is %2F). */
                 id: string;
             };
             cookie?: never;
@@ -1661,12 +1660,12 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description Of an admin key: another tenant than its own. */
+                /** @description For admin keys: a tenant other than the key's own. */
                 "x-popi-tenant"?: string | null;
             };
             path: {
                 forbidden_id: string;
-                /** @description The user: any text, percent-encoded (a slash is %2F). */
+                /** @description The user id: any text, percent-encoded (a slash is %2F). */
                 id: string;
             };
             cookie?: never;
@@ -1688,12 +1687,12 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description Of an admin key: another tenant than its own. */
+                /** @description For admin keys: a tenant other than the key's own. */
                 "x-popi-tenant"?: string | null;
             };
             path: {
                 signal_id: string;
-                /** @description The user: any text, percent-encoded (a slash is %2F). */
+                /** @description The user id: any text, percent-encoded (a slash is %2F). */
                 id: string;
             };
             cookie?: never;
@@ -1717,11 +1716,11 @@ export interface operations {
                 format?: "json" | "jsonl";
             };
             header?: {
-                /** @description Of an admin key: another tenant than its own. */
+                /** @description For admin keys: a tenant other than the key's own. */
                 "x-popi-tenant"?: string | null;
             };
             path: {
-                /** @description The user: any text, percent-encoded (a slash is %2F). */
+                /** @description The user id: any text, percent-encoded (a slash is %2F). */
                 id: string;
             };
             cookie?: never;
@@ -1744,11 +1743,11 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description Of an admin key: another tenant than its own. */
+                /** @description For admin keys: a tenant other than the key's own. */
                 "x-popi-tenant"?: string | null;
             };
             path: {
-                /** @description The user: any text, percent-encoded (a slash is %2F). */
+                /** @description The user id: any text, percent-encoded (a slash is %2F). */
                 id: string;
             };
             cookie?: never;
@@ -1770,11 +1769,11 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description Of an admin key: another tenant than its own. */
+                /** @description For admin keys: a tenant other than the key's own. */
                 "x-popi-tenant"?: string | null;
             };
             path: {
-                /** @description The user: any text, percent-encoded (a slash is %2F). */
+                /** @description The user id: any text, percent-encoded (a slash is %2F). */
                 id: string;
             };
             cookie?: never;
@@ -1800,11 +1799,11 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description Of an admin key: another tenant than its own. */
+                /** @description For admin keys: a tenant other than the key's own. */
                 "x-popi-tenant"?: string | null;
             };
             path: {
-                /** @description The user: any text, percent-encoded (a slash is %2F). */
+                /** @description The user id: any text, percent-encoded (a slash is %2F). */
                 id: string;
             };
             cookie?: never;
@@ -1830,11 +1829,11 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description Of an admin key: another tenant than its own. */
+                /** @description For admin keys: a tenant other than the key's own. */
                 "x-popi-tenant"?: string | null;
             };
             path: {
-                /** @description The user: any text, percent-encoded (a slash is %2F). */
+                /** @description The user id: any text, percent-encoded (a slash is %2F). */
                 id: string;
             };
             cookie?: never;
@@ -1860,11 +1859,11 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description Of an admin key: another tenant than its own. */
+                /** @description For admin keys: a tenant other than the key's own. */
                 "x-popi-tenant"?: string | null;
             };
             path: {
-                /** @description The user: any text, percent-encoded (a slash is %2F). */
+                /** @description The user id: any text, percent-encoded (a slash is %2F). */
                 id: string;
             };
             cookie?: never;
@@ -1890,7 +1889,7 @@ export interface operations {
                 limit?: number;
             };
             header?: {
-                /** @description Of an admin key: another tenant than its own. */
+                /** @description For admin keys: a tenant other than the key's own. */
                 "x-popi-tenant"?: string | null;
             };
             path?: never;
@@ -1913,7 +1912,7 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description Of an admin key: another tenant than its own. */
+                /** @description For admin keys: a tenant other than the key's own. */
                 "x-popi-tenant"?: string | null;
             };
             path?: never;
@@ -1940,7 +1939,7 @@ export interface operations {
         parameters: {
             query?: never;
             header?: {
-                /** @description Of an admin key: another tenant than its own. */
+                /** @description For admin keys: a tenant other than the key's own. */
                 "x-popi-tenant"?: string | null;
             };
             path: {
@@ -1968,7 +1967,7 @@ export interface operations {
                 limit?: number;
             };
             header?: {
-                /** @description Of an admin key: another tenant than its own. */
+                /** @description For admin keys: a tenant other than the key's own. */
                 "x-popi-tenant"?: string | null;
             };
             path?: never;
@@ -1996,7 +1995,7 @@ export interface operations {
                 limit?: number;
             };
             header?: {
-                /** @description Of an admin key: another tenant than its own. */
+                /** @description For admin keys: a tenant other than the key's own. */
                 "x-popi-tenant"?: string | null;
             };
             path?: never;

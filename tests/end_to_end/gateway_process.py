@@ -1,4 +1,4 @@
-"""A gateway as its users start it: `popi serve` in a process of its own."""
+"""Start a gateway as its users do: `popi serve` in a separate process."""
 
 import os
 import subprocess
@@ -14,14 +14,14 @@ ADMIN = "an-admin-key-of-the-tests"
 
 @dataclass
 class GatewayProcess:
-    """One process, and where it listens."""
+    """A gateway's process and URL."""
 
     process: "subprocess.Popen[str]"
     url: str = ""
     lines: list[str] = field(default_factory=list)
 
     def kill(self) -> None:
-        """As the kernel would: no goodbye."""
+        """Send SIGKILL, so that the process can't clean up."""
         self.process.kill()
         self.process.wait()
 
@@ -29,7 +29,7 @@ class GatewayProcess:
 def start(
     store: str, *more: str, upstream: str = "http://127.0.0.1:9", env: dict[str, str] | None = None
 ) -> GatewayProcess:
-    """Start `popi serve` and wait until it listens."""
+    """Start `popi serve` and wait until it is listening."""
     command = [
         sys.executable,
         "-m",
@@ -43,8 +43,8 @@ def start(
         store,
         *more,
     ]
-    given = os.environ | {"POPI_ADMIN_KEY": ADMIN, "NO_PROXY": "*"} | (env or {})
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=given)
+    environment = os.environ | {"POPI_ADMIN_KEY": ADMIN, "NO_PROXY": "*"} | (env or {})
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
     started = GatewayProcess(process)
 
     def read() -> None:
@@ -53,11 +53,11 @@ def start(
             started.lines.append(line)
 
     threading.Thread(target=read, daemon=True).start()
-    give_up = time.monotonic() + 60
-    while time.monotonic() < give_up and process.poll() is None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
         for line in list(started.lines):
-            if line.startswith("popi listens at "):
-                started.url = line.removeprefix("popi listens at ").strip()
+            if line.startswith("popi listens on "):
+                started.url = line.removeprefix("popi listens on ").strip()
                 return started
         time.sleep(0.02)
     process.kill()
@@ -68,7 +68,7 @@ def start(
 def running(
     store: str, *more: str, upstream: str = "http://127.0.0.1:9", env: dict[str, str] | None = None
 ) -> Iterator[GatewayProcess]:
-    """A gateway for as long as the block lasts."""
+    """Run a gateway for the duration of the block."""
     started = start(store, *more, upstream=upstream, env=env)
     try:
         yield started

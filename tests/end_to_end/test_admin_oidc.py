@@ -1,4 +1,4 @@
-"""The team signs in at an OpenID provider, a process of its own (oidc-provider-mock), in Chromium and by hand."""
+"""The team signs in at an OpenID provider (oidc-provider-mock, in a process), in Chromium and without a browser."""
 
 import base64
 import json
@@ -40,7 +40,7 @@ USERS = [
 def issuer() -> Iterator[str]:
     port = free_port()
     claims = [word for one in USERS for word in ("--user-claims", json.dumps(one))]
-    # `localhost`, while the gateway is at 127.0.0.1: another site, as in life.
+    # `localhost`, while the gateway is at 127.0.0.1: another site, as in production.
     command = [sys.executable, "-m", "oidc_provider_mock", "--port", str(port), "--require-nonce", "true", *claims]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
@@ -56,7 +56,7 @@ def issuer() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def tea(issuer: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """A gateway whose address is not known before it listens, so the settings are given it afterwards."""
+    """A gateway whose settings need its URL, which is known only once it is listening."""
     oidc = OidcSettings(
         issuer=issuer,
         client_id="popi",
@@ -139,14 +139,14 @@ def test_who_has_no_role_or_says_no_does_not_get_in(browser: Any, tea: Stack) ->
         page.get_by_role("button", name="Deny").click()
     assert page.get_by_role("heading", name="You are not signed in").is_visible()
     page.goto(f"{tea.url}/admin")
-    assert page.get_by_label("Admin key").is_visible()  # the key still does
+    assert page.get_by_label("Admin key").is_visible()  # the key still works
 
 
-# -- without a browser: what an attacker would change ------------------------------------------------------------------
+# -- without a browser: tampering by an attacker ---------------------------------------------------------------------
 
 
 def begun(tea: Stack) -> tuple[httpx2.Client, str]:
-    """A browser that has begun a sign-in, and where it was sent."""
+    """A client that has started a sign-in, and the URL it was redirected to."""
     client = httpx2.Client(base_url=tea.url)
     reply = client.get("/admin/oidc")
     assert reply.status_code == 303, reply.text
@@ -154,7 +154,7 @@ def begun(tea: Stack) -> tuple[httpx2.Client, str]:
 
 
 def come_back(url: str, who: str = "anna") -> str:
-    """The address that the provider sends a browser back to."""
+    """The URL that the provider redirects a browser back to."""
     reply = httpx2.post(url, data={"sub": who})
     assert reply.status_code in (302, 303), reply.text
     return str(reply.headers["location"])
@@ -173,13 +173,13 @@ def test_what_goes_to_the_provider(tea: Stack) -> None:
 def test_a_sign_in_counts_once_and_in_its_own_browser(tea: Stack) -> None:
     client, url = begun(tea)
     back = come_back(url)
-    assert httpx2.get(back).status_code == 403  # another browser, without a sign-in of its own
+    assert httpx2.get(back).status_code == 403  # another browser, without a sign-in in progress
     other, _ = begun(tea)
-    assert other.get(back).status_code == 403  # one with another: the state is not its own
+    assert other.get(back).status_code == 403  # one with another sign-in: the state does not match
     done = client.get(back)
     assert done.status_code == 200 and "popi_admin=" in done.headers["set-cookie"]
     assert "SameSite=strict" in done.headers["set-cookie"]
-    assert client.get(back).status_code == 403  # the provider takes a code once; and the cookie is gone
+    assert client.get(back).status_code == 403  # the provider accepts a code once, and the cookie is gone
 
 
 @pytest.mark.parametrize("wrong", ["state", "code"])
@@ -208,16 +208,16 @@ def test_another_nonce_than_the_one_asked_with_is_refused(tea: Stack) -> None:
 
 
 def test_the_code_goes_with_the_verifier_of_its_challenge(tea: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Looked at on its way, since this provider does not check it."""
+    """Checked in transit, since this provider does not check it."""
     provider = tea.gateway.pages._sessions.oidc
     assert provider is not None
-    sent, ask = [], provider._asked
+    sent, ask = [], provider._request
 
     async def asked(method: str, url: str, headers: Any = (), body: bytes | None = None) -> dict[str, Any]:
         sent.append(body)
         return await ask(method, url, headers, body)
 
-    monkeypatch.setattr(provider, "_asked", asked)
+    monkeypatch.setattr(provider, "_request", asked)
     client, url = begun(tea)
     assert client.get(come_back(url)).status_code == 200
     (form,) = [parse_qs(body.decode()) for body in sent if body is not None]

@@ -95,7 +95,7 @@ process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env)
 lines = []
 for line in process.stderr:
     lines.append(line)
-    if line.startswith("popi listens at "):
+    if line.startswith("popi listens on "):
         break
 else:
     sys.exit("".join(lines))

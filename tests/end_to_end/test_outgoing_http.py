@@ -1,4 +1,4 @@
-"""A gateway in a process of its own, and commands, behind a forward proxy and with a private authority."""
+"""A gateway in a separate process, and commands, behind a forward proxy and with a private authority."""
 
 import asyncio
 import json
@@ -46,7 +46,7 @@ def jwks() -> dict[str, Any]:
 def gateway(
     folder: Path, upstream: FakeUpstream, http: dict[str, Any], env: dict[str, str] | None = None
 ) -> Iterator[tuple[GatewayProcess, httpx2.Client]]:
-    """With a worker behind the same server, and tokens whose keys are there."""
+    """A gateway whose worker uses the same server, which also has the keys of its tokens."""
     upstream.pages["/keys"] = jwks()
     settings = folder / "gateway.toml"
     lines = [f'[proxy]\njwt = {{ jwks_url = "{upstream.url}/keys" }}', "[renewal]\nquiet = 0.1\nidle = 0.05"]
@@ -121,7 +121,7 @@ def test_a_proxy_that_refuses_is_named(tmp_path: Path) -> None:
         answer = client.post("/v1/chat/completions", json=CHAT)
         assert (answer.status_code, answer.json()["error"]["code"]) == (502, "upstream_proxy")
         assert "the forward proxy answered 407" in answer.json()["error"]["message"]
-        until_logged(process, "the upstream can't be used", "the forward proxy answered 407")
+        until_logged(process, "can't use the upstream", "the forward proxy answered 407")
         client.post("/users/ann/signals", json={"signals": [{"type": "statement", "text": "I like tea."}]})
         until_logged(process, "did not answer (proxy)")
         assert upstream.received == []
@@ -143,11 +143,11 @@ def test_a_certificate_that_does_not_hold_is_named(tmp_path: Path, fault: str) -
         answer = client.post("/v1/chat/completions", json=CHAT)
         assert (answer.status_code, answer.json()["error"]["code"]) == (502, "upstream_certificate")
         assert words in answer.json()["error"]["message"]
-        until_logged(process, "the upstream can't be used", words)
+        until_logged(process, "can't use the upstream", words)
         client.post("/users/ann/signals", json={"signals": [{"type": "statement", "text": "I like tea."}]})
         until_logged(process, "did not answer (certificate)")
-        assert chat(client, "ann").status_code == 503  # nobody can say whose the token is
-        until_logged(process, "the keys of the tokens' issuer can't be fetched", words)
+        assert chat(client, "ann").status_code == 503  # the token can't be verified
+        until_logged(process, "can't fetch the token issuer's keys", words)
         assert upstream.received == []
 
 
@@ -162,7 +162,7 @@ def test_a_client_certificate_and_ssl_cert_file(tmp_path: Path) -> None:
             assert chat(client, "ann").headers["x-popi-personalized"] == "applied"
         (tmp_path / "without").mkdir()
         with gateway(tmp_path / "without", upstream, {}, env) as (_, client):
-            # TLS 1.3 refuses after the handshake: what the server says may be lost with the connection.
+            # TLS 1.3 refuses after the handshake: the server's message may be lost with the connection.
             errors = [client.post("/v1/chat/completions", json=CHAT).json()["error"] for _ in range(10)]
             assert {error["code"] for error in errors} <= {"upstream_certificate", "upstream_broken"}
             assert any("requires a valid client certificate" in error["message"] for error in errors)

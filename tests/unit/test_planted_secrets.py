@@ -181,10 +181,10 @@ def test_representations_and_dumps(tmp_path: Path) -> None:
         config = load_config(None, [f"model.api_generator.url={url}", "model.api_generator.key_env=UPSTREAM_KEY"])
         spec = ModelSpec("m", url=url, key_env="UPSTREAM_KEY")
         things: list[Any] = [settings, of_worker(file), inference, inference.connect(), config, spec, HttpConfig()]
-        things += [*settings.proxy.listed, settings.proxy.jwt, ApiUrl.parse(url)]
+        things += [*settings.proxy.all_upstreams, settings.proxy.jwt, ApiUrl.parse(url)]
         things += [popi.InferenceModel.from_spec(spec), popi.Generator.from_api(url, "m", key_env="UPSTREAM_KEY")]
         things += [popi.Client("http://localhost:8600"), popi.AsyncClient("http://localhost:8600", PLANTED["POPI_KEY"])]
-        things += [Upstream(ApiUrl.parse(url), key=settings.proxy.listed[0].secret())]
+        things += [Upstream(ApiUrl.parse(url), key=settings.proxy.all_upstreams[0].secret())]
         database = Database.open(f"sqlite:///{tmp_path}/popi.db")
         things += [database, database._engine, Gateway(database, settings), Database(PLANTED["POPI_STORE"])._engine]
     for thing in things:

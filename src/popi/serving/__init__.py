@@ -1,8 +1,8 @@
 """The gateway: any OpenAI or Anthropic client, personalised by the preference summaries of its end users.
 
-    client ──▶ proxy ──▶ upstream          who calls (keys), for whom (identity), which summary (store), put in (inject)
+    client ──▶ proxy ──▶ upstream          check the key, identify the user, look up their summary, inject it
                  │
-               store ◀── profile API       signals come in, summaries are read and edited
+               store ◀── profile API       add signals, read and edit summaries
                  ▲
                worker                      renews stale summaries with the inference model
 

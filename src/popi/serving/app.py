@@ -1,4 +1,4 @@
-"""The gateway as one ASGI application: our own routes, and everything under `/v1/` through the proxy."""
+"""The gateway as one ASGI application: the profile API, the pages, and the proxy for everything under `/v1/`."""
 
 import asyncio
 import logging
@@ -41,20 +41,20 @@ from popi.serving.worker.renewal import Worker
 log = logging.getLogger("popi.gateway")
 
 CHORES_SECONDS = 10.0
-"""Between two looks at what the store has to do for itself, and at how many renewals wait."""
+"""Interval of housekeeping in the store, and of counting pending renewals."""
 
 
 class Gateway:
     """The application.
 
     Attributes:
-        ending: the process ends soon; `/readyz` says so.
+        ending: the process is about to shut down, as `/readyz` reports.
 
     Args:
         database: the store, open.
-        settings: of everything.
-        worker: renews summaries in this process; None: another process does, or nobody.
-        admin_key: as KeyRing takes it.
+        settings: all settings.
+        worker: renews summaries in this process; None if a separate process does, or none at all.
+        admin_key: see KeyRing.
 
     Raises:
         StoreError: the database failed.
@@ -75,7 +75,7 @@ class Gateway:
         )
         self._worker, self._audit = worker, settings.audit
         proxy = _with_secret(settings.proxy, database)
-        limits = Limits.of(proxy)
+        limits = Limits.from_settings(proxy)
         self.pages = Pages(self.store, self.profiles, self.keys, throttle, settings)
         self.recorder = Recorder(self.store, settings.capture, injected)
         profile_api = ProfileApi(
@@ -90,7 +90,7 @@ class Gateway:
         )
         self._proxy = proxy_routes(proxy, self.keys, self.summaries, limits, self.recorder, settings.http)
         self._jobs: dict[str, int] = {}
-        self._proxy.metrics.registry.register(_OfTheStore(self._jobs, self.summaries))
+        self._proxy.metrics.registry.register(_StoreMetrics(self._jobs, self.summaries))
         if worker is not None:
             self._proxy.metrics.registry.register(worker.metrics.registry)
         self._webhooks = Deliverer(database, settings.webhooks, settings.http) if settings.webhooks else None
@@ -123,7 +123,7 @@ class Gateway:
         chores = asyncio.create_task(self._chores(self._audit))
         if self._worker is not None:
             loop, forget = asyncio.get_running_loop(), self.summaries.forget
-            self._worker.changed = lambda tenant, user_id: _tell(loop, forget, tenant, user_id)
+            self._worker.changed = lambda tenant, user_id: _forget_soon(loop, forget, tenant, user_id)
             self._worker.start()
         if self._webhooks is not None:
             await asyncio.to_thread(self._webhooks.start)
@@ -158,20 +158,20 @@ class Gateway:
         while True:
             try:
                 self.summaries.drop_old()
-                self._proxy.gateway.forget()  # users whom another process erased may be in it
+                self._proxy.gateway.forget()  # another process may have erased users that it has cached
                 self._jobs.update(await self.store.read(count))
                 await self.profiles.expire()
                 await self.profiles.expire_audit(settings.days)
                 await self.profiles.scrub_if_time()
             except StoreError as error:
                 log.error("the store failed", extra={"fields": {"error": str(error)}})
-            except Exception as error:  # a fault of ours ends no chores
+            except Exception as error:  # an error must not end the chores
                 log_fault("the chores failed", error)
             await asyncio.sleep(CHORES_SECONDS)
 
 
 def _with_secret(proxy: ProxySettings, database: Database) -> ProxySettings:
-    """The settings with the secret for hashed ids, where one is needed: their own, or else the store's."""
+    """The settings with the secret for hashed ids, if needed: their own, or else the store's."""
     if proxy.id_secret is not None or proxy.ids_upstream != "hashed":
         return proxy
     if proxy.id_secret_env is not None:
@@ -179,20 +179,24 @@ def _with_secret(proxy: ProxySettings, database: Database) -> ProxySettings:
     return proxy.model_copy(update={"id_secret": SecretStr(id_secret(database))})
 
 
-def _tell(loop: asyncio.AbstractEventLoop, forget: Callable[[str, str], None], tenant: str, user_id: str) -> None:
-    with suppress(RuntimeError):  # the loop has ended, and with it what it would forget
+def _forget_soon(
+    loop: asyncio.AbstractEventLoop, forget: Callable[[str, str], None], tenant: str, user_id: str
+) -> None:
+    with suppress(RuntimeError):  # the loop has ended, and the cache with it
         loop.call_soon_threadsafe(forget, tenant, user_id)
 
 
-class _OfTheStore(Collector):
-    """For `/metrics`: renewals that wait in the store; uses of old summaries."""
+class _StoreMetrics(Collector):
+    """Metrics of the store: pending renewals, and uses of outdated summaries."""
 
     def __init__(self, waiting: dict[str, int], summaries: SummaryCache) -> None:
         self._waiting, self._summaries = waiting, summaries
 
     def collect(self) -> list[Metric]:
-        gauge = GaugeMetricFamily("popi_renewal_jobs", "Stale summaries, by how their renewal stands", labels=["state"])
+        gauge = GaugeMetricFamily(
+            "popi_renewal_jobs", "Stale summaries, by the state of their renewal", labels=["state"]
+        )
         for state, number in self._waiting.items():
             gauge.add_metric([state], number)
-        about = "Requests personalised with an old summary, because the store was slow or failed"
-        return [gauge, CounterMetricFamily("popi_old_summaries", about, self._summaries.old_ones)]
+        about = "Requests personalised with a cached summary because the store was slow or failed"
+        return [gauge, CounterMetricFamily("popi_old_summaries", about, self._summaries.stale_uses)]

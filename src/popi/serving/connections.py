@@ -1,7 +1,7 @@
-"""The listening side: uvicorn, with bounds on what a client may hold without a key.
+"""Limits on connections, which apply before a key is checked.
 
-uvicorn bounds neither heads, nor the time of heads, bodies and answers, nor the connections of one address. `Protocol`
-notes on httptools' callbacks where a connection stands; `Connections` looks at all of them once a second.
+uvicorn does not limit the size of headers, the time for headers, bodies and responses, or the connections per address.
+`Protocol` tracks a connection's state through httptools' callbacks; `Connections` checks all of them once a second.
 """
 
 import asyncio
@@ -21,19 +21,19 @@ from popi.serving.throttle import network_of
 
 SWEEP_SECONDS = 1.0
 LINGER_SECONDS = 5.0
-"""How long a client may go on sending a body that was refused, so that it gets to read why."""
-MOST_PIPELINED = 100
-"""Maximum requests that wait on one connection for the answers before theirs."""
+"""How long a client may keep sending a refused body, so that it can read the response."""
+MAX_PIPELINED = 100
+"""Maximum requests that may wait on one connection for earlier responses."""
 OTHER_FILES = 256
-"""Files that the process opens beside sockets."""
+"""Open files to allow for besides sockets."""
 _IDLE, _HEAD, _BODY, _UNWANTED = range(4)
-"""What a connection waits for from its client: a request, the rest of its head, of its body, of a refused body."""
+"""What a connection is waiting for: a request, or the rest of its headers, its body or a refused body."""
 
 
 def uvicorn_settings(settings: ServerSettings, connections: "Connections | None" = None) -> dict[str, Any]:
-    """How uvicorn should run the gateway: the upstream's own `server` and `date` are passed on, log lines are ours.
+    """uvicorn's settings for the gateway. The upstream's `server` and `date` headers are forwarded, and popi logs.
 
-    For one server: its connections are counted in `connections`, by default in a new one.
+    Use them for one server: `connections` counts its connections, by default in a new object.
     """
     return {
         "loop": "uvloop",
@@ -51,36 +51,36 @@ class Connections:
     """All connections of one server.
 
     Args:
-        settings: their bounds.
+        settings: their limits.
 
     Attributes:
-        ending: each is closed after its next answer.
+        ending: close each connection after its next response.
     """
 
     def __init__(self, settings: ServerSettings) -> None:
-        # A connection to the upstream for each; where files run out, the store fails as well.
+        # Each may need a connection to the upstream; if files run out, the store fails as well.
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         files = 2 * settings.connections + OTHER_FILES
         if hard != resource.RLIM_INFINITY:
             files = min(files, hard)
         if soft != resource.RLIM_INFINITY and soft < files:
             resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
-        self._most = min(settings.connections, max(files - OTHER_FILES, 2) // 2)
+        self._maximum = min(settings.connections, max(files - OTHER_FILES, 2) // 2)
         self.settings, self.ending = settings, False
         self.cors = headers_below(settings.cors_origins)
         self._trusted = [ip_network(one) for one in settings.trusted_proxies]
-        self._open: dict[Protocol, None] = {}  # the oldest first
+        self._open: dict[Protocol, None] = {}  # oldest first
         self._of_network: dict[str, dict[Protocol, None]] = {}
 
     def enter(self, new: "Protocol", host: str) -> bool:
-        """Count a connection in; False: there is no room, and no connection without a request could give way."""
+        """Count a new connection. Returns False if there is no room and no idle connection to close."""
         new.network = network_of(host)
         trusted = bool(self._trusted) and any(ip_address(host) in network for network in self._trusted)
-        same, most = self._of_network.get(new.network, {}), self.settings.connections_per_address
-        for crowd, room in ((same, self._most if trusted else most), (self._open, self._most)):
-            if len(crowd) >= room:
-                # Rather one that never sent a request: a client may be about to use again what it has used before.
-                idle = min((one for one in crowd if one.is_idle), key=lambda one: one.cycle is not None, default=None)
+        same, maximum = self._of_network.get(new.network, {}), self.settings.connections_per_address
+        for group, limit in ((same, self._maximum if trusted else maximum), (self._open, self._maximum)):
+            if len(group) >= limit:
+                # Prefer one that never sent a request: a client may be about to reuse one that did.
+                idle = min((one for one in group if one.is_idle), key=lambda one: one.cycle is not None, default=None)
                 if idle is None:
                     return False
                 self.leave(idle)
@@ -91,7 +91,7 @@ class Connections:
         return True
 
     def leave(self, one: "Protocol") -> None:
-        """Count a connection out, if it is counted in."""
+        """Stop counting a connection, if it is counted."""
         if one in self._open:
             del self._open[one], self._of_network[one.network][one]
             if not self._of_network[one.network]:
@@ -108,17 +108,17 @@ class Protocol(HttpToolsProtocol):
     """One connection.
 
     Args:
-        connections: all of its server.
-        uvicorn: what uvicorn gives its protocols.
+        connections: all connections of its server.
+        uvicorn: uvicorn's arguments for protocols.
     """
 
     def __init__(self, connections: Connections, **uvicorn: Any) -> None:
         super().__init__(**uvicorn)
         self.network, self.url = "", b""
         self._all, self._bounds = connections, connections.settings
-        self._waits_for, self._patience = _HEAD, self._bounds.head_s  # in seconds, counted down by `check`
-        self._chunk = 0  # bytes that are being parsed
-        self._unread = 0  # bytes of which nothing has come out of the parser: part of a head, a trailer, an extension
+        self._waits_for, self._patience = _HEAD, self._bounds.head_s  # seconds left, counted down by `check`
+        self._chunk = 0  # bytes being parsed
+        self._unread = 0  # bytes without a callback from the parser: incomplete headers, trailers or extensions
         self._unsent, self._write_patience = 0, self._bounds.stall_s
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -134,7 +134,7 @@ class Protocol(HttpToolsProtocol):
         if self.timeout_keep_alive_task is not None:
             self.timeout_keep_alive_task.cancel()
             self.timeout_keep_alive_task = None
-        if self._waits_for == _IDLE:  # also for blank lines, which the parser skips
+        if self._waits_for == _IDLE:  # even for blank lines, which the parser skips
             self._waits_for, self._patience = _HEAD, self._bounds.head_s
         self._chunk = len(data)
         try:
@@ -159,7 +159,7 @@ class Protocol(HttpToolsProtocol):
             self._waits_for, self._patience = _HEAD, self._bounds.head_s
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if len(self.headers) >= self._bounds.headers:  # at once: there is room for thousands in what is being parsed
+        if len(self.headers) >= self._bounds.headers:  # check here: the chunk being parsed may hold thousands
             raise self._too_large()
         super().on_header(name, value)
 
@@ -168,11 +168,11 @@ class Protocol(HttpToolsProtocol):
         if method in (b"CONNECT", b"TRACE"):
             raise Refusal(405, "no_such_method", f"{method.decode()} is not served here")
         if self.parser.get_http_version() not in ("1.0", "1.1"):
-            raise Refusal(505, "http_version", "HTTP/1.1 and HTTP/1.0 are served here")
-        if len(self.pipeline) >= MOST_PIPELINED:
-            raise Refusal(429, "too_many_at_once", f"at most {MOST_PIPELINED} requests may wait on one connection")
+            raise Refusal(505, "http_version", "only HTTP/1.1 and HTTP/1.0 are served here")
+        if len(self.pipeline) >= MAX_PIPELINED:
+            raise Refusal(429, "too_many_at_once", f"at most {MAX_PIPELINED} requests may wait on one connection")
         size, bounds = 0, self._bounds
-        if self._unread + self._chunk > bounds.header_bytes:  # with what came before or behind them
+        if self._unread + self._chunk > bounds.header_bytes:  # including bytes before or after them
             size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
         if size > bounds.header_bytes:
             raise self._too_large()
@@ -180,7 +180,7 @@ class Protocol(HttpToolsProtocol):
             super().on_headers_complete()
             if self._all.ending:
                 self.cycle.keep_alive = False
-            self.headers = []  # for trailers: among the headers, where uvicorn puts them, they could name a user
+            self.headers = []  # drop trailers, which uvicorn adds to the headers: they could name a user
             self._unread = -self._chunk
             self._waits_for, self._patience = _BODY, self._bounds.stall_s
 
@@ -189,7 +189,7 @@ class Protocol(HttpToolsProtocol):
         self._unread = -self._chunk
 
     def on_message_complete(self) -> None:
-        if self._waits_for != _HEAD:  # else it is an upgrade, and follows again
+        if self._waits_for != _HEAD:  # otherwise it is an upgrade, which is parsed again
             super().on_message_complete()
             self._unread = -self._chunk
             self._waits_for, self._patience = _IDLE, self.timeout_keep_alive
@@ -205,7 +205,7 @@ class Protocol(HttpToolsProtocol):
 
     @property
     def is_idle(self) -> bool:
-        """Whether no request is under way, but perhaps part of a head."""
+        """Whether no request is in progress, apart from incomplete headers."""
         return self._waits_for in (_IDLE, _HEAD) and not self._is_answering
 
     @property
@@ -213,14 +213,14 @@ class Protocol(HttpToolsProtocol):
         return self.cycle is not None and not self.cycle.response_complete
 
     def check(self) -> None:
-        """Close the connection if its client took too long. Called every SWEEP_SECONDS."""
+        """Close the connection if its client is too slow. Called every SWEEP_SECONDS."""
         unsent, self._unsent = self._unsent, self.transport.get_write_buffer_size()
         if not self._unsent or self._unsent < unsent:
             self._write_patience = self._bounds.stall_s
         if self._write_patience <= 0:
             self.transport.abort()
         elif not self.transport.is_reading():
-            self._patience = max(self._patience, self._bounds.stall_s)  # we let the client wait, not it us
+            self._patience = max(self._patience, self._bounds.stall_s)  # the client is waiting for us
         elif self._patience <= 0 and (self.is_idle or self._waits_for in (_BODY, _UNWANTED)):
             if self._waits_for == _BODY or (self._waits_for == _HEAD and self._unread):
                 self._end(Refusal(408, "slow_request", "the request did not arrive in time"))
@@ -231,12 +231,14 @@ class Protocol(HttpToolsProtocol):
 
     def _too_large(self) -> Refusal:
         headers, size = self._bounds.headers, self._bounds.header_bytes
-        return Refusal(431, "headers", f"a request may have {headers} headers, and {size} bytes before its body")
+        return Refusal(
+            431, "headers", f"a request may have at most {headers} headers, and {size} bytes before its body"
+        )
 
     def _end(self, refusal: Refusal) -> None:
-        """Refuse what comes, and close the connection."""
-        amid_its_body = self._waits_for == _BODY and not self.pipeline and not self.cycle.response_started
-        if self._is_answering and not amid_its_body:  # the refusal would read as another request's answer
+        """Send a refusal and close the connection."""
+        is_in_body = self._waits_for == _BODY and not self.pipeline and not self.cycle.response_started
+        if self._is_answering and not is_in_body:  # the refusal would look like another request's response
             self.transport.abort()
             return
         if self._waits_for in (_BODY, _UNWANTED):
@@ -251,15 +253,15 @@ class Protocol(HttpToolsProtocol):
         self.transport.close()
 
     def _stay_at_http_1(self, rest: bytes) -> None:
-        """Parse a request that offers another protocol again, without the offer: the parser skips its body.
+        """Parse an upgrade request again without the upgrade, since the parser would skip its body.
 
-        Java's HttpClient and `curl --http2` offer h2c with their first request.
+        Java's HttpClient and `curl --http2` offer an upgrade to h2c with their first request.
         """
-        offer = (b"upgrade", b"http2-settings")
+        upgrade_names = (b"upgrade", b"http2-settings")
         lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
         for name, value in self.headers:
             if name == b"connection":
-                value = b",".join(one for one in value.split(b",") if one.strip().lower() not in offer)
-            if name not in offer and (value or name != b"connection"):
+                value = b",".join(one for one in value.split(b",") if one.strip().lower() not in upgrade_names)
+            if name not in upgrade_names and (value or name != b"connection"):
                 lines.append(name + b": " + value)
         self.data_received(b"\r\n".join(lines) + b"\r\n\r\n" + rest)

@@ -1,4 +1,4 @@
-"""Which pages of other origins may call the gateway from a browser. Off unless origins are set."""
+"""Let web pages of other origins call the gateway. Off unless origins are set."""
 
 from collections.abc import Callable, Collection
 
@@ -19,15 +19,15 @@ EXPOSED = (
     "x-popi-summary-version",
     "x-request-id",
 )
-"""Headers of answers that a page's script may read, besides those that it always may."""
+"""Response headers that a page's script may read, besides the ones that are always allowed."""
 
 
 class Cors(CORSMiddleware):
-    """Starlette's, for keys in headers: no cookies go along. What it refuses, it refuses as the gateway does.
+    """Starlette's CORS middleware, without cookies, and with refusals in the gateway's format.
 
     Args:
-        app: what pages may call.
-        origins: theirs; `*` for all.
+        app: the application that pages may call.
+        origins: the pages' origins; `*` for all.
     """
 
     def __init__(self, app: ASGIApp, origins: Collection[str]) -> None:
@@ -37,14 +37,14 @@ class Cors(CORSMiddleware):
         response = super().preflight_response(request_headers)
         if response.status_code == 200:
             return response
-        words = "a page of this origin, or with this method, may not call the gateway; see cors_origins under [server]"
+        message = "pages of this origin, or with this method, may not call the gateway; see cors_origins under [server]"
         wanted = request_headers.get("access-control-request-headers", "")
-        _, body = answer(Refusal(403, "cors", words), "anthropic" if "anthropic-version" in wanted else "openai")
+        _, body = answer(Refusal(403, "cors", message), "anthropic" if "anthropic-version" in wanted else "openai")
         return Response(body, 403, {"vary": response.headers["vary"]}, "application/json")
 
 
 def headers_below(origins: Collection[str]) -> Callable[[Names], list[Raw]]:
-    """What answers need that the application never sees: their headers, for the headers of their request."""
+    """A function from request headers to CORS headers, for responses that are sent before the application is called."""
 
     def headers(names: Names) -> list[Raw]:
         origin = next((value for name, value in names if name == b"origin"), None)

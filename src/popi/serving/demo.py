@@ -1,7 +1,7 @@
-"""`popi serve --demo`: the gateway offline, with the nano model before and behind it, and a few users.
+"""`popi serve --demo`: an offline gateway with the nano model and a few users.
 
-Three processes: the gateway (this one, without torch), the nano model as upstream, and a worker with the nano model as
-inference model. So it is with a real upstream, too, except for the model's name.
+It runs three processes: the gateway (this one, without torch), the nano model as the upstream, and a worker with the
+nano model as the inference model. A deployment with a real upstream differs only in the models.
 """
 
 import shlex
@@ -32,23 +32,23 @@ PROMPT = "tell me about tea."
 LOAD_SECONDS = 300.0
 """On a busy machine, the first import of a fresh install takes minutes: nothing is compiled yet."""
 BLOCK = "preferences of this user : {summary}"
-"""As the nano model's own templates put a summary in: it was trained on no other words."""
+"""The wording of the nano model's own templates, which is the only one it was trained on."""
 RENEWAL = RenewalSettings(quiet=1.0, longest=5.0)
-"""Short, so that one can watch a summary change."""
+"""Short times, so that you can watch a summary change."""
 
 
 def run_demo(host: str, port: int, store: str | None) -> None:
     """Serve until Ctrl-C.
 
     Args:
-        host: address to listen at.
-        port: 0 takes any that is free.
-        store: URL of the store; None: a temporary one, gone at the end.
+        host: address to listen on.
+        port: port to listen on; 0 picks a free one.
+        store: URL of the store; None uses a temporary one.
 
     Raises:
-        UpstreamError: the nano model's server does not start.
+        UpstreamError: the nano model's server did not start.
     """
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the processes below end, too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the processes below end too
     with ExitStack() as stack:
         if store is None:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="popi-demo-"))
@@ -56,27 +56,33 @@ def run_demo(host: str, port: int, store: str | None) -> None:
         database = Database.open(store)
         key = create(database, "app", TENANT)[0]
         _fill(database)
-        behind = free_port()
-        model = stack.enter_context(_process("popi.nano.server", "--port", str(behind)))
+        upstream_port = free_port()
+        model = stack.enter_context(_process("popi.nano.server", "--port", str(upstream_port)))
         stack.enter_context(_process("popi.cli", "worker", "--model", "nano", "--store", store))
         print("loading the nano model, twice (upstream and inference model) ...", file=sys.stderr, flush=True)
-        _wait(database, model, behind)
+        _wait(database, model, upstream_port)
         settings = GatewaySettings(
-            proxy=ProxySettings(upstream=f"http://127.0.0.1:{behind}/v1", block=BLOCK),
+            proxy=ProxySettings(upstream=f"http://127.0.0.1:{upstream_port}/v1", block=BLOCK),
             renewal=RENEWAL,
             capture=CaptureSettings(tenants=(TENANT,)),
             page=PageSettings(name="The popi demo", model="nano"),
         )
-        run(database, settings, host, port, started=lambda url: print(_told(url, key), file=sys.stderr, flush=True))
+        run(
+            database,
+            settings,
+            host,
+            port,
+            started=lambda url: print(_instructions(url, key), file=sys.stderr, flush=True),
+        )
 
 
 def _fill(database: Database) -> None:
-    """Users of the nano world, due for a summary at once."""
-    made = make_users(len(NAMES), 0, "test")
+    """Add users of the nano world, whose summaries are due immediately."""
+    people = make_users(len(NAMES), 0, "test")
 
     def write(connection: Connection) -> None:
         now = database.now(connection)
-        for name, person in zip(NAMES, made, strict=True):
+        for name, person in zip(NAMES, people, strict=True):
             signals.add(connection, TENANT, name, person.user.signals, now, Debounce(0, 0))
 
     database.write(write)
@@ -84,7 +90,7 @@ def _fill(database: Database) -> None:
 
 @contextmanager
 def _process(module: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A module as a process that ends with the block, or with this process, however that ends."""
+    """Run a module as a process that ends with the block, or with this process, however that ends."""
     command = [sys.executable, "-m", "popi.serving.worker.tethered", module, *arguments]
     process = subprocess.Popen(command, stdin=subprocess.PIPE)
     try:
@@ -101,26 +107,26 @@ def _process(module: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def _wait(database: Database, model: "subprocess.Popen[bytes]", port: int) -> None:
-    """Until the sample users have their summaries, and the model's server listens."""
-    give_up = time.monotonic() + LOAD_SECONDS
+    """Wait until the sample users have summaries and the model's server is listening."""
+    deadline = time.monotonic() + LOAD_SECONDS
     while any(database.read(summaries.current_text, TENANT, name) is None for name in NAMES) or not listens(port):
-        if model.poll() is not None or time.monotonic() > give_up:
+        if model.poll() is not None or time.monotonic() > deadline:
             raise UpstreamError("the nano model did not start; does `popi generate` work here?")
         time.sleep(0.2)
 
 
-def _told(url: str, key: str) -> str:
+def _instructions(url: str, key: str) -> str:
     bearer = '-H "Authorization: Bearer $POPI_KEY"'
     chat = f'{{"model": "nano", "messages": [{{"role": "user", "content": "{PROMPT}"}}]}}'
-    liked = '{"signals": [{"type": "statement", "text": "i want short replies."}]}'
+    signal = '{"signals": [{"type": "statement", "text": "i want short replies."}]}'
     return "\n".join(
         (
-            f"popi listens at {url}; users of this demo: {', '.join(NAMES)}. Try, in another shell:",
+            f"popi listens on {url}; this demo's users: {', '.join(NAMES)}. Try in another shell:",
             f"  export POPI_URL={shlex.quote(url)} POPI_KEY={key}",
             f"  curl $POPI_URL/v1/chat/completions {bearer} -H 'x-popi-user: ada' -d '{chat}'",
             f"  curl $POPI_URL/users/ada/summary {bearer}",
-            f"  curl $POPI_URL/users/ada/signals {bearer} -H 'content-type: application/json' -d '{liked}'",
+            f"  curl $POPI_URL/users/ada/signals {bearer} -H 'content-type: application/json' -d '{signal}'",
             f"  curl $POPI_URL/users/ada/link -X POST {bearer}    # a link to ada's own page",
-            "Ctrl-C ends it.",
+            "Press Ctrl-C to stop.",
         )
     )

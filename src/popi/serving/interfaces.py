@@ -1,4 +1,4 @@
-"""What the proxy asks of keys and of the store, and no more: either side can change behind it."""
+"""The interfaces between the proxy and everything that reads keys and stores profiles."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ from popi.profiles.fields import Scope
 
 @dataclass(frozen=True)
 class Caller:
-    """Who sent a request, as its key says.
+    """The sender of a request, identified by its key.
 
     Attributes:
-        key_id: the public id of the key, for logs and metrics.
-        scope: what the key may do.
-        tenant: whose users it may speak for; an admin key's own tenant where it names no other.
-        user_id: of a user key, the one user.
+        key_id: the key's public id, for logs and metrics.
+        scope: what the key permits.
+        tenant: the tenant whose users it may act for; for an admin key, its own unless the request names another.
+        user_id: the one user that a user key belongs to; None for other keys.
     """
 
     key_id: str
@@ -25,17 +25,17 @@ class Caller:
 
     @property
     def speaks_for_users(self) -> bool:
-        """Whether a user id that comes with a request counts."""
+        """Whether the key may name the end user of a request."""
         return self.scope in ("admin", "app")
 
 
 @dataclass(frozen=True)
 class StoredSummary:
-    """The summary that is put into a user's requests.
+    """The summary to insert into a user's requests.
 
     Attributes:
-        text: as people read and edit it; never empty.
-        version: counts up from 1 with each change.
+        text: the summary as users read and edit it; never empty.
+        version: starts at 1 and increases with each change.
     """
 
     text: str
@@ -43,25 +43,25 @@ class StoredSummary:
 
 
 class Tap(Protocol):
-    """Looks on while one answer passes.
+    """Records one answer as it is streamed.
 
     Attributes:
-        answer_id: what feedback may call the answer.
+        answer_id: the id by which feedback may name the answer.
     """
 
     answer_id: str
 
     def feed(self, piece: bytes) -> None:
-        """A piece of the answer has passed."""
+        """Record a piece of the answer."""
         ...
 
     def done(self, encoding: str) -> None:
-        """The answer is through, whole; `encoding`: its content encoding."""
+        """The answer is complete; `encoding` is its content encoding."""
         ...
 
 
 class Recorder(Protocol):
-    """Keeps answers so that feedback can name them. Must not raise, nor wait."""
+    """Records answers so that feedback can refer to them. Must neither raise nor block."""
 
     def begin(
         self,
@@ -71,42 +71,42 @@ class Recorder(Protocol):
         body: Mapping[str, Any],
         summary: StoredSummary | None,
     ) -> Tap | None:
-        """Look on at one request: its body, and the summary that was put in. Keeps nothing of the body but text."""
+        """Start recording one request: its body, and the summary that was inserted. Stores only the body's text."""
         ...
 
 
 class Keys(Protocol):
-    """Checks keys. Fails closed: where it can't tell, it raises."""
+    """Authenticates keys. Fails closed: raises if a key can't be checked."""
 
-    def known(self, key: str | None) -> Caller | None:
-        """The caller, where that can be told without asking anybody; None: `authenticate` has to say."""
+    def cached(self, key: str | None) -> Caller | None:
+        """The caller, if known without I/O; None means that `authenticate` has to be called."""
         ...
 
     async def authenticate(self, key: str | None) -> Caller:
-        """The caller that a key stands for.
+        """The caller that a key belongs to.
 
         Raises:
-            AuthError: no key, an unknown or a revoked one, or the store can't be asked.
+            AuthError: the key is missing, unknown or revoked, or the store is unavailable.
         """
         ...
 
 
-class AtHand(Protocol):
-    """A look-up that is done."""
+class CachedLookup(Protocol):
+    """A cached result of looking up a user's summary."""
 
     @property
     def summary(self) -> StoredSummary | None:
-        """The user's current summary; None where there is none."""
+        """The user's current summary, if any."""
         ...
 
 
 class Summaries(Protocol):
-    """Reads summaries for the proxy. May raise anything and take its time: the proxy goes on without."""
+    """Looks up summaries for the proxy. May be slow or raise anything: the proxy then carries on without a summary."""
 
-    def at_hand(self, tenant: str, user_id: str) -> AtHand | None:
-        """What `summary_of` would say, where it can be said at once; None: ask it."""
+    def cached(self, tenant: str, user_id: str) -> CachedLookup | None:
+        """The result of `summary_of`, if known without I/O; None means that it has to be called."""
         ...
 
     async def summary_of(self, tenant: str, user_id: str) -> StoredSummary | None:
-        """The user's current summary; None where there is none, or personalisation is paused."""
+        """The user's current summary; None if there is none or personalisation is paused."""
         ...

@@ -1,8 +1,8 @@
-"""After a backup was restored: what the log says was taken away since is taken away again.
+"""After restoring a backup, repeat the erasures, merges, switches and key revocations that the log has recorded since.
 
-A backup brings back erased users, merged ones as two, switches as they stood, and keys that were revoked since. Each of
-these left a line in the log (`erased`, `merged`, `switched`, `key revoked`). Lines name users by their marks
-(store.marks), so each user of the store is marked, and those are found whom a line means.
+A backup brings back erased users, merged users as two, old states of switches and revoked keys. Each of these changes
+left a line in the log (`erased`, `merged`, `switched`, `key revoked`). Lines identify users by their marks
+(store.marks), so the marks of all users in the store are computed and compared.
 """
 
 import json
@@ -23,15 +23,20 @@ from popi.serving.store.tables import sessions
 
 USER_EVENTS = ("erased", "merged", "switched")
 KEY_EVENT = "key revoked"
-WHO = ("tenant", "user", "store")
-NEEDED = {"erased": WHO, "merged": (*WHO, "source"), "switched": (*WHO, "use", "learn"), "key revoked": ("key_id",)}
-EVENTS = tuple(NEEDED)
-ROUNDED = 0.001
-"""Times in the log have milliseconds."""
+USER_FIELDS = ("tenant", "user", "store")
+REQUIRED = {
+    "erased": USER_FIELDS,
+    "merged": (*USER_FIELDS, "source"),
+    "switched": (*USER_FIELDS, "use", "learn"),
+    "key revoked": ("key_id",),
+}
+EVENTS = tuple(REQUIRED)
+ROUNDING_S = 0.001
+"""Times in the log are rounded to milliseconds."""
 
 
 class Line(BaseModel):
-    """What counts of a line of the log."""
+    """The relevant fields of a log line."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
@@ -48,18 +53,18 @@ class Line(BaseModel):
 
 @dataclass
 class Replayed:
-    """What was done.
+    """The result of a replay.
 
     Attributes:
-        lines: that were read, of the time since the backup.
-        erased: users who were in the backup and are gone again.
+        lines: lines read, from the time since the backup.
+        erased: users who were in the backup and were erased again.
         merged: users who were merged into another again.
-        switched: users whose switches were set again; of those who are not in the backup, too.
-        revoked: keys that were good in the backup.
-        sessions: of people signed in on the pages, all of which were ended.
-        not_merged: users who should be part of another, who came after the backup: they stay what they are.
-        other_stores: lines of other stores, which were passed over.
-        bytes: of the erased, as in a receipt.
+        switched: users whose switches were set again, including users who are not in the backup.
+        revoked: keys that were valid in the backup.
+        sessions: sessions on the pages; all were ended.
+        not_merged: users who were left unmerged, because the other user was created after the backup.
+        other_stores: lines of other stores, which were skipped.
+        bytes: the state of the erased bytes, as in a receipt.
     """
 
     lines: int = 0
@@ -74,103 +79,107 @@ class Replayed:
 
 
 def read_lines(text: Iterable[str], since: float, name: str = "the log") -> Iterator[Line]:
-    """The lines that matter, of a log that may hold others, and words of a log collector in front of each.
+    """The relevant lines of a log, which may have a log collector's prefix.
 
     Args:
         text: the log's lines.
-        since: seconds since 1970; what happened before is in the backup.
-        name: of the file, for errors.
+        since: the time of the backup, in seconds since 1970; older lines are skipped.
+        name: the file's name, for errors.
 
     Raises:
-        DataError: a line that matters is not whole: nothing may be passed over by mistake.
+        DataError: a relevant line is incomplete; it must not be skipped by mistake.
     """
     for number, raw in enumerate(text, 1):
         where = f"{name}, line {number}"
         if any(f'\\"{event}\\"' in raw for event in EVENTS):
-            raise DataError(f"{where}: popi's line is inside another line of JSON; take it out first (jq -r .log, say)")
+            raise DataError(
+                f"{where}: popi's line is wrapped in another JSON line; extract it first (for example with jq -r .log)"
+            )
         if not any(f'"{event}"' in raw for event in EVENTS):
             continue
         try:
-            found = json.loads(raw[raw.index("{") :])
-            if not isinstance(found, dict) or found.get("event") not in EVENTS:
+            fields = json.loads(raw[raw.index("{") :])
+            if not isinstance(fields, dict) or fields.get("event") not in EVENTS:
                 continue
-            line = Line(**found)
-        except ValueError:  # pydantic's errors are such
-            raise DataError(f"{where}: is cut, or none that popi wrote; mend it, or take it out") from None
-        missing = [one for one in NEEDED[line.event] if one not in found]
+            line = Line(**fields)
+        except ValueError:  # includes pydantic's errors
+            raise DataError(f"{where}: the line is truncated or was not written by popi; repair or remove it") from None
+        missing = [one for one in REQUIRED[line.event] if one not in fields]
         if missing:
-            raise DataError(f"{where}: {line.event!r} without {missing[0]}; is it of an older popi?")
-        if line.at >= since - ROUNDED:
+            raise DataError(
+                f"{where}: {line.event!r} without {missing[0]}; was it written by an older version of popi?"
+            )
+        if line.at >= since - ROUNDING_S:
             yield line
 
 
 @dataclass
 class _People:
-    """The users whom lines mean, by tenant and mark; several ids at one where a merge can't be done again."""
+    """The users that lines refer to, by tenant and mark; several ids per mark if a merge can't be repeated."""
 
     ids: dict[tuple[str, str], list[str]]
 
     @classmethod
-    def of(cls, database: Database, own: Marks, lines: Iterable[Line]) -> "_People":
-        named = {(line.tenant, mark) for line in lines for mark in (line.user, line.source)}
-        found: dict[tuple[str, str], list[str]] = {}
-        for tenant in {tenant for tenant, _ in named}:
+    def of(cls, database: Database, store_marks: Marks, lines: Iterable[Line]) -> "_People":
+        wanted = {(line.tenant, mark) for line in lines for mark in (line.user, line.source)}
+        ids: dict[tuple[str, str], list[str]] = {}
+        for tenant in {tenant for tenant, _ in wanted}:
             after = None
             while page := database.read(users.list_ids, tenant, after):
                 after = page[-1]
                 for user_id in page:
-                    if (key := (tenant, own.of(tenant, user_id))) in named:
-                        found[key] = [user_id]
-        return cls(found)
+                    if (key := (tenant, store_marks.of(tenant, user_id))) in wanted:
+                        ids[key] = [user_id]
+        return cls(ids)
 
 
 def replay(database: Database, lines: Iterable[Line]) -> Replayed:
-    """Do again, in the order of time, what the lines say. A second time nothing is left to do.
+    """Repeat the changes in the lines, in chronological order. Replaying again changes nothing.
 
-    A user who came again after their erasure stays: they are new.
+    A user who was created again after an erasure is a new user and stays.
 
     Raises:
-        DataError: every line about users is of another store, or of a backup from before there were marks.
-        StoreError: the database failed. What was done by then stays done; begin again.
+        DataError: all lines about users are of other stores, or the backup is older than marks.
+        StoreError: the database failed. Changes so far are kept; run it again.
     """
     ordered = sorted(lines, key=lambda line: line.at)
-    done = Replayed(lines=len(ordered))
-    own = database.write(marks)
-    of_users = [line for line in ordered if line.event in USER_EVENTS]
-    mine = [line for line in of_users if line.store == own.store]
-    done.other_stores = len(of_users) - len(mine)
-    if of_users and not mine:
+    result = Replayed(lines=len(ordered))
+    store_marks = database.write(marks)
+    user_lines = [line for line in ordered if line.event in USER_EVENTS]
+    own_lines = [line for line in user_lines if line.store == store_marks.store]
+    result.other_stores = len(user_lines) - len(own_lines)
+    if user_lines and not own_lines:
         raise DataError(
-            f"all {len(of_users)} lines about users are of other stores ({of_users[0].store}), and this one is "
-            f"{own.store}: the backup is of another store, or from before a gateway of this version was started on it"
+            f"all {len(user_lines)} lines about users are of other stores ({user_lines[0].store}), but this is store "
+            f"{store_marks.store}: the backup is of another store, or older than the first start of this version on it"
         )
-    people = _People.of(database, own, mine)
+    people = _People.of(database, store_marks, own_lines)
     for line in ordered:
         if line.event == KEY_EVENT:
-            done.revoked += database.write(_revoke, line)
-        elif line.event == "merged" and line.store == own.store:
-            _merge_again(database, line, people, done)
-        elif line.store == own.store:
+            result.revoked += database.write(_revoke, line)
+        elif line.event == "merged" and line.store == store_marks.store:
+            _merge_again(database, line, people, result)
+        elif line.store == store_marks.store:
             ids = people.ids.get((line.tenant, line.user), [])
             if line.event == "switched":
-                done.switched += database.write(_switch, line, ids, database.now)
+                result.switched += database.write(_switch, line, ids, database.now)
             else:
-                gone = {user_id for user_id in ids if database.write(_erase, line, user_id, database.now)}
-                done.erased += len(gone)
-                ids[:] = [user_id for user_id in ids if user_id not in gone]
-    done.sessions = database.write(lambda connection: connection.execute(delete(sessions)).rowcount)
-    done.bytes = bytes_of(database, not scrub_now(database))
-    return done
+                erased = {user_id for user_id in ids if database.write(_erase, line, user_id, database.now)}
+                result.erased += len(erased)
+                ids[:] = [user_id for user_id in ids if user_id not in erased]
+    result.sessions = database.write(lambda connection: connection.execute(delete(sessions)).rowcount)
+    result.bytes = bytes_of(database, not scrub_now(database))
+    return result
 
 
-def _merge_again(database: Database, line: Line, people: _People, done: Replayed) -> None:
+def _merge_again(database: Database, line: Line, people: _People, result: Replayed) -> None:
     into = people.ids.setdefault((line.tenant, line.user), [])
     for source in people.ids.pop((line.tenant, line.source), []):
         if not into or not database.write(_merge, line, into[0], source, database.now):
             into.append(source)
-            done.not_merged += 1
+            result.not_merged += 1
         else:
-            done.merged += 1
+            result.merged += 1
 
 
 def _merge(connection: Connection, line: Line, into: str, source: str, now: Callable[[Connection], float]) -> bool:
@@ -187,25 +196,25 @@ def _erase(connection: Connection, line: Line, user_id: str, now: Callable[[Conn
 
 
 def _from_before(connection: Connection, line: Line, user_id: str) -> bool:
-    found = users.find(connection, line.tenant, user_id)
-    return found is not None and found.created_at <= line.at + ROUNDED
+    user = users.find(connection, line.tenant, user_id)
+    return user is not None and user.created_at <= line.at + ROUNDING_S
 
 
 def _switch(connection: Connection, line: Line, ids: list[str], now: Callable[[Connection], float]) -> bool:
-    """Of somebody whom the backup does not know, it is kept by their mark: it holds when they come."""
+    """Set switches again. For a user who is not in the backup, store them by mark, to apply once the user exists."""
     wanted = Switches(line.use, line.learn)
     if not ids:
         opt_outs.store(connection, line.user, int(not line.use), int(not line.learn))
         return True
-    behind = [user_id for user_id in ids if controls.find(connection, line.tenant, user_id) != wanted]
-    for user_id in behind:
+    outdated = [user_id for user_id in ids if controls.find(connection, line.tenant, user_id) != wanted]
+    for user_id in outdated:
         controls.put(connection, line.tenant, user_id, now(connection), Debounce(), use=line.use, learn=line.learn)
-    return bool(behind)
+    return bool(outdated)
 
 
 def _revoke(connection: Connection, line: Line) -> bool:
-    found = keys.find(connection, line.key_id)
-    if found is None or found.revoked_at is not None:
-        return False  # a key from after the backup is gone with it
+    key = keys.find(connection, line.key_id)
+    if key is None or key.revoked_at is not None:
+        return False  # a key created after the backup no longer exists
     keys.revoke(connection, line.key_id, line.at)
     return True

@@ -17,26 +17,26 @@ from popi.serving.store.database import Database
 from popi.serving.worker.renewal import Worker
 
 NEW_OBJECTS = 10_000
-"""So many new objects, and Python looks for garbage in cycles; its own 700 are a request's or two."""
+"""New objects before Python collects garbage; the default of 700 is reached within a request or two."""
 
 
 class _Server(uvicorn.Server):
-    """Says so once it listens; and ends in two steps, so that a load balancer in front can notice."""
+    """Reports when it is listening, and shuts down in two steps, so that load balancers can notice."""
 
     def __init__(
         self, config: uvicorn.Config, started: Callable[[], None], ending: Callable[[], None], notice_s: float
     ) -> None:
         super().__init__(config)
-        self._say, self._ending, self._notice_s = started, ending, notice_s
+        self._on_started, self._ending, self._notice_s = started, ending, notice_s
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
-            # What is there now stays: the collector need not walk through it again and again, amid requests.
+            # Exempt everything loaded so far from garbage collection, which would slow down requests.
             gc.collect()
             gc.freeze()
             gc.set_threshold(NEW_OBJECTS, 20, 50)
-            self._say()
+            self._on_started()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._ending()
@@ -55,29 +55,29 @@ def run(
     worker: Worker | None = None,
     started: Callable[[str], None] | None = None,
 ) -> None:
-    """Serve until Ctrl-C or SIGTERM. At the first start the admin key is printed on stderr, once.
+    """Serve until Ctrl-C or SIGTERM. The first start prints an admin key to stderr, once.
 
-    At the end `/readyz` fails first, for `notice_s`; then nobody is let in any more, and answers under way have
-    `drain_s`.
+    Shutting down takes two steps: `/readyz` fails for `notice_s`; then no new connections are accepted, and responses
+    in progress have `drain_s` to finish.
 
     Args:
         database: the store, open; closed at the end.
-        settings: of the gateway.
-        host: address to listen at.
-        port: 0 takes any that is free.
+        settings: the gateway's settings.
+        host: address to listen on.
+        port: port to listen on; 0 picks a free one.
         worker: renews summaries in this process.
-        started: called with the gateway's URL once it listens; by default a line on stderr.
+        started: called with the gateway's URL once it is listening; by default prints a line to stderr.
 
     Raises:
-        ConfigError: the address can't be listened at.
+        ConfigError: the address is not available.
     """
     gateway, connections = Gateway(database, settings, worker), Connections(settings.server)
-    listening = _listen(host, port)
-    shown = f"[{host}]" if ":" in host else host
-    url = f"http://{shown}:{listening.getsockname()[1]}"
+    listener = _listen(host, port)
+    url_host = f"[{host}]" if ":" in host else host
+    url = f"http://{url_host}:{listener.getsockname()[1]}"
     if (key := first_admin_key(database)) is not None:
-        _say(f"admin key, shown this once: {key}")
-    say = started or (lambda url: _say(f"popi listens at {url}"))
+        _print_line(f"admin key, shown only once: {key}")
+    on_started = started or (lambda url: _print_line(f"popi listens on {url}"))
     config = uvicorn.Config(
         gateway,
         **uvicorn_settings(settings.server, connections),
@@ -90,13 +90,13 @@ def run(
     def ending() -> None:
         gateway.ending = connections.ending = True
 
-    server = _Server(config, lambda: say(url), ending, settings.server.notice_s)
+    server = _Server(config, lambda: on_started(url), ending, settings.server.notice_s)
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-        runner.run(server.serve([listening]))
+        runner.run(server.serve([listener]))
 
 
-def _say(line: str) -> None:
-    """A line on stderr in one write: `print` makes two, and other threads' lines of log come between."""
+def _print_line(line: str) -> None:
+    """Write a line to stderr in one call: `print` makes two, and other threads' log lines could come between them."""
     sys.stderr.write(line + "\n")
     sys.stderr.flush()
 
@@ -104,27 +104,27 @@ def _say(line: str) -> None:
 def _listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        listening = socket.socket(family, socket.SOCK_STREAM)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind((host, port))
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
     except OSError as error:
         raise ConfigError(
-            f"can't listen at {host}:{port} ({error.strerror}); name another address with --host and --port"
+            f"can't listen on {host}:{port} ({error.strerror}); choose another address with --host and --port"
         ) from None
-    listening.listen(2048)
-    listening.set_inheritable(True)
-    return listening
+    listener.listen(2048)
+    listener.set_inheritable(True)
+    return listener
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens at now."""
+    """A local port that is free right now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def listens(port: int) -> bool:
-    """Whether anybody listens at a port of this machine."""
+    """Whether something is listening on a local port."""
     try:
         socket.create_connection(("127.0.0.1", port), timeout=1.0).close()
     except OSError:

@@ -1,11 +1,11 @@
-"""Summaries for the proxy, kept in memory for a moment (interfaces.Summaries).
+"""A short-lived cache of summaries for the proxy (interfaces.Summaries).
 
-age        what a request gets
-≤ 2 s      what is kept
-≤ 30 s     the store's answer, or what is kept where the store lets one wait or fails
-older      the store's answer, or a fault
+age        result
+≤ 2 s      the cached summary
+≤ 30 s     the store's, or the cached one if the store is slow or fails
+older      the store's, or an error
 
-Users amid a conversation wait for no store: their summaries are read anew before they are 2 s old, in one query.
+Users in a conversation never wait for the store: their summaries are refreshed before they are 2 s old, in one query.
 """
 
 import asyncio
@@ -20,35 +20,35 @@ from popi.serving.store import summaries
 from popi.serving.store.threads import Store
 
 FRESH_SECONDS = 2.0
-"""How long a summary is used without asking the store: so late another process's change is seen."""
+"""How long a summary is used without querying the store. Another process's change takes effect after this."""
 AHEAD_SECONDS = 0.5
-"""Between two looks at whose summaries will be old soon."""
+"""Interval of checking which summaries need a refresh."""
 ACTIVE_SECONDS = 30.0
-"""How long after its last use a summary is kept fresh."""
-MOST_ACTIVE = 500
-"""Most summaries that are kept fresh, those last used: one query a second."""
+"""How long after its last use a summary is refreshed."""
+MAX_ACTIVE = 500
+"""Maximum summaries to refresh, the most recently used ones, with one query per second."""
 STALE_SECONDS = 30.0
-"""How old a summary may be that is used because the store does not answer."""
+"""Maximum age of a summary to use while the store is unavailable."""
 PATIENCE_SECONDS = 0.025
-"""How long one with an old summary waits for the store; a chat has 50 ms to spare for all of ours."""
-KEPT = 50_000
-"""Most users remembered."""
+"""How long a request with a stale summary waits for the store: a chat can spare 50 ms for all of popi's work."""
+CACHE_SIZE = 50_000
+"""Maximum number of users to cache."""
 
 Key = tuple[str, str]
 
 
-class _Kept(NamedTuple):
+class _Cached(NamedTuple):
     summary: StoredSummary | None
     read_at: float
 
 
 class _Reading:
-    """A look-up under way of one user's summary or several, one for all who ask meanwhile.
+    """A lookup in progress of one or more users' summaries, shared by all requests that wait for it.
 
     Attributes:
-        task: finds the summaries that there are.
-        began: when; what it finds is as old as that.
-        void: whose summaries changed meanwhile: what it finds of them counts no more.
+        task: reads the summaries.
+        began: when the lookup started, which is the age of its results.
+        void: users whose summaries have changed since; their results are ignored.
     """
 
     __slots__ = ("began", "task", "void")
@@ -59,20 +59,20 @@ class _Reading:
 
 
 class SummaryCache:
-    """Reads through to the store; that a user has no summary is remembered as well.
+    """A read-through cache, which also remembers that a user has no summary.
 
-    An old summary bridges a store that is slow, for a while. That nobody's erasure is missed for longer than that,
-    every use of an old one asks the store first; and `forget` leaves nothing to be used.
+    While the store is slow, a stale summary is used for a limited time. The store is always queried first, so that an
+    erasure is never missed for longer than that; and after `forget` nothing stale is used.
 
     Args:
-        store: where summaries are.
+        store: where summaries are stored.
         fresh_seconds: see FRESH_SECONDS.
         stale_seconds: see STALE_SECONDS.
-        kept: see KEPT.
+        size: see CACHE_SIZE.
         clock: monotonic seconds.
 
     Attributes:
-        old_ones: how often an old summary was used.
+        stale_uses: how often a stale summary was used.
     """
 
     def __init__(
@@ -80,127 +80,128 @@ class SummaryCache:
         store: Store,
         fresh_seconds: float = FRESH_SECONDS,
         stale_seconds: float = STALE_SECONDS,
-        kept: int = KEPT,
+        size: int = CACHE_SIZE,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._store, self._most, self._clock = store, kept, clock
+        self._store, self._size, self._clock = store, size, clock
         self._fresh, self._stale = fresh_seconds, stale_seconds
-        self._kept: OrderedDict[Key, _Kept] = OrderedDict()
+        self._cached: OrderedDict[Key, _Cached] = OrderedDict()
         self._reading: dict[Key, _Reading] = {}
-        self._used: OrderedDict[Key, float] = OrderedDict()  # when last; the longest ago first
-        self._looking: asyncio.TimerHandle | None = None
-        self.old_ones = 0
+        self._used: OrderedDict[Key, float] = OrderedDict()  # time of last use, least recent first
+        self._refresh_timer: asyncio.TimerHandle | None = None
+        self.stale_uses = 0
 
-    def at_hand(self, tenant: str, user_id: str) -> _Kept | None:
-        """What is kept of a user, if it may be used without asking the store."""
-        kept = self._kept.get(key := (tenant, user_id))
-        if kept is None or (now := self._clock()) - kept.read_at >= self._fresh:
+    def cached(self, tenant: str, user_id: str) -> _Cached | None:
+        """The cached result for a user, if it is fresh enough to use without querying the store."""
+        cached = self._cached.get(key := (tenant, user_id))
+        if cached is None or (now := self._clock()) - cached.read_at >= self._fresh:
             return None
-        if kept.summary is not None:
+        if cached.summary is not None:
             self._note_use(key, now)
-        return kept
+        return cached
 
     async def summary_of(self, tenant: str, user_id: str) -> StoredSummary | None:
-        """The user's current summary; None where there is none.
+        """The user's current summary, if any.
 
         Raises:
-            StoreError: it can't be read, or the store hangs: the chat has waited for its key already.
+            StoreError: it can't be read, or the store hangs, in which case the chat has already waited for its key.
         """
         key = (tenant, user_id)
         while True:
-            if (kept := self.at_hand(*key)) is not None:
-                return kept.summary
+            if (cached := self.cached(*key)) is not None:
+                return cached.summary
             if self._store.is_hanging:
-                if (old := self._old(key)) is not None:
+                if (old := self._use_stale(key)) is not None:
                     return old
-                raise StoreError("the store does not answer")
+                raise StoreError("the store does not respond")
             reading = self._reading.get(key) or self._read((key,))
             try:
-                found = await self._answer(key, reading)
+                summary = await self._wait_for(key, reading)
             except StoreError:
-                if key not in reading.void and (old := self._old(key)) is not None:
+                if key not in reading.void and (old := self._use_stale(key)) is not None:
                     return old
                 raise
             if key not in reading.void:
-                if found is not None:
+                if summary is not None:
                     self._note_use(key, self._clock())
-                return found
+                return summary
 
-    async def _answer(self, key: Key, reading: _Reading) -> StoredSummary | None:
-        """What is read, or the old summary if that takes too long."""
-        if self._bridge(key) is not None and not reading.task.done():
-            left = reading.began + PATIENCE_SECONDS - self._clock()
-            await asyncio.wait((reading.task,), timeout=max(0.0, left))
-            if not reading.task.done() and key not in reading.void and (old := self._old(key)) is not None:
+    async def _wait_for(self, key: Key, reading: _Reading) -> StoredSummary | None:
+        """The result of a lookup, or the stale summary if that takes too long."""
+        if self._stale_summary(key) is not None and not reading.task.done():
+            remaining = reading.began + PATIENCE_SECONDS - self._clock()
+            await asyncio.wait((reading.task,), timeout=max(0.0, remaining))
+            if not reading.task.done() and key not in reading.void and (old := self._use_stale(key)) is not None:
                 return old
         return (await asyncio.shield(reading.task)).get(key)
 
-    def _bridge(self, key: Key) -> StoredSummary | None:
-        """The old summary, if it may still be used. That there was none bridges nothing."""
-        kept = self._kept.get(key)
-        return kept.summary if kept is not None and self._clock() < kept.read_at + self._stale else None
+    def _stale_summary(self, key: Key) -> StoredSummary | None:
+        """The cached summary, if it is not too old to use. Not for users who had none."""
+        cached = self._cached.get(key)
+        return cached.summary if cached is not None and self._clock() < cached.read_at + self._stale else None
 
-    def _old(self, key: Key) -> StoredSummary | None:
-        """The same, to be used: counted."""
-        old = self._bridge(key)
-        self.old_ones += old is not None
+    def _use_stale(self, key: Key) -> StoredSummary | None:
+        """The same, counted as a use."""
+        old = self._stale_summary(key)
+        self.stale_uses += old is not None
         return old
 
     def _read(self, keys: Collection[Key]) -> _Reading:
         task = asyncio.get_running_loop().create_task(self._store.lookup(summaries.current_texts, keys))
         reading = _Reading(task, self._clock())
         self._reading.update(dict.fromkeys(keys, reading))
-        task.add_done_callback(lambda _: self._keep(keys, reading))
+        task.add_done_callback(lambda _: self._store_results(keys, reading))
         return reading
 
     def _note_use(self, key: Key, now: float) -> None:
         self._used[key] = now
         self._used.move_to_end(key)
-        if len(self._used) > MOST_ACTIVE:
+        if len(self._used) > MAX_ACTIVE:
             self._used.popitem(last=False)
-        if self._looking is None:
-            self._looking = asyncio.get_running_loop().call_later(AHEAD_SECONDS, self._look_ahead)
+        if self._refresh_timer is None:
+            self._refresh_timer = asyncio.get_running_loop().call_later(AHEAD_SECONDS, self._refresh)
 
-    def _look_ahead(self) -> None:
-        """Read anew what active users' next requests will ask for."""
-        now, self._looking = self._clock(), None
+    def _refresh(self) -> None:
+        """Refresh the summaries of active users before their next requests."""
+        now, self._refresh_timer = self._clock(), None
         while self._used and next(iter(self._used.values())) <= now - ACTIVE_SECONDS:
             self._used.popitem(last=False)
         if not self._used:
             return
-        self._looking = asyncio.get_running_loop().call_later(AHEAD_SECONDS, self._look_ahead)
+        self._refresh_timer = asyncio.get_running_loop().call_later(AHEAD_SECONDS, self._refresh)
         old = now - self._fresh / 2
-        keys = [key for key in self._used if (kept := self._kept.get(key)) is not None and kept.read_at <= old]
+        keys = [key for key in self._used if (cached := self._cached.get(key)) is not None and cached.read_at <= old]
         keys = [key for key in keys if key not in self._reading]
         if keys and not self._store.is_hanging:
             self._read(keys)
 
-    def _keep(self, keys: Collection[Key], reading: _Reading) -> None:
+    def _store_results(self, keys: Collection[Key], reading: _Reading) -> None:
         for key in keys:
             if self._reading.get(key) is reading:
                 del self._reading[key]
         task = reading.task
         if task.cancelled() or task.exception() is not None:
             return
-        found = task.result()
+        rows = task.result()
         for key in keys:
             if key not in reading.void:
-                self._kept[key] = _Kept(found.get(key), reading.began)
-                self._kept.move_to_end(key)
-                if key not in found:
-                    self._used.pop(key, None)  # erased, perhaps
-        while len(self._kept) > self._most:
-            self._kept.popitem(last=False)
+                self._cached[key] = _Cached(rows.get(key), reading.began)
+                self._cached.move_to_end(key)
+                if key not in rows:
+                    self._used.pop(key, None)  # possibly erased
+        while len(self._cached) > self._size:
+            self._cached.popitem(last=False)
 
     def drop_old(self) -> None:
-        """Let go of what is too old to be used: users erased by another process stay in no memory."""
+        """Drop summaries that are too old to use, so that users erased by another process don't stay in memory."""
         end = self._clock() - self._stale
-        while self._kept and next(iter(self._kept.values())).read_at <= end:  # the oldest first, but for slow readings
-            self._kept.popitem(last=False)
+        # The oldest come first, apart from slow lookups.
+        while self._cached and next(iter(self._cached.values())).read_at <= end:
+            self._cached.popitem(last=False)
 
     def forget(self, tenant: str, user_id: str) -> None:
-        """The user's summary changed: ask the store next time, and use nothing of readings under way."""
-        self._kept.pop((tenant, user_id), None)
+        """The user's summary has changed: query the store next time, and ignore lookups in progress."""
+        self._cached.pop((tenant, user_id), None)
         self._used.pop((tenant, user_id), None)
         if (reading := self._reading.pop((tenant, user_id), None)) is not None:
             reading.void.add((tenant, user_id))

@@ -1,4 +1,4 @@
-"""How many wrong keys, links and cookies one client address may try."""
+"""Limit the wrong keys, links and cookies that one client address may try."""
 
 import asyncio
 import math
@@ -11,19 +11,19 @@ from typing import TypeVar
 from weakref import WeakValueDictionary
 
 from popi.errors import AuthError, PopiError
-from popi.serving.proxy.limits import MOST_KEPT, Buckets
+from popi.serving.proxy.limits import MAX_BUCKETS, Buckets
 from popi.serving.settings import ServerSettings
 
 T = TypeVar("T")
 WRONG_AT_ONCE = 20
 TARPIT_SECONDS = 1.0
-"""How long a client waits for its 429: one that tries again at once takes less of the processor."""
+"""Delay before a 429, so that clients that retry immediately use less CPU."""
 CLIENT: ContextVar[str] = ContextVar("CLIENT", default="")
-"""Address of the client whose request is being served."""
+"""The client address of the current request."""
 
 
 def network_of(host: str) -> str:
-    """What counts as one client: an IPv4 address, or of IPv6 the /64 that a household or a machine is given."""
+    """The network that counts as one client: an IPv4 address, or the /64 of an IPv6 address."""
     try:
         address = ip_address(host)
     except ValueError:
@@ -34,50 +34,50 @@ def network_of(host: str) -> str:
 
 
 class Throttle:
-    """Slows down clients that guess. A secret that was right before is not counted, so that it always works.
+    """Slows down clients that guess secrets. A secret that was valid before is exempt, so it always works.
 
     Args:
-        settings: how many wrong ones an address may try.
-        clock: seconds that never go back.
+        settings: how many wrong secrets an address may try.
+        clock: monotonic time in seconds.
     """
 
     def __init__(self, settings: ServerSettings, clock: Callable[[], float] = time.monotonic) -> None:
         self._wrong = Buckets(settings.wrong_keys_per_s, WRONG_AT_ONCE, clock)
-        self._right: OrderedDict[str, None] = OrderedDict()
+        self._valid: OrderedDict[str, None] = OrderedDict()
         self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
     async def attempt(self, hashed: str, check: Callable[[], Awaitable[T | None]]) -> T | None:
-        """What the check of a secret returns; if that is None, or the client broke it off, it counts as wrong.
+        """Check a secret and return the result. If that is None, or the client hung up, the secret counts as wrong.
 
         Args:
-            hashed: names the secret.
-            check: says what the secret stands for; None: it is wrong.
+            hashed: identifies the secret.
+            check: looks up what the secret stands for; None if it is wrong.
 
         Raises:
-            AuthError: 429, too many were wrong just now.
+            AuthError: 429, too many recent secrets were wrong.
         """
-        if hashed in self._right:
-            if (meaning := await check()) is None:
-                self._right.pop(hashed, None)
-            return meaning
+        if hashed in self._valid:
+            if (result := await check()) is None:
+                self._valid.pop(hashed, None)
+            return result
         client = network_of(CLIENT.get())
-        # As many at once as there are tokens: an app's server may bring many right keys at the same moment.
+        # As many at once as there are tokens: an app's server may send many valid keys at the same time.
         async with self._turns.setdefault(client, asyncio.Semaphore(WRONG_AT_ONCE)):
             if not (wait := self._wrong.take(client)):
-                return await self._new(client, hashed, check)
+                return await self._first_attempt(client, hashed, check)
         await asyncio.sleep(TARPIT_SECONDS)
-        message = "too many wrong keys, links or cookies came from this address; try again later"
+        message = "too many wrong keys, links or cookies from this address; try again later"
         raise AuthError(message, status=429, retry_after=math.ceil(wait))
 
-    async def _new(self, client: str, hashed: str, check: Callable[[], Awaitable[T | None]]) -> T | None:
+    async def _first_attempt(self, client: str, hashed: str, check: Callable[[], Awaitable[T | None]]) -> T | None:
         try:
-            meaning = await check()
+            result = await check()
         except PopiError:  # the store's fault
-            self._wrong.give_back(client)
+            self._wrong.refund(client)
             raise
-        if meaning is not None:
-            self._wrong.give_back(client)
-            self._right[hashed] = None
-            if len(self._right) > MOST_KEPT:
-                self._right.popitem(last=False)
-        return meaning
+        if result is not None:
+            self._wrong.refund(client)
+            self._valid[hashed] = None
+            if len(self._valid) > MAX_BUCKETS:
+                self._valid.popitem(last=False)
+        return result

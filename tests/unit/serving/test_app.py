@@ -73,7 +73,7 @@ def test_a_worker_inside_renews_and_the_proxy_sees_it_at_once(store_url: str) ->
 def test_erased_bytes_of_a_large_file_are_overwritten_soon(
     sqlite_database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "SCRUB_AT_ONCE", 0)
+    monkeypatch.setattr(service, "MAX_IMMEDIATE_SCRUB_BYTES", 0)
     monkeypatch.setattr(module, "CHORES_SECONDS", 0.05)
     database = sqlite_database
     database.write(signals.add, "default", "ada", [StatementSignal(text="SECRET")], 1.0, Debounce())
@@ -189,7 +189,7 @@ def test_the_secret_of_hashed_ids_may_be_in_the_environment(
     sqlite_database.write(keys.ensure_tenant, "default", 0.0)
     with TestClient(Gateway(sqlite_database, settings, None, ADMIN), headers=HEADERS) as client:
         assert hashed(client, upstream) == Pseudonyms(b"ours").of("default", "ada")
-    with pytest.raises(ConfigError, match="either id_secret or id_secret_env"):
+    with pytest.raises(ConfigError, match="only one of id_secret and id_secret_env"):
         ProxySettings(upstream=upstream.url, id_secret_env="POPI_TEST_SECRET", id_secret="ours")
 
 

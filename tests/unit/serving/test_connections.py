@@ -177,7 +177,7 @@ def test_an_offer_of_another_protocol_loses_no_body(split: int) -> None:
 
 
 def test_pipelined_requests_are_answered_in_order_and_are_not_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_PIPELINED", 10)
+    monkeypatch.setattr(module, "MAX_PIPELINED", 10)
     with serving() as port:
         answers = ask(port, CHAT * 9 + closing(GET))
         assert answers.count(b'"/chat"') == 9 and answers.endswith(b'["host", "connection"]}')

@@ -73,7 +73,7 @@ def test_a_page_can_read_every_header_that_the_gateway_adds(sqlite_database: Dat
         upstream.reply = fixed(json.dumps(answer).encode(), "200 OK", "Content-Type: application/json")
         tables: dict[str, Any] = {
             "server": ServerSettings(cors_origins=(PAGE,)),
-            "proxy": ProxySettings(upstream=upstream.url),
+            "proxy": ProxySettings(upstream=upstream.url, summary_ms=10_000),
             "capture": CaptureSettings(tenants=("acme",)),
         }
         with gateway_client(sqlite_database, **tables) as people:
@@ -111,5 +111,5 @@ def test_all_origins(sqlite_database: Database) -> None:
     "origin", ["app.example", "https://app.example/", "https://App.example", "https://a/b", "null", ""]
 )
 def test_what_is_no_origin(origin: str) -> None:
-    with pytest.raises(ConfigError, match="an origin is https://host"):
+    with pytest.raises(ConfigError, match="an origin must be https://host"):
         ServerSettings(cors_origins=(origin,))

@@ -59,15 +59,15 @@ def test_a_key_in_use_is_looked_up_anew_before_anybody_waits(store: Store) -> No
         caller = await ring.authenticate(key)
         for _ in range(3):
             clock.now += 0.6 * FRESH_SECONDS
-            assert ring.known(key) == caller
-            await asyncio.gather(*ring._looking.values())
+            assert ring.cached(key) == caller
+            await asyncio.gather(*ring._lookups.values())
         clock.now += 0.4 * FRESH_SECONDS
-        assert ring.known(key) == caller and not ring._looking  # too early for another
+        assert ring.cached(key) == caller and not ring._lookups  # too early for another
         store.database.write(keys.revoke, record.key_id, 1.0)
         clock.now += 0.2 * FRESH_SECONDS
-        assert ring.known(key) == caller
-        await asyncio.gather(*ring._looking.values())
-        assert ring.known(key) is None
+        assert ring.cached(key) == caller
+        await asyncio.gather(*ring._lookups.values())
+        assert ring.cached(key) is None
 
     asyncio.run(ask())
 

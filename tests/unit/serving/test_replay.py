@@ -180,8 +180,8 @@ def test_lines_that_can_not_be_read_are_not_passed_over(run: Any, log: Log, tmp_
 
     assert json.loads(replayed(f"starting up\n{line}\n")[1])["lines"] == 1
     for text, word in (
-        (line[:-20], "line 1: is cut"),
-        (json.dumps({"log": line}), "inside another line"),
+        (line[:-20], "line 1: the line is truncated"),
+        (json.dumps({"log": line}), "wrapped in another JSON line"),
         (json.dumps({name: value for name, value in json.loads(line).items() if name != "user"}), "without user"),
     ):
         code, _, err = replayed(text)

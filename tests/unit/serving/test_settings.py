@@ -37,14 +37,14 @@ HOOK = "[[webhooks]]\nname = 'crm'\nurl = 'http://10.0.0.1/hook'\nsecret_env = '
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("x = 1", "\\[proxy\\], .*\\[audit\\], \\[\\[webhooks\\]\\] alone"),
-        ("[webhooks]\nname = 'crm'", "\\[\\[webhooks\\]\\] alone"),
+        ("x = 1", "no such table 'x'.*\\[proxy\\], .*\\[audit\\], \\[\\[webhooks\\]\\]"),
+        ("[webhooks]\nname = 'crm'", "no such table 'webhooks'; .*\\[\\[webhooks\\]\\]"),
         (HOOK + "events = []", "events.*at least 1 item"),
         (HOOK + "events = ['summary.red']", "summary.changed"),
         (HOOK + "hours = 100", "less than or equal to 72"),
-        (HOOK + HOOK, "'crm' is there twice"),
+        (HOOK + HOOK, "the name 'crm' is used twice"),
         (HOOK.replace("http:", "ftp:"), "URL of the webhook must begin with"),
-        ("[capture]\ntenant = ['a']", "no setting 'tenant'.*tenants"),
+        ("[capture]\ntenant = ['a']", "tenant: no such setting.*tenants"),
         ("[capture]\ntenants = 'shop'", "capture.tenants.*valid tuple.*'shop'"),
         ("[capture]\nhours = 0", "capture.hours.*greater than 0; got 0"),
         ("[capture]\nhours = true", "capture.hours.*valid number.*True"),
@@ -54,15 +54,15 @@ HOOK = "[[webhooks]]\nname = 'crm'\nurl = 'http://10.0.0.1/hook'\nsecret_env = '
         ("[page]\nurl = 'chat'", "chat"),
         ("[page]\nprotocol = 'x'", "'openai' or 'anthropic'.*got 'x'"),
         ("[proxi]", "'proxi'"),
-        ("[renewal]\nquite = 3", "no setting 'quite'.*quiet"),
+        ("[renewal]\nquite = 3", "quite: no such setting.*quiet"),
         ("[renewal]\nquiet = '3'", "renewal.quiet.*valid number.*got '3'"),
         ("[renewal]\nquiet = -1", "got -1"),
-        ("[[proxy.upstreams]]\nname = 'a'\nurl = 'http://a'", "either upstream .--upstream. or tables"),
+        ("[[proxy.upstreams]]\nname = 'a'\nurl = 'http://a'", "either upstream .--upstream. or .*tables"),
         ("[renewal]\ntries = 1.5", "renewal.tries.*valid integer.*got 1.5"),
         ("[renewal]\nleast_signals = 2.5", "least_signals.*valid integer"),
         ("[renewal]\nleast_signals = 0", "least_signals.*greater than or equal to 1; got 0"),
         ("[renewal]\nlease = 0.5", "renewal.lease.*greater than or equal to 1"),
-        ("[", "not TOML"),
+        ("[", "not valid TOML"),
     ],
 )
 def test_files_that_are_wrong(tmp_path: Path, text: str, words: str) -> None:
@@ -71,7 +71,7 @@ def test_files_that_are_wrong(tmp_path: Path, text: str, words: str) -> None:
 
 
 def test_the_proxys_settings_are_checked(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no setting 'issuers'; there are .*issuer"):
+    with pytest.raises(ConfigError, match="issuers: no such setting; allowed here: .*issuer"):
         read(write(tmp_path, "[proxy]\nupstream = 'http://a'\njwt = { jwks_url = 'https://a', issuers = 'b' }"))
     with pytest.raises(ConfigError, match="upstreem"):
         read(write(tmp_path, "[proxy]\nupstream = 'http://a'\nupstreem = 'http://a'"))

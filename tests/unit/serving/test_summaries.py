@@ -79,7 +79,7 @@ def test_one_that_is_in_use_is_read_again_before_it_is_old(store: Store, monkeyp
         while len(reads) == 1 or cache._reading:
             await asyncio.sleep(0.001)
         clock.now += 1.9  # the first reading is old by now
-        kept = cache.at_hand("t", "u")
+        kept = cache.cached("t", "u")
         assert kept is not None and kept.summary == StoredSummary("b", 2)
         for further in range(15):  # and so on for half a minute behind its last use
             clock.now += 1.9
@@ -90,7 +90,7 @@ def test_one_that_is_in_use_is_read_again_before_it_is_old(store: Store, monkeyp
             await asyncio.sleep(0.001)
         clock.now += 1.9
         await asyncio.sleep(0.1)
-        assert len(reads) == 17 and cache.at_hand("t", "u") is None
+        assert len(reads) == 17 and cache.cached("t", "u") is None
 
     asyncio.run(ask())
 
@@ -100,7 +100,7 @@ def test_users_who_are_active_are_read_again_in_one_query(store: Store, monkeypa
     clock = Clock()
     cache = SummaryCache(store, fresh_seconds=2.0, clock=clock)
     reads = counted(store, monkeypatch)
-    monkeypatch.setattr(module, "MOST_ACTIVE", 14)
+    monkeypatch.setattr(module, "MAX_ACTIVE", 14)
 
     async def ask() -> None:
         people = [f"u{n}" for n in range(20)]
@@ -119,7 +119,7 @@ def test_users_who_are_active_are_read_again_in_one_query(store: Store, monkeypa
         assert len(reads) == 21
         clock.now += 1.0
         for user in people:
-            kept = cache.at_hand("t", user)
+            kept = cache.cached("t", user)
             if user in ("u0", "u3", *people[15:]):  # the longest unused, the changed one, those without a summary
                 assert kept is None
             else:
@@ -140,11 +140,11 @@ def test_one_who_was_erased_by_another_process_is_soon_forgotten(store: Store) -
         clock.now += 1.5
         while cache._used:
             await asyncio.sleep(0.001)
-        kept = cache.at_hand("t", "u")
+        kept = cache.cached("t", "u")
         assert kept is not None and kept.summary is None and not cache._used
         clock.now += 40.0
         cache.drop_old()
-        assert not cache._kept
+        assert not cache._cached
 
     asyncio.run(ask())
 
@@ -175,14 +175,14 @@ def test_a_reading_from_before_a_change_is_not_kept(store: Store, monkeypatch: p
 
 
 def test_bounded(store: Store) -> None:
-    cache = SummaryCache(store, kept=3)
+    cache = SummaryCache(store, size=3)
 
     async def ask() -> None:
         for n in range(10):
             await cache.summary_of("t", f"u{n}")
 
     asyncio.run(ask())
-    assert len(cache._kept) == 3 and not cache._reading
+    assert len(cache._cached) == 3 and not cache._reading
 
 
 def test_faults_are_told_and_not_kept(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,7 +226,7 @@ def test_a_store_that_a_key_was_waited_for_in_vain_is_not_waited_for_again(store
         await cache.summary_of("t", "known")
         store.report_timeout()
         assert await cache.summary_of("t", "known") is None  # remembered
-        with pytest.raises(StoreError, match="does not answer"):
+        with pytest.raises(StoreError, match="does not respond"):
             await cache.summary_of("t", "u")
 
     asyncio.run(ask())
@@ -269,7 +269,7 @@ def test_an_old_summary_bridges_a_slow_store_and_is_read_again(store: Store, slo
         clock.now += 10.0
         slow.gate.clear()
         assert await cache.summary_of("t", "u") == StoredSummary("a", 1)
-        assert (cache.old_ones, slow.asked) == (1, 3)
+        assert (cache.stale_uses, slow.asked) == (1, 3)
         with pytest.raises(TimeoutError):  # that there was no summary bridges nothing
             await asyncio.wait_for(cache.summary_of("t", "nobody"), 0.1)
         slow.gate.set()
@@ -277,7 +277,7 @@ def test_an_old_summary_bridges_a_slow_store_and_is_read_again(store: Store, slo
             await asyncio.sleep(0.005)
         asked = slow.asked
         assert await cache.summary_of("t", "u") == StoredSummary("b", 2)
-        assert (cache.old_ones, slow.asked) == (1, asked)
+        assert (cache.stale_uses, slow.asked) == (1, asked)
 
     asyncio.run(ask())
 
@@ -294,7 +294,7 @@ def test_a_store_that_answers_is_believed(store: Store, slow: SlowStore, monkeyp
         store.database.write(erasure.erase, "t", "u", 2.0)
         clock.now += 2.0
         assert await cache.summary_of("t", "u") is None
-        assert cache.old_ones == 0
+        assert cache.stale_uses == 0
 
     asyncio.run(ask())
 
@@ -338,7 +338,7 @@ def test_what_was_forgotten_bridges_nothing(store: Store, slow: SlowStore, how: 
             store.report_timeout()
         with pytest.raises(TimeoutError if how == "slow" else StoreError):
             await asyncio.wait_for(cache.summary_of("t", "u"), 0.1)
-        assert cache.old_ones == 0
+        assert cache.stale_uses == 0
 
     asyncio.run(ask())
 
@@ -363,7 +363,7 @@ def test_forgotten_while_one_waits_for_a_slow_store(
         await asyncio.sleep(0.15)
         assert not waiting.done()
         slow.gate.set()
-        assert await waiting is None and cache.old_ones == 0
+        assert await waiting is None and cache.stale_uses == 0
 
     asyncio.run(ask())
 
@@ -378,9 +378,9 @@ def test_what_is_too_old_stays_in_no_memory(store: Store) -> None:
             await cache.summary_of("t", user)
             clock.now += 20.0
         cache.drop_old()
-        assert [user for _, user in cache._kept] == ["v"]
+        assert [user for _, user in cache._cached] == ["v"]
         clock.now += 20.0
         cache.drop_old()
-        assert not cache._kept
+        assert not cache._cached
 
     asyncio.run(ask())

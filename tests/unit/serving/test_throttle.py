@@ -86,8 +86,8 @@ def test_a_fault_of_the_store_counts_for_nobody_and_a_client_that_leaves_does() 
 
 
 def test_right_ones_are_remembered_up_to_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_KEPT", 3)
+    monkeypatch.setattr(module, "MAX_BUCKETS", 3)
     throttle = Throttle(ServerSettings())
     for n in range(10):
         tried(throttle, f"right-{n}", "", True)
-    assert len(throttle._right) == 3
+    assert len(throttle._valid) == 3

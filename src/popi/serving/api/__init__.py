@@ -1,11 +1,11 @@
-"""The profile API: signals come in; summaries are read, edited and rolled back; users are exported and erased.
+"""The profile API: add signals; read, edit and roll back summaries; export and erase users.
 
-app        the ASGI application: who calls, refusals, the OpenAPI document
-routes     FastAPI's routes under `/users`
-access     those of keys and tenants
-requests   what they are given: who asks, about whom, and the body within its bounds
-service    what the routes do, on the store
-stored     what is stored of a user, as it is answered
+app        the ASGI application: authentication, error responses, the OpenAPI document
+routes     the FastAPI routes under `/users`
+access     the routes for keys, tenants and the audit log
+requests   the routes' dependencies: the caller, the user, and the body within its limits
+service    what the routes do with the store
+stored     stored profiles as API responses
 
-What a profile is, bodies and answers included, is in `popi.profiles`.
+`popi.profiles` defines profiles, including the bodies of requests and responses.
 """

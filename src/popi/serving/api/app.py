@@ -1,4 +1,4 @@
-"""The profile API as an ASGI application: FastAPI's routes behind the one place that says who may call."""
+"""The profile API as an ASGI application: FastAPI routes behind one check of keys and limits."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ import popi
 from popi.errors import AuthError, PopiError, StoreError
 from popi.profiles.answers import ErrorAnswer, ErrorWords, Health, InferenceHealth, LinkAnswer, Ready
 from popi.serving.api import access, routes
-from popi.serving.api.requests import BODIES, Headers, Services
+from popi.serving.api.requests import BODY_MODELS, Headers, Services
 from popi.serving.api.service import Profiles
 from popi.serving.api.stored import NotFound, OverBound
 from popi.serving.interfaces import Caller
@@ -39,8 +39,8 @@ log = logging.getLogger("popi.gateway.profiles")
 
 NEEDS_KEY = ("/users/", "/keys/", "/tenants/", "/audit/")
 READY_SECONDS = 2.0
-ONCE = ("authorization", "x-api-key", "x-popi-key", "x-popi-tenant", "if-match")
-"""Headers that must not come twice with different values."""
+SINGLE_VALUED = ("authorization", "x-api-key", "x-popi-key", "x-popi-tenant", "if-match")
+"""Headers that must not be sent twice with different values."""
 
 
 class ProfileApi:
@@ -48,12 +48,12 @@ class ProfileApi:
 
     Args:
         profiles: the service.
-        keys: who may call.
-        limits: how much one key may ask for.
-        link: makes links to a user's page: tenant, user id, the request's headers.
-        log_requests: write a line of log per request.
-        inference, ending: as Services has them.
-        noted: whose reads and changes the audit log notes.
+        keys: authenticates callers.
+        limits: limits per key.
+        link: makes a link to a user's page, from the tenant, the user id and the request's headers.
+        log_requests: log one line per request.
+        inference, ending: see Services.
+        audit: whose reads and changes the audit log records.
     """
 
     def __init__(
@@ -65,23 +65,23 @@ class ProfileApi:
         log_requests: bool = True,
         inference: Callable[[], InferenceHealth | None] = lambda: None,
         ending: Callable[[], bool] = lambda: False,
-        noted: AuditSettings | None = None,
+        audit: AuditSettings | None = None,
     ) -> None:
         self._keys, self._limits, self._log_requests = keys, limits, log_requests
-        self._noted = noted or AuditSettings()
+        self._audit = audit or AuditSettings()
         self._services = Services(profiles, keys, link, inference, ending)
-        document()  # and with it what FastAPI makes of the routes: not at the first request
+        document()  # builds the routes' models now and not with the first request
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # As it was sent: a slash inside of a user id is %2F there, and no border.
+        # The raw path: a slash within a user id stays %2F and separates nothing.
         path = (scope.get("raw_path") or scope["path"].encode()).split(b"?", 1)[0].decode("latin-1")
         scope = {**scope, "path": path, "state": {"services": self._services}}
         if not f"{path}/".startswith(NEEDS_KEY):
             await APP(scope, receive, send)
             return
-        began, status, caller, held = time.perf_counter(), 0, None, 0
+        began, status, caller, held_bytes = time.perf_counter(), 0, None, 0
 
-        async def noted(message: Message) -> None:
+        async def send_noting_status(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -89,24 +89,25 @@ class ProfileApi:
             await send(message)
 
         def hold(size: int) -> None:
-            nonlocal held
+            nonlocal held_bytes
             assert caller is not None
             self._limits.hold(caller.key_id, size)
-            held += size
+            held_bytes += size
 
         try:
             caller = await self._caller(scope["headers"])
-            kept = self._noted.days > 0 and caller.scope in self._noted.of
-            ACTOR.set(Actor(f"key:{caller.key_id}", caller.scope, "api") if kept else None)
+            audited = self._audit.days > 0 and caller.scope in self._audit.of
+            ACTOR.set(Actor(f"key:{caller.key_id}", caller.scope, "api") if audited else None)
             self._limits.enter(caller.key_id)
             scope["state"] |= {"caller": caller, "hold": hold}
             try:
-                await APP(scope, receive, noted)
+                await APP(scope, receive, send_noting_status)
             finally:
-                self._limits.leave(caller.key_id, held)
+                self._limits.leave(caller.key_id, held_bytes)
         except Refusal as refusal:
-            await (await _answered(Request(scope), refusal))(scope, receive, noted)
-        except Exception as error:  # FastAPI has answered, unless the answer was under way
+            response = await _error_response(Request(scope), refusal)
+            await response(scope, receive, send_noting_status)
+        except Exception as error:  # FastAPI has responded, unless a response had already started
             log_fault("a profile request failed", error)
         if self._log_requests:
             fields = {"route": getattr(scope.get("route"), "name", "profiles"), "method": scope["method"]}
@@ -118,10 +119,10 @@ class ProfileApi:
     async def _caller(self, raw: list[tuple[bytes, bytes]]) -> Caller:
         headers: Headers = {}
         for name, value in ((name.decode("latin-1"), value.decode("latin-1")) for name, value in raw):
-            if headers.setdefault(name, value) != value and name in ONCE:
-                raise Refusal(400, "ambiguous_header", f"the header {name} is there twice; send it once")
-        given = headers.get("authorization", "")
-        bearer = given[7:].strip() if given[:7].lower() == "bearer " else None
+            if headers.setdefault(name, value) != value and name in SINGLE_VALUED:
+                raise Refusal(400, "ambiguous_header", f"the header {name} was sent twice; send it once")
+        authorization = headers.get("authorization", "")
+        bearer = authorization[7:].strip() if authorization[:7].lower() == "bearer " else None
         try:
             return await self._keys.authenticate(headers.get("x-popi-key") or bearer or headers.get("x-api-key"))
         except AuthError as error:
@@ -129,16 +130,16 @@ class ProfileApi:
 
 
 class _Documented(FastAPI):
-    """Describes what FastAPI does not do here: keys, and the bodies that dependencies read (`requests.body_of`)."""
+    """Adds what FastAPI can't see to the OpenAPI document: keys, and bodies read by `requests.body_of`."""
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
             document = super().openapi()
             reference = "#/components/schemas/{model}-Input"
-            _, schemas = models_json_schema([(one, "validation") for one in BODIES], ref_template=reference)
+            _, schemas = models_json_schema([(one, "validation") for one in BODY_MODELS], ref_template=reference)
             components = document["components"]
             components["schemas"] |= {f"{name}-Input": schema for name, schema in schemas["$defs"].items()}
-            about = "`popi keys create` or POST /keys makes keys."
+            about = "Create keys with `popi keys create` or POST /keys."
             components["securitySchemes"] = {
                 "key": {"type": "http", "scheme": "bearer", "description": about},
                 "apiKey": {"type": "apiKey", "in": "header", "name": "x-api-key"},
@@ -153,32 +154,32 @@ health = APIRouter()
 @health.get("/healthz", openapi_extra={"security": []})
 @health.head("/healthz", include_in_schema=False)
 async def healthz() -> Health:
-    """The process is up."""
+    """The process is running."""
     return Health()
 
 
 @health.get("/readyz", openapi_extra={"security": []}, responses={503: {"model": ErrorAnswer}})
 @health.head("/readyz", include_in_schema=False)
 async def readyz(request: Request) -> Ready:
-    """The store answers, too, and the process goes on."""
+    """The store responds too, and the process is not shutting down."""
     services: Services = request.state.services
     if services.ending():
-        raise Refusal(503, "shutting_down", "the gateway ends soon; send new requests elsewhere")
+        raise Refusal(503, "shutting_down", "the gateway is shutting down; send new requests elsewhere")
     with suppress(TimeoutError):
         if await asyncio.wait_for(services.profiles.ready(), READY_SECONDS):
             return Ready(inference=services.inference())
-    raise Refusal(503, "store", "the store does not answer")
+    raise Refusal(503, "store", "the store does not respond")
 
 
 @health.get("/openapi.json", include_in_schema=False)
 @health.head("/openapi.json", include_in_schema=False)
 async def openapi() -> Response:
-    """The document of all of these."""
+    """The OpenAPI document."""
     return Response(document(), media_type="application/json")
 
 
-async def _answered(request: Request, error: Exception) -> Response:
-    """The answer to a request that ended in an exception."""
+async def _error_response(request: Request, error: Exception) -> Response:
+    """The response to a request that raised an exception."""
     refusal = _refusal(request, error)
     headers = {}
     if refusal.retry_after is not None:
@@ -196,23 +197,23 @@ def _refusal(request: Request, error: Exception) -> Refusal:
         case Refusal():
             return error
         case HTTPException(status_code=405):
-            return Refusal(405, "no_such_method", f"this path takes {_allowed(request.scope)}")
+            return Refusal(405, "no_such_method", f"this path accepts {_allowed(request.scope)}")
         case HTTPException():
-            return Refusal(404, "no_such_path", "there is no such path; /openapi.json lists those that there are")
+            return Refusal(404, "no_such_path", "there is no such path; /openapi.json lists all paths")
         case RequestValidationError():
-            wrong = [f"{one['loc'][-1]}: {one['msg'].replace('Input should', 'must')}" for one in error.errors()]
-            return Refusal(400, "query", "; ".join(wrong))
+            problems = [f"{one['loc'][-1]}: {one['msg'].replace('Input should', 'must')}" for one in error.errors()]
+            return Refusal(400, "query", "; ".join(problems))
         case NotFound():
             return Refusal(404, error.code, str(error))
         case VersionConflict(current=version) if "if-match" in request.headers:
-            words = f"the summary is at version {version} now; read it again, and repeat the change on that"
-            return Refusal(412, "version_conflict", words)
+            message = f"the summary is now at version {version}; read it again and repeat the change"
+            return Refusal(412, "version_conflict", message)
         case VersionConflict(current=version):
-            words = f'there is a summary, version {version}: read it, and send If-Match: "{version}"'
-            return Refusal(428, "if_match_needed", words)
+            message = f'there is a summary already (version {version}); read it and send If-Match: "{version}"'
+            return Refusal(428, "if_match_needed", message)
         case AmbiguousAnswer():
-            words = "several answers have this id of the model's: name the one by its x-popi-answer-id header"
-            return Refusal(409, "ambiguous_answer", words)
+            message = "several answers have this upstream id; use the id in the answer's x-popi-answer-id header"
+            return Refusal(409, "ambiguous_answer", message)
         case StoreError():
             log_fault("the store failed", error)
             return Refusal(503, "store", str(error), retry_after=1)
@@ -222,20 +223,20 @@ def _refusal(request: Request, error: Exception) -> Refusal:
             return Refusal(422, "not_valid", str(error))
         case ClientGone():
             return Refusal(499, "client_gone", "")
-    return Refusal(500, "fault", "the gateway failed; its log says where")
+    return Refusal(500, "fault", "internal error in the gateway; see its log")
 
 
 def _allowed(scope: Scope) -> str:
-    """The methods that a path takes."""
-    here = [one for router in ROUTERS for one in router.routes if one.matches(scope)[0] != Match.NONE]
-    return ", ".join(sorted({method for one in here if isinstance(one, APIRoute) for method in one.methods or ()}))
+    """The methods that a path accepts."""
+    matching = [one for router in ROUTERS for one in router.routes if one.matches(scope)[0] != Match.NONE]
+    return ", ".join(sorted({method for one in matching if isinstance(one, APIRoute) for method in one.methods or ()}))
 
 
 ROUTERS = (routes.router, access.router, health)
 APP = _Documented(
     title="popi gateway",
     version=popi.__version__,
-    description="Profiles of end users. Model APIs that are passed through (/v1/…) are their vendors' own.",
+    description="Profiles of end users. The proxied model APIs (/v1/…) are documented by their vendors.",
     openapi_url=None,
     docs_url=None,
     redoc_url=None,
@@ -255,7 +256,7 @@ for error in (
     ClientGone,
     Exception,
 ):
-    APP.add_exception_handler(error, _answered)
+    APP.add_exception_handler(error, _error_response)
 
 
 @cache

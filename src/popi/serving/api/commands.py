@@ -1,4 +1,4 @@
-"""Changes of one user that the API, `popi users` and `popi replay` share, and those that a command does in one go."""
+"""Changes to one user, shared by the API, `popi users` and `popi replay`; `…_now` is the command line's form."""
 
 import logging
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from sqlalchemy import Connection
 
 from popi.errors import DataError
 from popi.profiles.answers import Deleted, Receipt, Removed, moment
-from popi.serving.api.stored import NotFound, OverBound, no_user, within_bounds
+from popi.serving.api.stored import NotFound, OverBound, check_bounds, no_user
 from popi.serving.settings import ProfileSettings
 from popi.serving.store import audit, controls, erasure, jobs, merging, outbox, summaries, users
 from popi.serving.store.controls import Switches
@@ -20,7 +20,7 @@ from popi.serving.store.merging import Moved
 log = logging.getLogger("popi.gateway.profiles")
 
 Line = dict[str, object]
-"""Fields of a line of the log."""
+"""The fields of a log line."""
 
 
 def merge(
@@ -33,48 +33,48 @@ def merge(
     key_id: str | None = None,
     bounds: ProfileSettings | None = None,
 ) -> Moved:
-    """`merging.merge` within the bounds; without any, whatever the two have.
+    """`merging.merge` within `bounds`; unlimited without them.
 
     Raises:
-        NotFound: no such source.
+        NotFound: the source does not exist.
         OverBound: the user would have too many signals.
-        DataError: both are the same.
+        DataError: both are the same user.
     """
     if user_id == source:
-        raise DataError("these are two spellings of one user id: there is nothing to merge")
+        raise DataError("both ids are the same user: there is nothing to merge")
     keep = bounds.keep if bounds is not None else (summaries.VERSIONS_KEPT, summaries.VERSIONS_BYTES)
     moved = merging.merge(connection, tenant, user_id, source, now, debounce, key_id, keep)
     if moved is None:
-        raise NotFound("no_user", "there is no such user to merge into this one")
+        raise NotFound("no_user", "the user to merge into this one does not exist")
     if bounds is not None and moved.signals:
-        within_bounds(connection, tenant, user_id, bounds)
+        check_bounds(connection, tenant, user_id, bounds)
     return moved
 
 
 def erase(connection: Connection, tenant: str, user_id: str, now: float) -> tuple[erasure.Removed, Line, bool]:
-    """What was removed, what the log says of it, and whether an endpoint is still to be told."""
+    """Erase a user. Returns the counts, the log line, and whether a webhook still has to be delivered."""
     line = marks(connection).line(tenant, user_id, now)
     removed = erasure.erase(connection, tenant, user_id, now)
     return removed, line, outbox.has_pending(connection, tenant, user_id)
 
 
 def erase_now(database: Database, tenant: str, user_id: str) -> Receipt:
-    """The erasure for the command line: waits for the bytes, however large the file."""
+    """Erase a user from the command line: waits until the bytes are overwritten, however large the file."""
 
     def write(connection: Connection) -> tuple[float, tuple[erasure.Removed, Line, bool]]:
         now = database.now(connection)
         return now, erase(connection, tenant, user_id, now)
 
-    at, (removed, line, told) = database.write(write)
+    at, (removed, line, webhook_pending) = database.write(write)
     log.info("erased", extra={"fields": {**line, **removed.__dict__}})
-    return receipt(database, removed, at, not scrub_now(database) or told)
+    return receipt(database, removed, at, not scrub_now(database) or webhook_pending)
 
 
 def merge_now(database: Database, tenant: str, user_id: str, source: str) -> Moved:
-    """The merge for the command line: whatever the two have.
+    """Merge two users from the command line, without limits.
 
     Raises:
-        NotFound, DataError: as `merge`.
+        NotFound, DataError: as in `merge`.
     """
 
     def write(connection: Connection) -> tuple[Moved, Line]:
@@ -88,7 +88,7 @@ def merge_now(database: Database, tenant: str, user_id: str, source: str) -> Mov
 
 
 def switch_now(database: Database, tenant: str, user_id: str, use: bool | None, learn: bool | None) -> Switches:
-    """Set a user's switches, for the command line."""
+    """Set a user's switches from the command line."""
 
     def write(connection: Connection) -> tuple[Switches, Line]:
         now = database.now(connection)
@@ -102,14 +102,14 @@ def switch_now(database: Database, tenant: str, user_id: str, use: bool | None, 
 
 
 def switched_line(connection: Connection, tenant: str, user_id: str, after: Switches, now: float) -> Line:
-    """What the log says of switches, for serving.replay."""
+    """The log line for switches, read by serving.replay."""
     return {**marks(connection).line(tenant, user_id, now), "use": after.use, "learn": after.learn}
 
 
 def merged_line(connection: Connection, tenant: str, user_id: str, source: str, now: float) -> Line:
-    """What the log says of a merge, for serving.replay."""
-    own = marks(connection)
-    return {**own.line(tenant, user_id, now), "source": own.of(tenant, source)}
+    """The log line for a merge, read by serving.replay."""
+    store_marks = marks(connection)
+    return {**store_marks.line(tenant, user_id, now), "source": store_marks.of(tenant, source)}
 
 
 def delete_now(
@@ -121,10 +121,10 @@ def delete_now(
     clause: str | None = None,
     version: int | None = None,
 ) -> Deleted:
-    """A deletion for the command line: waits for the bytes, however large the file.
+    """Delete a signal, clause or version from the command line: waits until the bytes are overwritten.
 
     Raises:
-        NotFound: there is no such user, or nothing of what was named.
+        NotFound: no such user, signal, clause or version.
     """
 
     def write(connection: Connection) -> Deletion:
@@ -132,15 +132,15 @@ def delete_now(
             raise no_user()
         deleting = Deleter(connection, tenant, user_id, database.now(connection), Debounce())
         if signal is not None:
-            there = deleting.signal(signal)
+            deleted = deleting.signal(signal)
         elif clause is not None:
-            there = deleting.clause(clause, "admin")
+            deleted = deleting.clause(clause, "admin")
         else:
-            there = deleting.version(version or 0, "admin")
-        if not there:
-            raise NotFound("nothing", "this user has nothing of that id; `popi users show` lists what they have")
-        what = "signal" if signal is not None else "clause" if clause is not None else "version"
-        audit.note(connection, database.now(connection), f"delete_{what}", tenant, [user_id])
+            deleted = deleting.version(version or 0, "admin")
+        if not deleted:
+            raise NotFound("nothing", "this user has nothing with that id; `popi users show` lists what is stored")
+        kind = "signal" if signal is not None else "clause" if clause is not None else "version"
+        audit.note(connection, database.now(connection), f"delete_{kind}", tenant, [user_id])
         return deleting.done
 
     done = database.write(write)
@@ -148,7 +148,7 @@ def delete_now(
 
 
 def scrub_now(database: Database) -> bool:
-    """Overwrite what was deleted, however large the file; says whether nothing is left."""
+    """Overwrite deleted bytes, however large the file. Returns whether none are left."""
     if (due := database.read(erasure.scrub_due)) is None:
         return True
     done = database.scrub()
@@ -158,13 +158,13 @@ def scrub_now(database: Database) -> bool:
 
 
 def receipt(database: Database, removed: erasure.Removed, at: float, pending: bool) -> Receipt:
-    """What was removed, and how it stands with the bytes."""
-    told = {"erased_at": moment(at), "removed": Removed(**removed.__dict__), "bytes": bytes_of(database, pending)}
-    return Receipt.model_validate(told)
+    """The receipt of an erasure."""
+    fields = {"erased_at": moment(at), "removed": Removed(**removed.__dict__), "bytes": bytes_of(database, pending)}
+    return Receipt.model_validate(fields)
 
 
 def bytes_of(database: Database, pending: bool) -> str:
-    """How it stands with the bytes of what was deleted, as receipts say it."""
+    """The state of deleted bytes, as receipts name it."""
     return "left_to_postgresql" if database.kind == "postgresql" else "scheduled" if pending else "overwritten"
 
 
@@ -176,18 +176,18 @@ def rebuild(
     wait: float = 0.0,
     key_id: str | None = None,
 ) -> None:
-    """Call for a renewal that reads all of a user's signals: at once, or `wait` seconds after the last rebuild.
-    Locked clauses stay.
+    """Request a renewal that reads all of a user's signals, at least `wait` seconds after the last rebuild. Locked
+    clauses stay.
 
     Raises:
         NotFound: no such user.
-        OverBound: 409, the user has switched learning off.
+        OverBound: 409, the user has turned learning off.
     """
     if not users.lock_existing(connection, tenant, user_id):
         raise no_user()
     if not users.learns(connection, tenant, user_id):
-        words = "the user has switched learning off: summaries are not written until it is on again"
-        raise OverBound(409, "learning_off", words)
+        message = "the user has turned learning off: no summary is written until it is on again"
+        raise OverBound(409, "learning_off", message)
     users.set_signals_read(connection, tenant, user_id, None)
     now = clock(connection)
     at = users.next_rebuild(connection, tenant, user_id, now, wait)

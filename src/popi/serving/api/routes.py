@@ -26,188 +26,189 @@ from popi.profiles.answers import (
 )
 from popi.profiles.fields import ClauseId
 from popi.profiles.requests import Controls, Feedback, Import, Merge, Pause, Rollback, SignalsUpload, SummaryEdit
-from popi.serving.api.requests import ANY_ID, JSONL, Anybody, OfUser, Seen, body_of, route
+from popi.serving.api.requests import ANY_ID, JSONL, AnyCall, SeenVersion, UserCall, body_of, route
 from popi.serving.proxy.refusals import Refusal
 from popi.serving.store import users
 from popi.signals.types import Signal
 
 Text = Annotated[str, Query(max_length=200, pattern=r"^[^\x00]*$")]
 Limit = Annotated[int, Query(ge=1, le=1000)]
-ETAG = {"headers": {"ETag": {"schema": {"type": "string"}, "description": "The version, for If-Match."}}}
+ETAG = {"headers": {"ETag": {"schema": {"type": "string"}, "description": "The version, to send in If-Match."}}}
 LINE = {"content": {JSONL: {"schema": {"$ref": "#/components/schemas/User-Input"}}}}
 
 router = APIRouter(prefix="/users")
 
 
-def paged(found: list[Any], limit: int) -> tuple[list[Any], Any]:
-    """The first `limit` of what was asked one more for; and the last of these, where that one is there."""
-    return found[:limit], found[limit - 1] if len(found) > limit else None
+def split_page(rows: list[Any], limit: int) -> tuple[list[Any], Any]:
+    """The first `limit` rows, and the last of them if there are more. Query `limit + 1` rows to find out."""
+    return rows[:limit], rows[limit - 1] if len(rows) > limit else None
 
 
 @router.get("", **route(scopes=("admin", "app"), query="prefix after limit"))
-async def list_users(call: Anybody, prefix: Text = "", after: Text = "", limit: Limit = 100) -> Page[str]:
-    """The ids of a tenant's users that begin with `prefix`, in order, page by page."""
+async def list_users(call: AnyCall, prefix: Text = "", after: Text = "", limit: Limit = 100) -> Page[str]:
+    """List the ids of a tenant's users that begin with `prefix`, sorted and paginated."""
     prefix = normalize("NFC", prefix)
-    found = await call.profiles.store.read(users.list_ids, call.tenant, after or None, limit + 1, prefix)
-    call.profiles.reads.saw("list", call.tenant)
-    page, last = paged(found, limit)
+    ids = await call.profiles.store.read(users.list_ids, call.tenant, after or None, limit + 1, prefix)
+    call.profiles.reads.record("list", call.tenant)
+    page, last = split_page(ids, limit)
     return Page(items=page, next=last)
 
 
 @router.post("/import", **route(scopes=("admin", "app"), body=Import))
-async def import_users(call: Anybody, body: Annotated[Import, body_of(Import)]) -> ImportAnswer:
-    """Add users, or signals to users: JSON, or JSONL with one user per line. All of them or none."""
+async def import_users(call: AnyCall, body: Annotated[Import, body_of(Import)]) -> ImportAnswer:
+    """Add users, or add signals to existing users, from JSON or from JSONL with one user per line. All or nothing."""
     return await call.profiles.import_users(call.tenant, body.users, call.author, call.caller.key_id)
 
 
 @router.get("/{id}", **route(404))
-async def get_user(call: OfUser) -> UserAnswer:
-    """One user."""
-    return call.saw("read", await call.profiles.user(call.tenant, call.user_id))
+async def get_user(call: UserCall) -> UserAnswer:
+    """Get one user."""
+    return call.record_read("read", await call.profiles.user(call.tenant, call.user_id))
 
 
 @router.delete("/{id}", **route())
-async def erase_user(call: OfUser) -> Receipt:
-    """Erase a user: signals, summaries, renewals, their keys, and the bytes."""
+async def erase_user(call: UserCall) -> Receipt:
+    """Erase a user: signals, summaries, renewals and keys, including their bytes on disk."""
     return await call.profiles.erase(call.tenant, call.user_id)
 
 
 @router.post("/{id}/merge", **route(404, scopes=("admin", "app"), body=Merge))
-async def merge_users(call: OfUser, body: Annotated[Merge, body_of(Merge)]) -> MergeAnswer:
-    """Make another user part of this one: their signals, summaries, keys. The other is gone; there is no way back."""
+async def merge_users(call: UserCall, body: Annotated[Merge, body_of(Merge)]) -> MergeAnswer:
+    """Merge another user's signals, summaries and keys into this one, and remove the other user for good."""
     return await call.profiles.merge(call.tenant, call.user_id, body.source, call.caller.key_id)
 
 
 @router.post("/{id}/signals", **route(body=SignalsUpload))
-async def add_signals(call: OfUser, body: Annotated[SignalsUpload, body_of(SignalsUpload)]) -> SignalsAnswer:
-    """Add signals. Sending the same again changes nothing."""
+async def add_signals(call: UserCall, body: Annotated[SignalsUpload, body_of(SignalsUpload)]) -> SignalsAnswer:
+    """Add signals. Sending the same signals again changes nothing."""
     return await call.profiles.add_signals(call.tenant, call.user_id, body.signals, call.caller.key_id)
 
 
 @router.get("/{id}/signals", **route(404, query="contains after limit"))
 async def list_signals(
-    call: OfUser,
+    call: UserCall,
     contains: Text = "",
     after: Annotated[int | None, Query(ge=0, le=2**62)] = None,
     limit: Limit = 100,
 ) -> Page[Signal]:
-    """A user's signals, newest first, page by page; `contains`: those with these words, in any case."""
-    page, last = paged(await call.profiles.signals(call.tenant, call.user_id, limit + 1, after, contains), limit)
-    return call.saw("read", Page(items=[signal for _, signal in page], next=None if last is None else str(last[0])))
+    """List a user's signals, newest first, paginated; `contains` filters by text, ignoring case."""
+    page, last = split_page(await call.profiles.signals(call.tenant, call.user_id, limit + 1, after, contains), limit)
+    return call.record_read(
+        "read", Page(items=[signal for _, signal in page], next=None if last is None else str(last[0]))
+    )
 
 
 @router.get("/{id}/summary", **route(404, answer=ETAG))
-async def get_summary(call: OfUser, response: Response) -> SummaryAnswer:
-    """The current summary."""
-    return _with_version(response, call.saw("read", await call.profiles.summary(call.tenant, call.user_id)))
+async def get_summary(call: UserCall, response: Response) -> SummaryAnswer:
+    """Get the current summary."""
+    return _with_version(response, call.record_read("read", await call.profiles.summary(call.tenant, call.user_id)))
 
 
 @router.put("/{id}/summary", **route(412, 428, body=SummaryEdit, answer=ETAG))
 async def put_summary(
-    call: OfUser, response: Response, seen: Seen, body: Annotated[SummaryEdit, body_of(SummaryEdit)]
+    call: UserCall, response: Response, seen: SeenVersion, body: Annotated[SummaryEdit, body_of(SummaryEdit)]
 ) -> SummaryAnswer:
-    """Write a summary by hand. Where there is one, If-Match must name the version that was seen."""
+    """Write a summary by hand. If there is one already, If-Match must name the version that you read."""
     written = await call.profiles.put_summary(call.tenant, call.user_id, body, call.author, seen)
     return _with_version(response, written)
 
 
 @router.get("/{id}/summary/versions", response_model=VersionsAnswer, **route(404))
-async def get_versions(call: OfUser) -> Response:
-    """The versions of a summary, newest first."""
-    return call.saw("read", await streamed(call.profiles.all_versions(call.tenant, call.user_id)))
+async def get_versions(call: UserCall) -> Response:
+    """List a summary's versions, newest first."""
+    return call.record_read("read", await streamed(call.profiles.all_versions(call.tenant, call.user_id)))
 
 
 @router.post("/{id}/summary/rollback", **route(404, 412, body=Rollback, answer=ETAG))
 async def rollback(
-    call: OfUser, response: Response, seen: Seen, body: Annotated[Rollback, body_of(Rollback)]
+    call: UserCall, response: Response, seen: SeenVersion, body: Annotated[Rollback, body_of(Rollback)]
 ) -> SummaryAnswer:
-    """Make an old version's content the newest version."""
+    """Restore an old version's content as a new version."""
     written = await call.profiles.rollback(call.tenant, call.user_id, body.version, call.author, seen)
     return _with_version(response, written)
 
 
 @router.post("/{id}/summary/rebuild", **route(404, 409))
-async def rebuild(call: OfUser) -> UserAnswer:
-    """Have the summary written from all signals, instead of renewed from those that came since."""
+async def rebuild(call: UserCall) -> UserAnswer:
+    """Request a summary written from all signals, rather than updated with the new ones."""
     return await call.profiles.rebuild(call.tenant, call.user_id, call.caller.key_id)
 
 
 @router.delete("/{id}/summary/clauses/{clause_id}", **route(404, query="signals forbid"))
-async def delete_clause(call: OfUser, clause_id: ClauseId, signals: bool = False, forbid: bool = False) -> Deleted:
-    """Delete a statement from every version. `signals`: what it rests on, too. `forbid`: it must not be said again, and
-    no words of it are kept."""
+async def delete_clause(call: UserCall, clause_id: ClauseId, signals: bool = False, forbid: bool = False) -> Deleted:
+    """Delete a clause from every version. `signals` also deletes the signals it rests on; `forbid` bans it from future
+    summaries without storing its words."""
     who = call.tenant, call.user_id
     return await call.profiles.delete_clause(*who, clause_id, call.author, signals=signals, forbid=forbid)
 
 
 @router.delete("/{id}/summary/versions/{version}", **route(404))
-async def delete_version(call: OfUser, version: Annotated[int, Path(ge=1, le=2**62)]) -> Deleted:
-    """Delete a version. Instead of the current one the one before it is current, under the next number."""
+async def delete_version(call: UserCall, version: Annotated[int, Path(ge=1, le=2**62)]) -> Deleted:
+    """Delete a version. If it is the current one, the previous version becomes current under a new number."""
     return await call.profiles.delete_version(call.tenant, call.user_id, version, call.author)
 
 
 @router.delete("/{id}/summary/forbidden/{forbidden_id}/words", **route(404))
-async def delete_words(call: OfUser, forbidden_id: ClauseId) -> Deleted:
-    """Delete the words of what is forbidden, from every version, too. It stays forbidden: a hash is kept."""
+async def delete_words(call: UserCall, forbidden_id: ClauseId) -> Deleted:
+    """Delete the words of a forbidden clause, from every version too. A hash remains, so it stays forbidden."""
     return await call.profiles.delete_words(call.tenant, call.user_id, forbidden_id, call.author)
 
 
 @router.delete("/{id}/signals/{signal_id}", **route(404))
-async def delete_signal(call: OfUser, signal_id: Annotated[str, Path(json_schema_extra=dict(ANY_ID))]) -> Deleted:
-    """Delete a signal, and the statements that rest on it, from every version."""
-    return await call.profiles.delete_signal(call.tenant, call.user_id, _plain(signal_id), call.caller.key_id)
+async def delete_signal(call: UserCall, signal_id: Annotated[str, Path(json_schema_extra=dict(ANY_ID))]) -> Deleted:
+    """Delete a signal, and the clauses that rest on it, from every version."""
+    return await call.profiles.delete_signal(call.tenant, call.user_id, _decoded(signal_id), call.caller.key_id)
 
 
 @router.get("/{id}/export", response_model=ExportAnswer, **route(404, 409, query="format", answer=LINE))
-async def export(call: OfUser, format: Literal["json", "jsonl"] = "json") -> Response:
-    """Everything stored of a user as JSON; or (format=jsonl) as the line that `popi train` reads."""
+async def export(call: UserCall, format: Literal["json", "jsonl"] = "json") -> Response:
+    """Export everything stored about a user as JSON or, with format=jsonl, as a line for `popi train`."""
     if format == "json":
-        return call.saw("export", await streamed(call.profiles.export(call.tenant, call.user_id)))
-    line = call.saw("export", await call.profiles.training_line(call.tenant, call.user_id))
+        return call.record_read("export", await streamed(call.profiles.export(call.tenant, call.user_id)))
+    line = call.record_read("export", await call.profiles.training_line(call.tenant, call.user_id))
     return Response(json.dumps(line.model_dump(exclude_none=True), ensure_ascii=False) + "\n", media_type=JSONL)
 
 
 @router.get("/{id}/controls", **route())
-async def get_controls(call: OfUser) -> ControlsAnswer:
-    """How the user's two switches stand; both are on until somebody sets them."""
-    return call.saw("read", await call.profiles.controls(call.tenant, call.user_id))
+async def get_controls(call: UserCall) -> ControlsAnswer:
+    """Get the user's two switches; both are on by default."""
+    return call.record_read("read", await call.profiles.controls(call.tenant, call.user_id))
 
 
 @router.put("/{id}/controls", **route(body=Controls))
-async def set_controls(call: OfUser, body: Annotated[Controls, body_of(Controls)]) -> ControlsAnswer:
-    """Whether what is known of a user is used, and whether they are learned from; also of one of whom nothing is known
-    yet."""
+async def set_controls(call: UserCall, body: Annotated[Controls, body_of(Controls)]) -> ControlsAnswer:
+    """Set whether the user's profile is used and whether popi learns from them. The user need not exist yet."""
     return await call.profiles.set_controls(call.tenant, call.user_id, body.use, body.learn, call.caller.key_id)
 
 
 @router.put("/{id}/paused", **route(body=Pause))
-async def pause(call: OfUser, body: Annotated[Pause, body_of(Pause)]) -> PauseAnswer:
-    """Both switches at once: off, or on again."""
+async def pause(call: UserCall, body: Annotated[Pause, body_of(Pause)]) -> PauseAnswer:
+    """Turn both switches off, or on again."""
     on = not body.paused
     now = await call.profiles.set_controls(call.tenant, call.user_id, on, on, call.caller.key_id)
     return PauseAnswer(paused=not now.use)
 
 
 @router.post("/{id}/feedback", **route(404, 409, body=Feedback))
-async def feedback(call: OfUser, body: Annotated[Feedback, body_of(Feedback)]) -> SignalsAnswer:
-    """What the user did with a proxied answer becomes a signal. For tenants that opted in to capture."""
+async def feedback(call: UserCall, body: Annotated[Feedback, body_of(Feedback)]) -> SignalsAnswer:
+    """Turn a user's feedback on a proxied answer into a signal, for tenants that opted in to capture."""
     return await call.profiles.feedback(call.tenant, call.user_id, body, call.caller.key_id)
 
 
 @router.post("/{id}/link", **route(scopes=("admin", "app")))
-async def make_link(call: OfUser, request: Request) -> LinkAnswer:
-    """Make a link that opens the user's page for a short time."""
+async def make_link(call: UserCall, request: Request) -> LinkAnswer:
+    """Create a short-lived link to the user's page."""
     if call.services.link is None:
         raise Refusal(404, "no_pages", "this gateway serves no pages")
-    return call.saw("link", await call.services.link(call.tenant, call.user_id, dict(request.headers)))
+    return call.record_read("link", await call.services.link(call.tenant, call.user_id, dict(request.headers)))
 
 
-def _plain(name: str) -> str:
-    """An id in a path, which is percent-encoded."""
+def _decoded(name: str) -> str:
+    """Decode a percent-encoded id from a path."""
     try:
         return unquote(name, errors="strict")
     except UnicodeDecodeError:
-        raise Refusal(400, "signal_id", "the signal's id in the path is not UTF-8 text, percent-encoded") from None
+        raise Refusal(400, "signal_id", "the signal's id in the path is not percent-encoded UTF-8") from None
 
 
 def _with_version(response: Response, answer: SummaryAnswer) -> SummaryAnswer:
@@ -216,7 +217,7 @@ def _with_version(response: Response, answer: SummaryAnswer) -> SummaryAnswer:
 
 
 async def streamed(pieces: AsyncIterator[str], headers: dict[str, str] | None = None) -> Response:
-    """An answer piece by piece. The first is read before it begins: then there is still time to refuse."""
+    """A streamed response. Reads the first piece before it begins, so that an error can still become a refusal."""
     first = await anext(pieces)
 
     async def whole() -> AsyncIterator[str]:

@@ -1,4 +1,4 @@
-"""What the routes of the profile API do, on the store. Knows no HTTP."""
+"""The operations behind the profile API's routes, on the store. Independent of HTTP."""
 
 import asyncio
 import logging
@@ -31,13 +31,13 @@ from popi.serving.api import stored
 from popi.serving.api.commands import Line, erase, merge, merged_line, rebuild, receipt, switched_line
 from popi.serving.api.stored import (
     NotFound,
-    found_user,
+    check_bound,
+    check_bounds,
+    existing_user,
     no_user,
-    shown,
+    summary_answer,
     training_line,
-    user_of,
-    within,
-    within_bounds,
+    user_answer,
 )
 from popi.serving.capture.feedback import as_signals as feedback_signals
 from popi.serving.capture.injected import Injected
@@ -69,10 +69,10 @@ T = TypeVar("T")
 
 log = logging.getLogger("popi.gateway.profiles")
 
-SCRUB_AT_ONCE = 64 * 2**20
-"""Up to this many bytes a SQLite file is rewritten before an erasure is answered; larger ones are soon after."""
+MAX_IMMEDIATE_SCRUB_BYTES = 64 * 2**20
+"""A SQLite file up to this size is rewritten before an erasure returns; a larger one shortly after."""
 SCRUB_SHARE = 0.1
-"""Most of the time that rewriting may take: the next waits until this holds."""
+"""Maximum share of the time to spend rewriting the file; the next rewrite waits accordingly."""
 
 
 class Profiles:
@@ -80,11 +80,11 @@ class Profiles:
 
     Args:
         store: the database.
-        debounce: when new signals lead to a renewal.
-        changed: called with tenant and user id once a summary has changed, or a user is gone.
-        erased: called with tenant and user id once a user is gone.
-        injected: the block that summaries go upstream in; it is no part of anybody's feedback.
-        bounds: of what is stored.
+        debounce: when new signals trigger a renewal.
+        changed: called with tenant and user id after a summary has changed or a user is removed.
+        erased: called with tenant and user id after a user or parts of their profile are deleted.
+        injected: the block that carries summaries upstream, to be removed from feedback.
+        bounds: limits of what is stored.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class Profiles:
         return self.store.database.now(connection)
 
     async def _write(self, action: str, tenant: str, user_id: str, query: Callable[[Connection], T]) -> T:
-        """Change something of a user, and note it in the audit log: both, or neither."""
+        """Change a user and record it in the audit log, in one transaction."""
 
         def write(connection: Connection) -> T:
             done = query(connection)
@@ -117,16 +117,16 @@ class Profiles:
         return await self.store.write(write)
 
     async def tenant_exists(self, tenant: str) -> bool:
-        """Whether there is this tenant."""
+        """Whether the tenant exists."""
         return await self.store.read(keys.tenant_exists, tenant)
 
     async def ready(self) -> bool:
-        """Whether the store answers. However many ask, the store is asked once at a time."""
+        """Whether the store responds. Concurrent calls share one probe."""
         if self._probe is None or self._probe.done():
-            self._probe = asyncio.create_task(self._answers())
+            self._probe = asyncio.create_task(self._store_responds())
         return await asyncio.shield(self._probe)
 
-    async def _answers(self) -> bool:
+    async def _store_responds(self) -> bool:
         try:
             await self.store.read(lambda connection: connection.execute(select(1)).one())
         except StoreError:
@@ -136,16 +136,16 @@ class Profiles:
     async def add_signals(
         self, tenant: str, user_id: str, new: Sequence[Signal], key_id: str | None = None
     ) -> SignalsAnswer:
-        """Add signals; on disk when this returns. `key_id`, here and below: the key that the renewal is charged to.
+        """Add signals; they are on disk when this returns. `key_id`, here and below: the key to charge the renewal to.
 
         Raises:
-            OverBound: one is too long, or the user would have too many.
+            OverBound: a signal is too long, or the user would have too many.
         """
 
         def add(connection: Connection) -> tuple[list[str], int]:
             return self._add(connection, tenant, user_id, new, self._now(connection), key_id)
 
-        return _told(new, *await self._write("add_signals", tenant, user_id, add))
+        return _signals_answer(new, *await self._write("add_signals", tenant, user_id, add))
 
     def _add(
         self,
@@ -159,24 +159,24 @@ class Profiles:
     ) -> tuple[list[str], int]:
         for index, signal in enumerate(new):
             length = len(signal.model_dump_json(exclude_none=True))
-            what = f"the characters of signals[{index}] as JSON"
-            within(self.bounds, "signal_chars", length, 413, "signal_too_long", what)
+            subject = f"the length of signals[{index}] as JSON"
+            check_bound(self.bounds, "signal_chars", length, 413, "signal_too_long", subject)
         ids, added = signals.add(connection, tenant, user_id, new, now, self.debounce, key_id, bulk)
-        if added:  # what goes beyond a bound is rolled back
-            within_bounds(connection, tenant, user_id, self.bounds)
+        if added:  # exceeding a limit rolls back the transaction
+            check_bounds(connection, tenant, user_id, self.bounds)
         return ids, added
 
     async def signals(
         self, tenant: str, user_id: str, limit: int, before: int | None = None, contains: str = ""
     ) -> list[tuple[int, Signal]]:
-        """A user's signals with their positions (store.signals.search).
+        """A user's signals with their positions (see store.signals.search).
 
         Raises:
             NotFound: no such user.
         """
 
         def read(connection: Connection) -> list[tuple[int, Signal]]:
-            found_user(connection, tenant, user_id)
+            existing_user(connection, tenant, user_id)
             return signals.search(connection, tenant, user_id, limit, before, contains)
 
         return await self.store.read(read)
@@ -188,7 +188,7 @@ class Profiles:
             NotFound: no such user.
         """
 
-        return await self.store.read(lambda connection: user_of(connection, tenant, user_id, self._now(connection)))
+        return await self.store.read(lambda connection: user_answer(connection, tenant, user_id, self._now(connection)))
 
     async def summary(self, tenant: str, user_id: str) -> SummaryAnswer:
         """The current summary.
@@ -200,34 +200,34 @@ class Profiles:
         def read(connection: Connection) -> SummaryAnswer:
             current = summaries.current(connection, tenant, user_id)
             if current is None:
-                found_user(connection, tenant, user_id)
+                existing_user(connection, tenant, user_id)
                 raise NotFound("no_summary", "this user has no summary yet")
-            return shown(current, forbidden.words(connection, tenant, user_id))
+            return summary_answer(current, forbidden.words(connection, tenant, user_id))
 
         return await self.store.read(read)
 
     async def put_summary(
         self, tenant: str, user_id: str, edit: SummaryEdit, author: Author, expected: int | None
     ) -> SummaryAnswer:
-        """Write the next version of a summary; makes the user if need be.
+        """Write the next version of a summary; creates the user if necessary.
 
         Args:
-            tenant: whose user.
+            tenant: the user's tenant.
             user_id: the user.
-            edit: what it is to say.
-            author: who says so.
-            expected: the version that the author saw, 0 for none; None: they did not say.
+            edit: the new content.
+            author: who wrote it.
+            expected: the version that the author read, 0 if there old_bans none; None if unknown.
 
         Raises:
-            VersionConflict: another is current; or they did not say, and there is one.
-            DataError: it carries what a summary may not (popi.profiles.screening).
+            VersionConflict: another version is current, or `expected` is None and there is a summary.
+            DataError: the text is not allowed in a summary (popi.profiles.screening).
         """
 
         def write(connection: Connection) -> SummaryAnswer:
             written = self._put(connection, tenant, user_id, fit, author, expected or 0)
-            return shown(written, forbidden.words(connection, tenant, user_id))
+            return summary_answer(written, forbidden.words(connection, tenant, user_id))
 
-        fit = await asyncio.to_thread(checked_edit, edit)  # before anything is locked
+        fit = await asyncio.to_thread(checked_edit, edit)  # before taking any lock
         written = await self._write("edit_summary", tenant, user_id, write)
         self._changed(tenant, user_id)
         return written
@@ -240,11 +240,13 @@ class Profiles:
         current = summaries.current(connection, tenant, user_id)
         before = current.clauses if current is not None else ()
         banned: list[Forbidden] | None = None
-        said: dict[str, str] = {}
+        ban_words: dict[str, str] = {}
         if edit.forbidden is not None:
-            was = current.forbidden if current is not None else ()
-            banned, said = from_edits(edit.forbidden, was, forbidden.ensure_secret(connection))
-            if {one.id for one in was} - {one.id for one in banned}:  # what was kept out may be said again
+            old_bans = current.forbidden if current is not None else ()
+            banned, ban_words = from_edits(edit.forbidden, old_bans, forbidden.ensure_secret(connection))
+            if {one.id for one in old_bans} - {
+                one.id for one in banned
+            }:  # a lifted ban: its clause may be learned again
                 users.set_signals_read(connection, tenant, user_id, None)
         if edit.clauses is not None:
             new = parts.from_edit(edit.clauses, before, author)
@@ -261,37 +263,37 @@ class Profiles:
         written = summaries.put(
             connection, tenant, user_id, text, new, author, now, expected=expected, forbidden=banned, keep=keep
         )
-        forbidden.store_words(connection, tenant, user_id, said)
+        forbidden.store_words(connection, tenant, user_id, ban_words)
         return written
 
     async def versions(self, tenant: str, user_id: str) -> VersionsAnswer:
-        """A user's newest versions, of about `versions_bytes`.
+        """A user's newest versions, up to about `versions_bytes` in total.
 
         Raises:
             NotFound: no such user.
         """
 
         def read(connection: Connection) -> VersionsAnswer:
-            found_user(connection, tenant, user_id)
+            existing_user(connection, tenant, user_id)
             newest = summaries.versions(connection, tenant, user_id, max_characters=self.bounds.versions_bytes)
             words = forbidden.words(connection, tenant, user_id)
-            return VersionsAnswer(versions=[shown(one, words) for one in newest])
+            return VersionsAnswer(versions=[summary_answer(one, words) for one in newest])
 
         return await self.store.read(read)
 
     def all_versions(self, tenant: str, user_id: str) -> AsyncIterator[str]:
-        """`stored.versions`."""
+        """See `stored.versions`."""
         return self.store.stream(stored.versions(self.store.database.read, tenant, user_id))
 
     async def rollback(
         self, tenant: str, user_id: str, version: int, author: Author, expected: int | None, step: bool = False
     ) -> SummaryAnswer:
-        """Write an old version's content as the next version. `step`: it is an undo or a redo (`steps`).
+        """Restore an old version's content as the next version. `step`: this is an undo or a redo (see `steps`).
 
         Raises:
-            NotFound: no such user, or the version is not kept.
-            VersionConflict: `expected` is given, and another is current.
-            DataError: that version carries what a summary may not.
+            NotFound: no such user or version.
+            VersionConflict: `expected` is given and another version is current.
+            DataError: that version's text is no longer allowed in a summary.
         """
 
         def write(connection: Connection) -> SummaryAnswer:
@@ -299,7 +301,7 @@ class Profiles:
                 raise no_user()
             old = summaries.find(connection, tenant, user_id, version)
             if old is None:
-                raise NotFound("no_version", f"version {version} of this summary is not there")
+                raise NotFound("no_version", f"this summary has no version {version}")
             checked(old.text)
             now = self._now(connection)
             written = summaries.put(
@@ -317,36 +319,36 @@ class Profiles:
                 keep=self.bounds.keep,
             )
             forbidden.store_words(connection, tenant, user_id, {})
-            return shown(written, forbidden.words(connection, tenant, user_id))
+            return summary_answer(written, forbidden.words(connection, tenant, user_id))
 
         written = await self._write("roll_back", tenant, user_id, write)
         self._changed(tenant, user_id)
         return written
 
     async def steps(self, tenant: str, user_id: str) -> Steps:
-        """The versions that an undo and a redo lead to."""
+        """The versions that an undo and a redo would restore."""
         return await self.store.read(undo.steps, tenant, user_id)
 
     async def rebuild(self, tenant: str, user_id: str, key_id: str | None = None) -> UserAnswer:
-        """Call for a renewal that reads all signals, whatever the summary rests on by now. Where there was a rebuild
-        lately, it waits.
+        """Request a renewal that reads all signals, ignoring the current summary. Delayed if the last rebuild is
+        recent.
 
         Raises:
             NotFound: no such user.
-            OverBound: 409, the user has switched learning off.
+            OverBound: 409, the user has turned learning off.
         """
         await self.store.write(rebuild, tenant, user_id, self.store.database.now, self.debounce.rebuild, key_id)
         return await self.user(tenant, user_id)
 
     async def controls(self, tenant: str, user_id: str) -> ControlsAnswer:
-        """How a user's switches stand, whether or not anything is known of them."""
-        found = await self.store.read(controls.find, tenant, user_id)
-        return ControlsAnswer(use=found.use, learn=found.learn)
+        """A user's switches, whether or not the user exists."""
+        switches = await self.store.read(controls.find, tenant, user_id)
+        return ControlsAnswer(use=switches.use, learn=switches.learn)
 
     async def set_controls(
         self, tenant: str, user_id: str, use: bool | None, learn: bool | None, key_id: str | None = None
     ) -> ControlsAnswer:
-        """Set a user's switches, those that are not None; makes the user if need be."""
+        """Set those of a user's switches that are not None; creates the user if necessary."""
 
         def write(connection: Connection) -> tuple[Switches, Line]:
             now = self._now(connection)
@@ -358,24 +360,26 @@ class Profiles:
         log.info("switched", extra={"fields": line})
         return ControlsAnswer(use=after.use, learn=after.learn)
 
-    async def feedback(self, tenant: str, user_id: str, told: Feedback, key_id: str | None = None) -> SignalsAnswer:
-        """What a user did with an answer, as signals.
+    async def feedback(self, tenant: str, user_id: str, given: Feedback, key_id: str | None = None) -> SignalsAnswer:
+        """Turn a user's feedback on an answer into signals.
 
         Raises:
-            OverBound: the user would have too many.
-            NotFound: the answer is not kept: no capture for this tenant, another user's, or its time is over.
-            AmbiguousAnswer: an id of the upstream's fits several answers.
+            OverBound: the user would have too many signals.
+            NotFound: the answer is not stored: the tenant has no capture, it is another user's, or it has expired.
+            AmbiguousAnswer: several answers have this upstream id.
         """
 
         def write(connection: Connection) -> tuple[list[str], int] | None:
             now = self._now(connection)
-            # The user's row before the answers: an erasure waits for us, or is over, and then nothing is kept.
-            there = users.lock_existing(connection, tenant, user_id)
-            if there and not users.learns(connection, tenant, user_id):
+            # Lock the user's row before reading answers: an erasure then waits for us or is complete.
+            exists = users.lock_existing(connection, tenant, user_id)
+            if exists and not users.learns(connection, tenant, user_id):
                 return None
-            new = feedback_signals(connection, tenant, user_id, told, now, self._injected) if there else None
+            new = feedback_signals(connection, tenant, user_id, given, now, self._injected) if exists else None
             if new is None:
-                raise NotFound("no_answer", "no answer of that id is kept for this user (docs/profiles.md, capture)")
+                raise NotFound(
+                    "no_answer", "no answer with that id is stored for this user; see capture in docs/profiles.md"
+                )
             return self._add(connection, tenant, user_id, new, now, key_id)
 
         stored = await self._write("feedback", tenant, user_id, write)
@@ -385,7 +389,7 @@ class Profiles:
         return SignalsAnswer(ids=ids, added=added, known=len(ids) - added)
 
     async def expire(self) -> None:
-        """Delete what is kept for a stated time only, once that is over."""
+        """Delete everything whose retention period has ended."""
 
         def due(connection: Connection) -> bool:
             return expiry.any_expired(connection, self._now(connection))
@@ -394,7 +398,7 @@ class Profiles:
             await self.store.write(lambda connection: expiry.expire(connection, self._now(connection)))
 
     async def expire_audit(self, days: float) -> None:
-        """Delete entries of the audit log that are older."""
+        """Delete audit log entries older than `days`."""
 
         def old(connection: Connection) -> bool:
             return audit.any_older(connection, self._now(connection) - days * DAY)
@@ -403,11 +407,11 @@ class Profiles:
             await self.store.write(lambda connection: audit.expire(connection, self._now(connection) - days * DAY))
 
     def export(self, tenant: str, user_id: str) -> AsyncIterator[str]:
-        """`stored.exported`."""
+        """See `stored.exported`."""
         return self.store.stream(stored.exported(self.store.database.read, tenant, user_id))
 
     async def training_line(self, tenant: str, user_id: str, targets: int = TARGETS) -> User:
-        """A user as `popi train` reads them.
+        """A user in the format that `popi train` reads.
 
         Raises:
             NotFound: no such user.
@@ -417,26 +421,26 @@ class Profiles:
     async def import_users(
         self, tenant: str, imported: Sequence[ImportedUser], author: Author, key_id: str | None = None
     ) -> ImportAnswer:
-        """Add users, or signals to users; all or nothing. Their renewals come after the tenant's others.
+        """Add users, or add signals to existing users; all or nothing. Their renewals come after the tenant's others.
 
         Raises:
-            DataError: somebody's summary carries what a summary may not.
-            OverBound: as `add_signals`.
+            DataError: a summary's text is not allowed.
+            OverBound: as in `add_signals`.
         """
 
         def write(connection: Connection) -> tuple[ImportAnswer, list[str]]:
             total = ImportAnswer(users=len(imported), added=0, known=0, summaries=0)
             changed = []
-            # In one order, so that two imports never wait for each other's users in a circle.
+            # A fixed order prevents deadlocks between imports.
             for one in sorted(fit, key=lambda user: user.user_id):
                 now = self._now(connection)
                 users.lock(connection, tenant, one.user_id, now)
                 if not users.learns(connection, tenant, one.user_id):
                     total.not_learned += 1
                     continue
-                there = signals.newest(connection, tenant, one.user_id) if one.targets else []
-                every = as_signals(one.signals, one.targets, there)
-                ids, added = self._add(connection, tenant, one.user_id, every, now, key_id, bulk=True)
+                stored_signals = signals.newest(connection, tenant, one.user_id) if one.targets else []
+                new = as_signals(one.signals, one.targets, stored_signals)
+                ids, added = self._add(connection, tenant, one.user_id, new, now, key_id, bulk=True)
                 total.added += added
                 total.known += len(ids) - added
                 if one.summary is not None and summaries.current(connection, tenant, one.user_id) is None:
@@ -453,12 +457,12 @@ class Profiles:
         return answer
 
     async def merge(self, tenant: str, user_id: str, source: str, key_id: str | None = None) -> MergeAnswer:
-        """Make another user part of this one, who is made if need be; the other is gone.
+        """Merge another user into this one, which is created if necessary, and remove the other.
 
         Raises:
-            NotFound: no such other user.
+            NotFound: the other user does not exist.
             OverBound: the user would have too many signals; nothing was moved.
-            DataError: both are the same.
+            DataError: both are the same user.
         """
 
         def write(connection: Connection) -> tuple[Moved, UserAnswer, Line]:
@@ -466,7 +470,7 @@ class Profiles:
             moved = merge(connection, tenant, user_id, source, now, self.debounce, key_id, self.bounds)
             return (
                 moved,
-                user_of(connection, tenant, user_id, now),
+                user_answer(connection, tenant, user_id, now),
                 merged_line(connection, tenant, user_id, source, now),
             )
 
@@ -478,69 +482,76 @@ class Profiles:
         return MergeAnswer(**moved.__dict__, user=user)
 
     async def erase(self, tenant: str, user_id: str) -> Receipt:
-        """Remove all of a user, and the bytes. Of a user who is not there nothing is removed, and that is no error."""
+        """Erase a user, including their bytes on disk. Erasing a user who does not exist is not an error."""
 
         def write(connection: Connection) -> tuple[float, tuple[erasure.Removed, Line, bool]]:
             now = self._now(connection)
             return now, erase(connection, tenant, user_id, now)
 
-        at, (removed, line, told) = await self.store.write(write)
-        # At once, whatever becomes of the bytes: after a restored backup it is erased again by this line.
+        at, (removed, line, webhook_pending) = await self.store.write(write)
+        # Log before overwriting bytes, which may fail: `popi replay` repeats erasures from this line after a restore.
         log.info("erased", extra={"fields": {**line, **removed.__dict__}})
         self._changed(tenant, user_id)
         self._erased(tenant, user_id)
         database = self.store.database
-        if database.kind == "sqlite" and database.size() <= SCRUB_AT_ONCE:
+        if database.kind == "sqlite" and database.size() <= MAX_IMMEDIATE_SCRUB_BYTES:
             await self.scrub()
         pending = await self.store.read(erasure.scrub_due) if database.kind == "sqlite" else None
-        return receipt(database, removed, at, pending is not None or told)
+        return receipt(database, removed, at, pending is not None or webhook_pending)
 
     async def delete_clause(
         self, tenant: str, user_id: str, name: str, author: Author, *, signals: bool = False, forbid: bool = False
     ) -> Deleted:
-        """Delete a statement from every version; the signals that it rests on, too, if wanted; and never to be said
-        again, if wanted, without its words being kept.
+        """Delete a clause from every version.
+
+        Args:
+            tenant: the user's tenant.
+            user_id: the user.
+            name: the clause's id.
+            author: who deletes it.
+            signals: also delete the signals that it rests on.
+            forbid: ban it from future summaries, without storing its words.
 
         Raises:
             NotFound: no version has it.
         """
-        words = "no version of this user's summary has a clause of this id"
+        message = "no version of this user's summary has a clause with this id"
 
         def delete(deleting: Deleter) -> bool:
             return deleting.clause(name, author, with_signals=signals, ban=forbid)
 
-        return await self._delete(tenant, user_id, delete, NotFound("no_clause", words), what="clause")
+        return await self._delete(tenant, user_id, delete, NotFound("no_clause", message), kind="clause")
 
     async def delete_version(self, tenant: str, user_id: str, version: int, author: Author) -> Deleted:
-        """Delete a version; instead of the current one the one before it is current.
+        """Delete a version; if it is the current one, the previous version becomes current.
 
         Raises:
-            NotFound: it is not kept.
+            NotFound: no such version.
         """
-        missing = NotFound("no_version", f"version {version} of this summary is not there")
+        missing = NotFound("no_version", f"this summary has no version {version}")
         return await self._delete(
-            tenant, user_id, lambda deleting: deleting.version(version, author), missing, what="version"
+            tenant, user_id, lambda deleting: deleting.version(version, author), missing, kind="version"
         )
 
     async def delete_signal(self, tenant: str, user_id: str, name: str, key_id: str | None = None) -> Deleted:
-        """Delete a signal, and the statements that rest on it.
+        """Delete a signal, and the clauses that rest on it.
 
         Raises:
-            NotFound: there is no such signal.
+            NotFound: no such signal.
         """
-        missing = NotFound("no_signal", "this user has no signal of this id; an export lists those that they have")
+        missing = NotFound("no_signal", "this user has no signal with this id; GET …/signals lists their signals")
         return await self._delete(
-            tenant, user_id, lambda deleting: deleting.signal(name), missing, key_id, what="signal"
+            tenant, user_id, lambda deleting: deleting.signal(name), missing, key_id, kind="signal"
         )
 
     async def delete_words(self, tenant: str, user_id: str, name: str, author: Author) -> Deleted:
-        """Delete the words of what is forbidden; it stays forbidden.
+        """Delete the words of a forbidden clause; it stays forbidden.
 
         Raises:
-            NotFound: there is no such entry.
+            NotFound: no such entry.
         """
-        missing = NotFound("no_forbidden", "the current summary forbids nothing of this id")
-        return await self._delete(tenant, user_id, lambda deleting: deleting.words(name, author), missing, what="words")
+        missing = NotFound("no_forbidden", "the current summary has no forbidden clause with this id")
+        return await self._delete(tenant, user_id, lambda deleting: deleting.words(name, author), missing, kind="words")
 
     async def _delete(
         self,
@@ -550,7 +561,7 @@ class Profiles:
         missing: NotFound,
         key_id: str | None = None,
         *,
-        what: str,
+        kind: str,
     ) -> Deleted:
         def write(connection: Connection) -> Deletion:
             if not users.lock_existing(connection, tenant, user_id):
@@ -560,22 +571,22 @@ class Profiles:
                 raise missing
             return deleting.done
 
-        done = await self._write(f"delete_{what}", tenant, user_id, write)
+        done = await self._write(f"delete_{kind}", tenant, user_id, write)
         self._changed(tenant, user_id)
         self._erased(tenant, user_id)
         return Deleted.model_validate(done.__dict__ | {"bytes": await self._bytes()})
 
     async def _bytes(self) -> str:
-        """Overwrite what was deleted, if that is soon done; how it stands with the disk."""
+        """Overwrite deleted bytes if the file is small. Returns the state of the bytes, as receipts name it."""
         database = self.store.database
         if database.kind == "postgresql":
             return "left_to_postgresql"
-        if database.size() <= SCRUB_AT_ONCE:
+        if database.size() <= MAX_IMMEDIATE_SCRUB_BYTES:
             await self.scrub()
         return "scheduled" if await self.store.read(erasure.scrub_due) is not None else "overwritten"
 
     async def scrub(self) -> bool:
-        """Overwrite what erasures left, if anything; says whether nothing is left."""
+        """Overwrite deleted bytes, if any. Returns whether none are left."""
         due = await self.store.read(erasure.scrub_due)
         if due is None:
             return True
@@ -587,11 +598,11 @@ class Profiles:
         return done
 
     async def scrub_if_time(self) -> None:
-        """`scrub`, unless it has taken its share of the time."""
+        """`scrub`, unless it has used up its share of the time."""
         if time.monotonic() >= self._scrub_after:
             await self.scrub()
 
 
-def _told(sent: Sequence[Signal], ids: list[str], added: int) -> SignalsAnswer:
-    """What became of signals; those of which there are no ids were not learned."""
+def _signals_answer(sent: Sequence[Signal], ids: list[str], added: int) -> SignalsAnswer:
+    """The response to sent signals; those without an id were not learned."""
     return SignalsAnswer(ids=ids, added=added, known=len(ids) - added, not_learned=len(sent) - len(ids))

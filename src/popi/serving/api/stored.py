@@ -1,4 +1,4 @@
-"""What is stored of a user, as the profile API answers it."""
+"""A user's stored data in the profile API's response format."""
 
 import json
 import time
@@ -33,7 +33,7 @@ Read = Callable[..., Any]
 
 
 class NotFound(Exception):
-    """There is no such user, summary or version; the message says which, the code in a word."""
+    """A user, summary, version or the like does not exist; `code` says what is missing."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -41,109 +41,114 @@ class NotFound(Exception):
 
 
 class OverBound(DataError):
-    """A bound of `ProfileSettings` does not allow it; `status` is HTTP's, the code a word for programs."""
+    """Not allowed by a limit of `ProfileSettings` or by the user's switches. `code`: the reason as one word."""
 
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(message)
         self.status, self.code = status, code
 
 
-def user_of(connection: Connection, tenant: str, user_id: str, now: float) -> UserAnswer:
-    """One user, as they stand at `now`.
+def user_answer(connection: Connection, tenant: str, user_id: str, now: float) -> UserAnswer:
+    """One user, as of `now`.
 
     Raises:
         NotFound: no such user.
     """
-    found = found_user(connection, tenant, user_id)
+    user = existing_user(connection, tenant, user_id)
     current = summaries.current(connection, tenant, user_id)
     job = jobs.state(connection, tenant, user_id, now)
     return UserAnswer(
         user_id=user_id,
-        created_at=moment(found.created_at),
-        signals=found.signals,
-        last_signal_at=None if found.last_signal_at is None else moment(found.last_signal_at),
-        summary=None if current is None else shown(current, forbidden.words(connection, tenant, user_id)),
+        created_at=moment(user.created_at),
+        signals=user.signals,
+        last_signal_at=None if user.last_signal_at is None else moment(user.last_signal_at),
+        summary=None if current is None else summary_answer(current, forbidden.words(connection, tenant, user_id)),
         renewal=None if job is None else _renewal(job),
-        controls=ControlsAnswer(use=found.use, learn=found.learn),
-        paused=not found.use,
+        controls=ControlsAnswer(use=user.use, learn=user.learn),
+        paused=not user.use,
     )
 
 
 def exported(read: Read, tenant: str, user_id: str) -> Iterator[str]:
-    """Everything that is stored of a user: an `ExportAnswer` as JSON, in pieces.
+    """Everything stored about a user: an `ExportAnswer` as JSON, in pieces.
 
-    Each piece is read by itself: a large profile is never in memory as a whole, and a slow reader holds no transaction.
+    Each piece is read separately, so that a large profile is never in memory as a whole and a slow client holds no
+    transaction.
 
     Raises:
-        NotFound: no such user; at the first piece.
+        NotFound: no such user; raised with the first piece.
     """
     who = tenant, user_id
-    user = read(found_user, *who)
+    user = read(existing_user, *who)
     created = moment(user.created_at).isoformat()
     yield f'{{"format":{EXPORT_FORMAT},"user_id":{json.dumps(user_id)},"created_at":"{created}"'
     yield f',"controls":{json.dumps({"use": user.use, "learn": user.learn})},"paused":{json.dumps(not user.use)}'
     yield ',"signals":['
-    between, after = "", -1
+    separator, after = "", -1
     while rows := read(signals.page_after, *who, after):
-        yield between + ",".join(json.dumps(json.loads(row.signal), ensure_ascii=False) for row in rows)
-        between, after = ",", rows[-1].position
+        yield separator + ",".join(json.dumps(json.loads(row.signal), ensure_ascii=False) for row in rows)
+        separator, after = ",", rows[-1].position
     yield '],"versions":['
     yield from _versions(read, *who)
     yield '],"answers":['
-    between, behind = "", None
-    while rows := read(answers.newest_page, *who, time.time(), behind):
-        kept = (_kept(row) for row in rows)
-        yield between + ",".join(one.model_dump_json() for one in kept)
-        between, behind = ",", (rows[-1].expires_at, rows[-1].answer_id)
+    separator, cursor = "", None
+    while rows := read(answers.newest_page, *who, time.time(), cursor):
+        stored_answers = (_answer_kept(row) for row in rows)
+        yield separator + ",".join(one.model_dump_json() for one in stored_answers)
+        separator, cursor = ",", (rows[-1].expires_at, rows[-1].answer_id)
     yield "]}"
 
 
-def _kept(row: Any) -> AnswerKept:
+def _answer_kept(row: Any) -> AnswerKept:
     return AnswerKept(id=row.answer_id, upstream_id=row.upstream_id, prompt=row.prompt, answer=row.answer)
 
 
 def versions(read: Read, tenant: str, user_id: str) -> Iterator[str]:
-    """A user's versions: a `VersionsAnswer` as JSON, in pieces as `exported`.
+    """A user's versions: a `VersionsAnswer` as JSON, in pieces, like `exported`.
 
     Raises:
-        NotFound: no such user; at the first piece.
+        NotFound: no such user; raised with the first piece.
     """
-    read(found_user, tenant, user_id)
+    read(existing_user, tenant, user_id)
     yield '{"versions":['
     yield from _versions(read, tenant, user_id)
     yield "]}"
 
 
 def _versions(read: Read, tenant: str, user_id: str) -> Iterator[str]:
-    between, below, words = "", 2**62, read(forbidden.words, tenant, user_id)
+    separator, below, words = "", 2**62, read(forbidden.words, tenant, user_id)
     while page := read(summaries.versions, tenant, user_id, below=below, max_characters=PAGE):
-        yield between + ",".join(shown(one, words).model_dump_json() for one in page)
-        between, below = ",", page[-1].version
+        yield separator + ",".join(summary_answer(one, words).model_dump_json() for one in page)
+        separator, below = ",", page[-1].version
 
 
 def training_line(connection: Connection, tenant: str, user_id: str, targets: int = TARGETS) -> User:
-    """A user as `popi train` reads them.
+    """A user in the format that `popi train` reads.
 
     Raises:
         NotFound: no such user.
-        OverBound: 409, the user does not want to be learned from.
+        OverBound: 409, the user has turned learning off.
     """
-    if not found_user(connection, tenant, user_id).learn:
-        raise OverBound(409, "learning_off", "the user does not want to be learned from: there is no line to train on")
+    if not existing_user(connection, tenant, user_id).learn:
+        raise OverBound(
+            409, "learning_off", "the user has turned learning off, so their data can't be exported for training"
+        )
     return training_user(user_id, signals.newest(connection, tenant, user_id), targets)
 
 
-def shown(version: Version, words: Mapping[str, str]) -> SummaryAnswer:
-    """A stored version as it is answered, with the words of what it forbids (store.forbidden.words)."""
-    said = in_words(version.forbidden, words)
-    listed = [Clause.model_validate(one.model_dump() | {"signals": list(one.signals)}) for one in version.clauses]
+def summary_answer(version: Version, words: Mapping[str, str]) -> SummaryAnswer:
+    """A stored version as a response, with the words of its forbidden clauses (from store.forbidden.words)."""
+    forbidden_words = in_words(version.forbidden, words)
+    clauses = [Clause.model_validate(one.model_dump() | {"signals": list(one.signals)}) for one in version.clauses]
     return SummaryAnswer(
         version=version.version,
         text=version.text,
-        clauses=listed,
+        clauses=clauses,
         updated_at=moment(version.created_at),
         author=version.author,
-        forbidden=[ForbiddenClause(id=one.id, text=said.get(one.id), tell=one.tell) for one in version.forbidden],
+        forbidden=[
+            ForbiddenClause(id=one.id, text=forbidden_words.get(one.id), tell=one.tell) for one in version.forbidden
+        ],
     )
 
 
@@ -160,41 +165,41 @@ def _renewal(job: JobState) -> Renewal:
     )
 
 
-def within_bounds(connection: Connection, tenant: str, user_id: str, bounds: ProfileSettings) -> None:
-    """Check a user's signals; called where some were added, which is rolled back then.
+def check_bounds(connection: Connection, tenant: str, user_id: str, bounds: ProfileSettings) -> None:
+    """Check the number and size of a user's signals. Call it in the transaction that adds some, so that they roll back.
 
     Raises:
         OverBound: there are too many.
     """
     count, size = signals.size(connection, tenant, user_id)
-    within(bounds, "signals", count, 422, "profile_full", "with these the user's signals")
-    within(bounds, "signals_bytes", size, 422, "profile_full", "with these the bytes of the user's signals")
+    check_bound(bounds, "signals", count, 422, "profile_full", "the number of the user's signals")
+    check_bound(bounds, "signals_bytes", size, 422, "profile_full", "the size of the user's signals in bytes")
 
 
-def within(bounds: ProfileSettings, bound: str, total: int, status: int, code: str, what: str) -> None:
-    """Check one bound of `[profiles]` by its name.
+def check_bound(bounds: ProfileSettings, bound: str, total: int, status: int, code: str, subject: str) -> None:
+    """Check one limit of `[profiles]`, by its name.
 
     Raises:
-        OverBound: the total is above it.
+        OverBound: `total` exceeds it.
     """
-    most = getattr(bounds, bound)
-    if total > most:
-        words = f"{what} would be {total:,}, and may be {most:,} ([profiles] {bound}); nothing was added"
-        raise OverBound(status, code, words)
+    maximum = getattr(bounds, bound)
+    if total > maximum:
+        message = f"{subject} would be {total:,}; the maximum is {maximum:,} ([profiles] {bound}); nothing was added"
+        raise OverBound(status, code, message)
 
 
-def found_user(connection: Connection, tenant: str, user_id: str) -> users.UserRecord:
-    """A user who must be there.
+def existing_user(connection: Connection, tenant: str, user_id: str) -> users.UserRecord:
+    """A user who must exist.
 
     Raises:
         NotFound: no such user.
     """
-    found = users.find(connection, tenant, user_id)
-    if found is None:
+    user = users.find(connection, tenant, user_id)
+    if user is None:
         raise no_user()
-    return found
+    return user
 
 
 def no_user() -> NotFound:
-    """That there is no such user."""
+    """The error for a user who does not exist."""
     return NotFound("no_user", "there is no such user")

@@ -1,10 +1,10 @@
-"""Capture, for tenants that opt in: what a user does with a proxied answer becomes a signal (docs/profiles.md).
+"""Capture, for tenants that opt in: turn a user's feedback on a proxied answer into a signal (docs/profiles.md).
 
-    texts      the user's own words of a request
-    injected   what the gateway put in, taken out again
-    answers    the text and id of an answer, plain or streamed, of each API
-    recorder   looks on while the proxy passes an answer through, and keeps it for a bounded time
-    feedback   thumbs, edits, regenerations and picks, as signals
+    texts      extract the user's own words from a request
+    injected   remove what the gateway injected
+    answers    read an answer's id and text, streamed or not, in each API
+    recorder   record answers as the proxy streams them, and store them for a limited time
+    feedback   turn thumbs, edits, regenerations and picks into signals
 
-Nothing is learned from a chat by itself: a signal is made only of what the user did with an answer.
+A chat alone is never a signal: popi learns only from what users do with an answer.
 """

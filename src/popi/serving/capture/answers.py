@@ -1,4 +1,4 @@
-"""The id and texts of a proxied answer, of each API, in one piece or as server-sent events."""
+"""Read the id and texts of a proxied answer in each API, either whole or as server-sent events."""
 
 import json
 from collections import defaultdict
@@ -9,46 +9,45 @@ from popi.serving.proxy.body import inflate
 from popi.serving.proxy.inject import Api
 from popi.serving.proxy.refusals import Refusal
 
-MOST = 2**22
-"""Most bytes of an answer once unpacked."""
+MAX_BYTES = 2**22
+"""Maximum bytes of an answer after decompression."""
 
 
 Choices = dict[int, str]
-"""Text by the number of the choice; Anthropic's answers and OpenAI's responses have one, 0."""
+"""Text by choice number; answers of Anthropic's and of OpenAI's Responses API have one choice, 0."""
 
 
-def named(answer_id: str, choice: int) -> str:
+def choice_id(answer_id: str, choice: int) -> str:
     """The id of a choice: `id`, `id#1`, `id#2`."""
     return f"{answer_id}#{choice}" if answer_id and choice else answer_id
 
 
 def read_answer(api: Api, raw: bytes, encoding: str) -> tuple[str, Choices]:
-    """The id that the upstream gave an answer, empty where it gave none, and the answer's texts. No text: nothing
-    readable."""
-    body = _unpacked(raw, encoding)
+    """The id that the upstream gave an answer (empty if none) and the answer's texts (empty if it is not readable)."""
+    body = _decompressed(raw, encoding)
     if body is None:
         return "", {}
     try:
         if body.lstrip()[:1] == b"{":
             whole = json.loads(body)
-            return _id_of(whole), _STEPS[api](whole)
-        return _joined(api, body)
+            return _id_of(whole), _TEXTS[api](whole)
+        return _from_stream(api, body)
     except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
         return "", {}
 
 
 def _id_of(answer: dict[str, Any]) -> str:
-    found = answer.get("id")
-    return found if isinstance(found, str) else ""
+    value = answer.get("id")
+    return value if isinstance(value, str) else ""
 
 
 def _chat(answer: dict[str, Any]) -> Choices:
-    found: Choices = {}
+    texts: Choices = {}
     for choice in answer.get("choices") or ():
         text = (choice.get("message") or choice.get("delta") or {}).get("content")
         if isinstance(text, str):
-            found[int(choice.get("index") or 0)] = text
-    return found
+            texts[int(choice.get("index") or 0)] = text
+    return texts
 
 
 def _responses(answer: dict[str, Any]) -> Choices:
@@ -67,26 +66,26 @@ def _messages(answer: dict[str, Any]) -> Choices:
     return {0: "".join(texts)} if texts else {}
 
 
-_STEPS = {"chat": _chat, "responses": _responses, "messages": _messages}
+_TEXTS = {"chat": _chat, "responses": _responses, "messages": _messages}
 
 
-def _joined(api: Api, body: bytes) -> tuple[str, Choices]:
-    """The answer that a stream adds up to."""
-    found: defaultdict[int, str] = defaultdict(str)
+def _from_stream(api: Api, body: bytes) -> tuple[str, Choices]:
+    """The id and texts of a streamed answer."""
+    texts: defaultdict[int, str] = defaultdict(str)
     answer_id = ""
     for event in _events(body):
         if api == "chat":
-            answer_id = answer_id or _id_of(event)  # some servers give each piece another
+            answer_id = answer_id or _id_of(event)  # some servers give every chunk a new id
             for choice, text in _chat(event).items():
-                found[choice] += text
+                texts[choice] += text
         elif api == "messages":
             if event.get("type") == "message_start":
                 answer_id = _id_of(event["message"])
             elif event.get("type") == "content_block_delta" and event["delta"].get("type") == "text_delta":
-                found[0] += event["delta"]["text"]
+                texts[0] += event["delta"]["text"]
         elif event.get("type") == "response.completed":
             return _id_of(event["response"]), _responses(event["response"])
-    return answer_id, dict(found)
+    return answer_id, dict(texts)
 
 
 def _events(body: bytes) -> Iterator[dict[str, Any]]:
@@ -97,8 +96,8 @@ def _events(body: bytes) -> Iterator[dict[str, Any]]:
                 yield event
 
 
-def _unpacked(raw: bytes, encoding: str) -> bytes | None:
+def _decompressed(raw: bytes, encoding: str) -> bytes | None:
     try:
-        return b"".join(inflate(raw, encoding, MOST))
+        return b"".join(inflate(raw, encoding, MAX_BYTES))
     except Refusal:
         return None

@@ -1,9 +1,9 @@
-"""What a user did with an answer, as signals.
+"""Turn a user's feedback on answers into signals.
 
-thumbs         an interaction rated 1 or -1; the later of the two on one answer counts
-edit           an interaction with the answer as the user rewrote it; none where it is the answer as it was
-replaced_by    a pair: the answer that was kept, over the one that was replaced
-rather_than    pairs: the answer that was picked, over each of the others
+thumbs         an interaction rated 1 or -1; a later rating of the same answer replaces it
+edit           an interaction with the user's rewritten answer; nothing if it is unchanged
+replaced_by    a pair: the new answer preferred over the one it replaced
+rather_than    pairs: the picked answer preferred over each of the others
 """
 
 from hashlib import sha256
@@ -19,36 +19,39 @@ from popi.signals.types import InteractionSignal, PairSignal, Signal
 
 
 def as_signals(
-    connection: Connection, tenant: str, user_id: str, told: Feedback, now: float, injected: Injected
+    connection: Connection, tenant: str, user_id: str, given: Feedback, now: float, injected: Injected
 ) -> list[Signal] | None:
-    """The signals; none where nothing of the user's own is left. None: an answer that is named is not kept.
+    """The signals of a piece of feedback; empty if it holds nothing of the user's own.
 
-    In a transaction that writes: thumbs take back the opposite ones.
+    Needs a write transaction: a rating removes the opposite one.
+
+    Returns:
+        None if an answer that the feedback names is not stored.
     """
-    named = [told.answer, *([told.replaced_by] if told.replaced_by else ()), *(told.rather_than or ())]
-    found: list[StoredAnswer] = []
-    for answer_id in named:
-        kept = answers.find(connection, tenant, user_id, answer_id, now)
-        if kept is None:
+    answer_ids = [given.answer, *([given.replaced_by] if given.replaced_by else ()), *(given.rather_than or ())]
+    stored_answers: list[StoredAnswer] = []
+    for answer_id in answer_ids:
+        stored = answers.find(connection, tenant, user_id, answer_id, now)
+        if stored is None:
             return None
-        found.append(kept)
-    first = found[0]
-    if told.thumbs is not None:
-        opposite = _id("thumbs", first.answer_id, "down" if told.thumbs == "up" else "up")
+        stored_answers.append(stored)
+    first = stored_answers[0]
+    if given.thumbs is not None:
+        opposite = _id("thumbs", first.answer_id, "down" if given.thumbs == "up" else "up")
         signals.remove(connection, tenant, user_id, opposite)
-        rating = 1.0 if told.thumbs == "up" else -1.0
-        name = _id("thumbs", first.answer_id, told.thumbs)
+        rating = 1.0 if given.thumbs == "up" else -1.0
+        name = _id("thumbs", first.answer_id, given.thumbs)
         return [InteractionSignal(id=name, prompt=first.prompt, response=first.answer, rating=rating)]
-    if told.edit is not None:
+    if given.edit is not None:
         versions = summaries.versions(connection, tenant, user_id)
-        said = {part for version in versions for part in parts.all_parts(version.text)}
-        edit = injected.out_of(told.edit, said)
+        clauses = {part for version in versions for part in parts.all_parts(version.text)}
+        edit = injected.remove_from(given.edit, clauses)
         if not edit or edit == first.answer:
             return []
         name = _id("edit", first.answer_id, edit)
         return [InteractionSignal(id=name, prompt=first.prompt, response=first.answer, edit=edit)]
-    chosen = found[1] if told.replaced_by is not None else first
-    others = [first] if told.replaced_by is not None else found[1:]
+    chosen = stored_answers[1] if given.replaced_by is not None else first
+    others = [first] if given.replaced_by is not None else stored_answers[1:]
     return [
         PairSignal(
             id=_id("pick", chosen.answer_id, other.answer_id),

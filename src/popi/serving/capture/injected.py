@@ -1,27 +1,27 @@
-"""What the gateway put into a request never comes back as a signal: it is taken out of messages, answers and edits."""
+"""Remove what the gateway injected from messages, answers and edits, so that it never comes back as a signal."""
 
 import re
 from collections.abc import Iterable
 from typing import Any
 
-from popi.serving.capture.texts import CUT, LONGEST_TEXT, has_words
+from popi.serving.capture.texts import CUT, MAX_TEXT_CHARS, has_words
 from popi.serving.proxy.block import DEFAULT_BLOCK
 
-VERBATIM = 4
-"""Words from which on a statement of the summary is looked for in texts; shorter ones meet by chance."""
-RUN = 64
-"""Words that are looked for in one go; longer statements are looked for in pieces."""
+MIN_WORDS = 4
+"""Minimum words of a clause to search for in texts; shorter ones match by chance."""
+MAX_WORDS = 64
+"""Maximum words to search for at once; longer clauses are split."""
 _WORD = re.compile(r"\w+")
 _END = ""
-_Tree = dict[str, Any]
+_PrefixTree = dict[str, Any]
 _NAME = re.compile(r"</?([A-Za-z][\w.-]*)")
 
 
 class Injected:
-    """The block that summaries go upstream in.
+    """The block that carries summaries upstream.
 
     Args:
-        block: its template, as `[proxy] block` has it.
+        block: its template, from `[proxy] block`.
     """
 
     def __init__(self, block: str = DEFAULT_BLOCK) -> None:
@@ -29,17 +29,17 @@ class Injected:
         self._blocks = [re.compile(rf"{tag}.*?(?:{tag}|\Z)", re.DOTALL | re.IGNORECASE) for tag in tags]
         self._around = [part.strip() for part in block.split("{summary}") if len(part.split()) > 1]
 
-    def out_of(self, text: str, said: Iterable[str]) -> str:
-        """A text without the block, and without statements that stand in it word for word; empty if nothing is left.
+    def remove_from(self, text: str, clauses: Iterable[str]) -> str:
+        """Remove the block and all verbatim clauses from a text; empty if nothing is left.
 
         Args:
-            text: of a message, an answer or an edit; what is beyond its first `LONGEST_TEXT` characters is cut off.
-            said: the statements of the summary; those of fewer than `VERBATIM` words are not looked for.
+            text: a message, an answer or an edit; truncated to `MAX_TEXT_CHARS` characters.
+            clauses: the summary's clauses; those with fewer than `MIN_WORDS` words are ignored.
         """
-        text = text[: 2 * LONGEST_TEXT]
+        text = text[: 2 * MAX_TEXT_CHARS]
         for block in self._blocks:
             text = block.sub(CUT, text)
-        text = _without(text, [*self._around, *said])[:LONGEST_TEXT].strip()
+        text = _without(text, [*self._around, *clauses])[:MAX_TEXT_CHARS].strip()
         return text if has_words(text) else ""
 
 
@@ -47,30 +47,30 @@ def _names(block: str) -> list[str]:
     return list(dict.fromkeys(_NAME.findall(block)))
 
 
-def _without(text: str, statements: Iterable[str]) -> str:
-    """In time that grows with the text alone, however many and long the statements are."""
-    tree = _tree(statements)
+def _without(text: str, clauses: Iterable[str]) -> str:
+    """Remove clauses in time that depends only on the text's length, not on the number or length of the clauses."""
+    tree = _prefix_tree(clauses)
     places = [(match.start(), match.end()) for match in _WORD.finditer(text)]
     words = [text[start:end].casefold() for start, end in places]
-    kept, at, i = [], 0, 0
+    pieces, at, i = [], 0, 0
     while i < len(words):
-        last = _last_word(tree, words, i)
+        last = _match_end(tree, words, i)
         if last is None:
             i += 1
             continue
-        kept += [text[at : places[i][0]], CUT]
+        pieces += [text[at : places[i][0]], CUT]
         at, i = places[last][1], last + 1
-    return "".join([*kept, text[at:]])
+    return "".join([*pieces, text[at:]])
 
 
-def _tree(statements: Iterable[str]) -> _Tree:
-    """The statements word by word; where one ends there is a branch `_END`."""
-    tree: _Tree = {}
-    for statement in statements:
-        words = [word.casefold() for word in _WORD.findall(statement)]
-        for start in range(0, len(words), RUN):
-            run = words[start : start + RUN]
-            if len(run) < VERBATIM:
+def _prefix_tree(clauses: Iterable[str]) -> _PrefixTree:
+    """A prefix tree of the clauses' words; `_END` marks the end of a clause."""
+    tree: _PrefixTree = {}
+    for clause in clauses:
+        words = [word.casefold() for word in _WORD.findall(clause)]
+        for start in range(0, len(words), MAX_WORDS):
+            run = words[start : start + MAX_WORDS]
+            if len(run) < MIN_WORDS:
                 continue
             branch = tree
             for word in [*run, _END]:
@@ -78,8 +78,8 @@ def _tree(statements: Iterable[str]) -> _Tree:
     return tree
 
 
-def _last_word(tree: _Tree, words: list[str], first: int) -> int | None:
-    """The last word of the longest statement that begins with the word `first`; None where none does."""
+def _match_end(tree: _PrefixTree, words: list[str], first: int) -> int | None:
+    """The index of the last word of the longest clause that starts at word `first`; None if none does."""
     last, branch = None, tree
     for i in range(first, len(words)):
         if words[i] not in branch:

@@ -1,4 +1,4 @@
-"""Looks on while the proxy passes an answer through. Never in its way: what is too long or too much is not kept."""
+"""Record answers as the proxy streams them, without delaying it: answers that are too long or too many are skipped."""
 
 import asyncio
 import logging
@@ -9,9 +9,9 @@ from typing import Any
 
 from popi.errors import StoreError
 from popi.profiles.clauses import all_parts
-from popi.serving.capture.answers import named, read_answer
+from popi.serving.capture.answers import choice_id, read_answer
 from popi.serving.capture.injected import Injected
-from popi.serving.capture.texts import LONGEST_TEXT, last_message, own_words
+from popi.serving.capture.texts import MAX_TEXT_CHARS, last_message, own_words
 from popi.serving.interfaces import StoredSummary
 from popi.serving.proxy.inject import Api
 from popi.serving.settings import CaptureSettings
@@ -21,23 +21,23 @@ from popi.serving.store.threads import Store
 
 log = logging.getLogger("popi.gateway.capture")
 
-LONGEST_ANSWER = 2**20
-"""Most bytes of an answer that are held while it passes."""
-UNDER_WAY = 256
-"""Answers that may wait to be written; further ones are not kept."""
-LONGEST_ID = 280
-"""Characters of an upstream's id; of a longer one nothing is kept."""
-LONGEST_CHAT = 3000.0
-"""Seconds after which an answer is not kept: erasures are noted for an hour."""
+MAX_ANSWER_BYTES = 2**20
+"""Maximum bytes of an answer to buffer while it is streamed."""
+MAX_PENDING = 256
+"""Maximum answers waiting to be written; further ones are skipped."""
+MAX_UPSTREAM_ID_CHARS = 280
+"""Maximum characters of an upstream's answer id; a longer one is not stored."""
+MAX_AGE_S = 3000.0
+"""Maximum seconds from request to storage. Must be under an hour, for which erasures are remembered."""
 
 
 class Recorder:
-    """Keeps answers of tenants that opted in (interfaces.Recorder).
+    """Records answers for tenants that opted in (interfaces.Recorder).
 
     Args:
-        store: where they are kept.
-        settings: who opted in.
-        injected: the block around a summary; it is never kept.
+        store: where to store them.
+        settings: which tenants opted in.
+        injected: the block around a summary, which is never stored.
     """
 
     def __init__(self, store: Store, settings: CaptureSettings, injected: Injected) -> None:
@@ -47,53 +47,57 @@ class Recorder:
     def begin(
         self, tenant: str, user_id: str, api: Api, body: Mapping[str, Any], summary: StoredSummary | None
     ) -> "Tap | None":
-        """Look on at one request; None where nothing is kept of it."""
+        """Start recording one request; None if it is not to be recorded."""
         opted_in = tenant in self._settings.tenants or "*" in self._settings.tenants
-        if not opted_in or len(self._tasks) >= UNDER_WAY:
+        if not opted_in or len(self._tasks) >= MAX_PENDING:
             return None
-        message = last_message(api, body)[: 2 * LONGEST_TEXT]
+        message = last_message(api, body)[: 2 * MAX_TEXT_CHARS]
         return Tap(self, tenant, user_id, api, message, summary)
 
-    def keep(self, tap: "Tap", encoding: str) -> None:
-        """Write an answer down, later."""
-        task = asyncio.get_running_loop().create_task(self._keep(tap, encoding))
+    def store(self, tap: "Tap", encoding: str) -> None:
+        """Store an answer in the background."""
+        task = asyncio.get_running_loop().create_task(self._write(tap, encoding))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def settled(self) -> None:
-        """Wait for what is being written down."""
+        """Wait until all pending answers are stored."""
         while self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _keep(self, tap: "Tap", encoding: str) -> None:
+    async def _write(self, tap: "Tap", encoding: str) -> None:
         try:
-            kept = await asyncio.to_thread(self._read, tap, encoding)
-            if kept and time.time() - tap.began < LONGEST_CHAT:
+            records = await asyncio.to_thread(self._read, tap, encoding)
+            if records and time.time() - tap.began < MAX_AGE_S:
                 seconds = self._settings.hours * 3600.0
                 database = self._store.database
                 await self._store.write(
                     lambda connection: answers.put(
-                        connection, tap.tenant, tap.user_id, kept, tap.began, database.now(connection), seconds
+                        connection, tap.tenant, tap.user_id, records, tap.began, database.now(connection), seconds
                     )
                 )
         except StoreError as error:
-            log.warning("an answer could not be kept", extra={"fields": {"error": str(error)}})
-        except Exception as error:  # whatever a model or a client may send: a chat has long passed
-            log.warning("an answer could not be kept", extra={"fields": {"error": type(error).__name__}})
+            log.warning("can't store an answer", extra={"fields": {"error": str(error)}})
+        except Exception as error:  # models and clients may send anything; the chat itself is long over
+            log.warning("can't store an answer", extra={"fields": {"error": type(error).__name__}})
 
     def _read(self, tap: "Tap", encoding: str) -> list[StoredAnswer]:
-        said = all_parts(tap.summary.text) if tap.summary is not None else set()
-        prompt = self._injected.out_of(own_words(tap.message), said)
+        clauses = all_parts(tap.summary.text) if tap.summary is not None else set()
+        prompt = self._injected.remove_from(own_words(tap.message), clauses)
         if not prompt:
             return []
         version = tap.summary.version if tap.summary is not None else 0
         upstream_id, choices = read_answer(tap.api, bytes(tap.answer), encoding)
-        if len(upstream_id) > LONGEST_ID or "\x00" in upstream_id:
+        if len(upstream_id) > MAX_UPSTREAM_ID_CHARS or "\x00" in upstream_id:
             upstream_id = ""
-        clean = {choice: self._injected.out_of(text, said) for choice, text in choices.items()}
+        clean = {choice: self._injected.remove_from(text, clauses) for choice, text in choices.items()}
         return [
             StoredAnswer(
-                named(tap.answer_id, choice), _storable(prompt), _storable(text), version, named(upstream_id, choice)
+                choice_id(tap.answer_id, choice),
+                _storable(prompt),
+                _storable(text),
+                version,
+                choice_id(upstream_id, choice),
             )
             for choice, text in clean.items()
             if text
@@ -101,10 +105,10 @@ class Recorder:
 
 
 class Tap:
-    """One answer on its way.
+    """Records one answer.
 
     Attributes:
-        answer_id: ours, which the client is told in a header.
+        answer_id: our id for the answer, sent to the client in a header.
     """
 
     def __init__(
@@ -117,18 +121,18 @@ class Tap:
         self.began = time.time()
 
     def feed(self, piece: bytes) -> None:
-        """A piece of the answer has passed."""
-        if len(self.answer) + len(piece) > LONGEST_ANSWER:
+        """Record a piece of the answer."""
+        if len(self.answer) + len(piece) > MAX_ANSWER_BYTES:
             self._too_long = True
         if not self._too_long:
             self.answer += piece
 
     def done(self, encoding: str) -> None:
-        """The answer is through, whole."""
+        """The answer is complete."""
         if not self._too_long and self.answer:
-            self._recorder.keep(self, encoding)
+            self._recorder.store(self, encoding)
 
 
 def _storable(text: str) -> str:
-    """PostgreSQL's text holds no NUL; halves of surrogate pairs are no text."""
+    """Remove NULs, which PostgreSQL can't store, and lone surrogates, which can't be encoded."""
     return text.replace("\x00", "").encode("utf-8", "replace").decode()

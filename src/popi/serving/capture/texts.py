@@ -1,7 +1,7 @@
-"""The user's own words of a request.
+"""Extract the user's own words from a request.
 
-Only the last message of role `user` counts; of that only text that the user typed, as far as rules can tell: quoted
-lines, forwarded mail, fenced blocks, long quotations and pasted conversations are other people's words.
+Only the last message with role `user` is used, and of that only what the user probably typed: quoted lines, forwarded
+mail, fenced blocks, long quotations and pasted conversations are other people's words.
 """
 
 import re
@@ -11,11 +11,11 @@ from typing import Any
 from popi.serving.proxy.inject import Api
 
 CUT = "[…]"
-"""Stands where something was taken out."""
-LONG_QUOTATION = 8
-"""Words from which on text in quotation marks is taken for somebody else's."""
-LONGEST_TEXT = 20_000
-"""Characters of a message or an answer that count."""
+"""Replaces removed text."""
+MIN_QUOTATION_WORDS = 8
+"""Minimum words of text in quotation marks to be treated as someone else's."""
+MAX_TEXT_CHARS = 20_000
+"""Maximum characters of a message or an answer; the rest is ignored."""
 
 _FENCED = re.compile(r"^(```|~~~).*?(?:^\1[^\S\n]*$|\Z)", re.MULTILINE | re.DOTALL)
 _QUOTED_LINES = re.compile(r"(?:^[ \t]*>.*(?:\n|\Z))+", re.MULTILINE)
@@ -31,11 +31,11 @@ _OWN_NAMES = {"me", "i", "note", "task", "question", "please", "ps", "p.s", "edi
 
 
 def last_message(api: Api, body: Mapping[str, Any]) -> str:
-    """The text of the last message that the user wrote; empty where there is none."""
-    found = body.get("input") if api == "responses" else body.get("messages")
-    if isinstance(found, str) and api == "responses":
-        return found.strip()
-    messages: list[Any] = found if isinstance(found, list) else []
+    """The text of the user's last message; empty without one."""
+    value = body.get("input") if api == "responses" else body.get("messages")
+    if isinstance(value, str) and api == "responses":
+        return value.strip()
+    messages: list[Any] = value if isinstance(value, list) else []
     for message in reversed(messages):
         if isinstance(message, dict) and message.get("role") == "user":
             text = _text_of(message.get("content"))
@@ -45,22 +45,22 @@ def last_message(api: Api, body: Mapping[str, Any]) -> str:
 
 
 def own_words(text: str) -> str:
-    """A message without what the user quotes from others; empty where nothing of their own is left."""
-    text = text[: 2 * LONGEST_TEXT].replace("\r\n", "\n")
+    """A message without quotations from others; empty if nothing else is left."""
+    text = text[: 2 * MAX_TEXT_CHARS].replace("\r\n", "\n")
     text = _FENCED.sub(CUT, text)
     text = _FORWARDED.sub(CUT, text)
     text = _QUOTED_LINES.sub(CUT + "\n", text)
     speakers = [match for match in _SPEAKER.finditer(text) if match[1].strip().casefold() not in _OWN_NAMES]
-    if len(speakers) > 1:  # a conversation; one line alone may be a heading
+    if len(speakers) > 1:  # a conversation; a single such line may be a heading
         for match in reversed(speakers):
             text = text[: match.start()] + CUT + text[match.end() :]
-    text = _QUOTATION.sub(lambda match: CUT if len(match[1].split()) >= LONG_QUOTATION else match[0], text)
+    text = _QUOTATION.sub(lambda match: CUT if len(match[1].split()) >= MIN_QUOTATION_WORDS else match[0], text)
     text = re.sub(rf"(?:{re.escape(CUT)}\s*)+", CUT + " ", text).strip()
     return text if has_words(text) else ""
 
 
 def has_words(text: str) -> bool:
-    """Whether anything is left beside what was taken out."""
+    """Whether a text has any words besides `CUT`."""
     return re.search(r"\w", text.replace(CUT, "")) is not None
 
 

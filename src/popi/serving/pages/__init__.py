@@ -1,16 +1,16 @@
 """The pages: `/me`, where users see and change what is known about them, and `/admin` for the team.
 
-    app          from an HTTP request to a page or a change
-    sessions     signed links, cookies, and who is signed in
-    subject      whose profile a request is about
-    forms        what a form brings, and whether one of our pages sent it
-    profile      the pages of one profile; known, what they read of the store; view, the same in sentences
-    drafts       what was typed and not taken
-    actions      what the forms do; changes, what a button does to a summary
-    team         the team's list of users
-    tryout       a prompt answered with and without the summary
-    render       templates, files and headers; strings, every word of the pages (strings.toml, languages)
-    colour       the product's colour, and its contrast
+    app          the ASGI application: dispatches requests to pages and actions
+    sessions     signed links, cookies and sessions; login and oidc, the team's sign-in
+    subject      the profile that a request is about
+    forms        read forms, and check that one of our pages sent them
+    profile      the pages of one profile; profile_data, their data from the store; view, that data as sentences
+    drafts       rejected input, to be shown again
+    actions      what forms do; changes, what a button changes in a summary
+    team         the team's pages
+    tryout       answer a prompt with and without the summary
+    render       templates, static files and headers; strings, all texts of the pages (strings.toml, languages)
+    colour       the product's colour and its contrast
 
-`templates/` is HTML; `static/` has the style sheet and the little script: everything works without it.
+`templates/` holds the HTML, `static/` the style sheet and a small script; the pages also work without the script.
 """

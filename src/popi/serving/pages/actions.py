@@ -1,4 +1,4 @@
-"""What the forms of a profile's pages do; each ends on a page that says what was done."""
+"""Handle the forms of a profile's pages. Each redirects to a page that reports the result."""
 
 from collections.abc import Awaitable, Callable
 from urllib.parse import urlencode
@@ -24,12 +24,12 @@ Action = Callable[[Request, Subject, Form], Awaitable[Response]]
 
 
 class Actions:
-    """Answers to POST, by the last part of the path.
+    """Handlers of POST requests, by the last part of the path.
 
     Args:
         profiles: the service.
-        render: makes pages.
-        again: the first page with what was typed and not taken.
+        render: renders pages.
+        again: renders the first page again, with the rejected input.
     """
 
     def __init__(self, profiles: Profiles, render: Renderer, again: Again) -> None:
@@ -58,7 +58,7 @@ class Actions:
         return back(subject, "", trouble)
 
     async def _changed(self, subject: Subject, name: str, form: Form) -> tuple[str | None, Unfit | None]:
-        """Make a change; returns what stood in its way (render.TROUBLES), if anything did."""
+        """Make a change; returns the problem (one of render.TROUBLES), if any."""
         try:
             user = await self._profiles.user(subject.tenant, subject.user_id)
             summary = user.summary
@@ -68,24 +68,24 @@ class Actions:
         if form.get("version") != str(version):
             return "conflict", None
         try:
-            wanted = CHANGES[name](summary, form)
-            await self._profiles.put_summary(subject.tenant, subject.user_id, wanted, subject.author, version)
+            edit = CHANGES[name](summary, form)
+            await self._profiles.put_summary(subject.tenant, subject.user_id, edit, subject.author, version)
         except BadForm as bad:
             return bad.saying, None
         except VersionConflict:
             return "conflict", None
-        except ValidationError:  # every text is of a good length, so there are too many
+        except ValidationError:  # the texts' lengths are valid, so there are too many
             return "too_many", None
         except Unfit as unfit:
             return "not_fit", unfit
-        except DataError:  # nothing in it that anybody sees
+        except DataError:  # the text has no visible characters
             return "empty", None
         return None, None
 
     async def _delete_clause(self, request: Request, subject: Subject, form: Form) -> Response:
-        more = {"signals": form.get("signals") == "yes", "forbid": form.get("forbid") == "yes"}
+        options = {"signals": form.get("signals") == "yes", "forbid": form.get("forbid") == "yes"}
         name = form.get("clause", "")
-        done = self._profiles.delete_clause(subject.tenant, subject.user_id, name, subject.author, **more)
+        done = self._profiles.delete_clause(subject.tenant, subject.user_id, name, subject.author, **options)
         return await self._deleted(subject, "", "delete", done)
 
     async def _delete_signal(self, request: Request, subject: Subject, form: Form) -> Response:
@@ -94,8 +94,8 @@ class Actions:
         return await self._deleted(subject, page, "delete_signal", done, form.get("q", ""))
 
     async def _delete_version(self, request: Request, subject: Subject, form: Form) -> Response:
-        which = _number(form, "to") or 0
-        done = self._profiles.delete_version(subject.tenant, subject.user_id, which, subject.author)
+        version = _number(form, "to") or 0
+        done = self._profiles.delete_version(subject.tenant, subject.user_id, version, subject.author)
         return await self._deleted(subject, "history", "delete_version", done)
 
     async def _delete_words(self, request: Request, subject: Subject, form: Form) -> Response:
@@ -103,14 +103,16 @@ class Actions:
         done = self._profiles.delete_words(subject.tenant, subject.user_id, name, subject.author)
         return await self._deleted(subject, "", "delete_words", done)
 
-    async def _deleted(self, subject: Subject, page: str, said: str, done: Awaitable[Deleted], q: str = "") -> Response:
+    async def _deleted(
+        self, subject: Subject, page: str, saying: str, done: Awaitable[Deleted], q: str = ""
+    ) -> Response:
         try:
             await done
         except NotFound:
             return back(subject, page, "conflict")
         except DataError:
             return back(subject, page, "too_many")
-        return back(subject, page, said, q)
+        return back(subject, page, saying, q)
 
     async def _step(self, request: Request, subject: Subject, form: Form) -> Response:
         name = _last(request)
@@ -122,7 +124,7 @@ class Actions:
         return await self._go_back(subject, _number(form, "to"), _number(form, "version"), "history", "restore")
 
     async def _go_back(
-        self, subject: Subject, version: int | None, expected: int | None, page: str, said: str, step: bool = False
+        self, subject: Subject, version: int | None, expected: int | None, page: str, saying: str, step: bool = False
     ) -> Response:
         if version is None or expected is None:
             return back(subject, page, "conflict")
@@ -132,13 +134,13 @@ class Actions:
             return back(subject, page, "conflict")
         except DataError:
             return back(subject, page, "not_fit")
-        return back(subject, page, said)
+        return back(subject, page, saying)
 
     async def _switch(self, request: Request, subject: Subject, form: Form) -> Response:
-        name, wanted = _last(request), form.get("on")
-        if wanted not in ("yes", "no"):
+        name, value = _last(request), form.get("on")
+        if value not in ("yes", "no"):
             return back(subject, "", "conflict")
-        on = wanted == "yes"
+        on = value == "yes"
         use, learn = (on, None) if name == "use" else (None, on)
         await self._profiles.set_controls(subject.tenant, subject.user_id, use, learn)
         return back(subject, "", f"{name}_{'on' if on else 'off'}")
@@ -150,10 +152,10 @@ class Actions:
         return self._render.page(request, "erased.html", receipt=receipt, admin=subject.admin)
 
 
-def back(subject: Subject, page: str, said: str, q: str = "") -> Response:
-    """To a page of the profile, which then says what was done (render.SAYINGS); `q`: what was looked for there."""
+def back(subject: Subject, page: str, saying: str, q: str = "") -> Response:
+    """Redirect to a page of the profile that reports the result (one of render.SAYINGS); `q`: its search text."""
     path = f"{subject.base}/{page}" if page else subject.base
-    return RedirectResponse(f"{path}?said={said}{'&' + urlencode({'q': q}) if q else ''}", 303)
+    return RedirectResponse(f"{path}?said={saying}{'&' + urlencode({'q': q}) if q else ''}", 303)
 
 
 def _last(request: Request) -> str:

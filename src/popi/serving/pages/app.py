@@ -1,4 +1,4 @@
-"""From an HTTP request to a page or a change. Who may see what is settled before anything is read."""
+"""Dispatch requests to pages and actions. Authorisation comes before reading anything."""
 
 import logging
 from typing import TYPE_CHECKING
@@ -38,45 +38,45 @@ if TYPE_CHECKING:
 log = logging.getLogger("popi.gateway.pages")
 
 COOKIES = {False: "popi_me", True: "popi_admin"}
-"""By whether it is the team's."""
+"""Cookie names; the key says whether it is the team's."""
 LOGIN_COOKIE = "popi_login"
-LONGEST_QUERY = 4096
+MAX_QUERY_BYTES = 4096
 LOOPBACK = ("localhost", "127.0.0.1", "::1", "testserver")
-"""Hosts that browsers trust without TLS, and where a cookie need not be `Secure`."""
+"""Hosts that browsers trust without TLS, so that cookies need not be `Secure`."""
 
 
 class Pages:
     """The ASGI application of everything under `/me`, `/admin` and `/pages/`.
 
     Args:
-        store: of sessions.
+        store: where sessions are stored.
         profiles: the service.
-        keys: checks the team's keys.
-        throttle: slows down who tries wrong links and cookies.
-        settings: of the gateway.
+        keys: checks the team's admin keys.
+        throttle: slows down clients that try wrong links and cookies.
+        settings: the gateway's.
     """
 
     def __init__(
         self, store: Store, profiles: Profiles, keys: KeyRing, throttle: Throttle, settings: GatewaySettings
     ) -> None:
-        self._profiles, self._settings, self._noted = profiles, settings.page, settings.audit
+        self._profiles, self._settings, self._audit = profiles, settings.page, settings.audit
         self._log_requests = settings.proxy.log_requests
         oidc = _oidc(settings.page, settings.http) if settings.page.oidc is not None else None
         self._sessions = Sessions(store, keys, throttle, settings.page, oidc)
         tryout = Tryout(settings.page, settings.proxy, settings.http)
-        self._render = Renderer(settings.page, tryout.there)
+        self._render = Renderer(settings.page, tryout.enabled)
         self._team = Team(store, self._render, settings.renewal, profiles.reads)
         profile = ProfilePages(profiles, self._render, tryout)
         self._gets, self._posts = profile.pages, Actions(profiles, self._render, profile.profile).actions
-        if tryout.there:
+        if tryout.enabled:
             self._posts["try"] = profile.tried
 
     def has(self, path: str) -> bool:
-        """Whether a path is one of ours."""
+        """Whether a path belongs to the pages."""
         return path in ("/me", "/admin") or path.startswith(("/me/", "/admin/", "/pages/"))
 
     async def link(self, tenant: str, user_id: str, headers: dict[str, str]) -> LinkAnswer:
-        """A link to a user's page (ProfileApi's `links`)."""
+        """A link to a user's page (for ProfileApi)."""
         token, end = await self._sessions.link(tenant, user_id)
         root = self._settings.url
         if root is None:
@@ -86,9 +86,9 @@ class Pages:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
-        mine = not request.url.path.startswith("/admin")
-        wanted = self._settings.language or preferred(request.headers.get("accept-language", ""))
-        language.set(wanted if mine else "en")
+        is_admin = request.url.path.startswith("/admin")
+        page_language = self._settings.language or preferred(request.headers.get("accept-language", ""))
+        language.set("en" if is_admin else page_language)
         try:
             response = await self._serve(request)
         except ClientGone:
@@ -119,8 +119,8 @@ class Pages:
     async def _serve(self, request: Request) -> Response:
         path, method = request.url.path, request.method
         if method not in ("GET", "HEAD", "POST"):
-            raise Refusal(405, "no_such_method", "pages take GET and POST")
-        if len(request.scope["query_string"]) > LONGEST_QUERY:
+            raise Refusal(405, "no_such_method", "pages accept GET and POST")
+        if len(request.scope["query_string"]) > MAX_QUERY_BYTES:
             raise Refusal(414, "query", "the query is too long")
         if path.startswith("/pages/"):
             return self._file(path)
@@ -139,7 +139,7 @@ class Pages:
                 return self._sign_in_page(request)
             raise NoSession
         kind = "admin" if session.actor.role == "viewer" else session.actor.role
-        ACTOR.set(session.actor if self._noted.days and kind in self._noted.of else None)
+        ACTOR.set(session.actor if self._audit.days and kind in self._audit.of else None)
         if method == "POST":
             check_token(form, session)
             if path in ("/me/sign-out", "/admin/sign-out"):
@@ -163,15 +163,15 @@ class Pages:
         if request.method != "POST" and name in self._gets:
             page = await self._gets[name](request, subject)
             if name != "state":
-                self._profiles.reads.saw("export" if name == "export" else "read", subject.tenant, subject.user_id)
+                self._profiles.reads.record("export" if name == "export" else "read", subject.tenant, subject.user_id)
             return page
         raise NotFound("no_page", "there is no such page")
 
     def _file(self, path: str) -> Response:
-        found = self._render.file(path.removeprefix("/pages/"))
-        if found is None:
+        response = self._render.file(path.removeprefix("/pages/"))
+        if response is None:
             raise NotFound("no_page", "there is no such file")
-        return found
+        return response
 
     # -- signing in and out ----------------------------------------------------------------------------------------
 
@@ -200,7 +200,7 @@ class Pages:
         except SignInFailed as failed:
             return self._not_signed_in(request, failed)
         response = RedirectResponse(url, 303)
-        # Not strict: it comes back from the provider's site.
+        # Not strict: the provider's site redirects back to us.
         response.set_cookie(
             LOGIN_COOKIE,
             cookie,
@@ -222,7 +222,7 @@ class Pages:
             return self._render.message(request, "not_a_member", 403)
         if cookie is None:
             return self._render.message(request, "sign_in_failed", 403)
-        # A page, not a redirect: a strict cookie does not go along where another site has sent the browser.
+        # A page, not a redirect: browsers don't send a strict cookie while following another site's redirect.
         response = self._with_cookie(request, self._render.page(request, "continue.html"), True, cookie)
         response.delete_cookie(LOGIN_COOKIE, path=CALLBACK)
         return response
@@ -245,26 +245,26 @@ class Pages:
             path="/admin" if admin else "/me",
             secure=embedded or self._secure(request),
             httponly=True,
-            # Not strict: a link from the app's own page has to arrive signed in.
+            # Not strict: a user who follows a link from the app must stay signed in.
             samesite="strict" if admin else "none" if embedded else "lax",
         )
-        if embedded:  # one for each site that embeds the page, where browsers take no cookie of a third party
+        if embedded:  # one cookie per embedding site, for browsers that block third-party cookies
             name, value = response.raw_headers[-1]
             response.raw_headers[-1] = name, value + b"; Partitioned"
         return response
 
     def _secure(self, request: Request) -> bool:
-        """Whether a cookie is for TLS alone."""
-        far = (urlsplit(f"//{request.headers.get('host', '')}").hostname or "") not in LOOPBACK
+        """Whether to mark cookies `Secure`."""
+        remote = (urlsplit(f"//{request.headers.get('host', '')}").hostname or "") not in LOOPBACK
         forwarded = request.headers.get("x-forwarded-proto", "").lower() == "https"
-        return far or forwarded or (self._settings.url or "").startswith("https:")
+        return remote or forwarded or (self._settings.url or "").startswith("https:")
 
 
 def _oidc(page: PageSettings, http: HttpConfig) -> "Oidc":
-    """The team's identity provider; only who has one needs Authlib.
+    """The team's identity provider. Imported here so that Authlib is only needed with `[page.oidc]`.
 
     Raises:
-        ConfigError: Authlib is not installed, or the client's secret is not set.
+        ConfigError: Authlib is not installed, or the client secret is not set.
     """
     try:
         from popi.serving.pages.oidc import Oidc

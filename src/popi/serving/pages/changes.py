@@ -1,4 +1,4 @@
-"""What a button of the page does to a summary: the edit that the profile API would be sent."""
+"""What the page's buttons change in a summary, as edits for the profile API."""
 
 from collections.abc import Callable
 
@@ -16,38 +16,38 @@ CHOICES = {
     "tone": ("friendly", "plain", "formal"),
     "format": ("lists", "prose", "examples"),
 }
-"""What newcomers may choose, by what it is about; the words of each are a clause (strings.toml, `choice_…`)."""
+"""Choices for new users, by topic; each one's text becomes a clause (`choice_…` in strings.toml)."""
 
 
 class BadForm(Exception):
-    """The form can't be what the page had; `saying` is what to say (render.SAYINGS)."""
+    """The form is invalid or out of date; `saying` names the message to show (one of render.SAYINGS)."""
 
     def __init__(self, saying: str) -> None:
         super().__init__(saying)
         self.saying = saying
 
 
-def kept(summary: SummaryAnswer | None) -> list[ClauseEdit]:
-    """The clauses as they are."""
+def unchanged(summary: SummaryAnswer | None) -> list[ClauseEdit]:
+    """The clauses of a summary, as edits that change nothing."""
     clauses = summary.clauses if summary is not None else []
     return [ClauseEdit(id=one.id, text=one.text, locked=one.locked, signals=one.signals) for one in clauses]
 
 
 def lock(summary: SummaryAnswer | None, form: Form, locked: bool = True) -> SummaryEdit:
-    """Lock a clause, or open it."""
-    clauses = kept(summary)
+    """Lock or unlock a clause."""
+    clauses = unchanged(summary)
     _named(clauses, form).locked = locked
     return SummaryEdit(clauses=clauses)
 
 
 def unlock(summary: SummaryAnswer | None, form: Form) -> SummaryEdit:
-    """Open a clause: the next renewal may put it anew."""
+    """Unlock a clause, so that the next renewal may reword it."""
     return lock(summary, form, False)
 
 
 def edit(summary: SummaryAnswer | None, form: Form) -> SummaryEdit:
-    """Put a clause in other words, which are the person's own and rest on no signal; locked if the form says so."""
-    clauses = kept(summary)
+    """Reword a clause. The new words are the person's own and rest on no signals; locked if the form says so."""
+    clauses = unchanged(summary)
     one = _named(clauses, form)
     text = _text(form)
     one.signals = one.signals if text == one.text else []
@@ -56,21 +56,21 @@ def edit(summary: SummaryAnswer | None, form: Form) -> SummaryEdit:
 
 
 def add(summary: SummaryAnswer | None, form: Form) -> SummaryEdit:
-    """Add a clause of one's own."""
-    return SummaryEdit(clauses=[*kept(summary), ClauseEdit(text=_text(form), locked=form.get("lock") == "yes")])
+    """Add a clause in the person's own words."""
+    return SummaryEdit(clauses=[*unchanged(summary), ClauseEdit(text=_text(form), locked=form.get("lock") == "yes")])
 
 
 def choose(summary: SummaryAnswer | None, form: Form) -> SummaryEdit:
-    """Add the clauses that were chosen, one for each kind at most; they are locked."""
+    """Add the chosen clauses, at most one per topic, locked."""
     chosen = [f"choice_{kind}_{form[kind]}" for kind, options in CHOICES.items() if form.get(kind) in options]
     if not chosen:
         raise BadForm("none_chosen")
-    return SummaryEdit(clauses=[*kept(summary), *(ClauseEdit(text=say(one), locked=True) for one in chosen)])
+    return SummaryEdit(clauses=[*unchanged(summary), *(ClauseEdit(text=say(one), locked=True) for one in chosen)])
 
 
 def forbid(summary: SummaryAnswer | None, form: Form) -> SummaryEdit:
-    """Take a clause out and never use it again; others in the same words go with it, unless they are locked."""
-    clauses = kept(summary)
+    """Remove a clause and ban it; unlocked clauses with the same words are removed too."""
+    clauses = unchanged(summary)
     one = _named(clauses, form)
     same = normal(one.text)
     rest = [each for each in clauses if each is not one and (each.locked or normal(each.text) != same)]
@@ -78,23 +78,23 @@ def forbid(summary: SummaryAnswer | None, form: Form) -> SummaryEdit:
 
 
 def allow(summary: SummaryAnswer | None, form: Form) -> SummaryEdit:
-    """Forbid something no longer."""
+    """Lift a ban."""
     banned = [one for one in _forbidden(summary) if one.id != form.get("clause")]
-    return SummaryEdit(clauses=kept(summary), forbidden=banned)
+    return SummaryEdit(clauses=unchanged(summary), forbidden=banned)
 
 
-def tell(summary: SummaryAnswer | None, form: Form, told: bool = True) -> SummaryEdit:
-    """Let the model that writes summaries know of something that is forbidden."""
+def tell(summary: SummaryAnswer | None, form: Form, enabled: bool = True) -> SummaryEdit:
+    """Let the model that writes summaries see a forbidden clause."""
     banned = _forbidden(summary)
     for one in banned:
         if one.id == form.get("clause"):
-            one.tell = told
-            return SummaryEdit(clauses=kept(summary), forbidden=banned)
+            one.tell = enabled
+            return SummaryEdit(clauses=unchanged(summary), forbidden=banned)
     raise BadForm("conflict")
 
 
 def untell(summary: SummaryAnswer | None, form: Form) -> SummaryEdit:
-    """Let it know no longer."""
+    """Stop letting the model see a forbidden clause."""
     return tell(summary, form, False)
 
 
@@ -109,7 +109,7 @@ CHANGES: dict[str, Callable[[SummaryAnswer | None, Form], SummaryEdit]] = {
     "tell": tell,
     "untell": untell,
 }
-"""By the last part of the form's path."""
+"""Changes by the last part of the form's path."""
 
 
 def _forbidden(summary: SummaryAnswer | None) -> list[ForbiddenEdit]:

@@ -1,39 +1,42 @@
-"""The product's colour on the pages, dark enough for light paper and light enough for dark: WCAG's contrast."""
+"""The product's colour on the pages, with WCAG contrast on both light and dark backgrounds."""
 
 import re
 
-LEAST = 4.5
-"""Contrast of text (WCAG 2.2, 1.4.3)."""
-PAPERS = ("#e9e9e9", "#ffffff")
-"""The darkest and the lightest that the colour stands on in the light."""
-DARK = "#38352e"
-"""The lightest that it stands on in the dark."""
+MIN_CONTRAST = 4.5
+"""Minimum contrast of text (WCAG 2.2, 1.4.3)."""
+LIGHT_BACKGROUNDS = ("#e9e9e9", "#ffffff")
+"""The darkest and the lightest background in light mode."""
+DARK_BACKGROUND = "#38352e"
+"""The lightest background in dark mode."""
 
 
 def contrast(one: str, other: str) -> float:
-    """Between two colours (`#rrggbb`): from 1 to 21."""
+    """The contrast of two colours (`#rrggbb`), from 1 to 21."""
     light, dark = sorted((_luminance(one), _luminance(other)), reverse=True)
     return (light + 0.05) / (dark + 0.05)
 
 
 def checked_colour(value: str) -> str:
-    """A colour that can be read on the pages.
+    """Check that text in a colour is readable on the pages.
 
     Raises:
-        ValueError: it is none, or too pale; the message says how pale.
+        ValueError: it is not a colour, or its contrast is too low; the message gives the contrast.
     """
     if not re.fullmatch(r"#[0-9A-Fa-f]{6}", value):
         raise ValueError(f"give a colour as #rrggbb, such as #2f5d50; got {value!r}")
-    if (found := min(contrast(value, paper) for paper in PAPERS)) < LEAST:
+    if (lowest := min(contrast(value, background) for background in LIGHT_BACKGROUNDS)) < MIN_CONTRAST:
         raise ValueError(
-            f"text in {value} can't be read on light paper: contrast {found:.1f}; take one of {LEAST} or more"
+            f"text in {value} can't be read on a light background: contrast {lowest:.1f}; it must be at least "
+            f"{MIN_CONTRAST}"
         )
     return value
 
 
 def style(value: str) -> str:
-    """A style sheet that puts the colour in place; in the dark it is as much lighter as it has to be."""
-    share = next(share for share in range(0, 101, 5) if contrast(_lighter(value, share), DARK) >= LEAST)
+    """A style sheet that sets the colour, lightened in dark mode as far as necessary."""
+    share = next(
+        share for share in range(0, 101, 5) if contrast(_lighter(value, share), DARK_BACKGROUND) >= MIN_CONTRAST
+    )
     light, dark = _rules(value, "#ffffff", 10), _rules(_lighter(value, share), "#171613", 14)
     return f":root {{ {light} }}\n@media (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}\n"
 
@@ -48,7 +51,7 @@ def _lighter(value: str, share: int) -> str:
 
 
 def _mixed(one: str, other: str, share: int) -> str:
-    """`share` percent of the other in the one."""
+    """Mix `share` percent of `other` into `one`."""
     pairs = zip(_parts(one), _parts(other), strict=True)
     return "#" + "".join(f"{round(a + (b - a) * share / 100):02x}" for a, b in pairs)
 

@@ -1,4 +1,4 @@
-"""What a person typed and the gateway did not take: the page shows it again, with the reason beside it."""
+"""Rejected input, which the page shows again next to the reason."""
 
 from dataclasses import dataclass
 
@@ -6,19 +6,19 @@ from popi.profiles.answers import SummaryAnswer
 from popi.profiles.screening import Unfit
 
 TYPED = ("edit", "add")
-"""Forms that bring a text."""
+"""Forms with a text."""
 
 
 @dataclass(frozen=True)
 class Draft:
-    """A text that was not taken.
+    """A rejected text.
 
     Attributes:
-        trouble: why not (render.TROUBLES).
-        text: as it was typed.
-        lock: whether the box was ticked.
-        clause: the clause that it was to replace; None: it was to be added.
-        unfit: what in it a summary may not carry.
+        trouble: the reason (one of render.TROUBLES).
+        text: the text as typed.
+        lock: whether the box to keep it was ticked.
+        clause: the clause it was meant to replace; None for a new clause.
+        unfit: the part that is not allowed in a summary, if that is the reason.
     """
 
     trouble: str
@@ -28,12 +28,12 @@ class Draft:
     unfit: Unfit | None = None
 
     def on(self, summary: SummaryAnswer | None) -> "Draft":
-        """The draft on the page of a summary: of a clause that is there no longer, it is to be added."""
-        there = {one.id for one in (summary.clauses if summary is not None else ())}
-        return self if self.clause in there else Draft(self.trouble, self.text, self.lock, None, self.unfit)
+        """The draft for a summary's page: it becomes a new clause if the clause it was meant to replace is gone."""
+        ids = {one.id for one in (summary.clauses if summary is not None else ())}
+        return self if self.clause in ids else Draft(self.trouble, self.text, self.lock, None, self.unfit)
 
 
 def draft_of(name: str, form: dict[str, str], trouble: str, unfit: Unfit | None = None) -> Draft:
-    """The draft of a form: `name` is the last part of its path, one of TYPED."""
+    """The draft of a form; `name` is the last part of its path, one of TYPED."""
     clause = form.get("clause") if name == "edit" else None
     return Draft(trouble, form.get("text", ""), form.get("lock") == "yes", clause, unfit)

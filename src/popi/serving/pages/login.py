@@ -1,4 +1,4 @@
-"""A sign-in at an identity provider, as the pages see it."""
+"""Types for signing in at an identity provider."""
 
 import json
 from dataclasses import dataclass
@@ -6,24 +6,24 @@ from typing import Literal
 
 CALLBACK = "/admin/oidc/callback"
 LOGIN_SECONDS = 600.0
-"""How long a sign-in may take at the provider."""
+"""Maximum seconds for a sign-in at the provider."""
 
 
 class NotAMember(Exception):
-    """The provider knows who it is, and they have no role here."""
+    """The provider signed the person in, but they have no role here."""
 
 
 class SignInFailed(Exception):
-    """There is no sign-in; the message says why, for the log: it holds nothing that a token says."""
+    """The sign-in failed; the message says why, for the log, without any content of a token."""
 
 
 @dataclass(frozen=True)
 class Member:
-    """Who signed in.
+    """A member of the team who signed in.
 
     Attributes:
-        name: as the audit log names them.
-        role: admin: may change things; viewer: may read them.
+        name: their name in the audit log.
+        role: `admin` may read and change profiles, `viewer` may only read them.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Login:
-    """A sign-in under way: what the browser keeps, signed by us, until it comes back from the provider."""
+    """A sign-in in progress. The browser keeps it, signed by us, until it returns from the provider."""
 
     state: str
     nonce: str

@@ -1,4 +1,4 @@
-"""From values to a page: templates, the files beside them, and the headers of every answer."""
+"""Render pages: templates, static files and response headers."""
 
 from collections.abc import Sequence
 from hashlib import sha256
@@ -34,7 +34,7 @@ HEADERS = {
 
 
 def headers(path: str, ancestors: Sequence[str]) -> dict[str, str]:
-    """The headers of an answer; a user's page may be embedded by `ancestors`, none of the team's by anybody."""
+    """The headers of a response. `ancestors` may embed users' pages; the team's pages can't be embedded."""
     if not ancestors or not (path == "/me" or path.startswith("/me/")):
         return HEADERS
     policy = HEADERS["content-security-policy"].replace(
@@ -71,15 +71,15 @@ DONE = (
 TEAM_TROUBLES = ("nothing_to_retry",)
 TEAM_DONE = ("retried",)
 SAYINGS = TROUBLES + DONE + TEAM_TROUBLES + TEAM_DONE
-"""What `?said=` may name: a page never shows words of its address."""
+"""Allowed values of `?said=`: a page never shows text from its URL."""
 
 
 class Renderer:
-    """Makes pages.
+    """Renders pages.
 
     Args:
-        page: the product's name, and where its app is.
-        can_try: whether there is "Try it".
+        page: the product's name, its app's URL and so on.
+        can_try: whether to show "Try it".
     """
 
     def __init__(self, page: PageSettings, can_try: bool) -> None:
@@ -111,24 +111,28 @@ class Renderer:
         self._templates.filters.update(at=moment, number=lambda value: f"{value:,}")
 
     def page(self, request: Request, template: str, status: int = 200, **values: Any) -> Response:
-        """A template with its values; they are escaped."""
-        said = request.query_params.get("said", "")
-        known: dict[str, Any] = {"subject": None, "said": said if said in SAYINGS else None, "template": template}
-        text = self._templates.get_template(template).render(known | values)
+        """Render a template; its values are escaped."""
+        saying = request.query_params.get("said", "")
+        defaults: dict[str, Any] = {
+            "subject": None,
+            "said": saying if saying in SAYINGS else None,
+            "template": template,
+        }
+        text = self._templates.get_template(template).render(defaults | values)
         return Response(text, status, media_type="text/html")
 
-    def message(self, request: Request, what: str, status: int) -> Response:
-        """A page that says one thing; and what the person had typed, so that they can copy it."""
+    def message(self, request: Request, name: str, status: int) -> Response:
+        """A page with a message and, so that it can be copied, the text that the person had typed."""
         typed = getattr(request.state, "typed", None)
-        return self.page(request, "message.html", status, what=what, typed=typed)
+        return self.page(request, "message.html", status, what=name, typed=typed)
 
     def file(self, name: str) -> Response | None:
-        """A style sheet, script or picture; None: there is no such file."""
+        """A style sheet, script or image; None if there is no such file."""
         if name not in self._files:
             return None
         content, kind = self._files[name]
-        forever = {"cache-control": "public, max-age=31536000, immutable", "content-type": kind}
-        return Response(content, headers=forever)
+        file_headers = {"cache-control": "public, max-age=31536000, immutable", "content-type": kind}
+        return Response(content, headers=file_headers)
 
 
 def _read(logo: Path) -> bytes:

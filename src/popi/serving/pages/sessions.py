@@ -1,9 +1,9 @@
-"""Links to a user's page, cookies, and who is signed in.
+"""Links to a user's page, cookies and sessions.
 
-A link is `tenant, user, when it was made, when it ends` and random bits, signed with a secret of the store
-(HMAC-SHA256). It opens once, and not after the user was erased. Opened, it starts a session: a random cookie, of which
-the store has the SHA-256. Sessions end by themselves, at sign-out, when the user is erased, and for the team when their
-admin key is revoked. The team signs in by an admin key, or at an identity provider (pages.oidc).
+A link holds the tenant, the user, its creation and expiry times and random bits, signed with a secret of the store
+(HMAC-SHA256). It works once, and not after the user was erased. Opening it starts a session: a random cookie, whose
+SHA-256 is in the store. A session ends when it expires, at sign-out, when the user is erased and, for the team, when
+their admin key is revoked. The team signs in with an admin key or at an identity provider (pages.oidc).
 """
 
 import base64
@@ -31,19 +31,19 @@ if TYPE_CHECKING:
     from popi.serving.pages.oidc import Oidc
 
 LINK_SECRET = "link_secret"
-"""The store's setting that signs links: the same for all gateways on it."""
+"""The store's setting with the secret that signs links, shared by all gateways on the store."""
 
 
 @dataclass(frozen=True)
 class Session:
-    """Who is signed in.
+    """A signed-in person.
 
     Attributes:
-        tenant: whose page; of the team, their key's own.
-        user_id: of a user's session; None: the team's.
-        csrf: what every form must send back.
-        session_hash: names the session in the store.
-        actor: who they are in the audit log.
+        tenant: the user's tenant; for the team, their key's tenant.
+        user_id: the user; None for the team.
+        csrf: the token that every form must send back.
+        session_hash: identifies the session in the store.
+        actor: identifies the person in the audit log.
     """
 
     tenant: str
@@ -57,11 +57,11 @@ class Sessions:
     """Opens and checks sessions.
 
     Args:
-        store: where they are.
+        store: where sessions are stored.
         keys: checks admin keys.
-        throttle: slows down who tries wrong links and cookies.
-        settings: how long they last.
-        oidc: signs in the team at an identity provider.
+        throttle: slows down clients that try wrong links and cookies.
+        settings: how long links and sessions last.
+        oidc: signs in the team at an identity provider, if given.
     """
 
     def __init__(
@@ -72,25 +72,25 @@ class Sessions:
         self._secret: bytes | None = None
 
     async def link(self, tenant: str, user_id: str) -> tuple[str, float]:
-        """A signed link's token, and when it ends (seconds since 1970)."""
+        """A signed link's token, and when it expires (seconds since 1970)."""
         now = await self._store.read(self._store.database.now)
         end = now + self._settings.link_minutes * 60
         text = json.dumps([tenant, user_id, now, end, secrets.token_hex(16)]).encode()
         return f"{_encode(text)}.{_encode(await self._sign(text))}", end
 
     async def open_link(self, token: str, cookie: str | None = None) -> str | None:
-        """Open a session by a link.
+        """Open a session with a link.
 
         Args:
-            token: of the link.
-            cookie: of a session that the browser has: who clicks twice stays signed in.
+            token: the link's token.
+            cookie: the browser's session cookie, if any, so that a second click on the link stays signed in.
 
         Returns:
-            The session's cookie; None where the link is not ours, over, or was opened before, by whomever, or where the
-            user was erased since it was made.
+            The session's cookie; None if the link is invalid, expired or already used, or if the user has been erased
+            since.
 
         Raises:
-            AuthError: 429, too many were wrong just now.
+            AuthError: 429, too many recent attempts were wrong.
         """
         return await self._throttle.attempt(digest(token), partial(self._open_link, token, cookie))
 
@@ -111,19 +111,19 @@ class Sessions:
 
         if await self._store.write(take):
             return new
-        open_already = await self.of(cookie, admin=False)
-        mine = open_already is not None and (open_already.tenant, open_already.user_id) == (tenant, user_id)
-        return cookie if mine else None
+        current = await self.of(cookie, admin=False)
+        same_user = current is not None and (current.tenant, current.user_id) == (tenant, user_id)
+        return cookie if same_user else None
 
     async def open_admin(self, key: str) -> str:
-        """Open the team's session by an admin key: the cookie.
+        """Open a session for the team with an admin key; returns the cookie.
 
         Raises:
-            AuthError: no key, not an admin's, or it can't be checked now.
+            AuthError: the key is missing, not an admin key, or can't be checked right now.
         """
         caller = await self._keys.authenticate(key.strip() or None)
         if caller.scope != "admin":
-            raise AuthError("this key is not an admin's", status=403)
+            raise AuthError("this is not an admin key", status=403)
         cookie, database = secrets.token_urlsafe(32), self._store.database
 
         def write(connection: Connection) -> None:
@@ -135,25 +135,25 @@ class Sessions:
         return cookie
 
     async def begin_login(self) -> tuple[str, str]:
-        """Where the browser is sent to sign in at the identity provider, and the cookie that it keeps meanwhile.
+        """The identity provider's sign-in URL, and the cookie that the browser keeps meanwhile.
 
         Raises:
             SignInFailed: the provider can't be reached.
         """
-        assert self.oidc is not None, "there is no provider"
+        assert self.oidc is not None, "no identity provider is configured"
         url, login = await self.oidc.begin()
         text = login.text()
         return url, f"{_encode(text)}.{_encode(await self._sign(text, b'login:'))}"
 
     async def open_member(self, query: str, cookie: str | None) -> str | None:
-        """Open the team's session for whom the provider sends back: the cookie; None where this browser did not begin
-        a sign-in.
+        """Open a session for a member of the team when the provider redirects them back; returns the cookie, or None if
+        this browser did not start the sign-in.
 
         Raises:
-            SignInFailed: the provider did not sign them in, or what it says does not hold.
+            SignInFailed: the provider did not sign them in, or its response is invalid.
             NotAMember: they have no role here.
         """
-        assert self.oidc is not None, "there is no provider"
+        assert self.oidc is not None, "no identity provider is configured"
         try:
             text, signature = (_decode(part) for part in (cookie or "").split("."))
         except ValueError:
@@ -171,10 +171,10 @@ class Sessions:
         return new
 
     async def of(self, cookie: str | None, admin: bool) -> Session | None:
-        """Who a cookie stands for; None: nobody.
+        """The session of a cookie, if it is valid.
 
         Raises:
-            AuthError: 429, too many were wrong just now.
+            AuthError: 429, too many recent attempts were wrong.
         """
         if not cookie:
             return None
@@ -212,10 +212,10 @@ class Sessions:
 
     async def _sign(self, text: bytes, purpose: bytes = b"link:") -> bytes:
         if self._secret is None:
-            kept = await self._store.read(settings.get, LINK_SECRET)
-            if kept is None:
-                kept = await self._store.write(settings.set_default, LINK_SECRET, secrets.token_hex(32))
-            self._secret = bytes.fromhex(kept)
+            secret = await self._store.read(settings.get, LINK_SECRET)
+            if secret is None:
+                secret = await self._store.write(settings.set_default, LINK_SECRET, secrets.token_hex(32))
+            self._secret = bytes.fromhex(secret)
         return hmac.digest(self._secret, purpose + text, "sha256")
 
 

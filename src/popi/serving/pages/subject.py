@@ -1,4 +1,4 @@
-"""Whose profile a request is about, and who asks."""
+"""The profile that a request is about, and who is asking."""
 
 from dataclasses import dataclass
 from urllib.parse import quote, unquote
@@ -13,19 +13,19 @@ from popi.serving.pages.sessions import Session
 
 
 class NoSession(Exception):
-    """Nobody is signed in, or the form is not from one of our pages."""
+    """No one is signed in, or the form did not come from one of our pages."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """Whose profile, and who asks.
+    """The profile that a request is about.
 
     Attributes:
         tenant: the tenant.
         user_id: the user.
-        base: the path that the profile's pages are under.
-        session: who asks.
-        admin: whether it is the team.
+        base: the path prefix of the profile's pages.
+        session: who is asking.
+        admin: whether that is the team.
     """
 
     tenant: str
@@ -36,27 +36,27 @@ class Subject:
 
     @property
     def author(self) -> Author:
-        """As whom changes are written down."""
+        """The author to record for changes."""
         return "admin" if self.admin else "user"
 
 
 def admin_path(tenant: str, user_id: str) -> str:
-    """The path of a user's profile as the team sees it."""
+    """The path of a user's profile on the team's pages."""
     return f"/admin/users/{quote(tenant, safe='')}/{quote(user_id, safe='')}"
 
 
 def subject_of(request: Request, session: Session) -> tuple[Subject, str]:
-    """The subject of a request, and the page of it that the path names.
+    """The subject of a request, and the name of the requested page.
 
-    A user's session reaches its own profile alone, whatever the path says.
+    A user's session can only reach that user's profile, whatever the path.
 
     Raises:
-        NotFound: the path is none of a profile's.
+        NotFound: the path does not name a profile.
     """
     if session.user_id is not None:
         rest = request.url.path.removeprefix("/me").removeprefix("/")
         return Subject(session.tenant, session.user_id, "/me", session, False), rest
-    # As it was sent: a slash inside of a user id is %2F there, and no border.
+    # The raw path: a slash within a user id stays %2F and separates nothing.
     raw: bytes = request.scope.get("raw_path") or request.url.path.encode()
     parts = raw.split(b"?", 1)[0].decode("latin-1").split("/")  # "", "admin", "users", tenant, id, rest
     if len(parts) not in (5, 6) or parts[2] != "users":

@@ -1,4 +1,4 @@
-"""The team's pages: users, tenants, renewals, and who read or changed whom."""
+"""The team's pages: users, tenants, renewals and the audit log."""
 
 import time
 from collections.abc import Awaitable, Callable
@@ -28,14 +28,14 @@ from popi.serving.store.usage import DAY, TENANT_DAYS
 
 ROWS_SHOWN = 50
 PERIODS = (1, 7, 30, TENANT_DAYS)
-"""Days that the tenants' page can count."""
+"""Periods to choose from on the tenants' page, in days."""
 Page = Callable[[Request, Session], Awaitable[Response]]
 Action = Callable[[Request, Session, dict[str, str]], Awaitable[Response]]
 
 
 @dataclass(frozen=True)
 class RenewalRow:
-    """A renewal as the page shows it; `at`: when it failed, or is due (seconds since 1970)."""
+    """A renewal as shown on the page; `at`: when it failed or is due (seconds since 1970)."""
 
     user_id: str
     path: str
@@ -46,13 +46,13 @@ class RenewalRow:
 
 
 class Team:
-    """Answers to GET and POST by path.
+    """Handlers of GET and POST requests, by path.
 
     Args:
-        store: of all tenants.
-        render: makes pages.
+        store: the store.
+        render: renders pages.
         settings: prices of renewals.
-        reads: notes who was listed.
+        reads: records in the audit log that users were listed.
     """
 
     def __init__(self, store: Store, render: Renderer, settings: RenewalSettings, reads: Reads) -> None:
@@ -66,60 +66,58 @@ class Team:
         self.actions: dict[str, Action] = {"/admin/renewals/retry": self._retry}
 
     async def _people(self, request: Request, session: Session) -> Response:
-        """Users of a tenant in order of their ids, those that begin with what was asked for; where that is the only
-        one, their page.
-        """
-        asked = request.query_params
+        """List a tenant's users whose ids begin with the search text; redirect to the user on a single exact match."""
+        query = request.query_params
         names, tenant = await self._chosen(request, session)
-        wanted = normalize("NFC", asked.get("user", "").strip().replace("\x00", ""))
-        after = asked.get("after") or None
-        listed = await self._store.read(users.list_ids, tenant, after, ROWS_SHOWN + 1, wanted)
-        self._reads.saw("list", tenant)
-        if wanted and listed == [wanted] and after is None:
-            return RedirectResponse(admin_path(tenant, wanted), 303)
+        prefix = normalize("NFC", query.get("user", "").strip().replace("\x00", ""))
+        after = query.get("after") or None
+        ids = await self._store.read(users.list_ids, tenant, after, ROWS_SHOWN + 1, prefix)
+        self._reads.record("list", tenant)
+        if prefix and ids == [prefix] and after is None:
+            return RedirectResponse(admin_path(tenant, prefix), 303)
         return self._render.page(
             request,
             "people.html",
             session=session,
             tenants=names,
             tenant=tenant,
-            people=[(one, admin_path(tenant, one)) for one in listed[:ROWS_SHOWN]],
-            more=listed[ROWS_SHOWN - 1] if len(listed) > ROWS_SHOWN else None,
-            wanted=wanted,
+            people=[(one, admin_path(tenant, one)) for one in ids[:ROWS_SHOWN]],
+            more=ids[ROWS_SHOWN - 1] if len(ids) > ROWS_SHOWN else None,
+            wanted=prefix,
         )
 
     async def _tenants(self, request: Request, session: Session) -> Response:
-        """Counts, tokens and cost of every tenant."""
-        asked = request.query_params.get("days", "")
-        days = next((one for one in PERIODS if str(one) == asked), 30)
+        """Show the counts, tokens and cost of every tenant."""
+        value = request.query_params.get("days", "")
+        days = next((one for one in PERIODS if str(one) == value), 30)
 
         def read(connection: Connection) -> list[TenantCounts]:
             now = self._store.database.now(connection)
             return overview.of_tenants(connection, now - now % DAY - (days - 1) * DAY)
 
-        counted = await self._store.read(read)
-        if len(counted) > 1:
-            numbers = [list(vars(one).values())[1:] for one in counted]
-            counted.append(TenantCounts("", *map(sum, zip(*numbers, strict=True))))
+        counts = await self._store.read(read)
+        if len(counts) > 1:
+            numbers = [list(vars(one).values())[1:] for one in counts]
+            counts.append(TenantCounts("", *map(sum, zip(*numbers, strict=True))))
         prices = self._settings.input_price, self._settings.output_price
         return self._render.page(
             request,
             "tenants.html",
             session=session,
             tenant=None,
-            rows=[(one, one.cost(*prices)) for one in counted],
+            rows=[(one, one.cost(*prices)) for one in counts],
             priced=any(prices),
             periods=PERIODS,
             days=days,
         )
 
     async def _renewals(self, request: Request, session: Session) -> Response:
-        """Renewals of a tenant that failed, or wait, and why."""
-        asked = request.query_params
+        """List a tenant's failed or waiting renewals, with the reasons."""
+        query = request.query_params
         names, tenant = await self._chosen(request, session)
-        state: overview.State = "waiting" if asked.get("state") == "waiting" else "failed"
-        after = asked.get("after", "").replace("\x00", "")
-        found = await self._store.read(overview.renewals, tenant, state, after, ROWS_SHOWN + 1)
+        state: overview.State = "waiting" if query.get("state") == "waiting" else "failed"
+        after = query.get("after", "").replace("\x00", "")
+        rows = await self._store.read(overview.renewals, tenant, state, after, ROWS_SHOWN + 1)
         return self._render.page(
             request,
             "renewals.html",
@@ -127,12 +125,12 @@ class Team:
             tenants=names,
             tenant=tenant,
             state=state,
-            rows=[_renewal(one) for one in found[:ROWS_SHOWN]],
-            more=found[ROWS_SHOWN - 1].user_id if len(found) > ROWS_SHOWN else None,
+            rows=[_renewal(one) for one in rows[:ROWS_SHOWN]],
+            more=rows[ROWS_SHOWN - 1].user_id if len(rows) > ROWS_SHOWN else None,
         )
 
     async def _retry(self, request: Request, session: Session, form: dict[str, str]) -> Response:
-        """Try failed renewals again: one user's, or all of a tenant."""
+        """Retry failed renewals of one user or of a whole tenant."""
         tenant, user_id = form.get("tenant", ""), form.get("user")
         if not await self._store.read(keys.tenant_exists, tenant):
             raise NotFound("no_tenant", "there is no such tenant")
@@ -146,14 +144,14 @@ class Team:
                 audit.note(connection, now, "retry", tenant)
             return retried
 
-        said = "retried" if await self._store.write(write) else "nothing_to_retry"
-        return RedirectResponse(f"/admin/renewals?{urlencode({'tenant': tenant, 'said': said})}", 303)
+        saying = "retried" if await self._store.write(write) else "nothing_to_retry"
+        return RedirectResponse(f"/admin/renewals?{urlencode({'tenant': tenant, 'said': saying})}", 303)
 
     async def _activity(self, request: Request, session: Session) -> Response:
-        """Who read or changed whom."""
-        names, tenant, user_id = await self._asked_of_log(request)
+        """Show the audit log: who read or changed which user's data."""
+        names, tenant, user_id = await self._log_filter(request)
         after = request.query_params.get("after") or None
-        found = await self._store.read(audit.list_entries, tenant, user_id, after, ROWS_SHOWN + 1)
+        rows = await self._store.read(audit.list_entries, tenant, user_id, after, ROWS_SHOWN + 1)
         return self._render.page(
             request,
             "activity.html",
@@ -161,19 +159,19 @@ class Team:
             tenants=["", *names],
             tenant=tenant or "",
             wanted=user_id or "",
-            rows=[(one, admin_path(one.tenant, one.user_id) if one.user_id else None) for one in found[:ROWS_SHOWN]],
-            more=found[ROWS_SHOWN - 1].entry if len(found) > ROWS_SHOWN else None,
+            rows=[(one, admin_path(one.tenant, one.user_id) if one.user_id else None) for one in rows[:ROWS_SHOWN]],
+            more=rows[ROWS_SHOWN - 1].entry if len(rows) > ROWS_SHOWN else None,
         )
 
     async def _export(self, request: Request, session: Session) -> Response:
-        """The same as JSONL, all of it."""
-        _, tenant, user_id = await self._asked_of_log(request)
+        """Export the whole audit log as JSONL."""
+        _, tenant, user_id = await self._log_filter(request)
         pages = audit.pages(self._store.database.read, tenant, user_id)
         lines = ("".join(audit_entry(row).model_dump_json() + "\n" for row in rows) for rows in pages)
         headers = {"content-disposition": 'attachment; filename="audit.jsonl"'}
         return StreamingResponse(self._store.stream(lines), headers=headers, media_type="application/jsonl")
 
-    async def _asked_of_log(self, request: Request) -> tuple[list[str], str | None, str | None]:
+    async def _log_filter(self, request: Request) -> tuple[list[str], str | None, str | None]:
         names = await self._store.read(keys.list_tenants)
         tenant = request.query_params.get("tenant", "")
         try:
@@ -183,7 +181,7 @@ class Team:
         return (names, tenant, user_id) if tenant in names else (names, None, None)
 
     async def _chosen(self, request: Request, session: Session) -> tuple[list[str], str]:
-        """All tenants, and the one that was asked for, or the session's own."""
+        """All tenants, and the requested one or, by default, the session's own."""
         names = await self._store.read(keys.list_tenants)
         tenant = request.query_params.get("tenant", "")
         if tenant not in names:

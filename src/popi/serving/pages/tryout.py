@@ -1,4 +1,4 @@
-"""A prompt answered with the user's summary and without, side by side. Nothing of it is kept or learned from."""
+"""Answer a prompt with and without the user's summary, side by side. Nothing is stored or learned from it."""
 
 import asyncio
 
@@ -12,58 +12,60 @@ from popi.serving.proxy.block import Blocks
 from popi.serving.proxy.settings import ProxySettings, UpstreamSettings
 from popi.serving.settings import PageSettings
 
-LONGEST_PROMPT = 2_000
-MOST_TOKENS = 400
-SECONDS = 60.0
+MAX_PROMPT_CHARS = 2_000
+MAX_TOKENS = 400
+TIMEOUT_S = 60.0
 
 
 class Tryout:
-    """Asks the model behind the gateway, at the upstream that the user's own chats would go to.
+    """Asks the model behind the gateway, at the upstream that serves the user's own chats.
 
     Args:
-        page: which model.
-        proxy: where it is, and the block that a summary goes in.
-        http: how it is reached.
+        page: names the model.
+        proxy: the upstreams, and the block for summaries.
+        http: settings for outgoing connections.
 
     Raises:
-        ConfigError: an upstream's key is not there.
+        ConfigError: an upstream's key is missing.
     """
 
     def __init__(self, page: PageSettings, proxy: ProxySettings, http: HttpConfig) -> None:
         self._blocks, self._http, self._protocol = Blocks(proxy.block), http, page.protocol
         self._models: list[tuple[UpstreamSettings, ApiModel]] = []
         if page.model is not None:
-            serving = [one for one in proxy.listed if one.serves(page.model)]
+            serving = [one for one in proxy.all_upstreams if one.serves(page.model)]
             self._models = [(one, self._model(one, page.model)) for one in serving]
-        self.there = page.model is not None
-        """Whether a model is named."""
+        self.enabled = page.model is not None
+        """Whether the settings name a model."""
 
-    def _model(self, behind: UpstreamSettings, name: str) -> ApiModel:
-        wire, api = PROTOCOLS[self._protocol], behind.api
+    def _model(self, settings: UpstreamSettings, name: str) -> ApiModel:
+        wire, api = PROTOCOLS[self._protocol], settings.api
         upstream = Upstream(
             api,
-            key=behind.secret(),
-            key_header=api.key_header(behind.auth, wire.protocol),
+            key=settings.secret(),
+            key_header=api.key_header(settings.auth, wire.protocol),
             headers=wire.headers,
             http=self._http,
-            total_s=SECONDS,
+            total_s=TIMEOUT_S,
             retries=Retries(0),
         )
         return ApiModel(upstream, name, wire)
 
     async def answers(self, tenant: str, prompt: str, summary: str) -> tuple[str, str]:
-        """The answer with the summary in view, and the one without.
+        """The answers with and without the summary.
 
         Raises:
-            UpstreamError: the model gave none, or no upstream serves it to this tenant.
+            UpstreamError: the model failed, or no upstream serves it to this tenant.
         """
         model = next((model for one, model in self._models if one.is_for(tenant, self._protocol)), None)
         if model is None:
             raise UpstreamError("no upstream serves the page's model to this tenant")
         user = {"role": "user", "content": prompt}
-        with_it: Messages = [{"role": "system", "content": self._blocks.text(summary)}, user] if summary else [user]
+        personalised: Messages = (
+            [{"role": "system", "content": self._blocks.text(summary)}, user] if summary else [user]
+        )
         async with model.upstream.session() as session:
             replies = await asyncio.gather(
-                model.chat(session, with_it, MOST_TOKENS), model.chat(session, [user], MOST_TOKENS)
+                model.chat(session, personalised, MAX_TOKENS), model.chat(session, [user], MAX_TOKENS)
             )
         return replies[0].text, replies[1].text

@@ -1,4 +1,4 @@
-"""A profile in sentences: what the templates show. Plain values only; the templates escape them."""
+"""A profile as sentences for the templates, which escape these plain values."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,37 +11,37 @@ from popi.serving.pages.strings import say
 from popi.signals.render import flat
 from popi.signals.types import InteractionSignal, PairSignal, PostSignal, Signal, StatementSignal
 
-LONGEST_QUOTE = 320
-"""Characters of a signal's text that are shown."""
-MOST_COMPARED = 1_000_000
-"""Pairs of words that are compared for one page; further clauses that changed are shown before and after."""
+MAX_QUOTE_CHARS = 320
+"""Maximum characters of a signal's text to show."""
+MAX_WORD_PAIRS = 1_000_000
+"""Maximum pairs of words to compare per page; after that, changed clauses are shown whole, before and after."""
 
 Run = tuple[Literal["same", "added", "removed"], str]
 
 
 @dataclass(frozen=True)
 class Reason:
-    """A signal in a sentence.
+    """A signal as a sentence.
 
     Attributes:
-        said: the sentence.
-        quotes: label and text of what it quotes.
-        signal: its id.
+        sentence: the sentence.
+        quotes: labels and texts of its quotations.
+        signal: the signal's id.
     """
 
-    said: str
+    sentence: str
     quotes: list[tuple[str, str]] = field(default_factory=list)
     signal: str = ""
 
 
 @dataclass(frozen=True)
 class ClauseView:
-    """One statement with the reasons for it.
+    """A clause with its reasons.
 
     Attributes:
-        clause: as the profile API gives it.
+        clause: in the profile API's form.
         reasons: the signals that it rests on.
-        lost: how many more of them there were.
+        lost: how many of these signals are no longer stored.
     """
 
     clause: Clause
@@ -51,7 +51,7 @@ class ClauseView:
 
 @dataclass(frozen=True)
 class Change:
-    """One difference between two versions: what happened, and the words as runs."""
+    """One difference between two versions: its kind, and the words as runs."""
 
     kind: Literal["added", "removed", "changed", "locked", "unlocked", "forbidden", "allowed"]
     runs: list[Run]
@@ -59,7 +59,7 @@ class Change:
 
 @dataclass(frozen=True)
 class VersionView:
-    """A version and how it differs from the one before it."""
+    """A version, and its differences from the previous one."""
 
     version: int
     when: datetime
@@ -73,14 +73,14 @@ def clause_views(summary: SummaryAnswer | None, signals: Sequence[Signal]) -> li
     by_id = {one.id: one for one in signals}
     views = []
     for clause in summary.clauses if summary is not None else ():
-        found = [by_id[name] for name in clause.signals if name in by_id]
-        reasons = [replace(reason(one), signal=one.id or "") for one in found]
-        views.append(ClauseView(clause, reasons, len(clause.signals) - len(found)))
+        stored = [by_id[name] for name in clause.signals if name in by_id]
+        reasons = [replace(reason(one), signal=one.id or "") for one in stored]
+        views.append(ClauseView(clause, reasons, len(clause.signals) - len(stored)))
     return views
 
 
 def reason(signal: Signal) -> Reason:
-    """A signal in a sentence, with what it quotes."""
+    """A signal as a sentence, with its quotations."""
     if isinstance(signal, PairSignal):
         quotes = [(say("quote_preferred"), signal.chosen), (say("quote_other"), signal.rejected)]
         return Reason(say("signal_pair", prompt=_cut(flat(signal.prompt), 120)), _cuts(quotes))
@@ -100,32 +100,32 @@ def reason(signal: Signal) -> Reason:
         if signal.context:
             quotes.append((say("quote_context"), signal.context))
         return Reason(say("signal_post"), _cuts(quotes))
-    said = say("signal_statement" if isinstance(signal, StatementSignal) else "signal_demographic")
-    return Reason(said, _cuts([(say("quote_words"), signal.text)]))
+    sentence = say("signal_statement" if isinstance(signal, StatementSignal) else "signal_demographic")
+    return Reason(sentence, _cuts([(say("quote_words"), signal.text)]))
 
 
 def version_views(versions: Sequence[SummaryAnswer]) -> list[VersionView]:
-    """Versions, newest first, each with its differences from the one before."""
+    """Versions, newest first, each with its differences from the previous one."""
     views = []
-    left = MOST_COMPARED
+    remaining = MAX_WORD_PAIRS
 
-    def compared(before: str, after: str) -> list[Run]:
-        nonlocal left
-        left -= before.count(" ") * after.count(" ")
-        return word_runs(before, after) if left >= 0 else [("removed", before), ("added", after)]
+    def compare(before: str, after: str) -> list[Run]:
+        nonlocal remaining
+        remaining -= before.count(" ") * after.count(" ")
+        return word_runs(before, after) if remaining >= 0 else [("removed", before), ("added", after)]
 
     for index, version in enumerate(versions):
         before = versions[index + 1] if index + 1 < len(versions) else None
-        changes = differences(before, version, compared)
+        changes = differences(before, version, compare)
         author = say(f"author_{version.author}")
         views.append(VersionView(version.version, version.updated_at, author, changes, index == 0))
     return views
 
 
 def differences(
-    before: SummaryAnswer | None, after: SummaryAnswer, compared: Callable[[str, str], list[Run]] | None = None
+    before: SummaryAnswer | None, after: SummaryAnswer, compare: Callable[[str, str], list[Run]] | None = None
 ) -> list[Change]:
-    """What changed from one version to the next, clause by clause; by default words are compared with `word_runs`."""
+    """The differences between two versions, clause by clause; `compare` defaults to `word_runs`."""
     old = {one.id: one for one in before.clauses} if before is not None else {}
     new = {one.id: one for one in after.clauses}
     changes: list[Change] = []
@@ -135,19 +135,19 @@ def differences(
             changes.append(Change("added", [("added", clause.text)]))
             continue
         if earlier.text != clause.text:
-            changes.append(Change("changed", (compared or word_runs)(earlier.text, clause.text)))
+            changes.append(Change("changed", (compare or word_runs)(earlier.text, clause.text)))
         if earlier.locked != clause.locked:
             changes.append(Change("locked" if clause.locked else "unlocked", [("same", clause.text)]))
     changes += [Change("removed", [("removed", one.text)]) for name, one in old.items() if name not in new]
-    was = {one.id: one.text or say("forbidden_deleted") for one in before.forbidden} if before is not None else {}
-    now = {one.id: one.text or say("forbidden_deleted") for one in after.forbidden}
-    changes += [Change("forbidden", [("same", text)]) for name, text in now.items() if name not in was]
-    changes += [Change("allowed", [("same", text)]) for name, text in was.items() if name not in now]
+    old_bans = {one.id: one.text or say("forbidden_deleted") for one in before.forbidden} if before is not None else {}
+    new_bans = {one.id: one.text or say("forbidden_deleted") for one in after.forbidden}
+    changes += [Change("forbidden", [("same", text)]) for name, text in new_bans.items() if name not in old_bans]
+    changes += [Change("allowed", [("same", text)]) for name, text in old_bans.items() if name not in new_bans]
     return changes
 
 
 def word_runs(before: str, after: str) -> list[Run]:
-    """Two wordings as runs of words that stayed, went and came."""
+    """The difference between two wordings, as runs of unchanged, removed and added words."""
     old, new = before.split(), after.split()
     runs: list[Run] = []
     for kind, i1, i2, j1, j2 in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
@@ -162,9 +162,9 @@ def word_runs(before: str, after: str) -> list[Run]:
 
 
 def _cuts(quotes: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    return [(label, _cut(text, LONGEST_QUOTE)) for label, text in quotes]
+    return [(label, _cut(text, MAX_QUOTE_CHARS)) for label, text in quotes]
 
 
-def _cut(text: str, most: int) -> str:
+def _cut(text: str, maximum: int) -> str:
     text = text.strip()
-    return text if len(text) <= most else text[: most - 1].rstrip() + "…"
+    return text if len(text) <= maximum else text[: maximum - 1].rstrip() + "…"

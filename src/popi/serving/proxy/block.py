@@ -1,4 +1,4 @@
-"""The delimited block that a summary goes upstream in."""
+"""The delimited block that carries a summary upstream."""
 
 import re
 from functools import lru_cache
@@ -12,33 +12,33 @@ Do not mention this note.
 
 {summary}
 </user_preferences>"""
-"""The tags are those that popi's own prompt templates use."""
+"""Uses the same tags as popi's own prompt templates."""
 
-KEPT = 4096
-"""Most blocks that are kept ready, so that a summary is rendered once and not with every request."""
+CACHE_SIZE = 4096
+"""Maximum rendered blocks to cache, so that a summary is not rendered again with every request."""
 _TAG = re.compile(r"</?([A-Za-z][\w.-]*)")
-# Characters that no JSON string should carry to a model: controls, and halves of surrogate pairs.
+# Characters that must not reach a model: control characters and lone surrogates.
 _UNSENDABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 
 
 class Blocks:
-    """Renders summaries. The same summary gives the same text, always: upstream prompt caches live on it.
+    """Renders summaries. The same summary always gives the same text: upstream prompt caches depend on it.
 
     Args:
-        template: the text around ``{summary}``; the names of tags in it can't be spelt by a summary.
+        template: the text around ``{summary}``. A summary can't contain its tags.
     """
 
     def __init__(self, template: str = DEFAULT_BLOCK) -> None:
-        self._before, self._behind = template.split("{summary}")
+        self._before, self._after = template.split("{summary}")
         names = dict.fromkeys(_TAG.findall(template))
         self._delimiters = tuple(form + name for name in names for form in ("<", "</"))
-        self.text = lru_cache(maxsize=KEPT)(self._text)
+        self.text = lru_cache(maxsize=CACHE_SIZE)(self._text)
 
     def forget(self) -> None:
-        """Keep no block ready: they hold users' texts."""
+        """Clear the cache, which holds users' texts."""
         self.text.cache_clear()
 
     def _text(self, summary: str) -> str:
-        """The block as the model reads it."""
+        """The block for a summary, as the model reads it."""
         clean = _UNSENDABLE.sub("\N{REPLACEMENT CHARACTER}", summary).strip()
-        return self._before + neutralise(clean, self._delimiters) + self._behind
+        return self._before + neutralise(clean, self._delimiters) + self._after

@@ -1,4 +1,4 @@
-"""Bodies of requests: read whole where they are edited, passed on as they come where not."""
+"""Request bodies: read whole if they are edited, streamed if not."""
 
 import asyncio
 import zlib
@@ -15,16 +15,16 @@ from popi.serving.proxy.settings import ProxySettings
 
 Run = Callable[..., Awaitable[Any]]
 Hold = Callable[[int], None]
-"""Called with the number of bytes that a request is about to keep in memory; may raise a Refusal."""
+"""Called with the number of bytes that a request is about to hold in memory; may raise a Refusal."""
 
-UTF8_MARK = b"\xef\xbb\xbf"
-_BEFORE_JSON = b" \t\r\n\0\xff\xfe" + UTF8_MARK  # marks of UTF-16 and 32, and their halves of an ASCII letter
-QUICK = 2**16
-"""Bytes up to which a body is parsed and written in the event loop: 1 ms as clients write them, 8 ms at worst."""
-FREE = 2**20
-"""Bytes that a compressed body may inflate to whatever its ratio."""
-STEP = 2**20
-"""Bytes that are inflated in one go."""
+UTF8_BOM = b"\xef\xbb\xbf"
+_BEFORE_JSON = b" \t\r\n\0\xff\xfe" + UTF8_BOM  # BOMs of UTF-16 and UTF-32, and their padding of ASCII letters
+MAX_INLINE_BYTES = 2**16
+"""Bodies up to this size are parsed and written in the event loop: 1 ms for typical bodies, 8 ms at worst."""
+RATIO_EXEMPT_BYTES = 2**20
+"""Bytes that a compressed body may inflate to, whatever its ratio."""
+CHUNK_BYTES = 2**20
+"""Bytes inflated per step."""
 
 T = TypeVar("T")
 
@@ -34,9 +34,9 @@ class ClientGone(Exception):
 
 
 class Bodies:
-    """Works on JSON bodies within the bounds of the settings.
+    """Processes JSON bodies within the limits of the settings.
 
-    What may take long is done in one thread, so that the event loop goes on, and in turns: parsed, a body may take 50
+    Large bodies are processed in one thread, to keep the event loop free, and take turns: a parsed body may take 50
     times its size in memory.
     """
 
@@ -48,13 +48,13 @@ class Bodies:
 
     @asynccontextmanager
     async def turn(self, size: int, key_id: str) -> AsyncIterator[Run]:
-        """Around the work on one body, which goes through the function that is given. Of large bodies, one per key
-        and two in all have their turn."""
-        if size <= QUICK:
+        """Wait for a turn to process one body; run the work through the function that this yields. Large bodies are
+        limited to one per key and two overall."""
+        if size <= MAX_INLINE_BYTES:
             yield _run
             return
-        own = self._turns.setdefault(key_id, asyncio.Lock())
-        async with own, self._slots:
+        key_lock = self._turns.setdefault(key_id, asyncio.Lock())
+        async with key_lock, self._slots:
             yield self._run_in_thread
 
     async def _run_in_thread(self, work: Callable[..., T], *arguments: Any) -> T:
@@ -64,56 +64,56 @@ class Bodies:
         """A body without its content encoding and byte order mark.
 
         Raises:
-            Refusal: 400, 413 or 415, as `inflate`; whatever `hold` raises.
+            Refusal: 400, 413 or 415, as in `inflate`; and whatever `hold` raises.
         """
         if encoding not in ("", "identity"):
             settings = self._settings
-            most = min(settings.max_body_bytes, max(FREE, settings.max_body_ratio * len(raw)))
-            steps, pieces = inflate(raw, encoding, most), []
-            while (piece := await self._run_in_thread(next, steps, None)) is not None:
+            max_bytes = min(settings.max_body_bytes, max(RATIO_EXEMPT_BYTES, settings.max_body_ratio * len(raw)))
+            inflated, pieces = inflate(raw, encoding, max_bytes), []
+            while (piece := await self._run_in_thread(next, inflated, None)) is not None:
                 hold(len(piece))
                 pieces.append(piece)
             raw = b"".join(pieces)
-        return raw.removeprefix(UTF8_MARK)
+        return raw.removeprefix(UTF8_BOM)
 
 
 async def read_whole(
-    receive: Receive, length: int | None, most: int, seconds: float, hold: Hold = lambda size: None
+    receive: Receive, length: int | None, max_bytes: int, seconds: float, hold: Hold = lambda size: None
 ) -> bytes:
     """The body of a request.
 
     Args:
-        receive: of the ASGI call.
-        length: what the client announced.
-        most: the most bytes to take.
-        seconds: the longest to wait.
-        hold: counts what is kept.
+        receive: the ASGI call's.
+        length: the announced content length, if any.
+        max_bytes: maximum length.
+        seconds: maximum time to wait.
+        hold: counts the bytes read.
 
     Raises:
-        Refusal: 413, 408; whatever `hold` raises.
-        ClientGone: it hung up before its body was through.
+        Refusal: 413 or 408; and whatever `hold` raises.
+        ClientGone: the client hung up before the body was complete.
     """
-    if length is not None and length > most:
-        raise too_long(most)
+    if length is not None and length > max_bytes:
+        raise too_long(max_bytes)
     chunks: list[bytes] = []
     size, more = 0, True
     async with _within(seconds):
         while more:
             chunk, more = _part(await receive())
             size += len(chunk)
-            if size > most:
-                raise too_long(most)
+            if size > max_bytes:
+                raise too_long(max_bytes)
             hold(len(chunk))
             chunks.append(chunk)
     return b"".join(chunks)
 
 
-async def peeked(receive: Receive, seconds: float) -> tuple[bytes, Receive]:
-    """The beginning of a body, and a `receive` that gives all of it.
+async def peek(receive: Receive, seconds: float) -> tuple[bytes, Receive]:
+    """The beginning of a body, and a `receive` that replays it from the start.
 
     Raises:
-        Refusal: 408, it took longer than that.
-        ClientGone: the client hung up before.
+        Refusal: 408, it took longer than `seconds`.
+        ClientGone: the client hung up first.
     """
     messages: list[Message] = []
     beginning, more = b"", True
@@ -122,70 +122,72 @@ async def peeked(receive: Receive, seconds: float) -> tuple[bytes, Receive]:
             messages.append(await receive())
             chunk, more = _part(messages[-1])
             beginning += chunk
-    left = iter(messages)
+    peeked = iter(messages)
 
-    async def again() -> Message:
-        return next(left, None) or await receive()
+    async def replay() -> Message:
+        return next(peeked, None) or await receive()
 
-    return beginning, again
+    return beginning, replay
 
 
 def may_be_json(beginning: bytes) -> bool:
-    """Whether a body that begins so may be a JSON object, in whatever encoding."""
+    """Whether a body with this beginning may be a JSON object, in any encoding."""
     return beginning.lstrip(_BEFORE_JSON)[:1] in (b"{", b"")
 
 
-async def pass_on(receive: Receive, most: int, done: Callable[[], None]) -> AsyncIterator[bytes]:
-    """The body, piece by piece; `done` is called when all of it was read.
+async def stream(receive: Receive, max_bytes: int, done: Callable[[], None]) -> AsyncIterator[bytes]:
+    """The body, piece by piece; `done` is called once all of it has been read.
 
     Raises:
-        Refusal: 413, once it is too long.
-        ClientGone: it hung up before its body was through.
+        Refusal: 413, as soon as it is too long.
+        ClientGone: the client hung up before the body was complete.
     """
     size, more = 0, True
     while more:
         chunk, more = _part(await receive())
         size += len(chunk)
-        if size > most:
-            raise too_long(most)
+        if size > max_bytes:
+            raise too_long(max_bytes)
         if chunk:
             yield chunk
     done()
 
 
-def inflate(body: bytes, encoding: str, most: int) -> Iterator[bytes]:
-    """A compressed body in pieces of `STEP` bytes at most.
+def inflate(body: bytes, encoding: str, max_bytes: int) -> Iterator[bytes]:
+    """Decompress a body, in pieces of at most `CHUNK_BYTES`.
 
     Raises:
-        Refusal: 413 where it grows beyond `most`; 400 where it is not what the encoding says, cut short, or has bytes
-            behind it; 415 for an encoding that can't be read here: ids in it would pass.
+        Refusal: 413 if it grows beyond `max_bytes`; 400 if it doesn't match its encoding, is truncated, or has trailing
+            bytes; 415 for an unsupported encoding, since user ids in it would slip through.
     """
     if encoding in ("gzip", "x-gzip"):
         window = 31
-    elif encoding == "deflate":  # some clients leave out zlib's header
+    elif encoding == "deflate":  # some clients omit zlib's header
         window = 15 if len(body) > 1 and body[0] & 15 == 8 and int.from_bytes(body[:2]) % 31 == 0 else -15
     elif encoding in ("", "identity"):
         yield body
         return
     else:
-        raise Refusal(415, "content_encoding", "the gateway reads gzip and deflate only; send the body without")
+        raise Refusal(415, "content_encoding", "the gateway reads only gzip and deflate; send the body uncompressed")
     reader, size, full = zlib.decompressobj(window), 0, True
     with suppress(zlib.error):
         while (body or full) and not reader.eof:
-            piece = reader.decompress(body, STEP)
-            body, full = reader.unconsumed_tail, len(piece) == STEP
+            piece = reader.decompress(body, CHUNK_BYTES)
+            body, full = reader.unconsumed_tail, len(piece) == CHUNK_BYTES
             size += len(piece)
-            if size > most:
-                raise too_long(most)
+            if size > max_bytes:
+                raise too_long(max_bytes)
             if piece:
                 yield piece
     if not reader.eof or reader.unused_data:
-        raise Refusal(400, "content_encoding", "the body is not one whole stream of what content-encoding says")
+        raise Refusal(
+            400, "content_encoding", "the body is not one complete stream in the encoding that content-encoding names"
+        )
 
 
-def too_long(most: int) -> Refusal:
-    """The refusal of a body of more than `most` bytes."""
-    return Refusal(413, "body_too_long", f"the body of this request may have {most:,} bytes at most")
+def too_long(max_bytes: int) -> Refusal:
+    """The refusal of a body longer than `max_bytes`."""
+    return Refusal(413, "body_too_long", f"the body of this request may have at most {max_bytes:,} bytes")
 
 
 @asynccontextmanager
@@ -194,7 +196,7 @@ async def _within(seconds: float) -> AsyncIterator[None]:
         async with asyncio.timeout(seconds):
             yield
     except TimeoutError:
-        raise Refusal(408, "slow_body", f"the body of the request was not there within {seconds:g} seconds") from None
+        raise Refusal(408, "slow_body", f"the body of the request did not arrive within {seconds:g} seconds") from None
 
 
 async def _run(work: Callable[..., T], *arguments: Any) -> T:

@@ -1,4 +1,4 @@
-"""Stops the work on a request whose client has hung up."""
+"""Cancel the work on a request whose client has hung up."""
 
 import asyncio
 
@@ -6,7 +6,7 @@ from starlette.types import Receive
 
 
 class Watch:
-    """Cancels the task that made it once the client is gone; from `begin` to `end`."""
+    """Between `begin` and `end`, cancels the task that created it if the client hangs up."""
 
     __slots__ = ("_gone", "_task", "_watching")
 
@@ -16,12 +16,12 @@ class Watch:
         self._gone = False
 
     def begin(self, receive: Receive) -> None:
-        """Watch, now that the request's body was read: what else comes is the end."""
+        """Start watching. The request's body must have been read: the next message is then the disconnect."""
         if self._watching is None:
             self._watching = asyncio.get_running_loop().create_task(self._wait(receive))
 
     def client_gone(self) -> bool:
-        """Whether a cancellation was ours; then it is over with that."""
+        """Whether this caused the current cancellation; if so, clears it."""
         if self._gone and self._task is not None:
             return self._task.uncancel() == 0
         return False

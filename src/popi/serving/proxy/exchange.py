@@ -1,4 +1,4 @@
-"""One request and its answer on their way."""
+"""The state of one request while it is handled."""
 
 from starlette.types import Receive, Scope, Send
 
@@ -12,21 +12,21 @@ from popi.serving.proxy.upstream import Upstream
 
 
 class Exchange:
-    """What the steps of the gateway hand on.
+    """State that the gateway's steps share.
 
     Attributes:
-        scope, receive, send: of the ASGI call.
+        scope, receive, send: the ASGI call's.
         path: with its escapes.
-        api: whose request it is, where it is personalised.
-        record: for the log.
-        began: when it came, by `perf_counter`.
-        watch: stops the work once the client is gone.
-        waited: seconds that the key's check took.
-        headers: the request's; there once they were read.
-        upstream: where it goes; there once that was chosen.
-        held: bytes of its body that were counted.
-        started: the head of the answer is out.
-        tap: looks on while the answer passes; None: nobody does.
+        api: the API that the request belongs to; None if it is not personalised.
+        record: the log entry.
+        began: the arrival time, by `perf_counter`.
+        watch: cancels the work if the client hangs up.
+        waited: seconds spent checking the key.
+        headers: the request's; set once they are read.
+        upstream: the request's destination; set once it is chosen.
+        held: body bytes counted towards the key's limit.
+        started: whether the response's status and headers have been sent.
+        tap: records the answer as it is streamed; None if it is not recorded.
     """
 
     __slots__ = (
@@ -62,14 +62,14 @@ class Exchange:
 
     @property
     def dialect(self) -> Dialect:
-        """Which API the client speaks. Read off the request itself: it may be refused before its headers are read."""
+        """The API that the client speaks, from the raw request: it may be refused before `headers` is set."""
         return dialect_of(self.path, self.scope["headers"])
 
     def watch_client(self) -> None:
-        """Before a wait, once the request's body was read: stop when the client hangs up."""
+        """Cancel the work if the client hangs up from now on. Call before a wait, once the body has been read."""
         self.watch.begin(self.receive)
 
     async def start(self, status: int, headers: list[Raw]) -> None:
-        """Send the head of the answer."""
+        """Send the response's status and headers."""
         self.record.status, self.started = status, True
         await self.send({"type": "http.response.start", "status": status, "headers": headers})

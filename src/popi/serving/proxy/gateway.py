@@ -1,6 +1,6 @@
-"""The line that every request goes along, from the client to the upstream and back.
+"""The path of every request, from the client to the upstream and back.
 
-A raw ASGI application: no request object, no parsing of what is not needed.
+A raw ASGI application, which saves request objects and unneeded parsing.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from popi.errors import AuthError
 from popi.models.remote.http import Body, HttpFault
 from popi.serving.interfaces import Caller, Keys, Recorder, StoredSummary, Summaries
 from popi.serving.proxy.block import Blocks
-from popi.serving.proxy.body import Bodies, ClientGone, Hold, may_be_json, pass_on, peeked, read_whole, too_long
+from popi.serving.proxy.body import Bodies, ClientGone, Hold, may_be_json, peek, read_whole, stream, too_long
 from popi.serving.proxy.exchange import Exchange
 from popi.serving.proxy.headers import HeaderRules, Raw, RequestHeaders, answer_headers
 from popi.serving.proxy.identity import user_of
@@ -27,11 +27,11 @@ from popi.serving.proxy.jwt_claims import Tokens
 from popi.serving.proxy.limits import Limits
 from popi.serving.proxy.logs import Record, log, log_fault
 from popi.serving.proxy.metrics import Metrics
-from popi.serving.proxy.models import joined, model_in
+from popi.serving.proxy.models import merged_models, model_in
 from popi.serving.proxy.paths import canonical
 from popi.serving.proxy.refusals import Refusal, answer, not_authenticated
 from popi.serving.proxy.settings import ProxySettings
-from popi.serving.proxy.strict_json import parsed, written
+from popi.serving.proxy.strict_json import parse, serialise
 from popi.serving.proxy.tracing import Tracing
 from popi.serving.proxy.upstream import Upstreams
 
@@ -42,12 +42,12 @@ PERSONALISED: dict[str, Api] = {
     "/v1/responses/input_tokens": "responses",
     "/v1/messages/count_tokens": "messages",
 }
-COUNTS = ("/v1/responses/input_tokens", "/v1/messages/count_tokens")
-"""Those that count a request's tokens, the block's among them, and have no answer to look on at."""
+TOKEN_COUNT_PATHS = ("/v1/responses/input_tokens", "/v1/messages/count_tokens")
+"""Paths that only count a request's tokens, including the block's: there is no answer to record."""
 MODELS = "/v1/models"
 CLIENT_GONE = 499
-"""The status that is logged where nobody was left to be answered."""
-ENDS = Refusal(503, "shutting_down", "the gateway ends, and can't wait any longer; try again", retry_after=1)
+"""The status to log if the client hung up before a response."""
+SHUTTING_DOWN = Refusal(503, "shutting_down", "the gateway is shutting down; try again", retry_after=1)
 _NO_SPAN = nullcontext()
 
 
@@ -56,15 +56,15 @@ class Gateway:
 
     Args:
         settings: see ProxySettings.
-        keys: says who calls.
-        summaries: says what is known of a user.
-        upstreams: what is behind; must be open.
-        tokens: verifies the tokens that name users; None where there are none.
-        pseudonyms: what goes upstream in place of user ids.
-        metrics: what is counted.
-        tracing: None where it is off.
-        limits: how much one key may ask for.
-        recorder: looks on at answers of tenants that opted in to capture.
+        keys: authenticates callers.
+        summaries: looks up users' summaries.
+        upstreams: the model APIs; their connections must be open.
+        tokens: verifies the tokens that name users; None ignores tokens.
+        pseudonyms: replaces user ids.
+        metrics: the proxy's metrics.
+        tracing: None if tracing is off.
+        limits: limits per key.
+        recorder: records answers for tenants that opted in to capture.
     """
 
     def __init__(
@@ -92,28 +92,28 @@ class Gateway:
         began = perf_counter()
         method: str = scope["method"]
         path: str = scope["raw_path"].decode("latin-1")
-        meant = path if path in PERSONALISED else canonical(path)
-        api = PERSONALISED.get(meant or "") if method == "POST" else None
-        models = meant == MODELS and method == "GET"
-        route = "count" if api is not None and meant in COUNTS else api
+        normal_path = path if path in PERSONALISED else canonical(path)
+        api = PERSONALISED.get(normal_path or "") if method == "POST" else None
+        models = normal_path == MODELS and method == "GET"
+        route = "count" if api is not None and normal_path in TOKEN_COUNT_PATHS else api
         record = Record(route or ("models" if models else "other"), method)
-        if meant is not None and (api is not None or models):
-            path = meant
+        if normal_path is not None and (api is not None or models):
+            path = normal_path
         exchange = Exchange(scope, receive, send, path, api, record, began)
         self._metrics.under_way.inc()
         try:
             with self._tracing.span(scope["headers"], record) if self._tracing is not None else _NO_SPAN:
                 try:
-                    if meant is None:
-                        raise Refusal(400, "path", "the path has '.' or '..' between its slashes, or nested escapes")
+                    if normal_path is None:
+                        raise Refusal(400, "path", "the path has a '.' or '..' segment, or nested escapes")
                     if not path.startswith("/v1/"):
-                        raise Refusal(404, "no_such_path", "paths of model APIs begin with /v1/ here")
+                        raise Refusal(404, "no_such_path", "the paths of model APIs begin with /v1/ here")
                     await self._serve(exchange)
                 except ClientGone:
                     self._client_gone(record)
                 except asyncio.CancelledError:
                     if not exchange.watch.client_gone():
-                        await self._refuse(exchange, ENDS)
+                        await self._refuse(exchange, SHUTTING_DOWN)
                         raise
                     self._client_gone(record)
                 except Refusal as refusal:
@@ -121,9 +121,9 @@ class Gateway:
                 except AuthError as error:
                     await self._refuse(exchange, not_authenticated(error))
                 except Exception as error:
-                    log_fault("a fault of the gateway", error)
+                    log_fault("gateway error", error)
                     await self._refuse(
-                        exchange, Refusal(500, "gateway_fault", "the gateway failed; its log says where")
+                        exchange, Refusal(500, "gateway_fault", "internal error in the gateway; see its log")
                     )
         finally:
             exchange.watch.end()
@@ -135,12 +135,12 @@ class Gateway:
                 log(record)
 
     def forget(self) -> None:
-        """Keep nothing in memory of users, their summaries and ids; it is made anew when it is needed."""
+        """Drop users' summaries and ids from memory; they are recomputed when needed."""
         self._blocks.forget()
         self._pseudonyms.forget()
 
     async def _serve(self, exchange: Exchange) -> None:
-        """Check who asks, then pass on. What raises before the answer has begun becomes the answer."""
+        """Check the caller, then forward. An error before the response has started becomes the response."""
         record = exchange.record
         headers = exchange.headers = RequestHeaders(exchange.scope["headers"], self._rules)
         asked = perf_counter()
@@ -163,7 +163,7 @@ class Gateway:
             self._limits.leave(caller.key_id, exchange.held)
 
     def _hold(self, exchange: Exchange, caller: Caller) -> Hold:
-        """Counts bytes of this request's body among those of its key."""
+        """A function that counts bytes of this request's body towards its key's limit."""
 
         def hold(size: int) -> None:
             self._limits.hold(caller.key_id, size)
@@ -172,15 +172,15 @@ class Gateway:
         return hold
 
     def _route(self, exchange: Exchange, tenant: str, model: str | None) -> None:
-        """Choose where a request goes."""
+        """Choose the request's upstream."""
         chosen = exchange.upstream = self._upstreams.choose(tenant, exchange.dialect, model)
         exchange.record.upstream = chosen.name
 
     async def _list_models(self, exchange: Exchange, tenant: str) -> None:
-        """Answer with the models of all upstreams that a tenant may use."""
+        """Respond with the models of all upstreams that a tenant may use."""
         faults = self._metrics.upstream_faults
         exchange.watch_client()
-        body = await joined(
+        body = await merged_models(
             self._upstreams.of(tenant), exchange.dialect, lambda name: faults.labels("models", name).inc()
         )
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
@@ -189,31 +189,33 @@ class Gateway:
 
     async def _authenticate(self, key: str | None) -> Caller:
         try:
-            if (known := self._keys.known(key)) is not None:
-                return known
+            if (caller := self._keys.cached(key)) is not None:
+                return caller
             async with asyncio.timeout(self._settings.auth_s):
                 return await self._keys.authenticate(key)
         except AuthError:
             raise
-        except Exception as error:  # whatever ails the store: what can't be told is refused
-            log_fault("keys can't be checked", error)
-            raise Refusal(503, "keys_unavailable", "keys can't be checked now; try again soon", retry_after=1) from None
+        except Exception as error:  # fail closed, whatever is wrong with the store
+            log_fault("can't check keys", error)
+            raise Refusal(
+                503, "keys_unavailable", "keys can't be checked right now; try again soon", retry_after=1
+            ) from None
 
     def _check_scope(self, caller: Caller) -> None:
         allowed = {"app": ("app", "admin"), "admin": ("admin",), "nobody": ()}[self._settings.other_paths]
         if caller.scope not in allowed:
             raise Refusal(
-                403, "path_not_allowed", f"a key of scope {caller.scope!r} may not use this path of the upstream"
+                403, "path_not_allowed", f"a key with scope {caller.scope!r} may not use this path of the upstream"
             )
 
     async def _claimed(self, exchange: Exchange) -> str | None:
-        """The user id in the request's token; None where there is no token."""
+        """The user id in the request's token; None without a token."""
         if self._tokens is None or exchange.headers.jwt is None:
             return None
         return await self._tokens.user_id(exchange.headers.jwt)
 
     async def _personalised_body(self, exchange: Exchange, api: Api, caller: Caller) -> bytes:
-        """The request's body with the user's summary in it and no user id."""
+        """The request's body with the user's summary and without user ids."""
         settings, headers, hold = self._settings, exchange.headers, self._hold(exchange, caller)
         raw = await read_whole(exchange.receive, headers.length, settings.max_body_bytes, settings.body_s, hold)
         exchange.watch_client()
@@ -221,7 +223,7 @@ class Gateway:
         plain = await self._bodies.plain(raw, headers.encoding, hold)
         self._name_user_upstream(headers, caller)
         async with self._bodies.turn(len(plain), caller.key_id) as run:
-            body, ids = await run(self._read, plain)
+            body, ids = await run(self._parse, plain)
             self._route(exchange, caller.tenant, self._upstreams.model(body))
             user_id = user_of(caller, claimed, headers.ids, ids, settings.identity_fields)
             summary = await self._summary(exchange, caller.tenant, user_id)
@@ -231,46 +233,46 @@ class Gateway:
                 exchange.record.personalized, exchange.record.version = "applied", summary.version
             elif summary is not None:
                 self._not_personalised(exchange.record, "body")
-            recorder = self._recorder if exchange.path not in COUNTS else None
+            recorder = self._recorder if exchange.path not in TOKEN_COUNT_PATHS else None
             if recorder is not None and user_id is not None and not headers.off:
                 exchange.tap = recorder.begin(caller.tenant, user_id, api, body, summary if placed else None)
         return plain if changed is None else changed
 
-    def _read(self, plain: bytes) -> tuple[dict[str, Any], dict[str, str]]:
-        """A body and the user ids in it."""
-        body = parsed(plain, self._settings.max_body_values, self._settings.max_body_depth)
+    def _parse(self, plain: bytes) -> tuple[dict[str, Any], dict[str, str]]:
+        """The parsed body, and the user ids in it."""
+        body = parse(plain, self._settings.max_body_values, self._settings.max_body_depth)
         return body, user_ids(body)
 
     def _rewrite(self, body: dict[str, Any], tenant: str, api: Api, block: str | None) -> tuple[bytes | None, bool]:
-        """The bytes of a body with the block in it and no user id, `None` where they are as they came; and whether the
-        block had a place."""
+        """The body with the block and without user ids, or `None` if nothing changed; and whether the block was
+        inserted."""
         changed = replace_ids(body, self._pseudonym(tenant))
         personalised = inject(api, body, block) if block is not None else None
-        return written(personalised or body) if changed or personalised else None, personalised is not None
+        return serialise(personalised or body) if changed or personalised else None, personalised is not None
 
     def _without_ids(self, plain: bytes, tenant: str) -> tuple[bytes, str | None]:
-        """A body that is not personalised, with no user id; and the model that it names."""
-        body = parsed(plain, self._settings.max_body_values, self._settings.max_body_depth)
+        """A body that is not personalised, without user ids; and the model that it names."""
+        body = parse(plain, self._settings.max_body_values, self._settings.max_body_depth)
         model = self._upstreams.model(body)
-        return written(body) if replace_ids(body, self._pseudonym(tenant)) else plain, model
+        return serialise(body) if replace_ids(body, self._pseudonym(tenant)) else plain, model
 
     def _pseudonym(self, tenant: str) -> Callable[[str], str] | None:
         return partial(self._pseudonyms.of, tenant) if self._settings.ids_upstream == "hashed" else None
 
     async def _summary(self, exchange: Exchange, tenant: str, user_id: str | None) -> StoredSummary | None:
-        """The user's summary, if one is wanted and can be had in time. Never raises, never waits longer."""
-        record, began, most = exchange.record, perf_counter(), self._settings.summary_ms / 1000
+        """The user's summary, if it is wanted and available in time. Never raises, never waits longer."""
+        record, began, timeout = exchange.record, perf_counter(), self._settings.summary_ms / 1000
         if exchange.headers.off or user_id is None:
             record.personalized = "off" if exchange.headers.off else "none"
             return None
-        if (known := self._summaries.at_hand(tenant, user_id)) is not None:
+        if (cached := self._summaries.cached(tenant, user_id)) is not None:
             self._metrics.lookup.observe(perf_counter() - began)
             record.personalized = "none"
-            return known.summary
-        # Not wait_for: it would wait until the lookup has taken notice of being cancelled, however long that is.
+            return cached.summary
+        # Not wait_for, which would also wait until the cancelled lookup has ended, however long that takes.
         lookup = asyncio.ensure_future(self._summaries.summary_of(tenant, user_id))
         lookup.add_done_callback(_forget)
-        await asyncio.wait((lookup,), timeout=most - min(exchange.waited, most / 2))  # the key took its share
+        await asyncio.wait((lookup,), timeout=timeout - min(exchange.waited, timeout / 2))  # less the time for the key
         self._metrics.lookup.observe(perf_counter() - began)
         if not lookup.done():
             lookup.cancel()
@@ -279,7 +281,7 @@ class Gateway:
         try:
             summary = lookup.result()
         except (Exception, asyncio.CancelledError) as error:
-            log_fault("a summary can't be read", error)
+            log_fault("can't read a summary", error)
             self._not_personalised(record, "store")
             return None
         record.personalized = "none"
@@ -295,7 +297,7 @@ class Gateway:
                 headers.passed.append((name, self._pseudonyms.of(caller.tenant, user_id).encode()))
 
     async def _other_body(self, exchange: Exchange, caller: Caller) -> Body:
-        """The body of a request that is passed on: as it comes, but for user ids in a JSON object."""
+        """The body of a request that is not personalised: streamed, except that user ids are removed from JSON."""
         settings, headers, names = self._settings, exchange.headers, {name for name, _ in exchange.scope["headers"]}
         self._name_user_upstream(headers, caller)
         self._route(exchange, caller.tenant, model_in(exchange.path))
@@ -304,11 +306,11 @@ class Gateway:
         if not headers.length and b"transfer-encoding" not in names:
             exchange.watch_client()
             return None if headers.length is None else b""
-        beginning, receive = await peeked(exchange.receive, settings.body_s)
+        beginning, receive = await peek(exchange.receive, settings.body_s)
         if headers.encoding in ("", "identity") and not may_be_json(beginning):
             if headers.length is not None:
                 headers.passed.append((b"content-length", b"%d" % headers.length))
-            return pass_on(receive, settings.max_upload_bytes, exchange.watch_client)
+            return stream(receive, settings.max_upload_bytes, exchange.watch_client)
         hold = self._hold(exchange, caller)
         raw = await read_whole(receive, headers.length, settings.max_body_bytes, settings.body_s, hold)
         exchange.watch_client()
@@ -329,17 +331,17 @@ class Gateway:
         return self._tracing.inject(passed) if self._tracing is not None else passed
 
     async def _call(self, exchange: Exchange, body: Body) -> None:
-        """Send the request upstream and its answer back, piece by piece."""
+        """Send the request upstream and stream the answer back."""
         record, metrics = exchange.record, self._metrics
         query = exchange.scope["query_string"].decode("latin-1")
         sent = perf_counter()
         try:
             passed = self._with_upstream_key(exchange)
-            if exchange.api is not None:  # other bodies may not be read yet
+            if exchange.api is not None:  # other bodies may not have been read yet
                 exchange.watch_client()
             reply = await exchange.upstream.send(record.method, exchange.path[3:], query, passed, body)
         except Refusal as refusal:
-            if refusal.code.startswith("upstream_"):  # else the client's body was refused
+            if refusal.code.startswith("upstream_"):  # otherwise the client's body was refused
                 metrics.upstream_faults.labels(refusal.code, record.upstream).inc()
             raise
         finally:
@@ -348,7 +350,7 @@ class Gateway:
         elapsed = perf_counter() - sent
         try:
             headers = answer_headers(reply.headers)
-            if reply.status in (204, 304):  # the length of what is not there (RFC 9110, 8.6) would count as its own
+            if reply.status in (204, 304):  # a content-length would describe the absent body (RFC 9110, 8.6)
                 headers = [header for header in headers if header[0] != b"content-length"]
             if record.personalized is not None:
                 headers.append((b"x-popi-personalized", record.personalized.encode()))
@@ -369,7 +371,7 @@ class Gateway:
             if tap is not None:
                 tap.done(_encoding(reply.headers))
         except HttpFault:
-            # The answer stays unfinished, and the server closes the connection: the client sees what we saw.
+            # Leave the answer unfinished; the server closes the connection, and the client sees what we saw.
             record.reason = "upstream_cut"
             metrics.upstream_faults.labels("cut", record.upstream).inc()
         finally:
@@ -382,7 +384,7 @@ class Gateway:
         record.reason = refusal.code
         self._metrics.refusals.labels(refusal.code).inc()
         if exchange.started:
-            return  # too late for another status; the connection is closed
+            return  # too late for another status; the server closes the connection
         headers, body = answer(refusal, exchange.dialect)
         if record.personalized is not None:
             headers.append((b"x-popi-personalized", record.personalized.encode()))
@@ -396,21 +398,21 @@ class Gateway:
 
 
 def _in_tenant(caller: Caller, tenant: str | None) -> Caller:
-    """The caller, in the tenant that an admin may name."""
+    """The caller, moved to the tenant that `x-popi-tenant` names; only an admin key may name another one."""
     if tenant is None or tenant == caller.tenant:
         return caller
     if caller.scope != "admin":
-        raise Refusal(403, "not_allowed", "this key belongs to another tenant than x-popi-tenant names")
+        raise Refusal(403, "not_allowed", "x-popi-tenant names a tenant that this key does not belong to")
     return replace(caller, tenant=tenant)
 
 
 def _encoding(headers: list[Raw]) -> str:
-    """What an answer is packed in."""
+    """An answer's content encoding."""
     values = [value for name, value in headers if name.lower() == b"content-encoding"]
     return values[0].decode("latin-1").strip().lower() if values else ""
 
 
 def _forget(lookup: "asyncio.Future[StoredSummary | None]") -> None:
-    """Take notice of how a lookup ended that nobody waits for any more."""
+    """Retrieve the exception of an abandoned lookup, so that asyncio does not report it."""
     if not lookup.cancelled():
         lookup.exception()

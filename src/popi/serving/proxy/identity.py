@@ -1,7 +1,7 @@
-"""Who the end user of a request is, and whether the caller may say so.
+"""Determine a request's end user, and check that the caller may act for them.
 
-In this order: the claim of a verified token, a header, a field of the body. What comes with a request counts only
-where its key may speak for users. A user key stands for one user: naming another, anywhere, is refused.
+Sources in order of precedence: a verified token's claim, a header, a body field. They are used only if the key may act
+for users. A user key belongs to one user; a request with it that names another user anywhere is refused.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,17 +18,17 @@ def user_of(
     body: Mapping[str, str],
     fields: Sequence[str],
 ) -> str | None:
-    """The end user's id in its normal form, or None: personalise for nobody. An id that has none is nobody's.
+    """The end user's normalised id; None if there is none or it is not valid, so that nothing is personalised.
 
     Args:
-        caller: whose key it is.
-        claimed: the user id in a token that was verified.
-        headers: user ids by header, in the order in which they count.
-        body: user ids in the body, by field.
-        fields: fields of the body that may name the user, in the order in which they count.
+        caller: the key's owner.
+        claimed: the user id in a verified token.
+        headers: user ids by header, in order of precedence.
+        body: user ids in the body, by field name.
+        fields: body fields that may name the user, in order of precedence.
 
     Raises:
-        AuthError: 403, a user key that names somebody else.
+        AuthError: 403, a user key with another user's id.
     """
     if caller.speaks_for_users:
         user_id = _first(claimed, headers, body, fields)
@@ -41,7 +41,7 @@ def user_of(
     for place, user_id in named:
         if _normal(user_id) != caller.user_id:
             raise AuthError(
-                f"this key is one user's own, and {place} names another user; leave it out, or use an app key",
+                f"this key belongs to one user, and {place} names another; remove it, or use an app key",
                 status=403,
             )
     return caller.user_id

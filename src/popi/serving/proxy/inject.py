@@ -1,25 +1,25 @@
 """Where the block goes in each API.
 
-Chat completions: behind the client's own system message, inside it. A message of its own before it would give every
-user a prompt of their own from the first token on, and upstream prompt caches, which match prefixes, could no longer
-share the app's system prompt between users; a second system message behind it is refused by many chat templates
-("system message must be at the beginning"). Of several system (or developer) messages in a row at the beginning the
-last is taken, for the same reason. Where there is none, one with the block alone is put first.
+In every API the app's own text comes first, which is the same for all users; then the block, which is the same until
+the summary changes; then the conversation. This order suits upstream prompt caches, which match prefixes.
 
-Responses: the app's text may stand in three places, and the model reads them in this order: `instructions` and the
-stored `prompt` first, then system or developer messages at the beginning of `input`. So the block goes behind the last
-of these: into the last such message; without one but with a `prompt`, into a developer message of its own before the
-rest of `input`; else behind `instructions`. They hold for one request and are not carried over by
-`previous_response_id`, so that there the block is present exactly once, and a pause holds at once in a conversation
-that is under way, too. Where an earlier response holds the app's text and this request holds none, the gateway can't
-see it, and the block stands in `instructions` as well: as an item of `input` it would be stored again with every turn.
+Chat completions: at the end of the client's system message. A separate message before it would make prompts differ
+between users from the first token on, so that caches could not share the app's system prompt; a second system message
+after it is refused by many chat templates ("system message must be at the beginning"). If the conversation starts with
+several system (or developer) messages, the block goes into the last of them. If it has none, a system message with just
+the block is added in front.
 
-Messages (Anthropic): behind `system`: in it where it is a string, as a block of its own where it is a list. The
-client's `cache_control` breakpoints stand before it, and keep covering what they covered. The block gets none of its
-own: a request may have four, and they are the client's.
+Responses: the app's text may be in three places, which the model reads in this order: `instructions`, the stored
+`prompt`, and system or developer messages at the beginning of `input`. The block goes after the last of these: into the
+last such message; without one but with a `prompt`, into a separate developer message in front of `input`; otherwise at
+the end of `instructions`. Instructions apply to one request and `previous_response_id` does not carry them over, so the
+block appears exactly once, and pausing personalisation takes effect within a conversation. If the app's text is in an
+earlier response, the gateway can't see it, and the block goes into `instructions` too: as an item of `input` it would
+be stored again with every turn.
 
-In all three the text before the block is the app's and the same for all users; the block is the same until the
-summary changes; then comes the conversation.
+Messages (Anthropic): at the end of `system`: appended if that is a string, an extra text block if it is a list. The
+client's `cache_control` breakpoints are before it and still cover the same text. The block gets no breakpoint: a
+request may have four, and they belong to the client.
 """
 
 from typing import Any, Literal
@@ -33,16 +33,16 @@ def inject(api: Api, body: dict[str, Any], block: str) -> dict[str, Any] | None:
     """Put the block into a request.
 
     Args:
-        api: which API's request it is.
+        api: the request's API.
         body: its JSON; may be changed in place.
-        block: what to put in.
+        block: the text to insert.
 
     Returns:
-        The body with the block; None where it has not the shape that this API asks for, and is left as it was: the
-        upstream will say what is wrong with it.
+        The body with the block; None, with the body unchanged, if the body does not have the API's format. The upstream
+        will report what is wrong with it.
 
     Raises:
-        Refusal: 400, a message's `role` or `content` in other case.
+        Refusal: 400, a message's `role` or `content` is not spelt in lower case.
     """
     if api == "chat":
         return _in_messages(body, block)
@@ -70,27 +70,27 @@ def _in_messages(body: dict[str, Any], block: str) -> dict[str, Any] | None:
 
 
 def _in_input(body: dict[str, Any], block: str) -> dict[str, Any] | None:
-    """Into the last system message at the beginning of `input`, or a message of its own there."""
-    given = body.get("input")
-    if (system := _system_message(given)) is not None:
+    """Insert into the last system message at the beginning of `input`, or as a message in front of it."""
+    items = body.get("input")
+    if (system := _system_message(items)) is not None:
         return body if _at_the_end(system, "content", block, "input_text") else None
-    own = {"role": "developer", "content": block}
-    if given is None:
-        body["input"] = [own]
-    elif isinstance(given, str):
-        body["input"] = [own, {"role": "user", "content": given}]
-    elif isinstance(given, list):
-        given.insert(0, own)
+    message = {"role": "developer", "content": block}
+    if items is None:
+        body["input"] = [message]
+    elif isinstance(items, str):
+        body["input"] = [message, {"role": "user", "content": items}]
+    elif isinstance(items, list):
+        items.insert(0, message)
     else:
         return None
     return body
 
 
 def _system_message(messages: Any) -> dict[str, Any] | None:
-    """The last of the system or developer messages that a list begins with.
+    """The last of the system or developer messages at the beginning of a list.
 
     Raises:
-        Refusal: 400, the `role` or `content` of one that is looked at is in other case.
+        Refusal: 400, one of these messages has `role` or `content` not spelt in lower case.
     """
     system = None
     for message in messages if isinstance(messages, list) else ():
@@ -104,14 +104,14 @@ def _system_message(messages: Any) -> dict[str, Any] | None:
 
 
 def _at_the_end(holder: dict[str, Any], name: str, block: str, part: str = "text") -> dict[str, Any] | None:
-    """Behind a text, or as one more text of a list, whose type is `part`."""
+    """Append to a string, or to a list as another part of type `part`."""
     value = holder.get(name)
-    # Some servers join a list's texts with nothing between them.
-    after = "\n\n" + block if value else block
+    # Some servers join a list's texts without a separator.
+    text = "\n\n" + block if value else block
     if isinstance(value, str):
-        holder[name] = value + after
+        holder[name] = value + text
     elif isinstance(value, list):
-        value.append({"type": part, "text": after})
+        value.append({"type": part, "text": text})
     else:
         return None
     return holder

@@ -1,6 +1,6 @@
-"""How much one key may ask for: requests a second (a token bucket), requests at once, bytes of bodies at once.
+"""Limits per key: requests per second (a token bucket), concurrent requests, and body bytes in flight.
 
-In this process, for all that the key asks here: chats and profiles draw on one account.
+They apply per process; chat and profile requests share them.
 """
 
 import math
@@ -11,49 +11,49 @@ from collections.abc import Callable
 from popi.serving.proxy.refusals import Refusal
 from popi.serving.proxy.settings import ProxySettings
 
-MOST_KEPT = 10_000
-"""Buckets remembered; beyond this, the one unused for longest is full again."""
+MAX_BUCKETS = 10_000
+"""Maximum buckets to remember; beyond this the least recently used one is dropped, and starts full next time."""
 
 
 class Buckets:
-    """A token bucket per name.
+    """One token bucket per name.
 
     Args:
-        rate: tokens that come back per second.
-        burst: the most that a bucket holds.
-        clock: seconds that never go back.
+        rate: tokens refilled per second.
+        burst: a bucket's capacity.
+        clock: monotonic time in seconds.
     """
 
     def __init__(self, rate: float, burst: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._rate, self._burst, self._clock = rate, burst, clock
-        self._levels: OrderedDict[str, tuple[float, float]] = OrderedDict()  # tokens, and when they were counted
+        self._levels: OrderedDict[str, tuple[float, float]] = OrderedDict()  # tokens, and when they were last counted
 
     def take(self, name: str) -> float:
-        """Take a token; returns 0, or the seconds until there is one to take."""
+        """Take a token. Returns 0, or the seconds until one is available."""
         now = self._clock()
         tokens, at = self._levels.pop(name, (self._burst, now))
         tokens = min(self._burst, tokens + (now - at) * self._rate)
         wait = max(0.0, (1 - tokens) / self._rate)
         self._levels[name] = (tokens if wait else tokens - 1, now)
-        if len(self._levels) > MOST_KEPT:
+        if len(self._levels) > MAX_BUCKETS:
             self._levels.popitem(last=False)
         return wait
 
-    def give_back(self, name: str) -> None:
+    def refund(self, name: str) -> None:
         """Undo a `take`."""
         if (level := self._levels.get(name)) is not None:
             self._levels[name] = (level[0] + 1, level[1])
 
 
 class Limits:
-    """Counts by key.
+    """Request counts per key.
 
     Args:
-        rate: requests a second, on average; None: any number.
-        burst: requests that may come at once.
-        concurrency: requests under way at once.
-        clock: seconds that never go back.
-        body_bytes: bytes of bodies held at once; `None`: unlimited.
+        rate: average requests per second; `None`: unlimited.
+        burst: requests that may arrive at once.
+        concurrency: maximum concurrent requests.
+        clock: monotonic time in seconds.
+        body_bytes: maximum body bytes in flight; `None`: unlimited.
     """
 
     def __init__(
@@ -66,27 +66,26 @@ class Limits:
     ) -> None:
         self._rate, self._concurrency, self._body_bytes = rate, concurrency, body_bytes
         self._buckets = Buckets(rate, burst, clock) if rate is not None else None
-        self._under_way: Counter[str] = Counter()
-        self._held: Counter[str] = Counter()
+        self._in_flight: Counter[str] = Counter()
+        self._held_bytes: Counter[str] = Counter()
 
     @classmethod
-    def of(cls, settings: ProxySettings) -> "Limits":
-        """As the settings say."""
+    def from_settings(cls, settings: ProxySettings) -> "Limits":
         return cls(
             settings.requests_per_s, settings.burst, settings.concurrency, body_bytes=settings.body_bytes_at_once
         )
 
     def enter(self, key_id: str) -> None:
-        """Count a request in; `leave` must follow.
+        """Count a request; `leave` must follow.
 
         Raises:
-            Refusal: 429, with the seconds after which there is room; nothing was counted.
+            Refusal: 429, with the seconds to wait; nothing was counted.
         """
-        if self._under_way[key_id] >= self._concurrency:
+        if self._in_flight[key_id] >= self._concurrency:
             raise Refusal(
                 429,
                 "too_many_at_once",
-                f"this key has {self._under_way[key_id]} requests under way, and may have {self._concurrency}; "
+                f"this key has {self._in_flight[key_id]} requests in flight, and the maximum is {self._concurrency}; "
                 "wait for one to end",
                 retry_after=1,
             )
@@ -94,29 +93,29 @@ class Limits:
             raise Refusal(
                 429,
                 "too_many_a_second",
-                f"this key may send {self._rate:g} requests a second; try again in {wait:.2g} seconds",
+                f"this key may send {self._rate:g} requests per second; try again in {wait:.2g} seconds",
                 retry_after=math.ceil(wait),
             )
-        self._under_way[key_id] += 1
+        self._in_flight[key_id] += 1
 
     def hold(self, key_id: str, size: int) -> None:
-        """Count bytes of the body of a request that has entered; `leave` takes them back.
+        """Count body bytes of a request that has entered; `leave` releases them.
 
         Raises:
             Refusal: 429; nothing was counted.
         """
-        if self._body_bytes is not None and self._held[key_id] + size > self._body_bytes:
+        if self._body_bytes is not None and self._held_bytes[key_id] + size > self._body_bytes:
             raise Refusal(
                 429,
                 "too_many_bytes",
-                f"this key may have {self._body_bytes:,} bytes of bodies in flight; wait for a request to end",
+                f"this key may have {self._body_bytes:,} body bytes in flight; wait for a request to end",
                 retry_after=1,
             )
-        self._held[key_id] += size
+        self._held_bytes[key_id] += size
 
     def leave(self, key_id: str, held: int = 0) -> None:
-        """A request has ended, for which so many bytes were held."""
-        self._held[key_id] -= held
-        self._under_way[key_id] -= 1
-        if not self._under_way[key_id]:
-            del self._under_way[key_id], self._held[key_id]
+        """Count a request as ended, and release the body bytes held for it."""
+        self._held_bytes[key_id] -= held
+        self._in_flight[key_id] -= 1
+        if not self._in_flight[key_id]:
+            del self._in_flight[key_id], self._held_bytes[key_id]

@@ -1,4 +1,4 @@
-"""One JSON line per request. It holds nothing that a user wrote, and no user id, hashed or not."""
+"""One JSON line per request, without users' texts and without user ids, hashed or not."""
 
 import json
 import logging
@@ -16,22 +16,22 @@ Outcome = Literal["applied", "none", "off", "failed"]
 
 @dataclass
 class Record:
-    """What is known of one request, filled in on its way.
+    """The log entry of one request, filled in as it is handled.
 
     Attributes:
         route: `chat`, `responses`, `messages`, `count` (of tokens), `models` or `other`; never the path, which may hold
             an id.
-        method: of HTTP.
-        status: of the answer; 499 where the client hung up before there was one.
+        method: the HTTP method.
+        status: of the response; 499 if the client hung up before there was one.
         key_id: the key's public id.
-        tenant: of the key.
-        upstream: the name of the upstream that it went to; None of none, or of several that were asked for models.
-        personalized: the outcome; None on paths that are passed on untouched.
-        version: of the summary that was applied.
-        reason: why a summary was not applied, or a request not answered.
-        before_ms: until it went upstream.
-        upstream_ms: from there until the upstream's headers were here.
-        total_ms: until the last byte.
+        tenant: the key's tenant.
+        upstream: the name of the upstream that it went to; None if it went to none, or to several for their models.
+        personalized: the outcome; None on paths that are never personalised.
+        version: the applied summary's version.
+        reason: why no summary was applied or the request failed.
+        before_ms: time until it was sent upstream.
+        upstream_ms: time from then until the upstream's headers arrived.
+        total_ms: time until the last byte.
     """
 
     route: str
@@ -49,22 +49,22 @@ class Record:
 
 
 def log(record: Record) -> None:
-    """Write a record, if anybody listens."""
+    """Log a record."""
     if LOGGER.isEnabledFor(logging.INFO):
         LOGGER.info("request", extra={"fields": vars(record)})
 
 
-def log_fault(what: str, error: BaseException) -> None:
-    """A fault of our own: what kind and where, without its message, which may quote a user."""
+def log_fault(event: str, error: BaseException) -> None:
+    """Log an error of our own: its type and place, without its message, which may quote a user."""
     trace, place = error.__traceback__, None
     while trace is not None:
         place = f"{trace.tb_frame.f_code.co_filename.rsplit('/', 1)[-1]}:{trace.tb_lineno}"
         trace = trace.tb_next
-    LOGGER.error(what, extra={"fields": {"error": type(error).__name__, "at": place}})
+    LOGGER.error(event, extra={"fields": {"error": type(error).__name__, "at": place}})
 
 
 class JsonLines(logging.Formatter):
-    """A log record as one line of JSON: time, level, event, and what `extra={"fields": …}` gave, without nulls."""
+    """Formats a log record as one JSON line: time, level, event and the `fields` passed in `extra`, without nulls."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {
@@ -79,8 +79,8 @@ class JsonLines(logging.Formatter):
 
 
 class _ToStderr(logging.StreamHandler[TextIO]):
-    """Writes to stderr, whatever that is now. A line that can't be written is lost: what logging would print in its
-    place has the messages of exceptions in it, which may quote a user."""
+    """Writes to the current `sys.stderr`. A line that can't be written is dropped: the traceback that logging would
+    print instead may quote a user."""
 
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr
@@ -92,7 +92,7 @@ class _ToStderr(logging.StreamHandler[TextIO]):
 
 @contextmanager
 def on_stderr() -> Iterator[None]:
-    """Show the gateway's log on stderr while a short command runs; once, also where it goes there already."""
+    """Send the gateway's log to stderr while a short command runs, without duplicating it if it goes there already."""
     before, level, propagates = list(LOGGER.handlers), LOGGER.level, LOGGER.propagate
     to_stderr()
     LOGGER.propagate = propagates
@@ -104,7 +104,7 @@ def on_stderr() -> Iterator[None]:
 
 
 def to_stderr(level: int = logging.INFO) -> None:
-    """Send the gateway's log to stderr as lines of JSON. A second call adds no second handler."""
+    """Send the gateway's log to stderr as JSON lines. Calling it twice adds only one handler."""
     LOGGER.setLevel(level)
     LOGGER.propagate = False
     if not any(isinstance(handler, _ToStderr) for handler in LOGGER.handlers):

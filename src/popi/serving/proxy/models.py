@@ -1,4 +1,4 @@
-"""`GET /v1/models` of several upstreams: their lists in one, in the form that the client reads."""
+"""`GET /v1/models` with several upstreams: merge their lists, in the client's API format."""
 
 import asyncio
 import json
@@ -13,27 +13,27 @@ from popi.serving.proxy.logs import LOGGER
 from popi.serving.proxy.refusals import Dialect, Refusal
 from popi.serving.proxy.upstream import Upstream
 
-SECONDS = 10.0
-"""How long an upstream may take to list its models."""
-MOST_BYTES = 2**24
-"""Maximum bytes of its list."""
+TIMEOUT_S = 10.0
+"""Maximum seconds for an upstream to list its models."""
+MAX_LIST_BYTES = 2**24
+"""Maximum bytes of an upstream's list."""
 
 Entry = dict[str, Any]
 
 
-async def joined(upstreams: Sequence[Upstream], dialect: Dialect, failed: Callable[[str], None]) -> bytes:
-    """The models of all upstreams, each once: of two upstreams with one model, the first serves it.
+async def merged_models(upstreams: Sequence[Upstream], dialect: Dialect, failed: Callable[[str], None]) -> bytes:
+    """The models of all upstreams as a JSON response, without duplicates: if two list a model, the first serves it.
 
-    Upstreams are asked with the gateway's own keys. One that fails, or has no list, is there with the models that its
-    settings name.
+    Upstreams are asked with the gateway's own keys. If one fails or has no list, the models that its settings name are
+    listed.
 
     Args:
         upstreams: those that the tenant may use.
-        dialect: the form of the answer.
-        failed: told the name of each that failed.
+        dialect: the response's format.
+        failed: called with the name of each upstream that failed.
 
     Raises:
-        Refusal: 502, all failed, and no settings name a model.
+        Refusal: 502, all upstreams failed and no settings name a model.
     """
     lists = await asyncio.gather(*(_list(one, failed) for one in upstreams))
     models: dict[str, Entry] = {}
@@ -42,7 +42,7 @@ async def joined(upstreams: Sequence[Upstream], dialect: Dialect, failed: Callab
         listed |= {name: entry for name, entry in (entries or {}).items() if upstream.settings.serves(name)}
         for name, entry in listed.items():
             if name not in models:
-                models[name] = _in_openais_form(entry, upstream.name) if dialect == "openai" else _in_anthropics(entry)
+                models[name] = _as_openai(entry, upstream.name) if dialect == "openai" else _as_anthropic(entry)
     if not models and upstreams and all(entries is None for entries in lists):
         raise Refusal(502, "upstream_models", "no upstream listed its models; the gateway's log says why")
     data = list(models.values())
@@ -53,12 +53,12 @@ async def joined(upstreams: Sequence[Upstream], dialect: Dialect, failed: Callab
 
 
 def model_in(path: str) -> str | None:
-    """The model that a path names: `/v1/models/{model}`."""
+    """The model in a path of the form `/v1/models/{model}`, if it is one."""
     return unquote(path.removeprefix("/v1/models/")) or None if path.startswith("/v1/models/") else None
 
 
 async def _list(upstream: Upstream, failed: Callable[[str], None]) -> dict[str, Entry] | None:
-    """What an upstream lists, by id; None where it failed, which is logged."""
+    """The models that an upstream lists, by id; None, with a log entry, if it failed."""
     headers: list[Raw] = [(b"accept", b"application/json"), (b"accept-encoding", b"identity")]
     if (key := upstream.keys.get(upstream.lists_as)) is not None:
         headers.append(key)
@@ -66,14 +66,14 @@ async def _list(upstream: Upstream, failed: Callable[[str], None]) -> dict[str, 
     if anthropic:
         headers.append((b"anthropic-version", b"2023-06-01"))
     try:
-        async with asyncio.timeout(SECONDS):
+        async with asyncio.timeout(TIMEOUT_S):
             reply = await upstream.send("GET", "/models", "limit=1000" if anthropic else "", headers, None)
             try:
-                content = await reply.whole(MOST_BYTES)
+                content = await reply.whole(MAX_LIST_BYTES)
             finally:
                 reply.close()
         if reply.status in (404, 405) and upstream.names:
-            return {}  # it has no list, and the settings name its models: Azure's deployments
+            return {}  # no list, but the settings name its models, as for Azure's deployments
         if reply.status != 200:
             raise HttpFault("broken", f"answered {reply.status}")
         entries = json.loads(content)["data"]
@@ -81,12 +81,12 @@ async def _list(upstream: Upstream, failed: Callable[[str], None]) -> dict[str, 
     except (Refusal, HttpFault, TimeoutError, ValueError, LookupError, TypeError, RecursionError) as error:
         reason = str(error) if isinstance(error, (Refusal, HttpFault)) else type(error).__name__
         fields = {"upstream": upstream.name, "reason": reason}
-        LOGGER.warning("an upstream lists no models", extra={"fields": fields})
+        LOGGER.warning("an upstream failed to list its models", extra={"fields": fields})
         failed(upstream.name)
         return None
 
 
-def _in_openais_form(entry: Entry, owner: str) -> Entry:
+def _as_openai(entry: Entry, owner: str) -> Entry:
     if entry.get("object") == "model":
         return entry
     created = 0
@@ -97,7 +97,7 @@ def _in_openais_form(entry: Entry, owner: str) -> Entry:
     return {"id": entry["id"], "object": "model", "created": created, "owned_by": owner}
 
 
-def _in_anthropics(entry: Entry) -> Entry:
+def _as_anthropic(entry: Entry) -> Entry:
     if entry.get("type") == "model":
         return entry
     created = entry.get("created")

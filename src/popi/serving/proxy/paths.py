@@ -1,20 +1,21 @@
-"""Which path a request means, however it is spelt."""
+"""Normalise request paths, however they are spelt."""
 
 import re
 from urllib.parse import unquote
 
 _ODD = re.compile(r"[^a-z0-9/_-]")
-_UNSEEN = re.compile(r"[\x00-\x20\x7f]")
+_CONTROL = re.compile(r"[\x00-\x20\x7f]")
 
 
 def canonical(raw: str) -> str | None:
-    """A path as the most lenient of servers would read it.
+    """The path as the most lenient server would read it.
 
-    Without escapes, however deep; doubled, trailing and back slashes; parameters behind `;`, `?` or `#`; blanks and
-    control characters; in lower case. Decides what a request is, and is no path to send, but for those that we know.
+    Removes percent escapes (even nested ones), duplicate and trailing slashes, parameters after `;`, `?` or `#`,
+    whitespace and control characters; backslashes become slashes and letters lower case. Use the result to decide what
+    a request is; send it upstream only if it is one of the known paths.
 
     Returns:
-        None where it leads out of its folder by `.` or `..`, or has escapes of escapes of escapes.
+        None if the path has a `.` or `..` segment, or escapes nested more than three deep.
     """
     path = raw
     if _ODD.search(path):
@@ -22,7 +23,7 @@ def canonical(raw: str) -> str | None:
             path = unquote(path)
         if unquote(path) != path:
             return None
-    parts = [_UNSEEN.sub("", re.split("[;?#]", part, maxsplit=1)[0]) for part in re.split(r"[/\\]", path)]
+    parts = [_CONTROL.sub("", re.split("[;?#]", part, maxsplit=1)[0]) for part in re.split(r"[/\\]", path)]
     if "." in parts or ".." in parts:
         return None
     return "/" + "/".join(filter(None, parts)).casefold()

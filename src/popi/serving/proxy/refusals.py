@@ -1,4 +1,4 @@
-"""What the gateway itself answers where it refuses, in the words of the API that was called."""
+"""The gateway's own error responses, in the format of the API that was called."""
 
 import json
 from collections.abc import Iterable
@@ -30,11 +30,11 @@ _TYPES = {
 
 
 class Refusal(Exception):
-    """A request that the gateway answers itself. Caught in one place; its message holds no text of a user.
+    """An error that the gateway itself responds with. Its message must not contain a user's text.
 
     Attributes:
-        status: of the answer.
-        code: why, in one word, for programs and metrics.
+        status: the HTTP status.
+        code: the reason as one word, for programs and metrics.
         retry_after: seconds after which to try again.
     """
 
@@ -44,14 +44,14 @@ class Refusal(Exception):
 
 
 def dialect_of(path: str, headers: Names) -> Dialect:
-    """Which API a request is of, as far as it was read: Anthropic's by its path or its `anthropic-version`."""
+    """The API of a request: Anthropic's if the path or an `anthropic-version` header says so, else OpenAI's."""
     if path.startswith("/v1/messages"):
         return "anthropic"
     return "anthropic" if any(name == b"anthropic-version" for name, _ in headers) else "openai"
 
 
 def not_authenticated(error: AuthError) -> Refusal:
-    """Where a key or token does not hold, can't be checked, or one too many was wrong."""
+    """The refusal for a key or token that is invalid or can't be checked, or after too many wrong ones."""
     codes = {401: "not_authenticated", 403: "not_allowed", 429: "too_many_wrong_keys"}
     status = error.status if error.status in codes else 503
     retry_after = 1 if status == 503 else error.retry_after
@@ -59,7 +59,7 @@ def not_authenticated(error: AuthError) -> Refusal:
 
 
 def answer(refusal: Refusal, dialect: Dialect) -> tuple[list[tuple[bytes, bytes]], bytes]:
-    """Headers and body of a refusal."""
+    """A refusal's headers and body."""
     openai, anthropic = _TYPES.get(refusal.status, _TYPES[400 if refusal.status < 500 else 500])
     error: dict[str, object]
     if dialect == "anthropic":

@@ -1,4 +1,4 @@
-"""The proxy, put together: routes for an application, and what must run around them."""
+"""Assemble the proxy: its routes, and the lifespan that they need."""
 
 import secrets
 from collections.abc import AsyncIterator, Callable
@@ -27,13 +27,13 @@ from popi.serving.proxy.upstream import Outgoing, Upstreams
 
 @dataclass(frozen=True)
 class Proxy:
-    """What `proxy_routes` makes.
+    """The parts of an assembled proxy.
 
     Attributes:
-        routes: `/metrics`, and everything under `/v1/`; put them behind routes of your own.
-        gateway: what serves `/v1/`, for applications that tell it apart faster than routes do.
-        lifespan: opens and closes the connections to the upstreams; requests are served within it.
-        metrics: what is counted; others may add to its registry.
+        routes: `/metrics` and everything under `/v1/`; list your own routes before them.
+        gateway: serves `/v1/`, for applications that dispatch to it directly, which is faster than routing.
+        lifespan: opens and closes the connections to the upstreams; serve requests within it.
+        metrics: the proxy's metrics; other parts may add to its registry.
     """
 
     routes: list[BaseRoute]
@@ -50,18 +50,18 @@ def proxy_routes(
     recorder: Recorder | None = None,
     http: HttpConfig | None = None,
 ) -> Proxy:
-    """Put the proxy together.
+    """Assemble the proxy.
 
     Args:
-        settings: of the proxy. Without an `id_secret` one is drawn here, for this process alone.
-        keys: says who calls.
-        summaries: says what is known of a user.
-        limits: how much one key may ask for, shared with routes of your own; by default as the settings say.
-        recorder: keeps answers for feedback; None: nobody does.
-        http: how servers are reached.
+        settings: without an `id_secret`, one is generated for this process.
+        keys: authenticates callers.
+        summaries: looks up users' summaries.
+        limits: limits per key, to share with other routes; by default from the settings.
+        recorder: records answers for feedback, if given.
+        http: settings for outgoing connections.
 
     Raises:
-        ConfigError: a key or a certificate can't be read, or tracing lacks its packages.
+        ConfigError: a key or a certificate can't be read, or the packages for tracing are missing.
     """
     metrics = Metrics()
     outgoing = Outgoing(http or HttpConfig())
@@ -76,7 +76,7 @@ def proxy_routes(
         Pseudonyms(secret or secrets.token_bytes(32)),
         metrics,
         Tracing() if settings.otel else None,
-        limits or Limits.of(settings),
+        limits or Limits.from_settings(settings),
         recorder,
     )
 
@@ -119,6 +119,6 @@ class _MetricsPage:
         except Refusal:
             raise
         except Exception:
-            raise Refusal(503, "keys_unavailable", "keys can't be checked now; try again soon") from None
+            raise Refusal(503, "keys_unavailable", "keys can't be checked right now; try again soon") from None
         if caller.scope != "admin":
-            raise Refusal(403, "not_allowed", "the metrics are for admin keys")
+            raise Refusal(403, "not_allowed", "only admin keys may read the metrics")

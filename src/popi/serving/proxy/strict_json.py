@@ -1,7 +1,7 @@
-"""Bodies of requests as Python objects: read once and strictly, written once.
+"""Strict JSON for request bodies: parsed once, serialised once.
 
-`json` reads: its scanner takes a fifth of the memory that simplejson's takes for long runs of escapes. simplejson
-writes: it can put a number back as it was spelt. Numbers stay `RawJSON`, so that 1e400, -0 and 5,000 digits survive.
+`json` parses, since its scanner takes a fifth of simplejson's memory for long runs of escapes. simplejson serialises,
+since it can write a number as it was spelt. Numbers stay `RawJSON`, so that 1e400, -0 and 5,000 digits survive.
 """
 
 import json
@@ -16,19 +16,19 @@ from popi.serving.proxy.refusals import Refusal
 _STRUCTURE = re.compile(rb'"[^"]*"?|([\[{,])')
 
 
-def parsed(raw: bytes, most_values: int, most_levels: int) -> dict[str, Any]:
-    """The one JSON object that a body consists of.
+def parse(raw: bytes, max_values: int, max_depth: int) -> dict[str, Any]:
+    """Parse a body that must be one JSON object.
 
     Args:
         raw: UTF-8, without a byte order mark.
-        most_values: values that it may hold, counted before any is made.
-        most_levels: levels of objects and lists.
+        max_values: maximum number of values, checked before parsing.
+        max_depth: maximum nesting depth of objects and lists.
 
     Raises:
-        Refusal: 400, it is anything else, has a name twice in one object, or is too large to read.
+        Refusal: 400, it is not a JSON object, repeats a name within one object, or exceeds a limit.
     """
-    if has_more_values(raw, most_values):
-        raise Refusal(400, "body_too_many_values", f"the JSON of this request may hold {most_values:,} values at most")
+    if has_more_values(raw, max_values):
+        raise Refusal(400, "body_too_many_values", f"the JSON of this request may hold at most {max_values:,} values")
     try:
         body = _decoder.decode(raw.decode())
     except UnicodeDecodeError as error:
@@ -43,16 +43,16 @@ def parsed(raw: bytes, most_values: int, most_levels: int) -> dict[str, Any]:
         message = f"the body must be one JSON object and nothing else: {error.msg}, at character {error.pos}"
         raise Refusal(400, "body_json", message) from None
     except RecursionError:
-        raise _too_deep(most_levels) from None
+        raise _too_deep(max_depth) from None
     if not isinstance(body, dict):
         raise Refusal(400, "body_json", "the body must be a JSON object")
-    if raw.count(b"[") + raw.count(b"{") > most_levels and _levels(body) > most_levels:
-        raise _too_deep(most_levels)
+    if raw.count(b"[") + raw.count(b"{") > max_depth and _levels(body) > max_depth:
+        raise _too_deep(max_depth)
     return body
 
 
-def written(body: dict[str, Any]) -> bytes:
-    """The body as compact JSON in UTF-8. Lone surrogates go out as the escapes that they came in as."""
+def serialise(body: dict[str, Any]) -> bytes:
+    """The body as compact JSON in UTF-8. Lone surrogates stay escaped, as they were received."""
     text: str = _encoder.encode(body)
     return text.encode("utf-8", "backslashreplace")
 
@@ -73,7 +73,7 @@ _decoder = json.JSONDecoder(
 )
 _encoder = JSONEncoder(
     ensure_ascii=False,
-    check_circular=False,  # ten times as fast; what was parsed has no circles
+    check_circular=False,  # ten times as fast, and parsed JSON has no cycles
     separators=(",", ":"),
     use_decimal=False,
     namedtuple_as_object=False,
@@ -81,14 +81,14 @@ _encoder = JSONEncoder(
 )
 
 
-def has_more_values(raw: bytes, most: int) -> bool:
-    """Each value but the first stands behind a comma or a bracket that opens; an empty list counts twice."""
-    if sum(map(raw.count, (b",", b"[", b"{"))) < most:
+def has_more_values(raw: bytes, maximum: int) -> bool:
+    """Whether there are more values, counting commas and opening brackets; an empty list counts twice."""
+    if sum(map(raw.count, (b",", b"[", b"{"))) < maximum:
         return False
-    # Without escapes a string is found in one sweep; with them a long one would hold up all threads for seconds.
-    plain = raw.replace(b"\\\\", b"").replace(b'\\"', b"")
-    separators = (token for token in _STRUCTURE.finditer(plain) if token.lastindex)
-    return next(islice(separators, most - 1, None), None) is not None
+    # Remove escapes first, so that a string matches in one sweep: otherwise a long one blocks all threads for seconds.
+    unescaped = raw.replace(b"\\\\", b"").replace(b'\\"', b"")
+    separators = (token for token in _STRUCTURE.finditer(unescaped) if token.lastindex)
+    return next(islice(separators, maximum - 1, None), None) is not None
 
 
 def _levels(body: dict[str, Any]) -> int:
@@ -105,5 +105,5 @@ def _levels(body: dict[str, Any]) -> int:
     return depth
 
 
-def _too_deep(most: int) -> Refusal:
-    return Refusal(400, "body_too_deep", f"the JSON of this request may be nested {most} levels deep at most")
+def _too_deep(maximum: int) -> Refusal:
+    return Refusal(400, "body_too_deep", f"the JSON of this request may be nested at most {maximum} levels deep")

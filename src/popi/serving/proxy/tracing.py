@@ -1,4 +1,4 @@
-"""A span a request, with OpenTelemetry: only where the flag is set, and only then imported."""
+"""One OpenTelemetry span per request. OpenTelemetry is imported only if tracing is turned on."""
 
 import os
 from collections.abc import Iterator, MutableMapping
@@ -11,9 +11,9 @@ from popi.serving.proxy.logs import Record
 
 
 class Tracing:
-    """Spans of the gateway, between the client's and the upstream's.
+    """The gateway's spans: children of the client's, parents of the upstream's.
 
-    An operator who has set OpenTelemetry up keeps that; otherwise spans go by OTLP to where the `OTEL_…` variables say.
+    Uses the tracer provider if one is configured; otherwise exports over OTLP as the `OTEL_…` variables say.
 
     Raises:
         ConfigError: the packages are missing.
@@ -40,7 +40,7 @@ class Tracing:
 
     @contextmanager
     def span(self, raw: list[Raw], record: Record) -> Iterator[None]:
-        """Around one request. What the record says at its end is what the span says."""
+        """Trace one request; the span's attributes come from the record as it is at the end."""
         carrier = {name.decode("latin-1"): value.decode("latin-1") for name, value in raw}
         with self._tracer.start_as_current_span(
             f"popi {record.route}", self._propagate.extract(carrier), kind=self._trace.SpanKind.SERVER
@@ -62,12 +62,12 @@ class Tracing:
                     span.set_status(self._trace.StatusCode.ERROR)
 
     def inject(self, headers: list[Raw]) -> list[Raw]:
-        """Headers whose `traceparent` names the current span, so that the upstream's spans hang below it."""
+        """Headers whose `traceparent` names the current span, so that the upstream's spans become its children."""
         carrier: dict[str, str] = {}
         self._propagate.inject(carrier)
-        ours = [(name.lower().encode(), value.encode()) for name, value in carrier.items()]
-        names = {name for name, _ in ours}
-        return [header for header in headers if header[0] not in names] + ours
+        trace_headers = [(name.lower().encode(), value.encode()) for name, value in carrier.items()]
+        names = {name for name, _ in trace_headers}
+        return [header for header in headers if header[0] not in names] + trace_headers
 
 
 def _missing() -> ConfigError:

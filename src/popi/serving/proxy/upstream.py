@@ -1,4 +1,4 @@
-"""The model APIs behind the gateway: which one a request goes to, and calls to it, with their faults as refusals."""
+"""The model APIs behind the gateway: choose one for a request, call it, and turn its faults into refusals."""
 
 import re
 from collections.abc import AsyncIterator, Mapping
@@ -14,17 +14,17 @@ from popi.serving.proxy.logs import LOGGER
 from popi.serving.proxy.refusals import Dialect, Refusal
 from popi.serving.proxy.settings import ProxySettings, UpstreamSettings
 
-MOST_FETCHED = 2**20
-"""Maximum bytes of what `fetch` gets."""
-LONGEST_MODEL = 500
-"""Longer names are no model's."""
+MAX_FETCH_BYTES = 2**20
+"""Maximum bytes that `fetch` accepts."""
+MAX_MODEL_LENGTH = 500
+"""Maximum characters of a model name."""
 
 
 class Outgoing:
-    """The connections of the proxy. Requests are sent within `open`.
+    """The proxy's outgoing connections. Send requests within `open`.
 
     Args:
-        http: how servers are reached.
+        http: settings for outgoing connections.
 
     Raises:
         ConfigError: a certificate can't be used.
@@ -37,41 +37,41 @@ class Outgoing:
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
-        """Connections that live as long as the block, in one event loop."""
+        """Open connections for the duration of the block, in one event loop."""
         async with self._client.session() as self.session:
             yield
 
     async def fetch(self, url: str) -> bytes:
-        """What is at a URL of the operator's own (an issuer's keys).
+        """Fetch a URL that the operator configured (a token issuer's keys).
 
         Raises:
-            HttpFault: it could not be had, or is too long.
+            HttpFault: it can't be fetched, or is too long.
         """
         answer = await self.session.send("GET", URL(url), [("accept", "application/json")])
         try:
             if answer.status != 200:
                 raise HttpFault("broken", f"answered {answer.status}")
-            return await answer.whole(MOST_FETCHED)
+            return await answer.whole(MAX_FETCH_BYTES)
         finally:
             answer.close()
 
 
 class Upstream:
-    """One model API behind the gateway. What can be worked out of its settings is, once.
+    """One model API behind the gateway, with everything that can be derived from its settings in advance.
 
     Args:
-        settings: of this one.
+        settings: this upstream's.
         outgoing: the connections.
 
     Raises:
-        ConfigError: its key is not there.
+        ConfigError: its key is missing.
 
     Attributes:
-        settings: say what it is for.
-        name: for logs and metrics.
-        names: those of its models that the settings name, without wildcards.
-        lists_as: what it speaks where it is asked for its models.
-        keys: the header with the gateway's key, by the API that is called; empty where it has none.
+        settings: this upstream's.
+        name: its name in logs and metrics.
+        names: the models that its settings list without wildcards.
+        lists_as: the API dialect for listing its models.
+        keys: the header with the gateway's key, by API dialect; empty if it has no key.
     """
 
     def __init__(self, settings: UpstreamSettings, outgoing: Outgoing) -> None:
@@ -88,22 +88,22 @@ class Upstream:
                 self.keys[dialect] = (header.lower().encode(), form.format(secret.get_secret_value()).encode())
 
     def mask(self) -> "Mask":
-        """For an error answer to a request that was sent with the gateway's key."""
+        """A mask for the error response to a request that was sent with the gateway's key."""
         return Mask(self._secret)
 
     async def send(self, method: str, path: str, query: str, headers: list[Raw], body: Body) -> Answer:
         """Send a request and wait for the head of the answer.
 
         Args:
-            method: of HTTP.
-            path: with its escapes, from behind `/v1` on.
+            method: the HTTP method.
+            path: the escaped path after `/v1`.
             query: without the question mark; may be empty.
-            headers: as they came, without those of the client's connection.
+            headers: the client's, without hop-by-hop headers.
             body: whole, in pieces, or none.
 
         Raises:
-            Refusal: 502, there is no answer; 504, it took too long.
-            Exception: what the pieces of the body raised.
+            Refusal: 502, no answer; 504, it took too long.
+            Exception: raised by the iterator of the body's pieces.
         """
         target = self._api.at(path, query)
         if not target.isascii():
@@ -112,24 +112,24 @@ class Upstream:
         try:
             return await self._outgoing.session.send(method, url, named, body)
         except HttpFault as fault:
-            if fault.kind in ("certificate", "proxy"):  # for the operator to put right
+            if fault.kind in ("certificate", "proxy"):  # for the operator to fix
                 fields = {"upstream": self.name, "error": str(fault)}
-                LOGGER.error("the upstream can't be used", extra={"fields": fields})
+                LOGGER.error("can't use the upstream", extra={"fields": fields})
             status = 504 if fault.kind == "timeout" else 502
             raise Refusal(status, f"upstream_{fault.kind}", f"the upstream {fault}") from None
 
 
 class Mask:
-    """Covers a key in an answer that arrives in pieces: an upstream may quote the key that it refuses.
+    """Masks a key in a response that arrives in pieces, since an upstream may quote the key that it refuses.
 
-    The answer keeps its length, which its headers have announced. A compressed answer passes as it is.
+    The response keeps its length, which its headers have announced. A compressed response is not changed.
     """
 
     def __init__(self, secret: bytes) -> None:
         self._secret, self._held = secret, b""
 
     def __call__(self, piece: bytes, more: bool) -> bytes:
-        """What of the answer can be sent now; the beginning of a key may be held back while `more` is to come."""
+        """The masked bytes to send now. If `more` pieces follow, possible beginnings of a key are held back."""
         if not self._secret:
             return piece
         whole = (self._held + piece).replace(self._secret, b"*" * len(self._secret))
@@ -139,33 +139,33 @@ class Mask:
 
 
 class Upstreams:
-    """All of them, in the order of the settings.
+    """All upstreams, in the order of the settings.
 
     Attributes:
-        only: the one that there is, where it takes all requests.
+        only: the single upstream if it accepts every request, else None.
 
     Raises:
-        ConfigError: a key is not there.
+        ConfigError: a key is missing.
     """
 
     def __init__(self, settings: ProxySettings, outgoing: Outgoing) -> None:
-        self._all = tuple(Upstream(one, outgoing) for one in settings.listed)
+        self._all = tuple(Upstream(one, outgoing) for one in settings.all_upstreams)
         self.only = self._all[0] if len(self._all) == 1 and self._all[0].settings.takes_all else None
 
     def of(self, tenant: str) -> list[Upstream]:
-        """Those that a tenant may use."""
+        """The upstreams that a tenant may use."""
         return [one for one in self._all if one.settings.is_for(tenant)]
 
     def choose(self, tenant: str, dialect: Dialect, model: str | None) -> Upstream:
-        """The first that a request may go to.
+        """The first upstream that accepts a request.
 
         Args:
-            tenant: of the caller.
-            dialect: of the request.
-            model: that it names; None where it names none.
+            tenant: the caller's.
+            dialect: the request's.
+            model: the model that the request names, if any.
 
         Raises:
-            Refusal: 404, none serves this model to this tenant, or none is the tenant's at all.
+            Refusal: 404, no upstream serves this model or path to this tenant.
         """
         if self.only is not None:
             return self.only
@@ -173,14 +173,15 @@ class Upstreams:
             if one.settings.is_for(tenant, dialect) and (model is None or one.settings.serves(model)):
                 return one
         if model is None:
-            raise Refusal(404, "no_upstream", "nothing behind this gateway serves this path to you")
+            raise Refusal(404, "no_upstream", "no upstream of this gateway serves this path to you")
         raise Refusal(404, "model_not_found", f"the model {model[:100]!r} does not exist here, or you may not use it")
 
     def model(self, body: Mapping[str, Any]) -> str | None:
-        """The model that a request names; None where it names none, or where all go to one upstream.
+        """The model that a request names; None if it names none or all requests go to one upstream.
 
         Raises:
-            Refusal: 400, the name of the field is in another case, as some servers take it; the model is too long.
+            Refusal: 400, the field `model` is spelt in another case, which some servers accept; 404, the model's name
+                is too long.
         """
         if self.only is not None:
             return None
@@ -189,13 +190,13 @@ class Upstreams:
         model = body.get("model")
         if not isinstance(model, str):
             return None
-        if len(model) > LONGEST_MODEL:
+        if len(model) > MAX_MODEL_LENGTH:
             raise Refusal(404, "model_not_found", f"no model has a name of {len(model)} characters")
         return model
 
 
 def _text(value: bytes) -> str:
-    """For aiohttp, which writes text as UTF-8."""
+    """Decode for aiohttp, which encodes as UTF-8."""
     try:
         return value.decode()
     except UnicodeDecodeError:

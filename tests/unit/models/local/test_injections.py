@@ -10,7 +10,7 @@ from injections import Injection, injections
 
 from popi.serving.proxy.block import DEFAULT_BLOCK, Blocks
 from popi.serving.proxy.inject import Api, inject
-from popi.serving.proxy.strict_json import parsed, written
+from popi.serving.proxy.strict_json import parse, serialise
 from popi.signals.lookalikes import fold
 from popi.signals.render import Templates, shipped
 from popi.signals.types import (
@@ -133,9 +133,9 @@ def test_none_leaves_the_gateways_block(api: Api) -> None:
     plain = BODIES[api]
     raw = json.dumps(plain).encode()
     for one in CORPUS:
-        personalised = inject(api, parsed(raw, 1000, 100), blocks.text(one.text))
+        personalised = inject(api, parse(raw, 1000, 100), blocks.text(one.text))
         assert personalised is not None
-        body = json.loads(written(personalised))
+        body = json.loads(serialise(personalised))
         text = place(api, body)
         assert text.startswith(f"Be kind.\n\n{before}") and text.endswith(behind), one.id
         inside = text.removeprefix(f"Be kind.\n\n{before}").removesuffix(behind)

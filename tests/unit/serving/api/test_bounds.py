@@ -51,7 +51,7 @@ def test_a_signal_of_many_characters(bounded: People) -> None:
 
 def test_more_signals_than_a_user_may_have(bounded: People) -> None:
     assert send(bounded, *map(said, range(4))).json()["added"] == 4
-    refused(send(bounded, said(4), said(5)), 422, "profile_full", "6", "may be 5", "[profiles] signals")
+    refused(send(bounded, said(4), said(5)), 422, "profile_full", "6", "the maximum is 5", "[profiles] signals")
     assert bounded.ask("GET", "/users/u").json()["signals"] == 4
     assert send(bounded, *map(said, range(5))).json() == {
         "ids": list("01234"),

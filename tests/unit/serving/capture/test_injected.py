@@ -5,8 +5,8 @@ import time
 import pytest
 
 from popi.profiles.clauses import all_parts
-from popi.serving.capture.injected import RUN, VERBATIM, Injected
-from popi.serving.capture.texts import CUT, LONGEST_TEXT
+from popi.serving.capture.injected import MAX_WORDS, MIN_WORDS, Injected
+from popi.serving.capture.texts import CUT, MAX_TEXT_CHARS
 from popi.serving.demo import BLOCK
 from popi.serving.proxy.block import Blocks
 
@@ -26,7 +26,7 @@ SAID = ["Prefers short answers with one example.", "Cooks at home."]
     ],
 )
 def test_the_injected_block_never_comes_back(text: str) -> None:
-    found = Injected().out_of(f"Sure. {text} Here is your tea.", SAID)
+    found = Injected().remove_from(f"Sure. {text} Here is your tea.", SAID)
     assert "one example" not in found.lower() and "short" not in found and "preferences" not in found.lower()
     assert found.startswith("Sure.")
 
@@ -34,28 +34,32 @@ def test_the_injected_block_never_comes_back(text: str) -> None:
 def test_a_block_of_ones_own() -> None:
     mine = "Known of them so far:\n<about_user>{summary}</about_user>"
     text = f"Sure. {Blocks(mine).text('Likes tea.')} Done."
-    assert "Likes tea" not in Injected(mine).out_of(text, []) and "Likes tea" in Injected().out_of(text, [])
+    assert "Likes tea" not in Injected(mine).remove_from(text, []) and "Likes tea" in Injected().remove_from(text, [])
     nano = "wants any tone, expert level, short replies."
-    assert Injected(BLOCK).out_of(f"why {Blocks(BLOCK).text(nano)} so?", all_parts(nano)) == f"why {CUT} : {CUT}. so?"
+    assert (
+        Injected(BLOCK).remove_from(f"why {Blocks(BLOCK).text(nano)} so?", all_parts(nano)) == f"why {CUT} : {CUT}. so?"
+    )
 
 
 def test_a_text_that_is_the_block_alone_is_nothing() -> None:
-    assert Injected().out_of(Blocks().text(SUMMARY), SAID) == ""
+    assert Injected().remove_from(Blocks().text(SUMMARY), SAID) == ""
 
 
 def test_short_statements_are_not_looked_for() -> None:
-    assert VERBATIM == 4
-    assert Injected().out_of("I cook at home, and cooks at home are many.", SAID).endswith("cooks at home are many.")
+    assert MIN_WORDS == 4
+    assert (
+        Injected().remove_from("I cook at home, and cooks at home are many.", SAID).endswith("cooks at home are many.")
+    )
 
 
 def test_of_two_statements_the_longer_is_taken_out() -> None:
     said = ["Likes green tea much", "Likes green tea much in the morning"]
-    assert Injected().out_of("Yes: likes green tea much in the morning!", said) == f"Yes: {CUT}!"
+    assert Injected().remove_from("Yes: likes green tea much in the morning!", said) == f"Yes: {CUT}!"
 
 
 def test_long_in_any_parts() -> None:
-    said = " ".join(f"word{n}" for n in range(RUN + 20))
-    assert Injected().out_of(f"So: {said}.", [said]) == f"So: {CUT} {CUT}."
+    said = " ".join(f"word{n}" for n in range(MAX_WORDS + 20))
+    assert Injected().remove_from(f"So: {said}.", [said]) == f"So: {CUT} {CUT}."
 
 
 @pytest.mark.parametrize(
@@ -64,5 +68,5 @@ def test_long_in_any_parts() -> None:
 def test_hostile_texts_take_no_time_and_are_cut(text: str) -> None:
     said = {f"Prefers {'prefers ' * n}tea" for n in range(0, 5000, 10)}
     began = time.process_time()
-    assert len(Injected().out_of(text, said)) <= LONGEST_TEXT
+    assert len(Injected().remove_from(text, said)) <= MAX_TEXT_CHARS
     assert time.process_time() - began < 5

@@ -49,7 +49,7 @@ def test_it_asks_where_chats_go(providers: Providers, page: dict[str, str], targ
 def test_a_tenant_that_may_not(providers: Providers) -> None:
     for model, tenant in (("glm-4.6", "other"), ("unheard-of", "shop")):
         trying = tryout(providers, model=model)
-        assert trying.there
+        assert trying.enabled
         with pytest.raises(UpstreamError, match="no upstream serves"):
             asyncio.run(trying.answers(tenant, "hi", ""))
-    assert not tryout(providers).there
+    assert not tryout(providers).enabled

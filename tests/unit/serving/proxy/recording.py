@@ -133,7 +133,7 @@ class FakeKeys:
         self.fault: Exception | None = None
         self.delay = 0.0
 
-    def known(self, key: str | None) -> Caller | None:
+    def cached(self, key: str | None) -> Caller | None:
         return None
 
     async def authenticate(self, key: str | None) -> Caller:
@@ -171,7 +171,7 @@ class FakeSummaries:
         self.stubborn = False
         self.fault: BaseException | None = None
 
-    def at_hand(self, tenant: str, user_id: str) -> None:
+    def cached(self, tenant: str, user_id: str) -> None:
         return None
 
     async def summary_of(self, tenant: str, user_id: str) -> StoredSummary | None:

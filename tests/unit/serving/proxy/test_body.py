@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 
 from popi.serving.proxy.body import (
-    STEP,
-    UTF8_MARK,
+    CHUNK_BYTES,
+    UTF8_BOM,
     Bodies,
     ClientGone,
     inflate,
     may_be_json,
-    pass_on,
-    peeked,
+    peek,
     read_whole,
+    stream,
 )
 from popi.serving.proxy.refusals import Refusal
 from popi.serving.proxy.settings import ProxySettings
@@ -80,7 +80,7 @@ def test_slow_and_gone_clients() -> None:
 def test_passed_on_as_it_comes() -> None:
     async def collect(most: int) -> tuple[list[bytes], list[int]]:
         done: list[int] = []
-        got = [piece async for piece in pass_on(receiving(b"ab", b"", b"cd"), most, lambda: done.append(1))]
+        got = [piece async for piece in stream(receiving(b"ab", b"", b"cd"), most, lambda: done.append(1))]
         return got, done
 
     assert asyncio.run(collect(4)) == ([b"ab", b"cd"], [1])
@@ -90,7 +90,7 @@ def test_passed_on_as_it_comes() -> None:
 
 def test_the_beginning_of_a_body_and_then_all_of_it() -> None:
     async def look(*pieces: bytes) -> tuple[bytes, bytes]:
-        beginning, receive = await peeked(receiving(*pieces), 1)
+        beginning, receive = await peek(receiving(*pieces), 1)
         return beginning, await read_whole(receive, None, 10**6, 1)
 
     assert asyncio.run(look(b"", b" \n", b"\xef\xbb\xbf {", b"}")) == (b" \n\xef\xbb\xbf {", b" \n\xef\xbb\xbf {}")
@@ -134,13 +134,13 @@ def test_inflated(encoding: str, packed: bytes) -> None:
     assert inflated(packed, encoding, len(RAW)) == RAW
 
 
-@pytest.mark.parametrize("size", [0, 1, STEP - 1, STEP, STEP + 1, 3 * STEP + 5])
+@pytest.mark.parametrize("size", [0, 1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 3 * CHUNK_BYTES + 5])
 @pytest.mark.parametrize("noise", [False, True])
 def test_inflated_in_steps(size: int, noise: bool) -> None:
     raw = random.Random(1).randbytes(size) if noise else b"x" * size
     for packed, encoding in ((gzipped(raw), "gzip"), (zlib.compress(raw), "deflate")):
         pieces = list(inflate(packed, encoding, size))
-        assert b"".join(pieces) == raw and all(0 < len(piece) <= STEP for piece in pieces)
+        assert b"".join(pieces) == raw and all(0 < len(piece) <= CHUNK_BYTES for piece in pieces)
 
 
 @pytest.mark.parametrize(
@@ -176,14 +176,14 @@ def test_compressed_bodies_within_their_bounds() -> None:
     async def plain(raw: bytes, encoding: str = "gzip") -> bytes:
         return await bodies(max_body_ratio=3).plain(raw, encoding, held.append)
 
-    assert asyncio.run(plain(UTF8_MARK + b"{}", "")) == b"{}" and held == []
-    assert asyncio.run(plain(gzipped(UTF8_MARK + RAW))) == RAW and sum(held) == len(RAW) + 3
-    noise = random.Random(1).randbytes(2 * STEP)
+    assert asyncio.run(plain(UTF8_BOM + b"{}", "")) == b"{}" and held == []
+    assert asyncio.run(plain(gzipped(UTF8_BOM + RAW))) == RAW and sum(held) == len(RAW) + 3
+    noise = random.Random(1).randbytes(2 * CHUNK_BYTES)
     held.clear()
-    assert asyncio.run(plain(gzipped(noise))) == noise and sum(held) == 2 * STEP
-    assert asyncio.run(plain(gzipped(b" " * STEP))) == b" " * STEP  # as much is free
+    assert asyncio.run(plain(gzipped(noise))) == noise and sum(held) == 2 * CHUNK_BYTES
+    assert asyncio.run(plain(gzipped(b" " * CHUNK_BYTES))) == b" " * CHUNK_BYTES  # as much is free
     with pytest.raises(Refusal) as refused:
-        asyncio.run(plain(gzipped(b" " * (STEP + 1))))
+        asyncio.run(plain(gzipped(b" " * (CHUNK_BYTES + 1))))
     assert refused.value.status == 413
 
 

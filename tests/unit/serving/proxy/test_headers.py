@@ -98,7 +98,7 @@ def test_what_litellm_says_of_its_own_key_stays_here_even_hashed() -> None:
 
 def test_two_that_differ_are_refused() -> None:
     assert read([(b"x-popi-user", b"a"), (b"x-popi-user", b"a")]).ids == {"x-popi-user": "a"}
-    with pytest.raises(Refusal, match="x-popi-user is there twice"):
+    with pytest.raises(Refusal, match="x-popi-user was sent twice"):
         read([(b"x-popi-user", b"a"), (b"x-popi-user", b"b")])
 
 

@@ -62,7 +62,7 @@ def test_a_user_key_stands_for_its_user() -> None:
     ],
 )
 def test_a_user_key_can_name_nobody_else(claimed: str | None, headers: dict[str, str], body: dict[str, str]) -> None:
-    with pytest.raises(AuthError, match="one user's own") as error:
+    with pytest.raises(AuthError, match="belongs to one user") as error:
         user_of(USER, claimed, headers, body, FIELDS)
     assert error.value.status == 403
     assert "bert" not in str(error.value)

@@ -10,21 +10,21 @@ import pytest
 
 from popi.serving.proxy.ids import Pseudonyms, replace_ids, user_ids
 from popi.serving.proxy.refusals import Refusal
-from popi.serving.proxy.strict_json import parsed, written
+from popi.serving.proxy.strict_json import parse, serialise
 
 PSEUDONYMS = Pseudonyms(b"secret")
 
 
 def read(raw: str) -> dict[str, Any]:
-    return parsed(raw.encode(), 1000, 100)
+    return parse(raw.encode(), 1000, 100)
 
 
 def rewritten(raw: str, mode: str) -> str:
     body = read(raw)
-    before = written(body)
+    before = serialise(body)
     changed = replace_ids(body, partial(PSEUDONYMS.of, "acme") if mode == "hashed" else None)
-    assert changed == (written(body) != before)
-    return written(body).decode()
+    assert changed == (serialise(body) != before)
+    return serialise(body).decode()
 
 
 def hashed(user_id: str) -> str:
@@ -51,9 +51,9 @@ def test_pseudonyms_of_endless_ids_are_not_kept() -> None:
     pseudonyms = Pseudonyms(b"secret")
     for length in (200, 201, 1_000_000):
         assert pseudonyms.of("acme", "x" * length) == hashed("x" * length)
-    assert pseudonyms._kept.cache_info().currsize == 1
+    assert pseudonyms._cached.cache_info().currsize == 1
     pseudonyms.forget()
-    assert pseudonyms._kept.cache_info().currsize == 0
+    assert pseudonyms._cached.cache_info().currsize == 0
 
 
 def test_all_fields_are_found() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from popi.serving.proxy.block import Blocks
 from popi.serving.proxy.inject import Api, inject
 from popi.serving.proxy.refusals import Refusal
-from popi.serving.proxy.strict_json import parsed, written
+from popi.serving.proxy.strict_json import parse, serialise
 
 TEXT = '<p>a "b" ☃</p>'
 AFTER = "\n\n" + TEXT
@@ -18,8 +18,8 @@ BLOCK = Blocks("<p>{summary}</p>").text('a "b" ☃')
 
 
 def injected(api: Api, body: bytes) -> bytes | None:
-    done = inject(api, parsed(body, 1000, 100), BLOCK)
-    return None if done is None else written(done)
+    done = inject(api, parse(body, 1000, 100), BLOCK)
+    return None if done is None else serialise(done)
 
 
 def read(api: Api, body: Any) -> Any:

@@ -39,14 +39,14 @@ def test_rate_by_hand() -> None:
 
 
 def test_buckets_are_remembered_up_to_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_KEPT", 3)
+    monkeypatch.setattr(module, "MAX_BUCKETS", 3)
     limits = Limits(1.0, 2, 100, Clock())
     for key in "aabcd":  # d drops a, the one unused for longest
         limits.enter(key)
     assert limits._buckets is not None and set(limits._buckets._levels) == set("bcd")
     for key in "aabcd":
         limits.leave(key)
-    assert not limits._under_way
+    assert not limits._in_flight
 
 
 def test_a_token_that_is_given_back_can_be_taken_again() -> None:
@@ -54,11 +54,11 @@ def test_a_token_that_is_given_back_can_be_taken_again() -> None:
     buckets = Buckets(0.5, 1, clock)
     assert buckets.take("a") == 0
     assert buckets.take("a") == 2
-    buckets.give_back("a")
-    buckets.give_back("nobody")
+    buckets.refund("a")
+    buckets.refund("nobody")
     assert [buckets.take("a"), buckets.take("a"), buckets.take("b")] == [0, 2, 0]
     for _ in range(3):
-        buckets.give_back("a")
+        buckets.refund("a")
     assert [buckets.take("a"), buckets.take("a")] == [0, 2]  # it never holds more than the burst
 
 

@@ -27,18 +27,24 @@ def test_names_of_headers_in_lower_case() -> None:
         ({"upstream": "http://user:s3cr3t@host"}, "no user, password"),
         ({"upstream": "http://h", "upstreams": ({"name": "a", "url": "http://h"},)}, "either upstream"),
         ({"upstreams": ({"name": "a", "url": "http://h"},), "upstream_key": "sk-s3cr3t"}, "key_env"),
-        ({"upstreams": ({"name": "a", "url": "http://h"}, {"name": "a", "url": "http://i"})}, "'a' is there twice"),
+        (
+            {"upstreams": ({"name": "a", "url": "http://h"}, {"name": "a", "url": "http://i"})},
+            "the name 'a' is used twice",
+        ),
         ({"upstreams": ({"name": "a", "url": "http://u:s3cr3t@h"},)}, "upstream 'a' at h must have no user"),
         ({"upstreams": ({"name": "a", "url": "http://h/v1/chat/completions"},)}, "without /chat/completions"),
         ({"upstreams": ({"name": "a b", "url": "http://h"},)}, "upstreams.name"),
-        ({"upstreams": ({"name": "a", "url": "http://h", "key": "s3cr3t", "key_env": "K"},)}, "either key or key_env"),
-        ({"upstreams": ({"name": "a", "url": "http://h", "model": "m"},)}, "no setting 'model'; there are"),
+        (
+            {"upstreams": ({"name": "a", "url": "http://h", "key": "s3cr3t", "key_env": "K"},)},
+            "only one of key and key_env",
+        ),
+        ({"upstreams": ({"name": "a", "url": "http://h", "model": "m"},)}, "model: no such setting; allowed here: "),
         ({"upstreams": ("http://h",)}, "upstreams"),
         ({"upstream": "http://h", "nonsense": 1}, "nonsense"),
-        ({"upstream": "http://h", "block": "no place"}, "{summary} once"),
-        ({"upstream": "http://h", "identity_headers": ("a b",)}, "not the name of a header"),
+        ({"upstream": "http://h", "block": "no place"}, "{summary} exactly once"),
+        ({"upstream": "http://h", "identity_headers": ("a b",)}, "not a valid header name"),
         ({"upstream": "http://h", "concurrency": 0}, "concurrency"),
-        ({"upstream": "http://h", "upstream_key": "a\r\nb"}, "no key has"),
+        ({"upstream": "http://h", "upstream_key": "a\r\nb"}, "can't be in a key"),
     ],
 )
 def test_wrong_settings_are_named(settings: dict[str, object], named: str) -> None:
@@ -58,8 +64,8 @@ def test_wrong_settings_are_named(settings: dict[str, object], named: str) -> No
         ({"key": PEM, "algorithms": ("RS256", "HS256")}, "with public keys"),
         ({"key": "x" * 32}, "with a shared secret"),
         ({"key": "short", "algorithms": ("HS256",)}, "32 bytes"),
-        ({"jwks_url": "https://h/k", "algorithms": ("none",)}, "algorithms must be of"),
-        ({"jwks_url": "https://h/k", "algorithms": ()}, "algorithms must be of"),
+        ({"jwks_url": "https://h/k", "algorithms": ("none",)}, "algorithms must be from"),
+        ({"jwks_url": "https://h/k", "algorithms": ()}, "algorithms must be from"),
     ],
 )
 def test_unsafe_token_settings_are_refused(settings: dict[str, object], named: str) -> None:

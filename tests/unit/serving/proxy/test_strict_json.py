@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from popi.serving.proxy.refusals import Refusal
-from popi.serving.proxy.strict_json import parsed, written
+from popi.serving.proxy.strict_json import parse, serialise
 
 
 def read(raw: bytes, values: int = 1000, levels: int = 100) -> dict[str, Any]:
-    return parsed(raw, values, levels)
+    return parse(raw, values, levels)
 
 
 def refused(raw: bytes, values: int = 1000, levels: int = 100) -> str:
@@ -34,10 +34,10 @@ VALUES = st.recursive(
 @settings(deadline=None)
 @given(st.dictionaries(st.text(max_size=5), VALUES, max_size=5), st.sampled_from([None, 3]))
 def test_there_and_back(whole: dict[str, Any], indent: int | None) -> None:
-    again = written(read(json.dumps(whole, indent=indent).encode()))
+    again = serialise(read(json.dumps(whole, indent=indent).encode()))
     assert json.loads(again) == whole
     assert list(json.loads(again)) == list(whole)
-    assert again == written(read(again))
+    assert again == serialise(read(again))
 
 
 NUMBERS = ["1e400", "-0", "1.0", "0.10000000000000000001", "9" * 5000, "1E+2", "-1.50e-07", "12345678901234567890"]
@@ -46,18 +46,18 @@ NUMBERS = ["1e400", "-0", "1.0", "0.10000000000000000001", "9" * 5000, "1E+2", "
 @pytest.mark.parametrize("number", NUMBERS)
 def test_numbers_keep_their_digits(number: str) -> None:
     raw = b'{"n":[%b],"m":%b}' % (number.encode(), number.encode())
-    assert written(read(raw)) == raw
+    assert serialise(read(raw)) == raw
 
 
 @given(st.decimals(allow_nan=False, allow_infinity=False))
 def test_any_number_keeps_its_digits(number: Decimal) -> None:
     raw = b'{"n":%b}' % str(number).encode()
-    assert written(read(raw)) == raw
+    assert serialise(read(raw)) == raw
 
 
 def test_text_stays_what_it_was() -> None:
     raw = '{"é☃😀":"\\ud800 \\udc00\\u0000\\u001f\\"\\\\/\u2028\x7f","a":"\\ud83d\\ude00"}'.encode()
-    again = written(read(raw))
+    again = serialise(read(raw))
     assert json.loads(again) == json.loads(raw)
     assert b"\\ud800" in again and "😀".encode() in again
 
@@ -129,7 +129,7 @@ def test_whatever_comes_is_read_or_refused(raw: bytes) -> None:
         body = read(raw)
     except Refusal:
         return
-    assert json.loads(raw.decode()) == json.loads(written(body))
+    assert json.loads(raw.decode()) == json.loads(serialise(body))
 
 
 def test_levels_are_counted_where_brackets_stand_in_texts() -> None:
@@ -137,7 +137,7 @@ def test_levels_are_counted_where_brackets_stand_in_texts() -> None:
     assert refused(b'{"a":"%b","b":[[],[],[]]}' % (b"[{" * 200), levels=2) == "body_too_deep"
     assert read(b'{"a":[%b]}' % b",".join([b"[]"] * 300), levels=3)
     with_limit = b'{"a":' + b"[" * 499 + b"]" * 499 + b"}"
-    assert written(read(with_limit, levels=500)) == with_limit
+    assert serialise(read(with_limit, levels=500)) == with_limit
     assert refused(b'{"a":' + b"[" * 5000 + b"]" * 5000 + b"}", values=10_000) == "body_too_deep"
 
 
@@ -154,7 +154,7 @@ def test_a_usual_chat_takes_a_moment() -> None:
 
     def seconds() -> float:
         began = time.perf_counter()
-        written(read(raw, 500_000, 128))
+        serialise(read(raw, 500_000, 128))
         return time.perf_counter() - began
 
     assert 5000 < len(raw) < 6000

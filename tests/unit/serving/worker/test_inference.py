@@ -82,7 +82,7 @@ def test_settings_come_from_the_file_and_from_what_is_given(tmp_path: Path) -> N
     with pytest.raises(ConfigError, match="needs a url"):
         read(None, model="m").connect()
     for line, words in (
-        ("nothing = 1", "no setting 'nothing'"),
+        ("nothing = 1", "nothing: no such setting"),
         ('temperature = "hot"', "temperature"),
         ("max_clauses = 0", "max_clauses"),
         ('url = "ftp://a"', "http"),

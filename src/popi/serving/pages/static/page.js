@@ -1,22 +1,22 @@
-// Comfort, not function: every page works without this file.
+// Progressive enhancement: every page works without this file.
 "use strict";
 
-// Times in the reader's own zone.
+// Show times in the reader's time zone.
 for (const time of document.querySelectorAll("time")) {
   const at = new Date(time.dateTime);
   time.textContent = at.toLocaleString(document.documentElement.lang, { dateStyle: "long", timeStyle: "short" });
 }
 
-// Text areas as tall as their text.
+// Grow text areas with their text.
 const grow = (area) => { area.rows = Math.max(2, Math.min(12, area.value.split("\n").length + Math.floor(area.value.length / 60))); };
 for (const area of document.querySelectorAll("textarea")) {
   grow(area);
   area.addEventListener("input", () => grow(area));
 }
 
-// After a form the page stands where it stood; what was done is said there, and read out. Trouble is shown at its place.
+// After a form, restore the scroll position and announce the result. Errors are shown next to the field.
 const place = "popi-place " + location.pathname;
-const storage = (() => { try { return sessionStorage; } catch { return null; } })(); // embedded, browsers may deny it
+const storage = (() => { try { return sessionStorage; } catch { return null; } })(); // browsers may deny it to embedded pages
 const left = storage?.getItem(place) ?? null;
 const said = document.querySelector(".said");
 storage?.removeItem(place);
@@ -34,7 +34,7 @@ document.addEventListener("toggle", (event) => {
   if (event.target.matches("details.edit") && event.target.open) event.target.querySelector("textarea").focus();
 }, true);
 
-// Tell of a newer version; never change what is being read.
+// Announce a newer version, without changing the page that is being read.
 const newer = document.getElementById("newer");
 if (newer !== null) {
   const look = async () => {
