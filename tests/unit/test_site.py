@@ -35,6 +35,14 @@ def test_every_public_name_has_its_place_in_the_reference() -> None:
     assert of_the_client - documented() == set()
 
 
+def test_every_page_is_in_the_navigation() -> None:
+    """The strict build says so too, a minute later."""
+    settings = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    listed = set(re.findall(r"([\w/]+\.md)$", settings, re.MULTILINE))
+    docs = ROOT / "docs"
+    assert {page.relative_to(docs).as_posix() for page in docs.rglob("*.md")} - listed == set()
+
+
 def test_readme_is_short_and_holds_its_tables() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 120
