@@ -24,7 +24,7 @@ FENCE = re.compile(
     r"(?P<text>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
-READY = re.compile(r"popi listens at|renewing summaries")
+READY = re.compile(r"popi listens on|renewing summaries")
 DEMO = re.compile(r"export POPI_URL=(\S+) POPI_KEY=(\S+)")
 PATIENCE = 180.0
 
