@@ -1,5 +1,6 @@
 """Commands on runs: demo, train, evaluate, report."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -55,16 +56,23 @@ def train(
         float | None,
         typer.Option(help="With --dry-run: plan for a GPU with this many GiB instead of this machine.", min=1),
     ] = None,
+    processes: Annotated[
+        int, typer.Option(help="With --dry-run: plan for so many processes, on a device each.", min=1)
+    ] = 1,
 ) -> None:
     """Train the inference model, the generator or both, in the run directory {root}/{name}."""
     settings = load_config(config, overrides)
     need_training()
     if gpu_memory is not None and not dry_run:
         raise typer.BadParameter("--gpu-memory goes with --dry-run")
+    if processes > 1 and not dry_run:
+        raise typer.BadParameter(
+            f"--processes goes with --dry-run; torchrun --nproc-per-node {processes} -m popi train starts them"
+        )
     if with_weights and (gpu_memory is not None or not dry_run):
         raise typer.BadParameter("--with-weights goes with --dry-run, and not with --gpu-memory: it computes here")
     if dry_run:
-        _show_plan(settings, gpu_memory)
+        _show_plan(settings, gpu_memory, processes)
         if with_weights:
             _show_reliability(settings)
         return
@@ -75,20 +83,23 @@ def train(
         written = f"{settings.root}/{settings.name}-seeds.json"
         console.print(f"written: {written}", highlight=False, soft_wrap=True)
         return
+    from popi.training.processes import leave
     from popi.training.train import train as run_training
 
     path = run_training(settings, resume=resume, console=console)
-    console.print(f"trained: {path}; next: popi evaluate --run {path}", highlight=False)
+    if int(os.environ.get("RANK", "0")) == 0:
+        console.print(f"trained: {path}; next: popi evaluate --run {path}", highlight=False)
+    leave()
 
 
-def _show_plan(settings: RunConfig, gpu_memory: float | None) -> None:
+def _show_plan(settings: RunConfig, gpu_memory: float | None, processes: int) -> None:
     from popi.training.planning.dry_run import GIB, Device, dry_run
     from popi.training.train import refuse
 
-    if gpu_memory is None:
+    if gpu_memory is None and processes == 1:
         refuse(settings)
     device = None if gpu_memory is None else Device("the GPU of --gpu-memory", int(gpu_memory * GIB), gpu=True)
-    plan = dry_run(settings, device)
+    plan = dry_run(settings, device, processes)
     for line in plan.lines():
         out.print(line, highlight=False, markup=False)
     if plan.problems:

@@ -296,12 +296,16 @@ class BranchMasks:
         return additive(self.config, allowed, self.positions(step), torch.cat([self.keys, appended], -1), self.dtype)
 
 
-def pick(logits: Tensor, temperature: float, top_p: float) -> Tensor:
-    """One token a row: greedy at temperature 0, else sampled from the nucleus. (rows, V) -> (rows,).
+def pick(logits: Tensor, temperature: float, top_p: float, among: tuple[int, int] | None = None) -> Tensor:
+    """One token per row: greedy at temperature 0, else sampled from the nucleus. (rows, V) -> (rows,).
 
     By `torch.multinomial`, a race of exponentials: a rounding changes the winner only where two are next to each other.
     It draws one of them for each competitor, on a CPU as slowly as a forward where the vocabulary is large. So runs of
     `RUN` tokens compete first, by their sums, and then the tokens of the one that won.
+
+    Args:
+        among: (first, of) where these rows are part of `of` rows that are sampled elsewhere, too: they are drawn as
+            rows `first` and following of all of them.
     """
     if temperature < GREEDY:
         return logits.argmax(-1)
@@ -313,9 +317,25 @@ def pick(logits: Tensor, temperature: float, top_p: float) -> Tensor:
     runs = probs[:, None] if probs.shape[1] <= RUN else pad(probs, (0, -probs.shape[1] % RUN)).unflatten(1, (-1, RUN))
     won = torch.zeros(len(probs), dtype=torch.long, device=probs.device)
     if runs.shape[1] > 1:
-        won = torch.multinomial(runs.sum(-1), 1)[:, 0]
-    inside = torch.multinomial(runs[torch.arange(len(probs), device=probs.device), won], 1)[:, 0]
+        won = _race(runs.sum(-1), among)
+    inside = _race(runs[torch.arange(len(probs), device=probs.device), won], among)
     return won * runs.shape[2] + inside
+
+
+def _race(weights: Tensor, among: tuple[int, int] | None) -> Tensor:
+    """(rows, K) weights -> (rows,) places drawn in proportion to them."""
+    if among is None:
+        return torch.multinomial(weights, 1)[:, 0]
+    first, of = among
+    times = weights.new_empty(of, weights.shape[1]).exponential_()  # what torch.multinomial draws for `of` rows
+    return (weights / times[first : first + len(weights)]).argmax(-1)
+
+
+def skip(rows: int, vocabulary: int, dtype: torch.dtype, device: torch.device) -> None:
+    """Draw the random numbers that `pick` takes for so many rows, and use none."""
+    runs = 1 if vocabulary <= RUN else -(-vocabulary // RUN)
+    for width in ([runs] if runs > 1 else []) + [min(RUN, vocabulary)]:
+        torch.empty(rows, width, dtype=dtype, device=device).exponential_()
 
 
 def _finite(logits: Tensor) -> bool:

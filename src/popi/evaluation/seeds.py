@@ -21,6 +21,7 @@ from popi.evaluation.metrics import clustered_mean
 from popi.evaluation.runner import evaluate
 from popi.evaluation.tables import with_reach
 from popi.runs.run_directory import RunDirectory, write_text
+from popi.training.processes import refuse_several
 from popi.training.train import train
 
 FIGURES = {"reward_accuracy": (100, 1), "margin": (1, 2), "context_overhead_tokens": (1, 1)}
@@ -52,6 +53,7 @@ def train_seeds(config: RunConfig, seeds: Sequence[int], resume: bool, console: 
         RunError: a seed's run exists and `resume` is not set; nothing is trained.
         PopiError: as in `train` and `evaluate`.
     """
+    refuse_several("popi train --seeds")  # evaluation runs in one process
     configs = [of_seed(config, seed) for seed in seeds]
     existing = [str(one.directory) for one in configs if one.directory.exists()]
     if existing and not resume:

@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from popi.generator import Generator
 from popi.runs.rows import RowFile
 from popi.runs.run_directory import read_jsonl, write_jsonl
 from popi.signals.types import TargetPair, User
+from popi.training.processes import ALONE, Processes
 
 FOLDER = ".references"
 EVERY = 64
@@ -93,15 +95,20 @@ class References:
     Args:
         path: the run's own file.
         cache: the folder that runs share; None: there is none.
+        processes: score users side by side; the first process reads and writes the files, and all know all log-probs.
     """
 
-    def __init__(self, path: Path, cache: Path | None = None) -> None:
-        self.path, self.cache = path, cache
-        self._known: dict[str, Logps] = {}
+    def __init__(self, path: Path, cache: Path | None = None, processes: Processes = ALONE) -> None:
+        self.path, self.cache, self.processes = path, cache, processes
         self._file = RowFile(path)
-        with suppress(ValueError):  # a damaged line: it and those behind are computed again
+        self._known = processes.decide(self._read)
+
+    def _read(self) -> dict[str, Logps]:
+        known: dict[str, Logps] = {}
+        with suppress(ValueError):  # a damaged line: it and those after it are computed again
             for _, row in self._file.read():
-                self._known[row["targets"]] = [(chosen, rejected) for chosen, rejected in row["logps"]]
+                known[row["targets"]] = [(chosen, rejected) for chosen, rejected in row["logps"]]
+        return known
 
     def missing(self, users: Sequence[User]) -> list[User]:
         """The users whose targets this run did not look up yet; equal targets count once."""
@@ -122,13 +129,14 @@ class References:
         todo = self.missing(users)
         if not todo:
             return
+        processes = self.processes
         if not reference.trainable:
-            self._keep(_together(todo, reference, batch_size, report))
+            self._keep(_together(todo, reference, batch_size, report, processes))
             return
-        shared = self._shared(reference)
-        cached = shared.matching(todo, reference, batch_size) if shared else {}
+        shared = self._shared(reference) if processes.first else None
+        cached = processes.decide(lambda: shared.matching(todo, reference, batch_size) if shared else {})
         missing = [user for user in todo if targets_key(user) not in cached]
-        self._keep(chain([cached], _one_by_one(missing, reference, batch_size, report, len(todo))))
+        self._keep(chain([cached], _one_by_one(missing, reference, batch_size, report, len(todo), processes)))
         if shared and missing:
             shared.add({key: self._known[key] for key in map(targets_key, users)})
 
@@ -136,7 +144,8 @@ class References:
         """Add parts to what is known and to the file, each as soon as it is there."""
         for part in parts:
             self._known |= part
-            self._file.append(_rows(part))
+            if self.processes.first:
+                self._file.append(_rows(part))
         self._file.close()
 
     def _shared(self, reference: Generator) -> "_Shared | None":
@@ -212,10 +221,23 @@ def _rows(logps: dict[str, Logps]) -> Iterator[dict[str, Any]]:
 
 
 def _one_by_one(
-    users: Sequence[User], reference: Generator, batch_size: int, report: Callable[[int], None] | None, of: int
+    users: Sequence[User],
+    reference: Generator,
+    batch_size: int,
+    report: Callable[[int], None] | None,
+    of: int,
+    processes: Processes,
 ) -> Iterator[dict[str, Logps]]:
-    for n, user in enumerate(users, of - len(users) + 1):
-        yield {targets_key(user): _logps(user, reference, batch_size)}
+    """Each user alone, so that its log-probs are the same bits whichever process scores it."""
+    done = of - len(users)
+    at_once = 1 if processes.alone else EVERY * processes.size
+    for start in range(0, len(users), at_once):
+        part = users[start : start + at_once]
+        own = {
+            targets_key(user): _logps(user, reference, batch_size) for user in part[processes.rank :: processes.size]
+        }
+        yield from processes.gather(own)
+        n = done + start + len(part)
         if report and (n % EVERY == 0 or n == of):
             report(n)
     if report and not users:
@@ -223,13 +245,21 @@ def _one_by_one(
 
 
 def _together(
-    users: Sequence[User], reference: Generator, batch_size: int, report: Callable[[int], None] | None
+    users: Sequence[User],
+    reference: Generator,
+    batch_size: int,
+    report: Callable[[int], None] | None,
+    processes: Processes,
 ) -> Iterator[dict[str, Logps]]:
-    """Many users at once: a server answers many requests at a time."""
-    for start in range(0, len(users), EVERY):
-        part = users[start : start + EVERY]
+    """Many users at once: a server answers many requests at a time. The first process asks it."""
+
+    def scored(part: Sequence[User]) -> dict[str, Logps]:
         targets = [target for user in part for target in user.targets]
         pairs = iter(zip(*reference.pair_logps(targets, [None] * len(targets), batch_size), strict=True))
-        yield {targets_key(user): [next(pairs) for _ in user.targets] for user in part}
+        return {targets_key(user): [next(pairs) for _ in user.targets] for user in part}
+
+    for start in range(0, len(users), EVERY):
+        part = users[start : start + EVERY]
+        yield processes.decide(partial(scored, part))
         if report:
             report(start + len(part))

@@ -19,6 +19,7 @@ from popi.runs.run_directory import read_jsonl, write_jsonl
 from popi.signals.fit import oldest_first
 from popi.signals.types import Signal, User
 from popi.summary import Summary
+from popi.training.processes import ALONE, Processes
 
 FILE = "renewals.jsonl"
 
@@ -69,6 +70,7 @@ def renewals(
     inference_model: InferenceModel,
     folder: Path,
     report: Callable[[int], Callable[[int], None]],
+    processes: Processes = ALONE,
 ) -> list[Renewal | None] | None:
     """For each entry of `order` what it shows if it is a renewal, else None; None for all if `share` is 0.
 
@@ -79,24 +81,29 @@ def renewals(
         seed: of the phase.
         inference_model: writes old summaries; as it is when the phase starts.
         folder: the phase's; old summaries are kept there.
-        report: told how many old summaries are to be written; returns what is told how many are.
+        report: called with how many old summaries are to be written; returns what is called with how many are.
+        processes: write batches of them side by side; the first process stores them.
     """
     if not share:
         return None
     placed = list(zip(order, cuts(users, order, share, seed), strict=True))
-    kept = {(row["user"], row["cut"]): row for row in read_jsonl(folder / FILE)}
+    stored = processes.decide(lambda: read_jsonl(folder / FILE))
+    kept = {(row["user"], row["cut"]): row for row in stored}
     missing = [key for key in dict.fromkeys(placed) if key[1] and key not in kept]
     if missing:
         earlier = [split_in_time(users[i].signals, cut)[0] for i, cut in missing]
         written: list[Summary] = []
         tell = report(len(missing))
-        for start in range(0, len(missing), BATCH):
-            written += inference_model.summarize_many(earlier[start : start + BATCH])
+        for start in range(0, len(missing), BATCH * processes.size):
+            first = start + BATCH * processes.rank  # whole batches, so that each is the one of a single process
+            own = inference_model.summarize_many(earlier[first : first + BATCH])
+            written += [one for part in processes.gather(own) for one in part]
             tell(len(written))
         for (i, cut), one in zip(missing, written, strict=True):
             told = {"summary": one.text, "tokens": one.tokens, "rests_on": one.rests_on, "abstained": one.abstained}
             kept[i, cut] = {"user": i, "user_id": users[i].user_id, "cut": cut, **told}
-        write_jsonl(folder / FILE, kept.values())
+        if processes.first:
+            write_jsonl(folder / FILE, kept.values())
     return [_renewal(users[i], kept[i, cut]) if cut else None for i, cut in placed]
 
 

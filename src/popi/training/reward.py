@@ -42,6 +42,43 @@ class Scores:
     clauses: list[list[tuple[str, float]]] | None = None
     """Of each summary its clauses and what each gains, where credit is given to clauses."""
 
+    @classmethod
+    def joined(cls, parts: Sequence["Scores"]) -> "Scores":
+        """The scores of several parts of a step as one."""
+        if len(parts) == 1:
+            return parts[0]
+        starts = [sum(len(part.summaries) for part in parts[:i]) for i in range(len(parts))]
+        together = {
+            name: torch.cat([getattr(part, name) for part in parts])
+            for name in ("rewards", "margins", "ref_chosen", "ref_rejected")
+        }
+        penalties = [part.penalties for part in parts if part.penalties is not None]
+        return cls(
+            summaries=[text for part in parts for text in part.summaries],
+            rows=[row for part in parts for row in part.rows],
+            owner=torch.cat([start + part.owner for start, part in zip(starts, parts, strict=True)]),
+            targets=[target for part in parts for target in part.targets],
+            penalties=torch.cat(penalties) if penalties else None,
+            clauses=[own for part in parts for own in part.clauses or ()] if parts[0].clauses is not None else None,
+            **together,
+        )
+
+    def part(self, start: int, stop: int) -> "Scores":
+        """The scores of the summaries from `start` to `stop`."""
+        pairs = (self.owner >= start) & (self.owner < stop)
+        return Scores(
+            self.summaries[start:stop],
+            self.rows[start:stop],
+            self.rewards[start:stop],
+            self.margins[pairs],
+            self.owner[pairs] - start,
+            [target for target, own in zip(self.targets, pairs.tolist(), strict=True) if own],
+            self.ref_chosen[pairs],
+            self.ref_rejected[pairs],
+            None if self.penalties is None else self.penalties[start:stop],
+            None if self.clauses is None else self.clauses[start:stop],
+        )
+
     def on_targets(self, beta: float) -> list[Tensor]:
         """The reward of each summary on each of its row's targets, the penalty taken off each."""
         each = summary_reward(self.margins, beta)

@@ -1,7 +1,9 @@
 """`popi train`: the phases of the orders asked for (plan.py), each once, and resumable at any moment.
 
 A phase starts from what earlier phases saved and from a seed of its own, so neither the phases around it nor a kill
-changes its result: a finished phase is skipped, an unfinished one goes on from its newest complete checkpoint.
+changes its result: a finished phase is skipped, an unfinished one resumes from its newest complete checkpoint.
+
+Under `torchrun` or `accelerate launch` every process runs this file, and the first alone writes (`processes.py`).
 """
 
 import errno
@@ -9,7 +11,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,8 @@ from popi.training.components import GENERATOR, INFERENCE, load_components
 from popi.training.model_card import refresh_cards, write_card
 from popi.training.optimizers import refuse_optimizers
 from popi.training.planning.plan import Phase, models_of, phase_seed, plan, refuse_settings
+from popi.training.planning.shares import parts_of
+from popi.training.processes import Processes, launched, on_cpu, reporting
 from popi.training.progress import PhaseProgress
 from popi.training.rows import hold_out, trainable
 from popi.training.templates import with_template
@@ -57,17 +61,36 @@ def train(config: RunConfig, resume: bool = False, console: Console | None = Non
             there.
         DataError, ConfigError, ModelError: users, settings or models can't be trained with.
     """
-    console = console or Console(stderr=True)
-    refuse(config)
-    config = with_template(config)
-    with passes(console) as report:
-        found = users_of(config, "train", cache=config.directory.parent / USERS, report=report)
-    held_out: Sequence[User] = []
-    users = trainable(found.users)  # before anything is written: a bad file leaves no run behind
-    if config.training.eval_steps:
-        users, held_out = hold_out(users, config.training.eval_users, config.seed)
-    with locked(config.directory):
-        return _train(config, users, held_out, found.facts, resume, console)
+    with reporting(config.directory):
+        refuse_launch(config)
+        processes = Processes.started(config)
+        console = (console or Console(stderr=True)) if processes.first else Console(quiet=True)
+        refuse(config)
+        config = with_template(config)
+        with passes(console) as report:
+            found = users_of(config, "train", cache=config.directory.parent / USERS, report=report)
+        held_out: Sequence[User] = []
+        users = trainable(found.users)  # before anything is written: a bad file leaves no run behind
+        if config.training.eval_steps:
+            users, held_out = hold_out(users, config.training.eval_users, config.seed)
+        with locked(config.directory) if processes.first else nullcontext():
+            path = _train(config, users, held_out, found.facts, resume, console, processes)
+        processes.wait()
+    return path
+
+
+def _open(config: RunConfig, facts: dict[str, Any] | None, resume: bool, processes: Processes) -> RunDirectory:
+    """The run directory, made or opened by the first process."""
+    if processes.first:
+        run = RunDirectory.resume(config) if resume else RunDirectory.create(config)
+        run.keep_data(facts)
+    processes.wait()
+    if not (config.directory / "config.json").is_file():
+        raise RunError(
+            f"{config.directory}: this process does not see the run that the first process opened; name a root that "
+            "lies on a file system which all nodes share"
+        )
+    return RunDirectory(config.directory, config)
 
 
 def _train(
@@ -77,17 +100,19 @@ def _train(
     facts: dict[str, Any] | None,
     resume: bool,
     console: Console,
+    processes: Processes,
 ) -> Path:
-    fresh = not (config.directory / "config.json").exists()
-    run = RunDirectory.resume(config) if resume else RunDirectory.create(config)
-    run.keep_data(facts)
+    fresh = processes.first and not (config.directory / "config.json").exists()
+    run = _open(config, facts, resume, processes)
     with quiet():
         try:
             for order, phases in plan(config).items():
                 for phase in phases:
-                    run_phase(phase, run, users, held_out, console)
-                run.set_method(order, *models_of(phases, config))
-            refresh_cards(run)  # now that it is known which methods use which model
+                    run_phase(phase, run, users, held_out, console, processes)
+                if processes.first:
+                    run.set_method(order, *models_of(phases, config))
+            if processes.first:
+                refresh_cards(run)  # now that it is known which methods use which model
         except (OSError, SafetensorError) as error:
             if not disk_is_full(error):
                 raise
@@ -113,14 +138,7 @@ def refuse(config: RunConfig) -> None:
     """Raise ConfigError for settings that do not go together, and for ways of starting that popi does not take."""
     refuse_settings(config)
     refuse_vllm(config)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError("popi train runs in one process; start it without torchrun or accelerate launch")
-    for backend in ("DEEPSPEED", "FSDP"):
-        if os.environ.get(f"ACCELERATE_USE_{backend}", "false").lower() in ("true", "1"):
-            raise ConfigError(
-                f"ACCELERATE_USE_{backend} is set, but a phase may go backward more than once in a step (DeepSpeed "
-                f"would step inside the first backward); unset it"
-            )
+    refuse_launch(config)
     for variable, off in FROM_ACCELERATE.items():
         value = os.environ.get(variable, off)
         if value.lower() not in (off, ""):
@@ -128,12 +146,59 @@ def refuse(config: RunConfig) -> None:
                 f"{variable}={value} is set (by accelerate's config?), and would change how the trainer computes; popi "
                 f"has settings of its own (model.dtype, micro_batch): unset it"
             )
-    if torch.cuda.device_count() > 1 and config.model.device != "cpu":
-        raise ConfigError("several GPUs are visible and popi train uses one; start it with CUDA_VISIBLE_DEVICES=0")
     if config.model.quantization != "none":
         refuse_quantization(config.model.quantization, device_of(config.model.device))
     refuse_optimizers(config)
     reporters_of(config)
+
+
+SHARDED = {
+    "DEEPSPEED": "its engine steps inside each backward pass, and a step of simultaneous training has two",
+    "FSDP": "rollouts, rewards and reference log-probs run beside the forward that it shards weights for",
+}
+"""Ways of dividing the weights among processes that popi does not take, and why."""
+
+
+def refuse_launch(config: RunConfig) -> None:
+    """Raise ConfigError for numbers of processes and kinds of launch that a config can't be trained in."""
+    for backend, why in SHARDED.items():
+        if os.environ.get(f"ACCELERATE_USE_{backend}", "false").lower() in ("true", "1"):
+            raise ConfigError(
+                f"ACCELERATE_USE_{backend} is set: popi trains whole copies of the models (DDP), because with "
+                f"{backend} {why}. Launch with configs/accelerate/ddp.yaml; where a copy does not fit, train adapters "
+                "(model.adapter=lora), over a quantised base (model.quantization) if need be"
+            )
+    training, processes = config.training, launched()
+    if processes == 1:
+        if torch.cuda.device_count() > 1 and config.model.device != "cpu":
+            raise ConfigError(
+                f"{torch.cuda.device_count()} GPUs are visible, and this is one process: start one for each with "
+                f"torchrun --nproc-per-node {torch.cuda.device_count()} -m popi train … (docs/scaling.md), or choose "
+                "one with CUDA_VISIBLE_DEVICES=0"
+            )
+        return
+    if training.rollouts == "vllm":
+        raise ConfigError(
+            f"training.rollouts = 'vllm' runs in one process, and {processes} were started: use rollouts = 'own'"
+        )
+    if config.model.device not in ("auto", "cpu", "cuda"):
+        raise ConfigError(
+            f"model.device={config.model.device!r} would be the device of all {processes} processes; use 'auto', which "
+            "gives each process the GPU of its local rank, or 'cpu'"
+        )
+    if not on_cpu(config) and int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > torch.cuda.device_count():
+        raise ConfigError(
+            f"{os.environ['LOCAL_WORLD_SIZE']} processes were started on this machine, which has "
+            f"{torch.cuda.device_count()} GPUs: start one for each GPU"
+        )
+    kinds = {phase.kind for phases in plan(config).values() for phase in phases}
+    if kinds & {"inference", "joint"}:
+        own = training.inference
+        parts_of("training.inference.users_per_step", own.users_per_step, own.micro_batch, processes)
+    if "generator" in kinds:
+        parts_of(
+            "training.generator.batch_size", training.generator.batch_size, training.generator.micro_batch, processes
+        )
 
 
 @contextmanager
@@ -151,18 +216,24 @@ def quiet() -> Iterator[None]:
 
 
 def run_phase(
-    phase: Phase, run: RunDirectory, users: Sequence[User], held_out: Sequence[User], console: Console
+    phase: Phase,
+    run: RunDirectory,
+    users: Sequence[User],
+    held_out: Sequence[User],
+    console: Console,
+    processes: Processes,
 ) -> None:
     """Run one phase to its end, or skip it if it is done."""
     directory = run.phase(phase.name)
-    if directory.done:
+    if processes.decide(lambda: directory.done):
         return
     config = run.config
-    found = directory.checkpoint(console.print)
-    run.rewind(phase.name, found[1] if found else 0)
-    if found is None and directory.path.exists():
-        shutil.rmtree(directory.checkpoints, ignore_errors=True)
-    run.reporters(phase.name, found[1] + 1 if found else 1)  # a service that can't be used is told before models load
+    found = processes.decide(lambda: directory.checkpoint(console.print))
+    if processes.first:
+        run.rewind(phase.name, found[1] if found else 0)
+        if found is None and directory.path.exists():
+            shutil.rmtree(directory.checkpoints, ignore_errors=True)
+        run.reporters(phase.name, found[1] + 1 if found else 1)  # before models load, which takes minutes
     seed = phase_seed(config.seed, phase.name)
     set_seed(seed)
     parts = load_components(
@@ -170,13 +241,15 @@ def run_phase(
     )
     steps = phase.steps(config)
     with PhaseProgress(console, phase.name, steps, found[1] if found else 0) as progress:
-        trainer = Job(phase, run, directory, users, parts, seed, steps, progress, held_out).trainer()
+        trainer = Job(phase, run, directory, users, parts, seed, steps, progress, held_out, processes).trainer()
         trainer.run_phase()
-        for component in sorted(phase.trains):
-            folder = directory.save(component, parts.saver(component, config.model.base))
-            write_card(folder, run, phase.name, component)
         facts = {"phase": phase.name, "seed": seed, **trainer.facts()}
-        directory.finish(facts, keep=config.training.save_total_limit is not None)
+        if processes.first:
+            for component in sorted(phase.trains):
+                folder = directory.save(component, parts.saver(component, config.model.base))
+                write_card(folder, run, phase.name, component)
+            directory.finish(facts, keep=config.training.save_total_limit is not None)
+        processes.wait()
         if "saved_step" in facts:
             progress.say(
                 f"{phase.name}: ended at step {facts['steps']} of {steps}, saved as it was at step "

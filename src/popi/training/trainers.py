@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+import torch
+
 from popi.data.store import pick
 from popi.models.local.adapters import using
 from popi.models.local.user_embedding import (
@@ -26,6 +28,7 @@ from popi.training.phases.joint import JointTrainer
 from popi.training.phases.user_embedding import UserEmbeddingTrainer
 from popi.training.planning.plan import Phase
 from popi.training.planning.shapes import copy_budget
+from popi.training.processes import ALONE, Processes
 from popi.training.progress import PhaseProgress
 from popi.training.references import FOLDER, References
 from popi.training.rehearsal import first_users, rehearsal_rows, rehearse
@@ -62,6 +65,8 @@ class Job:
     progress: PhaseProgress
     held_out: Sequence[User] = field(default_factory=list)
     """Users to evaluate on while it trains."""
+    processes: Processes = ALONE
+    """Those that run the job together."""
 
     def trainer(self) -> GeneratorTrainer | InferenceTrainer:
         return generator_trainer(self) if self.phase.kind == "generator" else inference_trainer(self)
@@ -75,13 +80,20 @@ class Job:
             "seed": self.seed,
             "steps": self.steps,
             "report": self.progress.step,
+            "processes": self.processes,
         }
 
 
-def references_for(users: Sequence[User], run: RunDirectory, parts: Components, progress: PhaseProgress) -> References:
+def references_for(
+    users: Sequence[User],
+    run: RunDirectory,
+    parts: Components,
+    progress: PhaseProgress,
+    processes: Processes = ALONE,
+) -> References:
     """Reference log-probs of the users' targets: what is missing is computed by the base on the plain prompt."""
     cache = run.path.parent / FOLDER if run.config.training.share_references else None
-    references = References(run.path / "references.jsonl", cache)
+    references = References(run.path / "references.jsonl", cache, processes)
     todo = references.missing(users)
     if todo:
         with progress.preparing("reference log-probs", len(todo)) as report, using(parts.base.local.model, None):
@@ -98,7 +110,8 @@ def renewed(job: Job, users: Sequence[User], order: Sequence[int]) -> list[Renew
             return stack.enter_context(job.progress.preparing("old summaries", n))
 
         with using(parts.inference_model.local.model, parts.adapters[INFERENCE]):
-            return renewals(users, order, share, job.seed, parts.inference_model, job.directory.path, report)
+            model, folder = parts.inference_model, job.directory.path
+            return renewals(users, order, share, job.seed, model, folder, report, job.processes)
 
 
 def inference_trainer(job: Job) -> InferenceTrainer:
@@ -121,7 +134,7 @@ def inference_trainer(job: Job) -> InferenceTrainer:
         held_out = restatable(held_out, parts.inference_model, settings.scored_on) if held_out else []
         held_out = single(held_out, range(len(held_out)), seed=job.seed)
     drawn = pick(users, dict.fromkeys(order))
-    references = references_for([*drawn, *held_out], run, parts, job.progress)
+    references = references_for([*drawn, *held_out], run, parts, job.progress, job.processes)
     rows = inference_rows(
         users,
         order,
@@ -160,9 +173,9 @@ def inference_trainer(job: Job) -> InferenceTrainer:
 
 
 def step_zero(job: Job, rows: Sequence[InferenceRow], reward: SummaryReward) -> None:
-    """Say once, before a phase trains, how reliable its rewards are."""
+    """Report once, before a phase trains, how reliable its rewards are. The first process finds out."""
     file = job.directory.reliability
-    if file.exists() or job.directory.checkpoint() is not None:
+    if not job.processes.first or file.exists() or job.directory.checkpoint() is not None:
         return
     with job.progress.preparing("reliability of the rewards", len(rows)):
         found = rehearse(rows, job.parts, reward, job.run.config, job.seed)
@@ -186,11 +199,11 @@ def generator_trainer(job: Job) -> GeneratorTrainer:
         chosen.append(users[i])
         pairs += len(users[i].targets)
     held_out = job.held_out
-    references = references_for([*chosen, *held_out], run, parts, progress)
+    references = references_for([*chosen, *held_out], run, parts, progress, job.processes)
     summaries = held_summaries = None
     if job.phase.context == "summary":
         file = job.directory.path / "summaries.jsonl"
-        written = read_jsonl(file)
+        written = job.processes.decide(lambda: read_jsonl(file))
         if not written:
             inference_model = parts.inference_model
             old = renewed(job, chosen, range(len(chosen)))
@@ -205,9 +218,11 @@ def generator_trainer(job: Job) -> GeneratorTrainer:
                         config.evaluation.users_at_once,
                         old,
                         each,
+                        job.processes,
                     )
             written = [{"user_id": u.user_id, "summaries": texts} for u, texts in zip(chosen, drawn, strict=True)]
-            write_jsonl(file, written)
+            if job.processes.first:
+                write_jsonl(file, written)
         summaries = [row["summaries"] for row in written]
         if held_out:
             held_summaries = greedy_summaries(job)
@@ -235,7 +250,8 @@ def greedy_summaries(job: Job) -> list[list[str]]:
     model, config, users = job.parts.inference_model, job.run.config, job.held_out
     with job.progress.preparing("summaries to evaluate on", len(users)) as report:
         with using(model.local.model, job.parts.adapters[INFERENCE]):
-            return sample_summaries(users, model, 0.0, 1.0, report, config.evaluation.users_at_once)
+            at_once = config.evaluation.users_at_once
+            return sample_summaries(users, model, 0.0, 1.0, report, at_once, processes=job.processes)
 
 
 def user_embedding_trainer(
@@ -251,12 +267,13 @@ def user_embedding_trainer(
         embedding = UserIdEmbedding(generic, [UserIdEmbedding.key(user) for user in users])
         inputs = embedding.inputs([*users, *job.held_out], parts.base, config.signals.token_budget)
     else:
-        everyone = [*users, *job.held_out]
+        everyone = job.processes.share([*users, *job.held_out])
         with job.progress.preparing("signals read by the base", len(everyone)) as report:
             with using(parts.base.local.model, None):
-                states = hidden_states(
+                own = hidden_states(
                     everyone, parts.base, config.signals.token_budget, config.evaluation.users_at_once, report
                 )
+        states = torch.cat(job.processes.gather(own))
         embedding = SignalsEmbedding.of(generic, states[: len(users)])
         inputs = embedding.standardised(states)
     picker = random.Random(job.seed + 2)

@@ -10,8 +10,10 @@ from popi.errors import DataError
 from popi.inference_model import InferenceModel
 from popi.profiles.written import joined, nothing_new, summary_of
 from popi.signals.types import PairSignal, Signal, TargetPair, User
+from popi.training.processes import ALONE, Processes
 from popi.training.renewals import Renewal
 from popi.training.rows import in_groups
+from popi.training.sampling import generate_together
 
 ScoredOn = Literal["targets", "signal"]
 
@@ -58,11 +60,15 @@ def sample_summaries(
     batch_size: int = 32,
     renewals: Sequence[Renewal | None] | None = None,
     targets_per_summary: int = 1,
+    processes: Processes = ALONE,
 ) -> list[list[str]]:
     """One sampled summary for every group of at most `targets_per_summary` targets of every user: the z ~ π_φ(·|s) that
     the generator is trained on. An inference model that reads the task prompt writes one for each target.
 
-    `renewals`: for each user what is read in place of all signals, or None.
+    Args:
+        batch_size: users whose summaries are sampled together, in all processes.
+        renewals: for each user what is read in place of all signals, or None.
+        processes: divide each batch among them; all get all summaries.
     """
     groups = [len(in_groups(len(user.targets), targets_per_summary)) for user in users]
     seen: list[tuple[Any, ...]] = [(user.signals, None, None) for user in users]
@@ -80,17 +86,17 @@ def sample_summaries(
             singles = [
                 samples[0]
                 for first in range(0, len(asked), batch_size)
-                for samples in local.generate(asked[first : first + batch_size], **limits)
+                for samples in generate_together(processes, local, asked[first : first + batch_size], **limits)
             ]
             flat = iter(singles)
             drawn = [list(islice(flat, len(user.targets))) for user in part]
         elif inference_model.per_signal:
-            written += _sample_clauses(part, counts, inference_model, limits, batch_size)
+            written += _sample_clauses(part, counts, inference_model, limits, batch_size, processes)
             report(len(written))
             continue
         else:
             asked = [inference_model.prompt_ids(*one)[0] for one in shown]
-            drawn = local.generate(asked, n=max(counts), **limits)
+            drawn = generate_together(processes, local, asked, n=max(counts), **limits)
         for n, samples, (signals, _, old) in zip(counts, drawn, shown, strict=True):
             texts = [local.decode(ids) for ids in samples[:n]]
             if not templates.any_fits(signals, inference_model.token_budget, local.count_tokens):
@@ -107,6 +113,7 @@ def _sample_clauses(
     inference_model: InferenceModel,
     limits: dict[str, Any],
     batch_size: int,
+    processes: Processes,
 ) -> list[list[str]]:
     """Sampled summaries of users whose signals are read one by one: the j-th joins the j-th clause of each signal."""
     local, templates = inference_model.local, inference_model.templates
@@ -116,7 +123,7 @@ def _sample_clauses(
     drawn = iter(
         samples
         for start in range(0, len(asked), batch_size)
-        for samples in local.generate(asked[start : start + batch_size], n=n, **limits)
+        for samples in generate_together(processes, local, asked[start : start + batch_size], n=n, **limits)
     )
     written = []
     for user, count in zip(users, counts, strict=True):

@@ -70,13 +70,11 @@ def test_phases_have_seeds_of_their_own() -> None:
     assert phase_seed(0, "joint") == phase_seed(0, "joint")
 
 
-@pytest.mark.parametrize(
-    ("variable", "value"), [("ACCELERATE_USE_DEEPSPEED", "true"), ("ACCELERATE_USE_FSDP", "true"), ("WORLD_SIZE", "2")]
-)
-def test_launchers_are_refused(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
+@pytest.mark.parametrize("backend", ["DEEPSPEED", "FSDP"])
+def test_sharded_weights_are_refused(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
     refuse(config(["simultaneous"]))
-    monkeypatch.setenv(variable, value)
-    with pytest.raises(ConfigError):
+    monkeypatch.setenv(f"ACCELERATE_USE_{backend}", "true")
+    with pytest.raises(ConfigError, match=f"ACCELERATE_USE_{backend} is set: popi trains whole copies of the models"):
         refuse(config(["simultaneous"]))
 
 

@@ -116,8 +116,10 @@ def trained_run(entry: GridBenchmark, console: Console) -> tuple[RunDirectory, R
     """
     config = entry.run_config()
     if not is_trained(config):
+        from popi.training.processes import refuse_several
         from popi.training.train import train
 
+        refuse_several("training for a grid")
         console.print(f"training {config.directory} for {entry.label}", highlight=False)
         train(_as_begun(config), resume=True, console=console)
     return RunDirectory.open(config.directory), with_template(config)

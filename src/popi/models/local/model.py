@@ -2,7 +2,7 @@
 
 import json
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache, lru_cache
 from os.path import commonprefix
 from pathlib import Path
@@ -249,12 +249,13 @@ class LocalModel(Backend):
         top_p: float = 1.0,
         soft: Tensor | None = None,
         roots: Roots | None = None,
+        choose: Callable[[Tensor, int], Tensor] | None = None,
     ) -> list[list[list[int]]]:
         """`n` continuations of every prompt: ids up to and including the end-of-turn token, as [prompt][sample].
 
         The n samples of a prompt share one prefill. Greedy at temperature 0; otherwise sampled with torch's global
         generator of the model's device. `soft`: (P, k, d) soft prompts to prepend to the prompts. `roots`: the prompts,
-        if this model has already read them.
+        if this model has already read them. `choose`: picks the tokens (see `decode`), if tree rows hold for the model.
 
         Raises:
             ModelError: if prompt and new tokens exceed the model's context, or its outputs are not finite.
@@ -269,7 +270,7 @@ class LocalModel(Backend):
         settings |= {"n": n, "stop_ids": self.stop_ids, "end_id": self.end_id, "soft": soft}
         with torch.inference_mode():
             if trees_hold(causal_lm(self.model), width + max_new_tokens):
-                drawn = decode(self.model, prompts, **settings, roots=roots)
+                drawn = decode(self.model, prompts, **settings, roots=roots, choose=choose)
             else:
                 drawn = plain_decode(causal_lm(self.model), prompts, **settings)
         self.model.train(was_training)

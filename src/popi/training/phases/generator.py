@@ -6,10 +6,12 @@ soft prompt (`user_embedding`).
 - Reference log-probs come with the rows: the reference has no summary, and is the same throughout.
 - A row is a tree (prompt, chosen, rejected), so the prompt is read once; nothing is truncated. Pairs of one group share
   a row, in which what their prompts begin with, summary or signals, stands once (`targets_per_summary`).
+- Several processes take equal shares of each batch; a group that the end of a share cuts is read on both sides.
 - The loss is `popi.training.objective.generator_loss` of the margins, a mean over the batch.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -24,6 +26,8 @@ from popi.training.objective import accuracy, generator_loss, margin, summary_re
 from popi.training.phases.drift import EVERY, base_logps, chosen_loss, chosen_tokens, drift
 from popi.training.phases.scorer import TreeScorer, pair_sums
 from popi.training.phases.trainer import PhaseTrainer
+from popi.training.planning.shares import parts_of
+from popi.training.processes import ALONE, Processes
 from popi.training.rows import GeneratorRow, grouped
 
 
@@ -75,9 +79,12 @@ class GeneratorTrainer(PhaseTrainer):
         base: Any = None,
         scorer: TreeScorer | None = None,
         soft: int = 0,
+        processes: Processes = ALONE,
         **arguments: Any,
     ) -> None:
         self.settings = settings = config.training.generator
+        batch_size, size = settings.batch_size, processes.size
+        parts = parts_of("training.generator.batch_size", batch_size, settings.micro_batch, size)
         self.base, self.reward_beta = base, config.training.inference.beta
         super().__init__(
             scorer or TreeScorer(local.model),
@@ -86,8 +93,9 @@ class GeneratorTrainer(PhaseTrainer):
             collate(local.pad_id, soft),
             settings,
             config=config,
-            per_device_train_batch_size=settings.batch_size // settings.parts,
-            gradient_accumulation_steps=settings.parts,
+            processes=processes,
+            per_device_train_batch_size=batch_size // (size * parts),
+            gradient_accumulation_steps=parts,
             **arguments,
         )
         if settings.lora_dropout:
@@ -106,24 +114,29 @@ class GeneratorTrainer(PhaseTrainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor:
-        """The mean loss of a batch."""
-        h, chosen = self.margins(model, inputs)
+        """The mean loss of this process's share of a batch; shares are equal, so their mean is the batch's."""
+        with self.processes.own_noise() if self.settings.lora_dropout else nullcontext():
+            h, chosen = self.margins(model, inputs)
         self.note(margin=float(h.detach().mean()), reward_accuracy=accuracy(h.detach()))
         tokens, settings = chosen_tokens(inputs["trees"]), self.settings
-        self.note(**drift(chosen, inputs["ref_chosen"], tokens))
+        n = float(tokens.sum())
+        moved = drift(chosen, inputs["ref_chosen"], tokens)
+        self.note(n, chosen_drift_per_token=moved.pop("chosen_drift_per_token"))
+        self.note(**moved)
         if settings.max_chosen_loss and (self.state.global_step + 1) % EVERY == 0:
             before = inputs["ref_chosen"] if self.base is None else base_logps(self.base, inputs["trees"])
-            self.note(chosen_loss=chosen_loss(chosen, before, tokens))
+            self.note(n, chosen_loss=chosen_loss(chosen, before, tokens))
         return generator_loss(h, settings.loss, settings.beta, settings.label_smoothing).mean()
 
     def measure(self) -> dict[str, float]:
         """Of the held-out users' pairs; the reward with the β of the summary reward, whatever the loss's is."""
-        size, device, found = self.args.per_device_train_batch_size, self.args.device, []
-        for start in range(0, len(self.held_out), size):
-            batch = self.data_collator(list(self.held_out[start : start + size]))
+        held_out = self.processes.share(self.held_out)
+        size, device, own = self.args.per_device_train_batch_size, self.args.device, []
+        for start in range(0, len(held_out), size):
+            batch = self.data_collator(list(held_out[start : start + size]))
             batch = {name: value.to(device) for name, value in batch.items()}
             h, chosen = self.margins(self.scorer, batch)
-            found.append(torch.stack([h, chosen - batch["ref_chosen"]]))
-        h, moved = torch.cat(found, 1)
+            own.append(torch.stack([h, chosen - batch["ref_chosen"]]).cpu())
+        h, moved = torch.cat([part for parts in self.processes.gather(own) for part in parts], 1)
         reward = float(summary_reward(h, self.reward_beta).mean())
         return {"reward": reward, "reward_accuracy": accuracy(h), "chosen_drift": float(moved.mean())}

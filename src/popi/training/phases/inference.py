@@ -14,6 +14,7 @@ that has read it ranks the user's targets, takes a group's mean off its rewards,
 - With `credit = "clause"` each token has an advantage of its own (`popi.training.credit`).
 - A step may go through the models in parts (`micro_batch`), each of whole groups. All of a step is sampled and rewarded
   before its first part trains, and each part's loss is divided by their number: the gradient is that of the whole.
+- Several processes divide the groups of each part among them. All learn what the others sampled and how it scored.
 """
 
 from collections.abc import Sequence
@@ -35,9 +36,12 @@ from popi.training.credit import Stops, token_advantages
 from popi.training.objective import accuracy, clause_advantages, group_advantages, policy_loss, token_kl
 from popi.training.phases.scorer import TreeScorer
 from popi.training.phases.trainer import PhaseTrainer
+from popi.training.planning.shares import parts_of
+from popi.training.processes import ALONE, Processes
 from popi.training.reward import Scores, SummaryReward
 from popi.training.rollout_check import check_rollouts
 from popi.training.rows import InferenceRow
+from popi.training.sampling import generate_share
 from popi.training.vllm_rollouts import VllmRollouts, check_log_probs
 
 
@@ -125,6 +129,7 @@ class InferenceTrainer(PhaseTrainer):
         phase: PhaseDirectory,
         held_out: Sequence[InferenceRow] = (),
         scorer: TreeScorer | None = None,
+        processes: Processes = ALONE,
         **arguments: Any,
     ) -> None:
         settings = config.training.inference
@@ -132,12 +137,14 @@ class InferenceTrainer(PhaseTrainer):
         self.group_size, self.scale_rewards, self.kl = settings.group_size, settings.scale_rewards, settings.kl
         self.by_clause, self.decay = settings.credit == "clause", settings.clause_decay
         self.stops: Stops | None = None
-        self.parts = settings.parts
-        self.at_once = settings.users_per_step // self.parts
+        users, size = settings.users_per_step, processes.size
+        self.parts = parts_of("training.inference.users_per_step", users, settings.micro_batch, size)
+        self.at_once = users // (size * self.parts)
         self.anchor = TreeScorer(local.model if has_adapters(local.model) else anchor)
         longest = max(len(row.prompt_ids) for row in rows) + self.summary.max_tokens
         self.reads_once = config.training.reads_once and trees_hold(causal_lm(local.model), longest)
-        arguments |= {"config": config, "phase": phase, "per_device_train_batch_size": settings.users_per_step}
+        arguments |= {"config": config, "phase": phase, "processes": processes}
+        arguments["per_device_train_batch_size"] = users // size
         super().__init__(scorer or TreeScorer(local.model), rows, held_out, list, settings, **arguments)
         self.vllm = None
         if config.training.rollouts == "vllm":
@@ -159,19 +166,23 @@ class InferenceTrainer(PhaseTrainer):
                 losses.append(super().training_step(model, part))  # type: ignore[arg-type]
         return torch.stack(losses).sum()
 
+    def batch(self, rows: list[Any]) -> list[Any]:
+        """A step's users, of whom `samples` takes this process's share."""
+        return rows
+
+    def own(self, users: Sequence[InferenceRow]) -> list[InferenceRow]:
+        """Those of a step's users whose summaries this process samples: its share of each part."""
+        size = self.at_once * self.processes.size
+        parts = [users[start : start + size] for start in range(0, len(users), size)]
+        return [row for part in parts for row in self.processes.share(part)]
+
     def samples(self, users: Sequence[InferenceRow]) -> list[Samples]:
-        """Summaries of a step's users with their advantages, by the parts in which they train."""
-        rows = [row for row in users for _ in range(self.group_size)]
+        """Summaries of this process's share of a step's users, with advantages, by the parts in which they train."""
+        rows = [row for row in self.own(users) for _ in range(self.group_size)]
         prompts = [row.prompt_ids for row in rows]
         summaries, roots = self.sample(prompts)
         scores = self.score(rows, summaries)
         rewards = scores.rewards.reshape(-1, self.group_size)
-        spread = rewards.std(-1)
-        self.note(
-            reward=float(rewards.mean()),
-            reward_std=float(rewards.std()),
-            groups_without_spread=float(torch.isclose(spread, torch.zeros_like(spread)).float().mean()),
-        )
         if self.by_clause:
             advantages = self.clause_advantages(scores, summaries).to(self.local.device)
         else:
@@ -180,7 +191,7 @@ class InferenceTrainer(PhaseTrainer):
         for start in range(0, len(rows), size):
             ref_logps = self.ref_logps(prompts[start : start + size], summaries[start : start + size])
             # As TRL shuffled a step, from the same generator: without that draw a seed would train on other summaries.
-            order = torch.randperm(size) if self.parts == 1 else torch.arange(size)
+            order = self.processes.permutation(size) if self.parts == 1 else torch.arange(size)
             picked = [start + int(i) for i in order]
             own = [prompts[i] for i in picked], [summaries[i] for i in picked], advantages[picked]
             samples.append(Samples(*own, None if ref_logps is None else ref_logps[order], roots))
@@ -201,8 +212,12 @@ class InferenceTrainer(PhaseTrainer):
             drawn = [
                 group
                 for start in range(0, len(each), self.at_once)
-                for group in self.local.generate(
+                for group in generate_share(
+                    self.processes,
+                    self.local,
                     each[start : start + self.at_once],
+                    self.processes.rank * self.at_once,
+                    self.processes.size * self.at_once,
                     n=self.group_size,
                     max_new_tokens=self.summary.max_tokens,
                     temperature=self.summary.temperature,
@@ -221,28 +236,51 @@ class InferenceTrainer(PhaseTrainer):
         """The rewards of summaries of these rows. Only text goes on to the generator."""
         texts = [self.local.decode(ids) for ids in summaries]
         scores = self.reward.score(texts, rows, [self.local.length(ids) for ids in summaries])
-        if scores.penalties is not None:
-            self.note(length_penalty=float(scores.penalties.mean()))
-        self.note(margin=float(scores.margins.mean()), reward_accuracy=accuracy(scores.margins))
         if self.by_clause:
             self.stops = Stops.of(self.reward, texts, rows, self.local.count_tokens)
             scores.clauses = self.stops.gains(scores.rewards)
+        self.report(self.joined(scores))
+        return scores
+
+    def joined(self, scores: Scores) -> Scores:
+        """The scores of all processes in a step, in order of its rows."""
+        each = self.processes.gather(scores)
+        if self.parts == 1 or self.processes.alone:
+            return Scores.joined(each)
+        size = self.at_once * self.group_size  # of each process, in each part
+        return Scores.joined([own.part(i * size, (i + 1) * size) for i in range(self.parts) for own in each])
+
+    def report(self, scores: Scores) -> None:
+        """Log what all summaries of a step scored, and write them down."""
+        rewards = scores.rewards.reshape(-1, self.group_size)
+        spread = rewards.std(-1)
+        self.note(
+            reward=float(rewards.mean()),
+            reward_std=float(rewards.std()),
+            groups_without_spread=float(torch.isclose(spread, torch.zeros_like(spread)).float().mean()),
+            margin=float(scores.margins.mean()),
+            reward_accuracy=accuracy(scores.margins),
+        )
+        if scores.penalties is not None:
+            self.note(length_penalty=float(scores.penalties.mean()))
+        if scores.clauses is not None:
+            gains = torch.tensor([gain for own in scores.clauses for _, gain in own])
+            self.note(
+                clauses=sum(map(len, scores.clauses)) / len(scores.clauses),
+                credit_std=float(gains.std()) if len(gains) > 1 else 0.0,
+            )
+        if not self.processes.first:
+            return
         step = self.state.global_step + 1
         table = scores.table(step)
         append_jsonl(self.phase.samples, table)
         if step == 1 or step % self.args.save_steps == 0:
             self.run.show(self.phase.name, step, table)
-        return scores
 
     def clause_advantages(self, scores: Scores, summaries: list[list[int]]) -> Tensor:
         """Advantages of the summaries' tokens, (n, T), by what each of their clauses gains."""
         stops, self.stops = self.stops, None
-        assert stops is not None and scores.clauses is not None, "scored with credit for clauses"
-        gains = torch.tensor([gain for own in scores.clauses for _, gain in own])
-        self.note(
-            clauses=sum(map(len, scores.clauses)) / len(scores.clauses),
-            credit_std=float(gains.std()) if len(gains) > 1 else 0.0,
-        )
+        assert stops is not None, "scored with credit for clauses"
         stopped = torch.nn.utils.rnn.pad_sequence(stops.rewards(scores.rewards), batch_first=True)  # (n, S)
         counts = torch.tensor([max(len(own), 1) for own in stops.clauses])
         grouped = stopped.reshape(-1, self.group_size, stopped.shape[1]), counts.reshape(-1, self.group_size)
@@ -267,9 +305,10 @@ class InferenceTrainer(PhaseTrainer):
         )
         lengths = torch.tensor([len(ids) for ids in part.summaries], device=logps.device)
         mask = torch.arange(logps.shape[1], device=logps.device) < lengths[:, None]  # (n, T)
+        tokens = float(lengths.sum())
         if part.ref_logps is not None:
-            self.note(kl=float(token_kl(logps.detach(), part.ref_logps)[mask].mean()))
-        self.note(entropy=float(entropies[mask].mean()))
+            self.note(tokens, kl=float(token_kl(logps.detach(), part.ref_logps)[mask].mean()))
+        self.note(tokens, entropy=float(entropies[mask].mean()))
         advantages = part.advantages[..., : logps.shape[1]] if self.by_clause else part.advantages
         loss = policy_loss(logps, advantages, mask, self.summary.max_tokens, part.ref_logps, self.kl)
         return loss / self.parts
@@ -277,8 +316,9 @@ class InferenceTrainer(PhaseTrainer):
     # evaluation and checkpoints
 
     def measure(self) -> dict[str, float]:
-        """Of one greedy summary of each held-out user."""
-        prompts = [row.prompt_ids for row in self.held_out]
+        """Of one greedy summary of each held-out user; each process writes and scores its share."""
+        held_out = self.processes.share(self.held_out)
+        prompts = [row.prompt_ids for row in held_out]
         written = [
             ids
             for start in range(0, len(prompts), self.at_once)
@@ -286,8 +326,11 @@ class InferenceTrainer(PhaseTrainer):
                 prompts[start : start + self.at_once], max_new_tokens=self.summary.max_tokens
             )
         ]
-        lengths = [self.local.length(ids) for ids in written]
-        scores = self.reward.score([self.local.decode(ids) for ids in written], self.held_out, lengths)
+        own = [self.local.length(ids) for ids in written]
+        texts = [self.local.decode(ids) for ids in written]
+        each = self.processes.gather(self.reward.score(texts, held_out, own) if texts else None)
+        scores = Scores.joined([one for one in each if one is not None])
+        lengths = [length for part in self.processes.gather(own) for length in part]
         return {
             "reward": float(scores.rewards.mean()),
             "reward_accuracy": accuracy(scores.margins),

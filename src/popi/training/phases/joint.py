@@ -5,8 +5,13 @@ advantages and the generator with its own loss on pairs of the same samples. Two
 over two adapters drops the first one's gradient, and gradient checkpointing recomputes under whichever adapter is
 active. Hence a forward *and backward* of its own for the generator, under its own adapter, with its own optimizer
 group and its own gradient clip.
+
+In several processes each takes a share of the drawn pairs, whoever sampled their summaries. DDP averages the gradients
+of both backward passes, if it knows of both components: the generator's adapter must require gradients when the trainer
+wraps the scorer, or the processes' generators would silently diverge.
 """
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -24,7 +29,6 @@ from popi.training.phases.drift import EVERY, base_logps, chosen_loss, chosen_to
 from popi.training.phases.inference import InferenceTrainer
 from popi.training.phases.scorer import TreeScorer, pair_sums
 from popi.training.reward import Scores
-from popi.training.rows import InferenceRow
 
 PARTNER = "generator"
 
@@ -81,6 +85,8 @@ class JointTrainer(InferenceTrainer):
         self.both = JointScorer(local.model, None if generator is None else generator.model)
         # Each component is clipped to a norm of its own (`clip`), and not both to one.
         super().__init__(local=local, scorer=self.both, max_grad_norm=0.0, **arguments)
+        for parameter in self.both.components()[GENERATOR].values():
+            parameter.requires_grad_(True)  # for DDP; only the adapter in use gets gradients
         self.updates = min(self.args.max_steps, training.generator_steps_of_joint)
         self.base = self.anchor.model
         if generator is None and self.settings.lora_dropout:
@@ -102,9 +108,10 @@ class JointTrainer(InferenceTrainer):
         done, before = (at * self.updates // self.args.max_steps for at in (step, step - 1))
         return done if done > before else None
 
-    def score(self, rows: list[InferenceRow], summaries: list[list[int]]) -> Scores:
-        self.scores = scores = super().score(rows, summaries)
-        return scores
+    def report(self, scores: Scores) -> None:
+        """Also remember what the whole step sampled, for the generator."""
+        super().report(scores)
+        self.scores = scores
 
     def item(self, scores: Scores, i: int) -> ScoringItem:
         """The i-th of a step's pairs, encoded under its summary."""
@@ -116,19 +123,27 @@ class JointTrainer(InferenceTrainer):
         `measure` what the chosen responses have lost, too."""
         scores, self.scores = self.scores, None
         assert scores is not None, "each training step scores its own samples once"
-        picked = torch.randperm(len(scores.targets))[: self.settings.batch_size]
+        drawn = torch.randperm(len(scores.targets))[: self.settings.batch_size]
+        picked = drawn[self.processes.rank :: self.processes.size]
+        weight = len(picked) * self.processes.size / len(drawn)  # of this process's mean in the mean of all
+        if not len(picked):  # fewer pairs than processes: this one takes part with a weight of 0
+            picked = drawn[:1]
         trees = pack([self.item(scores, i).tree for i in picked.tolist()], self.local.pad_id).to(self.local.device)
-        with using(self.both.generator_model, PARTNER if self.both.generator is None else None):
+        noise = self.processes.own_noise() if self.settings.lora_dropout else nullcontext()
+        with noise, using(self.both.generator_model, PARTNER if self.both.generator is None else None):
             logps = pair_sums(model(trees, generator=True)[0], trees)  # (B, 2): chosen, rejected
             references = scores.ref_chosen[picked].to(logps.device), scores.ref_rejected[picked].to(logps.device)
             h = margin(logps[:, 0], logps[:, 1], *references)
             settings = self.settings
             loss = generator_loss(h, settings.loss, settings.beta, settings.label_smoothing).mean()
-            self.accelerator.backward(loss)
+            self.accelerator.backward(loss * weight)
         tokens = chosen_tokens(trees)
-        self.note(generator_loss=float(loss.detach()), **drift(logps[:, 0], references[0], tokens))
+        n = weight and float(tokens.sum())
+        moved = drift(logps[:, 0], references[0], tokens)
+        self.note(n, chosen_drift_per_token=moved.pop("chosen_drift_per_token"))
+        self.note(weight, generator_loss=float(loss.detach()), **moved)
         if measure:
-            self.note(chosen_loss=chosen_loss(logps[:, 0], base_logps(self.base, trees), tokens))
+            self.note(n, chosen_loss=chosen_loss(logps[:, 0], base_logps(self.base, trees), tokens))
 
     def clip(self) -> None:
         """Clip each component's gradient to its own largest norm."""

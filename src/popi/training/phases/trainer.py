@@ -2,6 +2,10 @@
 
 Only public methods are overridden. A phase adds its loss (`compute_loss`) and, where a step is more than one forward
 and backward, its `training_step`.
+
+In several processes (`popi.training.processes`) every process sees each batch whole and trains its share of it; DDP
+averages the gradients. Metrics are gathered before they are logged, so all processes stop at the same step. The first
+process writes.
 """
 
 import math
@@ -14,7 +18,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import Parameter
+from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
+from transformers.trainer_pt_utils import safe_globals
 
 from popi.config import GeneratorPhaseConfig, InferencePhaseConfig, RunConfig
 from popi.errors import RunError
@@ -22,6 +28,7 @@ from popi.models.local.adapters import has_adapters
 from popi.runs.run_directory import PhaseDirectory, RunDirectory, damaged
 from popi.training.phases.drift import recent_loss
 from popi.training.phases.scorer import TreeScorer
+from popi.training.processes import ALONE, Processes, fingerprint, on_cpu
 
 WEIGHTS = "model.safetensors"
 """A checkpoint's parameters, under the name by which `Trainer.train` finds them."""
@@ -53,8 +60,10 @@ def _fingerprint(parameters: dict[str, Parameter]) -> list[tuple[float, float]]:
 
 
 class _Log(TrainerCallback):
-    def __init__(self, run: RunDirectory, phase: str, report: Report) -> None:
-        self.run, self.phase, self.report = run, phase, report
+    """Writes the log, and stops training that diverged: in all processes, as they log the same metrics."""
+
+    def __init__(self, run: RunDirectory, phase: str, report: Report, first: bool) -> None:
+        self.run, self.phase, self.report, self.first = run, phase, report, first
         self.began = time.perf_counter()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -63,7 +72,8 @@ class _Log(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         if logs and any(key.startswith("eval_") for key in logs):
             row = {key: logs[key] for key in sorted(logs) if key.startswith("eval_")}
-            self.run.log({"phase": self.phase, "step": state.global_step, **row})
+            if self.first:
+                self.run.log({"phase": self.phase, "step": state.global_step, **row})
         if not logs or "loss" not in logs:  # an evaluation, or the summary at the end of training
             return
         row = {name: value for name, value in logs.items() if name != "epoch"}
@@ -74,16 +84,20 @@ class _Log(TrainerCallback):
                 "with a lower learning_rate, or with model.dtype=float32 where it is float16"
             )
         row["seconds"] = round(time.perf_counter() - self.began, 4)
-        self.run.log({"phase": self.phase, "step": state.global_step, **row})
-        self.report(state.global_step, row)
+        if self.first:
+            self.run.log({"phase": self.phase, "step": state.global_step, **row})
+            self.report(state.global_step, row)
 
 
 class _Checkpoints(TrainerCallback):
     """Every evaluation is followed by a checkpoint, and enough of them without a better one by the end; so is a
     checkpoint whose chosen responses have lost too much. A checkpoint is sealed once all of it is written."""
 
-    def __init__(self, phase: PhaseDirectory, limit: int | None, patience: int | None, max_loss: float) -> None:
+    def __init__(
+        self, phase: PhaseDirectory, limit: int | None, patience: int | None, max_loss: float, processes: Processes
+    ) -> None:
         self.phase, self.limit, self.patience, self.max_loss = phase, limit, patience, max_loss
+        self.processes = processes
 
     @property
     def start(self) -> Path:
@@ -96,9 +110,12 @@ class _Checkpoints(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         lost = self.lost(state)
         limit = max(2, self.limit or 1) if lost else self.limit  # the one before is what the phase goes back to
-        self.phase.seal(state.global_step, state.best_global_step, limit)
-        if not lost:
-            self.start.unlink(missing_ok=True)
+        self.processes.wait()  # until each has written the state of its random numbers
+        if self.processes.first:
+            self.phase.seal(state.global_step, state.best_global_step, limit)
+            if not lost:
+                self.start.unlink(missing_ok=True)
+        self.processes.wait()
         if lost or self.given_up(state):
             control.should_training_stop = True
 
@@ -116,7 +133,8 @@ class _Checkpoints(TrainerCallback):
         """The step whose weights the phase saves, if not its last, and their file."""
         best = state.best_global_step
         if self.lost(state) and not (best and best < state.global_step):
-            before = max((step for step in self.phase.steps() if step < state.global_step), default=0)
+            steps = self.processes.decide(self.phase.steps)
+            before = max((step for step in steps if step < state.global_step), default=0)
             return (before, self.phase.at(before) / WEIGHTS) if before else (0, self.start)
         return (best, self.phase.at(best) / WEIGHTS) if best else None
 
@@ -125,6 +143,28 @@ class _Checkpoints(TrainerCallback):
         evaluated = [row["step"] for row in state.log_history if any(key.startswith("eval_") for key in row)]
         behind = sum(step > (state.best_global_step or 0) for step in evaluated)
         return self.patience is not None and behind >= self.patience
+
+
+def share_random_state(checkpoint: Path, processes: int) -> None:
+    """Write the state of the random numbers, which is the same in all processes, for another number of them.
+
+    A checkpoint of one process has `rng_state.pth`, one of several has `rng_state_0.pth` and so on.
+    """
+    one = checkpoint / "rng_state.pth"
+    files = [one] if processes == 1 else [checkpoint / f"rng_state_{rank}.pth" for rank in range(processes)]
+    if all(file.is_file() for file in files):
+        return
+    source = one if one.is_file() else checkpoint / "rng_state_0.pth"
+    if not source.is_file():
+        return
+    with safe_globals():  # numpy's state is in it
+        state = torch.load(source, weights_only=True)
+    if "cuda" in state:  # of one process the state of its GPU, of several the states of all GPUs that one of them sees
+        own = state["cuda"] if isinstance(state["cuda"], torch.Tensor) else state["cuda"][0]
+        state["cuda"] = own if processes == 1 else [own] * torch.cuda.device_count()
+    for file in files:
+        if not file.is_file():
+            torch.save(state, file)
 
 
 class PhaseTrainer(Trainer):
@@ -138,7 +178,8 @@ class PhaseTrainer(Trainer):
         settings: of the phase.
         steps: optimizer steps.
         report: see `Report`.
-        arguments: more of transformers' own.
+        processes: those that train together.
+        arguments: more of transformers' own. `per_device_train_batch_size` is one process's share of a batch.
     """
 
     trains_generator = False
@@ -157,10 +198,12 @@ class PhaseTrainer(Trainer):
         seed: int,
         steps: int,
         report: Report,
+        processes: Processes = ALONE,
         **arguments: Any,
     ) -> None:
         self.scorer, self.rows, self.held_out, self.run, self.phase = scorer, rows, held_out, run, phase
-        self.metrics: dict[str, list[float]] = {}
+        self.processes = processes
+        self.metrics: dict[str, list[tuple[float, float]]] = {}
         training = config.training
         prepare(scorer, training.gradient_checkpointing)
         if training.eval_steps:
@@ -180,22 +223,24 @@ class PhaseTrainer(Trainer):
             "optim": settings.optim,
             "weight_decay": settings.weight_decay,
             "max_grad_norm": settings.max_grad_norm,
-            "use_cpu": config.model.device == "cpu" or not torch.cuda.is_available(),
+            "use_cpu": on_cpu(config),
             # The rows come in training order. A shuffle would not be restored beyond its first pass.
             "train_sampling_strategy": "sequential",
             "remove_unused_columns": False,
             "dataloader_pin_memory": False,
             "logging_nan_inf_filter": False,  # a NaN is to be seen
+            "ddp_find_unused_parameters": True,  # a joint step goes backward once for each component
+            "ddp_broadcast_buffers": False,
             "report_to": [],
             "disable_tqdm": True,
         }
         args = TrainingArguments(**transformers_own | arguments)
         super().__init__(scorer, args, collate, train_dataset=rows, eval_dataset=held_out or None)
         self.remove_callback(PrinterCallback)
-        self.add_callback(_Log(run, phase.name, report))
+        self.add_callback(_Log(run, phase.name, report, processes.first))
         self.max_chosen_loss = training.generator.max_chosen_loss if self.trains_generator else 0.0
         self.checkpoints = _Checkpoints(
-            phase, training.save_total_limit, training.early_stopping_patience, self.max_chosen_loss
+            phase, training.save_total_limit, training.early_stopping_patience, self.max_chosen_loss, processes
         )
         self.add_callback(self.checkpoints)
 
@@ -207,13 +252,13 @@ class PhaseTrainer(Trainer):
             RunError: a component has nothing to train, or gradients changed nothing of it; or the checkpoint of the
                 best evaluation is damaged.
         """
-        found = self.phase.checkpoint()
+        found = self.processes.decide(self._checkpoint)
         before = {component: _fingerprint(parameters) for component, parameters in self.scorer.components().items()}
         if empty := [component for component, parameters in before.items() if not parameters]:
             raise RunError(f"{self.phase.path.name}: {', '.join(empty)} has no trainable parameters")
         if found:
             self.state = TrainerState.load_from_json(str(found[0] / "trainer_state.json"))
-        elif self.max_chosen_loss:
+        elif self.max_chosen_loss and self.processes.first:
             self.phase.checkpoints.mkdir(parents=True, exist_ok=True)
             self.save_weights(self.checkpoints.start)
         if not found or not self.checkpoints.ended(self.state):
@@ -221,11 +266,43 @@ class PhaseTrainer(Trainer):
             for component, parameters in self.scorer.components().items():
                 if _fingerprint(parameters) == before[component]:
                     self._explain_unchanged(component)
+            self.refuse_divergence()
         if earlier := self.checkpoints.to_go_back_to(self.state):
             step, weights = earlier
             if step and (changed := damaged(weights.parent)):
                 raise RunError(f"{weights.parent}: {changed}; its weights are this phase's best: train the run again")
             self.scorer.load_state_dict(load_file(weights))
+
+    def _checkpoint(self) -> tuple[Path, int] | None:
+        """The checkpoint to resume from, with the state of the random numbers for as many processes as there are."""
+        if found := self.phase.checkpoint():
+            share_random_state(found[0], self.processes.size)
+        return found
+
+    def refuse_divergence(self) -> None:
+        """Raise RunError unless all processes have the same weights, bit by bit."""
+        own = fingerprint(list(self.scorer.trained_parameters().values()))
+        each = self.processes.gather(own)
+        if others := [rank for rank, theirs in enumerate(each) if theirs != each[0]]:
+            pairs = zip(self.scorer.trained_parameters(), each[0], each[others[0]], strict=True)
+            names = [name for name, a, b in pairs if a != b]
+            raise RunError(
+                f"{self.phase.path.name}, step {self.state.global_step}: the weights of processes "
+                f"{', '.join(map(str, others))} differ from those of process 0, in {len(names)} of {len(own)} tensors "
+                f"({names[0]} first). Their gradients were not averaged, or one process computed something else: "
+                "nothing that was trained since the last checkpoint is saved; please report this"
+            )
+
+    def get_train_dataloader(self) -> DataLoader:
+        """In several processes, each reads all batches, and takes its share of them (`batch`)."""
+        if self.processes.alone:
+            return super().get_train_dataloader()
+        size = self.args.per_device_train_batch_size * self.processes.size
+        return DataLoader(self.rows, size, shuffle=False, collate_fn=self.batch)  # type: ignore[arg-type]
+
+    def batch(self, rows: list[Any]) -> Any:
+        """What this process computes with of a batch's rows."""
+        return self.data_collator(list(self.processes.share(rows)))
 
     def facts(self) -> dict[str, Any]:
         """What done.json says of how training went."""
@@ -270,20 +347,29 @@ class PhaseTrainer(Trainer):
                 "learning_rate, or set model.dtype=float32"
             )
 
-    def note(self, **values: float) -> None:
-        """Metrics of this step, or of a part of it: the log has their means."""
+    def note(self, weight: float = 1.0, **values: float) -> None:
+        """Metrics of this step, or of a part of it: the log has their means, over processes, too.
+
+        `weight`: of this part in the mean, such as its number of tokens.
+        """
         for name, value in values.items():
-            self.metrics.setdefault(name, []).append(value)
+            self.metrics.setdefault(name, []).append((value, weight))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the step's own metrics."""
         if "loss" in logs:
-            logs |= {name: sum(values) / len(values) for name, values in self.metrics.items()}
-            self.metrics.clear()
+            noted = self.processes.gather(self.metrics)
+            for name in dict.fromkeys(name for own in noted for name in own):
+                parts = [part for own in noted for part in own.get(name, ())]
+                logs[name] = sum(value * weight for value, weight in parts) / sum(weight for _, weight in parts)
+            self.metrics = {}
         super().log(logs, start_time)
 
     def save_model(self, output_dir: str | None = None, *_: Any, **__: Any) -> None:
-        """Write what a checkpoint holds of the models."""
+        """Write what a checkpoint holds of the models, once it is known that all processes have the same."""
+        self.refuse_divergence()
+        if not self.processes.first:
+            return
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
         self.save_weights(folder / WEIGHTS)

@@ -9,6 +9,7 @@ from popi.models.architecture import Architecture, architecture_of
 from popi.training.planning.cost import HALF, Memory, Work, dtype_of, phase_memory, work_of
 from popi.training.planning.plan import Phase, plan, refuse_settings
 from popi.training.planning.shapes import Shapes, shapes_of
+from popi.training.planning.shares import parts_of
 from popi.training.templates import with_template
 
 GIB = 2**30
@@ -45,6 +46,8 @@ class RunPlan:
     shapes: Shapes
     phases: list[PhasePlan]
     problems: list[str]
+    processes: int = 1
+    """Processes that train together; work, memory and hours are those of each."""
 
     def lines(self) -> list[str]:
         """The plan for the terminal."""
@@ -56,7 +59,10 @@ class RunPlan:
         lines = [
             f"model    {config.model.base}: {model.parameters / 1e6:,.1f} M weights, {kind}, "
             f"{dtype_of(config, self.device.gpu, model.parameters)}, context {model.context}; from {self.source}",
-            f"device   {self.device.name}: {self.device.memory / GIB:.1f} GiB",
+            f"device   {self.device.name}: {self.device.memory / GIB:.1f} GiB"
+            + (
+                f"; {self.processes} processes on one each, of which the figures below are one's" * (self.processes > 1)
+            ),
             f"data     {config.data.source}: {shapes.users:,} users, at most {shapes.signals} signals and "
             f"{shapes.targets} targets each; template set {config.signals.template}",
             f"         {'; '.join(shapes.notes)}",
@@ -87,14 +93,44 @@ class RunPlan:
         return [*lines, f"total    {total}; memory and time are estimates (docs/recipes.md)"]
 
 
-def dry_run(config: RunConfig, device: Device | None = None) -> RunPlan:
+def share_of(config: RunConfig, processes: int) -> RunConfig:
+    """What one of several processes trains: its share of each step, in as many steps.
+
+    Raises:
+        ConfigError: a step can't be divided among them.
+    """
+    training = config.training
+    kinds = {phase.kind for phases in plan(config).values() for phase in phases}
+
+    def divided(kind: str, name: str, rows: int, micro_batch: int | None) -> dict[str, int | None]:
+        if kind in kinds:
+            parts_of(f"training.{kind}.{name}", rows, micro_batch, processes)
+        own = max(1, rows // processes)
+        return {name: own, "micro_batch": None if micro_batch is None else min(micro_batch, own)}
+
+    inference, generator = training.inference, training.generator
+    users = divided("inference", "users_per_step", inference.users_per_step, inference.micro_batch)
+    pairs = divided("generator", "batch_size", generator.batch_size, generator.micro_batch)
+    phases = {
+        "inference": inference.model_copy(update=users),
+        "generator": generator.model_copy(update=pairs),
+    }
+    return config.model_copy(update={"training": training.model_copy(update=phases)})
+
+
+def dry_run(config: RunConfig, device: Device | None = None, processes: int = 1) -> RunPlan:
     """Plan a run for a device, by default this machine's.
+
+    Args:
+        processes: that train together, on a device each: memory and time are those of one. What the exchange of
+            gradients takes is not counted.
 
     Raises:
         ConfigError, ModelError: settings conflict, or the model's shape is unknown.
         DataError: the users could be read and have problems.
     """
     refuse_settings(config)
+    own = share_of(config, processes)
     config = with_template(config)
     device = device or this_device(config)
     model, source = architecture_of(config.model.base)
@@ -102,11 +138,11 @@ def dry_run(config: RunConfig, device: Device | None = None) -> RunPlan:
     half = dtype_of(config, device.gpu, model.parameters) in HALF
     phases: dict[str, PhasePlan] = {}
     for phase in (phase for order in plan(config).values() for phase in order):
-        work = work_of(config, phase, shapes)
+        work = work_of(own, phase, shapes)
         hours = work.hours(model, config.training.gradient_checkpointing, device.gpu, half)
-        memory = phase_memory(config, phase, model, shapes, device.gpu)
+        memory = phase_memory(own, phase, model, shapes, device.gpu)
         phases[phase.name] = PhasePlan(phase, work, memory, hours)
-    run = RunPlan(config, device, model, source, shapes, list(phases.values()), [])
+    run = RunPlan(config, device, model, source, shapes, list(phases.values()), [], processes)
     run.problems.extend(problems(run))
     return run
 

@@ -1,0 +1,283 @@
+"""Several processes train what one does: the same summaries, metrics and weights, whatever is asked of them."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from exact import in_precision
+from safetensors.torch import load_file
+
+from popi.config import resolve
+from popi.engine.decoding import pick, skip
+from popi.errors import ConfigError
+from popi.training.phases.trainer import share_random_state
+from popi.training.planning.shares import parts_of
+from popi.training.processes import Processes, fingerprint
+from popi.training.train import refuse_launch, train
+
+EVERY_ORDER = [
+    "plug_and_play",
+    "alternating",
+    "simultaneous",
+    "population_dpo",
+    "fspo",
+    "user_embedding",
+    "user_embedding_from_signals",
+]
+CLOSE = 1e-9
+"""How far weights and metrics may lie from those of one process, in float64: sums are added in another order, and Adam
+magnifies that where a gradient is nearly 0. An error in the averaging shows as 1e-3 and more."""
+ROOT = Path(__file__).parents[3]
+
+
+def config(base: Path, root: Path, name: str, adapter: str, orders: list[str], **training: Any) -> dict[str, Any]:
+    inference = {"steps": 2, "warmup_steps": 0, "users_per_step": 4, "group_size": 3, "targets_per_summary": 2}
+    generator = {"steps": 2, "warmup_steps": 0, "batch_size": 8, "targets_per_summary": 2, "learning_rate": 1e-2}
+    own = {"inference": inference | {"learning_rate": 1e-2, "kl": 0.05}, "generator": generator}
+    return {
+        "name": name,
+        "root": str(root),
+        "model": {"base": str(base), "adapter": adapter, "device": "cpu", "lora_rank": 4},
+        "data": {"train_users": 16},
+        "summary": {"max_tokens": 8},
+        "training": {"orders": orders, "rounds": 1, "joint_steps": 2, "save_steps": 2, **own, **training},
+    }
+
+
+def launch(processes: int, folder: Path, configs: list[dict[str, Any]], *options: str) -> subprocess.CompletedProcess:
+    """Train configs by torchrun, in float64."""
+    file = folder / "configs.json"
+    file.write_text(json.dumps(configs))
+    environment = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'tests'}", "HF_HUB_OFFLINE": "1"}
+    environment |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command += [str(ROOT / "tests" / "launched.py"), str(file), "float64", *options]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1800)
+
+
+def trained(processes: int, folder: Path, configs: list[dict[str, Any]], *options: str) -> None:
+    done = launch(processes, folder, configs, *options)
+    assert done.returncode == 0, done.stderr[-5000:]
+
+
+def rows(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def assert_same(one: Path, other: Path) -> None:
+    """Two run directories hold the same summaries, metrics and weights."""
+    files = sorted(file.relative_to(one) for file in one.rglob("*") if file.suffix in (".safetensors", ".jsonl"))
+    assert files and files == sorted(
+        file.relative_to(other) for file in other.rglob("*") if file.suffix in (".safetensors", ".jsonl")
+    )
+    for file in files:
+        if file.suffix == ".safetensors":
+            expected, found = load_file(one / file), load_file(other / file)
+            assert expected.keys() == found.keys()
+            for name, tensor in expected.items():
+                assert torch.allclose(found[name], tensor, atol=CLOSE, rtol=CLOSE), (file, name)
+            continue
+        both = rows(one / file), rows(other / file)
+        if file.name == "references.jsonl":  # in the order in which they were scored
+            both = tuple(sorted(each, key=lambda row: str(row["targets"])) for each in both)  # type: ignore[assignment]
+        assert len(both[0]) == len(both[1]), file
+        for expected_row, found_row in zip(*both, strict=True):
+            assert expected_row.keys() == found_row.keys()
+            for key, value in expected_row.items():
+                if key != "seconds":
+                    close = pytest.approx(value, rel=1e-6, abs=CLOSE) if isinstance(value, float) else value
+                    assert found_row[key] == close, (file, expected_row, found_row)
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Path:
+    """Where one process trains, with reference log-probs of its own."""
+    folder = tmp_path / "alone"
+    folder.mkdir()
+    return folder
+
+
+def train_alone(configs: list[dict[str, Any]]) -> None:
+    with in_precision("float64"):
+        for one in configs:
+            train(resolve(one))
+
+
+def test_two_processes_train_what_one_does(tiny_base: Path, tmp_path: Path, alone: Path) -> None:
+    """Adapters in every kind of phase, and whole weights where both components train together; with evaluations."""
+    orders = ["alternating", "simultaneous", "user_embedding"]
+    evaluated = {"eval_steps": 2, "eval_users": 3}
+
+    def configs(root: Path) -> list[dict[str, Any]]:
+        return [
+            config(tiny_base, root, "lora", "lora", orders, **evaluated),
+            config(tiny_base, root, "whole", "none", ["simultaneous"]),
+        ]
+
+    train_alone(configs(alone))
+    trained(2, tmp_path, configs(tmp_path))
+    for name in ("lora", "whole"):
+        assert_same(alone / name, tmp_path / name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("adapter", ["none", "lora"])
+def test_four_processes_train_every_order(tiny_base: Path, tmp_path: Path, alone: Path, adapter: str) -> None:
+    """With credit for clauses, renewals, a micro batch and fewer pairs in the joint step than there could be, too."""
+    inference = {"steps": 2, "warmup_steps": 0, "users_per_step": 8, "group_size": 2, "learning_rate": 1e-2}
+
+    def configs(root: Path) -> list[dict[str, Any]]:
+        return [
+            config(tiny_base, root, "every", adapter, EVERY_ORDER),
+            config(tiny_base, root, "clauses", adapter, ["plug_and_play"], inference=inference | {"credit": "clause"}),
+            config(tiny_base, root, "renewals", adapter, ["alternating"], renewal={"share": 0.5}),
+            config(tiny_base, root, "pairs", adapter, ["simultaneous"], generator={"batch_size": 6, "warmup_steps": 0}),
+        ]
+
+    train_alone(configs(alone))
+    trained(4, tmp_path, configs(tmp_path))
+    for name in ("every", "clauses", "renewals", "pairs"):
+        assert_same(alone / name, tmp_path / name)
+
+
+@pytest.mark.slow
+def test_micro_batches_of_several_processes(tiny_base: Path, tmp_path: Path, alone: Path) -> None:
+    """Two processes with micro batches of 2 go through a step as one process does with micro batches of 4."""
+
+    def configs(root: Path, micro_batch: int) -> list[dict[str, Any]]:
+        inference = {"steps": 2, "warmup_steps": 0, "users_per_step": 8, "group_size": 2, "micro_batch": micro_batch}
+        generator = {"steps": 2, "warmup_steps": 0, "batch_size": 8, "micro_batch": micro_batch}
+        return [
+            config(tiny_base, root, "micro", "lora", ["alternating"], inference=inference, generator=generator),
+        ]
+
+    train_alone(configs(alone, 4))
+    trained(2, tmp_path, configs(tmp_path, 2))
+    assert_same(alone / "micro", tmp_path / "micro")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2), (2, 4)])
+def test_a_run_resumes_on_another_number_of_processes(
+    tiny_base: Path, tmp_path: Path, alone: Path, before: int, after: int
+) -> None:
+    def configs(root: Path, **more: Any) -> list[dict[str, Any]]:
+        one = config(tiny_base, root, "resumed", "lora", ["simultaneous", "population_dpo"], save_steps=1)
+        return [one | more]
+
+    train_alone(configs(alone))
+    killed = launch(before, tmp_path, configs(tmp_path, fault={"rank": 0, "step": 2, "what": "killed"}))
+    assert killed.returncode and (tmp_path / "resumed/phases/joint/checkpoints/checkpoint-1/complete").is_file()
+    trained(after, tmp_path, configs(tmp_path), "--resume")
+    assert_same(alone / "resumed", tmp_path / "resumed")
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_the_run(tiny_base: Path, tmp_path: Path) -> None:
+    fault = {"rank": 1, "step": 2, "what": "killed"}
+    one = config(tiny_base, tmp_path, "killed", "lora", ["plug_and_play"], save_steps=1)
+    done = launch(2, tmp_path, [one | {"fault": fault}])
+    assert done.returncode and "SIGKILL" in done.stderr
+    assert "another process of this run has ended" in done.stderr or "SIGTERM" in done.stderr, done.stderr
+    assert (tmp_path / "killed/phases/inference-1/checkpoints/checkpoint-1/complete").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [("drifts", "the weights of processes 1 differ from those of process 0"), ("diverges", "training diverged")],
+)
+def test_a_fault_of_one_process_stops_all(tiny_base: Path, tmp_path: Path, what: str, message: str) -> None:
+    one = config(tiny_base, tmp_path, "fault", "lora", ["population_dpo"], save_steps=1)
+    done = launch(2, tmp_path, [one | {"fault": {"rank": 1, "step": 2, "what": what}}])
+    assert done.returncode and len(re.findall(message, done.stderr)) == 1, done.stderr[-5000:]
+    checkpoints = tmp_path / "fault/phases/population-dpo/checkpoints"
+    assert (checkpoints / "checkpoint-1/complete").is_file() and not (checkpoints / "checkpoint-2/complete").exists()
+
+
+# -- without other processes ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("vocabulary", [40, 1500])
+@pytest.mark.parametrize("top_p", [1.0, 0.7])
+def test_a_share_of_the_rows_is_drawn_as_one_process_draws_them(vocabulary: int, top_p: float) -> None:
+    logits = torch.randn(6, vocabulary, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(5)
+    whole = [pick(logits, 0.9, top_p) for _ in range(3)]
+    next_number = torch.rand(1)
+    torch.manual_seed(5)
+    first = pick(logits[2:4], 0.9, top_p, (2, 6))
+    skip(6, vocabulary, torch.float32, torch.device("cpu"))
+    third = pick(logits[4:], 0.9, top_p, (4, 6))
+    assert torch.equal(first, whole[0][2:4]) and torch.equal(third, whole[2][4:])
+    assert torch.equal(torch.rand(1), next_number)
+
+
+def test_permutations_of_all_processes_are_one() -> None:
+    drawn = []
+    for rank in range(3):
+        torch.manual_seed(1)
+        drawn.append(Processes(rank, 3).permutation(4))
+    assert all(sorted(own.tolist()) == [0, 1, 2, 3] for own in drawn)
+    torch.manual_seed(1)
+    order = Processes().permutation(12).tolist()
+    for rank, own in enumerate(drawn):
+        assert [n - 4 * rank for n in order if n // 4 == rank] == own.tolist()
+
+
+def test_shares_are_all_of_the_items_in_order() -> None:
+    for n in range(8):
+        items = list(range(n))
+        shares = [Processes(rank, 3).share(items) for rank in range(3)]
+        assert [item for share in shares for item in share] == items
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_a_step_in_parts() -> None:
+    assert parts_of("users_per_step", 8, None, 2) == 1
+    assert parts_of("users_per_step", 8, 2, 2) == 2
+    assert parts_of("users_per_step", 8, 6, 2) == 1
+    with pytest.raises(ConfigError, match="users_per_step=8 can't be divided among 3 processes"):
+        parts_of("users_per_step", 8, None, 3)
+    with pytest.raises(ConfigError, match="is 4 for each, which is no multiple of micro_batch=3"):
+        parts_of("users_per_step", 8, 3, 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_fingerprints_tell_weights_apart(dtype: torch.dtype) -> None:
+    weights = torch.randn(50, 3).to(dtype)
+    other = weights.clone()
+    other[7, 1] = torch.nextafter(other[7, 1].float(), torch.tensor(9.0)).to(dtype) + torch.finfo(dtype).eps
+    assert fingerprint([weights]) == fingerprint([weights.clone()]) != fingerprint([other])
+
+
+def test_random_state_for_another_number_of_processes(tmp_path: Path) -> None:
+    torch.save({"cpu": torch.random.get_rng_state()}, tmp_path / "rng_state.pth")
+    share_random_state(tmp_path, 2)
+    (tmp_path / "rng_state.pth").unlink()
+    share_random_state(tmp_path, 1)
+    assert {file.name for file in tmp_path.iterdir()} == {"rng_state.pth", "rng_state_0.pth", "rng_state_1.pth"}
+    for file in tmp_path.iterdir():
+        assert torch.equal(torch.load(file)["cpu"], torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"inference": {"users_per_step": 3}}, "users_per_step=3 can't be divided among 2 processes"),
+        ({"generator": {"batch_size": 5}}, "batch_size=5 can't be divided among 2 processes"),
+    ],
+)
+def test_what_can_not_be_divided_is_refused(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], message: str
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    refuse_launch(resolve(config(tiny_base, tmp_path, "r", "lora", ["alternating"])))
+    with pytest.raises(ConfigError, match=message):
+        refuse_launch(resolve(config(tiny_base, tmp_path, "r", "lora", ["alternating"], **changes)))
