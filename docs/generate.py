@@ -23,6 +23,7 @@ from popi.evaluation.grid.settings import GridConfig
 from popi.serving.api.app import document
 from popi.serving.proxy.settings import JwtSettings, ProxySettings, UpstreamSettings
 from popi.serving.settings import GatewaySettings, OidcSettings, WebhookSettings
+from popi.training.planning import sizing
 
 DOCS = Path(__file__).parent
 JS = DOCS.parent / "clients" / "js"
@@ -265,6 +266,7 @@ def files() -> dict[Path, str]:
     """Every generated file and what should stand in it."""
     schemas = {schema.FOLDER / name: schema.as_text(value) for name, value in schema.schemas().items()}
     pages = {"configuration.md": configuration(), "gateway_settings.md": gateway_settings(), "cli.md": commands()}
+    pages["sizing.md"] = NOTE.format(source="src/popi/training/planning/sizing.py") + sizing.page()
     client = {JS / name: text for name, text in js_client().items()}
     return {DOCS / name: text for name, text in pages.items()} | schemas | {CHART_VALUES: chart_values()} | client
 

@@ -391,7 +391,7 @@ def test_a_step_gives_each_token_what_is_gained_from_it_on(
     for row, own, gone in zip(written, parsed, to_go, strict=True):
         assert [text for text, _ in row["clauses"]] == own.texts
         assert sum(gain for _, gain in row["clauses"]) == pytest.approx(gone[0], abs=1e-4)
-    assert trainer.metrics["clauses"] == [sum(map(len, parsed)) / 12] and trainer.metrics["credit_std"][0] > 0
+    assert trainer.metrics["clauses"] == [(sum(map(len, parsed)) / 12, 1.0)] and trainer.metrics["credit_std"][0][0] > 0
 
 
 def test_the_default_has_one_advantage_for_a_summary(

@@ -110,20 +110,15 @@ def train_alone(configs: list[dict[str, Any]]) -> None:
 
 
 def test_two_processes_train_what_one_does(tiny_base: Path, tmp_path: Path, alone: Path) -> None:
-    """Adapters in every kind of phase, and whole weights where both components train together; with evaluations."""
-    orders = ["alternating", "simultaneous", "user_embedding"]
-    evaluated = {"eval_steps": 2, "eval_users": 3}
+    """Both components with adapters, and a generator alone; with evaluations."""
 
     def configs(root: Path) -> list[dict[str, Any]]:
-        return [
-            config(tiny_base, root, "lora", "lora", orders, **evaluated),
-            config(tiny_base, root, "whole", "none", ["simultaneous"]),
-        ]
+        orders = ["simultaneous", "population_dpo"]
+        return [config(tiny_base, root, "lora", "lora", orders, eval_steps=2, eval_users=3)]
 
     train_alone(configs(alone))
     trained(2, tmp_path, configs(tmp_path))
-    for name in ("lora", "whole"):
-        assert_same(alone / name, tmp_path / name)
+    assert_same(alone / "lora", tmp_path / "lora")
 
 
 @pytest.mark.slow
@@ -134,7 +129,7 @@ def test_four_processes_train_every_order(tiny_base: Path, tmp_path: Path, alone
 
     def configs(root: Path) -> list[dict[str, Any]]:
         return [
-            config(tiny_base, root, "every", adapter, EVERY_ORDER),
+            config(tiny_base, root, "every", adapter, EVERY_ORDER, eval_steps=2, eval_users=3),
             config(tiny_base, root, "clauses", adapter, ["plug_and_play"], inference=inference | {"credit": "clause"}),
             config(tiny_base, root, "renewals", adapter, ["alternating"], renewal={"share": 0.5}),
             config(tiny_base, root, "pairs", adapter, ["simultaneous"], generator={"batch_size": 6, "warmup_steps": 0}),

@@ -10,8 +10,9 @@ head_dim, kv = kv_heads · head_dim, V vocabulary:
                with `model.quantization` the linear layers' share of P takes `PACKED` bytes per weight.
                Learned user embeddings: 4·k·d bytes for the generic user and each user of the table, or d times that for
                the map from the signals.
-- gradients    the size of the trained parameters (for adapters: as if all linear layers had them); optimizer: AdamW's
-               two moments, twice that, in the dtype of the trained parameters.
+- gradients    the size of the trained parameters (for adapters: as if all linear layers had them), twice that in
+               several processes, whose DDP averages copies; optimizer: AdamW's two moments, twice the size of the trained
+               parameters, in their dtype.
 - a forward    of T token positions in B rows of width W, N of them scored. In memory at once: T·w·(6d + 3i + 2q) for
                one layer; the mask, B·S·W·(2 + w) (indexed, boolean and additive; `popi.engine.tree`) with S the
                branches' tokens and a quarter of W for roots of different lengths; float32 logits, n·V·4 twice, n = N,
@@ -95,8 +96,15 @@ def dtype_of(config: RunConfig, gpu: bool, parameters: int) -> str:
     return "bfloat16" if gpu or bfloat16_on_cpu(parameters) else "float32"
 
 
-def phase_memory(config: RunConfig, phase: Phase, model: Architecture, shapes: Shapes, gpu: bool) -> Memory:
-    """The memory of one phase on one device."""
+def phase_memory(
+    config: RunConfig, phase: Phase, model: Architecture, shapes: Shapes, gpu: bool, processes: int = 1
+) -> Memory:
+    """The memory of one phase on one device.
+
+    Args:
+        config: what one process trains of a step (`shares.share_of`).
+        processes: that train together.
+    """
     lora = config.model.adapter == "lora"
     w = 2 if dtype_of(config, gpu, model.parameters) in HALF else 4
     used = phase.trains | ({"inference_model"} if phase.inference_from else set())
@@ -110,7 +118,7 @@ def phase_memory(config: RunConfig, phase: Phase, model: Architecture, shapes: S
     trained = len(phase.trains) * each + table
     step = {"optimizer's step": float(trained)} if gpu else {}
     work = _Activities(config, model, shapes, w, gpu)
-    return Memory(weights, trained, 2 * trained, work.of(phase) | step)
+    return Memory(weights, trained * (1 if processes == 1 else 2), 2 * trained, work.of(phase) | step)
 
 
 @dataclass(frozen=True)

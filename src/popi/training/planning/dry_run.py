@@ -9,7 +9,7 @@ from popi.models.architecture import Architecture, architecture_of
 from popi.training.planning.cost import HALF, Memory, Work, dtype_of, phase_memory, work_of
 from popi.training.planning.plan import Phase, plan, refuse_settings
 from popi.training.planning.shapes import Shapes, shapes_of
-from popi.training.planning.shares import parts_of
+from popi.training.planning.shares import share_of
 from popi.training.templates import with_template
 
 GIB = 2**30
@@ -93,31 +93,6 @@ class RunPlan:
         return [*lines, f"total    {total}; memory and time are estimates (docs/recipes.md)"]
 
 
-def share_of(config: RunConfig, processes: int) -> RunConfig:
-    """What one of several processes trains: its share of each step, in as many steps.
-
-    Raises:
-        ConfigError: a step can't be divided among them.
-    """
-    training = config.training
-    kinds = {phase.kind for phases in plan(config).values() for phase in phases}
-
-    def divided(kind: str, name: str, rows: int, micro_batch: int | None) -> dict[str, int | None]:
-        if kind in kinds:
-            parts_of(f"training.{kind}.{name}", rows, micro_batch, processes)
-        own = max(1, rows // processes)
-        return {name: own, "micro_batch": None if micro_batch is None else min(micro_batch, own)}
-
-    inference, generator = training.inference, training.generator
-    users = divided("inference", "users_per_step", inference.users_per_step, inference.micro_batch)
-    pairs = divided("generator", "batch_size", generator.batch_size, generator.micro_batch)
-    phases = {
-        "inference": inference.model_copy(update=users),
-        "generator": generator.model_copy(update=pairs),
-    }
-    return config.model_copy(update={"training": training.model_copy(update=phases)})
-
-
 def dry_run(config: RunConfig, device: Device | None = None, processes: int = 1) -> RunPlan:
     """Plan a run for a device, by default this machine's.
 
@@ -140,7 +115,7 @@ def dry_run(config: RunConfig, device: Device | None = None, processes: int = 1)
     for phase in (phase for order in plan(config).values() for phase in order):
         work = work_of(own, phase, shapes)
         hours = work.hours(model, config.training.gradient_checkpointing, device.gpu, half)
-        memory = phase_memory(own, phase, model, shapes, device.gpu)
+        memory = phase_memory(own, phase, model, shapes, device.gpu, processes)
         phases[phase.name] = PhasePlan(phase, work, memory, hours)
     run = RunPlan(config, device, model, source, shapes, list(phases.values()), [], processes)
     run.problems.extend(problems(run))
