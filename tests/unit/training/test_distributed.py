@@ -163,7 +163,7 @@ def test_a_run_resumes_on_another_number_of_processes(
     tiny_base: Path, tmp_path: Path, alone: Path, before: int, after: int
 ) -> None:
     def configs(root: Path, **more: Any) -> list[dict[str, Any]]:
-        one = config(tiny_base, root, "resumed", "lora", ["simultaneous", "population_dpo"], save_steps=1)
+        one = config(tiny_base, root, "resumed", "lora", ["simultaneous"], save_steps=1)
         return [one | more]
 
     train_alone(configs(alone))

@@ -11,8 +11,8 @@ head_dim, kv = kv_heads · head_dim, V vocabulary:
                Learned user embeddings: 4·k·d bytes for the generic user and each user of the table, or d times that for
                the map from the signals.
 - gradients    the size of the trained parameters (for adapters: as if all linear layers had them), twice that in
-               several processes, whose DDP averages copies; optimizer: AdamW's two moments, twice the size of the trained
-               parameters, in their dtype.
+               several processes, whose DDP averages copies; optimizer: AdamW's two moments, twice the size of the
+               trained parameters, in their dtype.
 - a forward    of T token positions in B rows of width W, N of them scored. In memory at once: T·w·(6d + 3i + 2q) for
                one layer; the mask, B·S·W·(2 + w) (indexed, boolean and additive; `popi.engine.tree`) with S the
                branches' tokens and a quarter of W for roots of different lengths; float32 logits, n·V·4 twice, n = N,
