@@ -30,7 +30,7 @@ from popi.errors import ConfigError, PopiError, RunError
 TIMEOUT = timedelta(hours=6)
 """How long a process waits for another. The launcher ends the run at once when a process dies; this bound is for those
 that hang."""
-GRACE = 20.0
+GRACE = 30.0
 """Seconds that a failing process other than the first waits to be ended by the launcher before it reports its error:
 most errors arise in all processes, and the first reports them."""
 LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket closed", "Timed out waiting")

@@ -62,7 +62,7 @@ def _fingerprint(parameters: dict[str, Parameter]) -> list[tuple[float, float]]:
 class _Log(TrainerCallback):
     """Writes the log, and stops training that diverged: in all processes, as they log the same metrics."""
 
-    def __init__(self, run: RunDirectory, phase: str, report: Report, first: bool) -> None:
+    def __init__(self, run: RunDirectory, phase: str, report: Report, first: bool = True) -> None:
         self.run, self.phase, self.report, self.first = run, phase, report, first
         self.began = time.perf_counter()
 
