@@ -46,7 +46,7 @@ SHAPES = Shapes(
     responses=512,
     reach=384,
     dropped=0,
-    told=(),
+    notes=(),
 )
 """Prompts of signals of 2,048 tokens, task prompts of 128 and responses of 256."""
 
