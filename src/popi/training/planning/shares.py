@@ -9,7 +9,7 @@ def parts_of(name: str, rows: int, micro_batch: int | None, processes: int) -> i
     """In how many parts each process goes through its share of a step.
 
     Args:
-        name: of the setting that says how many rows a step has.
+        name: of the setting with the number of rows per step.
         rows: of a step, in all processes.
         micro_batch: maximum rows of one process at a time; None is no maximum.
 
