@@ -28,23 +28,23 @@ from popi.config import RunConfig
 from popi.errors import ConfigError, PopiError, RunError
 
 TIMEOUT = timedelta(hours=6)
-"""How long a process waits for another. The launcher ends the run at once when a process dies; this bound is for those
+"""Maximum time that a process waits for another. The launcher ends the run when a process dies; this is for processes
 that hang."""
-GRACE = 30.0
+GRACE = 20.0
 """Seconds that a failing process other than the first waits to be ended by the launcher before it reports its error:
 most errors arise in all processes, and the first reports them."""
 LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Socket closed", "Timed out waiting")
-"""How gloo reports that a process is gone."""
+"""Phrases in gloo's errors when another process is gone."""
 Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes of a run and this one's place among them. By default there is one, and every method is trivial.
+    """The processes of a run and this one's rank. By default there is one process, and every method is trivial.
 
     Attributes:
-        rank: of this process, from 0.
-        size: their number.
+        rank: rank of this process, from 0.
+        size: number of processes.
     """
 
     rank: int = 0
@@ -54,7 +54,7 @@ class Processes:
 
     @classmethod
     def started(cls, config: RunConfig) -> "Processes":
-        """Join the processes that a launcher started; without one there is this process alone."""
+        """Join the processes that a launcher started; without a launcher there is only this process."""
         if launched() == 1:
             return cls()
         if not dist.is_initialized():  # here, and not in the trainer: users and references are read before there is one
@@ -71,7 +71,7 @@ class Processes:
 
     @property
     def alone(self) -> bool:
-        """Whether there is no other."""
+        """Whether this is the only process."""
         return self.size == 1
 
     def share(self, items: Sequence[Item]) -> Sequence[Item]:
@@ -82,20 +82,20 @@ class Processes:
         return items[self.rank * n // self.size : (self.rank + 1) * n // self.size]
 
     def gather(self, value: Item) -> list[Item]:
-        """The values of all processes, by rank. All have to call it, as with `decide`."""
+        """The values of all processes, by rank. All processes must call it, as with `decide`."""
         if self.alone:
             return [value]
-        found: list[Any] = [None] * self.size
-        dist.all_gather_object(found, value, group=self.group)
-        return found
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value, group=self.group)
+        return values
 
     def decide(self, compute: Callable[[], Item]) -> Item:
         """Have the first process compute something, and return its result in all of them."""
         if self.alone:
             return compute()
-        found: list[Any] = [compute() if self.first else None]
-        dist.broadcast_object_list(found, src=0, group=self.group)
-        result: Item = found[0]
+        results: list[Any] = [compute() if self.first else None]
+        dist.broadcast_object_list(results, src=0, group=self.group)
+        result: Item = results[0]
         return result
 
     def wait(self) -> None:
@@ -110,7 +110,7 @@ class Processes:
 
     @contextmanager
     def own_noise(self) -> Iterator[None]:
-        """Within it, this process draws other random numbers than the others do; afterwards all go on alike."""
+        """A context with separate random numbers per process; afterwards the random states are equal again."""
         if self.alone:
             yield
             return
@@ -145,7 +145,7 @@ def reporting(path: Any) -> Iterator[None]:
 
 
 def leave() -> None:
-    """Part from the other processes, after the last thing that they do together."""
+    """Leave the process group, after the last joint operation."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -160,12 +160,12 @@ def on_cpu(config: RunConfig) -> bool:
     return config.model.device == "cpu" or not torch.cuda.is_available()
 
 
-def refuse_several(what: str) -> None:
-    """Raise ConfigError where a launcher started several processes for something that one process does."""
+def refuse_several(command: str) -> None:
+    """Raise ConfigError if a launcher started several processes for a command that needs one."""
     if (n := launched()) > 1:
         raise ConfigError(
-            f"{what} runs in one process, and {n} were started (WORLD_SIZE): start it without torchrun or accelerate "
-            "launch; `popi train CONFIG` alone trains in several"
+            f"{command} runs in one process, but {n} were started (WORLD_SIZE): start it without torchrun or "
+            "accelerate launch; only `popi train CONFIG` trains in several"
         )
 
 

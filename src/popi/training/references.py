@@ -1,13 +1,13 @@
-"""Reference log-probs of targets: computed once by the untrained base, kept with the run and for later runs.
+"""Reference log-probs of targets: computed once by the untrained base, and stored for the run and for later runs.
 
-A run keeps its own in references.jsonl. Behind that stands a cache that all runs of a root share, one file for each
-*reference*: these weights in this type on this kind of device, read through this template set and chat template.
+A run stores its own in references.jsonl. In addition, all runs of a root share a cache with one file per *reference*:
+specific weights, dtype and kind of device, with a template set and chat template.
 
-    {root}/.references/{key}.jsonl     {"reference": {...}}                      which reference it is
+    {root}/.references/{key}.jsonl     {"reference": {...}}                      the reference
                                        {"targets": hash, "logps": [[c, r], …]}   a user's targets
 
-Each user's targets are scored in a forward of their own, so their log-probs depend on nothing but the reference and
-the targets: from the cache, from the run or computed again, they are the same bits, whoever else is in the run.
+Each user's targets are scored in a separate forward, so their log-probs depend only on the reference and the targets.
+They are bit-identical whether they come from the cache, the run or a recomputation, regardless of the other users.
 """
 
 import hashlib
@@ -32,18 +32,18 @@ from popi.training.processes import ALONE, Processes
 
 FOLDER = ".references"
 EVERY = 64
-"""Users whose reference log-probs are computed between two reports of progress."""
+"""Users between reports of progress."""
 CLOSE = {torch.float32: 1e-4, torch.float64: 1e-4}
-"""How far a sum of log-probs from the cache may lie from one computed now, by the weights' type; 0.01 for half
-precision. Relative to the sum, or to 100 nats where that is less. Another CPU, number of threads or version of torch
-adds in another order, and roundings grow with the sum."""
+"""Tolerance for a cached sum of log-probs, by the weights' dtype; 0.01 for half precision. Relative to the sum, but at
+least to 100 nats. Other CPUs, numbers of threads and versions of torch add in another order, and rounding errors grow
+with the sum."""
 Logps = list[tuple[float, float]]
-"""(chosen, rejected) of each of a user's targets."""
+"""(chosen, rejected) for each of a user's targets."""
 
 
 @dataclass(frozen=True)
 class ReferencedTarget:
-    """A target pair with what the reference model says of it on the plain prompt (summed log-probs)."""
+    """A target pair with the reference model's summed log-probs on the plain prompt."""
 
     pair: TargetPair
     ref_chosen: float
@@ -51,13 +51,13 @@ class ReferencedTarget:
 
 
 def targets_key(user: User) -> str:
-    """A hash of a user's targets. Not the `user_id`: windows of one user share it and have targets of their own."""
+    """A hash of a user's targets. The `user_id` would not do: a user's windows share it but have different targets."""
     targets = json.dumps([target.model_dump(mode="json") for target in user.targets])
     return hashlib.sha256(targets.encode()).hexdigest()[:20]
 
 
 def weights_stamp(model: Any) -> str:
-    """A hash of a model's weights; adapters over it do not count."""
+    """A hash of a model's weights, without adapters."""
     whole = hashlib.sha256()
     plain = {
         name.removeprefix("base_model.model.").replace(".base_layer.", "."): parameter
@@ -72,9 +72,9 @@ def weights_stamp(model: Any) -> str:
 
 
 def identity(reference: Generator) -> dict[str, str]:
-    """What the log-probs of a reference depend on, besides the targets."""
+    """Everything besides the targets that a reference's log-probs depend on."""
     model, templates, local = reference.local.model, reference.templates, reference.local
-    told = {**templates.sources, "delimiters": list(templates.delimiters), "single_line": templates.single_line}
+    sources = {**templates.sources, "delimiters": list(templates.delimiters), "single_line": templates.single_line}
     chat = [local.tokenizer.chat_template, local.tokenizer.get_vocab()]
 
     def stamp(content: Any) -> str:
@@ -84,7 +84,7 @@ def identity(reference: Generator) -> dict[str, str]:
         "weights": weights_stamp(model),
         "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
         "device": local.device.type,
-        "template": stamp(told),
+        "template": stamp(sources),
         "chat_template": stamp(chat),
     }
 
@@ -94,8 +94,8 @@ class References:
 
     Args:
         path: the run's own file.
-        cache: the folder that runs share; None: there is none.
-        processes: score users side by side; the first process reads and writes the files, and all know all log-probs.
+        cache: the folder shared by runs; None disables the cache.
+        processes: score users in parallel. The first process reads and writes the files; all receive all log-probs.
     """
 
     def __init__(self, path: Path, cache: Path | None = None, processes: Processes = ALONE) -> None:
@@ -111,7 +111,7 @@ class References:
         return known
 
     def missing(self, users: Sequence[User]) -> list[User]:
-        """The users whose targets this run did not look up yet; equal targets count once."""
+        """Users whose targets this run has not scored yet, without duplicate targets."""
         return [user for key, user in {targets_key(user): user for user in users}.items() if key not in self._known]
 
     def compute(
@@ -121,10 +121,11 @@ class References:
         batch_size: int = 64,
         report: Callable[[int], None] | None = None,
     ) -> None:
-        """Have the untrained `reference` score, on the plain prompt, the targets of those users not scored before.
+        """Have the untrained `reference` score, on the plain prompt, the targets of users not scored yet.
 
-        The run's own file gets them as they come, so that a killed run goes on with those that are missing; the shared
-        one at the end. Log-probs from behind an API are not shared between runs: what model answers there is not known.
+        They are appended to the run's own file as they arrive, so that an interrupted run resumes with the missing
+        ones, and to the shared file at the end. Log-probs from an API are not shared between runs, because the model
+        behind it may change.
         """
         todo = self.missing(users)
         if not todo:
@@ -141,7 +142,7 @@ class References:
             shared.add({key: self._known[key] for key in map(targets_key, users)})
 
     def _keep(self, parts: Iterator[dict[str, Logps]]) -> None:
-        """Add parts to what is known and to the file, each as soon as it is there."""
+        """Add each part to memory and to the file as soon as it is available."""
         for part in parts:
             self._known |= part
             if self.processes.first:
@@ -152,7 +153,7 @@ class References:
         return None if self.cache is None else _Shared(self.cache, identity(reference))
 
     def targets(self, user: User) -> list[ReferencedTarget]:
-        """The user's targets with their reference log-probs."""
+        """The user's targets with reference log-probs."""
         return [
             ReferencedTarget(target, *logps)
             for target, logps in zip(user.targets, self._known[targets_key(user)], strict=True)
@@ -160,7 +161,7 @@ class References:
 
 
 class _Shared:
-    """One reference's file of the shared cache."""
+    """One reference's file in the shared cache."""
 
     def __init__(self, folder: Path, reference: dict[str, str]) -> None:
         self.reference = reference
@@ -168,45 +169,45 @@ class _Shared:
         self.path = folder / f"{key}.jsonl"
 
     def read(self) -> dict[str, Logps]:
-        """What it holds; nothing, and a warning, where that can't be used."""
+        """The file's contents; empty, with a warning, if they are unusable."""
         rows = read_jsonl(self.path)
         if not rows:
             return {}
         try:
             if rows[0]["reference"] != self.reference:
-                raise ValueError("it is of another reference")
-            found = {row["targets"]: [(float(c), float(r)) for c, r in row["logps"]] for row in rows[1:]}
-            if not all(math.isfinite(x) for logps in found.values() for pair in logps for x in pair):
-                raise ValueError("a NaN is in it")
+                raise ValueError("it is for another reference")
+            cached = {row["targets"]: [(float(c), float(r)) for c, r in row["logps"]] for row in rows[1:]}
+            if not all(math.isfinite(x) for logps in cached.values() for pair in logps for x in pair):
+                raise ValueError("it contains values that are not finite")
         except (KeyError, TypeError, ValueError) as error:
-            self._refuse(str(error))
+            self._discard(str(error))
             return {}
-        return found
+        return cached
 
-    def _refuse(self, why: str) -> None:
-        warnings.warn(f"{self.path}: not used, and written anew ({why})", stacklevel=2)
+    def _discard(self, reason: str) -> None:
+        warnings.warn(f"{self.path}: discarded and recomputed ({reason})", stacklevel=2)
         self.path.unlink(missing_ok=True)
 
     def matching(self, users: Sequence[User], reference: Generator, batch_size: int) -> dict[str, Logps]:
-        """What it holds of these users, once the first of them was scored again and comes out the same."""
-        found = self.read()
-        held = [user for user in users if len(found.get(targets_key(user), ())) == len(user.targets)]
+        """Cached log-probs of these users, after recomputing the first of them as a check."""
+        cached = self.read()
+        held = [user for user in users if len(cached.get(targets_key(user), ())) == len(user.targets)]
         if not held:
             return {}
         probe = held[0]
         now = _logps(probe, reference, batch_size)
         close = CLOSE.get(next(reference.local.model.parameters()).dtype, 0.01)
-        for sums in zip(now, found[targets_key(probe)], strict=True):
-            for own, kept in zip(*sums, strict=True):
+        for sums in zip(now, cached[targets_key(probe)], strict=True):
+            for own, stored in zip(*sums, strict=True):
                 allowed = close * max(100, abs(own))
-                if not abs(own - kept) <= allowed:
-                    self._refuse(f"a target's log-prob is off by {abs(own - kept):.3g}, and {allowed:.3g} is allowed")
+                if not abs(own - stored) <= allowed:
+                    self._discard(f"a target's log-prob is off by {abs(own - stored):.3g}; {allowed:.3g} is allowed")
                     return {}
-        return {targets_key(user): found[targets_key(user)] for user in held}
+        return {targets_key(user): cached[targets_key(user)] for user in held}
 
     def add(self, more: dict[str, Logps]) -> None:
-        """Write it anew, whole, with what another run may have added meanwhile."""
-        merged = more | self.read()  # what stands there stands: other runs have read it
+        """Rewrite the file with these log-probs and those that other runs may have added meanwhile."""
+        merged = more | self.read()  # existing values win, because other runs have read them
         rows = [{"targets": key, "logps": logps} for key, logps in sorted(merged.items())]
         write_jsonl(self.path, [{"reference": self.reference}, *rows])
 

@@ -1,4 +1,4 @@
-"""The summary reward: how well a generator ranks a user's targets once it has read a summary."""
+"""The summary reward: how well a generator ranks a user's targets, given a summary."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,14 +18,14 @@ from popi.training.rows import InferenceRow
 
 @dataclass
 class Scores:
-    """A step's summaries under their users' targets: n summaries, m (summary, target) pairs.
+    """Scores of a step's summaries on their users' targets: n summaries, m (summary, target) pairs.
 
     Attributes:
         summaries, rows: n each.
-        rewards: (n,) mean over a summary's targets of log σ(β·h)/β, less the penalty.
-        penalties: (n,) what a summary's length costs; None without a budget.
-        margins: (m,) h of each pair, in order of the summaries.
-        owner: (m,) which summary each pair belongs to.
+        rewards: (n,) mean over a summary's targets of log σ(β·h)/β, minus the penalty.
+        penalties: (n,) deductions for length; None without a budget.
+        margins: (m,) h of each pair, in the order of the summaries.
+        owner: (m,) index of each pair's summary.
         targets: m target pairs.
         ref_chosen, ref_rejected: (m,) reference log-probs.
     """
@@ -40,7 +40,7 @@ class Scores:
     ref_rejected: Tensor
     penalties: Tensor | None = None
     clauses: list[list[tuple[str, float]]] | None = None
-    """Of each summary its clauses and what each gains, where credit is given to clauses."""
+    """Each summary's clauses with their gains, with credit per clause."""
 
     @classmethod
     def joined(cls, parts: Sequence["Scores"]) -> "Scores":
@@ -80,14 +80,14 @@ class Scores:
         )
 
     def on_targets(self, beta: float) -> list[Tensor]:
-        """The reward of each summary on each of its row's targets, the penalty taken off each."""
+        """Each summary's reward on each of its row's targets, minus the penalty."""
         each = summary_reward(self.margins, beta)
         if self.penalties is not None:
             each = each - self.penalties[self.owner]
         return list(each.split([len(row.targets) for row in self.rows]))
 
     def table(self, step: int) -> list[dict[str, Any]]:
-        """One row a summary, for samples.jsonl."""
+        """One row per summary, for samples.jsonl."""
         table = [
             {"step": step, "user_id": row.user_id, "summary": text, "reward": round(reward, 6)}
             for text, row, reward in zip(self.summaries, self.rows, self.rewards.tolist(), strict=True)
@@ -102,11 +102,11 @@ class Scores:
 
 @dataclass(frozen=True)
 class LengthBudget:
-    """What a summary's length costs.
+    """Cost of a summary's length.
 
     Attributes:
-        target: tokens that are free.
-        penalty: reward lost for each further token.
+        target: number of free tokens.
+        penalty: deduction from the reward per further token.
     """
 
     target: int
@@ -114,20 +114,20 @@ class LengthBudget:
 
     @classmethod
     def of(cls, settings: InferencePhaseConfig) -> "LengthBudget | None":
-        """That of the settings, if they set one."""
+        """The settings' budget, if they define one."""
         if settings.length_target is None or settings.length_penalty is None:
             return None
         return cls(settings.length_target, settings.length_penalty)
 
 
 class SummaryReward:
-    """Scores summaries with one generator: frozen in an inference phase, training along in a joint one.
+    """Scores summaries with a generator, which is frozen in an inference phase and trained in a joint one.
 
     Args:
         generator: a local model, or a frozen one behind an API.
-        adapter: the adapter it runs under, None for the bare model.
+        adapter: the generator's adapter; None is the bare model.
         beta: β of log σ(β·h)/β.
-        budget: what a summary's length costs, if anything.
+        budget: cost of a summary's length, if any.
     """
 
     def __init__(
@@ -146,9 +146,9 @@ class SummaryReward:
 
         Args:
             summaries: (n,) texts.
-            rows: (n,) whose they are.
-            tokens: (n,) their lengths without the end token; one that was cut at the limit has the limit's, which is
-                one more than any that ended.
+            rows: (n,) the row of each summary.
+            tokens: (n,) their lengths without the end token. A truncated summary has the length of the limit, one more
+                than any complete one.
         """
         pairs = [(n, target) for n, row in enumerate(rows) for target in row.targets]
         targets = [target.pair for _, target in pairs]
@@ -168,7 +168,7 @@ class SummaryReward:
 
     @contextmanager
     def _frozen(self) -> Iterator[None]:
-        """A local model scores in evaluation mode, under its adapter."""
+        """A context in which a local model is in evaluation mode, with its adapter."""
         if not self.generator.trainable:
             yield
             return

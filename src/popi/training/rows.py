@@ -1,7 +1,7 @@
 """From users to the rows that each phase trains on.
 
-A phase draws as many rows as its steps will see, in an order fixed by its seed, and prepares those alone: signals
-are rendered once, responses encoded once, and the reference model reads each target once in the life of a run.
+A phase draws as many rows as its steps need, in an order determined by its seed, and prepares only those: signals are
+rendered once, responses encoded once, and the reference model reads each target once per run.
 """
 
 import random
@@ -24,12 +24,12 @@ from popi.training.renewals import Renewal
 
 Member = TypeVar("Member")
 EVERY = 1_000
-"""Users between two reports of progress, where all are looked at."""
+"""Users between reports of progress."""
 
 
 @dataclass(frozen=True)
 class InferenceRow:
-    """One user for the inference phase: the encoded signals, and the targets that score every summary of them."""
+    """One user in an inference phase: the encoded signals, and the targets that score their summaries."""
 
     user_id: str
     prompt_ids: tuple[int, ...]
@@ -38,10 +38,10 @@ class InferenceRow:
 
 @dataclass(frozen=True)
 class GeneratorRow:
-    """One target pair under one summary for the generator phase; an empty summary leaves the plain prompt.
+    """One target pair with one summary in a generator phase; an empty summary means the plain prompt.
 
-    `user` is the index of its user among those of the phase, for user embeddings; −1: unknown. Rows of one `group` are
-    target pairs of one user under one summary: neighbours among them share a tree row; None: alone in its group.
+    `user` is the user's index in the phase, for user embeddings; −1 if unknown. Rows with the same `group` are target
+    pairs of one user with the same summary, and neighbours among them share a tree row; None is a group of one.
     """
 
     user_id: str
@@ -54,25 +54,25 @@ class GeneratorRow:
 
 
 def draw(n: int, per_step: int, steps: int, seed: int) -> list[int]:
-    """Indices below `n` in training order, `per_step` different ones a step: a new permutation for each pass.
+    """Indices below `n` in training order, `per_step` different ones per step, with a new permutation for each pass.
 
     Raises:
-        ConfigError: there are fewer than `per_step` to draw from.
+        ConfigError: `n` is below `per_step`.
     """
     _refuse_few(n, per_step)
     generator = random.Random(seed)
     order: list[int] = []
     while (missing := per_step * steps - len(order)) > 0:
         one_pass, whole = shuffled(n, generator), n - n % per_step
-        order += islice(one_pass, min(missing, whole))  # a short last step is left out: nobody twice in one
+        order += islice(one_pass, min(missing, whole))  # skip a short last step, so that no step has a user twice
         if missing > whole:
-            deque(one_pass, maxlen=0)  # the generator goes on behind the whole permutation
+            deque(one_pass, maxlen=0)  # advance the generator past the whole permutation
     return order
 
 
 def draw_groups(groups: Sequence[Sequence[Member]], per_step: int, steps: int, seed: int) -> list[Member]:
-    """Members of groups in training order, `per_step` a step: as `draw`, but each pass permutes the groups, and the
-    members of one stand beside each other. A group that the end of a step cuts goes on in the next.
+    """Members of groups in training order, `per_step` per step. Like `draw`, but each pass permutes the groups and
+    keeps the members of a group together. A group that does not fit a step continues in the next.
 
     Raises:
         ConfigError: there are fewer than `per_step` members.
@@ -90,29 +90,29 @@ def draw_groups(groups: Sequence[Sequence[Member]], per_step: int, steps: int, s
 def _refuse_few(n: int, per_step: int) -> None:
     if n < per_step:
         raise ConfigError(
-            f"a step needs {per_step} different users or target pairs, but there are {n}: lower the "
-            "users_per_step or batch_size of this phase, or train on more users"
+            f"a step needs {per_step} different users or target pairs, but there are {n}: lower this phase's "
+            "users_per_step or batch_size, or train on more users"
         )
 
 
 def in_groups(n: int, most: int) -> list[int]:
-    """The sizes of as few groups of at most `most` as `n` need, as even as can be: 5 in groups of 4 are 3 and 2."""
+    """Sizes of the fewest groups of at most `most` for `n` items, as even as possible: 5 in groups of 4 are 3 and 2."""
     groups = -(-n // most)
     return [n // groups + (i < n % groups) for i in range(groups)]
 
 
 def grouped(rows: Sequence[GeneratorRow]) -> list[list[GeneratorRow]]:
-    """Neighbours of one group together, in their order."""
+    """Consecutive rows of the same group, in order."""
     keys = ((i, None) if row.group is None else (-1, row.group) for i, row in enumerate(rows))
     return [[row for _, row in some] for _, some in groupby(zip(keys, rows, strict=True), lambda one: one[0])]
 
 
 def shuffled(n: int, generator: random.Random) -> Iterator[int]:
-    """`generator.sample(range(n), n)`, one by one: memory grows with how many are taken, not with `n`.
+    """`generator.sample(range(n), n)`, one by one: memory grows with the number taken, not with `n`.
 
-    A generator that is used again behind it must have been asked for all.
+    Take all of them before using `generator` for something else.
     """
-    moved: dict[int, int] = {}  # of a list of all: the places where another stands than at first
+    moved: dict[int, int] = {}  # positions of a virtual list whose value has changed
     for left in range(n, 0, -1):
         place = generator.randrange(left)
         yield moved.get(place, place)
@@ -120,26 +120,26 @@ def shuffled(n: int, generator: random.Random) -> Iterator[int]:
 
 
 def trainable(users: Sequence[User]) -> Sequence[User]:
-    """The users that have target pairs.
+    """The users with target pairs.
 
     Raises:
-        DataError: none of them has.
+        DataError: there are none.
     """
-    kept = keep(users, (targets > 0 for _, targets in sizes(users)))
-    if not kept:
+    remaining = keep(users, (targets > 0 for _, targets in sizes(users)))
+    if not remaining:
         raise DataError(f"none of the {len(users)} training users has target pairs; training needs `targets`")
-    return kept
+    return remaining
 
 
 def hold_out(users: Sequence[User], n: int, seed: int) -> tuple[Sequence[User], Sequence[User]]:
-    """Users to train on, and `n` others to evaluate on meanwhile; all that is known of one user lies on one side.
+    """Split users into those to train on and `n` others for evaluations; a user's windows stay together.
 
     Raises:
-        DataError: there are not more than `n`.
+        DataError: there are no more than `n`.
     """
     people = max(people_of(users), default=-1) + 1
     if n >= people:
-        raise DataError(f"training.eval_users={n} leaves nobody to train on of {people} users; lower it")
+        raise DataError(f"training.eval_users={n} leaves none of {people} users to train on; lower it")
     held = set(random.Random(f"held out/{seed}").sample(range(people), n))
     return (
         keep(users, (person not in held for person in people_of(users))),
@@ -150,11 +150,11 @@ def hold_out(users: Sequence[User], n: int, seed: int) -> tuple[Sequence[User], 
 def readable(
     users: Sequence[User], inference_model: InferenceModel, report: Callable[[int], None] = lambda done: None
 ) -> Sequence[User]:
-    """The users with a signal that fits the inference model's token budget. Of all others no summary is asked of it
-    (see `nothing_new`), and there is nothing to train on. `report` is told how many were looked at.
+    """The users with a signal that fits the inference model's token budget. The model writes no summaries for others
+    (see `nothing_new`), so there is nothing to train on. `report` is called with the number of users checked.
 
     Raises:
-        DataError: of none of them does any fit.
+        DataError: there are none.
     """
     budget, count = inference_model.token_budget, inference_model.local.count_tokens
 
@@ -164,13 +164,13 @@ def readable(
             if done % EVERY == 0 or done == len(users):
                 report(done)
 
-    kept = keep(users, fits())
-    if not kept:
+    remaining = keep(users, fits())
+    if not remaining:
         raise DataError(
             f"none of the {len(users)} training users has a signal that fits signals.token_budget={budget}; raise it "
             "or shorten the signals"
         )
-    return kept
+    return remaining
 
 
 def inference_rows(
@@ -184,8 +184,8 @@ def inference_rows(
 ) -> list[InferenceRow]:
     """One row for each entry of `order` (indices of `users`), with at most `targets_per_summary` targets each.
 
-    Rows that are `renewals` show an old summary and the signals that came since, and are scored on the user's last
-    targets. An inference model that is conditioned on the task prompt reads that of the row's target: there is but one
+    Rows that are `renewals` show an old summary and the signals since, and are scored on the user's last targets. An
+    inference model that is conditioned on the task prompt reads the prompt of the row's only target
     (`plan.refuse_settings`).
     """
     picker = random.Random(seed)
@@ -209,35 +209,35 @@ def inference_rows(
 
 
 def refuse_beyond_context(rows: Sequence[InferenceRow], inference_model: InferenceModel, generator: Generator) -> None:
-    """Rows must fit both models' contexts with a summary of full length: else a step would fail hours later, or a
-    rotary model train on what it can't read.
+    """Check that rows with a summary of full length fit both models' contexts. Otherwise a step would fail hours later,
+    or a rotary model would train beyond its context.
 
     Raises:
-        DataError: some do not; the message names the users.
+        DataError: some do not fit; the message names the users.
     """
-    most = inference_model.max_tokens
-    wide = {row.user_id: len(row.prompt_ids) + most for row in rows}
+    longest = inference_model.max_tokens
+    wide = {row.user_id: len(row.prompt_ids) + longest for row in rows}
     change = "lower signals.token_budget or summary.max_tokens"
-    _refuse_wide(wide, inference_model.local, f"the signals and a summary of {most} tokens", change)
+    _refuse_wide(wide, inference_model.local, f"the signals and a summary of {longest} tokens", change)
     if not generator.trainable:
         return  # the server knows its context
-    guide = len(generator.prompt_ids("x", "x")) - len(generator.prompt_ids("x", None)) + most
+    guide = len(generator.prompt_ids("x", "x")) - len(generator.prompt_ids("x", None)) + longest
     targets = {(row.user_id, id(target)): target.pair for row in rows for target in row.targets}
     reach: dict[str, int] = {}
     for (user_id, _), pair in targets.items():
         [item] = generator.reference_items([pair])
         width = len(item.prefix) + max(len(item.chosen), len(item.rejected)) + guide
         reach[user_id] = max(width, reach.get(user_id, 0))
-    change = "lower summary.max_tokens or leave such targets out"
-    _refuse_wide(reach, generator.local, f"a summary of {most} tokens, task prompt and response", change)
+    change = "lower summary.max_tokens or remove such targets"
+    _refuse_wide(reach, generator.local, f"a summary of {longest} tokens, task prompt and response", change)
 
 
-def _refuse_wide(tokens: dict[str, int], local: LocalModel, what: str, change: str) -> None:
+def _refuse_wide(tokens: dict[str, int], local: LocalModel, texts: str, change: str) -> None:
     beyond = [user for user, width in tokens.items() if local.context is not None and width > local.context]
     if beyond:
         named = ", ".join(beyond[:5]) + (", …" if len(beyond) > 5 else "")
         raise DataError(
-            f"of {len(beyond)} of {len(tokens)} users, {what} take up to {max(tokens.values()):,} tokens, and the "
+            f"for {len(beyond)} of {len(tokens)} users, {texts} take up to {max(tokens.values()):,} tokens, but the "
             f"context of {local.name} is {local.context:,}: {change} (users {named})"
         )
 
@@ -249,7 +249,7 @@ def generator_rows(
     references: References,
     targets_per_summary: int = 1,
 ) -> list[GeneratorRow]:
-    """One row a target pair: the j-th group of a user's targets under its j-th summary, or without any."""
+    """One row per target pair: the j-th group of a user's targets with the j-th summary, or without summaries."""
     rows = []
     for n, j, group, target in _grouped_targets(users, references, targets_per_summary):
         summary = summaries[n][j] if summaries is not None else ""
@@ -265,7 +265,7 @@ def copied_rows(
     token_budget: int,
     targets_per_summary: int = 1,
 ) -> list[GeneratorRow]:
-    """One row per target pair, under a summary that is the user's signals, copied (`popi.signals.copying`)."""
+    """One row per target pair, with a copy of the user's signals as summary (`popi.signals.copying`)."""
     templates, count = generator.templates, generator.count_tokens
     copies = [copy_signals(templates, user.signals, token_budget, count)[0] for user in users]
     summaries = [[text] * len(user.targets) for text, user in zip(copies, users, strict=True)]
@@ -279,7 +279,7 @@ def raw_signals_rows(
     token_budget: int,
     targets_per_summary: int = 1,
 ) -> list[GeneratorRow]:
-    """One row a target pair, with as many of the user's raw signals in the prompt as fit the budget (FSPO)."""
+    """One row per target pair, with as many of the user's raw signals in the prompt as fit the budget (FSPO)."""
     rows = []
     templates = generator.templates
     fitting = [templates.fit(user.signals, token_budget, generator.count_tokens)[0] for user in users]
@@ -293,7 +293,7 @@ def raw_signals_rows(
 def _grouped_targets(
     users: Sequence[User], references: References, most: int
 ) -> Iterator[tuple[int, int, int | None, ReferencedTarget]]:
-    """Every target: index of its user, of its group among that user's, the group's number (None: alone), the target."""
+    """For every target: indices of its user and of its group for that user, the group's number or None, the target."""
     groups = 0
     for n, user in enumerate(users):
         targets = iter(references.targets(user))

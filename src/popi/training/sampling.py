@@ -1,12 +1,12 @@
 """Sampling in several processes: each decodes its share of the prompts, with the random numbers of one process.
 
-A batch of P·n branches takes the same random numbers in each decoding step, whoever decodes: every process draws those
-of the whole batch and uses the ones of its own branches. A process whose branches end early draws on, unused, until the
-longest branch of any process has ended. So what is sampled depends on the seed alone, and not on the number of
-processes; roundings aside, which decide a draw where two tokens are next to each other.
+A batch of P·n branches uses the same random numbers in each decoding step, however it is divided: every process draws
+those of the whole batch and uses the ones for its own branches. A process whose branches end early keeps drawing,
+without using the numbers, until the longest branch of any process has ended. So samples depend only on the seed and not
+on the number of processes, except for rounding, which decides a draw between two adjacent tokens.
 
-Models that run the plain way (`popi.engine.plain`) are sampled by transformers, which draws for its own rows only:
-there each process draws from a stream of its own, and another number of processes samples other summaries.
+Models with the plain fallback (`popi.engine.plain`) are sampled by transformers, which draws only for its own rows. For
+them each process has its own random stream, so the samples depend on the number of processes.
 """
 
 from collections.abc import Sequence

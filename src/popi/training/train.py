@@ -1,7 +1,8 @@
-"""`popi train`: the phases of the orders asked for (plan.py), each once, and resumable at any moment.
+"""`popi train`: runs the phases of the configured orders (plan.py), each once, and can be resumed at any time.
 
-A phase starts from what earlier phases saved and from a seed of its own, so neither the phases around it nor a kill
-changes its result: a finished phase is skipped, an unfinished one resumes from its newest complete checkpoint.
+A phase starts from the models that earlier phases saved and from its own seed, so neither other phases nor an
+interruption change its result: a finished phase is skipped, an unfinished one resumes from its newest complete
+checkpoint.
 
 Under `torchrun` or `accelerate launch` every process runs this file, and the first alone writes (`processes.py`).
 """
@@ -50,16 +51,16 @@ FROM_ACCELERATE = {
     "ACCELERATE_USE_MEGATRON_LM": "false",
     "ACCELERATE_USE_PARALLELISM_CONFIG": "false",
 }
-"""What the trainer would take from the environment, and the value at which it changes nothing."""
+"""Environment variables that the trainer would read, with the value that has no effect."""
 
 
 def train(config: RunConfig, resume: bool = False, console: Console | None = None) -> Path:
     """Train every order of the config into its run directory and return the directory's path.
 
     Raises:
-        RunError: the directory exists (and `resume` is not set), belongs to another config, or another process trains
-            there.
-        DataError, ConfigError, ModelError: users, settings or models can't be trained with.
+        RunError: the directory exists (and `resume` is not set), belongs to another config, or another process is
+            training there.
+        DataError, ConfigError, ModelError: the users, settings or models are unsuitable for training.
     """
     with reporting(config.directory):
         refuse_launch(config)
@@ -68,13 +69,13 @@ def train(config: RunConfig, resume: bool = False, console: Console | None = Non
         refuse(config)
         config = with_template(config)
         with passes(console) as report:
-            found = users_of(config, "train", cache=config.directory.parent / USERS, report=report)
+            loaded = users_of(config, "train", cache=config.directory.parent / USERS, report=report)
         held_out: Sequence[User] = []
-        users = trainable(found.users)  # before anything is written: a bad file leaves no run behind
+        users = trainable(loaded.users)  # before anything is written, so that an invalid file leaves no run
         if config.training.eval_steps:
             users, held_out = hold_out(users, config.training.eval_users, config.seed)
         with locked(config.directory) if processes.first else nullcontext():
-            path = _train(config, users, held_out, found.facts, resume, console, processes)
+            path = _train(config, users, held_out, loaded.facts, resume, console, processes)
         processes.wait()
     return path
 
@@ -112,16 +113,16 @@ def _train(
                 if processes.first:
                     run.set_method(order, *models_of(phases, config))
             if processes.first:
-                refresh_cards(run)  # now that it is known which methods use which model
+                refresh_cards(run)  # now that each model's methods are known
         except (OSError, SafetensorError) as error:
             if not disk_is_full(error):
                 raise
             raise RunError(
-                f"{run.path}: the disk is full; nothing that was complete is lost. Make room, then resume with: "
+                f"{run.path}: the disk is full; completed work is safe. Free some space, then resume with: "
                 f"popi train {run.path / 'config.json'} --resume"
             ) from None
         except PopiError:
-            if fresh and not run.began:  # a run refused before its first step leaves its name free
+            if fresh and not run.began:  # a run that fails before its first step keeps no directory
                 shutil.rmtree(run.path)
             raise
         finally:
@@ -130,12 +131,12 @@ def _train(
 
 
 def disk_is_full(error: Exception) -> bool:
-    """Whether a write failed for lack of room. safetensors and torch say so in their message alone."""
+    """Whether a write failed because the disk is full. safetensors and torch report it only in their message."""
     return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error)
 
 
 def refuse(config: RunConfig) -> None:
-    """Raise ConfigError for settings that do not go together, and for ways of starting that popi does not take."""
+    """Raise ConfigError for conflicting settings and unsupported ways of launching."""
     refuse_settings(config)
     refuse_vllm(config)
     refuse_launch(config)
@@ -143,8 +144,8 @@ def refuse(config: RunConfig) -> None:
         value = os.environ.get(variable, off)
         if value.lower() not in (off, ""):
             raise ConfigError(
-                f"{variable}={value} is set (by accelerate's config?), and would change how the trainer computes; popi "
-                f"has settings of its own (model.dtype, micro_batch): unset it"
+                f"{variable}={value} is set, perhaps by accelerate's config, and would change how the trainer "
+                "computes; unset it and use popi's own settings (model.dtype, micro_batch)"
             )
     if config.model.quantization != "none":
         refuse_quantization(config.model.quantization, device_of(config.model.device))
@@ -166,7 +167,7 @@ def refuse_launch(config: RunConfig) -> None:
             raise ConfigError(
                 f"ACCELERATE_USE_{backend} is set: popi trains whole copies of the models (DDP), because with "
                 f"{backend} {why}. Launch with configs/accelerate/ddp.yaml; where a copy does not fit, train adapters "
-                "(model.adapter=lora), over a quantised base (model.quantization) if need be"
+                "(model.adapter=lora), over a quantised base (model.quantization) where necessary"
             )
     training, processes = config.training, launched()
     if processes == 1:
@@ -203,13 +204,13 @@ def refuse_launch(config: RunConfig) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Progress comes from popi's own bar: the libraries' bars and notices are off."""
+    """A context without the libraries' progress bars and notices, since popi has its own."""
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:
         with no_bars(), warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # renamed arguments that PEFT still asks for
-            warnings.filterwarnings("ignore", "Could not find a config file")  # PEFT, of a GGUF base: it has none
+            warnings.simplefilter("ignore", FutureWarning)  # PEFT uses renamed arguments
+            warnings.filterwarnings("ignore", "Could not find a config file")  # PEFT, because a GGUF base has none
             yield
     finally:
         transformers_logging.set_verbosity(verbosity)
@@ -223,24 +224,24 @@ def run_phase(
     console: Console,
     processes: Processes,
 ) -> None:
-    """Run one phase to its end, or skip it if it is done."""
+    """Run a phase to its end, or skip it if it is done."""
     directory = run.phase(phase.name)
     if processes.decide(lambda: directory.done):
         return
     config = run.config
-    found = processes.decide(lambda: directory.checkpoint(console.print))
+    checkpoint = processes.decide(lambda: directory.checkpoint(console.print))
     if processes.first:
-        run.rewind(phase.name, found[1] if found else 0)
-        if found is None and directory.path.exists():
+        run.rewind(phase.name, checkpoint[1] if checkpoint else 0)
+        if checkpoint is None and directory.path.exists():
             shutil.rmtree(directory.checkpoints, ignore_errors=True)
-        run.reporters(phase.name, found[1] + 1 if found else 1)  # before models load, which takes minutes
+        run.reporters(phase.name, checkpoint[1] + 1 if checkpoint else 1)  # before models load, which takes minutes
     seed = phase_seed(config.seed, phase.name)
     set_seed(seed)
     parts = load_components(
         config, phase.trains, saved(run, phase.inference_from, INFERENCE), saved(run, phase.generator_from, GENERATOR)
     )
     steps = phase.steps(config)
-    with PhaseProgress(console, phase.name, steps, found[1] if found else 0) as progress:
+    with PhaseProgress(console, phase.name, steps, checkpoint[1] if checkpoint else 0) as progress:
         trainer = Job(phase, run, directory, users, parts, seed, steps, progress, held_out, processes).trainer()
         trainer.run_phase()
         facts = {"phase": phase.name, "seed": seed, **trainer.facts()}
@@ -252,18 +253,18 @@ def run_phase(
         processes.wait()
         if "saved_step" in facts:
             progress.say(
-                f"{phase.name}: ended at step {facts['steps']} of {steps}, saved as it was at step "
-                f"{facts['saved_step']}: the chosen responses had lost {facts['chosen_loss']:.3f} nats per token, and "
+                f"{phase.name}: stopped at step {facts['steps']} of {steps} and saved the weights of step "
+                f"{facts['saved_step']}: the chosen responses had lost {facts['chosen_loss']:.3f} nats per token, but "
                 f"training.generator.max_chosen_loss is {config.training.generator.max_chosen_loss:g}; a lower "
-                "learning_rate, fewer steps or loss=ipo cost them less (docs/method.md)"
+                "learning_rate, fewer steps or loss=ipo reduce the loss (docs/method.md)"
             )
         elif "best_step" in facts:
-            progress.say(f"{phase.name}: best at step {facts['best_step']} of {facts['steps']}, saved as it was there")
+            progress.say(f"{phase.name}: saved the best weights, of step {facts['best_step']} of {facts['steps']}")
     del trainer, parts
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 def saved(run: RunDirectory, phase: str | None, component: str) -> Path | None:
-    """The folder in which an earlier phase saved a component."""
+    """The folder where an earlier phase saved a component."""
     return None if phase is None else run.phase(phase).path / component

@@ -1,4 +1,4 @@
-"""The trainer of a phase: its users drawn, its reference log-probs and summaries at hand."""
+"""Builds a phase's trainer: draws users, and computes reference log-probs and summaries."""
 
 import json
 import random
@@ -53,7 +53,7 @@ from popi.training.written import one_signal_each, restatable, sample_summaries
 
 @dataclass(frozen=True)
 class Job:
-    """A phase about to run: where, on whom, with which models."""
+    """A phase to run, with its run directory, users and models."""
 
     phase: Phase
     run: RunDirectory
@@ -64,7 +64,7 @@ class Job:
     steps: int
     progress: PhaseProgress
     held_out: Sequence[User] = field(default_factory=list)
-    """Users to evaluate on while it trains."""
+    """Users for evaluations during the phase."""
     processes: Processes = ALONE
     """Those that run the job together."""
 
@@ -72,7 +72,7 @@ class Job:
         return generator_trainer(self) if self.phase.kind == "generator" else inference_trainer(self)
 
     def arguments(self) -> dict[str, Any]:
-        """What every trainer takes."""
+        """Arguments common to all trainers."""
         return {
             "config": self.run.config,
             "run": self.run,
@@ -91,7 +91,7 @@ def references_for(
     progress: PhaseProgress,
     processes: Processes = ALONE,
 ) -> References:
-    """Reference log-probs of the users' targets: what is missing is computed by the base on the plain prompt."""
+    """Reference log-probs of the users' targets; the base computes missing ones on the plain prompt."""
     cache = run.path.parent / FOLDER if run.config.training.share_references else None
     references = References(run.path / "references.jsonl", cache, processes)
     todo = references.missing(users)
@@ -102,7 +102,7 @@ def references_for(
 
 
 def renewed(job: Job, users: Sequence[User], order: Sequence[int]) -> list[Renewal | None] | None:
-    """Which rows are renewals, their old summaries written by the inference model as it is now, before it trains."""
+    """Choose the rows that are renewals; the inference model writes their old summaries before it is trained."""
     parts, share = job.parts, job.run.config.training.renewal.share
     with ExitStack() as stack:
 
@@ -121,9 +121,9 @@ def inference_trainer(job: Job) -> InferenceTrainer:
     settings = config.training.inference
     with job.progress.preparing("signals that fit", len(job.users)) as looked_at:
         users = readable(job.users, parts.inference_model, looked_at)
-    if left_out := len(job.users) - len(users):
-        why = "no signal of theirs fits signals.token_budget"
-        job.progress.say(f"{job.phase.name}: {left_out} of {len(job.users)} users left out: {why}")
+    if skipped := len(job.users) - len(users):
+        reason = "none of their signals fits signals.token_budget"
+        job.progress.say(f"{job.phase.name}: skipping {skipped} of {len(job.users)} users: {reason}")
     if parts.inference_model.per_signal:
         users = restatable(users, parts.inference_model, settings.scored_on)
     order: Sequence[int] = draw(len(users), settings.users_per_step, job.steps, job.seed)
@@ -173,21 +173,21 @@ def inference_trainer(job: Job) -> InferenceTrainer:
 
 
 def step_zero(job: Job, rows: Sequence[InferenceRow], reward: SummaryReward) -> None:
-    """Report once, before a phase trains, how reliable its rewards are. The first process finds out."""
+    """Report once, before a phase trains, how reliable its rewards are. Only the first process does it."""
     file = job.directory.reliability
     if not job.processes.first or file.exists() or job.directory.checkpoint() is not None:
         return
     with job.progress.preparing("reliability of the rewards", len(rows)):
-        found = rehearse(rows, job.parts, reward, job.run.config, job.seed)
-    if found is None:
+        rehearsal = rehearse(rows, job.parts, reward, job.run.config, job.seed)
+    if rehearsal is None:
         return
-    for line in found.lines(job.phase.name):
+    for line in rehearsal.lines(job.phase.name):
         job.progress.say(line)
-    write_text(file, json.dumps(found.facts(), indent=2) + "\n")
+    write_text(file, json.dumps(rehearsal.facts(), indent=2) + "\n")
 
 
 def generator_trainer(job: Job) -> GeneratorTrainer:
-    """The trainer of a generator phase, its summaries written or its signals read."""
+    """The trainer of a generator phase; writes summaries or reads signals first."""
     run, users, parts, progress = job.run, job.users, job.parts, job.progress
     config = run.config
     batch_size, each = config.training.generator.batch_size, config.training.generator.targets_per_summary
@@ -246,7 +246,7 @@ def generator_trainer(job: Job) -> GeneratorTrainer:
 
 
 def greedy_summaries(job: Job) -> list[list[str]]:
-    """A summary of each held-out user, once for each of their targets."""
+    """A greedy summary for each held-out user, repeated for each of their targets."""
     model, config, users = job.parts.inference_model, job.run.config, job.held_out
     with job.progress.preparing("summaries to evaluate on", len(users)) as report:
         with using(model.local.model, job.parts.adapters[INFERENCE]):
@@ -257,7 +257,7 @@ def greedy_summaries(job: Job) -> list[list[str]]:
 def user_embedding_trainer(
     job: Job, users: Sequence[User], rows: list[GeneratorRow], held_out: list[GeneratorRow]
 ) -> UserEmbeddingTrainer:
-    """The trainer of a user-embedding phase: new embeddings, and which of the rows train the generic user's."""
+    """The trainer of a user-embedding phase, with new embeddings and a choice of rows that train the generic one."""
     config, parts, generator = job.run.config, job.parts, job.parts.generator
     settings = config.training.user_embedding
     weights = generator.local.model.get_input_embeddings().weight

@@ -1,4 +1,4 @@
-"""Summaries that a generator trains on, sampled; and what an inference model that reads one signal at a time reads."""
+"""Sampled summaries for training a generator, and the input of an inference model that reads one signal at a time."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -19,27 +19,27 @@ ScoredOn = Literal["targets", "signal"]
 
 
 def restatable(users: Sequence[User], inference_model: InferenceModel, scored_on: ScoredOn) -> Sequence[User]:
-    """The users with a signal that a clause can be written of and rewarded for; see `one_signal_each`.
+    """The users with a signal for which a clause can be written and rewarded; see `one_signal_each`.
 
     Raises:
-        DataError: none of them has one.
+        DataError: there are none.
     """
     pairs = scored_on == "signal"
-    kept = keep(users, (bool(_fitting(user.signals, inference_model, pairs)) for user in users))
-    if not kept:
+    remaining = keep(users, (bool(_fitting(user.signals, inference_model, pairs)) for user in users))
+    if not remaining:
         raise DataError(
             f"none of the {len(users)} training users has a {'preference pair' if pairs else 'signal'} that fits "
             f"signals.token_budget={inference_model.token_budget}; raise it, shorten the signals"
             + (', or set training.inference.scored_on="targets"' if pairs else "")
         )
-    return kept
+    return remaining
 
 
 def one_signal_each(
     users: Sequence[User], order: Sequence[int], inference_model: InferenceModel, scored_on: ScoredOn, seed: int
 ) -> list[User]:
-    """For an inference model that reads one signal at a time: for each entry of `order` its user with one signal, drawn
-    at random. The targets stay (`targets`), or are the pair that the signal is (`signal`).
+    """For an inference model that reads one signal at a time: for each entry of `order`, its user with one randomly
+    drawn signal. The targets are unchanged (`targets`), or replaced by the signal's own pair (`signal`).
     """
     picker, pairs, singled = random.Random(f"signals/{seed}"), scored_on == "signal", []
     for i in order:
@@ -62,13 +62,13 @@ def sample_summaries(
     targets_per_summary: int = 1,
     processes: Processes = ALONE,
 ) -> list[list[str]]:
-    """One sampled summary for every group of at most `targets_per_summary` targets of every user: the z ~ π_φ(·|s) that
-    the generator is trained on. An inference model that reads the task prompt writes one for each target.
+    """One sampled summary for each group of at most `targets_per_summary` targets of every user: the z ~ π_φ(·|s) that
+    the generator is trained on. An inference model that reads the task prompt writes one per target.
 
     Args:
-        batch_size: users whose summaries are sampled together, in all processes.
-        renewals: for each user what is read in place of all signals, or None.
-        processes: divide each batch among them; all get all summaries.
+        batch_size: users per batch, over all processes.
+        renewals: for each user what is read instead of all signals, or None.
+        processes: share each batch; all receive all summaries.
     """
     groups = [len(in_groups(len(user.targets), targets_per_summary)) for user in users]
     seen: list[tuple[Any, ...]] = [(user.signals, None, None) for user in users]
@@ -81,7 +81,7 @@ def sample_summaries(
     for start in range(0, len(users), batch_size):
         part, shown = users[start : start + batch_size], seen[start : start + batch_size]
         counts = groups[start : start + batch_size]
-        if inference_model.conditioned:  # a prompt for each target, and one sample of it
+        if inference_model.conditioned:  # one prompt per target, with one sample each
             asked = [inference_model.prompt_ids(user.signals, t.prompt)[0] for user in part for t in user.targets]
             singles = [
                 samples[0]
@@ -100,7 +100,7 @@ def sample_summaries(
         for n, samples, (signals, _, old) in zip(counts, drawn, shown, strict=True):
             texts = [local.decode(ids) for ids in samples[:n]]
             if not templates.any_fits(signals, inference_model.token_budget, local.count_tokens):
-                # A model's own taste is no summary; the generator trains on the plain prompt, or the old summary.
+                # Without signals a sample would be arbitrary; train on the plain prompt, or on the old summary.
                 texts = [nothing_new(templates, old, local.name, local.count_tokens).text] * len(texts)
             written.append(texts)
         report(len(written))
@@ -115,7 +115,7 @@ def _sample_clauses(
     batch_size: int,
     processes: Processes,
 ) -> list[list[str]]:
-    """Sampled summaries of users whose signals are read one by one: the j-th joins the j-th clause of each signal."""
+    """Sampled summaries of users whose signals are read one by one. The j-th joins the j-th clause of each signal."""
     local, templates = inference_model.local, inference_model.templates
     signals = [signal for user in users for signal in _fitting(user.signals, inference_model)]
     asked = [inference_model.prompt_ids([signal])[0] for signal in signals]
@@ -138,7 +138,7 @@ def _sample_clauses(
 
 
 def _fitting(signals: Sequence[Signal], inference_model: InferenceModel, pairs: bool = False) -> list[Signal]:
-    """The signals that fit the inference model's token budget, each alone; with `pairs` only preference pairs."""
+    """The signals that individually fit the inference model's token budget; with `pairs`, only preference pairs."""
     budget, count = inference_model.token_budget, inference_model.local.count_tokens
     some = [signal for signal in signals if not pairs or isinstance(signal, PairSignal)]
     return [signal for signal in some if inference_model.templates.any_fits([signal], budget, count)]

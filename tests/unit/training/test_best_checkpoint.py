@@ -189,6 +189,6 @@ def test_checkpoints_that_stay(tiny_base: Path, tmp_path: Path, limit: int | Non
 def test_refused(tiny_base: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="early_stopping_patience=2 counts evaluations"):
         refuse_settings(resolve({"training": {"early_stopping_patience": 2}}))
-    with pytest.raises(DataError, match="eval_users=14 leaves nobody to train on of 14 users"):
+    with pytest.raises(DataError, match="eval_users=14 leaves none of 14 users to train on"):
         train(config(tiny_base, tmp_path, eval_users=14))
     assert not (tmp_path / "run").exists()

@@ -72,7 +72,7 @@ def test_a_full_disk_stops_the_run_and_it_resumes(
     tiny_base: Path, tmp_path: Path, disk: dict[str, int], unbroken: dict[str, torch.Tensor]
 ) -> None:
     disk["left"] = 3
-    with pytest.raises(RunError, match="the disk is full; nothing that was complete is lost") as stopped:
+    with pytest.raises(RunError, match="the disk is full; completed work is safe") as stopped:
         train(config(tiny_base, tmp_path))
     assert str(stopped.value).endswith(f"popi train {tmp_path / 'run' / 'config.json'} --resume")
     phase = RunDirectory.open(tmp_path / "run").phase("inference-1")

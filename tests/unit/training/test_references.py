@@ -120,7 +120,7 @@ def test_what_does_not_fit_is_written_anew(users: list[User], base: Generator, t
     else:
         rows[1].pop("logps")
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.warns(UserWarning, match="not used, and written anew"):
+    with pytest.warns(UserWarning, match="discarded and recomputed"):
         again = run(tmp_path, "b", users, base)
     for user in users:
         assert again.targets(user) == right.targets(user)

@@ -1,12 +1,12 @@
 """The generator's phase: IPO or DPO with the summary in the policy's prompt and the plain prompt in the reference's.
 
-The baselines train here too: without a summary (population DPO), with raw signals in its place (FSPO), or behind a
-soft prompt (`user_embedding`).
+The baselines are also trained here: without a summary (population DPO), with raw signals instead (FSPO), or with a soft
+prompt (`user_embedding`).
 
-- Reference log-probs come with the rows: the reference has no summary, and is the same throughout.
+- Reference log-probs come with the rows, since the reference has no summary and does not change.
 - A row is a tree (prompt, chosen, rejected), so the prompt is read once; nothing is truncated. Pairs of one group share
-  a row, in which what their prompts begin with, summary or signals, stands once (`targets_per_summary`).
-- Several processes take equal shares of each batch; a group that the end of a share cuts is read on both sides.
+  a row that contains their common prefix, with the summary or signals, once (`targets_per_summary`).
+- Several processes take equal shares of each batch; a group that is split between shares is read in both.
 - The loss is `popi.training.objective.generator_loss` of the margins, a mean over the batch.
 """
 
@@ -32,8 +32,8 @@ from popi.training.rows import GeneratorRow, grouped
 
 
 def collate(pad_id: int, soft: int = 0) -> Callable[[list[GeneratorRow]], dict[str, Any]]:
-    """B pairs -> R tree rows of neighbours of one group (behind places for `soft` vectors), the user of each tree row
-    (R,), and references (B,); scored segments come in order of the pairs."""
+    """B pairs -> R tree rows, one per run of pairs of a group (with placeholders for `soft` vectors), the user of each
+    tree row (R,), and references (B,); scored segments are in the order of the pairs."""
 
     def call(rows: list[GeneratorRow]) -> dict[str, Any]:
         trees, users = [], []
@@ -56,14 +56,13 @@ class GeneratorTrainer(PhaseTrainer):
 
     Args:
         local: the generator; with adapters, `default` is trained.
-        rows: in training order, `batch_size` a step: of whole groups, but for those that the end of a step or of a
-            micro batch cuts.
-        held_out: of users to evaluate on while it trains.
-        base: the untrained model that reads the same prompts, to see what the chosen responses lose; None where
-            nothing stands beside the prompts, and the references are what it says.
-        scorer: what trains, where that is more than the generator.
-        soft: vectors of the soft prompt in front of each row's prompt.
-        arguments: of every phase (`PhaseTrainer`).
+        rows: in training order, `batch_size` per step, in whole groups except at the ends of steps and micro-batches.
+        held_out: rows for evaluations during the phase.
+        base: the untrained model, which reads the same prompts to measure the chosen responses' loss; None if prompts
+            have no context, so that the references are its log-probs.
+        scorer: the trained module, if it is more than the generator.
+        soft: number of soft-prompt vectors before each row's prompt.
+        arguments: arguments common to all phases (`PhaseTrainer`).
     """
 
     loss_is_scaled_for_ga = False  # the loss is a batch's mean
@@ -129,7 +128,7 @@ class GeneratorTrainer(PhaseTrainer):
         return generator_loss(h, settings.loss, settings.beta, settings.label_smoothing).mean()
 
     def measure(self) -> dict[str, float]:
-        """Of the held-out users' pairs; the reward with the β of the summary reward, whatever the loss's is."""
+        """Metrics on the held-out users' pairs; the reward uses the summary reward's β, not the loss's."""
         held_out = self.processes.share(self.held_out)
         size, device, own = self.args.per_device_train_batch_size, self.args.device, []
         for start in range(0, len(held_out), size):

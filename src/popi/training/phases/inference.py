@@ -1,20 +1,20 @@
 """The inference model's phase: GRPO (arXiv 2402.03300) on summary rewards.
 
 A step samples `group_size` summaries of each of `users_per_step` users' signals, scores each by how well a generator
-that has read it ranks the user's targets, takes a group's mean off its rewards, and goes backward through
+that reads it ranks the user's targets, subtracts the group's mean from the rewards, and goes backward through
 `popi.training.objective.policy_loss`, with the KL to the *initial* inference model.
 
-- Rollouts, log-probs and the KL are all at `summary.temperature`: the tempered model is the policy. With
-  `summary.top_p` below 1 log-probs stay those of the whole distribution: a small bias.
-- A summary that reaches `summary.max_tokens` without its end token is cut there, as it is in use: it is scored and
-  trained on as it stands, and its length is the limit.
-- What a token does to the KL of the tokens behind it is left out, as everywhere in GRPO.
-- One pass over the signals of a group serves its rollouts and their log-probs (`popi.engine.roots`), or, in parts or
-  under gradient checkpointing, one for the rollouts and one for the log-probs.
-- With `credit = "clause"` each token has an advantage of its own (`popi.training.credit`).
-- A step may go through the models in parts (`micro_batch`), each of whole groups. All of a step is sampled and rewarded
-  before its first part trains, and each part's loss is divided by their number: the gradient is that of the whole.
-- Several processes divide the groups of each part among them. All learn what the others sampled and how it scored.
+- Rollouts, log-probs and the KL all use `summary.temperature`: the tempered model is the policy. With `summary.top_p`
+  below 1 log-probs are still those of the whole distribution, which is a small bias.
+- A summary that reaches `summary.max_tokens` without its end token is truncated there, as in use: it is scored and
+  trained on as it is, and its length is the limit.
+- A token's effect on the KL of later tokens is ignored, as always in GRPO.
+- One pass over the signals of a group serves its rollouts and their log-probs (`popi.engine.roots`), or, with several
+  parts or gradient checkpointing, one pass for the rollouts and one for the log-probs.
+- With `credit = "clause"` each token has its own advantage (`popi.training.credit`).
+- A step may be split into parts (`micro_batch`) of whole groups. The whole step is sampled and rewarded before its
+  first part is trained, and each part's loss is divided by their number, so the gradient is that of the whole step.
+- Several processes divide the groups of each part among them. All receive the others' samples and scores.
 """
 
 from collections.abc import Sequence
@@ -54,24 +54,24 @@ def summary_logps(
     entropy: bool = False,
     roots: Roots | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Log-probs of summaries, reading each distinct prompt once: (n, T), zero behind a summary's end; entropies alike,
-    where they are asked for.
+    """Log-probs of summaries, reading each distinct prompt once: (n, T), zero after a summary's end. Also entropies, if
+    requested.
 
     Args:
-        scorer: a `TreeScorer`, or what wraps one.
+        scorer: a `TreeScorer`, possibly wrapped.
         prompts: (n,) token ids of each summary's prompt.
-        summaries: (n,) token ids, T of the longest.
-        roots: the distinct prompts, where this model has read them already.
+        summaries: (n,) token ids, at most T.
+        roots: the distinct prompts, if this model has read them already.
 
     Raises:
-        ValueError: `roots` are others.
+        ValueError: `roots` are for other prompts.
     """
     groups: dict[tuple[int, ...], list[int]] = {}
     for n, prompt in enumerate(prompts):
         groups.setdefault(tuple(prompt), []).append(n)
     if roots is not None:
         if set(groups) != set(roots.prompts):
-            raise ValueError("the prompts are not those that were read before")
+            raise ValueError("roots are for other prompts")
         groups = {prompt: groups[prompt] for prompt in roots.prompts}
     trees = [[Segment(p), *(Segment(summaries[n], 0, True) for n in members)] for p, members in groups.items()]
     where = [(n, t) for members in groups.values() for n in members for t in range(len(summaries[n]))]
@@ -88,16 +88,16 @@ def summary_logps(
 
 @dataclass
 class Samples:
-    """Summaries to train on, n of them."""
+    """n summaries to train on."""
 
     prompts: list[tuple[int, ...]]
-    """(n,) token ids of the signals behind which each was sampled."""
+    """(n,) token ids of the prompt of each, the signals."""
     summaries: list[list[int]]
-    """(n,) token ids, the end token included."""
-    advantages: Tensor  # (n,), or (n, T) with credit for clauses, T of the step's longest
-    ref_logps: Tensor | None  # (n, T) under the initial inference model, where there is a KL
+    """(n,) token ids, including the end token."""
+    advantages: Tensor  # (n,), or (n, T) with credit per clause, T of the step's longest
+    ref_logps: Tensor | None  # (n, T) under the initial inference model, with a KL term
     roots: Roots | None = None
-    """The prompts, where the model that trains has read them already."""
+    """The prompts, if the trained model has read them already."""
 
     def __len__(self) -> int:
         return len(self.summaries)
@@ -108,12 +108,12 @@ class InferenceTrainer(PhaseTrainer):
 
     Args:
         local: the inference model; with adapters, `default` is trained.
-        rows: in training order, `users_per_step` a step.
-        reward: scores summaries with the generator of this phase.
-        anchor: the initial inference model for the KL; with adapters it is the base without them, and `anchor` unused.
-        held_out: of users to evaluate on while it trains.
-        scorer: what trains, where that is more than the inference model.
-        arguments: of every phase (`PhaseTrainer`).
+        rows: in training order, `users_per_step` per step.
+        reward: scores summaries with this phase's generator.
+        anchor: the initial inference model for the KL. Unused with adapters, where it is the base without them.
+        held_out: rows for evaluations during the phase.
+        scorer: the trained module, if it is more than the inference model.
+        arguments: arguments common to all phases (`PhaseTrainer`).
     """
 
     loss_is_scaled_for_ga = True  # a step is one batch; `compute_loss` divides by its parts
@@ -152,13 +152,13 @@ class InferenceTrainer(PhaseTrainer):
         self.check()
 
     def check(self) -> None:
-        """Raises RolloutError if rollouts do not come from the weights that train."""
+        """Raise RolloutError if rollouts do not come from the weights being trained."""
         check_rollouts(self.local, self.scorer.model, self.rows[0].prompt_ids, self.summary.max_tokens)
 
     # a step
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
-        """Sample, score and compare the summaries of a step's users (`inputs`), and go backward, part by part."""
+        """Sample and score summaries for a step's users (`inputs`), and go backward, part by part."""
         model.train()
         losses = []
         for i, part in enumerate(self.samples(inputs), 1):
@@ -190,7 +190,7 @@ class InferenceTrainer(PhaseTrainer):
         samples, size = [], self.at_once * self.group_size
         for start in range(0, len(rows), size):
             ref_logps = self.ref_logps(prompts[start : start + size], summaries[start : start + size])
-            # As TRL shuffled a step, from the same generator: without that draw a seed would train on other summaries.
+            # TRL shuffles a step like this. The draw also determines which summaries the next step samples.
             order = self.processes.permutation(size) if self.parts == 1 else torch.arange(size)
             picked = [start + int(i) for i in order]
             own = [prompts[i] for i in picked], [summaries[i] for i in picked], advantages[picked]
@@ -198,13 +198,13 @@ class InferenceTrainer(PhaseTrainer):
         return samples
 
     def sample(self, prompts: Sequence[tuple[int, ...]]) -> tuple[list[list[int]], Roots | None]:
-        """A summary behind each prompt (a group's are equal), and the prompts as they were read for that."""
+        """A summary for each prompt (a group's prompts are equal), and the roots read for sampling, if any."""
         roots = None
         if self.vllm is not None:
-            summaries, told = self.vllm.sample(prompts, self.group_size)
+            summaries, reported = self.vllm.sample(prompts, self.group_size)
             with torch.no_grad():
                 own, _ = summary_logps(self.scorer, prompts, summaries, self.local.pad_id, self.summary.temperature)
-            self.note(rollout_difference=check_log_probs(told, own, self.vllm.tolerance, self.summary.top_p))
+            self.note(rollout_difference=check_log_probs(reported, own, self.vllm.tolerance, self.summary.top_p))
         else:
             each = prompts[:: self.group_size]
             if self.reads_once:
@@ -233,7 +233,7 @@ class InferenceTrainer(PhaseTrainer):
         return summaries, roots
 
     def score(self, rows: list[InferenceRow], summaries: list[list[int]]) -> Scores:
-        """The rewards of summaries of these rows. Only text goes on to the generator."""
+        """Rewards of summaries of these rows. The generator receives only text."""
         texts = [self.local.decode(ids) for ids in summaries]
         scores = self.reward.score(texts, rows, [self.local.length(ids) for ids in summaries])
         if self.by_clause:
@@ -243,7 +243,7 @@ class InferenceTrainer(PhaseTrainer):
         return scores
 
     def joined(self, scores: Scores) -> Scores:
-        """The scores of all processes in a step, in order of its rows."""
+        """The scores of all processes in a step, in the order of its rows."""
         each = self.processes.gather(scores)
         if self.parts == 1 or self.processes.alone:
             return Scores.joined(each)
@@ -251,7 +251,7 @@ class InferenceTrainer(PhaseTrainer):
         return Scores.joined([own.part(i * size, (i + 1) * size) for i in range(self.parts) for own in each])
 
     def report(self, scores: Scores) -> None:
-        """Log what all summaries of a step scored, and write them down."""
+        """Log the scores of a step's summaries, and write the summaries to a file."""
         rewards = scores.rewards.reshape(-1, self.group_size)
         spread = rewards.std(-1)
         self.note(
@@ -278,9 +278,9 @@ class InferenceTrainer(PhaseTrainer):
             self.run.show(self.phase.name, step, table)
 
     def clause_advantages(self, scores: Scores, summaries: list[list[int]]) -> Tensor:
-        """Advantages of the summaries' tokens, (n, T), by what each of their clauses gains."""
+        """Advantages of the summaries' tokens, (n, T), from the gains of their clauses."""
         stops, self.stops = self.stops, None
-        assert stops is not None, "scored with credit for clauses"
+        assert stops is not None, "scored with credit per clause"
         stopped = torch.nn.utils.rnn.pad_sequence(stops.rewards(scores.rewards), batch_first=True)  # (n, S)
         counts = torch.tensor([max(len(own), 1) for own in stops.clauses])
         grouped = stopped.reshape(-1, self.group_size, stopped.shape[1]), counts.reshape(-1, self.group_size)
@@ -298,7 +298,7 @@ class InferenceTrainer(PhaseTrainer):
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor:
-        """The loss of a part of a step (`Samples`), divided by the number of parts."""
+        """Loss of a part of a step (`Samples`), divided by the number of parts."""
         part: Samples = inputs
         logps, entropies = summary_logps(
             model, part.prompts, part.summaries, self.local.pad_id, self.summary.temperature, True, part.roots
@@ -316,7 +316,7 @@ class InferenceTrainer(PhaseTrainer):
     # evaluation and checkpoints
 
     def measure(self) -> dict[str, float]:
-        """Of one greedy summary of each held-out user; each process writes and scores its share."""
+        """Metrics of one greedy summary per held-out user; each process writes and scores its share."""
         held_out = self.processes.share(self.held_out)
         prompts = [row.prompt_ids for row in held_out]
         written = [
@@ -338,6 +338,6 @@ class InferenceTrainer(PhaseTrainer):
         }
 
     def save_model(self, *args: Any, **kwargs: Any) -> None:
-        """Write a checkpoint of weights that are known to be those that the rollouts come from."""
+        """Write a checkpoint after checking that rollouts come from these weights."""
         self.check()
         super().save_model(*args, **kwargs)

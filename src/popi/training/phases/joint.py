@@ -1,12 +1,12 @@
 """Simultaneous training: both components on the same samples of every step.
 
-Each step samples the groups, scores them once with the generator as it stands, updates the inference model with the
-advantages and the generator with its own loss on pairs of the same samples. Two traps shape the code: a summed loss
-over two adapters drops the first one's gradient, and gradient checkpointing recomputes under whichever adapter is
-active. Hence a forward *and backward* of its own for the generator, under its own adapter, with its own optimizer
-group and its own gradient clip.
+Each step samples the groups, scores them once with the current generator, updates the inference model with the
+advantages and the generator with its own loss on pairs of the same samples. Two pitfalls shape the code: a summed loss
+over two adapters drops the first one's gradient, and gradient checkpointing recomputes with whichever adapter is active
+at that time. So the generator has a separate forward *and backward*, with its own adapter, optimizer group and gradient
+clipping.
 
-In several processes each takes a share of the drawn pairs, whoever sampled their summaries. DDP averages the gradients
+In several processes each takes a share of the drawn pairs, whichever process sampled them. DDP averages the gradients
 of both backward passes, if it knows of both components: the generator's adapter must require gradients when the trainer
 wraps the scorer, or the processes' generators would silently diverge.
 """
@@ -34,10 +34,10 @@ PARTNER = "generator"
 
 
 class JointScorer(TreeScorer):
-    """Scores tree rows with the inference model, or with the generator that trains along.
+    """Scores tree rows with the inference model or with the generator.
 
-    `generator`: a model of its own, or None where it is the adapter `generator` of the inference model's base. That
-    adapter has to be the active one from before the generator's forward until after its backward (`using`).
+    `generator`: a separate model, or None if it is the adapter `generator` of the inference model's base. That adapter
+    must be active from before the generator's forward until after its backward (`using`).
     """
 
     def __init__(self, model: Any, generator: Any | None) -> None:
@@ -69,21 +69,21 @@ class JointScorer(TreeScorer):
 class JointTrainer(InferenceTrainer):
     """`InferenceTrainer` that also trains the generator.
 
-    Takes its arguments, and `generator`: the model to train along, or None where it is the adapter `generator` of the
-    inference model's own base. `training.generator_steps_of_joint` of the steps train the generator, each on
-    `generator.batch_size` of the step's (summary, target) pairs, drawn without replacement.
+    Takes its arguments, and `generator`: the model to train, or None if it is the adapter `generator` of the inference
+    model's base. `training.generator_steps_of_joint` of the steps train the generator, each on `generator.batch_size`
+    of the step's (summary, target) pairs, drawn without replacement.
     """
 
     trains_generator = True
     scores: Scores | None = None
-    """Of the step's samples, until the generator has trained on them."""
+    """Scores of the step's samples, until the generator has trained on them."""
 
     def __init__(self, *, local: LocalModel, generator: LocalModel | None, **arguments: Any) -> None:
         training = arguments["config"].training
         self.settings = training.generator
         self.limits = {INFERENCE: training.inference.max_grad_norm, GENERATOR: self.settings.max_grad_norm}
         self.both = JointScorer(local.model, None if generator is None else generator.model)
-        # Each component is clipped to a norm of its own (`clip`), and not both to one.
+        # Each component's gradient is clipped separately (`clip`), not both together.
         super().__init__(local=local, scorer=self.both, max_grad_norm=0.0, **arguments)
         for parameter in self.both.components()[GENERATOR].values():
             parameter.requires_grad_(True)  # for DDP; only the adapter in use gets gradients
@@ -103,8 +103,8 @@ class JointTrainer(InferenceTrainer):
         return loss
 
     def generator_update(self, step: int) -> int | None:
-        """Which of the generator's steps this one is, from 1; None where it rests. They are spread evenly, the last
-        step is one."""
+        """The number of the generator's step, from 1, or None if it is not trained in this step. Its steps are spread
+        evenly and include the last one."""
         done, before = (at * self.updates // self.args.max_steps for at in (step, step - 1))
         return done if done > before else None
 
@@ -114,15 +114,15 @@ class JointTrainer(InferenceTrainer):
         self.scores = scores
 
     def item(self, scores: Scores, i: int) -> ScoringItem:
-        """The i-th of a step's pairs, encoded under its summary."""
+        """The i-th of a step's pairs, encoded with its summary."""
         generator = self.reward.generator
         return generator.items([scores.targets[i]], scores.summaries[int(scores.owner[i])])[0]
 
     def generator_backward(self, model: Any, measure: bool = False) -> None:
-        """Forward and backward of the generator on pairs of this step's samples; leaves gradients, takes no step.
-        `measure` what the chosen responses have lost, too."""
+        """Forward and backward of the generator on pairs of this step's samples, without an optimizer step. `measure`
+        also measures the chosen responses' loss."""
         scores, self.scores = self.scores, None
-        assert scores is not None, "each training step scores its own samples once"
+        assert scores is not None, "each training step scores its samples once"
         drawn = torch.randperm(len(scores.targets))[: self.settings.batch_size]
         picked = drawn[self.processes.rank :: self.processes.size]
         weight = len(picked) * self.processes.size / len(drawn)  # of this process's mean in the mean of all
@@ -146,15 +146,15 @@ class JointTrainer(InferenceTrainer):
             self.note(n, chosen_loss=chosen_loss(logps[:, 0], base_logps(self.base, trees), tokens))
 
     def clip(self) -> None:
-        """Clip each component's gradient to its own largest norm."""
+        """Clip each component's gradient to its own maximum norm."""
         names = {INFERENCE: "grad_norm", GENERATOR: "generator_grad_norm"}
         for part, parameters in self.scorer.components().items():
-            trained = [p for p in parameters.values() if p.grad is not None]  # none of a generator that rests
+            trained = [p for p in parameters.values() if p.grad is not None]  # none in steps without a generator update
             if trained:
                 self.note(**{names[part]: float(self.accelerator.clip_grad_norm_(trained, self.limits[part]))})
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """With learning rate and decay of each component's own."""
+        """Create the optimizer, with separate learning rates and weight decays per component."""
         parts, args, own = self.scorer.components(), self.args, self.settings
         return self.optimizer_of(
             (parts[INFERENCE], args.learning_rate, args.weight_decay),

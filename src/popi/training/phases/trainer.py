@@ -1,7 +1,7 @@
-"""What all phases share, on `transformers.Trainer`: checkpoints that survive a kill, the run's log, the order of rows.
+"""The base of all phases, on `transformers.Trainer`: checkpoints for resuming, the run's log, the order of rows.
 
-Only public methods are overridden. A phase adds its loss (`compute_loss`) and, where a step is more than one forward
-and backward, its `training_step`.
+Only public methods are overridden. A phase adds its loss (`compute_loss`) and, if a step is more than one forward and
+backward, its `training_step`.
 
 In several processes (`popi.training.processes`) every process sees each batch whole and trains its share of it; DDP
 averages the gradients. Metrics are gathered before they are logged, so all processes stop at the same step. The first
@@ -31,17 +31,17 @@ from popi.training.phases.scorer import TreeScorer
 from popi.training.processes import ALONE, Processes, fingerprint, on_cpu
 
 WEIGHTS = "model.safetensors"
-"""A checkpoint's parameters, under the name by which `Trainer.train` finds them."""
+"""A checkpoint's parameters, under the name that `Trainer.train` expects."""
 FINITE = ("loss", "grad_norm", "generator_loss", "generator_grad_norm")
-"""Metrics that end training where they are no numbers: no later step recovers, and no checkpoint is worth keeping."""
+"""Metrics that end training if they are not finite: no later step recovers, and no checkpoint is usable."""
 NORMS = {"generator": "generator_grad_norm"}
-"""Where the gradient's norm of a component is logged, if not as `grad_norm`."""
+"""Component → key of its gradient norm in the log, if not `grad_norm`."""
 Report = Callable[[int, dict[str, Any]], None]
 """Called with a step and its metrics; draws the progress bar."""
 
 
 def prepare(scorer: TreeScorer, checkpointing: bool) -> None:
-    """Take dropout off (one forward scores, another trains: they have to agree) and put gradient checkpointing on."""
+    """Disable dropout, since forwards for scoring and training must agree, and enable gradient checkpointing."""
     for module in scorer.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
@@ -54,7 +54,7 @@ def prepare(scorer: TreeScorer, checkpointing: bool) -> None:
 
 
 def _fingerprint(parameters: dict[str, Parameter]) -> list[tuple[float, float]]:
-    """Two sums of each parameter, which nearly any update changes."""
+    """Two sums per parameter, which nearly any update changes."""
     every = [p.detach() for p in parameters.values()]
     return [(float(p.sum(dtype=torch.float64)), float(p.norm(dtype=torch.float64))) for p in every]
 
@@ -62,7 +62,7 @@ def _fingerprint(parameters: dict[str, Parameter]) -> list[tuple[float, float]]:
 class _Log(TrainerCallback):
     """Writes the log, and stops training that diverged: in all processes, as they log the same metrics."""
 
-    def __init__(self, run: RunDirectory, phase: str, report: Report, first: bool = True) -> None:
+    def __init__(self, run: RunDirectory, phase: str, report: Report, first: bool) -> None:
         self.run, self.phase, self.report, self.first = run, phase, report, first
         self.began = time.perf_counter()
 
@@ -81,7 +81,7 @@ class _Log(TrainerCallback):
         if broken:
             raise RunError(
                 f"{self.phase}, step {state.global_step}: training diverged ({', '.join(broken)}); start another run "
-                "with a lower learning_rate, or with model.dtype=float32 where it is float16"
+                "with a lower learning_rate, or with model.dtype=float32 instead of float16"
             )
         row["seconds"] = round(time.perf_counter() - self.began, 4)
         if self.first:
@@ -90,8 +90,8 @@ class _Log(TrainerCallback):
 
 
 class _Checkpoints(TrainerCallback):
-    """Every evaluation is followed by a checkpoint, and enough of them without a better one by the end; so is a
-    checkpoint whose chosen responses have lost too much. A checkpoint is sealed once all of it is written."""
+    """Saves a checkpoint after every evaluation, and seals it once it is complete. Stops training after enough
+    evaluations without improvement, or at a checkpoint where the chosen responses have lost too much."""
 
     def __init__(
         self, phase: PhaseDirectory, limit: int | None, patience: int | None, max_loss: float, processes: Processes
@@ -101,7 +101,7 @@ class _Checkpoints(TrainerCallback):
 
     @property
     def start(self) -> Path:
-        """The weights that the phase began with, until there is a checkpoint to go back to."""
+        """The phase's initial weights, until there is a checkpoint to fall back to."""
         return self.phase.checkpoints / "start.safetensors"
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -109,28 +109,28 @@ class _Checkpoints(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         lost = self.lost(state)
-        limit = max(2, self.limit or 1) if lost else self.limit  # the one before is what the phase goes back to
+        limit = max(2, self.limit or 1) if lost else self.limit  # the phase falls back to the previous one
         self.processes.wait()  # until each has written the state of its random numbers
         if self.processes.first:
             self.phase.seal(state.global_step, state.best_global_step, limit)
             if not lost:
                 self.start.unlink(missing_ok=True)
         self.processes.wait()
-        if lost or self.given_up(state):
+        if lost or self.out_of_patience(state):
             control.should_training_stop = True
 
     def ended(self, state: Any) -> bool:
-        """Whether training ended before its last step: a matter of the log alone, so that a run which is resumed here
-        ends here, too."""
-        return self.given_up(state) or self.lost(state)
+        """Whether training ended before its last step. Depends only on the log, so that a run resumed here also ends
+        here."""
+        return self.out_of_patience(state) or self.lost(state)
 
     def lost(self, state: Any) -> bool:
-        """Whether the chosen responses have lost more than they may, by the newest measurements."""
+        """Whether the chosen responses have lost more than allowed, by the latest measurements."""
         loss = recent_loss(state.log_history)
         return bool(self.max_loss) and loss is not None and loss > self.max_loss
 
-    def to_go_back_to(self, state: Any) -> tuple[int, Path] | None:
-        """The step whose weights the phase saves, if not its last, and their file."""
+    def fallback(self, state: Any) -> tuple[int, Path] | None:
+        """The step whose weights the phase saves, if it is not the last, and their file."""
         best = state.best_global_step
         if self.lost(state) and not (best and best < state.global_step):
             steps = self.processes.decide(self.phase.steps)
@@ -138,11 +138,11 @@ class _Checkpoints(TrainerCallback):
             return (before, self.phase.at(before) / WEIGHTS) if before else (0, self.start)
         return (best, self.phase.at(best) / WEIGHTS) if best else None
 
-    def given_up(self, state: Any) -> bool:
-        """Whether the evaluations behind the best one are as many as the patience."""
+    def out_of_patience(self, state: Any) -> bool:
+        """Whether as many evaluations as the patience have followed the best one."""
         evaluated = [row["step"] for row in state.log_history if any(key.startswith("eval_") for key in row)]
-        behind = sum(step > (state.best_global_step or 0) for step in evaluated)
-        return self.patience is not None and behind >= self.patience
+        since_best = sum(step > (state.best_global_step or 0) for step in evaluated)
+        return self.patience is not None and since_best >= self.patience
 
 
 def share_random_state(checkpoint: Path, processes: int) -> None:
@@ -171,12 +171,12 @@ class PhaseTrainer(Trainer):
     """Trains a scorer on rows, one pass in their order.
 
     Args:
-        scorer: the models that train.
+        scorer: the trained models.
         rows: in training order.
-        held_out: of users to evaluate on while it trains.
-        collate: a batch of rows -> what `training_step` gets.
-        settings: of the phase.
-        steps: optimizer steps.
+        held_out: rows for evaluations during the phase.
+        collate: batch of rows → inputs of `training_step`.
+        settings: the phase's settings.
+        steps: number of optimizer steps.
         report: see `Report`.
         processes: those that train together.
         arguments: more of transformers' own. `per_device_train_batch_size` is one process's share of a batch.
@@ -228,7 +228,7 @@ class PhaseTrainer(Trainer):
             "train_sampling_strategy": "sequential",
             "remove_unused_columns": False,
             "dataloader_pin_memory": False,
-            "logging_nan_inf_filter": False,  # a NaN is to be seen
+            "logging_nan_inf_filter": False,  # NaNs must be visible
             "ddp_find_unused_parameters": True,  # a joint step goes backward once for each component
             "ddp_broadcast_buffers": False,
             "report_to": [],
@@ -245,39 +245,39 @@ class PhaseTrainer(Trainer):
         self.add_callback(self.checkpoints)
 
     def run_phase(self) -> None:
-        """Train to the last step, from the newest complete checkpoint if there is one; then back to the best
-        evaluation, if there were any, or to the last checkpoint at which the chosen responses had not lost too much.
+        """Train to the last step, from the newest complete checkpoint if there is one. Then load the weights of the
+        best evaluation, if there were any, or of the last checkpoint where the chosen responses had not lost too much.
 
         Raises:
-            RunError: a component has nothing to train, or gradients changed nothing of it; or the checkpoint of the
-                best evaluation is damaged.
+            RunError: a component has no trainable parameters, or gradients did not change them; or the checkpoint of
+                the best evaluation is damaged.
         """
-        found = self.processes.decide(self._checkpoint)
+        checkpoint = self.processes.decide(self._checkpoint)
         before = {component: _fingerprint(parameters) for component, parameters in self.scorer.components().items()}
         if empty := [component for component, parameters in before.items() if not parameters]:
             raise RunError(f"{self.phase.path.name}: {', '.join(empty)} has no trainable parameters")
-        if found:
-            self.state = TrainerState.load_from_json(str(found[0] / "trainer_state.json"))
+        if checkpoint:
+            self.state = TrainerState.load_from_json(str(checkpoint[0] / "trainer_state.json"))
         elif self.max_chosen_loss and self.processes.first:
             self.phase.checkpoints.mkdir(parents=True, exist_ok=True)
             self.save_weights(self.checkpoints.start)
-        if not found or not self.checkpoints.ended(self.state):
-            self.train(resume_from_checkpoint=str(found[0]) if found else None)
+        if not checkpoint or not self.checkpoints.ended(self.state):
+            self.train(resume_from_checkpoint=str(checkpoint[0]) if checkpoint else None)
             for component, parameters in self.scorer.components().items():
                 if _fingerprint(parameters) == before[component]:
                     self._explain_unchanged(component)
             self.refuse_divergence()
-        if earlier := self.checkpoints.to_go_back_to(self.state):
+        if earlier := self.checkpoints.fallback(self.state):
             step, weights = earlier
             if step and (changed := damaged(weights.parent)):
-                raise RunError(f"{weights.parent}: {changed}; its weights are this phase's best: train the run again")
+                raise RunError(f"{weights.parent}: {changed}; it holds this phase's best weights: train the run again")
             self.scorer.load_state_dict(load_file(weights))
 
     def _checkpoint(self) -> tuple[Path, int] | None:
         """The checkpoint to resume from, with the state of the random numbers for as many processes as there are."""
-        if found := self.phase.checkpoint():
-            share_random_state(found[0], self.processes.size)
-        return found
+        if checkpoint := self.phase.checkpoint():
+            share_random_state(checkpoint[0], self.processes.size)
+        return checkpoint
 
     def refuse_divergence(self) -> None:
         """Raise RunError unless all processes have the same weights, bit by bit."""
@@ -305,17 +305,17 @@ class PhaseTrainer(Trainer):
         return self.data_collator(list(self.processes.share(rows)))
 
     def facts(self) -> dict[str, Any]:
-        """What done.json says of how training went."""
-        best, earlier = self.state.best_global_step, self.checkpoints.to_go_back_to(self.state)
-        found: dict[str, Any] = {"steps": self.state.global_step}
+        """Facts about training for done.json."""
+        best, earlier = self.state.best_global_step, self.checkpoints.fallback(self.state)
+        facts: dict[str, Any] = {"steps": self.state.global_step}
         if best:
-            found |= {"best_step": best, "best_metric": self.state.best_metric}
+            facts |= {"best_step": best, "best_metric": self.state.best_metric}
         if self.checkpoints.lost(self.state) and earlier:
-            found |= {"saved_step": earlier[0], "chosen_loss": recent_loss(self.state.log_history)}
-        return found
+            facts |= {"saved_step": earlier[0], "chosen_loss": recent_loss(self.state.log_history)}
+        return facts
 
     def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
-        """Measure the held-out users; the randomness of training goes on as if nothing had been measured."""
+        """Evaluate on the held-out users, without affecting the random state of training."""
         was_training = self.scorer.training
         self.scorer.eval()
         with torch.random.fork_rng(), torch.no_grad():
@@ -326,25 +326,26 @@ class PhaseTrainer(Trainer):
         return metrics
 
     def measure(self) -> dict[str, float]:
-        """`reward` and `reward_accuracy` of the held-out users, the model being in evaluation mode."""
+        """`reward` and `reward_accuracy` of the held-out users. The model is in evaluation mode."""
         raise NotImplementedError
 
     def _explain_unchanged(self, component: str) -> None:
-        """Of steps without a learning rate or a gradient nothing else is to be expected: a warning; else an error."""
-        every = self.state.log_history  # of all steps, those before a kill included
+        """Warn if no step had a learning rate and a gradient, so that no change is expected; else raise RunError."""
+        every = self.state.log_history  # of all steps, including those before an interruption
         steps = [row for row in every if row.get("learning_rate")]
-        what = f"{self.phase.path.name}: no parameter of {component} has changed"
+        problem = f"{self.phase.path.name}: no parameter of {component} has changed"
         if not steps:
-            warnings.warn(f"{what}: the learning rate was 0, as it is in the first of warmup_steps", stacklevel=3)
+            warnings.warn(f"{problem}: the learning rate was 0, as in the first of warmup_steps", stacklevel=3)
         elif not any(row.get(NORMS.get(component, "grad_norm")) for row in steps):
             warnings.warn(
-                f"{what}: all gradients were 0; had each group's summaries equal rewards (reward_std in log.jsonl)?",
+                f"{problem}: all gradients were 0; check whether each group's summaries had equal rewards (reward_std "
+                "in log.jsonl)",
                 stacklevel=3,
             )
         else:
             raise RunError(
-                f"{what} in {len(steps)} steps with gradients: updates are too small for the weights' type; raise the "
-                "learning_rate, or set model.dtype=float32"
+                f"{problem} in {len(steps)} steps with gradients: updates are too small for the weights' dtype; raise "
+                "the learning_rate, or set model.dtype=float32"
             )
 
     def note(self, weight: float = 1.0, **values: float) -> None:
@@ -366,7 +367,7 @@ class PhaseTrainer(Trainer):
         super().log(logs, start_time)
 
     def save_model(self, output_dir: str | None = None, *_: Any, **__: Any) -> None:
-        """Write what a checkpoint holds of the models, once it is known that all processes have the same."""
+        """Write a checkpoint's weights, after checking that they are the same in all processes."""
         self.refuse_divergence()
         if not self.processes.first:
             return
@@ -375,12 +376,12 @@ class PhaseTrainer(Trainer):
         self.save_weights(folder / WEIGHTS)
 
     def save_weights(self, path: Path) -> None:
-        """Write the parameters that train."""
+        """Write the trainable parameters."""
         parameters = self.scorer.trained_parameters()
         save_file({name: p.detach().cpu().contiguous() for name, p in parameters.items()}, path)
 
     def optimizer_of(self, *groups: tuple[dict[str, Parameter], float, float]) -> torch.optim.Optimizer:
-        """The optimizer over (parameters, learning rate, weight decay); norms and biases do not decay."""
+        """The optimizer for groups of (parameters, learning rate, weight decay); norms and biases do not decay."""
         if self.optimizer is None:
             kind, arguments = self.get_optimizer_cls_and_kwargs(self.args)
             names = set(self.get_decay_parameter_names(self.scorer))
@@ -389,7 +390,7 @@ class PhaseTrainer(Trainer):
             for parameters, rate, decay in groups:
                 spared = [p for p in parameters.values() if not decay or id(p) not in decaying]
                 rest = [p for p in parameters.values() if decay and id(p) in decaying]
-                # 0 is named, too: torch's default is another
+                # weight_decay=0 must be explicit, because torch's default differs
                 split += [{"params": p, "lr": rate, "weight_decay": d} for p, d in ((rest, decay), (spared, 0.0)) if p]
             self.optimizer = kind(split, **arguments)
         return self.optimizer

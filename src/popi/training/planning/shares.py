@@ -6,12 +6,12 @@ from popi.training.planning.plan import plan
 
 
 def parts_of(name: str, rows: int, micro_batch: int | None, processes: int) -> int:
-    """In how many parts each process goes through its share of a step.
+    """Number of parts in which each process computes its share of a step.
 
     Args:
-        name: of the setting with the number of rows per step.
-        rows: of a step, in all processes.
-        micro_batch: maximum rows of one process at a time; None is no maximum.
+        name: name of the setting with the rows per step.
+        rows: rows per step, over all processes.
+        micro_batch: maximum rows of one process at a time; None is unlimited.
 
     Raises:
         ConfigError: the rows can't be divided evenly.

@@ -128,7 +128,9 @@ def test_without_a_good_checkpoint_the_weights_stay_as_they_were(
     base, saved = (load_file(p / "model.safetensors") for p in (tiny_base, run / "phases/fspo/generator"))
     assert all(torch.equal(base[name], saved[name]) for name in saved)
     told = " ".join(capsys.readouterr().err.split())
-    assert "fspo: ended at step 6 of 16, saved as it was at step 0" in told and "max_chosen_loss is 0.001" in told
+    assert (
+        "fspo: stopped at step 6 of 16 and saved the weights of step 0" in told and "max_chosen_loss is 0.001" in told
+    )
 
 
 @pytest.mark.parametrize("adapter", ["none", "lora"])

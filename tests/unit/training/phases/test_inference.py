@@ -219,7 +219,7 @@ def test_prompts_that_were_not_read(make: Make) -> None:
     batch = batch_of(trainer)
     assert batch.roots is not None
     others = [(*prompt, 7) for prompt in batch.prompts]
-    with pytest.raises(ValueError, match="not those that were read"):
+    with pytest.raises(ValueError, match="roots are for other prompts"):
         summary_logps(trainer.scorer, others, batch.summaries, trainer.local.pad_id, 1.0, roots=batch.roots)
 
 

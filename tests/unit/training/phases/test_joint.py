@@ -151,5 +151,5 @@ def test_the_generator_too_trains_without_dropout(make: Make, monkeypatch: pytes
 def test_each_step_scores_its_own_samples(make: Make) -> None:
     trainer = make("none")
     one_step(trainer)
-    with pytest.raises(AssertionError, match="scores its own samples once"):
+    with pytest.raises(AssertionError, match="scores its samples once"):
         trainer.generator_backward(trainer.scorer)

@@ -172,7 +172,7 @@ def test_users_set_aside_are_counted_apart() -> None:
     assert "2 evaluations on 10 users set aside" in "\n".join(plan.lines())
     training["inference"]["users_per_step"] = 31
     assert "needs 31 different users, but there are 30" in planned(training=training).problems[0]
-    with pytest.raises(DataError, match="eval_users=40 leaves nobody to train on of 40 users"):
+    with pytest.raises(DataError, match="eval_users=40 leaves none of 40 users to train on"):
         planned(training={"eval_steps": 2, "eval_users": 40})
     with pytest.raises(ConfigError, match="eval_users=64 leaves none of data.train_users=40"):
         planned(training={"eval_steps": 2}, data={"source": "elix", "train_users": 40})
