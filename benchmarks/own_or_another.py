@@ -10,8 +10,9 @@ so that an interrupted command resumes.
 """
 
 import argparse
+import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from popi.evaluation.runner import destination
 from popi.evaluation.users import held_out
 from popi.models.spec import ModelSpec
 from popi.runs.rows import ResumableRows
-from popi.runs.run_directory import RunDirectory
+from popi.runs.run_directory import RunDirectory, write_text
 from popi.signals.types import PairSignal
 from popi.summary import Summary
 
@@ -115,6 +116,7 @@ def main() -> None:
     other = partners(people)
     heads = ["own", "another's", "difference", *(["flipped"] if options.flipped else []), "margin larger under own"]
     table = Table("reward accuracy under", *heads, title=f"{len(people)} users; points, 95 % intervals")
+    figures: dict[str, dict[str, Any]] = {}
     for name in names:
         method, rows = METHODS[name], read_rows(folder / f"{name}.jsonl")
         if method.has_summary:
@@ -133,11 +135,14 @@ def main() -> None:
             turned = contexts_of(models, method, [flipped(person) for person in people])
             cells.append(reward_accuracy(margins(models, folder, name, people, "flipped", turned), users))
         more = reward_accuracy([a - b for a, b in zip(own, another, strict=True)], users)
+        columns = ("own", "another", "difference", "flipped")
+        figures[name] = {column: asdict(cell) for column, cell in zip(columns, cells, strict=False)}
         texts = [shown(cell) for cell in cells]
         if options.flipped and method.needs_truth:
             texts.append("–")
         table.add_row(method.label, *texts, shown(more))
     Console(width=140).print(table)
+    write_text(folder / "own_or_another.json", json.dumps(figures, indent=2) + "\n")
 
 
 if __name__ == "__main__":

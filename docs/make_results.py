@@ -18,7 +18,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from results import grid_table, runs_table
+from results import grid_table, personal_table, runs_table
 
 from popi.runs.provenance import commit
 
@@ -42,7 +42,10 @@ def make(table: dict[str, Any], root: str, quick: bool) -> list[str]:
     overrides = table["quick"] if quick else []
     if finished is None or not Path(finished.format(root=root)).is_file():
         for command in table["commands"]:
-            run(command.format(root=shlex.quote(root)), overrides)
+            takes_settings = not command.startswith("python") and "--run" not in command
+            run(command.format(root=shlex.quote(root)), overrides if takes_settings else [])
+    if "personal" in table:
+        return personal_table(Path(table["personal"].format(root=root)))
     if "grid" in table:
         return grid_table(Path(table["grid"].format(root=root)))
     return runs_table([Path(one.format(root=root)) for one in table["runs"]])
@@ -75,6 +78,9 @@ def main() -> None:
     done: dict[str, list[str]] = {}
     for table in tables:
         if asked.only and table["name"] not in asked.only:
+            continue
+        if "needs" in table and not Path(table["needs"]).exists():
+            print(f"table {table['name']} left as it is: {table['needs']} is not here (docs/data.md)", flush=True)
             continue
         began = time.monotonic()
         done[table["name"]] = make(table, root, asked.quick)

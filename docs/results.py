@@ -2,6 +2,7 @@
 
 python docs/results.py runs/nano-0 runs/nano-1 runs/nano-2
 python docs/results.py --grid runs/nano_grid
+python docs/results.py --personal runs/smollm2_persona     # after benchmarks/own_or_another.py
 python docs/results.py runs/nano_grid/cells/nano/own --picture docs/images/results.svg
 """
 
@@ -57,10 +58,14 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("runs", nargs="*", type=Path)
     parser.add_argument("--grid", type=Path, help="the table of a grid instead")
+    parser.add_argument("--personal", type=Path, help="a run's table of own summaries against another user's instead")
     parser.add_argument("--picture", type=Path, help="write the first run's plot of accuracy against tokens there")
     asked = parser.parse_args()
     if asked.grid:
         print("\n".join(grid_table(asked.grid)))
+        return
+    if asked.personal:
+        print("\n".join(personal_table(asked.personal)))
         return
     if asked.picture:
         asked.picture.parent.mkdir(exist_ok=True)
@@ -80,6 +85,27 @@ def runs_table(folders: list[Path]) -> list[str]:
             continue
         cells = [accuracy(rows), cell([row["context_overhead_tokens"] for row in rows], 1)]
         cells += [cell([row[f"attribute_{k}"] for row in rows], 2) for k in ("precision", "recall")]
+        lines.append(f"| {method.label} | {' | '.join(cells)} |")
+    return lines
+
+
+def personal_table(run: Path) -> list[str]:
+    """Reward accuracy under the user's own context, another user's, and the difference, as Markdown."""
+    figures = json.loads((run / "evaluation" / "own_or_another.json").read_text())
+    methods = json.loads((run / "metrics.json").read_text())["methods"]
+    lines = ["| Method | Tokens added | Own | Another's | Difference, points |", "|---|---|---|---|---|"]
+    for name, method in METHODS.items():
+        if name not in methods:
+            continue
+        found = figures.get(name, {"own": methods[name]["reward_accuracy"]})
+        cells = [f"{methods[name]['context_overhead_tokens']:.1f}"]
+        for column, scale, digits in (("own", 1, 3), ("another", 1, 3), ("difference", 100, 1)):
+            one = found.get(column)
+            text = "–"
+            if one is not None:
+                value, low, high = (scale * (one[key] or 0) for key in ("value", "low", "high"))
+                text = f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+            cells.append(text)
         lines.append(f"| {method.label} | {' | '.join(cells)} |")
     return lines
 
