@@ -350,6 +350,6 @@ def test_keys_are_asked_for_before_anything_is_trained(
     more = generator_at(upstream, "chat", 'key_env = "NO_SUCH_KEY"')
     with pytest.raises(ConfigError, match="NO_SUCH_KEY"):
         run_grid(load(tmp_path / "a", config, more + TRUTH), QUIET)
-    with pytest.raises(ConfigError, match=r"generators\.chat: gives no log-probs and no judge"):
+    with pytest.raises(ConfigError, match=r"generators\.chat: returns no log-probs and no judge"):
         run_grid(load(tmp_path / "b", config, generator_at(upstream, "chat")), QUIET)
     assert not (run_config.parent / "never").exists()

@@ -222,7 +222,7 @@ def test_a_file_of_users_has_no_truth_and_wants_its_own_evaluation(judge: Any, t
     code, _, err = judge(*options, "--judge", "truth")
     assert code == 2 and "'z': true preferences are not known" in err
     code, _, err = judge(*options, "--judge", "local")
-    assert code == 2 and "has no summaries of untrained_summary" in err and "popi evaluate" in err
+    assert code == 2 and "has no summaries for untrained_summary" in err and "popi evaluate" in err
     evaluate(RunDirectory.open(trained), users=users)
     assert judge(*options, "--judge", "local")[0] == 0
     assert list((trained / "evaluation" / "on-mine" / "judge").glob("*/judge.json"))

@@ -191,7 +191,7 @@ def test_a_store_that_fails_and_a_fault_of_ours(gateway: Running, monkeypatch: p
 
     for dialect in DIALECTS:
         with monkeypatch.context() as patch:
-            patch.setattr(KeyRing, "known", fail)
+            patch.setattr(KeyRing, "cached", fail)
             got = checked(gateway.send(request(dialect, key=gateway.keys["app"])), dialect)
             assert got == (503, "api_error" if dialect == "anthropic" else "keys_unavailable")
         with monkeypatch.context() as patch:

@@ -89,7 +89,7 @@ def trained_adapter(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -
 @pytest.mark.parametrize("adapter", ["none", "lora"])
 def test_an_adapter_as_base_is_refused(adapter: str, trained_adapter: Path, tmp_path: Path) -> None:
     """Its weights are frozen: nothing was trained, and "trained" was said."""
-    with pytest.raises(ModelError, match="is an adapter, whose weights are frozen: nothing would train; merge it"):
+    with pytest.raises(ModelError, match="is an adapter, whose weights are frozen, so nothing would train; merge it"):
         train(config(trained_adapter, tmp_path, model={"adapter": adapter}))
     assert not (tmp_path / "run").exists()
 
