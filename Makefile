@@ -19,7 +19,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # order of collection, whole commands first: a long file at the end would leave the other processes idle.
 WORKERS ?= -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-# A warning (a broken link, a name without its page) fails. The variable silences an advertisement.
+# A warning (a broken link, an undocumented name) fails the build. The variable silences an advertisement.
 SITE := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 .PHONY: demo test slow check bench bench-gateway results docs site pictures format clean help lock licences sbom audit packages release
@@ -47,7 +47,7 @@ check: $(VENV)/.stamp-dev  ## lint, format, types, generated docs up to date, th
 site: $(VENV)/.stamp-dev  ## the documentation site, in site/: open site/index.html
 	$(SITE)
 
-pictures: $(VENV)/.stamp-dev  ## the pictures of docs/images/ that show what popi prints and its pages (needs Chromium)
+pictures: $(VENV)/.stamp-dev  ## the pictures in docs/images/ of popi's output and pages (needs Chromium)
 	$(BIN)/python docs/pictures.py
 
 format: $(VENV)/.stamp-dev  ## format the sources for `make check`
@@ -82,7 +82,7 @@ audit: $(VENV)/.stamp-release  ## known vulnerabilities of the packages in the l
 packages: $(VENV)/.stamp-dev  ## sdist and wheel in dist/
 	$(BIN)/python release/release.py --only packages
 
-release: $(VENV)/.stamp-release  ## everything that a release takes, hours; publishes nothing (RELEASE="--from STEP", ...)
+release: $(VENV)/.stamp-release  ## all steps of a release; takes hours, publishes nothing (RELEASE="--from STEP", ...)
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python release/release.py $(RELEASE)
 
 clean:  ## remove the environment and caches; runs/ stays
@@ -105,7 +105,7 @@ $(VENV)/.stamp-release: $(VENV)/.stamp-dev
 	$(PIP) -e '.[release]'
 	@touch $@
 
-# What the lock alone installs: an environment of its own, which the bill of materials describes.
+# A separate environment with only the locked packages, which the bill of materials describes.
 $(VENV)-locked/.stamp: requirements.lock
 	rm -rf $(VENV)-locked
 	$(PYTHON) -m venv --without-pip $(VENV)-locked

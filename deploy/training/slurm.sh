@@ -1,6 +1,6 @@
 #!/bin/bash
 # popi train on two nodes of eight GPUs: sbatch deploy/training/slurm.sh configs/elix.toml
-# The run directory (root = "runs") has to lie on a file system that all nodes share.
+# The run directory (root = "runs") must be on a file system that all nodes share.
 #SBATCH --job-name=popi
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
@@ -10,6 +10,6 @@
 #SBATCH --requeue
 set -euo pipefail
 host=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-# --resume starts the run if it never began, and continues it after a requeue or a lost node.
+# --resume starts the run if it has not begun, and continues it after a requeue or a lost node.
 srun torchrun --nnodes "$SLURM_NNODES" --nproc-per-node 8 --rdzv-id "$SLURM_JOB_ID" --rdzv-backend c10d \
   --rdzv-endpoint "$host:29500" -m popi train "$@" --resume

@@ -13,7 +13,11 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[2]
 
 DONE = (
+    ".ci",
     "CONTRIBUTING.md",
+    "Dockerfile",
+    "Makefile",
+    "README.md",
     "SECURITY.md",
     "benchmarks",
     "clients/js/README.md",
@@ -22,24 +26,32 @@ DONE = (
     "compose.yaml",
     "configs",
     "deploy",
+    "docs/api_models.md",
     "docs/client.md",
+    "docs/commands.md",
     "docs/compatibility.md",
     "docs/data.md",
     "docs/deploying.md",
     "docs/evaluation.md",
     "docs/evidence.md",
     "docs/gateway_proxy.md",
+    "docs/index.md",
     "docs/judging.md",
+    "docs/lab_notes.md",
     "docs/method.md",
     "docs/models.md",
     "docs/nano.md",
     "docs/performance.md",
     "docs/profiles.md",
+    "docs/reading_the_results.md",
     "docs/recipes.md",
     "docs/results.md",
+    "docs/scaling.md",
     "docs/security.md",
+    "docs/serving.md",
     "docs/side_effects.md",
     "docs/streaming.md",
+    "docs/tutorials",
     "examples/README.md",
     "examples/chat_app",
     "examples/nightly",
@@ -65,7 +77,7 @@ DONE = (
     "src/popi/training",
 )
 """Folders and files, relative to the root."""
-SUFFIXES = {".py", ".md", ".toml", ".html", ".js", ".ts", ".sh", ".yaml", ".yml", ".service"}
+SUFFIXES = {"", ".py", ".md", ".toml", ".html", ".js", ".ts", ".sh", ".yaml", ".yml", ".service"}
 """Not `.j2`, `.jsonl` and the like: prompts and data stay as they are, since they change figures."""
 EXCEPT = (
     "src/popi/signals/templates",
@@ -207,7 +219,11 @@ def files() -> Iterator[Path]:
         assert path.exists(), f"{place} has moved: put its new path into DONE"
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
             relative = file.relative_to(ROOT).as_posix()
-            if file.suffix in SUFFIXES and not any((relative + "/").startswith(each + "/") for each in EXCEPT):
+            if (
+                file.is_file()
+                and file.suffix in SUFFIXES
+                and not any((relative + "/").startswith(each + "/") for each in EXCEPT)
+            ):
                 yield file
 
 

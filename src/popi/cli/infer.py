@@ -139,7 +139,7 @@ def infer(
                 people = open_users(users, report=report)
             _write(writer, people, output, force=force, resume=resume)
         finally:
-            console.print(str(writer.backend.usage), highlight=False)  # even a failed run was paid for
+            console.print(str(writer.backend.usage), highlight=False)  # failed runs cost money, too
         return
     need_training()
     from popi.inference_model import InferenceModel

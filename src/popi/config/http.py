@@ -9,16 +9,15 @@ from popi.config.read import explain, read_tree
 from popi.config.section import Section
 
 VARIABLE = "POPI_HTTP"
-"""Environment variable with the path of a TOML file of these settings, for commands that call model APIs."""
+"""Environment variable that names a TOML file with these settings, for commands that call model APIs."""
 
 
 class HttpConfig(Section):
     """How popi connects to the model API, the inference model and the token issuer."""
 
     proxy: str | None = None
-    """Forward proxy for all requests (`http://host:3128`). Unset: HTTPS_PROXY and HTTP_PROXY from the environment,
-    which is also the place for a login (`http://user:password@host:3128`). Hosts in NO_PROXY are always reached
-    directly."""
+    """Forward proxy for all requests (`http://host:3128`). Unset: HTTPS_PROXY and HTTP_PROXY from the environment;
+    put a login there, not here (`http://user:password@host:3128`). Hosts in NO_PROXY are always reached directly."""
     ca_bundle: str | None = Field(default=None, min_length=1)
     """PEM file with the only certificate authorities to trust. Unset: the system's, or SSL_CERT_FILE and
     SSL_CERT_DIR."""
@@ -52,8 +51,8 @@ def http_of_environment() -> HttpConfig:
         ConfigError: the file in POPI_HTTP can't be read, or a setting in it is wrong.
     """
     file = os.environ.get(VARIABLE)
-    given: dict[str, Any] = {"first_byte_s": 120.0, "silence_s": 120.0} | (read_tree(file) if file else {})
+    settings: dict[str, Any] = {"first_byte_s": 120.0, "silence_s": 120.0} | (read_tree(file) if file else {})
     try:
-        return HttpConfig(**given)
+        return HttpConfig(**settings)
     except ValidationError as error:
         raise explain(error, f"{VARIABLE}={file}", HttpConfig) from None

@@ -10,15 +10,15 @@ of a leaderboard; with one pair of methods the other two terms remain:
 
     P(A wins pair i) = σ(θ + φ·tanh(Δ_i / s)),     length-controlled win rate = σ(θ)
 
-Δ_i is A's length less B's, s the standard deviation of Δ (n − 1 degrees of freedom); tanh limits the weight of very
+Δ_i is A's length minus B's, s the standard deviation of Δ (n − 1 degrees of freedom); tanh limits the weight of very
 long responses. θ and φ maximise the log-likelihood Σ_i o_i·log p_i + (1 − o_i)·log(1 − p_i), outcomes of ½ included.
-Theirs is regularised, since its data also contain models prompted to be verbose or concise; here nothing is. The
-interval is that of θ from the cluster-robust sandwich
+Dubois et al. regularise their fit, since their data include models prompted to be verbose or concise; this fit is not
+regularised. The interval is that of θ from the cluster-robust sandwich
 
     A⁻¹ (G/(G−1) · Σ_u g_u g_uᵀ) A⁻¹,     A = Σ_i p_i(1−p_i)·x_i x_iᵀ,   g_u = Σ_{i of user u} (o_i − p_i)·x_i
 
-with x_i = (1, tanh(Δ_i/s)) and G users (Liang & Zeger 1986; Cameron & Miller 2015, §VI), a t quantile with G−1 degrees
-of freedom, and σ of its ends. s is treated as fixed.
+with x_i = (1, tanh(Δ_i/s)) and G users (Liang & Zeger 1986; Cameron & Miller 2015, §VI), with a t quantile of G−1
+degrees of freedom; σ maps its ends to win rates. s is treated as fixed.
 """
 
 from collections.abc import Hashable, Sequence
@@ -33,7 +33,7 @@ SHARE = (0.0, 1.0)
 FLAT = 1e-6
 """If the length terms span less than this, θ and φ can't be identified separately."""
 STEPS = 100
-"""Maximum Newton steps of the fit; if there is a maximum, a handful is enough."""
+"""Maximum Newton steps of the fit; if the likelihood has a maximum, a handful is enough."""
 
 
 def win_rate(outcomes: Sequence[float], users: Sequence[Hashable]) -> Estimate:
@@ -59,7 +59,7 @@ def length_controlled_win_rate(
 
     Args:
         outcomes: (N,) in [0, 1].
-        length_differences: (N,) length of A's response less that of B's, in any unit.
+        length_differences: (N,) length of A's response minus that of B's, in any unit.
         users: (N,) the user of each pair.
 
     Raises:
@@ -89,15 +89,14 @@ def length_controlled_win_rate(
     np.add.at(scores, [index[user] for user in users], (wins - p)[:, None] * x)
     bread = np.linalg.inv(_information(x, p))
     variance = bread @ (groups / (groups - 1) * scores.T @ scores) @ bread
-    reach = float(student_t.ppf((1 + CONFIDENCE) / 2, groups - 1)) * float(np.sqrt(max(0.0, variance[0, 0])))
-    return Estimate(value, float(expit(theta[0] - reach)), float(expit(theta[0] + reach)))
+    half_width = float(student_t.ppf((1 + CONFIDENCE) / 2, groups - 1)) * float(np.sqrt(max(0.0, variance[0, 0])))
+    return Estimate(value, float(expit(theta[0] - half_width)), float(expit(theta[0] + half_width)))
 
 
 def _length_term(differences: np.ndarray) -> np.ndarray:
     """tanh(Δ/s): (N,); zeros where s is 0."""
-    if (
-        len(differences) < 2 or np.ptp(differences) == 0
-    ):  # rounding can make the standard deviation of equal values nonzero
+    # Not std() == 0: rounding can make the standard deviation of equal values nonzero.
+    if len(differences) < 2 or np.ptp(differences) == 0:
         return np.zeros(len(differences))
     return np.tanh(differences / differences.std(ddof=1))  # type: ignore[no-any-return]
 

@@ -1,4 +1,4 @@
-"""Amazon reviews (2023): a person's review of a product against somebody else's review of it.
+"""Amazon reviews (2023): a person's review of a product against another person's.
 
 Dataset: a folder with the reviews and the products of one category of McAuley-Lab/Amazon-Reviews-2023 (arXiv
 2403.03952) as JSONL or parquet, `raw_review_NAME` and `raw_meta_NAME` (any names that contain `review` and `meta`).
@@ -51,7 +51,7 @@ class Product(BaseModel):
 
 
 def load(options: Options, loaded: Loaded) -> None:
-    """Load the splits `train` and `test`, with different people."""
+    """Load the splits `train` and `test`, with no person in both."""
     folder, train = Path(options.path or ""), loaded.train
     place = _table(folder, "meta")
     products = good_rows(place, "train", Product, PRODUCTS, Split("products"), options, loaded.problems)

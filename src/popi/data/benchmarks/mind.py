@@ -53,7 +53,7 @@ class Story(BaseModel):
 
 
 def load(options: Options, loaded: Loaded) -> None:
-    """Load the splits `train` and `test`, with different people."""
+    """Load the splits `train` and `test`, with no person in both."""
     folder = Path(options.path or "")
     for name in ("behaviors.tsv", "news.tsv"):
         if not (folder / name).is_file():
@@ -80,8 +80,8 @@ def load(options: Options, loaded: Loaded) -> None:
             draw.sample(clicked, options.targets_per_user), draw.sample(unclicked, len(unclicked)), strict=False
         )
         targets = [TargetPair(prompt=PROMPT, chosen=chosen, rejected=rejected) for chosen, rejected in pairs]
-        read = [stories[story] for story in last[user].history.split() if story in stories]
-        signals: list[Signal] = [InteractionSignal(prompt=PROMPT, response=title) for title in read]
+        history = [stories[story] for story in last[user].history.split() if story in stories]
+        signals: list[Signal] = [InteractionSignal(prompt=PROMPT, response=title) for title in history]
         split.add(user, signals[-options.signals_per_user :], targets, None, rows=1)
 
 

@@ -3,11 +3,11 @@
 Dataset: a folder with `questions_32k.csv` and `shared_contexts_32k.jsonl` (or `_128k`, `_1M`;
 bowen-upenn/PersonaMem-v1, arXiv 2504.14225). Columns follow the repository bowen-upenn/PersonaMem and loaders of its
 two files: `persona_id`, `user_question_or_message`, `correct_answer` ("(c)"), `all_options` (a JSON or Python list),
-`shared_context_id`, `end_index_in_shared_context`; and one line of JSON per context, its id → messages.
+`shared_context_id`, `end_index_in_shared_context`; and one JSON object per context, `{id: messages}`.
 
-A question is a user: the signals are the person's last `signals_per_user` messages before it, the targets its right
-answer against each wrong one, at most `targets_per_user`. System messages, which describe the persona, are never read,
-nor are messages after the question. Personas are split by a seeded hash.
+Each question becomes a user: the signals are the person's last `signals_per_user` messages before it, the targets its
+right answer against each wrong one, at most `targets_per_user`. System messages, which describe the persona, and
+messages after the question are never read. Personas are split by a seeded hash.
 """
 
 import ast
@@ -73,7 +73,7 @@ _OPTION = re.compile(r"\s*\(?([a-zA-Z])\)\s*(.*)", re.DOTALL)
 
 
 def load(options: Options, loaded: Loaded) -> None:
-    """Load the splits `train` and `test`, with different personas and one user per question."""
+    """Load the splits `train` and `test`, with no persona in both and one user per question."""
     questions, contexts = _files(Path(options.path or ""))
     rows = list(good_rows(str(questions), "train", Question, COLUMNS, loaded.train, options, loaded.problems))
     messages = _user_messages(contexts, {row.shared_context_id for row in rows})
@@ -106,7 +106,7 @@ def _files(place: Path) -> tuple[Path, Path]:
     if len(files) != 1:
         names = ", ".join(file.name for file in files) or "none"
         raise DataError(
-            f"{place}: must be a folder with one questions_SIZE.csv (32k, 128k or 1M), or that file; found: {names}"
+            f"{place}: must be a folder with one questions_SIZE.csv (32k, 128k or 1M), or the file itself; found: {names}"
         )
     contexts = files[0].with_name(files[0].name.replace("questions", "shared_contexts")).with_suffix(".jsonl")
     if not contexts.is_file():

@@ -60,7 +60,7 @@ class Conversation(BaseModel):
 
 
 def load(options: Options, loaded: Loaded) -> None:
-    """Load the splits `train` and `test`, with different people."""
+    """Load the splits `train` and `test`, with no person in both."""
     place = Path(options.path or "")
     file = place / FILE if (place / FILE).is_file() else place
 
