@@ -106,7 +106,8 @@ def _files(place: Path) -> tuple[Path, Path]:
     if len(files) != 1:
         names = ", ".join(file.name for file in files) or "none"
         raise DataError(
-            f"{place}: must be a folder with one questions_SIZE.csv (32k, 128k or 1M), or the file itself; found: {names}"
+            f"{place}: must be a folder with one questions_SIZE.csv (32k, 128k or 1M), or the file itself; "
+            f"found: {names}"
         )
     contexts = files[0].with_name(files[0].name.replace("questions", "shared_contexts")).with_suffix(".jsonl")
     if not contexts.is_file():
