@@ -29,7 +29,7 @@ def test_popi_train_with_seeds(run: Any, tiny_base: Path, tmp_path: Path) -> Non
     config = load_config(file)
     RunDirectory.create(of_seed(config, 1))
     code, _, err = run("train", file, "--seeds", "0-1")
-    assert code == 2 and "s-seed1: there already" in err
+    assert code == 2 and "s-seed1: exists already" in err
     assert not (tmp_path / "runs" / "s-seed0").exists()
     code, out, err = run("train", file, "--seeds", "0-1", "--resume")
     assert code == 0, err

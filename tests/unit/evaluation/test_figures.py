@@ -104,9 +104,9 @@ def test_what_each_method_tells_its_generator() -> None:
         told.setdefault(method.tells, set()).add(name)
     assert told == {
         "nothing": {"no_personalization", "population_dpo", "user_embedding"},
-        "signals": {"raw_signals", "copy", "fspo", "per_user_lora", "user_embedding_from_signals"},
+        "signals": {"raw_signals", "copy", "copy_dpo", "fspo", "per_user_lora", "user_embedding_from_signals"},
         "summary": {
-            *("untrained_summary", "tally", "marker_vote", "exact_reader"),
+            *("untrained_summary", "untrained_summary_copy_dpo", "tally", "marker_vote", "exact_reader"),
             *("popi_plug_and_play", "popi_alternating", "popi_simultaneous"),
         },
         "preferences": {"oracle"},

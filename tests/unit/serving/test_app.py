@@ -18,7 +18,7 @@ from popi.serving.settings import GatewaySettings, ProxySettings, RenewalSetting
 from popi.serving.store import erasure, keys, signals, summaries
 from popi.serving.store.database import Database
 from popi.serving.store.jobs import Debounce
-from popi.serving.store.settings import ID_SECRET, kept
+from popi.serving.store.settings import ID_SECRET, get
 from popi.serving.worker.inference import Provider
 from popi.serving.worker.renewal import Worker
 from popi.signals.types import Signal, StatementSignal
@@ -174,7 +174,7 @@ def test_hashed_ids_are_the_same_after_a_restart_and_in_every_process(store_url:
             found.append(hashed(client, upstream))
     assert len(found[0]) == 64 and found[0] == found[1]
     assert found[2] == Pseudonyms(b"ours").of("default", "ada") != found[0]
-    secret = database.read(kept, ID_SECRET)
+    secret = database.read(get, ID_SECRET)
     assert secret is not None and found[0] == Pseudonyms(secret.encode()).of("default", "ada")
     database.close()
 
@@ -197,7 +197,7 @@ def test_no_secret_is_drawn_where_none_is_needed(sqlite_database: Database) -> N
     Gateway(
         sqlite_database, GatewaySettings(proxy=ProxySettings(upstream="http://127.0.0.1:9", ids_upstream="stripped"))
     )
-    assert sqlite_database.read(kept, ID_SECRET) is None
+    assert sqlite_database.read(get, ID_SECRET) is None
 
 
 def test_chats_and_profiles_draw_on_one_account(sqlite_database: Database, upstream: Any) -> None:
