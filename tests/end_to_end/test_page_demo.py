@@ -126,11 +126,11 @@ def test_a_user_of_the_demo(browser: Any, tmp_path: Path) -> None:
 
         # Undo: what she takes out by mistake comes back.
         page.goto(f"{client.base_url}/me")
-        before = sentences(page)
+        sentences_before = sentences(page)
         press(page, clause(page, wording), "Don’t use again")
         assert wording not in sentences(page)
         press(page, page, "Undo last change")
-        assert sentences(page) == before and re.search(CASUAL, dora.ask(PROMPTS[0])[1])
+        assert sentences(page) == sentences_before and re.search(CASUAL, dora.ask(PROMPTS[0])[1])
 
         # With and without, side by side.
         page.get_by_role("link", name="Try it").click()

@@ -217,7 +217,7 @@ def short_context(tiny_base: Path, folder: Path, context: int) -> Path:
 
 def test_signals_beyond_the_context_are_refused_before_the_first_step(tiny_base: Path, tmp_path: Path) -> None:
     base = short_context(tiny_base, tmp_path / "base", 100)
-    with pytest.raises(DataError, match=r"of 4 of 4 users, the signals and a summary of 4 tokens .* \(users train-"):
+    with pytest.raises(DataError, match=r"for 4 of 4 users, the signals and a summary of 4 tokens .* \(users train-"):
         train(config(base, tmp_path))
     assert not (tmp_path / "run").exists()
 

@@ -135,6 +135,6 @@ def test_a_bad_file_of_test_users_is_refused_before_training(tmp_path: Path) -> 
 @pytest.mark.parametrize("name", ["loss", "grad_norm", "generator_grad_norm"])
 def test_training_that_diverged_stops_and_says_so(tmp_path: Path, name: str) -> None:
     run = RunDirectory.create(config(["plug_and_play"], name="r", root=str(tmp_path)))
-    log = _Log(run, "inference-1", lambda step, metrics: None)
+    log = _Log(run, "inference-1", lambda step, metrics: None, True)
     with pytest.raises(RunError, match=f"inference-1, step 3: training diverged \\({name} nan"):
         log.on_log(None, SimpleNamespace(global_step=3), None, {"loss": 0.5} | {name: float("nan")})
