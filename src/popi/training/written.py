@@ -117,8 +117,8 @@ def _sample_clauses(
 ) -> list[list[str]]:
     """Sampled summaries of users whose signals are read one by one. The j-th joins the j-th clause of each signal."""
     local, templates = inference_model.local, inference_model.templates
-    signals = [signal for user in users for signal in _fitting(user.signals, inference_model)]
-    asked = [inference_model.prompt_ids([signal])[0] for signal in signals]
+    fitting = [_fitting(user.signals, inference_model) for user in users]
+    asked = [inference_model.prompt_ids([signal])[0] for signals in fitting for signal in signals]
     n = max(counts)
     drawn = iter(
         samples
@@ -126,8 +126,8 @@ def _sample_clauses(
         for samples in generate_together(processes, local, asked[start : start + batch_size], n=n, **limits)
     )
     written = []
-    for user, count in zip(users, counts, strict=True):
-        of_signals = [next(drawn) for _ in _fitting(user.signals, inference_model)]
+    for signals, count in zip(fitting, counts, strict=True):
+        of_signals = [next(drawn) for _ in signals]
         summaries = []
         for j in range(count):
             texts = [local.decode(samples[j]) for samples in of_signals]
