@@ -1,12 +1,12 @@
-"""Make the pictures of docs/images/ that show what popi prints and what its pages look like: `make pictures`.
+"""Makes the pictures in docs/images/ of popi's output and pages: `make pictures`.
 
-    terminal-*.svg   what commands print, as rich exports it
+    terminal-*.svg   the output of commands, exported by rich
     report.png       the report of a run, in Chromium
     page-demo.png    a user's page on `popi serve --demo`, after the edits of docs/tutorials/personalise_an_app.md
 
 python docs/pictures.py [--run runs/demo] [--only NAME ...] [--out docs/images]
 
-Without --run, `popi demo` is run first, in a few minutes. With it, the table and a user of that demo are shown again.
+Without --run, `popi demo` is run first, which takes a few minutes. With it, that run is shown.
 Look at every picture before you commit it.
 """
 
@@ -42,7 +42,7 @@ QUESTIONS = ("tell me about bread.", "what is chess?", "tell me about honey.")
 
 
 def save(console: Console, path: Path, title: str) -> None:
-    """Write what a console recorded, without the font that rich would load from a server."""
+    """Write a console's recording, without the font that rich would load from a server."""
     svg = console.export_svg(title=title, theme=MONOKAI, unique_id=path.stem)
     svg = re.sub(r"(?s)@font-face \{.*?\}", "", svg).replace("Fira Code, monospace", FONTS).replace("Fira Code", FONTS)
     svg = "\n".join(line.rstrip() for line in svg.splitlines() if line.strip())
@@ -52,12 +52,12 @@ def save(console: Console, path: Path, title: str) -> None:
 
 
 def recorder() -> Console:
-    """A console that prints nothing and remembers everything."""
+    """A console that prints nothing and records everything."""
     return Console(record=True, width=WIDTH, file=open(os.devnull, "w"), force_terminal=True, highlight=False)  # noqa: SIM115
 
 
 def demo_picture(run: Path, path: Path) -> None:
-    """The end of what `popi demo` prints: the table, and one user."""
+    """The end of `popi demo`'s output: the table and one user."""
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     users = json.loads((run / "evaluation" / "examples.json").read_text(encoding="utf-8"))["users"]
     console = recorder()
@@ -68,7 +68,7 @@ def demo_picture(run: Path, path: Path) -> None:
 
 
 def check_picture(path: Path) -> None:
-    """What `popi data check` says of a bad file."""
+    """`popi data check` on a bad file."""
     pair = {"prompt": "Which pan?", "chosen": "Iron. It lasts.", "rejected": "There are many pans."}
     users = [
         {"user_id": "u1", "signals": [{"type": "pair", **pair}], "targets": [pair]},
@@ -91,7 +91,7 @@ def check_picture(path: Path) -> None:
 
 @contextmanager
 def demo_gateway() -> Iterator[tuple[str, popi.Client]]:
-    """`popi serve --demo`, once it is ready: what it printed by then, and a client."""
+    """`popi serve --demo`, ready: its output so far, and a client."""
     process = subprocess.Popen([*POPI, "serve", "--demo", "--port", "0"], stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     printed = ""
@@ -111,7 +111,7 @@ def demo_gateway() -> Iterator[tuple[str, popi.Client]]:
 
 
 def serve_picture(printed: str, path: Path) -> None:
-    """What the demo prints, without the log of its first renewals, at the usual port and with a shortened key."""
+    """The demo's output, without the log of its first renewals, with the usual port and a shortened key."""
     lines = [line for line in printed.splitlines() if not line.startswith("{")]
     text = re.sub(r"127\.0\.0\.1:\d+", "127.0.0.1:8600", KEY.sub("popi_…", "\n".join(lines)))
     console = recorder()
@@ -135,7 +135,7 @@ def browser() -> Iterator[Any]:
 
 
 def report_picture(run: Path, path: Path) -> None:
-    """The top of a run's report, as it is written today."""
+    """The top of a run's report, rendered by the current code."""
     with tempfile.TemporaryDirectory() as folder, browser() as chromium:
         copy = Path(folder) / run.name
         shutil.copytree(run, copy, ignore=shutil.ignore_patterns("phases", "tensorboard"))
@@ -174,17 +174,17 @@ def page_picture(client: popi.Client, path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--run", type=Path, help="a finished demo to show, in place of running one")
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="pictures by name, such as report")
+    parser.add_argument("--run", type=Path, help="show this finished demo instead of running one")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="only these pictures, such as report")
     parser.add_argument("--out", type=Path, default=HERE / "images")
-    asked = parser.parse_args()
-    out: Path = asked.out
+    options = parser.parse_args()
+    out: Path = options.out
 
     def of_a_run(make: Callable[[Path, Path], None], name: str) -> None:
-        if asked.run is None:
+        if options.run is None:
             subprocess.run([*POPI, "demo"], check=True, cwd=HERE.parent)
-            asked.run = HERE.parent / "runs" / "demo"
-        make(asked.run, out / name)
+            options.run = HERE.parent / "runs" / "demo"
+        make(options.run, out / name)
 
     def of_the_demo_gateway(serve: bool, page: bool) -> None:
         with demo_gateway() as (printed, client):
@@ -193,7 +193,7 @@ def main() -> None:
             if page:
                 page_picture(client, out / "page-demo.png")
 
-    wanted = set(asked.only or ["terminal-demo", "terminal-check", "terminal-serve", "report", "page-demo"])
+    wanted = set(options.only or ["terminal-demo", "terminal-check", "terminal-serve", "report", "page-demo"])
     if "terminal-check" in wanted:
         check_picture(out / "terminal-check.svg")
     if wanted & {"terminal-serve", "page-demo"}:

@@ -1,4 +1,4 @@
-"""A Markdown table of runs' metrics.json files, methods down, the mean over runs and each run across; or a picture.
+"""A Markdown table of runs' metrics.json files, one row per method, with the mean over runs and each run; or a plot.
 
 python docs/results.py runs/nano-0 runs/nano-1 runs/nano-2
 python docs/results.py --grid runs/nano_grid
@@ -31,7 +31,7 @@ def cell(values: list[float | None], digits: int) -> str:
 
 
 def picture(run: dict[str, Any]) -> str:
-    """Reward accuracy against tokens, as a file that stands alone: the report's plot with the report's colours."""
+    """Reward accuracy against tokens as a standalone SVG: the report's plot in the report's colours."""
     light, dark = re.findall(r":root\s*\{(.*?)\}", STYLE.read_text(encoding="utf-8"), re.DOTALL)[:2]
     style = f"<style>:root{{{light}}} @media (prefers-color-scheme: dark){{:root{{{dark}}}}}</style>"
     svg = plots.accuracy_by_overhead(run["methods"]).replace(' aria-hidden="true" focusable="false"', "", 1)
@@ -39,7 +39,7 @@ def picture(run: dict[str, Any]) -> str:
 
 
 def grid_table(folder: Path) -> list[str]:
-    """The rows of a grid's own generators, as Markdown."""
+    """The rows of a grid whose generator is the cell's own, as Markdown."""
     result = json.loads((folder / "grid.json").read_text())
     lines = ["| Method | Reward accuracy | Tokens added | Win rate against no personalisation | Pairs |"]
     lines.append("|---|---|---|---|---|")
@@ -57,25 +57,31 @@ def grid_table(folder: Path) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("runs", nargs="*", type=Path)
-    parser.add_argument("--grid", type=Path, help="the table of a grid instead")
-    parser.add_argument("--personal", type=Path, help="a run's table of own summaries against another user's instead")
-    parser.add_argument("--picture", type=Path, help="write the first run's plot of accuracy against tokens there")
-    asked = parser.parse_args()
-    if asked.grid:
-        print("\n".join(grid_table(asked.grid)))
+    parser.add_argument("--grid", type=Path, help="print the table of a grid instead")
+    parser.add_argument(
+        "--personal", type=Path, help="print a run's table of own against another user's summaries instead"
+    )
+    parser.add_argument(
+        "--picture", type=Path, help="write the first run's plot of accuracy against tokens to this file"
+    )
+    options = parser.parse_args()
+    if options.grid:
+        print("\n".join(grid_table(options.grid)))
         return
-    if asked.personal:
-        print("\n".join(personal_table(asked.personal)))
+    if options.personal:
+        print("\n".join(personal_table(options.personal)))
         return
-    if asked.picture:
-        asked.picture.parent.mkdir(exist_ok=True)
-        asked.picture.write_text(picture(json.loads((asked.runs[0] / "metrics.json").read_text())), encoding="utf-8")
+    if options.picture:
+        options.picture.parent.mkdir(exist_ok=True)
+        options.picture.write_text(
+            picture(json.loads((options.runs[0] / "metrics.json").read_text())), encoding="utf-8"
+        )
         return
-    print("\n".join(runs_table(asked.runs)))
+    print("\n".join(runs_table(options.runs)))
 
 
 def runs_table(folders: list[Path]) -> list[str]:
-    """Methods down, the mean over runs and each run across, as Markdown."""
+    """One row per method, with the mean over runs and each run, as Markdown."""
     runs: list[dict[str, Any]] = [json.loads((folder / "metrics.json").read_text()) for folder in folders]
     columns = ["Reward accuracy", "Tokens added", "Attribute precision", "Attribute recall"]
     lines = [f"| Method | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
@@ -97,13 +103,13 @@ def personal_table(run: Path) -> list[str]:
     for name, method in METHODS.items():
         if name not in methods:
             continue
-        found = figures.get(name, {"own": methods[name]["reward_accuracy"]})
+        row = figures.get(name, {"own": methods[name]["reward_accuracy"]})
         cells = [f"{methods[name]['context_overhead_tokens']:.1f}"]
         for column, scale, digits in (("own", 1, 3), ("another", 1, 3), ("difference", 100, 1)):
-            one = found.get(column)
+            figure = row.get(column)
             text = "–"
-            if one is not None:
-                value, low, high = (scale * (one[key] or 0) for key in ("value", "low", "high"))
+            if figure is not None:
+                value, low, high = (scale * (figure[key] or 0) for key in ("value", "low", "high"))
                 text = f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
             cells.append(text)
         lines.append(f"| {method.label} | {' | '.join(cells)} |")
@@ -111,7 +117,7 @@ def personal_table(run: Path) -> list[str]:
 
 
 def accuracy(rows: list[dict[str, Any]]) -> str:
-    """The mean reward accuracy and each run's; of one run its interval."""
+    """The mean reward accuracy and each run's; for a single run, its interval."""
     shown = cell([row["reward_accuracy"]["value"] for row in rows], 3)
     low, high = rows[0]["reward_accuracy"]["low"], rows[0]["reward_accuracy"]["high"]
     return shown if len(rows) > 1 or low is None else f"{shown} [{low:.3f}, {high:.3f}]"

@@ -1,10 +1,10 @@
 """Asks the package index's vulnerability service about every package in requirements.lock, with pip-audit.
 
-python release/audit.py      exit code 0: none is known; 1: some are, or some packages were not asked about;
-                             3: the service can't be reached, so nothing is known
+python release/audit.py      exit code 0: no vulnerability is known; 1: some are known, or some packages were
+                             skipped; 3: the service can't be reached, so nothing was audited
 
-pip-audit itself ends with "No known vulnerabilities found" where the service knew none of the packages, as behind a
-proxy that serves packages alone.
+pip-audit itself reports "No known vulnerabilities found" even if the service knows none of the packages, which happens
+behind a proxy that only serves packages.
 """
 
 import json
@@ -17,26 +17,26 @@ LOCK = Path(__file__).parents[1] / "requirements.lock"
 UNREACHABLE = 3
 
 
-def verdict(answer: str, words: str) -> tuple[int, str]:
+def verdict(answer: str, errors: str) -> tuple[int, str]:
     """Exit code and message.
 
     Args:
-        answer: what pip-audit wrote as JSON; empty where it failed.
-        words: what it wrote to stderr.
+        answer: pip-audit's JSON output; empty if it failed.
+        errors: its stderr.
     """
     try:
         dependencies: list[dict[str, Any]] = json.loads(answer)["dependencies"]
     except (ValueError, KeyError, TypeError):
-        last = words.strip().rpartition("\n")[2] or "no message"
+        last = errors.strip().rpartition("\n")[2] or "no message"
         return UNREACHABLE, f"nothing was audited: the vulnerability service can't be reached ({last})"
     skipped = [one["name"] for one in dependencies if "skip_reason" in one]
     if len(skipped) == len(dependencies):
         return UNREACHABLE, f"nothing was audited: the vulnerability service knows none of {len(skipped)} packages here"
     lines = []
     for one in dependencies:
-        for fault in one.get("vulns", []):
-            fixed = ", ".join(fault["fix_versions"]) or "no version yet"
-            lines.append(f"{one['name']} {one['version']}: {fault['id']}, fixed in {fixed}")
+        for vulnerability in one.get("vulns", []):
+            fixed = ", ".join(vulnerability["fix_versions"]) or "no version yet"
+            lines.append(f"{one['name']} {one['version']}: {vulnerability['id']}, fixed in {fixed}")
     lines += [f"{name}: not audited" for name in skipped]
     if lines:
         return 1, "\n".join(lines)
@@ -44,7 +44,7 @@ def verdict(answer: str, words: str) -> tuple[int, str]:
 
 
 def main() -> None:
-    """Ask, and say what came of it."""
+    """Run pip-audit and report the verdict."""
     command = [sys.executable, "-m", "pip_audit", "-r", str(LOCK), "--no-deps", "--disable-pip", "--timeout", "15"]
     done = subprocess.run([*command, "--format", "json", "--progress-spinner", "off"], capture_output=True, text=True)
     if "No module named pip_audit" in done.stderr:

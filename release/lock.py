@@ -1,10 +1,10 @@
 """Writes requirements.lock: every package that popi needs to run, with its version and the hashes of its files.
 
-python release/lock.py             with uv, which asks the package index
+python release/lock.py             uses uv, which queries the package index
 
 The lock covers the extras train, serve, otel and mcp on Linux, macOS and Windows, Python 3.11 and newer, and honours
-constraints.txt. No CUDA build of torch is in it: the packages that such a build brings along are dropped, and torch has
-the hashes of its CPU builds alone. Which build a machine takes is its owner's choice (docs/compatibility.md).
+constraints.txt. It contains no CUDA build of torch: the packages that such a build depends on are dropped, and torch
+has only the hashes of its CPU builds. Users choose the build for their machine (docs/compatibility.md).
 """
 
 import re
@@ -19,11 +19,11 @@ ROOT = Path(__file__).parents[1]
 LOCK = ROOT / "requirements.lock"
 EXTRAS = ("train", "serve", "otel", "mcp")
 CUDA = re.compile(r"(nvidia|cuda)-|triton\b")
-"""Packages of a CUDA build of torch."""
+"""Packages that only a CUDA build of torch needs."""
 CPU_FILES = re.compile(r"macosx|win_amd64")
-"""Files of torch in the package index that are CPU builds; those for Linux there are CUDA builds."""
+"""Matches the files of torch in the package index that are CPU builds; those for Linux are CUDA builds."""
 CPU_BUILDS = ("6746dbcbeb526eb61330b76b41ff1b4eb848951103a892eeb080dfa2b264667b",)
-"""SHA-256 of CPU builds of torch that lie elsewhere: torch-2.13.0+cpu-cp311-cp311-manylinux_2_28_x86_64.whl."""
+"""SHA-256 of torch-2.13.0+cpu-cp311-cp311-manylinux_2_28_x86_64.whl, a CPU build that is not in the package index."""
 PROJECT = """\
 [project]
 name = "torch-alone"
@@ -33,17 +33,17 @@ dependencies = ["torch=={}"]
 """
 HEADER = f"""\
 # Made by `make lock`; edit pyproject.toml and constraints.txt instead.
-# Everything that popi[{",".join(EXTRAS)}] needs, with hashes of the files:
-#   pip install torch==2.13.0                                   any build: for the CPU, for CUDA, ...
+# Everything that popi[{",".join(EXTRAS)}] needs, with hashes. To install it:
+#   pip install torch==2.13.0                                   any build: CPU, CUDA, ...
 #   pip install --require-hashes --no-deps -r requirements.lock
 #   pip install --no-deps popi
 # torch's hashes are those of its CPU builds for macOS, for Windows, and for Linux on x86-64 with Python 3.11. On other
-# machines install torch first, as above: pip keeps the build that is there.
+# machines install torch first, as above: pip keeps an installed build.
 """
 
 
 def compiled() -> str:
-    """What uv resolves, with hashes, for all platforms."""
+    """uv's resolution for all platforms, with hashes."""
     command = ["uv", "pip", "compile", "--quiet", "pyproject.toml", "-c", "constraints.txt", "--universal"]
     command += ["--python-version", "3.11", "--generate-hashes", "--no-header", "--no-annotate"]
     for extra in EXTRAS:
@@ -52,13 +52,13 @@ def compiled() -> str:
 
 
 def blocks(text: str) -> Iterator[tuple[str, str]]:
-    """Each package's name and its lines."""
+    """Yield each package's name and its lines."""
     for block in re.split(r"\n(?=[A-Za-z0-9])", text.strip()):
         yield re.split(r"[=\[ ]", block, maxsplit=1)[0], block + "\n"
 
 
 def torch_hashes(version: str) -> list[str]:
-    """Hashes of torch's CPU builds. Which file a hash belongs to, only a project's lock says."""
+    """Hashes of torch's CPU builds. Only a project's lock says which file a hash belongs to."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "pyproject.toml").write_text(PROJECT.format(version))
         subprocess.run(["uv", "lock", "--quiet"], cwd=folder, check=True)
@@ -69,8 +69,8 @@ def torch_hashes(version: str) -> list[str]:
 
 
 def locked(text: str) -> str:
-    """The lock: what was resolved, without CUDA."""
-    kept = []
+    """The lock: the resolved packages without CUDA."""
+    packages = []
     for name, block in blocks(text):
         if CUDA.match(name):
             continue
@@ -78,12 +78,12 @@ def locked(text: str) -> str:
             version = block.split("==")[1].split()[0]
             hashes = (f"    --hash=sha256:{one}" for one in torch_hashes(version))
             block = f"torch=={version} \\\n" + " \\\n".join(hashes) + "\n"
-        kept.append(block)
-    return HEADER + "".join(kept)
+        packages.append(block)
+    return HEADER + "".join(packages)
 
 
 def main() -> None:
-    """Write it."""
+    """Write requirements.lock."""
     try:
         text = locked(compiled())
     except FileNotFoundError:

@@ -91,10 +91,10 @@ def test_an_environment_that_is_not_the_locks_is_refused() -> None:
     assert sbom.problems(good, text) == []
     bad = [component("a.b", "2"), component("net", "3"), component("own", "1")]
     assert sbom.problems(bad, text) == [
-        "a-b is 2, and 1 in the lock",
-        "net is 3, and 1 or 2 in the lock",
+        "a-b is 2, but 1 in the lock",
+        "net is 3, but 1 or 2 in the lock",
         "own 1 is not in the lock",
-        "torch is missing, and 2.13.0 in the lock",
+        "torch is missing, but 2.13.0 in the lock",
     ]
 
 
@@ -117,7 +117,7 @@ def test_an_audit_that_asked_nobody_is_no_clean_one() -> None:
 def test_notes_are_the_changelogs_words() -> None:
     assert release.notes_of(CHANGES, "0.2.0") == "### Added\n- B.\n"
     assert release.notes_of(CHANGES, "0.1.0") == "- A.\n"
-    with pytest.raises(SystemExit, match="no section about 0.3.0"):
+    with pytest.raises(SystemExit, match="no section for 0.3.0"):
         release.notes_of(CHANGES, "0.3.0")
     with pytest.raises(SystemExit, match='"Unreleased".*0.2.0'):
         release.notes_of(CHANGES.replace("## Unreleased\n", "## Unreleased\n- C.\n"), "0.2.0")
@@ -129,7 +129,7 @@ def test_one_version_everywhere(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text((ROOT / name).read_text(encoding="utf-8"))
     (tmp_path / "CITATION.cff").write_text("version: 9.9\n")
-    with pytest.raises(SystemExit, match=f"CITATION.cff has version 9.9, and popi is {popi.__version__}"):
+    with pytest.raises(SystemExit, match=f"CITATION.cff has version 9.9, but popi is {popi.__version__}"):
         release.version_of(tmp_path)
 
 
