@@ -22,6 +22,9 @@ WORKERS ?= -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 # A warning (a broken link, an undocumented name) fails the build. The variable silences an advertisement.
 SITE := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
+# The texts that proselint reads. Its checks of typography are off, since they trip over code.
+PROSE := $(wildcard *.md) examples/README.md clients/js/README.md docs
+
 .PHONY: demo test slow check bench bench-gateway results docs site pictures format clean help lock licences sbom audit packages release
 
 help:  ## this list
@@ -36,12 +39,13 @@ test: $(VENV)/.stamp-dev  ## all tests except the slow ones
 slow: $(VENV)/.stamp-dev  ## the slow tests
 	$(BIN)/python -m pytest -m slow
 
-check: $(VENV)/.stamp-dev  ## lint, format, types, generated docs up to date, the site builds
+check: $(VENV)/.stamp-dev  ## lint, format, types, generated docs up to date, prose of the docs, the site builds
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python docs/generate.py --check
+	$(BIN)/proselint check --config docs/proselint.json $(PROSE)
 	$(SITE) --site-dir $(VENV)/site
 
 site: $(VENV)/.stamp-dev  ## the documentation site, in site/: open site/index.html

@@ -12,8 +12,8 @@ from popi.summary import Summary
 
 ENDINGS = (".", "!", "?", "…", "。", "！", "？")
 OldSummary = str | Summary | Previous | None
-"""An old summary to renew. Without a number of signals (`rests_on`) it is assumed to rest on very many; a `Previous` is
-shown as is."""
+"""An old summary to renew. Without a number of signals (`rests_on`) it is treated as based on infinitely many; a
+`Previous` is shown as is."""
 
 
 def summary_of(
