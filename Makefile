@@ -71,7 +71,7 @@ docs: $(VENV)/.stamp-dev  ## regenerate the generated parts of docs/ and the JSO
 	$(BIN)/python docs/generate.py
 	if [ -d clients/js/node_modules ]; then cd clients/js && npm run --silent generate; fi
 
-lock: $(VENV)/.stamp-release  ## requirements.lock, with hashes, from pyproject.toml and constraints.txt
+lock: $(VENV)/.stamp-release  ## requirements*.lock, with hashes, from pyproject.toml and constraints.txt
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python release/lock.py
 
 licences: $(VENV)/.stamp-release $(VENV)-locked/.stamp  ## docs/licences.md: the licence of every package in the lock

@@ -1,10 +1,11 @@
-"""Writes requirements.lock: every package that popi needs to run, with its version and the hashes of its files.
+"""Writes requirements.lock: every package that popi needs to run, with its version and the hashes of its files; and
+requirements-gateway.lock, the part of it that the gateway's image installs.
 
 python release/lock.py             uses uv, which queries the package index
 
-The lock covers the extras train, serve, otel and mcp on Linux, macOS and Windows, Python 3.11 and newer, and honours
-constraints.txt. It contains no CUDA build of torch: the packages that such a build depends on are dropped, and torch
-has only the hashes of its CPU builds. Users choose the build for their machine (docs/compatibility.md).
+requirements.lock covers the extras train, serve, otel and mcp on Linux, macOS and Windows, Python 3.11 and newer, and
+honours constraints.txt. It contains no CUDA build of torch: the packages that such a build depends on are dropped, and
+torch has only the hashes of its CPU builds. Users choose the build for their machine (docs/compatibility.md).
 """
 
 import re
@@ -17,7 +18,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 LOCK = ROOT / "requirements.lock"
+GATEWAY_LOCK = ROOT / "requirements-gateway.lock"
 EXTRAS = ("train", "serve", "otel", "mcp")
+GATEWAY_EXTRAS = ("serve", "otel")
 CUDA = re.compile(r"(nvidia|cuda)-|triton\b")
 """Packages that only a CUDA build of torch needs."""
 CPU_FILES = re.compile(r"macosx|win_amd64")
@@ -40,13 +43,16 @@ HEADER = f"""\
 # torch's hashes are those of its CPU builds for macOS, for Windows, and for Linux on x86-64 with Python 3.11. On other
 # machines install torch first, as above: pip keeps an installed build.
 """
+GATEWAY_HEADER = f"""\
+# Made by `make lock`: the part of requirements.lock that popi[{",".join(GATEWAY_EXTRAS)}] needs, for the Dockerfile.
+"""
 
 
-def compiled() -> str:
+def compiled(extras: tuple[str, ...]) -> str:
     """uv's resolution for all platforms, with hashes."""
     command = ["uv", "pip", "compile", "--quiet", "pyproject.toml", "-c", "constraints.txt", "--universal"]
     command += ["--python-version", "3.11", "--generate-hashes", "--no-header", "--no-annotate"]
-    for extra in EXTRAS:
+    for extra in extras:
         command += ["--extra", extra]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
@@ -82,16 +88,23 @@ def locked(text: str) -> str:
     return HEADER + "".join(packages)
 
 
+def part(lock: str, names: set[str]) -> str:
+    """The gateway's lock: the blocks of a lock that have one of these names."""
+    return GATEWAY_HEADER + "".join(block for name, block in blocks(lock.removeprefix(HEADER)) if name in names)
+
+
 def main() -> None:
-    """Write requirements.lock."""
+    """Write both locks."""
     try:
-        text = locked(compiled())
+        text = locked(compiled(EXTRAS))
+        gateway = part(text, {name for name, _ in blocks(compiled(GATEWAY_EXTRAS))})
     except FileNotFoundError:
         sys.exit("uv is not installed: pip install -e '.[release]'")
     except subprocess.CalledProcessError as error:
         sys.exit(f"uv could not resolve the dependencies:\n{error.stderr}")
-    LOCK.write_text(text)
-    print(f"written: {LOCK.name}, {len(list(blocks(text))) - 1} packages")
+    for path, lock in ((LOCK, text), (GATEWAY_LOCK, gateway)):
+        path.write_text(lock, encoding="utf-8")
+        print(f"written: {path.name}, {sum(1 for _ in blocks(lock)) - 1} packages")
 
 
 if __name__ == "__main__":

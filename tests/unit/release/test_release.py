@@ -49,6 +49,14 @@ def test_everything_in_the_lock_has_hashes_and_nothing_is_built_for_cuda() -> No
     assert "://" not in LOCK and "--index" not in LOCK and "--find-links" not in LOCK
 
 
+def test_the_gateways_lock_is_part_of_the_lock_and_has_no_torch() -> None:
+    gateway = (ROOT / "requirements-gateway.lock").read_text(encoding="utf-8")
+    blocks = dict(lock.blocks(gateway.removeprefix(lock.GATEWAY_HEADER)))
+    assert gateway == lock.part(LOCK, set(blocks)), "run `make lock`"
+    assert {canonicalize_name(need.name) for need in needs(*lock.GATEWAY_EXTRAS)} <= set(blocks)
+    assert not {"torch", "transformers"} & set(blocks)
+
+
 def test_cuda_is_dropped_and_torch_gets_the_hashes_of_cpu_builds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lock, "torch_hashes", lambda version: ["c" * 64, f"{version}-cpu"])
     resolved = "".join(
