@@ -3,6 +3,8 @@
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +22,17 @@ from popi.cli.api import (
     fields_of,
     only_with_api,
     prices_of,
+)
+from popi.cli.population import (
+    Address,
+    EngineName,
+    OutFormat,
+    PopulationOptions,
+    ShardUsers,
+    WorkerCpus,
+    WorkerGpus,
+    Workers,
+    infer_population,
 )
 from popi.cli.shared import (
     ChatTemplate,
@@ -89,13 +102,27 @@ def infer(
             "--check", help="With --run: drop summaries that don't fit the user's own pairs (docs/evidence.md)."
         ),
     ] = False,
-    output: Annotated[Path | None, typer.Option("--out", help="File to write. Default: stdout.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--out", help="File to write, or folder with --engine ray. Default: stdout.")
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Add summaries only for users who are not in --out yet.")
     ] = False,
     force: Force = False,
+    engine: EngineName = "own",
+    address: Address = None,
+    workers: Workers = None,
+    worker_cpus: WorkerCpus = None,
+    worker_gpus: WorkerGpus = None,
+    shard_users: ShardUsers = None,
+    out_format: OutFormat = None,
 ) -> None:
     """Write a preference summary for each user of a file, one JSON object per line."""
+    population = PopulationOptions(address, workers, worker_cpus, worker_gpus, shard_users, out_format)
+    if engine == "own":
+        population.refuse_without_ray()
+    elif check:
+        raise typer.BadParameter("--check goes with --engine own")
     by_api = api is not None or settings is not None
     if [run is None, model is None, not by_api].count(True) != 2:
         raise typer.BadParameter(
@@ -113,7 +140,7 @@ def infer(
         raise typer.BadParameter("--resume continues an --out file; it does not go with --force or --check")
     from popi.data.jsonl import open_users, refuse_existing, write_rows
 
-    if output is not None:
+    if output is not None and engine == "own":
         refuse_existing(output, force or resume)
         for file in (output, _rejects(output)):
             if file.exists() and users.exists() and file.samefile(users):
@@ -133,6 +160,12 @@ def infer(
             token_budget=token_budget,
         )
         prices, fields = prices_of(price_in, price_out), inference.fields() | fields_of(api_extra)
+        if engine == "ray":
+            connect = partial(inference.connect, concurrency=concurrency, prices=prices, extra=fields)
+            connect()  # wrong settings are reported here, and not by a worker
+            described = inference.model_dump(mode="json") | {"extra": fields}
+            infer_population(users, output, population, connect, {"api": described}, resume=resume, force=force)
+            return
         writer = inference.connect(concurrency=concurrency, prices=prices, extra=fields)
         try:
             with passes(console) as report:
@@ -147,13 +180,18 @@ def infer(
     from popi.runs.run_directory import RunDirectory
 
     opened = None if run is None else RunDirectory.open(run)
-    with passes(console) as report:
-        windows = (DataConfig() if opened is None else opened.config.data).windows()
-        people = open_users(users, **windows, report=report)
     if opened is not None:
         spec = ModelSpec.of(opened.config, opened.models(method)[0])
     else:
         spec = local_spec(str(model), template, dtype, device, chat_template)
+    if engine == "ray":
+        load = partial(InferenceModel.from_spec, spec, max_tokens=max_tokens, token_budget=token_budget)
+        described = asdict(spec) | {"max_tokens": max_tokens, "token_budget": token_budget}
+        infer_population(users, output, population, load, {"model": described}, resume=resume, force=force)
+        return
+    with passes(console) as report:
+        windows = (DataConfig() if opened is None else opened.config.data).windows()
+        people = open_users(users, **windows, report=report)
     inference_model = InferenceModel.from_spec(spec, max_tokens=max_tokens, token_budget=token_budget)
     if opened is None or not check:
         _write(inference_model, people, output, force=force, resume=resume)
