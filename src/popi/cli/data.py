@@ -58,7 +58,7 @@ def data_check(
         problems, summary = loaded.problems, loaded.summary()
     else:
         if file is None or settings:
-            raise typer.BadParameter("name a JSONL file; --set goes with --source")
+            raise typer.BadParameter("name a JSONL file; --set requires --source")
         from popi.data.check import check
         from popi.runs.bars import passes
 

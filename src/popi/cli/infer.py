@@ -135,7 +135,7 @@ def infer(
     if run is not None and (max_tokens or token_budget):
         raise typer.BadParameter("--max-tokens and --token-budget go with --api or --model; a run has its own")
     if check and run is None:
-        raise typer.BadParameter("--check needs the generator of a run: it goes with --run")
+        raise typer.BadParameter("--check requires --run, since it uses the run's generator")
     if resume and (output is None or force or check):
         raise typer.BadParameter("--resume continues an --out file; it does not go with --force or --check")
     from popi.data.jsonl import open_users, refuse_existing, write_rows

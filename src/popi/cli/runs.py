@@ -57,20 +57,20 @@ def train(
         typer.Option(help="With --dry-run: plan for a GPU with this many GiB instead of this machine.", min=1),
     ] = None,
     processes: Annotated[
-        int, typer.Option(help="With --dry-run: plan for so many processes, on a device each.", min=1)
+        int, typer.Option(help="With --dry-run: plan for this many processes, each on its own device.", min=1)
     ] = 1,
 ) -> None:
     """Train the inference model, the generator or both, in the run directory {root}/{name}."""
     settings = load_config(config, overrides)
     need_training()
     if gpu_memory is not None and not dry_run:
-        raise typer.BadParameter("--gpu-memory goes with --dry-run")
+        raise typer.BadParameter("--gpu-memory requires --dry-run")
     if processes > 1 and not dry_run:
         raise typer.BadParameter(
-            f"--processes goes with --dry-run; torchrun --nproc-per-node {processes} -m popi train starts them"
+            f"--processes requires --dry-run; to start them: torchrun --nproc-per-node {processes} -m popi train"
         )
     if with_weights and (gpu_memory is not None or not dry_run):
-        raise typer.BadParameter("--with-weights goes with --dry-run, and not with --gpu-memory: it computes here")
+        raise typer.BadParameter("--with-weights requires --dry-run and excludes --gpu-memory: it runs on this machine")
     if dry_run:
         _show_plan(settings, gpu_memory, processes)
         if with_weights:
@@ -173,15 +173,15 @@ def evaluate(
         _evaluate_grid(grid, overrides, dry_run)
         return
     if dry_run:
-        raise typer.BadParameter("--dry-run goes with a grid")
+        raise typer.BadParameter("--dry-run requires a grid")
     if chat_template is not None and generator is None:
-        raise typer.BadParameter("--chat-template goes with --generator; the run's models have their own")
+        raise typer.BadParameter("--chat-template requires --generator; the run's models have their own")
     if generator is not None and api is not None:
         raise typer.BadParameter("name another generator either with --generator or with --api")
     if (api is None) != (api_model is None):
-        raise typer.BadParameter("--api and --api-model go together: the server, and the model's name there")
+        raise typer.BadParameter("--api and --api-model must be set together: the server, and the model's name there")
     if key_env is not None and api is None:
-        raise typer.BadParameter("--key-env goes with --api")
+        raise typer.BadParameter("--key-env requires --api")
     need_training()
     from popi.config import with_method
     from popi.evaluation.report import print_table

@@ -139,7 +139,7 @@ def worker(
             "name exactly one model to write summaries: --run, --model or --inference-url (or [inference])"
         )
     if local and threads not in (None, 1):
-        raise typer.BadParameter("--threads goes with --inference-url; a local model writes one summary at a time")
+        raise typer.BadParameter("--threads requires --inference-url; a local model writes one summary at a time")
     from popi.serving.proxy.logs import to_stderr
 
     to_stderr()

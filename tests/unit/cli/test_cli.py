@@ -58,12 +58,12 @@ def test_version(run: Any) -> None:
         (["infer", "users.jsonl", "--run", "a", "--chat-template", "x"], "go with --model"),
         (["infer", "users.jsonl", "--model", "nano", "--price-in", "5"], "--price-out need --api"),
         (["evaluate", "--run", "a", "--chat-template", "x"], "--generator"),
-        (["evaluate", "--run", "a", "--api", "https://a"], "--api-model go together"),
+        (["evaluate", "--run", "a", "--api", "https://a"], "--api-model must be set together"),
         (
             ["evaluate", "--run", "a", "--generator", "nano", "--api", "https://a", "--api-model", "m"],
             "either with --gen",
         ),
-        (["evaluate", "--run", "a", "--key-env", "KEY"], "goes with --api"),
+        (["evaluate", "--run", "a", "--key-env", "KEY"], "--key-env requires --api"),
         (["push", "--run", "nowhere", "--to", "a/b"], "is not a run directory"),
         (["generate", "hello", "--run", "a", "--api-model", "m"], "--price-out need --api"),
         (["generate", "hello", "--run", "a", "--api", "https://a"], "one of the three"),
@@ -232,7 +232,7 @@ def test_data_check_of_a_benchmark(run: Any, tmp_path: Path) -> None:
     [
         (["check", "x", "--source", "nano"], "must be one of elix"),
         (["check", "x", "--source", "elix", "--against", "y"], "--against"),
-        (["check", "x", "--set", "scorer_match=false"], "--set goes with --source"),
+        (["check", "x", "--set", "scorer_match=false"], "--set requires --source"),
         (["check"], "name a JSONL file"),
         (["check", "--source", "polis"], "path is not set"),
         (["check", "x", "--source", "elix", "--set", "user_column=who"], "only applies to source preferences"),

@@ -68,7 +68,7 @@ def test_every_place_that_names_a_model_describes_it_so() -> None:
     more = {"extra": {"top_p": 1, "temperature": None}, "prices": Prices(1.0, 2.0)}
     described = ModelSpec("m", url=SERVER, key_env="KEY", concurrency=32, **more)  # type: ignore[arg-type]
     assert GridGenerator(name="g", **grid, **fields_).spec == described  # type: ignore[arg-type]
-    assert GridJudge(name="j", **grid, **fields_).described("m") == described  # type: ignore[arg-type]
+    assert GridJudge(name="j", **grid, **fields_).spec_of("m") == described  # type: ignore[arg-type]
     assert GridGenerator(name="g", model="base", chat_template="x").spec == ModelSpec("base", chat_template="x")
     written = InferenceSettings(url=SERVER, model="m", structured=False).connect(concurrency=5)
     assert written.backend.name == "m" and not written.backend.trainable

@@ -26,9 +26,9 @@ from popi.signals.types import PostSignal, Signal, TargetPair, Text
 VERSION = "lamp/1"
 COLUMNS = Columns(("id", "input", "profile"))
 NO_OUTPUT = "it has no output"
-MADE = ("tag", "category", "title", "score")
-"""Fields that hold what the person wrote about a text; `score` is added to their review."""
-OF = ("text", "abstract", "description")
+WRITTEN = ("tag", "category", "title", "score")
+"""Fields that hold what the person wrote about a text; a `score` is added to their review."""
+ABOUT = ("text", "abstract", "description")
 
 
 class Question(BaseModel):
@@ -70,13 +70,13 @@ def _add(row: Question, gold: str | None, labels: list[str], split: Split, optio
 
 def _signal(item: dict[str, Any]) -> Signal | None:
     """A profile item as a signal: what the person wrote, and about which text. None if it has no text."""
-    made = next((str(item[name]).strip() for name in MADE if item.get(name) not in (None, "")), "")
-    of = next((str(item[name]).strip() for name in OF if item.get(name)), "")
-    if of and item.get("score") not in (None, ""):
-        return PostSignal(text=f"{of} ({made} of 5)")
-    if made:
-        return PostSignal(text=made, context=of or None)
-    return PostSignal(text=of) if of else None
+    written = next((str(item[name]).strip() for name in WRITTEN if item.get(name) not in (None, "")), "")
+    about = next((str(item[name]).strip() for name in ABOUT if item.get(name)), "")
+    if about and item.get("score") not in (None, ""):
+        return PostSignal(text=f"{about} ({written} of 5)")
+    if written:
+        return PostSignal(text=written, context=about or None)
+    return PostSignal(text=about) if about else None
 
 
 def _golds(file: Path) -> dict[str, str]:

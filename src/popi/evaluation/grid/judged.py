@@ -14,8 +14,8 @@ from popi.evaluation.judge.run import Arena, judge_pair
 from popi.evaluation.methods import Context
 from popi.evaluation.progress import evaluation_progress
 from popi.models.remote.api import ApiModel
+from popi.runs.files import write_text
 from popi.runs.provenance import stamp_of
-from popi.runs.run_directory import write_text
 
 ADVICE = "give the grid another name=…"
 AGAIN = ("failed", "no response")
@@ -41,7 +41,7 @@ def connect(judge: GridJudge) -> ApiModel | None:
     Raises:
         ConfigError: the URL is invalid, or the named variable holds no key.
     """
-    return None if judge.url is None or judge.model is None else judge.described(judge.model).connect()
+    return None if judge.url is None or judge.model is None else judge.spec_of(judge.model).connect()
 
 
 def make_judge(settings: GridJudge, config: RunConfig, chat: ApiModel | None) -> Judge:

@@ -92,9 +92,9 @@ class _Api(_Section):
     def _both_prices(self) -> Self:
         if (self.price_in is None) != (self.price_out is None):
             raise ValueError("set both price_in and price_out, or neither")
-        set_here = [name for name in _Api.model_fields if getattr(self, name) != _Api.model_fields[name].default]
-        if self.url is None and set_here:
-            raise ValueError(f"{set_here[0]} applies only to a model behind an API; set its url")
+        api_only = [name for name in _Api.model_fields if getattr(self, name) != _Api.model_fields[name].default]
+        if self.url is None and api_only:
+            raise ValueError(f"{api_only[0]} applies only to a model behind an API; set its url")
         return self
 
     @property
@@ -102,8 +102,8 @@ class _Api(_Section):
         """The prices, if they are set."""
         return None if self.price_in is None or self.price_out is None else Prices(self.price_in, self.price_out)
 
-    def described(self, name: str) -> ModelSpec:
-        """The model with that name, on the server if there is one. Requests lack the fields in `without`."""
+    def spec_of(self, name: str) -> ModelSpec:
+        """A model with that name, on the server if `url` is set. Requests omit the fields in `without`."""
         return ModelSpec(
             name,
             url=self.url,
@@ -132,7 +132,7 @@ class GridGenerator(_Api):
     """A Jinja chat template (text, or path of a file) for a local model whose tokenizer has none."""
 
     @model_validator(mode="after")
-    def _goes_together(self) -> Self:
+    def _is_consistent(self) -> Self:
         if self.name == OWN:
             raise ValueError(f"name = {OWN!r} is reserved for the run's own generator; see own_generator")
         if self.scores and self.url is None:
@@ -146,11 +146,11 @@ class GridGenerator(_Api):
     @property
     def spec(self) -> ModelSpec:
         """The model."""
-        return replace(self.described(self.model), templates=self.template, chat_template=self.chat_template)
+        return replace(self.spec_of(self.model), templates=self.template, chat_template=self.chat_template)
 
     @property
     def scored(self) -> bool:
-        """Whether it gives log-probs of responses."""
+        """Whether it returns log-probs of responses."""
         return self.url is None or self.scores
 
 
@@ -182,7 +182,7 @@ class GridJudge(_Api):
     """Maximum tokens per response. Unset: the run's `evaluation.answer_tokens`."""
 
     @model_validator(mode="after")
-    def _of_its_kind(self) -> Self:
+    def _fits_its_kind(self) -> Self:
         if self.kind == "api" and (self.url is None or self.model is None):
             raise ValueError("a judge of kind api needs url and model")
         if self.kind != "api" and self.url is not None:

@@ -58,8 +58,7 @@ def attach_adapters(
     adapters: dict[str, Path | None],
     target_modules: str | list[str] = "all-linear",
 ) -> Any:
-    """Add named LoRA adapters to a freshly loaded base, each loaded from a folder, or new (None) and without effect
-    yet.
+    """Add named LoRA adapters to a freshly loaded base: loaded from a folder, or new and without effect if None.
 
     They are added to the layers in `target_modules`, by default all linear ones except the LM head, which
     `popi.engine.tree` reads directly. `default` becomes active.
@@ -98,7 +97,7 @@ def attach_adapters(
 
 
 def refuse_pickles(folder: Path) -> None:
-    """PEFT would read an adapter without safetensors from a pickle, which can run code.
+    """Refuse an adapter without safetensors: PEFT would read it from a pickle, which can run code.
 
     Raises:
         ModelError: the folder has no adapter_model.safetensors.
@@ -106,7 +105,7 @@ def refuse_pickles(folder: Path) -> None:
     if not (folder / "adapter_model.safetensors").is_file():
         raise ModelError(
             f"{folder}: the adapter has no adapter_model.safetensors, the only format of weights that popi loads; "
-            "convert it, or take one that has it"
+            "convert the adapter, or use one in that format"
         )
 
 

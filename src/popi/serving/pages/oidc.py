@@ -1,4 +1,4 @@
-"""Sign in the team with OpenID Connect: the authorization code flow with PKCE, state and nonce.
+"""Signs in members of the team with OpenID Connect: the authorization code flow with PKCE, state and nonce.
 
 Authlib implements the protocol and checks the ID token; requests are sent through popi.models.remote.http, with the
 proxies, certificates and limits of `[http]`.
@@ -37,14 +37,14 @@ LEEWAY_SECONDS = 60
 MAX_BYTES = 2**20
 TIMEOUT_S = 20.0
 ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
-"""Signature algorithms that only the provider can use: never `none`, never with a shared secret."""
+"""Signature algorithms with which only the provider can sign: never `none`, never a shared secret."""
 
 
 class Oidc:
     """Signs in members of the team.
 
     Args:
-        settings: the provider's.
+        settings: the provider's settings.
         url: the gateway's public URL.
         http: settings for outgoing connections.
 

@@ -97,7 +97,7 @@ def dry_run(config: RunConfig, device: Device | None = None, processes: int = 1)
     """Plan a run for a device, by default this machine's.
 
     Args:
-        processes: that train together, on a device each: memory and time are those of one. What the exchange of
+        processes: that train together, each on its own device: memory and time are those of one. What the exchange of
             gradients takes is not counted.
 
     Raises:
