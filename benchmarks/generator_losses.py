@@ -35,7 +35,8 @@ from popi.generator import Generator
 from popi.inference_model import InferenceModel
 from popi.nano.grammar import TOPICS
 from popi.nano.truth import topics_in
-from popi.runs.run_directory import RunDirectory, append_jsonl, read_jsonl, write_jsonl, write_text
+from popi.runs.files import append_jsonl, read_jsonl, write_jsonl, write_text
+from popi.runs.run_directory import RunDirectory
 from popi.signals.render import flat
 from popi.training.train import train
 

@@ -29,7 +29,7 @@ from popi.config import load_config
 from popi.config.training import TrainingConfig
 from popi.engine.decoding import pick
 from popi.engine.scoring import ScoringItem
-from popi.runs.run_directory import read_jsonl
+from popi.runs.files import read_jsonl
 from popi.training.train import train
 
 OUT = Path("runs/bench")

@@ -29,8 +29,9 @@ from popi.evaluation.models import Models, identity, trained_models
 from popi.evaluation.runner import destination
 from popi.evaluation.users import held_out
 from popi.models.spec import ModelSpec
+from popi.runs.files import write_text
 from popi.runs.rows import ResumableRows
-from popi.runs.run_directory import RunDirectory, write_text
+from popi.runs.run_directory import RunDirectory
 from popi.signals.types import PairSignal
 from popi.summary import Summary
 

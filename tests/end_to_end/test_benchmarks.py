@@ -11,7 +11,8 @@ from rich.console import Console
 from popi.config import BENCHMARKS, RunConfig, resolve
 from popi.errors import RunError
 from popi.evaluation.runner import evaluate
-from popi.runs.run_directory import RunDirectory, read_jsonl
+from popi.runs.files import read_jsonl
+from popi.runs.run_directory import RunDirectory
 from popi.training.train import train
 
 QUIET = Console(quiet=True)

@@ -10,7 +10,8 @@ from popi.config import load_config
 from popi.evaluation.job import read_rows
 from popi.evaluation.metrics import outcomes, paired_difference
 from popi.evaluation.runner import evaluate
-from popi.runs.run_directory import RunDirectory, read_jsonl
+from popi.runs.files import read_jsonl
+from popi.runs.run_directory import RunDirectory
 from popi.training.train import train
 
 CONFIGS = Path(__file__).parents[2] / "configs"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from popi.runs.run_directory import read_jsonl
+from popi.runs.files import read_jsonl
 
 ALL = [
     "population_dpo",

@@ -16,7 +16,8 @@ from popi.errors import ConfigError, PopiError
 from popi.evaluation.runner import evaluate
 from popi.models.local.model import LocalModel
 from popi.models.spec import ModelSpec
-from popi.runs.run_directory import RunDirectory, read_jsonl
+from popi.runs.files import read_jsonl
+from popi.runs.run_directory import RunDirectory
 from popi.training.train import train
 
 QUIET = Console(quiet=True)

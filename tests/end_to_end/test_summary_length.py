@@ -5,7 +5,7 @@ from pathlib import Path
 from rich.console import Console
 
 from popi.config import resolve
-from popi.runs.run_directory import read_jsonl
+from popi.runs.files import read_jsonl
 from popi.training.train import train
 
 STEPS = 20

@@ -16,7 +16,9 @@ from popi.generator import Generator
 from popi.inference_model import InferenceModel
 from popi.models.local.user_embedding import UserIdEmbedding
 from popi.nano.world import make_users
-from popi.runs.run_directory import PhaseDirectory, RunDirectory, read_jsonl
+from popi.runs.files import read_jsonl
+from popi.runs.phase_directory import PhaseDirectory
+from popi.runs.run_directory import RunDirectory
 from popi.signals.types import User
 from popi.training.train import train
 

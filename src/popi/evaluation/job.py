@@ -24,9 +24,10 @@ from popi.evaluation.prompts import choose
 from popi.evaluation.summaries import stored_summaries
 from popi.evaluation.users import named_attributes, users_stamp
 from popi.generator import Generator
+from popi.runs.files import write_text
 from popi.runs.provenance import commit, stamp_of, versions
 from popi.runs.rows import ResumableRows, settings_of
-from popi.runs.run_directory import differences, write_text
+from popi.runs.run_directory import differences
 from popi.signals.asking import OWN
 from popi.summary import Summary
 

@@ -17,8 +17,8 @@ from popi.evaluation.metrics import reward_accuracy
 from popi.evaluation.models import Models, identity
 from popi.inference_model import InferenceModel
 from popi.nano.answers import READ_AS
+from popi.runs.files import write_text
 from popi.runs.provenance import stamp_of
-from popi.runs.run_directory import write_text
 from popi.signals.asking import SummaryPrompt, summary_prompts
 from popi.signals.render import Templates
 from popi.signals.types import Signal

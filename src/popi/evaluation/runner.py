@@ -24,7 +24,8 @@ from popi.evaluation.progress import evaluation_progress
 from popi.evaluation.users import benchmark_of, held_out
 from popi.models.spec import ModelSpec
 from popi.runs.bars import passes
-from popi.runs.run_directory import USERS, locked, read_jsonl, refuse_other_loader, write_text
+from popi.runs.files import locked, read_jsonl, write_text
+from popi.runs.run_directory import USERS, refuse_other_loader
 from popi.signals.render import NANO
 from popi.training.templates import template_of
 

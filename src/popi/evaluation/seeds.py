@@ -20,7 +20,8 @@ from popi.evaluation.methods import METHODS
 from popi.evaluation.metrics import clustered_mean
 from popi.evaluation.runner import evaluate
 from popi.evaluation.tables import with_reach
-from popi.runs.run_directory import RunDirectory, write_text
+from popi.runs.files import write_text
+from popi.runs.run_directory import RunDirectory
 from popi.training.processes import refuse_several
 from popi.training.train import train
 

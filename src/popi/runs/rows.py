@@ -11,7 +11,8 @@ from typing import IO, Any
 
 from popi.errors import RunError
 from popi.runs import formats
-from popi.runs.run_directory import differences, write_jsonl
+from popi.runs.files import write_jsonl
+from popi.runs.run_directory import differences
 
 Row = dict[str, Any]
 

@@ -18,26 +18,19 @@ Every file that a later step relies on is written to a temporary name and rename
 checkpoint's `complete` are written last, so an interruption at any moment leaves either the old state or the new one.
 """
 
-import hashlib
 import json
 import math
-import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from popi.config import RunConfig, resolve
 from popi.errors import RunError
 from popi.runs import formats
+from popi.runs.files import append_jsonl, read_jsonl, write_jsonl, write_text
+from popi.runs.phase_directory import PhaseDirectory
 from popi.runs.reporters import Reporter, open_reporters
 
-COMPLETE = "complete"
-SPARE = 2
-"""Checkpoints to keep during a phase: the newest, and one as a fallback in case that is damaged."""
 USERS = ".users"
 """Folder next to run directories with the parsed users of files (`popi.data.store`)."""
 METHOD_ORDER = (
@@ -51,72 +44,6 @@ METHOD_ORDER = (
     "user_embedding",
 )
 """A run's default method is the first of these that it trained."""
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def damaged(checkpoint: Path) -> str | None:
-    """What is wrong with a complete checkpoint; None if its files match their checksums.
-
-    Checkpoints from earlier versions have no checksums and are accepted unchecked.
-
-    Raises:
-        RunError: if a newer version of popi wrote it.
-    """
-    try:
-        sealed = json.loads((checkpoint / COMPLETE).read_text(encoding="utf-8"))
-    except ValueError:
-        return f"{COMPLETE} is damaged"
-    if isinstance(sealed, int):
-        return None
-    formats.refuse_newer(checkpoint, sealed.get("format", formats.CHECKPOINT), formats.CHECKPOINT)
-    for name, digest in sealed["sha256"].items():
-        file = checkpoint / name
-        if not file.is_file():
-            return f"{name} is missing"
-        if sha256(file) != digest:
-            return f"{name} has changed since it was written (its SHA-256 differs)"
-    return None
-
-
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSON-lines file, without an incomplete last line; empty if there is no file."""
-    if not path.is_file():
-        return []
-    rows = []
-    for line in path.read_text(encoding="utf-8").split("\n")[:-1]:  # splitlines() would also cut at U+2028
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
-    return rows
-
-
-def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Write a JSON-lines file atomically."""
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-
-
-def append_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Append rows and flush them to the operating system, so that killing this process loses none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -142,29 +69,6 @@ def config_differences(saved: RunConfig, given: RunConfig) -> list[str]:
     return differences(saved.model_dump(mode="json", exclude=place), given.model_dump(mode="json", exclude=place))
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Lock a folder against other processes; the lock is released even if this process is killed.
-
-    Raises:
-        RunError: if another process holds the lock.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder.with_name(f".{folder.name}.lock"), blocking=False)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise RunError(
-            f"{folder}: in use by another process; wait until it has finished, or use another run name"
-        ) from None
-    except OSError as error:
-        raise RunError(f"{folder.parent}: can't be written to ({error.strerror or error})") from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def refuse_other_loader(path: Path, facts: dict[str, Any] | None) -> None:
     """Raise RunError if the run in `path` was trained on users from another version of the benchmark's loader.
 
@@ -186,92 +90,6 @@ def _read_data(path: Path) -> dict[str, Any] | None:
     except ValueError as error:
         raise RunError(f"{path / 'data.json'}: damaged ({error}); train this run again") from None
     return saved if isinstance(saved, dict) else {}
-
-
-class PhaseDirectory:
-    """One phase of a run."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.name = path, path.name
-        self._sound: set[int] = set()
-        """Steps whose checkpoints have been verified, since reading gigabytes of files should happen only once."""
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
-
-    @property
-    def samples(self) -> Path:
-        return self.path / "samples.jsonl"
-
-    @property
-    def reliability(self) -> Path:
-        return self.path / "reliability.json"
-
-    @property
-    def done(self) -> bool:
-        """Whether the phase has ended and its models are saved."""
-        return (self.path / "done.json").is_file()
-
-    def checkpoint(self, say: Callable[[str], None] = lambda line: None) -> tuple[Path, int] | None:
-        """The newest complete checkpoint whose files match their checksums, and its step.
-
-        Incomplete checkpoints are removed. A complete one that has changed since (a failing disk, an incomplete copy)
-        is renamed to `damaged-STEP` and reported through `say`, and the previous one is used.
-        """
-        steps = []
-        for folder in self.checkpoints.glob("checkpoint-*"):
-            if (folder / COMPLETE).is_file():
-                steps.append(int(folder.name.rpartition("-")[2]))
-            else:
-                shutil.rmtree(folder)
-        for step in sorted(steps, reverse=True):
-            folder = self.at(step)
-            changed = None if step in self._sound else damaged(folder)
-            if changed is None:
-                self._sound.add(step)
-                return folder, step
-            renamed = self.checkpoints / f"damaged-{step}"
-            shutil.rmtree(renamed, ignore_errors=True)
-            folder.rename(renamed)
-            say(f"{folder}: {changed}; renamed to {renamed.name}, and the previous checkpoint is used")
-        return None
-
-    def seal(self, step: int, best: int | None = None, limit: int | None = None) -> None:
-        """Mark a checkpoint as complete, with the SHA-256 of each of its files, then remove all others except `best`
-        and the newest `limit` (`SPARE` if None)."""
-        files = sorted(file for file in self.at(step).iterdir() if file.name != COMPLETE)
-        facts = {"step": step, "format": formats.CHECKPOINT, "sha256": {f.name: sha256(f) for f in files}}
-        write_text(self.at(step) / COMPLETE, json.dumps(facts))
-        for old in self.steps()[: -(limit or SPARE)]:
-            if old != best:
-                (self.at(old) / COMPLETE).unlink(missing_ok=True)  # first, so that a half-removed one isn't complete
-                shutil.rmtree(self.at(old))
-
-    def steps(self) -> list[int]:
-        """The steps with checkpoints, newest last."""
-        return sorted(int(folder.name.rpartition("-")[2]) for folder in self.checkpoints.glob("checkpoint-*"))
-
-    def at(self, step: int) -> Path:
-        """The folder of a step's checkpoint."""
-        return self.checkpoints / f"checkpoint-{step}"
-
-    def save(self, component: str, write: Callable[[Path], None]) -> Path:
-        """Save a trained component (`inference_model` or `generator`) atomically. Returns its folder."""
-        final, temporary = self.path / component, self.path / f"{component}.tmp"
-        for folder in (temporary, final):
-            if folder.exists():
-                shutil.rmtree(folder)
-        temporary.mkdir(parents=True)
-        write(temporary)
-        os.replace(temporary, final)
-        return final
-
-    def finish(self, facts: dict[str, Any], keep: bool = False) -> None:
-        """Mark the phase as done and delete its checkpoints, unless `keep` is set."""
-        write_text(self.path / "done.json", json.dumps(facts, indent=2) + "\n")
-        if not keep:
-            shutil.rmtree(self.checkpoints, ignore_errors=True)
 
 
 class RunDirectory:

@@ -31,8 +31,9 @@ from popi.evaluation.runner import choose_methods, destination
 from popi.evaluation.users import held_out, users_stamp
 from popi.inference_model import InferenceModel
 from popi.models.spec import ModelSpec
+from popi.runs.files import write_jsonl, write_text
 from popi.runs.provenance import commit, stamp_of, versions
-from popi.runs.run_directory import USERS, refuse_other_loader, write_jsonl, write_text
+from popi.runs.run_directory import USERS, refuse_other_loader
 from popi.signals.types import Prompt, Signal
 from popi.summary import Summary
 

@@ -10,7 +10,8 @@ from typing import Any
 import popi
 from popi.config import RunConfig
 from popi.models.spec import SMOLLM2, SMOLLM2_ID
-from popi.runs.run_directory import RunDirectory, write_text
+from popi.runs.files import write_text
+from popi.runs.run_directory import RunDirectory
 from popi.training.components import GENERATOR, INFERENCE
 from popi.training.templates import template_of
 

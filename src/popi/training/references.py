@@ -25,8 +25,8 @@ from typing import Any
 import torch
 
 from popi.generator import Generator
+from popi.runs.files import read_jsonl, write_jsonl
 from popi.runs.rows import RowFile
-from popi.runs.run_directory import read_jsonl, write_jsonl
 from popi.signals.types import TargetPair, User
 from popi.training.processes import ALONE, Processes
 

@@ -15,7 +15,7 @@ from random import Random
 
 from popi.inference_model import InferenceModel
 from popi.models.backend import BATCH
-from popi.runs.run_directory import read_jsonl, write_jsonl
+from popi.runs.files import read_jsonl, write_jsonl
 from popi.signals.fit import oldest_first
 from popi.signals.types import Signal, User
 from popi.summary import Summary

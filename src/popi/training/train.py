@@ -29,8 +29,9 @@ from popi.models.local.loading import device_of
 from popi.models.local.model import quiet as no_bars
 from popi.models.local.quantized import refuse_quantization
 from popi.runs.bars import passes
+from popi.runs.files import locked
 from popi.runs.reporters import reporters_of
-from popi.runs.run_directory import USERS, RunDirectory, locked
+from popi.runs.run_directory import USERS, RunDirectory
 from popi.signals.types import User
 from popi.training.components import GENERATOR, INFERENCE, load_components
 from popi.training.model_card import refresh_cards, write_card

@@ -19,7 +19,9 @@ from popi.models.local.user_embedding import (
     generic_embedding,
     hidden_states,
 )
-from popi.runs.run_directory import PhaseDirectory, RunDirectory, read_jsonl, write_jsonl, write_text
+from popi.runs.files import read_jsonl, write_jsonl, write_text
+from popi.runs.phase_directory import PhaseDirectory
+from popi.runs.run_directory import RunDirectory
 from popi.signals.types import User
 from popi.training.components import GENERATOR, INFERENCE, Components
 from popi.training.phases.generator import GeneratorTrainer

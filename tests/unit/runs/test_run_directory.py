@@ -7,15 +7,9 @@ import pytest
 
 from popi.config import RunConfig, resolve
 from popi.errors import RunError
-from popi.runs.run_directory import (
-    COMPLETE,
-    PhaseDirectory,
-    RunDirectory,
-    config_differences,
-    locked,
-    read_jsonl,
-    write_jsonl,
-)
+from popi.runs.files import locked, read_jsonl, write_jsonl
+from popi.runs.phase_directory import COMPLETE, PhaseDirectory
+from popi.runs.run_directory import RunDirectory, config_differences
 
 
 def config(root: Path, **settings: object) -> RunConfig:
@@ -204,7 +198,7 @@ def test_two_processes_in_one_directory(tiny_base: Path, tmp_path: Path) -> None
     from popi.evaluation.runner import evaluate
     from popi.training.train import train
 
-    held = "import sys, time; from pathlib import Path; from popi.runs.run_directory import locked\n"
+    held = "import sys, time; from pathlib import Path; from popi.runs.files import locked\n"
     held += "with locked(Path(sys.argv[1])), locked(Path(sys.argv[2])): print('held', flush=True); time.sleep(60)"
     config = resolve({"name": "r", "root": str(tmp_path), "model": {"base": str(tiny_base), "device": "cpu"}})
     folders = [tmp_path / "r", tmp_path / "s" / "evaluation"]

@@ -13,7 +13,9 @@ from popi.data.users import users_of
 from popi.errors import ConfigError, DataError
 from popi.generator import Generator
 from popi.inference_model import InferenceModel
-from popi.runs.run_directory import PhaseDirectory, RunDirectory, read_jsonl
+from popi.runs.files import read_jsonl
+from popi.runs.phase_directory import PhaseDirectory
+from popi.runs.run_directory import RunDirectory
 from popi.training.components import load_components
 from popi.training.objective import margin, summary_reward
 from popi.training.planning.plan import refuse_settings

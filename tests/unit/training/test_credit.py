@@ -22,7 +22,7 @@ from popi.config import resolve
 from popi.errors import ConfigError
 from popi.models.local.model import LocalModel
 from popi.nano.tokenizer import build_tokenizer
-from popi.runs.run_directory import read_jsonl
+from popi.runs.files import read_jsonl
 from popi.training.credit import CREDITED_CLAUSES, Clauses, token_advantages
 from popi.training.objective import clause_advantages, group_advantages, policy_loss
 from popi.training.phases.inference import InferenceTrainer

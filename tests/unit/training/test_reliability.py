@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from popi.cli import app
 from popi.config import RunConfig, resolve
-from popi.runs.run_directory import read_jsonl
+from popi.runs.files import read_jsonl
 from popi.training.credit import Clauses
 from popi.training.rehearsal import rehearse
 from popi.training.reliability import LOW, Reliability, Squares, advice

@@ -13,7 +13,7 @@ from popi.evaluation.methods import METHODS, Context
 from popi.evaluation.models import Models
 from popi.evaluation.progress import evaluation_progress
 from popi.evaluation.runner import choose_methods
-from popi.runs.run_directory import write_text
+from popi.runs.files import write_text
 
 
 @dataclass

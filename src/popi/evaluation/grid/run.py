@@ -24,7 +24,8 @@ from popi.evaluation.grid.transfer import write_transfer
 from popi.evaluation.judge.question import persona_for
 from popi.evaluation.judge.truth import TruthJudge
 from popi.models.remote.api import ApiModel
-from popi.runs.run_directory import differences, locked, write_text
+from popi.runs.files import locked, write_text
+from popi.runs.run_directory import differences
 
 FREE = ("name", "root", "concurrency", "price_in", "price_out", "key_env")
 """Settings that affect no figure and may change when a grid is resumed."""

@@ -33,9 +33,10 @@ from popi.evaluation.models import Models, Run, trained_models
 from popi.evaluation.runner import choose_methods, destination
 from popi.evaluation.users import held_out, users_stamp
 from popi.models.spec import ModelSpec
+from popi.runs.files import locked, write_text
 from popi.runs.provenance import commit, stamp_of, versions
 from popi.runs.rows import ResumableRows
-from popi.runs.run_directory import USERS, locked, refuse_other_loader, write_text
+from popi.runs.run_directory import USERS, refuse_other_loader
 
 _COMMON = ("commit", "versions", "method", "against", "judge")
 """Keys of judge.json that the figures on seen topics don't repeat."""

@@ -31,7 +31,8 @@ from popi.engine.roots import Roots
 from popi.engine.tree import Segment, causal_lm, pack
 from popi.models.local.adapters import has_adapters, using
 from popi.models.local.model import LocalModel
-from popi.runs.run_directory import PhaseDirectory, append_jsonl
+from popi.runs.files import append_jsonl
+from popi.runs.phase_directory import PhaseDirectory
 from popi.training.credit import Stops, token_advantages
 from popi.training.objective import accuracy, clause_advantages, group_advantages, policy_loss, token_kl
 from popi.training.phases.scorer import TreeScorer

@@ -25,7 +25,8 @@ from transformers.trainer_pt_utils import safe_globals
 from popi.config import GeneratorPhaseConfig, InferencePhaseConfig, RunConfig
 from popi.errors import RunError
 from popi.models.local.adapters import has_adapters
-from popi.runs.run_directory import PhaseDirectory, RunDirectory, damaged
+from popi.runs.phase_directory import PhaseDirectory, damaged
+from popi.runs.run_directory import RunDirectory
 from popi.training.phases.drift import recent_loss
 from popi.training.phases.scorer import TreeScorer
 from popi.training.processes import ALONE, Processes, fingerprint, on_cpu

@@ -12,7 +12,9 @@ from safetensors.torch import load_file
 from popi.config import RunConfig, resolve
 from popi.engine.scoring import ScoringItem, pair_logps_plain
 from popi.engine.tree import pack
-from popi.runs.run_directory import PhaseDirectory, RunDirectory, read_jsonl
+from popi.runs.files import read_jsonl
+from popi.runs.phase_directory import PhaseDirectory
+from popi.runs.run_directory import RunDirectory
 from popi.training.phases.drift import chosen_loss, chosen_tokens, drift, recent_loss
 from popi.training.phases.joint import JointTrainer
 from popi.training.train import train

@@ -15,7 +15,7 @@ from popi.engine.plain import run_plain
 from popi.engine.tree import causal_lm
 from popi.errors import ConfigError
 from popi.models.local.user_embedding import UserIdEmbedding
-from popi.runs.run_directory import read_jsonl
+from popi.runs.files import read_jsonl
 from popi.signals.types import User
 from popi.training.phases.generator import GeneratorTrainer
 from popi.training.phases.scorer import pair_sums

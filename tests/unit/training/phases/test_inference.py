@@ -15,7 +15,7 @@ from popi.engine.scoring import pair_logps_plain
 from popi.generator import Generator
 from popi.models.local.adapters import TRAINED, save_adapter, using
 from popi.models.local.model import LocalModel
-from popi.runs.run_directory import read_jsonl
+from popi.runs.files import read_jsonl
 from popi.training.objective import margin, summary_reward
 from popi.training.phases.inference import InferenceTrainer, Samples, summary_logps
 from popi.training.phases.scorer import TreeScorer
