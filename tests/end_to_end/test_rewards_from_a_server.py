@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from popi.config import ApiGeneratorConfig, RunConfig, resolve
-from popi.errors import ConfigError, PopiError
+from popi.errors import ConfigError, PopiError, RunError
 from popi.evaluation.runner import evaluate
 from popi.models.local.model import LocalModel
 from popi.models.spec import ModelSpec
@@ -115,6 +115,28 @@ def test_a_server_that_goes_away_ends_the_run_and_resuming_ends_where_an_unbroke
     weights, others = load_file(whole / TRAINED), load_file(broken.directory / TRAINED)
     for name in weights:
         assert_close(others[name], weights[name], atol=0, rtol=0)
+
+
+def test_a_server_that_is_overloaded_for_longer_than_the_retries_ends_the_run_and_says_how_to_resume(
+    server: FakeUpstream, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = generator_at(server)
+    model["api_generator"]["retries"] = 1
+    settings = make_config(tmp_path, tiny_base, "run", **model)
+    answered = server.reply
+
+    def after_the_first_step(path: str, body: dict[str, Any]) -> dict[str, Any] | None:
+        if list(settings.directory.rglob("checkpoint-1")):
+            server.faults.extend([status(503)] * 500)
+        return answered(path, body)
+
+    monkeypatch.setattr(server, "reply", after_the_first_step)
+    with pytest.raises(RunError, match=r"503.*gave up after 2 attempts.*once the server answers, resume with: popi tr"):
+        train(settings, console=QUIET)
+    monkeypatch.setattr(server, "reply", answered)
+    server.faults[:] = [status(503)]
+    train(settings, resume=True, console=QUIET)
+    assert RunDirectory.open(settings.directory).phase("inference-1").done
 
 
 @pytest.mark.parametrize(

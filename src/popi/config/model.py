@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from popi.config.section import Filled, Section, VariableName
 
@@ -19,6 +19,10 @@ class ApiGeneratorConfig(Section):
     sent."""
     concurrency: PositiveInt = 32
     """Maximum concurrent requests."""
+    retries: NonNegativeInt = 5
+    """How often a request is sent again while the server does not respond, or is overloaded: after 1, 2, 4, … up to 60
+    seconds, each halved at most by chance. 5 take up to half a minute, 25 last through ten minutes. Then the run stops,
+    and resumes with `--resume`."""
 
     @property
     def given(self) -> bool:

@@ -103,7 +103,10 @@ class ModelSpec:
         """
         if api.url is None or api.name is None:
             raise ConfigError("model.api_generator needs both url and name: the server, and the model's name on it")
-        return cls(api.name, templates, url=api.url, key_env=api.key_env, concurrency=api.concurrency)
+        from popi.models.remote.retries import Retries
+
+        retries = Retries(api.retries)
+        return cls(api.name, templates, url=api.url, key_env=api.key_env, concurrency=api.concurrency, retries=retries)
 
     @property
     def label(self) -> str:

@@ -7,10 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from popi.errors import RunError
 from popi.runs import formats
-from popi.runs.files import sha256, write_text
+from popi.runs.disk import writing
+from popi.runs.files import sha256, sync_files, write_text
 
 COMPLETE = "complete"
+WEIGHTS = "*/*.safetensors"
+"""The files of saved models, below a phase's folder."""
 SPARE = 2
 """Checkpoints to keep during a phase: the newest, and one as a fallback in case that is damaged."""
 
@@ -25,6 +29,8 @@ def damaged(checkpoint: Path) -> str | None:
     """
     try:
         sealed = json.loads((checkpoint / COMPLETE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return "it has been removed, or never was complete"
     except ValueError:
         return f"{COMPLETE} is damaged"
     if isinstance(sealed, int):
@@ -69,8 +75,11 @@ class PhaseDirectory:
 
         Incomplete checkpoints are removed. A complete one that has changed since (a failing disk, an incomplete copy)
         is renamed to `damaged-STEP` and reported through `say`, and the previous one is used.
+
+        Raises:
+            RunError: if there are complete checkpoints, but all of them have changed.
         """
-        steps = []
+        steps, renamed = [], []
         for folder in self.checkpoints.glob("checkpoint-*"):
             if (folder / COMPLETE).is_file():
                 steps.append(int(folder.name.rpartition("-")[2]))
@@ -82,15 +91,23 @@ class PhaseDirectory:
             if changed is None:
                 self._sound.add(step)
                 return folder, step
-            renamed = self.checkpoints / f"damaged-{step}"
-            shutil.rmtree(renamed, ignore_errors=True)
-            folder.rename(renamed)
-            say(f"{folder}: {changed}; renamed to {renamed.name}, and the previous checkpoint is used")
+            renamed.append(self.checkpoints / f"damaged-{step}")
+            shutil.rmtree(renamed[-1], ignore_errors=True)
+            folder.rename(renamed[-1])
+            if len(renamed) < len(steps):
+                say(f"{folder}: {changed}; renamed to {renamed[-1].name}, and the previous checkpoint is used")
+        if renamed:
+            raise RunError(
+                f"{folder}: {changed}. No checkpoint of phase {self.name} is intact: they were renamed to "
+                f"{', '.join(one.name for one in renamed)}. Restore them from a backup under their old names "
+                "(checkpoint-STEP), or train this phase again from its beginning by running the same command once more"
+            )
         return None
 
     def seal(self, step: int, best: int | None = None, limit: int | None = None) -> None:
         """Mark a checkpoint as complete, with the SHA-256 of each of its files, then remove all others except `best`
         and the newest `limit` (`SPARE` if None)."""
+        sync_files(self.at(step))
         files = sorted(file for file in self.at(step).iterdir() if file.name != COMPLETE)
         facts = {"step": step, "format": formats.CHECKPOINT, "sha256": {f.name: sha256(f) for f in files}}
         write_text(self.at(step) / COMPLETE, json.dumps(facts))
@@ -114,12 +131,44 @@ class PhaseDirectory:
             if folder.exists():
                 shutil.rmtree(folder)
         temporary.mkdir(parents=True)
-        write(temporary)
+        with writing(temporary):
+            write(temporary)
+        sync_files(temporary)
         os.replace(temporary, final)
         return final
 
     def finish(self, facts: dict[str, Any], keep: bool = False) -> None:
-        """Mark the phase as done and delete its checkpoints, unless `keep` is set."""
-        write_text(self.path / "done.json", json.dumps(facts, indent=2) + "\n")
+        """Mark the phase as done, with the SHA-256 of its models' weights, and delete its checkpoints unless `keep` is
+        set."""
+        models = sorted(file for file in self.path.glob(WEIGHTS) if file.parent != self.checkpoints)
+        weights = {str(file.relative_to(self.path)): sha256(file) for file in models}
+        write_text(self.path / "done.json", json.dumps(facts | {"sha256": weights}, indent=2) + "\n")
         if not keep:
-            shutil.rmtree(self.checkpoints, ignore_errors=True)
+            self.tidy()
+
+    def tidy(self) -> None:
+        """Delete the checkpoints of a phase that is done."""
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
+
+    def verify(self, component: str) -> None:
+        """Check the weights that the phase saved of a component, before another phase starts from them.
+
+        Raises:
+            RunError: if they have changed since.
+        """
+        done = self.path / "done.json"
+        try:
+            weights = json.loads(done.read_text(encoding="utf-8")).get("sha256", {})  # none from earlier versions
+        except (ValueError, AttributeError):
+            raise RunError(f"{done}: damaged; {self._again}") from None
+        for name, digest in weights.items():
+            file = self.path / name
+            if name.startswith(f"{component}/") and (not file.is_file() or sha256(file) != digest):
+                what = "has changed since it was written (its SHA-256 differs)" if file.is_file() else "is missing"
+                raise RunError(f"{file}: {what}; {self._again}")
+
+    @property
+    def _again(self) -> str:
+        return (
+            f"restore it from a backup, or delete the folder {self.path}, and resume: this phase is then trained again"
+        )

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from popi.config import RunConfig
 from popi.errors import ConfigError
+from popi.runs.files import write_text
 
 
 class Reporter(Protocol):
@@ -71,7 +72,7 @@ def _run_id(folder: Path) -> str:
     """An id of this run directory, which differs from other directories of the same name."""
     file = folder / "report_id"
     if not file.is_file():
-        file.write_text(secrets.token_hex(4), encoding="utf-8")
+        write_text(file, secrets.token_hex(4))
     return file.read_text(encoding="utf-8").strip()
 
 

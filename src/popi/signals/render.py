@@ -331,6 +331,12 @@ def _with_system(text: str, messages: list[dict[str, Any]]) -> list[dict[str, An
     return [{"role": "system", "content": text}, *messages]
 
 
+def shortened(prompt: Prompt, length: int = 60) -> str:
+    """The beginning of a task prompt, for an error message."""
+    text = " ".join(flat(prompt).split())
+    return text if len(text) <= length else text[:length] + "…"
+
+
 def flat(prompt: Prompt) -> str:
     """A task prompt as plain text: a single user message unchanged, several with their roles and tool calls."""
     if isinstance(prompt, str):

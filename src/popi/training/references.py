@@ -24,9 +24,11 @@ from typing import Any
 
 import torch
 
+from popi.errors import RunError
 from popi.generator import Generator
 from popi.runs.files import read_jsonl, write_jsonl
 from popi.runs.rows import RowFile
+from popi.signals.render import shortened
 from popi.signals.types import TargetPair, User
 from popi.training.processes import ALONE, Processes
 
@@ -106,8 +108,12 @@ class References:
     def _read(self) -> dict[str, Logps]:
         known: dict[str, Logps] = {}
         with suppress(ValueError):  # a damaged line: it and those after it are computed again
-            for _, row in self._file.read():
-                known[row["targets"]] = [(chosen, rejected) for chosen, rejected in row["logps"]]
+            for start, row in self._file.read():
+                try:
+                    known[row["targets"]] = [(float(chosen), float(rejected)) for chosen, rejected in row["logps"]]
+                except (KeyError, TypeError, ValueError):
+                    self._file.end = start
+                    break
         return known
 
     def missing(self, users: Sequence[User]) -> list[User]:
@@ -132,18 +138,19 @@ class References:
             return
         processes = self.processes
         if not reference.trainable:
-            self._keep(_together(todo, reference, batch_size, report, processes))
+            self._keep(_together(todo, reference, batch_size, report, processes), todo)
             return
         shared = self._shared(reference) if processes.first else None
         cached = processes.decide(lambda: shared.matching(todo, reference, batch_size) if shared else {})
         missing = [user for user in todo if targets_key(user) not in cached]
-        self._keep(chain([cached], _one_by_one(missing, reference, batch_size, report, len(todo), processes)))
+        self._keep(chain([cached], _one_by_one(missing, reference, batch_size, report, len(todo), processes)), todo)
         if shared and missing:
             shared.add({key: self._known[key] for key in map(targets_key, users)})
 
-    def _keep(self, parts: Iterator[dict[str, Logps]]) -> None:
+    def _keep(self, parts: Iterator[dict[str, Logps]], users: Sequence[User]) -> None:
         """Add each part to memory and to the file as soon as it is available."""
         for part in parts:
+            refuse_invalid(part, users)
             self._known |= part
             if self.processes.first:
                 self._file.append(_rows(part))
@@ -210,6 +217,19 @@ class _Shared:
         merged = more | self.read()  # existing values win, because other runs have read them
         rows = [{"targets": key, "logps": logps} for key, logps in sorted(merged.items())]
         write_jsonl(self.path, [{"reference": self.reference}, *rows])
+
+
+def refuse_invalid(logps: dict[str, Logps], users: Sequence[User]) -> None:
+    """Raise RunError if a log-prob is not finite: stored, it would spoil every later run."""
+    broken = {key for key, pairs in logps.items() if not all(math.isfinite(x) for pair in pairs for x in pair)}
+    for user in users if broken else ():
+        for target, pair in zip(user.targets, logps.get(targets_key(user), ()), strict=False):
+            if not all(map(math.isfinite, pair)):
+                raise RunError(
+                    f"reference log-probs of user {user.user_id!r} are {pair[0]} and {pair[1]} (chosen, rejected) for "
+                    f"prompt {shortened(target.prompt)!r}: check this target, and the base (float16 overflows: use "
+                    "model.dtype=bfloat16 or float32)"
+                )
 
 
 def _logps(user: User, reference: Generator, batch_size: int) -> Logps:

@@ -1,5 +1,6 @@
 """The summary reward: how well a generator ranks a user's targets, given a summary."""
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from torch import Tensor
 from popi.config import InferencePhaseConfig
 from popi.generator import Generator
 from popi.models.local.adapters import using
+from popi.signals.render import shortened
 from popi.signals.types import TargetPair
 from popi.training.objective import length_penalty, margin, summary_reward
 from popi.training.rows import InferenceRow
@@ -78,6 +80,19 @@ class Scores:
             None if self.penalties is None else self.penalties[start:stop],
             None if self.clauses is None else self.clauses[start:stop],
         )
+
+    def invalid(self) -> str | None:
+        """The first margin, reward or gain that is not a finite number, with its user; None if all are finite."""
+        for h, owner, target in zip(self.margins.tolist(), self.owner.tolist(), self.targets, strict=True):
+            if not math.isfinite(h):
+                return (
+                    f"user {self.rows[owner].user_id!r} has the margin {h} on the prompt {shortened(target.prompt)!r}"
+                )
+        for n, reward in enumerate(self.rewards.tolist()):
+            gains = [gain for _, gain in self.clauses[n]] if self.clauses else []
+            if not all(map(math.isfinite, (reward, *gains))):
+                return f"a summary of user {self.rows[n].user_id!r} has the reward {reward} and the gains {gains}"
+        return None
 
     def on_targets(self, beta: float) -> list[Tensor]:
         """Each summary's reward on each of its row's targets, minus the penalty."""

@@ -7,28 +7,28 @@ checkpoint.
 Under `torchrun` or `accelerate launch` every process runs this file, and the first alone writes (`processes.py`).
 """
 
-import errno
 import os
 import shutil
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from safetensors import SafetensorError
 from transformers import logging as transformers_logging
 from transformers import set_seed
 
 from popi.config import RunConfig
 from popi.data.users import users_of
-from popi.errors import ConfigError, PopiError, RunError
+from popi.errors import BatchError, ConfigError, PopiError, RunError, UpstreamError
 from popi.models.local.loading import device_of
 from popi.models.local.model import quiet as no_bars
 from popi.models.local.quantized import refuse_quantization
 from popi.runs.bars import passes
+from popi.runs.disk import full_disk_reported
 from popi.runs.files import locked
 from popi.runs.reporters import reporters_of
 from popi.runs.run_directory import USERS, RunDirectory
@@ -63,7 +63,7 @@ def train(config: RunConfig, resume: bool = False, console: Console | None = Non
             training there.
         DataError, ConfigError, ModelError: the users, settings or models are unsuitable for training.
     """
-    with reporting(config.directory):
+    with reporting(config.directory), full_disk_reported(config.directory):
         refuse_launch(config)
         processes = Processes.started(config)
         console = (console or Console(stderr=True)) if processes.first else Console(quiet=True)
@@ -115,25 +115,19 @@ def _train(
                     run.set_method(order, *models_of(phases, config))
             if processes.first:
                 refresh_cards(run)  # now that each model's methods are known
-        except (OSError, SafetensorError) as error:
-            if not disk_is_full(error):
-                raise
-            raise RunError(
-                f"{run.path}: the disk is full; completed work is safe. Free some space, then resume with: "
-                f"popi train {run.path / 'config.json'} --resume"
-            ) from None
-        except PopiError:
-            if fresh and not run.began:  # a run that fails before its first step keeps no directory
-                shutil.rmtree(run.path)
+        except BaseException as error:
+            with suppress(Exception):  # the reporters' own failure, as on a full disk, would hide the reason
+                run.close()
+            if isinstance(error, PopiError) and fresh and not run.began:
+                shutil.rmtree(run.path)  # a run that fails before its first step keeps no directory
+            elif isinstance(error, UpstreamError | BatchError):
+                raise RunError(
+                    f"{error}. Completed work is safe; once the server answers, resume with: popi train "
+                    f"{run.path / 'config.json'} --resume"
+                ) from None
             raise
-        finally:
-            run.close()
+        run.close()
     return run.path
-
-
-def disk_is_full(error: Exception) -> bool:
-    """Whether a write failed because the disk is full. safetensors and torch report it only in their message."""
-    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error)
 
 
 def refuse(config: RunConfig) -> None:
@@ -228,8 +222,13 @@ def run_phase(
     """Run a phase to its end, or skip it if it is done."""
     directory = run.phase(phase.name)
     if processes.decide(lambda: directory.done):
+        if processes.first and run.config.training.save_total_limit is None:
+            directory.tidy()  # an interruption may have left them
         return
     config = run.config
+    for name, component in ((phase.inference_from, INFERENCE), (phase.generator_from, GENERATOR)):
+        if name is not None:
+            processes.decide(partial(run.phase(name).verify, component))
     checkpoint = processes.decide(lambda: directory.checkpoint(console.print))
     if processes.first:
         run.rewind(phase.name, checkpoint[1] if checkpoint else 0)

@@ -206,7 +206,7 @@ def generator_trainer(job: Job) -> GeneratorTrainer:
     if job.phase.context == "summary":
         file = job.directory.path / "summaries.jsonl"
         written = job.processes.decide(lambda: read_jsonl(file))
-        if not written:
+        if [row.get("user_id") for row in written] != [user.user_id for user in chosen]:  # none yet, or a damaged file
             inference_model = parts.inference_model
             old = renewed(job, chosen, range(len(chosen)))
             with progress.preparing("summaries to train on", len(chosen)) as report:

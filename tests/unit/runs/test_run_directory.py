@@ -8,21 +8,11 @@ import pytest
 from popi.config import RunConfig, resolve
 from popi.errors import RunError
 from popi.runs.files import locked, read_jsonl, write_jsonl
-from popi.runs.phase_directory import COMPLETE, PhaseDirectory
 from popi.runs.run_directory import RunDirectory, config_differences
 
 
 def config(root: Path, **settings: object) -> RunConfig:
     return resolve({"name": "r", "root": str(root), **settings})
-
-
-def checkpoint(phase: PhaseDirectory, step: int, complete: bool = True) -> Path:
-    folder = phase.checkpoints / f"checkpoint-{step}"
-    folder.mkdir(parents=True)
-    (folder / "weights").write_text("w")
-    if complete:
-        (folder / COMPLETE).write_text(str(step))
-    return folder
 
 
 def test_create_writes_the_config_and_overwrites_nothing(tmp_path: Path) -> None:
@@ -65,75 +55,6 @@ def test_resume_leaves_a_foreign_folder_alone(tmp_path: Path) -> None:
 def test_open_nothing(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="not a run directory"):
         RunDirectory.open(tmp_path / "none")
-
-
-def test_only_complete_checkpoints_count(tmp_path: Path) -> None:
-    phase = PhaseDirectory(tmp_path / "p")
-    assert phase.checkpoint() is None
-    checkpoint(phase, 2)
-    ten = checkpoint(phase, 10)
-    checkpoint(phase, 12, complete=False)
-    assert phase.checkpoint() == (ten, 10)  # by number: "10" sorts before "2"
-    assert sorted(folder.name for folder in phase.checkpoints.iterdir()) == ["checkpoint-10", "checkpoint-2"]
-
-
-def test_seal_keeps_the_newest(tmp_path: Path) -> None:
-    phase = PhaseDirectory(tmp_path / "p")
-    checkpoint(phase, 2)
-    four = checkpoint(phase, 4, complete=False)
-    phase.seal(4)
-    assert phase.checkpoint() == (four, 4)
-    checkpoint(phase, 6, complete=False)
-    phase.seal(6)
-    assert sorted(folder.name for folder in phase.checkpoints.iterdir()) == ["checkpoint-4", "checkpoint-6"]
-    phase.seal(6, limit=1)
-    assert [folder.name for folder in phase.checkpoints.iterdir()] == ["checkpoint-6"]
-
-
-@pytest.mark.parametrize("how", ["changed", "cut", "missing", "seal"])
-def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(tmp_path: Path, how: str) -> None:
-    phase, said = PhaseDirectory(tmp_path / "p"), []
-    for step in (2, 4):
-        folder = checkpoint(phase, step, complete=False)
-        (folder / "model.safetensors").write_bytes(b"weights %d" % step)
-        phase.seal(step)
-    weights = phase.at(4) / "model.safetensors"
-    if how == "changed":
-        weights.write_bytes(b"weights 5")
-    elif how == "cut":
-        weights.write_bytes(b"wei")
-    elif how == "missing":
-        weights.unlink()
-    else:
-        (phase.at(4) / COMPLETE).write_text('{"step": 4, "sha')
-    assert phase.checkpoint(said.append) == (phase.at(2), 2)
-    assert len(said) == 1 and "damaged-4" in said[0] and str(phase.at(4)) in said[0]
-    assert (phase.checkpoints / "damaged-4").is_dir()
-    assert phase.checkpoint(said.append) == (phase.at(2), 2) and len(said) == 1
-
-
-def test_a_checkpoint_of_an_earlier_version_has_no_checksums(tmp_path: Path) -> None:
-    phase = PhaseDirectory(tmp_path / "p")
-    folder = checkpoint(phase, 4)
-    (folder / "model.safetensors").write_bytes(b"weights")
-    assert phase.checkpoint() == (folder, 4)
-
-
-def test_save_is_whole_or_absent(tmp_path: Path) -> None:
-    phase = PhaseDirectory(tmp_path / "p")
-
-    def cut_short(path: Path) -> None:
-        (path / "half").write_text("")
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        phase.save("generator", cut_short)
-    assert not (phase.path / "generator").exists()
-    phase.save("generator", lambda path: (path / "whole").write_text("") and None)
-    assert [file.name for file in (phase.path / "generator").iterdir()] == ["whole"]
-    assert not phase.done
-    phase.finish({"steps": 1})
-    assert phase.done
 
 
 def test_a_line_cut_short_is_left_out(tmp_path: Path) -> None:

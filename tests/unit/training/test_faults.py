@@ -12,9 +12,12 @@ from safetensors.torch import load_file
 
 from popi.config import RunConfig, resolve
 from popi.errors import RunError
+from popi.generator import Generator
 from popi.runs.run_directory import RunDirectory
 from popi.training.phases import trainer as phase_trainer
 from popi.training.phases.inference import InferenceTrainer
+from popi.training.phases.trainer import share_random_state
+from popi.training.reward import SummaryReward
 from popi.training.train import train
 
 WEIGHTS = "phases/inference-1/inference_model/model.safetensors"
@@ -131,3 +134,81 @@ def test_a_reward_that_is_no_number_stops_the_run(
     assert found is not None and found[1] == 3, "no checkpoint holds what came of it"
     train(config(tiny_base, tmp_path), resume=True)
     assert all(torch.equal(weights(tmp_path)[name], one) for name, one in unbroken.items())
+
+
+def test_a_margin_that_is_no_number_names_its_user_and_prompt(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unbroken: dict[str, torch.Tensor]
+) -> None:
+    real, users = SummaryReward.score, list[str]()
+
+    def score(self: SummaryReward, summaries: Any, rows: Any, tokens: Any) -> Any:
+        scores = real(self, summaries, rows, tokens)
+        users.append(rows[-1].user_id)
+        if len(users) == 6:
+            scores.margins[-1] = -math.inf
+            scores.rewards[-1] = -math.inf
+        return scores
+
+    with monkeypatch.context() as patch, pytest.raises(RunError) as stopped:
+        patch.setattr(SummaryReward, "score", score)
+        train(config(tiny_base, tmp_path))
+    message = str(stopped.value)
+    assert f"user {users[-1]!r} has the margin -inf on the prompt '" in message and "inference-1, step " in message
+    assert message.endswith(f"popi train {tmp_path / 'run' / 'config.json'} --resume")
+    train(config(tiny_base, tmp_path), resume=True)
+    assert all(torch.equal(weights(tmp_path)[name], one) for name, one in unbroken.items())
+
+
+def test_reference_log_probs_that_are_no_numbers_are_not_stored(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pair_logps(self: Generator, targets: Any, *arguments: Any) -> Any:
+        return [math.nan] * len(targets), [0.0] * len(targets)
+
+    with monkeypatch.context() as patch, pytest.raises(RunError, match=r"reference log-probs of user '.*' are nan and"):
+        patch.setattr(Generator, "pair_logps", pair_logps)
+        train(config(tiny_base, tmp_path))
+    train(config(tiny_base, tmp_path), resume=True)
+    assert "NaN" not in (tmp_path / "run" / "references.jsonl").read_text()
+
+
+def test_a_later_phase_does_not_start_from_a_damaged_model(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stop(Exception):
+        pass
+
+    def stop(job: Any) -> Any:
+        raise Stop
+
+    inference = {"steps": 1, "warmup_steps": 0, "users_per_step": 2, "group_size": 2}
+    settings = config(tiny_base, tmp_path, training={"orders": ["alternating"], "inference": inference})
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        patch.setattr("popi.training.trainers.generator_trainer", stop)
+        train(settings)
+    file = tmp_path / "run" / WEIGHTS
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(RunError, match="model.safetensors: has changed since it was written"):
+        train(settings, resume=True)
+
+
+def test_random_states_for_another_number_of_processes_are_written_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are added to a checkpoint that is complete already, so nothing else would detect half of one."""
+    torch.save({"cpu": torch.random.get_rng_state()}, tmp_path / "rng_state.pth")
+    whole = torch.save
+
+    def save(state: Any, file: Path) -> None:
+        whole(state, file)
+        Path(file).write_bytes(Path(file).read_bytes()[:100])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(torch, "save", save)
+        share_random_state(tmp_path, 2)
+    share_random_state(tmp_path, 2)
+    for rank in range(2):
+        assert torch.equal(torch.load(tmp_path / f"rng_state_{rank}.pth")["cpu"], torch.random.get_rng_state())

@@ -29,6 +29,7 @@ from popi.config import RunConfig
 from popi.engine.plain import trees_hold
 from popi.engine.roots import Roots
 from popi.engine.tree import Segment, causal_lm, pack
+from popi.errors import RunError
 from popi.models.local.adapters import has_adapters, using
 from popi.models.local.model import LocalModel
 from popi.runs.files import append_jsonl
@@ -240,8 +241,21 @@ class InferenceTrainer(PhaseTrainer):
         if self.by_clause:
             self.stops = Stops.of(self.reward, texts, rows, self.local.count_tokens)
             scores.clauses = self.stops.gains(scores.rewards)
-        self.report(self.joined(scores))
+        joined = self.joined(scores)
+        self.refuse_invalid(joined)
+        self.report(joined)
         return scores
+
+    def refuse_invalid(self, scores: Scores) -> None:
+        """Raise RunError if a reward of the step is not a finite number, as it would spoil the weights."""
+        problem = scores.invalid()
+        if problem is not None:
+            step = self.state.global_step + 1
+            raise RunError(
+                f"{self.phase.path.name}, step {step}: {problem}, not a finite number. Check this target and the "
+                "generator (float16 overflows: use model.dtype=bfloat16 or float32). Nothing of this step is saved; "
+                f"resume from the newest checkpoint with: popi train {self.run.path / 'config.json'} --resume"
+            )
 
     def joined(self, scores: Scores) -> Scores:
         """The scores of all processes in a step, in the order of its rows."""

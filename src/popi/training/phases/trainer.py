@@ -9,6 +9,7 @@ process writes.
 """
 
 import math
+import os
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -25,6 +26,7 @@ from transformers.trainer_pt_utils import safe_globals
 from popi.config import GeneratorPhaseConfig, InferencePhaseConfig, RunConfig
 from popi.errors import RunError
 from popi.models.local.adapters import has_adapters
+from popi.runs.disk import writing
 from popi.runs.phase_directory import PhaseDirectory, damaged
 from popi.runs.run_directory import RunDirectory
 from popi.training.phases.drift import recent_loss
@@ -165,7 +167,9 @@ def share_random_state(checkpoint: Path, processes: int) -> None:
         state["cuda"] = own if processes == 1 else [own] * torch.cuda.device_count()
     for file in files:
         if not file.is_file():
-            torch.save(state, file)
+            partial = file.with_name(f"{file.name}.tmp")
+            torch.save(state, partial)
+            os.replace(partial, file)
 
 
 class PhaseTrainer(Trainer):
@@ -379,7 +383,8 @@ class PhaseTrainer(Trainer):
     def save_weights(self, path: Path) -> None:
         """Write the trainable parameters."""
         parameters = self.scorer.trained_parameters()
-        save_file({name: p.detach().cpu().contiguous() for name, p in parameters.items()}, path)
+        with writing(path):
+            save_file({name: p.detach().cpu().contiguous() for name, p in parameters.items()}, path)
 
     def optimizer_of(self, *groups: tuple[dict[str, Parameter], float, float]) -> torch.optim.Optimizer:
         """The optimizer for groups of (parameters, learning rate, weight decay); norms and biases do not decay."""
