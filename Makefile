@@ -25,7 +25,7 @@ SITE := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 # The texts that proselint reads. Its checks of typography are off, since they trip over code.
 PROSE := $(wildcard *.md) examples/README.md clients/js/README.md docs
 
-.PHONY: demo test slow check bench bench-gateway results docs site pictures format clean help lock licences sbom audit packages release
+.PHONY: demo test slow check bench bench-gateway torture results docs site pictures format clean help lock licences sbom audit packages release
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -63,6 +63,11 @@ bench: $(VENV)/.stamp-dev  ## speed and memory of a step, compared to the releas
 
 bench-gateway: $(VENV)/.stamp-dev  ## the gateway against the upstream alone and LiteLLM's proxy (which it installs)
 	$(BIN)/python benchmarks/gateway.py
+
+# TORTURE: options for the harness, such as --quick or --only disk. PART: which of the two.
+PART ?= training $(if $(wildcard benchmarks/torture/serving.py),serving)
+torture: $(VENV)/.stamp-dev  ## faults in training and in serving: what is killed, filled or damaged must lose nothing (TORTURE="--quick", PART=training)
+	for part in $(PART); do $(BIN)/python benchmarks/torture/$$part.py $(TORTURE) || exit 1; done
 
 results: $(VENV)/.stamp-dev  ## all tables of docs/results.md and README.md from this commit; takes hours (QUICK=1: small, in minutes)
 	$(BIN)/python docs/make_results.py $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY))

@@ -35,7 +35,7 @@ GRACE = 1.0
 PLACES = ("records", "checkpoint", "seal", "phase")
 """Kinds of file operations: on the log and other rows; on a checkpoint's files; that make it complete; at a phase's
 end."""
-LIMIT = 600.0
+LIMIT = 1800.0
 """Seconds after which a run counts as hanging."""
 
 
@@ -117,9 +117,7 @@ def count_operations(root: Path, bomb: Bomb | None, counts: dict[str, int]) -> N
 def count_calls(bomb: Bomb | None, counts: dict[str, int], random: Random) -> None:
     """Count written files, evaluations and steps, and die where the bomb says."""
 
-    def counted(
-        kind: str, first: bool = True, appends: bool = False
-    ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def counted(kind: str, first: bool = True, appends: bool = False) -> Callable[[Function], Function]:
         def wrap(real: Callable[..., Any]) -> Callable[..., Any]:
             def call(*arguments: Any, **named: Any) -> Any:
                 counts[kind] = counts.get(kind, 0) + 1
@@ -193,6 +191,7 @@ class Ended:
 
 _listing: Path | None = None
 """Where a process lists the modules that it has imported."""
+Function = Callable[..., Any]
 Patch = Callable[[], None]
 """Called in each process before it starts: a fault that is to befall it."""
 

@@ -56,7 +56,7 @@ EXTRAS: dict[str, dict[str, Any]] = {
     "early stopping": {"training": {"eval_steps": 1, "eval_users": 4, "early_stopping_patience": 1}},
     "chosen loss": {"training": {"generator": {"max_chosen_loss": 1e-4, "learning_rate": 0.01}}},
     "one checkpoint": {"training": {"save_total_limit": 1}},
-    "micro batches": {"training": {"inference": {"micro_batch": 1}, "generator": {"micro_batch": 1}}},
+    "micro batches": {"training": {"inference": {"micro_batch": 1}, "generator": {"micro_batch": 2}}},
     "dropout": {"training": {"generator": {"lora_dropout": 0.1}}},
     "clauses": {"training": {"inference": {"credit": "clause"}}},
     "renewals": {"training": {"renewal": {"share": 0.5}}},

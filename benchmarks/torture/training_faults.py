@@ -43,6 +43,9 @@ class Case:
     seed: int
     n: int = 1
 
+    def __str__(self) -> str:
+        return f"{self.group}: {self.shape.name}: {self.what}"
+
 
 @dataclass
 class Outcome:

@@ -142,6 +142,23 @@ def test_four_processes_train_every_order(tiny_base: Path, tmp_path: Path, alone
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("adapter", ["none", "lora"])
+def test_two_processes_train_on_copied_and_on_single_signals(
+    tiny_base: Path, tmp_path: Path, alone: Path, adapter: str
+) -> None:
+    """Order `copy`, and `summary.per_signal` in the orders that sample summaries."""
+
+    def configs(root: Path) -> list[dict[str, Any]]:
+        orders = ["copy", "alternating", "simultaneous"]
+        one = config(tiny_base, root, "signals", adapter, orders, generator_start="copy", eval_steps=2, eval_users=3)
+        return [one | {"summary": {"max_tokens": 8, "per_signal": True}}]
+
+    train_alone(configs(alone))
+    trained(2, tmp_path, configs(tmp_path))
+    assert_same(alone / "signals", tmp_path / "signals")
+
+
+@pytest.mark.slow
 def test_micro_batches_of_several_processes(tiny_base: Path, tmp_path: Path, alone: Path) -> None:
     """Two processes with micro batches of 2 go through a step as one process does with micro batches of 4."""
 
@@ -191,7 +208,8 @@ def test_a_killed_process_ends_the_run(tiny_base: Path, tmp_path: Path) -> None:
 def test_a_fault_of_one_process_stops_all(tiny_base: Path, tmp_path: Path, what: str, message: str) -> None:
     one = config(tiny_base, tmp_path, "fault", "lora", ["population_dpo"], save_steps=1)
     done = launch(2, tmp_path, [one | {"fault": {"rank": 1, "step": 2, "what": what}}])
-    assert done.returncode and len(re.findall(message, done.stderr)) == 1, done.stderr[-5000:]
+    reported = re.findall(rf"^popi: population-dpo.*{message}", done.stderr, re.MULTILINE)  # by the first process
+    assert done.returncode and len(reported) == 1, done.stderr[-5000:]
     checkpoints = tmp_path / "fault/phases/population-dpo/checkpoints"
     assert (checkpoints / "checkpoint-1/complete").is_file() and not (checkpoints / "checkpoint-2/complete").exists()
 
