@@ -66,7 +66,7 @@ bench-gateway: $(VENV)/.stamp-dev  ## the gateway against the upstream alone and
 
 # TORTURE: options for the harness, such as --quick or --only disk. PART: which of the two.
 PART ?= training $(if $(wildcard benchmarks/torture/serving.py),serving)
-torture: $(VENV)/.stamp-dev  ## faults in training and in serving: what is killed, filled or damaged must lose nothing (TORTURE="--quick", PART=training)
+torture: $(VENV)/.stamp-dev  ## faults in training and serving, from SIGKILL to a full disk; must lose nothing (TORTURE=--quick, PART=training)
 	for part in $(PART); do $(BIN)/python benchmarks/torture/$$part.py $(TORTURE) || exit 1; done
 
 results: $(VENV)/.stamp-dev  ## all tables of docs/results.md and README.md from this commit; takes hours (QUICK=1: small, in minutes)

@@ -71,7 +71,7 @@ def kills(n: int, random: Random) -> list[Case]:
 
 def whole_plan(n: int, random: Random) -> list[Case]:
     """Every case."""
-    plan = [Case("server", Shape("plug_and_play", "lora"), what, 0) for what in ("refuses 600", "503 600")]
+    plan = [Case("server", Shape("plug_and_play", "lora"), fault, 0) for fault in ("refuses 600", "503 600")]
     for how in ("refuses", "503"):
         plan += [Case("server", Shape("plug_and_play", "none", processes), f"{how} 0", 0) for processes in (1, 2)]
     plan += kills(n, random)
@@ -83,15 +83,15 @@ def whole_plan(n: int, random: Random) -> list[Case]:
         for j, how in enumerate(DAMAGES):
             if file != "complete" or how != "removed":  # then the checkpoint is merely incomplete
                 order, adapter = ("alternating", "simultaneous")[j % 2], ("none", "lora")[i % 2]
-                what = f"newest {CHECKPOINTS}/{file} {how}"
-                plan.append(Case("corrupt", Shape(order, adapter), what, random.randrange(10**6)))
+                fault = f"newest {CHECKPOINTS}/{file} {how}"
+                plan.append(Case("corrupt", Shape(order, adapter), fault, random.randrange(10**6)))
     plan.append(Case("corrupt", Shape("fspo", "lora"), f"every {CHECKPOINTS}/model.safetensors cut", 0))
     weights = "phases/inference-1/inference_model/*.safetensors"
     others = [f"{weights} flipped", f"{weights} cut", "phases/inference-1/done.json emptied", "config.json cut"]
     others += [
         f"{rows}.jsonl cut" for rows in ("references", "log", "phases/*/samples", "phases/generator-1/summaries")
     ]
-    plan += [Case("corrupt", Shape("alternating", "none"), what, i) for i, what in enumerate(others)]
+    plan += [Case("corrupt", Shape("alternating", "none"), fault, i) for i, fault in enumerate(others)]
     plan.append(Case("corrupt", Shape("alternating", "lora", 1, "renewals"), "phases/*/renewals.jsonl cut", 0))
     for i, (order, processes) in enumerate([("plug_and_play", 1), ("simultaneous", 1), ("alternating", 2)]):
         values = ("nan", "inf", "-inf")
@@ -107,7 +107,7 @@ def quick_plan(random: Random) -> list[Case]:
     newest = f"newest {CHECKPOINTS}/model.safetensors flipped"
     plan += [Case("corrupt", Shape("fspo", "lora"), newest, random.randrange(10**6))]
     plan += [Case("reward", Shape("plug_and_play", "none"), "nan", 0)]
-    return plan + [Case("server", Shape("plug_and_play", "none"), what, 0) for what in ("refuses 3", "503 0")]
+    return plan + [Case("server", Shape("plug_and_play", "none"), fault, 0) for fault in ("refuses 3", "503 0")]
 
 
 def table(outcomes: list[Outcome]) -> Table:

@@ -33,18 +33,18 @@ class Case:
     Attributes:
         group: `kill`, `disk`, `corrupt`, `reward` or `server`.
         shape: what is trained.
-        what: how it is disturbed.
+        fault: how it is disturbed.
         n: for `kill`, how many times.
     """
 
     group: str
     shape: Shape
-    what: str
+    fault: str
     seed: int
     n: int = 1
 
     def __str__(self) -> str:
-        return f"{self.group}: {self.shape.name}: {self.what}"
+        return f"{self.group}: {self.shape.name}: {self.fault}"
 
 
 @dataclass
@@ -104,9 +104,9 @@ def directory(config: Path) -> Path:
     return Path(tree["root"]) / tree["name"]
 
 
-def succeeded(ended: Ended, what: str) -> None:
+def succeeded(ended: Ended, name: str) -> None:
     if ended.code:
-        raise Lost(f"{what} ended with {ended.code}: {tail(ended.errors)}")
+        raise Lost(f"{name} ended with {ended.code}: {tail(ended.errors)}")
 
 
 def tail(errors: str) -> str:
@@ -128,7 +128,7 @@ def stopped_clearly(ended: Ended, *words: str) -> None:
 def play_kill(bench: Bench) -> Outcome:
     """Kill a run again and again, resume it, and compare; start another if it ends before all kills are used up."""
     case, random = bench.case, bench.random
-    changing = case.what == "changing"
+    changing = case.fault == "changing"
     if changing:
         bench.precision, bench.exact = "float64", False
     whole, expected = bench.whole()
@@ -257,8 +257,8 @@ def damage(file: Path, how: str, random: Random) -> None:
 
 
 def play_corrupt(bench: Bench) -> Outcome:
-    """Kill a run between two checkpoints, damage a file, and resume. `what` is `PATTERN HOW`: files below the run."""
-    pattern, _, how = bench.case.what.rpartition(" ")
+    """Kill a run between two checkpoints, damage a file, and resume. `fault` is `PATTERN HOW`: files below the run."""
+    pattern, _, how = bench.case.fault.rpartition(" ")
     _, expected = bench.whole()
     config = bench.config("broken")
     phases = 2 if bench.case.shape.order == "alternating" else 1
@@ -324,7 +324,7 @@ def play_reward(bench: Bench) -> Outcome:
     """A log-prob that is no number in the fourth reward or later; then the run resumes without it."""
     _, expected = bench.whole()
     config = bench.config("broken")
-    ended = bench.go(config, patch=bad_score(float(bench.case.what), call=bench.random.randint(4, 6)))
+    ended = bench.go(config, patch=bad_score(float(bench.case.fault), call=bench.random.randint(4, 6)))
     stopped_clearly(ended, "step", "user", "prompt", "--resume")
     places = [next(line for line in ended.errors.splitlines() if "popi: " in line)]
     succeeded(bench.go(config), "resumed without the bad reward")
@@ -386,8 +386,8 @@ class Server:
 
 
 def play_server(bench: Bench) -> Outcome:
-    """An outage after the second step. `what` is `HOW SECONDS`; 0 seconds: until the run gives up."""
-    how, seconds = bench.case.what.split()
+    """An outage after the second step. `fault` is `HOW SECONDS`; 0 seconds: until the run gives up."""
+    how, seconds = bench.case.fault.split()
     server = Server(bench.folder / "server", bench.base)
     retries = 25 if float(seconds) > 60 else 9 if float(seconds) else 1
     bench.more = {"model": {"api_generator": {"url": f"http://127.0.0.1:{server.port}/v1", "name": "tiny"}}}

@@ -164,8 +164,8 @@ class PhaseDirectory:
         for name, digest in weights.items():
             file = self.path / name
             if name.startswith(f"{component}/") and (not file.is_file() or sha256(file) != digest):
-                what = "has changed since it was written (its SHA-256 differs)" if file.is_file() else "is missing"
-                raise RunError(f"{file}: {what}; {self._again}")
+                problem = "has changed since it was written (its SHA-256 differs)" if file.is_file() else "is missing"
+                raise RunError(f"{file}: {problem}; {self._again}")
 
     @property
     def _again(self) -> str:
