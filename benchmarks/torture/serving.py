@@ -1,0 +1,73 @@
+"""Faults for the serving side: kills, broken upstreams, broken stores, wrong clocks, and a soak.
+
+python benchmarks/torture/serving.py [--quick] [--seed N] [--only GROUP ...] [--kills N] [--soak REQUESTS]
+
+Everything runs on this machine: gateways and workers as `popi serve` and `popi worker`, a PostgreSQL server of its own
+if one is installed, a model API that fails on demand, and clients that remember what was acknowledged. After each fault
+every acknowledged write must be there, or gone if it was an erasure; nothing may be applied twice, no renewal may be
+lost or stuck, and every error must be JSON that says what to do. The exit code is 1 if anything was lost. All cases go
+to runs/torture/serving.json.
+"""
+
+import argparse
+import asyncio
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+from rich.console import Console
+from serving_faults import kills
+from serving_faults.cases import Report, Skipped
+from serving_faults.postgres import Server
+from serving_faults.processes import FORKS
+
+GROUPS = ("kill",)
+
+
+async def run(report: Report, options: argparse.Namespace) -> None:
+    try:
+        await _all_groups(report, options)
+    finally:
+        await FORKS.close()
+
+
+async def _all_groups(report: Report, options: argparse.Namespace) -> None:
+    with ExitStack() as closing:
+        server = None
+        try:
+            server = Server()
+            closing.callback(server.close)
+        except Skipped as why:
+            report.console.print(f"only SQLite: {why}")
+        stores: list[tuple[str, Server | None]] = [("sqlite", None)]
+        stores += [("postgresql", server)] if server is not None else []
+        if "kill" in options.only:
+            each = options.kills // len(stores)
+            for store, at in stores:
+                migrations = max(2, each // 10)
+                url = at.database("kills") if at is not None else ""
+                await kills.under_load(report, store, url, "kills", each - migrations, options.seed)
+                await kills.at_migration(report, store, at, migrations, options.seed)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a few of each fault, in about a minute")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="+", choices=GROUPS, default=GROUPS, metavar="GROUP", help=", ".join(GROUPS))
+    parser.add_argument("--kills", type=int, help="over both stores; 200, or 8 with --quick")
+    parser.add_argument("--soak", type=int, default=0, help="requests per store")
+    parser.add_argument("--out", type=Path, default=Path("runs/torture/serving.json"))
+    options = parser.parse_args()
+    options.kills = options.kills if options.kills is not None else 8 if options.quick else 200
+    report = Report(Console())
+    try:
+        asyncio.run(run(report, options))
+    finally:
+        report.console.print(report.table())
+        report.write(options.out, " ".join(sys.argv), options.seed)
+    return int(report.failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
