@@ -1,12 +1,15 @@
 """A database by URL: connections, transactions, and everything that differs between SQLite and PostgreSQL."""
 
+import os
 import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
+from urllib.parse import quote
 
 from sqlalchemy import Connection, Engine, Row, Select, create_engine, event, text
 from sqlalchemy.dialects import postgresql, sqlite
@@ -72,8 +75,8 @@ class Database:
             StoreError: the database can't be reached, or was created by a newer popi.
         """
         database = cls(url, **options)
-        if database.file is not None and not database.file.parent.is_dir():
-            raise StoreError(f"{database.file}: the folder {database.file.parent} does not exist; create it first")
+        if database.file is not None:
+            _create(database.file)
         database.write(lambda connection: migrate(connection, database.now(connection)))
         return database
 
@@ -151,6 +154,7 @@ class Database:
             with self._writing:
                 raw = self._engine.raw_connection()
                 try:
+                    _check_file(raw)
                     # VACUUM makes a full copy, which might not fit in memory.
                     raw.cursor().execute("PRAGMA temp_store = FILE")
                     raw.cursor().execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
@@ -169,7 +173,7 @@ class Database:
                         time.sleep(0.05)
                 finally:
                     raw.close()
-        except self._errors:
+        except (*self._errors, StoreError):
             return False
 
     def close(self) -> None:
@@ -234,9 +238,28 @@ def _parse(url: str) -> URL:
 def _engine(url: URL, connections: int) -> Engine:
     # Hide parameters from error messages: they are users' texts.
     if url.drivername == "sqlite":
+        file = str(Path(str(url.database)).absolute())
+
+        def connect() -> sqlite3.Connection:
+            # `rw` never creates a file: an empty one in place of one that was moved away would do harm.
+            return sqlite3.connect(f"file:{quote(file)}?mode=rw", uri=True, check_same_thread=False)
+
         engine = create_engine(
-            url, hide_parameters=True, pool_size=connections, max_overflow=0, pool_timeout=BUSY_SECONDS
+            url,
+            creator=connect,
+            hide_parameters=True,
+            pool_size=connections,
+            max_overflow=0,
+            pool_timeout=BUSY_SECONDS,
         )
+        known: list[tuple[int, int]] = []
+
+        def remember(_connection: Any, record: Any) -> None:
+            if not known:
+                known.append(_file_id(file))
+            record.info["file"] = file, known[0]
+
+        event.listen(engine, "connect", remember)
         event.listen(engine, "connect", _sqlite_settings)
         event.listen(engine, "begin", _sqlite_begin)
         return engine
@@ -282,6 +305,48 @@ def _sqlite_settings(connection: Any, _record: object) -> None:
     cursor.close()
 
 
+def _create(file: Path) -> None:
+    """Create a store's file, empty, if there is none.
+
+    Raises:
+        StoreError: its folder does not exist, or its write-ahead log is there without it: SQLite would delete the log.
+    """
+    if file.exists():
+        return
+    if not file.parent.is_dir():
+        raise StoreError(f"{file}: the folder {file.parent} does not exist; create it first")
+    log = Path(f"{file}-wal")
+    if log.exists() and log.stat().st_size:
+        raise StoreError(
+            f"{file}: there is no such file, but its write-ahead log {log.name} is there, with changes that belong to "
+            "it; put the file back, or move the log away to begin with an empty store"
+        )
+    with suppress(OSError):  # SQLite's error says more
+        file.touch()
+
+
+def _file_id(file: str) -> tuple[int, int]:
+    found = os.stat(file)
+    return found.st_dev, found.st_ino
+
+
+def _check_file(connection: Any) -> None:
+    """Check that a connection's file is still where it was.
+
+    SQLite goes on writing to a file that was deleted or replaced: such writes are lost at the next start.
+
+    Raises:
+        StoreError: it isn't.
+    """
+    file, known = connection.info["file"]
+    try:
+        if _file_id(file) == known:
+            return
+    except OSError:
+        raise StoreError("the store's file is gone; put it back") from None
+    raise StoreError("the store's file was replaced while popi used it; restart popi")
+
+
 def _write_ahead(cursor: Any) -> None:
     """Switch a new file to the write-ahead log. SQLite's busy timeout doesn't apply when several processes do this."""
     give_up = time.monotonic() + BUSY_SECONDS
@@ -297,6 +362,7 @@ def _write_ahead(cursor: Any) -> None:
 
 def _sqlite_begin(connection: Connection) -> None:
     # Going through SQLAlchemy would take a fifth of a lookup's time.
+    _check_file(connection.connection)
     cursor = connection.connection.cursor()
     cursor.execute(f"PRAGMA busy_timeout = {_remaining() * 1000:.0f}")
     # A transaction that began as a reader can't always become a writer, so writers declare themselves at once.

@@ -51,6 +51,55 @@ def test_a_file_that_is_no_database(tmp_path: Path) -> None:
         Database.open(f"sqlite:///{tmp_path}/popi.db")
 
 
+def moved(file: Path, folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    file.rename(folder / file.name)
+
+
+def test_a_file_that_was_moved_takes_no_writes_until_it_is_back(tmp_path: Path) -> None:
+    """SQLite would write on, to a file that the next start does not find."""
+    file = tmp_path / "popi.db"
+    database, beside = Database.open(f"sqlite:///{file}"), Database.open(f"sqlite:///{file}")
+    database.write(keys.ensure_tenant, "before", 0.0)
+    moved(file, tmp_path / "away")
+    for one in (database, beside, Database(f"sqlite:///{file}")):
+        with pytest.raises(StoreError, match="gone; put it back|can't be reached"):
+            one.write(keys.ensure_tenant, "meanwhile", 0.0)
+        with pytest.raises(StoreError, match="gone; put it back|can't be reached"):
+            one.read(keys.tenant_exists, "before")
+        assert not one.scrub() and not file.exists()
+    moved(tmp_path / "away/popi.db", tmp_path)
+    database.write(keys.ensure_tenant, "after", 0.0)
+    again = Database.open(f"sqlite:///{file}")
+    exist = [again.read(keys.tenant_exists, name) for name in ("before", "meanwhile", "after")]
+    assert exist == [True, False, True]
+    for one in (database, beside, again):
+        one.close()
+
+
+def test_a_file_that_was_replaced_takes_no_writes(tmp_path: Path) -> None:
+    file = tmp_path / "popi.db"
+    database = Database.open(f"sqlite:///{file}")
+    Database.open(f"sqlite:///{tmp_path}/other.db").close()
+    moved(file, tmp_path / "away")
+    (tmp_path / "other.db").rename(file)
+    with pytest.raises(StoreError, match="was replaced while popi used it; restart popi"):
+        database.write(keys.ensure_tenant, "t", 0.0)
+    database.close()
+
+
+def test_no_store_begins_beside_the_log_of_a_missing_file(tmp_path: Path) -> None:
+    """SQLite would delete the log, and with it writes that were acknowledged."""
+    file = tmp_path / "popi.db"
+    database = Database.open(f"sqlite:///{file}")
+    database.write(keys.ensure_tenant, "t", 0.0)
+    moved(file, tmp_path / "away")
+    with pytest.raises(StoreError, match="popi.db-wal is there"):
+        Database.open(f"sqlite:///{file}")
+    moved(tmp_path / "away/popi.db", tmp_path)
+    assert Database.open(f"sqlite:///{file}").read(keys.tenant_exists, "t")
+
+
 def test_no_server() -> None:
     with pytest.raises(StoreError, match="can't be reached"):
         Database.open("postgresql://nobody@127.0.0.1:1/popi")
