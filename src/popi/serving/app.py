@@ -30,6 +30,7 @@ from popi.serving.proxy.settings import ProxySettings
 from popi.serving.settings import AuditSettings, GatewaySettings
 from popi.serving.store import jobs
 from popi.serving.store.database import Database
+from popi.serving.store.expiry import Leaps
 from popi.serving.store.marks import draw
 from popi.serving.store.settings import id_secret
 from popi.serving.store.threads import Store
@@ -150,7 +151,7 @@ class Gateway:
         self._proxy.gateway.forget()
 
     async def _chores(self, settings: AuditSettings) -> None:
-        database = self.store.database
+        database, leaps = self.store.database, Leaps()
 
         def count(connection: Connection) -> dict[str, int]:
             return jobs.counts(connection, database.now(connection))
@@ -160,8 +161,10 @@ class Gateway:
                 self.summaries.drop_old()
                 self._proxy.gateway.forget()  # another process may have erased users that it has cached
                 self._jobs.update(await self.store.read(count))
-                await self.profiles.expire()
-                await self.profiles.expire_audit(settings.days)
+                await self.profiles.correct_times()
+                if not leaps.waiting(await self.store.read(database.now)):
+                    await self.profiles.expire()
+                    await self.profiles.expire_audit(settings.days)
                 await self.profiles.scrub_if_time()
             except StoreError as error:
                 log.error("the store failed", extra={"fields": {"error": str(error)}})

@@ -143,6 +143,7 @@ class Deliverer:
     def _register(self, connection: Connection, endpoint: WebhookSettings) -> None:
         now = self._database.now(connection)
         outbox.register(connection, endpoint.name, endpoint.events, endpoint.hours * 3600, now)
+        outbox.correct(connection, endpoint.name, now, LEASE_SECONDS, MAX_BACK_OFF)
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()

@@ -125,7 +125,9 @@ def test_what_was_given_up_is_renewed_in_bulk(run: Any, store: str) -> None:
         database.write(signals.add, tenant, "ada", [StatementSignal(text="a")], 0.0, Debounce(0, 0))
         job = database.write(jobs.claim, 1.0, 60.0)
         assert job is not None
-        database.write(lambda connection, job=job: jobs.postpone(connection, job, 9.0, error="no", give_up_at=2.0))
+        database.write(
+            lambda connection, job=job: jobs.postpone(connection, job, 9.0, now=2.0, error="no", give_up_at=2.0)
+        )
     code, _, err = run("users", "renew", "--failed", "--tenant", "acme", "--store", store)
     assert code == 0 and "1 renewals will be retried" in err
     assert "1 renewals will be retried" in run("users", "renew", "--failed", "--store", store)[2]

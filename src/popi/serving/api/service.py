@@ -397,6 +397,15 @@ class Profiles:
         if await self.store.read(due):
             await self.store.write(lambda connection: expiry.expire(connection, self._now(connection)))
 
+    async def correct_times(self) -> None:
+        """Undo what a clock that was ahead has written: erasures that would void the links and answers of hours."""
+
+        def ahead(connection: Connection) -> bool:
+            return erasure.any_ahead(connection, self._now(connection))
+
+        if await self.store.read(ahead):
+            await self.store.write(lambda connection: erasure.correct(connection, self._now(connection)))
+
     async def expire_audit(self, days: float) -> None:
         """Delete audit log entries older than `days`."""
 

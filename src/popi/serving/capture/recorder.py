@@ -7,6 +7,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from sqlalchemy import Connection
+
 from popi.errors import StoreError
 from popi.profiles.clauses import all_parts
 from popi.serving.capture.answers import choice_id, read_answer
@@ -68,14 +70,16 @@ class Recorder:
     async def _write(self, tap: "Tap", encoding: str) -> None:
         try:
             records = await asyncio.to_thread(self._read, tap, encoding)
-            if records and time.time() - tap.began < MAX_AGE_S:
+            if records and time.monotonic() - tap.began < MAX_AGE_S:
                 seconds = self._settings.hours * 3600.0
-                database = self._store.database
-                await self._store.write(
-                    lambda connection: answers.put(
-                        connection, tap.tenant, tap.user_id, records, tap.began, database.now(connection), seconds
-                    )
-                )
+
+                def write(connection: Connection) -> None:
+                    # By the clock that dates erasures, which may differ from this machine's.
+                    now = self._store.database.now(connection)
+                    began = now - (time.monotonic() - tap.began)
+                    answers.put(connection, tap.tenant, tap.user_id, records, began, now, seconds)
+
+                await self._store.write(write)
         except StoreError as error:
             log.warning("can't store an answer", extra={"fields": {"error": str(error)}})
         except Exception as error:  # models and clients may send anything; the chat itself is long over
@@ -118,7 +122,7 @@ class Tap:
         self.tenant, self.user_id, self.api, self.message, self.summary = tenant, user_id, api, message, summary
         self.answer_id = f"popi-{secrets.token_hex(12)}"
         self.answer, self._too_long = bytearray(), False
-        self.began = time.time()
+        self.began = time.monotonic()
 
     def feed(self, piece: bytes) -> None:
         """Record a piece of the answer."""

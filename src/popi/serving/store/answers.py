@@ -61,7 +61,7 @@ def put(
         if erasure.erased_since(connection, tenant, user_id, began - SLACK_SECONDS):
             unless_erased.rollback()  # removes the row that the lock created
             return 0
-    if not controls.learned_since(connection, tenant, user_id, began):
+    if not controls.learned_since(connection, tenant, user_id, began, now):
         return 0
     for one in captured:
         values = {"prompt": one.prompt, "answer": one.answer, "version": one.version, "upstream_id": one.upstream_id}

@@ -69,10 +69,12 @@ def put(
     return after
 
 
-def learned_since(connection: Connection, tenant: str, user_id: str, since: float) -> bool:
-    """Whether learning is on and has been ever since `since` (seconds since 1970)."""
+def learned_since(connection: Connection, tenant: str, user_id: str, since: float, now: float) -> bool:
+    """Whether learning is on and has been ever since `since` (seconds since 1970). Needs a write transaction."""
     columns = select(users_table.c.learn_off, users_table.c.resumed_at)
     row = connection.execute(columns.where(*_mine(tenant, user_id))).first()
+    if row is not None and row.resumed_at > now:  # by a clock that was ahead; from now on it is in the past
+        connection.execute(update(users_table).where(*_mine(tenant, user_id)).values(resumed_at=now))
     return row is None or not (row.learn_off or row.resumed_at > since)
 
 

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import Connection, delete, select, update
 
 from popi.serving.store import audit, opt_outs, outbox, users
 from popi.serving.store.database import upsert
@@ -106,6 +106,18 @@ def erased_since(connection: Connection, tenant: str, user_id: str, since: float
     return at is not None and at >= since
 
 
+def any_ahead(connection: Connection, now: float) -> bool:
+    """Whether `correct` would change anything. Needs only a read."""
+    query = select(erasures.c.user_hash).where(erasures.c.erased_at > now).limit(1)
+    return connection.execute(query).first() is not None
+
+
+def correct(connection: Connection, now: float) -> None:
+    """Let erasures that a clock was ahead for have happened now: links and answers from now on are newer than they."""
+    values = {"erased_at": now, "expires_at": now + REMEMBERED_SECONDS}
+    connection.execute(update(erasures).where(erasures.c.erased_at > now).values(**values))
+
+
 def _hash(tenant: str, user_id: str) -> str:
     return sha256(f"{len(tenant)}:{tenant}:{user_id}".encode()).hexdigest()
 
@@ -116,5 +128,6 @@ def scrub_due(connection: Connection) -> float | None:
 
 
 def scrubbed(connection: Connection, due_at: float) -> None:
-    """Mark everything that was due at `due_at` as overwritten."""
-    connection.execute(delete(chores).where(chores.c.chore == SCRUB, chores.c.due_at <= due_at))
+    """Mark everything that was due at `due_at` as overwritten, unless more has become due since."""
+    # Not `<=`: a clock may have been set back since, and then a later deletion has an earlier time.
+    connection.execute(delete(chores).where(chores.c.chore == SCRUB, chores.c.due_at == due_at))

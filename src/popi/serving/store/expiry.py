@@ -4,6 +4,9 @@ Users have one too while nothing but captured answers is stored about them: a us
 with the answers, id included.
 """
 
+import time
+from collections.abc import Callable
+
 from sqlalchemy import Connection, Exists, and_, delete, exists, or_, select, update
 from sqlalchemy.sql.schema import Table
 
@@ -23,7 +26,32 @@ from popi.serving.store.tables import (
     webhooks,
 )
 
+LEAP_SECONDS = 60.0
+"""A clock that gains this much between two looks has been set."""
+SETTLE_SECONDS = 600.0
+"""How long nothing is deleted for its age after that."""
 TABLES = (answers, erasures, opened_links, outbox, sessions, usage, webhooks)
+
+
+class Leaps:
+    """Notices that the clock leapt forward. Then nothing is deleted for its age for a while: a wrong clock is usually
+    set back soon.
+
+    Args:
+        steady: monotonic seconds.
+    """
+
+    def __init__(self, steady: Callable[[], float] = time.monotonic) -> None:
+        self._steady, self._settled_at = steady, float("-inf")
+        self._seen: tuple[float, float] | None = None
+
+    def waiting(self, now: float) -> bool:
+        """Whether to wait. Call this regularly, with seconds since 1970."""
+        steady = self._steady()
+        if self._seen is not None and (now - self._seen[0]) - (steady - self._seen[1]) > LEAP_SECONDS:
+            self._settled_at = steady + SETTLE_SECONDS
+        self._seen = now, steady
+        return steady < self._settled_at
 
 
 def any_expired(connection: Connection, now: float) -> bool:

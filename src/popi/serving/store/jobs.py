@@ -7,6 +7,9 @@ counts only while it holds the lease, so no two workers write for one user, and 
 Tenants take turns: the next job comes from the tenant served longest ago among those with due jobs. Within a tenant,
 the longest due goes first, and jobs from imports go last. So one tenant's backlog doesn't delay other tenants, and an
 import doesn't delay active users.
+
+A clock that was ahead leaves jobs due in a future that never comes, or only hours later. `first_at` says when a job's
+due time was determined, so a job whose `first_at` is in the future has such a time; `correct` makes it due at once.
 """
 
 import secrets
@@ -21,6 +24,8 @@ from popi.serving.store.usage import OverQuota, Reason
 
 HELD_AT_ONCE = 1_000
 """Maximum number of a key's jobs to hold at once for its quota; the next one that a worker meets holds more."""
+AHEAD_SECONDS = 1.0
+"""Times further in the future than this were written by a clock that has been set back since (`correct`)."""
 
 
 @dataclass(frozen=True)
@@ -200,7 +205,13 @@ def finish(connection: Connection, job: Job) -> bool:
 
 
 def postpone(
-    connection: Connection, job: Job, due_at: float, *, error: str | None = None, give_up_at: float | None = None
+    connection: Connection,
+    job: Job,
+    due_at: float,
+    *,
+    now: float,
+    error: str | None = None,
+    give_up_at: float | None = None,
 ) -> bool:
     """Give the job back, to run at `due_at`. Returns False if the lease is lost.
 
@@ -208,10 +219,12 @@ def postpone(
         connection: a write transaction.
         job: from `claim`.
         due_at: seconds since 1970.
+        now: seconds since 1970.
         error: why it failed, if it did: a kind of error, never words that may quote the user.
         give_up_at: if set, don't retry; the failed job stays visible until new signals arrive.
     """
     values: dict[str, object] = {"lease": None, "lease_until": None, "due_at": due_at, "failed_at": give_up_at}
+    values["first_at"] = now
     if error is not None:
         values |= {"error": error, "attempts": job.attempts + 1}
     return connection.execute(update(jobs).where(*_held(job)).values(**values)).rowcount > 0
@@ -224,7 +237,7 @@ def hold(connection: Connection, job: Job, over: OverQuota) -> bool:
     if over.reason == "tenant_quota":
         connection.execute(update(tenants).where(tenants.c.tenant == job.tenant).values(held_until=over.until))
         return connection.execute(update(jobs).where(*_held(job)).values(lease=None, lease_until=None)).rowcount > 0
-    values = {"due_at": over.until, "held_by": over.reason}
+    values = {"first_at": over.at, "due_at": over.until, "held_by": over.reason}
     held = update(jobs).where(*_held(job)).values(lease=None, lease_until=None, **values)
     if not connection.execute(held).rowcount:
         return False
@@ -269,6 +282,39 @@ def skip_backoff(connection: Connection, now: float) -> None:
     """Retry jobs that wait after a failure at once."""
     backing_off = (jobs.c.attempts > 0, jobs.c.failed_at.is_(None), jobs.c.held_by.is_(None), jobs.c.lease.is_(None))
     connection.execute(update(jobs).where(*backing_off).values(due_at=now))
+
+
+def _begun_ahead(now: float) -> ColumnElement[bool]:
+    return jobs.c.first_at > now + AHEAD_SECONDS
+
+
+def _leased_ahead(now: float, lease_seconds: float) -> ColumnElement[bool]:
+    return jobs.c.lease_until > now + lease_seconds + AHEAD_SECONDS
+
+
+def _served_ahead(now: float) -> ColumnElement[bool]:
+    return tenants.c.served_at > now + AHEAD_SECONDS
+
+
+def any_ahead(connection: Connection, now: float, lease_seconds: float) -> bool:
+    """Whether `correct` would change anything. Needs only a read."""
+    wrong = or_(_begun_ahead(now), _leased_ahead(now, lease_seconds))
+    served = select(tenants.c.tenant).where(_served_ahead(now))
+    queries = (select(jobs.c.user_id).where(wrong), served)
+    return any(connection.execute(query.limit(1)).first() is not None for query in queries)
+
+
+def correct(connection: Connection, now: float, lease_seconds: float) -> int:
+    """Undo what a clock that was ahead has left: jobs begun in the future are due now, a lease lasts `lease_seconds` at
+    most, and no tenant was served later than now. Returns how many jobs were changed.
+
+    Quotas that such a job or tenant waited for are checked again.
+    """
+    begun = update(jobs).where(_begun_ahead(now)).values(first_at=now, due_at=now, held_by=None)
+    leased = update(jobs).where(_leased_ahead(now, lease_seconds)).values(lease_until=now + lease_seconds)
+    changed = sum(connection.execute(one).rowcount for one in (begun, leased))
+    connection.execute(update(tenants).where(_served_ahead(now)).values(served_at=now, held_until=0.0))
+    return changed
 
 
 def state(connection: Connection, tenant: str, user_id: str, now: float) -> JobState | None:

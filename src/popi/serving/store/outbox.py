@@ -17,6 +17,8 @@ from popi.serving.store.tables import outbox, users, webhooks
 
 Event = Literal["summary.changed", "user.erased"]
 EVENTS: tuple[Event, ...] = get_args(Event)
+AHEAD_SECONDS = 1.0
+"""Times further in the future than this were written by a clock that has been set back since (`correct`)."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,18 @@ def postpone(connection: Connection, pending: Pending, due_at: float) -> None:
             return
     values = {"lease": None, "lease_until": None, "due_at": due_at, "attempts": pending.attempts + 1}
     connection.execute(update(outbox).where(*_held(pending)).values(**values))
+
+
+def correct(connection: Connection, endpoint: str, now: float, lease_seconds: float, longest_wait: float) -> None:
+    """Undo what a clock that was ahead has left of an endpoint's events: an event that has not been tried is due now,
+    and any other within `longest_wait` seconds; a lease lasts `lease_seconds` at most."""
+    mine, ahead = outbox.c.endpoint == endpoint, outbox.c.due_at > now + AHEAD_SECONDS
+    late = or_(and_(outbox.c.attempts == 0, ahead), outbox.c.due_at > now + longest_wait + AHEAD_SECONDS)
+    connection.execute(update(outbox).where(mine, late).values(due_at=now))
+    leased = outbox.c.lease_until > now + lease_seconds + AHEAD_SECONDS
+    connection.execute(update(outbox).where(mine, leased).values(lease_until=now + lease_seconds))
+    seconds = select(webhooks.c.seconds).where(webhooks.c.name == endpoint).scalar_subquery()
+    connection.execute(update(outbox).where(mine, outbox.c.expires_at > now + seconds).values(expires_at=now + seconds))
 
 
 def count_pending(connection: Connection, endpoint: str) -> int:

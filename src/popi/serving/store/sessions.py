@@ -9,6 +9,9 @@ from popi.serving.store.database import upsert
 from popi.serving.store.erasure import erased_since
 from popi.serving.store.tables import opened_links, sessions
 
+AHEAD_SECONDS = 60.0
+"""Allowed difference between the clocks of two machines."""
+
 
 @dataclass(frozen=True)
 class SessionRecord:
@@ -43,8 +46,8 @@ def add(connection: Connection, record: SessionRecord) -> None:
 def open_by_link(
     connection: Connection, link_hash: str, made_at: float, expires_at: float, record: SessionRecord, now: float
 ) -> bool:
-    """Open a user's session by a link. Returns False if the link has expired or was used before, or if the user was
-    erased after it was created.
+    """Open a user's session by a link. Returns False if the link has expired or was used before, if the user was erased
+    after it was created, or if it was created by a clock that was ahead, and would be valid for too long.
 
     Args:
         link_hash: identifies the link.
@@ -56,7 +59,7 @@ def open_by_link(
     assert user_id is not None, "team sessions are not opened by links"
     exists = users.lock_or_reserve(connection, tenant, user_id, now)  # a concurrent erasure waits, or is visible
     opened = (
-        now < expires_at
+        made_at - AHEAD_SECONDS <= now < expires_at
         and not erased_since(connection, tenant, user_id, made_at)
         and take_link(connection, link_hash, expires_at)
     )

@@ -166,6 +166,8 @@ def next_rebuild(connection: Connection, tenant: str, user_id: str, now: float, 
     """
     where = (users.c.tenant == tenant, users.c.user_id == user_id)
     before = connection.execute(select(users.c.rebuilt_at).where(*where)).scalar_one()
+    if before > now + wait:  # by a clock that was ahead
+        before = 0.0
     at = float(max(now, before if before > now else before + wait))
     connection.execute(update(users).where(*where).values(rebuilt_at=at))
     return at

@@ -47,6 +47,8 @@ Outcome = Literal["renewed", "same", "nothing", "edited", "lost", "failed", "giv
 
 RETRIED_SECONDS = 600.0
 """Minimum time between two mass retries, which happen when an outage ends."""
+CORRECT_SECONDS = 30.0
+"""Interval of looking for times that a clock which was ahead has written."""
 MAX_REASONS = 100
 """Maximum number of signals recorded per clause; if there are more, those found last."""
 
@@ -89,6 +91,7 @@ class Worker:
         self.changed = changed
         self._keep = keep
         self.provider, self._check, self._retried = provider, check, float("-inf")
+        self._correct_after = float("-inf")
         self._stop = threading.Event()
         self._threads = [
             threading.Thread(target=self._loop, name=f"popi-renewal-{n}", daemon=True) for n in range(threads)
@@ -131,6 +134,9 @@ class Worker:
     def _loop(self) -> None:
         while not self._stop.is_set():
             try:
+                if time.monotonic() >= self._correct_after:
+                    self._correct_after = time.monotonic() + CORRECT_SECONDS
+                    self.correct_times()
                 outcome = self.run_one()
             except StoreError as error:
                 log.error("the store failed", extra={"fields": {"error": str(error)}})
@@ -227,9 +233,7 @@ class Worker:
         try:
             outcome = database.write(self._write, job, summary, statements, read, sources)
         except VersionConflict:
-            postponed = database.write(
-                lambda connection: jobs.postpone(connection, job, database.now(connection) + self._settings.edited)
-            )
+            postponed = database.write(self._postpone, job, self._settings.edited)
             return ("edited" if postponed else "lost"), None
         except StoreError:
             raise
@@ -361,10 +365,27 @@ class Worker:
         def postpone(connection: Connection) -> bool:
             now = self._database.now(connection)
             wait = min(settings.back_off * 2.0 ** min(job.attempts, 60), settings.longest_back_off)
-            return jobs.postpone(connection, job, now + wait, error=reason, give_up_at=now if last else None)
+            return jobs.postpone(connection, job, now + wait, now=now, error=reason, give_up_at=now if last else None)
 
         held = self._database.write(postpone)
         return ("lost" if not held else "given_up" if last else "failed"), reason
+
+    def _postpone(self, connection: Connection, job: Job, seconds: float) -> bool:
+        now = self._database.now(connection)
+        return jobs.postpone(connection, job, now + seconds, now=now)
+
+    def correct_times(self) -> int:
+        """Make jobs due that a clock which was ahead has put off. Returns how many there were.
+
+        Raises:
+            StoreError: the database failed.
+        """
+        database, lease = self._database, self._settings.lease
+        if not database.read(lambda connection: jobs.any_ahead(connection, database.now(connection), lease)):
+            return 0
+        corrected = database.write(lambda connection: jobs.correct(connection, database.now(connection), lease))
+        log.warning("the clock was ahead: renewals that waited for it are due", extra={"fields": {"jobs": corrected}})
+        return corrected
 
     @contextmanager
     def _holding(self, job: Job) -> Iterator[None]:

@@ -478,6 +478,8 @@ def test_what_is_said_of_a_renewal_is_true(people: People) -> None:
         job = database.write(jobs.claim, 1e12, 60.0)
         assert job is not None
         database.write(
-            lambda connection, job=job, at=given_up: jobs.postpone(connection, job, 1.0, error="no", give_up_at=at)
+            lambda connection, job=job, at=given_up: jobs.postpone(
+                connection, job, 1.0, now=1.0, error="no", give_up_at=at
+            )
         )
         assert say(saying) in unescape(page(people))

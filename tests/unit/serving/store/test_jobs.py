@@ -52,7 +52,7 @@ def test_a_dead_workers_job_is_taken_over_and_its_late_result_counts_for_nothing
     heir = database.write(jobs.claim, 170.0, 60.0)
     assert heir is not None and heir.lease != dead.lease
     assert not database.write(jobs.extend_lease, dead, 171.0, 60.0)
-    assert not database.write(jobs.postpone, dead, 999.0, error="x")
+    assert not database.write(jobs.postpone, dead, 999.0, now=200.0, error="x")
     assert not database.write(jobs.finish, dead)
     assert database.write(jobs.finish, heir)
     assert database.read(jobs.state, "t", "u", 171.0) is None
@@ -89,7 +89,7 @@ def test_signals_that_come_meanwhile_are_not_lost(database: Database) -> None:
 def test_a_failed_job_waits_and_new_signals_do_not_hurry_it(database: Database) -> None:
     request(database, 100)
     job = database.write(jobs.claim, 110.0, 60.0)
-    assert job is not None and database.write(jobs.postpone, job, 300.0, error="UpstreamError 503")
+    assert job is not None and database.write(jobs.postpone, job, 300.0, now=100.0, error="UpstreamError 503")
     request(database, 120)
     state = database.read(jobs.state, "t", "u", 120.0)
     assert state is not None and (state.due_at, state.attempts, state.error, state.running) == (
@@ -105,7 +105,7 @@ def test_a_failed_job_waits_and_new_signals_do_not_hurry_it(database: Database) 
 def test_a_job_that_was_given_up_waits_for_new_signals(database: Database) -> None:
     request(database, 100)
     job = database.write(jobs.claim, 110.0, 60.0)
-    assert job is not None and database.write(jobs.postpone, job, 300.0, error="DataError", give_up_at=110.0)
+    assert job is not None and database.write(jobs.postpone, job, 300.0, now=110.0, error="DataError", give_up_at=110.0)
     assert database.write(jobs.claim, 10_000.0, 60.0) is None
     assert stands(database, 10_000.0) == {"failed": 1}
     request(database, 10_000)

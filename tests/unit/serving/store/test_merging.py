@@ -97,7 +97,7 @@ def test_into_nobody_is_another_name(database: Database) -> None:
     database.write(users.set_base, "t", "old", 1, 1)
     job = database.write(jobs.claim, 20.0, 60.0)
     assert job is not None
-    database.write(lambda c: jobs.postpone(c, job, 99.0, error="no"))
+    database.write(lambda c: jobs.postpone(c, job, 99.0, now=2.0, error="no"))
     assert database.write(merge, "t", "new", "old", 3.0, D) == Moved(1, 0, 1, 0, 0)
     current = database.read(summaries.current, "t", "new")
     assert current is not None and (current.version, current.author, current.created_at) == (1, "user", 2.0)
