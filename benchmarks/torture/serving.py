@@ -11,20 +11,24 @@ to runs/torture/serving.json.
 
 import argparse
 import asyncio
+import signal
 import sys
 from contextlib import ExitStack
 from pathlib import Path
 
 from rich.console import Console
-from serving_faults import kills
+from serving_faults import clocks, kills, stores, upstreams
 from serving_faults.cases import Report, Skipped
 from serving_faults.postgres import Server
 from serving_faults.processes import FORKS
 
-GROUPS = ("kill",)
+GROUPS = ("kill", "upstream", "store", "clock")
 
 
 async def run(report: Report, options: argparse.Namespace) -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     try:
         await _all_groups(report, options)
     finally:
@@ -39,15 +43,27 @@ async def _all_groups(report: Report, options: argparse.Namespace) -> None:
             closing.callback(server.close)
         except Skipped as why:
             report.console.print(f"only SQLite: {why}")
-        stores: list[tuple[str, Server | None]] = [("sqlite", None)]
-        stores += [("postgresql", server)] if server is not None else []
+        both: list[tuple[str, Server | None]] = [("sqlite", None)]
+        both += [("postgresql", server)] if server is not None else []
         if "kill" in options.only:
-            each = options.kills // len(stores)
-            for store, at in stores:
+            each = options.kills // len(both)
+            for store, at in both:
                 migrations = max(2, each // 10)
                 url = at.database("kills") if at is not None else ""
                 await kills.under_load(report, store, url, "kills", each - migrations, options.seed)
                 await kills.at_migration(report, store, at, migrations, options.seed)
+        if "upstream" in options.only:
+            await upstreams.all_faults(report)
+            for store, at in both:
+                url = at.database("upstream") if at is not None else ""
+                await upstreams.renewals(report, store, url, options.seed)
+        if "store" in options.only:
+            await stores.sqlite(report, options.quick, options.seed)
+            if server is not None:
+                await stores.postgresql(report, server, options.quick, options.seed)
+        if "clock" in options.only:
+            for store, at in both:
+                await clocks.jumps(report, store, at, options.seed)
 
 
 def main() -> int:

@@ -7,6 +7,7 @@ A process can be given a wrong clock, by as many seconds as a file says. Only it
 is not, as on a machine whose clock is set. PostgreSQL would use its server's clock, so the store is given this one.
 """
 
+import ctypes
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 true_time = time.time
+PR_SET_PDEATHSIG = 1
 
 
 def set_clock(file: Path) -> None:
@@ -36,6 +38,8 @@ def set_clock(file: Path) -> None:
 def run(arguments: list[str], log: str, clock: str | None) -> None:
     """Become `popi` with these arguments."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    if sys.platform == "linux":  # end with the process that forked it, whatever ends that
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     os.setsid()
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     null = os.open(os.devnull, os.O_RDONLY)

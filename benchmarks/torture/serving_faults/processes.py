@@ -185,5 +185,10 @@ def settings_file(folder: Path) -> Path:
 
 
 def tracebacks(folder: Path) -> list[str]:
-    """The lines of the processes' logs with a Python traceback, for the report."""
-    return [f"a traceback in {log.name}" for log in sorted(folder.glob("*.log")) if "Traceback" in log.read_text()]
+    """Where the processes' logs have a Python traceback, with its beginning and end."""
+    found = []
+    for log in sorted(folder.glob("*.log")):
+        if (text := log.read_text()).count("Traceback"):
+            whole = text[text.index("Traceback") :][:6000]
+            found.append(f"a traceback in {log.name}: {whole[:300]} … {whole[-1200:]}")
+    return found
