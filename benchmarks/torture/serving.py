@@ -17,12 +17,12 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from rich.console import Console
-from serving_faults import clocks, kills, stores, upstreams
+from serving_faults import clocks, kills, soak, stores, upstreams
 from serving_faults.cases import Report, Skipped
 from serving_faults.postgres import Server
 from serving_faults.processes import FORKS
 
-GROUPS = ("kill", "upstream", "store", "clock")
+GROUPS = ("kill", "upstream", "store", "clock", "soak")
 
 
 async def run(report: Report, options: argparse.Namespace) -> None:
@@ -45,6 +45,7 @@ async def _all_groups(report: Report, options: argparse.Namespace) -> None:
             report.console.print(f"only SQLite: {why}")
         both: list[tuple[str, Server | None]] = [("sqlite", None)]
         both += [("postgresql", server)] if server is not None else []
+        both = [one for one in both if options.store in (None, one[0])]
         if "kill" in options.only:
             each = options.kills // len(both)
             for store, at in both:
@@ -58,12 +59,17 @@ async def _all_groups(report: Report, options: argparse.Namespace) -> None:
                 url = at.database("upstream") if at is not None else ""
                 await upstreams.renewals(report, store, url, options.seed)
         if "store" in options.only:
-            await stores.sqlite(report, options.quick, options.seed)
-            if server is not None:
+            if options.store != "postgresql":
+                await stores.sqlite(report, options.quick, options.seed)
+            if server is not None and options.store != "sqlite":
                 await stores.postgresql(report, server, options.quick, options.seed)
         if "clock" in options.only:
             for store, at in both:
                 await clocks.jumps(report, store, at, options.seed)
+        if "soak" in options.only and options.soak:
+            for store, at in both:
+                url = at.database("soak") if at is not None else ""
+                await soak.soak(report, store, url, options.soak, options.seed)
 
 
 def main() -> int:
@@ -72,10 +78,12 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="+", choices=GROUPS, default=GROUPS, metavar="GROUP", help=", ".join(GROUPS))
     parser.add_argument("--kills", type=int, help="over both stores; 200, or 8 with --quick")
-    parser.add_argument("--soak", type=int, default=0, help="requests per store")
+    parser.add_argument("--soak", type=int, help="requests per store; 20,000, or 500 with --quick")
+    parser.add_argument("--store", choices=("sqlite", "postgresql"), help="only this one")
     parser.add_argument("--out", type=Path, default=Path("runs/torture/serving.json"))
     options = parser.parse_args()
     options.kills = options.kills if options.kills is not None else 8 if options.quick else 200
+    options.soak = options.soak if options.soak is not None else 500 if options.quick else 20_000
     report = Report(Console())
     try:
         asyncio.run(run(report, options))

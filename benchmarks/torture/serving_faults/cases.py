@@ -81,7 +81,9 @@ class Report:
         table = Table("fault", "store", "result", "seconds", "figures", title="Serving under faults")
         for one in self.cases:
             result = f"[red]{len(one.losses)} lost[/]" if one.losses else "[green]held[/]"
-            figures = ", ".join(f"{name} {_short(value)}" for name, value in one.figures.items())
+            figures = ", ".join(
+                f"{name} {_short(value)}" for name, value in one.figures.items() if not isinstance(value, list)
+            )
             result = f"[yellow]skipped[/]: {one.skipped}" if one.skipped and not one.losses else result
             table.add_row(f"{one.group}: {one.name}", one.store, result, f"{one.seconds:.0f}", figures)
         return table

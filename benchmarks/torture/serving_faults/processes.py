@@ -83,7 +83,8 @@ class Forks:
 
     async def close(self) -> None:
         if self._process is not None:
-            self._process.kill()
+            with suppress(ProcessLookupError):
+                self._process.kill()
             await self._process.wait()
             self._process = None
 
