@@ -32,7 +32,7 @@ class HttpConfig(Section):
     silence_s: PositiveFloat = 600.0
     """Maximum seconds without a byte while a response arrives or a request's body is sent."""
     connections: PositiveInt = 1000
-    """Maximum connections in use at once, per process."""
+    """Maximum connections in use at once to each server, per process."""
     keepalive_s: float = Field(default=4.0, ge=0)
     """Seconds to keep an idle connection. Choose less than the server's own limit (often 5), or a request may hit a
     connection that is being closed."""

@@ -83,7 +83,11 @@ class HttpClient:
         added = () if self._decompress else ("Accept", "Accept-Encoding")
         async with aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
-                limit=config.connections, keepalive_timeout=config.keepalive_s, ttl_dns_cache=60, ssl=self._tls
+                limit=0,  # a limit over all servers would let a slow one take every connection
+                limit_per_host=config.connections,
+                keepalive_timeout=config.keepalive_s,
+                ttl_dns_cache=60,
+                ssl=self._tls,
             ),
             timeout=aiohttp.ClientTimeout(total=None, connect=config.connect_s, sock_read=config.first_byte_s),
             cookie_jar=aiohttp.DummyCookieJar(),  # a cookie set for one user must not be sent for another

@@ -406,6 +406,17 @@ async def test_no_more_connections_than_allowed() -> None:
         assert answers[0] == (200, b"1") and "could not be reached within 0.35 seconds" in str(answers[1])
 
 
+@both_loops
+async def test_a_slow_server_does_not_take_the_connections_to_others() -> None:
+    slow, other = Server([5.0, message(b"1")]), Server()
+    async with wire_to(slow, connections=1) as wire, wire_to(other) as beside:
+        waiting = asyncio.create_task(whole(wire))
+        await until(lambda: slow.connections == 1)
+        wire.url = beside.url
+        assert await asyncio.gather(*[whole(wire) for _ in range(3)]) == [(200, b"2")] * 3
+        waiting.cancel()
+
+
 @pytest.mark.parametrize("target", ["/a%2Fb/%c3/..", "//x/./y", "/?a=%2F&b;c%zz", "/" + chr(233)])
 @both_loops
 async def test_the_target_is_sent_as_it_is(target: str) -> None:
