@@ -147,10 +147,11 @@ class Process:
 class Gateway(Process):
     """`popi serve` on a port that stays the same from start to start."""
 
-    def __init__(self, folder: Path, store: str, upstream: str, name: str = "gateway", **more: Any) -> None:
+    def __init__(self, folder: Path, store: str, upstream: str | None, name: str = "gateway", **more: Any) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        arguments = ["serve", "--upstream", upstream, "--port", str(self.port), "--store", store, "--no-worker"]
+        arguments = ["serve", "--port", str(self.port), "--store", store, "--no-worker"]
+        arguments += ["--upstream", upstream] if upstream is not None else []
         super().__init__(folder, name, [*arguments, "--config", str(settings_file(folder))], **more)
 
     async def ready(self, seconds: float = READY_S) -> None:

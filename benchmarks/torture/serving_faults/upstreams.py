@@ -30,6 +30,10 @@ REFUSED = ("no_answer", "not_http", "endless_head")
 """There is no answer to pass on: the gateway answers 502 itself."""
 AT_ONCE = 40
 """Slow requests at the same time, while others must go on."""
+BESIDE = 5
+"""Requests of others at the same time, more than one kept connection could carry."""
+KEPT_S = 5.0
+"""After this the gateway has closed its idle connections to the upstream, and needs new ones."""
 FROZEN_S = 1.0
 """An answer to others that takes this much longer than without slow requests would be frozen."""
 
@@ -84,6 +88,8 @@ async def all_faults(report: Report) -> None:
             await model.stop()
         with report.case("upstream", "no traceback in the log") as case:
             case.losses += tracebacks(Path(folder))
+    with report.case("upstream", f"another upstream beside {AT_ONCE} slow requests") as case:
+        await _another(case)
 
 
 async def _one_fault(
@@ -144,26 +150,54 @@ async def _gone_and_back(case: Case, session: aiohttp.ClientSession, gateway: Ga
 async def _latencies(session: aiohttp.ClientSession, gateway: Gateway, seconds: float) -> list[float]:
     taken, end = [], time.monotonic() + seconds
     while time.monotonic() < end:
-        seen = await ask(session, gateway.url, "ok", "x", False, "chat/completions")
-        assert seen.status == 200, seen
-        taken.append(seen.last_s)
+        each = (ask(session, gateway.url, "ok", "x", False, "chat/completions") for _ in range(BESIDE))
+        for seen in await asyncio.gather(*each):
+            if seen.status != 200:
+                raise RuntimeError(f"others were answered {seen.status} {seen.body[:100]!r}")
+            taken.append(seen.last_s)
         await asyncio.sleep(0.01)
     return sorted(taken)
 
 
-async def _others(case: Case, session: aiohttp.ClientSession, gateway: Gateway) -> None:
+async def _others(
+    case: Case, session: aiohttp.ClientSession, gateway: Gateway, faults: tuple[str, ...] = PASSES
+) -> None:
     before = await _latencies(session, gateway, 2.0)
+    await asyncio.sleep(KEPT_S)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as many:
         slow = [
-            asyncio.create_task(ask(many, gateway.url, PASSES[n % 2], "x", n % 4 < 2, "chat/completions"))
+            asyncio.create_task(ask(many, gateway.url, faults[n % len(faults)], "x", n % 4 < 2, "chat/completions"))
             for n in range(AT_ONCE)
         ]
+        await asyncio.sleep(0.5)  # they come first
         during = await _latencies(session, gateway, min(SLOW_S, DRIP_S * PIECES * 1.5))
         for seen in await asyncio.gather(*slow):
             case.expect(seen.whole and seen.status == 200, f"a slow answer was not whole: {seen.status}")
     case.figures |= {"ms before": before[len(before) // 2] * 1e3, "ms during": during[len(during) // 2] * 1e3}
     case.figures["slowest ms"] = during[-1] * 1e3
     case.expect(during[-1] < before[-1] + FROZEN_S, f"an answer to others took {during[-1]:.1f} s")
+
+
+async def _another(case: Case) -> None:
+    """One of two upstreams is slow, and has as many requests as connections are allowed: the other must not notice."""
+    slow, fast = ModelServer(), ModelServer()
+    await slow.start()
+    await fast.start()
+    with tempfile.TemporaryDirectory() as folder:
+        tables = [f"[http]\nconnections = {AT_ONCE // 2}\nconnect_s = 30"]
+        for name, server, models in (("slow", slow, "slow_*"), ("fast", fast, "ok")):
+            tables.append(f'[[proxy.upstreams]]\nname = "{name}"\nurl = "{server.url}"\nmodels = ["{models}"]')
+        (Path(folder) / "gateway.toml").write_text("\n".join(tables))
+        gateway = Gateway(Path(folder), f"sqlite:///{folder}/popi.db", None)
+        await gateway.start()
+        try:
+            await gateway.ready()
+            async with aiohttp.ClientSession() as session:
+                await _others(case, session, gateway, ("slow_first_byte",))
+        finally:
+            await gateway.stop()
+            await slow.stop()
+            await fast.stop()
 
 
 async def _hang_up(case: Case, session: aiohttp.ClientSession, gateway: Gateway) -> None:

@@ -173,7 +173,9 @@ class Database:
                         time.sleep(0.05)
                 finally:
                     raw.close()
-        except (*self._errors, StoreError):
+        except StoreError:
+            return False
+        except self._errors:
             return False
 
     def close(self) -> None:
