@@ -1,16 +1,19 @@
 """No text, id or key of a user reaches a log of the profile API, of the worker or of the store, also on errors."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from all_logs import all_logs
-from serving_client import ADMIN
+from serving_client import ADMIN, empty_store, without_postgres
 from sqlalchemy import Connection, text
 from starlette.testclient import TestClient
 
 from popi.errors import UpstreamError
 from popi.serving.app import Gateway
+from popi.serving.proxy.logs import to_stderr
 from popi.serving.settings import GatewaySettings, ProxySettings, RenewalSettings
 from popi.serving.store import keys
 from popi.serving.store.database import Database
@@ -86,3 +89,20 @@ def test_of_profiles_and_renewals(store_url: str, capfd: pytest.CaptureFixture[s
     assert [line for line in lines if MARK in line] == []
     streams = capfd.readouterr()
     assert MARK not in streams.out + streams.err
+
+
+@without_postgres
+def test_of_connections_that_end(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """SQLAlchemy's pool would log a traceback, and no JSON, each time that PostgreSQL ends a connection in use."""
+    to_stderr()
+    with empty_store("postgresql", tmp_path) as url:
+        database = Database.open(url)
+        with pytest.raises(Exception, match="terminating|closed"), database._engine.connect() as plain:
+            ended = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+            ended += "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            with psycopg.connect(url) as other:
+                other.execute(ended)
+            plain.execution_options(popi_write=True).begin()
+        assert database.read(keys.tenant_exists, "default") is False
+        database.close()
+    assert "Traceback" not in capfd.readouterr().err

@@ -107,6 +107,8 @@ def to_stderr(level: int = logging.INFO) -> None:
     """Send the gateway's log to stderr as JSON lines. Calling it twice adds only one handler."""
     LOGGER.setLevel(level)
     LOGGER.propagate = False
+    # Its pool reports connections that died with a traceback, which may quote rows. popi reports them itself.
+    logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
     if not any(isinstance(handler, _ToStderr) for handler in LOGGER.handlers):
         handler = _ToStderr()
         handler.setFormatter(JsonLines())
