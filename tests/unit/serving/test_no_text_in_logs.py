@@ -98,10 +98,10 @@ def test_of_connections_that_end(tmp_path: Path, capfd: pytest.CaptureFixture[st
     with empty_store("postgresql", tmp_path) as url:
         database = Database.open(url)
         with pytest.raises(Exception, match="terminating|closed"), database._engine.connect() as plain:
-            ended = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
-            ended += "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            own: Any = plain.connection.driver_connection
+            pid = own.info.backend_pid
             with psycopg.connect(url) as other:
-                other.execute(ended)
+                other.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
             plain.execution_options(popi_write=True).begin()
         assert database.read(keys.tenant_exists, "default") is False
         database.close()

@@ -91,7 +91,7 @@ class Worker:
         self.changed = changed
         self._keep = keep
         self.provider, self._check, self._retried = provider, check, float("-inf")
-        self._correct_after = float("-inf")
+        self._released, self._correct_after = False, float("-inf")
         self._stop = threading.Event()
         self._threads = [
             threading.Thread(target=self._loop, name=f"popi-renewal-{n}", daemon=True) for n in range(threads)
@@ -101,12 +101,8 @@ class Worker:
             self.metrics.inference.set_function(lambda: provider.state != "failing")
 
     def start(self) -> None:
-        """Start the threads. Jobs that wait for a quota are retried, since quotas may have been raised.
-
-        Raises:
-            StoreError: the database failed.
-        """
-        self._database.write(lambda connection: jobs.release(connection, self._database.now(connection)))
+        """Start the threads. Jobs that wait for a quota are retried, since quotas may have been raised: by the threads,
+        so that a store which is busy right now does not prevent the start."""
         if self.provider is not None and self._check:
             threading.Thread(target=self._check_provider, args=(self.provider,), name="popi-check", daemon=True).start()
         for thread in self._threads:
@@ -134,6 +130,9 @@ class Worker:
     def _loop(self) -> None:
         while not self._stop.is_set():
             try:
+                if not self._released:
+                    self._database.write(lambda connection: jobs.release(connection, self._database.now(connection)))
+                    self._released = True
                 if time.monotonic() >= self._correct_after:
                     self._correct_after = time.monotonic() + CORRECT_SECONDS
                     self.correct_times()

@@ -1,8 +1,11 @@
+import sqlite3
 import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -994,6 +997,27 @@ def test_a_worker_that_starts_tries_what_waits_for_a_quota(database: Database, c
         assert time.monotonic() < give_up
         time.sleep(0.01)
     worker.stop()
+
+
+def test_a_store_that_is_busy_does_not_prevent_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("popi.serving.store.database.BUSY_SECONDS", 0.05)
+    database = Database.open(f"sqlite:///{tmp_path}/popi.db")
+    database.write(keys.ensure_tenant, "t", 0.0)
+    database.write(signals.add, "t", "u", [StatementSignal(text="a")], 0.0, Debounce(0, 0))
+    job = database.write(jobs.claim, 1.0, 1.0)
+    assert job is not None and database.write(jobs.hold, job, OverQuota("user_quota", 1.0, 1e12))
+    worker = Worker(database, Model(), RenewalSettings(idle=0.02))
+    with closing(sqlite3.connect(tmp_path / "popi.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        worker.start()
+        time.sleep(0.2)
+        other.execute("ROLLBACK")
+    give_up = time.monotonic() + 30
+    while database.read(summaries.current, "t", "u") is None:
+        assert time.monotonic() < give_up
+        time.sleep(0.01)
+    worker.stop()
+    database.close()
 
 
 def test_a_user_erased_before_the_model_is_asked_is_counted_nowhere(database: Database, clock: Clock) -> None:
