@@ -42,13 +42,13 @@ class Case:
     skipped: str = ""
     seconds: float = 0.0
 
-    def lost(self, what: str) -> None:
-        self.losses.append(what)
+    def lost(self, description: str) -> None:
+        self.losses.append(description)
 
-    def expect(self, holds: bool, what: str) -> None:
+    def expect(self, holds: bool, description: str) -> None:
         """Record a loss unless something holds."""
         if not holds:
-            self.lost(what)
+            self.lost(description)
 
     def count(self, name: str, number: float = 1) -> None:
         self.figures[name] = self.figures.get(name, 0) + number

@@ -13,7 +13,7 @@ from .cases import Case
 from .processes import HEADERS
 
 FULL = 150
-"""Signals after which a client erases its user and begins anew, so that exports stay short."""
+"""Signals after which a client erases its user and begins again, so that exports stay short."""
 TIMEOUT_S = 60.0
 
 
@@ -110,11 +110,11 @@ class Client:
         if status == 204:
             return status, None, named
         try:
-            told = json.loads(raw)
+            reply = json.loads(raw)
         except ValueError:
             self.case.lost(f"{method} {_route(path)}: {status} that is not JSON: {raw[:80]!r}")
             raise Unanswered from None
-        if status >= 400 and not (isinstance(told.get("error"), dict) and told["error"].get("message")):
+        if status >= 400 and not (isinstance(reply.get("error"), dict) and reply["error"].get("message")):
             self.case.lost(f"{method} {_route(path)}: {status} without a message")
         if b"Traceback" in raw:
             self.case.lost(f"{method} {_route(path)}: a traceback in the answer")
@@ -122,9 +122,9 @@ class Client:
             self.case.count(f"answers {status}")
             # A store that is too slow for the load is refused with 503, whatever the reason; it is counted.
             if status != 503 or "retry-after" not in named:
-                self.case.lost(f"{method} {_route(path)}: {status} {told.get('error')}")
+                self.case.lost(f"{method} {_route(path)}: {status} {reply.get('error')}")
             raise Unanswered
-        return status, told, named
+        return status, reply, named
 
     async def _act(self, session: aiohttp.ClientSession, ledger: Ledger) -> None:
         if len(ledger.kept) > FULL:
@@ -157,13 +157,13 @@ class Client:
         ledger.maybe |= ids - ledger.kept
         sent = {"signals": [{"type": "statement", "text": f"says {one}", "id": one} for one in sorted(ids)]}
         sure = not ids & ledger.maybe or known == len(ids)
-        status, told, _ = await self.send(session, "POST", f"/users/{ledger.user}/signals", sent)
+        status, reply, _ = await self.send(session, "POST", f"/users/{ledger.user}/signals", sent)
         if status != 200:
-            return self.case.lost(f"signals were refused: {status} {told}")
+            return self.case.lost(f"signals were refused: {status} {reply}")
         ledger.maybe -= ids
         ledger.kept |= ids
-        if sure and told["added"] != len(ids) - known:
-            self.case.lost(f"{told['added']} signals added instead of {len(ids) - known}")
+        if sure and reply["added"] != len(ids) - known:
+            self.case.lost(f"{reply['added']} signals added instead of {len(ids) - known}")
         return None
 
     async def _repeat(self, session: aiohttp.ClientSession, ledger: Ledger) -> None:
@@ -176,33 +176,33 @@ class Client:
             self.case.count("repeated")
 
     async def _edit(self, session: aiohttp.ClientSession, ledger: Ledger) -> None:
-        status, told, _ = await self.send(session, "GET", f"/users/{ledger.user}/summary")
-        version = told["version"] if status == 200 else 0
+        status, reply, _ = await self.send(session, "GET", f"/users/{ledger.user}/summary")
+        version = reply["version"] if status == 200 else 0
         text = f"Likes {self._new_id()}."
         ledger.maybe_texts.add(text)
         match = {"if-match": str(version)}
-        status, told, _ = await self.send(session, "PUT", f"/users/{ledger.user}/summary", {"text": text}, **match)
+        status, reply, _ = await self.send(session, "PUT", f"/users/{ledger.user}/summary", {"text": text}, **match)
         if status == 200:
-            ledger.versions[told["version"]] = text
-            if told["version"] != version + 1:
-                self.case.lost(f"an edit of version {version} became version {told['version']}")
+            ledger.versions[reply["version"]] = text
+            if reply["version"] != version + 1:
+                self.case.lost(f"an edit of version {version} became version {reply['version']}")
         elif status != 412:  # the worker wrote a version in between
-            self.case.lost(f"an edit was refused: {status} {told}")
+            self.case.lost(f"an edit was refused: {status} {reply}")
         ledger.maybe_texts.discard(text)
 
     async def _feedback(self, session: aiohttp.ClientSession, ledger: Ledger) -> None:
         word = self._new_id()
         chat = {"model": "ok", "messages": [{"role": "user", "content": word}]}
-        status, told, headers = await self.send(
+        status, reply, headers = await self.send(
             session, "POST", "/v1/chat/completions", chat, **{"x-popi-user": ledger.user}
         )
-        if status != 200 or told["choices"][0]["message"]["content"] != word:
-            return self.case.lost(f"a chat was answered {status} {told}")
+        if status != 200 or reply["choices"][0]["message"]["content"] != word:
+            return self.case.lost(f"a chat was answered {status} {reply}")
         self.case.count("chats")
         given = {"answer": headers.get("x-popi-answer-id", ""), "thumbs": self._random.choice(("up", "down"))}
         ledger.maybe.add(f"feedback on {given['answer']}")
         for _ in range(50):  # answers are stored in the background
-            status, told, _ = await self.send(session, "POST", f"/users/{ledger.user}/feedback", given)
+            status, reply, _ = await self.send(session, "POST", f"/users/{ledger.user}/feedback", given)
             if status != 404:
                 break
             await asyncio.sleep(0.05)
@@ -210,78 +210,78 @@ class Client:
         if status == 404:  # the store may have failed when it was to be written: that is logged, and no signal exists
             return self.case.count("answers not stored")
         if status != 200:
-            return self.case.lost(f"feedback was refused: {status} {told}")
-        ledger.kept |= set(told["ids"])
+            return self.case.lost(f"feedback was refused: {status} {reply}")
+        ledger.kept |= set(reply["ids"])
         status, again, _ = await self.send(session, "POST", f"/users/{ledger.user}/feedback", given)
-        if status == 200 and (again["added"] or again["ids"] != told["ids"]):
+        if status == 200 and (again["added"] or again["ids"] != reply["ids"]):
             self.case.lost("the same feedback twice became two signals")
         return None
 
     async def _switch(self, session: aiohttp.ClientSession, ledger: Ledger) -> None:
         use, ledger.use = self._random.random() < 0.5, None
-        status, told, _ = await self.send(session, "PUT", f"/users/{ledger.user}/controls", {"use": use})
-        if status != 200 or told["use"] != use:
-            return self.case.lost(f"a switch was answered {status} {told}")
+        status, reply, _ = await self.send(session, "PUT", f"/users/{ledger.user}/controls", {"use": use})
+        if status != 200 or reply["use"] != use:
+            return self.case.lost(f"a switch was answered {status} {reply}")
         ledger.use = use
         return None
 
     async def _read(self, session: aiohttp.ClientSession, ledger: Ledger) -> None:
-        status, told, _ = await self.send(session, "GET", f"/users/{ledger.user}/summary")
+        status, reply, _ = await self.send(session, "GET", f"/users/{ledger.user}/summary")
         newest = max(ledger.versions, default=0)
-        if newest and (status != 200 or told["version"] < newest):
-            self.case.lost(f"version {newest} was acknowledged, and a read then gave {status} {told}")
+        if newest and (status != 200 or reply["version"] < newest):
+            self.case.lost(f"version {newest} was acknowledged, and a read then gave {status} {reply}")
 
     async def _erase(self, session: aiohttp.ClientSession, ledger: Ledger) -> None:
         ledger.unsure_erased = True
-        status, told, _ = await self.send(session, "DELETE", f"/users/{ledger.user}")
+        status, reply, _ = await self.send(session, "DELETE", f"/users/{ledger.user}")
         if status != 200:
             ledger.unsure_erased = False
-            return self.case.lost(f"an erasure was refused: {status} {told}")
+            return self.case.lost(f"an erasure was refused: {status} {reply}")
         ledger.erased()
         self.case.count("erasures")
-        status, told, _ = await self.send(session, "GET", f"/users/{ledger.user}")
+        status, reply, _ = await self.send(session, "GET", f"/users/{ledger.user}")
         if status != 404:
-            self.case.lost(f"an erased user was read: {status} {told}")
+            self.case.lost(f"an erased user was read: {status} {reply}")
         return None
 
     async def check(self) -> None:
         """Compare what is stored to what was acknowledged, and take over what had no answer."""
         async with self.session() as session:
             for ledger in self.ledgers:
-                status, told, _ = await self.send(session, "GET", f"/users/{ledger.user}/export")
+                status, reply, _ = await self.send(session, "GET", f"/users/{ledger.user}/export")
                 if status not in (200, 404):
-                    self.case.lost(f"an export was answered {status} {told}")
+                    self.case.lost(f"an export was answered {status} {reply}")
                     continue
-                self._compare(ledger, told if status == 200 else {"signals": [], "versions": []})
+                self._compare(ledger, reply if status == 200 else {"signals": [], "versions": []})
                 if ledger.use is not None:
-                    _, told, _ = await self.send(session, "GET", f"/users/{ledger.user}/controls")
-                    self.case.expect(told["use"] == ledger.use, "an acknowledged switch was lost")
+                    _, reply, _ = await self.send(session, "GET", f"/users/{ledger.user}/controls")
+                    self.case.expect(reply["use"] == ledger.use, "an acknowledged switch was lost")
 
     def _compare(self, ledger: Ledger, stored: dict[str, Any]) -> None:
         case, names = self.case, [one["id"] for one in stored["signals"]]
-        found = set(names)
-        case.count("signals checked", len(found))
-        if len(names) != len(found):
-            case.lost(f"{len(names) - len(found)} signals are stored twice")
-        if back := found & ledger.gone:
+        stored_ids = set(names)
+        case.count("signals checked", len(stored_ids))
+        if len(names) != len(stored_ids):
+            case.lost(f"{len(names) - len(stored_ids)} signals are stored twice")
+        if back := stored_ids & ledger.gone:
             case.lost(f"{len(back)} signals of an erased user are back")
-        if ledger.unsure_erased and not found and not stored["versions"]:
+        if ledger.unsure_erased and not stored_ids and not stored["versions"]:
             return ledger.erased()
-        if missing := ledger.kept - found:
+        if missing := ledger.kept - stored_ids:
             case.lost(f"{len(missing)} acknowledged signals are missing, such as {min(missing)}")
         feedback_in_doubt = any(one.startswith("feedback on") for one in ledger.maybe)
-        if (extra := found - ledger.kept - ledger.maybe) and not feedback_in_doubt:
+        if (extra := stored_ids - ledger.kept - ledger.maybe) and not feedback_in_doubt:
             case.lost(f"{len(extra)} signals were never sent, such as {min(extra)}")
         for group in ledger.groups:
-            if found & group and not group <= found:
+            if stored_ids & group and not group <= stored_ids:
                 case.lost("a request was applied in part")
         texts = {one["version"]: one["text"] for one in stored["versions"]}
-        kept = {number for number in ledger.versions if number > max(texts, default=0) - 90}
-        for number in kept:
+        recent = {number for number in ledger.versions if number > max(texts, default=0) - 90}
+        for number in recent:
             if texts.get(number) != ledger.versions[number]:
                 case.lost(f"acknowledged version {number} is {texts.get(number)!r}")
-        ledger.kept, ledger.maybe, ledger.groups = found, set(), []
-        ledger.versions = {n: text for n, text in ledger.versions.items() if n in kept}
+        ledger.kept, ledger.maybe, ledger.groups = stored_ids, set(), []
+        ledger.versions = {n: text for n, text in ledger.versions.items() if n in recent}
         ledger.maybe_texts, ledger.unsure_erased = set(), False
         return None
 
@@ -324,13 +324,13 @@ class Load:
             while waiting and loop.time() < end:
                 for user in list(waiting):
                     with suppress(Unanswered):
-                        status, told, _ = await one.send(session, "GET", f"/users/{user}")
-                        if status == 404 or (status == 200 and told["renewal"] is None):
+                        status, reply, _ = await one.send(session, "GET", f"/users/{user}")
+                        if status == 404 or (status == 200 and reply["renewal"] is None):
                             waiting.remove(user)
-                            has_summary = status == 404 or told["summary"] is not None or not told["signals"]
+                            has_summary = status == 404 or reply["summary"] is not None or not reply["signals"]
                             self.case.expect(has_summary, "signals without a summary or a job: a job was lost")
                         else:
-                            last = told.get("renewal")
+                            last = reply.get("renewal")
                 await asyncio.sleep(0.1)
         if waiting:
             self.case.lost(f"{len(waiting)} renewals were not done after {seconds:.0f} s, such as {last}")

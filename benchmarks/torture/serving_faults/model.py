@@ -15,9 +15,9 @@ DRIP_S = 0.05
 def whole(word: str, anthropic: bool = False) -> bytes:
     """The whole answer to a chat, which repeats the client's word."""
     if anthropic:
-        said = {"content": [{"type": "text", "text": word}], "stop_reason": "end_turn"}
+        content = {"content": [{"type": "text", "text": word}], "stop_reason": "end_turn"}
         usage = {"input_tokens": 1, "output_tokens": 1}
-        return json.dumps({"id": "m", "type": "message", "role": "assistant", **said, "usage": usage}).encode()
+        return json.dumps({"id": "m", "type": "message", "role": "assistant", **content, "usage": usage}).encode()
     message = {"role": "assistant", "content": word}
     choice = {"index": 0, "message": message, "finish_reason": "stop"}
     usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
@@ -245,6 +245,6 @@ class ModelServer:
             self.received_by_writer += 1
             await self.writer(writer, "", False, anthropic)
             return
-        said = body.get("messages") or [{}]
-        word = str(said[-1].get("content", ""))
+        content = body.get("messages") or [{}]
+        word = str(content[-1].get("content", ""))
         await FAULTS.get(name, ok)(writer, word, bool(body.get("stream")), anthropic)

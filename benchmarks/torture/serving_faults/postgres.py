@@ -18,11 +18,11 @@ class Server:
     off."""
 
     def __init__(self) -> None:
-        found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+        installed = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
         beside = shutil.which("pg_ctl")
-        if not found and beside is None:
+        if not installed and beside is None:
             raise Skipped("PostgreSQL is not installed")
-        self._bin = found[-1] if found else Path(str(beside)).parent
+        self._bin = installed[-1] if installed else Path(str(beside)).parent
         self.folder = Path(tempfile.mkdtemp(prefix="popi-torture-"))
         self._as: list[str] = []
         if os.getuid() == 0:  # the server refuses to run as root

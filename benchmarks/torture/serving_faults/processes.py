@@ -139,9 +139,9 @@ class Process:
     def memory_and_files(self) -> tuple[float, int]:
         """Megabytes of resident memory, and open file descriptors."""
         status = Path(f"/proc/{self.pid}/status").read_text()
-        found = re.search(r"VmRSS:\s+(\d+) kB", status)
-        assert found is not None
-        return int(found[1]) / 1024, len(os.listdir(f"/proc/{self.pid}/fd"))
+        match = re.search(r"VmRSS:\s+(\d+) kB", status)
+        assert match is not None
+        return int(match[1]) / 1024, len(os.listdir(f"/proc/{self.pid}/fd"))
 
 
 class Gateway(Process):
@@ -188,9 +188,9 @@ def settings_file(folder: Path) -> Path:
 
 def tracebacks(folder: Path) -> list[str]:
     """Where the processes' logs have a Python traceback, with its beginning and end."""
-    found = []
+    excerpts = []
     for log in sorted(folder.glob("*.log")):
         if (text := log.read_text()).count("Traceback"):
             whole = text[text.index("Traceback") :][:6000]
-            found.append(f"a traceback in {log.name}: {whole[:300]} … {whole[-1200:]}")
-    return found
+            excerpts.append(f"a traceback in {log.name}: {whole[:300]} … {whole[-1200:]}")
+    return excerpts

@@ -99,8 +99,8 @@ class Soak:
                 async with session.post("/v1/chat/completions", data=b'{"model": ') as answer:
                     case.expect(answer.status == 400, f"half a body: {answer.status}")
             else:
-                said = {"model": "error_500", "messages": [{"role": "user", "content": "x"}]}
-                async with session.post("/v1/chat/completions", json=said) as answer:
+                question = {"model": "error_500", "messages": [{"role": "user", "content": "x"}]}
+                async with session.post("/v1/chat/completions", json=question) as answer:
                     case.expect(answer.status == 500, f"an error of the upstream: {answer.status}")
                     await answer.read()
         except Unanswered:
@@ -112,11 +112,11 @@ class Soak:
         """A chat of a known user, or of one who was never here before."""
         user = f"visitor-{self.done}" if new else f"s{self._random.randrange(CLIENTS)}-0"
         word = f"word {self.done}"
-        said = {"model": "ok", "stream": stream, "messages": [{"role": "user", "content": word}]}
-        async with session.post("/v1/chat/completions", json=said, headers={"x-popi-user": user}) as answer:
-            told = await answer.read()
-        right = answer.status == 200 and word.encode() in told and (not stream or told.endswith(b"data: [DONE]\n\n"))
-        self._case.expect(right, f"a chat was answered {answer.status} {told[:80]!r}")
+        question = {"model": "ok", "stream": stream, "messages": [{"role": "user", "content": word}]}
+        async with session.post("/v1/chat/completions", json=question, headers={"x-popi-user": user}) as answer:
+            reply = await answer.read()
+        right = answer.status == 200 and word.encode() in reply and (not stream or reply.endswith(b"data: [DONE]\n\n"))
+        self._case.expect(right, f"a chat was answered {answer.status} {reply[:80]!r}")
 
     async def check(self) -> None:
         for one in self._clients:

@@ -99,14 +99,14 @@ async def _chat(one: Stack) -> None:
     async with aiohttp.ClientSession(one.gateway.url, timeout=aiohttp.ClientTimeout(30)) as session:
         async with session.post("/keys", json={"scope": "app"}, headers=HEADERS) as made:
             key = (await made.json())["key"]
-        said = {"model": "ok", "messages": [{"role": "user", "content": "x"}]}
+        question = {"model": "ok", "messages": [{"role": "user", "content": "x"}]}
         headers = {"authorization": f"Bearer {key}", "x-popi-user": "chatting"}
         while True:
             began = time.monotonic()
-            async with session.post("/v1/chat/completions", json=said, headers=headers) as answer:
-                told = await answer.read()
+            async with session.post("/v1/chat/completions", json=question, headers=headers) as answer:
+                reply = await answer.read()
                 if answer.status != 200:
-                    case.lost(f"a chat was answered {answer.status} {told[:80]!r}")
+                    case.lost(f"a chat was answered {answer.status} {reply[:80]!r}")
             slowest = max(slowest, time.monotonic() - began)
             case.figures["slowest chat s"] = round(slowest, 2)
             case.count("app chats")
@@ -145,7 +145,7 @@ async def _nothing_acknowledged(one: Stack, seconds: float) -> None:
         while time.monotonic() < end:
             with suppress(Unanswered):
                 sent = {"signals": [{"type": "statement", "text": "lost", "id": "lost"}]}
-                status, told, _ = await client.send(session, "POST", "/users/missing/signals", sent)
+                status, reply, _ = await client.send(session, "POST", "/users/missing/signals", sent)
                 if status == 200:
                     return one.case.lost("a write to a missing file was acknowledged")
             await asyncio.sleep(0.1)
@@ -227,8 +227,8 @@ async def _no_start(case: Case, folder: Path, store: str) -> None:
         await asyncio.sleep(0.05)
     case.expect(not gateway.runs, "it runs without a store")
     await gateway.kill()
-    told = gateway.log.read_text()
-    case.expect("Traceback" not in told and bool(told.strip()), f"it said {told[-200:]!r}")
+    reply = gateway.log.read_text()
+    case.expect("Traceback" not in reply and bool(reply.strip()), f"it question {reply[-200:]!r}")
 
 
 async def postgresql(report: Report, server: Server, quick: bool, seed: int) -> None:

@@ -49,10 +49,10 @@ class Seen(NamedTuple):
 
 
 async def ask(session: aiohttp.ClientSession, url: str, model: str, word: str, stream: bool, path: str) -> Seen:
-    said = {"model": model, "stream": stream, "max_tokens": 9, "messages": [{"role": "user", "content": word}]}
+    question = {"model": model, "stream": stream, "max_tokens": 9, "messages": [{"role": "user", "content": word}]}
     began, first, body, status = time.monotonic(), 0.0, b"", 0
     try:
-        async with session.post(f"{url}/v1/{path}", json=said, headers=HEADERS) as answer:
+        async with session.post(f"{url}/v1/{path}", json=question, headers=HEADERS) as answer:
             status = answer.status
             async for piece in answer.content.iter_any():
                 first = first or time.monotonic() - began
@@ -122,8 +122,8 @@ async def _one_fault(
             elif fault in REFUSED:
                 _expect_error(case, seen, where, 502)
             after = await ask(session, gateway.url, "ok", f"after {word}", False, "chat/completions")
-            told = json.loads(after.body)["choices"][0]["message"]["content"] if after.status == 200 else after
-            case.expect(told == f"after {word}", f"{where}: the next answer was {told}")
+            reply = json.loads(after.body)["choices"][0]["message"]["content"] if after.status == 200 else after
+            case.expect(reply == f"after {word}", f"{where}: the next answer was {reply}")
 
 
 def _expect_error(case: Case, seen: Seen, where: str, status: int) -> None:

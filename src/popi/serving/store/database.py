@@ -328,8 +328,8 @@ def _create(file: Path) -> None:
 
 
 def _file_id(file: str) -> tuple[int, int]:
-    found = os.stat(file)
-    return found.st_dev, found.st_ino
+    status = os.stat(file)
+    return status.st_dev, status.st_ino
 
 
 def _check_file(connection: Any) -> None:
