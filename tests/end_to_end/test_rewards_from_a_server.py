@@ -94,6 +94,17 @@ def test_another_generator_behind_an_api_reads_the_summaries(
     assert other_margin == pytest.approx(own_margin, abs=1e-3)
 
 
+def test_a_server_whose_model_writes_nothing_is_evaluated_without_its_answers(
+    server: FakeUpstream, tiny_base: Path, tmp_path: Path
+) -> None:
+    run = RunDirectory.open(train(make_config(tmp_path, tiny_base, "there", **generator_at(server)), console=QUIET))
+    server.answer = lambda messages: ""
+    figures = evaluate(run)["methods"]["oracle"]
+    assert figures["missing"] == 0 and figures["reward_accuracy"]["value"] is not None
+    [user] = json.loads((run.path / "evaluation" / "examples.json").read_text())["users"]
+    assert all(asked["answers"] == {} for asked in user["prompts"])
+
+
 def test_a_server_that_goes_away_ends_the_run_and_resuming_ends_where_an_unbroken_one_does(
     server: FakeUpstream, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,9 +8,12 @@ from typing import Any
 
 from popi.config import RunConfig
 from popi.data.users import Person
+from popi.errors import BatchError, PopiError, UpstreamError
 from popi.evaluation.methods import METHODS, RowKey
 from popi.evaluation.models import Models
 from popi.evaluation.users import named_attributes
+from popi.generator import Generator
+from popi.signals.types import Prompt
 
 ANSWERED = 2
 """Task prompts to answer per user."""
@@ -29,11 +32,15 @@ def write_examples(
 
     Answers are greedy, each by the method's own generator with the method's summary; methods that give the generator
     something else (raw signals, soft prompts, an adapter per user) are skipped. An existing file for the same users
-    and models is reused. If summaries are conditioned on the task prompt, `summaries` holds the first prompt's.
+    and models is reused. A prompt that a server's model writes no text for, or refuses, has no answer. If summaries are
+    conditioned on the task prompt, `summaries` holds the first prompt's.
 
     The file is `{"stamp", "users": [user]}`, where a user is `{"user_id", "preferences" (or null), "signals",
     "summaries": {method: text}, "named": {method: [[attribute, value], …]}, "prompts": [{"prompt", "chosen",
     "rejected", "answers": {method: text}}]}`.
+
+    Raises:
+        UpstreamError: the server is down or rejects every request.
     """
     shown = list(people[: config.evaluation.examples])
     names = [name for name in names if METHODS[name].answers]
@@ -65,9 +72,25 @@ def write_examples(
             for t, place in enumerate(entry["prompts"]):
                 places.append(place)
                 requests.append((person.user.targets[t].prompt, summaries[window, t]))
-        answers = generator.generate_many(requests, max_new_tokens=config.evaluation.answer_tokens)
-        for place, answer in zip(places, answers, strict=True):
-            place["answers"][name] = answer
+        for place, answer in zip(places, _answers(generator, requests, config.evaluation.answer_tokens), strict=True):
+            if answer is not None:
+                place["answers"][name] = answer
     temporary = path.with_name(path.name + ".part")
     temporary.write_text(json.dumps({"stamp": stamp, "users": entries}, indent=1, ensure_ascii=False), encoding="utf-8")
     temporary.replace(path)
+
+
+def _answers(generator: Generator, requests: Sequence[tuple[Prompt, str | None]], longest: int) -> Sequence[str | None]:
+    """The generator's answers; None where a server's model gave none and would not if asked again."""
+    try:
+        return generator.generate_many(requests, max_new_tokens=longest)
+    except BatchError as batch:
+        for result in batch.results:
+            if isinstance(result, PopiError) and not _of_the_prompt(result):
+                raise result from None
+        return [None if isinstance(result, PopiError) else result for result in batch.results]
+
+
+def _of_the_prompt(error: PopiError) -> bool:
+    """Whether a request failed because of its prompt, and not because of the server's state."""
+    return isinstance(error, UpstreamError) and not error.passing and not error.for_all
