@@ -48,8 +48,8 @@ class InferenceModel:
 
     A local model reads the prompt that it was trained on and answers with the summary. An instruction-tuned LLM behind
     an API is asked for statements, one per line, or as JSON if the server supports a schema. `popi.profiles.statements`
-    parses the answer, and the summary is those statements, one per line. With the `nano` templates, whose models were
-    trained on a single form of prompt and answer, an API model too is asked for text.
+    parses the answer, and the summary is those statements, one per line. A model behind an API that popi trained (set
+    `prose`; with the `nano` templates it is the default) is asked as a local one.
 
     Args:
         backend: the model: a `LocalModel`, which training may share between jobs, or an `ApiModel`.
@@ -64,6 +64,8 @@ class InferenceModel:
         count_tokens: text → tokens. By default the model's tokenizer; behind an API an estimate.
         bounds: number and length of the statements requested from an LLM behind an API.
         structured: whether to ask its server for JSON, as long as it accepts the request.
+        prose: whether it reads the templates' prompt as it is and answers with the summary, as models trained by popi
+            do. By default local models do, and all models with the `nano` templates.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class InferenceModel:
         count_tokens: Callable[[str], int] | None = None,
         bounds: Bounds | None = None,
         structured: bool = True,
+        prose: bool | None = None,
     ) -> None:
         saved = backend.settings
         self.backend, self.templates = backend, backend.templates(templates)
@@ -91,7 +94,8 @@ class InferenceModel:
         self.renews &= not self.per_signal
         self.count_tokens = count_tokens or backend.count_tokens
         self.bounds, self._structured = bounds or Bounds(), structured
-        self._prose = not backend.prompted or self.templates.name == NANO
+        as_trained = not backend.prompted or self.templates.name == NANO
+        self._prose = as_trained if prose is None else prose
 
     @classmethod
     def from_pretrained(
@@ -118,6 +122,7 @@ class InferenceModel:
         count_tokens: Callable[[str], int] | None = None,
         bounds: Bounds | None = None,
         structured: bool = True,
+        prose: bool | None = None,
         **connect: Any,
     ) -> "InferenceModel":
         """Use a model on a server, without its weights. `connect`: more fields of `ModelSpec`.
@@ -127,6 +132,7 @@ class InferenceModel:
         """
         backend = ModelSpec(model, url=url, protocol=protocol, **connect).connect()
         options: dict[str, Any] = {"count_tokens": count_tokens, "bounds": bounds, "structured": structured}
+        options["prose"] = prose
         return cls(backend, templates, max_tokens, token_budget, **options)
 
     @classmethod
@@ -141,6 +147,7 @@ class InferenceModel:
             "count_tokens": self.count_tokens,
             "bounds": self.bounds,
             "structured": self._structured,
+            "prose": self._prose,
         }
         return InferenceModel(
             self.backend, templates, self.max_tokens, self.token_budget, self.conditioned, self.renews, **options

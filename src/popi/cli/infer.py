@@ -41,7 +41,6 @@ from popi.cli.shared import (
     Force,
     LocalModel,
     Method,
-    TemplateSet,
     console,
     local_spec,
     need_training,
@@ -65,7 +64,13 @@ def infer(
     run: Annotated[Path | None, typer.Option("--run", help="Directory of a trained run.")] = None,
     model: LocalModel = None,
     chat_template: ChatTemplate = None,
-    template: TemplateSet = None,
+    template: Annotated[
+        str | None,
+        typer.Option(
+            help="Set of prompt templates: nano, default or a folder. With --api: the set that the served model was "
+            "trained with, if popi trained it; it then answers with the summary, as a local model does."
+        ),
+    ] = None,
     dtype: Dtype = None,
     device: Device = None,
     method: Method = None,
@@ -129,7 +134,7 @@ def infer(
             "name exactly one of the three: a trained run with --run, a model with --model, or a model API with --api "
             "or --config"
         )
-    reject_unrelated_options(run, method, model, template, dtype, device, chat_template)
+    reject_unrelated_options(run, method, model, None if by_api else template, dtype, device, chat_template)
     if not by_api:
         only_with_api(api_model, key_env, api_extra, price_in, price_out)
     if run is not None and (max_tokens or token_budget):
@@ -161,12 +166,13 @@ def infer(
         )
         prices, fields = prices_of(price_in, price_out), inference.fields() | fields_of(api_extra)
         if engine == "ray":
-            connect = partial(inference.connect, concurrency=concurrency, prices=prices, extra=fields)
+            connect = partial(inference.connect, template, concurrency=concurrency, prices=prices, extra=fields)
             connect()  # wrong settings are reported here, and not by a worker
             described = inference.model_dump(mode="json") | {"extra": fields}
+            described |= {} if template is None else {"template": template}
             infer_population(users, output, population, connect, {"api": described}, resume=resume, force=force)
             return
-        writer = inference.connect(concurrency=concurrency, prices=prices, extra=fields)
+        writer = inference.connect(template, concurrency=concurrency, prices=prices, extra=fields)
         try:
             with passes(console) as report:
                 people = open_users(users, report=report)

@@ -12,6 +12,8 @@ import pytest
 from fake_upstream import KEY, FakeUpstream, hang, status
 
 from popi import cli
+from popi.signals.render import Templates
+from popi.signals.types import StatementSignal
 
 NAMES = ("ann", "bob", "cid")
 
@@ -50,6 +52,16 @@ def test_infer_writes_one_line_a_user_and_says_what_it_took(
     assert "3 requests (0 retries), 300 tokens in, 30 tokens out, cost 0.000600" in err
     assert upstream.received[0].body["max_tokens"] == 33
     assert KEY not in out + err
+
+
+@pytest.mark.parametrize("template", ["default", "small"])
+def test_a_model_that_popi_trained_reads_the_prompt_that_it_was_trained_on(
+    run: Any, users: Path, upstream: FakeUpstream, template: str
+) -> None:
+    code, out, _ = run("infer", users, *api(upstream, "--template", template))
+    assert code == 0 and [row["summary"] for row in rows(out)] == [f"is {name}" for name in NAMES]
+    trained_on = Templates.load(template).inference_messages([StatementSignal(text="i am ann.")])
+    assert upstream.received[0].body["messages"] == trained_on and "response_format" not in upstream.received[0].body
 
 
 def test_what_failed_is_listed_and_asked_for_again(

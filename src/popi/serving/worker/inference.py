@@ -84,22 +84,28 @@ class InferenceSettings(Settings):
             fields["reasoning_effort"] = self.reasoning_effort
         return fields | self.extra
 
-    def connect(self, **more: Any) -> InferenceModel:
-        """Connect to the model. `more`: additional fields of `ModelSpec`.
+    def connect(self, template: str | None = None, **more: Any) -> InferenceModel:
+        """Connect to the model.
+
+        Args:
+            template: for a model that popi trained, the set of prompt templates that it was trained with. It then reads
+                that set's prompt alone and answers with the summary. None: an LLM that follows instructions.
+            more: additional fields of `ModelSpec`.
 
         Raises:
-            ConfigError: the URL or model is missing, or the key's variable is not set.
+            ConfigError: the URL or model is missing, the key's variable is not set, or there is no such template set.
         """
         if self.url is None or self.model is None:
             missing = "model" if self.model is None else "url"
             raise ConfigError(f"the inference model needs a {missing}: set {missing} under [inference]")
         options = {"protocol": self.protocol, "key_env": self.key_env, "auth": self.auth, "extra": self.fields()}
         return InferenceModel.from_spec(
-            ModelSpec(self.model, url=self.url, **options | more),
+            ModelSpec(self.model, template or "auto", url=self.url, **options | more),
             max_tokens=self.max_tokens,
             token_budget=self.token_budget,
             bounds=Bounds(self.max_clauses, self.max_clause_characters),
             structured=self.structured,
+            prose=None if template is None else True,
         )
 
 
