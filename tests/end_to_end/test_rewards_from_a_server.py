@@ -122,6 +122,10 @@ def test_a_server_that_goes_away_ends_the_run_and_resuming_ends_where_an_unbroke
         train(broken, console=QUIET)
     monkeypatch.setattr(server, "reply", answered)
     server.faults.clear()
+    server.local.model.lm_head.weight.data.mul_(2)
+    with pytest.raises(RunError, match="another model under this name"):
+        train(broken, resume=True, console=QUIET)
+    server.local.model.lm_head.weight.data.div_(2)
     train(broken, resume=True, console=QUIET)
     weights, others = load_file(whole / TRAINED), load_file(broken.directory / TRAINED)
     for name in weights:

@@ -116,6 +116,27 @@ class References:
                     break
         return known
 
+    def verify(self, users: Sequence[User], reference: Generator, batch_size: int = 64) -> None:
+        """Have a reference behind an API score the first user again that this run has stored, as a server may come back
+        with another model under the same name. Does nothing for a local one.
+
+        Raises:
+            RunError: it gives other log-probs now, so rewards would compare two models.
+            BatchError: the server failed.
+        """
+        held = [user for user in users if targets_key(user) in self._known]
+        if held and not reference.trainable:
+            self.processes.decide(partial(self._verify, held[0], reference, batch_size))
+
+    def _verify(self, user: User, reference: Generator, batch_size: int) -> None:
+        off = _off(_logps(user, reference, batch_size), self._known[targets_key(user)], close=0.01)
+        if off is not None:
+            raise RunError(
+                f"{reference.name}: its log-probs are not those from the start of the run (a target's is off by "
+                f"{off[0]:.3g}; {off[1]:.3g} is allowed): the server has another model under this name, or other "
+                "weights. Serve the model that the run started with, or start another run"
+            )
+
     def missing(self, users: Sequence[User]) -> list[User]:
         """Users whose targets this run has not scored yet, without duplicate targets."""
         return [user for key, user in {targets_key(user): user for user in users}.items() if key not in self._known]
@@ -204,12 +225,9 @@ class _Shared:
         probe = held[0]
         now = _logps(probe, reference, batch_size)
         close = CLOSE.get(next(reference.local.model.parameters()).dtype, 0.01)
-        for sums in zip(now, cached[targets_key(probe)], strict=True):
-            for own, stored in zip(*sums, strict=True):
-                allowed = close * max(100, abs(own))
-                if not abs(own - stored) <= allowed:
-                    self._discard(f"a target's log-prob is off by {abs(own - stored):.3g}; {allowed:.3g} is allowed")
-                    return {}
+        if (off := _off(now, cached[targets_key(probe)], close)) is not None:
+            self._discard(f"a target's log-prob is off by {off[0]:.3g}; {off[1]:.3g} is allowed")
+            return {}
         return {targets_key(user): cached[targets_key(user)] for user in held}
 
     def add(self, more: dict[str, Logps]) -> None:
@@ -230,6 +248,16 @@ def refuse_invalid(logps: dict[str, Logps], users: Sequence[User]) -> None:
                     f"prompt {shortened(target.prompt)!r}: check this target, and the base (float16 overflows: use "
                     "model.dtype=bfloat16 or float32)"
                 )
+
+
+def _off(now: Logps, stored: Logps, close: float) -> tuple[float, float] | None:
+    """The first difference beyond the tolerance `close` (see CLOSE), and what is allowed; None if there is none."""
+    for sums in zip(now, stored, strict=True):
+        for own, before in zip(*sums, strict=True):
+            allowed = close * max(100, abs(own))
+            if not abs(own - before) <= allowed:
+                return abs(own - before), allowed
+    return None
 
 
 def _logps(user: User, reference: Generator, batch_size: int) -> Logps:

@@ -96,6 +96,7 @@ def references_for(
     """Reference log-probs of the users' targets; the base computes missing ones on the plain prompt."""
     cache = run.path.parent / FOLDER if run.config.training.share_references else None
     references = References(run.path / "references.jsonl", cache, processes)
+    references.verify(users, parts.reference, run.config.evaluation.batch_size)
     todo = references.missing(users)
     if todo:
         with progress.preparing("reference log-probs", len(todo)) as report, using(parts.base.local.model, None):
