@@ -25,7 +25,7 @@ SITE := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 # The texts that proselint reads. Its checks of typography are off, since they trip over code.
 PROSE := $(wildcard *.md) examples/README.md clients/js/README.md docs
 
-.PHONY: demo test slow check bench bench-gateway torture results docs site pictures format clean help lock licences sbom audit packages release
+.PHONY: demo test slow slow-vllm check bench bench-gateway torture results docs site pictures format clean help lock licences sbom audit packages release
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -38,6 +38,9 @@ test: $(VENV)/.stamp-dev  ## all tests except the slow ones
 
 slow: $(VENV)/.stamp-dev  ## the slow tests
 	$(BIN)/python -m pytest -m slow
+
+slow-vllm: $(VENV)/.stamp-dev  ## the tests against a real vLLM: .ci/vllm make slow-vllm
+	$(BIN)/python -m pytest -m slow -s tests/end_to_end/test_real_vllm.py
 
 check: $(VENV)/.stamp-dev  ## lint, format, types, generated docs up to date, prose of the docs, the site builds
 	$(BIN)/ruff check .
