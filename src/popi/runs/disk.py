@@ -10,8 +10,6 @@ from popi.errors import PopiError, RunError
 
 FULL = ("No space left on device", "Disk quota exceeded")
 """What safetensors says, which raises its own error."""
-TORCH = ("inline_container", "PytorchStreamWriter", "unexpected pos")
-"""Marks of a RuntimeError of torch.save, which does not say why it could not write."""
 PROBE = 1 << 20
 """Bytes that fit on a disk that is not full."""
 
@@ -47,11 +45,12 @@ def disk_is_full(error: Exception, folder: Path) -> bool:
     """Whether a write below `folder` failed because the disk, or the user's quota, is full."""
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or any(words in str(error) for words in FULL):
         return True
-    return any(words in str(error) for words in TORCH) and not _takes_a_probe(folder)
+    # torch.save raises a RuntimeError that says, depending on the moment, "unexpected pos" or "iostream error"
+    return isinstance(error, RuntimeError) and not _takes_a_probe(folder)
 
 
 def _takes_a_probe(folder: Path) -> bool:
-    probe = folder / ".probe"
+    probe = next(place for place in (folder, *folder.parents) if place.is_dir()) / ".probe"
     try:
         probe.write_bytes(bytes(PROBE))
     except OSError as error:
@@ -73,7 +72,8 @@ def _details(error: Exception, run: Path) -> str:
     place = next(folder for folder in (run, *run.parents) if folder.exists())
     free = f"{_size(shutil.disk_usage(place).free)} are free"
     needed = f", and a checkpoint takes {_size(max(sizes.values()))}" if sizes else ""
-    return f"Writing {name} failed; {free}{needed}. "
+    reason = "" if isinstance(error, OSError) else f" ({type(error).__name__}: {error})"
+    return f"Writing {name} failed{reason}; {free}{needed}. "
 
 
 def _size(n: float) -> str:

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,21 @@ WRITERS: dict[str, Callable[[Path], Any]] = {
     "safetensors": lambda file: save_file({"w": torch.zeros(SIZE)}, file),
     "torch": lambda file: torch.save({"w": torch.zeros(SIZE)}, file),
 }
+
+
+def fill(folder: Path) -> None:
+    """Leave no byte free."""
+    with suppress(OSError), (folder / "ballast").open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(1 << 10))
+
+
+@pytest.mark.parametrize("size", [1, 50, 1000, 4000])
+def test_whatever_torch_says_on_a_disk_that_is_full_already(small: Path, size: int) -> None:
+    (small / "run").mkdir()
+    fill(small)
+    with pytest.raises(RunError, match="the disk is full"), full_disk_reported(small / "run"):
+        torch.save({"w": torch.zeros(size)}, small / "run" / "scheduler.pt")
 
 
 @pytest.mark.parametrize("writer", WRITERS)
