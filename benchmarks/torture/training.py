@@ -27,6 +27,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
@@ -35,13 +36,24 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-import launcher
 from rich.console import Console
 from rich.table import Table
-from training_cases import Shape, settings, shapes, tiny_base, write_config
-from training_faults import GROUPS, LOST, Case, Outcome, play
+from training_faults import kills as sigkill
+from training_faults import launcher
+from training_faults.bench import LOST, Bench, Case, Lost, Outcome
+from training_faults.cases import Shape, settings, shapes, tiny_base, write_config
+from training_faults.files import can_mount, play_corrupt, play_disk
+from training_faults.rewards import play_reward, play_server
 
 CONSOLE = Console()
+GROUPS: dict[str, Callable[[Bench], Outcome]] = {
+    "kill": sigkill.play_kill,
+    "torchrun": sigkill.play_torchrun,
+    "disk": play_disk,
+    "corrupt": play_corrupt,
+    "reward": play_reward,
+    "server": play_server,
+}
 DAMAGES = ("flipped", "cut", "emptied", "removed")
 WRITTEN = (
     "model.safetensors",
@@ -108,6 +120,24 @@ def quick_plan(random: Random) -> list[Case]:
     plan += [Case("corrupt", Shape("fspo", "lora"), newest, random.randrange(10**6))]
     plan += [Case("reward", Shape("plug_and_play", "none"), "nan", 0)]
     return plan + [Case("server", Shape("plug_and_play", "none"), fault, 0) for fault in ("refuses 3", "503 0")]
+
+
+def play(case: Case, folder: Path, base: Path) -> Outcome:
+    """Play a case, and remove what it left unless something was lost."""
+    began = time.perf_counter()
+    if case.group == "disk" and not can_mount(folder / "probe"):
+        return Outcome(case, "skipped", "mounting a small file system takes root", faults=0)
+    bench = Bench(case, folder, base)
+    try:
+        outcome = GROUPS[case.group](bench)
+    except Lost as loss:
+        outcome = Outcome(case, LOST, str(loss))
+    except Exception as error:
+        outcome = Outcome(case, LOST, f"the harness failed: {error!r}")
+    outcome.seconds = round(time.perf_counter() - began, 1)
+    if outcome.result != LOST:
+        shutil.rmtree(folder, ignore_errors=True)
+    return outcome
 
 
 def table(outcomes: list[Outcome]) -> Table:
