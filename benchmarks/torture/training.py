@@ -91,12 +91,11 @@ def whole_plan(n: int, random: Random) -> list[Case]:
     full += [("user_embedding_from_signals", "none", "plain"), ("plug_and_play", "none", "renewals")]
     plan += [Case("disk", Shape(o, a, 1, extra), "full", random.randrange(10**6), 3) for o, a, extra in full]
     plan += [Case("disk", Shape("alternating", "lora", 2), "full", random.randrange(10**6), 2)]
-    for i, file in enumerate(WRITTEN):
-        for j, how in enumerate(DAMAGES):
-            if file != "complete" or how != "removed":  # then the checkpoint is merely incomplete
-                order, adapter = ("alternating", "simultaneous")[j % 2], ("none", "lora")[i % 2]
-                fault = f"newest {CHECKPOINTS}/{file} {how}"
-                plan.append(Case("corrupt", Shape(order, adapter), fault, random.randrange(10**6)))
+    for i, file in enumerate(WRITTEN):  # each in two ways
+        for how in (DAMAGES[i % 4], DAMAGES[(i + 1) % 4]) if file != "complete" else ("flipped", "cut"):
+            order, adapter = ("alternating", "simultaneous")[i % 2], ("none", "lora")[i // 2 % 2]
+            fault = f"newest {CHECKPOINTS}/{file} {how}"
+            plan.append(Case("corrupt", Shape(order, adapter), fault, random.randrange(10**6)))
     plan.append(Case("corrupt", Shape("fspo", "lora"), f"every {CHECKPOINTS}/model.safetensors cut", 0))
     weights = "phases/inference-1/inference_model/*.safetensors"
     others = [f"{weights} flipped", f"{weights} cut", "phases/inference-1/done.json emptied", "config.json cut"]

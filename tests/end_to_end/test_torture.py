@@ -33,9 +33,9 @@ sys.path.insert(0, {str(TORTURE)!r})
 import training_faults.bench as bench
 from pathlib import Path
 
-def whole(self, **options):
+def whole(self):
     config = self.config("whole")
-    ended = self.go(config, **options)
+    ended = self.go(config)
     result = bench.result(bench.directory(config))
     file = next(iter(result.weights.values()))
     content = bytearray(file.read_bytes())

@@ -1,11 +1,14 @@
 """A case of the harness: what befalls a run, how it ended, and the two runs that are compared."""
 
+import hashlib
 import json
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any
+
+from filelock import FileLock
 
 from training_faults.cases import KINDS, Result, Shape, difference, result, settings, write_config
 from training_faults.launcher import Ended, run
@@ -76,11 +79,20 @@ class Bench:
         seed = self.random.randrange(10**6)
         return run(config, self.folder / "output", seed=seed, precision=self.precision, **options)
 
-    def whole(self, **options: Any) -> tuple[Ended, Result]:
-        """The unbroken run."""
-        config = self.config("whole")
-        ended = self.go(config, **options)
-        succeeded(ended, "the unbroken run")
+    def whole(self) -> tuple[Ended, Result]:
+        """The unbroken run, which cases with the same settings share."""
+        settings_of = [self.case.shape.name, self.more, self.precision]
+        key = hashlib.sha256(json.dumps(settings_of).encode()).hexdigest()[:12]
+        folder = self.folder.parent / f"whole-{key}"
+        config = write_config(folder, settings(self.case.shape, self.base, folder / "root", **self.more))
+        ended, facts = None, folder / "ended.json"
+        with FileLock(folder / "lock"):
+            if facts.exists():
+                ended = Ended(**json.loads(facts.read_text()))
+            else:
+                ended = self.go(config)
+                succeeded(ended, "the unbroken run")
+                facts.write_text(json.dumps(asdict(ended)))
         return ended, result(directory(config))
 
     def same(self, expected: Result, config: Path, kinds: tuple[str, ...] = KINDS) -> None:

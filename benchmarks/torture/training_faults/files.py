@@ -20,7 +20,7 @@ from training_faults.bench import (
     tail,
 )
 from training_faults.bombs import Bomb
-from training_faults.cases import KINDS
+from training_faults.cases import KINDS, result
 
 
 @contextmanager
@@ -60,7 +60,9 @@ def play_disk(bench: Bench) -> Outcome:
             disk = os.statvfs(bench.folder / "whole")
             peak = max(peak, (disk.f_blocks - disk.f_bfree) * disk.f_frsize)
 
-        _, expected = bench.whole(watch=watch)
+        whole = bench.config("whole")
+        succeeded(bench.go(whole, watch=watch), "the unbroken run")
+        expected = result(directory(whole))
         for number in range(case.n):
             size = int(bench.random.uniform(0.03, 0.97) * peak)
             place = bench.folder / f"small-{number}"

@@ -2,6 +2,7 @@
 
 import errno
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,19 @@ PROBE = 1 << 20
 
 @contextmanager
 def full_disk_reported(run: Path) -> Iterator[None]:
-    """A context in which a write that failed because the disk is full raises a RunError. `run`: its directory."""
+    """A context in which a write that failed because the disk is full raises a RunError. `run`: its directory.
+
+    Tensorboard's thread meets a full disk, too, and has its error raised by the next call: its own traceback is not
+    printed.
+    """
+    others = threading.excepthook
+
+    def hook(arguments: threading.ExceptHookArgs) -> None:
+        error = arguments.exc_value
+        if not isinstance(error, OSError) or not disk_is_full(error, run):
+            others(arguments)
+
+    threading.excepthook = hook
     try:
         yield
     except PopiError:
@@ -28,6 +41,8 @@ def full_disk_reported(run: Path) -> Iterator[None]:
             f"{run}: the disk is full; completed work is safe. {_details(error, run)}Free some space, then resume "
             f"with: popi train {run / 'config.json'} --resume"
         ) from None
+    finally:
+        threading.excepthook = others
 
 
 @contextmanager

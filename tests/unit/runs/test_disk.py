@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -92,3 +93,20 @@ def test_what_was_there_before_survives(small: Path) -> None:
     with pytest.raises(OSError, match="No space left"):
         write_text(file, json.dumps({"new": "x" * SIZE}))
     assert json.loads(file.read_text()) == {"old": True}
+
+
+def test_a_thread_that_meets_a_full_disk_prints_no_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tensorboard writes in one."""
+    printed = list[str]()
+    monkeypatch.setattr(threading, "excepthook", lambda arguments: printed.append(str(arguments.exc_value)))
+    before = threading.excepthook
+
+    def fails(error: Exception) -> None:
+        raise error
+
+    with full_disk_reported(tmp_path):
+        for error in (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), OSError(errno.EIO, "I/O"), ValueError("other")):
+            thread = threading.Thread(target=fails, args=(error,))
+            thread.start()
+            thread.join()
+    assert printed == ["[Errno 5] I/O", "other"] and threading.excepthook is before
