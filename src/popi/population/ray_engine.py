@@ -17,6 +17,8 @@ from popi.population.shard import Row
 
 BLOCKS = 10_000
 """Maximum blocks that Ray Data has to keep track of; with more shards than that, several are in a block."""
+STARTS = 3
+"""Attempts to start a local cluster: Ray gives up after 30 seconds, which is short for a busy machine."""
 OBJECT_STORE = 200 << 20
 """Bytes of the object store of a local cluster; only names and counts go through it."""
 
@@ -55,24 +57,31 @@ class RayEngine:
         import ray.data
 
         if not ray.is_initialized():
-            quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-            if self.address is None:
-                size = self.workers[1] if self.workers else 0
-                local = {"num_cpus": max(1, round(size * self.cpus)) if size else None}
-                quiet |= local | {"include_dashboard": False, "object_store_memory": OBJECT_STORE}
-            try:
-                ray.init(self.address, **quiet)
-            except (ConnectionError, RuntimeError, ValueError) as error:
-                where = "a local Ray cluster" if self.address is None else f"--address {self.address}"
-                raise ConfigError(
-                    f"{where}: can't be used ({str(error).splitlines()[0]}); is `ray start` running?"
-                ) from None
+            self._connect(ray)
             self._ours = True
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.target_max_block_size = 1  # each result is delivered as soon as it is there
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         return self
+
+    def _connect(self, ray: Any) -> None:
+        settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+        if self.address is None:
+            size = self.workers[1] if self.workers else 0
+            settings |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE}
+            settings |= {"num_cpus": max(1, round(size * self.cpus)) if size else None}
+        for attempts_left in reversed(range(STARTS if self.address is None else 1)):
+            try:
+                ray.init(self.address, **settings)
+                return
+            except Exception as error:  # a cluster that does not start in time is a plain Exception
+                ray.shutdown()
+                if attempts_left:
+                    continue
+                where = "a local Ray cluster" if self.address is None else f"--address {self.address}"
+                hint = "" if self.address is None else "; is `ray start` running, with the same version of Ray?"
+                raise ConfigError(f"{where}: can't be used ({str(error).splitlines()[0]}){hint}") from None
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from popi.config import RunConfig, resolve
 from popi.models.architecture import Architecture, architecture_of
+from popi.training.planning import population_cost
 from popi.training.planning.cost import HALF, dtype_of, phase_memory, work_of
 from popi.training.planning.plan import plan
 from popi.training.planning.shapes import Shapes
@@ -134,5 +135,6 @@ def page() -> str:
             "",
             "    popi train CONFIG --dry-run --gpu-memory 139 --processes 8",
             "",
+            *population_cost.section(MODELS),
         ]
     )
