@@ -8,7 +8,7 @@ death of workers.
 
 The simulated model takes `--latency` seconds for every 32 users and computes nothing. `scaling` counts from the moment
 when all workers have loaded it, since starting many processes on few cores says nothing about a cluster. `memory` runs
-each number of users in a process of its own. Only processes that this program started are killed.
+each number of users in a new process. Only processes that this program started are killed.
 """
 
 import argparse
