@@ -56,7 +56,7 @@ def keys_revoke(
     key_id: Annotated[str, typer.Argument(help="The key's id, from `popi keys list`.")],
     store: StoreUrl = STORE,
 ) -> None:
-    """Revoke a key. Running gateways refuse it within a second or two.
+    """Revoke a key. When this returns, running gateways refuse it.
 
     Keep the line on stderr with the gateway's log, for `popi replay`.
     """
@@ -64,9 +64,11 @@ def keys_revoke(
     from popi.serving.keys import log_revoked
     from popi.serving.proxy.logs import on_stderr
     from popi.serving.store import keys
+    from popi.serving.store.changes import wait_for_all
 
     database = open_store(store)
     record = database.write(lambda connection: keys.revoke(connection, key_id, database.now(connection)))
     with on_stderr():
         log_revoked(record)
+        wait_for_all(database)
     console.print(f"{record.scope} key {key_id} is revoked", highlight=False, markup=False)

@@ -117,7 +117,8 @@ def users_controls(
     ] = None,
     store: StoreUrl = STORE,
 ) -> None:
-    """Show or set a user's two switches. Running gateways follow within a few seconds.
+    """Show or set a user's two switches. Running gateways follow within a second, or before this returns if
+    use is switched off.
 
     Keep the line on stderr with the gateway's log, for `popi replay`.
     """
@@ -206,7 +207,8 @@ def users_merge(
 ) -> None:
     """Merge one user into another: signals, summaries and keys (docs/serving.md). This can't be undone.
 
-    Running gateways follow within a few seconds. Keep the line on stderr with the gateway's log, for `popi replay`.
+    When this returns, running gateways have followed. Keep the line on stderr with the gateway's log, for `popi
+    replay`.
     """
     need_serving()
     from popi.serving.api.commands import merge_now
@@ -225,7 +227,7 @@ def users_merge(
 def users_erase(
     user_id: Annotated[str, typer.Argument(help="The user.")], tenant: Tenant = "default", store: StoreUrl = STORE
 ) -> None:
-    """Erase a user and print the receipt. Running gateways forget the user within a few seconds.
+    """Erase a user and print the receipt. When this returns, no running gateway uses anything of theirs.
 
     Keep the line on stderr with the gateway's log, for `popi replay`.
     """

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -21,6 +21,7 @@ from popi.serving.api.service import Profiles
 from popi.serving.capture.injected import Injected
 from popi.serving.capture.recorder import Recorder
 from popi.serving.cors import Cors
+from popi.serving.follower import Follower
 from popi.serving.keys import KeyRing
 from popi.serving.pages.app import Pages
 from popi.serving.proxy.limits import Limits
@@ -29,6 +30,7 @@ from popi.serving.proxy.routes import proxy_routes
 from popi.serving.proxy.settings import ProxySettings
 from popi.serving.settings import AuditSettings, GatewaySettings
 from popi.serving.store import jobs
+from popi.serving.store.changes import Change
 from popi.serving.store.database import Database
 from popi.serving.store.expiry import Leaps
 from popi.serving.store.marks import draw
@@ -69,10 +71,17 @@ class Gateway:
         self.store = Store(database)
         throttle = Throttle(settings.server)
         self.keys = KeyRing(self.store, admin_key, throttle)
-        self.summaries = SummaryCache(self.store)
+        self.follower = Follower(self.store, self._apply, self._drop_all)
+        self.summaries = SummaryCache(self.store, is_current=self.follower.is_current)
         injected = Injected(settings.proxy.block)
         self.profiles = Profiles(
-            self.store, settings.debounce, self.summaries.forget, self._erased, injected, settings.profiles
+            self.store,
+            settings.debounce,
+            self.summaries.forget,
+            self._erased,
+            injected,
+            settings.profiles,
+            self.follower.everyone,
         )
         self._worker, self._audit = worker, settings.audit
         proxy = _with_secret(settings.proxy, database)
@@ -122,6 +131,7 @@ class Gateway:
     @asynccontextmanager
     async def _lifespan(self, app: Any) -> AsyncIterator[None]:
         chores = asyncio.create_task(self._chores(self._audit))
+        self.follower.start()
         if self._worker is not None:
             loop, forget = asyncio.get_running_loop(), self.summaries.forget
             self._worker.changed = lambda tenant, user_id: _forget_soon(loop, forget, tenant, user_id)
@@ -139,6 +149,7 @@ class Gateway:
                 await asyncio.to_thread(self._webhooks.stop)
             await self.recorder.settled()
             await self.profiles.reads.settled()
+            await self.follower.stop()
             await asyncio.to_thread(self.store.close)
 
     def _inference(self) -> InferenceHealth | None:
@@ -148,6 +159,23 @@ class Gateway:
     def _erased(self, tenant: str, user_id: str) -> None:
         self.keys.forget(tenant, user_id)
         self.profiles.reads.forget(tenant, user_id)
+        self._proxy.gateway.forget()
+
+    def _apply(self, news: Collection[Change]) -> None:
+        """Drop from memory what other processes have changed."""
+        of: dict[str, set[str]] = {"user": set(), "erased": set(), "key": set()}
+        for change in news:
+            of.setdefault(change.kind, set()).add(change.subject)
+        self.summaries.forget_hashed(of["user"] | of["erased"])
+        if of["key"]:
+            self.keys.revoked(*of["key"])
+        if of["erased"]:
+            self.profiles.reads.forget_hashed(of["erased"])
+            self._proxy.gateway.forget()
+
+    def _drop_all(self) -> None:
+        self.summaries.forget_all()
+        self.keys.forget_all()
         self._proxy.gateway.forget()
 
     async def _chores(self, settings: AuditSettings) -> None:

@@ -34,7 +34,7 @@ _KEY = re.compile(r"popi_([0-9a-f]{12})_[A-Za-z0-9_-]{43}")
 _TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 FRESH_SECONDS = 1.0
-"""How long a checked key is used without checking it again. Another process's revocation takes effect after this."""
+"""How long a checked key is used without checking it again."""
 PATIENCE_SECONDS = 0.025
 """How long a request waits to look up a key that was valid before: a chat can spare 50 ms for all of popi's work."""
 AUTH_SECONDS = 5.0
@@ -262,12 +262,17 @@ class KeyRing:
         return record is not None and valid and hmac.compare_digest(record.key_hash, hashed)
 
     def forget(self, tenant: str, user_id: str) -> None:
-        """Drop the keys of a user that was erased from the store."""
+        """Drop the keys of a user who was erased from the store."""
         self._forget(lambda caller: (caller.tenant, caller.user_id) == (tenant, user_id))
 
-    def revoked(self, key_id: str) -> None:
-        """Drop a revoked key."""
-        self._forget(lambda caller: caller.key_id == key_id)
+    def revoked(self, *key_ids: str) -> None:
+        """Drop revoked keys."""
+        gone = set(key_ids)
+        self._forget(lambda caller: caller.key_id in gone)
+
+    def forget_all(self) -> None:
+        """Drop every key."""
+        self._forget(lambda _: True)
 
     def _forget(self, matches: Callable[[Caller], bool]) -> None:
         self._generation += 1

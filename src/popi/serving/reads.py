@@ -7,12 +7,14 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
+from collections.abc import Collection
 
 from sqlalchemy import Connection
 
 from popi.errors import StoreError
 from popi.serving.store import audit
 from popi.serving.store.audit import ACTOR, Seen
+from popi.serving.store.changes import user_hash
 from popi.serving.store.threads import Store
 
 log = logging.getLogger("popi.gateway.audit")
@@ -59,6 +61,11 @@ class Reads:
     def forget(self, tenant: str, user_id: str) -> None:
         """Drop an erased user's id from memory."""
         for seen in [one for one in self._recorded if (one.tenant, one.user_id) == (tenant, user_id)]:
+            del self._recorded[seen]
+
+    def forget_hashed(self, hashes: Collection[str]) -> None:
+        """`forget` for users whom another process has erased, by their hashes (store.changes)."""
+        for seen in [one for one in self._recorded if user_hash(one.tenant, one.user_id) in hashes]:
             del self._recorded[seen]
 
     async def settled(self) -> None:

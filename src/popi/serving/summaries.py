@@ -2,33 +2,37 @@
 
 age        result
 ≤ 2 s      the cached summary
-≤ 30 s     the store's, or the cached one if the store is slow or fails
+≤ 10 s     the store's, or the cached one if the store is slow or fails
 older      the store's, or an error
 
 Users in a conversation never wait for the store: their summaries are refreshed before they are 2 s old, in one query.
+Summaries that another process changes are dropped within a fraction of a second (serving.follower). If this process
+can't follow these changes, it uses no cached summary at all.
 """
 
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from typing import NamedTuple
 
 from popi.errors import StoreError
 from popi.serving.interfaces import StoredSummary
 from popi.serving.store import summaries
+from popi.serving.store.changes import LEASE_SECONDS, user_hash
 from popi.serving.store.threads import Store
 
 FRESH_SECONDS = 2.0
-"""How long a summary is used without querying the store. Another process's change takes effect after this."""
+"""How long a summary is used without querying the store. A change that no process reported, such as one by SQL, takes
+effect after this."""
 AHEAD_SECONDS = 0.5
 """Interval of checking which summaries need a refresh."""
 ACTIVE_SECONDS = 30.0
 """How long after its last use a summary is refreshed."""
 MAX_ACTIVE = 500
 """Maximum summaries to refresh, the most recently used ones, with one query per second."""
-STALE_SECONDS = 30.0
-"""Maximum age of a summary to use while the store is unavailable."""
+STALE_SECONDS = LEASE_SECONDS
+"""Maximum age of a summary to use while the store is unavailable. No longer than the lease: erasures wait for that."""
 PATIENCE_SECONDS = 0.025
 """How long a request with a stale summary waits for the store: a chat can spare 50 ms for all of popi's work."""
 CACHE_SIZE = 50_000
@@ -70,6 +74,7 @@ class SummaryCache:
         stale_seconds: see STALE_SECONDS.
         size: see CACHE_SIZE.
         clock: monotonic seconds.
+        is_current: whether cached summaries may be used at all (Follower.is_current).
 
     Attributes:
         stale_uses: how often a stale summary was used.
@@ -82,11 +87,13 @@ class SummaryCache:
         stale_seconds: float = STALE_SECONDS,
         size: int = CACHE_SIZE,
         clock: Callable[[], float] = time.monotonic,
+        is_current: Callable[[], bool] = lambda: True,
     ) -> None:
-        self._store, self._size, self._clock = store, size, clock
+        self._store, self._size, self._clock, self._is_current = store, size, clock, is_current
         self._fresh, self._stale = fresh_seconds, stale_seconds
         self._cached: OrderedDict[Key, _Cached] = OrderedDict()
         self._reading: dict[Key, _Reading] = {}
+        self._by_hash: dict[str, Key] = {}  # of all in the two above
         self._used: OrderedDict[Key, float] = OrderedDict()  # time of last use, least recent first
         self._refresh_timer: asyncio.TimerHandle | None = None
         self.stale_uses = 0
@@ -94,7 +101,7 @@ class SummaryCache:
     def cached(self, tenant: str, user_id: str) -> _Cached | None:
         """The cached result for a user, if it is fresh enough to use without querying the store."""
         cached = self._cached.get(key := (tenant, user_id))
-        if cached is None or (now := self._clock()) - cached.read_at >= self._fresh:
+        if cached is None or (now := self._clock()) - cached.read_at >= self._fresh or not self._is_current():
             return None
         if cached.summary is not None:
             self._note_use(key, now)
@@ -114,7 +121,9 @@ class SummaryCache:
                 if (old := self._use_stale(key)) is not None:
                     return old
                 raise StoreError("the store does not respond")
-            reading = self._reading.get(key) or self._read((key,))
+            reading = self._reading.get(key)
+            if reading is None or reading.began + self._stale <= self._clock():
+                reading = self._read((key,))
             try:
                 summary = await self._wait_for(key, reading)
             except StoreError:
@@ -138,7 +147,8 @@ class SummaryCache:
     def _stale_summary(self, key: Key) -> StoredSummary | None:
         """The cached summary, if it is not too old to use. Not for users who had none."""
         cached = self._cached.get(key)
-        return cached.summary if cached is not None and self._clock() < cached.read_at + self._stale else None
+        usable = cached is not None and self._clock() < cached.read_at + self._stale and self._is_current()
+        return cached.summary if cached is not None and usable else None
 
     def _use_stale(self, key: Key) -> StoredSummary | None:
         """The same, counted as a use."""
@@ -150,6 +160,7 @@ class SummaryCache:
         task = asyncio.get_running_loop().create_task(self._store.lookup(summaries.current_texts, keys))
         reading = _Reading(task, self._clock())
         self._reading.update(dict.fromkeys(keys, reading))
+        self._by_hash.update((user_hash(*key), key) for key in keys)
         task.add_done_callback(lambda _: self._store_results(keys, reading))
         return reading
 
@@ -181,6 +192,8 @@ class SummaryCache:
                 del self._reading[key]
         task = reading.task
         if task.cancelled() or task.exception() is not None:
+            for key in keys:
+                self._forget_hash(key)
             return
         rows = task.result()
         for key in keys:
@@ -190,14 +203,22 @@ class SummaryCache:
                 if key not in rows:
                     self._used.pop(key, None)  # possibly erased
         while len(self._cached) > self._size:
-            self._cached.popitem(last=False)
+            self._drop_oldest()
 
     def drop_old(self) -> None:
         """Drop summaries that are too old to use, so that users erased by another process don't stay in memory."""
         end = self._clock() - self._stale
         # The oldest come first, apart from slow lookups.
         while self._cached and next(iter(self._cached.values())).read_at <= end:
-            self._cached.popitem(last=False)
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        key, _ = self._cached.popitem(last=False)
+        self._forget_hash(key)
+
+    def _forget_hash(self, key: Key) -> None:
+        if key not in self._cached and key not in self._reading:
+            self._by_hash.pop(user_hash(*key), None)
 
     def forget(self, tenant: str, user_id: str) -> None:
         """The user's summary has changed: query the store next time, and ignore lookups in progress."""
@@ -205,3 +226,15 @@ class SummaryCache:
         self._used.pop((tenant, user_id), None)
         if (reading := self._reading.pop((tenant, user_id), None)) is not None:
             reading.void.add((tenant, user_id))
+        self._forget_hash((tenant, user_id))
+
+    def forget_hashed(self, hashes: Iterable[str]) -> None:
+        """`forget` for users whom another process has changed, by their hashes (store.changes)."""
+        for hashed in hashes:
+            if (key := self._by_hash.get(hashed)) is not None:
+                self.forget(*key)
+
+    def forget_all(self) -> None:
+        """`forget` for everyone."""
+        for key in list(self._by_hash.values()):
+            self.forget(*key)

@@ -40,7 +40,7 @@ async def list_keys(
 
 @router.delete("/keys/{key_id}", **route(404, scopes=("admin",)))
 async def revoke_key(call: AnyCall, key_id: str) -> KeyAnswer:
-    """Revoke a key. This process refuses it at once, others on the same store within seconds."""
+    """Revoke a key. When the response arrives, no process on the store accepts it any more."""
     store = call.profiles.store
     try:
         record = await store.write(keys.revoke, key_id, time.time())
@@ -48,6 +48,7 @@ async def revoke_key(call: AnyCall, key_id: str) -> KeyAnswer:
         raise Refusal(404, "no_key", "there is no key with this id; GET /keys lists all keys") from None
     call.services.keys.revoked(key_id)
     log_revoked(record)
+    await call.profiles.everyone()
     return _key_answer(record)
 
 

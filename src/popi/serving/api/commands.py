@@ -10,6 +10,7 @@ from popi.profiles.answers import Deleted, Receipt, Removed, moment
 from popi.serving.api.stored import NotFound, OverBound, check_bounds, no_user
 from popi.serving.settings import ProfileSettings
 from popi.serving.store import audit, controls, erasure, jobs, merging, outbox, summaries, users
+from popi.serving.store.changes import wait_for_all
 from popi.serving.store.controls import Switches
 from popi.serving.store.database import Database
 from popi.serving.store.deletion import Deleter, Deletion
@@ -59,7 +60,8 @@ def erase(connection: Connection, tenant: str, user_id: str, now: float) -> tupl
 
 
 def erase_now(database: Database, tenant: str, user_id: str) -> Receipt:
-    """Erase a user from the command line: waits until the bytes are overwritten, however large the file."""
+    """Erase a user from the command line: waits for running gateways, and until the bytes are overwritten, however
+    large the file."""
 
     def write(connection: Connection) -> tuple[float, tuple[erasure.Removed, Line, bool]]:
         now = database.now(connection)
@@ -67,6 +69,7 @@ def erase_now(database: Database, tenant: str, user_id: str) -> Receipt:
 
     at, (removed, line, webhook_pending) = database.write(write)
     log.info("erased", extra={"fields": {**line, **removed.__dict__}})
+    wait_for_all(database)
     return receipt(database, removed, at, not scrub_now(database) or webhook_pending)
 
 
@@ -84,6 +87,7 @@ def merge_now(database: Database, tenant: str, user_id: str, source: str) -> Mov
 
     moved, line = database.write(write)
     log.info("merged", extra={"fields": {**line, **moved.__dict__}})
+    wait_for_all(database)
     return moved
 
 
@@ -98,6 +102,8 @@ def switch_now(database: Database, tenant: str, user_id: str, use: bool | None, 
 
     after, line = database.write(write)
     log.info("switched", extra={"fields": line})
+    if use is False:
+        wait_for_all(database)
     return after
 
 
@@ -144,6 +150,7 @@ def delete_now(
         return deleting.done
 
     done = database.write(write)
+    wait_for_all(database)
     return Deleted.model_validate(done.__dict__ | {"bytes": bytes_of(database, not scrub_now(database))})
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from sqlalchemy import Connection, select
@@ -85,6 +85,7 @@ class Profiles:
         erased: called with tenant and user id after a user or parts of their profile are deleted.
         injected: the block that carries summaries upstream, to be removed from feedback.
         bounds: limits of what is stored.
+        everyone: waits until no other process uses data that was deleted before this call.
     """
 
     def __init__(
@@ -95,7 +96,9 @@ class Profiles:
         erased: Callable[[str, str], None] = lambda tenant, user_id: None,
         injected: Injected | None = None,
         bounds: ProfileSettings | None = None,
+        everyone: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
+        self.everyone = everyone or _nobody_else
         self.store, self.debounce, self.bounds = store, debounce or Debounce(), bounds or ProfileSettings()
         self._injected = injected or Injected()
         self._changed, self._erased = changed, erased
@@ -358,6 +361,8 @@ class Profiles:
         after, line = await self._write("set_controls", tenant, user_id, write)
         self._changed(tenant, user_id)
         log.info("switched", extra={"fields": line})
+        if use is False:
+            await self.everyone()
         return ControlsAnswer(use=after.use, learn=after.learn)
 
     async def feedback(self, tenant: str, user_id: str, given: Feedback, key_id: str | None = None) -> SignalsAnswer:
@@ -488,10 +493,14 @@ class Profiles:
             self._changed(tenant, one)
         self._erased(tenant, source)
         log.info("merged", extra={"fields": {**line, **moved.__dict__}})
+        await self.everyone()
         return MergeAnswer(**moved.__dict__, user=user)
 
     async def erase(self, tenant: str, user_id: str) -> Receipt:
-        """Erase a user, including their bytes on disk. Erasing a user who does not exist is not an error."""
+        """Erase a user, including their bytes on disk. Erasing a user who does not exist is not an error.
+
+        When this returns, no process on the store uses anything of theirs any more.
+        """
 
         def write(connection: Connection) -> tuple[float, tuple[erasure.Removed, Line, bool]]:
             now = self._now(connection)
@@ -502,6 +511,7 @@ class Profiles:
         log.info("erased", extra={"fields": {**line, **removed.__dict__}})
         self._changed(tenant, user_id)
         self._erased(tenant, user_id)
+        await self.everyone()
         database = self.store.database
         if database.kind == "sqlite" and database.size() <= MAX_IMMEDIATE_SCRUB_BYTES:
             await self.scrub()
@@ -583,6 +593,7 @@ class Profiles:
         done = await self._write(f"delete_{kind}", tenant, user_id, write)
         self._changed(tenant, user_id)
         self._erased(tenant, user_id)
+        await self.everyone()
         return Deleted.model_validate(done.__dict__ | {"bytes": await self._bytes()})
 
     async def _bytes(self) -> str:
@@ -610,6 +621,10 @@ class Profiles:
         """`scrub`, unless it has used up its share of the time."""
         if time.monotonic() >= self._scrub_after:
             await self.scrub()
+
+
+async def _nobody_else() -> None:
+    """There are no other processes."""
 
 
 def _signals_answer(sent: Sequence[Signal], ids: list[str], added: int) -> SignalsAnswer:

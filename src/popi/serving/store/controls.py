@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, Connection, delete, select, update
 
-from popi.serving.store import jobs, opt_outs, signals, users
+from popi.serving.store import changes, jobs, opt_outs, signals, users
 from popi.serving.store.jobs import Debounce
 from popi.serving.store.tables import answers
 from popi.serving.store.tables import jobs as jobs_table
@@ -59,6 +59,7 @@ def put(
     if after.learn and not before.learn:
         values["resumed_at"] = now
     connection.execute(update(users_table).where(*_mine(tenant, user_id)).values(**values))
+    changes.add_user(connection, tenant, user_id)
     if not after.learn:
         for table in (answers, jobs_table):
             connection.execute(delete(table).where(table.c.tenant == tenant, table.c.user_id == user_id))

@@ -1,6 +1,7 @@
 """A database by URL: connections, transactions, and everything that differs between SQLite and PostgreSQL."""
 
 import os
+import random
 import sqlite3
 import threading
 import time
@@ -35,6 +36,10 @@ PAGE = 2**20
 TRIES = 3
 """Maximum number of times a transaction is run when the database aborts it (on a deadlock, for example)."""
 ABORTED = {"40001", "40P01"}
+LOCKED = "55P03"
+"""PostgreSQL's code for a lock that was not available in time."""
+MIGRATE_SECONDS = 60.0
+"""How long a step of the schema is tried again."""
 _BEGIN = f"BEGIN; SET LOCAL lock_timeout = '{BUSY_SECONDS}s'; SET LOCAL synchronous_commit = on"
 """How a transaction begins on PostgreSQL."""
 _ANALYZED = ("users", "signals", "summaries")
@@ -77,8 +82,21 @@ class Database:
         database = cls(url, **options)
         if database.file is not None:
             _create(database.file)
-        database.write(lambda connection: migrate(connection, database.now(connection)))
+        database._migrate()
         return database
+
+    def _migrate(self) -> None:
+        """Take all missing steps. One that doesn't get its locks soon gives way, and is tried again."""
+        give_up = time.monotonic() + MIGRATE_SECONDS
+        while True:
+            try:
+                if not self._write(lambda connection: migrate(connection, self.now(connection))):
+                    return
+            except self._errors as error:
+                state = getattr(getattr(error, "orig", None), "sqlstate", None)
+                if state not in ABORTED | {LOCKED} or time.monotonic() > give_up:
+                    raise _store_error(error) from None
+                time.sleep(random.uniform(0.1, 0.5))
 
     def now(self, connection: Connection) -> float:
         """Seconds since 1970, by one clock for everything that shares the database."""

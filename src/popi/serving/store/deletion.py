@@ -17,7 +17,7 @@ from popi.profiles.fields import MAX_FORBIDDEN, MAX_REASONS, Author, Forbidden, 
 from popi.profiles.forbidden import from_edits
 from popi.profiles.requests import ForbiddenEdit
 from popi.profiles.statements import normal
-from popi.serving.store import controls, erasure, forbidden, jobs, outbox, signals, summaries, users
+from popi.serving.store import changes, controls, erasure, forbidden, jobs, outbox, signals, summaries, users
 from popi.serving.store.jobs import Debounce
 from popi.serving.store.summaries import Version
 from popi.serving.store.tables import answers
@@ -270,6 +270,7 @@ class Deleter:
             jobs.request(self._connection, *self._who, self._now, self._debounce, key_id=self._key_id)
         current = summaries.current(self._connection, *self._who)
         self.done.version = current.version if current is not None else 0
+        changes.add_user(self._connection, *self._who, "erased")
         erasure.scrub_later(self._connection, self._now)
 
 

@@ -1,11 +1,11 @@
 """Erasure of one user: every row with their id, and a reminder that the bytes must still be overwritten."""
 
 from dataclasses import asdict, dataclass
-from hashlib import sha256
 
 from sqlalchemy import Connection, delete, select, update
 
-from popi.serving.store import audit, opt_outs, outbox, users
+from popi.serving.store import audit, changes, opt_outs, outbox, users
+from popi.serving.store.changes import user_hash
 from popi.serving.store.database import upsert
 from popi.serving.store.tables import (
     answers,
@@ -58,19 +58,23 @@ def erase(connection: Connection, tenant: str, user_id: str, now: float) -> Remo
     removed: dict[str, int] = {}
     for uncounted in (forbidden_words, deleted_signals):
         connection.execute(delete(uncounted).where(uncounted.c.tenant == tenant, uncounted.c.user_id == user_id))
+    own_keys = delete(keys).where(keys.c.tenant == tenant, keys.c.user_id == user_id).returning(keys.c.key_id)
+    key_ids = list(connection.execute(own_keys).scalars())
+    changes.add_keys(connection, key_ids)
+    changes.add_user(connection, tenant, user_id, "erased")
     for name, table in (
         ("renewal_jobs", jobs),
         ("summary_versions", summaries),
         ("signals", signals),
         ("answers", answers),
         ("sessions", sessions),
-        ("keys", keys),
         ("users", users_table),
     ):
         rows = delete(table).where(table.c.tenant == tenant, table.c.user_id == user_id)
         removed[name] = connection.execute(rows).rowcount
     connection.execute(delete(usage).where(usage.c.tenant == tenant, usage.c.user_id == user_id))
-    done = Removed(**removed | {"users": int(existed)})  # don't count a row that only the lock created
+    removed |= {"keys": len(key_ids), "users": int(existed)}  # don't count a row that only the lock created
+    done = Removed(**removed)
     note(connection, tenant, user_id, now)
     audit.forget(connection, tenant, user_id)
     audit.note(connection, now, "erase", tenant, [user_id], gone=True)
@@ -94,14 +98,14 @@ def note(connection: Connection, tenant: str, user_id: str, now: float) -> None:
     values = {"erased_at": now, "expires_at": now + REMEMBERED_SECONDS}
     connection.execute(
         upsert(connection, erasures)
-        .values(user_hash=_hash(tenant, user_id), **values)
+        .values(user_hash=user_hash(tenant, user_id), **values)
         .on_conflict_do_update(index_elements=["user_hash"], set_=values)
     )
 
 
 def erased_since(connection: Connection, tenant: str, user_id: str, since: float) -> bool:
     """Whether the user was erased at `since` (seconds since 1970, within the last hour) or later."""
-    query = select(erasures.c.erased_at).where(erasures.c.user_hash == _hash(tenant, user_id))
+    query = select(erasures.c.erased_at).where(erasures.c.user_hash == user_hash(tenant, user_id))
     at = connection.execute(query).scalar()
     return at is not None and at >= since
 
@@ -116,10 +120,6 @@ def correct(connection: Connection, now: float) -> None:
     """Let erasures that a clock was ahead for have happened now: links and answers from now on are newer than they."""
     values = {"erased_at": now, "expires_at": now + REMEMBERED_SECONDS}
     connection.execute(update(erasures).where(erasures.c.erased_at > now).values(**values))
-
-
-def _hash(tenant: str, user_id: str) -> str:
-    return sha256(f"{len(tenant)}:{tenant}:{user_id}".encode()).hexdigest()
 
 
 def scrub_due(connection: Connection) -> float | None:

@@ -6,6 +6,7 @@ from sqlalchemy import Connection, func, select, tuple_, update
 
 from popi.errors import DataError
 from popi.profiles.fields import Scope
+from popi.serving.store import changes
 from popi.serving.store.database import upsert
 from popi.serving.store.tables import keys, tenants
 
@@ -85,6 +86,7 @@ def revoke(connection: Connection, key_id: str, now: float) -> KeyRecord:
         DataError: there is no such key.
     """
     connection.execute(update(keys).where(keys.c.key_id == key_id, keys.c.revoked_at.is_(None)).values(revoked_at=now))
+    changes.add_keys(connection, [key_id])
     record = find(connection, key_id)
     if record is None:
         raise DataError(f"there is no key {key_id!r}; list key ids with `popi keys list` or GET /keys")

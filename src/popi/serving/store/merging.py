@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Table, Update, and_, bindparam, case, delete, or_, select, update
 
 from popi.profiles.merging import merged
-from popi.serving.store import audit, erasure, forbidden, jobs, outbox, summaries, users
+from popi.serving.store import audit, changes, erasure, forbidden, jobs, outbox, summaries, users
 from popi.serving.store.database import upsert
 from popi.serving.store.jobs import Debounce
 from popi.serving.store.summaries import VERSIONS_BYTES, VERSIONS_KEPT, Version
@@ -109,7 +109,11 @@ def merge(
         moved_answers = _answers(connection, of, target_summary.version if target_summary is not None else 0)
     if not learns:
         connection.execute(delete(answers).where(or_(and_(*of.source(answers)), and_(*of.target(answers)))))
-    moved = Moved(added, known, versions, moved_answers, connection.execute(of.moving(keys)).rowcount)
+    key_ids = list(connection.execute(of.moving(keys).returning(keys.c.key_id)).scalars())
+    changes.add_keys(connection, key_ids)
+    changes.add_user(connection, tenant, user_id)
+    changes.add_user(connection, tenant, source, "erased")
+    moved = Moved(added, known, versions, moved_answers, len(key_ids))
     connection.execute(delete(sessions).where(*of.source(sessions)))
     _usage(connection, of)
     if learns and read is not None and read.next_position and not renamed:

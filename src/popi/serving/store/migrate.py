@@ -2,22 +2,35 @@
 
 A file is `migrations/NNNN_name.sql`, in SQL that both SQLite and PostgreSQL run. Statements end with `;` at the end of
 a line. A line that begins with `-- postgresql: ` runs on PostgreSQL only. A file that begins with `-- only: postgresql`
-does nothing on SQLite; one that begins with `-- then: NAME` continues in Python (`_then`). Everything happens in one
-transaction under a lock, since two processes may start at the same time.
+does nothing on SQLite; one that begins with `-- then: NAME` continues in Python (`_then`).
+
+A line `-- works with: NNNN` says that a popi whose last step is NNNN keeps working after this one, and may even start:
+then old and new processes run side by side. Without it, older versions refuse the store. docs/compatibility.md has the
+rules for such steps.
+
+Each call of `migrate` takes one step, in a transaction of its own, so that no table is locked for the time of several.
+A new store, and the steps from before the first with `works with`, are one transaction. All of it happens under a lock,
+since two processes may start at the same time; on PostgreSQL no statement waits longer than LOCK_SECONDS for another
+one's, since everybody else's queue behind it. The caller then tries again.
 """
 
 import re
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib.resources import files
+from itertools import takewhile
 
-from sqlalchemy import Connection, insert, select, text
+from sqlalchemy import Connection, delete, insert, select, text
 
 from popi.errors import StoreError
-from popi.serving.store.tables import migrations
+from popi.serving.store.tables import migrations, settings
 
 LOCK = 0x706F7069
 """The advisory lock of PostgreSQL that migrations take: `popi` in ASCII."""
+LOCK_SECONDS = 1
+"""Maximum wait of a step's statement for a lock on PostgreSQL."""
+OLDEST = "oldest_step"
+"""Name of the setting with the last step of the oldest popi that works on the store."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +44,12 @@ class Migration:
     @property
     def sha256(self) -> str:
         return sha256(self.sql.encode()).hexdigest()
+
+    @property
+    def works_with(self) -> int:
+        """The last step of the oldest popi that works after this one."""
+        match = re.search(r"^-- works with: (\d+)$", self.sql, flags=re.MULTILINE)
+        return int(match[1]) if match else self.number
 
     def statements(self, dialect: str) -> list[str]:
         """Its SQL statements on `sqlite` or `postgresql`."""
@@ -51,14 +70,16 @@ def known() -> list[Migration]:
 
 
 def migrate(connection: Connection, now: float) -> list[str]:
-    """Apply missing migrations; returns their names.
+    """Apply the next missing migrations; returns their names, or nothing if there are none.
 
-    The connection is in a write transaction, which the caller commits.
+    The connection is in a write transaction, which the caller commits before it calls again.
 
     Raises:
-        StoreError: the database was created by a newer popi, or has a different history.
+        StoreError: the database was migrated by a newer popi that this one does not work with, or has a different
+            history.
     """
     if connection.dialect.name == "postgresql":
+        connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'"))
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
     connection.execute(
         text(
@@ -68,12 +89,13 @@ def migrate(connection: Connection, now: float) -> list[str]:
     )
     ours = known()
     recorded = {row.number: row for row in connection.execute(select(migrations))}
-    if newer := sorted(set(recorded) - {migration.number for migration in ours}):
+    newer = sorted(set(recorded) - {migration.number for migration in ours})
+    if newer and not _works(connection, ours[-1].number):
         raise StoreError(
             f"the store was made by a newer popi (its schema has step {newer[-1]}, this popi knows {ours[-1].number}); "
             "upgrade popi, or restore the backup from before the upgrade"
         )
-    applied: list[Migration] = []
+    missing: list[Migration] = []
     for migration in ours:
         if (row := recorded.get(migration.number)) is not None:
             if row.sha256 != migration.sha256:
@@ -81,7 +103,13 @@ def migrate(connection: Connection, now: float) -> list[str]:
                     f"the store's schema step {migration.number} ({row.name}) differs from this popi's; the database "
                     "belongs to another build"
                 )
-            continue
+        else:
+            missing.append(migration)
+    if recorded and missing and missing[0].works_with < missing[0].number:
+        missing = missing[:1]
+    elif recorded:
+        missing = list(takewhile(lambda one: one.works_with == one.number, missing))
+    for migration in missing:
         for statement in migration.statements(connection.dialect.name):
             connection.execute(text(statement))
         connection.execute(
@@ -89,10 +117,20 @@ def migrate(connection: Connection, now: float) -> list[str]:
                 number=migration.number, name=migration.name, sha256=migration.sha256, applied_at=now
             )
         )
-        applied.append(migration)
-    for migration in applied:
+    for migration in missing:
         _then(migration, connection, now)
-    return [migration.name for migration in applied]
+    now_there = ours[: ours.index(missing[-1]) + 1] if missing else []
+    if any(one.works_with < one.number for one in now_there):  # earlier stores may lack the table
+        connection.execute(delete(settings).where(settings.c.name == OLDEST))
+        oldest = max(one.works_with for one in now_there)
+        connection.execute(insert(settings).values(name=OLDEST, value=str(oldest)))
+    return [migration.name for migration in missing]
+
+
+def _works(connection: Connection, step: int) -> bool:
+    """Whether a popi whose last step is `step` works on a store that has later ones."""
+    oldest = connection.execute(select(settings.c.value).where(settings.c.name == OLDEST)).scalar()
+    return oldest is not None and int(oldest) <= step
 
 
 def _then(migration: Migration, connection: Connection, now: float) -> None:

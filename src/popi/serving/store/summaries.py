@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select
 
 from popi.profiles.fields import Author, Forbidden, StoredClause
 from popi.serving.interfaces import StoredSummary
-from popi.serving.store import outbox, users
+from popi.serving.store import changes, outbox, users
 from popi.serving.store.database import page
 from popi.serving.store.tables import summaries
 from popi.serving.store.tables import users as users_table
@@ -217,6 +217,7 @@ def put(
             restores=restores,
         )
     )
+    changes.add_user(connection, tenant, user_id)
     outbox.add(connection, tenant, user_id, "summary.changed", now, version=written.version)
     length = func.length
     size = length(summaries.c.text) + length(summaries.c.clauses) + length(summaries.c.forbidden)

@@ -191,6 +191,12 @@ outbox = Table(
     _time("expires_at"),
 )
 
+changes = Table("changes", metadata, _number("position", key=True), _text("kind", key=True), _text("subject", key=True))
+
+processes = Table("processes", metadata, _text("process", key=True))
+
+fences = Table("fences", metadata, _text("process", key=True), _text("fence", key=True))
+
 settings = Table("settings", metadata, _text("name", key=True), _text("value"))
 
 migrations = Table(

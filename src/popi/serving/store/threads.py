@@ -1,8 +1,8 @@
 """The database for an event loop: whole transactions run in threads.
 
-There are four independent queues: `lookup` for what a chat needs (its key, the current summary), `check` for keys and
-cookies that are not authenticated yet, `read` for all other reads, and `write`. No request waits longer than
-`BUSY_SECONDS`, and requests are rejected at once while a queue is full.
+There are five independent queues: `lookup` for what a chat needs (its key, the current summary), `check` for keys and
+cookies that are not authenticated yet, `follow` for other processes' changes, `read` for all other reads, and `write`.
+No request waits longer than `BUSY_SECONDS`, and requests are rejected at once while a queue is full.
 """
 
 import asyncio
@@ -34,6 +34,7 @@ class Store:
         writers = 1 if database.kind == "sqlite" else WRITE_THREADS  # SQLite allows only one writer
         self._lookups = _Queue("popi-lookup", LOOKUP_THREADS, MAX_LOOKUPS)
         self._checks = _Queue("popi-check", CHECK_THREADS, MAX_CHECKS)
+        self._follows = _Queue("popi-follow", 1, MAX_CHECKS)
         self._reads = _Queue("popi-read", READ_THREADS, MAX_WAITING)
         self._writes = _Queue("popi-write", writers, MAX_WAITING)
         self._hangs_until = 0.0
@@ -59,6 +60,10 @@ class Store:
         """Read a key or session for a caller who is not authenticated yet."""
         return await self._checks.run(partial(self.database.read, query, *args, **kwargs))
 
+    async def follow(self, query: Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Read other processes' changes."""
+        return await self._follows.run(partial(self.database.read, query, *args, **kwargs))
+
     async def read(self, query: Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """`Database.read`."""
         return await self._reads.run(partial(self.database.read, query, *args, **kwargs))
@@ -78,7 +83,7 @@ class Store:
 
     def close(self) -> None:
         """Wait for running transactions, and close the database."""
-        for queue in (self._lookups, self._checks, self._reads, self._writes):
+        for queue in (self._lookups, self._checks, self._follows, self._reads, self._writes):
             queue.pool.shutdown(wait=True, cancel_futures=True)
         self.database.close()
 

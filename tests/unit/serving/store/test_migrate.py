@@ -1,15 +1,17 @@
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from serving_client import STORES, empty_store
-from sqlalchemy import inspect, text
+from sqlalchemy import Connection, inspect, text
 
 from popi.errors import StoreError
 from popi.serving.store import answers, controls, expiry, forbidden, keys, summaries, users
 from popi.serving.store import migrate as module
 from popi.serving.store.database import Database
+from popi.serving.store.jobs import Debounce
 from popi.serving.store.migrate import Migration, known
 from popi.serving.store.tables import metadata
 
@@ -40,6 +42,7 @@ def test_numbers_follow_each_other_and_no_step_is_changed() -> None:
         (14, "webhook_statistics", SHA_14),
         (15, "undo", SHA_15),
         (16, "audit", SHA_16),
+        (17, "changes", SHA_17),
     ]
 
 
@@ -59,6 +62,7 @@ SHA_13 = "beb2e53eb987"
 SHA_14 = "84b416528b33"
 SHA_15 = "811a610f69d5"
 SHA_16 = "3a2d00f759dd"
+SHA_17 = "69c6af1983ef"
 
 
 def test_schema_is_what_the_queries_expect(store_url: str) -> None:
@@ -174,3 +178,87 @@ def test_another_history_is_refused(store_url: str) -> None:
     database.close()
     with pytest.raises(StoreError, match="another build"):
         Database.open(store_url)
+
+
+def later(name: str, sql: str, works_with: int | None = None) -> Migration:
+    """A step after the last one."""
+    header = "" if works_with is None else f"-- works with: {works_with}\n"
+    return Migration(known()[-1].number + 1, name, header + sql)
+
+
+def test_an_earlier_popi_works_on_a_store_whose_later_steps_allow_it(
+    store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """During an upgrade, a process of the old version may be restarted after the new one has migrated the store."""
+    here = known()
+    old = Database.open(store_url)
+    with monkeypatch.context() as newer:
+        step = later("mood", "ALTER TABLE users ADD COLUMN mood TEXT;\n", here[-1].number)
+        newer.setattr(module, "known", lambda: [*here, step])
+        Database.open(store_url).close()
+    old.write(keys.ensure_tenant, "t", 0.0)  # it is still running
+    old.write(controls.put, "t", "ada", 1.0, Debounce(), use=False)
+    old.close()
+    again = Database.open(store_url)
+    assert again.read(controls.find, "t", "ada") == controls.Switches(use=False)
+    again.close()
+    with monkeypatch.context() as newer:
+        last = Migration(here[-1].number + 2, "gone", "ALTER TABLE users DROP COLUMN mood;\n")
+        newer.setattr(module, "known", lambda: [*here, step, last])
+        Database.open(store_url).close()
+    with pytest.raises(StoreError, match=f"newer popi.*{last.number}"):
+        Database.open(store_url)
+
+
+def test_a_step_gives_way_to_others(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step that waits for a lock makes everybody behind it wait: not for longer than LOCK_SECONDS."""
+    database = Database.open(store_url)
+    if database.kind == "sqlite":
+        pytest.skip("SQLite has one writer at a time")
+    database.write(keys.ensure_tenant, "t", 0.0)
+    database.write(users.lock, "t", "ada", 1.0)
+    holds, ends = threading.Event(), threading.Event()
+
+    def hold(connection: Connection) -> None:
+        users.lock(connection, "t", "ada", 1.0)
+        holds.set()
+        assert ends.wait(60)
+
+    holder = threading.Thread(target=database.write, args=(hold,))
+    holder.start()
+    assert holds.wait(30)
+    step = later("mood", "ALTER TABLE users ADD COLUMN mood TEXT;\n", known()[-1].number)
+    here = known()
+    monkeypatch.setattr(module, "known", lambda: [*here, step])
+    migrated: list[Database] = []
+    starting = threading.Thread(target=lambda: migrated.append(Database.open(store_url)))
+    starting.start()
+    waits = text("SELECT count(*) FROM pg_locks WHERE NOT granted AND mode = 'AccessExclusiveLock'")
+    give_up = time.monotonic() + 30
+    while not database.read(lambda c: c.execute(waits).scalar()):
+        assert time.monotonic() < give_up
+    began = time.monotonic()
+    assert database.read(users.list_ids, "t") == ["ada"]  # waits behind the step, which gives up
+    assert time.monotonic() - began < 5
+    assert not migrated
+    ends.set()
+    holder.join()
+    starting.join()
+    assert "mood" in {column["name"] for column in inspect(database._engine).get_columns("users")}
+    migrated[0].close()
+    database.close()
+
+
+def test_each_step_is_a_transaction_of_its_own(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    Database.open(store_url).close()
+    here = known()
+    good = later("good", "CREATE TABLE good (a TEXT);\n", here[-1].number)
+    bad = Migration(good.number + 1, "bad", f"-- works with: {good.number}\nCREATE NONSENSE;\n")
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "known", lambda: [*here, good, bad])
+        with pytest.raises(StoreError):
+            Database.open(store_url)
+        patched.setattr(module, "known", lambda: [*here, good])
+        database = Database.open(store_url)
+        assert "good" in inspect(database._engine).get_table_names()
+        database.close()
