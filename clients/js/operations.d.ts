@@ -51,7 +51,7 @@ export interface Operations {
   makeKey(body: Body<"make_key">, options?: Options<"make_key">): Promise<Answer<"make_key">>;
   /** List the keys of a tenant or of all tenants, oldest first, paginated, including revoked ones. */
   listKeys(options?: Options<"list_keys">): Promise<Answer<"list_keys">>;
-  /** Revoke a key. This process refuses it at once, others on the same store within seconds. */
+  /** Revoke a key. When the response arrives, no process on the store accepts it any more. */
   revokeKey(keyId: string, options?: Options<"revoke_key">): Promise<Answer<"revoke_key">>;
   /** List the names of all tenants, sorted and paginated. */
   listTenants(options?: Options<"list_tenants">): Promise<Answer<"list_tenants">>;

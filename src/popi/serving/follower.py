@@ -5,6 +5,7 @@ import logging
 import os
 import secrets
 import socket
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection
@@ -46,7 +47,8 @@ class Follower:
         self._cursor: Cursor | None = None
         self._read_at = -LEASE_SECONDS
         self._old: deque[tuple[float, Cursor]] = deque()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stopping = threading.Event()
         self._fences = ThreadPoolExecutor(1, "popi-fence")
         self._turn = asyncio.Lock()
         self._next_fence: asyncio.Task[None] | None = None
@@ -59,10 +61,11 @@ class Follower:
         """Begin to follow, in the running event loop."""
         loop = asyncio.get_running_loop()
         # Nobody has to wait for processes that were killed, perhaps the one that this one replaces.
-        self._tasks = [loop.create_task(self._follow()), loop.create_task(self.everyone())]
+        self._tasks |= {loop.create_task(self._follow()), loop.create_task(self.everyone())}
 
     async def stop(self) -> None:
         """Stop following. From here on, nothing in memory may be used."""
+        self._stopping.set()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -80,13 +83,15 @@ class Follower:
         """
         if self._next_fence is None:
             self._next_fence = asyncio.get_running_loop().create_task(self._fence())
+            self._tasks.add(self._next_fence)
+            self._next_fence.add_done_callback(self._tasks.discard)
         await asyncio.shield(self._next_fence)
 
     async def _fence(self) -> None:
         async with self._turn:
             self._next_fence = None  # a later caller's change may come after this fence
             loop, database = asyncio.get_running_loop(), self._store.database
-            await loop.run_in_executor(self._fences, changes.wait_for_all, database, self.process)
+            await loop.run_in_executor(self._fences, changes.wait_for_all, database, self.process, self._stopping)
 
     async def _follow(self) -> None:
         failing = False

@@ -12,6 +12,7 @@ connection, so it works behind any pooler.
 
 import logging
 import secrets
+import threading
 import time
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -184,7 +185,7 @@ def dismiss(connection: Connection, fence: str) -> None:
         leave(connection, process)
 
 
-def wait_for_all(database: Database, process: str | None = None) -> list[str]:
+def wait_for_all(database: Database, process: str | None = None, stopping: threading.Event | None = None) -> list[str]:
     """Wait until no other process uses data from before this call: each has confirmed, or its lease has ended.
 
     It does not fail. While the store can't be reached, no process can renew its lease.
@@ -192,12 +193,14 @@ def wait_for_all(database: Database, process: str | None = None) -> list[str]:
     Args:
         database: the store.
         process: the caller's name, if it is registered; it has dropped the data itself.
+        stopping: set to return early, since the caller is about to end.
 
     Returns:
         The processes that did not confirm: they were killed, hang or can't reach the store.
     """
     end = time.monotonic() + LEASE_SECONDS + MARGIN_SECONDS
     fence, raised = secrets.token_hex(8), False
+    stopping = stopping or threading.Event()
     while True:
         silent: list[str] | None = None
         try:
@@ -210,10 +213,9 @@ def wait_for_all(database: Database, process: str | None = None) -> list[str]:
             if silent and time.monotonic() >= end:
                 database.write(dismiss, fence)
         except StoreError:
-            time.sleep(CHECK_SECONDS)
-        if silent == [] or time.monotonic() >= end:
+            pass  # the next try may succeed
+        if silent == [] or time.monotonic() >= end or stopping.wait(CHECK_SECONDS):
             break
-        time.sleep(CHECK_SECONDS)
     if silent is None or silent:
         log.warning("processes did not confirm a change", extra={"fields": {"processes": silent or "unknown"}})
     return silent or []

@@ -30,7 +30,7 @@ LOCK = 0x706F7069
 LOCK_SECONDS = 1
 """Maximum wait of a step's statement for a lock on PostgreSQL."""
 OLDEST = "oldest_step"
-"""Name of the setting with the last step of the oldest popi that works on the store."""
+"""Name of the setting with the last step of the oldest popi that works on the store, and the step that said so."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def migrate(connection: Connection, now: float) -> list[str]:
     ours = known()
     recorded = {row.number: row for row in connection.execute(select(migrations))}
     newer = sorted(set(recorded) - {migration.number for migration in ours})
-    if newer and not _works(connection, ours[-1].number):
+    if newer and not _works(connection, ours[-1].number, newer[-1]):
         raise StoreError(
             f"the store was made by a newer popi (its schema has step {newer[-1]}, this popi knows {ours[-1].number}); "
             "upgrade popi, or restore the backup from before the upgrade"
@@ -123,14 +123,15 @@ def migrate(connection: Connection, now: float) -> list[str]:
     if any(one.works_with < one.number for one in now_there):  # earlier stores may lack the table
         connection.execute(delete(settings).where(settings.c.name == OLDEST))
         oldest = max(one.works_with for one in now_there)
-        connection.execute(insert(settings).values(name=OLDEST, value=str(oldest)))
+        connection.execute(insert(settings).values(name=OLDEST, value=f"{oldest} {missing[-1].number}"))
     return [migration.name for migration in missing]
 
 
-def _works(connection: Connection, step: int) -> bool:
-    """Whether a popi whose last step is `step` works on a store that has later ones."""
-    oldest = connection.execute(select(settings.c.value).where(settings.c.name == OLDEST)).scalar()
-    return oldest is not None and int(oldest) <= step
+def _works(connection: Connection, step: int, last: int) -> bool:
+    """Whether a popi whose last step is `step` works on a store whose last one is `last`."""
+    value = connection.execute(select(settings.c.value).where(settings.c.name == OLDEST)).scalar()
+    oldest, said_by = (int(one) for one in (value or "0 0").split())
+    return said_by == last and oldest <= step
 
 
 def _then(migration: Migration, connection: Connection, now: float) -> None:
