@@ -53,7 +53,7 @@ def start(
             started.lines.append(line)
 
     threading.Thread(target=read, daemon=True).start()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
         for line in list(started.lines):
             if line.startswith("popi listens on "):

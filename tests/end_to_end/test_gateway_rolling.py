@@ -86,7 +86,8 @@ class Load:
 
 
 def test_a_rolling_restart_fails_no_request(tmp_path: Path, upstream: RecordingUpstream) -> None:
-    (tmp_path / "gateway.toml").write_text(f"[server]\nnotice_s = {NOTICE_S}\ndrain_s = {DRAIN_S}\n")
+    server = f"[server]\nnotice_s = {NOTICE_S}\ndrain_s = {DRAIN_S}\n"
+    (tmp_path / "gateway.toml").write_text(f"{server}[proxy]\nsummary_ms = 20000\n")
     ports = [free_port() for _ in range(GATEWAYS)]
 
     def begin(port: int) -> GatewayProcess:
@@ -113,7 +114,8 @@ def test_a_rolling_restart_fails_no_request(tmp_path: Path, upstream: RecordingU
                 served(load, 50, 2)
                 began = time.monotonic()
                 gateways[n].process.send_signal(signal.SIGTERM)
-                assert gateways[n].process.wait(NOTICE_S + DRAIN_S + 30) == 0
+                code = gateways[n].process.wait(NOTICE_S + DRAIN_S + 30)
+                assert code in (0, -signal.SIGTERM)  # uvicorn raises the signal again at its end
                 ending.append(time.monotonic() - began)
                 gateways[n] = begin(port)
                 served(load, 50, 2)

@@ -131,7 +131,7 @@ class Gateway:
     @asynccontextmanager
     async def _lifespan(self, app: Any) -> AsyncIterator[None]:
         chores = asyncio.create_task(self._chores(self._audit))
-        self.follower.start()
+        await self.follower.start()
         if self._worker is not None:
             loop, forget = asyncio.get_running_loop(), self.summaries.forget
             self._worker.changed = lambda tenant, user_id: _forget_soon(loop, forget, tenant, user_id)

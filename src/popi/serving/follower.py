@@ -57,8 +57,12 @@ class Follower:
         """Whether what is in memory may be used: the changes were read within the lease."""
         return self._clock() - self._read_at < LEASE_SECONDS
 
-    def start(self) -> None:
-        """Begin to follow, in the running event loop."""
+    async def start(self) -> None:
+        """Register, and begin to follow in the running event loop."""
+        try:
+            await self._register()
+        except StoreError as error:  # tried again; until then nothing in memory is used
+            log.error("can't read other processes' changes", extra={"fields": {"error": str(error)}})
         loop = asyncio.get_running_loop()
         # Nobody has to wait for processes that were killed, perhaps the one that this one replaces.
         self._tasks |= {loop.create_task(self._follow()), loop.create_task(self.everyone())}

@@ -46,9 +46,8 @@ class Process:
         self.follower = Follower(self.store, apply, lambda: self.dropped.append(None), self.clock)
 
     async def registered(self) -> None:
-        self.follower.start()
-        while not self.follower.is_current():
-            await asyncio.sleep(0.005)
+        await self.follower.start()
+        assert self.follower.is_current()
 
     async def hears(self, *expected: Change) -> None:
         while not set(expected) <= set(self.dropped):

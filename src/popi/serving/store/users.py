@@ -1,5 +1,6 @@
 """The users of a tenant: existence, locks, and how far their signals have been read."""
 
+import re
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, case, delete, func, select, update
@@ -109,10 +110,12 @@ def list_ids(
 ) -> list[str]:
     """User ids that begin with `prefix`, in order, starting after `after`."""
     query = select(users.c.user_id).where(users.c.tenant == tenant).order_by(users.c.user_id).limit(limit)
-    if prefix:  # LIKE would ignore case in SQLite; a text range would depend on PostgreSQL's collation
+    if prefix and connection.dialect.name == "sqlite":
+        # LIKE would ignore case. It compares bytes, so that a range can use the index.
         query = query.where(func.substr(users.c.user_id, 1, len(prefix)) == prefix)
-        if connection.dialect.name == "sqlite":  # it compares bytes, so a range can use the index
-            query = query.where(users.c.user_id >= prefix, users.c.user_id <= prefix + "\U0010ffff")
+        query = query.where(users.c.user_id >= prefix, users.c.user_id <= prefix + "\U0010ffff")
+    elif prefix:  # a range would depend on the collation; for LIKE there is an index without one
+        query = query.where(users.c.user_id.like(re.sub(r"([\\%_])", r"\\\1", prefix) + "%"))
     if after is not None:
         query = query.where(users.c.user_id > after)
     return list(connection.execute(query).scalars())

@@ -62,7 +62,7 @@ SHA_13 = "beb2e53eb987"
 SHA_14 = "84b416528b33"
 SHA_15 = "811a610f69d5"
 SHA_16 = "3a2d00f759dd"
-SHA_17 = "69c6af1983ef"
+SHA_17 = "27c840c26f4c"
 
 
 def test_schema_is_what_the_queries_expect(store_url: str) -> None:

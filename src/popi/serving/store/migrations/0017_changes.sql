@@ -19,3 +19,7 @@ CREATE TABLE fences (
     PRIMARY KEY (process, fence)
 );
 CREATE INDEX fences_by_name ON fences (fence);
+
+-- To find users by the beginning of their id, whatever the collation. With millions of users it takes a while, in which
+-- nobody can write: create it with CONCURRENTLY before the upgrade.
+-- postgresql: CREATE INDEX IF NOT EXISTS users_by_prefix ON users (tenant, user_id text_pattern_ops);
