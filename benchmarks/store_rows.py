@@ -214,8 +214,8 @@ def sizes(database: Database, count: int) -> dict[str, dict[str, int]]:
         "SELECT relname, pg_table_size(oid) AS rows, pg_indexes_size(oid) AS indexes FROM pg_class "
         "WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace AND pg_total_relation_size(oid) > :least"
     )
-    found = database.read(lambda c: c.execute(query, {"least": count}).all())
-    return {row.relname: {"table": row.rows // count, "indexes": row.indexes // count} for row in found}
+    tables = database.read(lambda c: c.execute(query, {"least": count}).all())
+    return {row.relname: {"table": row.rows // count, "indexes": row.indexes // count} for row in tables}
 
 
 def main() -> None:

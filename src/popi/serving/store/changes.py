@@ -1,6 +1,6 @@
 """What other processes on the store must drop from memory: changed summaries and switches, erased users, revoked keys.
 
-Whoever changes something adds a row in the same transaction. Processes that keep such data in memory register, read the
+Each change adds a row in the same transaction. Processes that keep such data in memory register, read the
 rows that are new to them several times a second (serving.follower), and drop what the rows name.
 
 A writer who must know that no process uses the old data any more raises a fence for all registered processes. Each

@@ -8,7 +8,7 @@ A line `-- works with: NNNN` says that a popi whose last step is NNNN keeps work
 then old and new processes run side by side. Without it, older versions refuse the store. docs/compatibility.md has the
 rules for such steps.
 
-Each call of `migrate` takes one step, in a transaction of its own, so that no table is locked for the time of several.
+Each call of `migrate` takes one step, in a separate transaction, so that no table is locked for the time of several.
 A new store, and the steps from before the first with `works with`, are one transaction. All of it happens under a lock,
 since two processes may start at the same time; on PostgreSQL no statement waits longer than LOCK_SECONDS for another
 one's, since everybody else's queue behind it. The caller then tries again.
