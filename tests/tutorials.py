@@ -26,7 +26,8 @@ FENCE = re.compile(
 )
 READY = re.compile(r"popi listens on|renewing summaries")
 DEMO = re.compile(r"export POPI_URL=(\S+) POPI_KEY=(\S+)")
-PATIENCE = 180.0
+PATIENCE = 900.0
+"""Seconds. Only a hung process takes that long, even on a machine with thirty busy processes on two cores."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""The wheel in an environment that has nothing else, on a machine that has no checkout: demo, gateway, first answer.
+"""The wheel in an empty environment, outside the checkout: demo, gateway, first answer.
 
-Of the interpreter that runs the tests, everything; of other versions of Python that are there, the gateway, which needs
-no torch: POPI_TEST_TORCH=1 runs everything on them, too (with the package index's own build of torch, gigabytes).
+The Python that runs the tests runs everything. Other installed versions run the gateway only, which needs no torch;
+with POPI_TEST_TORCH=1 they also run everything (with the package index's build of torch, which takes gigabytes).
 """
 
 import json
@@ -20,12 +20,12 @@ from package_build import ROOT, built
 
 pytestmark = pytest.mark.slow
 VERSIONS = ("3.11", "3.12", "3.13")
-TORCH = os.environ.get("TORCH", "torch==2.13.0").split()  # as the Makefile's
+TORCH = os.environ.get("TORCH", "torch==2.13.0").split()  # as in the Makefile
 OF_THE_TESTS = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 def interpreter(version: str) -> str | None:
-    """A Python of this version that works here."""
+    """A working Python of this version, if one is installed."""
     named = [f"python{version}", *sorted(map(str, Path.home().glob(f".pyenv/versions/{version}.*/bin/python")))]
     for one in ([sys.executable] if version == OF_THE_TESTS else []) + named:
         try:
@@ -39,7 +39,7 @@ def interpreter(version: str) -> str | None:
 
 @dataclass
 class Installed:
-    """An environment with popi in it, and a folder to work in."""
+    """An environment with popi, and a folder to work in."""
 
     bin: Path
     folder: Path
@@ -48,12 +48,12 @@ class Installed:
 
     @property
     def env(self) -> dict[str, str]:
-        """Nothing of the checkout, and no model hub."""
+        """The environment variables, without the checkout's, and offline."""
         left_out = ("PYTHONPATH", "VIRTUAL_ENV", "COVERAGE_PROCESS_START")
         return {k: v for k, v in os.environ.items() if k not in left_out} | {"HF_HUB_OFFLINE": "1", "NO_PROXY": "*"}
 
     def run(self, *command: str | Path) -> str:
-        """Run a program of the environment; what it printed."""
+        """Run a program of the environment and return its stdout."""
         line = [str(self.bin / command[0]), *map(str, command[1:])]
         done = subprocess.run(line, cwd=self.folder, env=self.env, capture_output=True, text=True)
         assert done.returncode == 0, f"{line}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
@@ -68,13 +68,13 @@ def installed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     whole = request.param == OF_THE_TESTS or os.environ.get("POPI_TEST_TORCH") == "1"
     folder, began = tmp_path_factory.mktemp(f"python{request.param}"), time.monotonic()
     subprocess.run([python, "-m", "venv", folder / "env"], check=True)
-    there = Installed(folder / "env" / "bin", folder, whole, began)
+    environment = Installed(folder / "env" / "bin", folder, whole, began)
     install = ("python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile")
     if whole:
-        there.run(*install, *TORCH)
+        environment.run(*install, *TORCH)
     extras = "train,serve" if whole else "serve"
-    there.run(*install, "-c", ROOT / "constraints.txt", f"{built()[1]}[{extras}]")
-    yield there
+    environment.run(*install, "-c", ROOT / "constraints.txt", f"{built()[1]}[{extras}]")
+    yield environment
 
 
 def test_it_is_the_installed_one(installed: Installed) -> None:
@@ -85,7 +85,7 @@ def test_it_is_the_installed_one(installed: Installed) -> None:
 
 
 def test_the_gateway_personalises_without_torch(installed: Installed) -> None:
-    """What needs no model in this process: a store, a key, a summary, a chat."""
+    """A store, a key, a summary and a chat, which need no model in the process."""
     script = """
 import json, os, re, subprocess, sys, threading
 import httpx2, popi
@@ -109,14 +109,14 @@ process.terminate(); process.wait()
 print(json.dumps({"status": answer.status_code, "torch": "torch" in sys.modules}))
 """
     with serving() as upstream:
-        said = installed.run("python", "-c", script, f"{upstream.url}/v1").splitlines()[-1]
-    assert json.loads(said) == {"status": 200, "torch": False}
+        output = installed.run("python", "-c", script, f"{upstream.url}/v1").splitlines()[-1]
+    assert json.loads(output) == {"status": 200, "torch": False}
     assert "Likes metric units." in json.dumps(upstream.received[-1].body)
 
 
 def test_the_demo_trains_evaluates_and_reports(installed: Installed) -> None:
     if not installed.whole:
-        pytest.skip("torch is in this environment with POPI_TEST_TORCH=1 alone")
+        pytest.skip("this environment has no torch; POPI_TEST_TORCH=1 installs it")
     installed.run("popi", "demo")
     run = installed.folder / "runs" / "demo"
     methods = json.loads((run / "metrics.json").read_text())["methods"]
@@ -126,7 +126,7 @@ def test_the_demo_trains_evaluates_and_reports(installed: Installed) -> None:
 
 def test_the_first_personalised_answer(installed: Installed) -> None:
     if not installed.whole:
-        pytest.skip("torch is in this environment with POPI_TEST_TORCH=1 alone")
+        pytest.skip("this environment has no torch; POPI_TEST_TORCH=1 installs it")
     python = str(installed.bin / "python")
     with demo(python=python, cwd=installed.folder, env=installed.env) as (_, client):
         body = {"model": "nano", "messages": [{"role": "user", "content": "tell me about tea."}]}
