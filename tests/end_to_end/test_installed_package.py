@@ -90,7 +90,10 @@ def test_the_gateway_personalises_without_torch(installed: Installed) -> None:
 import json, os, re, subprocess, sys, threading
 import httpx2, popi
 env = os.environ | {"POPI_ADMIN_KEY": "an-admin-key-of-the-tests"}
+with open("gateway.toml", "w") as file:  # by default a summary that takes longer than 50 ms is left out
+    file.write("[proxy]\\nsummary_ms = 60_000\\n")
 command = [sys.executable, "-m", "popi.cli", "serve", "--upstream", sys.argv[1], "--port", "0", "--no-worker"]
+command += ["--config", "gateway.toml"]
 process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env)
 lines = []
 for line in process.stderr:
@@ -106,11 +109,12 @@ body = {"model": "m", "user": "ada", "messages": [{"role": "user", "content": "h
 headers = {"authorization": "Bearer " + env["POPI_ADMIN_KEY"]}
 answer = httpx2.post(url + "/v1/chat/completions", json=body, headers=headers, timeout=60)
 process.terminate(); process.wait()
-print(json.dumps({"status": answer.status_code, "torch": "torch" in sys.modules}))
+summary = answer.headers["x-popi-personalized"]
+print(json.dumps({"status": answer.status_code, "summary": summary, "torch": "torch" in sys.modules}))
 """
     with serving() as upstream:
         output = installed.run("python", "-c", script, f"{upstream.url}/v1").splitlines()[-1]
-    assert json.loads(output) == {"status": 200, "torch": False}
+    assert json.loads(output) == {"status": 200, "summary": "applied", "torch": False}
     assert "Likes metric units." in json.dumps(upstream.received[-1].body)
 
 

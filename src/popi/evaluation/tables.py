@@ -101,5 +101,5 @@ def _caption(metrics: Mapping[str, Any]) -> str:
         lines.append("precision, recall: attributes that summaries name, against the true ones, %")
     for key, reason in REASONS.items():
         if metrics.get(key):
-            lines.append(f"{reason}: {', '.join(METHODS[name].label for name in metrics[key])}")
+            lines.append(f"{reason}: {'; '.join(METHODS[name].label for name in metrics[key])}")
     return "\n".join(lines)

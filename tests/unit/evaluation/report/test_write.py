@@ -99,7 +99,7 @@ def test_everything_that_was_measured_is_in_it(html: str, finished_run: Path) ->
     text = re.sub(r"\s+", " ", Page(html).text)
     for name in json.loads((finished_run / "metrics.json").read_text())["methods"]:
         assert METHODS[name].label in text
-    assert "Not trained in this run, so not in the table: Population DPO, POPI simultaneous." in text
+    assert "Not trained in this run, so not in the table: Population DPO; POPI simultaneous." in text
     assert "95.6" in text and "93.8 to 97.4" in text
     assert "missed support: numbers" in text and "✗ mood: playful" in text
     assert "Read by other generators" in text and "second-base" in text and "94 % kept" in text
@@ -153,7 +153,7 @@ def test_table_in_the_terminal(finished_run: Path) -> None:
     print_table(json.loads((finished_run / "metrics.json").read_text()), console)
     shown = console.file.getvalue()
     assert "95.6 ± 1.8" in shown and "342.6" in shown and "…" not in shown
-    assert "not trained here: Population DPO, POPI simultaneous" in shown
+    assert "not trained here: Population DPO; POPI simultaneous" in shown
 
 
 def test_prompts_as_text() -> None:
@@ -214,7 +214,11 @@ def test_runs_side_by_side(finished_run: Path, tmp_path: Path, make_run: Callabl
     other = make_run("second")
     html = write_report(finished_run, [other]).read_text(encoding="utf-8")
     text = re.sub(r"\s+", " ", Page(html).text)
-    assert "Beside second" in text and "second: accuracy, %" in text and "Accuracy against tokens, over runs" in text
+    assert (
+        "Compared with second" in text
+        and "second: accuracy, %" in text
+        and "Accuracy against tokens, over runs" in text
+    )
     assert "POPI alternating · run second" in text
     with pytest.raises(RunError, match="nowhere: not a run directory, and no metrics"):
         write_report(finished_run, [tmp_path / "nowhere"])
