@@ -65,7 +65,7 @@ async def _all_groups(report: Report, options: argparse.Namespace) -> None:
                 await stores.postgresql(report, server, options.quick, options.seed)
         if "clock" in options.only:
             for store, at in both:
-                await clocks.jumps(report, store, at, options.seed)
+                await clocks.jumps(report, store, at, options.quick, options.seed)
         if "soak" in options.only and options.soak:
             for store, at in both:
                 url = at.database("soak") if at is not None else ""
@@ -74,7 +74,7 @@ async def _all_groups(report: Report, options: argparse.Namespace) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a few of each fault, in about a minute")
+    parser.add_argument("--quick", action="store_true", help="a few of each fault, in minutes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="+", choices=GROUPS, default=GROUPS, metavar="GROUP", help=", ".join(GROUPS))
     parser.add_argument("--kills", type=int, help="over both stores; 200, or 8 with --quick")
