@@ -46,7 +46,7 @@ class Stack:
     load: Load
     chats: int = 0
 
-    async def acknowledged(self, more: int, seconds: float = 60.0) -> None:
+    async def acknowledged(self, more: int, seconds: float = 240.0) -> None:
         """Wait until clients have got so many more acknowledgements."""
         before, end = self.case.figures.get("acknowledged", 0), time.monotonic() + seconds
         while self.case.figures.get("acknowledged", 0) < before + more:
