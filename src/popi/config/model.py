@@ -22,7 +22,7 @@ class ApiGeneratorConfig(Section):
     retries: NonNegativeInt = 5
     """How often a request is sent again while the server does not respond, or is overloaded: after 1, 2, 4, … up to 60
     seconds, each halved at most by chance. 5 take up to half a minute, 25 last through ten minutes. Then the run stops,
-    and resumes with `--resume`."""
+    and resumes with `--resume`, also with another number."""
 
     @property
     def given(self) -> bool:

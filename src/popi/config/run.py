@@ -1,7 +1,7 @@
 """The configuration of a run: all sections and the top-level settings."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -12,6 +12,9 @@ from popi.config.section import Filled, FolderName, Section
 from popi.config.signals import SignalsConfig
 from popi.config.summary import SummaryConfig
 from popi.config.training import TrainingConfig
+
+OPERATION: dict[str, Any] = {"model": {"api_generator": {"retries": True}}}
+"""Settings that affect no result: they may change when a run is resumed (`exclude` of `model_dump`)."""
 
 
 class RunConfig(Section):
@@ -35,6 +38,10 @@ class RunConfig(Section):
     """What is trained, and in which order."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """What is measured."""
+
+    def settings(self, *sections: str) -> dict[str, Any]:
+        """What results depend on in these sections, as JSON: how often requests are repeated is not part of it."""
+        return self.model_dump(mode="json", include=set(sections), exclude=OPERATION)
 
     @property
     def directory(self) -> Path:

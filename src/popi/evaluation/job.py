@@ -76,7 +76,7 @@ class Job:
 
     def method_settings(self, name: str) -> dict[str, Any]:
         """Everything that a method's rows depend on."""
-        settings = self.config.model_dump(mode="json", include={"model", "signals", "summary"})
+        settings = self.config.settings("model", "signals", "summary")
         truths = {"oracles": [person.oracle for person in self.people]} if METHODS[name].needs_truth else {}
         facts = {"method": name, "users": self.users_stamp, "models": self.models.describe(name)}
         if name == "untrained_summary" and (prompt := self.prompts()["chosen"]) != OWN:

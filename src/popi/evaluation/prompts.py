@@ -68,7 +68,7 @@ def choose(models: Models, folder: Path) -> dict[str, Any]:
         return {"chosen": asked[0].name, "users": 0, "prompts": {}}
     settings: dict[str, Any] = {
         "model": identity(config.model.base),
-        "config": config.model_dump(mode="json", include={"model", "signals", "summary", "data", "seed"}),
+        "config": config.settings("model", "signals", "summary", "data", "seed"),
         "users": n,
         "asked": [[one.name, one.text, one.read_as] for one in asked],
     }

@@ -42,7 +42,7 @@ def stored_summaries(
     settings: dict[str, Any] = {
         "inference_model": identity(path),
         "users": users_stamp,
-        "config": config.model_dump(mode="json", include={"model", "signals", "summary"}),
+        "config": config.settings("model", "signals", "summary"),
     }
     if prompt != OWN:
         settings["prompt"] = prompt

@@ -64,9 +64,10 @@ def differences(saved: dict[str, Any], given: dict[str, Any]) -> list[str]:
 
 
 def config_differences(saved: RunConfig, given: RunConfig) -> list[str]:
-    """The settings in which two configs differ, as `section.key: saved -> given`, except for the run's location."""
-    place = {"root", "name"}
-    return differences(saved.model_dump(mode="json", exclude=place), given.model_dump(mode="json", exclude=place))
+    """The settings in which two configs differ, as `section.key: saved -> given`, except for the run's location and
+    what affects no result."""
+    sections = set(RunConfig.model_fields) - {"root", "name"}
+    return differences(saved.settings(*sections), given.settings(*sections))
 
 
 def refuse_other_loader(path: Path, facts: dict[str, Any] | None) -> None:

@@ -49,3 +49,10 @@ def test_no_more_steps_of_the_generator_than_there_are() -> None:
 @pytest.mark.parametrize("section", sections(RunConfig), ids=lambda section: section.__name__)
 def test_every_setting_is_documented(section: type[BaseModel]) -> None:
     assert [name for name, field in section.model_fields.items() if not field.description] == []
+
+
+def test_how_often_requests_are_repeated_is_no_setting_that_results_depend_on() -> None:
+    config = resolve({"model": {"api_generator": {"url": "http://h", "name": "m", "retries": 25}}})
+    whole = config.model_dump(mode="json", include={"model", "seed"})
+    del whole["model"]["api_generator"]["retries"]
+    assert config.settings("model", "seed") == whole

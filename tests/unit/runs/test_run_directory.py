@@ -34,6 +34,8 @@ def test_resume_says_what_differs(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"training\.inference\.steps: 60 -> 7") as error:
         RunDirectory.resume(config(tmp_path, training={"inference": {"steps": 7}}, seed=1))
     assert "seed: 0 -> 1" in str(error.value)
+    patient = config(tmp_path, model={"api_generator": {"retries": 25}})
+    assert RunDirectory.resume(patient).config.model.api_generator.retries == 25, "it affects no result"
     moved = config(tmp_path).model_copy(update={"root": "elsewhere"})
     assert not config_differences(config(tmp_path), moved)
 

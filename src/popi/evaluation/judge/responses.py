@@ -123,7 +123,7 @@ def response_settings(
     return {
         "method": name,
         "models": models.describe(name),
-        "config": models.config.model_dump(mode="json", include={"model", "signals"}),
+        "config": models.config.settings("model", "signals"),
         "users": users_stamp(people),
         "contexts": stamp_of([[[summary.text for summary in context.summaries] for context in contexts], signals]),
         "max_tokens": max_tokens,
