@@ -98,7 +98,7 @@ def demo_gateway() -> Iterator[tuple[str, popi.Client]]:
     try:
         for line in process.stderr:
             printed += line
-            if line.startswith("Ctrl-C"):
+            if "POPI_URL=" in printed and "Ctrl-C" in line:  # the last line of the instructions
                 break
         named = re.search(r"POPI_URL=(\S+) POPI_KEY=(\S+)", printed)
         if named is None:
