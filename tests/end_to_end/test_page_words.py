@@ -105,7 +105,7 @@ def test_what_they_did_is_listed_searched_and_deleted(browser: Any, tea: Stack) 
     page = new_page(browser, 390)
     page.goto(tea.link("doer"))
     clause(page, "Cooks").get_by_text("Why?").click()
-    clause(page, "Cooks").get_by_role("link", name="Everything that is learned from").click()
+    clause(page, "Cooks").get_by_role("link", name="Everything we learn from").click()
     assert page.locator(".all > ul > li").count() == 20
     page.get_by_role("link", name="Older").click()
     assert page.locator(".all > ul > li").count() == 5 and page.get_by_role("link", name="Older").count() == 0
