@@ -91,7 +91,11 @@ class Soak:
             if chance < 0.72:
                 await self._chat(session, chance < 0.36, chance < 0.06)
             elif chance < 0.97:
-                await client._act(session, self._random.choice(client.ledgers))
+                ledger = self._random.choice(client.ledgers)
+                if ledger.unsure_erased:  # the store refused the erasure, or not: it is repeated
+                    await client._erase(session, ledger)
+                else:
+                    await client._act(session, ledger)
             elif chance < 0.98:
                 async with session.get("/users/nobody-there") as answer:
                     case.expect(answer.status == 404, f"an unknown user: {answer.status}")
@@ -110,7 +114,8 @@ class Soak:
 
     async def _chat(self, session: aiohttp.ClientSession, stream: bool, new: bool) -> None:
         """A chat of a known user, or of one who was never here before."""
-        user = f"visitor-{self.done}" if new else f"s{self._random.randrange(CLIENTS)}-0"
+        # Nobody who is erased meanwhile: a later chat would rightly bring them back.
+        user = f"visitor-{self.done}" if new else f"chatting-{self._random.randrange(CLIENTS)}"
         word = f"word {self.done}"
         question = {"model": "ok", "stream": stream, "messages": [{"role": "user", "content": word}]}
         async with session.post("/v1/chat/completions", json=question, headers={"x-popi-user": user}) as answer:
