@@ -32,6 +32,9 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[RayEngine]:
     os.environ["RAY_worker_niceness"] = "0"  # inherited; by default workers are nicer than all else on the machine
+    from ray import cloudpickle
+
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])  # which workers can't import
     with RayEngine(workers=(3, 3)) as engine:
         yield engine
 
