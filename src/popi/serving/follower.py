@@ -3,8 +3,8 @@
 import asyncio
 import logging
 import os
+import platform
 import secrets
-import socket
 import threading
 import time
 from collections import deque
@@ -42,7 +42,7 @@ class Follower:
         drop_all: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.process = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+        self.process = f"{platform.node()}-{os.getpid()}-{secrets.token_hex(4)}"
         self._store, self._apply, self._drop_all, self._clock = store, apply, drop_all, clock
         self._cursor: Cursor | None = None
         self._read_at = -LEASE_SECONDS
