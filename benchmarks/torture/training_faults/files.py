@@ -125,7 +125,7 @@ def play_corrupt(bench: Bench) -> Outcome:
         return Outcome(bench.case, RESUMED, places=[names])
     if newest and str(damaged[0].parent.name) not in " ".join(ended.errors.split()):
         raise Lost(f"used another checkpoint than {names} without saying so: {tail(ended.errors)}")
-    # Nothing brings rows of the log or of samples back; of references only those are recomputed that are needed again.
-    rows = damaged[0].name in ("log.jsonl", "samples.jsonl", "references.jsonl")
+    # Nothing brings rows of the log or of samples back; of the others only those are recomputed that are needed again.
+    rows = damaged[0].suffix == ".jsonl"
     bench.same(expected, config, ("weights", "facts") if rows else KINDS)
     return Outcome(bench.case, UNBROKEN, places=[names])
