@@ -18,7 +18,7 @@ from popi.generator import Generator
 from popi.inference_model import InferenceModel
 from popi.models.local.model import LocalModel
 from popi.signals.copying import copy_signals
-from popi.signals.types import User
+from popi.signals.types import PairSignal, User
 from popi.training.references import ReferencedTarget, References
 from popi.training.renewals import Renewal
 
@@ -148,10 +148,17 @@ def hold_out(users: Sequence[User], n: int, seed: int) -> tuple[Sequence[User], 
 
 
 def readable(
-    users: Sequence[User], inference_model: InferenceModel, report: Callable[[int], None] = lambda done: None
+    users: Sequence[User],
+    inference_model: InferenceModel,
+    report: Callable[[int], None] = lambda done: None,
+    only_pairs: bool = False,
 ) -> Sequence[User]:
     """The users with a signal that fits the inference model's token budget. The model writes no summaries for others
-    (see `nothing_new`), so there is nothing to train on. `report` is called with the number of users checked.
+    (see `nothing_new`), so there is nothing to train on.
+
+    Args:
+        report: called with the number of users checked.
+        only_pairs: only preference pairs count (`training.inference.scored_on = "signal"`).
 
     Raises:
         DataError: there are none.
@@ -160,15 +167,17 @@ def readable(
 
     def fits() -> Iterator[bool]:
         for done, user in enumerate(users, start=1):
-            yield inference_model.templates.any_fits(user.signals, budget, count)
+            signals = [one for one in user.signals if isinstance(one, PairSignal)] if only_pairs else user.signals
+            yield inference_model.templates.any_fits(signals, budget, count)
             if done % EVERY == 0 or done == len(users):
                 report(done)
 
     remaining = keep(users, fits())
     if not remaining:
         raise DataError(
-            f"none of the {len(users)} training users has a signal that fits signals.token_budget={budget}; raise it "
-            "or shorten the signals"
+            f"none of the {len(users)} training users has a {'preference pair' if only_pairs else 'signal'} that fits "
+            f"signals.token_budget={budget}; raise it, shorten the signals"
+            + (', or set training.inference.scored_on="targets"' if only_pairs else "")
         )
     return remaining
 

@@ -50,7 +50,7 @@ from popi.training.rows import (
     refuse_beyond_context,
     shuffled,
 )
-from popi.training.written import one_signal_each, restatable, sample_summaries
+from popi.training.written import one_signal_each, sample_summaries
 
 
 @dataclass(frozen=True)
@@ -122,19 +122,17 @@ def inference_trainer(job: Job) -> InferenceTrainer:
     run, parts = job.run, job.parts
     config = run.config
     settings = config.training.inference
+    only_pairs = settings.scored_on == "signal"
     with job.progress.preparing("signals that fit", len(job.users)) as looked_at:
-        users = readable(job.users, parts.inference_model, looked_at)
+        users = readable(job.users, parts.inference_model, looked_at, only_pairs)
     if skipped := len(job.users) - len(users):
-        reason = "none of their signals fits signals.token_budget"
+        reason = f"none of their {'preference pairs' if only_pairs else 'signals'} fits signals.token_budget"
         job.progress.say(f"{job.phase.name}: skipping {skipped} of {len(job.users)} users: {reason}")
-    if parts.inference_model.per_signal:
-        users = restatable(users, parts.inference_model, settings.scored_on)
     order: Sequence[int] = draw(len(users), settings.users_per_step, job.steps, job.seed)
-    held_out = readable(job.held_out, parts.inference_model) if job.held_out else []
+    held_out = readable(job.held_out, parts.inference_model, only_pairs=only_pairs) if job.held_out else []
     if parts.inference_model.per_signal:
         single = partial(one_signal_each, inference_model=parts.inference_model, scored_on=settings.scored_on)
         users, order = single(users, order, seed=job.seed), range(len(order))
-        held_out = restatable(held_out, parts.inference_model, settings.scored_on) if held_out else []
         held_out = single(held_out, range(len(held_out)), seed=job.seed)
     drawn = pick(users, dict.fromkeys(order))
     references = references_for([*drawn, *held_out], run, parts, job.progress, job.processes)

@@ -5,8 +5,6 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any, Literal
 
-from popi.data.store import keep
-from popi.errors import DataError
 from popi.inference_model import InferenceModel
 from popi.profiles.written import joined, nothing_new, summary_of
 from popi.signals.types import PairSignal, Signal, TargetPair, User
@@ -16,23 +14,6 @@ from popi.training.rows import in_groups
 from popi.training.sampling import generate_together
 
 ScoredOn = Literal["targets", "signal"]
-
-
-def restatable(users: Sequence[User], inference_model: InferenceModel, scored_on: ScoredOn) -> Sequence[User]:
-    """The users with a signal for which a clause can be written and rewarded; see `one_signal_each`.
-
-    Raises:
-        DataError: there are none.
-    """
-    pairs = scored_on == "signal"
-    remaining = keep(users, (bool(_fitting(user.signals, inference_model, pairs)) for user in users))
-    if not remaining:
-        raise DataError(
-            f"none of the {len(users)} training users has a {'preference pair' if pairs else 'signal'} that fits "
-            f"signals.token_budget={inference_model.token_budget}; raise it, shorten the signals"
-            + (', or set training.inference.scored_on="targets"' if pairs else "")
-        )
-    return remaining
 
 
 def one_signal_each(

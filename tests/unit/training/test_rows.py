@@ -29,7 +29,7 @@ from popi.training.rows import (
     shuffled,
     trainable,
 )
-from popi.training.written import one_signal_each, restatable, sample_summaries
+from popi.training.written import one_signal_each, sample_summaries
 
 
 @pytest.fixture(scope="module")
@@ -268,10 +268,10 @@ def test_rows_and_summaries_of_a_model_that_reads_one_signal_at_a_time(
         [signal], [target] = one.signals, one.targets
         assert isinstance(signal, PairSignal) and (target.chosen, target.rejected) == (signal.chosen, signal.rejected)
     words = users[0].model_copy(update={"signals": [short]})
-    assert restatable([words, user], model, "signal") == [user]
-    assert restatable([words, user], model, "targets") == [words, user]
+    assert readable([words, user], model, only_pairs=True) == [user]
+    assert readable([words, user], model) == [words, user]
     with pytest.raises(DataError, match="none of the 1 training users has a preference pair that fits"):
-        restatable([words], model, "signal")
+        readable([words], model, only_pairs=True)
     references = References(tmp_path / "references.jsonl")
     references.compute(own[:2], Generator(local))
     [row] = inference_rows(own, [1], model, references, targets_per_summary=2, seed=0)

@@ -19,7 +19,7 @@ from popi.training.reward import LengthBudget, SummaryReward
 from popi.training.rows import draw, hold_out, readable, trainable
 from popi.training.templates import with_template
 from popi.training.train import quiet
-from popi.training.written import one_signal_each, restatable
+from popi.training.written import one_signal_each
 
 
 def reliability_lines(config: RunConfig) -> list[str]:
@@ -45,9 +45,7 @@ def reliability_lines(config: RunConfig) -> list[str]:
     with quiet(), torch.random.fork_rng(), TemporaryDirectory() as folder:
         set_seed(seed)
         parts = load_components(config, phase.trains, None, None)
-        users = readable(users, parts.inference_model)
-        if parts.inference_model.per_signal:
-            users = restatable(users, parts.inference_model, settings.scored_on)
+        users = readable(users, parts.inference_model, only_pairs=settings.scored_on == "signal")
         order: Sequence[int] = draw(len(users), settings.users_per_step, phase.steps(config), seed)
         if parts.inference_model.per_signal:
             users = one_signal_each(users, order, parts.inference_model, settings.scored_on, seed)
