@@ -114,6 +114,11 @@ def main() -> None:
     personal = [name for name, method in METHODS.items() if method.tells in ("signals", "summary", "preferences")]
     personal = [name for name in personal if not METHODS[name].per_user and "embedding" not in name]
     names = options.methods or [name for name in personal if (folder / f"{name}.jsonl").is_file()]
+    if missing := [name for name in names if not (folder / f"{name}.jsonl").is_file()]:
+        parser.error(
+            f"{folder} has no rows of {', '.join(missing)}; run `popi evaluate --run {options.run}` first, with "
+            "the same --users and --generator"
+        )
     other = partners(people)
     heads = ["own", "another's", "difference", *(["flipped"] if options.flipped else []), "margin larger under own"]
     table = Table("reward accuracy under", *heads, title=f"{len(people)} users; points, 95 % intervals")
