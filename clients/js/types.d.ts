@@ -417,7 +417,7 @@ export interface paths {
         post?: never;
         /**
          * Revoke Key
-         * @description Revoke a key. This process refuses it at once, others on the same store within seconds.
+         * @description Revoke a key. When the response arrives, no process on the store accepts it any more.
          */
         delete: operations["revoke_key"];
         options?: never;

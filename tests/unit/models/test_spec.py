@@ -13,6 +13,7 @@ from popi.generator import Generator
 from popi.inference_model import InferenceModel
 from popi.models.local.model import LocalModel
 from popi.models.remote.api import ApiModel
+from popi.models.remote.retries import Retries
 from popi.models.remote.usage import Prices
 from popi.models.spec import NANO, ModelSpec, model_path
 from popi.serving.worker.inference import InferenceSettings
@@ -59,8 +60,9 @@ def test_every_place_that_names_a_model_describes_it_so() -> None:
     assert ModelSpec.of(run) == local
     assert ModelSpec.of(run, Path("phases/one")).name == "phases/one"
     api = ApiGeneratorConfig(url=SERVER, name="m", key_env="KEY")
-    asked = ModelSpec("m", url=SERVER, key_env="KEY", concurrency=32)
+    asked = ModelSpec("m", url=SERVER, key_env="KEY", concurrency=32, retries=Retries(5))
     assert ModelSpec.of_api(api) == asked
+    assert ModelSpec.of_api(api.model_copy(update={"retries": 25})).retries == Retries(25)
     with pytest.raises(ConfigError, match="needs both url and name"):
         ModelSpec.of_api(ApiGeneratorConfig(url=SERVER))
     grid = {"model": "m", "url": SERVER, "key_env": "KEY", "concurrency": 32}
