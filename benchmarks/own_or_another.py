@@ -1,10 +1,12 @@
 """Does a run's generator use *its own user's* summary, or only its presence? Own context against another user's.
 
 python benchmarks/own_or_another.py runs/NAME [--methods raw_signals untrained_summary popi_alternating] [--flipped]
+    [--signals N]
 
 Every target pair of the run's held-out users is scored again by each method's generator, with the summary (or raw
 signals) of another user with the same question; with --flipped, also with that of the user's own pairs with chosen and
-rejected exchanged. What a method has learned about people in general is the same in all cases; what it reads about the
+rejected exchanged, and with --signals, with that of only the user's first N signals: copies as short as a summary, say.
+What a method has learned about people in general is the same in all cases; what it reads about the
 user is the difference. Needs the run's evaluation (popi evaluate --run), where margins are stored as they are computed,
 so that an interrupted command resumes.
 """
@@ -51,6 +53,11 @@ def flipped(person: Person) -> Person:
         for signal in person.user.signals
     ]
     return replace(person, user=person.user.model_copy(update={"signals": signals}))
+
+
+def with_first(person: Person, n: int) -> Person:
+    """The user with their first `n` signals only."""
+    return replace(person, user=person.user.model_copy(update={"signals": person.user.signals[:n]}))
 
 
 def contexts_of(models: Models, method: Method, people: Sequence[Person]) -> list[Context]:
@@ -105,6 +112,7 @@ def main() -> None:
     parser.add_argument("--users", type=Path, help="as in `popi evaluate --users`; default: the run's held-out users")
     parser.add_argument("--generator", help="as in `popi evaluate --generator`; default: the run's own")
     parser.add_argument("--flipped", action="store_true", help="also score with chosen and rejected exchanged")
+    parser.add_argument("--signals", type=int, metavar="N", help="also score with the first N signals of each user")
     options = parser.parse_args()
     run = RunDirectory.open(options.run)
     people = held_out(run.config, options.users)[0]
@@ -120,7 +128,9 @@ def main() -> None:
             "the same --users and --generator"
         )
     other = partners(people)
-    heads = ["own", "another's", "difference", *(["flipped"] if options.flipped else []), "margin larger under own"]
+    firsts = [] if options.signals is None else [f"first {options.signals} signals"]
+    flips = ["flipped"] if options.flipped else []
+    heads = ["own", "another's", "difference", *flips, *firsts, "margin larger under own"]
     table = Table("reward accuracy under", *heads, title=f"{len(people)} users; points, 95 % intervals")
     figures: dict[str, dict[str, Any]] = {}
     for name in names:
@@ -137,15 +147,19 @@ def main() -> None:
             reward_accuracy(another, users),
             paired_difference(outcomes(own), outcomes(another), users, (-1, 1)),
         ]
-        if options.flipped and not method.needs_truth:
-            turned = contexts_of(models, method, [flipped(person) for person in people])
-            cells.append(reward_accuracy(margins(models, folder, name, people, "flipped", turned), users))
+        if not method.needs_truth:
+            if options.flipped:
+                turned = contexts_of(models, method, [flipped(person) for person in people])
+                cells.append(reward_accuracy(margins(models, folder, name, people, "flipped", turned), users))
+            if options.signals is not None:
+                fewer = contexts_of(models, method, [with_first(person, options.signals) for person in people])
+                which = f"first_{options.signals}_signals"
+                cells.append(reward_accuracy(margins(models, folder, name, people, which, fewer), users))
         more = reward_accuracy([a - b for a, b in zip(own, another, strict=True)], users)
-        columns = ("own", "another", "difference", "flipped")
+        columns = ("own", "another", "difference", *flips, *(one.replace(" ", "_") for one in firsts))
         figures[name] = {column: asdict(cell) for column, cell in zip(columns, cells, strict=False)}
         texts = [shown(cell) for cell in cells]
-        if options.flipped and method.needs_truth:
-            texts.append("–")
+        texts += ["–"] * (len(heads) - 1 - len(texts))
         table.add_row(method.label, *texts, shown(more))
     Console(width=140).print(table)
     write_text(folder / "own_or_another.json", json.dumps(figures, indent=2) + "\n")
