@@ -6,9 +6,9 @@ python benchmarks/own_or_another.py runs/NAME [--methods raw_signals untrained_s
 Every target pair of the run's held-out users is scored again by each method's generator, with the summary (or raw
 signals) of another user with the same question; with --flipped, also with that of the user's own pairs with chosen and
 rejected exchanged, and with --signals, with that of only the user's first N signals: copies as short as a summary, say.
-What a method has learned about people in general is the same in all cases; what it reads about the
-user is the difference. Needs the run's evaluation (popi evaluate --run), where margins are stored as they are computed,
-so that an interrupted command resumes.
+What a method has learned about people in general is the same in all cases; what it reads about the user is the
+difference. Needs the run's evaluation (popi evaluate --run), where margins are stored as they are computed, so that an
+interrupted command resumes.
 """
 
 import argparse

@@ -4,6 +4,7 @@ import re
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -128,23 +129,17 @@ def infer_population(
         resume=resume,
         force=force,
     )
-    entered: list[RayEngine] = []
-
     started = time.monotonic()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    try:
-        with Bars(*columns, console=console, transient=True) as bars:
+    with ExitStack() as stack, Bars(*columns, console=console, transient=True) as bars:
 
-            def engine() -> Engine:
-                task = bars.add_task("connecting to Ray" if options.address else "starting Ray", total=None)
-                entered.append(cluster.__enter__())
-                bars.remove_task(task)
-                return cluster
+        def engine() -> Engine:
+            task = bars.add_task("connecting to Ray" if options.address else "starting Ray", total=None)
+            stack.enter_context(cluster)
+            bars.remove_task(task)
+            return cluster
 
-            totals = summarize_population(order, engine, _shown(bars))
-    finally:
-        if entered:
-            cluster.__exit__(None, None, None)
+        totals = summarize_population(order, engine, _shown(bars))
     again = f"; {totals.restarted} attempts of dead workers repeated" if totals.restarted else ""
     rate = f"; {totals.per_second:.1f} users per second" if totals.new else "; nothing was left to do"
     console.print(
