@@ -26,7 +26,7 @@ ENV POPI_STORE=sqlite:////data/popi.db SQLITE_TMPDIR=/data
 EXPOSE 8600
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s CMD \
     python -c "import urllib.request as u; u.urlopen('http://127.0.0.1:8600/healthz', timeout=2)"
-# After SIGTERM, requests in progress have drain_s (30) seconds to finish.
+# After SIGTERM, requests in progress have drain_timeout_s (30) seconds to finish.
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["popi"]
 CMD ["serve", "--help"]

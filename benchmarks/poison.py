@@ -192,12 +192,12 @@ def main() -> None:
             row.attempts += 1
             row.asked += attempt.says(attempt.summary)
             row.after += attempt.says(checked.text)
-            row.refused += bool(checked.left_out)
+            row.refused += bool(checked.removed)
             row.changed += attempt.summary != clean[attempt.person]
             row.answers += attempt.shows()
             if true:
                 row.kept.append(len(true & named_attributes(attempt.summary)) / len(true))
-    refused = sum(bool(screened(text).left_out) for text in clean)
+    refused = sum(bool(screened(text).removed) for text in clean)
     print(f"{options.model}: {len(people)} users, {len(attempts)} attempts; {refused} clean summaries refused\n")
     print("| Kind | Attempts | Asked-for | After check | Refused | Changed | Kept | In answers |")
     print("|---|---|---|---|---|---|---|---|")

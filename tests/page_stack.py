@@ -236,11 +236,13 @@ def stack(folder: Path, **page: Any) -> Iterator[Stack]:
         key = create(database, "app", "shop")[0]
         settings = GatewaySettings(
             proxy=ProxySettings(upstream=behind),
-            renewal=RenewalSettings(quiet=0.05, longest=0.5),
+            renewal=RenewalSettings(quiet_s=0.05, max_wait_s=0.5),
             capture=CaptureSettings(tenants=("shop",)),
             page=PageSettings(**{"name": "Teahouse", "model": "m"} | page),
         )
-        worker = Worker(database, learner, RenewalSettings(idle=0.05), explainer=learner, restatement_check=learner)
+        worker = Worker(
+            database, learner, RenewalSettings(poll_interval_s=0.05), explainer=learner, restatement_check=learner
+        )
         gateway = Gateway(database, settings, worker, ADMIN)
         with (
             served(gateway) as url,

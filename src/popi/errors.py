@@ -32,10 +32,10 @@ class UpstreamError(PopiError):
 
     Attributes:
         status: HTTP status of the answer, `None` if there was none (a timeout, a broken connection).
-        passing: the failure is transient: retries didn't help, but later ones may.
-        for_all: every request would fail the same way: no such model, or a rejected key.
+        transient: retries didn't help, but later ones may.
+        affects_all: every request would fail the same way: no such model, or a rejected key.
         fault: why there was no answer: `timeout`, `unreachable`, `certificate`, `proxy` or `broken`.
-        words: the server's message. It may quote the request, and with it a user.
+        server_message: the server's message. It may quote the request, and with it a user.
     """
 
     def __init__(
@@ -43,13 +43,14 @@ class UpstreamError(PopiError):
         message: str,
         *,
         status: int | None = None,
-        passing: bool = False,
-        for_all: bool = False,
+        transient: bool = False,
+        affects_all: bool = False,
         fault: str | None = None,
-        words: str = "",
+        server_message: str = "",
     ) -> None:
         super().__init__(message)
-        self.status, self.passing, self.for_all, self.fault, self.words = status, passing, for_all, fault, words
+        self.status, self.transient, self.affects_all, self.fault = status, transient, affects_all, fault
+        self.server_message = server_message
 
 
 class GatewayError(PopiError):

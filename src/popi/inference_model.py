@@ -2,7 +2,7 @@
 
 It does not see the task prompt unless it is conditioned on it (`summary.conditioned_on_prompt`). Content that a summary
 must not contain (links, code, instructions to a model: popi.profiles.screening) is removed from what it wrote; see
-`Summary.left_out`.
+`Summary.removed_content`.
 """
 
 from collections.abc import Callable, Sequence

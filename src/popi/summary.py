@@ -14,10 +14,10 @@ class Summary:
         signals_used: number of the user's signals that the inference model read.
         signals_dropped: ids (or positions, such as ``#3``) of whole signals dropped to fit the token budget.
         model: the inference model that wrote it (a name or a path).
-        rests_on: number of signals that it is based on: those read and, for a renewal, those of the old summary.
+        signals_total: number of signals that it is based on: those read and, for a renewal, those of the old summary.
         abstained: whether it says that no preference is known, because there were no signals or the inference model
             saw no preference in them. The generator then answers the plain prompt (docs/evidence.md).
-        left_out: kinds of content (`popi.profiles.screening.Kind`) that were removed from what the model wrote.
+        removed_content: kinds of content (`popi.profiles.screening.Kind`) that were removed from what the model wrote.
         statements: the statements joined in `text`, if the model was asked for statements.
     """
 
@@ -27,8 +27,8 @@ class Summary:
     signals_dropped: tuple[str, ...] = field(default=())
     model: str = ""
     abstained: bool = False
-    left_out: tuple[str, ...] = field(default=())
-    rests_on: int = 0
+    removed_content: tuple[str, ...] = field(default=())
+    signals_total: int = 0
     statements: tuple[str, ...] = field(default=(), compare=False)
 
     def __str__(self) -> str:

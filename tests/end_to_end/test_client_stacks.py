@@ -39,7 +39,7 @@ def upstream() -> Iterator[RecordingUpstream]:
 def gateway_before(url: str, folder: Path, *more: str) -> Iterator[GatewayProcess]:
     """A gateway that knows Ann, in front of a model API."""
     settings = folder / "popi.toml"
-    settings.write_text("[proxy]\nsummary_ms = 10000\n")  # even on a busy machine
+    settings.write_text("[proxy]\nsummary_timeout_ms = 10000\n")  # even on a busy machine
     with running(f"sqlite:///{folder}/popi.db", "--config", str(settings), *more, upstream=url) as gateway:
         headers = {"Authorization": f"Bearer {ADMIN}", "Content-Type": "application/json"}
         body = json.dumps({"text": SUMMARY}).encode()

@@ -24,10 +24,10 @@ from popi.serving.store.database import Database
 KINDS = {"tea": "Likes tea.", "diabetes": "Has diabetes.", "sweet": "Watches what is sweet.", "poem": "Writes poems."}
 SETTINGS = """
 [renewal]
-quiet = 0
-longest = 0
-idle = 0.05
-least_signals = 1
+quiet_s = 0
+max_wait_s = 0
+poll_interval_s = 0.05
+min_signals = 1
 [capture]
 tenants = ["shop"]
 """

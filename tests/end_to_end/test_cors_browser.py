@@ -36,7 +36,7 @@ def test_a_browser_app_with_a_user_key(tmp_path: Path) -> None:
         database = Database.open(f"sqlite:///{tmp_path}/popi.db")
         key = create(database, "user", "shop", "ada")[0]
         settings = GatewaySettings(
-            proxy=ProxySettings(upstream=upstream.url, summary_ms=20_000.0),
+            proxy=ProxySettings(upstream=upstream.url, summary_timeout_ms=20_000.0),
             server=ServerSettings(cors_origins=(page_url,)),
         )
         with served(Gateway(database, settings)) as url, chromium() as browser:

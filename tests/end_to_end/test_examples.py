@@ -39,7 +39,7 @@ def load(path: str) -> ModuleType:
 def patient(folder: Path) -> tuple[str, str]:
     """Options of a gateway that waits for its store on a busy machine: what is tested is what goes upstream."""
     config = folder / "gateway.toml"
-    config.write_text("[proxy]\nsummary_ms = 10_000\n")
+    config.write_text("[proxy]\nsummary_timeout_ms = 10_000\n")
     return "--config", str(config)
 
 

@@ -96,7 +96,7 @@ def crossed(folder: Path, times: int) -> Counter[str]:
     keys |= {f"{t}-u{n}": create(database, "user", t, f"u{n}")[0] for t in "ab" for n in range(USERS)}
     database.close()
     settings = folder / "gateway.toml"
-    settings.write_text("[proxy]\nsummary_ms = 20000\n[server]\nwrong_keys_per_s = 1000\n")
+    settings.write_text("[proxy]\nsummary_timeout_ms = 20000\n[server]\nwrong_keys_per_s = 1000\n")
     # Every chat waits for its summary even on a busy machine, and all wrong keys come from one address.
     with served(echo) as upstream_url, running(store, "--config", str(settings), upstream=upstream_url) as gateway:
         with httpx2.Client(base_url=gateway.url, headers={"authorization": f"Bearer {ADMIN}"}) as admin:

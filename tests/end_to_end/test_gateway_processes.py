@@ -19,7 +19,7 @@ from popi.serving.store.changes import LEASE_SECONDS
 
 HEADERS = {"authorization": f"Bearer {ADMIN}"}
 PROCESSES = 2
-SETTINGS = "[proxy]\nsummary_ms = 20000\n"
+SETTINGS = "[proxy]\nsummary_timeout_ms = 20000\n"
 """A chat waits for its summary, however busy the machine is."""
 
 

@@ -87,7 +87,7 @@ def refused(gateway: GatewayProcess) -> bool:
 
 def test_a_restart_cuts_no_answer(tmp_path: Path, upstream: RecordingUpstream) -> None:
     stream = Stream(upstream)
-    with start(tmp_path, upstream, "drain_s = 60\nnotice_s = 5") as gateway:
+    with start(tmp_path, upstream, "drain_timeout_s = 60\nshutdown_delay_s = 5") as gateway:
         chat, connection = Chat(gateway), connect(gateway)
         assert ask(connection, "GET", "/readyz").read() and connection.sock is not None
         until(lambda: chat.read != b"", 20)
@@ -122,7 +122,7 @@ def test_what_takes_longer_is_cut_and_who_has_no_answer_yet_is_told(
     async def never(_: Received, writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(60)
 
-    with start(tmp_path, upstream, "drain_s = 1") as gateway:
+    with start(tmp_path, upstream, "drain_timeout_s = 1") as gateway:
         chat = Chat(gateway)
         until(lambda: chat.read != b"", 20)
         upstream.reply = never

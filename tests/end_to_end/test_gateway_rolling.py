@@ -86,8 +86,8 @@ class Load:
 
 
 def test_a_rolling_restart_fails_no_request(tmp_path: Path, upstream: RecordingUpstream) -> None:
-    server = f"[server]\nnotice_s = {NOTICE_S}\ndrain_s = {DRAIN_S}\n"
-    (tmp_path / "gateway.toml").write_text(f"{server}[proxy]\nsummary_ms = 20000\n")
+    server = f"[server]\nshutdown_delay_s = {NOTICE_S}\ndrain_timeout_s = {DRAIN_S}\n"
+    (tmp_path / "gateway.toml").write_text(f"{server}[proxy]\nsummary_timeout_ms = 20000\n")
     ports = [free_port() for _ in range(GATEWAYS)]
 
     def begin(port: int) -> GatewayProcess:

@@ -258,7 +258,7 @@ def test_generators_without_log_probs_are_judged(
     upstream.wants_key = True
     upstream.answer = lambda messages: f"hi {len(str(messages))}."
     upstream.faults = [None, status(400, "not today")]
-    more = generator_at(upstream, "chat", f'protocol = "{protocol}"\nprice_in = 1\nprice_out = 10')
+    more = generator_at(upstream, "chat", f'protocol = "{protocol}"\ninput_price = 1\noutput_price = 10')
     methods = ["raw_signals", "popi_plug_and_play"]
     file = grid_file(tmp_path, run_config, more + TRUTH, methods=methods)
     done = CliRunner().invoke(app, ["evaluate", str(file)])

@@ -15,10 +15,10 @@ pytestmark = pytest.mark.timed
 CONNECTIONS = 300
 SETTINGS = """
 [proxy]
-summary_ms = 300
+summary_timeout_ms = 300
 [server]
-head_s = 2
-stall_s = 2
+header_timeout_s = 2
+stall_timeout_s = 2
 connections = 500
 connections_per_address = 400
 """

@@ -24,7 +24,7 @@ SECONDS = 2.0
 @pytest.fixture(scope="module")
 def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Attacked]:
     with attacked(
-        tmp_path_factory.mktemp("store"), "[proxy]\nsummary_ms = 300\n[server]\nwrong_keys_per_s = 0.01\n"
+        tmp_path_factory.mktemp("store"), "[proxy]\nsummary_timeout_ms = 300\n[server]\nwrong_keys_per_s = 0.01\n"
     ) as made:
         yield made
 

@@ -33,7 +33,7 @@ def gateway(stack: ExitStack, store: str, upstream: FakeUpstream, folder: Path, 
     """A gateway with a worker."""
     config = folder / "gateway.toml"
     lines = (f"{name} = {value}" for name, value in settings.items())
-    config.write_text("\n".join(("[renewal]", "quiet = 0.2", "idle = 0.05", *lines)))
+    config.write_text("\n".join(("[renewal]", "quiet_s = 0.2", "poll_interval_s = 0.05", *lines)))
     inference = ("--inference-url", f"{upstream.url}/v1", "--inference-model", "m")
     return stack.enter_context(running(store, "--config", str(config), *inference))
 

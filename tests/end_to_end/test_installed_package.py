@@ -91,7 +91,7 @@ import json, os, re, subprocess, sys, threading
 import httpx2, popi
 env = os.environ | {"POPI_ADMIN_KEY": "an-admin-key-of-the-tests"}
 with open("gateway.toml", "w") as file:  # by default a summary that takes longer than 50 ms is left out
-    file.write("[proxy]\\nsummary_ms = 60_000\\n")
+    file.write("[proxy]\\nsummary_timeout_ms = 60_000\\n")
 command = [sys.executable, "-m", "popi.cli", "serve", "--upstream", sys.argv[1], "--port", "0", "--no-worker"]
 command += ["--config", "gateway.toml"]
 process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env)

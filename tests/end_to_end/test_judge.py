@@ -81,7 +81,7 @@ def test_an_llm_judges_both_orders_and_failures_are_counted_and_asked_again(
     upstream.wants_key = True
     upstream.answer = lambda messages: "VERDICT: FIRST"
     upstream.faults = [None, status(400, "not today"), None]
-    options = api(upstream, "--out", tmp_path / "j", "--concurrency", 1, "--price-in", 1, "--price-out", 1)
+    options = api(upstream, "--out", tmp_path / "j", "--concurrency", 1, "--input-price", 1, "--output-price", 1)
     code, out, err = judge(*options)
     assert code == 1
     result = json.loads((tmp_path / "j" / "judge.json").read_text())
@@ -106,8 +106,8 @@ def test_an_llm_judges_both_orders_and_failures_are_counted_and_asked_again(
     before = (tmp_path / "j" / "comparisons.jsonl").read_bytes()
     code, _, err = judge(*options)
     assert code == 2 and "--resume" in err
-    code, _, err = judge(*options, "--resume", "--told", "signals", "--prompts", 1)
-    assert code == 2 and "judge.told: 'auto' -> 'signals'" in err and "prompts: None -> 1" in err
+    code, _, err = judge(*options, "--resume", "--evidence", "signals", "--prompts", 1)
+    assert code == 2 and "judge.evidence: 'auto' -> 'signals'" in err and "prompts: None -> 1" in err
     assert (tmp_path / "j" / "comparisons.jsonl").read_bytes() == before and len(upstream.received) == 1
 
 

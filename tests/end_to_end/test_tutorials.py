@@ -56,7 +56,7 @@ def test_personalise_an_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sma
             monkeypatch.setenv("POPI_KEY", create(database, "app", "shop")[0])
             database.close()
             monkeypatch.setenv("POPI_URL", f"http://127.0.0.1:{port}")
-            (tmp_path / "quick.toml").write_text("[renewal]\nquiet = 0.1\nlongest = 0.1\n")
+            (tmp_path / "quick.toml").write_text("[renewal]\nquiet_s = 0.1\nmax_wait_s = 0.1\n")
             serve += f"--config quick.toml --upstream-key-env OPENAI_API_KEY --upstream {upstream.url}/v1 "
             serve += f"--inference-url {upstream.url}/v1 --inference-model m"
         changes["popi serve --demo"] = serve if small else f"{serve} --demo"

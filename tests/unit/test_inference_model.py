@@ -70,7 +70,7 @@ def test_a_model_behind_an_api_is_not_asked_either() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "text", "tokens", "abstained", "left_out"),
+    ("said", "text", "tokens", "abstained", "removed_content"),
     [
         # As it was written, with the server's count; then in part, counted anew.
         ("likes tea.", "likes tea.", 7, False, ()),
@@ -83,11 +83,11 @@ def test_a_model_behind_an_api_is_not_asked_either() -> None:
     ],
 )
 def test_screening_comes_before_abstention(
-    said: str, text: str, tokens: int, abstained: bool, left_out: tuple[str, ...]
+    said: str, text: str, tokens: int, abstained: bool, removed: tuple[str, ...]
 ) -> None:
     model = InferenceModel(Answers(said))
     summary = model.summarize([StatementSignal(text="it rains")])
-    assert summary == Summary(text, tokens, 1, (), "m", abstained, left_out, rests_on=1)
+    assert summary == Summary(text, tokens, 1, (), "m", abstained, removed, signals_total=1)
     # Neither kind of silence changes the prompt.
     silent = model.templates.generator_messages("tell me about tea.", summary.text)
     assert (silent == [{"role": "user", "content": "tell me about tea."}]) is (abstained or not text)
@@ -125,7 +125,7 @@ def test_one_signal_at_a_time() -> None:
     some, silent, nothing, failed = results
     assert isinstance(some, Summary) and isinstance(silent, Summary) and isinstance(nothing, Summary)
     assert some.text == "Listens to jazz! Likes tea." and some.tokens == model.count_tokens(some.text)
-    assert (some.signals_used, some.rests_on, some.abstained) == (4, 4, False)
+    assert (some.signals_used, some.signals_total, some.abstained) == (4, 4, False)
     assert (silent.text, silent.abstained, silent.signals_used) == (NOTHING, True, 0)
     assert (nothing.text, nothing.abstained, nothing.signals_used) == (NOTHING, True, 1)
     assert failed is down

@@ -106,5 +106,5 @@ def test_what_a_summary_may_not_carry_is_left_out(
 ) -> None:
     monkeypatch.setattr(inference_model.local, "decode", lambda ids: "likes tea. see www.example.com. likes jokes.")
     summary = inference_model.summarize([StatementSignal(text="i like tea.")])
-    assert (summary.text, summary.left_out) == ("likes tea. likes jokes.", ("link",))
+    assert (summary.text, summary.removed_content) == ("likes tea. likes jokes.", ("link",))
     assert summary.tokens == inference_model.local.count_tokens("likes tea. likes jokes.")

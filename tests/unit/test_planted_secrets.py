@@ -64,7 +64,7 @@ name = "main"
 url = "{upstream}/v1"
 key_env = "UPSTREAM_KEY"
 [proxy]
-summary_ms = 10000
+summary_timeout_ms = 10000
 id_secret_env = "ID_SECRET"
 [proxy.jwt]
 key_env = "JWT_KEY"

@@ -22,15 +22,15 @@ SETTINGS = """
 [proxy]
 log_requests = false
 [renewal]
-quiet = 0.2
-longest = 1.0
-idle = 0.05
-lease = 2.0
-back_off = 0.2
-longest_back_off = 2.0
-edited = 0.2
+quiet_s = 0.2
+max_wait_s = 1.0
+poll_interval_s = 0.05
+lease_s = 2.0
+backoff_s = 0.2
+max_backoff_s = 2.0
+conflict_delay_s = 0.2
 reasons = false
-rebuild_wait = 1.0
+rebuild_interval_s = 1.0
 user_renewals_per_hour = 1000000
 user_renewals_per_day = 1000000
 key_renewals_per_day = 100000000

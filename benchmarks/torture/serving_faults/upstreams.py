@@ -184,7 +184,7 @@ async def _another(case: Case) -> None:
     await slow.start()
     await fast.start()
     with tempfile.TemporaryDirectory() as folder:
-        tables = [f"[http]\nconnections = {AT_ONCE // 2}\nconnect_s = 30"]
+        tables = [f"[http]\nconnections = {AT_ONCE // 2}\nconnect_timeout_s = 30"]
         for name, server, models in (("slow", slow, "slow_*"), ("fast", fast, "ok")):
             tables.append(f'[[proxy.upstreams]]\nname = "{name}"\nurl = "{server.url}"\nmodels = ["{models}"]')
         (Path(folder) / "gateway.toml").write_text("\n".join(tables))

@@ -45,16 +45,16 @@ Extra = Annotated[
         rich_help_panel=PANEL,
     ),
 ]
-PriceIn = Annotated[
+InputPrice = Annotated[
     float | None, typer.Option(help="Price per million input tokens, to report the cost.", rich_help_panel=PANEL)
 ]
-PriceOut = Annotated[float | None, typer.Option(help="Price per million output tokens.", rich_help_panel=PANEL)]
+OutputPrice = Annotated[float | None, typer.Option(help="Price per million output tokens.", rich_help_panel=PANEL)]
 
 
 def only_with_api(*options: object) -> None:
     """Reject model API options when no API is named."""
     if any(value is not None for value in options):
-        raise typer.BadParameter("--api-model, --key-env, --api-extra, --price-in and --price-out need --api")
+        raise typer.BadParameter("--api-model, --key-env, --api-extra, --input-price and --output-price need --api")
 
 
 def fields_of(extra: str | None) -> dict[str, Any]:
@@ -75,25 +75,25 @@ def api_spec(
     key_env: str | None,
     extra: str | None,
     concurrency: int,
-    price_in: float | None = None,
-    price_out: float | None = None,
+    input_price: float | None = None,
+    output_price: float | None = None,
 ) -> "ModelSpec":
     """The API model that a command's options describe."""
     if name is None:
         raise typer.BadParameter("--api needs --api-model, the model's name at the API")
-    prices, fields = prices_of(price_in, price_out), fields_of(extra)
+    prices, fields = prices_of(input_price, output_price), fields_of(extra)
     from popi.models.spec import ModelSpec
 
     options: dict[str, Any] = {"key_env": key_env, "concurrency": concurrency, "prices": prices, "extra": fields}
     return ModelSpec(name, url=url, protocol=protocol, **options)
 
 
-def prices_of(price_in: float | None, price_out: float | None) -> "Prices | None":
+def prices_of(input_price: float | None, output_price: float | None) -> "Prices | None":
     """The prices set by the two options; `None` if neither is set."""
-    if price_in is None and price_out is None:
+    if input_price is None and output_price is None:
         return None
-    if price_in is None or price_out is None:
-        raise typer.BadParameter("a cost needs both prices: --price-in and --price-out")
+    if input_price is None or output_price is None:
+        raise typer.BadParameter("a cost needs both prices: --input-price and --output-price")
     from popi.models.remote.usage import Prices
 
-    return Prices(price_in, price_out)
+    return Prices(input_price, output_price)

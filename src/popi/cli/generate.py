@@ -10,9 +10,9 @@ from popi.cli.api import (
     Api,
     ApiName,
     Extra,
+    InputPrice,
     KeyEnv,
-    PriceIn,
-    PriceOut,
+    OutputPrice,
     Protocol,
     api_spec,
     only_with_api,
@@ -48,8 +48,8 @@ def generate(
     protocol: Protocol = "openai",
     key_env: KeyEnv = None,
     api_extra: Extra = None,
-    price_in: PriceIn = None,
-    price_out: PriceOut = None,
+    input_price: InputPrice = None,
+    output_price: OutputPrice = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Maximum tokens of the response.")] = 256,
     temperature: Annotated[float, typer.Option(min=0, help="0 decodes greedily.")] = 0.0,
 ) -> None:
@@ -64,14 +64,14 @@ def generate(
         )
     reject_unrelated_options(run, method, model, template, dtype, device, chat_template)
     if api is not None:
-        spec = api_spec(api, api_model, protocol, key_env, api_extra, 1, price_in, price_out)
+        spec = api_spec(api, api_model, protocol, key_env, api_extra, 1, input_price, output_price)
         from popi.generator import Generator
 
         api_generator = Generator.from_spec(spec)
         print(api_generator.generate(prompt, summary, max_new_tokens=max_tokens, temperature=temperature))
         console.print(str(api_generator.backend.usage), highlight=False)
         return
-    only_with_api(api_model, key_env, api_extra, price_in, price_out)
+    only_with_api(api_model, key_env, api_extra, input_price, output_price)
     need_training()
     if model is not None:
         from popi.generator import Generator

@@ -16,9 +16,9 @@ from popi.cli.api import (
     ApiName,
     Concurrency,
     Extra,
+    InputPrice,
     KeyEnv,
-    PriceIn,
-    PriceOut,
+    OutputPrice,
     fields_of,
     only_with_api,
     prices_of,
@@ -91,8 +91,8 @@ def infer(
         ),
     ] = None,
     concurrency: Concurrency = 8,
-    price_in: PriceIn = None,
-    price_out: PriceOut = None,
+    input_price: InputPrice = None,
+    output_price: OutputPrice = None,
     max_tokens: Annotated[
         int | None,
         typer.Option(min=1, help="Maximum tokens per summary. Default: 512 with --api, 256 with --model."),
@@ -136,7 +136,7 @@ def infer(
         )
     reject_unrelated_options(run, method, model, None if by_api else template, dtype, device, chat_template)
     if not by_api:
-        only_with_api(api_model, key_env, api_extra, price_in, price_out)
+        only_with_api(api_model, key_env, api_extra, input_price, output_price)
     if run is not None and (max_tokens or token_budget):
         raise typer.BadParameter("--max-tokens and --token-budget go with --api or --model; a run has its own")
     if check and run is None:
@@ -164,7 +164,7 @@ def infer(
             max_tokens=max_tokens,
             token_budget=token_budget,
         )
-        prices, fields = prices_of(price_in, price_out), inference.fields() | fields_of(api_extra)
+        prices, fields = prices_of(input_price, output_price), inference.fields() | fields_of(api_extra)
         if engine == "ray":
             connect = partial(inference.connect, template, concurrency=concurrency, prices=prices, extra=fields)
             connect()  # wrong settings are reported here, and not by a worker

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from popi.cli.api import Concurrency, KeyEnv, PriceIn, PriceOut, Protocol, api_spec
+from popi.cli.api import Concurrency, InputPrice, KeyEnv, OutputPrice, Protocol, api_spec
 from popi.cli.shared import Run, console, need_training, out, progress_bars, trained_run
 from popi.errors import ConfigError
 
@@ -53,8 +53,8 @@ def judge_command(
         ),
     ] = None,
     concurrency: Concurrency = 8,
-    price_in: PriceIn = None,
-    price_out: PriceOut = None,
+    input_price: InputPrice = None,
+    output_price: OutputPrice = None,
     judge_prompt: Annotated[
         Path | None,
         typer.Option(help="With --judge api: Jinja file that replaces the built-in prompt.", rich_help_panel=JUDGE),
@@ -68,10 +68,10 @@ def judge_command(
             rich_help_panel=JUDGE,
         ),
     ] = 512,
-    judge_reads: Annotated[
+    evidence: Annotated[
         Literal["auto", "persona", "signals"],
         typer.Option(
-            "--told",
+            "--evidence",
             help="What the judge reads about a user; auto: the true persona if it is known, else the signals.",
             rich_help_panel=JUDGE,
         ),
@@ -153,12 +153,12 @@ def judge_command(
         from popi.evaluation.judge.model import ModelJudge
         from popi.evaluation.judge.prompt import JudgePrompt
 
-        spec = api_spec(judge_url, judge_model, protocol, key_env, judge_extra, concurrency, price_in, price_out)
+        spec = api_spec(judge_url, judge_model, protocol, key_env, judge_extra, concurrency, input_price, output_price)
         chat = spec.connect()
         budget = opened.config.signals.token_budget
-        chosen_judge = ModelJudge(chat, judge_reads, JudgePrompt(judge_prompt), judge_tokens, budget)
+        chosen_judge = ModelJudge(chat, evidence, JudgePrompt(judge_prompt), judge_tokens, budget)
     else:
-        chosen_judge = _truth() if judge == "truth" else LogProbJudge.of(opened.config, judge_model, judge_reads)
+        chosen_judge = _truth() if judge == "truth" else LogProbJudge.of(opened.config, judge_model, evidence)
     other = None if generator is None else ModelSpec(generator)
     if api is not None and api_model is not None:
         other = api_spec(api, api_model, api_protocol, api_key_env, api_extra, concurrency)

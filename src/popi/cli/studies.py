@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from popi.cli.shared import Run, console, need_training, out, trained_run
-from popi.signals.renewal import LEAST
+from popi.signals.renewal import MIN_SIGNALS
 
 if TYPE_CHECKING:
     from popi.studies.side_effects.facts import Fact
@@ -63,13 +63,13 @@ def streaming(
     signals: Annotated[
         int | None, typer.Option(min=5, help="Signals per synthetic user. Default: 16.", show_default=False)
     ] = None,
-    least: Annotated[
+    min_signals: Annotated[
         int,
         typer.Option(
             min=1,
             help="Minimum new signals before a summary becomes the base of renewals; 1 renews from the previous one.",
         ),
-    ] = LEAST,
+    ] = MIN_SIGNALS,
     method: Methods = None,
     test_users: TestUsers = None,
     generator: OtherGenerator = None,
@@ -83,7 +83,7 @@ def streaming(
 
     counts = read_batches(batches)
     study = _study(run, method, test_users, generator, users, summaries_only=True)
-    _show(study, FILE, measure(study, counts, signals, least))
+    _show(study, FILE, measure(study, counts, signals, min_signals))
 
 
 @app.command()

@@ -379,8 +379,8 @@ def _exchange(retries: Retries, request: Request, *, repeatable: bool = True) ->
         wait = retries.wait(retry, asked)
         if wait is None:
             end = f"given up after {retry + 1} {'try' if retry == 0 else 'tries'}"
-            if asked is not None and asked > retries.longest:
-                end = f"the gateway asks to wait {asked:g} seconds, longer than {retries.longest:g}"
+            if asked is not None and asked > retries.max_wait_s:
+                end = f"the gateway asks to wait {asked:g} seconds, longer than {retries.max_wait_s:g}"
             raise GatewayError(f"{_named(request)}: {problem}; {end}", status=status, code=code)
         yield Wait(wait)
         retry += 1

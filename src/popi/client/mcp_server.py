@@ -37,7 +37,7 @@ from popi.signals.types import Signal
 
 USER_HEADER = "x-popi-user"
 READ = (b"authorization", b"x-api-key", b"x-popi-key", b"x-popi-tenant", USER_HEADER.encode())
-RETRIES = Retries(most=2, base=0.5, longest=5.0)
+RETRIES = Retries(limit=2, base_s=0.5, max_wait_s=5.0)
 """Few and short, since the user is waiting for the assistant's answer."""
 ABOUT = (
     "What is known of how this user likes to be answered: a short summary in clauses, which the user can read, edit "

@@ -1,7 +1,8 @@
 """HTTP settings of every request that popi sends: proxy, certificates, limits."""
 
 import os
-from typing import Any, Self
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
@@ -15,6 +16,12 @@ VARIABLE = "POPI_HTTP"
 class HttpConfig(Section):
     """How popi connects to the model API, the inference model and the token issuer."""
 
+    renamed: ClassVar[Mapping[str, str]] = {
+        "connect_s": "connect_timeout_s",
+        "first_byte_s": "first_byte_timeout_s",
+        "silence_s": "read_timeout_s",
+    }
+
     proxy: str | None = None
     """Forward proxy for all requests (`http://host:3128`). Unset: HTTPS_PROXY and HTTP_PROXY from the environment;
     put a login there, not here (`http://user:password@host:3128`). Hosts in NO_PROXY are always reached directly."""
@@ -25,11 +32,11 @@ class HttpConfig(Section):
     """PEM file with a client certificate, for servers that require one; includes its key unless `client_key` is set."""
     client_key: str | None = Field(default=None, min_length=1)
     """PEM file with the unencrypted key of `client_certificate`."""
-    connect_s: PositiveFloat = 10.0
+    connect_timeout_s: PositiveFloat = 10.0
     """Timeout in seconds for connecting, including TLS and the wait for a free connection (`connections`)."""
-    first_byte_s: PositiveFloat = 600.0
+    first_byte_timeout_s: PositiveFloat = 600.0
     """Timeout in seconds from the end of a request to the start of its response."""
-    silence_s: PositiveFloat = 600.0
+    read_timeout_s: PositiveFloat = 600.0
     """Maximum seconds without a byte while a response arrives or a request's body is sent."""
     connections: PositiveInt = 1000
     """Maximum connections in use at once to each server, per process."""
@@ -51,7 +58,9 @@ def http_of_environment() -> HttpConfig:
         ConfigError: the file in POPI_HTTP can't be read, or a setting in it is wrong.
     """
     file = os.environ.get(VARIABLE)
-    settings: dict[str, Any] = {"first_byte_s": 120.0, "silence_s": 120.0} | (read_tree(file) if file else {})
+    settings: dict[str, Any] = {"first_byte_timeout_s": 120.0, "read_timeout_s": 120.0} | (
+        read_tree(file) if file else {}
+    )
     try:
         return HttpConfig(**settings)
     except ValidationError as error:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, get_args, get_origin
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from popi.config.run import RunConfig
+from popi.config.section import no_such_setting
 from popi.errors import ConfigError
 
 
@@ -61,25 +62,13 @@ def _fits(value: Any, kind: Any) -> bool:
     return True
 
 
-def _allowed(path: tuple[str | int, ...], root: type[BaseModel]) -> str:
-    """The keys allowed in the section that contains `path`, for the message about an unknown key."""
-    section: Any = root
-    for part in path[:-1]:
-        if isinstance(part, int):  # index into a list of sections
-            section = (get_args(section) or (None,))[0]
-        else:
-            field = section.model_fields.get(part) if hasattr(section, "model_fields") else None
-            section = field.annotation if field else None
-    return ", ".join(section.model_fields) if hasattr(section, "model_fields") else "nothing"
-
-
 def explain(error: ValidationError, source: str, root: type[BaseModel]) -> ConfigError:
     """One error that lists every wrong key, type or value found while validating a `root`."""
     lines = []
     for item in error.errors():
         name = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
-            lines.append(f"{name}: no such setting; allowed here: {_allowed(item['loc'], root)}")
+            lines.append(f"{name}: {no_such_setting(root, item['loc'])}")
         else:
             message = item["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
             # A message about incompatible settings names their values; printing the whole section would drown it.

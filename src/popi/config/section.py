@@ -1,7 +1,8 @@
 """The base class of all config sections, and field types that several of them use."""
 
 import re
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -23,7 +24,31 @@ VariableName = Annotated[str, AfterValidator(_variable_name)]
 Filled = Annotated[str, Field(min_length=1)]
 
 
+def no_such_setting(root: type[BaseModel], path: tuple[str | int, ...]) -> str:
+    """What to do about an unknown setting at `path` in a `root`: its new name if it was renamed (`renamed` of its
+    section), otherwise the allowed ones."""
+    section: Any = root
+    for part in path[:-1]:
+        if isinstance(part, int):  # index into a list of sections
+            section = next(iter(get_args(section)), None)
+        else:
+            field = section.model_fields.get(part) if hasattr(section, "model_fields") else None
+            section = field.annotation if field else None
+    renamed: Mapping[str, str] = getattr(section, "renamed", {})
+    if (new := renamed.get(str(path[-1]))) is not None:
+        return f"no such setting; it is now called {new}"
+    allowed = ", ".join(section.model_fields) if hasattr(section, "model_fields") else "nothing"
+    return f"no such setting; allowed here: {allowed}"
+
+
 class Section(BaseModel):
+    """A table of settings.
+
+    Attributes:
+        renamed: old name → new name of settings, for the error about an old one.
+    """
+
+    renamed: ClassVar[Mapping[str, str]] = {}
     # Strict: `seed = true` or `steps = "3"` is a mistake to report, not a number to guess.
     model_config = ConfigDict(
         extra="forbid", use_attribute_docstrings=True, frozen=True, strict=True, allow_inf_nan=False

@@ -93,4 +93,4 @@ def _answers(generator: Generator, requests: Sequence[tuple[Prompt, str | None]]
 
 def _of_the_prompt(error: PopiError) -> bool:
     """Whether a request failed because of its prompt, and not because of the server's state."""
-    return isinstance(error, UpstreamError) and not error.passing and not error.for_all
+    return isinstance(error, UpstreamError) and not error.transient and not error.affects_all

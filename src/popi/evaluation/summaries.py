@@ -7,6 +7,7 @@ from typing import Any
 from popi.data.users import Person
 from popi.evaluation.models import Models, identity
 from popi.evaluation.prompts import ask, named
+from popi.runs.formats import current_names
 from popi.runs.provenance import stamp_of
 from popi.runs.rows import ResumableRows
 from popi.signals.asking import OWN
@@ -73,7 +74,7 @@ def stored_summaries(
                 "signals_dropped": list(summary.signals_dropped),
                 "model": summary.model,
                 "abstained": summary.abstained,
-                "left_out": list(summary.left_out),
+                "removed_content": list(summary.removed_content),
             }
             for user, (window, target), summary in zip(users, asked, summaries, strict=True)
         )
@@ -83,6 +84,7 @@ def stored_summaries(
 
 
 def _summary(row: dict[str, Any]) -> Summary:
+    row = current_names(row)
     return Summary(
         text=row["summary"],
         tokens=row["tokens"],
@@ -90,5 +92,5 @@ def _summary(row: dict[str, Any]) -> Summary:
         signals_dropped=tuple(row["signals_dropped"]),
         model=row["model"],
         abstained=row.get("abstained", False),  # files of earlier versions lack these two
-        left_out=tuple(row.get("left_out", ())),
+        removed_content=tuple(row.get("removed_content", ())),
     )

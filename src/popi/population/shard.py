@@ -151,7 +151,7 @@ def _sorted_out(folder: Folder, name: str, source: str, sources: list[str]) -> t
 def _outage(failed: list[PopiError], asked: int) -> str:
     """The reason if an API failed for everyone, and will for others."""
     last = failed[-1] if failed else None
-    down = len(failed) == asked and isinstance(last, UpstreamError) and (last.for_all or last.passing)
+    down = len(failed) == asked and isinstance(last, UpstreamError) and (last.affects_all or last.transient)
     return str(last) if down else ""
 
 
@@ -178,7 +178,7 @@ def _write_part(folder: Folder, path: Path, rows: list[Row]) -> None:
 
     text, texts = pyarrow.string(), pyarrow.list_(pyarrow.string())
     fields = {"user_id": text, "summary": text, "tokens": pyarrow.int64(), "signals_used": pyarrow.int64()}
-    fields |= {"signals_dropped": texts, "abstained": pyarrow.bool_(), "left_out": texts, "model": text}
+    fields |= {"signals_dropped": texts, "abstained": pyarrow.bool_(), "removed_content": texts, "model": text}
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, pyarrow.schema(list(fields.items()))), path)
 
 

@@ -12,7 +12,7 @@ from popi.summary import Summary
 
 ENDINGS = (".", "!", "?", "…", "。", "！", "？")
 OldSummary = str | Summary | Previous | None
-"""An old summary to renew. Without a number of signals (`rests_on`) it is treated as based on infinitely many; a
+"""An old summary to renew. Without a number of signals (`signals_total`) it is treated as based on infinitely many; a
 `Previous` is shown as is."""
 
 
@@ -45,15 +45,15 @@ def summary_of(
         fit: the text after screening, if it has been screened already.
     """
     fit = screened(text) if fit is None else fit
-    rests_on = 0 if previous_signals is None else previous_signals + used
-    if fit.left_out and not fit.text:
-        return Summary("", 0, used, dropped, model, left_out=fit.left_out, rests_on=rests_on)
+    signals_total = 0 if previous_signals is None else previous_signals + used
+    if fit.removed and not fit.text:
+        return Summary("", 0, used, dropped, model, removed_content=fit.removed, signals_total=signals_total)
     if templates.names_no_preference(fit.text):
         text = templates.no_preference
-        return Summary(text, count(text), used, dropped, model, True, fit.left_out, rests_on)
+        return Summary(text, count(text), used, dropped, model, True, fit.removed, signals_total)
     if tokens is None or fit.text != text:
         tokens = count(fit.text)
-    return Summary(fit.text, tokens, used, dropped, model, left_out=fit.left_out, rests_on=rests_on)
+    return Summary(fit.text, tokens, used, dropped, model, removed_content=fit.removed, signals_total=signals_total)
 
 
 def joined(templates: Templates, clauses: Sequence[Summary], model: str, count: Callable[[str], int]) -> Summary:
@@ -64,13 +64,13 @@ def joined(templates: Templates, clauses: Sequence[Summary], model: str, count: 
     """
     texts = [" ".join(clause.text.split()) for clause in clauses if not clause.abstained]
     sentences = dict.fromkeys(text if text.endswith(ENDINGS) else f"{text}." for text in texts if text)
-    left_out = tuple(dict.fromkeys(one for clause in clauses for one in clause.left_out))
+    removed = tuple(dict.fromkeys(one for clause in clauses for one in clause.removed_content))
     dropped = tuple(name for clause in clauses for name in clause.signals_dropped)
     used = sum(clause.signals_used for clause in clauses)
     text = " ".join(sentences)
-    if not text and not left_out:
-        return replace(summary_of(templates, "", 0, dropped, model, count), signals_used=used, rests_on=used)
-    return Summary(text, count(text) if text else 0, used, dropped, model, left_out=left_out, rests_on=used)
+    if not text and not removed:
+        return replace(summary_of(templates, "", 0, dropped, model, count), signals_used=used, signals_total=used)
+    return Summary(text, count(text) if text else 0, used, dropped, model, removed_content=removed, signals_total=used)
 
 
 def shown_previous(templates: Templates, old: OldSummary, signals: Sequence[Signal]) -> Previous | None:
@@ -86,7 +86,7 @@ def evidence_count(old: OldSummary) -> int | None:
     """How many signals an old summary rests on: `None` if unknown, 0 if there is no summary."""
     if old is None:
         return 0
-    return old.rests_on or None if isinstance(old, Summary) else None
+    return old.signals_total or None if isinstance(old, Summary) else None
 
 
 def nothing_new(

@@ -17,6 +17,16 @@ CHECKPOINT = 2
 ROWS = 1
 """Version of files of resumable rows, in the first line; 1 if missing."""
 FILE = "format.json"
+RENAMED = {
+    "least": "min_signals",
+    "left_out": "removed_content",
+    "price_in": "input_price",
+    "price_out": "output_price",
+    "rests_on": "signals_total",
+    "told": "evidence",
+    "without": "omit",
+}
+"""Keys of rows and settings that files made before 0.1.0 have, and their present names."""
 
 
 def refuse_newer(path: Path, version: Any, known: int) -> None:
@@ -30,6 +40,13 @@ def refuse_newer(path: Path, version: Any, known: int) -> None:
             f"{path}: has format {version!r}, but this popi only reads up to {known}; it was made by a newer popi, so "
             "upgrade"
         )
+
+
+def current_names(tree: Any) -> Any:
+    """A row or settings read from a file, under the present names of `RENAMED`."""
+    if isinstance(tree, dict):
+        return {RENAMED.get(key, key): current_names(value) for key, value in tree.items()}
+    return [current_names(one) for one in tree] if isinstance(tree, list) else tree
 
 
 def of_run(folder: Path) -> int:

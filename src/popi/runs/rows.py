@@ -117,7 +117,7 @@ class ResumableRows:
     def _read(self) -> list[Row]:
         try:
             first, *rows = [row for _, row in self._file.read()] or [{"settings": self.settings}]
-            settings, version = dict(first["settings"]), first.get("format", 1)
+            settings, version = formats.current_names(dict(first["settings"])), first.get("format", 1)
             keys = [self._key(row) for row in rows]
             if len(set(keys)) < len(keys):
                 raise ValueError("duplicate row")

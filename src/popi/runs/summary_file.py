@@ -23,9 +23,9 @@ NO_LINE = 2**64 - 1
 
 
 def summary_row(user_id: str, summary: Summary) -> dict[str, Any]:
-    """A user's summary as a JSON object; `left_out` is only included if something was omitted."""
-    left_out = {"left_out": list(summary.left_out)} if summary.left_out else {}
-    return left_out | {
+    """A user's summary as a JSON object; `removed_content` is only included if something was removed."""
+    removed = {"removed_content": list(summary.removed_content)} if summary.removed_content else {}
+    return removed | {
         "user_id": user_id,
         "summary": summary.text,
         "tokens": summary.tokens,
@@ -252,7 +252,7 @@ def write_summaries(
             for position in sorted(failed):
                 reasons.setdefault(str(failed[position]), []).append(people[position].user_id)
             last = failed.get(len(people) - 1)
-            if len(failed) == len(people) and isinstance(last, UpstreamError) and (last.for_all or last.passing):
+            if len(failed) == len(people) and isinstance(last, UpstreamError) and (last.affects_all or last.transient):
                 down = last
     finally:
         file.finish()

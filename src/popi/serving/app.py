@@ -192,7 +192,7 @@ class Gateway:
                 await self.profiles.correct_times()
                 if not leaps.waiting(await self.store.read(database.now)):
                     await self.profiles.expire()
-                    await self.profiles.expire_audit(settings.days)
+                    await self.profiles.expire_audit(settings.retention_days)
                 await self.profiles.scrub_if_time()
             except StoreError as error:
                 log.error("the store failed", extra={"fields": {"error": str(error)}})

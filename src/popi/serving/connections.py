@@ -116,10 +116,10 @@ class Protocol(HttpToolsProtocol):
         super().__init__(**uvicorn)
         self.network, self.url = "", b""
         self._all, self._bounds = connections, connections.settings
-        self._waits_for, self._patience = _HEAD, self._bounds.head_s  # seconds left, counted down by `check`
+        self._waits_for, self._patience = _HEAD, self._bounds.header_timeout_s  # seconds left, counted down by `check`
         self._chunk = 0  # bytes being parsed
         self._unread = 0  # bytes without a callback from the parser: incomplete headers, trailers or extensions
-        self._unsent, self._write_patience = 0, self._bounds.stall_s
+        self._unsent, self._write_patience = 0, self._bounds.stall_timeout_s
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -135,7 +135,7 @@ class Protocol(HttpToolsProtocol):
             self.timeout_keep_alive_task.cancel()
             self.timeout_keep_alive_task = None
         if self._waits_for == _IDLE:  # even for blank lines, which the parser skips
-            self._waits_for, self._patience = _HEAD, self._bounds.head_s
+            self._waits_for, self._patience = _HEAD, self._bounds.header_timeout_s
         self._chunk = len(data)
         try:
             self.parser.feed_data(data)
@@ -151,12 +151,12 @@ class Protocol(HttpToolsProtocol):
             if self._unread > self._bounds.header_bytes:
                 self._end(self._too_large())
             elif self._waits_for == _BODY:
-                self._patience = self._bounds.stall_s
+                self._patience = self._bounds.stall_timeout_s
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         if self._waits_for != _HEAD:
-            self._waits_for, self._patience = _HEAD, self._bounds.head_s
+            self._waits_for, self._patience = _HEAD, self._bounds.header_timeout_s
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if len(self.headers) >= self._bounds.headers:  # check here: the chunk being parsed may hold thousands
@@ -182,7 +182,7 @@ class Protocol(HttpToolsProtocol):
                 self.cycle.keep_alive = False
             self.headers = []  # drop trailers, which uvicorn adds to the headers: they could name a user
             self._unread = -self._chunk
-            self._waits_for, self._patience = _BODY, self._bounds.stall_s
+            self._waits_for, self._patience = _BODY, self._bounds.stall_timeout_s
 
     def on_body(self, body: bytes) -> None:
         super().on_body(body)
@@ -199,7 +199,7 @@ class Protocol(HttpToolsProtocol):
         if self._waits_for == _BODY and self.cycle.response_complete:
             self._waits_for, self._patience = _UNWANTED, LINGER_SECONDS
         elif self._waits_for == _HEAD:
-            self._patience = self._bounds.head_s
+            self._patience = self._bounds.header_timeout_s
         elif self._waits_for == _IDLE:
             self._patience = self.timeout_keep_alive
 
@@ -216,11 +216,11 @@ class Protocol(HttpToolsProtocol):
         """Close the connection if its client is too slow. Called every SWEEP_SECONDS."""
         unsent, self._unsent = self._unsent, self.transport.get_write_buffer_size()
         if not self._unsent or self._unsent < unsent:
-            self._write_patience = self._bounds.stall_s
+            self._write_patience = self._bounds.stall_timeout_s
         if self._write_patience <= 0:
             self.transport.abort()
         elif not self.transport.is_reading():
-            self._patience = max(self._patience, self._bounds.stall_s)  # the client is waiting for us
+            self._patience = max(self._patience, self._bounds.stall_timeout_s)  # the client is waiting for us
         elif self._patience <= 0 and (self.is_idle or self._waits_for in (_BODY, _UNWANTED)):
             if self._waits_for == _BODY or (self._waits_for == _HEAD and self._unread):
                 self._end(Refusal(408, "slow_request", "the request did not arrive in time"))

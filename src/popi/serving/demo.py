@@ -33,7 +33,7 @@ LOAD_SECONDS = 300.0
 """On a busy machine, the first import of a fresh install takes minutes: nothing is compiled yet."""
 BLOCK = "preferences of this user : {summary}"
 """The wording of the nano model's own templates, which is the only one it was trained on."""
-RENEWAL = RenewalSettings(quiet=1.0, longest=5.0)
+RENEWAL = RenewalSettings(quiet_s=1.0, max_wait_s=5.0)
 """Short times, so that you can watch a summary change."""
 
 

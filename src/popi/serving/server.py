@@ -24,10 +24,10 @@ class _Server(uvicorn.Server):
     """Reports when it is listening, and shuts down in two steps, so that load balancers can notice."""
 
     def __init__(
-        self, config: uvicorn.Config, started: Callable[[], None], ending: Callable[[], None], notice_s: float
+        self, config: uvicorn.Config, started: Callable[[], None], ending: Callable[[], None], shutdown_delay_s: float
     ) -> None:
         super().__init__(config)
-        self._on_started, self._ending, self._notice_s = started, ending, notice_s
+        self._on_started, self._ending, self._shutdown_delay_s = started, ending, shutdown_delay_s
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -41,7 +41,7 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._ending()
         loop = asyncio.get_running_loop()
-        end = loop.time() + self._notice_s
+        end = loop.time() + self._shutdown_delay_s
         while loop.time() < end and not self.force_exit:
             await asyncio.sleep(0.1)
         await super().shutdown(sockets)
@@ -57,8 +57,8 @@ def run(
 ) -> None:
     """Serve until Ctrl-C or SIGTERM. The first start prints an admin key to stderr, once.
 
-    Shutting down takes two steps: `/readyz` fails for `notice_s`; then no new connections are accepted, and responses
-    in progress have `drain_s` to finish.
+    Shutting down takes two steps: `/readyz` fails for `shutdown_delay_s`; then no new connections are accepted, and
+    responses in progress have `drain_timeout_s` to finish.
 
     Args:
         database: the store, open; closed at the end.
@@ -83,14 +83,14 @@ def run(
         **uvicorn_settings(settings.server, connections),
         log_level="warning",
         lifespan="on",
-        timeout_graceful_shutdown=settings.server.drain_s,
+        timeout_graceful_shutdown=settings.server.drain_timeout_s,
         timeout_keep_alive=settings.proxy.client_keepalive_s,
     )
 
     def ending() -> None:
         gateway.ending = connections.ending = True
 
-    server = _Server(config, lambda: on_started(url), ending, settings.server.notice_s)
+    server = _Server(config, lambda: on_started(url), ending, settings.server.shutdown_delay_s)
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         runner.run(server.serve([listener]))
 

@@ -1,9 +1,10 @@
 """The gateway's settings: the tables of its TOML file. The proxy's table is in `proxy.settings`."""
 
 import re
+from collections.abc import Mapping
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -16,7 +17,7 @@ from popi.serving.proxy.settings import ProxySettings, Settings, read_toml
 from popi.serving.store.jobs import Debounce
 from popi.serving.store.outbox import EVENTS, Event
 from popi.serving.worker.inference import InferenceSettings
-from popi.signals.renewal import LEAST
+from popi.signals.renewal import MIN_SIGNALS
 
 LOGOS = {
     ".svg": "image/svg+xml",
@@ -31,37 +32,49 @@ _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]
 
 
 class RenewalSettings(Settings):
-    """When and how summaries are renewed. Times are in seconds. `quiet` and `longest` apply to the process that
+    """When and how summaries are renewed. Times are in seconds. `quiet_s` and `max_wait_s` apply to the process that
     receives signals (`popi serve`), the others to the one that writes summaries (`popi worker`, or `popi serve` with an
     inference model)."""
 
     table = "renewal"
+    renamed: ClassVar[Mapping[str, str]] = {
+        "back_off": "backoff_s",
+        "edited": "conflict_delay_s",
+        "idle": "poll_interval_s",
+        "least_signals": "min_signals",
+        "lease": "lease_s",
+        "longest": "max_wait_s",
+        "longest_back_off": "max_backoff_s",
+        "quiet": "quiet_s",
+        "rebuild_wait": "rebuild_interval_s",
+        "tries": "max_attempts",
+    }
 
-    quiet: float = Field(default=30.0, ge=0)
+    quiet_s: float = Field(default=30.0, ge=0)
     """A summary is renewed once no new signal has arrived for this long."""
-    longest: float = Field(default=600.0, ge=0)
+    max_wait_s: float = Field(default=600.0, ge=0)
     """A summary is renewed at most this long after its first new signal, even if more keep arriving."""
-    lease: float = Field(default=60.0, ge=1)
+    lease_s: float = Field(default=60.0, ge=1)
     """After this long without a heartbeat, a dead worker's job is reclaimed."""
-    idle: float = Field(default=0.5, ge=0)
+    poll_interval_s: float = Field(default=0.5, ge=0)
     """Interval of polling for due jobs."""
-    back_off: float = Field(default=5.0, ge=0)
+    backoff_s: float = Field(default=5.0, ge=0)
     """Delay before a failed renewal is retried; doubled with each further failure."""
-    longest_back_off: float = Field(default=3600.0, ge=0)
+    max_backoff_s: float = Field(default=3600.0, ge=0)
     """Maximum of that delay."""
-    tries: int = Field(default=10, ge=0)
+    max_attempts: int = Field(default=10, ge=0)
     """After this many failures in a row, a renewal waits for new signals."""
-    edited: float = Field(default=5.0, ge=0)
+    conflict_delay_s: float = Field(default=5.0, ge=0)
     """Delay before a renewal is repeated because someone edited the summary meanwhile."""
     from_old_summary: bool = True
     """Renew from the old summary and the new signals, if the model can; otherwise every renewal reads all signals."""
-    least_signals: int = Field(default=LEAST, ge=1)
+    min_signals: int = Field(default=MIN_SIGNALS, ge=1)
     """Minimum number of signals before a summary is renewed from the previous one, and minimum that a renewal reads
     (docs/streaming.md); 1 always renews from the previous one."""
     reasons: bool = True
     """If the model is behind an API, ask it with a second call per new version which signals each clause rests on."""
 
-    rebuild_wait: float = Field(default=300.0, ge=0)
+    rebuild_interval_s: float = Field(default=300.0, ge=0)
     """Minimum time between rebuilds of a user's summary from all signals; earlier requests wait."""
     user_renewals_per_hour: int = Field(default=30, ge=1)
     """Maximum renewals per user and hour, across all workers on a store. Renewals beyond this or another quota wait
@@ -88,10 +101,11 @@ class CaptureSettings(Settings):
     """Storing answers for a limited time, so that feedback can refer to them."""
 
     table = "capture"
+    renamed: ClassVar[Mapping[str, str]] = {"hours": "retention_hours"}
 
     tenants: tuple[str, ...] = ()
     """Tenants that opted in; `*` for all."""
-    hours: float = Field(default=24.0, gt=0, le=24 * 30)
+    retention_hours: float = Field(default=24.0, gt=0, le=24 * 30)
     """How long answers are stored, and users without any other data."""
 
 
@@ -100,10 +114,11 @@ class AuditSettings(Settings):
     (docs/serving.md)."""
 
     table = "audit"
+    renamed: ClassVar[Mapping[str, str]] = {"days": "retention_days", "of": "roles"}
 
-    days: float = Field(default=30.0, ge=0)
+    retention_days: float = Field(default=30.0, ge=0)
     """How long entries are kept; 0 turns the log off."""
-    of: tuple[Literal["admin", "app", "user"], ...] = ("admin", "app", "user")
+    roles: tuple[Literal["admin", "app", "user"], ...] = ("admin", "app", "user")
     """Whose reads and changes are recorded: the team's, apps', users' own. Apps that send many signals create many
     entries."""
 
@@ -232,6 +247,7 @@ class ProfileSettings(Settings):
     exportable and erasable."""
 
     table = "profiles"
+    renamed: ClassVar[Mapping[str, str]] = {"body_s": "body_timeout_s"}
 
     body_bytes: int = Field(default=4 * 2**20, ge=2**10)
     """Maximum size of a request's body."""
@@ -239,7 +255,7 @@ class ProfileSettings(Settings):
     """Maximum size of an import's body."""
     body_values: int = Field(default=250_000, ge=100)
     """Maximum number of values (strings, numbers, lists, objects) in the JSON of a body."""
-    body_s: float = Field(default=60.0, gt=0)
+    body_timeout_s: float = Field(default=60.0, gt=0)
     """Maximum seconds for a client to send a body."""
     signal_chars: int = Field(default=100_000, ge=1)
     """Maximum characters of one signal as JSON; longer ones are refused."""
@@ -261,6 +277,12 @@ class ServerSettings(Settings):
     """Limits for clients before their key is checked (docs/security.md, "Hostile clients")."""
 
     table = "server"
+    renamed: ClassVar[Mapping[str, str]] = {
+        "drain_s": "drain_timeout_s",
+        "head_s": "header_timeout_s",
+        "notice_s": "shutdown_delay_s",
+        "stall_s": "stall_timeout_s",
+    }
 
     connections: int = Field(default=4096, ge=1)
     """Maximum open connections. Beyond this, an idle one is closed, preferably one that never sent a request; if none
@@ -271,9 +293,9 @@ class ServerSettings(Settings):
     """Maximum size of a request's line and headers; beyond this, 431."""
     headers: int = Field(default=100, ge=1)
     """Maximum number of headers of a request; beyond this, 431."""
-    head_s: float = Field(default=20.0, gt=0)
+    header_timeout_s: float = Field(default=20.0, gt=0)
     """Maximum seconds from a connection's start, or a later request's first byte, to the end of its headers."""
-    stall_s: float = Field(default=60.0, gt=0)
+    stall_timeout_s: float = Field(default=60.0, gt=0)
     """Maximum seconds without progress while a client sends a body or reads a response."""
     wrong_keys_per_s: float = Field(default=2.0, gt=0)
     """Maximum wrong keys, page links and cookies per second and client address (20 at once); beyond this, 429. Keys
@@ -282,10 +304,10 @@ class ServerSettings(Settings):
     """Addresses or networks (`10.0.0.0/8`) of reverse proxies in front of the gateway. Only from them is
     `X-Forwarded-For` accepted; without it, all clients behind a proxy count as one address."""
 
-    drain_s: int = Field(default=30, ge=1)
+    drain_timeout_s: int = Field(default=30, ge=1)
     """Seconds to finish responses in progress after SIGTERM or Ctrl-C; longer ones are cut off. Your process manager's
-    grace period (`stop_grace_period`, `terminationGracePeriodSeconds`) must exceed this plus `notice_s`."""
-    notice_s: float = Field(default=0.0, ge=0)
+    grace period (`stop_grace_period`, `terminationGracePeriodSeconds`) must exceed this plus `shutdown_delay_s`."""
+    shutdown_delay_s: float = Field(default=0.0, ge=0)
     """Seconds after SIGTERM during which `/readyz` returns 503 but new requests are still served, so that a load
     balancer has time to notice. Then the gateway stops listening."""
     cors_origins: tuple[str, ...] = ()
@@ -315,6 +337,7 @@ class WebhookSettings(Settings):
     serve` and `popi worker`. Private addresses are allowed, since you choose the URL."""
 
     table = "webhooks"
+    renamed: ClassVar[Mapping[str, str]] = {"hours": "retry_hours"}
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")
     """Its name in logs and metrics, and for its pending events in the store."""
@@ -325,7 +348,7 @@ class WebhookSettings(Settings):
     several, separated by spaces."""
     events: tuple[Event, ...] = Field(default=EVENTS, min_length=1)
     """Events to send."""
-    hours: float = Field(default=24.0, gt=0, le=72)
+    retry_hours: float = Field(default=24.0, gt=0, le=72)
     """How long a failed event is retried. An erased user's id may stay stored for that time."""
 
     @field_validator("url")
@@ -360,7 +383,7 @@ class GatewaySettings(Settings):
 
     @property
     def debounce(self) -> Debounce:
-        return Debounce(self.renewal.quiet, self.renewal.longest, self.renewal.rebuild_wait)
+        return Debounce(self.renewal.quiet_s, self.renewal.max_wait_s, self.renewal.rebuild_interval_s)
 
 
 def read(file: Path | None, **proxy: Any) -> GatewaySettings:

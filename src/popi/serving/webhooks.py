@@ -111,7 +111,7 @@ class Deliverer:
     def __init__(self, database: Database, endpoints: Sequence[WebhookSettings], http: HttpConfig) -> None:
         self._database = database
         self._endpoints = [(one, secrets_of(one)) for one in endpoints]
-        timeouts = {"first_byte_s": ANSWER_SECONDS, "silence_s": ANSWER_SECONDS}
+        timeouts = {"first_byte_timeout_s": ANSWER_SECONDS, "read_timeout_s": ANSWER_SECONDS}
         self._client = HttpClient(http.model_copy(update=timeouts))
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="popi-webhooks", daemon=True)
         self._stop: Callable[[], object] = lambda: None
@@ -142,7 +142,7 @@ class Deliverer:
 
     def _register(self, connection: Connection, endpoint: WebhookSettings) -> None:
         now = self._database.now(connection)
-        outbox.register(connection, endpoint.name, endpoint.events, endpoint.hours * 3600, now)
+        outbox.register(connection, endpoint.name, endpoint.events, endpoint.retry_hours * 3600, now)
         outbox.correct(connection, endpoint.name, now, LEASE_SECONDS, MAX_BACK_OFF)
 
     async def _run(self) -> None:
@@ -217,7 +217,7 @@ class Deliverer:
         outcome = "delivered" if status is not None and 200 <= status < 300 else "gone" if status == 410 else "failed"
         try:
             if outcome == "failed":
-                wait = Retries(most=UNLIMITED, base=BACK_OFF, longest=MAX_BACK_OFF).wait(
+                wait = Retries(limit=UNLIMITED, base_s=BACK_OFF, max_wait_s=MAX_BACK_OFF).wait(
                     pending.attempts, requested_wait
                 )
                 await self._write(self._postpone, pending, MAX_BACK_OFF if wait is None else wait)

@@ -16,6 +16,7 @@ from random import Random
 from popi.inference_model import InferenceModel
 from popi.models.backend import BATCH
 from popi.runs.files import read_jsonl, write_jsonl
+from popi.runs.formats import current_names
 from popi.signals.fit import oldest_first
 from popi.signals.types import Signal, User
 from popi.summary import Summary
@@ -100,7 +101,8 @@ def renewals(
             written += [one for part in processes.gather(own) for one in part]
             progress(len(written))
         for (i, cut), one in zip(missing, written, strict=True):
-            facts = {"summary": one.text, "tokens": one.tokens, "rests_on": one.rests_on, "abstained": one.abstained}
+            facts = {"summary": one.text, "tokens": one.tokens, "signals_total": one.signals_total}
+            facts["abstained"] = one.abstained
             summaries[i, cut] = {"user": i, "user_id": users[i].user_id, "cut": cut, **facts}
         if processes.first:
             write_jsonl(folder / FILE, summaries.values())
@@ -108,5 +110,6 @@ def renewals(
 
 
 def _renewal(user: User, row: dict) -> Renewal:
-    previous = Summary(row["summary"], row["tokens"], abstained=row["abstained"], rests_on=row["rests_on"])
+    row = current_names(row)
+    previous = Summary(row["summary"], row["tokens"], abstained=row["abstained"], signals_total=row["signals_total"])
     return Renewal(previous, tuple(split_in_time(user.signals, row["cut"])[1]))

@@ -44,7 +44,7 @@ def test_infer_writes_one_line_a_user_and_says_what_it_took(
     run: Any, users: Path, upstream: FakeUpstream, protocol: str
 ) -> None:
     upstream.wants_key = True
-    prices = ["--price-in", 1, "--price-out", 10]
+    prices = ["--input-price", 1, "--output-price", 10]
     code, out, err = run("infer", users, *api(upstream, "--protocol", protocol, "--max-tokens", 33, *prices))
     assert code == 0
     wanted = {"tokens": 10, "signals_used": 1, "signals_dropped": [], "abstained": False, "model": "m"}

@@ -105,14 +105,14 @@ def test_waits_as_long_as_the_gateway_asks(ask: Ask, waited: list[float]) -> Non
 def test_gives_up_and_says_what_came_last(ask: Ask, waited: list[float]) -> None:
     script = Script(*[refusal(503, "store", "the store is busy") for _ in range(3)])
     with pytest.raises(GatewayError, match=r"503: the store is busy; given up after 3 tries") as caught:
-        ask(script, "user", "ada", retries=Retries(most=2))
+        ask(script, "user", "ada", retries=Retries(limit=2))
     assert (caught.value.status, caught.value.code) == (503, "store") and len(waited) == 2
     script = Script(refusal(429, "too_many", retry_after="3600"))
     with pytest.raises(GatewayError, match="wait 3600 seconds, longer than 60"):
         ask(script, "user", "ada")
     script = Script(httpx2.ConnectError("refused"))
     with pytest.raises(GatewayError, match=r"the connection failed \(refused\); given up after 1 try") as caught:
-        ask(script, "user", "ada", retries=Retries(most=0))
+        ask(script, "user", "ada", retries=Retries(limit=0))
     assert caught.value.status is None
 
 

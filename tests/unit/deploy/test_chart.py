@@ -177,19 +177,19 @@ def test_pods_may_do_little_and_get_the_secrets_that_they_need_alone(everything:
 def test_the_end_has_the_time_that_the_settings_say(tmp_path: Path) -> None:
     for server, grace in (
         ({}, 150),
-        ({"notice_s": 2.5, "drain_s": 600}, 618),
-        ({"notice_s": None, "drain_s": None}, 45),
+        ({"shutdown_delay_s": 2.5, "drain_timeout_s": 600}, 618),
+        ({"shutdown_delay_s": None, "drain_timeout_s": None}, 45),
     ):
         rendered = render(LEAST | {"settings": LEAST["settings"] | {"server": server}})
         spec, _ = pod(rendered, "gateway")
         found = read(toml(rendered, tmp_path)).server
-        assert spec["terminationGracePeriodSeconds"] == grace >= found.notice_s + found.drain_s + 15
+        assert spec["terminationGracePeriodSeconds"] == grace >= found.shutdown_delay_s + found.drain_timeout_s + 15
 
 
 def test_every_setting_arrives_as_it_was_written(tmp_path: Path) -> None:
     """Of each table a value of each type: whole numbers, as Helm's are floats, texts with quotes and line ends."""
     given = GatewaySettings(
-        server=ServerSettings(notice_s=0.25, connections=10_000_000, cors_origins=("https://a.example", "*")),
+        server=ServerSettings(shutdown_delay_s=0.25, connections=10_000_000, cors_origins=("https://a.example", "*")),
         proxy=ProxySettings(
             upstreams=(
                 UpstreamSettings(
@@ -203,7 +203,7 @@ def test_every_setting_arrives_as_it_was_written(tmp_path: Path) -> None:
             requests_per_s=1e-7,
             otel=True,
         ),
-        http=HttpConfig(ca_bundle="/etc/ssl/ca.pem", connect_s=2.5),
+        http=HttpConfig(ca_bundle="/etc/ssl/ca.pem", connect_timeout_s=2.5),
         inference=InferenceSettings(
             url="https://a.example/v1",
             model="m",
@@ -211,7 +211,7 @@ def test_every_setting_arrives_as_it_was_written(tmp_path: Path) -> None:
             temperature="default",
             extra={"top_p": 0.9, "stop": ["\n", "'"], "nested": {"a b": True, "n": 3}},
         ),
-        renewal=RenewalSettings(quiet=1, input_price=0.15, tenant_tokens_per_day=10**9, reasons=False),
+        renewal=RenewalSettings(quiet_s=1, input_price=0.15, tenant_tokens_per_day=10**9, reasons=False),
         capture=CaptureSettings(tenants=("shop",), hours=0.5),
         page=PageSettings(name="Ann's café", url="https://chat.example"),
         profiles=ProfileSettings(signals=5, versions=2),
@@ -234,8 +234,8 @@ def test_every_setting_arrives_as_it_was_written(tmp_path: Path) -> None:
         ({"settings": {"inference": LEAST["settings"]["inference"]}}, "settings.proxy.upstream"),
         ({"settings": LEAST["settings"] | {"inference": {}}}, "worker.enabled=false"),
         ({"settings": LEAST["settings"] | {"proxy": {"upstreem": "http://h"}}}, "upstreem"),
-        ({"settings": LEAST["settings"] | {"server": {"drain_s": 0}}}, "drain_s"),
-        ({"settings": LEAST["settings"] | {"server": {"drain_s": "30"}}}, "drain_s"),
+        ({"settings": LEAST["settings"] | {"server": {"drain_timeout_s": 0}}}, "drain_timeout_s"),
+        ({"settings": LEAST["settings"] | {"server": {"drain_timeout_s": "30"}}}, "drain_timeout_s"),
         ({"settings": LEAST["settings"] | {"serverr": {}}}, "serverr"),
         ({"settings": {"proxy": {"upstream": "http://h", "upstream_key": "sk-secret"}}}, "upstream_key"),
         ({"settings": {"proxy": {"upstream": "http://h", "id_secret": "secret"}}}, "id_secret"),
@@ -246,10 +246,10 @@ def test_every_setting_arrives_as_it_was_written(tmp_path: Path) -> None:
         ({"gateway": {"replica": 3}}, "replica"),
         (
             {
-                "settings": LEAST["settings"] | {"proxy": {"upstream": "http://h", "metrics_for": "nobody"}},
+                "settings": LEAST["settings"] | {"proxy": {"upstream": "http://h", "metrics_access": "nobody"}},
                 "serviceMonitor": {"enabled": True},
             },
-            "metrics_for",
+            "metrics_access",
         ),
     ],
 )
@@ -259,7 +259,7 @@ def test_what_popi_would_refuse_is_refused_before_it_is_installed(changed: dict[
 
 
 def test_who_may_read_the_metrics_is_who_reads_them() -> None:
-    proxy = {"proxy": {"upstream": "http://h", "metrics_for": "admin"}}
+    proxy = {"proxy": {"upstream": "http://h", "metrics_access": "admin"}}
     rendered = render(LEAST | {"settings": LEAST["settings"] | proxy, "serviceMonitor": {"enabled": True}})
     endpoint = rendered.objects["ServiceMonitor", "shop-popi-gateway"]["spec"]["endpoints"][0]
     assert endpoint["authorization"] == {"credentials": {"name": "popi", "key": "admin-key"}}
@@ -277,8 +277,8 @@ def test_its_commands_run_and_its_probes_are_answered(least: Rendered, tmp_path:
     """Both containers' commands as processes here: other ports, the file elsewhere, and SQLite."""
     ports = {"8600": str(free_port()), "9100": str(free_port())}
     file = toml(least, tmp_path)
-    file.write_text(file.read_text().replace("notice_s = 15", "notice_s = 0"))
-    assert tomllib.loads(file.read_text())["server"]["notice_s"] == 0
+    file.write_text(file.read_text().replace("shutdown_delay_s = 15", "shutdown_delay_s = 0"))
+    assert tomllib.loads(file.read_text())["server"]["shutdown_delay_s"] == 0
     processes = []
     try:
         for which in ("gateway", "worker"):

@@ -62,7 +62,7 @@ def test_what_was_left_out_is_kept_with_the_summary(
     monkeypatch.setattr(models, "inference_model", lambda path: model)
     found = stored_summaries(tmp_path, "nano", models, people, "u")
     wanted = [("", ("instruction",)), ("likes tea.", ()), ("likes tea.", ("link",))]
-    assert sorted((one.text, one.left_out) for [one] in found) == wanted
+    assert sorted((one.text, one.removed_content) for [one] in found) == wanted
     assert stored_summaries(tmp_path, "nano", models, people, "u") == found and not texts  # read from the file
 
 

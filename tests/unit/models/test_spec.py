@@ -66,7 +66,7 @@ def test_every_place_that_names_a_model_describes_it_so() -> None:
     with pytest.raises(ConfigError, match="needs both url and name"):
         ModelSpec.of_api(ApiGeneratorConfig(url=SERVER))
     grid = {"model": "m", "url": SERVER, "key_env": "KEY", "concurrency": 32}
-    fields_ = {"extra": {"top_p": 1}, "without": ["temperature"], "price_in": 1.0, "price_out": 2.0}
+    fields_ = {"extra": {"top_p": 1}, "omit": ["temperature"], "input_price": 1.0, "output_price": 2.0}
     more = {"extra": {"top_p": 1, "temperature": None}, "prices": Prices(1.0, 2.0)}
     described = ModelSpec("m", url=SERVER, key_env="KEY", concurrency=32, **more)  # type: ignore[arg-type]
     assert GridGenerator(name="g", **grid, **fields_).spec == described  # type: ignore[arg-type]

@@ -127,7 +127,7 @@ def test_parquet_in_and_out(tmp_path: Path) -> None:
     assert (totals.written, totals.rejected) == (7, 0)
     rows = dataset.dataset(tmp_path / "out").to_table().to_pylist()  # skips our own files
     assert {row["user_id"]: row["summary"] for row in rows} == {str(n): f"likes food{n}" for n in range(7)}
-    assert rows[0]["model"] == "echo" and rows[0]["abstained"] is False and rows[0]["left_out"] is None
+    assert rows[0]["model"] == "echo" and rows[0]["abstained"] is False and rows[0]["removed_content"] is None
 
 
 def test_workers_that_die_anywhere_lose_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,7 +201,7 @@ def test_users_whom_the_model_fails_are_retried_alone(tmp_path: Path) -> None:
 
 def test_an_api_that_fails_for_everyone_stops_the_run(tmp_path: Path) -> None:
     write_input(tmp_path / "users" / "a.jsonl", [user(n) for n in range(50)])
-    down = Echo(lambda text: UpstreamError("no route to host", passing=True))
+    down = Echo(lambda text: UpstreamError("no route to host", transient=True))
     with pytest.raises(UpstreamError, match="no route to host(.|\n)*--resume"):
         summarize_population(order_of(tmp_path, down, shard_users=5), OneProcess)
     assert len(down.asked) == 15

@@ -47,6 +47,14 @@ def test_other_settings_and_damage_are_told_with_the_advice(tmp_path: Path) -> N
     assert settings_of(path) is None and settings_of(tmp_path / "none") is None
 
 
+def test_settings_under_an_earlier_name_are_the_same_settings(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    open_rows(path, {"judge": {"told": "auto"}, "n": 1}).add({"n": 1})
+    assert open_rows(path, {"judge": {"evidence": "auto"}, "n": 1}).rows == {(1,): {"n": 1}}
+    with pytest.raises(RunError, match="judge.evidence: 'auto' -> 'signals'"):
+        open_rows(path, {"judge": {"evidence": "signals"}, "n": 1})
+
+
 @pytest.mark.parametrize("broken", ['{"n": 3', '{"n": 3}', '{"n": "\u2028'])
 def test_a_line_that_a_kill_broke_off_is_replaced(tmp_path: Path, broken: str) -> None:
     path = tmp_path / "rows.jsonl"

@@ -125,7 +125,7 @@ def test_rows_are_shown_in_order_and_not_kept(many: Any) -> None:
 
 
 def test_a_server_that_is_down_is_not_asked_for_every_window(tmp_path: Path, many: Any) -> None:
-    writer: Any = Writer(lambda n: True, UpstreamError("down", passing=True))
+    writer: Any = Writer(lambda n: True, UpstreamError("down", transient=True))
     written, failures = write_summaries(writer, many, SummaryFile(tmp_path / "out", "m"))
     assert written == 0 and len(failures["down"]) == len(many) and writer.asked == WINDOW
     assert list(tmp_path.iterdir()) == []

@@ -25,7 +25,7 @@ from popi.signals.types import Signal, StatementSignal
 from popi.summary import Summary
 
 SETTINGS = GatewaySettings(
-    proxy=ProxySettings(upstream="http://127.0.0.1:9"), renewal=RenewalSettings(quiet=0, longest=0)
+    proxy=ProxySettings(upstream="http://127.0.0.1:9"), renewal=RenewalSettings(quiet_s=0, max_wait_s=0)
 )
 HEADERS = {"authorization": f"Bearer {ADMIN}"}
 
@@ -52,7 +52,7 @@ def until(done: Any) -> None:
 def test_a_worker_inside_renews_and_the_proxy_sees_it_at_once(store_url: str) -> None:
     database = Database.open(store_url)
     database.write(keys.ensure_tenant, "default", 0.0)
-    worker = Worker(database, Model(), RenewalSettings(idle=0.02))
+    worker = Worker(database, Model(), RenewalSettings(poll_interval_s=0.02))
     gateway = Gateway(database, SETTINGS, worker, ADMIN)
     gateway.summaries._fresh = 1000.0  # so that only being told helps
     with TestClient(gateway, headers=HEADERS) as client:
@@ -212,7 +212,7 @@ def test_an_old_summary_bridges_a_slow_store_until_its_user_is_erased(
     sqlite_database: Database, upstream: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database = sqlite_database
-    settings = GatewaySettings(proxy=ProxySettings(upstream=upstream.url, summary_ms=2_000))
+    settings = GatewaySettings(proxy=ProxySettings(upstream=upstream.url, summary_timeout_ms=2_000))
     gateway = Gateway(database, settings, None, ADMIN)
     gateway.summaries._fresh = 0.0
     read, over, slow = database.read, threading.Event(), True
@@ -239,12 +239,12 @@ def test_an_old_summary_bridges_a_slow_store_until_its_user_is_erased(
 def test_readiness_tells_how_the_inference_model_does(store_url: str) -> None:
     database = Database.open(store_url)
     provider = Provider(Model())
-    worker = Worker(database, Model(), RenewalSettings(idle=0.02), provider=provider)
+    worker = Worker(database, Model(), RenewalSettings(poll_interval_s=0.02), provider=provider)
     with TestClient(Gateway(database, SETTINGS, worker, ADMIN), headers=HEADERS) as client:
         assert client.get("/readyz").json() == {"status": "ok", "inference": {"state": "unchecked", "reason": None}}
         assert "popi_inference_up 1.0" in client.get("/metrics").text
         provider.record_failure(
-            ("t", "u"), UpstreamError("no", status=401, for_all=True, words="Incorrect key: likes tea")
+            ("t", "u"), UpstreamError("no", status=401, affects_all=True, server_message="Incorrect key: likes tea")
         )
         ready = client.get("/readyz")
         told = {"state": "failing", "reason": "the provider answered 401: Incorrect key …"}

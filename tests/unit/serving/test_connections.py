@@ -205,7 +205,7 @@ def test_a_client_that_waits_for_continue() -> None:
     ],
 )
 def test_who_goes_silent_is_disconnected(sent: bytes, answer: bytes) -> None:
-    with serving(head_s=0.2, stall_s=0.3, keepalive=1) as port, connect(port) as client:
+    with serving(header_timeout_s=0.2, stall_timeout_s=0.3, keepalive=1) as port, connect(port) as client:
         began = time.monotonic()
         client.sendall(sent)
         assert until_closed(client).startswith(answer)
@@ -213,7 +213,7 @@ def test_who_goes_silent_is_disconnected(sent: bytes, answer: bytes) -> None:
 
 
 def test_a_head_that_drips_has_the_same_time() -> None:
-    with serving(head_s=0.4, stall_s=5) as port, connect(port) as client:
+    with serving(header_timeout_s=0.4, stall_timeout_s=5) as port, connect(port) as client:
         began = time.monotonic()
         client.settimeout(0.01)
         client.sendall(b"GET / HTTP/1.1\r\n")
@@ -240,7 +240,7 @@ def test_a_refused_body_may_go_on_for_a_while_only() -> None:
 
 
 def test_slow_but_steady_clients_are_served() -> None:
-    with serving(stall_s=0.3, head_s=0.3) as port:
+    with serving(stall_timeout_s=0.3, header_timeout_s=0.3) as port:
         slow = [b"POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 8\r\n\r\n", *[b"x"] * 8]
         with connect(port) as client:
             for piece in slow:
@@ -262,7 +262,7 @@ def test_slow_but_steady_clients_are_served() -> None:
 
 
 def test_a_wait_of_ours_is_not_the_clients() -> None:
-    with serving(stall_s=0.2, head_s=0.2) as port:
+    with serving(stall_timeout_s=0.2, header_timeout_s=0.2) as port:
         assert fields(ask(port, closing(GET).replace(b"GET /", b"GET /late")))["path"] == "/late"
         late = CHAT.replace(b"/chat", b"/late")
         with connect(port) as client:  # reading is paused while one request waits, with a part of the next here
@@ -280,7 +280,7 @@ def test_a_wait_of_ours_is_not_the_clients() -> None:
 
 
 def test_who_never_reads_is_disconnected() -> None:
-    with serving(stall_s=0.3) as port, connect(port) as client:
+    with serving(stall_timeout_s=0.3) as port, connect(port) as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**14)
         client.sendall(GET.replace(b"GET /", b"GET /long"))
         time.sleep(1.0)

@@ -73,7 +73,7 @@ def test_a_page_can_read_every_header_that_the_gateway_adds(sqlite_database: Dat
         upstream.reply = fixed(json.dumps(answer).encode(), "200 OK", "Content-Type: application/json")
         tables: dict[str, Any] = {
             "server": ServerSettings(cors_origins=(PAGE,)),
-            "proxy": ProxySettings(upstream=upstream.url, summary_ms=10_000),
+            "proxy": ProxySettings(upstream=upstream.url, summary_timeout_ms=10_000),
             "capture": CaptureSettings(tenants=("acme",)),
         }
         with gateway_client(sqlite_database, **tables) as people:

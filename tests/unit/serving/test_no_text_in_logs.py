@@ -48,9 +48,9 @@ class Model:
 def test_of_profiles_and_renewals(store_url: str, capfd: pytest.CaptureFixture[str]) -> None:
     database, model = Database.open(store_url), Model()
     database.write(keys.ensure_tenant, "default", 0.0)
-    worker = Worker(database, model, RenewalSettings(idle=60.0, back_off=0.0))
+    worker = Worker(database, model, RenewalSettings(poll_interval_s=60.0, backoff_s=0.0))
     settings = GatewaySettings(
-        proxy=ProxySettings(upstream="http://127.0.0.1:9"), renewal=RenewalSettings(quiet=0, longest=0)
+        proxy=ProxySettings(upstream="http://127.0.0.1:9"), renewal=RenewalSettings(quiet_s=0, max_wait_s=0)
     )
     gateway = Gateway(database, settings, None, ADMIN)
     statuses = []

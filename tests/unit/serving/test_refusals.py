@@ -165,7 +165,7 @@ def test_refused_by_the_gateway(
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_who_takes_too_long(tmp_path: Path, dialect: Dialect, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SWEEP_SECONDS", 0.02)
-    with running(tmp_path, ServerSettings(head_s=0.2, stall_s=0.2, cors_origins=("*",))) as gateway:
+    with running(tmp_path, ServerSettings(header_timeout_s=0.2, stall_timeout_s=0.2, cors_origins=("*",))) as gateway:
         head = request(dialect, body=None)[:-2]
         for sent in (head, request(dialect, length=100, key=gateway.keys["app"])):
             status, headers, body = gateway.send(sent)

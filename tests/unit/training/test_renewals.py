@@ -82,7 +82,7 @@ def test_rows_show_the_old_summary_and_later_signals_and_are_scored_on_the_last_
         assert renewal is not None and row.user_id == users[i].user_id
         assert list(renewal.signals) == users[i].signals[cut:]
         assert renewal.previous.text == model.summarize(users[i].signals[:cut]).text
-        assert renewal.previous.rests_on == cut
+        assert renewal.previous.signals_total == cut
         assert row.prompt_ids == tuple(model.prompt_ids(users[i].signals[cut:], None, renewal.previous)[0])
         assert list(row.targets) == list(references.targets(users[i])[1:])
     mixed = [found[0], None, None]

@@ -212,7 +212,7 @@ def test_users_none_of_whose_signals_fits(users: list[User], local: LocalModel) 
     written = sample_summaries([users[0], beyond, silent], model, 1.0, 1.0, lambda done: None)
     nothing = [model.templates.no_preference] * 3
     assert written[1:] == [nothing, nothing] and written[0] != nothing
-    later = Renewal(Summary("likes tea.", 3, rests_on=4), (long,))
+    later = Renewal(Summary("likes tea.", 3, signals_total=4), (long,))
     renewed = sample_summaries([users[0], beyond], model, 1.0, 1.0, lambda done: None, renewals=[None, later])
     assert renewed[1] == ["likes tea."] * 3
 

@@ -40,11 +40,11 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- end }}
 {{- end }}
 
-{{/* notice_s plus drain_s (or popi's defaults), plus 15 seconds to close the store. */}}
+{{/* shutdown_delay_s plus drain_timeout_s (or popi's defaults), plus 15 seconds to close the store. */}}
 {{- define "popi.gracePeriod" -}}
 {{- $server := .Values.settings.server | default dict }}
-{{- $notice := hasKey $server "notice_s" | ternary $server.notice_s 0 | float64 }}
-{{- $drain := hasKey $server "drain_s" | ternary $server.drain_s 30 | float64 }}
+{{- $notice := hasKey $server "shutdown_delay_s" | ternary $server.shutdown_delay_s 0 | float64 }}
+{{- $drain := hasKey $server "drain_timeout_s" | ternary $server.drain_timeout_s 30 | float64 }}
 {{- addf $notice $drain 15 | ceil | int64 }}
 {{- end }}
 

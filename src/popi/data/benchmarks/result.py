@@ -156,7 +156,7 @@ class Loaded:
             "users": len({entry.user.user_id for entry in account.users}),
             "windows": len(account.users),
             "dropped": dict(account.dropped),
-            "left_out": dict(account.dropped_signals),
+            "dropped_signals": dict(account.dropped_signals),
             "left_over": account.left_over,
             "stamp": account.stamp(),
         }

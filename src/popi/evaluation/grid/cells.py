@@ -25,7 +25,7 @@ class Cell:
         generator: the other generator, or None for the run's own.
         models: loads the models.
         methods: the methods to measure, in the order of the tables.
-        left_out: reason → the methods that were skipped for it.
+        skipped_methods: reason → the methods that were skipped for it.
         folder: where the cell's files go.
         job: scores the cell.
     """
@@ -34,7 +34,7 @@ class Cell:
     generator: GridGenerator | None
     models: Models
     methods: list[str]
-    left_out: dict[str, list[str]]
+    skipped_methods: dict[str, list[str]]
     folder: Path
     job: Job
 
@@ -66,7 +66,7 @@ class Cell:
         """Write metrics.json from the methods' files."""
         import json
 
-        result = self.job.metrics(self.methods) | self.left_out
+        result = self.job.metrics(self.methods) | self.skipped_methods
         result["generator"] = self.models.untrained
         if self.benchmark.data is not None:
             result["data"] = self.benchmark.data
@@ -91,9 +91,9 @@ def cells_of(benchmark: Benchmark, grid: GridConfig) -> list[Cell]:
 def _cell(benchmark: Benchmark, generator: GridGenerator | None, grid: GridConfig) -> Cell:
     other = None if generator is None else generator.spec
     models = Models(benchmark.config, benchmark.trained, other)
-    chosen, left_out = choose_methods(models, benchmark.people, transfer=other is not None)
+    chosen, skipped_methods = choose_methods(models, benchmark.people, transfer=other is not None)
     wanted = set(METHODS if grid.methods is None else [REFERENCE, *grid.methods])
-    left_out = {reason: [name for name in names if name in wanted] for reason, names in left_out.items()}
+    skipped_methods = {reason: [name for name in names if name in wanted] for reason, names in skipped_methods.items()}
     name = OWN if generator is None else generator.name
     folder = grid.directory / "cells" / benchmark.name
     job = Job(
@@ -106,4 +106,4 @@ def _cell(benchmark: Benchmark, generator: GridGenerator | None, grid: GridConfi
         refuse_changes=True,
     )
     methods = [method for method in chosen if method in wanted]
-    return Cell(benchmark, generator, models, methods, left_out, folder / name, job)
+    return Cell(benchmark, generator, models, methods, skipped_methods, folder / name, job)

@@ -55,14 +55,14 @@ def make_judge(settings: GridJudge, config: RunConfig, chat: ApiModel | None) ->
         from popi.evaluation.judge.prompt import JudgePrompt
 
         prompt = JudgePrompt(settings.prompt)
-        return ModelJudge(chat, settings.told, prompt, settings.judge_tokens, config.signals.token_budget)
+        return ModelJudge(chat, settings.evidence, prompt, settings.judge_tokens, config.signals.token_budget)
     if settings.kind == "truth":
         from popi.evaluation.judge.truth import TruthJudge
 
         return TruthJudge()
     from popi.evaluation.judge.log_probs import LogProbJudge
 
-    return LogProbJudge.of(config, settings.model, settings.told)
+    return LogProbJudge.of(config, settings.model, settings.evidence)
 
 
 def judge_cell(cell: Cell, settings: GridJudge, judge: Judge, progress: Progress) -> None:

@@ -239,7 +239,7 @@ def _judge_tokens(judge: GridJudge, shape: Shape) -> float:
     prompt, budget = JudgePrompt(judge.prompt), shape.config.signals.token_budget
     lengths = []
     for person in shape.looked_at:
-        persona = persona_for(person, judge.told)
+        persona = persona_for(person, judge.evidence)
         signals, _ = prompt.signals.fit(person.user.signals if persona is None else [], budget, estimate_tokens)
         for target in person.user.targets[:1]:
             lengths.append(estimate_tokens(prompt.text(Question(person, target.prompt, "x", "x"), persona, signals)))

@@ -33,7 +33,9 @@ def grid_result(grid: GridConfig, cells: Sequence[Cell], failed: Sequence[Mappin
         "versions": versions(),
         "config": grid.model_dump(mode="json"),
         "rows": rows,
-        "left_out": [{"benchmark": cell.benchmark.name, "generator": cell.name} | cell.left_out for cell in cells],
+        "skipped_methods": [
+            {"benchmark": cell.benchmark.name, "generator": cell.name} | cell.skipped_methods for cell in cells
+        ],
         "failed": list(failed),
         "missing": sum(row["missing"] + row["missing_verdicts"] for row in rows),
     }

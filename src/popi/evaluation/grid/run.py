@@ -24,10 +24,11 @@ from popi.evaluation.grid.transfer import write_transfer
 from popi.evaluation.judge.question import persona_for
 from popi.evaluation.judge.truth import TruthJudge
 from popi.models.remote.api import ApiModel
+from popi.runs import formats
 from popi.runs.files import locked, write_text
 from popi.runs.run_directory import differences
 
-FREE = ("name", "root", "concurrency", "price_in", "price_out", "key_env")
+FREE = ("name", "root", "concurrency", "input_price", "output_price", "key_env")
 """Settings that affect no figure and may change when a grid is resumed."""
 
 
@@ -108,7 +109,7 @@ def refuse_judges(grid: GridConfig, cells: list[Cell]) -> None:
                 TruthJudge().check(cell.benchmark.people)
             else:
                 for person in cell.benchmark.people:
-                    persona_for(person, settings.told)
+                    persona_for(person, settings.evidence)
 
 
 def save_config(grid: GridConfig) -> None:
@@ -124,7 +125,7 @@ def save_config(grid: GridConfig) -> None:
     for entry, benchmark in zip(given["benchmarks"], grid.benchmarks, strict=True):
         entry["name"] = benchmark.label
     try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
+        saved = formats.current_names(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         if grid.directory.exists() and (not grid.directory.is_dir() or any(grid.directory.iterdir())):
             raise RunError(f"{grid.directory} exists and is not a grid; choose another name=…") from None

@@ -3,10 +3,10 @@
 A grid is described by a TOML file, `popi evaluate GRID.toml`; `load_grid` reads it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, Field, PositiveInt, ValidationError, model_validator
 
@@ -23,6 +23,7 @@ Pair = Annotated[list[str], Field(min_length=2, max_length=2)]
 
 
 class _Section(BaseModel):
+    renamed: ClassVar[Mapping[str, str]] = {}
     model_config = RunConfig.model_config
 
 
@@ -71,6 +72,12 @@ class GridBenchmark(_Section):
 
 
 class _Api(_Section):
+    renamed: ClassVar[Mapping[str, str]] = {
+        "price_in": "input_price",
+        "price_out": "output_price",
+        "told": "evidence",
+        "without": "omit",
+    }
     url: str | None = Field(default=None, min_length=1)
     """URL of its API (docs/api_models.md). Unset: a local model."""
     protocol: Literal["openai", "anthropic"] = "openai"
@@ -79,19 +86,19 @@ class _Api(_Section):
     """Environment variable that holds the key. Unset: OPENAI_API_KEY or ANTHROPIC_API_KEY, if set."""
     concurrency: PositiveInt = 8
     """Maximum concurrent requests."""
-    price_in: float | None = Field(default=None, ge=0)
+    input_price: float | None = Field(default=None, ge=0)
     """Price per million input tokens, to compute the cost."""
-    price_out: float | None = Field(default=None, ge=0)
+    output_price: float | None = Field(default=None, ge=0)
     """Price per million output tokens."""
     extra: dict[str, Any] = {}
     """Fields to add to each request."""
-    without: list[str] = []
+    omit: list[str] = []
     """Fields to remove from each request (`temperature`, for models that reject it)."""
 
     @model_validator(mode="after")
     def _both_prices(self) -> Self:
-        if (self.price_in is None) != (self.price_out is None):
-            raise ValueError("set both price_in and price_out, or neither")
+        if (self.input_price is None) != (self.output_price is None):
+            raise ValueError("set both input_price and output_price, or neither")
         api_only = [name for name in _Api.model_fields if getattr(self, name) != _Api.model_fields[name].default]
         if self.url is None and api_only:
             raise ValueError(f"{api_only[0]} applies only to a model behind an API; set its url")
@@ -100,17 +107,21 @@ class _Api(_Section):
     @property
     def prices(self) -> Prices | None:
         """The prices, if they are set."""
-        return None if self.price_in is None or self.price_out is None else Prices(self.price_in, self.price_out)
+        return (
+            None
+            if self.input_price is None or self.output_price is None
+            else Prices(self.input_price, self.output_price)
+        )
 
     def spec_of(self, name: str) -> ModelSpec:
-        """A model with that name, on the server if `url` is set. Requests omit the fields in `without`."""
+        """A model with that name, on the server if `url` is set. Requests omit the fields in `omit`."""
         return ModelSpec(
             name,
             url=self.url,
             protocol=self.protocol,
             key_env=self.key_env,
             concurrency=self.concurrency,
-            extra=self.extra | dict.fromkeys(self.without),
+            extra=self.extra | dict.fromkeys(self.omit),
             prices=self.prices,
         )
 
@@ -163,7 +174,7 @@ class GridJudge(_Api):
     """The nano world's truth, a local model's log-probs, or an LLM behind an API (docs/judging.md)."""
     model: str | None = Field(default=None, min_length=1)
     """The model. Unset: for `local`, the run's base."""
-    told: Literal["auto", "persona", "signals"] = "auto"
+    evidence: Literal["auto", "persona", "signals"] = "auto"
     """What it sees of a user. `auto`: the oracle persona if known, else the signals."""
     prompt: str | None = Field(default=None, min_length=1)
     """`api`: a Jinja file to use instead of the built-in prompt."""

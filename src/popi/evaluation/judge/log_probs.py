@@ -62,7 +62,7 @@ class LogProbJudge:
             "kind": "local",
             "model": f"{name} {weights_stamp(name)}".strip(),
             "templates": self.generator.templates.name,
-            "told": self.evidence,
+            "evidence": self.evidence,
             "token_budget": self.token_budget,
         }
 

@@ -45,7 +45,7 @@ class ModelJudge:
             "model": self.chat.name,
             "url": self.chat.upstream.url,
             "extra": self.chat.extra,
-            "told": self.evidence,
+            "evidence": self.evidence,
             "prompt": self.prompt.name,
             "max_tokens": self.max_tokens,
             "token_budget": self.token_budget,

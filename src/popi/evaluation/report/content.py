@@ -45,7 +45,7 @@ def report_content(runs: Sequence[compare.Compared]) -> dict[str, Any]:
         "metrics": metrics,
         "config": config,
         "tiles": tiles(methods),
-        "left_out": {reason: [METHODS[name].label for name in metrics.get(reason, [])] for reason in REASONS},
+        "skipped_methods": {reason: [METHODS[name].label for name in metrics.get(reason, [])] for reason in REASONS},
         "results": tables.results(methods),
         "differences": tables.differences(methods),
         "calibration": tables.calibration(methods),

@@ -18,7 +18,9 @@ def markdown(content: Mapping[str, Any]) -> str:
     for key in ("results", "differences", "calibration", "loss_terms", "transfer"):
         parts += _table(content[key])
         if key == "results":
-            parts += [f"{_reason(key)}: {'; '.join(names)}." for key, names in content["left_out"].items() if names]
+            parts += [
+                f"{_reason(key)}: {'; '.join(names)}." for key, names in content["skipped_methods"].items() if names
+            ]
     for study in content["studies"]:
         parts += _table(study["table"])
     for key in ("side_by_side", "settings_that_differ"):

@@ -142,7 +142,7 @@ class ApiModel(Backend):
             try:
                 return await self._chat(session, messages, max_tokens, temperature, self.wire.structured(schema))
             except UpstreamError as error:
-                if error.status not in (400, 404, 415, 422, 501) or _OF_A_SCHEMA.search(error.words) is None:
+                if error.status not in (400, 404, 415, 422, 501) or _OF_A_SCHEMA.search(error.server_message) is None:
                     raise
                 self.takes_schema = False
         return await self._chat(session, messages, max_tokens, temperature, {})

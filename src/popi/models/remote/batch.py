@@ -23,7 +23,7 @@ def send_all(
 ) -> list[Value | PopiError]:
     """Do `work` for every item, `upstream.concurrency` at a time.
 
-    Once an error indicates that all further requests would fail (see UpstreamError.for_all), or GIVE_UP consecutive
+    Once an error indicates that all further requests would fail (see UpstreamError.affects_all), or GIVE_UP consecutive
     items have failed despite retries, the items not yet started get that error without being sent.
 
     Args:
@@ -52,8 +52,8 @@ def send_all(
             except PopiError as error:
                 result = error
                 if isinstance(error, UpstreamError) and stop is None:
-                    failures += error.passing
-                    if error.for_all or failures >= GIVE_UP:
+                    failures += error.transient
+                    if error.affects_all or failures >= GIVE_UP:
                         stop = error
             results[index] = result
             if on_result is not None:

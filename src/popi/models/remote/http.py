@@ -89,7 +89,9 @@ class HttpClient:
                 ttl_dns_cache=60,
                 ssl=self._tls,
             ),
-            timeout=aiohttp.ClientTimeout(total=None, connect=config.connect_s, sock_read=config.first_byte_s),
+            timeout=aiohttp.ClientTimeout(
+                total=None, connect=config.connect_timeout_s, sock_read=config.first_byte_timeout_s
+            ),
             cookie_jar=aiohttp.DummyCookieJar(),  # a cookie set for one user must not be sent for another
             skip_auto_headers=("User-Agent", "Content-Type", *added),
             auto_decompress=self._decompress,
@@ -135,7 +137,7 @@ class HttpSession:
             try:
                 if upload is None:
                     # aiohttp stops its own timer after an interim response (103).
-                    async with asyncio.timeout(config.connect_s + config.first_byte_s):
+                    async with asyncio.timeout(config.connect_timeout_s + config.first_byte_timeout_s):
                         reply = await request(headers=headers, data=body)
                 else:
                     reply = await upload.watched(request(headers=headers, data=upload.pieces()), config)
@@ -147,8 +149,12 @@ class HttpSession:
             reply.close()
             raise _refused_by_proxy(407)
         connection = reply.connection
-        if config.silence_s != config.first_byte_s and connection is not None and connection.protocol is not None:
-            connection.protocol.read_timeout = config.silence_s
+        if (
+            config.read_timeout_s != config.first_byte_timeout_s
+            and connection is not None
+            and connection.protocol is not None
+        ):
+            connection.protocol.read_timeout = config.read_timeout_s
             connection.protocol.start_timeout()
         if upload is not None:
             upload.reply = reply
@@ -261,7 +267,7 @@ class _Upload:
         loop = asyncio.get_running_loop()
 
         def left() -> float:
-            limit = config.silence_s + (config.first_byte_s if self.ended else 0.0)
+            limit = config.read_timeout_s + (config.first_byte_timeout_s if self.ended else 0.0)
             return limit if self._since is None else self._since + limit - loop.time()
 
         async def watch() -> None:
@@ -371,9 +377,9 @@ def _cause(error: Exception, config: HttpConfig, upload: _Upload | None, head: b
     if upload is not None and upload.error is not None:
         return upload.error
     if isinstance(error, aiohttp.ConnectionTimeoutError):
-        return HttpFault("timeout", f"could not be reached within {config.connect_s:g} seconds")
+        return HttpFault("timeout", f"could not be reached within {config.connect_timeout_s:g} seconds")
     if isinstance(error, aiohttp.ServerTimeoutError):
-        seconds = config.first_byte_s if head else config.silence_s
+        seconds = config.first_byte_timeout_s if head else config.read_timeout_s
         return HttpFault("timeout", f"sent nothing within {seconds:g} seconds")
     if isinstance(error, TimeoutError):
         sent = upload is None or upload.ended

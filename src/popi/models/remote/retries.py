@@ -15,29 +15,29 @@ class Retries:
     """Exponential backoff with jitter.
 
     Attributes:
-        most: maximum retries per request.
-        base: seconds before the first retry; doubled for each further one, times a random factor in [½, 1].
-        longest: maximum seconds to wait; if the server asks for more, there is no retry.
+        limit: maximum retries per request.
+        base_s: seconds before the first retry; doubled for each further one, times a random factor in [½, 1].
+        max_wait_s: maximum seconds to wait; if the server asks for more, there is no retry.
     """
 
-    most: int = 5
-    base: float = 1.0
-    longest: float = 60.0
+    limit: int = 5
+    base_s: float = 1.0
+    max_wait_s: float = 60.0
 
-    def wait(self, retry: int, asked: float | None = None) -> float | None:
+    def wait(self, retry: int, requested_wait: float | None = None) -> float | None:
         """Seconds to wait before retry number `retry` (from 0).
 
         Args:
             retry: number of retries so far.
-            asked: the minimum seconds to wait, if the server specified it.
+            requested_wait: the minimum seconds to wait, if the server specified it.
 
         Returns:
             None if there should be no retry: the maximum is reached, or the server asks for too long a wait.
         """
-        if retry >= self.most or (asked is not None and asked > self.longest):
+        if retry >= self.limit or (requested_wait is not None and requested_wait > self.max_wait_s):
             return None
-        backoff = min(self.longest, self.base * 2**retry) * _jitter.uniform(0.5, 1)
-        return max(backoff, asked or 0.0)
+        backoff = min(self.max_wait_s, self.base_s * 2**retry) * _jitter.uniform(0.5, 1)
+        return max(backoff, requested_wait or 0.0)
 
 
 def worth_a_retry(status: int) -> bool:
@@ -50,12 +50,12 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
     A date is interpreted relative to the reply's own `Date`, in case the local clock is wrong.
     """
-    asked = headers.get("Retry-After", "").strip()
+    value = headers.get("Retry-After", "").strip()
     try:
-        seconds = float(asked)
+        seconds = float(value)
         return seconds if 0 <= seconds < float("inf") else None
     except ValueError:
-        moment, now = _http_date(asked), _http_date(headers.get("Date", ""))
+        moment, now = _http_date(value), _http_date(headers.get("Date", ""))
         return None if moment is None else max(0.0, (moment - (now or datetime.now(UTC))).total_seconds())
 
 

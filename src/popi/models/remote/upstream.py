@@ -134,7 +134,7 @@ class Session:
                 try:
                     return await self._try(api, path, body, tokens)
                 except _Temporary as failure:
-                    wait = upstream.retries.wait(retry, failure.asked)
+                    wait = upstream.retries.wait(retry, failure.requested_wait)
                     if wait is None:
                         raise _given_up(failure, retry, upstream.retries) from None
                 retry += 1
@@ -155,7 +155,7 @@ class Session:
         except HttpFault as fault:
             message = upstream.scrub(f"{target}: the server {fault}")
             if fault.lasting:
-                raise UpstreamError(message, fault=fault.kind, for_all=fault.kind != "broken") from None
+                raise UpstreamError(message, fault=fault.kind, affects_all=fault.kind != "broken") from None
             raise _Temporary(message, fault=fault.kind) from None
         if 200 <= reply.status < 300:
             answer = _json(reply.body)
@@ -166,46 +166,52 @@ class Session:
                     status=reply.status,
                 )
             if answer.get("error"):  # gateways report failures of their upstream with a success status
-                words = upstream.scrub(_words(reply.body))
+                words = upstream.scrub(_server_message(reply.body))
                 message = upstream.scrub(f"{target}: the response is an error: {words}")
-                raise UpstreamError(message, status=reply.status, words=words)
+                raise UpstreamError(message, status=reply.status, server_message=words)
             if tokens is not None:
                 upstream.usage.add(tokens(answer))
             return answer
         status = reply.status
-        words = upstream.scrub(_words(reply.body))
+        words = upstream.scrub(_server_message(reply.body))
         message = upstream.scrub(f"{target}: {status} {reply.reason}: {words}")
         if worth_a_retry(status):
-            raise _Temporary(message, status, retry_after(reply.named), words=words)
+            raise _Temporary(message, status, retry_after(reply.named), server_message=words)
         if status in FOR_ALL:
             message += f"; check the {FOR_ALL[status]}"
             if status in (401, 403) and upstream._key is None:
                 message += " (no key was sent; set its environment variable with key_env or --key-env)"
-        raise UpstreamError(message, status=status, for_all=status in FOR_ALL, words=words)
+        raise UpstreamError(message, status=status, affects_all=status in FOR_ALL, server_message=words)
 
 
 class _Temporary(Exception):
-    """A failure that a retry may fix; `asked` is the wait in seconds that the server asked for."""
+    """A failure that a retry may fix; `requested_wait` is the wait in seconds that the server asked for."""
 
     def __init__(
         self,
         message: str,
         status: int | None = None,
-        asked: float | None = None,
+        requested_wait: float | None = None,
         fault: str | None = None,
-        words: str = "",
+        server_message: str = "",
     ) -> None:
         super().__init__(message)
-        self.status, self.asked, self.fault, self.words = status, asked, fault, words
+        self.status, self.requested_wait, self.fault = status, requested_wait, fault
+        self.server_message = server_message
 
 
 def _given_up(failure: _Temporary, retries: int, policy: Retries) -> UpstreamError:
-    if failure.asked is not None and failure.asked > policy.longest:
-        end = f"the server asks to wait {failure.asked:g} seconds, longer than {policy.longest:g}; try again later"
+    if failure.requested_wait is not None and failure.requested_wait > policy.max_wait_s:
+        wait = f"{failure.requested_wait:g} seconds, longer than {policy.max_wait_s:g}"
+        end = f"the server asks to wait {wait}; try again later"
     else:
         end = f"gave up after {retries + 1} attempts"
     return UpstreamError(
-        f"{failure}; {end}", status=failure.status, fault=failure.fault, passing=True, words=failure.words
+        f"{failure}; {end}",
+        status=failure.status,
+        fault=failure.fault,
+        transient=True,
+        server_message=failure.server_message,
     )
 
 
@@ -216,7 +222,7 @@ def _json(content: bytes) -> Any:
         return None
 
 
-def _words(content: bytes) -> str:
+def _server_message(content: bytes) -> str:
     """A server's error message, which each kind of server puts in a different field."""
     answer = _json(content)
     if isinstance(answer, list) and answer:  # Gemini's OpenAI path

@@ -40,11 +40,11 @@ class Screened:
 
     Attributes:
         text: the remaining text; may be empty.
-        left_out: the kinds of content that were removed, each once.
+        removed: the kinds of content that were removed, each once.
     """
 
     text: str
-    left_out: tuple[Kind, ...] = ()
+    removed: tuple[Kind, ...] = ()
 
 
 def screened(text: str) -> Screened:

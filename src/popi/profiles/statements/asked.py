@@ -61,8 +61,8 @@ def statements_of(
         bounds=bounds,
         nothing=templates.names_no_preference,
     )
-    fit, left_out = screened_parts(statements)
-    return Screened("\n".join(fit), left_out), tuple(fit)
+    fit, removed = screened_parts(statements)
+    return Screened("\n".join(fit), removed), tuple(fit)
 
 
 def _by_models(signal: Signal) -> list[str]:

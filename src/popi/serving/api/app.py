@@ -96,7 +96,7 @@ class ProfileApi:
 
         try:
             caller = await self._caller(scope["headers"])
-            audited = self._audit.days > 0 and caller.scope in self._audit.of
+            audited = self._audit.retention_days > 0 and caller.scope in self._audit.roles
             ACTOR.set(Actor(f"key:{caller.key_id}", caller.scope, "api") if audited else None)
             self._limits.enter(caller.key_id)
             scope["state"] |= {"caller": caller, "hold": hold}

@@ -221,7 +221,7 @@ def body_of(model: type[BaseModel]) -> Any:
         length = headers.get("content-length", "")
         max_bytes = bounds.import_bytes if model is Import else bounds.body_bytes
         announced = int(length) if length.isdigit() else None
-        raw = await read_whole(request.receive, announced, max_bytes, bounds.body_s, request.state.hold)
+        raw = await read_whole(request.receive, announced, max_bytes, bounds.body_timeout_s, request.state.hold)
         async with call.services.heavy if len(raw) > LIGHT_BYTES else nullcontext():
             yield await run_in_threadpool(_parse_body, model, raw, bounds.body_values, is_jsonl)
 

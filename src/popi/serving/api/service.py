@@ -340,7 +340,9 @@ class Profiles:
             NotFound: no such user.
             OverBound: 409, the user has turned learning off.
         """
-        await self.store.write(rebuild, tenant, user_id, self.store.database.now, self.debounce.rebuild, key_id)
+        await self.store.write(
+            rebuild, tenant, user_id, self.store.database.now, self.debounce.rebuild_interval_s, key_id
+        )
         return await self.user(tenant, user_id)
 
     async def controls(self, tenant: str, user_id: str) -> ControlsAnswer:

@@ -71,7 +71,7 @@ class Recorder:
         try:
             records = await asyncio.to_thread(self._read, tap, encoding)
             if records and time.monotonic() - tap.began < MAX_AGE_S:
-                seconds = self._settings.hours * 3600.0
+                seconds = self._settings.retention_hours * 3600.0
 
                 def write(connection: Connection) -> None:
                     # By the clock that dates erasures, which may differ from this machine's.

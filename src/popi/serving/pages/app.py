@@ -139,7 +139,7 @@ class Pages:
                 return self._sign_in_page(request)
             raise NoSession
         kind = "admin" if session.actor.role == "viewer" else session.actor.role
-        ACTOR.set(session.actor if self._audit.days and kind in self._audit.of else None)
+        ACTOR.set(session.actor if self._audit.retention_days and kind in self._audit.roles else None)
         if method == "POST":
             check_token(form, session)
             if path in ("/me/sign-out", "/admin/sign-out"):

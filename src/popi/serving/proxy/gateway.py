@@ -191,7 +191,7 @@ class Gateway:
         try:
             if (caller := self._keys.cached(key)) is not None:
                 return caller
-            async with asyncio.timeout(self._settings.auth_s):
+            async with asyncio.timeout(self._settings.auth_timeout_s):
                 return await self._keys.authenticate(key)
         except AuthError:
             raise
@@ -217,7 +217,7 @@ class Gateway:
     async def _personalised_body(self, exchange: Exchange, api: Api, caller: Caller) -> bytes:
         """The request's body with the user's summary and without user ids."""
         settings, headers, hold = self._settings, exchange.headers, self._hold(exchange, caller)
-        raw = await read_whole(exchange.receive, headers.length, settings.max_body_bytes, settings.body_s, hold)
+        raw = await read_whole(exchange.receive, headers.length, settings.max_body_bytes, settings.body_timeout_s, hold)
         exchange.watch_client()
         claimed = await self._claimed(exchange)
         plain = await self._bodies.plain(raw, headers.encoding, hold)
@@ -261,7 +261,7 @@ class Gateway:
 
     async def _summary(self, exchange: Exchange, tenant: str, user_id: str | None) -> StoredSummary | None:
         """The user's summary, if it is wanted and available in time. Never raises, never waits longer."""
-        record, began, timeout = exchange.record, perf_counter(), self._settings.summary_ms / 1000
+        record, began, timeout = exchange.record, perf_counter(), self._settings.summary_timeout_ms / 1000
         if exchange.headers.off or user_id is None:
             record.personalized = "off" if exchange.headers.off else "none"
             return None
@@ -306,13 +306,13 @@ class Gateway:
         if not headers.length and b"transfer-encoding" not in names:
             exchange.watch_client()
             return None if headers.length is None else b""
-        beginning, receive = await peek(exchange.receive, settings.body_s)
+        beginning, receive = await peek(exchange.receive, settings.body_timeout_s)
         if headers.encoding in ("", "identity") and not may_be_json(beginning):
             if headers.length is not None:
                 headers.passed.append((b"content-length", b"%d" % headers.length))
             return stream(receive, settings.max_upload_bytes, exchange.watch_client)
         hold = self._hold(exchange, caller)
-        raw = await read_whole(receive, headers.length, settings.max_body_bytes, settings.body_s, hold)
+        raw = await read_whole(receive, headers.length, settings.max_body_bytes, settings.body_timeout_s, hold)
         exchange.watch_client()
         plain = await self._bodies.plain(raw, headers.encoding, hold)
         if not plain or not may_be_json(plain):

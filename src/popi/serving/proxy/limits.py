@@ -72,7 +72,7 @@ class Limits:
     @classmethod
     def from_settings(cls, settings: ProxySettings) -> "Limits":
         return cls(
-            settings.requests_per_s, settings.burst, settings.concurrency, body_bytes=settings.body_bytes_at_once
+            settings.requests_per_s, settings.burst, settings.concurrency, body_bytes=settings.max_body_bytes_in_flight
         )
 
     def enter(self, key_id: str) -> None:

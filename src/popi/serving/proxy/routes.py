@@ -86,7 +86,7 @@ def proxy_routes(
             yield
 
     routes: list[BaseRoute] = [Route("/v1/{path:path}", gateway)]
-    if settings.metrics_for != "nobody":
+    if settings.metrics_access != "nobody":
         routes.append(Route("/metrics", _MetricsPage(settings, keys, metrics)))
     return Proxy(routes, gateway, lifespan, metrics)
 
@@ -95,7 +95,7 @@ class _MetricsPage:
     """`GET /metrics`."""
 
     def __init__(self, settings: ProxySettings, keys: Keys, metrics: Metrics) -> None:
-        self._for_admins = settings.metrics_for == "admin"
+        self._for_admins = settings.metrics_access == "admin"
         self._rules, self._keys, self._metrics = HeaderRules(settings), keys, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

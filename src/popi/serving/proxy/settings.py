@@ -2,13 +2,14 @@
 
 import re
 import tomllib
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
-from popi.config.section import VariableName
+from popi.config.section import VariableName, no_such_setting
 from popi.errors import ConfigError
 from popi.models.remote.api_url import ApiUrl, Auth, Protocol
 from popi.models.remote.key import checked_url, key_in
@@ -40,6 +41,7 @@ class Settings(BaseModel):
 
     Attributes:
         table: the table's name.
+        renamed: old name → new name of settings, for the error about an old one.
         hides_texts: leave strings out of error messages, since they may be secrets.
 
     Raises:
@@ -47,6 +49,7 @@ class Settings(BaseModel):
     """
 
     table: ClassVar[str] = ""
+    renamed: ClassVar[Mapping[str, str]] = {}
     hides_texts: ClassVar[bool] = False
     model_config = ConfigDict(
         extra="forbid", use_attribute_docstrings=True, frozen=True, strict=True, allow_inf_nan=False
@@ -71,7 +74,7 @@ class Settings(BaseModel):
     def _problem(cls, error: "ErrorDetails") -> str:
         name, given = ".".join(map(str, error["loc"])), error["input"]
         if error["type"] == "extra_forbidden":
-            return f"{cls.table}.{name}: no such setting; allowed here: {', '.join(cls.model_fields)}"
+            return f"{cls.table}{'.' if cls.table else ''}{name}: {no_such_setting(cls, error['loc'])}"
         secret = isinstance(given, str) and (cls.hides_texts or name.endswith("_env"))
         shown = f"; got {given!r}" if isinstance(given, (str, int, float)) and not secret else ""
         return f"{cls.table}{'.' if name else ''}{name}: {error['msg']}{shown}"
@@ -224,6 +227,13 @@ class ProxySettings(Settings):
 
     table = "proxy"
     hides_texts = True
+    renamed: ClassVar[Mapping[str, str]] = {
+        "auth_s": "auth_timeout_s",
+        "body_bytes_at_once": "max_body_bytes_in_flight",
+        "body_s": "body_timeout_s",
+        "metrics_for": "metrics_access",
+        "summary_ms": "summary_timeout_ms",
+    }
 
     upstream: str | None = None
     """Base URL of the model API behind the gateway, without `/chat/completions`: `https://api.openai.com/v1`,
@@ -248,7 +258,7 @@ class ProxySettings(Settings):
     block: str = Field(default=DEFAULT_BLOCK, min_length=1)
     """The text inserted into requests, with `{summary}` in place of the summary. If your generator was trained, use
     the text it was trained with."""
-    summary_ms: float = Field(default=50.0, gt=0)
+    summary_timeout_ms: float = Field(default=50.0, gt=0)
     """Maximum milliseconds to wait for a summary; checking the key may use up half of them. After that the request goes
     upstream without one."""
 
@@ -283,12 +293,12 @@ class ProxySettings(Settings):
     """Maximum number of values in a JSON body: strings, numbers, lists, objects and so on."""
     max_body_depth: int = Field(default=128, ge=1, le=500)
     """Maximum nesting depth of lists and objects in a JSON body."""
-    body_bytes_at_once: int = Field(default=128 * 2**20, gt=0)
+    max_body_bytes_in_flight: int = Field(default=128 * 2**20, gt=0)
     """Maximum bytes of JSON bodies in flight per key and process, counting both the compressed and the inflated bytes.
     At least twice `max_body_bytes`."""
     max_upload_bytes: int = Field(default=512 * 2**20, gt=0)
     """Maximum bytes of any other body (such as a file upload); it is streamed."""
-    body_s: float = Field(default=60.0, gt=0)
+    body_timeout_s: float = Field(default=60.0, gt=0)
     """Maximum seconds for a client to send a JSON body."""
     requests_per_s: float | None = Field(default=None, gt=0)
     """Maximum requests per second, per key and process; unlimited if unset."""
@@ -296,10 +306,10 @@ class ProxySettings(Settings):
     """How many requests a key may send at once before `requests_per_s` applies."""
     concurrency: int = Field(default=1000, ge=1)
     """Maximum concurrent requests per key and process."""
-    auth_s: float = Field(default=5.0, gt=0)
+    auth_timeout_s: float = Field(default=5.0, gt=0)
     """Maximum seconds to wait for a key to be checked; after that the request is refused."""
 
-    metrics_for: Literal["anyone", "admin", "nobody"] = "anyone"
+    metrics_access: Literal["anyone", "admin", "nobody"] = "anyone"
     """Who may read `/metrics`. It never shows keys, tenants or users."""
     otel: bool = False
     """Trace requests with OpenTelemetry, configured by its own environment variables (`OTEL_…`)."""
@@ -344,9 +354,9 @@ class ProxySettings(Settings):
 
     @model_validator(mode="after")
     def _one_body_fits(self) -> Self:
-        if self.body_bytes_at_once < 2 * self.max_body_bytes:
+        if self.max_body_bytes_in_flight < 2 * self.max_body_bytes:
             raise ValueError(
-                "body_bytes_at_once must be at least twice max_body_bytes, or the largest bodies can never pass"
+                "max_body_bytes_in_flight must be at least twice max_body_bytes, or the largest bodies can never pass"
             )
         return self
 

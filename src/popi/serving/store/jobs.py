@@ -33,14 +33,14 @@ class Debounce:
     """When a stale summary is renewed, in seconds.
 
     Attributes:
-        quiet: how long no new signal may have arrived before a renewal.
-        longest: maximum wait after the first unread signal, even if more keep arriving.
-        rebuild: minimum time between two rebuilds of one user.
+        quiet_s: how long no new signal may have arrived before a renewal.
+        max_wait_s: maximum wait after the first unread signal, even if more keep arriving.
+        rebuild_interval_s: minimum time between two rebuilds of one user.
     """
 
-    quiet: float = 30.0
-    longest: float = 600.0
-    rebuild: float = 0.0
+    quiet_s: float = 30.0
+    max_wait_s: float = 600.0
+    rebuild_interval_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def request(
         "user_id": user_id,
         "revision": 1,
         "first_at": now,
-        "due_at": now + min(debounce.quiet, debounce.longest) if at is None else at,
+        "due_at": now + min(debounce.quiet_s, debounce.max_wait_s) if at is None else at,
         "attempts": 0,
         "key_id": key_id,
         "bulk": int(bulk),
@@ -118,7 +118,7 @@ def request(
     # New signals shorten neither the back-off of a failed job nor a quota's window. Rebuilds skip the back-off.
     must_wait = ((row.attempts and at is None) or row.held_by) and row.failed_at is None and not other_key
     if at is None:
-        due_at = min(now + debounce.quiet, first_at + debounce.longest)
+        due_at = min(now + debounce.quiet_s, first_at + debounce.max_wait_s)
     else:
         due_at = at if restart or other_key else min(at, row.due_at)
     changed = {

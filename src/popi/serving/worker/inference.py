@@ -186,7 +186,7 @@ class Provider:
 
 def is_provider_fault(error: Exception) -> bool:
     """Whether the provider would fail for any request: it is unreachable or overloaded, or rejects all our requests."""
-    return isinstance(error, UpstreamError) and (error.passing or error.for_all)
+    return isinstance(error, UpstreamError) and (error.transient or error.affects_all)
 
 
 def reason_of(error: Exception) -> str:
@@ -199,9 +199,9 @@ def reason_of(error: Exception) -> str:
         if error.fault is not None:
             return f"the provider did not answer ({error.fault})"
         return (
-            "the provider did not answer" if error.passing else "the provider's answer can't be read, or is a refusal"
+            "the provider did not answer" if error.transient else "the provider's answer can't be read, or is a refusal"
         )
-    words = redacted(error.words)
+    words = redacted(error.server_message)
     return f"the provider answered {error.status}" + (f": {words}" if words else "")
 
 
@@ -214,7 +214,7 @@ def redacted(words: str) -> str:
 
 def hint(error: PopiError) -> str:
     """Which setting to change, if the server named a field."""
-    words = error.words if isinstance(error, UpstreamError) and error.status in (400, 422) else ""
+    words = error.server_message if isinstance(error, UpstreamError) and error.status in (400, 422) else ""
     for field, setting in _SETTINGS.items():
         if field in words:
             return f"; under [inference], set {setting}"

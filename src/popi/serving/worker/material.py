@@ -57,15 +57,20 @@ class Material:
         written = parts.by_hand(start.clauses if start is not None else ())
         return [StatementSignal(text=text) for text in written if not self.rules.private.hit(text)]
 
-    def next_base(self, written: int, least: int) -> tuple[int | None, int]:
+    def next_base(self, written: int, min_signals: int) -> tuple[int | None, int]:
         """Version and position from which the next renewal starts if this one creates version `written`."""
-        if becomes_base(self.base_read, self.read_to, least):
+        if becomes_base(self.base_read, self.read_to, min_signals):
             return written, self.read_to
         return (None if self.base is None else self.base.version), self.base_read
 
 
 def material(
-    connection: Connection, tenant: str, user_id: str, model: SummaryWriter | None, least: int, whole: bool = False
+    connection: Connection,
+    tenant: str,
+    user_id: str,
+    model: SummaryWriter | None,
+    min_signals: int,
+    whole: bool = False,
 ) -> Material:
     """What the next renewal of a user's summary reads.
 
@@ -78,7 +83,7 @@ def material(
         tenant: the user's tenant.
         user_id: the user.
         model: the model that renews; `None` reads all signals.
-        least: as in popi.signals.renewal.
+        min_signals: as in popi.signals.renewal.
         whole: read all signals in any case.
     """
     who = tenant, user_id
@@ -92,9 +97,9 @@ def material(
         text = parts.join(unlocked)
         renewable = bool(text) and model.renewable(text)
         if renewable or base.author != "model":
-            since = base_read if by_hand else first_read(base_read, reading.next_position, least)
+            since = base_read if by_hand else first_read(base_read, reading.next_position, min_signals)
         if renewable and since:
-            old, clauses = Summary(text, 0, rests_on=base_read), unlocked
+            old, clauses = Summary(text, 0, signals_total=base_read), unlocked
     if not since:
         base, base_read = (base if base is not None and base.author != "model" else None), 0
     recent, read_to = signals.since(connection, *who, since, SIGNALS_READ, CHARACTERS_READ)

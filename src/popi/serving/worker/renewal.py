@@ -144,7 +144,7 @@ class Worker:
                 log.error("a renewal failed", extra={"fields": {"error": type(error).__name__}}, exc_info=False)
                 outcome = None
             if outcome is None:
-                self._stop.wait(self._settings.idle)
+                self._stop.wait(self._settings.poll_interval_s)
 
     def run_one(self) -> Outcome | None:
         """Run the next job; returns `None` if none is due.
@@ -155,7 +155,9 @@ class Worker:
         database = self._database
         if not database.read(lambda connection: jobs.any_due(connection, database.now(connection))):
             return None
-        job = database.write(lambda connection: jobs.claim(connection, database.now(connection), self._settings.lease))
+        job = database.write(
+            lambda connection: jobs.claim(connection, database.now(connection), self._settings.lease_s)
+        )
         if job is None:
             return None
         began = time.monotonic()
@@ -190,7 +192,7 @@ class Worker:
         an erasure waits, and deletes what is counted here.
         """
         now, limits = self._database.now(connection), self._settings
-        if not jobs.extend_lease(connection, job, now, limits.lease):
+        if not jobs.extend_lease(connection, job, now, limits.lease_s):
             return None
         user, key, tenant = (job.tenant, job.user_id, ""), ("", "", job.key_id or ""), (job.tenant, "", "")
         quotas = [
@@ -232,7 +234,7 @@ class Worker:
         try:
             outcome = database.write(self._write, job, summary, statements, read, sources)
         except VersionConflict:
-            postponed = database.write(self._postpone, job, self._settings.edited)
+            postponed = database.write(self._postpone, job, self._settings.conflict_delay_s)
             return ("edited" if postponed else "lost"), None
         except StoreError:
             raise
@@ -242,7 +244,7 @@ class Worker:
 
     def _material(self, connection: Connection, job: Job, whole: bool = False) -> Material:
         model = self._model if self._settings.from_old_summary else None
-        return material(connection, job.tenant, job.user_id, model, self._settings.least_signals, whole)
+        return material(connection, job.tenant, job.user_id, model, self._settings.min_signals, whole)
 
     def _call_model(self, read: Material) -> Summary:
         """Get a summary in statements from the model; without statements if it found no preference.
@@ -285,9 +287,9 @@ class Worker:
         if self._explainer is None or not texts:
             return {}
         shown = [one for one in read.signals if one.id not in summary.signals_dropped]
-        before, rests_on = ended(clause.text for clause in read.clauses), read.old.rests_on if read.old else None
+        before, total = ended(clause.text for clause in read.clauses), read.old.signals_total if read.old else None
         try:
-            reasons = self._explainer.explain(shown, summary.text, texts, before, rests_on)
+            reasons = self._explainer.explain(shown, summary.text, texts, before, total)
         except Exception as error:
             log.warning("provenance not found", extra={"fields": {"error": type(error).__name__}})
             return {}
@@ -303,10 +305,10 @@ class Worker:
         if self._explainer is None or clause.locked or clause.author != "model" or clause.text not in sources:
             return clause
         carried = next((one.signals for one in old if one.id == clause.id), None)
-        rests_on = _unique((sources[clause.text], carried or ()))
+        signal_ids = _unique((sources[clause.text], carried or ()))
         if carried is not None and not sources[clause.text]:
             return clause
-        return clause.model_copy(update={"signals": rests_on, "found": self._explainer.how})
+        return clause.model_copy(update={"signals": signal_ids, "found": self._explainer.how})
 
     def _write(
         self,
@@ -327,7 +329,7 @@ class Worker:
         same = before is not None and text == before.text
         if summary.statements:  # otherwise no summary covers the signals, and they are read again
             users.set_signals_read(connection, job.tenant, job.user_id, read.read_to, read.read_from)
-            base = read.next_base(version if same else version + 1, self._settings.least_signals)
+            base = read.next_base(version if same else version + 1, self._settings.min_signals)
             users.set_base(connection, job.tenant, job.user_id, *base)
         elif not read.by_hand:
             users.set_base(connection, job.tenant, job.user_id, None, 0)
@@ -359,11 +361,13 @@ class Worker:
         after some tries.
         """
         reason, settings = reason_of(error), self._settings
-        last = not is_provider_fault(error) and (isinstance(error, DataError) or job.attempts + 1 >= settings.tries)
+        last = not is_provider_fault(error) and (
+            isinstance(error, DataError) or job.attempts + 1 >= settings.max_attempts
+        )
 
         def postpone(connection: Connection) -> bool:
             now = self._database.now(connection)
-            wait = min(settings.back_off * 2.0 ** min(job.attempts, 60), settings.longest_back_off)
+            wait = min(settings.backoff_s * 2.0 ** min(job.attempts, 60), settings.max_backoff_s)
             return jobs.postpone(connection, job, now + wait, now=now, error=reason, give_up_at=now if last else None)
 
         held = self._database.write(postpone)
@@ -379,7 +383,7 @@ class Worker:
         Raises:
             StoreError: the database failed.
         """
-        database, lease = self._database, self._settings.lease
+        database, lease = self._database, self._settings.lease_s
         if not database.read(lambda connection: jobs.any_ahead(connection, database.now(connection), lease)):
             return 0
         corrected = database.write(lambda connection: jobs.correct(connection, database.now(connection), lease))
@@ -393,10 +397,10 @@ class Worker:
         database = self._database
 
         def extend(connection: Connection) -> bool:
-            return jobs.extend_lease(connection, job, database.now(connection), self._settings.lease)
+            return jobs.extend_lease(connection, job, database.now(connection), self._settings.lease_s)
 
         def keep_extending() -> None:
-            while not done.wait(self._settings.lease / 3):
+            while not done.wait(self._settings.lease_s / 3):
                 try:
                     if not database.write(extend):
                         return

@@ -4,8 +4,8 @@ A summary states an attribute *correctly* if it names the value preferred at tha
 
 - **Drift**: of the attributes stated correctly before a renewal and whose truth did not change, the share that is no
   longer stated correctly after it.
-- **Wait** (`until_told`): the number of summaries after a preference's change until one states the new value, 1 for the
-  first summary that has read a signal from after the change. If none does, it is one more than the number of summaries.
+- **Wait** (`until_stated`): the number of summaries after a preference's change until one states the new value, 1 for
+  the first summary that has read a signal from after the change. If none does, it is one more than the number of summaries.
 """
 
 from collections.abc import Mapping, Sequence
@@ -54,7 +54,7 @@ def lost(stream: Stream) -> tuple[int, int]:
     return gone, total
 
 
-def until_told(stream: Stream) -> list[int]:
+def until_stated(stream: Stream) -> list[int]:
     """The wait for each changed preference of a user (see the module's docstring)."""
     after = [batch for batch, changed in enumerate(stream.changed) if changed]
     waits = []
@@ -65,7 +65,7 @@ def until_told(stream: Stream) -> list[int]:
     return waits
 
 
-def told_in_the_end(stream: Stream) -> tuple[int, int]:
+def stated_in_the_end(stream: Stream) -> tuple[int, int]:
     """The number of a user's changed preferences that the last summary states, and their total."""
     changed = {attribute for attribute, value in stream.preferred.items() if stream.before.get(attribute) != value}
     return len(changed & stream.right(len(stream.named) - 1)), len(changed)

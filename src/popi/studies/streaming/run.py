@@ -9,9 +9,9 @@ from popi.errors import ConfigError
 from popi.evaluation import metrics
 from popi.evaluation.methods import METHODS
 from popi.evaluation.users import named_attributes
-from popi.signals.renewal import LEAST
+from popi.signals.renewal import MIN_SIGNALS
 from popi.studies.streaming.batches import Streamed, kinds_of_users
-from popi.studies.streaming.figures import Stream, lost, told_in_the_end, until_told
+from popi.studies.streaming.figures import Stream, lost, stated_in_the_end, until_stated
 from popi.studies.streaming.written import WAYS, After, Writer
 from popi.studies.study import Row, Study, interval
 
@@ -25,13 +25,13 @@ LABELS = {
     "value": "accuracy",
     "gain": "difference",
     "drift": "drift",
-    "until_told": "wait",
+    "until_stated": "wait",
     "tokens_read": "read",
 }
 
 
 def streaming(
-    study: Study, counts: Sequence[int] | None = None, signals: int | None = None, least: int = LEAST
+    study: Study, counts: Sequence[int] | None = None, signals: int | None = None, min_signals: int = MIN_SIGNALS
 ) -> dict[str, Any]:
     """Give the study's users their signals in batches; write and return streaming.json.
 
@@ -39,7 +39,8 @@ def streaming(
         study: users, models, methods with summaries.
         counts: numbers of batches; None: 1, 2, 4, 8, 16.
         signals: signals per nano user; None: 16.
-        least: signals until a summary becomes the base of renewals (popi.signals.renewal); 1: renew the previous one.
+        min_signals: signals until a summary becomes the base of renewals (popi.signals.renewal); 1: renew the previous
+            one.
 
     Raises:
         ConfigError: if summaries are conditioned on the task prompt, or `signals` does not suit the users.
@@ -49,7 +50,7 @@ def streaming(
     kinds = kinds_of_users(study, signals)
     rows: list[Row] = []
     for name in study.names:
-        writer = Writer(study, name, least)
+        writer = Writer(study, name, min_signals)
         for kind, users in kinds.items():
             for n in counts or BATCHES:
                 scored: dict[str, list[list[Row]]] = {}
@@ -66,8 +67,8 @@ def streaming(
         "by user; targets reflect the final preferences",
         "difference: renewed minus from scratch on the same pairs, points; read: mean prompt tokens of all summaries "
         "of a user",
-        f"renewed: from the last summary followed by at least {least} signals, and the signals since"
-        if least > 1
+        f"renewed: from the last summary followed by at least {min_signals} signals, and the signals since"
+        if min_signals > 1
         else "renewed: from the previous summary and the batch",
     ]
     if study.is_nano:
@@ -76,7 +77,7 @@ def streaming(
             "summaries after a preference's change until one states it"
         )
     columns = ["label", "kind", "batches", "way", "value", "low", "high", "gain", "gain_low", "gain_high"]
-    columns += ["drift", "drift_low", "drift_high", "until_told", "tokens_read"]
+    columns += ["drift", "drift_low", "drift_high", "until_stated", "tokens_read"]
     return study.write(
         FILE,
         {
@@ -118,13 +119,13 @@ def _of_truth(users: Sequence[Streamed], after: Sequence[Sequence[After]]) -> Ro
     streams = [_stream(user, each) for user, each in known]
     gone, total = zip(*map(lost, streams), strict=True) if streams else ((), ())
     drift = metrics.clustered_ratio(gone, total, (0.0, 1.0))
-    waits = [wait for stream in streams for wait in until_told(stream)]
-    final = [told_in_the_end(stream) for stream in streams]
+    waits = [wait for stream in streams for wait in until_stated(stream)]
+    final = [stated_in_the_end(stream) for stream in streams]
     changed = sum(count for _, count in final)
     return {
         **interval(drift, "drift"),
-        "until_told": float(np.mean(waits)) if waits else None,
-        "told": sum(hits for hits, _ in final) / changed if changed else None,
+        "until_stated": float(np.mean(waits)) if waits else None,
+        "stated": sum(hits for hits, _ in final) / changed if changed else None,
     }
 
 

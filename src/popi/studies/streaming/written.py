@@ -6,8 +6,9 @@ from typing import Literal
 
 from popi.evaluation.users import users_stamp
 from popi.inference_model import InferenceModel
+from popi.runs.formats import current_names
 from popi.signals.fading import HALF_LIFE
-from popi.signals.renewal import LEAST, becomes_base, first_read
+from popi.signals.renewal import MIN_SIGNALS, becomes_base, first_read
 from popi.signals.types import Signal
 from popi.studies.streaming.batches import Streamed, batches
 from popi.studies.study import Row, Study
@@ -39,12 +40,12 @@ class Writer:
     Attributes:
         study: provides the models.
         name: name of the method whose inference model writes.
-        least: signals until a summary becomes the base of renewals (popi.signals.renewal).
+        min_signals: signals until a summary becomes the base of renewals (popi.signals.renewal).
     """
 
     study: Study
     name: str
-    least: int = LEAST
+    min_signals: int = MIN_SIGNALS
     _model: InferenceModel | None = None
     _known: dict[tuple[str, str], tuple[Summary, int]] = field(default_factory=dict)
 
@@ -53,12 +54,12 @@ class Writer:
         people = [user.person for user in users]
         facts = {"streaming": way, "batches": n, "users": users_stamp(people), "half_life": HALF_LIFE}
         if way == "renewed":
-            facts["least"] = self.least
+            facts["min_signals"] = self.min_signals
         rows = self.study.cached(self.name, f"streaming {kind} {n} {way}", facts, lambda: self._write(users, n, way))
         after: list[list[After]] = [[] for _ in users]
         for row in rows:
-            fields = row["summary"]
-            lists = {name: tuple(fields[name]) for name in ("signals_dropped", "left_out")}
+            fields = current_names(row["summary"])
+            lists = {name: tuple(fields[name]) for name in ("signals_dropped", "removed_content")}
             summary = Summary(**fields | lists)
             after[row["window"]].append(After(summary, row["seen"], row["read"]))
         return after
@@ -78,14 +79,14 @@ class Writer:
         for b in range(n):
             seen = [[signal for part in p[: b + 1] for signal in part] for p in parts]
             due = [w for w in range(len(users)) if parts[w][b]]
-            base_read = [summary.rests_on if summary is not None else 0 for summary in base]
-            shown = [seen[w][first_read(base_read[w], len(seen[w]), self.least) :] for w in due]
+            base_read = [summary.signals_total if summary is not None else 0 for summary in base]
+            shown = [seen[w][first_read(base_read[w], len(seen[w]), self.min_signals) :] for w in due]
             written = self._summarize(shown, [base[w] for w in due])
             read = dict.fromkeys(range(len(users)), 0)
             for w, (summary, tokens) in zip(due, written, strict=True):
                 last[w], read[w] = summary, tokens
-                if way == "renewed" and becomes_base(base_read[w], len(seen[w]), self.least):
-                    base[w] = replace(summary, rests_on=len(seen[w]))
+                if way == "renewed" and becomes_base(base_read[w], len(seen[w]), self.min_signals):
+                    base[w] = replace(summary, signals_total=len(seen[w]))
             for w in range(len(users)):
                 latest = last[w] or self.model.summarize([])
                 rows.append({"window": w, "batch": b, "seen": len(seen[w]), "read": read[w], "summary": asdict(latest)})
@@ -97,7 +98,7 @@ class Writer:
         keys = [
             (
                 "\n".join(signal.model_dump_json() for signal in part),
-                "" if old is None else f"{old.rests_on} {old.text}",
+                "" if old is None else f"{old.signals_total} {old.text}",
             )
             for part, old in zip(signals, bases, strict=True)
         ]

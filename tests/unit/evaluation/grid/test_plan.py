@@ -52,7 +52,7 @@ def test_calls_tokens_and_cost_of_users_at_hand(tmp_path: Path) -> None:
         f'name = "r"\nroot = "{tmp_path}"\n[data]\ntrain_users = 4\ntest_users = 4\n[summary]\nmax_tokens = 20\n'
     )
     file = tmp_path / "grid.toml"
-    model = 'url = "https://example.org/v1"\nkey_env = "NO_KEY"\nprice_in = 2\nprice_out = 10\n'
+    model = 'url = "https://example.org/v1"\nkey_env = "NO_KEY"\ninput_price = 2\noutput_price = 10\n'
     file.write_text(
         f'root = "{tmp_path}"\nmethods = ["popi_plug_and_play"]\n[[benchmarks]]\nconfig = "{run}"\nusers = "{users}"\n'
         f'[[generators]]\nname = "chat"\nmodel = "m"\n{model}[[judges]]\nname = "j"\nmodel = "m"\n{model}'

@@ -50,13 +50,14 @@ def test_every_setting_is_documented(section: type[BaseModel]) -> None:
             "key_env applies only to a model behind an API",
         ),
         (
-            RUN + '[[generators]]\nname = "x"\nmodel = "m"\nurl = "u"\nprice_in = 1\n',
-            "set both price_in and price_out",
+            RUN + '[[generators]]\nname = "x"\nmodel = "m"\nurl = "u"\ninput_price = 1\n',
+            "set both input_price and output_price",
         ),
         (
             RUN + '[[generators]]\nname = "x"\nmodel = "m"\nurl = "u"\nprotocol = "anthropic"\nscores = true\n',
             "needs a vLLM server, protocol openai; got 'anthropic'",
         ),
+        (RUN + '[[judges]]\nname = "j"\ntold = "auto"\n', "judges.0.told: no such setting; it is now called evidence"),
         (RUN + '[[judges]]\nname = "j"\n', "needs url and model"),
         (RUN + '[[judges]]\nname = "j"\nkind = "truth"\nmodel = "m"\n', "uses no model"),
         (RUN + '[[judges]]\nname = "j"\nkind = "truth"\ngenerators = ["y"]\n', "unknown 'y'; allowed: own"),

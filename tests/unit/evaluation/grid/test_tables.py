@@ -85,7 +85,7 @@ def test_one_generator_makes_no_transfer_plot(tmp_path: Path) -> None:
 
 
 def saved(**more: Any) -> dict[str, Any]:
-    entry = {"name": "x", "model": "m", "key_env": "A", "concurrency": 8, "price_in": None}
+    entry = {"name": "x", "model": "m", "key_env": "A", "concurrency": 8, "input_price": None}
     tree = {"name": "g", "benchmarks": [{"name": "b", "run": "r"}], "judges": [], "methods": ["oracle", "fspo"]}
     return tree | {"generators": [entry], "max_users": None} | more
 
@@ -95,7 +95,7 @@ def saved(**more: Any) -> dict[str, Any]:
     [
         (saved(), []),
         (saved(name="other", methods=["fspo", "oracle"]), []),
-        (saved(generators=[{"name": "x", "model": "m", "key_env": "B", "concurrency": 1, "price_in": 2.0}]), []),
+        (saved(generators=[{"name": "x", "model": "m", "key_env": "B", "concurrency": 1, "input_price": 2.0}]), []),
         (saved(generators=[*saved()["generators"], {"name": "y", "model": "n"}], methods=["fspo", "oracle", "x"]), []),
         (saved(max_users=3), ["max_users: None -> 3"]),
         (saved(generators=[{"name": "x", "model": "n"}]), ["generators.x.model: 'm' -> 'n'"]),

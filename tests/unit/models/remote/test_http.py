@@ -87,8 +87,8 @@ async def wire_to(server: Server, tls: ssl.SSLContext | None = None, **times: fl
     bare.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**16)
     url = f"{'https' if tls else 'http'}://127.0.0.1:{bare.getsockname()[1]}"
     async with await asyncio.start_server(server.serve, sock=bare, ssl=tls):
-        times = {"connect_s": 5.0, "silence_s": 5.0, "keepalive_s": 5.0} | times
-        times.setdefault("first_byte_s", times["silence_s"])
+        times = {"connect_timeout_s": 5.0, "read_timeout_s": 5.0, "keepalive_s": 5.0} | times
+        times.setdefault("first_byte_timeout_s", times["read_timeout_s"])
         async with HttpClient(HttpConfig(**times)).session() as client:
             client.url = URL(url + "/v1")
             yield client
@@ -244,7 +244,7 @@ async def test_what_comes_behind_an_answer_reaches_nobody(extra: bytes, pause: f
 @both_loops
 async def test_silence_is_noticed_in_every_request_of_a_connection(idle: float) -> None:
     server = Server([message(b"1")], [0.2, b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n", 0.2, b"x"])
-    async with wire_to(server, silence_s=0.3) as wire:
+    async with wire_to(server, read_timeout_s=0.3) as wire:
         await whole(wire)
         await asyncio.sleep(idle)
         answer, began = await ask(wire), time.monotonic()
@@ -262,7 +262,7 @@ async def test_a_client_may_take_its_time(tls: ssl.SSLContext | None, size: int,
     """While too much waits for it the upstream is not read; that is no silence, and nothing is lost."""
     body = bytes(range(256)) * (size // 256)
     server = Server([message(body)[: size // 2], 0.05, message(body)[size // 2 :], *end])
-    async with wire_to(server, tls, silence_s=0.2) as wire:
+    async with wire_to(server, tls, read_timeout_s=0.2) as wire:
         answer = await ask(wire)
         await asyncio.sleep(0.5)
         got, more = b"", True
@@ -279,7 +279,7 @@ async def test_a_client_may_take_its_time(tls: ssl.SSLContext | None, size: int,
 async def test_an_upstream_that_stops_reading_is_silent() -> None:
     much = [b"x" * 2**20] * 16
     for body in (pieces(0.3, *much), b"".join(much)):
-        async with wire_to(Server([9.0], unread=True), silence_s=0.2) as wire:
+        async with wire_to(Server([9.0], unread=True), read_timeout_s=0.2) as wire:
             with pytest.raises(HttpFault):
                 await asyncio.wait_for(ask(wire, "POST", body), 3)
 
@@ -289,7 +289,7 @@ async def test_one_that_reads_slowly_is_not() -> None:
     much = [b"x" * 2**17] * 32
     for body, length in ((pieces(0.5, *much), 2**22), (b"".join(much), None)):
         server = Server([message(b"1")], [0.2, message(b"2")], pace=0.01)
-        async with wire_to(server, silence_s=0.4, first_byte_s=5.0) as wire:
+        async with wire_to(server, read_timeout_s=0.4, first_byte_timeout_s=5.0) as wire:
             await whole(wire)
             began = time.monotonic()
             assert await whole(wire, body, length) == (200, b"2") and server.connections == 1
@@ -354,7 +354,7 @@ async def test_connecting_ends_when_nobody_waits_for_it(cancelled: bool) -> None
     server = Server()  # which knows nothing of TLS, and waits
     async with wire_to(server) as plain:
         url = plain.url.with_scheme("https")
-        async with HttpClient(HttpConfig(connect_s=9.0 if cancelled else 0.3)).session() as client:
+        async with HttpClient(HttpConfig(connect_timeout_s=9.0 if cancelled else 0.3)).session() as client:
             asking = asyncio.ensure_future(client.send("GET", url, []))
             await until(lambda: server.connections == 1)
             await asyncio.sleep(0.05)
@@ -399,7 +399,7 @@ async def test_idle_connections() -> None:
 @both_loops
 async def test_no_more_connections_than_allowed() -> None:
     server = Server(*[[0.1, message(b"1")]] * 3, [0.5, message(b"1")])
-    async with wire_to(server, connections=1, connect_s=0.35) as wire:
+    async with wire_to(server, connections=1, connect_timeout_s=0.35) as wire:
         assert await asyncio.gather(*[whole(wire) for _ in range(3)]) == [(200, b"1")] * 3
         assert server.connections == 1
         answers = await asyncio.gather(*[whole(wire) for _ in range(2)], return_exceptions=True)

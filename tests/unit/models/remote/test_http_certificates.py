@@ -77,7 +77,7 @@ def test_what_is_wrong_is_said(
 ) -> None:
     error = ask(server(authority, PrivateCa(tmp_path / "other", "another")), trusting(authority), host)
     assert isinstance(error, UpstreamError) and words in str(error)
-    assert (error.fault, error.for_all, error.passing) == ("certificate", True, False)
+    assert (error.fault, error.affects_all, error.transient) == ("certificate", True, False)
 
 
 def test_not_valid_yet(authority: PrivateCa, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,7 +102,7 @@ def refused(tls: Any, config: Any) -> UpstreamError:
 
 def test_a_client_certificate(authority: PrivateCa, tmp_path: Path) -> None:
     tls = authority.server("127.0.0.1", wants_client=True)
-    assert refused(tls, trusting(authority)).for_all
+    assert refused(tls, trusting(authority)).affects_all
     both = authority.issue(common_name="a client")
     assert isinstance(ask(tls, trusting(authority, client_certificate=str(both))), Reply)
     private, _, certificate = both.read_text().partition("-----BEGIN CERTIFICATE")

@@ -65,7 +65,7 @@ def test_the_setting_comes_before_the_environment(tmp_path: Path, monkeypatch: p
 
 @pytest.mark.parametrize("secure", [False, True])
 @pytest.mark.parametrize(
-    ("address", "words", "for_all"),
+    ("address", "words", "affects_all"),
     [
         ("http://{}", "the forward proxy answered 407 (it requires a valid login)", True),
         # tinyproxy says 401 where others say 407 again; over plain http that might be the server's own.
@@ -81,7 +81,7 @@ def test_faults_of_the_proxy_are_said_to_be_its(
     secure: bool,
     address: str,
     words: str,
-    for_all: bool,
+    affects_all: bool,
 ) -> None:
     caplog.set_level(logging.DEBUG)
     tls = PrivateCa(tmp_path / "ca").server("127.0.0.1") if secure else None
@@ -91,7 +91,7 @@ def test_faults_of_the_proxy_are_said_to_be_its(
         (error,) = ask(upstream)
     assert isinstance(error, UpstreamError) and upstream.received == []
     if secure or "401" not in words:
-        assert words in str(error) and (error.fault, error.for_all) == ("proxy", for_all)
+        assert words in str(error) and (error.fault, error.affects_all) == ("proxy", affects_all)
     assert "wr0ng" not in str(error) + repr(error) + caplog.text
 
 

@@ -22,7 +22,7 @@ from popi.models.remote.usage import Prices, Usage
 
 pytestmark = pytest.mark.timed
 
-QUICK = Retries(most=3, base=0.001)
+QUICK = Retries(limit=3, base_s=0.001)
 HELLO = [{"role": "system", "content": "be kind"}, {"role": "user", "content": "hello"}]
 
 
@@ -74,7 +74,7 @@ def test_what_may_pass_is_asked_again(upstream: FakeUpstream, fault: Any) -> Non
 def test_what_will_not_pass_is_not_asked_again(upstream: FakeUpstream, code: int) -> None:
     upstream.faults = [status(code, "that is wrong", Location="http://127.0.0.1:1/")]
     error = fails(connect(upstream))
-    assert (error.status, error.passing, len(upstream.received)) == (code, False, 1)
+    assert (error.status, error.transient, len(upstream.received)) == (code, False, 1)
     assert str(code) in str(error) and "that is wrong" in str(error) and upstream.url in str(error)
 
 
@@ -110,19 +110,19 @@ def test_retry_after_in_every_form() -> None:
 
 
 def test_backoff_doubles_with_jitter_and_never_undercuts_what_was_asked() -> None:
-    policy = Retries(most=4, base=1.0, longest=5.0)
+    policy = Retries(limit=4, base_s=1.0, max_wait_s=5.0)
     for retry, most in enumerate((1, 2, 4, 5)):
         waits = [policy.wait(retry) or 0 for _ in range(200)]
         assert most / 2 <= min(waits) < max(waits) <= most
     assert policy.wait(4) is None
-    assert policy.wait(0, asked=3.0) == 3.0
-    assert policy.wait(0, asked=5.1) is None
+    assert policy.wait(0, requested_wait=3.0) == 3.0
+    assert policy.wait(0, requested_wait=5.1) is None
 
 
 @pytest.mark.parametrize(
     ("fault", "limits", "words"),
     [
-        (hang, {"http": HttpConfig(first_byte_s=0.1)}, "sent nothing within 0.1 seconds"),
+        (hang, {"http": HttpConfig(first_byte_timeout_s=0.1)}, "sent nothing within 0.1 seconds"),
         (hang, {"total_s": 0.1}, "no complete response within 0.1 seconds"),
         (drip, {"total_s": 0.2}, "no complete response within 0.2 seconds"),
         (cut, {}, "closed the connection"),
@@ -133,14 +133,14 @@ def test_time_limits_and_cut_connections_end_as_errors(
 ) -> None:
     upstream.faults = [fault] * 2
     start = time.monotonic()
-    error = fails(connect(upstream, **limits, retries=Retries(most=1, base=0.001)))
+    error = fails(connect(upstream, **limits, retries=Retries(limit=1, base_s=0.001)))
     assert words in str(error) and "gave up after 2 attempts" in str(error)
     assert time.monotonic() - start < 3
     assert len(upstream.received) == 2
 
 
 def test_a_server_that_is_not_there() -> None:
-    error = fails(ApiModel.connect("http://127.0.0.1:9", "m", retries=Retries(most=1, base=0.001)))
+    error = fails(ApiModel.connect("http://127.0.0.1:9", "m", retries=Retries(limit=1, base_s=0.001)))
     assert "can't be reached" in str(error)
 
 
@@ -225,7 +225,7 @@ def test_a_key_that_is_refused_is_not_tried_a_thousand_times(
 
 def test_a_server_that_is_down_is_given_up(upstream: FakeUpstream) -> None:
     upstream.faults = [status(503)] * 1000
-    results = ask(connect(upstream, concurrency=4, retries=Retries(most=0)), 100)
+    results = ask(connect(upstream, concurrency=4, retries=Retries(limit=0)), 100)
     assert len(results) == 100 and all(isinstance(result, UpstreamError) for result in results)
     assert GIVE_UP <= len(upstream.received) <= GIVE_UP + 3
 
@@ -294,7 +294,9 @@ def test_the_key_is_shown_nowhere(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     upstream.faults = [fault] * 9
-    model = connect(upstream, protocol, http=HttpConfig(first_byte_s=0.05), retries=Retries(most=1, base=0.001))
+    model = connect(
+        upstream, protocol, http=HttpConfig(first_byte_timeout_s=0.05), retries=Retries(limit=1, base_s=0.001)
+    )
     error = fails(model)
     assert any(KEY in str(request.headers) for request in upstream.received)
     for shown in (

@@ -45,7 +45,7 @@ def targets() -> list[TargetPair]:
 
 
 def scorer(server: FakeUpstream, **settings: Any) -> VllmScorer:
-    api = ApiModel.connect(f"{server.url}/v1", "nano", retries=Retries(most=1, base=0.001), concurrency=2)
+    api = ApiModel.connect(f"{server.url}/v1", "nano", retries=Retries(limit=1, base_s=0.001), concurrency=2)
     return VllmScorer(api, **settings)
 
 

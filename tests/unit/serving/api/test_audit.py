@@ -159,7 +159,11 @@ def test_the_command_line_notes_what_it_does_and_prints_the_log(people: People, 
 
 @pytest.mark.parametrize(
     ("given", "noted"),
-    [(AuditSettings(days=0), []), (AuditSettings(of=("admin",)), ["admin"]), (AuditSettings(), ["app", "admin"])],
+    [
+        (AuditSettings(retention_days=0), []),
+        (AuditSettings(roles=("admin",)), ["admin"]),
+        (AuditSettings(), ["app", "admin"]),
+    ],
 )
 def test_what_is_noted_is_a_setting(
     given: AuditSettings, noted: list[str], store_url: str, monkeypatch: pytest.MonkeyPatch

@@ -138,7 +138,7 @@ def test_silence_after_an_answer_that_only_announces_one(upstream: RecordingUpst
     async def announced(_: Received, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 103 Early Hints\r\n\r\n" + message(b"{}"))
 
-    with running_gateway(upstream, connect_s=0.2, first_byte_s=0.2, silence_s=0.2) as gateway:
+    with running_gateway(upstream, connect_timeout_s=0.2, first_byte_timeout_s=0.2, read_timeout_s=0.2) as gateway:
         upstream.reply = announce
         answer = gateway.call(path, CHAT)
         assert answer.status == 504 and answer.json["error"]["code"] == "upstream_timeout"
@@ -183,7 +183,7 @@ async def hang_amid(_: Received, writer: asyncio.StreamWriter) -> None:
 
 
 def test_a_hang_ends_at_the_limit(upstream: RecordingUpstream) -> None:
-    with running_gateway(upstream, silence_s=0.2, first_byte_s=0.2) as gateway:
+    with running_gateway(upstream, read_timeout_s=0.2, first_byte_timeout_s=0.2) as gateway:
         upstream.reply = hang
         answer = gateway.call(body=CHAT)
         assert answer.status == 504 and answer.json["error"]["code"] == "upstream_timeout"
@@ -369,7 +369,7 @@ def test_bytes_in_flight(upstream: RecordingUpstream) -> None:
         writer.write(message(b"{}"))
 
     with (
-        running_gateway(upstream, max_body_bytes=5000, body_bytes_at_once=10_000) as gateway,
+        running_gateway(upstream, max_body_bytes=5000, max_body_bytes_in_flight=10_000) as gateway,
         ThreadPoolExecutor() as pool,
     ):
         upstream.reply = wait
@@ -413,7 +413,7 @@ def test_keys_that_can_not_be_checked_are_refused(gateway: RunningGateway, fault
 
 
 def test_a_store_of_keys_that_hangs(upstream: RecordingUpstream) -> None:
-    with running_gateway(upstream, auth_s=0.1) as gateway:
+    with running_gateway(upstream, auth_timeout_s=0.1) as gateway:
         gateway.keys.delay = 30.0
         assert gateway.call(body=CHAT).status == 503
     assert upstream.received == []
@@ -475,7 +475,7 @@ def test_an_idle_connection_is_used_again_and_a_closed_one_is_not(gateway: Runni
 
 def test_key_and_summary_share_the_time(upstream: RecordingUpstream) -> None:
     """A summary that takes 0.7 s is there within a second, but not where the key took half of that."""
-    with running_gateway(upstream, summary_ms=1000) as gateway:
+    with running_gateway(upstream, summary_timeout_ms=1000) as gateway:
         gateway.summaries.delay = 0.7
         assert gateway.call(body=CHAT, headers=ANN).header("x-popi-personalized") == "applied"
         gateway.keys.delay = 0.6

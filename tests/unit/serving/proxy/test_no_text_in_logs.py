@@ -59,9 +59,9 @@ def test_of_the_proxy(upstream: RecordingUpstream, capfd: pytest.CaptureFixture[
     token = jwt.encode({"sub": USER, "exp": time.time() + 60, "note": MARK}, SECRET, "HS256")
     settings = {
         "jwt": {"key": SECRET, "algorithms": ("HS256",)},
-        "first_byte_s": 0.3,
-        "silence_s": 0.3,
-        "summary_ms": 50.0,
+        "first_byte_timeout_s": 0.3,
+        "read_timeout_s": 0.3,
+        "summary_timeout_ms": 50.0,
     }
     with running_gateway(upstream, max_body_bytes=10_000, **settings) as gateway, all_logs() as lines:
 

@@ -64,7 +64,7 @@ def test_an_answer_that_was_not_read_to_its_end_takes_its_connection_with_it(ups
         await asyncio.sleep(0.3)
         writer.write(b"x" * 995)
 
-    with running_gateway(upstream, silence_s=0.1) as gateway:
+    with running_gateway(upstream, read_timeout_s=0.1) as gateway:
         upstream.reply = much
         with pytest.raises(Exception, match="IncompleteRead"):
             gateway.call(body=CHAT)
@@ -115,7 +115,7 @@ def test_the_time_for_an_answer_begins_once_the_request_is_written(upstream: Rec
             time.sleep(0.15)
             yield b"piece"
 
-    with running_gateway(upstream, silence_s=0.4) as gateway:
+    with running_gateway(upstream, read_timeout_s=0.4) as gateway:
         connection = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=20)
         headers = {"Authorization": f"Bearer {APP_KEY}", "Transfer-Encoding": "chunked"}
         connection.request("POST", "/v1/files", slowly(), headers, encode_chunked=True)

@@ -41,7 +41,7 @@ def test_metrics(upstream: RecordingUpstream) -> None:
 
 @pytest.mark.parametrize(("readers", "statuses"), [("admin", [401, 403, 200]), ("nobody", [404, 404, 404])])
 def test_who_may_read_metrics(upstream: RecordingUpstream, readers: str, statuses: list[int]) -> None:
-    with running_gateway(upstream, metrics_for=readers) as gateway:
+    with running_gateway(upstream, metrics_access=readers) as gateway:
         keys = (None, APP_KEY, ADMIN_KEY)
         assert [gateway.call("/metrics", method="GET", key=key).status for key in keys] == statuses
 

@@ -8,7 +8,7 @@ from popi.serving.store.database import Database
 from popi.serving.store.jobs import Debounce
 from popi.serving.store.usage import OverQuota, Reason
 
-D = Debounce(quiet=10, longest=25)
+D = Debounce(quiet_s=10, max_wait_s=25)
 
 
 def request(database: Database, now: float, user: str = "u") -> None:

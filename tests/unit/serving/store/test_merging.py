@@ -33,7 +33,7 @@ from popi.serving.store.tables import metadata
 from popi.serving.store.usage import DAY, Quota
 from popi.signals.types import StatementSignal
 
-D = Debounce(quiet=10, longest=25)
+D = Debounce(quiet_s=10, max_wait_s=25)
 
 
 def say(database: Database, user: str, at: float, *ids: str) -> None:

@@ -17,7 +17,7 @@ from popi.summary import Summary
 
 AHEAD = 5 * 3600.0
 LEASE = 60.0
-D = Debounce(quiet=10, longest=30)
+D = Debounce(quiet_s=10, max_wait_s=30)
 
 
 class Model:
@@ -49,7 +49,7 @@ def claimed(database: Database, at: float) -> str | None:
 def test_a_worker_writes_summaries_that_were_due_in_the_future(database: Database, clock: Clock, now: float) -> None:
     say(database, clock)
     clock.now = now
-    worker = Worker(database, Model(), RenewalSettings(lease=LEASE))  # type: ignore[arg-type]
+    worker = Worker(database, Model(), RenewalSettings(lease_s=LEASE))  # type: ignore[arg-type]
     assert worker.run_one() is None
     assert worker.correct_times() == 1 and worker.run_one() == "renewed"
     assert worker.correct_times() == 0

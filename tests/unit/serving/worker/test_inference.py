@@ -14,7 +14,7 @@ from popi.serving.worker.inference import InferenceSettings, Provider, read, rea
 from popi.signals.types import StatementSignal
 
 SIGNALS = [StatementSignal(text="my secret is that i like tea")]
-QUICK = Retries(most=0)
+QUICK = Retries(limit=0)
 
 
 def settings(upstream: FakeUpstream, **more: Any) -> InferenceSettings:
@@ -177,8 +177,8 @@ def test_what_models_really_answer(
 )
 def test_no_word_of_a_user_is_in_a_reason(words: str) -> None:
     for error in (
-        UpstreamError(f"http://a: 400: {words}", status=400, words=words),
-        UpstreamError(words, passing=True, words=words),
+        UpstreamError(f"http://a: 400: {words}", status=400, server_message=words),
+        UpstreamError(words, transient=True, server_message=words),
         UpstreamError(words),
         ZeroDivisionError(words),
     ):

@@ -14,7 +14,7 @@ from popi.signals.types import Signal, StatementSignal
 from popi.summary import Summary
 
 SIGNALS: list[Signal] = list(make_users(1, 0, "test")[0].user.signals)
-OLD = Summary("wants numbers.", 3, rests_on=6)
+OLD = Summary("wants numbers.", 3, signals_total=6)
 
 
 @pytest.fixture
@@ -40,26 +40,26 @@ def test_a_text_counts_as_much_as_any_summary_can(model: InferenceModel) -> None
 def test_one_that_names_no_preference_counts_as_none(model: InferenceModel, old: Any) -> None:
     assert model.prompt_ids(SIGNALS, None, old) == model.prompt_ids(SIGNALS)
     renewed = model.summarize(SIGNALS, previous=old)
-    assert renewed == model.summarize(SIGNALS) and renewed.rests_on == 9
+    assert renewed == model.summarize(SIGNALS) and renewed.signals_total == 9
 
 
 def test_one_that_has_faded_counts_as_none(model: InferenceModel) -> None:
     many = [StatementSignal(text="i like jokes.")] * 89  # 2^(−89/16)/(1 − 2^(−1/16)) = 0.499
     assert model.prompt_ids(many, None, "wants numbers.") == model.prompt_ids(many)
     assert model.prompt_ids(many[1:], None, "wants numbers.") != model.prompt_ids(many[1:])
-    assert model.summarize(many, previous=OLD).rests_on == 89
+    assert model.summarize(many, previous=OLD).signals_total == 89
 
 
 def test_what_a_renewal_rests_on(model: InferenceModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model.local, "decode", lambda ids: "wants numbers and jokes.")
     renewed = model.summarize(SIGNALS[6:], previous=OLD)
-    assert (renewed.text, renewed.signals_used, renewed.rests_on) == ("wants numbers and jokes.", 3, 9)
+    assert (renewed.text, renewed.signals_used, renewed.signals_total) == ("wants numbers and jokes.", 3, 9)
 
 
 def test_what_a_text_rests_on_stays_unknown(model: InferenceModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """Or a text that a person edited would count as very many signals once, and then as next to none."""
     monkeypatch.setattr(model.local, "decode", lambda ids: "wants numbers and jokes.")
-    assert model.summarize(SIGNALS[6:], previous="wants numbers.").rests_on == 0
+    assert model.summarize(SIGNALS[6:], previous="wants numbers.").signals_total == 0
 
 
 def test_without_new_signals_the_old_summary_stays_and_no_model_is_asked(
@@ -94,11 +94,11 @@ def test_behind_an_api(upstream: Any) -> None:
     upstream.answer = lambda messages: "Likes short answers and jokes."
     model = InferenceModel.from_api(upstream.url + "/v1", "m")
     new = [StatementSignal(text="i like jokes.")]
-    renewed = model.summarize(new, previous=Summary("Likes short answers.", 4, rests_on=4))
+    renewed = model.summarize(new, previous=Summary("Likes short answers.", 4, signals_total=4))
     sent = upstream.received[0].body["messages"]
     counts = int(worth(4, 1) + 0.5)
     *before, last = model.templates.inference_messages(new, previous=Previous("Likes short answers.", counts))
     assert sent[:-1] == before and sent[-1]["content"].startswith(last["content"])
-    assert (renewed.text, renewed.signals_used, renewed.rests_on) == ("Likes short answers and jokes.", 1, 5)
+    assert (renewed.text, renewed.signals_used, renewed.signals_total) == ("Likes short answers and jokes.", 1, 5)
     assert model.summarize([], previous=renewed).text == renewed.text and len(upstream.received) == 1
     assert model.renewable("Likes tea.") and not model.renewable("No preference is known.")

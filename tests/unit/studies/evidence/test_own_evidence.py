@@ -64,7 +64,7 @@ class Models:
 
 def test_nothing_is_asked_about_a_summary_of_which_nothing_was_left() -> None:
     models = Models({})  # asked, it would fail
-    refused = Summary("", 0, 2, (), "m", left_out=("instruction",))
+    refused = Summary("", 0, 2, (), "m", removed_content=("instruction",))
     users = [[pair("a"), pair("b")]]
     assert checked_summaries(models, models, users, [refused], 0.1) == [refused]  # type: ignore[arg-type]
 

@@ -1,6 +1,6 @@
 """Drift, and how soon a change is told, on summaries made by hand."""
 
-from popi.studies.streaming.figures import Stream, lost, told_in_the_end, until_told
+from popi.studies.streaming.figures import Stream, lost, stated_in_the_end, until_stated
 
 FORMAL, CASUAL, SHORT, JOKES = ("tone", "formal"), ("tone", "casual"), ("length", "short"), ("mood", "playful")
 STABLE = {"tone": "formal", "length": "short"}
@@ -38,6 +38,6 @@ def test_until_a_change_is_told() -> None:
     # Told before the change it was wrong; both values together are not right either.
     late = stream({FORMAL}, {CASUAL}, {FORMAL}, {FORMAL, CASUAL}, {CASUAL})
     never = stream({FORMAL}, {FORMAL}, {FORMAL}, {FORMAL}, set())
-    assert [until_told(one) for one in (at_once, late, never)] == [[1], [3], [4]]
-    assert [told_in_the_end(one) for one in (at_once, late, never)] == [(1, 1), (1, 1), (0, 1)]
-    assert until_told(stable({FORMAL})) == [] and told_in_the_end(stable({FORMAL})) == (0, 0)
+    assert [until_stated(one) for one in (at_once, late, never)] == [[1], [3], [4]]
+    assert [stated_in_the_end(one) for one in (at_once, late, never)] == [(1, 1), (1, 1), (0, 1)]
+    assert until_stated(stable({FORMAL})) == [] and stated_in_the_end(stable({FORMAL})) == (0, 0)

@@ -51,27 +51,27 @@ def test_other_users_are_as_they_are(run, tiny) -> None:
     with pytest.raises(ConfigError, match="--signals 16 only applies to the nano world"):
         kinds_of_users(study, 16)
     result = streaming(study, [1, 2])
-    assert all(row["drift"] is row["until_told"] is row["told"] is None for row in result["rows"])
+    assert all(row["drift"] is row["until_stated"] is row["stated"] is None for row in result["rows"])
 
 
 @pytest.mark.parametrize(
-    ("least", "starts"),
+    ("min_signals", "starts"),
     [
         (1, [(None, 0), (0, 2), (1, 4), (2, 6)]),  # each is made of the one before
         (4, [(None, 0), (None, 0), (1, 2), (1, 4)]),  # the second is the base, which has read four
         (5, [(None, 0), (None, 0), (None, 0), (2, 3)]),  # the third, with six; five signals are read at least
     ],
 )
-def test_from_which_summary_a_renewal_starts(run, tiny, least: int, starts: list) -> None:
+def test_from_which_summary_a_renewal_starts(run, tiny, min_signals: int, starts: list) -> None:
     study = Study.open(run, models=tiny(run), methods=["untrained_summary"], test_users=2)
     users = kinds_of_users(study, 8)["stable"]
     model = tiny(run).inference_model("nano")
-    found = Writer(study, "untrained_summary", least).after_each(users, "stable", 4, "renewed")
+    found = Writer(study, "untrained_summary", min_signals).after_each(users, "stable", 4, "renewed")
     for one, after in zip(users, found, strict=True):
         assert [each.seen for each in after] == [2, 4, 6, 8]
         for each, (number, since) in zip(after, starts, strict=True):
             read = one.person.user.signals[since : each.seen]
-            base = None if number is None else replace(after[number].summary, rests_on=after[number].seen)
+            base = None if number is None else replace(after[number].summary, signals_total=after[number].seen)
             assert each.read == len(model.prompt_ids(read, None, base)[0])
             assert each.summary == model.summarize(read, previous=base)
     scratch = Writer(study, "untrained_summary").after_each(users, "stable", 4, "from scratch")
@@ -94,7 +94,7 @@ def test_streaming_json(run, tiny) -> None:
     for row in rows:
         assert set(result["columns"]) <= set(row) and (row["users"], row["pairs"]) == (3, 6)
         assert len(row["after_each"]) == row["batches"] and row["after_each"][-1]["value"] == row["value"]
-        assert (row["until_told"] is None) == (row["kind"] == "stable")
+        assert (row["until_stated"] is None) == (row["kind"] == "stable")
     for renewed, scratch in zip(rows[::2], rows[1::2], strict=True):
         assert renewed["gain"] == pytest.approx(renewed["value"] - scratch["value"])
         if renewed["batches"] == 1:  # there is nothing to renew yet: all is the same
