@@ -27,7 +27,9 @@ def statement(name: str) -> dict[str, Any]:
 def test_two_gateways_with_two_workers_on_one_store(store: str, tmp_path: Path, upstream: Any) -> None:
     """Both receive signals and edits of the same users; none is lost or duplicated, and both return the same."""
     settings = tmp_path / "gateway.toml"
-    settings.write_text("[renewal]\nquiet_s = 0.3\nmax_wait_s = 1.0\npoll_interval_s = 0.05\n[inference]\ncheck = false\n")
+    settings.write_text(
+        "[renewal]\nquiet_s = 0.3\nmax_wait_s = 1.0\npoll_interval_s = 0.05\n[inference]\ncheck = false\n"
+    )
     asked: list[str] = []
 
     def answer(messages: list[dict[str, str]]) -> str:

@@ -49,7 +49,10 @@ def gateway(
     """A gateway whose worker uses the same server, which also has the keys of its tokens."""
     upstream.pages["/keys"] = jwks()
     settings = folder / "gateway.toml"
-    lines = [f'[proxy]\njwt = {{ jwks_url = "{upstream.url}/keys" }}', "[renewal]\nquiet_s = 0.1\npoll_interval_s = 0.05"]
+    lines = [
+        f'[proxy]\njwt = {{ jwks_url = "{upstream.url}/keys" }}',
+        "[renewal]\nquiet_s = 0.1\npoll_interval_s = 0.05",
+    ]
     lines += ["[page]\nmodel = 'm'", "[http]", *(f"{name} = {json.dumps(value)}" for name, value in http.items())]
     settings.write_text("\n".join(lines))
     more = ("--config", str(settings), "--inference-url", f"{upstream.url}/v1", "--inference-model", "m")

@@ -104,7 +104,8 @@ def test_few_statements_none_twice_none_of_our_own_and_each_users_own(server: tu
     config = tmp_path / "gateway.toml"
     config.write_text(
         f"[inference]\nurl = {json.dumps(url)}\nmodel = {json.dumps(model)}\nmax_tokens = 96\nthreads = 1\n"
-        "check = false\ntemperature = 0.5\n[renewal]\nquiet_s = 0\nreasons = false\nrebuild_interval_s = 0\npoll_interval_s = 0.1\n"
+        "check = false\ntemperature = 0.5\n[renewal]\nquiet_s = 0\nreasons = false\n"
+        "rebuild_interval_s = 0\npoll_interval_s = 0.1\n"
     )
     with running(f"sqlite:///{tmp_path}/popi.db", "--config", str(config), upstream=url) as gateway:
         client = httpx2.Client(base_url=gateway.url, headers=HEADERS, timeout=SECONDS)

@@ -70,7 +70,7 @@ def test_a_model_behind_an_api_is_not_asked_either() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "text", "tokens", "abstained", "removed_content"),
+    ("said", "text", "tokens", "abstained", "removed"),
     [
         # As it was written, with the server's count; then in part, counted anew.
         ("likes tea.", "likes tea.", 7, False, ()),

@@ -155,6 +155,6 @@ def settings_of(path: Path) -> dict[str, Any] | None:
     """The settings in a file of rows; None if there is no such file, or its first line is incomplete."""
     try:
         with path.open(encoding="utf-8") as lines:
-            return dict(json.loads(lines.readline())["settings"])
+            return dict(formats.current_names(json.loads(lines.readline())["settings"]))
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None

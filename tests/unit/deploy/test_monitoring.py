@@ -34,7 +34,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exported]:
     folder = tmp_path_factory.mktemp("monitoring")
     with serving() as upstream:
         (folder / "gateway.toml").write_text(
-            f'[inference]\nurl = "{upstream.url}"\nmodel = "m"\n[renewal]\nquiet_s = 0.05\npoll_interval_s = 0.05\ninput_price = 1\n'
+            f'[inference]\nurl = "{upstream.url}"\nmodel = "m"\n[renewal]\n'
+            "quiet_s = 0.05\npoll_interval_s = 0.05\ninput_price = 1\n"
         )
         store = f"sqlite:///{folder}/popi.db"
         with running(store, "--config", str(folder / "gateway.toml"), upstream=upstream.url) as gateway:

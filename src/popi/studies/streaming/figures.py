@@ -5,7 +5,8 @@ A summary states an attribute *correctly* if it names the value preferred at tha
 - **Drift**: of the attributes stated correctly before a renewal and whose truth did not change, the share that is no
   longer stated correctly after it.
 - **Wait** (`until_stated`): the number of summaries after a preference's change until one states the new value, 1 for
-  the first summary that has read a signal from after the change. If none does, it is one more than the number of summaries.
+  the first summary that has read a signal from after the change. If none does, it is one more than the number of
+  summaries.
 """
 
 from collections.abc import Mapping, Sequence
