@@ -212,7 +212,7 @@ def test_every_setting_arrives_as_it_was_written(tmp_path: Path) -> None:
             extra={"top_p": 0.9, "stop": ["\n", "'"], "nested": {"a b": True, "n": 3}},
         ),
         renewal=RenewalSettings(quiet_s=1, input_price=0.15, tenant_tokens_per_day=10**9, reasons=False),
-        capture=CaptureSettings(tenants=("shop",), hours=0.5),
+        capture=CaptureSettings(tenants=("shop",), retention_hours=0.5),
         page=PageSettings(name="Ann's café", url="https://chat.example"),
         profiles=ProfileSettings(signals=5, versions=2),
     )
