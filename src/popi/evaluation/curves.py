@@ -141,7 +141,10 @@ def loss_terms(methods: Mapping[str, Any], way: str) -> str:
             axes.barh(y, error, 0.28, left=unsaid, color=COLOURS["card"], edgecolor=COLOURS["plain"], hatch="////")
             bold = "bold" if name.startswith("popi_") else "normal"
             axes.text(0, y + 0.2, METHODS[name].label, va="bottom", fontweight=bold)
-            value = f"{terms['left_unsaid']['value']:.2f} + {terms['generator_error']['value']:.2f}".replace("-", "−")
+            unsaid, error = (
+                round(terms[name]["value"], 2) + 0.0 for name in ("left_unsaid", "generator_error")
+            )  # no -0.0
+            value = f"{unsaid:.2f} + {error:.2f}".replace("-", "−")
             axes.text(longest, y + 0.2, value, va="bottom", ha="right", color=COLOURS["muted"])
         axes.set(xlim=(0, longest * 1.02), ylim=(-0.4, len(rows) - 0.2), yticks=[])
         axes.spines["left"].set_visible(False)

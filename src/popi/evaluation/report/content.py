@@ -25,6 +25,8 @@ CURVES = (
 )
 SYNTHETIC = ("nano", "persona", "personamem", "hicupid", "elix", "review", "roleplay", "psoups")
 """Sources with synthetic users: a program or a model decided what they prefer."""
+KNOW_THE_TRUTH = ("oracle", "exact_reader")
+"""Methods that are given the true preferences, or the world that they were drawn from: bounds, not baselines."""
 OWN_PLOTS = {
     "evidence.json": ("signals", "Accuracy against the number of signals"),
     "streaming.json": ("batches", "Accuracy against the number of batches of signals"),
@@ -101,16 +103,13 @@ def tiles(methods: Mapping[str, Any]) -> list[dict[str, str]]:
     entry, label = methods[best], METHODS[best].label
     beside = [
         f"{METHODS[name].label.split(' (')[0]} {_percent(_accuracy(methods, name))}"
-        for name in ("no_personalization", "untrained_summary")
+        for name in ("no_personalization", "untrained_summary", "oracle")
         if name in methods
     ]
     result = [
         {"title": f"Reward accuracy, {label}", "big": _percent(_accuracy(methods, best)), "beside": "; ".join(beside)}
     ]
-    if "oracle" in methods:
-        share = _accuracy(methods, best) / _accuracy(methods, "oracle")
-        note = f"Oracle: {_percent(_accuracy(methods, 'oracle'))}, given the true preferences"
-        result.append({"title": "Share of the oracle's", "big": _percent(share), "beside": note})
+    result += [against] if (against := _against_strongest(methods, best)) else []
     raw = methods.get("raw_signals")
     if raw:
         tokens, whole = entry["context_overhead_tokens"], raw["context_overhead_tokens"]
@@ -123,6 +122,27 @@ def tiles(methods: Mapping[str, Any]) -> list[dict[str, str]]:
         note += f"; untrained recall {_percent(before)}" if before is not None else ""
         result.append({"title": "Attribute recall", "big": _percent(entry["attribute_recall"]), "beside": note})
     return result
+
+
+def _against_strongest(methods: Mapping[str, Any], best: str) -> dict[str, str] | None:
+    """The tile that compares with the most accurate method that is neither POPI nor given the truth."""
+    baselines = [name for name in methods if not name.startswith("popi_") and name not in KNOW_THE_TRUTH]
+    if not baselines:
+        return None
+    strongest = max(baselines, key=lambda name: _accuracy(methods, name))
+    points = 100 * (_accuracy(methods, best) - _accuracy(methods, strongest))
+    note = f"{METHODS[strongest].label} {_percent(_accuracy(methods, strongest))}"
+    note += f" for {methods[strongest]['context_overhead_tokens']:.0f} tokens"
+    paired = methods[strongest].get("differences", {}).get(best, {}).get("reward_accuracy")
+    if paired and paired["low"] is not None:  # the baseline minus POPI
+        note += f"; difference {_points(-100 * paired['high'])} to {_points(-100 * paired['low'])}"
+    return {"title": "Points above the strongest baseline", "big": _points(points), "beside": note}
+
+
+def _points(value: float) -> str:
+    """A signed difference in points with one decimal; zero without a sign."""
+    text = f"{value:+.1f}".replace("-", "−")
+    return "0.0" if text[1:] == "0.0" else text
 
 
 def drawn(methods: Mapping[str, Any], runs: Sequence[compare.Compared]) -> dict[str, Any]:

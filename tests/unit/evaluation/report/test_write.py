@@ -13,7 +13,7 @@ from rich.console import Console
 from popi.errors import RunError
 from popi.evaluation import plots
 from popi.evaluation.methods import METHODS
-from popi.evaluation.report import print_table, prompt_text, write_report
+from popi.evaluation.report import content, print_table, prompt_text, write_report
 
 NASTY = "<script>alert('no')</script>"
 VOID = {"meta", "br", "link", "img", "input", "hr"}
@@ -244,3 +244,28 @@ def test_the_headline_is_of_the_better_method_and_says_whose_preferences(make_ru
     assert text.startswith("# 71.0 % of held-out preferences, for 20 tokens per prompt\n")
     page = (run / "report.html").read_text()
     assert "Reward accuracy, POPI plug-and-play" in page and "synthetic users" not in page
+
+
+def test_a_tile_compares_with_the_strongest_baseline_not_with_the_truth() -> None:
+    def entry(accuracy: float, **more: object) -> dict[str, object]:
+        return {
+            "reward_accuracy": {"value": accuracy},
+            "context_overhead_tokens": 40.0,
+            "attribute_recall": None,
+            **more,
+        }
+
+    paired = {"popi_plug_and_play": {"reward_accuracy": {"value": 0.02, "low": -0.01, "high": 0.05}}}
+    methods = {
+        "no_personalization": entry(0.5),
+        "copy_dpo": entry(0.73, differences=paired),
+        "oracle": entry(0.9),
+        "popi_plug_and_play": entry(0.71),
+    }
+    strongest = content.tiles(methods)[1]
+    assert strongest["big"] == "−2.0" and strongest["title"] == "Points above the strongest baseline"
+    assert strongest["beside"] == "DPO on copies 73.0 % for 40 tokens; difference −5.0 to +1.0"
+    assert content.tiles(methods | {"popi_plug_and_play": entry(0.73)})[1]["big"] == "0.0"
+    assert [tile["title"] for tile in content.tiles({"popi_plug_and_play": entry(0.7)})] == [
+        "Reward accuracy, POPI plug-and-play"
+    ]
