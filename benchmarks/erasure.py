@@ -59,7 +59,7 @@ def erase(file: Path, name: str) -> tuple[float, float]:
     receipt = erase_now(eraser, "t", name)
     taken = time.perf_counter() - began
     writer.join()
-    assert receipt.bytes == "overwritten" and receipt.removed.signals == SIGNALS, receipt
+    assert receipt.data_on_disk == "overwritten" and receipt.removed.signals == SIGNALS, receipt
     eraser.close()
     other.close()
     return taken, waited[0]

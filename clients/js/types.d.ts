@@ -510,19 +510,10 @@ export interface paths {
 export type webhooks = Record<string, never>;
 export interface components {
     schemas: {
-        /** @description An answer that feedback can still refer to (see docs/profiles.md). */
-        AnswerKept: {
-            /** @description The id from the header `x-popi-answer-id`. */
-            id: string;
-            /** @description The id in the answer itself; empty if it has none. */
-            upstream_id: string;
-            prompt: string;
-            answer: string;
-        };
         /** @description A read or change of a user's data. */
         AuditEntry: {
-            /** @description The entry's id; ids sort by time. */
-            entry: string;
+            /** @description Ids sort by time. */
+            id: string;
             /** Format: date-time */
             at: string;
             /** @description `key:` and a key id, `page` for users on their own page, `oidc:` and a name, `cli:` and an account. */
@@ -530,7 +521,7 @@ export interface components {
             /** @enum {string} */
             role: "admin" | "viewer" | "app" | "user" | "operator";
             /** @enum {string} */
-            way: "api" | "page" | "cli";
+            channel: "api" | "page" | "cli";
             action: string;
             tenant: string;
             /** @description The user; null if the entry concerns no user in particular, or one who does not exist (any more). */
@@ -546,6 +537,15 @@ export interface components {
                 [key: string]: components["schemas"]["JsonValue"];
             };
         };
+        /** @description An answer that feedback can still refer to (see docs/profiles.md). */
+        CapturedAnswer: {
+            /** @description The id from the header `x-popi-answer-id`. */
+            id: string;
+            /** @description The id in the answer itself; empty if it has none. */
+            upstream_id: string;
+            prompt: string;
+            answer: string;
+        };
         /** @description One statement of a summary. */
         Clause: {
             id: string;
@@ -554,10 +554,10 @@ export interface components {
             /** @description Ids of the signals that it rests on, if known. */
             signals: string[];
             /**
-             * @description How they were found: by scoring the clause without each signal (leave_one_out), or named by the model that wrote
-             *     it (named). Null if unknown.
+             * @description How those signals were determined: by scoring the clause without each signal (leave_one_out), or named by the
+             *     model that wrote it (named). Null if unknown.
              */
-            found: ("leave_one_out" | "named") | null;
+            attribution: ("leave_one_out" | "named") | null;
             /**
              * @description Who wrote it: the inference model, the user, or the team.
              * @enum {string}
@@ -588,7 +588,7 @@ export interface components {
              * @description As in a receipt.
              * @enum {string}
              */
-            bytes: "overwritten" | "scheduled" | "left_to_postgresql";
+            data_on_disk: "overwritten" | "scheduled" | "left_to_postgresql";
         };
         /** @description A demographic fact about the user. */
         DemographicSignal: {
@@ -605,10 +605,10 @@ export interface components {
         };
         /** @description Why a request was refused. */
         ErrorAnswer: {
-            error: components["schemas"]["ErrorWords"];
+            error: components["schemas"]["ErrorDetail"];
         };
         /** @description The error: a code for programs and a message for people. */
-        ErrorWords: {
+        ErrorDetail: {
             code: string;
             message: string;
         };
@@ -628,7 +628,7 @@ export interface components {
             controls: components["schemas"]["ControlsAnswer"];
             paused: boolean;
             /** @description Stored for feedback, if the app opted in. */
-            answers: components["schemas"]["AnswerKept"][];
+            answers: components["schemas"]["CapturedAnswer"][];
         };
         /** @description A statement that no renewal may repeat. */
         ForbiddenClause: {
@@ -636,7 +636,7 @@ export interface components {
             /** @description The user's own words; null once they are deleted, when only a hash remains. */
             text: string | null;
             /** @description Whether it may be sent to the model that writes summaries. */
-            tell: boolean;
+            send_to_model: boolean;
         };
         /** @description The gateway is up. */
         Health: {
@@ -651,14 +651,15 @@ export interface components {
             users: number;
             /** @description Number of new signals. */
             added: number;
-            known: number;
+            /** @description Number of signals that were already stored. */
+            duplicates: number;
             /** @description Number of imported summaries. */
             summaries: number;
             /**
              * @description Number of users whose signals were not stored because they switched learning off.
              * @default 0
              */
-            not_learned?: number;
+            ignored_users?: number;
         };
         /** @description The health of the LLM that writes summaries, from its latest answer. */
         InferenceHealth: {
@@ -708,7 +709,7 @@ export interface components {
             /** @description Number of signals that are new to the remaining user. */
             signals: number;
             /** @description Number of signals that the remaining user already had. */
-            known: number;
+            duplicates: number;
             summary_versions: number;
             /** @description Stored for feedback. */
             answers: number;
@@ -810,7 +811,7 @@ export interface components {
              *     large SQLite file, or one that is being read). left_to_postgresql: no query finds them; see docs/serving.md.
              * @enum {string}
              */
-            bytes: "overwritten" | "scheduled" | "left_to_postgresql";
+            data_on_disk: "overwritten" | "scheduled" | "left_to_postgresql";
         };
         /** @description How many rows of each kind were removed. */
         Removed: {
@@ -843,12 +844,12 @@ export interface components {
             ids: string[];
             added: number;
             /** @description Number of signals that were already stored. */
-            known: number;
+            duplicates: number;
             /**
              * @description Number of signals that were not stored because the user switched learning off.
              * @default 0
              */
-            not_learned?: number;
+            ignored?: number;
         };
         /** @description A statement of the user about themselves or their wishes. */
         StatementSignal: {
@@ -948,7 +949,7 @@ export interface components {
              * @description Accepted as returned by the API; has no effect.
              * @default null
              */
-            found?: ("leave_one_out" | "named") | null;
+            attribution?: ("leave_one_out" | "named") | null;
             /**
              * @description Accepted as returned by the API; has no effect.
              * @default null
@@ -988,7 +989,7 @@ export interface components {
             type: "demographic";
             text: string;
         };
-        /** @description What a user did with an answer: one of thumbs, edit, replaced_by and rather_than. */
+        /** @description What a user did with an answer: one of thumbs, edit, replaced_by and preferred_over. */
         "Feedback-Input": {
             /**
              * @description The answer's id from the header `x-popi-answer-id`. The `id` in its body also works if it is unique for the
@@ -1011,7 +1012,7 @@ export interface components {
              * @description The answers that the user did not choose when picking this one.
              * @default null
              */
-            rather_than?: string[] | null;
+            preferred_over?: string[] | null;
         };
         /** @description A statement that a summary must not contain. */
         "ForbiddenEdit-Input": {
@@ -1030,7 +1031,7 @@ export interface components {
              *     Default: unchanged; false for a new entry.
              * @default null
              */
-            tell?: boolean | null;
+            send_to_model?: boolean | null;
         };
         /** @description Users to add, or to add signals to. If one of them is invalid, none is imported. */
         "Import-Input": {

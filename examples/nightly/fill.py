@@ -22,7 +22,7 @@ def main() -> None:
     with popi.Client(options.url) as client:
         for start in range(0, len(people), 100):
             answer = client.import_users(people[start : start + 100])
-            print(f"{answer.users} users, {answer.added} signals added, {answer.known} known")
+            print(f"{answer.users} users, {answer.added} signals added, {answer.duplicates} duplicates")
 
 
 if __name__ == "__main__":

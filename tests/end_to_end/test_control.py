@@ -115,8 +115,8 @@ def test_a_user_decides(tmp_path: Path) -> None:
         # Opted out before the first message: nothing is ever learned.
         assert client.set_controls(eve, learn=False).learn is False
         first = here.chat(eve, "A poem, please?").headers["x-popi-answer-id"]
-        assert client.feedback(eve, first, thumbs="up").not_learned == 1
-        assert client.add_signals(eve, [StatementSignal(text="i like poems")]).not_learned == 1
+        assert client.feedback(eve, first, thumbs="up").ignored == 1
+        assert client.add_signals(eve, [StatementSignal(text="i like poems")]).ignored == 1
         assert (client.user(eve).signals, client.user(eve).renewal) == (0, None)
 
         # Opted in: two answers with the same upstream id are distinct, and a rating goes to the right one.
@@ -155,7 +155,10 @@ def test_a_user_decides(tmp_path: Path) -> None:
         assert "diabetes" not in here.sent_since(sent) and "more tea" in here.sent_since(sent)
 
         # What the model may see is also recognised in other words, by asking the model.
-        bans = [ForbiddenEdit(id=client.summary(eve).forbidden[0].id), ForbiddenEdit(text="Avoids sugar.", tell=True)]  # type: ignore[union-attr]
+        bans = [
+            ForbiddenEdit(id=client.summary(eve).forbidden[0].id),
+            ForbiddenEdit(text="Avoids sugar.", send_to_model=True),
+        ]  # type: ignore[union-attr]
         client.edit_summary(eve, lambda _: SummaryEdit(forbidden=bans))
         assert texts(here.say(eve, s4="nothing sweet")) == [own, "Likes tea."]
         assert "avoids sugar." in here.sent_since(sent) and "diabetes" not in here.sent_since(sent)

@@ -100,7 +100,7 @@ def test_an_erased_user_is_in_no_file(tmp_path: Path) -> None:
             files = [file for file in tmp_path.iterdir() if secret.encode() in file.read_bytes()]
             assert files
             receipt = client.delete("/users/someone@example.org").json()
-            assert receipt["removed"]["signals"] == 30 and receipt["bytes"] == "overwritten"
+            assert receipt["removed"]["signals"] == 30 and receipt["data_on_disk"] == "overwritten"
             for words in (secret, "someone@example.org"):
                 assert [file.name for file in tmp_path.iterdir() if words.encode() in file.read_bytes()] == []
             assert client.get("/users/other/export").json()["signals"]

@@ -196,7 +196,7 @@ def test_what_they_decide_before_anything_is_known_and_what_they_delete(browser:
     press(page, page, "Delete the words")
     assert page.locator(".forbidden .words").all_inner_texts() == ["A sentence that you deleted"]
     now = tea.summary("ada")["forbidden"]
-    assert [(one["text"], one["tell"]) for one in now] == [(None, True)]
+    assert [(one["text"], one["send_to_model"]) for one in now] == [(None, True)]
 
     # Delete a sentence with the signals it was learned from; nothing of it is left on disk.
     assert traces(tea.folder, "Cooks at home", "cook at home for two")

@@ -18,10 +18,10 @@ test("a user from the first signal to the last byte", async () => {
   const id = "a/b ☃ ?#%2F";
   await assert.rejects(app.getSummary(id), refused(404, "no_user"));
   assert.deepEqual((await app.addSignals(id, { signals: [pair] })).ids, ["p1"]);
-  assert.equal((await app.addSignals(id, { signals: [pair] })).known, 1);
+  assert.equal((await app.addSignals(id, { signals: [pair] })).duplicates, 1);
   const first = await app.putSummary(id, { text: "Likes amber. Likes birch." });
   assert.deepEqual([first.version, first.clauses.map((one) => one.text)], [1, ["Likes amber.", "Likes birch."]]);
-  await assert.rejects(app.putSummary(id, { text: "Late." }), refused(428, "if_match_needed"));
+  await assert.rejects(app.putSummary(id, { text: "Late." }), refused(428, "if_match_required"));
   const second = await app.putSummary(id, { text: "Likes cedar." }, { version: 1 });
   assert.equal(second.version, 2);
   await assert.rejects(app.putSummary(id, { text: "Late." }, { version: 1 }), refused(412, "version_conflict"));

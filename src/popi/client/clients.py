@@ -232,7 +232,7 @@ class Client(_Base[httpx2.Client]):
         thumbs: Literal["up", "down"] | None = None,
         edit: str | None = None,
         replaced_by: str | None = None,
-        rather_than: Sequence[str] | None = None,
+        preferred_over: Sequence[str] | None = None,
     ) -> SignalsAnswer:
         """Send what the user did with a proxied answer: one of the four actions. For tenants that opted in to capture.
 
@@ -242,9 +242,9 @@ class Client(_Base[httpx2.Client]):
             thumbs: thumbs up or down.
             edit: the answer as the user rewrote it.
             replaced_by: the answer that the user requested and chose instead.
-            rather_than: answers that the user did not choose.
+            preferred_over: answers that the user did not choose.
         """
-        action = flows.feedback_fields(thumbs, edit, replaced_by, rather_than)
+        action = flows.feedback_fields(thumbs, edit, replaced_by, preferred_over)
         return self._run(flows.feedback(self._retries, user_id, answer, action))
 
     def export(self, user_id: str) -> ExportAnswer:
@@ -452,10 +452,10 @@ class AsyncClient(_Base[httpx2.AsyncClient]):
         thumbs: Literal["up", "down"] | None = None,
         edit: str | None = None,
         replaced_by: str | None = None,
-        rather_than: Sequence[str] | None = None,
+        preferred_over: Sequence[str] | None = None,
     ) -> SignalsAnswer:
         """As `Client.feedback`."""
-        action = flows.feedback_fields(thumbs, edit, replaced_by, rather_than)
+        action = flows.feedback_fields(thumbs, edit, replaced_by, preferred_over)
         return await self._run(flows.feedback(self._retries, user_id, answer, action))
 
     async def export(self, user_id: str) -> ExportAnswer:

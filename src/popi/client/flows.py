@@ -116,14 +116,14 @@ def user(retries: Retries, user_id: str) -> Flow[UserAnswer]:
 
 def add_signals(retries: Retries, user_id: str, signals: Sequence[Signal]) -> Flow[SignalsAnswer]:
     """Upload signals, in as many requests as they need."""
-    total = SignalsAnswer(ids=[], added=0, known=0, not_learned=0)
+    total = SignalsAnswer(ids=[], added=0, duplicates=0, ignored=0)
     for upload in _uploads(signals):
         sent = Request("POST", _path(user_id, "signals"), content=upload)
         answer = yield from _call(retries, sent, SignalsAnswer)
         total.ids += answer.ids
         total.added += answer.added
-        total.known += answer.known
-        total.not_learned += answer.not_learned
+        total.duplicates += answer.duplicates
+        total.ignored += answer.ignored
     return total
 
 
@@ -205,11 +205,11 @@ def set_controls(retries: Retries, user_id: str, use: bool | None, learn: bool |
 
 
 def feedback_fields(
-    thumbs: str | None, edit: str | None, replaced_by: str | None, rather_than: Sequence[str] | None
+    thumbs: str | None, edit: str | None, replaced_by: str | None, preferred_over: Sequence[str] | None
 ) -> dict[str, object]:
     """The user's action as fields of `Feedback`."""
-    several = None if rather_than is None else list(rather_than)
-    return {"thumbs": thumbs, "edit": edit, "replaced_by": replaced_by, "rather_than": several}
+    several = None if preferred_over is None else list(preferred_over)
+    return {"thumbs": thumbs, "edit": edit, "replaced_by": replaced_by, "preferred_over": several}
 
 
 def feedback(retries: Retries, user_id: str, answer: str, action: Mapping[str, object]) -> Flow[SignalsAnswer]:
@@ -255,7 +255,7 @@ def merge(retries: Retries, source: str, into: str) -> Flow[MergeAnswer]:
     reply, unsure = yield from _exchange(retries, request)
     if unsure and reply.status == 404:  # merged by an earlier try, or never existed
         merged = yield from user(retries, into)
-        return MergeAnswer(signals=0, known=0, summary_versions=0, answers=0, keys=0, user=merged)
+        return MergeAnswer(signals=0, duplicates=0, summary_versions=0, answers=0, keys=0, user=merged)
     return _read(request, reply, MergeAnswer)
 
 

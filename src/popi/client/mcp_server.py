@@ -111,7 +111,7 @@ def build(speaker: Speaker) -> MCPServer:
         """
         async with _tool_errors(speaker(ctx)) as (client, user_id):
             answer = await client.add_signals(user_id, [signal])
-        if answer.not_learned:
+        if answer.ignored:
             return "the user does not want to be learned from; nothing was added"
         return "added" if answer.added else "known already; nothing was added"
 

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Generic, Literal
 
-from popi.profiles.fields import Answer, Author, Found, Item, Scope
+from popi.profiles.fields import Answer, Attribution, Author, Item, Scope
 from popi.signals.types import Signal
 
 EXPORT_FORMAT = 1
@@ -16,9 +16,9 @@ class SignalsAnswer(Answer):
     ids: list[str]
     """Ids of all uploaded signals, in order."""
     added: int
-    known: int
+    duplicates: int
     """Number of signals that were already stored."""
-    not_learned: int = 0
+    ignored: int = 0
     """Number of signals that were not stored because the user switched learning off."""
 
 
@@ -30,9 +30,9 @@ class Clause(Answer):
     locked: bool
     signals: list[str]
     """Ids of the signals that it rests on, if known."""
-    found: Found | None
-    """How they were found: by scoring the clause without each signal (leave_one_out), or named by the model that wrote
-    it (named). Null if unknown."""
+    attribution: Attribution | None
+    """How those signals were determined: by scoring the clause without each signal (leave_one_out), or named by the
+    model that wrote it (named). Null if unknown."""
     author: Author
     """Who wrote it: the inference model, the user, or the team."""
 
@@ -43,7 +43,7 @@ class ForbiddenClause(Answer):
     id: str
     text: str | None
     """The user's own words; null once they are deleted, when only a hash remains."""
-    tell: bool
+    send_to_model: bool
     """Whether it may be sent to the model that writes summaries."""
 
 
@@ -114,7 +114,7 @@ class LinkAnswer(Answer):
     expires_at: datetime
 
 
-class AnswerKept(Answer):
+class CapturedAnswer(Answer):
     """An answer that feedback can still refer to (see docs/profiles.md)."""
 
     id: str
@@ -137,7 +137,7 @@ class ExportAnswer(Answer):
     """Newest first; the first is current."""
     controls: ControlsAnswer
     paused: bool
-    answers: list[AnswerKept]
+    answers: list[CapturedAnswer]
     """Stored for feedback, if the app opted in."""
 
 
@@ -147,10 +147,11 @@ class ImportAnswer(Answer):
     users: int
     added: int
     """Number of new signals."""
-    known: int
+    duplicates: int
+    """Number of signals that were already stored."""
     summaries: int
     """Number of imported summaries."""
-    not_learned: int = 0
+    ignored_users: int = 0
     """Number of users whose signals were not stored because they switched learning off."""
 
 
@@ -159,7 +160,7 @@ class MergeAnswer(Answer):
 
     signals: int
     """Number of signals that are new to the remaining user."""
-    known: int
+    duplicates: int
     """Number of signals that the remaining user already had."""
     summary_versions: int
     answers: int
@@ -190,7 +191,7 @@ class Receipt(Answer):
 
     erased_at: datetime
     removed: Removed
-    bytes: Literal["overwritten", "scheduled", "left_to_postgresql"]
+    data_on_disk: Literal["overwritten", "scheduled", "left_to_postgresql"]
     """overwritten: no file of the store contains them any more. scheduled: they will be overwritten within minutes (a
     large SQLite file, or one that is being read). left_to_postgresql: no query finds them; see docs/serving.md."""
 
@@ -209,7 +210,7 @@ class Deleted(Answer):
     """Stored for feedback."""
     version: int
     """The current version now; 0 if there is no summary."""
-    bytes: Literal["overwritten", "scheduled", "left_to_postgresql"]
+    data_on_disk: Literal["overwritten", "scheduled", "left_to_postgresql"]
     """As in a receipt."""
 
 
@@ -224,13 +225,13 @@ class Page(Answer, Generic[Item]):
 class AuditEntry(Answer):
     """A read or change of a user's data."""
 
-    entry: str
-    """The entry's id; ids sort by time."""
+    id: str
+    """Ids sort by time."""
     at: datetime
     actor: str
     """`key:` and a key id, `page` for users on their own page, `oidc:` and a name, `cli:` and an account."""
     role: Literal["admin", "viewer", "app", "user", "operator"]
-    way: Literal["api", "page", "cli"]
+    channel: Literal["api", "page", "cli"]
     action: str
     tenant: str
     user_id: str | None
@@ -278,7 +279,7 @@ class Ready(Health):
     """Informational: chats work without it. Null if this process does not renew summaries with an LLM behind an API."""
 
 
-class ErrorWords(Answer):
+class ErrorDetail(Answer):
     """The error: a code for programs and a message for people."""
 
     code: str
@@ -288,7 +289,7 @@ class ErrorWords(Answer):
 class ErrorAnswer(Answer):
     """Why a request was refused."""
 
-    error: ErrorWords
+    error: ErrorDetail
 
 
 def moment(seconds: float) -> datetime:

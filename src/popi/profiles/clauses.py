@@ -117,6 +117,7 @@ def from_edit(edits: Sequence[ClauseEdit], before: Sequence[StoredClause], autho
         text = edit.text.strip()
         old = known.get(edit.id) if edit.id is not None else None
         same = old is not None and old.text == text
+        signals = tuple(edit.signals)
         name = edit.id or _new_id(taken | known.keys())
         taken.add(name)
         clauses.append(
@@ -124,9 +125,9 @@ def from_edit(edits: Sequence[ClauseEdit], before: Sequence[StoredClause], autho
                 id=name,
                 text=text,
                 locked=edit.locked,
-                signals=tuple(edit.signals),
+                signals=signals,
                 author=old.author if same and old is not None else author,
-                found=old.found if same and old is not None and old.signals == tuple(edit.signals) else None,
+                attribution=old.attribution if same and old is not None and old.signals == signals else None,
             )
         )
     return clauses

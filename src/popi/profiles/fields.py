@@ -1,6 +1,6 @@
 """Building blocks of the profile API's models: ids, limits, and the stored parts of a summary."""
 
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -8,6 +8,7 @@ from pydantic import (
     ConfigDict,
     StringConstraints,
     WithJsonSchema,
+    model_validator,
 )
 
 from popi.errors import DataError
@@ -42,8 +43,8 @@ ClauseId = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern
 ClauseText = Annotated[NoNul, StringConstraints(min_length=1, max_length=LONGEST_CLAUSE, pattern=r"\S")]
 Item = TypeVar("Item")
 Author = Literal["model", "user", "admin"]
-Found = Literal["leave_one_out", "named"]
-"""How a clause's signals were found: by scoring it without each signal, or named by the model."""
+Attribution = Literal["leave_one_out", "named"]
+"""How a clause's signals were determined: by scoring it without each signal, or named by the model."""
 Scope = Literal["admin", "app", "user"]
 """A key's scope. admin: everything; app: acts for all users of its tenant; user: one user's profile."""
 
@@ -60,6 +61,14 @@ class Answer(BaseModel):
     model_config = ConfigDict(use_attribute_docstrings=True)
 
 
+def under_present_names(values: Any, **renamed: str) -> Any:
+    """The fields of a model, of which some are stored, or were exported, under an earlier name: `present="earlier"`."""
+    if not isinstance(values, dict):
+        return values
+    present = {earlier: name for name, earlier in renamed.items() if name not in values}
+    return {present.get(name, name): value for name, value in values.items()}
+
+
 class StoredClause(BaseModel):
     """One statement of a summary, as stored."""
 
@@ -69,7 +78,12 @@ class StoredClause(BaseModel):
     locked: bool = False
     signals: tuple[str, ...] = ()
     author: Author = "model"
-    found: Found | None = None
+    attribution: Attribution | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _earlier_names(cls, values: Any) -> Any:
+        return under_present_names(values, attribution="found")
 
 
 class Forbidden(BaseModel):
@@ -80,7 +94,7 @@ class Forbidden(BaseModel):
         hash: HMAC of its normal form, in hex; empty if there is `text`.
         salt: the hash's salt.
         length: number of words.
-        tell: whether the user allows sending it to the model that writes summaries.
+        send_to_model: whether the user allows sending it to the model that writes summaries.
         text: the words themselves, in versions older than the hashes.
     """
 
@@ -89,5 +103,10 @@ class Forbidden(BaseModel):
     hash: str = ""
     salt: str = ""
     length: int = 0
-    tell: bool = False
+    send_to_model: bool = False
     text: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _earlier_names(cls, values: Any) -> Any:
+        return under_present_names(values, send_to_model="tell")

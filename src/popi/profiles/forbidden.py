@@ -2,8 +2,8 @@
 
 A summary version stores the HMAC of a forbidden statement's normal form (popi.profiles.statements.normal), with a salt
 and the store's secret. That suffices to recognise the same words in any language, case and punctuation, but can't be
-read. No model sees the statements unless the user allows it (`Forbidden.tell`). Restatements in other words can only be
-detected by a model: popi.serving.worker.restating.
+read. No model sees the statements unless the user allows it (`Forbidden.send_to_model`). Restatements in other
+words can only be detected by a model: popi.serving.worker.restating.
 """
 
 import hmac
@@ -58,7 +58,7 @@ class Bans:
         return bool(self._hashes or self._plain) and (self.hit(text) or any(map(self.hit, lines(text))))
 
 
-def ban(text: str, secret: bytes, *, name: str, salt: str = "", tell: bool = False) -> Forbidden:
+def ban(text: str, secret: bytes, *, name: str, salt: str = "", send_to_model: bool = False) -> Forbidden:
     """A statement in its stored form.
 
     Args:
@@ -66,10 +66,12 @@ def ban(text: str, secret: bytes, *, name: str, salt: str = "", tell: bool = Fal
         secret: the store's secret.
         name: the entry's id.
         salt: the salt of the user's other entries; a new one if empty.
-        tell: whether it may be sent to the model that writes summaries.
+        send_to_model: whether it may be sent to the model that writes summaries.
     """
     salt = salt or secrets.token_hex(8)
-    return Forbidden(id=name, hash=_hash(secret, salt, normal(text)), salt=salt, length=len(words(text)), tell=tell)
+    return Forbidden(
+        id=name, hash=_hash(secret, salt, normal(text)), salt=salt, length=len(words(text)), send_to_model=send_to_model
+    )
 
 
 def from_edits(
@@ -110,7 +112,7 @@ def in_words(forbidden: Iterable[Forbidden], texts: Mapping[str, str]) -> dict[s
 
 
 def _with_tell(one: Forbidden, edit: ForbiddenEdit) -> Forbidden:
-    return one if edit.tell is None else one.model_copy(update={"tell": edit.tell})
+    return one if edit.send_to_model is None else one.model_copy(update={"send_to_model": edit.send_to_model})
 
 
 def _same(one: Forbidden, text: str) -> bool:

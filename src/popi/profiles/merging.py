@@ -58,8 +58,10 @@ def merged(
         same = ids.get(normal(texts[one.id])) if one.id in texts else None
         if same is None:
             forbidden.append(one.model_copy(update={"id": parts.free_id(one.id, taken)}))
-        elif not one.tell:
-            forbidden = [ban.model_copy(update={"tell": False}) if ban.id == same else ban for ban in forbidden]
+        elif not one.send_to_model:
+            forbidden = [
+                ban.model_copy(update={"send_to_model": False}) if ban.id == same else ban for ban in forbidden
+            ]
     unchanged = [clause.id for clause in clauses] == [clause.id for clause in newer]
     return (text if unchanged else parts.join(clauses)), clauses, forbidden
 

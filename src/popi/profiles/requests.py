@@ -19,16 +19,17 @@ from popi.profiles.fields import (
     MAX_SIGNALS,
     MAX_USERS,
     AnswerId,
+    Attribution,
     Author,
     Body,
     ClauseId,
     ClauseText,
-    Found,
     NoNul,
     Scope,
     SignalId,
     Tenant,
     UserId,
+    under_present_names,
 )
 from popi.profiles.user_id import LONGEST_ID
 from popi.signals.types import Signal, TargetPair
@@ -76,10 +77,15 @@ class ClauseEdit(Body):
     """Whether renewals keep it word for word."""
     signals: list[SignalId] = Field(fail_fast=True, default_factory=list, max_length=MAX_REASONS)
     """Ids of the signals that it rests on."""
-    found: Found | None = None
+    attribution: Attribution | None = None
     """Accepted as returned by the API; has no effect."""
     author: Author | None = None
     """Accepted as returned by the API; has no effect."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _earlier_names(cls, values: Any) -> Any:  # of exports
+        return under_present_names(values, attribution="found")
 
 
 class ForbiddenEdit(Body):
@@ -89,9 +95,14 @@ class ForbiddenEdit(Body):
     """The id of an existing entry. Without one, the entry gets a new id."""
     text: ClauseText | None = None
     """The user's own words, stored separately so that they can see them. Optional if `id` names an existing entry."""
-    tell: bool | None = None
+    send_to_model: bool | None = None
     """Whether it may be sent to the model that writes summaries, so that the model also avoids it in other words.
     Default: unchanged; false for a new entry."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _earlier_names(cls, values: Any) -> Any:  # of exports
+        return under_present_names(values, send_to_model="tell")
 
     @model_validator(mode="after")
     def _names_something(self) -> Self:
@@ -147,7 +158,7 @@ class Pause(Body):
 
 
 class Feedback(Body):
-    """What a user did with an answer: one of thumbs, edit, replaced_by and rather_than."""
+    """What a user did with an answer: one of thumbs, edit, replaced_by and preferred_over."""
 
     answer: AnswerId
     """The answer's id from the header `x-popi-answer-id`. The `id` in its body also works if it is unique for the
@@ -157,15 +168,15 @@ class Feedback(Body):
     """The answer as the user rewrote it."""
     replaced_by: AnswerId | None = None
     """The answer that the user requested and chose instead."""
-    rather_than: list[AnswerId] | None = Field(fail_fast=True, default=None, min_length=1, max_length=16)
+    preferred_over: list[AnswerId] | None = Field(fail_fast=True, default=None, min_length=1, max_length=16)
     """The answers that the user did not choose when picking this one."""
 
     @model_validator(mode="after")
     def _one_thing(self) -> Self:
-        actions = [self.thumbs, self.edit, self.replaced_by, self.rather_than]
+        actions = [self.thumbs, self.edit, self.replaced_by, self.preferred_over]
         if sum(one is not None for one in actions) != 1:
-            raise ValueError("give exactly one of thumbs, edit, replaced_by and rather_than")
-        if self.answer == self.replaced_by or self.answer in (self.rather_than or ()):
+            raise ValueError("give exactly one of thumbs, edit, replaced_by and preferred_over")
+        if self.answer == self.replaced_by or self.answer in (self.preferred_over or ()):
             raise ValueError("an answer is compared with itself")
         return self
 

@@ -230,4 +230,4 @@ class _StoreMetrics(Collector):
         for state, number in self._waiting.items():
             gauge.add_metric([state], number)
         about = "Requests personalised with a cached summary because the store was slow or failed"
-        return [gauge, CounterMetricFamily("popi_old_summaries", about, self._summaries.stale_uses)]
+        return [gauge, CounterMetricFamily("popi_stale_summaries", about, self._summaries.stale_uses)]

@@ -170,7 +170,9 @@ class Protocol(HttpToolsProtocol):
         if self.parser.get_http_version() not in ("1.0", "1.1"):
             raise Refusal(505, "http_version", "only HTTP/1.1 and HTTP/1.0 are served here")
         if len(self.pipeline) >= MAX_PIPELINED:
-            raise Refusal(429, "too_many_at_once", f"at most {MAX_PIPELINED} requests may wait on one connection")
+            raise Refusal(
+                429, "too_many_concurrent_requests", f"at most {MAX_PIPELINED} requests may wait on one connection"
+            )
         size, bounds = 0, self._bounds
         if self._unread + self._chunk > bounds.header_bytes:  # including bytes before or after them
             size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)

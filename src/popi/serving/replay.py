@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from sqlalchemy import Connection, delete
 
 from popi.errors import DataError
-from popi.serving.api.commands import bytes_of, merge, scrub_now
+from popi.serving.api.commands import data_on_disk, merge, scrub_now
 from popi.serving.store import controls, erasure, keys, opt_outs, users
 from popi.serving.store.controls import Switches
 from popi.serving.store.database import Database
@@ -64,7 +64,7 @@ class Replayed:
         sessions: sessions on the pages; all were ended.
         not_merged: users who were left unmerged, because the other user was created after the backup.
         other_stores: lines of other stores, which were skipped.
-        bytes: the state of the erased bytes, as in a receipt.
+        data_on_disk: the state of the erased bytes, as in a receipt.
     """
 
     lines: int = 0
@@ -75,7 +75,7 @@ class Replayed:
     sessions: int = 0
     not_merged: int = 0
     other_stores: int = 0
-    bytes: str = "overwritten"
+    data_on_disk: str = "overwritten"
 
 
 def read_lines(text: Iterable[str], since: float, name: str = "the log") -> Iterator[Line]:
@@ -168,7 +168,7 @@ def replay(database: Database, lines: Iterable[Line]) -> Replayed:
                 result.erased += len(erased)
                 ids[:] = [user_id for user_id in ids if user_id not in erased]
     result.sessions = database.write(lambda connection: connection.execute(delete(sessions)).rowcount)
-    result.bytes = bytes_of(database, not scrub_now(database))
+    result.data_on_disk = data_on_disk(database, not scrub_now(database))
     return result
 
 

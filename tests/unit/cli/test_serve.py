@@ -69,7 +69,7 @@ def test_a_part_of_a_user_is_deleted(run: Any, store: str, tmp_path: Path) -> No
     shown = json.loads(run("users", "show", "ada", *at)[1])
     name = shown["signals"][0]["id"]
     done = json.loads(run("users", "delete", "ada", "--signal", name, *at)[1])
-    assert (done["signals"], done["bytes"]) == (1, "overwritten")
+    assert (done["signals"], done["data_on_disk"]) == (1, "overwritten")
     assert b"a amber" not in b"".join(file.read_bytes() for file in tmp_path.glob("popi.db*"))
     code, _, err = run("users", "delete", "ada", "--signal", name, *at)
     assert code != 0 and "nothing with that id" in err
@@ -94,7 +94,7 @@ def test_users_are_listed_shown_exported_and_erased(run: Any, store: str, tmp_pa
     code, _, err = run("users", "rebuild", "zoe", *at)
     assert code == 2 and "no user 'zoe'" in err
     receipt = json.loads(run("users", "erase", "ada", *at)[1])
-    assert receipt["removed"]["signals"] == 2 and receipt["bytes"] == "overwritten"
+    assert receipt["removed"]["signals"] == 2 and receipt["data_on_disk"] == "overwritten"
     assert run("users", "list", *at)[1].splitlines() == ['"ben"']
     code, _, err = run("users", "show", "ada", *at)
     assert code == 2 and "no user 'ada'" in err

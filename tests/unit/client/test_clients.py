@@ -82,12 +82,12 @@ def test_a_user_from_the_first_signal_to_the_last_byte(gateway: tuple[str, dict[
     assert client.summary(name) is None
     answer = client.add_signals(name, PAIRS)
     assert answer.ids == ["p0", "p1", "p2"] and answer.added == 3
-    assert client.add_signals(name, PAIRS).known == 3
+    assert client.add_signals(name, PAIRS).duplicates == 3
     first = client.put_summary(name, "Likes amber. Likes birch.")
     assert first.version == 1 and [clause.text for clause in first.clauses] == ["Likes amber.", "Likes birch."]
     with pytest.raises(GatewayError) as caught:
         client.put_summary(name, "Another's.", version=0)
-    assert (caught.value.status, caught.value.code) == (428, "if_match_needed")
+    assert (caught.value.status, caught.value.code) == (428, "if_match_required")
     kept = ClauseEdit(id=first.clauses[0].id, text="Likes amber.", locked=True, signals=["p0"])
     second = client.put_summary(name, clauses=[kept], version=1)
     assert second.clauses[0].locked and second.clauses[0].id == first.clauses[0].id
@@ -103,7 +103,7 @@ def test_a_user_from_the_first_signal_to_the_last_byte(gateway: tuple[str, dict[
     assert told.signals == 3 and told.summary.version == 4 and told.renewal is not None
     assert len(client.export(name).signals) == 3
     assert client.controls(name).learn and client.set_controls(name, learn=False).use
-    assert client.add_signals(name, [StatementSignal(text="hi")]).not_learned == 1
+    assert client.add_signals(name, [StatementSignal(text="hi")]).ignored == 1
     assert client.set_controls(name, use=False, learn=True) == client.controls(name)
     with pytest.raises(GatewayError) as caught:
         client.feedback(name, "popi-1", thumbs="up")
@@ -113,7 +113,7 @@ def test_a_user_from_the_first_signal_to_the_last_byte(gateway: tuple[str, dict[
     with pytest.raises(DataError, match="use, learn or both"):
         client.set_controls(name)
     done = client.delete_clause(name, first.clauses[1].id, forbid=True)
-    assert (done.clauses, done.version, done.bytes) == (1, 5, "overwritten")
+    assert (done.clauses, done.version, done.data_on_disk) == (1, 5, "overwritten")
     [banned] = client.summary(name).forbidden
     assert banned.text is None and client.delete_words(name, banned.id).version == 5
     assert client.delete_version(name, 1).versions == 1

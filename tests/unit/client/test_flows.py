@@ -21,7 +21,7 @@ WHEN = datetime(2026, 1, 31, tzinfo=UTC).isoformat()
 
 
 def version(number: int, text: str = "Short answers.", locked: bool = False) -> dict[str, Any]:
-    clause = {"id": "c1", "text": text, "locked": locked, "signals": [], "found": None, "author": "user"}
+    clause = {"id": "c1", "text": text, "locked": locked, "signals": [], "attribution": None, "author": "user"}
     content = {"text": text, "clauses": [clause], "forbidden": []}
     return {"version": number, "updated_at": WHEN, "author": "user", **content}
 
@@ -85,10 +85,10 @@ def ask(request: pytest.FixtureRequest, waited: list[float]) -> Ask:
 
 
 def test_one_request_as_it_is_sent(ask: Ask) -> None:
-    script = Script(reply(200, {"ids": ["s"], "added": 1, "known": 0}))
+    script = Script(reply(200, {"ids": ["s"], "added": 1, "duplicates": 0}))
     answer = ask(script, "add_signals", "a/b ☃", [StatementSignal(text="i like tea.", id="s")], tenant="acme")
     [sent] = script.got
-    assert (answer.ids, answer.added, answer.known) == (["s"], 1, 0)
+    assert (answer.ids, answer.added, answer.duplicates) == (["s"], 1, 0)
     assert str(sent.url) == "http://gw:8600/users/a%2Fb%20%E2%98%83/signals" and sent.method == "POST"
     assert sent.headers["authorization"] == f"Bearer {KEY}" and sent.headers["x-popi-tenant"] == "acme"
     assert json.loads(sent.content) == {"signals": [{"id": "s", "type": "statement", "text": "i like tea."}]}
@@ -180,7 +180,7 @@ def test_an_edit_whose_answer_was_lost_is_found_again(ask: Ask) -> None:
     script = Script(cut, refusal(412, "version_conflict"), reply(200, version(4, "Mine.")))
     assert ask(script, "put_summary", "ada", "Mi\u200bne.", more={"version": 3}).version == 4  # the gateway cleans it
     clause = ClauseEdit(id="c1", text="Mine.", locked=True)
-    script = Script(cut, refusal(428, "if_match_needed"), reply(200, version(1, "Mine.", locked=True)))
+    script = Script(cut, refusal(428, "if_match_required"), reply(200, version(1, "Mine.", locked=True)))
     assert ask(script, "put_summary", "ada", more={"clauses": [clause], "version": 0}).version == 1
     for now in (version(4, "Another's."), version(5, "Mine.")):
         script = Script(cut, refusal(412, "version_conflict"), reply(200, now))
@@ -258,7 +258,7 @@ def test_many_signals_go_in_several_uploads(ask: Ask) -> None:
     def answer(sent: httpx2.Request) -> httpx2.Response:
         number = len(json.loads(sent.content)["signals"])
         sizes.append((number, len(sent.content)))
-        return reply(200, {"ids": ["x"] * number, "added": number, "known": 0})
+        return reply(200, {"ids": ["x"] * number, "added": number, "duplicates": 0})
 
     sizes: list[tuple[int, int]] = []
     signals = [StatementSignal(text=f"word {n}") for n in range(2300)]

@@ -13,7 +13,7 @@ Change, proposed = mcp_server.Change, mcp_server.proposed
 
 
 def clause(key: str, text: str, locked: bool, signals: list[str]) -> Clause:
-    return Clause(id=key, text=text, locked=locked, signals=signals, found=None, author="model")
+    return Clause(id=key, text=text, locked=locked, signals=signals, attribution=None, author="model")
 
 
 CLAUSES = [

@@ -158,7 +158,7 @@ def series(name: str, values: str) -> dict[str, str]:
 
 # Of each alert, what it fires at and what it does not; a minute between two values.
 FIRES: dict[str, tuple[list[dict[str, str]], list[dict[str, str]]]] = {
-    "PopiGone": ([], [series("popi_requests_under_way", "0x90")]),
+    "PopiGone": ([], [series("popi_requests_in_flight", "0x90")]),
     "PopiErrors": (
         [series('popi_refusals_total{reason="gateway_fault"}', "0+2x90"), series("popi_requests_total", "0+100x90")],
         [series('popi_refusals_total{reason="rate_limit"}', "0+50x90"), series("popi_requests_total", "0+100x90")],
@@ -174,7 +174,7 @@ FIRES: dict[str, tuple[list[dict[str, str]], list[dict[str, str]]]] = {
         ],
     ),
     "PopiStoreSlow": (
-        [series("popi_old_summaries_total", "0+60x90")],
+        [series("popi_stale_summaries_total", "0+60x90")],
         [
             series('popi_summary_lookup_seconds_bucket{le="0.005"}', "0+100x90"),
             series('popi_summary_lookup_seconds_bucket{le="+Inf"}', "0+100x90"),
@@ -182,11 +182,11 @@ FIRES: dict[str, tuple[list[dict[str, str]], list[dict[str, str]]]] = {
     ),
     "PopiUpstreamFaults": (
         [
-            series('popi_upstream_faults_total{kind="upstream_timeout", upstream="a"}', "0+10x90"),
+            series('popi_upstream_failures_total{kind="upstream_timeout", upstream="a"}', "0+10x90"),
             series('popi_requests_total{upstream="a"}', "0+100x90"),
         ],
         [
-            series('popi_upstream_faults_total{kind="models", upstream="a"}', "0+10x90"),
+            series('popi_upstream_failures_total{kind="models", upstream="a"}', "0+10x90"),
             series('popi_requests_total{upstream="a"}', "0+100x90"),
         ],
     ),

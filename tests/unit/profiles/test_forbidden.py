@@ -3,9 +3,9 @@ import json
 import pytest
 
 from popi.errors import DataError
-from popi.profiles.fields import Forbidden
+from popi.profiles.fields import Forbidden, StoredClause
 from popi.profiles.forbidden import Bans, ban, from_edits, in_words
-from popi.profiles.requests import ForbiddenEdit
+from popi.profiles.requests import ForbiddenEdit, SummaryEdit
 
 KEY = b"k" * 32
 
@@ -51,18 +51,24 @@ def test_a_hash_says_nothing_without_the_secret() -> None:
 
 
 def test_edits_keep_what_stays_and_words_stand_apart() -> None:
-    first, said = from_edits([ForbiddenEdit(text=" Likes cats. "), ForbiddenEdit(text="Dogs.", tell=True)], (), KEY)
-    assert [one.tell for one in first] == [False, True] and len({one.salt for one in first}) == 1
+    first, said = from_edits(
+        [ForbiddenEdit(text=" Likes cats. "), ForbiddenEdit(text="Dogs.", send_to_model=True)], (), KEY
+    )
+    assert [one.send_to_model for one in first] == [False, True] and len({one.salt for one in first}) == 1
     assert said == {first[0].hash: "Likes cats.", first[1].hash: "Dogs."}
     assert "cats" not in json.dumps([one.model_dump() for one in first])
     assert in_words(first, said) == {first[0].id: "Likes cats.", first[1].id: "Dogs."}
     again, said = from_edits(
-        [ForbiddenEdit(id=first[1].id, tell=False), ForbiddenEdit(text="likes CATS"), ForbiddenEdit(text="Birds.")],
+        [
+            ForbiddenEdit(id=first[1].id, send_to_model=False),
+            ForbiddenEdit(text="likes CATS"),
+            ForbiddenEdit(text="Birds."),
+        ],
         first,
         KEY,
     )
     assert [one.id for one in again[:2]] == [first[1].id, first[0].id] and len(again) == 3
-    assert again[0] == first[1].model_copy(update={"tell": False}) and again[1] == first[0]
+    assert again[0] == first[1].model_copy(update={"send_to_model": False}) and again[1] == first[0]
     assert set(said.values()) == {"likes CATS", "Birds."}
     with pytest.raises(DataError, match="no entry with id 'nope'"):
         from_edits([ForbiddenEdit(id="nope")], first, KEY)
@@ -82,3 +88,13 @@ def test_what_older_versions_hold_is_hashed_with_the_next_edit() -> None:
     new, said = from_edits([ForbiddenEdit(text="likes cats"), ForbiddenEdit(id="b")], old, KEY)
     assert (new[0].id, new[0].text) == ("a", None) and new[0].hash and new[1] == old[1]
     assert said == {new[0].hash: "likes cats"}
+
+
+def test_clauses_and_statements_stored_under_earlier_names() -> None:
+    assert StoredClause.model_validate({"id": "c", "text": "a", "found": "named"}).attribution == "named"
+    assert Forbidden.model_validate({"id": "f", "tell": True}).send_to_model
+    exported = {"clauses": [{"text": "a", "found": "named"}], "forbidden": [{"id": "f", "tell": True}]}
+    edit = SummaryEdit.model_validate(exported)
+    assert (
+        edit.clauses and edit.clauses[0].attribution == "named" and edit.forbidden and edit.forbidden[0].send_to_model
+    )

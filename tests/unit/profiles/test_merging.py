@@ -62,14 +62,15 @@ def test_what_either_forbids_is_forbidden_and_said_by_neither() -> None:
 def test_bans_that_are_hashes_are_told_apart_by_the_words_that_are_kept(tells: tuple[bool, bool]) -> None:
     secret = b"of the store"
     one, same = (
-        ban(text, secret, name="f0", tell=tell) for text, tell in zip(("A nurse.", "a nurse"), tells, strict=True)
+        ban(text, secret, name="f0", send_to_model=one)
+        for text, one in zip(("A nurse.", "a nurse"), tells, strict=True)
     )
     wordless = ban("a nurse", secret, name="f1")  # of which only the hash is left: it may be another's
     said = {one.hash: "A nurse.", same.hash: "a nurse"}
     newer = clauses("Works as a nurse.", "Likes tea.")
     _, new, forbidden = merged(join(newer), newer, [one], clauses("A nurse."), [same, wordless], secret, said)
     assert [entry.hash for entry in forbidden] == [one.hash, wordless.hash] and len({e.id for e in forbidden}) == 2
-    assert forbidden[0].tell == all(tells) and len(new) == 2
+    assert forbidden[0].send_to_model == all(tells) and len(new) == 2
     _, new, _ = merged(join(newer), newer, [], clauses(), [ban("Likes tea", secret, name="f0")], secret)
     assert [clause.text for clause in new] == ["Works as a nurse."]
 

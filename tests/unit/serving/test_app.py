@@ -79,11 +79,11 @@ def test_erased_bytes_of_a_large_file_are_overwritten_soon(
     database.write(signals.add, "default", "ada", [StatementSignal(text="SECRET")], 1.0, Debounce())
     database.write(summaries.put, "default", "ada", "SECRET", [], "user", 1.0, expected=0)
     with TestClient(Gateway(database, SETTINGS, None, ADMIN), headers=HEADERS) as client:
-        assert client.delete("/users/ada").json()["bytes"] == "scheduled"
+        assert client.delete("/users/ada").json()["data_on_disk"] == "scheduled"
         until(lambda: database.read(erasure.scrub_due) is None)
         assert database.file is not None
         assert not any(b"SECRET" in file.read_bytes() for file in database.file.parent.iterdir())
-        assert client.delete("/users/ada").json()["bytes"] == "overwritten"
+        assert client.delete("/users/ada").json()["data_on_disk"] == "overwritten"
 
 
 def test_a_fault_ends_no_chores(
@@ -227,8 +227,8 @@ def test_an_old_summary_bridges_a_slow_store_until_its_user_is_erased(
         assert chat(client).headers["x-popi-personalized"] == "applied"
         monkeypatch.setattr(database, "read", slowly)
         assert chat(client).headers["x-popi-personalized"] == "applied"
-        assert "popi_old_summaries_total 1.0" in client.get("/metrics").text
-        assert client.delete("/users/ada").json()["bytes"] == "overwritten"
+        assert "popi_stale_summaries_total 1.0" in client.get("/metrics").text
+        assert client.delete("/users/ada").json()["data_on_disk"] == "overwritten"
         assert chat(client).headers["x-popi-personalized"] == "failed"
         assert "Likes tea." not in str(upstream.received[-1].body)
         slow = False

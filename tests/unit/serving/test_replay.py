@@ -139,7 +139,7 @@ def test_a_restored_backup_and_what_is_done_again(run: Any, url: str, log: Log, 
         code, out, err = run("replay", file, "--since", moment(begun), "--store", again)
         assert code == 0, err
         done = json.loads(out)
-        assert done.pop("bytes") == ("overwritten" if again.startswith("sqlite") else "left_to_postgresql")
+        assert done.pop("data_on_disk") == ("overwritten" if again.startswith("sqlite") else "left_to_postgresql")
         assert done == {
             "lines": 8,
             "erased": 3,  # ada, ben, fay

@@ -67,7 +67,7 @@ def test_an_endpoint_is_told_of_each_change_and_of_no_word(
     [first] = receiver.wait(1)
     put(told, "ann", "Likes green tea.", 1)
     receiver.wait(2)
-    assert told.ask("DELETE", "/users/ann").json()["bytes"] in ("scheduled", "left_to_postgresql")
+    assert told.ask("DELETE", "/users/ann").json()["data_on_disk"] in ("scheduled", "left_to_postgresql")
     receiver.wait(3)
     assert receiver.told() == [
         ("summary.changed", "ann", 1),

@@ -87,7 +87,7 @@ def checked_id(user: str) -> str:
 
 def audit_entry(row: Row[Any]) -> AuditEntry:
     """A row of the audit log as an API response."""
-    values = dict(row._mapping)
+    values = dict(row._mapping) | {"id": row.entry, "channel": row.way}
     return AuditEntry.model_validate(values | {"at": moment(row.at), "user_hash": row.user_hash or None})
 
 

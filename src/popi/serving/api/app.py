@@ -19,7 +19,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 import popi
 from popi.errors import AuthError, PopiError, StoreError
-from popi.profiles.answers import ErrorAnswer, ErrorWords, Health, InferenceHealth, LinkAnswer, Ready
+from popi.profiles.answers import ErrorAnswer, ErrorDetail, Health, InferenceHealth, LinkAnswer, Ready
 from popi.serving.api import access, routes
 from popi.serving.api.requests import BODY_MODELS, Headers, Services
 from popi.serving.api.service import Profiles
@@ -188,7 +188,7 @@ async def _error_response(request: Request, error: Exception) -> Response:
         headers["www-authenticate"] = "Bearer"
     if refusal.status == 405:
         headers["allow"] = _allowed(request.scope)
-    body = ErrorAnswer(error=ErrorWords(code=refusal.code, message=str(refusal))).model_dump_json()
+    body = ErrorAnswer(error=ErrorDetail(code=refusal.code, message=str(refusal))).model_dump_json()
     return Response(body, refusal.status, headers, "application/json")
 
 
@@ -210,7 +210,7 @@ def _refusal(request: Request, error: Exception) -> Refusal:
             return Refusal(412, "version_conflict", message)
         case VersionConflict(current=version):
             message = f'there is a summary already (version {version}); read it and send If-Match: "{version}"'
-            return Refusal(428, "if_match_needed", message)
+            return Refusal(428, "if_match_required", message)
         case AmbiguousAnswer():
             message = "several answers have this upstream id; use the id in the answer's x-popi-answer-id header"
             return Refusal(409, "ambiguous_answer", message)
@@ -222,7 +222,7 @@ def _refusal(request: Request, error: Exception) -> Refusal:
         case PopiError():
             return Refusal(422, "not_valid", str(error))
         case ClientGone():
-            return Refusal(499, "client_gone", "")
+            return Refusal(499, "client_disconnected", "")
     return Refusal(500, "fault", "internal error in the gateway; see its log")
 
 

@@ -151,7 +151,7 @@ def delete_now(
 
     done = database.write(write)
     wait_for_all(database)
-    return Deleted.model_validate(done.__dict__ | {"bytes": bytes_of(database, not scrub_now(database))})
+    return Deleted.model_validate(done.__dict__ | {"data_on_disk": data_on_disk(database, not scrub_now(database))})
 
 
 def scrub_now(database: Database) -> bool:
@@ -166,11 +166,15 @@ def scrub_now(database: Database) -> bool:
 
 def receipt(database: Database, removed: erasure.Removed, at: float, pending: bool) -> Receipt:
     """The receipt of an erasure."""
-    fields = {"erased_at": moment(at), "removed": Removed(**removed.__dict__), "bytes": bytes_of(database, pending)}
+    fields = {
+        "erased_at": moment(at),
+        "removed": Removed(**removed.__dict__),
+        "data_on_disk": data_on_disk(database, pending),
+    }
     return Receipt.model_validate(fields)
 
 
-def bytes_of(database: Database, pending: bool) -> str:
+def data_on_disk(database: Database, pending: bool) -> str:
     """The state of deleted bytes, as receipts name it."""
     return "left_to_postgresql" if database.kind == "postgresql" else "scheduled" if pending else "overwritten"
 

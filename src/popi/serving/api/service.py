@@ -391,9 +391,9 @@ class Profiles:
 
         stored = await self._write("feedback", tenant, user_id, write)
         if stored is None:
-            return SignalsAnswer(ids=[], added=0, known=0, not_learned=1)
+            return SignalsAnswer(ids=[], added=0, duplicates=0, ignored=1)
         ids, added = stored
-        return SignalsAnswer(ids=ids, added=added, known=len(ids) - added)
+        return SignalsAnswer(ids=ids, added=added, duplicates=len(ids) - added)
 
     async def expire(self) -> None:
         """Delete everything whose retention period has ended."""
@@ -445,20 +445,20 @@ class Profiles:
         """
 
         def write(connection: Connection) -> tuple[ImportAnswer, list[str]]:
-            total = ImportAnswer(users=len(imported), added=0, known=0, summaries=0)
+            total = ImportAnswer(users=len(imported), added=0, duplicates=0, summaries=0)
             changed = []
             # A fixed order prevents deadlocks between imports.
             for one in sorted(fit, key=lambda user: user.user_id):
                 now = self._now(connection)
                 users.lock(connection, tenant, one.user_id, now)
                 if not users.learns(connection, tenant, one.user_id):
-                    total.not_learned += 1
+                    total.ignored_users += 1
                     continue
                 stored_signals = signals.newest(connection, tenant, one.user_id) if one.targets else []
                 new = as_signals(one.signals, one.targets, stored_signals)
                 ids, added = self._add(connection, tenant, one.user_id, new, now, key_id, bulk=True)
                 total.added += added
-                total.known += len(ids) - added
+                total.duplicates += len(ids) - added
                 if one.summary is not None and summaries.current(connection, tenant, one.user_id) is None:
                     self._put(connection, tenant, one.user_id, one.summary, author, 0)
                     total.summaries += 1
@@ -596,9 +596,9 @@ class Profiles:
         self._changed(tenant, user_id)
         self._erased(tenant, user_id)
         await self.everyone()
-        return Deleted.model_validate(done.__dict__ | {"bytes": await self._bytes()})
+        return Deleted.model_validate(done.__dict__ | {"data_on_disk": await self._data_on_disk()})
 
-    async def _bytes(self) -> str:
+    async def _data_on_disk(self) -> str:
         """Overwrite deleted bytes if the file is small. Returns the state of the bytes, as receipts name it."""
         database = self.store.database
         if database.kind == "postgresql":
@@ -631,4 +631,4 @@ async def _nobody_else() -> None:
 
 def _signals_answer(sent: Sequence[Signal], ids: list[str], added: int) -> SignalsAnswer:
     """The response to sent signals; those without an id were not learned."""
-    return SignalsAnswer(ids=ids, added=added, known=len(ids) - added, not_learned=len(sent) - len(ids))
+    return SignalsAnswer(ids=ids, added=added, duplicates=len(ids) - added, ignored=len(sent) - len(ids))

@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 from popi.errors import DataError
 from popi.profiles.answers import (
     EXPORT_FORMAT,
-    AnswerKept,
+    CapturedAnswer,
     Clause,
     ControlsAnswer,
     ForbiddenClause,
@@ -93,14 +93,14 @@ def exported(read: Read, tenant: str, user_id: str) -> Iterator[str]:
     yield '],"answers":['
     separator, cursor = "", None
     while rows := read(answers.newest_page, *who, time.time(), cursor):
-        stored_answers = (_answer_kept(row) for row in rows)
+        stored_answers = (_captured_answer(row) for row in rows)
         yield separator + ",".join(one.model_dump_json() for one in stored_answers)
         separator, cursor = ",", (rows[-1].expires_at, rows[-1].answer_id)
     yield "]}"
 
 
-def _answer_kept(row: Any) -> AnswerKept:
-    return AnswerKept(id=row.answer_id, upstream_id=row.upstream_id, prompt=row.prompt, answer=row.answer)
+def _captured_answer(row: Any) -> CapturedAnswer:
+    return CapturedAnswer(id=row.answer_id, upstream_id=row.upstream_id, prompt=row.prompt, answer=row.answer)
 
 
 def versions(read: Read, tenant: str, user_id: str) -> Iterator[str]:
@@ -147,7 +147,8 @@ def summary_answer(version: Version, words: Mapping[str, str]) -> SummaryAnswer:
         updated_at=moment(version.created_at),
         author=version.author,
         forbidden=[
-            ForbiddenClause(id=one.id, text=forbidden_words.get(one.id), tell=one.tell) for one in version.forbidden
+            ForbiddenClause(id=one.id, text=forbidden_words.get(one.id), send_to_model=one.send_to_model)
+            for one in version.forbidden
         ],
     )
 

@@ -3,7 +3,7 @@
 thumbs         an interaction rated 1 or -1; a later rating of the same answer replaces it
 edit           an interaction with the user's rewritten answer; nothing if it is unchanged
 replaced_by    a pair: the new answer preferred over the one it replaced
-rather_than    pairs: the picked answer preferred over each of the others
+preferred_over    pairs: the picked answer preferred over each of the others
 """
 
 from hashlib import sha256
@@ -28,7 +28,7 @@ def as_signals(
     Returns:
         None if an answer that the feedback names is not stored.
     """
-    answer_ids = [given.answer, *([given.replaced_by] if given.replaced_by else ()), *(given.rather_than or ())]
+    answer_ids = [given.answer, *([given.replaced_by] if given.replaced_by else ()), *(given.preferred_over or ())]
     stored_answers: list[StoredAnswer] = []
     for answer_id in answer_ids:
         stored = answers.find(connection, tenant, user_id, answer_id, now)

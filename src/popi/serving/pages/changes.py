@@ -88,7 +88,7 @@ def tell(summary: SummaryAnswer | None, form: Form, enabled: bool = True) -> Sum
     banned = _forbidden(summary)
     for one in banned:
         if one.id == form.get("clause"):
-            one.tell = enabled
+            one.send_to_model = enabled
             return SummaryEdit(clauses=unchanged(summary), forbidden=banned)
     raise BadForm("conflict")
 
@@ -113,7 +113,10 @@ CHANGES: dict[str, Callable[[SummaryAnswer | None, Form], SummaryEdit]] = {
 
 
 def _forbidden(summary: SummaryAnswer | None) -> list[ForbiddenEdit]:
-    return [ForbiddenEdit(id=one.id, tell=one.tell) for one in (summary.forbidden if summary is not None else ())]
+    return [
+        ForbiddenEdit(id=one.id, send_to_model=one.send_to_model)
+        for one in (summary.forbidden if summary is not None else ())
+    ]
 
 
 def _named(clauses: list[ClauseEdit], form: Form) -> ClauseEdit:

@@ -100,7 +100,7 @@ class Gateway:
         if normal_path is not None and (api is not None or models):
             path = normal_path
         exchange = Exchange(scope, receive, send, path, api, record, began)
-        self._metrics.under_way.inc()
+        self._metrics.in_flight.inc()
         try:
             with self._tracing.span(scope["headers"], record) if self._tracing is not None else _NO_SPAN:
                 try:
@@ -127,7 +127,7 @@ class Gateway:
                     )
         finally:
             exchange.watch.end()
-            self._metrics.under_way.dec()
+            self._metrics.in_flight.dec()
             record.total_ms = (perf_counter() - began) * 1000
             labels = record.route, record.status, record.personalized or "", record.upstream or ""
             self._metrics.requests.labels(*labels).inc()
@@ -178,7 +178,7 @@ class Gateway:
 
     async def _list_models(self, exchange: Exchange, tenant: str) -> None:
         """Respond with the models of all upstreams that a tenant may use."""
-        faults = self._metrics.upstream_faults
+        faults = self._metrics.upstream_failures
         exchange.watch_client()
         body = await merged_models(
             self._upstreams.of(tenant), exchange.dialect, lambda name: faults.labels("models", name).inc()
@@ -342,10 +342,10 @@ class Gateway:
             reply = await exchange.upstream.send(record.method, exchange.path[3:], query, passed, body)
         except Refusal as refusal:
             if refusal.code.startswith("upstream_"):  # otherwise the client's body was refused
-                metrics.upstream_faults.labels(refusal.code, record.upstream).inc()
+                metrics.upstream_failures.labels(refusal.code, record.upstream).inc()
             raise
         finally:
-            record.before_ms = (sent - exchange.began) * 1000
+            record.before_upstream_ms = (sent - exchange.began) * 1000
             metrics.before_upstream.labels(record.route).observe(sent - exchange.began)
         elapsed = perf_counter() - sent
         try:
@@ -373,7 +373,7 @@ class Gateway:
         except HttpFault:
             # Leave the answer unfinished; the server closes the connection, and the client sees what we saw.
             record.reason = "upstream_cut"
-            metrics.upstream_faults.labels("cut", record.upstream).inc()
+            metrics.upstream_failures.labels("cut", record.upstream).inc()
         finally:
             reply.close()
             record.upstream_ms = elapsed * 1000
@@ -393,8 +393,8 @@ class Gateway:
 
     def _client_gone(self, record: Record) -> None:
         record.status = record.status or CLIENT_GONE
-        record.reason = "client_gone"
-        self._metrics.clients_gone.inc()
+        record.reason = "client_disconnected"
+        self._metrics.client_disconnects.inc()
 
 
 def _in_tenant(caller: Caller, tenant: str | None) -> Caller:

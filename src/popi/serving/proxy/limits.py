@@ -84,7 +84,7 @@ class Limits:
         if self._in_flight[key_id] >= self._concurrency:
             raise Refusal(
                 429,
-                "too_many_at_once",
+                "too_many_concurrent_requests",
                 f"this key has {self._in_flight[key_id]} requests in flight, and the maximum is {self._concurrency}; "
                 "wait for one to end",
                 retry_after=1,

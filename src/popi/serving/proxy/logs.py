@@ -29,7 +29,7 @@ class Record:
         personalized: the outcome; None on paths that are never personalised.
         version: the applied summary's version.
         reason: why no summary was applied or the request failed.
-        before_ms: time until it was sent upstream.
+        before_upstream_ms: time until it was sent upstream.
         upstream_ms: time from then until the upstream's headers arrived.
         total_ms: time until the last byte.
     """
@@ -43,7 +43,7 @@ class Record:
     personalized: Outcome | None = None
     version: int | None = None
     reason: str | None = None
-    before_ms: float | None = None
+    before_upstream_ms: float | None = None
     upstream_ms: float | None = None
     total_ms: float = 0.0
 

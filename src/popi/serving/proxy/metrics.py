@@ -44,7 +44,7 @@ class Metrics:
         def histogram(name: str, about: str, bounds: tuple[float, ...], *labels: str) -> Histogram:
             return Histogram(name, about, labels, buckets=bounds, registry=registry)
 
-        self.under_way = Gauge("popi_requests_under_way", "Requests in flight", registry=registry)
+        self.in_flight = Gauge("popi_requests_in_flight", "Requests in flight", registry=registry)
         self.requests = counter("popi_requests", "Answered requests", "route", "status", "personalized", "upstream")
         self.failures = counter(
             "popi_personalization_failures",
@@ -52,13 +52,13 @@ class Metrics:
             "reason",
         )
         self.refusals = counter("popi_refusals", "Requests refused by the gateway", "reason")
-        self.upstream_faults = counter(
-            "popi_upstream_faults",
+        self.upstream_failures = counter(
+            "popi_upstream_failures",
             "Upstream calls with no answer or a truncated one",
             "kind",
             "upstream",
         )
-        self.clients_gone = counter("popi_clients_gone", "Requests whose client hung up before the end")
+        self.client_disconnects = counter("popi_client_disconnects", "Requests whose client hung up before the end")
         self.before_upstream = histogram(
             "popi_before_upstream_seconds",
             "Time from a request's headers until it is sent upstream, including the arrival of its body",

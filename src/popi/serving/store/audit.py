@@ -23,7 +23,7 @@ PAGE = 500
 """Entries per page."""
 
 Role = Literal["admin", "viewer", "app", "user", "operator"]
-Way = Literal["api", "page", "cli"]
+Channel = Literal["api", "page", "cli"]
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,12 @@ class Actor:
         name: `key:` and a key id (`env` for POPI_ADMIN_KEY); `page` for users on their own page; `oidc:` and a name
             from the team's identity provider; `cli:` and an account of the machine.
         role: determines what the actor may do.
-        way: the profile API, the pages or the command line.
+        channel: the profile API, the pages or the command line.
     """
 
     name: str
     role: Role
-    way: Way
+    channel: Channel
 
 
 ACTOR: ContextVar[Actor | None] = ContextVar("actor", default=None)
@@ -110,7 +110,7 @@ def _add(connection: Connection, now: float, entries: Sequence[tuple[Seen, bool]
             "at": now,
             "actor": one.actor.name,
             "role": one.actor.role,
-            "way": one.actor.way,
+            "way": one.actor.channel,
             "action": one.action,
             "tenant": one.tenant,
             "user_id": one.user_id if plain and one.user_id else None,

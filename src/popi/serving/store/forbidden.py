@@ -52,8 +52,8 @@ def rules(connection: Connection, tenant: str, user_id: str, forbidden: Iterable
     if not entries:
         return NO_RULES
     key, texts = secret(connection), in_words(entries, words(connection, tenant, user_id))
-    disclosed = tuple(texts[one.id] for one in entries if one.tell and one.id in texts)
-    private = Bans((one for one in entries if not one.tell), key)
+    disclosed = tuple(texts[one.id] for one in entries if one.send_to_model and one.id in texts)
+    private = Bans((one for one in entries if not one.send_to_model), key)
     return Rules(Bans(entries, key), private, disclosed, tuple(texts.values()))
 
 

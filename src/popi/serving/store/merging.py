@@ -27,10 +27,11 @@ CHUNK = 500
 
 @dataclass(frozen=True)
 class Moved:
-    """How many rows of each kind were moved; `known` counts duplicate signals, which were deleted."""
+    """How many rows of each kind were moved. `duplicates` are signals that the remaining user already had; they were
+    deleted."""
 
     signals: int
-    known: int
+    duplicates: int
     summary_versions: int
     answers: int
     keys: int

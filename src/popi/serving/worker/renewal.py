@@ -308,7 +308,7 @@ class Worker:
         signal_ids = _unique((sources[clause.text], carried or ()))
         if carried is not None and not sources[clause.text]:
             return clause
-        return clause.model_copy(update={"signals": signal_ids, "found": self._explainer.how})
+        return clause.model_copy(update={"signals": signal_ids, "attribution": self._explainer.how})
 
     def _write(
         self,

@@ -34,9 +34,9 @@ def error(reply: Any, status: int, code: str) -> str:
 def test_signals_come_in_once(people: People) -> None:
     sent = {"signals": [SAID | {"id": "1"}, pair(0)]}
     first = people.ask("POST", "/users/ada/signals", json=sent).json()
-    assert first["ids"][0] == "1" and (first["added"], first["known"]) == (2, 0)
+    assert first["ids"][0] == "1" and (first["added"], first["duplicates"]) == (2, 0)
     again = people.ask("POST", "/users/ada/signals", json=sent).json()
-    assert again == first | {"added": 0, "known": 2}
+    assert again == first | {"added": 0, "duplicates": 2}
     user = people.ask("GET", "/users/ada").json()
     assert user["signals"] == 2 and user["summary"] is None and user["renewal"]["state"] == "waiting"
 
@@ -48,8 +48,10 @@ def test_a_summary_is_edited_with_the_version_that_was_seen(people: People) -> N
     assert made.status_code == 200 and made.headers["etag"] == '"1"'
     body = made.json()
     assert set(body) == {"version", "text", "clauses", "updated_at", "author", "forbidden"}
-    assert [set(clause) for clause in body["clauses"]] == [{"id", "text", "locked", "signals", "found", "author"}] * 2
-    error(people.ask("PUT", path, json={"text": "Other."}), 428, "if_match_needed")
+    assert [set(clause) for clause in body["clauses"]] == [
+        {"id", "text", "locked", "signals", "attribution", "author"}
+    ] * 2
+    error(people.ask("PUT", path, json={"text": "Other."}), 428, "if_match_required")
     for stale in ('"0"', "2", '"7"'):
         error(people.ask("PUT", path, json={"text": "Other."}, headers={"if-match": stale}), 412, "version_conflict")
     for odd in ("*", "abc", '"1", "2"', "-1", ""):
@@ -130,9 +132,9 @@ def test_what_was_exported_can_be_imported(people: People) -> None:
     line = people.ask("GET", "/users/ada/export?format=jsonl").content
     headers = {"content-type": "application/jsonl"}
     answer = people.ask("POST", "/users/import", content=line, headers=headers).json()
-    assert answer == {"users": 1, "added": 0, "known": 3, "summaries": 0, "not_learned": 0}  # they are all there
+    assert answer == {"users": 1, "added": 0, "duplicates": 3, "summaries": 0, "ignored_users": 0}  # they are all there
     answer = people.ask("POST", "/users/import", "other_app", content=line, headers=headers).json()
-    assert answer == {"users": 1, "added": 5, "known": 0, "summaries": 0, "not_learned": 0}
+    assert answer == {"users": 1, "added": 5, "duplicates": 0, "summaries": 0, "ignored_users": 0}
     assert people.ask("GET", "/users/ada", "other_app").json()["signals"] == 5
 
 
@@ -165,7 +167,7 @@ def test_erasure_leaves_nothing_and_gives_a_receipt(people: People) -> None:
         "keys": 1,
     }
     on_disk = "overwritten" if people.gateway.store.database.kind == "sqlite" else "left_to_postgresql"
-    assert receipt["bytes"] == on_disk
+    assert receipt["data_on_disk"] == on_disk
     for path in ("", "/summary", "/summary/versions", "/export"):
         error(people.ask("GET", f"/users/ada{path}"), 404, "no_user")
     assert set(people.ask("DELETE", "/users/ada").json()["removed"].values()) == {0}

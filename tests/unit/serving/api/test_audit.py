@@ -55,7 +55,7 @@ def test_what_apps_users_and_the_team_do_by_the_api(people: People) -> None:
         ("app", "import", "ben"),
     ]
     assert sorted(actions(found)[5:]) == [("app", "read", "ben"), ("user", "export", "ada")]  # five reads are one
-    assert {one["way"] for one in found} == {"api"} and found[2]["actor"] == "key:env"
+    assert {one["channel"] for one in found} == {"api"} and found[2]["actor"] == "key:env"
     assert found[0]["actor"] == "key:" + people.app.split("_")[1]
 
 
@@ -107,7 +107,7 @@ def test_pages_note_the_user_and_the_team(people: People) -> None:
     form = dict(re.findall(r'name="(csrf|version)" value="([^"]*)"', text)) | {"text": "Likes cake."}
     people.client.post("/admin/users/acme/ada/add", data=form, follow_redirects=False)
     people.client.get("/admin?tenant=acme")
-    found = [one for one in entries(people, least=6) if one["way"] == "page"]
+    found = [one for one in entries(people, least=6) if one["channel"] == "page"]
     assert sorted({(one["actor"], one["role"], one["action"], one["user_id"]) for one in found}, key=str) == [
         ("key:env", "admin", "edit_summary", "ada"),
         ("key:env", "admin", "list", None),
@@ -148,7 +148,7 @@ def test_the_command_line_notes_what_it_does_and_prints_the_log(people: People, 
     ):
         popi(*words)
     lines = [json.loads(line) for line in popi("audit", *acme).splitlines()]
-    mine = [one for one in reversed(lines) if one["way"] == "cli"]
+    mine = [one for one in reversed(lines) if one["channel"] == "cli"]
     done = ["list", "read", "export", "set_controls", "rebuild", "delete_version", "merge", "merge_away", "erase"]
     assert sorted(one["action"] for one in mine) == sorted(done)
     assert {one["role"] for one in mine} == {"operator"} and all(one["actor"].startswith("cli:") for one in mine)

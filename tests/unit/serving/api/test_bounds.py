@@ -56,8 +56,8 @@ def test_more_signals_than_a_user_may_have(bounded: People) -> None:
     assert send(bounded, *map(said, range(5))).json() == {
         "ids": list("01234"),
         "added": 1,
-        "known": 4,
-        "not_learned": 0,
+        "duplicates": 4,
+        "ignored": 0,
     }
     assert send(bounded, *map(said, range(5))).status_code == 200  # those that are known are no more
     line = {"user_id": "u", "signals": [said(6)]}

@@ -41,19 +41,19 @@ def test_an_opt_out_of_somebody_unknown_holds_for_all_that_comes(people: People)
     assert people.ask("POST", "/users/eve/signals", json=TEA).json() == {
         "ids": [],
         "added": 0,
-        "known": 0,
-        "not_learned": 1,
+        "duplicates": 0,
+        "ignored": 1,
     }
     imported = {"users": [{"user_id": one, **TEA, "summary": {"text": "Likes tea."}} for one in ("eve", "bo")]}
     told = people.ask("POST", "/users/import", json=imported).json()
-    assert told == {"users": 2, "added": 1, "known": 0, "summaries": 1, "not_learned": 1}
+    assert told == {"users": 2, "added": 1, "duplicates": 0, "summaries": 1, "ignored_users": 1}
     database = people.gateway.store.database
     captured = [StoredAnswer("a", "ask", "answer", 0)]
     assert (
         database.write(lambda c: answers.put(c, "acme", "eve", captured, database.now(c), database.now(c), 60.0)) == 0
     )
     told = people.ask("POST", "/users/eve/feedback", json={"answer": "a", "thumbs": "up"}).json()
-    assert told == {"ids": [], "added": 0, "known": 0, "not_learned": 1}
+    assert told == {"ids": [], "added": 0, "duplicates": 0, "ignored": 1}
     user = people.ask("GET", "/users/eve").json()
     assert (user["signals"], user["summary"], user["renewal"]) == (0, None, None)
     assert database.read(users.list_ids, "acme") == ["bo", "eve"]
@@ -107,9 +107,9 @@ def test_what_is_off_stays_off_after_an_erasure_and_no_id_is_kept_for_it(people:
     assert people.ask("GET", "/users/bo/controls").json() == {"use": True, "learn": True}
     assert people.ask("DELETE", f"/users/{name}").json()["removed"]["users"] == 0  # again: it stays off
     imported = {"users": [{"user_id": name, **TEA, "summary": {"text": "Likes tea."}}]}
-    assert people.ask("POST", "/users/import", json=imported).json()["not_learned"] == 1
+    assert people.ask("POST", "/users/import", json=imported).json()["ignored_users"] == 1
     assert people.ask("GET", f"/users/{name}").json()["summary"] is None
-    assert people.ask("POST", f"/users/{name}/signals", json=TEA).json()["not_learned"] == 1
+    assert people.ask("POST", f"/users/{name}/signals", json=TEA).json()["ignored"] == 1
     put(people, name, learn=True)
     assert people.ask("POST", f"/users/{name}/signals", json=TEA).json()["added"] == 1
     people.ask("DELETE", f"/users/{name}")

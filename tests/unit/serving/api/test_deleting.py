@@ -25,7 +25,15 @@ def test_each_is_deleted_and_nothing_is_left(people: People) -> None:
     assert done.status_code == 200, done.text
     kind = people.gateway.store.database.kind
     on_disk = "overwritten" if kind == "sqlite" else "left_to_postgresql"
-    wanted = {"signals": 1, "clauses": 1, "versions": 0, "rewritten": 1, "answers": 0, "version": 2, "bytes": on_disk}
+    wanted = {
+        "signals": 1,
+        "clauses": 1,
+        "versions": 0,
+        "rewritten": 1,
+        "answers": 0,
+        "version": 2,
+        "data_on_disk": on_disk,
+    }
     assert done.json() == wanted
     assert SECRET not in whole_store(people.gateway.store.database)
     back = people.ask("PUT", "/users/ada/summary", json={"clauses": first["clauses"]}, headers={"if-match": '"1"'})
@@ -81,10 +89,10 @@ def test_what_is_forbidden_and_whose_words_are_whose_to_see(people: People) -> N
     body = {"forbidden": [{"text": f"Fights a {SECRET}."}]}
     put = people.ask("PUT", "/users/ada/summary", json=body, headers={"if-match": '"1"'}).json()
     [one] = put["forbidden"]
-    assert one["text"] == f"Fights a {SECRET}." and one["tell"] is False and put["text"] == "Likes tea."
+    assert one["text"] == f"Fights a {SECRET}." and one["send_to_model"] is False and put["text"] == "Likes tea."
     assert people.ask("DELETE", f"/users/ada/summary/forbidden/{one['id']}/words").json()["rewritten"] == 1
     now = people.ask("GET", "/users/ada/summary").json()
-    assert now["forbidden"] == [{"id": one["id"], "text": None, "tell": False}]
+    assert now["forbidden"] == [{"id": one["id"], "text": None, "send_to_model": False}]
     # What was read can be written back.
     seen = {"if-match": f'"{now["version"]}"'}
     again = people.ask("PUT", "/users/ada/summary", json={"forbidden": now["forbidden"]}, headers=seen).json()

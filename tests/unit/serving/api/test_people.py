@@ -79,7 +79,7 @@ def test_two_users_become_one(people: People) -> None:
     assert reply.status_code == 200, reply.text
     answer = reply.json()
     user = answer.pop("user")
-    assert answer == {"signals": 1, "known": 1, "summary_versions": 1, "answers": 0, "keys": 1}
+    assert answer == {"signals": 1, "duplicates": 1, "summary_versions": 1, "answers": 0, "keys": 1}
     assert (user["user_id"], user["signals"], user["summary"]["text"]) == ("ada@shop.example", 3, "Likes tea.")
     assert user["renewal"]["state"] == "waiting"
     assert people.ask("GET", "/users/ada").status_code == 404

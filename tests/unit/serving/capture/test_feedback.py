@@ -53,7 +53,7 @@ def test_thumbs_edits_regenerations_and_picks(tea: Stack) -> None:
     four = ask(tea, "Tea number 4?")  # short now
     assert tea.feedback("ada", answer=three, replaced_by=four).json()["added"] == 1
     assert (signals(tea)[2]["chosen"], signals(tea)[2]["rejected"]) == (SHORT, LONG)
-    assert tea.feedback("ada", answer=four, rather_than=[one, two]).json()["added"] == 2
+    assert tea.feedback("ada", answer=four, preferred_over=[one, two]).json()["added"] == 2
     assert {one["type"] for one in signals(tea)[2:]} == {"pair"}
 
 

@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 
 from popi.errors import ConfigError
 from popi.profiles.answers import Receipt
-from popi.profiles.fields import Author, Forbidden, Found, StoredClause
+from popi.profiles.fields import Attribution, Author, Forbidden, StoredClause
 from popi.profiles.screening.patterns import Kind
 from popi.serving.app import Gateway
 from popi.serving.keys import create
@@ -306,7 +306,10 @@ def test_a_hundred_sentences_are_the_most(people: People) -> None:
 
 def test_whose_words_a_sentence_is(people: People) -> None:
     people.ask("POST", "/users/ada/signals", json={"signals": [{"type": "statement", "text": "tea!", "id": "s"}]})
-    stored = [StoredClause(id="c1", text="Likes tea.", signals=("s",), found="named"), StoredClause(id="c2", text="B.")]
+    stored = [
+        StoredClause(id="c1", text="Likes tea.", signals=("s",), attribution="named"),
+        StoredClause(id="c2", text="B."),
+    ]
     database = people.gateway.store.database
     database.write(summaries.put, "acme", "ada", "Likes tea. B.", stored, "model", 1.0, expected=0)
     signed_in(people)
@@ -317,7 +320,7 @@ def test_whose_words_a_sentence_is(people: People) -> None:
     text = page(people)
     assert "You wrote this sentence." in text and "Learned from" not in text
     clauses = people.ask("GET", "/users/ada/summary").json()["clauses"]
-    assert [(one["author"], one["signals"], one["found"]) for one in clauses] == [
+    assert [(one["author"], one["signals"], one["attribution"]) for one in clauses] == [
         ("user", [], None),
         ("model", [], None),
     ]
@@ -440,11 +443,11 @@ def test_every_string_is_used_and_every_string_there_is() -> None:
 
 
 def test_whatever_a_page_may_have_to_say_there_are_words_for() -> None:
-    on_disk = get_args(Receipt.model_fields["bytes"].annotation)
+    on_disk = get_args(Receipt.model_fields["data_on_disk"].annotation)
     families = {
         "author_": get_args(Author),
         "why_": get_args(Author),
-        "found_": get_args(Found),
+        "found_": get_args(Attribution),
         "change_": get_args(get_type_hints(Change)["kind"]),
         "said_": SAYINGS,
         "erased_": on_disk,

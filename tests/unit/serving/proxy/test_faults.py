@@ -63,7 +63,7 @@ def test_a_cut_stream_is_cut_for_the_client(gateway: RunningGateway) -> None:
     with pytest.raises(http.client.IncompleteRead) as cut_short:
         gateway.call(body=CHAT)
     assert cut_short.value.partial == b"hellowo"  # all that had come
-    assert gateway.counted("popi_upstream_faults_total", kind="cut", upstream="default") >= 1
+    assert gateway.counted("popi_upstream_failures_total", kind="cut", upstream="default") >= 1
 
 
 def test_a_cut_body_of_known_length(gateway: RunningGateway) -> None:
@@ -122,11 +122,11 @@ def test_what_is_no_http_amid_an_answer_cuts_it(gateway: RunningGateway, path: s
         await asyncio.sleep(60)
 
     gateway.upstream.reply = garbled
-    before = gateway.counted("popi_upstream_faults_total", kind="cut", upstream="default")
+    before = gateway.counted("popi_upstream_failures_total", kind="cut", upstream="default")
     with pytest.raises(http.client.IncompleteRead) as cut_short:
         gateway.call(path, CHAT)
     assert cut_short.value.partial == b"hello"
-    assert gateway.counted("popi_upstream_faults_total", kind="cut", upstream="default") == before + 1
+    assert gateway.counted("popi_upstream_failures_total", kind="cut", upstream="default") == before + 1
 
 
 @BOTH_WAYS
@@ -198,7 +198,7 @@ def test_a_hang_ends_at_the_limit(upstream: RecordingUpstream) -> None:
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/models"])
 def test_a_client_that_hangs_up_stops_the_upstream_call(gateway: RunningGateway, reply: object, path: str) -> None:
     gateway.upstream.reply = reply  # type: ignore[assignment]
-    gone, closed = gateway.counted("popi_clients_gone_total"), gateway.upstream.closed
+    gone, closed = gateway.counted("popi_client_disconnects_total"), gateway.upstream.closed
     with socket.create_connection(("127.0.0.1", gateway.port)) as client:
         client.sendall(
             f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {APP_KEY}\r\n"
@@ -210,20 +210,20 @@ def test_a_client_that_hangs_up_stops_the_upstream_call(gateway: RunningGateway,
             assert client.recv(100)
         assert gateway.upstream.closed == closed
     until(lambda: gateway.upstream.closed == closed + 1)
-    until(lambda: gateway.counted("popi_clients_gone_total") == gone + 1)
-    until(lambda: gateway.counted("popi_requests_under_way") == 0)
+    until(lambda: gateway.counted("popi_client_disconnects_total") == gone + 1)
+    until(lambda: gateway.counted("popi_requests_in_flight") == 0)
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/files"])
 def test_a_client_that_hangs_up_amid_its_body(gateway: RunningGateway, path: str) -> None:
-    gone = gateway.counted("popi_clients_gone_total")
+    gone = gateway.counted("popi_client_disconnects_total")
     with socket.create_connection(("127.0.0.1", gateway.port)) as client:
         client.sendall(
             f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {APP_KEY}\r\n".encode()
             + b"Content-Length: 99\r\n\r\nhalf"
         )
-        until(lambda: gateway.counted("popi_requests_under_way") == 1)
-    until(lambda: gateway.counted("popi_clients_gone_total") == gone + 1)
+        until(lambda: gateway.counted("popi_requests_in_flight") == 1)
+    until(lambda: gateway.counted("popi_client_disconnects_total") == gone + 1)
     assert gateway.upstream.received == []
 
 
@@ -453,7 +453,7 @@ def test_rate_and_concurrency(upstream: RecordingUpstream) -> None:
             client.sendall(f"GET /v1/models HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {APP_KEY}\r\n\r\n".encode())
             until(lambda: len(upstream.received) == 1)
             answer = gateway.call(body=CHAT)
-            assert (answer.status, answer.json["error"]["code"]) == (429, "too_many_at_once")
+            assert (answer.status, answer.json["error"]["code"]) == (429, "too_many_concurrent_requests")
         until(lambda: upstream.closed == 1)
         upstream.reply = fixed(b"{}")
         until(lambda: gateway.call(body=CHAT).status == 200)

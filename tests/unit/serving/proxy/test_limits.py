@@ -76,7 +76,7 @@ def test_requests_at_once() -> None:
     limits.enter("k")
     with pytest.raises(Refusal) as refused:
         limits.enter("k")
-    assert (refused.value.status, refused.value.code) == (429, "too_many_at_once")
+    assert (refused.value.status, refused.value.code) == (429, "too_many_concurrent_requests")
     limits.leave("k")
     limits.enter("k")
     for _ in range(2):

@@ -26,10 +26,10 @@ def test_counts_and_the_page() -> None:
     metrics.refusals.labels("rate").inc()
     metrics.refusals.labels("rate").inc()
     metrics.lookup.observe(0.01)
-    metrics.under_way.set(3)
+    metrics.in_flight.set(3)
     page = generate_latest(metrics.registry).decode()
     assert 'popi_refusals_total{reason="rate"} 2.0' in page
     assert "# TYPE popi_refusals_total counter" in page or "# TYPE popi_refusals counter" in page
-    assert "popi_clients_gone_total 0.0" in page
-    assert "popi_requests_under_way 3.0" in page
+    assert "popi_client_disconnects_total 0.0" in page
+    assert "popi_requests_in_flight 3.0" in page
     assert 'popi_summary_lookup_seconds_bucket{le="0.01"} 1.0' in page

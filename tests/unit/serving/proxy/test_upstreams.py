@@ -204,10 +204,10 @@ def test_one_that_fails_takes_none_of_the_others_along(
     gateway: RunningGateway, providers: Providers, caplog: pytest.LogCaptureFixture
 ) -> None:
     providers.down.add("/v1beta/openai/models")
-    failed = gateway.counted("popi_upstream_faults_total", kind="models", upstream="gemini")
+    failed = gateway.counted("popi_upstream_failures_total", kind="models", upstream="gemini")
     with caplog.at_level(logging.WARNING, "popi.gateway"):
         assert listed(gateway) == ["gpt-4o", "claude-x", "smol", "llama3.2:latest"]
-    assert gateway.counted("popi_upstream_faults_total", kind="models", upstream="gemini") == failed + 1
+    assert gateway.counted("popi_upstream_failures_total", kind="models", upstream="gemini") == failed + 1
     told = [record.__dict__["fields"] for record in caplog.records if record.levelno == logging.WARNING]
     # Z.ai has no list, and its settings name no model without wildcards.
     assert {"upstream": "gemini", "reason": "answered 500"} in told and {one["upstream"] for one in told} == {

@@ -26,7 +26,7 @@ def test_metrics(upstream: RecordingUpstream) -> None:
     with running_gateway(upstream) as gateway:
         gateway.call(body=CHAT)
         gateway.call(body=CHAT, key=None)
-        until(lambda: gateway.counted("popi_requests_under_way") == 0)
+        until(lambda: gateway.counted("popi_requests_in_flight") == 0)
         page = gateway.call("/metrics", method="GET", key=None)
     assert page.status == 200 and (page.header("content-type") or "").startswith("text/plain")
     text = page.body.decode()
@@ -57,7 +57,7 @@ def test_logs_hold_no_text_and_no_id_of_a_user(gateway: RunningGateway, caplog: 
     first, fault, failed, other = (json.loads(line) for line in lines)
     assert (first["route"], first["status"], first["personalized"], first["version"]) == ("chat", 200, "applied", 3)
     assert (first["key_id"], first["tenant"]) == ("app1", "acme")
-    assert 0 < first["before_ms"] < first["total_ms"]
+    assert 0 < first["before_upstream_ms"] < first["total_ms"]
     assert (fault["error"], failed["personalized"], failed["reason"]) == ("ValueError", "failed", "store")
     assert other["route"] == "other"
     for hidden in ("ann", "my own words", SUMMARY):

@@ -27,7 +27,7 @@ WHO = ("t", "u")
 
 
 def clause(name: str, text: str, *reasons: str, **more: Any) -> StoredClause:
-    return StoredClause(id=name, text=text, signals=reasons, found="named", **more)
+    return StoredClause(id=name, text=text, signals=reasons, attribution="named", **more)
 
 
 def put(database: Database, *clauses: StoredClause, author: str = "model", now: float = 10.0) -> int:
@@ -171,7 +171,7 @@ def test_a_statement_is_deleted_and_never_said_again(database: Database, clock: 
 
 def test_the_words_of_what_is_forbidden_go_and_it_stays_forbidden(database: Database) -> None:
     put(database, clause("c1", "Has marmalade."), clause("c2", "Likes tea."))
-    ban(database, ForbiddenEdit(text="has marmalade", tell=True), ForbiddenEdit(text="Dogs."))
+    ban(database, ForbiddenEdit(text="has marmalade", send_to_model=True), ForbiddenEdit(text="Dogs."))
     assert versions(database)[2] == ["Likes tea."] and not gone(database, "has marmalade")
     current = database.read(summaries.current, *WHO)
     assert current is not None

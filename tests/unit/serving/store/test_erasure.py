@@ -171,7 +171,7 @@ def test_no_file_holds_an_erased_users_words(tmp_path: Path) -> None:
         left_by_secure_delete += sum(bool(traces(folder, name)) for name in gone)
         assert beside.read(summaries.versions, "t", people[0])
         receipt = erase_now(database, "t", people[1])
-        assert receipt.bytes == "overwritten" and receipt.removed.signals
+        assert receipt.data_on_disk == "overwritten" and receipt.removed.signals
         assert [name for name in (*gone, people[1]) if traces(folder, name)] == []
         assert traces(folder, f"SECRET-OF-{people[0]}")
         assert beside.read(summaries.versions, "t", people[0])
@@ -211,10 +211,10 @@ def test_a_reader_that_does_not_end_puts_the_scrub_off(tmp_path: Path) -> None:
         other = Database.open(url)
         with other._engine.connect() as reader:
             reader.exec_driver_sql("SELECT count(*) FROM users").scalar()
-            assert erase_now(database, "t", "u").bytes == "scheduled"
+            assert erase_now(database, "t", "u").data_on_disk == "scheduled"
     finally:
         module.CHECKPOINT_SECONDS = before
-    assert erase_now(database, "t", "u").bytes == "overwritten"
+    assert erase_now(database, "t", "u").data_on_disk == "overwritten"
     assert traces(tmp_path, "SECRET") == []
 
 

@@ -744,7 +744,7 @@ def test_a_provider_is_told_what_the_user_allows_and_nothing_else(database: Data
     restates = Restating({"Cooks."}, sends=True)
     worker = Worker(database, InferenceModel(chat), PACE, restatement_check=restates)
     database.write(summaries.put, "t", "u", "Likes tea. has diabetes", [], "user", 1.0, expected=0)
-    edits = [ForbiddenEdit(text="Has diabetes."), ForbiddenEdit(text="A home cook.", tell=True)]
+    edits = [ForbiddenEdit(text="Has diabetes."), ForbiddenEdit(text="A home cook.", send_to_model=True)]
     clauses = [ClauseEdit(text="Likes tea."), ClauseEdit(text="Likes cake.")]
     change(database, SummaryEdit(clauses=clauses, forbidden=edits))
     assert renew(worker, database, clock, "i like tea. has diabetes", "HAS DIABETES!", "cake") == "renewed"
@@ -752,7 +752,7 @@ def test_a_provider_is_told_what_the_user_allows_and_nothing_else(database: Data
     [asked] = [one[-1]["content"] for one in chat.asked]
     assert "diabetes" not in asked.casefold() and "A home cook." in asked and "cake" in asked
     assert restates.about == [["A home cook."]]
-    private = [ForbiddenEdit(id=one.id, tell=False) for one in current(database).forbidden]
+    private = [ForbiddenEdit(id=one.id, send_to_model=False) for one in current(database).forbidden]
     change(database, SummaryEdit(forbidden=private))
     renew(worker, database, clock, "more")
     assert "not_again" not in chat.asked[-1][-1]["content"] and len(restates.about) == 1
@@ -764,7 +764,7 @@ def test_what_a_check_fails_to_say_is_not_stored(database: Database, clock: Cloc
             raise errors.pop(0)
 
     errors: list[Exception] = [UpstreamError("no", transient=True), AnswerError("it can't be read")]
-    edits = [ForbiddenEdit(text="A home cook.", tell=True)]
+    edits = [ForbiddenEdit(text="A home cook.", send_to_model=True)]
     database.write(summaries.put, "t", "u", "Likes tea.", [], "user", 1.0, expected=0)
     change(database, SummaryEdit(forbidden=edits))
     worker = Worker(database, Model(lambda: "Cooks at home."), PACE, restatement_check=Fails(set(), sends=True))
