@@ -1,18 +1,20 @@
 """Queries on PostgreSQL with millions of users: time, scans and size of the tables.
 
-.ci/postgres python benchmarks/store_rows.py [--users N] [--signals N] [--calls N] [--url URL]
+.ci/postgres python benchmarks/store_rows.py [--users N] [--signals N] [--calls N] [--partitions N] [--url URL]
 
 Fills a new database on the server of POPI_TEST_POSTGRES (or --url) with users by INSERT ... SELECT, bypassing the API:
 each has one summary of 400 characters and some signals; one in a hundred waits for a renewal. Then it times popi's own
 queries, each in a transaction as the gateway runs it, for users chosen at random, and asks the planner about each
 statement: "reads whole" names tables that are scanned. CPU milliseconds per call, of this process and of the server's,
-hardly depend on other load. The database is dropped afterwards. The result goes to runs/bench/store_rows-N.json.
+hardly depend on other load. With --partitions the tables are partitioned as by deploy/postgres/partition.sql. The
+database is dropped afterwards. The result goes to runs/bench/store_rows-N.json.
 """
 
 import argparse
 import json
 import os
 import random
+import re
 import secrets
 import time
 from collections.abc import Callable
@@ -70,6 +72,7 @@ INSERT INTO audit (entry, at, actor, role, way, action, tenant, user_id, user_ha
     FROM generate_series({a}, {b}) n WHERE n % 10 = 0;
 """
 CHUNK = 100_000
+PARTITION = Path(__file__).parents[1] / "deploy/postgres/partition.sql"
 
 
 def fill(url: str, count: int, per_user: int) -> float:
@@ -95,7 +98,8 @@ def fill(url: str, count: int, per_user: int) -> float:
 
 def scans_in(plan: dict[str, Any]) -> set[str]:
     """The big tables that a plan reads as a whole."""
-    whole = {plan["Relation Name"]} if plan["Node Type"] == "Seq Scan" and plan["Relation Name"] in BIG else set()
+    table = re.sub(r"_p\d+$", "", plan.get("Relation Name", ""))
+    whole = {table} if plan["Node Type"] == "Seq Scan" and table in BIG else set()
     return whole.union(*(scans_in(one) for one in plan.get("Plans", ())))
 
 
@@ -211,8 +215,9 @@ def cpu(database: Database) -> tuple[float, float]:
 def sizes(database: Database, count: int) -> dict[str, dict[str, int]]:
     """Bytes per user of each table and of its indexes."""
     query = text(
-        "SELECT relname, pg_table_size(oid) AS rows, pg_indexes_size(oid) AS indexes FROM pg_class "
-        "WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace AND pg_total_relation_size(oid) > :least"
+        "SELECT regexp_replace(relname, '_p[0-9]+$', '') AS relname, sum(pg_table_size(oid))::bigint AS rows, "
+        "sum(pg_indexes_size(oid))::bigint AS indexes FROM pg_class WHERE relkind = 'r' "
+        "AND relnamespace = 'public'::regnamespace GROUP BY 1 HAVING sum(pg_total_relation_size(oid)) > :least"
     )
     tables = database.read(lambda c: c.execute(query, {"least": count}).all())
     return {row.relname: {"table": row.rows // count, "indexes": row.indexes // count} for row in tables}
@@ -224,6 +229,7 @@ def main() -> None:
     parser.add_argument("--signals", type=int, default=5, help="per user")
     parser.add_argument("--calls", type=int, default=2000, help="per query, for at most 20 seconds")
     parser.add_argument("--url", default=os.environ.get("POPI_TEST_POSTGRES"), help="a server to make a database on")
+    parser.add_argument("--partitions", type=int, help="per table with rows per user (default: none)")
     options = parser.parse_args()
     if not options.url:
         parser.error("no PostgreSQL: run it with .ci/postgres, or name a server with --url")
@@ -234,6 +240,10 @@ def main() -> None:
     try:
         database = Database.open(url)
         database.write(keys.ensure_tenant, TENANT, NOW)
+        if options.partitions:
+            with psycopg.connect(url) as connection:
+                connection.execute(f"SET popi.partitions = {options.partitions}")  # type: ignore[call-overload]
+                connection.execute(PARTITION.read_text(encoding="utf-8"))  # type: ignore[call-overload]
         filled = fill(url, options.users, options.signals)
         print(f"filled in {filled:.0f} s", flush=True)
         size = sizes(database, options.users)
@@ -248,8 +258,14 @@ def main() -> None:
         table.add_row(row["query"], *figures, ", ".join(row["scans"]))
     Console(width=120).print(table)
     print("bytes per user:", json.dumps(size))
-    result = {"users": options.users, "signals": options.signals, "fill_s": filled, "bytes_per_user": size}
-    out = Path(f"runs/bench/store_rows-{options.users}.json")
+    result = {
+        "users": options.users,
+        "signals": options.signals,
+        "partitions": options.partitions,
+        "fill_s": filled,
+        "bytes_per_user": size,
+    }
+    out = Path(f"runs/bench/store_rows-{options.users}{'-partitioned' if options.partitions else ''}.json")
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(result | {"load": os.getloadavg()[0], "queries": rows}, indent=1) + "\n")
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -16,6 +17,9 @@ from popi.serving.store.tables import metadata, migrations
 
 POSTGRES = os.environ.get("POPI_TEST_POSTGRES")
 """The URL of a server where tests make databases and drop them again."""
+PARTITIONS = int(os.environ.get("POPI_TEST_PARTITIONS", "0"))
+"""If not 0, the tests' databases have their tables partitioned into this many (deploy/postgres/partition.sql)."""
+PARTITION = Path(__file__).parents[1] / "deploy/postgres/partition.sql"
 
 
 @contextmanager
@@ -89,9 +93,17 @@ def _template() -> _Template:
     name = _create()
     Database.open(_url(name)).close()
     with psycopg.connect(_url(name), autocommit=True) as connection:
+        if PARTITIONS:
+            partition(connection, PARTITIONS)
         template = _Template(name, _shape(connection))
     atexit.register(template.drop)
     return template
+
+
+def partition(connection: psycopg.Connection, partitions: int) -> None:
+    """Partition the tables of a new store."""
+    connection.execute(f"SET popi.partitions = {partitions}")  # type: ignore[call-overload]
+    connection.execute(PARTITION.read_text(encoding="utf-8"))  # type: ignore[call-overload]
 
 
 def _shape(connection: psycopg.Connection) -> list[Any]:
