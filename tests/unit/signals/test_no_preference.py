@@ -48,7 +48,7 @@ def test_instructed_models_are_told_what_to_write() -> None:
     for name in ("default", "alignx", "elix", "polis", "review", "roleplay"):
         templates = Templates.load(name)
         request = templates.inference_messages([StatementSignal(text="x")])[-1]["content"]
-        assert request.endswith(f"write this sentence and nothing else: {templates.no_preference}")
+        assert request.endswith(f"write only this sentence: {templates.no_preference}")
 
 
 def test_a_set_words_it_itself(tmp_path: Path) -> None:
