@@ -111,12 +111,13 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", help="default: the run's methods that use summaries or signals")
     parser.add_argument("--users", type=Path, help="as in `popi evaluate --users`; default: the run's held-out users")
     parser.add_argument("--generator", help="as in `popi evaluate --generator`; default: the run's own")
+    parser.add_argument("--chat-template", help="as in `popi evaluate --chat-template`")
     parser.add_argument("--flipped", action="store_true", help="also score with chosen and rejected exchanged")
     parser.add_argument("--signals", type=int, metavar="N", help="also score with the first N signals of each user")
     options = parser.parse_args()
     run = RunDirectory.open(options.run)
     people = held_out(run.config, options.users)[0]
-    other_generator = None if options.generator is None else ModelSpec(options.generator)
+    other_generator = options.generator and ModelSpec(options.generator, chat_template=options.chat_template)
     models = Models(run.config, trained_models(run), other_generator)
     folder = destination(run, other_generator, options.users)
     personal = [name for name, method in METHODS.items() if method.tells in ("signals", "summary", "preferences")]
