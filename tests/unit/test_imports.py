@@ -66,7 +66,8 @@ def test_every_public_name_has_a_home() -> None:
         _ = popi.Nothing
 
 
-OUTGOING = {"models/remote/http.py", "client/clients.py"}
+OUTGOING = {"client/base.py", "client/client.py", "client/async_client.py", "models/remote/http.py"}
+OUTGOING |= {f"models/remote/http_{part}.py" for part in ("connection", "faults", "routes", "upload")}
 LISTENING = {"serving/server.py"}
 
 

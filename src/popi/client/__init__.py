@@ -1,12 +1,15 @@
 """The gateway's profile API from Python: `Client`, and `AsyncClient` for asyncio.
 
-    flows     the logic of each call (request, parsing, retries), shared by both clients and independent of I/O
-    clients   the two clients: the same calls, blocking and async
+    client, async_client   the same calls, blocking and async; `base` is what they have in common
+    flows                  the logic of each call, shared by both clients and independent of I/O
+    exchange               one request: its retries, and how the reply is parsed
+    mcp_server             a user's profile as the tools of an MCP server
 
 Neither torch nor the gateway's own packages are needed.
 """
 
-from popi.client.clients import AsyncClient, Client
+from popi.client.async_client import AsyncClient
+from popi.client.client import Client
 from popi.profiles.answers import (
     Clause,
     ControlsAnswer,

@@ -11,16 +11,13 @@ may have succeeded: that key would exist without anyone knowing it.
 """
 
 import json
-from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TypeVar
+from collections.abc import Callable, Mapping, Sequence
 from unicodedata import normalize
 from urllib.parse import quote, urlencode
 
-from pydantic import BaseModel, ValidationError
-
-from popi.errors import DataError, GatewayError
-from popi.models.remote.retries import Retries, retry_after
+from popi.client.exchange import Flow, Request, call, checked, exchange, read
+from popi.errors import GatewayError
+from popi.models.remote.retries import Retries
 from popi.profiles.answers import (
     AuditEntry,
     ControlsAnswer,
@@ -55,8 +52,6 @@ from popi.profiles.screening import visible
 from popi.profiles.user_id import normal_user_id
 from popi.signals.types import Signal, User
 
-PASSING = (429, 502, 503, 504)
-"""Transient statuses, worth a retry. With the last three, the request may have succeeded nevertheless."""
 CONFLICTS = (412, 428)
 """Another version of the summary is current, or there is one although the caller saw none."""
 UPLOAD_BYTES = 3 * 2**20
@@ -65,45 +60,8 @@ PAGE = 1000
 """Entries per page of a list; the gateway's maximum."""
 EDITS = 5
 """Maximum attempts of an edit when others come first."""
-SHOWN = 300
-"""Maximum characters of an unparsed error to show."""
 
-Answer = TypeVar("Answer", bound=BaseModel)
-T = TypeVar("T")
 Change = Callable[[SummaryAnswer | None], SummaryEdit | str]
-
-
-@dataclass(frozen=True)
-class Request:
-    """A request to the gateway; `path` includes the query and is percent-encoded."""
-
-    method: str
-    path: str
-    headers: Mapping[str, str] = field(default_factory=dict)
-    content: bytes | None = None
-
-
-@dataclass(frozen=True)
-class Reply:
-    """The gateway's reply."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-
-@dataclass(frozen=True)
-class Wait:
-    """Sleep for this many seconds."""
-
-    seconds: float
-
-
-class NotReached(Exception):
-    """There was no complete reply; whether the request succeeded is unknown."""
-
-
-Flow = Generator[Request | Wait, Reply | None, T]
 
 
 # -- calls ----------------------------------------------------------------------------------------------------------
@@ -111,7 +69,7 @@ Flow = Generator[Request | Wait, Reply | None, T]
 
 def user(retries: Retries, user_id: str) -> Flow[UserAnswer]:
     """Counts, summary and renewal of a user."""
-    return (yield from _call(retries, Request("GET", _path(user_id)), UserAnswer))
+    return (yield from call(retries, Request("GET", _path(user_id)), UserAnswer))
 
 
 def add_signals(retries: Retries, user_id: str, signals: Sequence[Signal]) -> Flow[SignalsAnswer]:
@@ -119,7 +77,7 @@ def add_signals(retries: Retries, user_id: str, signals: Sequence[Signal]) -> Fl
     total = SignalsAnswer(ids=[], added=0, duplicates=0, ignored=0)
     for upload in _uploads(signals):
         sent = Request("POST", _path(user_id, "signals"), content=upload)
-        answer = yield from _call(retries, sent, SignalsAnswer)
+        answer = yield from call(retries, sent, SignalsAnswer)
         total.ids += answer.ids
         total.added += answer.added
         total.duplicates += answer.duplicates
@@ -130,7 +88,7 @@ def add_signals(retries: Retries, user_id: str, signals: Sequence[Signal]) -> Fl
 def summary(retries: Retries, user_id: str) -> Flow[SummaryAnswer | None]:
     """The current summary; `None` if there is no summary."""
     try:
-        return (yield from _call(retries, Request("GET", _path(user_id, "summary")), SummaryAnswer))
+        return (yield from call(retries, Request("GET", _path(user_id, "summary")), SummaryAnswer))
     except GatewayError as error:
         if error.code in ("no_summary", "no_user"):
             return None
@@ -143,12 +101,12 @@ def put_summary(retries: Retries, user_id: str, edit: SummaryEdit, version: int 
         return (yield from edit_summary(retries, user_id, lambda _: edit))
     content = edit.model_dump_json(exclude_none=True).encode()
     request = Request("PUT", _path(user_id, "summary"), _if_match(version), content)
-    reply, unsure = yield from _exchange(retries, request)
+    reply, unsure = yield from exchange(retries, request)
     if unsure and reply.status in CONFLICTS:
         now = yield from summary(retries, user_id)
         if now is not None and now.version == version + 1 and _says(now, edit):
             return now
-    return _read(request, reply, SummaryAnswer)
+    return read(request, reply, SummaryAnswer)
 
 
 def edit_summary(retries: Retries, user_id: str, change: Change) -> Flow[SummaryAnswer]:
@@ -164,7 +122,7 @@ def edit_summary(retries: Retries, user_id: str, change: Change) -> Flow[Summary
 
 def versions(retries: Retries, user_id: str) -> Flow[list[SummaryAnswer]]:
     """The stored versions, newest first."""
-    answer = yield from _call(retries, Request("GET", _path(user_id, "summary", "versions")), VersionsAnswer)
+    answer = yield from call(retries, Request("GET", _path(user_id, "summary", "versions")), VersionsAnswer)
     return answer.versions
 
 
@@ -178,30 +136,30 @@ def rollback(retries: Retries, user_id: str, to: int, version: int | None) -> Fl
         )
     body = json.dumps({"version": to}).encode()
     request = Request("POST", _path(user_id, "summary", "rollback"), _if_match(version), body)
-    reply, unsure = yield from _exchange(retries, request)
+    reply, unsure = yield from exchange(retries, request)
     if unsure and reply.status in CONFLICTS:
         stored = yield from versions(retries, user_id)
         wanted = next((one.text for one in stored if one.version == to), None)
         if stored and stored[0].version == version + 1 and stored[0].text == wanted:
             return stored[0]
-    return _read(request, reply, SummaryAnswer)
+    return read(request, reply, SummaryAnswer)
 
 
 def rebuild(retries: Retries, user_id: str) -> Flow[UserAnswer]:
     """Have a summary rewritten from all signals."""
-    return (yield from _call(retries, Request("POST", _path(user_id, "summary", "rebuild")), UserAnswer))
+    return (yield from call(retries, Request("POST", _path(user_id, "summary", "rebuild")), UserAnswer))
 
 
 def controls(retries: Retries, user_id: str) -> Flow[ControlsAnswer]:
     """A user's switches."""
-    return (yield from _call(retries, Request("GET", _path(user_id, "controls")), ControlsAnswer))
+    return (yield from call(retries, Request("GET", _path(user_id, "controls")), ControlsAnswer))
 
 
 def set_controls(retries: Retries, user_id: str, use: bool | None, learn: bool | None) -> Flow[ControlsAnswer]:
     """Set a user's switches."""
     content = checked(Controls, use=use, learn=learn).model_dump_json(exclude_none=True).encode()
     request = Request("PUT", _path(user_id, "controls"), content=content)
-    return (yield from _call(retries, request, ControlsAnswer))
+    return (yield from call(retries, request, ControlsAnswer))
 
 
 def feedback_fields(
@@ -216,101 +174,101 @@ def feedback(retries: Retries, user_id: str, answer: str, action: Mapping[str, o
     """Send what a user did with a proxied answer."""
     content = checked(Feedback, answer=answer, **action).model_dump_json(exclude_none=True).encode()
     request = Request("POST", _path(user_id, "feedback"), content=content)
-    return (yield from _call(retries, request, SignalsAnswer))
+    return (yield from call(retries, request, SignalsAnswer))
 
 
 def delete(retries: Retries, user_id: str, *parts: str, **flags: bool) -> Flow[Deleted]:
     """Delete part of a user's data, by the parts of its path after the user's, with query flags."""
     query = "&".join(f"{name}=true" for name, value in flags.items() if value)
     path = _path(user_id, *map(_quoted, parts)) + (f"?{query}" if query else "")
-    return (yield from _call(retries, Request("DELETE", path), Deleted))
+    return (yield from call(retries, Request("DELETE", path), Deleted))
 
 
 def export(retries: Retries, user_id: str) -> Flow[ExportAnswer]:
     """Everything that is stored about a user."""
-    return (yield from _call(retries, Request("GET", _path(user_id, "export")), ExportAnswer))
+    return (yield from call(retries, Request("GET", _path(user_id, "export")), ExportAnswer))
 
 
 def training_line(retries: Retries, user_id: str) -> Flow[User]:
     """A user in the form that `popi train` reads."""
-    return (yield from _call(retries, Request("GET", _path(user_id, "export") + "?format=jsonl"), User))
+    return (yield from call(retries, Request("GET", _path(user_id, "export") + "?format=jsonl"), User))
 
 
 def import_users(retries: Retries, users: Sequence[User | ImportedUser]) -> Flow[ImportAnswer]:
     """Add users, all of them or none."""
     body = checked(Import, users=[one.model_dump(exclude_none=True) for one in users])
     content = body.model_dump_json(exclude_none=True).encode()
-    return (yield from _call(retries, Request("POST", "/users/import", content=content), ImportAnswer))
+    return (yield from call(retries, Request("POST", "/users/import", content=content), ImportAnswer))
 
 
 def erase(retries: Retries, user_id: str) -> Flow[Receipt]:
     """Erase a user."""
-    return (yield from _call(retries, Request("DELETE", _path(user_id)), Receipt))
+    return (yield from call(retries, Request("DELETE", _path(user_id)), Receipt))
 
 
 def merge(retries: Retries, source: str, into: str) -> Flow[MergeAnswer]:
     """Merge one user into another."""
     content = checked(Merge, source=source).model_dump_json().encode()
     request = Request("POST", _path(into, "merge"), content=content)
-    reply, unsure = yield from _exchange(retries, request)
+    reply, unsure = yield from exchange(retries, request)
     if unsure and reply.status == 404:  # merged by an earlier try, or never existed
         merged = yield from user(retries, into)
         return MergeAnswer(signals=0, duplicates=0, summary_versions=0, answers=0, keys=0, user=merged)
-    return _read(request, reply, MergeAnswer)
+    return read(request, reply, MergeAnswer)
 
 
 def pause(retries: Retries, user_id: str, paused: bool) -> Flow[PauseAnswer]:
     """Pause a user's personalisation, or resume it."""
     content = Pause(paused=paused).model_dump_json().encode()
-    return (yield from _call(retries, Request("PUT", _path(user_id, "paused"), content=content), PauseAnswer))
+    return (yield from call(retries, Request("PUT", _path(user_id, "paused"), content=content), PauseAnswer))
 
 
 def link(retries: Retries, user_id: str) -> Flow[LinkAnswer]:
     """A link to the user's own page."""
-    return (yield from _call(retries, Request("POST", _path(user_id, "link")), LinkAnswer))
+    return (yield from call(retries, Request("POST", _path(user_id, "link")), LinkAnswer))
 
 
 def users(retries: Retries, prefix: str, after: str) -> Flow[Page[str]]:
     """A page of a tenant's user ids."""
     path = _listing("/users", prefix=normalize("NFC", prefix), after=after)
-    return (yield from _call(retries, Request("GET", path), Page[str]))
+    return (yield from call(retries, Request("GET", path), Page[str]))
 
 
 def signals(retries: Retries, user_id: str, contains: str, after: str) -> Flow[Page[Signal]]:
     """A page of a user's signals."""
     path = _listing(_path(user_id, "signals"), contains=contains, after=after)
-    return (yield from _call(retries, Request("GET", path), Page[Signal]))
+    return (yield from call(retries, Request("GET", path), Page[Signal]))
 
 
 def tenants(retries: Retries, after: str) -> Flow[Page[str]]:
     """A page of the tenants' names."""
-    return (yield from _call(retries, Request("GET", _listing("/tenants", after=after)), Page[str]))
+    return (yield from call(retries, Request("GET", _listing("/tenants", after=after)), Page[str]))
 
 
 def keys(retries: Retries, tenant: str | None, after: str) -> Flow[Page[KeyAnswer]]:
     """A page of keys."""
     path = _listing("/keys", tenant=tenant or "", after=after)
-    return (yield from _call(retries, Request("GET", path), Page[KeyAnswer]))
+    return (yield from call(retries, Request("GET", path), Page[KeyAnswer]))
 
 
 def audit(retries: Retries, tenant: str | None, user_id: str | None, after: str) -> Flow[Page[AuditEntry]]:
     """A page of the audit log."""
     user = "" if user_id is None else normal_user_id(user_id)
     path = _listing("/audit", tenant=tenant or "", user=user, after=after)
-    return (yield from _call(retries, Request("GET", path), Page[AuditEntry]))
+    return (yield from call(retries, Request("GET", path), Page[AuditEntry]))
 
 
 def create_key(retries: Retries, scope: Scope, tenant: str | None, user_id: str | None) -> Flow[NewKeyAnswer]:
     """Create a key; retried only if the gateway says that it did not process the request."""
     content = checked(NewKey, scope=scope, tenant=tenant, user_id=user_id).model_dump_json(exclude_none=True).encode()
     request = Request("POST", "/keys", content=content)
-    reply, _ = yield from _exchange(retries, request, repeatable=False)
-    return _read(request, reply, NewKeyAnswer)
+    reply, _ = yield from exchange(retries, request, repeatable=False)
+    return read(request, reply, NewKeyAnswer)
 
 
 def revoke_key(retries: Retries, key_id: str) -> Flow[KeyAnswer]:
     """Revoke a key."""
-    return (yield from _call(retries, Request("DELETE", "/keys/" + _quoted(key_id)), KeyAnswer))
+    return (yield from call(retries, Request("DELETE", "/keys/" + _quoted(key_id)), KeyAnswer))
 
 
 # -- shared ---------------------------------------------------------------------------------------------------------
@@ -337,87 +295,6 @@ def summary_edit(text: str | None, clauses: Sequence[ClauseEdit] | None) -> Summ
         DataError: both or neither are given, or one of them is too long.
     """
     return checked(SummaryEdit, text=text, clauses=None if clauses is None else list(clauses))
-
-
-def checked(model: type[Answer], **values: object) -> Answer:
-    """A request body, validated before it is sent.
-
-    Raises:
-        DataError: it is invalid.
-    """
-    try:
-        return model(**values)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        message = first["msg"].removeprefix("Value error, ")
-        raise DataError(f"{where}: {message}" if where else message) from None
-
-
-def _exchange(retries: Retries, request: Request, *, repeatable: bool = True) -> Flow[tuple[Reply, bool]]:
-    """The final reply, and whether an earlier try may have succeeded as well.
-
-    Requests that are not `repeatable` are given up once they may have succeeded.
-    """
-    unsure, retry = False, 0
-    while True:
-        try:
-            reply = yield request
-        except NotReached as error:
-            unsure, problem, status, asked, code = True, str(error), None, None, None
-        else:
-            assert reply is not None
-            if reply.status not in PASSING:
-                return reply, unsure
-            unsure = unsure or reply.status != 429
-            status, asked = reply.status, retry_after(reply.headers)
-            code, words = _words(reply)
-            problem = f"{status}: {words}"
-        if unsure and not repeatable:
-            words = f"{_named(request)}: {problem}; it may have succeeded nevertheless, so it is not retried"
-            raise GatewayError(words, status=status, code=code)
-        wait = retries.wait(retry, asked)
-        if wait is None:
-            end = f"given up after {retry + 1} {'try' if retry == 0 else 'tries'}"
-            if asked is not None and asked > retries.max_wait_s:
-                end = f"the gateway asks to wait {asked:g} seconds, longer than {retries.max_wait_s:g}"
-            raise GatewayError(f"{_named(request)}: {problem}; {end}", status=status, code=code)
-        yield Wait(wait)
-        retry += 1
-
-
-def _call(retries: Retries, request: Request, model: type[Answer]) -> Flow[Answer]:
-    reply, _ = yield from _exchange(retries, request)
-    return _read(request, reply, model)
-
-
-def _read(request: Request, reply: Reply, model: type[Answer]) -> Answer:
-    if not 200 <= reply.status < 300:
-        code, words = _words(reply)
-        hint = "; check that the key is valid for this gateway" if reply.status == 401 else ""
-        raise GatewayError(f"{_named(request)}: {reply.status}: {words}{hint}", status=reply.status, code=code)
-    try:
-        return model.model_validate_json(reply.body)
-    except ValidationError:
-        raise GatewayError(
-            f"{_named(request)}: answered with something other than a {model.__name__}; is this the URL of a popi "
-            "gateway (http://HOST:8600, without /v1)?",
-            status=reply.status,
-        ) from None
-
-
-def _words(reply: Reply) -> tuple[str | None, str]:
-    """The code and message of an error. Proxies between us and the gateway may reply in another form."""
-    try:
-        error = json.loads(reply.body)["error"]
-        return str(error["code"]), str(error["message"])
-    except (ValueError, KeyError, TypeError, RecursionError):
-        text = " ".join(reply.body.decode("utf-8", "replace").split())[:SHOWN]
-        return None, text or "(no message)"
-
-
-def _named(request: Request) -> str:
-    return f"{request.method} {request.path}"
 
 
 def _path(user_id: str, *more: str) -> str:

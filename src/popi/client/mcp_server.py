@@ -30,7 +30,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 import popi
 from popi.client import AsyncClient, Clause, ClauseEdit, SummaryAnswer
-from popi.client.flows import CONFLICTS, checked
+from popi.client.exchange import checked
+from popi.client.flows import CONFLICTS
 from popi.errors import DataError, GatewayError, PopiError
 from popi.models.remote.retries import Retries
 from popi.signals.types import Signal

@@ -10,8 +10,8 @@ import httpx2
 import pytest
 
 from popi import AsyncClient, Client, StatementSignal
-from popi.client import ClauseEdit
-from popi.client import clients as clients_module
+from popi.client import ClauseEdit, async_client
+from popi.client import client as blocking_client
 from popi.client.flows import UPLOAD_BYTES
 from popi.errors import ConfigError, DataError, GatewayError
 from popi.models.remote.retries import Retries
@@ -59,8 +59,8 @@ def waited(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     async def asleep(time: float) -> None:
         seconds.append(time)
 
-    monkeypatch.setattr(clients_module.time, "sleep", seconds.append)
-    monkeypatch.setattr(clients_module.asyncio, "sleep", asleep)
+    monkeypatch.setattr(blocking_client.time, "sleep", seconds.append)
+    monkeypatch.setattr(async_client.asyncio, "sleep", asleep)
     return seconds
 
 

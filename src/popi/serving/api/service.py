@@ -219,7 +219,7 @@ class Profiles:
             user_id: the user.
             edit: the new content.
             author: who wrote it.
-            expected: the version that the author read, 0 if there old_bans none; None if unknown.
+            expected: the version that the author read, 0 if there was none; None if unknown.
 
         Raises:
             VersionConflict: another version is current, or `expected` is None and there is a summary.

@@ -1,36 +1,26 @@
-"""A database by URL: connections, transactions, and everything that differs between SQLite and PostgreSQL."""
+"""A database by URL: transactions, migration, and the removal of deleted data. `engine` has its connections."""
 
-import os
 import random
 import sqlite3
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
-from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
-from urllib.parse import quote
 
-from sqlalchemy import Connection, Engine, Row, Select, create_engine, event, text
+from sqlalchemy import Connection, Row, Select, text
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.sql.schema import Table
 
-from popi.errors import ConfigError, StoreError
+from popi.errors import StoreError
+from popi.serving.store.engine import BUSY, BUSY_SECONDS, check_file, create_file, new_engine, parsed_url, remaining
 from popi.serving.store.migrate import migrate
 
 P = ParamSpec("P")
 T = TypeVar("T")
 Query = Callable[Concatenate[Connection, P], T]
 
-BUSY_SECONDS = 10
-"""Maximum wait of a transaction for its turn and for other processes' writes (SQLite), or of a statement for a lock
-(PostgreSQL)."""
-BUSY = "the store is too busy; try again"
-_due: ContextVar[float | None] = ContextVar("due", default=None)
-CONNECT_SECONDS = 5
 PAGE = 2**20
 """Characters of text per page of a long answer."""
 TRIES = 3
@@ -40,8 +30,6 @@ LOCKED = "55P03"
 """PostgreSQL's code for a lock that was not available in time."""
 MIGRATE_SECONDS = 60.0
 """How long a step of the schema is tried again."""
-_BEGIN = f"BEGIN; SET LOCAL lock_timeout = '{BUSY_SECONDS}s'; SET LOCAL synchronous_commit = on"
-"""How a transaction begins on PostgreSQL."""
 _ANALYZED = ("users", "signals", "summaries")
 """Tables for whose user ids PostgreSQL keeps statistics; it keeps none for other columns with user text or ids."""
 CHECKPOINT_SECONDS = 5.0
@@ -61,14 +49,14 @@ class Database:
     """
 
     def __init__(self, url: str, *, connections: int = 16, clock: Callable[[], float] | None = None) -> None:
-        parsed = _parse(url)
+        parsed = parsed_url(url)
         self.kind: Literal["sqlite", "postgresql"] = "sqlite" if parsed.drivername == "sqlite" else "postgresql"
         self.file = Path(str(parsed.database)) if self.kind == "sqlite" else None
         self._clock = clock
         # SQLite allows one writer at a time. Within this process, writers queue here in order instead of polling.
         self._writing = threading.RLock() if self.kind == "sqlite" else None
-        self._engine = _engine(parsed, connections)
-        # The driver's own exceptions are not always wrapped (_sqlite_begin).
+        self._engine = new_engine(parsed, connections)
+        # The driver's own exceptions are not always wrapped (engine._sqlite_begin).
         self._errors: tuple[type[Exception], ...] = (SQLAlchemyError, self._engine.dialect.loaded_dbapi.Error)
 
     @classmethod
@@ -81,7 +69,7 @@ class Database:
         """
         database = cls(url, **options)
         if database.file is not None:
-            _create(database.file)
+            create_file(database.file)
         database._migrate()
         return database
 
@@ -113,7 +101,7 @@ class Database:
             StoreError: the database can't be reached, failed, or was busy for too long.
         """
         try:
-            _remaining()
+            remaining()
             with self._engine.connect() as connection:
                 return query(connection, *args, **kwargs)
         except self._errors as error:
@@ -134,7 +122,7 @@ class Database:
         raise AssertionError("unreachable")
 
     def _write(self, query: Query[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        if self._writing is not None and not self._writing.acquire(timeout=_remaining()):
+        if self._writing is not None and not self._writing.acquire(timeout=remaining()):
             raise StoreError(BUSY)
         try:
             with self._engine.connect() as plain:
@@ -172,7 +160,7 @@ class Database:
             with self._writing:
                 raw = self._engine.raw_connection()
                 try:
-                    _check_file(raw)
+                    check_file(raw)
                     # VACUUM makes a full copy, which might not fit in memory.
                     raw.cursor().execute("PRAGMA temp_store = FILE")
                     raw.cursor().execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
@@ -201,24 +189,6 @@ class Database:
         self._engine.dispose()
 
 
-def wait_from_now() -> None:
-    """Start the clock for this context's next transaction: it must begin within BUSY_SECONDS, queueing included."""
-    _due.set(time.monotonic() + BUSY_SECONDS)
-
-
-def _remaining() -> float:
-    """Seconds that the current transaction may still wait.
-
-    Raises:
-        StoreError: its time is up.
-    """
-    due = _due.get()
-    seconds = BUSY_SECONDS if due is None else due - time.monotonic()
-    if seconds <= 0:
-        raise StoreError(BUSY)
-    return seconds
-
-
 def upsert(connection: Connection, table: Table) -> sqlite.Insert | postgresql.Insert:
     """An INSERT that supports ON CONFLICT, which both dialects write the same way."""
     return sqlite.insert(table) if connection.dialect.name == "sqlite" else postgresql.insert(table)
@@ -237,166 +207,12 @@ def page(connection: Connection, query: Select[Any], *columns: str, max_characte
     return rows
 
 
-def _parse(url: str) -> URL:
-    try:
-        parsed = make_url(url)
-    except ArgumentError:
-        raise ConfigError("the store's URL is invalid; use sqlite:///popi.db or postgresql://host/name") from None
-    if parsed.drivername == "sqlite":
-        if parsed.database in (None, "", ":memory:") or parsed.query:
-            given = f"sqlite:///{parsed.database or ''}{'?...' if parsed.query else ''}"
-            raise ConfigError(f"the store must be a file: sqlite:///popi.db; got {given!r}")
-        return parsed
-    if parsed.drivername in ("postgresql", "postgres", "postgresql+psycopg"):
-        return parsed.set(drivername="postgresql+psycopg")
-    raise ConfigError(
-        "the store must be a file (sqlite:///popi.db) or PostgreSQL (postgresql://host/name); got "
-        f"{parsed.drivername}://…"
-    )
-
-
-def _engine(url: URL, connections: int) -> Engine:
-    # Hide parameters from error messages: they are users' texts.
-    if url.drivername == "sqlite":
-        file = str(Path(str(url.database)).absolute())
-
-        def connect() -> sqlite3.Connection:
-            # `rw` never creates a file: an empty one in place of one that was moved away would do harm.
-            return sqlite3.connect(f"file:{quote(file)}?mode=rw", uri=True, check_same_thread=False)
-
-        engine = create_engine(
-            url,
-            creator=connect,
-            hide_parameters=True,
-            pool_size=connections,
-            max_overflow=0,
-            pool_timeout=BUSY_SECONDS,
-        )
-        known: list[tuple[int, int]] = []
-
-        def remember(_connection: Any, record: Any) -> None:
-            if not known:
-                known.append(_file_id(file))
-            record.info["file"] = file, known[0]
-
-        event.listen(engine, "connect", remember)
-        event.listen(engine, "connect", _sqlite_settings)
-        event.listen(engine, "begin", _sqlite_begin)
-        return engine
-    try:
-        engine = create_engine(
-            url,
-            hide_parameters=True,
-            pool_size=connections,
-            max_overflow=0,
-            pool_timeout=BUSY_SECONDS,
-            pool_pre_ping=True,  # connections that died in a server restart must not fail requests
-            # Behind a pooler (pgbouncer in transaction mode), each transaction may run on a different server
-            # connection, so no state may outlive a transaction. That includes prepared statements.
-            connect_args={"connect_timeout": CONNECT_SECONDS, "prepare_threshold": None},
-        )
-    except ImportError:
-        raise StoreError("PostgreSQL needs psycopg; install it with: pip install 'popi[serve]'") from None
-    event.listen(engine, "connect", _postgresql_settings)
-    event.listen(engine, "begin", _postgresql_begin)
-    return engine
-
-
 def _analyze(connection: Connection, table: str) -> None:
     """Recompute PostgreSQL's statistics of a table's user ids from its current rows."""
     if connection.execute(text(f"SELECT 1 FROM {table} LIMIT 1")).first() is not None:
         connection.execute(text(f"ANALYZE {table} (user_id)"))
     else:  # ANALYZE keeps an empty table's old statistics; setting a column's type, even to the same one, drops them
         connection.execute(text(f"ALTER TABLE {table} ALTER COLUMN user_id TYPE TEXT"))
-
-
-def _sqlite_settings(connection: Any, _record: object) -> None:
-    connection.isolation_level = None  # we begin transactions ourselves (_sqlite_begin)
-    cursor = connection.cursor()
-    cursor.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
-    _write_ahead(cursor)
-    for pragma in (
-        "synchronous = FULL",  # a commit returns when the log is on disk
-        "secure_delete = ON",
-        "temp_store = MEMORY",  # keep users' texts out of temporary files; but see `scrub`
-        "foreign_keys = ON",
-    ):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
-
-
-def _create(file: Path) -> None:
-    """Create a store's file, empty, if there is none.
-
-    Raises:
-        StoreError: its folder does not exist, or its write-ahead log is there without it: SQLite would delete the log.
-    """
-    if file.exists():
-        return
-    if not file.parent.is_dir():
-        raise StoreError(f"{file}: the folder {file.parent} does not exist; create it first")
-    log = Path(f"{file}-wal")
-    if log.exists() and log.stat().st_size:
-        raise StoreError(
-            f"{file}: there is no such file, but its write-ahead log {log.name} is there, with changes that belong to "
-            "it; put the file back, or move the log away to begin with an empty store"
-        )
-    with suppress(OSError):  # SQLite's error says more
-        file.touch()
-
-
-def _file_id(file: str) -> tuple[int, int]:
-    status = os.stat(file)
-    return status.st_dev, status.st_ino
-
-
-def _check_file(connection: Any) -> None:
-    """Check that a connection's file is still where it was.
-
-    SQLite goes on writing to a file that was deleted or replaced: such writes are lost at the next start.
-
-    Raises:
-        StoreError: it isn't.
-    """
-    file, known = connection.info["file"]
-    try:
-        if _file_id(file) == known:
-            return
-    except OSError:
-        raise StoreError("the store's file is gone; put it back") from None
-    raise StoreError("the store's file was replaced while popi used it; restart popi")
-
-
-def _write_ahead(cursor: Any) -> None:
-    """Switch a new file to the write-ahead log. SQLite's busy timeout doesn't apply when several processes do this."""
-    give_up = time.monotonic() + BUSY_SECONDS
-    while True:
-        try:
-            cursor.execute("PRAGMA journal_mode = WAL")
-            return
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > give_up:
-                raise
-            time.sleep(0.01)
-
-
-def _sqlite_begin(connection: Connection) -> None:
-    # Going through SQLAlchemy would take a fifth of a lookup's time.
-    _check_file(connection.connection)
-    cursor = connection.connection.cursor()
-    cursor.execute(f"PRAGMA busy_timeout = {_remaining() * 1000:.0f}")
-    # A transaction that began as a reader can't always become a writer, so writers declare themselves at once.
-    write = connection.get_execution_options().get("popi_write")
-    cursor.execute("BEGIN IMMEDIATE" if write else "BEGIN")
-
-
-def _postgresql_settings(connection: Any, _record: object) -> None:
-    connection.autocommit = True  # we begin transactions ourselves (_postgresql_begin)
-
-
-def _postgresql_begin(connection: Connection) -> None:
-    # Settings of this transaction only, sent in one message with BEGIN.
-    connection.connection.cursor().execute(_BEGIN)
 
 
 def _store_error(error: Exception) -> StoreError:

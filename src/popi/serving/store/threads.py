@@ -14,7 +14,8 @@ from functools import partial
 from typing import ParamSpec, TypeVar
 
 from popi.errors import StoreError
-from popi.serving.store.database import BUSY, Database, Query, wait_from_now
+from popi.serving.store.database import Database, Query
+from popi.serving.store.engine import BUSY, wait_from_now
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -11,7 +11,7 @@ from serving_client import People, gateway_client
 
 from popi.data.check import load_users
 from popi.errors import StoreError
-from popi.serving.store import database as database_module
+from popi.serving.store import engine as engine_module
 from popi.serving.store.database import Database
 
 SAID = {"type": "statement", "text": "keep it short"}
@@ -267,7 +267,7 @@ def test_a_store_that_fails_is_a_503(people: People, monkeypatch: pytest.MonkeyP
 
 
 def test_a_file_that_another_process_keeps_busy_is_a_503(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database_module, "BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(engine_module, "BUSY_SECONDS", 0.05)
     with (
         gateway_client(Database.open(f"sqlite:///{tmp_path}/popi.db")) as people,
         closing(sqlite3.connect(tmp_path / "popi.db", isolation_level=None)) as other,

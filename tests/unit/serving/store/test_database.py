@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import Connection, event, text
 
 from popi.errors import ConfigError, StoreError
-from popi.serving.store import database as module
+from popi.serving.store import engine as module
 from popi.serving.store import keys, threads
 from popi.serving.store.database import Database
 from popi.serving.store.threads import Store

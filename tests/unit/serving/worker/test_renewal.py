@@ -1000,7 +1000,7 @@ def test_a_worker_that_starts_tries_what_waits_for_a_quota(database: Database, c
 
 
 def test_a_store_that_is_busy_does_not_prevent_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("popi.serving.store.database.BUSY_SECONDS", 0.05)
+    monkeypatch.setattr("popi.serving.store.engine.BUSY_SECONDS", 0.05)
     database = Database.open(f"sqlite:///{tmp_path}/popi.db")
     database.write(keys.ensure_tenant, "t", 0.0)
     database.write(signals.add, "t", "u", [StatementSignal(text="a")], 0.0, Debounce(0, 0))
