@@ -107,7 +107,7 @@ def test_three_lines_personalise_a_chat_app(stand: Stand, monkeypatch: pytest.Mo
     assert "Likes metric units." in personalised["messages"][0]["content"]
     assert personalised["messages"][0]["content"].startswith(direct["messages"][0]["content"])
     assert personalised["messages"][1:] == direct["messages"][1:] and other["messages"] == direct["messages"]
-    assert "ada" not in json.dumps(personalised)
+    assert not re.search(r"\bada\b", json.dumps(personalised))  # a hash may contain it by chance
 
 
 def test_an_app_of_anthropics(stand: Stand) -> None:

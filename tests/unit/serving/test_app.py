@@ -10,7 +10,7 @@ from starlette.testclient import TestClient
 
 from popi.errors import ConfigError, StoreError, UpstreamError
 from popi.serving import app as module
-from popi.serving.api import service
+from popi.serving.api import removal
 from popi.serving.app import Gateway
 from popi.serving.keys import create
 from popi.serving.proxy.ids import Pseudonyms
@@ -73,7 +73,7 @@ def test_a_worker_inside_renews_and_the_proxy_sees_it_at_once(store_url: str) ->
 def test_erased_bytes_of_a_large_file_are_overwritten_soon(
     sqlite_database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "MAX_IMMEDIATE_SCRUB_BYTES", 0)
+    monkeypatch.setattr(removal, "MAX_IMMEDIATE_SCRUB_BYTES", 0)
     monkeypatch.setattr(module, "CHORES_SECONDS", 0.05)
     database = sqlite_database
     database.write(signals.add, "default", "ada", [StatementSignal(text="SECRET")], 1.0, Debounce())
@@ -120,7 +120,7 @@ def test_a_chat_gets_the_summary_of_the_store(sqlite_database: Database, upstrea
         assert reply.status_code == 200 and reply.headers["x-popi-personalized"] == "applied"
         assert reply.headers["x-popi-summary-version"] == "1"
         assert "Likes tea." in str(upstream.received[-1].body["messages"])
-        blocks = gateway._proxy.gateway._blocks
+        blocks = gateway._proxy.gateway._bodies._blocks
         assert blocks.text.cache_info().currsize == 1
         client.delete("/users/ada")
         assert blocks.text.cache_info().currsize == 0  # no memory of this process holds it

@@ -184,7 +184,7 @@ def test_too_many_connections_are_told_before_a_request_is_there(tmp_path: Path)
 
 def test_a_store_that_fails_and_a_fault_of_ours(gateway: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     from popi.serving.keys import KeyRing
-    from popi.serving.proxy import gateway as proxied
+    from popi.serving.proxy import request_body as proxied
 
     def fail(*_: Any) -> Any:
         raise RuntimeError("the disk is on fire")
