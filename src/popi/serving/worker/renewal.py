@@ -12,10 +12,9 @@ Failures are retried with a growing delay; a job that can't succeed waits for ne
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
-from itertools import chain
 from typing import Literal
 
 from sqlalchemy import Connection
@@ -23,20 +22,22 @@ from sqlalchemy import Connection
 from popi.errors import AnswerError, BatchError, DataError, PopiError, StoreError
 from popi.models.remote.usage import Prices, Usage, metered
 from popi.profiles import clauses as parts
-from popi.profiles.fields import LONGEST_TEXT, StoredClause
+from popi.profiles.fields import LONGEST_TEXT
 from popi.profiles.screening import screened
-from popi.profiles.statements import ended, says_nothing, storable
+from popi.profiles.statements import says_nothing, storable
 from popi.serving.proxy.metrics import RenewalMetrics
 from popi.serving.settings import RenewalSettings
 from popi.serving.store import forbidden, jobs, summaries, usage, users
 from popi.serving.store.database import Database
 from popi.serving.store.jobs import Job
 from popi.serving.store.summaries import Version, VersionConflict
-from popi.serving.store.usage import DAY, HOUR, OverQuota, Quota, Window
+from popi.serving.store.usage import OverQuota, Window
+from popi.serving.worker.claims import charge, holding
 from popi.serving.worker.inference import Provider, is_provider_fault, reason_of
 from popi.serving.worker.material import Material, material
 from popi.serving.worker.provenance import Explainer
 from popi.serving.worker.restating import RestatementCheck
+from popi.serving.worker.sources import explained, sources_of
 from popi.serving.worker.writer import SummaryWriter, write
 from popi.signals.render import NANO
 from popi.summary import Summary
@@ -49,8 +50,6 @@ RETRIED_SECONDS = 600.0
 """Minimum time between two mass retries, which happen when an outage ends."""
 CORRECT_SECONDS = 30.0
 """Interval of looking for times that a clock which was ahead has written."""
-MAX_REASONS = 100
-"""Maximum number of signals recorded per clause; if there are more, those found last."""
 
 
 class Worker:
@@ -175,7 +174,9 @@ class Worker:
         if not read.signals:
             return self._finished(job, "nothing" if read.old is None else "same")
         try:
-            windows = database.write(self._charge, job)
+            windows = database.write(
+                lambda connection: charge(connection, job, database.now(connection), self._settings)
+            )
         except OverQuota as over:
             held = database.write(jobs.hold, job, over)
             return ("waiting" if held else "lost"), over.reason
@@ -186,22 +187,6 @@ class Worker:
                 return self._renew_and_write(job, read)
             finally:
                 self._record_usage(windows, used)
-
-    def _charge(self, connection: Connection, job: Job) -> list[Window] | None:
-        """Count the renewal in its quotas; returns `None` if the lease is lost. The job's row is locked meanwhile, so
-        an erasure waits, and deletes what is counted here.
-        """
-        now, limits = self._database.now(connection), self._settings
-        if not jobs.extend_lease(connection, job, now, limits.lease_s):
-            return None
-        user, key, tenant = (job.tenant, job.user_id, ""), ("", "", job.key_id or ""), (job.tenant, "", "")
-        quotas = [
-            Quota("user_quota", user, HOUR, limits.user_renewals_per_hour),
-            Quota("user_quota", user, DAY, limits.user_renewals_per_day, limits.user_tokens_per_day),
-            Quota("key_quota", key, DAY, limits.key_renewals_per_day, limits.key_tokens_per_day),
-            Quota("tenant_quota", tenant, DAY, limits.tenant_renewals_per_day, limits.tenant_tokens_per_day),
-        ]
-        return usage.charge(connection, [one for one in quotas if any(one.subject)], now)
 
     def _record_usage(self, windows: list[Window], used: Usage) -> None:
         self.metrics.calls.inc(used.requests)
@@ -214,14 +199,14 @@ class Worker:
     def _renew_and_write(self, job: Job, read: Material) -> tuple[Outcome, str | None]:
         database = self._database
         try:
-            with self._holding(job):
+            with holding(database, job, self._settings.lease_s):
                 summary = self._call_model(read)
                 if not summary.statements and read.old is not None and not read.by_hand:
                     read = database.read(self._material, job, whole=True)
                     summary = self._call_model(read)
                 statements = self._allowed(read, summary)
                 unchanged = _unchanged(summary, statements, read.version)
-                sources = {} if unchanged else self._sources(read, summary, statements)
+                sources = {} if unchanged else sources_of(self._explainer, read, summary, statements)
         except Exception as error:
             if isinstance(error, BatchError):
                 error = next(one for one in error.results if isinstance(one, PopiError))
@@ -280,36 +265,6 @@ class Worker:
         restated = check.restated(allowed, forbidden_texts)
         return tuple(text for index, text in enumerate(allowed) if index not in restated)
 
-    def _sources(self, read: Material, summary: Summary, texts: Sequence[str]) -> dict[str, tuple[str, ...]]:
-        """Ids of the signals that each clause rests on, by the clause's text, including those of the old clauses that
-        it rests on. A failure to find them doesn't stop the renewal.
-        """
-        if self._explainer is None or not texts:
-            return {}
-        shown = [one for one in read.signals if one.id not in summary.signals_dropped]
-        before, total = ended(clause.text for clause in read.clauses), read.old.signals_total if read.old else None
-        try:
-            reasons = self._explainer.explain(shown, summary.text, texts, before, total)
-        except Exception as error:
-            log.warning("provenance not found", extra={"fields": {"error": type(error).__name__}})
-            return {}
-        ids = [(one.id or "",) for one in shown] + [clause.signals for clause in read.clauses]
-        return {text: _unique(ids[i] for i in positions) for text, positions in zip(texts, reasons, strict=True)}
-
-    def _explained(
-        self, clause: StoredClause, sources: dict[str, tuple[str, ...]], old: Sequence[StoredClause]
-    ) -> StoredClause:
-        """The clause with the signals that it rests on. A person's words rest on none, and locked clauses don't change.
-        A clause that the old summary had in the same words retains its old signals too.
-        """
-        if self._explainer is None or clause.locked or clause.author != "model" or clause.text not in sources:
-            return clause
-        carried = next((one.signals for one in old if one.id == clause.id), None)
-        signal_ids = _unique((sources[clause.text], carried or ()))
-        if carried is not None and not sources[clause.text]:
-            return clause
-        return clause.model_copy(update={"signals": signal_ids, "attribution": self._explainer.how})
-
     def _write(
         self,
         connection: Connection,
@@ -340,7 +295,7 @@ class Worker:
             if current is None or current.version != version:
                 raise VersionConflict(current.version if current else 0)
             return "same"
-        clauses = [self._explained(clause, sources, read.clauses) for clause in clauses]
+        clauses = [explained(self._explainer, clause, sources, read.clauses) for clause in clauses]
         now, who = self._database.now(connection), (job.tenant, job.user_id)
         summaries.put(
             connection, *who, text, clauses, "model", now, expected=version, model=summary.model, keep=self._keep
@@ -390,31 +345,6 @@ class Worker:
         log.warning("the clock was ahead: renewals that waited for it are due", extra={"fields": {"jobs": corrected}})
         return corrected
 
-    @contextmanager
-    def _holding(self, job: Job) -> Iterator[None]:
-        """Keep extending the lease while the model writes."""
-        done = threading.Event()
-        database = self._database
-
-        def extend(connection: Connection) -> bool:
-            return jobs.extend_lease(connection, job, database.now(connection), self._settings.lease_s)
-
-        def keep_extending() -> None:
-            while not done.wait(self._settings.lease_s / 3):
-                try:
-                    if not database.write(extend):
-                        return
-                except StoreError:
-                    continue  # if this persists, the lease expires and another worker takes over
-
-        thread = threading.Thread(target=keep_extending, name="popi-lease", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            done.set()
-            thread.join()
-
 
 def _unchanged(new: Summary, statements: tuple[str, ...], before: Version | None) -> bool:
     return before is not None and parts.renewed(_text(new, statements), statements, before.clauses)[0] == before.text
@@ -423,7 +353,3 @@ def _unchanged(new: Summary, statements: tuple[str, ...], before: Version | None
 def _text(new: Summary, statements: tuple[str, ...]) -> str:
     """The model's own text, unless statements were removed."""
     return new.text if statements == new.statements else "\n".join(statements)
-
-
-def _unique(ids: Iterable[Iterable[str]]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(chain.from_iterable(ids)))[:MAX_REASONS]
