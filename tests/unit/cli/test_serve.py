@@ -106,7 +106,13 @@ def test_users_are_merged(run: Any, store: str) -> None:
     fill(store)
     at = ("--tenant", "acme", "--store", store)
     code, out, _ = run("users", "merge", " ada", "--into", "Ada@Shop.example", *at)
-    assert code == 0 and json.loads(out) == {"signals": 2, "known": 0, "summary_versions": 1, "answers": 0, "keys": 0}
+    assert code == 0 and json.loads(out) == {
+        "signals": 2,
+        "duplicates": 0,
+        "summary_versions": 1,
+        "answers": 0,
+        "keys": 0,
+    }
     assert run("users", "list", *at)[1].splitlines() == ['"ada@shop.example"', '"ben"']
     shown = json.loads(run("users", "show", "ADA@shop.example", *at)[1])
     assert len(shown["signals"]) == 2 and shown["versions"][0]["text"] == "One."

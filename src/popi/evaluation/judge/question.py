@@ -97,5 +97,5 @@ def persona_for(person: Person, evidence: Evidence) -> str | None:
     """
     persona = None if evidence == "signals" else person.oracle
     if evidence == "persona" and persona is None:
-        raise ConfigError(f"user {person.user.user_id!r} has no known persona; use --told auto or signals")
+        raise ConfigError(f"user {person.user.user_id!r} has no known persona; use --evidence auto or signals")
     return persona

@@ -111,7 +111,7 @@ def test_signals_stand_in_where_no_persona_is_known(upstream: FakeUpstream) -> N
     assert "more jokes for me." in str(upstream.received[1].body)
     assert ask(ModelJudge(chat, "signals"), questions[0]) == ["tie"]
     assert "finally short answers" in str(upstream.received[2].body)
-    with pytest.raises(ConfigError, match="'s' has no known persona; use --told auto or signals"):
+    with pytest.raises(ConfigError, match="'s' has no known persona; use --evidence auto or signals"):
         ModelJudge(chat, "persona").check([PERSON, STRANGER])
 
 

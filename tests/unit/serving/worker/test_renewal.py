@@ -632,8 +632,8 @@ def test_the_signals_behind_a_clause_are_written_down_and_a_locked_ones_stay(dat
     clock.now += 10
     assert Worker(database, Model(lambda: "Likes tea. Vegan."), PACE, explainer=Reasons()).run_one() == "renewed"
     vegan, tea = current(database).clauses
-    assert (vegan.signals, vegan.found) == (("old",), None)
-    assert (tea.signals, tea.found) == (("b",), "named")
+    assert (vegan.signals, vegan.attribution) == (("old",), None)
+    assert (tea.signals, tea.attribution) == (("b",), "named")
 
 
 def test_what_is_carried_over_rests_on_what_it_rested_on(database: Database, clock: Clock) -> None:
@@ -657,7 +657,10 @@ def test_what_is_carried_over_rests_on_what_it_rested_on(database: Database, clo
     reasons.fails = True
     send("d", "Sings. Dances.")
     sings, dances = current(database).clauses
-    assert (sings.signals, sings.found) == (("c", "b", "a"), "named") and (dances.signals, dances.found) == ((), None)
+    assert (sings.signals, sings.attribution) == (("c", "b", "a"), "named") and (
+        dances.signals,
+        dances.attribution,
+    ) == ((), None)
     reasons.fails, reasons.also = False, []
     database.write(rebuild, "t", "u", database.now)
     send("e", "Sings. Runs.")
@@ -682,7 +685,7 @@ def test_a_persons_own_words_rest_on_no_signal(database: Database, clock: Clock)
     clock.now += 10
     assert Worker(database, Model(lambda: "Cooks. Likes tea."), PACE, explainer=Reasons()).run_one() == "renewed"
     cooks, tea = current(database).clauses
-    assert len(cooks.signals) == 1 and (tea.id, tea.signals, tea.found) == ("c1", (), None)
+    assert len(cooks.signals) == 1 and (tea.id, tea.signals, tea.attribution) == ("c1", (), None)
 
 
 def test_of_the_same_words_nobody_is_asked_for_reasons(database: Database, clock: Clock) -> None:
@@ -725,7 +728,7 @@ def test_reasons_that_are_not_found_stop_no_renewal(database: Database, clock: C
     say(database, clock, "a")
     clock.now += 10
     assert Worker(database, Model(lambda: "Likes tea."), PACE, explainer=Reasons(fails=True)).run_one() == "renewed"
-    assert current(database).clauses[0].found is None
+    assert current(database).clauses[0].attribution is None
 
 
 class Restating:
