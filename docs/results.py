@@ -81,15 +81,22 @@ def main() -> None:
 
 
 def runs_table(folders: list[Path]) -> list[str]:
-    """One row per method, with the mean over runs and each run, as Markdown."""
+    """One row per method, with the mean over runs and each run, as Markdown; held-out preferences in a column of their
+    own, if a run reports them.
+    """
     runs: list[dict[str, Any]] = [json.loads((folder / "metrics.json").read_text()) for folder in folders]
-    columns = ["Reward accuracy", "Tokens added", "Attribute precision", "Attribute recall"]
+    held_out = any("held_out" in entry for run in runs for entry in run["methods"].values())
+    columns = ["Reward accuracy", *(["On held-out preferences"] if held_out else []), "Tokens added"]
+    columns += ["Attribute precision", "Attribute recall"]
     lines = [f"| Method | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
     for name, method in METHODS.items():
         rows = [run["methods"][name] for run in runs if name in run["methods"]]
         if not rows:
             continue
-        cells = [accuracy(rows), cell([row["context_overhead_tokens"] for row in rows], 1)]
+        cells = [accuracy(rows)]
+        if held_out:
+            cells.append(accuracy([row["held_out"] for row in rows]))
+        cells.append(cell([row["context_overhead_tokens"] for row in rows], 1))
         cells += [cell([row[f"attribute_{k}"] for row in rows], 2) for k in ("precision", "recall")]
         lines.append(f"| {method.label} | {' | '.join(cells)} |")
     return lines

@@ -1,6 +1,6 @@
 """`[data]`: users to train and to test on."""
 
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -26,6 +26,10 @@ class DataConfig(Section):
     targets_per_user: PositiveInt = 4
     """`nano`: target pairs per user. TRL rows and benchmarks: targets per window. Default: 4, or the benchmark's
     own."""
+    world: Literal["easy", "hard"] = "easy"
+    """`nano`: how hard it is to infer what its users prefer. `easy`: their evidence is mostly right. `hard`: there is
+    more evidence, much of it wrong, some preferences depend on the topic, and one attribute and one value are held out
+    from training (docs/nano.md)."""
     no_evidence_share: float = Field(default=0.0, ge=0, le=1)
     """`nano`: share of the training users whose signals reveal nothing about their preferences, so that the inference
     model learns to say so (docs/evidence.md)."""
@@ -45,7 +49,11 @@ class DataConfig(Section):
     @model_validator(mode="after")
     def _go_together(self) -> Self:
         settings = self.benchmark
+        if self.source != "nano" and self.world != "easy":
+            raise ValueError(f"world = {self.world!r} only applies to source nano, not to {self.source!r}; remove it")
         for name in ("no_evidence_share", "change_share"):
+            if self.world == "hard" and getattr(self, name):
+                raise ValueError(f'{name} = {getattr(self, name)} can\'t be combined with world = "hard"; remove one')
             if self.source != "nano" and getattr(self, name):
                 raise ValueError(
                     f"{name} = {getattr(self, name)} only applies to source nano, not to {self.source!r}; remove it"

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from popi.config import BENCHMARKS, DataConfig, RunConfig
 from popi.data.benchmarks.registry import load, load_clean
@@ -14,6 +14,9 @@ from popi.data.store import Progress
 from popi.errors import DataError
 from popi.signals.types import User
 
+if TYPE_CHECKING:
+    from popi.nano.world import NanoUser
+
 SplitName = Literal["train", "test"]
 
 
@@ -22,8 +25,9 @@ class Person:
     """A user with their true preferences, where known."""
 
     user: User
-    preferences: frozenset[tuple[str, str]] | None = None
-    """The (attribute, value) pairs of the nano world that the user prefers."""
+    preferences: frozenset[tuple[str, ...]] | None = None
+    """What a user of the nano world prefers: (attribute, value), or (attribute, value, kind of topic) for a preference
+    limited to that kind."""
     oracle: str | None = None
     """The true preferences as a summary."""
 
@@ -112,17 +116,29 @@ def users_of(
 
 
 def _nano(config: RunConfig, split: SplitName) -> list[Person]:
+    from popi.nano import hard
     from popi.nano.change import some_changing
     from popi.nano.no_evidence import some_without_evidence
-    from popi.nano.world import make_users, oracle_summary
+    from popi.nano.world import make_users
 
     data = config.data
     n = data.train_users if split == "train" else data.test_users
+    if data.world == "hard":
+        return [person(user) for user in hard.make_users(n, config.seed, split, data.targets_per_user)]
     made = make_users(n, config.seed, split, targets=data.targets_per_user)
     if split == "train":
         made = some_changing(made, data.change_share, config.seed, split)
         made = some_without_evidence(made, data.no_evidence_share, config.seed, split)
-    return [Person(user.user, frozenset(user.preferences.items()), oracle_summary(user)) for user in made]
+    return [person(user) for user in made]
+
+
+def person(user: "NanoUser") -> Person:
+    """A user of the nano world with their true preferences."""
+    from popi.nano.world import oracle_summary
+
+    scopes = {a: (kind,) for a, kind in user.scopes.items()}
+    named = frozenset((a, v, *scopes.get(a, ())) for a, v in user.preferences.items())
+    return Person(user.user, named, oracle_summary(user))
 
 
 def load_for_check(data: DataConfig) -> Loaded:

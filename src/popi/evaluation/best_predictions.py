@@ -1,15 +1,12 @@
 """For the nano world: the best possible prediction of a choice, given what each method tells its generator."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from popi.config import RunConfig
 from popi.data.users import Person
 from popi.evaluation.loss_terms import FOLDS
 from popi.evaluation.methods import METHODS
-
-if TYPE_CHECKING:
-    from popi.nano.bayes import Belief
 
 
 class BestPredictions:
@@ -17,20 +14,19 @@ class BestPredictions:
 
     Given nothing, the signals or the true preferences, it is exact for the combinations of preferences that held-out
     users have. Given a summary, it is the prediction of a reader who knows the world and has learned from other users'
-    summaries (5 folds of users) how often this writer names each attribute (`nano.bayes.Channel`). Such a reader
+    summaries (5 folds of users) how often this writer names each attribute (`nano.readers`). Such a reader
     ignores a summary's order, wording and emphasis, so its loss is an upper bound.
 
     Args:
         people: the run's own held-out nano users, in the order of the rows' windows.
+        world: their world, `easy` or `hard`.
     """
 
-    def __init__(self, people: Sequence[Person]) -> None:
-        from popi.nano import bayes
+    def __init__(self, people: Sequence[Person], world: str = "easy") -> None:
+        from popi.nano import readers
 
-        self.people = people
-        self.bayes = bayes
-        self.prior = bayes.prior("test")
-        self._signals: dict[int, Belief] = {}
+        self.people, self.reader = people, readers.READERS[world]
+        self._signals: dict[int, Any] = {}
 
     @staticmethod
     def known(config: RunConfig, people: Sequence[Person]) -> bool:
@@ -48,7 +44,7 @@ class BestPredictions:
 
     def given_nothing(self, rows: Sequence[Mapping[str, Any]]) -> list[float]:
         """From the pair alone, under the prior over preferences."""
-        return [self._choice(self.prior, row) for row in rows]
+        return [self._choice(self.reader.prior(), row) for row in rows]
 
     def given_signals(self, rows: Sequence[Mapping[str, Any]]) -> list[float]:
         """From all of the user's signals."""
@@ -58,27 +54,27 @@ class BestPredictions:
         from popi.nano.truth import named_attributes
 
         first = {row["window"]: frozenset(named_attributes(row["summary"])) for row in reversed(rows)}
-        truths = {window: dict(self.people[window].preferences or ()) for window in first}
+        truths = {window: self.people[window].preferences or frozenset() for window in first}
         users = list(dict.fromkeys(row["user_id"] for row in rows))
         fold = {user: i % min(FOLDS, len(users)) for i, user in enumerate(users)}
         fold_of = {row["window"]: fold[row["user_id"]] for row in rows}
         channels = {
-            k: self.bayes.Channel.fit((first[w], truths[w]) for w in first if fold_of[w] != k)
+            k: self.reader.channel([(first[w], truths[w]) for w in first if fold_of[w] != k])
             for k in set(fold.values())
         }
-        beliefs: dict[tuple[int, frozenset[tuple[str, str]]], Belief] = {}
+        beliefs: dict[tuple[int, frozenset[tuple[str, ...]]], Any] = {}
         probabilities = []
         for row in rows:
             key = fold_of[row["window"]], frozenset(named_attributes(row["summary"]))
             if key not in beliefs:
-                beliefs[key] = channels[key[0]].belief(key[1], "test")
+                beliefs[key] = channels[key[0]](key[1])
             probabilities.append(self._choice(beliefs[key], row))
         return probabilities
 
-    def _after_signals(self, window: int) -> "Belief":
+    def _after_signals(self, window: int) -> Any:
         if window not in self._signals:
-            self._signals[window] = self.bayes.given_signals(self.people[window].user.signals, "test")
+            self._signals[window] = self.reader.given_signals(self.people[window].user.signals)
         return self._signals[window]
 
-    def _choice(self, belief: "Belief", row: Mapping[str, Any]) -> float:
-        return self.bayes.choice_probability(belief, self.people[row["window"]].user.targets[row["target"]])
+    def _choice(self, belief: Any, row: Mapping[str, Any]) -> float:
+        return self.reader.choice_probability(belief, self.people[row["window"]].user.targets[row["target"]])

@@ -11,7 +11,7 @@ from popi.data.users import Person
 from popi.errors import BatchError, PopiError, UpstreamError
 from popi.evaluation.methods import METHODS, RowKey
 from popi.evaluation.models import Models
-from popi.evaluation.users import named_attributes
+from popi.evaluation.users import labelled, named_attributes
 from popi.generator import Generator
 from popi.signals.types import Prompt
 
@@ -51,7 +51,7 @@ def write_examples(
     entries: list[dict[str, Any]] = [
         {
             "user_id": person.user.user_id,
-            "preferences": dict(sorted(person.preferences)) if person.preferences is not None else None,
+            "preferences": dict(labelled(person.preferences)) if person.preferences is not None else None,
             "signals": [signal.model_dump(mode="json", exclude_none=True) for signal in person.user.signals],
             "summaries": {},
             "named": {},
@@ -68,7 +68,7 @@ def write_examples(
             if summary is not None:
                 entry["summaries"][name] = summary
                 if person.preferences is not None:
-                    entry["named"][name] = sorted(map(list, named_attributes(summary)))
+                    entry["named"][name] = labelled(named_attributes(summary))
             for t, place in enumerate(entry["prompts"]):
                 places.append(place)
                 requests.append((person.user.targets[t].prompt, summaries[window, t]))

@@ -35,7 +35,7 @@ def measure(
     """
     asked = {name: len(rows) for name, rows in rows_of.items()}
     rows_of = {name: [row for row in rows if row.get("missing") is None] for name, rows in rows_of.items()}
-    best = BestPredictions(people) if BestPredictions.known(config, people) else None
+    best = BestPredictions(people, config.data.world) if BestPredictions.known(config, people) else None
     measured: dict[str, Any] = {}
     beta = common_beta(config)
     for name, rows in rows_of.items():
@@ -47,6 +47,8 @@ def measure(
             "differences": differences(name, rows_of),
             "loss_terms": terms(name, rows, beta, best),
         }
+        if best is not None and config.data.world == "hard":
+            entry["held_out"] = on_held_out(rows, people)
         if config.evaluation.token_price is not None:
             tokens, users = [row["overhead_tokens"] for row in rows], _users(rows)
             entry["prompt_cost"] = metrics.prompt_cost(tokens, config.evaluation.token_price, users).as_dict()
@@ -100,6 +102,19 @@ def method_metrics(rows: Sequence[Row]) -> dict[str, Any]:
             result[f"attribute_{key}"] = estimate.value
             result["intervals"][f"attribute_{key}"] = estimate.as_dict()
     return result
+
+
+def on_held_out(rows: Sequence[Row], people: Sequence[Person]) -> dict[str, Any]:
+    """Reward accuracy on the target pairs that the harder nano world's held-out attribute or value decides."""
+    from popi.nano.hard import decided_by_held_out
+
+    def decided(row: Row) -> bool:
+        person = people[row["window"]]
+        return decided_by_held_out(person.preferences or (), person.user.targets[row["target"]])
+
+    pairs = [row for row in rows if decided(row)]
+    accuracy = metrics.reward_accuracy(_margins(pairs), _users(pairs))
+    return {"reward_accuracy": accuracy.as_dict(), "pairs": len(pairs)}
 
 
 def calibrated(rows: Sequence[Row], beta: float) -> dict[str, Any]:

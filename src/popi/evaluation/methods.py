@@ -73,6 +73,8 @@ class Sources:
     prompt (`popi.evaluation.prompts`)."""
     training: Callable[[], Sequence[User]]
     """Training users, for methods without a model that tune something on them."""
+    world: str = "easy"
+    """The nano world that the users are from (`data.world`)."""
 
 
 def plain_prompts(sources: Sources, users: Sequence[Person]) -> list[Context]:
@@ -127,7 +129,7 @@ def exactly_read(sources: Sources, users: Sequence[Person]) -> list[Context]:
     """Values whose exact posterior probability given all signals exceeds 1/2 (`popi.nano.readers`)."""
     from popi.nano.readers import exact_summary
 
-    return _stated(sources, [exact_summary(person.user.signals) for person in users], "exact reader")
+    return _stated(sources, [exact_summary(person.user.signals, sources.world) for person in users], "exact reader")
 
 
 def _stated(sources: Sources, texts: Sequence[str], model: str) -> list[Context]:

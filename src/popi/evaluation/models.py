@@ -136,6 +136,7 @@ class Models:
             copy_budget=self.config.evaluation.copied.token_budget or budget,
             ask=ask,
             training=lambda: [person.user for person in self.training_people(VOTERS)],
+            world=self.config.data.world,
         )
 
     def training_people(self, most: int) -> Sequence[Person]:

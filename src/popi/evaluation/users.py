@@ -1,6 +1,6 @@
 """Held-out users to evaluate on: the run's own (nano world, test file, benchmark), or any JSONL file of users."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +75,15 @@ def benchmark_of(
     return {"benchmark": source, "benchmark_version": facts["loader"] if facts is not None else None}
 
 
-def named_attributes(text: str) -> set[tuple[str, str]]:
-    """The (attribute, value) pairs of the nano world that a summary names."""
+def labelled(named: Iterable[tuple[str, ...]]) -> list[list[str]]:
+    """[attribute, value] of each preference, sorted; a kind of topic that it is limited to follows its value."""
+    return sorted([one[0], " ".join(one[1:])] for one in named)
+
+
+def named_attributes(text: str) -> set[tuple[str, ...]]:
+    """The preferences of the nano world that a summary names: (attribute, value), or (attribute, value, kind of topic)
+    for a preference limited to that kind.
+    """
     from popi.nano.truth import named_attributes as parse
 
     return parse(text)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 
 from popi.nano.attributes import ATTRIBUTES, PHRASES
+from popi.nano.grammar import KINDS
 from popi.nano.world import state
 
 
@@ -20,8 +21,12 @@ def _parse(answer: str) -> dict[str, list[str]]:
 
 
 def tally(answer: str) -> str:
-    """The values in "tone formal level nothing support example …" other than "nothing"."""
-    return state(sorted((a, words[0]) for a, words in _parse(answer).items() if words and (a, words[0]) in PHRASES))
+    """The values in "tone formal level nothing support example indoors …" other than "nothing", with their kinds of
+    topic.
+    """
+    named = {a: words for a, words in _parse(answer).items() if words and (a, words[0]) in PHRASES}
+    scopes = {a: words[1] for a, words in named.items() if len(words) > 1 and words[1] in KINDS}
+    return state(sorted((a, words[0]) for a, words in named.items()), scopes=scopes)
 
 
 def leading(lead: int, answer: str) -> str:

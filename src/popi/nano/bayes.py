@@ -152,8 +152,10 @@ def _arrangements(weights: Sequence[Sequence[float]], counts: tuple[int, ...]) -
     return sum(sums.values())
 
 
-_WANTED = {c.format(phrase): p for c in (*SELF, *HAPPY) for p, phrases in PHRASES.items() for phrase in phrases}
-_HATED = {c.format(phrase): p for c in TIRED for p, phrases in PHRASES.items() for phrase in phrases}
+WANTED = {c.format(phrase): p for c in (*SELF, *HAPPY) for p, phrases in PHRASES.items() for phrase in phrases}
+"""Statement or post → the preference that its author names as their own."""
+HATED = {c.format(phrase): p for c in TIRED for p, phrases in PHRASES.items() for phrase in phrases}
+"""Post → the value that its author is tired of."""
 
 
 def signal_likelihood(signal: Signal, preferences: Values) -> float:
@@ -173,9 +175,9 @@ def signal_likelihood(signal: Signal, preferences: Values) -> float:
         chance = JOB_FITS if fitting else 0.0
         return (1 - chance) / len(JOBS) + (chance / len(fitting) if job in fitting else 0.0)
     if isinstance(signal, StatementSignal | PostSignal):
-        if wanted := _WANTED.get(signal.text):
+        if wanted := WANTED.get(signal.text):
             return float(wanted in preferences.items()) / len(preferences)
-        if hated := _HATED.get(signal.text):
+        if hated := HATED.get(signal.text):
             return float(preferences.get(hated[0], hated[1]) != hated[1]) / len(preferences)
     return 1.0
 

@@ -41,6 +41,13 @@ TOPICS = tuple(
     " cameras whales magnets tunnels".split()
 )
 TEST_TOPICS = tuple("rice skates candles drums engines ferns lemons puzzles rockets jam violins yoga".split())
+INDOOR = frozenset(
+    "coffee bread tea soap chess piano cheese pottery salt glue ovens radios cameras clocks shoes wool honey paint"
+    " music poems rice candles drums puzzles jam violins".split()
+)
+"""The indoor topics; all others are outdoors."""
+KINDS = ("indoors", "outdoors")
+"""Kinds of topic. A preference may be limited to one of them."""
 PROMPTS = ("how do i start with {topic}?", "tell me about {topic}.", "explain {topic}.", "what is {topic}?") + (
     "how do i explain {topic}?",
     "what about {topic}?",
@@ -97,6 +104,11 @@ def task_prompt(topic: str, rng: Random, split: str = "train") -> str:
 def topics(split: str) -> tuple[str, ...]:
     """The topics of a split's prompts."""
     return TOPICS if split == "train" else TEST_TOPICS
+
+
+def kind_of(topic: str) -> str:
+    """A topic's kind, one of `KINDS`."""
+    return KINDS[topic not in INDOOR]
 
 
 def topic_of(prompt: str, split: str) -> str:

@@ -39,6 +39,8 @@ class Stage:
     """Pairs per user, drawn uniformly from these; 1 is a single pair without other signals."""
     asked: Asked = Asked()
     """Tasks about each user's signals."""
+    short_rows: int = 12
+    """Follow and plain rows per step (three quarters follow)."""
 
 
 @dataclass(frozen=True)
@@ -60,24 +62,27 @@ class Course:
         return sum(stage.steps for stage in self.stages)
 
 
+FOLLOWING = Course(
+    stages=(Stage(steps=700, users=0, pairs=(1,), short_rows=48),),
+    learning_rate=6e-3,
+    muon_learning_rate=0.02,
+)
+"""The base learns to follow stated preferences; if it starts with users' signals, it never learns to follow some
+attributes."""
 READING = Course(
     stages=(
         Stage(steps=120, users=16, pairs=(1,)),
         Stage(steps=180, users=14, pairs=(1, 2, 3)),
         Stage(steps=300, users=12, pairs=(1, 2, 3, 4)),
-        Stage(steps=900, users=10, pairs=(2, 4, 6, 6, 6), asked=Asked(imitations=1, descriptions=2, well=1.0)),
-        Stage(steps=1500, users=12, pairs=(6,), asked=Asked(reads=False, imitations=2, descriptions=3, well=1.0)),
+        Stage(steps=600, users=10, pairs=(2, 4, 6, 6, 8), asked=Asked(imitations=1, descriptions=1, short=1)),
+        Stage(
+            steps=1200, users=10, pairs=(4, 6, 6, 8), asked=Asked(reads=False, imitations=1, descriptions=1, short=1)
+        ),
     ),
     learning_rate=6e-3,
     muon_learning_rate=0.02,
 )
-"""The base learns to read more and more signals and to describe them."""
-HABITS = Course(
-    stages=(Stage(steps=350, users=12, pairs=(6,), asked=Asked(reads=False, imitations=2, descriptions=3, well=0.2)),),
-    learning_rate=4e-3,
-    muon_learning_rate=0.012,
-)
-"""The base learns a habit of writing poor descriptions four times in five, and keeps reading."""
+"""The base learns to read more and more signals and to describe them, and keeps following."""
 
 
 @dataclass(frozen=True)
@@ -88,9 +93,7 @@ class Recipe:
     hidden_size: int = 128
     layers: int = 4
     heads: int = 4
-    courses: tuple[Course, ...] = (READING, HABITS)
-    short_rows: int = 12
-    """Follow and plain rows per step (three quarters follow)."""
+    courses: tuple[Course, ...] = (FOLLOWING, READING)
     signals_weight: float = 0.3
     """Weight of the signals' own tokens in the loss, relative to 1 for the answers' tokens."""
 
@@ -157,7 +160,7 @@ def batches_of(recipe: Recipe, number: int, writer: Writer) -> Iterator[Batch]:
     for _ in range(stage.steps):
         counts = rng.choices(stage.pairs, k=stage.users)
         users = [writer.user(rng, n, stage.asked) for n in counts]
-        short = [writer.plain(rng) if i % 4 == 0 else writer.follow(rng) for i in range(recipe.short_rows)]
+        short = [writer.plain(rng) if i % 4 == 0 else writer.follow(rng) for i in range(stage.short_rows)]
         yield users, short
 
 
@@ -174,7 +177,7 @@ def _losses(model: LlamaForCausalLM, batch_rows: list[TreeRow]) -> tuple[torch.T
 def fit(
     model: LlamaForCausalLM, course: Course, batches: Iterable[Batch], signals_weight: float
 ) -> Iterator[dict[str, float]]:
-    """Train in place; yields the losses of every step."""
+    """Train in place; yields the losses of every step, without those of rows that the step has none of."""
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
     optimizers = [
@@ -189,6 +192,8 @@ def fit(
     for users, short in batches:
         losses: dict[str, float] = {}
         for name, batch_rows in (("users", users), ("short", short)):
+            if not batch_rows:
+                continue
             with torch.autocast("cpu", torch.bfloat16):
                 answers, signals = _losses(model, batch_rows)
             (answers + signals_weight * signals).backward()

@@ -6,9 +6,11 @@
 - *compare*: name each attribute's most preferred value, with the number of pairs for and against it.
 - *tally*: name the value of each attribute that the user cares about. This makes the base go through the evidence
   attribute by attribute, as "step by step" does for an LLM.
-- *describe*: write a summary; mostly poorly chosen, sometimes well.
+- *describe*: write a summary of the user's preferences, either going through all attributes or *in short*.
+- *kind*: classify a topic as indoors or outdoors, which some preferences depend on.
 
-A popi run improves the describe task.
+The base is taught every task as well as it can learn it, on users whose evidence is mostly right. A popi run teaches it
+to weigh evidence that is often wrong (`popi.nano.hard`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,12 +20,13 @@ from random import Random
 from transformers import PreTrainedTokenizerBase
 
 from popi.engine.tree import Segment
-from popi.nano.attributes import ATTRIBUTES, KEYWORDS, Preference
-from popi.nano.grammar import TEST_TOPICS, random_values, realise, task_prompt, topics
-from popi.nano.world import NanoUser, PairFacts, make_user, profile, split_of, state
+from popi.nano.attributes import ATTRIBUTES, Preference
+from popi.nano.grammar import TEST_TOPICS, kind_of, random_values, realise, task_prompt, topics
+from popi.nano.world import PairFacts, active, draw_scopes, make_user, profile, scoped, split_of, state
 from popi.signals.render import Templates
-from popi.signals.types import PairSignal, PostSignal, StatementSignal
 
+SHORT = "describe in short what this user prefers."
+KIND = "is {} indoors or outdoors?"
 READ = "what does the {} have?"
 COMPARE = "compare the two."
 TALLY = "what does this user care about?"
@@ -32,10 +35,9 @@ SAME, UNCARED = "same", "nothing"
 HOW_MANY = (1, 2, 2, 2, 3, 3, 3, 4)
 """Numbers of attributes that the base's users care about. They vary more than the world's, so that the base can't infer
 from the attributes named so far that a combination reserved for the test users does not occur."""
-HABIT = 0.6
-"""Share of poor summaries that describe the opening of the newest chosen response, whether cared about or not."""
-HABIT_NAMES = (2, 3)
-"""Numbers of its attributes that such summaries name."""
+SCOPED = 0.25
+"""Share of the base's users, and of the stated preferences to follow, in which one preference is limited to one kind of
+topic."""
 
 
 @dataclass(frozen=True)
@@ -49,34 +51,9 @@ class Asked:
     imitations: int = 2
     """Number of task prompts to answer from the raw signals."""
     descriptions: int = 1
-    """Number of summaries to write."""
-    well: float = 0.0
-    """Share of well-chosen summaries."""
-
-
-def written_summary(user: NanoUser, rng: Random, well: float = 0.0) -> str:
-    """A summary as the base writes it, attribute by attribute: well chosen with probability `well`, else poor.
-
-    Poor summaries describe, by habit, the opening of the newest chosen response, or else the differences within one
-    random pair and hearsay.
-    """
-    if well and rng.random() < well:
-        return profile(user.preferences, rng)
-    newest = next((s for s in reversed(user.user.signals) if isinstance(s, PairSignal)), None)
-    if newest and rng.random() < HABIT:
-        words = str(newest.prompt).rstrip("?.").split()
-        facts = next(pair for pair in user.pairs if pair.topic in words)
-        return profile(dict(list(facts.better.items())[: rng.choice(HABIT_NAMES)]), rng)
-    seen: dict[str, str] = {}
-    if user.pairs:
-        pair = rng.choice(user.pairs)
-        seen = {a: v for a, v in pair.better.items() if pair.worse[a] != v}
-    for signal in user.user.signals:
-        if isinstance(signal, StatementSignal | PostSignal) and rng.random() < 0.3:
-            words = signal.text.lower().replace(".", "").split()
-            seen |= dict(KEYWORDS[word] for word in words if word in KEYWORDS)
-    items = sorted(seen.items())
-    return profile(dict(rng.sample(items, min(len(items), rng.choice((1, 2, 3, 4))))), rng)
+    """Number of summaries to write that go through all attributes."""
+    short: int = 0
+    """Number of summaries to write that only name the preferences."""
 
 
 def each(value_of: Mapping[str, str]) -> str:
@@ -105,9 +82,9 @@ def _counts(pairs: Sequence[PairFacts]) -> str:
 
 
 def stated(rng: Random) -> list[Preference]:
-    """Up to five preferences to follow, excluding combinations reserved for the test split."""
+    """Up to seven preferences to follow, excluding combinations reserved for the test split."""
     while True:
-        cared = rng.sample(sorted(ATTRIBUTES), rng.choice((0, 1, 1, 2, 2, 3, 3, 4, 5)))
+        cared = rng.sample(sorted(ATTRIBUTES), rng.choice((0, 1, 2, 2, 3, 3, 4, 5, 6, 7)))
         drawn = {a: rng.choice(ATTRIBUTES[a]) for a in cared}
         if len(drawn) not in (2, 3) or split_of(drawn) == "train":
             return list(drawn.items())
@@ -139,12 +116,14 @@ class Writer:
 
     def follow(self, rng: Random, branches: int = 3) -> list[Segment]:
         preferences = stated(rng)
+        scopes = draw_scopes(dict(preferences), SCOPED, rng)
         tasks = []
         for _ in range(branches):
             topic = rng.choice(topics("train"))
-            values = {**random_values(rng), **dict(preferences)}
+            values = {**random_values(rng), **active(dict(preferences), scopes, topic)}
             tasks.append((task_prompt(topic, rng), realise(values, topic, rng).text))
-        summary = state(preferences, rng) if rng.random() < 0.5 else profile(dict(preferences), rng)
+        short = rng.random() < 0.5
+        summary = state(preferences, rng, scopes) if short else profile(dict(preferences), rng, scopes)
         return self._row(self._system(summary), tasks, score_system=False)
 
     def plain(self, rng: Random, branches: int = 3) -> list[Segment]:
@@ -153,17 +132,23 @@ class Writer:
         for _ in range(branches):
             topic = rng.choice(topics("train") + TEST_TOPICS)
             tasks.append((task_prompt(topic, rng), realise(random_values(rng), topic, rng).text))
+        topic = rng.choice(topics("train") + TEST_TOPICS)
+        tasks.append((KIND.format(topic), f"{kind_of(topic)}."))
         return self._row(None, tasks, score_system=False)
 
     def user(self, rng: Random, pairs: int, asked: Asked = Asked()) -> list[Segment]:
         """A user's signals and tasks about them. With a single pair there are no other signals and no tally task."""
-        user = make_user("x", rng, "train", targets=0, pairs=pairs, others=pairs > 1, how_many=HOW_MANY)
+        several = pairs > 1
+        share = SCOPED if several else 0.0
+        user = make_user("x", rng, "train", 0, pairs, others=several, how_many=HOW_MANY, scoped_share=share)
         messages = self.templates.inference_messages(user.user.signals)
         describe = str(messages[1]["content"])
-        tasks = [(describe, written_summary(user, rng, asked.well)) for _ in range(asked.descriptions)]
+        tasks = [(describe, profile(user.preferences, scopes=user.scopes)) for _ in range(asked.descriptions)]
+        named = sorted(user.preferences.items())
+        tasks += [(SHORT, state(named, rng, user.scopes)) for _ in range(asked.short)]
         for _ in range(asked.imitations):
             topic = rng.choice(topics("train"))
-            response = realise({**random_values(rng), **user.preferences}, topic, rng)
+            response = realise({**random_values(rng), **active(user.preferences, user.scopes, topic)}, topic, rng)
             tasks.append((task_prompt(topic, rng), response.text))
         if asked.reads:
             tasks.append((READ.format("chosen"), _most([pair.better for pair in user.pairs])))
@@ -171,7 +156,8 @@ class Writer:
         if asked.compares:
             tasks.append((COMPARE, _counts(user.pairs)))
         if pairs > 1:
-            tasks.append((TALLY, each({a: user.preferences.get(a, UNCARED) for a in ATTRIBUTES})))
+            wanted = {a: scoped(v, user.scopes.get(a)) for a, v in user.preferences.items()}
+            tasks.append((TALLY, each({a: wanted.get(a, UNCARED) for a in ATTRIBUTES})))
         return self._row(str(messages[0]["content"]), tasks, score_system=True)
 
     def _system(self, summary: str) -> str:

@@ -15,7 +15,7 @@ CHAT_TEMPLATE = (
 FRAME = (
     "signals of this user : pair prompt chosen rejected interaction response rating edit post context statement"
     " demographic none preferences describe what this user prefers likes wants and no clear preference does care about"
-    " works as what compare the two same nothing have"
+    " works as what compare the two same nothing have is or in short"
 )
 """Words of the prompt templates and of the base's tasks."""
 

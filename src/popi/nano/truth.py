@@ -3,18 +3,40 @@ inferred."""
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import combinations, product
 
 from popi.nano.attributes import ATTRIBUTES, KEYWORDS, PRIOR, Preference
-from popi.nano.grammar import BULLETS, MARKS, POINTS, TEST_TOPICS, TOPICS
+from popi.nano.grammar import BULLETS, KINDS, MARKS, POINTS, TEST_TOPICS, TOPICS, kind_of
 from popi.nano.world import NOISE, OTHER_CARED, OTHER_UNCARED, PEOPLE, NanoUser, PairFacts
 from popi.signals.types import InteractionSignal, PairSignal, PostSignal, Signal
 
+Named = tuple[str, ...]
+"""(attribute, value), or (attribute, value, kind of topic) for a preference limited to that kind of topic."""
 
-def named_attributes(text: str) -> set[Preference]:
-    """The (attribute, value) pairs that a summary names, by words that belong to exactly one value."""
-    return {KEYWORDS[word] for word in re.findall(r"[a-z]+", text.lower()) if word in KEYWORDS}
+
+def named_attributes(text: str) -> set[Named]:
+    """The preferences that a summary names, by words that belong to exactly one value.
+
+    A kind of topic limits the last value named before it within the same clause: "a formal tone indoors, jokes".
+    """
+    scopes: dict[Preference, str | None] = {}
+    last: Preference | None = None
+    for word in re.findall(r"[a-z]+|,", text.lower()):
+        if word in KEYWORDS:
+            last = KEYWORDS[word]
+            scopes.setdefault(last, None)
+        elif word in KINDS and last:
+            scopes[last] = word
+        if word in (",", "and", *KINDS):
+            last = None
+    return {preference if kind is None else (*preference, kind) for preference, kind in scopes.items()}
+
+
+def wanted_at(named: Iterable[Named], topic: str | None) -> dict[str, str]:
+    """Attribute → value of the preferences that apply to a topic; without a topic, of those that apply to all."""
+    kind = None if topic is None else kind_of(topic)
+    return {one[0]: one[1] for one in named if len(one) == 2 or one[2] == kind}
 
 
 def _any(words: list[str]) -> str:
@@ -174,7 +196,7 @@ def is_evidence(signal: Signal, wanted: Preference) -> bool:
         return edit is not None and wanted in shown_values(edit) and wanted not in shown_values(signal.response)
     if any(f"my {who}" in signal.text for who in PEOPLE):
         return False
-    named = named_attributes(signal.text)
+    named = {(attribute, value) for attribute, value, *_ in named_attributes(signal.text)}
     if isinstance(signal, PostSignal) and any(word in signal.text for word in ("tired", "enough", "no more")):
         return any(one[0] == wanted[0] and one != wanted for one in named)
     return wanted in named

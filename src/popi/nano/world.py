@@ -7,13 +7,13 @@ training user has. Targets are noise-free, have separate prompts, and share no t
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from random import Random
 from typing import Literal
 
 from popi.nano.attributes import ATTRIBUTES, PHRASES, PRIOR, Preference
-from popi.nano.grammar import Response, forms, random_values, realise, task_prompt, topics
+from popi.nano.grammar import KINDS, Response, forms, kind_of, random_values, realise, task_prompt, topics
 from popi.signals.types import (
     DemographicSignal,
     InteractionSignal,
@@ -95,6 +95,8 @@ class NanoUser:
     """Attribute -> preferred value, for the attributes they care about."""
     pairs: tuple[PairFacts, ...] = ()
     """The latent values of the signal pairs, for exact inference (truth.py)."""
+    scopes: Mapping[str, str] = field(default_factory=dict)
+    """Attribute -> the kind of topic that its preference is limited to; missing if it applies to all topics."""
     before: dict[str, str] | None = None
     """For users who changed halfway (change.py): their preferences during the first half of the signals."""
 
@@ -107,11 +109,15 @@ def split_of(preferences: dict[str, str]) -> Split:
 
 def draw_preferences(rng: Random, split: Split, how_many: tuple[int, ...] = CARED) -> dict[str, str]:
     """Draw preferences (attribute → value) that belong to `split`; their number is drawn uniformly from `how_many`."""
-    while True:
-        cared = rng.sample(sorted(ATTRIBUTES), rng.choice(how_many))
-        drawn = {a: rng.choices(ATTRIBUTES[a], PRIOR[len(ATTRIBUTES[a])])[0] for a in cared}
-        if split_of(drawn) == split:
-            return drawn
+    while split_of(drawn := any_preferences(rng, how_many)) != split:
+        pass
+    return drawn
+
+
+def any_preferences(rng: Random, how_many: tuple[int, ...] = CARED) -> dict[str, str]:
+    """Draw preferences (attribute → value) from all combinations, of either split."""
+    cared = rng.sample(sorted(ATTRIBUTES), rng.choice(how_many))
+    return {a: rng.choices(ATTRIBUTES[a], PRIOR[len(ATTRIBUTES[a])])[0] for a in cared}
 
 
 def pair_values(
@@ -140,6 +146,20 @@ def _subjects(split: Split, signals: int, targets: int, rng: Random) -> list[str
     of_targets = drawn[: min(targets, len(known) // 2)]
     shared = drawn[len(of_targets) :]
     return of_targets + [shared[i % len(shared)] for i in range(signals)]
+
+
+def draw_scopes(preferences: Mapping[str, str], share: float, rng: Random) -> dict[str, str]:
+    """With probability `share`, limit one preference to one kind of topic: attribute → kind. A user's only preference
+    is never limited.
+    """
+    if not share or len(preferences) < 2 or rng.random() >= share:
+        return {}
+    return {rng.choice(sorted(preferences)): rng.choice(KINDS)}
+
+
+def active(preferences: Mapping[str, str], scopes: Mapping[str, str], topic: str) -> dict[str, str]:
+    """The preferences that apply to a topic."""
+    return {a: v for a, v in preferences.items() if scopes.get(a, kind_of(topic)) == kind_of(topic)}
 
 
 def cycle(preferences: dict[str, str], n: int, rng: Random) -> list[str]:
@@ -173,7 +193,7 @@ def rating(values: Mapping[str, str], preferences: Mapping[str, str]) -> int:
     return round(1 + 4 * met)
 
 
-def draw_remark(preferences: dict[str, str], rng: Random, split: Split) -> Signal:
+def draw_remark(preferences: dict[str, str], rng: Random, split: Split, scopes: Mapping[str, str] = {}) -> Signal:
     """A statement, post or demographic fact, which may be about the user, someone else, or nothing."""
 
     def carrier(options: tuple[str, ...]) -> str:
@@ -182,11 +202,14 @@ def draw_remark(preferences: dict[str, str], rng: Random, split: Split) -> Signa
     def phrase(preference: Preference) -> str:
         return rng.choice(PHRASES[preference])
 
+    def mine(preference: Preference) -> str:
+        return scoped(phrase(preference), scopes.get(preference[0]))
+
     own: Preference = rng.choice(sorted(preferences.items()))
     anyone: Preference = rng.choice(sorted(PHRASES))
     kind = rng.choices(("self", "others", "nothing", "post", "demographic"), (0.25, 0.2, 0.15, 0.25, 0.15))[0]
     if kind == "self":
-        return StatementSignal(text=carrier(SELF).format(phrase(own)))
+        return StatementSignal(text=carrier(SELF).format(mine(own)))
     if kind == "others":
         return StatementSignal(text=carrier(OTHERS).format(phrase(anyone), who=rng.choice(PEOPLE)))
     if kind == "nothing":
@@ -196,9 +219,9 @@ def draw_remark(preferences: dict[str, str], rng: Random, split: Split) -> Signa
         if rng.random() < 0.3:
             return PostSignal(text=carrier(NOTHING), context=context)
         if rng.random() < 0.5:
-            return PostSignal(text=carrier(HAPPY).format(phrase(own)), context=context)
+            return PostSignal(text=carrier(HAPPY).format(mine(own)), context=context)
         hated = (own[0], rng.choice([v for v in ATTRIBUTES[own[0]] if v != own[1]]))
-        return PostSignal(text=carrier(TIRED).format(phrase(hated)), context=context)
+        return PostSignal(text=carrier(TIRED).format(mine(hated)), context=context)
     fitting = sorted(job for job, preference in JOBS.items() if preference in preferences.items())
     job = rng.choice(fitting if fitting and rng.random() < JOB_FITS else sorted(JOBS))
     return DemographicSignal(text=f"works as {job}.")
@@ -212,18 +235,24 @@ def make_user(
     pairs: int = PAIRS,
     others: bool = True,
     how_many: tuple[int, ...] = CARED,
+    scoped_share: float = 0.0,
 ) -> NanoUser:
     """Draw one user: preferences, `pairs` signal pairs, targets; with `others`, an interaction and two remarks.
 
-    The number of attributes that the user cares about is drawn from `how_many`.
+    The number of attributes that the user cares about is drawn from `how_many`. With probability `scoped_share` one of
+    the preferences is limited to one kind of topic.
     """
     preferences = draw_preferences(rng, split, how_many)
+    scopes = draw_scopes(preferences, scoped_share, rng)
     signals: list[Signal] = []
     facts: list[PairFacts] = []
     subjects = _subjects(split, pairs + 1, targets, rng)
 
     def both(focus: str, topic: str, uncared: float) -> tuple[Response, Response]:
-        better, worse = pair_values(preferences, focus, rng, uncared)
+        holds = active(preferences, scopes, topic)
+        if focus not in holds:
+            focus = rng.choice(sorted(holds))
+        better, worse = pair_values(holds, focus, rng, uncared)
         return realise(better, topic, rng, split), realise(worse, topic, rng, split)
 
     for focus in cycle(preferences, pairs, rng):
@@ -234,9 +263,10 @@ def make_user(
         facts.append(PairFacts(chosen.values, rejected.values, topic))
         signals.append(PairSignal(prompt=task_prompt(topic, rng, split), chosen=chosen.text, rejected=rejected.text))
     if others:
-        interaction, edit = draw_interaction(preferences, subjects.pop(), rng, split)
+        topic = subjects.pop()
+        interaction, edit = draw_interaction(active(preferences, scopes, topic), topic, rng, split)
         facts += [edit] if edit else []
-        signals += [interaction, draw_remark(preferences, rng, split), draw_remark(preferences, rng, split)]
+        signals += [interaction, *(draw_remark(preferences, rng, split, scopes) for _ in range(2))]
     rng.shuffle(signals)
     goals = []
     for focus in cycle(preferences, targets, rng):
@@ -248,6 +278,7 @@ def make_user(
         User(user_id=user_id, signals=dated, targets=goals),
         preferences,
         tuple(facts),
+        scopes,
     )
 
 
@@ -257,21 +288,34 @@ def make_users(n: int, seed: int, split: Split, targets: int = 4, pairs: int = P
     return [make_user(f"{split}-{seed}-{i:05d}", rng, split, targets, pairs) for i in range(n)]
 
 
-def state(preferences: list[Preference], rng: Random | None = None) -> str:
+def scoped(phrase: str, kind: str | None) -> str:
+    """A preference's phrase, with the kind of topic that it is limited to, if any."""
+    return f"{phrase} {kind}" if kind else phrase
+
+
+def state(preferences: list[Preference], rng: Random | None = None, scopes: Mapping[str, str] = {}) -> str:
     """Preferences as a summary, in the first wording of each, or with `rng` in a random one."""
-    phrases = [rng.choice(PHRASES[p]) if rng else PHRASES[p][0] for p in preferences]
+    phrases = [scoped(rng.choice(PHRASES[p]) if rng else PHRASES[p][0], scopes.get(p[0])) for p in preferences]
     verb = rng.choice(VERBS) if rng else VERBS[0]
     if not phrases:
         return "no clear preference."
     return f"{verb} {' and '.join([', '.join(phrases[:-1]), phrases[-1]] if phrases[:-1] else phrases)}."
 
 
-def profile(preferences: dict[str, str], rng: Random) -> str:
-    """Preferences as a summary that goes through all attributes: "wants a formal tone, any level ..."."""
-    items = [rng.choice(PHRASES[a, preferences[a]]) if a in preferences else f"any {a}" for a in ATTRIBUTES]
-    return f"{rng.choice(VERBS)} {', '.join(items[:-1])} and {items[-1]}."
+def profile(preferences: Mapping[str, str], rng: Random | None = None, scopes: Mapping[str, str] = {}) -> str:
+    """Preferences as a summary that goes through all attributes: "wants a formal tone, any level ...".
+
+    In the first wording of each, or with `rng` in a random one.
+    """
+
+    def phrase(attribute: str) -> str:
+        phrases = PHRASES[attribute, preferences[attribute]]
+        return scoped(rng.choice(phrases) if rng else phrases[0], scopes.get(attribute))
+
+    items = [phrase(a) if a in preferences else f"any {a}" for a in ATTRIBUTES]
+    return f"{rng.choice(VERBS) if rng else VERBS[0]} {', '.join(items[:-1])} and {items[-1]}."
 
 
 def oracle_summary(user: NanoUser) -> str:
     """The user's true preferences as a summary."""
-    return state(sorted(user.preferences.items()))
+    return state(sorted(user.preferences.items()), scopes=user.scopes)

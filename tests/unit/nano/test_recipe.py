@@ -10,8 +10,10 @@ import pytest
 from popi.models.local.model import LocalModel
 from popi.models.spec import NANO
 from popi.nano import truth
+from popi.nano.answers import tally
+from popi.nano.grammar import TEST_TOPICS, TOPICS, kind_of
 from popi.nano.recipe import Course, Recipe, Stage, build, recipe_hash
-from popi.nano.tasks import SAME, UNCARED, Asked, Writer, _counts, _most, each, stated, written_summary
+from popi.nano.tasks import SAME, UNCARED, Asked, Writer, _counts, _most, each, stated
 from popi.nano.tokenizer import SPECIAL, build_tokenizer
 from popi.nano.world import CARED, PairFacts, make_users, split_of
 from popi.signals.render import Templates
@@ -58,23 +60,26 @@ def test_rows_read_as_the_chat_template_writes(writer: Writer) -> None:
     assert tokenizer.convert_ids_to_tokens(plain[0].ids) == ["<|user|>"]
 
 
-def test_summaries_are_fluent_but_poorly_chosen() -> None:
-    rng = Random(0)
-    named = right = true = 0
-    for user in make_users(300, 0, "train"):
-        found = truth.named_attributes(written_summary(user, rng))
-        assert len(found) <= 4
-        named += len(found)
-        right += len(found & set(user.preferences.items()))
-        true += len(user.preferences)
-    assert 0.3 < right / named < 0.6 and right / true < 0.6
+def test_the_base_is_taught_to_describe_what_is_true(writer: Writer) -> None:
+    """Both forms of a summary, and the tally, name the same preferences with the same kinds of topic."""
+    tokenizer, rng, scoped = writer.tokenizer, Random(0), 0
+    for _ in range(60):
+        row = writer.user(rng, 4, Asked(reads=False, compares=False, imitations=0, descriptions=1, short=1))
+        texts = [tokenizer.decode(row[i].ids).replace("<|end|>", "").strip() for i in (-5, -3, -1)]
+        named = [truth.named_attributes(texts[0]), truth.named_attributes(texts[1])]
+        named.append(truth.named_attributes(tally(texts[2])))
+        assert named[0] == named[1] == named[2] and named[0]
+        scoped += any(len(one) == 3 for one in named[0])
+    assert 5 <= scoped <= 25
 
 
-def test_well_chosen_summaries_state_the_truth() -> None:
-    rng = Random(0)
-    users = make_users(200, 0, "train")
-    named = [truth.named_attributes(written_summary(user, rng, well=1.0)) for user in users]
-    assert named == [set(user.preferences.items()) for user in users]
+def test_the_base_is_taught_which_topics_are_indoors(writer: Writer) -> None:
+    tokenizer, rng, asked = writer.tokenizer, Random(0), {}
+    for _ in range(1000):
+        row = writer.plain(rng)
+        question, answer = (tokenizer.decode(segment.ids) for segment in row[-2:])
+        asked[question.split()[1]] = answer.partition(".")[0].strip()
+    assert asked == {topic: kind_of(topic) for topic in TOPICS + TEST_TOPICS}
 
 
 def test_tasks_about_pairs_say_what_the_pairs_show() -> None:
@@ -100,7 +105,7 @@ def test_the_bases_users_are_more_various_than_the_worlds(writer: Writer) -> Non
     tokenizer, rng, sizes = writer.tokenizer, Random(0), set()
     for _ in range(40):
         row = writer.user(rng, 2, Asked(reads=False, compares=False, imitations=0, descriptions=0))
-        sizes.add(7 - tokenizer.decode(row[-1].ids).split().count(UNCARED))
+        sizes.add(7 - tokenizer.decode(row[-1].ids).count(UNCARED))
     assert sizes == {1, 2, 3, 4}
     assert {len(user.preferences) for user in make_users(100, 0, "train")} == set(CARED)
 
@@ -108,7 +113,7 @@ def test_the_bases_users_are_more_various_than_the_worlds(writer: Writer) -> Non
 def test_stated_preferences_leave_the_test_combinations_alone() -> None:
     rng = Random(1)
     drawn = [dict(stated(rng)) for _ in range(2000)]
-    assert {len(d) for d in drawn} == {0, 1, 2, 3, 4, 5}
+    assert {len(d) for d in drawn} == set(range(8))
     assert all(split_of(d) == "train" for d in drawn if len(d) in (2, 3))
 
 
@@ -134,7 +139,7 @@ def test_shipped_weights_are_the_recipes() -> None:
 
 def test_building_is_seeded(tmp_path: Path) -> None:
     first = Course((Stage(1, 1, (1,)), Stage(1, 1, (2,))), 1e-3, 1e-2, warmup_steps=1)
-    courses = (first, Course((Stage(1, 1, (2,), Asked(reads=False, descriptions=2, well=0.5)),), 1e-3, 1e-2))
+    courses = (first, Course((Stage(1, 1, (2,), Asked(reads=False, descriptions=2, short=1)),), 1e-3, 1e-2))
     tiny = Recipe(hidden_size=32, layers=1, heads=2, courses=courses)
     losses: list[float] = []
     a = build(tmp_path / "a", tiny, lambda step, parts: losses.append(parts["users"]), compiled=False)

@@ -9,7 +9,7 @@ from popi.errors import ConfigError
 from popi.evaluation.judge.question import CHECKED, OnVerdict, Question, Verdict
 from popi.nano.grammar import TOPICS
 from popi.nano.seen import seen_targets
-from popi.nano.truth import topics_in, valid, wanted_shown
+from popi.nano.truth import topics_in, valid, wanted_at, wanted_shown
 from popi.signals.render import flat
 
 MOST = len(TOPICS)
@@ -67,4 +67,5 @@ def _wanted(person: Person, prompt: str) -> dict[str, str]:
             f"user {person.user.user_id!r}: true preferences are not known (only the nano world has them); use "
             "--judge api or --judge local"
         )
-    return dict(person.preferences)
+    topics = topics_in(prompt)
+    return wanted_at(person.preferences, next(iter(topics), None))

@@ -99,8 +99,11 @@ class SameValueCheck:
         """See `RestatementCheck`."""
         from popi.nano.truth import named_attributes
 
-        banned = {value for text in forbidden for value in named_attributes(text)}
-        return {index for index, text in enumerate(statements) if named_attributes(text) & banned}
+        def values(text: str) -> set[tuple[str, ...]]:
+            return {preference[:2] for preference in named_attributes(text)}  # whatever topics it is limited to
+
+        banned = {value for text in forbidden for value in values(text)}
+        return {index for index, text in enumerate(statements) if values(text) & banned}
 
 
 def restatement_check_for(model: object) -> RestatementCheck | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from popi.data.users import Person
+from popi.data.users import Person, person
 from popi.evaluation import metrics
 from popi.evaluation.methods import METHODS
 from popi.signals.types import User
@@ -121,9 +121,8 @@ def _passed(study: Study, name: str, kind: str, people: Sequence[Person], thresh
 
 def _users_without_evidence(study: Study, n: int | None) -> list[Person]:
     from popi.nano.no_evidence import make_users_without_evidence
-    from popi.nano.world import oracle_summary
 
     data = study.config.data
     count = len(study.people) if n is None else n
     users = make_users_without_evidence(count, study.config.seed, "test", data.targets_per_user)
-    return [Person(user.user, frozenset(user.preferences.items()), oracle_summary(user)) for user in users]
+    return [person(user) for user in users]

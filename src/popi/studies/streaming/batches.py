@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from popi.data.users import Person
+from popi.data.users import Person, person
 from popi.errors import ConfigError
 from popi.signals.fit import oldest_first
 from popi.signals.types import Signal
@@ -69,10 +69,7 @@ def kinds_of_users(study: Study, signals: int | None) -> dict[str, list[Streamed
     if count < NANO_OTHERS + 2:
         raise ConfigError(f"--signals {count}: must be at least {NANO_OTHERS + 2}")
     from popi.nano.change import make_changing_users, middle
-    from popi.nano.world import NanoUser, make_users, oracle_summary
-
-    def person(user: NanoUser) -> Person:
-        return Person(user.user, frozenset(user.preferences.items()), oracle_summary(user))
+    from popi.nano.world import make_users
 
     users, seed, targets = len(study.people), study.config.seed, study.config.data.targets_per_user
     stable = make_users(users, seed, "test", targets, count - NANO_OTHERS)

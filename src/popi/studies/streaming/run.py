@@ -130,9 +130,9 @@ def _of_truth(users: Sequence[Streamed], after: Sequence[Sequence[After]]) -> Ro
 
 
 def _stream(user: Streamed, after: Sequence[After]) -> Stream:
-    preferred = dict(user.person.preferences or ())
+    preferred = {attribute: value for attribute, value, *_ in user.person.preferences or ()}
     return Stream(
-        named=[named_attributes(each.summary.text) for each in after],
+        named=[{(a, v) for a, v, *_ in named_attributes(each.summary.text)} for each in after],
         changed=[each.seen > user.change or not user.change for each in after],
         before=dict(user.before) if user.before is not None else preferred,
         preferred=preferred,
