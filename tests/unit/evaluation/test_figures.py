@@ -8,9 +8,10 @@ from scipy.special import expit
 
 from popi.config import RunConfig, resolve
 from popi.evaluation.best_predictions import BestPredictions
-from popi.evaluation.figures import difference, measure
+from popi.evaluation.figures import difference, measure, on_held_out
 from popi.evaluation.methods import METHODS
 from popi.evaluation.users import held_out
+from popi.nano.hard import decided_by_held_out
 
 ESTIMATE = {"value", "low", "high"}
 
@@ -139,6 +140,26 @@ def test_terms_of_nano_users_by_the_worlds_own_probabilities() -> None:
         assert entry["loss"]["value"] == pytest.approx(
             entry["generator_error"]["value"] + entry["left_unsaid"]["value"]
         )
+
+
+def test_held_out_preferences_of_the_harder_world_have_their_own_accuracy() -> None:
+    config = resolve({"data": {"world": "hard", "test_users": 60, "targets_per_user": 4}})
+    people, _ = held_out(config)
+    rows = [row(w, t, 0.0, 0) for w in range(60) for t in range(4)]
+
+    def decided(one: dict[str, Any]) -> bool:
+        person = people[one["window"]]
+        return decided_by_held_out(person.preferences or (), person.user.targets[one["target"]])
+
+    right = [{**one, "margin": 10.0 if decided(one) else -10.0} for one in rows]
+    methods = measure({"no_personalization": rows, "raw_signals": right}, config, people)["methods"]
+    pairs = sum(map(decided, rows))
+    assert 5 <= pairs < 60
+    assert methods["raw_signals"]["reward_accuracy"]["value"] == pytest.approx(pairs / 240)
+    assert methods["raw_signals"]["held_out"]["pairs"] == pairs
+    assert methods["raw_signals"]["held_out"]["reward_accuracy"]["value"] == 1.0
+    assert methods["no_personalization"]["held_out"]["reward_accuracy"]["value"] == 0.5
+    assert on_held_out([], people)["reward_accuracy"]["value"] is None
 
 
 def test_a_summary_is_read_by_what_other_users_were_told() -> None:

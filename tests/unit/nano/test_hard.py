@@ -1,10 +1,16 @@
 """The harder world: its users' signals, what is held out, and that its exact reader is exact."""
 
 import math
+import re
 from itertools import islice
+from typing import Any
 
 import pytest
 
+from popi.config import resolve
+from popi.data.users import users_of
+from popi.errors import ConfigError
+from popi.evaluation.users import labelled
 from popi.nano import hard, hard_reader, readers, vote
 from popi.nano.grammar import INDOOR, TEST_TOPICS, TOPICS, kind_of, topic_of
 from popi.nano.truth import named_attributes, shown_values, wanted_at
@@ -84,6 +90,31 @@ def test_a_scope_is_written_and_parsed() -> None:
         ("mood", "playful"),
         ("tone", "formal"),
     }
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (
+            {"source": "users.jsonl", "world": "hard"},
+            "world = 'hard' only applies to source nano, not to 'users.jsonl'",
+        ),
+        ({"world": "hard", "change_share": 0.1}, 'change_share = 0.1 can\'t be combined with world = "hard"'),
+    ],
+)
+def test_settings_that_dont_fit_the_harder_world(data: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        resolve({"data": data})
+
+
+def test_a_runs_users_come_from_its_world() -> None:
+    config = resolve({"data": {"world": "hard", "train_users": 3, "test_users": 60}, "seed": 5})
+    train, test = (users_of(config, split).people for split in ("train", "test"))  # type: ignore[arg-type]
+    assert [one.user for one in train] == [one.user for one in USERS["train"][:3]]
+    assert [one.preferences for one in test] == [truth(user) for user in USERS["test"][:60]]
+    limited = next(one for one in test if any(len(named) == 3 for named in one.preferences or ()))
+    assert named_attributes(limited.oracle or "") == limited.preferences
+    assert ["tone", "formal indoors"] in labelled({("tone", "formal", "indoors"), ("mood", "playful")})
 
 
 # The exact reader

@@ -1,6 +1,7 @@
 """What each judge decides: a model behind an API, the truth, log-probs."""
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from fake_upstream import FakeUpstream, status
 
 from popi.data.users import Person
+from popi.data.users import person as person_of
 from popi.errors import ConfigError, ModelError
 from popi.evaluation.judge.log_probs import LogProbJudge
 from popi.evaluation.judge.model import ModelJudge
@@ -15,9 +17,10 @@ from popi.evaluation.judge.question import Judge, Missing, Question, Verdict
 from popi.evaluation.judge.truth import TruthJudge
 from popi.generator import Generator
 from popi.models.remote.api import ApiModel
+from popi.nano import hard
 from popi.nano.grammar import TEST_TOPICS, TOPICS, random_values, realise
 from popi.nano.truth import topics_in
-from popi.nano.world import make_users, oracle_summary
+from popi.nano.world import NanoUser, make_users
 from popi.signals.types import PostSignal, Prompt, User
 
 PERSON = Person(
@@ -61,9 +64,12 @@ def test_a_win_needs_a_valid_response_on_topic() -> None:
         assert ask(judge, *both_orders(PERSON, about_jam, slip))[0] == "tie"
 
 
-def test_prompts_on_seen_topics() -> None:
-    one = make_users(1, 3, "test")[0]
-    person = Person(one.user, frozenset(one.preferences.items()), oracle_summary(one))
+MAKERS = pytest.mark.parametrize("make", [make_users, hard.make_users], ids=["easy", "hard"])
+
+
+@MAKERS
+def test_prompts_on_seen_topics(make: Callable[..., list[NanoUser]]) -> None:
+    person = person_of(make(1, 3, "test")[0])
     judge = TruthJudge()
     [first], [again], [other] = (judge.on_seen_topics([person], 3, seed) for seed in (0, 0, 1))
     assert first == again and first.user.targets != other.user.targets
@@ -77,10 +83,14 @@ def test_prompts_on_seen_topics() -> None:
         assert found == ["first", "second"]
 
 
-def test_the_truth_names_the_chosen_response_of_every_target_of_the_nano_world() -> None:
-    for one in make_users(40, 3, "test"):
-        person = Person(one.user, frozenset(one.preferences.items()), oracle_summary(one))
-        for target in one.user.targets:
+@MAKERS
+def test_the_truth_names_the_chosen_response_of_every_target_of_the_nano_world(
+    make: Callable[..., list[NanoUser]],
+) -> None:
+    people = [person_of(user) for user in make(40, 3, "test")]
+    assert make is make_users or any(len(one) == 3 for person in people for one in person.preferences or ())
+    for person in people:
+        for target in person.user.targets:
             found = ask(TruthJudge(), *both_orders(person, target.chosen, target.rejected, target.prompt))
             assert found == ["first", "second"], target
 

@@ -61,6 +61,8 @@ def test_nothing_leaves_its_place() -> None:
 def test_the_nano_world_knows_its_values() -> None:
     checks = SameValueCheck()
     assert checks.restated(["wants gravity", "Prefers jokes", "likes numbers"], ["a serious mood"]) == {0}
+    assert checks.restated(["wants gravity indoors"], ["a serious mood"]) == {0}
+    assert checks.restated(["wants gravity"], ["a serious mood indoors"]) == {0}
     assert not checks.sends
 
 
