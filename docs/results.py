@@ -81,8 +81,8 @@ def main() -> None:
 
 
 def runs_table(folders: list[Path]) -> list[str]:
-    """One row per method, with the mean over runs and each run, as Markdown; held-out preferences in a column of their
-    own, if a run reports them.
+    """One row per method, with the mean over runs and each run, as Markdown; a separate column for the accuracy on
+    held-out preferences, if a run reports it.
     """
     runs: list[dict[str, Any]] = [json.loads((folder / "metrics.json").read_text()) for folder in folders]
     held_out = any("held_out" in entry for run in runs for entry in run["methods"].values())
