@@ -177,7 +177,7 @@ def _losses(model: LlamaForCausalLM, batch_rows: list[TreeRow]) -> tuple[torch.T
 def fit(
     model: LlamaForCausalLM, course: Course, batches: Iterable[Batch], signals_weight: float
 ) -> Iterator[dict[str, float]]:
-    """Train in place; yields the losses of every step, without those of rows that the step has none of."""
+    """Train in place; yields the losses of every step, for the kinds of rows that it has."""
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
     optimizers = [

@@ -138,13 +138,15 @@ def test_shipped_weights_are_the_recipes() -> None:
 
 
 def test_building_is_seeded(tmp_path: Path) -> None:
-    first = Course((Stage(1, 1, (1,)), Stage(1, 1, (2,))), 1e-3, 1e-2, warmup_steps=1)
+    stages = (Stage(1, 0, (1,), short_rows=4), Stage(1, 1, (1,)), Stage(1, 1, (2,)))
+    first = Course(stages, 1e-3, 1e-2, warmup_steps=1)
     courses = (first, Course((Stage(1, 1, (2,), Asked(reads=False, descriptions=2, short=1)),), 1e-3, 1e-2))
     tiny = Recipe(hidden_size=32, layers=1, heads=2, courses=courses)
-    losses: list[float] = []
-    a = build(tmp_path / "a", tiny, lambda step, parts: losses.append(parts["users"]), compiled=False)
+    losses: list[dict[str, float]] = []
+    a = build(tmp_path / "a", tiny, lambda step, parts: losses.append(parts), compiled=False)
     b = build(tmp_path / "b", tiny, compiled=False)
-    assert len(losses) == 3
+    assert all("short" in parts for parts in losses)
+    assert ["users" in parts for parts in losses] == [False, True, True, True]
     assert (a / "model.safetensors").read_bytes() == (b / "model.safetensors").read_bytes()
     local = LocalModel.load(a)
     assert local.templates().name == "nano" and local.tokenizer.convert_ids_to_tokens([local.end_id]) == ["<|end|>"]
