@@ -67,8 +67,8 @@ FOLLOWING = Course(
     learning_rate=6e-3,
     muon_learning_rate=0.02,
 )
-"""The base learns to follow stated preferences; if it starts with users' signals, it never learns to follow some
-attributes."""
+"""The base learns to follow stated preferences; a base that starts with users' signals may never learn to
+follow some attributes (docs/lab_notes.md)."""
 READING = Course(
     stages=(
         Stage(steps=120, users=16, pairs=(1,)),
