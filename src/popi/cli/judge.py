@@ -210,10 +210,10 @@ def win_rate(
     rows = read_annotations(annotations)
     names = {(row.generator_2, row.generator_1) for row in rows}
     if len(names) > 1:
-        shown = "; ".join(sorted(f"{mine} against {other}" for mine, other in names))
+        shown = "; ".join(sorted(f"{method} against {other}" for method, other in names))
         raise ConfigError(f"{annotations}: has more than one comparison ({shown}); put each in its own file")
-    ((mine, other),) = names
-    titles = {"method": mine or "output_2", "against": other or "output_1"}
+    ((method, other),) = names
+    titles = {"method": method or "output_2", "against": other or "output_1"}
     out.print(judge_table(titles | figures_of_annotations(rows)))
 
 

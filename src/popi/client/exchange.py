@@ -71,28 +71,28 @@ def exchange(retries: Retries, request: Request, *, repeatable: bool = True) -> 
 
     Requests that are not `repeatable` are given up once they may have succeeded.
     """
-    unsure, retry = False, 0
+    may_have_succeeded, retry = False, 0
     while True:
         try:
             reply = yield request
         except NotReached as error:
-            unsure, problem, status, asked, code = True, str(error), None, None, None
+            may_have_succeeded, problem, status, requested_wait, code = True, str(error), None, None, None
         else:
             assert reply is not None
             if reply.status not in PASSING:
-                return reply, unsure
-            unsure = unsure or reply.status != 429
-            status, asked = reply.status, retry_after(reply.headers)
+                return reply, may_have_succeeded
+            may_have_succeeded = may_have_succeeded or reply.status != 429
+            status, requested_wait = reply.status, retry_after(reply.headers)
             code, words = error_of(reply)
             problem = f"{status}: {words}"
-        if unsure and not repeatable:
+        if may_have_succeeded and not repeatable:
             words = f"{_named(request)}: {problem}; it may have succeeded nevertheless, so it is not retried"
             raise GatewayError(words, status=status, code=code)
-        wait = retries.wait(retry, asked)
+        wait = retries.wait(retry, requested_wait)
         if wait is None:
             end = f"given up after {retry + 1} {'try' if retry == 0 else 'tries'}"
-            if asked is not None and asked > retries.max_wait_s:
-                end = f"the gateway asks to wait {asked:g} seconds, longer than {retries.max_wait_s:g}"
+            if requested_wait is not None and requested_wait > retries.max_wait_s:
+                end = f"the gateway asks to wait {requested_wait:g} seconds, longer than {retries.max_wait_s:g}"
             raise GatewayError(f"{_named(request)}: {problem}; {end}", status=status, code=code)
         yield Wait(wait)
         retry += 1

@@ -139,8 +139,8 @@ def rollback(retries: Retries, user_id: str, to: int, version: int | None) -> Fl
     reply, unsure = yield from exchange(retries, request)
     if unsure and reply.status in CONFLICTS:
         stored = yield from versions(retries, user_id)
-        wanted = next((one.text for one in stored if one.version == to), None)
-        if stored and stored[0].version == version + 1 and stored[0].text == wanted:
+        target_text = next((one.text for one in stored if one.version == to), None)
+        if stored and stored[0].version == version + 1 and stored[0].text == target_text:
             return stored[0]
     return read(request, reply, SummaryAnswer)
 
@@ -319,8 +319,8 @@ def _says(answer: SummaryAnswer, edit: SummaryEdit) -> bool:
     """Whether an answer is the result of an edit, from which the gateway removes invisible characters."""
     if edit.clauses is None:
         return answer.text == visible(edit.text or "").strip()
-    wanted = [(visible(clause.text).strip(), clause.locked) for clause in edit.clauses]
-    return [(clause.text, clause.locked) for clause in answer.clauses] == wanted
+    expected = [(visible(clause.text).strip(), clause.locked) for clause in edit.clauses]
+    return [(clause.text, clause.locked) for clause in answer.clauses] == expected
 
 
 def _uploads(signals: Sequence[Signal]) -> list[bytes]:

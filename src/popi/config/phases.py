@@ -7,10 +7,10 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from popi.config.section import Section
 
 
-def _refuse_uneven(setting: str, name: str, whole: int, part: int | None) -> None:
-    if part is not None and whole % part:
-        fits = ", ".join(str(n) for n in range(1, whole + 1) if whole % n == 0)
-        raise ValueError(f"{setting} = {part} does not divide {name} = {whole}; divisors: {fits}")
+def _refuse_uneven(setting: str, name: str, total: int, part: int | None) -> None:
+    if part is not None and total % part:
+        fits = ", ".join(str(n) for n in range(1, total + 1) if total % n == 0)
+        raise ValueError(f"{setting} = {part} does not divide {name} = {total}; divisors: {fits}")
 
 
 BETAS = {"ipo": 0.04, "dpo": 0.1}
@@ -144,9 +144,9 @@ class GeneratorPhaseConfig(OptimizerConfig):
     @model_validator(mode="after")
     def _divides(self) -> Self:
         _refuse_uneven("micro_batch", "batch_size", self.batch_size, self.micro_batch)
-        for name, whole in (("batch_size", self.batch_size), ("micro_batch", self.micro_batch)):
-            if whole is not None:
-                _refuse_uneven("targets_per_summary", name, whole, self.targets_per_summary)
+        for name, total in (("batch_size", self.batch_size), ("micro_batch", self.micro_batch)):
+            if total is not None:
+                _refuse_uneven("targets_per_summary", name, total, self.targets_per_summary)
         return self
 
     @property

@@ -244,12 +244,12 @@ def _copied(model: Any, roots: Roots, prompts: Sequence[Sequence[int]], columns:
         rows = [p for p, root in enumerate(which) if root in part.rows]
         if not rows:
             continue
-        taken = [part.rows.index(which[p]) for p in rows]
-        layers = part.to_the_right(taken)
+        indices = [part.rows.index(which[p]) for p in rows]
+        layers = part.to_the_right(indices)
         columns.prefilled = torch.tensor(rows, device=part.last_hidden.device), columns.width - layers[0][0].shape[2]
         for i, layer in enumerate(layers):
             cache.update(*layer, i)
-        logits = roots.logits(model, part)[taken]
+        logits = roots.logits(model, part)[indices]
         next_logits = logits.new_empty(len(prompts), logits.shape[-1]) if next_logits is None else next_logits
         next_logits[rows] = logits
     columns.prefilled = None

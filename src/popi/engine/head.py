@@ -93,10 +93,10 @@ class _TiledLogps(torch.autograd.Function):
     def backward(ctx: Any, of_logps: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         """d logp / d logits = onehot(target) - softmax, tile by tile; sums over tiles in at least float32."""
         hidden, weight, bias, target, total = ctx.saved_tensors
-        wanted = ctx.needs_input_grad
-        of_hidden = torch.zeros_like(hidden, dtype=total.dtype) if wanted[0] else None
-        of_weight = torch.zeros_like(weight) if wanted[1] else None
-        of_bias = torch.zeros_like(bias) if wanted[2] else None
+        needs_grad = ctx.needs_input_grad
+        of_hidden = torch.zeros_like(hidden, dtype=total.dtype) if needs_grad[0] else None
+        of_weight = torch.zeros_like(weight) if needs_grad[1] else None
+        of_bias = torch.zeros_like(bias) if needs_grad[2] else None
         tokens, columns = _tile(hidden)
         for part in _parts(len(hidden), tokens):
             for tile in _parts(len(weight), columns):

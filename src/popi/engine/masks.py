@@ -33,10 +33,10 @@ def additive(config: Any, allowed: Tensor, queries: Tensor, keys: Tensor, dtype:
     Returns:
         (B, 1, Q, K), or a dictionary with such a mask per kind of attention if the model has both kinds.
     """
-    whole = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(~allowed, float("-inf"))
+    mask = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(~allowed, float("-inf"))
     if not slides(config):
-        return whole
+        return mask
     window, kinds = config.sliding_window, _kinds(config)
     near = (queries[:, :, None] - keys[:, None, :] < window)[:, None]  # (B, 1, Q, K)
-    sliding = whole.masked_fill(~near, float("-inf"))
-    return sliding if kinds == {"sliding_attention"} else {"full_attention": whole, "sliding_attention": sliding}
+    sliding = mask.masked_fill(~near, float("-inf"))
+    return sliding if kinds == {"sliding_attention"} else {"full_attention": mask, "sliding_attention": sliding}

@@ -165,8 +165,8 @@ def plain_decode(
             inputs = {"input_ids": ids}
             if soft is not None:
                 inputs = {"inputs_embeds": with_soft_prompts(causal.get_input_embeddings(), ids, soft[members])}
-            whole = causal.generate(**inputs, generation_config=settings, logits_processor=[finite])
-            new = whole if soft is not None else whole[:, length:]
+            sequences = causal.generate(**inputs, generation_config=settings, logits_processor=[finite])
+            new = sequences if soft is not None else sequences[:, length:]
             new = new if sampling else new.repeat_interleave(n, 0)
             for i, samples in zip(members, new.unflatten(0, (len(members), n)), strict=True):
                 drawn[i] = samples

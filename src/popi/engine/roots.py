@@ -59,16 +59,16 @@ class Part:
 
     def to_the_right(self, rows: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
         """Keys and values of some rows of this part, padded on the left to the longest of them."""
-        taken = torch.tensor(rows, device=self.last_hidden.device)
-        lengths = self.lengths[taken, None]
+        row_index = torch.tensor(rows, device=self.last_hidden.device)
+        lengths = self.lengths[row_index, None]
         width = int(lengths.max())
-        place = torch.arange(width, device=taken.device) - (width - lengths)  # (rows, width), < 0: padding
+        place = torch.arange(width, device=row_index.device) - (width - lengths)  # (rows, width), < 0: padding
         if list(rows) == list(range(len(self.rows))) and bool((place[:, 0] == 0).all()):
             return self.layers
 
         def moved(cached: Tensor) -> Tensor:
             index = place.clamp(min=0)[:, None, :, None].expand(-1, cached.shape[1], -1, cached.shape[3])
-            return cached[taken].gather(2, index)
+            return cached[row_index].gather(2, index)
 
         return [(moved(keys), moved(values)) for keys, values in self.layers]
 
@@ -118,7 +118,7 @@ def _branches(causal: Any, batch: TreeBatch, part: Part) -> Tensor:
     """Run the branches of a part's trees through the model, after the roots."""
     lengths, device = part.lengths[:, None], part.last_hidden.device
     keys = torch.arange(part.layers[0][0].shape[2], device=device).expand(len(lengths), -1)  # (B, W) their positions
-    longest = max(whole - root for whole, root in zip(batch.lengths, batch.roots, strict=True))
+    longest = max(length - root for length, root in zip(batch.lengths, batch.roots, strict=True))
     step = torch.arange(longest, device=device)
     place = lengths + step  # (B, S) columns of the branches' tokens in the row
     inside = place < batch.input_ids.shape[1]

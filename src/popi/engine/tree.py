@@ -96,12 +96,12 @@ class TreeBatch:
         tokens = torch.tensor([i for r, s in zip(rows, starts, strict=True) for i in range(s, s + self.scored[r])])
         tokens = tokens.long().to(self.source.device)
         own = torch.tensor([n for n, r in enumerate(rows) for _ in range(self.scored[r])], dtype=torch.long)
-        taken = torch.tensor(rows, device=self.input_ids.device)
+        index = torch.tensor(rows, device=self.input_ids.device)
         return TreeBatch(
-            self.input_ids[taken, :width],
-            self.position_ids[taken, :width],
-            self.segments[taken, :width],
-            self.ancestors[taken],
+            self.input_ids[index, :width],
+            self.position_ids[index, :width],
+            self.segments[index, :width],
+            self.ancestors[index],
             lengths,
             tuple(self.roots[r] for r in rows),
             tuple(self.scored[r] for r in rows),
@@ -110,7 +110,7 @@ class TreeBatch:
             self.segment[tokens],
             self.place[tokens],
             self.n_segments,
-            None if self.soft is None else self.soft[taken],
+            None if self.soft is None else self.soft[index],
         )
 
 

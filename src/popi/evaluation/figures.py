@@ -33,7 +33,7 @@ def measure(
         people: the users, in the order of the rows' windows.
         examples: `users` of examples.json, for the length of answers.
     """
-    asked = {name: len(rows) for name, rows in rows_of.items()}
+    n_rows = {name: len(rows) for name, rows in rows_of.items()}
     rows_of = {name: [row for row in rows if row.get("missing") is None] for name, rows in rows_of.items()}
     best = BestPredictions(people, config.data.world) if BestPredictions.known(config, people) else None
     measured: dict[str, Any] = {}
@@ -42,7 +42,7 @@ def measure(
         entry = method_metrics(rows) | {
             "n_users": len(set(_users(rows))),
             "n_pairs": len(rows),
-            "missing": asked[name] - len(rows),
+            "missing": n_rows[name] - len(rows),
             "calibration": calibrated(rows, beta),
             "differences": differences(name, rows_of),
             "loss_terms": terms(name, rows, beta, best),

@@ -39,7 +39,7 @@ def name_points(figure: Figure, axes: Axes, points: Sequence[Named], leader: str
     point = figure.dpi / 72
     points = _together(points, axes, ONE * point)
     marks = [tuple(axes.transData.transform((p.x, p.y))) for p in points]
-    taken: list[Box] = [(x - MARK * point, y - MARK * point, x + MARK * point, y + MARK * point) for x, y in marks]
+    occupied: list[Box] = [(x - MARK * point, y - MARK * point, x + MARK * point, y + MARK * point) for x, y in marks]
     room = axes.bbox
     for named, (x, y) in sorted(zip(points, marks, strict=True), key=lambda pair: -pair[1][1]):
         style: dict[str, Any] = {"fontsize": 8.5, "fontweight": "bold" if named.bold else "normal"}
@@ -50,13 +50,13 @@ def name_points(figure: Figure, axes: Axes, points: Sequence[Named], leader: str
         for left, bottom in _spots(x, y, size.width, size.height, point):
             box = (left - point, bottom - point / 2, left + size.width + point, bottom + size.height + point / 2)
             outside = max(0.0, room.x0 - box[0], box[2] - room.x1) + max(0.0, room.y0 - box[1], box[3] - room.y1)
-            clash = sum(_shared(box, other) for other in taken) + outside * size.height
+            clash = sum(_shared(box, other) for other in occupied) + outside * size.height
             if clash < least:
                 best, least = (left, bottom), clash
             if clash == 0:
                 break
         left, bottom = best
-        taken.append((left - point, bottom - point / 2, left + size.width + point, bottom + size.height + point / 2))
+        occupied.append((left - point, bottom - point / 2, left + size.width + point, bottom + size.height + point / 2))
         gap = max(left - x, x - left - size.width, bottom - y, y - bottom - size.height, 0.0)
         line = {"arrowstyle": "-", "color": leader, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 4}
         axes.annotate(

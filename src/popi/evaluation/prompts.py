@@ -35,8 +35,8 @@ def ask(
     prompts: Sequence[Any] | None = None,
 ) -> list[Summary]:
     """Greedy summaries of these users' signals under that prompt."""
-    asked = model if asking.text is None else model.asking(asking.templates(model.templates))
-    written = asked.summarize_many(users, prompts=prompts)
+    prompted = model if asking.text is None else model.asking(asking.templates(model.templates))
+    written = prompted.summarize_many(users, prompts=prompts)
     if asking.read_as is None:
         return written
     says_nothing = model.templates.names_no_preference
@@ -62,15 +62,15 @@ def choose(models: Models, folder: Path) -> dict[str, Any]:
         ConfigError: the set's prompts can't be read.
     """
     config = models.config
-    asked = summary_prompts(Templates.load(template_of(config)), READ_AS)
+    prompts = summary_prompts(Templates.load(template_of(config)), READ_AS)
     n = config.evaluation.prompt_users
-    if len(asked) == 1 or not n or config.summary.conditioned_on_prompt:
-        return {"chosen": asked[0].name, "users": 0, "prompts": {}}
+    if len(prompts) == 1 or not n or config.summary.conditioned_on_prompt:
+        return {"chosen": prompts[0].name, "users": 0, "prompts": {}}
     settings: dict[str, Any] = {
         "model": identity(config.model.base),
         "config": config.settings("model", "signals", "summary", "data", "seed"),
         "users": n,
-        "asked": [[one.name, one.text, one.read_as] for one in asked],
+        "asked": [[one.name, one.text, one.read_as] for one in prompts],
     }
     stamp, path = stamp_of(settings), folder / FILE
     try:
@@ -89,7 +89,7 @@ def choose(models: Models, folder: Path) -> dict[str, Any]:
     plain = [row for row in score([Context() for _ in people], None) if row["missing"] is None]
     reference = {(row["window"], row["target"]): (row["chosen_logp"], row["rejected_logp"]) for row in plain}
     measured: dict[str, Any] = {}
-    for one in asked:
+    for one in prompts:
         written = ask(model, one, [person.user.signals for person in people])
         rows = [row for row in score([Context((s,)) for s in written], reference) if row["missing"] is None]
         accuracy = reward_accuracy([row["margin"] for row in rows], [row["user_id"] for row in rows])

@@ -59,9 +59,9 @@ def stored_summaries(
     for start in range(0, len(missing), size):
         assert model is not None and asking is not None
         batch = missing[start : start + size]
-        asked = [(window, target) for window in batch for _, target in keys(window)]
-        users = [people[window].user for window, _ in asked]
-        prompts = [user.targets[t].prompt for user, (_, t) in zip(users, asked, strict=True) if t is not None]
+        requests = [(window, target) for window in batch for _, target in keys(window)]
+        users = [people[window].user for window, _ in requests]
+        prompts = [user.targets[t].prompt for user, (_, t) in zip(users, requests, strict=True) if t is not None]
         summaries = ask(model, asking, [user.signals for user in users], prompts if conditioned else None)
         store.extend(
             {
@@ -76,7 +76,7 @@ def stored_summaries(
                 "abstained": summary.abstained,
                 "removed_content": list(summary.removed_content),
             }
-            for user, (window, target), summary in zip(users, asked, summaries, strict=True)
+            for user, (window, target), summary in zip(users, requests, summaries, strict=True)
         )
         report(len(people) - len(missing) + start + len(batch))
     store.close()

@@ -111,15 +111,15 @@ def _clauses(parts: Sequence[str], before: Sequence[StoredClause], author: Autho
 def from_edit(edits: Sequence[ClauseEdit], before: Sequence[StoredClause], author: Author) -> list[StoredClause]:
     """The clauses after a person's edit."""
     known = {clause.id: clause for clause in before}
-    taken = {edit.id for edit in edits}
+    used_ids = {edit.id for edit in edits}
     clauses = []
     for edit in edits:
         text = edit.text.strip()
         old = known.get(edit.id) if edit.id is not None else None
         same = old is not None and old.text == text
         signals = tuple(edit.signals)
-        name = edit.id or _new_id(taken | known.keys())
-        taken.add(name)
+        name = edit.id or _new_id(used_ids | known.keys())
+        used_ids.add(name)
         clauses.append(
             StoredClause(
                 id=name,
@@ -166,10 +166,10 @@ def by_hand(clauses: Sequence[StoredClause]) -> list[str]:
     return [clause.text for clause in clauses if clause.author != "model" and not clause.locked]
 
 
-def free_id(wanted: str, taken: set[str]) -> str:
+def free_id(preferred: str, used: set[str]) -> str:
     """An id that is not in `taken`, preferably `wanted`; adds it to `taken`."""
-    name = wanted if wanted not in taken else _new_id(taken)
-    taken.add(name)
+    name = preferred if preferred not in used else _new_id(used)
+    used.add(name)
     return name
 
 
@@ -177,7 +177,7 @@ def _new(text: str, author: Author) -> StoredClause:
     return StoredClause(id=_new_id(()), text=text, author=author)
 
 
-def _new_id(taken: Container[str | None]) -> str:
-    while (name := f"c{secrets.token_hex(6)}") in taken:
+def _new_id(used: Container[str | None]) -> str:
+    while (name := f"c{secrets.token_hex(6)}") in used:
         pass
     return name

@@ -96,8 +96,10 @@ def from_edits(
             banned[old.hash or old.id] = _with_tell(old, edit)
             continue
         old = next((one for one in before if Bans([one], secret).hit(edit.text) and _same(one, edit.text)), None)
-        taken = by_id.keys() | {one.id for one in banned.values()}
-        name = old.id if old is not None else edit.id if edit.id not in (None, *taken) else f"f{secrets.token_hex(6)}"
+        used_ids = by_id.keys() | {one.id for one in banned.values()}
+        name = (
+            old.id if old is not None else edit.id if edit.id not in (None, *used_ids) else f"f{secrets.token_hex(6)}"
+        )
         hashed = old if old is not None and old.hash else ban(edit.text, secret, name=str(name), salt=salt)
         salt = hashed.salt
         banned[hashed.hash] = _with_tell(hashed, edit)

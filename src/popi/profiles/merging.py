@@ -47,17 +47,17 @@ def merged(
         for clause in _allowed(older, newer_bans, secret)
         if clause.locked and normal(clause.text) not in newer_texts
     ]
-    taken = {clause.id for clause in clauses}
-    clauses += [clause.model_copy(update={"id": parts.free_id(clause.id, taken)}) for clause in own]
+    used_ids = {clause.id for clause in clauses}
+    clauses += [clause.model_copy(update={"id": parts.free_id(clause.id, used_ids)}) for clause in own]
     for clause in [clause for clause in reversed(clauses) if not clause.locked][: max(0, len(clauses) - MAX_CLAUSES)]:
         clauses.remove(clause)
-    forbidden, taken = list(newer_bans), {one.id for one in newer_bans}
+    forbidden, used_ids = list(newer_bans), {one.id for one in newer_bans}
     ids = {normal(text): name for name, text in in_words(newer_bans, words or {}).items()}
     texts = in_words(older_bans, words or {})
     for one in older_bans:
         same = ids.get(normal(texts[one.id])) if one.id in texts else None
         if same is None:
-            forbidden.append(one.model_copy(update={"id": parts.free_id(one.id, taken)}))
+            forbidden.append(one.model_copy(update={"id": parts.free_id(one.id, used_ids)}))
         elif not one.send_to_model:
             forbidden = [
                 ban.model_copy(update={"send_to_model": False}) if ban.id == same else ban for ban in forbidden

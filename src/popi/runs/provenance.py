@@ -40,11 +40,11 @@ def stamp_of(content: Any) -> str:
 
 def stamp_of_each(contents: Iterable[Any]) -> str:
     """`stamp_of` of a list, with one item in memory at a time."""
-    whole = hashlib.sha256(b"[")
+    digest = hashlib.sha256(b"[")
     for n, content in enumerate(contents):
-        whole.update((", " * bool(n) + json.dumps(content, sort_keys=True)).encode())
-    whole.update(b"]")
-    return whole.hexdigest()[:16]
+        digest.update((", " * bool(n) + json.dumps(content, sort_keys=True)).encode())
+    digest.update(b"]")
+    return digest.hexdigest()[:16]
 
 
 def versions() -> dict[str, str]:

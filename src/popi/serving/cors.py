@@ -38,8 +38,8 @@ class Cors(CORSMiddleware):
         if response.status_code == 200:
             return response
         message = "pages of this origin, or with this method, may not call the gateway; see cors_origins under [server]"
-        wanted = request_headers.get("access-control-request-headers", "")
-        _, body = answer(Refusal(403, "cors", message), "anthropic" if "anthropic-version" in wanted else "openai")
+        requested = request_headers.get("access-control-request-headers", "")
+        _, body = answer(Refusal(403, "cors", message), "anthropic" if "anthropic-version" in requested else "openai")
         return Response(body, 403, {"vary": response.headers["vary"]}, "application/json")
 
 

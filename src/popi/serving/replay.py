@@ -121,14 +121,14 @@ class _People:
 
     @classmethod
     def of(cls, database: Database, store_marks: Marks, lines: Iterable[Line]) -> "_People":
-        wanted = {(line.tenant, mark) for line in lines for mark in (line.user, line.source)}
+        marks = {(line.tenant, mark) for line in lines for mark in (line.user, line.source)}
         ids: dict[tuple[str, str], list[str]] = {}
-        for tenant in {tenant for tenant, _ in wanted}:
+        for tenant in {tenant for tenant, _ in marks}:
             after = None
             while page := database.read(users.list_ids, tenant, after):
                 after = page[-1]
                 for user_id in page:
-                    if (key := (tenant, store_marks.of(tenant, user_id))) in wanted:
+                    if (key := (tenant, store_marks.of(tenant, user_id))) in marks:
                         ids[key] = [user_id]
         return cls(ids)
 
@@ -202,11 +202,11 @@ def _from_before(connection: Connection, line: Line, user_id: str) -> bool:
 
 def _switch(connection: Connection, line: Line, ids: list[str], now: Callable[[Connection], float]) -> bool:
     """Set switches again. For a user who is not in the backup, store them by mark, to apply once the user exists."""
-    wanted = Switches(line.use, line.learn)
+    switches = Switches(line.use, line.learn)
     if not ids:
         opt_outs.store(connection, line.user, int(not line.use), int(not line.learn))
         return True
-    outdated = [user_id for user_id in ids if controls.find(connection, line.tenant, user_id) != wanted]
+    outdated = [user_id for user_id in ids if controls.find(connection, line.tenant, user_id) != switches]
     for user_id in outdated:
         controls.put(connection, line.tenant, user_id, now(connection), Debounce(), use=line.use, learn=line.learn)
     return bool(outdated)

@@ -92,8 +92,8 @@ def payload(pending: Pending) -> bytes:
     """The body of an event's request."""
     data: dict[str, Any] = {"tenant": pending.tenant, "user_id": pending.user_id}
     data |= {"version": pending.version} if pending.version is not None else {"merged_into": pending.merged_into}
-    whole = {"type": pending.event, "timestamp": moment(pending.happened_at).isoformat(), "data": data}
-    return json.dumps(whole, ensure_ascii=False).encode()
+    event = {"type": pending.event, "timestamp": moment(pending.happened_at).isoformat(), "data": data}
+    return json.dumps(event, ensure_ascii=False).encode()
 
 
 class Deliverer:

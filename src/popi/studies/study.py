@@ -153,8 +153,8 @@ class Study:
             make: computes the rows.
         """
         settings = self.config.model_dump(mode="json", include={"model", "signals", "summary"})
-        whole = {"method": name, "models": self.models.describe(name), **facts, **settings}
-        path = self.folder / "studies" / f"{name}-{re.sub(r'[^a-z0-9]+', '-', label)}-{stamp_of(whole)}.jsonl"
+        dependencies = {"method": name, "models": self.models.describe(name), **facts, **settings}
+        path = self.folder / "studies" / f"{name}-{re.sub(r'[^a-z0-9]+', '-', label)}-{stamp_of(dependencies)}.jsonl"
         if path.is_file():
             return read_rows(path)
         self.report(f"{METHODS[name].label}: {label}")
@@ -218,9 +218,9 @@ class Study:
     def write(self, file: str, result: Mapping[str, Any]) -> dict[str, Any]:
         """Write a result to the evaluation's folder, adding its provenance, and return it."""
         facts = {"commit": commit(), "versions": versions(), "seed": self.config.seed, "test_users": len(self.people)}
-        whole = {**result, **facts}
-        write_text(self.folder / file, json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
-        return whole
+        document = {**result, **facts}
+        write_text(self.folder / file, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+        return document
 
 
 def reads_signals(name: str) -> bool:

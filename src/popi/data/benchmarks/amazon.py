@@ -103,9 +103,9 @@ def _add(
     of_product: dict[tuple[bool, str, float], list[Review]],
     options: Options,
 ) -> None:
-    shown, asked = window[: options.signals_per_user], window[options.signals_per_user :]
+    shown, target_rows = window[: options.signals_per_user], window[options.signals_per_user :]
     targets = []
-    for row in asked:
+    for row in target_rows:
         others = of_product[split.name == "test", row.parent_asin, row.rating]
         texts = sorted({other.text.strip() for other in others if other.user_id != user} - {row.text.strip()})
         if not texts:

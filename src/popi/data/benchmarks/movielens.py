@@ -100,25 +100,27 @@ def load(options: Options, loaded: Loaded) -> None:
             usable = in_hash_order(usable, options.seed, lambda film, user=user: f"{user}\t{film}")
             matched = [film for film in usable if all(_similar(user, film, ratings, known))]
             n = min(len(matched) // targets, len(usable) // (signals + targets))
-            asked = matched[: n * targets]
-            shown = [film for film in usable if film not in set(asked)]
+            target_films = matched[: n * targets]
+            shown = [film for film in usable if film not in set(target_films)]
             for turn in range(n):
-                window = shown[turn * signals :][:signals], asked[turn * targets :][:targets]
+                window = shown[turn * signals :][:signals], target_films[turn * targets :][:targets]
                 windows.append((turn, user, *window))
             loaded.train.rows -= len(films) if split is not loaded.train else 0
             split.rows += len(films) if split is not loaded.train else 0
             split.dropped[UNLIKED] += len(films) - len(liked)
             split.dropped[UNKNOWN] += len(liked) - len(usable)
             split.left_over += len(usable) - n * (signals + targets)
-        for _, user, liked, asked in sorted(windows, key=lambda window: window[0]):  # everyone's first window first
-            draw = Random(digest("popi-movielens", options.seed, user, *asked))
+        for _, user, liked, target_films in sorted(
+            windows, key=lambda window: window[0]
+        ):  # everyone's first window first
+            draw = Random(digest("popi-movielens", options.seed, user, *target_films))
             pairs = []
-            for film in asked:
+            for film in target_films:
                 other = draw.choice(draw.choice(_similar(user, film, ratings, known)))
                 pair = {"chosen": ratings.films[film].description(), "rejected": ratings.films[other].description()}
                 pairs.append(TargetPair(prompt=PROMPT, **pair))
             likes = [InteractionSignal(prompt=PROMPT, response=ratings.films[film].description()) for film in liked]
-            split.add(user, likes, pairs, None, rows=len(liked) + len(asked))
+            split.add(user, likes, pairs, None, rows=len(liked) + len(target_films))
 
 
 def _similar(user: str, film: str, ratings: Ratings, known: list[tuple[int, str]]) -> tuple[list[str], list[str]]:

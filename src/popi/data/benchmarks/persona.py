@@ -137,26 +137,26 @@ def _add(
     draw = Random(digest("popi-persona", options.seed, split.name, number))
     own = [(trait, draw.random() < 0.5) for trait in draw.sample(traits, TRAITS_PER_USER)]
     each = (options.signals_per_user + options.targets_per_user) // TRAITS_PER_USER
-    taken: set[str] = set()
+    used: set[str] = set()
     by_trait = [
-        [_pair(pool[trait, sign], pool[trait, not sign], draw, taken) for _ in range(each)] for trait, sign in own
+        [_pair(pool[trait, sign], pool[trait, not sign], draw, used) for _ in range(each)] for trait, sign in own
     ]
     in_turn = [of_trait[n] for n in range(each) for of_trait in by_trait]  # so every slice covers all traits
-    shown, asked = in_turn[: options.signals_per_user], in_turn[options.signals_per_user :]
+    shown, target_statements = in_turn[: options.signals_per_user], in_turn[options.signals_per_user :]
     draw.shuffle(shown)
-    draw.shuffle(asked)
+    draw.shuffle(target_statements)
     signals: list[Signal] = [PairSignal(prompt=PROMPT, chosen=one, rejected=other) for one, other in shown]
-    targets = [TargetPair(prompt=PROMPT, chosen=one, rejected=other) for one, other in asked]
+    targets = [TargetPair(prompt=PROMPT, chosen=one, rejected=other) for one, other in target_statements]
     oracle = ", ".join(TRAITS[trait][not sign] for trait, sign in own)
     split.add(f"persona-{split.name}-{options.seed}-{number}", signals, targets, oracle, rows=0)
-    return taken
+    return used
 
 
 def _length(statement: Statement) -> int:
     return statement.length
 
 
-def _pair(own: Sequence[Statement], others: Sequence[Statement], draw: Random, taken: set[str]) -> tuple[str, str]:
+def _pair(own: Sequence[Statement], others: Sequence[Statement], draw: Random, used: set[str]) -> tuple[str, str]:
     """Draw an untaken statement from each side, with lengths that differ by at most one word, and add both to `taken`.
     Both sides must be sorted by length.
     """
@@ -164,10 +164,10 @@ def _pair(own: Sequence[Statement], others: Sequence[Statement], draw: Random, t
         one = draw.choice(own)
         start = bisect_left(others, one.length - 1, key=_length)
         end = bisect_right(others, one.length + 1, key=_length)
-        fitting = [other.text for other in others[start:end] if other.text not in taken]
-        if one.text not in taken and fitting:
+        fitting = [other.text for other in others[start:end] if other.text not in used]
+        if one.text not in used and fitting:
             other = draw.choice(fitting)
-            taken |= {one.text, other}
+            used |= {one.text, other}
             return one.text, other
     traits = " or ".join(sorted({one.trait for one in (*own, *others)})) or "a trait"
     raise DataError(
@@ -209,12 +209,12 @@ def near_duplicates(texts: Sequence[str], near: float = NEAR) -> set[int]:
     frequency = Counter(word for text in words for word in text)
     by_word: dict[str, list[int]] = defaultdict(list)
     dropped = set()
-    for index, mine in enumerate(words):
-        rarest = sorted(mine, key=lambda word: (frequency[word], word))[
-            : len(mine) - math.ceil(near * len(mine) - 1e-9) + 1
+    for index, own_words in enumerate(words):
+        rarest = sorted(own_words, key=lambda word: (frequency[word], word))[
+            : len(own_words) - math.ceil(near * len(own_words) - 1e-9) + 1
         ]
         others = {other for word in rarest for other in by_word[word]}
-        if any(len(mine & words[other]) >= near * len(mine | words[other]) for other in others):
+        if any(len(own_words & words[other]) >= near * len(own_words | words[other]) for other in others):
             dropped.add(index)
             continue
         for word in rarest:

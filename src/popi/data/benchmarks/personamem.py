@@ -115,14 +115,14 @@ def _files(place: Path) -> tuple[Path, Path]:
     return files[0], contexts
 
 
-def _user_messages(file: Path, wanted: set[str]) -> dict[str, list[tuple[int, str]]]:
+def _user_messages(file: Path, context_ids: set[str]) -> dict[str, list[tuple[int, str]]]:
     """Context id → (index, text) of its user messages."""
     by_context: dict[str, list[tuple[int, str]]] = {}
     for row in read(str(file), "train", Columns(())):
         if not isinstance(row, Row):
             raise DataError(f"{row}")
         for name, messages in row.values.items():
-            if name in wanted and isinstance(messages, list):
+            if name in context_ids and isinstance(messages, list):
                 turns = [(i, turn) for i, turn in enumerate(messages) if isinstance(turn, dict)]
                 turns = [(i, turn) for i, turn in turns if turn.get("role") == "user"]
                 texts = [(i, re.sub(r"^User:\s*", "", str(turn.get("content") or "")).strip()) for i, turn in turns]

@@ -95,5 +95,5 @@ def hash_splits(
     seen = without(by_held_out[False], unseen, OTHER_PROMPTS, train)
     fill(train, by_user(seen, seed), options, apart=True)
     shown = [row for row in by_held_out[True] if not unseen(row)]
-    asked = [row for row in by_held_out[True] if unseen(row)]
-    fill_two(test, by_user(shown, seed), by_user(asked, seed), options)
+    target_rows = [row for row in by_held_out[True] if unseen(row)]
+    fill_two(test, by_user(shown, seed), by_user(target_rows, seed), options)

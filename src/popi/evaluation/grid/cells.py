@@ -92,8 +92,10 @@ def _cell(benchmark: Benchmark, generator: GridGenerator | None, grid: GridConfi
     other = None if generator is None else generator.spec
     models = Models(benchmark.config, benchmark.trained, other)
     chosen, skipped_methods = choose_methods(models, benchmark.people, transfer=other is not None)
-    wanted = set(METHODS if grid.methods is None else [REFERENCE, *grid.methods])
-    skipped_methods = {reason: [name for name in names if name in wanted] for reason, names in skipped_methods.items()}
+    method_names = set(METHODS if grid.methods is None else [REFERENCE, *grid.methods])
+    skipped_methods = {
+        reason: [name for name in names if name in method_names] for reason, names in skipped_methods.items()
+    }
     name = OWN if generator is None else generator.name
     folder = grid.directory / "cells" / benchmark.name
     job = Job(
@@ -105,5 +107,5 @@ def _cell(benchmark: Benchmark, generator: GridGenerator | None, grid: GridConfi
         benchmark=benchmark.facts | {"generator": name},
         refuse_changes=True,
     )
-    methods = [method for method in chosen if method in wanted]
+    methods = [method for method in chosen if method in method_names]
     return Cell(benchmark, generator, models, methods, skipped_methods, folder / name, job)

@@ -39,8 +39,8 @@ def figures(comparisons: Sequence[Comparison]) -> dict[str, Any]:
     kind, with the most frequent reasons.
     """
     judged = [c for c in comparisons if c.outcome is not None]
-    asked = [c for c in judged if not c.identical]
-    decided = [(c.user_id, v == "first") for c in asked for v in c.verdicts if v != "tie"]
+    compared = [c for c in judged if not c.identical]
+    decided = [(c.user_id, v == "first") for c in compared for v in c.verdicts if v != "tie"]
     missing = [kind_and_reason for c in comparisons for kind_and_reason in c.missing]
     return {
         "users": len({c.user_id for c in comparisons}),
@@ -55,7 +55,7 @@ def figures(comparisons: Sequence[Comparison]) -> dict[str, Any]:
             [c.theirs or "" for c in judged],
             [c.user_id for c in judged],
         ),
-        "agreement": clustered_mean([c.agrees for c in asked], [c.user_id for c in asked], SHARE).as_dict(),
+        "agreement": clustered_mean([c.agrees for c in compared], [c.user_id for c in compared], SHARE).as_dict(),
         "first_position": clustered_mean([f for _, f in decided], [u for u, _ in decided], SHARE).as_dict(),
     }
 

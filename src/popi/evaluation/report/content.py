@@ -112,9 +112,9 @@ def tiles(methods: Mapping[str, Any]) -> list[dict[str, str]]:
     result += [against] if (against := _against_strongest(methods, best)) else []
     raw = methods.get("raw_signals")
     if raw:
-        tokens, whole = entry["context_overhead_tokens"], raw["context_overhead_tokens"]
-        note = f"Raw signals: {whole:,.0f} tokens, {_percent(_accuracy(methods, 'raw_signals'))} accurate"
-        fewer = f"{whole / tokens:.0f}× fewer" if tokens else "none"
+        tokens, raw_tokens = entry["context_overhead_tokens"], raw["context_overhead_tokens"]
+        note = f"Raw signals: {raw_tokens:,.0f} tokens, {_percent(_accuracy(methods, 'raw_signals'))} accurate"
+        fewer = f"{raw_tokens / tokens:.0f}× fewer" if tokens else "none"
         result.append({"title": "Tokens, compared with raw signals", "big": fewer, "beside": note})
     if entry["attribute_recall"] is not None:
         note = f"Precision {_percent(entry['attribute_precision'])}" if entry["attribute_precision"] is not None else ""

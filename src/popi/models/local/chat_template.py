@@ -173,14 +173,14 @@ class ChatFormat:
     def _after_prompt(self, text: str) -> str:
         """The text after the generation prompt when the assistant's message is `text`."""
         prompt = self._apply(self._user, True)
-        whole = self._apply([*self._user, {"role": "assistant", "content": text}], False)
-        if not whole.startswith(prompt):
+        conversation = self._apply([*self._user, {"role": "assistant", "content": text}], False)
+        if not conversation.startswith(prompt):
             raise ModelError(
                 f"{self.name}: its chat template does not put a response directly after the generation prompt: that "
-                f"ends in {prompt[-40:]!r}, but a whole conversation ends in {whole[-60:]!r}, so scoring and "
+                f"ends in {prompt[-40:]!r}, but a whole conversation ends in {conversation[-60:]!r}, so scoring and "
                 f"generation would disagree; {WAY_OUT}"
             )
-        return whole[len(prompt) :]
+        return conversation[len(prompt) :]
 
     def _find_tail(self) -> str:
         """The text that the template puts after an assistant's text, the same for every text."""
@@ -239,9 +239,9 @@ class ChatFormat:
         return ""
 
     def _agrees(self, start: list[int], anchor: str, text: str, ended: bool) -> bool:
-        whole = self.tokens(self._apply([*self._user, {"role": "assistant", "content": text}], False))
+        token_ids = self.tokens(self._apply([*self._user, {"role": "assistant", "content": text}], False))
         response = [*self._following(anchor, self._body(text)), *([self.end_id] if ended else [])]
-        return whole[: len(start) + len(response)] == [*start, *response]
+        return token_ids[: len(start) + len(response)] == [*start, *response]
 
     def _find_markers(self) -> tuple[str, ...]:
         """Special tokens, and other added tokens that the template writes.

@@ -220,13 +220,13 @@ class LocalModel(Backend):
         position needs only a few decodings, not one per token.
         """
         content = self._cut(list(ids))[0]
-        whole = str(self.tokenizer.decode(content, skip_special_tokens=True))
-        lead = len(whole) - len(whole.lstrip())
+        full_text = str(self.tokenizer.decode(content, skip_special_tokens=True))
+        lead = len(full_text) - len(full_text.lstrip())
 
         @cache
         def start(k: int) -> int:
             before = str(self.tokenizer.decode(content[:k], skip_special_tokens=True))
-            return max(0, len(commonprefix([before, whole])) - lead)
+            return max(0, len(commonprefix([before, full_text])) - lead)
 
         return [bisect_left(range(len(content) + 1), place, key=start) for place in places]
 

@@ -204,8 +204,8 @@ def _check_plain(causal: Any, texts: _Texts, truth: Tensor, name: str) -> None:
     try:
         drawn = plain_decode(causal, [before], n=1, steps=steps, temperature=0.0, top_p=1.0, stop_ids=[], end_id=0)
         assert drawn is not None, "its outputs are not finite"
-        whole = torch.cat([torch.tensor([before], device=texts.device), drawn], 1)
-        logits = causal(input_ids=whole, use_cache=False).logits[0, len(before) - 1 : -1]
+        sequences = torch.cat([torch.tensor([before], device=texts.device), drawn], 1)
+        logits = causal(input_ids=sequences, use_cache=False).logits[0, len(before) - 1 : -1]
         every = torch.log_softmax(at_least_float32(logits), -1)
     except Exception as error:
         raise ModelError(f"{name} ({kind}): its own generation fails ({_line(error)})") from None

@@ -73,8 +73,11 @@ def checked(text: str) -> str:
         Unfit: it has content that a summary must not contain; the message names the sentence and what to do.
     """
     text = visible(text)
-    if whole := found_in(text):
-        part, kinds = next(((one, here) for one in _sentences(text) if (here := found_in(one))), (text, whole))
+    if kinds_in_text := found_in(text):
+        part, kinds = next(
+            ((one, kinds_in_part) for one in _sentences(text) if (kinds_in_part := found_in(one))),
+            (text, kinds_in_text),
+        )
         shown = " ".join(part.split())
         shown = shown if len(shown) <= 80 else f"{shown[:79]}…"
         raise Unfit(kinds[0], shown)

@@ -138,8 +138,8 @@ async def rebuild(call: UserCall) -> UserAnswer:
 async def delete_clause(call: UserCall, clause_id: ClauseId, signals: bool = False, forbid: bool = False) -> Deleted:
     """Delete a clause from every version. `signals` also deletes the signals it rests on; `forbid` bans it from future
     summaries without storing its words."""
-    who = call.tenant, call.user_id
-    return await call.profiles.delete_clause(*who, clause_id, call.author, signals=signals, forbid=forbid)
+    user = call.tenant, call.user_id
+    return await call.profiles.delete_clause(*user, clause_id, call.author, signals=signals, forbid=forbid)
 
 
 @router.delete("/{id}/summary/versions/{version}", **route(404))

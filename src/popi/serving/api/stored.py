@@ -78,21 +78,21 @@ def exported(read: Read, tenant: str, user_id: str) -> Iterator[str]:
     Raises:
         NotFound: no such user; raised with the first piece.
     """
-    who = tenant, user_id
-    user = read(existing_user, *who)
+    owner = tenant, user_id
+    user = read(existing_user, *owner)
     created = moment(user.created_at).isoformat()
     yield f'{{"format":{EXPORT_FORMAT},"user_id":{json.dumps(user_id)},"created_at":"{created}"'
     yield f',"controls":{json.dumps({"use": user.use, "learn": user.learn})},"paused":{json.dumps(not user.use)}'
     yield ',"signals":['
     separator, after = "", -1
-    while rows := read(signals.page_after, *who, after):
+    while rows := read(signals.page_after, *owner, after):
         yield separator + ",".join(json.dumps(json.loads(row.signal), ensure_ascii=False) for row in rows)
         separator, after = ",", rows[-1].position
     yield '],"versions":['
-    yield from _versions(read, *who)
+    yield from _versions(read, *owner)
     yield '],"answers":['
     separator, cursor = "", None
-    while rows := read(answers.newest_page, *who, time.time(), cursor):
+    while rows := read(answers.newest_page, *owner, time.time(), cursor):
         stored_answers = (_captured_answer(row) for row in rows)
         yield separator + ",".join(one.model_dump_json() for one in stored_answers)
         separator, cursor = ",", (rows[-1].expires_at, rows[-1].answer_id)

@@ -29,8 +29,8 @@ def read_answer(api: Api, raw: bytes, encoding: str) -> tuple[str, Choices]:
         return "", {}
     try:
         if body.lstrip()[:1] == b"{":
-            whole = json.loads(body)
-            return _id_of(whole), _TEXTS[api](whole)
+            document = json.loads(body)
+            return _id_of(document), _TEXTS[api](document)
         return _from_stream(api, body)
     except (ValueError, RecursionError, TypeError, KeyError, AttributeError):
         return "", {}

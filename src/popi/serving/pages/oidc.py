@@ -166,7 +166,7 @@ class Oidc:
         try:
             async with asyncio.timeout(TIMEOUT_S), self._http.session() as session:
                 answer = await session.send(method, URL(url, encoded=True), headers, body)
-                whole = await answer.whole(MAX_BYTES)
+                content = await answer.whole(MAX_BYTES)
         except HttpFault as fault:
             raise SignInFailed(f"the provider {fault}") from None
         except TimeoutError:
@@ -174,6 +174,6 @@ class Oidc:
         if answer.status != 200:
             raise SignInFailed(f"the provider responded with status {answer.status}")
         with suppress(ValueError):
-            if isinstance(value := json.loads(whole), dict):
+            if isinstance(value := json.loads(content), dict):
                 return value
         raise SignInFailed("the provider's response is not a JSON object")

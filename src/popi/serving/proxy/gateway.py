@@ -131,9 +131,9 @@ class Gateway:
         """Check the caller, then forward. An error before the response has started becomes the response."""
         record = exchange.record
         headers = exchange.headers = RequestHeaders(exchange.scope["headers"], self._bodies.rules)
-        asked = perf_counter()
+        auth_began = perf_counter()
         caller = _in_tenant(await self._authenticate(headers.key), headers.tenant)
-        exchange.waited = perf_counter() - asked
+        exchange.waited = perf_counter() - auth_began
         record.key_id, record.tenant = caller.key_id, caller.tenant
         if record.route == "other":
             self._check_scope(caller)

@@ -132,10 +132,10 @@ class Mask:
         """The masked bytes to send now. If `more` pieces follow, possible beginnings of a key are held back."""
         if not self._secret:
             return piece
-        whole = (self._held + piece).replace(self._secret, b"*" * len(self._secret))
-        end = max(0, len(whole) - len(self._secret) + 1) if more else len(whole)
-        self._held = whole[end:]
-        return whole[:end]
+        text = (self._held + piece).replace(self._secret, b"*" * len(self._secret))
+        end = max(0, len(text) - len(self._secret) + 1) if more else len(text)
+        self._held = text[end:]
+        return text[:end]
 
 
 class Upstreams:

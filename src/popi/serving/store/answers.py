@@ -65,8 +65,8 @@ def put(
         return 0
     for one in captured:
         values = {"prompt": one.prompt, "answer": one.answer, "version": one.version, "upstream_id": one.upstream_id}
-        who = {"tenant": tenant, "user_id": user_id, "answer_id": one.answer_id}
-        connection.execute(insert(answers).values(**who, **values, expires_at=now + keep))
+        key = {"tenant": tenant, "user_id": user_id, "answer_id": one.answer_id}
+        connection.execute(insert(answers).values(**key, **values, expires_at=now + keep))
     return len(captured)
 
 

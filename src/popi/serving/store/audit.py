@@ -88,11 +88,11 @@ def note_unlocked(connection: Connection, now: float, action: str, tenant: str, 
 
 def note_seen(connection: Connection, now: float, seen: Sequence[Seen]) -> None:
     """Record reads. Of users who don't exist (any more), only the hash is stored."""
-    wanted = sorted({(one.tenant, one.user_id) for one in seen if one.user_id})
+    subjects = sorted({(one.tenant, one.user_id) for one in seen if one.user_id})
     existing: set[tuple[str, str]] = set()
-    for start in range(0, len(wanted), PAGE):
+    for start in range(0, len(subjects), PAGE):
         query = select(users.c.tenant, users.c.user_id).where(
-            tuple_(users.c.tenant, users.c.user_id).in_(wanted[start : start + PAGE])
+            tuple_(users.c.tenant, users.c.user_id).in_(subjects[start : start + PAGE])
         )
         # A concurrent erasure waits for this lock, or has finished and the row is gone.
         locked = query.order_by(users.c.tenant, users.c.user_id).with_for_update(read=True, key_share=True)
@@ -125,8 +125,8 @@ def forget(connection: Connection, tenant: str, user_id: str) -> None:
     """Remove a user's id from their entries; the hash stays. The user's row must be locked or gone."""
     key = settings.get(connection, SECRET)
     if key is not None:
-        mine = (audit.c.user_hash == _hash(key, tenant, user_id), audit.c.user_id.is_not(None))
-        connection.execute(update(audit).where(*mine).values(user_id=None))
+        entries_of_user = (audit.c.user_hash == _hash(key, tenant, user_id), audit.c.user_id.is_not(None))
+        connection.execute(update(audit).where(*entries_of_user).values(user_id=None))
 
 
 def list_entries(

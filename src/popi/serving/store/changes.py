@@ -137,14 +137,14 @@ def news(connection: Connection, process: str, cursor: Cursor) -> News | None:
     lease: it must drop everything and register again.
     """
     # Fences first: a visible one was raised after what it is about was committed, so the second query sees that.
-    mine = connection.execute(_FENCES, {"me": process}).all()
-    if not mine:
+    fences = connection.execute(_FENCES, {"me": process}).all()
+    if not fences:
         return None
     unread = {"next": cursor.next, "running": cursor.running}
     rows = connection.execute(_NEWS[connection.dialect.name], unread).all()
     return News(
         frozenset(Change(row.kind, row.subject) for row in rows if row.kind is not None),
-        frozenset(row.fence for row in mine if row.fence is not None),
+        frozenset(row.fence for row in fences if row.fence is not None),
         Cursor.of(rows[0].snapshot),
     )
 

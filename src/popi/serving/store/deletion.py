@@ -129,8 +129,8 @@ class Deleter:
         wrote, edited or locked stays. The summary is then renewed from all remaining signals, unless a person has
         edited it: those signals might bring back what the person removed.
         """
-        mine = (*_of(signals_table, self._who), signals_table.c.signal_id == name)
-        row = self._connection.execute(select(signals_table).where(*mine)).first()
+        is_signal = (*_of(signals_table, self._who), signals_table.c.signal_id == name)
+        row = self._connection.execute(select(signals_table).where(*is_signal)).first()
         if row is None:
             return False
         signals.delete_for_good(self._connection, *self._who, name)

@@ -51,8 +51,8 @@ def erase(connection: Connection, tenant: str, user_id: str, now: float) -> Remo
     What they had switched off stays off if the id comes back (store.opt_outs).
     """
     existed = users.lock_or_reserve(connection, tenant, user_id, now)  # waits for concurrent writes for this user
-    mine = (users_table.c.tenant == tenant, users_table.c.user_id == user_id)
-    off = connection.execute(select(users_table.c.paused, users_table.c.learn_off).where(*mine)).first()
+    is_user = (users_table.c.tenant == tenant, users_table.c.user_id == user_id)
+    off = connection.execute(select(users_table.c.paused, users_table.c.learn_off).where(*is_user)).first()
     if off is not None and (off.paused or off.learn_off):
         opt_outs.remember(connection, tenant, user_id, off.paused, off.learn_off)
     removed: dict[str, int] = {}

@@ -100,8 +100,8 @@ def request(
         "key_id": key_id,
         "bulk": int(bulk),
     }
-    mine = (jobs.c.tenant == tenant, jobs.c.user_id == user_id)
-    row = connection.execute(select(jobs).where(*mine).with_for_update()).first()
+    is_user = (jobs.c.tenant == tenant, jobs.c.user_id == user_id)
+    row = connection.execute(select(jobs).where(*is_user).with_for_update()).first()
     if row is None:
         # If two requests both see no row, the second one updates the first one's.
         second = {"revision": jobs.c.revision + 1, "due_at": fresh["due_at"]}
@@ -131,7 +131,7 @@ def request(
         changed |= {"attempts": 0, "failed_at": None, "error": None}
     if restart or other_key:
         changed |= {"key_id": key_id, "held_by": None}
-    connection.execute(update(jobs).where(*mine).values(**changed))
+    connection.execute(update(jobs).where(*is_user).values(**changed))
 
 
 def _ready(now: float, bulk: int) -> tuple[ColumnElement[bool], ...]:
@@ -177,9 +177,9 @@ def claim(connection: Connection, now: float, lease_seconds: float) -> Job | Non
     if row is None:
         return None
     job = Job(row.tenant, row.user_id, row.revision, secrets.token_hex(16), row.attempts, row.key_id)
-    mine = (jobs.c.tenant == job.tenant, jobs.c.user_id == job.user_id)
+    is_user = (jobs.c.tenant == job.tenant, jobs.c.user_id == job.user_id)
     leased = {"lease": job.lease, "lease_until": now + lease_seconds, "held_by": None}
-    connection.execute(update(jobs).where(*mine).values(**leased))
+    connection.execute(update(jobs).where(*is_user).values(**leased))
     connection.execute(update(tenants).where(tenants.c.tenant == job.tenant).values(served_at=now))
     return job
 

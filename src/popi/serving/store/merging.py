@@ -101,8 +101,8 @@ def merge(
         text, clauses, banned = merged(
             newer.text, newer.clauses, newer.forbidden, older.clauses, older.forbidden, key, words
         )
-        who, more = (tenant, user_id), (newer.author, now)
-        put = partial(summaries.put, connection, *who, text, clauses, *more, expected=None, keep=keep)
+        user, more = (tenant, user_id), (newer.author, now)
+        put = partial(summaries.put, connection, *user, text, clauses, *more, expected=None, keep=keep)
         put(model=newer.model, forbidden=banned)
         forbidden.store_words(connection, tenant, user_id, {})  # delete words that no version refers to any more
     moved_answers = 0

@@ -30,8 +30,8 @@ def rename_all(connection: Connection, now: float) -> None:
                 merge(connection, tenant, user_id, source, now, Debounce(), bulk=True)
                 renamed, merged = renamed + (not exists), merged + exists
             # Keys and sessions may exist for users about whom nothing is stored.
-            mine = (keys.c.tenant == tenant, keys.c.user_id == source)
-            connection.execute(update(keys).where(*mine).values(user_id=user_id))
+            is_source = (keys.c.tenant == tenant, keys.c.user_id == source)
+            connection.execute(update(keys).where(*is_source).values(user_id=user_id))
             connection.execute(delete(sessions).where(sessions.c.tenant == tenant, sessions.c.user_id == source))
     if renamed or merged:
         log.warning("user ids were normalised", extra={"fields": {"renamed": renamed, "merged": merged}})
@@ -41,8 +41,8 @@ def _groups(connection: Connection) -> dict[tuple[str, str], list[str]]:
     """Ids not in normal form, by tenant and normal form; the one with the newest summary, which wins, comes first."""
     newest = func.coalesce(func.max(summaries.c.created_at), 0.0)
     same = (summaries.c.tenant == users_table.c.tenant) & (summaries.c.user_id == users_table.c.user_id)
-    who = (users_table.c.tenant, users_table.c.user_id)
-    queries = [select(*who, newest).outerjoin(summaries, same).group_by(*who)]
+    columns = (users_table.c.tenant, users_table.c.user_id)
+    queries = [select(*columns, newest).outerjoin(summaries, same).group_by(*columns)]
     for table in (keys, sessions):
         ids = select(table.c.tenant, table.c.user_id, func.min(0.0)).where(table.c.user_id.is_not(None))
         queries.append(ids.group_by(table.c.tenant, table.c.user_id))

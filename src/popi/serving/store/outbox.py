@@ -65,20 +65,20 @@ def add(
     merged_into: str | None = None,
 ) -> None:
     """Queue an event for every endpoint that subscribes to it. The user's row must be locked."""
-    mine = (outbox.c.tenant == tenant, outbox.c.user_id == user_id)
+    is_user = (outbox.c.tenant == tenant, outbox.c.user_id == user_id)
     # Events that are being delivered right now can't be replaced.
     idle = or_(outbox.c.lease.is_(None), outbox.c.lease_until <= now)
     if event == "user.erased":
-        connection.execute(delete(outbox).where(*mine, idle))
+        connection.execute(delete(outbox).where(*is_user, idle))
         merged_here = (outbox.c.tenant == tenant, outbox.c.merged_into == user_id)
         connection.execute(update(outbox).where(*merged_here).values(merged_into=merged_into))
     else:
-        connection.execute(delete(outbox).where(*mine, idle, outbox.c.event == event))
+        connection.execute(delete(outbox).where(*is_user, idle, outbox.c.event == event))
     event_id = f"msg_{secrets.token_hex(16)}"
     for row in connection.execute(select(webhooks).where(webhooks.c.expires_at > now)).all():
         if event not in row.events.split():
             continue
-        before = select(func.coalesce(func.max(outbox.c.position), 0)).where(*mine, outbox.c.endpoint == row.name)
+        before = select(func.coalesce(func.max(outbox.c.position), 0)).where(*is_user, outbox.c.endpoint == row.name)
         connection.execute(
             insert(outbox).values(
                 endpoint=row.name,
@@ -99,8 +99,8 @@ def add(
 
 def has_pending(connection: Connection, tenant: str, user_id: str) -> bool:
     """Whether events of a user are still pending."""
-    mine = (outbox.c.tenant == tenant, outbox.c.user_id == user_id)
-    return connection.execute(select(outbox.c.event_id).where(*mine).limit(1)).first() is not None
+    is_user = (outbox.c.tenant == tenant, outbox.c.user_id == user_id)
+    return connection.execute(select(outbox.c.event_id).where(*is_user).limit(1)).first() is not None
 
 
 def _ready(endpoint: str, now: float) -> ColumnElement[bool]:
@@ -130,8 +130,8 @@ def claim(connection: Connection, endpoint: str, now: float, lease_seconds: floa
 
 
 def _held(pending: Pending) -> tuple[ColumnElement[bool], ...]:
-    mine = (outbox.c.endpoint == pending.endpoint, outbox.c.event_id == pending.event_id)
-    return (*mine, outbox.c.lease == pending.lease)
+    is_event = (outbox.c.endpoint == pending.endpoint, outbox.c.event_id == pending.event_id)
+    return (*is_event, outbox.c.lease == pending.lease)
 
 
 def finish(connection: Connection, pending: Pending) -> bool:
@@ -158,13 +158,15 @@ def postpone(connection: Connection, pending: Pending, due_at: float) -> None:
 def correct(connection: Connection, endpoint: str, now: float, lease_seconds: float, longest_wait: float) -> None:
     """Undo what a clock that was ahead has left of an endpoint's events: an event that has not been tried is due now,
     and any other within `longest_wait` seconds; a lease lasts `lease_seconds` at most."""
-    mine, ahead = outbox.c.endpoint == endpoint, outbox.c.due_at > now + AHEAD_SECONDS
+    of_endpoint, ahead = outbox.c.endpoint == endpoint, outbox.c.due_at > now + AHEAD_SECONDS
     late = or_(and_(outbox.c.attempts == 0, ahead), outbox.c.due_at > now + longest_wait + AHEAD_SECONDS)
-    connection.execute(update(outbox).where(mine, late).values(due_at=now))
+    connection.execute(update(outbox).where(of_endpoint, late).values(due_at=now))
     leased = outbox.c.lease_until > now + lease_seconds + AHEAD_SECONDS
-    connection.execute(update(outbox).where(mine, leased).values(lease_until=now + lease_seconds))
+    connection.execute(update(outbox).where(of_endpoint, leased).values(lease_until=now + lease_seconds))
     seconds = select(webhooks.c.seconds).where(webhooks.c.name == endpoint).scalar_subquery()
-    connection.execute(update(outbox).where(mine, outbox.c.expires_at > now + seconds).values(expires_at=now + seconds))
+    connection.execute(
+        update(outbox).where(of_endpoint, outbox.c.expires_at > now + seconds).values(expires_at=now + seconds)
+    )
 
 
 def count_pending(connection: Connection, endpoint: str) -> int:

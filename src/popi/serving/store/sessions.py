@@ -74,8 +74,8 @@ def take_link(connection: Connection, link_hash: str, expires_at: float) -> bool
     """Mark a link as used; returns False if it already was. Needs a write transaction."""
     once = upsert(connection, opened_links).values(link_hash=link_hash, expires_at=expires_at)
     # PostgreSQL's driver reports no row count for such an INSERT.
-    taken = once.on_conflict_do_nothing().returning(opened_links.c.link_hash)
-    return connection.execute(taken).first() is not None
+    inserted = once.on_conflict_do_nothing().returning(opened_links.c.link_hash)
+    return connection.execute(inserted).first() is not None
 
 
 def find(connection: Connection, session_hash: str, now: float) -> SessionRecord | None:

@@ -77,8 +77,10 @@ def add(
         )
     if rows:
         connection.execute(insert(signals), rows)
-        mine = (users_table.c.tenant == tenant, users_table.c.user_id == user_id)
-        connection.execute(update(users_table).where(*mine).values(next_position=position + len(rows), expires_at=None))
+        is_user = (users_table.c.tenant == tenant, users_table.c.user_id == user_id)
+        connection.execute(
+            update(users_table).where(*is_user).values(next_position=position + len(rows), expires_at=None)
+        )
         jobs.request(connection, tenant, user_id, now, debounce, key_id=key_id, bulk=bulk)
     return ids, len(rows)
 
@@ -141,8 +143,8 @@ def parsed(texts: Iterable[str]) -> list[Signal]:
 
 def page_after(connection: Connection, tenant: str, user_id: str, after: int = -1) -> list[Row[Any]]:
     """A page of signals after a position, in order: `position`, and `signal` as JSON."""
-    mine = (signals.c.tenant == tenant, signals.c.user_id == user_id, signals.c.position > after)
-    query = select(signals.c.position, signals.c.signal).where(*mine).order_by(signals.c.position).limit(1000)
+    is_newer = (signals.c.tenant == tenant, signals.c.user_id == user_id, signals.c.position > after)
+    query = select(signals.c.position, signals.c.signal).where(*is_newer).order_by(signals.c.position).limit(1000)
     return page(connection, query, "signal")
 
 
@@ -159,15 +161,15 @@ def search(
         before: only signals before this position.
         contains: only signals with a text that contains this, ignoring case.
     """
-    mine = [signals.c.tenant == tenant, signals.c.user_id == user_id]
+    conditions = [signals.c.tenant == tenant, signals.c.user_id == user_id]
     if before is not None:
-        mine.append(signals.c.position < before)
-    query = select(signals.c.position, signals.c.signal).where(*mine).order_by(signals.c.position.desc())
-    wanted, matches = _folded(contains), list[tuple[int, Signal]]()
+        conditions.append(signals.c.position < before)
+    query = select(signals.c.position, signals.c.signal).where(*conditions).order_by(signals.c.position.desc())
+    needle, matches = _folded(contains), list[tuple[int, Signal]]()
     with connection.execute(query, execution_options={"yield_per": AT_ONCE}) as rows:
         for position, text in rows:
             # Search in Python: neither database folds case correctly for all scripts.
-            if wanted and not any(wanted in _folded(one) for one in _texts(json.loads(text))):
+            if needle and not any(needle in _folded(one) for one in _texts(json.loads(text))):
                 continue
             matches.append((position, _SIGNAL.validate_json(text)))
             if len(matches) == limit:
@@ -201,10 +203,10 @@ def size(connection: Connection, tenant: str, user_id: str) -> tuple[int, int]:
 
 def named(connection: Connection, tenant: str, user_id: str, ids: Sequence[str]) -> list[Signal]:
     """The signals with these ids, as far as they exist."""
-    mine = (signals.c.tenant == tenant, signals.c.user_id == user_id)
+    is_user = (signals.c.tenant == tenant, signals.c.user_id == user_id)
     texts: list[str] = []
     for start in range(0, len(ids), CHUNK):
-        query = select(signals.c.signal).where(*mine, signals.c.signal_id.in_(ids[start : start + CHUNK]))
+        query = select(signals.c.signal).where(*is_user, signals.c.signal_id.in_(ids[start : start + CHUNK]))
         texts += connection.execute(query).scalars()
     return [_SIGNAL.validate_json(text) for text in texts]
 

@@ -107,8 +107,8 @@ def versions(
     max_characters: int = VERSIONS_BYTES,
 ) -> list[Version]:
     """A user's versions below a number, newest first, up to `limit` and about `max_characters`."""
-    mine = (summaries.c.tenant == tenant, summaries.c.user_id == user_id, summaries.c.version < below)
-    query = select(summaries).where(*mine).order_by(summaries.c.version.desc()).limit(limit)
+    is_older = (summaries.c.tenant == tenant, summaries.c.user_id == user_id, summaries.c.version < below)
+    query = select(summaries).where(*is_older).order_by(summaries.c.version.desc()).limit(limit)
     return [_version(row) for row in page(connection, query, *TEXTS, max_characters=max_characters)]
 
 
@@ -148,15 +148,15 @@ def find(connection: Connection, tenant: str, user_id: str, version: int) -> Ver
 
 def by_hand(connection: Connection, tenant: str, user_id: str) -> bool:
     """Whether any stored version was written by a person."""
-    mine = (summaries.c.tenant == tenant, summaries.c.user_id == user_id)
-    query = select(summaries.c.version).where(*mine, summaries.c.author != "model").limit(1)
+    is_user = (summaries.c.tenant == tenant, summaries.c.user_id == user_id)
+    query = select(summaries.c.version).where(*is_user, summaries.c.author != "model").limit(1)
     return connection.execute(query).first() is not None
 
 
 def count(connection: Connection, tenant: str, user_id: str) -> int:
     """The number of stored versions of a user's summary."""
-    mine = (summaries.c.tenant == tenant, summaries.c.user_id == user_id)
-    return int(connection.execute(select(func.count()).select_from(summaries).where(*mine)).scalar_one())
+    is_user = (summaries.c.tenant == tenant, summaries.c.user_id == user_id)
+    return int(connection.execute(select(func.count()).select_from(summaries).where(*is_user)).scalar_one())
 
 
 def put(
@@ -194,8 +194,8 @@ def put(
         VersionConflict: the current version is not `expected`.
     """
     users.lock(connection, tenant, user_id, now)
-    mine = (summaries.c.tenant == tenant, summaries.c.user_id == user_id)
-    latest = select(summaries.c.version, summaries.c.forbidden).where(*mine)
+    is_user = (summaries.c.tenant == tenant, summaries.c.user_id == user_id)
+    latest = select(summaries.c.version, summaries.c.forbidden).where(*is_user)
     row = connection.execute(latest.order_by(summaries.c.version.desc()).limit(1)).first()
     before = row.version if row is not None else 0
     if expected is not None and before != expected:
@@ -221,12 +221,12 @@ def put(
     outbox.add(connection, tenant, user_id, "summary.changed", now, version=written.version)
     length = func.length
     size = length(summaries.c.text) + length(summaries.c.clauses) + length(summaries.c.forbidden)
-    sizes = select(summaries.c.version, size).where(*mine)
+    sizes = select(summaries.c.version, size).where(*is_user)
     total = 0
     rows = connection.execute(sizes.order_by(summaries.c.version.desc())).all()
     for number, (version, length) in enumerate(rows, start=1):
         total += length
         if number > keep[0] or (number > 2 and total > keep[1]):
-            connection.execute(delete(summaries).where(*mine, summaries.c.version <= version))
+            connection.execute(delete(summaries).where(*is_user, summaries.c.version <= version))
             break
     return written

@@ -18,8 +18,8 @@ class Steps:
 
 def steps(connection: Connection, tenant: str, user_id: str) -> Steps:
     """What can be undone or redone from a user's current version."""
-    mine = (summaries.c.tenant == tenant, summaries.c.user_id == user_id)
-    query = select(summaries.c.version, summaries.c.restores).where(*mine).order_by(summaries.c.version.desc())
+    is_user = (summaries.c.tenant == tenant, summaries.c.user_id == user_id)
+    query = select(summaries.c.version, summaries.c.restores).where(*is_user).order_by(summaries.c.version.desc())
     return steps_of([(row.version, row.restores) for row in connection.execute(query)])
 
 

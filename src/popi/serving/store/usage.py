@@ -84,8 +84,8 @@ def spend(connection: Connection, windows: Sequence[Window], calls: int, input_t
         "output_tokens": usage.c.output_tokens + output_tokens,
     }
     for window in windows:  # in the order of `charge`, so that the two can't deadlock
-        mine = (column == value for column, value in zip(usage.primary_key, window, strict=True))
-        connection.execute(update(usage).where(*mine).values(**values))
+        is_window = (column == value for column, value in zip(usage.primary_key, window, strict=True))
+        connection.execute(update(usage).where(*is_window).values(**values))
 
 
 def of_tenant(connection: Connection, tenant: str) -> Sequence[Row[Any]]:

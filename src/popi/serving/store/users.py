@@ -42,9 +42,9 @@ def lock(connection: Connection, tenant: str, user_id: str, now: float) -> int:
 def _take_opt_out(connection: Connection, tenant: str, user_id: str) -> None:
     """Apply the switches from before an erasure to a newly created user."""
     if (off := opt_outs.take(connection, tenant, user_id)) is not None:
-        mine = (users.c.tenant == tenant, users.c.user_id == user_id)
+        is_user = (users.c.tenant == tenant, users.c.user_id == user_id)
         values = {"paused": off.paused, "learn_off": off.learn_off, "expires_at": None}
-        connection.execute(update(users).where(*mine).values(**values))
+        connection.execute(update(users).where(*is_user).values(**values))
 
 
 def lock_for_capture(connection: Connection, tenant: str, user_id: str, now: float, until: float) -> None:
@@ -94,8 +94,8 @@ def find(connection: Connection, tenant: str, user_id: str) -> UserRecord | None
     row = connection.execute(select(users.c.created_at, users.c.paused, users.c.learn_off).where(*where)).first()
     if row is None:
         return None
-    mine = (signals.c.tenant == tenant, signals.c.user_id == user_id)
-    count, last = connection.execute(select(func.count(), func.max(signals.c.added_at)).where(*mine)).one()
+    is_user = (signals.c.tenant == tenant, signals.c.user_id == user_id)
+    count, last = connection.execute(select(func.count(), func.max(signals.c.added_at)).where(*is_user)).one()
     return UserRecord(user_id, row.created_at, count, last, not row.paused, not row.learn_off)
 
 

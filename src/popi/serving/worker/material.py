@@ -86,11 +86,11 @@ def material(
         min_signals: as in popi.signals.renewal.
         whole: read all signals in any case.
     """
-    who = tenant, user_id
-    version, reading = summaries.current(connection, *who), users.reading(connection, *who)
-    by_hand = summaries.by_hand(connection, *who)
-    rules = forbidden.rules(connection, *who, version.forbidden if version is not None else ())
-    base, base_read = (None, 0) if whole or version is None else _base(connection, who, version, reading)
+    user = tenant, user_id
+    version, reading = summaries.current(connection, *user), users.reading(connection, *user)
+    by_hand = summaries.by_hand(connection, *user)
+    rules = forbidden.rules(connection, *user, version.forbidden if version is not None else ())
+    base, base_read = (None, 0) if whole or version is None else _base(connection, user, version, reading)
     since, old, clauses = 0, None, []
     if base is not None and base_read and model is not None and model.renews:
         unlocked = [one for one in parts.unlocked(base.clauses) if not rules.bans.hit(one.text)]
@@ -102,8 +102,8 @@ def material(
             old, clauses = Summary(text, 0, signals_total=base_read), unlocked
     if not since:
         base, base_read = (base if base is not None and base.author != "model" else None), 0
-    recent, read_to = signals.since(connection, *who, since, SIGNALS_READ, CHARACTERS_READ)
-    if (since and read_to <= (reading.read or 0)) or not users.learns(connection, *who):
+    recent, read_to = signals.since(connection, *user, since, SIGNALS_READ, CHARACTERS_READ)
+    if (since and read_to <= (reading.read or 0)) or not users.learns(connection, *user):
         recent = []  # no new signals, or learning is off
     sent = [one for one in recent if not any(map(rules.private.within, _texts(one)))]
     return Material(sent, old, clauses, version, base, base_read, reading.read, read_to, by_hand, rules)

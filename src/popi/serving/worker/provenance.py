@@ -122,11 +122,11 @@ class LeaveOneOut:
         ]
         sets = [_shown([weighed[i] for i in subset], shown.worth if shown else 0) for subset in subsets]
         scores = self._scores(sets, summary, places)  # [set][clause]
-        whole, empty = scores[0], scores[-1]
+        full, empty = scores[0], scores[-1]
         return [
             [0.0] * first
             + [
-                0.5 * (whole[c] - scores[1 + i][c]) + 0.5 * (scores[1 + n + i][c] - empty[c]) if places[c] else 0.0
+                0.5 * (full[c] - scores[1 + i][c]) + 0.5 * (scores[1 + n + i][c] - empty[c]) if places[c] else 0.0
                 for i in range(n)
             ]
             + [0.0] * (len(before) - len(old))
@@ -261,9 +261,9 @@ def _shown(items: Sequence[Signal | str], worth: int) -> tuple[list[Signal], Pre
 def _place(summary: str, clause: str) -> tuple[int, int] | None:
     """The clause's span in the summary, in characters; for an item of a list, the item's span."""
     text = clause.strip().rstrip(".")
-    for wanted in (text, text.partition(" ")[2], text.split("user ", 1)[-1].partition(" ")[2]):
-        if len(wanted) > 2 and (at := summary.find(wanted)) >= 0:
-            return at, at + len(wanted)
+    for candidate in (text, text.partition(" ")[2], text.split("user ", 1)[-1].partition(" ")[2]):
+        if len(candidate) > 2 and (at := summary.find(candidate)) >= 0:
+            return at, at + len(candidate)
     return None
 
 

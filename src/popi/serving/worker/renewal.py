@@ -296,11 +296,11 @@ class Worker:
                 raise VersionConflict(current.version if current else 0)
             return "same"
         clauses = [explained(self._explainer, clause, sources, read.clauses) for clause in clauses]
-        now, who = self._database.now(connection), (job.tenant, job.user_id)
+        now, user = self._database.now(connection), (job.tenant, job.user_id)
         summaries.put(
-            connection, *who, text, clauses, "model", now, expected=version, model=summary.model, keep=self._keep
+            connection, *user, text, clauses, "model", now, expected=version, model=summary.model, keep=self._keep
         )
-        forbidden.store_words(connection, *who, {})  # delete words that only removed versions refer to
+        forbidden.store_words(connection, *user, {})  # delete words that only removed versions refer to
         return "renewed"
 
     def _record_success(self) -> None:
