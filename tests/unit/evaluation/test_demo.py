@@ -115,6 +115,7 @@ def test_the_whole_demo_in_small(tmp_path: Path, console: Console) -> None:
     path = demo.run_demo(tmp_path, console=console, progress=Console(quiet=True), overrides=small)
     assert (path / "report.html").is_file()
     metrics = json.loads((path / "metrics.json").read_text())
-    untrained = ["population_dpo", "fspo", "user_embedding", "user_embedding_from_signals", "popi_simultaneous"]
+    untrained = ["population_dpo", "fspo", "copy_dpo", "untrained_summary_copy_dpo"]
+    untrained += ["user_embedding", "user_embedding_from_signals", "popi_simultaneous"]
     assert metrics["not_trained"] == untrained and metrics["not_enabled"] == ["copy", "per_user_lora"]
     assert "Try next" in console.file.getvalue()
