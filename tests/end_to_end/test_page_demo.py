@@ -17,7 +17,7 @@ from demo_process import demo
 
 pytestmark = needs_chromium
 USER = "dora-of-the-demo"
-PROMPTS = ("tell me about tea.", "explain soup.", "what is chess?", "tell me about bikes.", "explain maps.")
+PROMPTS = ("tell me about tea.", "explain soap.", "what is chess?", "tell me about bikes.", "explain maps.")
 MORE = ("how do i start with bread?", "what is wool?", "tell me about honey.", "explain boats.")
 
 
@@ -83,12 +83,12 @@ def test_a_user_of_the_demo(browser: Any, tmp_path: Path) -> None:
     with demo("--store", f"sqlite:///{folder}/popi.db") as (_, client):
         dora = User(client)
 
-        # Feedback: she rewrites two answers in a casual tone. The summary changes, the next answer changes.
+        # Feedback: she rewrites two answers in a formal tone. The summary changes, the next answer changes.
         before = dora.ask(PROMPTS[0])[1]
-        assert re.search(FORMAL, before) and re.search(PLAYFUL, before)
-        assert dora.rewrite(PROMPTS[0], FORMAL, "hey buddy,") and dora.rewrite(PROMPTS[1], FORMAL, "hey buddy,")
-        assert "relaxed" in dora.settled() or "casual" in dora.settled()
-        assert dora.answers(PROMPTS[0], CASUAL)
+        assert re.search(CASUAL, before) and re.search(SERIOUS, before)
+        assert dora.rewrite(PROMPTS[0], CASUAL, "dear madam,") and dora.rewrite(PROMPTS[1], CASUAL, "dear madam,")
+        assert re.search("formal|polite|courteous|proper", dora.settled())
+        assert dora.answers(PROMPTS[0], FORMAL)
 
         # Her page shows it, with the reasons; she rewords it and locks it.
         page = new_page(browser, 390)
@@ -98,31 +98,31 @@ def test_a_user_of_the_demo(browser: Any, tmp_path: Path) -> None:
         assert page.get_by_text(f"You rewrote the answer to “{PROMPTS[0]}”.", exact=True).is_visible()
         assert page.get_by_text("we left out each thing you did in turn").is_visible()
         accessible(page)
-        wording = "wants a casual tone"
+        wording = "wants a formal tone"
         clause(page, text).locator("details.edit > summary").click()
         clause(page, text).get_by_label("Your wording").fill(wording)
         press(page, page, "Save")
         assert sentences(page) == [wording] and page.get_by_text("Kept word for word").is_visible()
-        assert re.search(CASUAL, dora.ask(PROMPTS[2])[1])
+        assert re.search(FORMAL, dora.ask(PROMPTS[2])[1])
 
-        # More feedback: she takes the jokes out. The lock holds, and the next answer is serious.
-        assert sum(dora.rewrite(prompt, PLAYFUL, "truly grave.") for prompt in PROMPTS[1:]) >= 3
+        # More feedback: she adds jokes. The lock holds, and the next answer is playful.
+        assert sum(dora.rewrite(prompt, SERIOUS, "haha giggle!") for prompt in PROMPTS[1:]) >= 3
         assert dora.settled().startswith(wording)
         page.goto(f"{client.base_url}/me")
         assert sentences(page)[0] == wording
-        moods = [one for one in sentences(page) if re.search("sobriety|gravity|serious", one)]
+        moods = [one for one in sentences(page) if re.search("humor|jokes|playful", one)]
         assert moods, sentences(page)
-        assert dora.answers(PROMPTS[0], SERIOUS) and re.search(CASUAL, dora.ask(PROMPTS[0])[1])
+        assert dora.answers(PROMPTS[0], PLAYFUL) and re.search(FORMAL, dora.ask(PROMPTS[0])[1])
 
         # She forbids that sentence: it stays away despite more of the same feedback.
         for mood in moods:
             if mood in sentences(page):
                 press(page, clause(page, mood), "Don’t use again")
-        assert not re.search(SERIOUS, dora.ask(PROMPTS[0])[1])
-        rewritten = sum(dora.rewrite(prompt, PLAYFUL, "indeed solemn.") for prompt in MORE)
+        assert not re.search(PLAYFUL, dora.ask(PROMPTS[0])[1])
+        rewritten = sum(dora.rewrite(prompt, SERIOUS, "yay silly!") for prompt in MORE)
         assert rewritten >= 2
         text = dora.settled()
-        assert text.startswith(wording) and not re.search("sobriety|gravity|serious", text), text
+        assert text.startswith(wording) and not re.search("humor|jokes|playful", text), text
 
         # Undo: what she takes out by mistake comes back.
         page.goto(f"{client.base_url}/me")
@@ -130,24 +130,24 @@ def test_a_user_of_the_demo(browser: Any, tmp_path: Path) -> None:
         press(page, clause(page, wording), "Don’t use again")
         assert wording not in sentences(page)
         press(page, page, "Undo last change")
-        assert sentences(page) == sentences_before and re.search(CASUAL, dora.ask(PROMPTS[0])[1])
+        assert sentences(page) == sentences_before and re.search(FORMAL, dora.ask(PROMPTS[0])[1])
 
         # With and without, side by side.
         page.get_by_role("link", name="Try it").click()
         page.get_by_label("Your question").fill(PROMPTS[0])
         press(page, page, "Ask")
         mine, plain = page.locator(".answer p").all_inner_texts()
-        assert re.search(CASUAL, mine) and re.search(FORMAL, plain)
+        assert re.search(FORMAL, mine) and re.search(CASUAL, plain)
 
         # She erases: nothing of her is found in any file of the store.
-        assert traces(folder, USER, "casual", "hey buddy")
+        assert traces(folder, USER, "wants a formal tone", "dear madam")
         page.get_by_role("link", name="My data").click()
         page.get_by_role("link", name="Erase my data").click()
         page.get_by_label("Yes, erase everything about me").check()
         press(page, page, "Erase everything")
         assert page.get_by_role("heading", name="Everything is erased").is_visible()
         deadline = time.monotonic() + 60  # the worker's process may be reading: then the bytes go soon after
-        while traces(folder, USER, "casual", "hey buddy"):
+        while traces(folder, USER, "wants a formal tone", "dear madam"):
             assert time.monotonic() < deadline
             time.sleep(0.5)
         assert dora.ask(PROMPTS[0])[1] == before

@@ -26,7 +26,7 @@ def lengths(root: Path, base: Path, name: str, **budget: float) -> list[dict]:
                     "group_size": 8,
                     "targets_per_summary": 1,
                     "warmup_steps": 0,
-                    "learning_rate": 1e-2,
+                    "learning_rate": 3e-2,
                     "kl": 0.0,
                     **budget,
                 }

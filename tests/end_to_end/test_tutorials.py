@@ -31,10 +31,10 @@ def test_commands_of_a_block() -> None:
 
 
 def chat_or_summary(messages: list[dict[str, str]]) -> str:
-    """An answer in the tone that the system message asks for; of signals, a summary that asks for a casual one."""
+    """An answer in the tone that the system message asks for; of signals, a summary that asks for a formal one."""
     if len(messages[-1]["content"]) > 40:
-        return "Wants a casual tone."
-    tone = "hey pal" if any("casual" in message["content"] for message in messages) else "honored sir"
+        return "Wants a formal tone."
+    tone = "honored sir" if any("formal" in message["content"] for message in messages) else "hey pal"
     return f"{tone}, there is a lot to say."
 
 
@@ -60,10 +60,10 @@ def test_personalise_an_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sma
             serve += f"--config quick.toml --upstream-key-env OPENAI_API_KEY --upstream {upstream.url}/v1 "
             serve += f"--inference-url {upstream.url}/v1 --inference-model m"
         changes["popi serve --demo"] = serve if small else f"{serve} --demo"
-        reader = Reader(tmp_path, monkeypatch, changes, until={ask: [FORMAL, CASUAL]})
+        reader = Reader(tmp_path, monkeypatch, changes, until={ask: [CASUAL, FORMAL]})
         reader.follow("personalise_an_app")
     learned = reader.outputs["python feedback.py"]
-    assert re.search(r"\+ hey buddy,.*summary, version \d+: .*(casual|relaxed)", learned, re.DOTALL)
+    assert re.search(r"\+ dear madam,.*summary, version \d+: .*(formal|polite|courteous|proper)", learned, re.DOTALL)
     [link] = [output for command, output in reader.outputs.items() if command.startswith("curl")]
     assert '"url":"http://127.0.0.1:' in link
     assert reader.outputs["popi keys create --scope app --tenant my-app"].startswith("popi_")

@@ -41,6 +41,8 @@ class Stage:
     """Tasks about each user's signals."""
     short_rows: int = 12
     """Follow and plain rows per step (three quarters follow)."""
+    rewriters: int = 0
+    """Users per step whose only signals are rewritten answers."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,22 @@ READING = Course(
 """The base learns to read more and more signals and to describe them, and keeps following."""
 
 
+REWRITING = Course(
+    stages=(
+        Stage(
+            steps=400,
+            users=6,
+            pairs=(4, 6, 6, 8),
+            asked=Asked(reads=False, imitations=1, descriptions=1, short=1),
+            rewriters=10,
+        ),
+    ),
+    learning_rate=4e-3,
+    muon_learning_rate=0.012,
+)
+"""The base learns to read a few rewritten answers, and keeps reading everything else."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """Settings of a base model; the defaults are those of the shipped one."""
@@ -93,7 +111,7 @@ class Recipe:
     hidden_size: int = 128
     layers: int = 4
     heads: int = 4
-    courses: tuple[Course, ...] = (FOLLOWING, READING)
+    courses: tuple[Course, ...] = (FOLLOWING, READING, REWRITING)
     signals_weight: float = 0.3
     """Weight of the signals' own tokens in the loss, relative to 1 for the answers' tokens."""
 
@@ -160,6 +178,7 @@ def batches_of(recipe: Recipe, number: int, writer: Writer) -> Iterator[Batch]:
     for _ in range(stage.steps):
         counts = rng.choices(stage.pairs, k=stage.users)
         users = [writer.user(rng, n, stage.asked) for n in counts]
+        users += [writer.rewriter(rng) for _ in range(stage.rewriters)]
         short = [writer.plain(rng) if i % 4 == 0 else writer.follow(rng) for i in range(stage.short_rows)]
         yield users, short
 

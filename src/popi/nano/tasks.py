@@ -7,6 +7,7 @@
 - *tally*: name the value of each attribute that the user cares about. This makes the base go through the evidence
   attribute by attribute, as "step by step" does for an LLM.
 - *describe*: write a summary of the user's preferences, either going through all attributes or *in short*.
+- *rewrite*: describe a user whose only signals are a few rewritten answers, as a chat's first feedback is.
 - *kind*: classify a topic as indoors or outdoors, which some preferences depend on.
 
 The base is taught every task as well as it can learn it, on users whose evidence is mostly right. A popi run teaches it
@@ -22,8 +23,19 @@ from transformers import PreTrainedTokenizerBase
 from popi.engine.tree import Segment
 from popi.nano.attributes import ATTRIBUTES, Preference
 from popi.nano.grammar import TEST_TOPICS, kind_of, random_values, realise, task_prompt, topics
-from popi.nano.world import PairFacts, active, draw_scopes, make_user, profile, scoped, split_of, state
+from popi.nano.world import (
+    PairFacts,
+    active,
+    draw_preferences,
+    draw_scopes,
+    make_user,
+    profile,
+    scoped,
+    split_of,
+    state,
+)
 from popi.signals.render import Templates
+from popi.signals.types import InteractionSignal, Signal
 
 SHORT = "describe in short what this user prefers."
 KIND = "is {} indoors or outdoors?"
@@ -35,6 +47,8 @@ SAME, UNCARED = "same", "nothing"
 HOW_MANY = (1, 2, 2, 2, 3, 3, 3, 4)
 """Numbers of attributes that the base's users care about. They vary more than the world's, so that the base can't infer
 from the attributes named so far that a combination reserved for the test users does not occur."""
+REWRITTEN = (1, 1, 2)
+"""Numbers of attributes that users who only rewrite answers care about."""
 SCOPED = 0.25
 """Share of the base's users, and of the stated preferences to follow, in which one preference is limited to one kind of
 topic."""
@@ -158,6 +172,29 @@ class Writer:
         if pairs > 1:
             wanted = {a: scoped(v, user.scopes.get(a)) for a, v in user.preferences.items()}
             tasks.append((TALLY, each({a: wanted.get(a, UNCARED) for a in ATTRIBUTES})))
+        return self._row(str(messages[0]["content"]), tasks, score_system=True)
+
+    def rewriter(self, rng: Random) -> list[Segment]:
+        """A user whose only signals are rewritten answers: one to five, alike but for the topic, as a chat's are."""
+        preferences = draw_preferences(rng, "train", REWRITTEN)
+        usual = random_values(rng)
+        for attribute, value in preferences.items():
+            usual[attribute] = rng.choice([other for other in ATTRIBUTES[attribute] if other != value])
+        wording = rng.random() if rng.random() < 0.5 else None
+        signals: list[Signal] = []
+        for topic in rng.sample(topics("train"), rng.randint(1, 5)):
+            seed = rng.random() if wording is None else wording  # the same words except for what the user changes
+            response, edit = (realise(v, topic, Random(seed)).text for v in (usual, {**usual, **preferences}))
+            signals.append(InteractionSignal(prompt=task_prompt(topic, rng), response=response, edit=edit))
+        messages = self.templates.inference_messages(signals)
+        topic = rng.choice(topics("train"))
+        answer = realise({**random_values(rng), **preferences}, topic, rng).text
+        tasks = [
+            (str(messages[1]["content"]), profile(preferences)),
+            (SHORT, state(sorted(preferences.items()), rng)),
+            (TALLY, each({a: preferences.get(a, UNCARED) for a in ATTRIBUTES})),
+            (task_prompt(topic, rng), answer),
+        ]
         return self._row(str(messages[0]["content"]), tasks, score_system=True)
 
     def _system(self, summary: str) -> str:

@@ -7,16 +7,19 @@ from random import Random
 
 import pytest
 
+from popi.inference_model import InferenceModel
 from popi.models.local.model import LocalModel
 from popi.models.spec import NANO
 from popi.nano import truth
 from popi.nano.answers import tally
-from popi.nano.grammar import TEST_TOPICS, TOPICS, kind_of
+from popi.nano.attributes import ATTRIBUTES
+from popi.nano.grammar import TEST_TOPICS, TOPICS, kind_of, random_values, realise
 from popi.nano.recipe import Course, Recipe, Stage, build, recipe_hash
 from popi.nano.tasks import SAME, UNCARED, Asked, Writer, _counts, _most, each, stated
 from popi.nano.tokenizer import SPECIAL, build_tokenizer
 from popi.nano.world import CARED, PairFacts, make_users, split_of
 from popi.signals.render import Templates
+from popi.signals.types import InteractionSignal
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +111,37 @@ def test_the_bases_users_are_more_various_than_the_worlds(writer: Writer) -> Non
         sizes.add(7 - tokenizer.decode(row[-1].ids).count(UNCARED))
     assert sizes == {1, 2, 3, 4}
     assert {len(user.preferences) for user in make_users(100, 0, "train")} == set(CARED)
+
+
+def test_rewriting_users_are_described_by_what_they_changed(writer: Writer) -> None:
+    rng, sizes = Random(0), set()
+    for _ in range(60):
+        row = writer.rewriter(rng)
+        said = writer.tokenizer.decode(row[1].ids)
+        turns = {writer.tokenizer.decode(row[s.parent or 0].ids): writer.tokenizer.decode(s.ids) for s in row[3::2]}
+        [described] = [answer for turn, answer in turns.items() if "describe what" in turn]
+        preferred = dict(truth.named_attributes(described))
+        edits = [text.split("edit", 1)[1] for text in said.split("interaction")[1:]]
+        sizes.add(len(edits))
+        assert 1 <= len(preferred) <= 2 and split_of(preferred) == "train"
+        for edit in edits:  # a form of a longer edit may be cut from its neighbours by role words only
+            shown = truth.shown_values(edit)
+            assert preferred.items() <= shown
+    assert sizes == {1, 2, 3, 4, 5}
+
+
+def test_the_shipped_base_reads_a_few_rewritten_answers() -> None:
+    """In a chat the answers to rewrite are alike; the base names what was changed, and nothing else."""
+    model, rng = InferenceModel.from_pretrained("nano", device="cpu"), Random(0)
+    for attribute, values in ATTRIBUTES.items():
+        usual = random_values(rng)
+        value = next(v for v in values if v != usual[attribute])
+        signals = []
+        for topic in ("tea", "bread", "chess"):
+            old, new = (realise(v, topic, Random(1)).text for v in (usual, {**usual, attribute: value}))
+            signals.append(InteractionSignal(prompt=f"tell me about {topic}.", response=old, edit=new))
+        for few in (signals[:1], signals):
+            assert truth.named_attributes(model.summarize(few).text) == {(attribute, value)}
 
 
 def test_stated_preferences_leave_the_test_combinations_alone() -> None:

@@ -32,7 +32,7 @@ def config(base: Path, root: Path, name: str = "run", orders: Any = ("population
     inference = phase | {"users_per_step": 3, "group_size": 3, "targets_per_summary": 2, "learning_rate": 3e-3}
     generator = phase | {
         "batch_size": 4,
-        "learning_rate": 3e-2,
+        "learning_rate": 6e-2,
         "max_chosen_loss": 0.0,
     }  # so high that it soon gets worse
     both = {"inference": inference, "generator": generator, "joint_steps": 4, "orders": list(orders)}
@@ -94,7 +94,7 @@ def test_the_inference_model_that_is_saved_is_the_best(tiny_base: Path, tmp_path
 
 
 def test_the_best_may_be_before_anything_changed(tiny_base: Path, tmp_path: Path) -> None:
-    generator = {"steps": 3, "warmup_steps": 1, "batch_size": 4, "learning_rate": 0.3}  # none in step 1, then too much
+    generator = {"steps": 3, "warmup_steps": 1, "batch_size": 4, "learning_rate": 1.0}  # none in step 1, then too much
     run = train(config(tiny_base, tmp_path, generator=generator))
     assert done(run, "population-dpo")["best_step"] == 1
     base, saved = (

@@ -89,8 +89,10 @@ def assert_same(one: Path, other: Path) -> None:
         assert len(both[0]) == len(both[1]), file
         for expected_row, found_row in zip(*both, strict=True):
             assert expected_row.keys() == found_row.keys()
+            # the share of positive margins says nothing where they are 0 but for rounding, as in a first step
+            undecided = abs(expected_row.get("margin", 1.0)) < CLOSE
             for key, value in expected_row.items():
-                if key != "seconds":
+                if key != "seconds" and not (undecided and key == "reward_accuracy"):
                     close = pytest.approx(value, rel=1e-6, abs=CLOSE) if isinstance(value, float) else value
                     assert found_row[key] == close, (file, expected_row, found_row)
 

@@ -36,7 +36,7 @@ def test_figures_worked_by_hand() -> None:
 def config(base: Path, root: Path, name: str, adapter: str = "none", order: str = "fspo", **training: Any) -> RunConfig:
     """A generator so badly trained that everything it writes becomes unlikely."""
     flat = {"steps": 16, "warmup_steps": 0, "lr_scheduler_type": "constant"}
-    generator = flat | {"batch_size": 4, "learning_rate": 0.03} | training.pop("generator", {})
+    generator = flat | {"batch_size": 4, "learning_rate": 0.1} | training.pop("generator", {})
     inference = flat | {"users_per_step": 3, "group_size": 3, "targets_per_summary": 2, "learning_rate": 1e-4}
     both = {"inference": inference, "generator": generator, "joint_steps": 16, "orders": [order], "save_steps": 4}
     return resolve(
