@@ -240,10 +240,10 @@ class Generator:
         """The same responses to the plain prompt, as the reference model sees them."""
         return self.items(targets, None)
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, weights: Any = None) -> None:
         """Save the model with the settings that `from_pretrained` needs."""
         self.local.settings |= {"template": self.templates.name}
-        self.local.save(path)
+        self.local.save(path, weights)
         if self.embedding is not None:
             self.embedding.save(Path(path))
 

@@ -379,10 +379,10 @@ class InferenceModel:
         )
         return summary if summary.abstained else replace(summary, statements=parts)
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, weights: Any = None) -> None:
         """Save the model with the settings that `from_pretrained` needs."""
         self.local.settings |= {"template": self.templates.name} | self.saved_settings()
-        self.local.save(path)
+        self.local.save(path, weights)
 
     def saved_settings(self) -> dict[str, int]:
         """Settings to save with the weights, for `from_pretrained`."""

@@ -103,6 +103,9 @@ class TrainingConfig(Section):
     """What samples summaries in the inference and joint phases: popi's own loop, or vLLM on a GPU (docs/performance.md;
     not yet tested on a GPU). Weights are sent to vLLM before each step, and the log-probs of every step's summaries are
     compared with the trained model's."""
+    sharding: Literal["none", "fsdp2"] = "none"
+    """How several processes hold the models: complete in each (DDP), or divided among them with their gradients and
+    optimizer states (`fsdp2`, docs/scaling.md). One process always holds complete models."""
     vllm: VllmRolloutsConfig = VllmRolloutsConfig()
     """How vLLM runs. Requires `rollouts = "vllm"`."""
 

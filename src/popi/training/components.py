@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from torch import Tensor
+
 from popi.config import RunConfig
 from popi.errors import ModelError
 from popi.generator import Generator
@@ -13,6 +15,8 @@ from popi.models.local.adapters import TRAINED, attach_adapters, has_adapters, s
 from popi.models.local.loading import locate
 from popi.models.local.model import LocalModel
 from popi.models.spec import ModelSpec, model_path
+from popi.training.processes import launched
+from popi.training.sharding import gathered_state, shard
 from popi.training.templates import template_of
 
 INFERENCE, GENERATOR = "inference_model", "generator"
@@ -39,16 +43,25 @@ class Components:
         """The reference model: the base, or the generator behind an API on the plain prompt."""
         return self.base if self.generator.trainable else self.generator
 
-    def saver(self, component: str, base: str) -> Callable[[Path], None]:
-        """A function that writes a trained component to an empty folder, loadable by `from_pretrained`."""
+    def gathered(self, component: str, first: bool) -> dict[str, Tensor] | None:
+        """A sharded component's weights, gathered in the first process; None if it is not sharded. All processes must
+        call it."""
+        part: InferenceModel | Generator = self.inference_model if component == INFERENCE else self.generator
+        return gathered_state(part.local.model, first)
+
+    def saver(
+        self, component: str, base: str, weights: dict[str, Tensor] | None = None
+    ) -> Callable[[Path], None]:
+        """A function that writes a trained component to an empty folder, loadable by `from_pretrained`. `weights`: as
+        `gathered` returned them."""
         part: InferenceModel | Generator = self.inference_model if component == INFERENCE else self.generator
         adapter = self.adapters[component]
 
         def write(path: Path) -> None:
             if adapter is None:
-                part.save(path)
+                part.save(path, weights)
                 return
-            save_adapter(part.local.model, adapter, path, model_path(base))
+            save_adapter(part.local.model, adapter, path, model_path(base), weights)
             part.local.tokenizer.save_pretrained(path)
             settings: dict[str, str | int] = {"template": part.templates.name, "base": base}
             unpacked = locate(base).gguf
@@ -78,7 +91,15 @@ def _load(config: RunConfig, path: str | Path) -> LocalModel:
     model = config.model
     # With full weights in half precision, small updates are lost to rounding: 0.02 − 3e-5 is 0.02 in bfloat16.
     dtype = "float32" if model.dtype == "auto" and model.adapter == "none" else model.dtype
-    return replace(ModelSpec.of(config, path), dtype=dtype).load().local
+    local = replace(ModelSpec.of(config, path), dtype=dtype).load().local
+    if divided(config) and model.adapter == "none":  # at once: the next model needs the room
+        shard(local.model)
+    return local
+
+
+def divided(config: RunConfig) -> bool:
+    """Whether several processes divide the models."""
+    return config.training.sharding == "fsdp2" and launched() > 1
 
 
 def load_components(
@@ -138,5 +159,7 @@ def load_components(
             folders[adapters[name] or ""] = sources[name]
     model = config.model
     base.model = attach_adapters(base.model, model.lora_rank, model.lora_alpha, folders, model.lora_target_modules)
+    if divided(config):
+        shard(base.model)
     generator = remote or Generator(base, templates)
     return Components(inference_model(base), generator, Generator(base, templates), adapters, model.quantization)

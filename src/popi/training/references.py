@@ -67,7 +67,8 @@ def weights_stamp(model: Any) -> str:
         if "lora_" not in name and not name.startswith("user_embedding.")
     }
     for name in sorted(plain):
-        content = plain[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+        # Cloned: numpy would pin the storage, which a sharded model has to free.
+        content = plain[name].detach().cpu().contiguous().flatten().view(torch.uint8).clone().numpy()
         whole.update(f"{name} {tuple(plain[name].shape)} ".encode())
         whole.update(hashlib.blake2b(memoryview(content)).digest())
     return whole.hexdigest()[:20]

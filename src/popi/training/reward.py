@@ -156,6 +156,11 @@ class SummaryReward:
         self.generator, self.adapter, self.beta, self.batch_size = generator, adapter, beta, batch_size
         self.budget = budget
 
+    @property
+    def model(self) -> Any:
+        """The local model that scores; None if it is behind an API."""
+        return self.generator.local.model if self.generator.trainable else None
+
     def score(self, summaries: Sequence[str], rows: Sequence[InferenceRow], tokens: Sequence[int]) -> Scores:
         """Score each summary on the targets of its row, without gradient.
 

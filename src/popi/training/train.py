@@ -41,6 +41,7 @@ from popi.training.planning.shares import parts_of
 from popi.training.processes import Processes, launched, on_cpu, reporting
 from popi.training.progress import PhaseProgress
 from popi.training.rows import hold_out, trainable
+from popi.training.sharding import whole
 from popi.training.templates import with_template
 from popi.training.trainers import Job
 from popi.training.vllm_rollouts import refuse_vllm
@@ -245,10 +246,13 @@ def run_phase(
         trainer = Job(phase, run, directory, users, parts, seed, steps, progress, held_out, processes).trainer()
         trainer.run_phase()
         facts = {"phase": phase.name, "seed": seed, **trainer.facts()}
+        for component in sorted(phase.trains):
+            weights = parts.gathered(component, processes.first)
+            with whole(parts.generator.embedding):
+                if processes.first:
+                    folder = directory.save(component, parts.saver(component, config.model.base, weights))
+                    write_card(folder, run, phase.name, component)
         if processes.first:
-            for component in sorted(phase.trains):
-                folder = directory.save(component, parts.saver(component, config.model.base))
-                write_card(folder, run, phase.name, component)
             directory.finish(facts, keep=config.training.save_total_limit is not None)
         processes.wait()
         if "saved_step" in facts:

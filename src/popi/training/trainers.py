@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -50,6 +51,7 @@ from popi.training.rows import (
     refuse_beyond_context,
     shuffled,
 )
+from popi.training.sharding import full, whole
 from popi.training.written import one_signal_each, sample_summaries
 
 
@@ -99,7 +101,7 @@ def references_for(
     references.verify(users, parts.reference, run.config.evaluation.batch_size)
     todo = references.missing(users)
     if todo:
-        with progress.preparing("reference log-probs", len(todo)) as report, using(parts.base.local.model, None):
+        with progress.preparing("reference log-probs", len(todo)) as report, whole(parts.base.local.model), using(parts.base.local.model, None):
             references.compute(users, parts.reference, run.config.evaluation.batch_size, report)
     return references
 
@@ -112,7 +114,7 @@ def renewed(job: Job, users: Sequence[User], order: Sequence[int]) -> list[Renew
         def report(n: int) -> Callable[[int], None]:
             return stack.enter_context(job.progress.preparing("old summaries", n))
 
-        with using(parts.inference_model.local.model, parts.adapters[INFERENCE]):
+        with whole(parts.inference_model.local.model), using(parts.inference_model.local.model, parts.adapters[INFERENCE]):
             model, folder = parts.inference_model, job.directory.path
             return renewals(users, order, share, job.seed, model, folder, report, job.processes)
 
@@ -176,8 +178,14 @@ def inference_trainer(job: Job) -> InferenceTrainer:
 def step_zero(job: Job, rows: Sequence[InferenceRow], reward: SummaryReward) -> None:
     """Report once, before a phase trains, how reliable its rewards are. Only the first process does it."""
     file = job.directory.reliability
-    if not job.processes.first or file.exists() or job.directory.checkpoint() is not None:
+    if job.processes.decide(lambda: file.exists() or job.directory.checkpoint() is not None):
         return
+    with whole(job.parts.inference_model.local.model, reward.model):
+        if job.processes.first:
+            _rehearsed(job, rows, reward, file)
+
+
+def _rehearsed(job: Job, rows: Sequence[InferenceRow], reward: SummaryReward, file: Path) -> None:
     with job.progress.preparing("reliability of the rewards", len(rows)):
         rehearsal = rehearse(rows, job.parts, reward, job.run.config, job.seed)
     if rehearsal is None:
@@ -209,7 +217,7 @@ def generator_trainer(job: Job) -> GeneratorTrainer:
             inference_model = parts.inference_model
             old = renewed(job, chosen, range(len(chosen)))
             with progress.preparing("summaries to train on", len(chosen)) as report:
-                with using(inference_model.local.model, parts.adapters[INFERENCE]):
+                with whole(inference_model.local.model), using(inference_model.local.model, parts.adapters[INFERENCE]):
                     drawn = sample_summaries(
                         chosen,
                         inference_model,
@@ -250,7 +258,7 @@ def greedy_summaries(job: Job) -> list[list[str]]:
     """A greedy summary for each held-out user, repeated for each of their targets."""
     model, config, users = job.parts.inference_model, job.run.config, job.held_out
     with job.progress.preparing("summaries to evaluate on", len(users)) as report:
-        with using(model.local.model, job.parts.adapters[INFERENCE]):
+        with whole(model.local.model), using(model.local.model, job.parts.adapters[INFERENCE]):
             at_once = config.evaluation.users_at_once
             return sample_summaries(users, model, 0.0, 1.0, report, at_once, processes=job.processes)
 
@@ -262,7 +270,7 @@ def user_embedding_trainer(
     config, parts, generator = job.run.config, job.parts, job.parts.generator
     settings = config.training.user_embedding
     weights = generator.local.model.get_input_embeddings().weight
-    generic = generic_embedding(weights, settings.tokens, job.seed)
+    generic = generic_embedding(full(weights), settings.tokens, job.seed)
     embedding: UserEmbedding
     if job.phase.embedding == "user_id":
         embedding = UserIdEmbedding(generic, [UserIdEmbedding.key(user) for user in users])
@@ -270,7 +278,7 @@ def user_embedding_trainer(
     else:
         everyone = job.processes.share([*users, *job.held_out])
         with job.progress.preparing("signals read by the base", len(everyone)) as report:
-            with using(parts.base.local.model, None):
+            with whole(parts.base.local.model), using(parts.base.local.model, None):
                 own = hidden_states(
                     everyone, parts.base, config.signals.token_budget, config.evaluation.users_at_once, report
                 )

@@ -139,9 +139,9 @@ def set_dropout(model: Any, adapter: str, rate: float) -> None:
     model.peft_config[adapter].lora_dropout = rate
 
 
-def save_adapter(model: Any, adapter: str, path: Path, base_name: str) -> None:
+def save_adapter(model: Any, adapter: str, path: Path, base_name: str, weights: Any = None) -> None:
     """Save one adapter as a regular adapter folder for `base_name` that can be loaded on its own."""
-    model.save_pretrained(path, selected_adapters=[adapter])
+    model.save_pretrained(path, selected_adapters=[adapter], state_dict=weights)
     inner = path / adapter  # PEFT puts every adapter except `default` into a subfolder
     if inner.is_dir():
         for file in list(inner.iterdir()):

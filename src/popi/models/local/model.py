@@ -365,9 +365,9 @@ class LocalModel(Backend):
         )
         return item
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, weights: dict[str, Tensor] | None = None) -> None:
         """Save a regular Hugging Face folder (or adapter folder), loadable without popi, plus `popi.json`."""
         with quiet():
-            self.model.save_pretrained(path)
+            self.model.save_pretrained(path, state_dict=weights)
         self.tokenizer.save_pretrained(path)
         (Path(path) / self.SETTINGS).write_text(json.dumps(self.settings, indent=1) + "\n", encoding="utf-8")

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from popi.engine.tree import TreeBatch, segment_logps
 from popi.models.local.adapters import using
+from popi.training.sharding import whole
 
 EVERY = 5
 """Generator steps between measurements of the loss."""
@@ -54,7 +55,7 @@ def base_logps(base: Any, trees: TreeBatch) -> Tensor:
         base: the untrained model, or the model below the adapters.
         trees: tree rows of the pairs.
     """
-    with torch.no_grad(), using(base, None):
+    with whole(base), torch.no_grad(), using(base, None):
         return segment_logps(base, trees).reshape(-1, 2)[:, 0]
 
 

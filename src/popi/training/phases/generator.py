@@ -29,6 +29,7 @@ from popi.training.phases.trainer import PhaseTrainer
 from popi.training.planning.shares import parts_of
 from popi.training.processes import ALONE, Processes
 from popi.training.rows import GeneratorRow, grouped
+from popi.training.sharding import whole
 
 
 def collate(pad_id: int, soft: int = 0) -> Callable[[list[GeneratorRow]], dict[str, Any]]:
@@ -131,11 +132,12 @@ class GeneratorTrainer(PhaseTrainer):
         """Metrics on the held-out users' pairs; the reward uses the summary reward's β, not the loss's."""
         held_out = self.processes.share(self.held_out)
         size, device, own = self.args.per_device_train_batch_size, self.args.device, []
-        for start in range(0, len(held_out), size):
-            batch = self.data_collator(list(held_out[start : start + size]))
-            batch = {name: value.to(device) for name, value in batch.items()}
-            h, chosen = self.margins(self.scorer, batch)
-            own.append(torch.stack([h, chosen - batch["ref_chosen"]]).cpu())
+        with whole(*self.models):
+            for start in range(0, len(held_out), size):
+                batch = self.data_collator(list(held_out[start : start + size]))
+                batch = {name: value.to(device) for name, value in batch.items()}
+                h, chosen = self.margins(self.scorer, batch)
+                own.append(torch.stack([h, chosen - batch["ref_chosen"]]).cpu())
         h, moved = torch.cat([part for parts in self.processes.gather(own) for part in parts], 1)
         reward = float(summary_reward(h, self.reward_beta).mean())
         return {"reward": reward, "reward_accuracy": accuracy(h), "chosen_drift": float(moved.mean())}

@@ -44,6 +44,7 @@ from popi.training.reward import Scores, SummaryReward
 from popi.training.rollout_check import check_rollouts
 from popi.training.rows import InferenceRow
 from popi.training.sampling import generate_share
+from popi.training.sharding import sharded, whole
 from popi.training.vllm_rollouts import VllmRollouts, check_log_probs
 
 
@@ -144,7 +145,7 @@ class InferenceTrainer(PhaseTrainer):
         self.at_once = users // (size * self.parts)
         self.anchor = TreeScorer(local.model if has_adapters(local.model) else anchor)
         longest = max(len(row.prompt_ids) for row in rows) + self.summary.max_tokens
-        self.reads_once = config.training.reads_once and trees_hold(causal_lm(local.model), longest)
+        self.reads_once = not sharded(local.model) and config.training.reads_once and trees_hold(causal_lm(local.model), longest)
         arguments |= {"config": config, "phase": phase, "processes": processes}
         arguments["per_device_train_batch_size"] = users // size
         super().__init__(scorer or TreeScorer(local.model), rows, held_out, list, settings, **arguments)
@@ -155,7 +156,8 @@ class InferenceTrainer(PhaseTrainer):
 
     def check(self) -> None:
         """Raise RolloutError if rollouts do not come from the weights being trained."""
-        check_rollouts(self.local, self.scorer.model, self.rows[0].prompt_ids, self.summary.max_tokens)
+        with whole(self.local.model):
+            check_rollouts(self.local, self.scorer.model, self.rows[0].prompt_ids, self.summary.max_tokens)
 
     # a step
 
@@ -182,8 +184,10 @@ class InferenceTrainer(PhaseTrainer):
         """Summaries of this process's share of a step's users, with advantages, by the parts in which they train."""
         rows = [row for row in self.own(users) for _ in range(self.group_size)]
         prompts = [row.prompt_ids for row in rows]
-        summaries, roots = self.sample(prompts)
-        scores = self.score(rows, summaries)
+        with whole(self.local.model):
+            summaries, roots = self.sample(prompts)
+        with whole(self.reward.model):
+            scores = self.score(rows, summaries)
         rewards = scores.rewards.reshape(-1, self.group_size)
         if self.by_clause:
             advantages = self.clause_advantages(scores, summaries).to(self.local.device)
@@ -307,7 +311,7 @@ class InferenceTrainer(PhaseTrainer):
         """Log-probs of summaries under the initial inference model: (n, T)."""
         if not self.kl:
             return None
-        with torch.no_grad(), using(self.anchor.model, None):
+        with whole(self.anchor.model), torch.no_grad(), using(self.anchor.model, None):
             return summary_logps(self.anchor, prompts, summaries, self.local.pad_id, self.summary.temperature)[0]
 
     def compute_loss(
@@ -332,18 +336,19 @@ class InferenceTrainer(PhaseTrainer):
 
     def measure(self) -> dict[str, float]:
         """Metrics of one greedy summary per held-out user; each process writes and scores its share."""
-        held_out = self.processes.share(self.held_out)
-        prompts = [row.prompt_ids for row in held_out]
-        written = [
-            ids
-            for start in range(0, len(prompts), self.at_once)
-            for [ids] in self.local.generate(
-                prompts[start : start + self.at_once], max_new_tokens=self.summary.max_tokens
-            )
-        ]
-        own = [self.local.length(ids) for ids in written]
-        texts = [self.local.decode(ids) for ids in written]
-        each = self.processes.gather(self.reward.score(texts, held_out, own) if texts else None)
+        with whole(self.local.model, self.reward.model):
+            held_out = self.processes.share(self.held_out)
+            prompts = [row.prompt_ids for row in held_out]
+            written = [
+                ids
+                for start in range(0, len(prompts), self.at_once)
+                for [ids] in self.local.generate(
+                    prompts[start : start + self.at_once], max_new_tokens=self.summary.max_tokens
+                )
+            ]
+            own = [self.local.length(ids) for ids in written]
+            texts = [self.local.decode(ids) for ids in written]
+            each = self.processes.gather(self.reward.score(texts, held_out, own) if texts else None)
         scores = Scores.joined([one for one in each if one is not None])
         lengths = [length for part in self.processes.gather(own) for length in part]
         return {

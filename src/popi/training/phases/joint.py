@@ -20,15 +20,16 @@ from torch.nn import Parameter
 
 from popi.engine.roots import Roots
 from popi.engine.scoring import ScoringItem
-from popi.engine.tree import TreeBatch, pack, token_logps_and_entropies
+from popi.engine.tree import TreeBatch, pack
 from popi.models.local.adapters import TRAINED, adapter_parameters, set_dropout, using
 from popi.models.local.model import LocalModel
 from popi.training.components import GENERATOR, INFERENCE
 from popi.training.objective import generator_loss, margin
 from popi.training.phases.drift import EVERY, base_logps, chosen_loss, chosen_tokens, drift
 from popi.training.phases.inference import InferenceTrainer
-from popi.training.phases.scorer import TreeScorer, pair_sums
+from popi.training.phases.scorer import TreeScorer, pair_sums, tree_logps
 from popi.training.reward import Scores
+from popi.training.sharding import full
 
 PARTNER = "generator"
 
@@ -53,7 +54,7 @@ class JointScorer(TreeScorer):
         generator: bool = False,
     ) -> tuple[Tensor, Tensor]:
         model = self.generator_model if generator else self.model
-        return token_logps_and_entropies(model, batch, temperature, entropy=entropy, roots=roots)
+        return tree_logps(model)(batch, temperature, entropy=entropy, roots=roots)
 
     @property
     def generator_model(self) -> Any:
@@ -151,12 +152,12 @@ class JointTrainer(InferenceTrainer):
         for part, parameters in self.scorer.components().items():
             trained = [p for p in parameters.values() if p.grad is not None]  # none in steps without a generator update
             if trained:
-                self.note(**{names[part]: float(self.accelerator.clip_grad_norm_(trained, self.limits[part]))})
+                self.note(**{names[part]: float(full(self.accelerator.clip_grad_norm_(trained, self.limits[part])))})
 
-    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """Create the optimizer, with separate learning rates and weight decays per component."""
+    def groups(self) -> list[tuple[dict[str, Parameter], float, float]]:
+        """Separate learning rates and weight decays per component."""
         parts, args, own = self.scorer.components(), self.args, self.settings
-        return self.optimizer_of(
+        return [
             (parts[INFERENCE], args.learning_rate, args.weight_decay),
             (parts[GENERATOR], own.learning_rate, own.weight_decay),
-        )
+        ]

@@ -5,6 +5,7 @@ parameters, by their names in the models.
 """
 
 from collections.abc import Mapping
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +15,12 @@ from torch.nn import Parameter
 
 from popi.engine.roots import Roots
 from popi.engine.tree import TreeBatch, token_logps_and_entropies
+from popi.training.sharding import like
+
+
+def tree_logps(model: Any) -> Any:
+    """`token_logps_and_entropies` of a model; as a method of a sharded one, so that its parameters are gathered."""
+    return getattr(model, "score_trees", None) or partial(token_logps_and_entropies, model)
 
 
 class TreeScorer(torch.nn.Module):
@@ -27,7 +34,7 @@ class TreeScorer(torch.nn.Module):
         self, batch: TreeBatch, temperature: float = 1.0, entropy: bool = False, roots: Roots | None = None
     ) -> tuple[Tensor, Tensor]:
         """Log-prob and entropy of each scored token: (N,) and (N,). See `popi.engine.tree`."""
-        return token_logps_and_entropies(self.model, batch, temperature, entropy=entropy, roots=roots)
+        return tree_logps(self.model)(batch, temperature, entropy=entropy, roots=roots)
 
     def components(self) -> dict[str, dict[str, Parameter]]:
         """Trainable parameters by component and name."""
@@ -49,7 +56,7 @@ class TreeScorer(torch.nn.Module):
             raise RuntimeError(f"the checkpoint's parameters {sorted(state_dict.keys() ^ parameters.keys())} differ")
         with torch.no_grad():
             for name, parameter in parameters.items():
-                parameter.copy_(state_dict[name])
+                parameter.copy_(like(state_dict[name], parameter))
         return SimpleNamespace(missing_keys=[], unexpected_keys=[])
 
 

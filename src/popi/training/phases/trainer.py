@@ -32,6 +32,7 @@ from popi.runs.run_directory import RunDirectory
 from popi.training.phases.drift import recent_loss
 from popi.training.phases.scorer import TreeScorer
 from popi.training.processes import ALONE, Processes, fingerprint, on_cpu
+from popi.training.sharding import OptimizerStates, full, local, sharded
 
 WEIGHTS = "model.safetensors"
 """A checkpoint's parameters, under the name that `Trainer.train` expects."""
@@ -58,7 +59,7 @@ def prepare(scorer: TreeScorer, checkpointing: bool) -> None:
 
 def _fingerprint(parameters: dict[str, Parameter]) -> list[tuple[float, float]]:
     """Two sums per parameter, which nearly any update changes."""
-    every = [p.detach() for p in parameters.values()]
+    every = [local(p.detach()) for p in parameters.values()]
     return [(float(p.sum(dtype=torch.float64)), float(p.norm(dtype=torch.float64))) for p in every]
 
 
@@ -240,7 +241,11 @@ class PhaseTrainer(Trainer):
             "disable_tqdm": True,
         }
         args = TrainingArguments(**transformers_own | arguments)
+        self.models = [model for model in scorer.children() if sharded(model)]
+        self.states: OptimizerStates | None = None
         super().__init__(scorer, args, collate, train_dataset=rows, eval_dataset=held_out or None)
+        if self.models:  # `train` would wrap the scorer in DDP otherwise; accelerate passes on what it has prepared
+            self.accelerator.prepare_model(scorer, device_placement=False, evaluation_mode=True)
         self.remove_callback(PrinterCallback)
         self.add_callback(_Log(run, phase.name, report, processes.first))
         self.max_chosen_loss = training.generator.max_chosen_loss if self.trains_generator else 0.0
@@ -258,18 +263,19 @@ class PhaseTrainer(Trainer):
                 the best evaluation is damaged.
         """
         checkpoint = self.processes.decide(self._checkpoint)
-        before = {component: _fingerprint(parameters) for component, parameters in self.scorer.components().items()}
-        if empty := [component for component, parameters in before.items() if not parameters]:
+        before = self._fingerprints()
+        if empty := [component for component, parameters in self.scorer.components().items() if not parameters]:
             raise RunError(f"{self.phase.path.name}: {', '.join(empty)} has no trainable parameters")
         if checkpoint:
             self.state = TrainerState.load_from_json(str(checkpoint[0] / "trainer_state.json"))
-        elif self.max_chosen_loss and self.processes.first:
-            self.phase.checkpoints.mkdir(parents=True, exist_ok=True)
+        elif self.max_chosen_loss:
+            if self.processes.first:
+                self.phase.checkpoints.mkdir(parents=True, exist_ok=True)
             self.save_weights(self.checkpoints.start)
         if not checkpoint or not self.checkpoints.ended(self.state):
             self.train(resume_from_checkpoint=str(checkpoint[0]) if checkpoint else None)
-            for component, parameters in self.scorer.components().items():
-                if _fingerprint(parameters) == before[component]:
+            for component, after in self._fingerprints().items():
+                if after == before[component]:
                     self._explain_unchanged(component)
             self.refuse_divergence()
         if earlier := self.checkpoints.fallback(self.state):
@@ -278,6 +284,12 @@ class PhaseTrainer(Trainer):
                 raise RunError(f"{weights.parent}: {changed}; it holds this phase's best weights: train the run again")
             self.scorer.load_state_dict(load_file(weights))
 
+    def _fingerprints(self) -> dict[str, Any]:
+        """By component: every process's sums of its parameters, or of its shards of them."""
+        own = {component: _fingerprint(parameters) for component, parameters in self.scorer.components().items()}
+        each = self.processes.gather(own) if self.models else [own]
+        return {component: [one[component] for one in each] for component in own}
+
     def _checkpoint(self) -> tuple[Path, int] | None:
         """The checkpoint to resume from, with the state of the random numbers for as many processes as there are."""
         if checkpoint := self.phase.checkpoint():
@@ -285,7 +297,17 @@ class PhaseTrainer(Trainer):
         return checkpoint
 
     def refuse_divergence(self) -> None:
-        """Raise RunError unless all processes have the same weights, bit by bit."""
+        """Raise RunError unless all processes have the same weights, bit by bit; of sharded weights there is one copy,
+        and the processes' random numbers must be the same."""
+        if self.models:
+            random = self.processes.gather(int(torch.random.get_rng_state().to(torch.int64).sum()))
+            if others := [rank for rank, state in enumerate(random) if state != random[0]]:
+                raise RunError(
+                    f"{self.phase.path.name}, step {self.state.global_step}: the random numbers of processes "
+                    f"{', '.join(map(str, others))} differ from those of process 0: nothing that was trained since the "
+                    "last checkpoint is saved; please report this"
+                )
+            return
         own = fingerprint(list(self.scorer.trained_parameters().values()))
         each = self.processes.gather(own)
         if others := [rank for rank, theirs in enumerate(each) if theirs != each[0]]:
@@ -374,17 +396,35 @@ class PhaseTrainer(Trainer):
     def save_model(self, output_dir: str | None = None, *_: Any, **__: Any) -> None:
         """Write a checkpoint's weights, after checking that they are the same in all processes."""
         self.refuse_divergence()
-        if not self.processes.first:
-            return
         folder = Path(output_dir or str(self.args.output_dir))
-        folder.mkdir(parents=True, exist_ok=True)
+        if self.processes.first:
+            folder.mkdir(parents=True, exist_ok=True)
         self.save_weights(folder / WEIGHTS)
+        if self.states is not None:
+            self.states.gather(self.processes.first)  # the trainer saves them next
 
     def save_weights(self, path: Path) -> None:
-        """Write the trainable parameters."""
-        parameters = self.scorer.trained_parameters()
-        with writing(path):
-            save_file({name: p.detach().cpu().contiguous() for name, p in parameters.items()}, path)
+        """Have the first process write the trainable parameters; all must call it, to gather shards."""
+        first, tensors = self.processes.first, {}
+        for name, p in self.scorer.trained_parameters().items():
+            complete = full(p.detach())
+            if first:
+                tensors[name] = complete.cpu().contiguous()
+        if first:
+            with writing(path):
+                save_file(tensors, path)
+
+    def groups(self) -> list[tuple[dict[str, Parameter], float, float]]:
+        """Parameters with a learning rate and weight decay of their own; empty if all have the same."""
+        return []
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Create the optimizer, whose states are saved whole if parameters are sharded."""
+        new, groups = self.optimizer is None, self.groups()
+        optimizer = self.optimizer_of(*groups) if groups else super().create_optimizer(model)
+        if new and self.models:
+            self.states = OptimizerStates(optimizer)
+        return optimizer
 
     def optimizer_of(self, *groups: tuple[dict[str, Parameter], float, float]) -> torch.optim.Optimizer:
         """The optimizer for groups of (parameters, learning rate, weight decay); norms and biases do not decay."""

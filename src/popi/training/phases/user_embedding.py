@@ -19,6 +19,7 @@ from popi.models.local.model import LocalModel
 from popi.models.local.user_embedding import UserEmbedding
 from popi.training.phases.generator import GeneratorTrainer
 from popi.training.phases.scorer import TreeScorer
+from popi.training.sharding import shard_embedding, sharded
 
 
 class EmbeddingScorer(TreeScorer):
@@ -54,6 +55,8 @@ class UserEmbeddingTrainer(GeneratorTrainer):
         self.embedding_rate: float = arguments["config"].training.user_embedding.learning_rate
         # Rows of unknown users have index −1, the last row.
         self.inputs = torch.cat([inputs.to(local.device), embedding.unknown().to(local.device)[None]])
+        if sharded(local.model):
+            shard_embedding(embedding)
         self.trained = EmbeddingScorer(local.model, embedding)
         super().__init__(local=local, scorer=self.trained, soft=embedding.tokens, **arguments)
 
@@ -61,8 +64,8 @@ class UserEmbeddingTrainer(GeneratorTrainer):
         logps: Tensor = model(inputs["trees"], self.inputs[inputs["users"]])[0]
         return logps
 
-    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """Create the optimizer, with a separate learning rate for the embeddings."""
+    def groups(self) -> list[tuple[dict[str, Parameter], float, float]]:
+        """A separate learning rate for the embeddings."""
         own, every, decay = self.trained.own(), self.scorer.trained_parameters(), self.args.weight_decay
         rest = {name: p for name, p in every.items() if name not in own}
-        return self.optimizer_of((rest, self.args.learning_rate, decay), (own, self.embedding_rate, decay))
+        return [(rest, self.args.learning_rate, decay), (own, self.embedding_rate, decay)]
