@@ -49,9 +49,7 @@ class Components:
         part: InferenceModel | Generator = self.inference_model if component == INFERENCE else self.generator
         return gathered_state(part.local.model, first)
 
-    def saver(
-        self, component: str, base: str, weights: dict[str, Tensor] | None = None
-    ) -> Callable[[Path], None]:
+    def saver(self, component: str, base: str, weights: dict[str, Tensor] | None = None) -> Callable[[Path], None]:
         """A function that writes a trained component to an empty folder, loadable by `from_pretrained`. `weights`: as
         `gathered` returned them."""
         part: InferenceModel | Generator = self.inference_model if component == INFERENCE else self.generator

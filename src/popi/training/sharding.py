@@ -44,13 +44,6 @@ def shard(model: Any) -> None:
     _begin(model)
 
 
-def shard_embedding(embedding: torch.nn.Module) -> None:
-    """Divide a user embedding's parameters, which are trained with a sharded model."""
-    device = next(embedding.parameters()).device.type
-    fully_shard(embedding, mesh=init_device_mesh(device, (dist.get_world_size(),)))
-    _begin(embedding)
-
-
 def _begin(model: Any) -> None:
     """Make this module the root of its groups: torch takes the first that runs, and a layer may run first."""
     model.become_root = MethodType(lambda self: None, model)

@@ -41,7 +41,6 @@ from popi.training.planning.shares import parts_of
 from popi.training.processes import Processes, launched, on_cpu, reporting
 from popi.training.progress import PhaseProgress
 from popi.training.rows import hold_out, trainable
-from popi.training.sharding import whole
 from popi.training.templates import with_template
 from popi.training.trainers import Job
 from popi.training.vllm_rollouts import refuse_vllm
@@ -151,7 +150,7 @@ def refuse(config: RunConfig) -> None:
 
 SHARDED = {
     "DEEPSPEED": "its engine steps inside each backward pass, and a step of simultaneous training has two",
-    "FSDP": "rollouts, rewards and reference log-probs run beside the forward that it shards weights for",
+    "FSDP": "accelerate would wrap the models itself, and on CPUs silently fall back to DDP",
 }
 """Ways of dividing the weights among processes that popi does not take, and why."""
 
@@ -161,9 +160,8 @@ def refuse_launch(config: RunConfig) -> None:
     for backend, why in SHARDED.items():
         if os.environ.get(f"ACCELERATE_USE_{backend}", "false").lower() in ("true", "1"):
             raise ConfigError(
-                f"ACCELERATE_USE_{backend} is set: popi trains whole copies of the models (DDP), because with "
-                f"{backend} {why}. Launch with configs/accelerate/ddp.yaml; where a copy does not fit, train adapters "
-                "(model.adapter=lora), over a quantised base (model.quantization) where necessary"
+                f"ACCELERATE_USE_{backend} is set, which popi does not use: {why}. To divide the models among the "
+                "processes, set training.sharding=fsdp2; launch with torchrun or configs/accelerate/ddp.yaml"
             )
     training, processes = config.training, launched()
     if processes == 1:
@@ -188,6 +186,7 @@ def refuse_launch(config: RunConfig) -> None:
             f"{os.environ['LOCAL_WORLD_SIZE']} processes were started on this machine, which has "
             f"{torch.cuda.device_count()} GPUs: start one for each GPU"
         )
+    refuse_sharding(config)
     kinds = {phase.kind for phases in plan(config).values() for phase in phases}
     if kinds & {"inference", "joint"}:
         own = training.inference
@@ -196,6 +195,29 @@ def refuse_launch(config: RunConfig) -> None:
         parts_of(
             "training.generator.batch_size", training.generator.batch_size, training.generator.micro_batch, processes
         )
+
+
+def refuse_sharding(config: RunConfig) -> None:
+    """Raise ConfigError for settings that can't be trained with sharded models."""
+    training = config.training
+    if training.sharding == "none":
+        return
+    if orders := [order for order in training.orders if order.startswith("user_embedding")]:
+        raise ConfigError(
+            f"training.sharding = 'fsdp2' with training.orders = {orders}: users' embeddings can't be sharded yet; "
+            "train these orders in a separate run with sharding = 'none'"
+        )
+    if config.model.quantization != "none":
+        raise ConfigError(
+            f"training.sharding = 'fsdp2' with model.quantization = {config.model.quantization!r}: packed weights "
+            "can't be sharded; use sharding = 'none' (each process then has the quantised base), or quantization = 'none'"
+        )
+    for phase in ("inference", "generator"):
+        if not (optim := getattr(training, phase).optim).startswith(("adamw_torch", "sgd")):
+            raise ConfigError(
+                f"training.sharding = 'fsdp2' with training.{phase}.optim = {optim!r}: only adamw_torch, "
+                "adamw_torch_fused and sgd are known to work on shards"
+            )
 
 
 @contextmanager
@@ -248,10 +270,9 @@ def run_phase(
         facts = {"phase": phase.name, "seed": seed, **trainer.facts()}
         for component in sorted(phase.trains):
             weights = parts.gathered(component, processes.first)
-            with whole(parts.generator.embedding):
-                if processes.first:
-                    folder = directory.save(component, parts.saver(component, config.model.base, weights))
-                    write_card(folder, run, phase.name, component)
+            if processes.first:
+                folder = directory.save(component, parts.saver(component, config.model.base, weights))
+                write_card(folder, run, phase.name, component)
         if processes.first:
             directory.finish(facts, keep=config.training.save_total_limit is not None)
         processes.wait()

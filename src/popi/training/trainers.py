@@ -101,7 +101,11 @@ def references_for(
     references.verify(users, parts.reference, run.config.evaluation.batch_size)
     todo = references.missing(users)
     if todo:
-        with progress.preparing("reference log-probs", len(todo)) as report, whole(parts.base.local.model), using(parts.base.local.model, None):
+        with (
+            progress.preparing("reference log-probs", len(todo)) as report,
+            whole(parts.base.local.model),
+            using(parts.base.local.model, None),
+        ):
             references.compute(users, parts.reference, run.config.evaluation.batch_size, report)
     return references
 
@@ -114,7 +118,10 @@ def renewed(job: Job, users: Sequence[User], order: Sequence[int]) -> list[Renew
         def report(n: int) -> Callable[[int], None]:
             return stack.enter_context(job.progress.preparing("old summaries", n))
 
-        with whole(parts.inference_model.local.model), using(parts.inference_model.local.model, parts.adapters[INFERENCE]):
+        with (
+            whole(parts.inference_model.local.model),
+            using(parts.inference_model.local.model, parts.adapters[INFERENCE]),
+        ):
             model, folder = parts.inference_model, job.directory.path
             return renewals(users, order, share, job.seed, model, folder, report, job.processes)
 

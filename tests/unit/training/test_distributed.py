@@ -25,6 +25,8 @@ EVERY_ORDER = [
     "user_embedding",
     "user_embedding_from_signals",
 ]
+
+
 @pytest.fixture
 def alone(tmp_path: Path) -> Path:
     """Where one process trains, with reference log-probs of its own."""

@@ -7,6 +7,10 @@ from typing import Any
 import pytest
 from together import assert_same, config, launch, train_alone, trained
 
+from popi.config import resolve
+from popi.errors import ConfigError
+from popi.training.train import refuse_launch
+
 ORDERS = ["plug_and_play", "alternating", "simultaneous", "population_dpo", "fspo"]
 
 
@@ -69,3 +73,24 @@ def test_a_sharded_run_resumes_on_another_number_of_processes(
     assert killed.returncode and checkpoint.is_file(), killed.stderr[-3000:]
     trained(after, tmp_path, configs(tmp_path), "--resume")
     assert_same(alone / "resumed", tmp_path / "resumed")
+
+
+@pytest.mark.parametrize(
+    ("orders", "changes", "message"),
+    [
+        (["user_embedding"], {}, "embeddings can't be sharded yet"),
+        (["fspo"], {"generator": {"batch_size": 8, "optim": "adafactor"}}, "optim = 'adafactor': only adamw_torch"),
+    ],
+)
+def test_what_can_not_be_sharded_is_refused(
+    tiny_base: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    orders: list[str],
+    changes: dict[str, Any],
+    message: str,
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    refuse_launch(resolve(sharded(tiny_base, tmp_path, "r", "none", ["fspo"])))
+    with pytest.raises(ConfigError, match=message):
+        refuse_launch(resolve(sharded(tiny_base, tmp_path, "r", "none", orders, **changes)))

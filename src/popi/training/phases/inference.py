@@ -145,7 +145,9 @@ class InferenceTrainer(PhaseTrainer):
         self.at_once = users // (size * self.parts)
         self.anchor = TreeScorer(local.model if has_adapters(local.model) else anchor)
         longest = max(len(row.prompt_ids) for row in rows) + self.summary.max_tokens
-        self.reads_once = not sharded(local.model) and config.training.reads_once and trees_hold(causal_lm(local.model), longest)
+        self.reads_once = (
+            not sharded(local.model) and config.training.reads_once and trees_hold(causal_lm(local.model), longest)
+        )
         arguments |= {"config": config, "phase": phase, "processes": processes}
         arguments["per_device_train_batch_size"] = users // size
         super().__init__(scorer or TreeScorer(local.model), rows, held_out, list, settings, **arguments)

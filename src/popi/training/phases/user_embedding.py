@@ -19,7 +19,6 @@ from popi.models.local.model import LocalModel
 from popi.models.local.user_embedding import UserEmbedding
 from popi.training.phases.generator import GeneratorTrainer
 from popi.training.phases.scorer import TreeScorer
-from popi.training.sharding import shard_embedding, sharded
 
 
 class EmbeddingScorer(TreeScorer):
@@ -55,8 +54,6 @@ class UserEmbeddingTrainer(GeneratorTrainer):
         self.embedding_rate: float = arguments["config"].training.user_embedding.learning_rate
         # Rows of unknown users have index −1, the last row.
         self.inputs = torch.cat([inputs.to(local.device), embedding.unknown().to(local.device)[None]])
-        if sharded(local.model):
-            shard_embedding(embedding)
         self.trained = EmbeddingScorer(local.model, embedding)
         super().__init__(local=local, scorer=self.trained, soft=embedding.tokens, **arguments)
 
