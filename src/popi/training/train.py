@@ -210,7 +210,7 @@ def refuse_sharding(config: RunConfig) -> None:
     if config.model.quantization != "none":
         raise ConfigError(
             f"training.sharding = 'fsdp2' with model.quantization = {config.model.quantization!r}: packed weights "
-            "can't be sharded; use sharding = 'none' (each process then has the quantised base), or quantization = 'none'"
+            "can't be sharded; use sharding = 'none', with the quantised base in each process, or no quantization"
         )
     for phase in ("inference", "generator"):
         if not (optim := getattr(training, phase).optim).startswith(("adamw_torch", "sgd")):
