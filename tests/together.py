@@ -75,6 +75,8 @@ def assert_same(one: Path, other: Path) -> None:
         for expected_row, found_row in zip(*both, strict=True):
             assert expected_row.keys() == found_row.keys()
             for key, value in expected_row.items():
+                if key == "reward_accuracy" and abs(expected_row.get("margin", 1.0)) < CLOSE:
+                    continue  # untrained weights: margins are 0 but for rounding, and their signs are noise
                 if key != "seconds":
                     close = pytest.approx(value, rel=1e-6, abs=CLOSE) if isinstance(value, float) else value
                     assert found_row[key] == close, (file, expected_row, found_row)
