@@ -86,7 +86,7 @@ def test_a_user_of_the_demo(browser: Any, tmp_path: Path) -> None:
         # Feedback: she rewrites two answers in a formal tone. The summary changes, the next answer changes.
         before = dora.ask(PROMPTS[0])[1]
         assert re.search(CASUAL, before) and re.search(SERIOUS, before)
-        assert dora.rewrite(PROMPTS[0], CASUAL, "dear madam,") and dora.rewrite(PROMPTS[1], CASUAL, "dear madam,")
+        assert dora.rewrite(PROMPTS[0], CASUAL, "dear sir,") and dora.rewrite(PROMPTS[1], CASUAL, "dear sir,")
         assert re.search("formal|polite|courteous|proper", dora.settled())
         assert dora.answers(PROMPTS[0], FORMAL)
 
@@ -140,14 +140,14 @@ def test_a_user_of_the_demo(browser: Any, tmp_path: Path) -> None:
         assert re.search(FORMAL, mine) and re.search(CASUAL, plain)
 
         # She erases: nothing of her is found in any file of the store.
-        assert traces(folder, USER, "wants a formal tone", "dear madam")
+        assert traces(folder, USER, "wants a formal tone", "dear sir")
         page.get_by_role("link", name="My data").click()
         page.get_by_role("link", name="Erase my data").click()
         page.get_by_label("Yes, erase everything about me").check()
         press(page, page, "Erase everything")
         assert page.get_by_role("heading", name="Everything is erased").is_visible()
         deadline = time.monotonic() + 60  # the worker's process may be reading: then the bytes go soon after
-        while traces(folder, USER, "wants a formal tone", "dear madam"):
+        while traces(folder, USER, "wants a formal tone", "dear sir"):
             assert time.monotonic() < deadline
             time.sleep(0.5)
         assert dora.ask(PROMPTS[0])[1] == before
