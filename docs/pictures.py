@@ -161,7 +161,7 @@ def page_picture(client: popi.Client, path: Path) -> None:
                 app.post("/v1/chat/completions", json=body, headers={"x-popi-user": "zoe"}).raise_for_status().json()
             )
             given = answer["choices"][0]["message"]["content"]
-            edit = re.sub(r"^\w+ \w+,", "hey buddy,", given)
+            edit = re.sub(r"^\w+ \w+,", "dear madam,", given)
             client.add_signals("zoe", [popi.InteractionSignal(prompt=question, response=given, edit=edit)])
     while client.user("zoe").renewal is not None:
         time.sleep(0.2)
