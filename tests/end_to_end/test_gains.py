@@ -26,10 +26,10 @@ SETTINGS = [
 
 @pytest.mark.slow
 def test_training_raises_reward_margin_and_recall(tmp_path: Path) -> None:
-    """Seed 0 gains 0.46 nats of reward, 1.9 [1.3, 2.6] of margin and 12 points of recall (docs/lab_notes.md); asked for:
-    about half.
+    """Seed 0 gains 0.46 nats of reward, 1.9 [1.3, 2.6] of margin and 12 points of recall; asked for: about half.
 
-    It gains no accuracy, 0.2 points [-2.6, 3.1], since it names more that is wrong as well: precision falls by 16 points.
+    It gains no accuracy (0.2 points [-2.6, 3.1]), since it names more that is wrong as well: precision falls by 16
+    points (docs/lab_notes.md).
     """
     config = load_config(CONFIGS / "nano.toml", [f"root={tmp_path}", *SETTINGS])
     run = RunDirectory.open(train(config, console=Console(quiet=True)))
