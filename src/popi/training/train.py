@@ -156,7 +156,8 @@ SHARDED = {
 
 
 def refuse_launch(config: RunConfig) -> None:
-    """Raise ConfigError for numbers of processes and kinds of launch that a config can't be trained in."""
+    """Raise ConfigError for numbers of processes and kinds of launch that a config can't be trained in; warn where the
+    number leaves a setting without effect."""
     for backend, why in SHARDED.items():
         if os.environ.get(f"ACCELERATE_USE_{backend}", "false").lower() in ("true", "1"):
             raise ConfigError(
@@ -170,6 +171,12 @@ def refuse_launch(config: RunConfig) -> None:
                 f"{torch.cuda.device_count()} GPUs are visible, and this is one process: start one for each with "
                 f"torchrun --nproc-per-node {torch.cuda.device_count()} -m popi train … (docs/scaling.md), or choose "
                 "one with CUDA_VISIBLE_DEVICES=0"
+            )
+        if training.sharding != "none":
+            warnings.warn(
+                f"training.sharding = {training.sharding!r} has no effect in a single process, which holds the whole "
+                "models; start several with torchrun",
+                stacklevel=2,
             )
         return
     if training.rollouts == "vllm":

@@ -94,3 +94,9 @@ def test_what_can_not_be_sharded_is_refused(
     refuse_launch(resolve(sharded(tiny_base, tmp_path, "r", "none", ["fspo"])))
     with pytest.raises(ConfigError, match=message):
         refuse_launch(resolve(sharded(tiny_base, tmp_path, "r", "none", orders, **changes)))
+
+
+def test_sharding_in_a_single_process_warns(tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with pytest.warns(UserWarning, match="sharding = 'fsdp2' has no effect in a single process"):
+        refuse_launch(resolve(sharded(tiny_base, tmp_path, "r", "none", ["fspo"])))
