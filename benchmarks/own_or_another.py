@@ -117,7 +117,9 @@ def main() -> None:
     options = parser.parse_args()
     run = RunDirectory.open(options.run)
     people = held_out(run.config, options.users)[0]
-    other_generator = options.generator and ModelSpec(options.generator, chat_template=options.chat_template)
+    other_generator = None
+    if options.generator is not None:
+        other_generator = ModelSpec(options.generator, chat_template=options.chat_template)
     models = Models(run.config, trained_models(run), other_generator)
     folder = destination(run, other_generator, options.users)
     personal = [name for name, method in METHODS.items() if method.tells in ("signals", "summary", "preferences")]

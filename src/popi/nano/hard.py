@@ -23,7 +23,6 @@ from popi.nano.world import (
     JOB_FITS,
     JOBS,
     NOTHING,
-    OTHER_CARED,
     OTHERS,
     PEOPLE,
     SELF,
@@ -34,14 +33,14 @@ from popi.nano.world import (
     Split,
     active,
     any_preferences,
+    draw_interaction,
     draw_preferences,
     draw_scopes,
-    rating,
+    pair_values,
     scoped,
 )
 from popi.signals.types import (
     DemographicSignal,
-    InteractionSignal,
     PairSignal,
     PostSignal,
     Signal,
@@ -64,8 +63,6 @@ SINCERE = 0.5
 value."""
 SCOPED = 0.4
 """Share of users with a preference that is limited to one kind of topic."""
-EDITS = 0.5
-"""Share of interactions in which the user edits the response; in the others they rate it. Both are noise-free."""
 HELD_OUT_ATTRIBUTE = "closing"
 HELD_OUT_VALUE: Preference = ("support", "story")
 HELD_OUT_SHARE = 0.5
@@ -101,39 +98,24 @@ def draw(rng: Random, split: Split) -> dict[str, str]:
     return drawn
 
 
-def pair_values(
-    holds: Mapping[str, str], focus: str, rng: Random, split: Split, uncared: float
-) -> tuple[dict[str, str], dict[str, str]]:
-    """Attribute values of a preferred and a dispreferred response that differ at least in `focus`."""
-    allowed = values_in(split)
-    better = {a: rng.choice(values) for a, values in allowed.items()}
-    worse = dict(better)
-    for a in differing(split):
-        if a == focus or rng.random() < (OTHER_CARED if a in holds else uncared):
-            if a in holds:
-                better[a] = holds[a]
-            worse[a] = rng.choice([v for v in allowed[a] if v != better[a]])
-    return better, worse
-
-
 def make_user(user_id: str, rng: Random, split: Split, targets: int) -> NanoUser:
     """Draw one user: preferences, signals and `targets` target pairs."""
     preferences = draw(rng, split)
     scopes = draw_scopes(preferences, SCOPED, rng)
-    known = topics(split)
+    known, allowed, may_differ = topics(split), values_in(split), differing(split)
     subjects = [rng.choice(known) for _ in range(PAIRS + INTERACTIONS)]
     rest = [topic for topic in known if topic not in subjects] or list(known)
     signals: list[Signal] = []
     facts: list[PairFacts] = []
     for topic in subjects[:PAIRS]:
         holds = active(preferences, scopes, topic)
-        values = pair_values(holds, rng.choice(sorted(holds)), rng, split, OTHER_UNCARED)
+        values = pair_values(holds, rng.choice(sorted(holds)), rng, OTHER_UNCARED, allowed, may_differ)
         chosen, rejected = values if rng.random() >= NOISE else values[::-1]
         facts.append(PairFacts(chosen, rejected, topic))
         texts = [realise(one, topic, rng, split).text for one in (chosen, rejected)]
         signals.append(PairSignal(prompt=task_prompt(topic, rng, split), chosen=texts[0], rejected=texts[1]))
     for topic in subjects[PAIRS:]:
-        signal, edit = _interaction(active(preferences, scopes, topic), topic, rng, split)
+        signal, edit = draw_interaction(active(preferences, scopes, topic), topic, rng, split, allowed)
         facts += [edit] if edit else []
         signals.append(signal)
     signals += [_remark(preferences, scopes, rng, split) for _ in range(REMARKS)]
@@ -142,7 +124,7 @@ def make_user(user_id: str, rng: Random, split: Split, targets: int) -> NanoUser
     for _ in range(targets):
         topic = rng.choice(rest)
         holds = active(preferences, scopes, topic)
-        values = pair_values(holds, rng.choice(sorted(holds)), rng, split, TARGET_UNCARED)
+        values = pair_values(holds, rng.choice(sorted(holds)), rng, TARGET_UNCARED, allowed, may_differ)
         texts = [realise(one, topic, rng, split).text for one in values]
         goals.append(TargetPair(prompt=task_prompt(topic, rng, split), chosen=texts[0], rejected=texts[1]))
     dated = [signal.model_copy(update={"id": f"{user_id}-{i}", "time": float(i)}) for i, signal in enumerate(signals)]
@@ -161,25 +143,6 @@ def decided_by_held_out(preferences: Iterable[Named], target: TargetPair) -> boo
     rejected = shown_values(target.rejected)
     missed = {a: v for a, v in holds.items() if (a, v) not in rejected}
     return bool(missed) and all(held_out({a: v}) for a, v in missed.items())
-
-
-def _interaction(holds: dict[str, str], topic: str, rng: Random, split: Split) -> tuple[Signal, PairFacts | None]:
-    """A response that the user edits or rates; for an edit, also its attribute values."""
-    prompt = task_prompt(topic, rng, split)
-    allowed = values_in(split)
-    values = {a: rng.choice(one) for a, one in allowed.items()}
-    if rng.random() >= EDITS:
-        response = realise(values, topic, rng, split)
-        return InteractionSignal(prompt=prompt, response=response.text, rating=rating(values, holds)), None
-    focus = rng.choice(sorted(holds))
-    values[focus] = rng.choice([v for v in allowed[focus] if v != holds[focus]])
-    seed = rng.random()  # the same words except for the user's changes
-    response = realise(values, topic, Random(seed), split)
-    edited = realise({**values, **holds}, topic, Random(seed), split)
-    return (
-        InteractionSignal(prompt=prompt, response=response.text, edit=edited.text),
-        PairFacts(edited.values, response.values, topic),
-    )
 
 
 def sayable(split: Split) -> list[Preference]:

@@ -6,14 +6,14 @@ about other people, some about nothing. Test users have combinations of preferen
 training user has. Targets are noise-free, have separate prompts, and share no text with the signals.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from random import Random
 from typing import Literal
 
 from popi.nano.attributes import ATTRIBUTES, PHRASES, PRIOR, Preference
-from popi.nano.grammar import KINDS, Response, forms, kind_of, random_values, realise, task_prompt, topics
+from popi.nano.grammar import KINDS, Response, forms, kind_of, realise, task_prompt, topics
 from popi.signals.types import (
     DemographicSignal,
     InteractionSignal,
@@ -121,17 +121,31 @@ def any_preferences(rng: Random, how_many: tuple[int, ...] = CARED) -> dict[str,
 
 
 def pair_values(
-    preferences: dict[str, str], focus: str, rng: Random, uncared: float = OTHER_UNCARED
+    preferences: Mapping[str, str],
+    focus: str,
+    rng: Random,
+    uncared: float = OTHER_UNCARED,
+    allowed: Mapping[str, tuple[str, ...]] = ATTRIBUTES,
+    differing: Iterable[str] = tuple(ATTRIBUTES),
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Attribute values of a preferred and a dispreferred response that differ at least in `focus`."""
-    better = random_values(rng)
+    """Attribute values of a preferred and a dispreferred response that differ at least in `focus`.
+
+    Args:
+        preferences: attribute → preferred value.
+        focus: the attribute in which they differ for certain.
+        rng: source of randomness.
+        uncared: probability that they differ in an attribute without a preference.
+        allowed: attribute → the values that responses can have.
+        differing: the attributes in which they may differ.
+    """
+    better = {name: rng.choice(values) for name, values in allowed.items()}
     worse = dict(better)
-    for name, values in ATTRIBUTES.items():
+    for name in differing:
         cared = name in preferences
         if name == focus or rng.random() < (OTHER_CARED if cared else uncared):
             if cared:
                 better[name] = preferences[name]
-            worse[name] = rng.choice([value for value in values if value != better[name]])
+            worse[name] = rng.choice([value for value in allowed[name] if value != better[name]])
     return better, worse
 
 
@@ -170,14 +184,19 @@ def cycle(preferences: dict[str, str], n: int, rng: Random) -> list[str]:
 
 
 def draw_interaction(
-    preferences: dict[str, str], topic: str, rng: Random, split: Split
+    preferences: Mapping[str, str],
+    topic: str,
+    rng: Random,
+    split: Split,
+    allowed: Mapping[str, tuple[str, ...]] = ATTRIBUTES,
 ) -> tuple[Signal, PairFacts | None]:
-    """A response that the user edits or rates; for an edit, also its attribute values."""
+    """A response, with values that are `allowed`, that the user edits or rates; for an edit, also its attribute
+    values."""
     prompt = task_prompt(topic, rng, split)
-    values = random_values(rng)
+    values = {name: rng.choice(each) for name, each in allowed.items()}
     if rng.random() < EDITS:
         focus = rng.choice(sorted(preferences))
-        values[focus] = rng.choice([v for v in ATTRIBUTES[focus] if v != preferences[focus]])
+        values[focus] = rng.choice([v for v in allowed[focus] if v != preferences[focus]])
         seed = rng.random()  # the same words except for the user's changes
         response = realise(values, topic, Random(seed), split)
         edited = realise({**values, **preferences}, topic, Random(seed), split)
