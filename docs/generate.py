@@ -21,8 +21,9 @@ from popi.config import RunConfig
 from popi.data import schema
 from popi.evaluation.grid.settings import GridConfig
 from popi.serving.api.app import document
+from popi.serving.pages.settings import OidcSettings
 from popi.serving.proxy.settings import JwtSettings, ProxySettings, UpstreamSettings
-from popi.serving.settings import GatewaySettings, OidcSettings, WebhookSettings
+from popi.serving.settings import GatewaySettings, WebhookSettings
 from popi.training.planning import sizing
 
 DOCS = Path(__file__).parent
@@ -56,7 +57,7 @@ def configuration() -> str:
 def gateway_settings() -> str:
     """Every setting of the gateway, table by table, from the fields' docstrings."""
     lines = [
-        NOTE.format(source="src/popi/serving/settings.py and proxy/settings.py"),
+        NOTE.format(source="src/popi/serving/settings.py, pages/settings.py and proxy/settings.py"),
         "# Settings of the gateway\n",
         "`popi serve --config FILE` and `popi worker --config FILE` read them from a TOML file. All have defaults,",
         "except the upstream, which may also come from `--upstream`. Options on the command line override the file.",

@@ -22,9 +22,10 @@ from starlette.routing import Route
 from popi.serving.app import Gateway
 from popi.serving.connections import uvicorn_settings
 from popi.serving.keys import create
+from popi.serving.pages.settings import PageSettings
 from popi.serving.proxy.settings import ProxySettings
 from popi.serving.server import free_port
-from popi.serving.settings import CaptureSettings, GatewaySettings, PageSettings, RenewalSettings, ServerSettings
+from popi.serving.settings import CaptureSettings, GatewaySettings, RenewalSettings, ServerSettings
 from popi.serving.store.database import Database
 from popi.serving.worker.renewal import Worker
 from popi.signals.types import InteractionSignal, PairSignal, Signal, StatementSignal

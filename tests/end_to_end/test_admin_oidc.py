@@ -20,9 +20,10 @@ from page_stack import ADMIN, Stack, served, stack
 
 from popi.serving.app import Gateway
 from popi.serving.pages.login import CALLBACK
+from popi.serving.pages.settings import OidcSettings, PageSettings
 from popi.serving.proxy.settings import ProxySettings
 from popi.serving.server import free_port, listens
-from popi.serving.settings import GatewaySettings, OidcSettings, PageSettings
+from popi.serving.settings import GatewaySettings
 from popi.serving.store import audit
 from popi.serving.store.database import Database
 

@@ -21,9 +21,9 @@ from typer.testing import CliRunner, Result
 from popi.cli import app
 from popi.config.http import HttpConfig
 from popi.errors import ConfigError, UpstreamError
+from popi.serving.pages.settings import PageSettings
 from popi.serving.pages.tryout import Tryout
 from popi.serving.proxy.settings import ProxySettings
-from popi.serving.settings import PageSettings
 
 pytestmark = pytest.mark.timed
 

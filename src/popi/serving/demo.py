@@ -19,9 +19,10 @@ from sqlalchemy import Connection
 from popi.errors import UpstreamError
 from popi.nano.world import make_users
 from popi.serving.keys import create
+from popi.serving.pages.settings import PageSettings
 from popi.serving.proxy.settings import ProxySettings
 from popi.serving.server import free_port, listens, run
-from popi.serving.settings import CaptureSettings, GatewaySettings, PageSettings, RenewalSettings
+from popi.serving.settings import CaptureSettings, GatewaySettings, RenewalSettings
 from popi.serving.store import signals, summaries
 from popi.serving.store.database import Database
 from popi.serving.store.jobs import Debounce

@@ -14,12 +14,12 @@ import pytest
 from helm import CHART, Rendered, needs_helm, render
 
 from popi.config.http import HttpConfig
+from popi.serving.pages.settings import PageSettings
 from popi.serving.proxy.settings import JwtSettings, ProxySettings, UpstreamSettings
 from popi.serving.server import free_port
 from popi.serving.settings import (
     CaptureSettings,
     GatewaySettings,
-    PageSettings,
     ProfileSettings,
     RenewalSettings,
     ServerSettings,

@@ -1,6 +1,7 @@
 """The pages: `/me`, where users see and change what is known about them, and `/admin` for the team.
 
     app          the ASGI application: dispatches requests to pages and actions
+    settings     the settings of the pages and of the team's sign-in
     sessions     signed links, cookies and sessions; login and oidc, the team's sign-in
     subject      the profile that a request is about
     forms        read forms, and check that one of our pages sent them

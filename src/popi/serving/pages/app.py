@@ -20,6 +20,7 @@ from popi.serving.pages.login import CALLBACK, LOGIN_SECONDS, NotAMember, SignIn
 from popi.serving.pages.profile import ProfilePages
 from popi.serving.pages.render import Renderer, headers
 from popi.serving.pages.sessions import Session, Sessions
+from popi.serving.pages.settings import PageSettings
 from popi.serving.pages.strings import language, preferred
 from popi.serving.pages.subject import NoSession, subject_of
 from popi.serving.pages.team import Team
@@ -27,7 +28,7 @@ from popi.serving.pages.tryout import Tryout
 from popi.serving.proxy.body import ClientGone
 from popi.serving.proxy.logs import log_fault
 from popi.serving.proxy.refusals import Refusal
-from popi.serving.settings import GatewaySettings, PageSettings
+from popi.serving.settings import GatewaySettings
 from popi.serving.store.audit import ACTOR
 from popi.serving.store.threads import Store
 from popi.serving.throttle import Throttle

@@ -29,7 +29,7 @@ from popi.config.http import HttpConfig
 from popi.errors import ConfigError
 from popi.models.remote.http import Headers, HttpClient, HttpFault
 from popi.serving.pages.login import CALLBACK, LOGIN_SECONDS, Login, Member, NotAMember, SignInFailed
-from popi.serving.settings import OidcSettings
+from popi.serving.pages.settings import OidcSettings
 
 METADATA_MAX_AGE_S = 3600.0
 """Seconds after which the provider's metadata is refetched; its keys are fetched with every sign-in."""

@@ -12,8 +12,8 @@ from starlette.responses import Response
 from popi.errors import ConfigError
 from popi.profiles.answers import moment
 from popi.serving.pages.colour import style
+from popi.serving.pages.settings import LOGOS, PageSettings
 from popi.serving.pages.strings import say, when
-from popi.serving.settings import LOGOS, PageSettings
 
 HERE = Path(__file__).parent
 STATIC = {

@@ -20,7 +20,7 @@ from sqlalchemy import Connection
 from popi.errors import AuthError
 from popi.serving.keys import DEFAULT_TENANT, KeyRing, digest
 from popi.serving.pages.login import Login
-from popi.serving.settings import PageSettings
+from popi.serving.pages.settings import PageSettings
 from popi.serving.store import sessions, settings
 from popi.serving.store.audit import Actor
 from popi.serving.store.sessions import SessionRecord

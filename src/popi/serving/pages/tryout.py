@@ -8,9 +8,9 @@ from popi.models.backend import Messages
 from popi.models.remote.api import PROTOCOLS, ApiModel
 from popi.models.remote.retries import Retries
 from popi.models.remote.upstream import Upstream
+from popi.serving.pages.settings import PageSettings
 from popi.serving.proxy.block import Blocks
 from popi.serving.proxy.settings import ProxySettings, UpstreamSettings
-from popi.serving.settings import PageSettings
 
 MAX_PROMPT_CHARS = 2_000
 MAX_TOKENS = 400

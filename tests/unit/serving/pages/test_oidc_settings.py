@@ -10,7 +10,8 @@ import pytest
 from popi.config.http import HttpConfig
 from popi.errors import ConfigError
 from popi.serving.pages.app import _oidc
-from popi.serving.settings import OidcSettings, PageSettings, read
+from popi.serving.pages.settings import OidcSettings, PageSettings
+from popi.serving.settings import read
 
 GOOD: dict[str, Any] = {"issuer": "https://login.example", "client_id": "popi", "admins": ["a"]}
 
@@ -53,7 +54,7 @@ sys.modules["authlib"] = None  # as if it were not installed
 from popi.config.http import HttpConfig
 from popi.errors import ConfigError
 from popi.serving.pages.app import _oidc
-from popi.serving.settings import OidcSettings, PageSettings
+from popi.serving.pages.settings import OidcSettings, PageSettings
 page = PageSettings(url="https://chat.example", oidc=OidcSettings(issuer="https://a.b", client_id="c", admins=("a",)))
 try:
     _oidc(page, HttpConfig())

@@ -18,9 +18,10 @@ from popi.serving.app import Gateway
 from popi.serving.keys import create
 from popi.serving.pages import strings
 from popi.serving.pages.render import SAYINGS, headers
+from popi.serving.pages.settings import PageSettings
 from popi.serving.pages.strings import say
 from popi.serving.pages.view import Change
-from popi.serving.settings import PageSettings, read
+from popi.serving.settings import read
 from popi.serving.store import jobs, keys, summaries
 
 PAGES = Path(strings.__file__).parent

@@ -14,8 +14,8 @@ from popi.profiles.screening import checked
 from popi.serving.pages import colour
 from popi.serving.pages.changes import CHOICES
 from popi.serving.pages.render import Renderer
+from popi.serving.pages.settings import PageSettings
 from popi.serving.pages.strings import FILES, for_the_team, language, preferred, say, strings, when
-from popi.serving.settings import PageSettings
 
 OTHERS = sorted(set(FILES) - {"en"})
 USERS = {key: text for key, text in strings().items() if not for_the_team(key)}

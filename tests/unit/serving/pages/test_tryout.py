@@ -9,9 +9,9 @@ from providers import KEY, Providers, serving
 
 from popi.config.http import HttpConfig
 from popi.errors import UpstreamError
+from popi.serving.pages.settings import PageSettings
 from popi.serving.pages.tryout import Tryout
 from popi.serving.proxy.settings import ProxySettings, UpstreamSettings
-from popi.serving.settings import PageSettings
 
 
 @pytest.fixture(scope="module")
